@@ -1,0 +1,1 @@
+//! Keeps short-lived tokens fresh where unmodified programs read them.
