@@ -1,1 +1,19 @@
-//! Keeps short-lived tokens fresh where unmodified programs read them.
+//! evertoken keeps short-lived tokens fresh in the places where unmodified programs read them.
+//!
+//! Each module is one room of the house; who may know whom goes downwards only:
+//! [`cli`] → [`runner`], [`serve`] → [`plugin`], [`state`], [`output`] → [`capability`] → the types of [`config`].
+//! [`refresh`] knows none of them: it decides, without clock or I/O.
+
+pub mod capability;
+pub mod cli;
+pub mod config;
+pub mod failure;
+pub mod kubernetes;
+pub mod output;
+pub mod plugin;
+pub mod refresh;
+pub mod runner;
+pub mod serve;
+pub mod state;
+pub mod time;
+pub mod token;

@@ -1,0 +1,1 @@
+//! Sinks: file and Kubernetes Secret.

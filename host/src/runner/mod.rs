@@ -1,0 +1,1 @@
+//! Carries out what [`crate::refresh`] decides: due queue, concurrency, shutdown.

@@ -1,0 +1,84 @@
+//! Points in time as every room uses them: the wall clock in milliseconds, read together with a clock that neither jumps
+//! nor stops while the machine sleeps.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch, as in the plugin interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The point `duration` later; stays at the end of time instead of wrapping.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+
+    /// The point `duration` earlier; stays at the epoch instead of wrapping.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+
+    /// The time from `earlier` to this point, zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// RFC 3339 in UTC, to the second.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = i64::try_from(self.0 / 1000).unwrap_or(i64::MAX);
+        match jiff::Timestamp::from_second(seconds) {
+            Ok(at) => write!(f, "{at}"),
+            Err(_) => f.write_str("never"),
+        }
+    }
+}
+
+/// Both clocks, read together. Only their common advance tells a jump of the wall clock from time that passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The wall clock; may jump.
+    pub wall: Timestamp,
+    /// Time since boot, suspension included (CLOCK_BOOTTIME); never jumps.
+    pub boot: Duration,
+}
+
+/// Where a room takes the time from; the simulator brings its own.
+pub trait Clock: Send + Sync {
+    /// Both clocks, now.
+    fn now(&self) -> Reading;
+}
+
+/// The machine's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Reading {
+        let wall = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Reading {
+            wall: Timestamp(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
+            boot: Duration::new(
+                u64::try_from(boot.tv_sec).unwrap_or_default(),
+                u32::try_from(boot.tv_nsec).unwrap_or_default(),
+            ),
+        }
+    }
+}

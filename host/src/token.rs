@@ -1,0 +1,123 @@
+//! A token as the rooms hand it on: the value and whatever the issuer said beside it.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::time::Timestamp;
+
+/// When a token dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// At this point.
+    At(Timestamp),
+    /// The issuer did not say.
+    Unknown,
+    /// The issuer says that it never does.
+    Never,
+}
+
+/// A value beside the token, by the issuer's name for it, e.g. `scope` or `id_token`.
+#[derive(Clone)]
+pub struct Field {
+    /// The issuer's name, unique within a token.
+    pub name: String,
+    /// The value; a secret unless `public`.
+    pub value: SecretString,
+    /// Whether the value may be shown.
+    pub public: bool,
+}
+
+/// A token as a source plugin obtained it.
+#[derive(Clone)]
+pub struct Token {
+    /// What consumers present.
+    pub value: SecretString,
+    /// As the issuer spells it, e.g. `Bearer` (RFC 6749 §7.1); empty if it did not say.
+    pub token_type: String,
+    /// When the first of value and fields dies.
+    pub expiry: Expiry,
+    /// Named values beside the token.
+    pub fields: Vec<Field>,
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.value.expose_secret() == other.value.expose_secret()
+            && self.token_type == other.token_type
+            && self.expiry == other.expiry
+            && self.fields == other.fields
+    }
+}
+
+impl PartialEq for Field {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.public == other.public
+            && self.value.expose_secret() == other.value.expose_secret()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("token_type", &self.token_type)
+            .field("expiry", &self.expiry)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = if self.public {
+            self.value.expose_secret()
+        } else {
+            "[redacted]"
+        };
+        f.debug_struct("Field")
+            .field("name", &self.name)
+            .field("value", &shown)
+            .finish()
+    }
+}
+
+/// A token under the name of the job that obtained it, as formatters get it.
+#[derive(Debug, Clone)]
+pub struct NamedToken {
+    /// The job's name.
+    pub job: String,
+    /// Its token.
+    pub token: Token,
+}
+
+/// What a consumer reads: one file or one key of a Secret.
+#[derive(Clone)]
+pub struct Artifact {
+    /// A file name or Secret key; empty where the output has just one.
+    pub name: String,
+    /// The bytes, exactly.
+    pub content: secrecy::SecretSlice<u8>,
+}
+
+impl fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Artifact")
+            .field("name", &self.name)
+            .field("len", &self.content.expose_secret().len())
+            .finish()
+    }
+}
+
+/// A token with what the host knows about it: what the state store keeps and outputs are written from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptToken {
+    /// The token.
+    pub token: Token,
+    /// When the request that brought it was sent.
+    pub obtained_at: Timestamp,
+    /// When it dies, all sources of that knowledge weighed; none: never.
+    pub expires_at: Option<Timestamp>,
+    /// Digest of the source that obtained it: a token of another source is not this job's.
+    pub source_hash: [u8; 32],
+}
