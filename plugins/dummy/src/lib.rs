@@ -42,8 +42,15 @@ pub struct Lifetime(u64);
 impl<'de> Deserialize<'de> for Lifetime {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let mistake = || serde::de::Error::custom(format!("{text:?} is no lifetime above zero; write it like 30s, 5m or 1h30m"));
-        evertoken_plugin::parse_duration_ms(&text).filter(|millis| *millis > 0).map(Self).ok_or_else(mistake)
+        let mistake = || {
+            serde::de::Error::custom(format!(
+                "{text:?} is no lifetime above zero; write it like 30s, 5m or 1h30m"
+            ))
+        };
+        evertoken_plugin::parse_duration_ms(&text)
+            .filter(|millis| *millis > 0)
+            .map(Self)
+            .ok_or_else(mistake)
     }
 }
 
@@ -61,7 +68,10 @@ impl Source for Dummy {
     fn acquire(job: Job<Config>) -> Result<Token, Failure> {
         let count = count()?;
         let now = clock::now();
-        let expires_at = job.config.lifetime.map(|Lifetime(millis)| now.plus_millis(millis));
+        let expires_at = job
+            .config
+            .lifetime
+            .map(|Lifetime(millis)| now.plus_millis(millis));
         let name = format!("{}{count}", job.config.prefix);
         let value = match job.config.shape {
             Shape::Opaque => name,
@@ -73,7 +83,8 @@ impl Source for Dummy {
 
 /// The next number.
 fn count() -> Result<u64, Failure> {
-    let kept = state::get(COUNT)?.and_then(|bytes| String::from_utf8(bytes).ok()?.parse::<u64>().ok());
+    let kept =
+        state::get(COUNT)?.and_then(|bytes| String::from_utf8(bytes).ok()?.parse::<u64>().ok());
     let count = kept.unwrap_or(0).saturating_add(1);
     state::set(COUNT, count.to_string().as_bytes())?;
     log::debug(format!("counted to {count}"));
@@ -82,7 +93,9 @@ fn count() -> Result<u64, Failure> {
 
 fn as_jwt(name: &str, now: Timestamp, expires_at: Option<Timestamp>) -> String {
     let times = [("iat", Some(now)), ("exp", expires_at)];
-    let times = times.into_iter().filter_map(|(name, at)| Some((name, at?.as_unix_seconds().into())));
+    let times = times
+        .into_iter()
+        .filter_map(|(name, at)| Some((name, at?.as_unix_seconds().into())));
     jwt::unsigned([("jti", name.into())].into_iter().chain(times))
 }
 
@@ -107,7 +120,9 @@ mod tests {
     #[test]
     fn tokens_are_counted() {
         let host = host();
-        let values: Vec<_> = (0..3).map(|_| acquire::<Dummy>(&json!({})).unwrap().value).collect();
+        let values: Vec<_> = (0..3)
+            .map(|_| acquire::<Dummy>(&json!({})).unwrap().value)
+            .collect();
         assert_eq!(values, ["token 1", "token 2", "token 3"]);
         assert_eq!(host.state("count").as_deref(), Some(b"3".as_slice()));
         assert!(host.requests().is_empty());
@@ -117,26 +132,51 @@ mod tests {
     fn a_count_that_was_lost_or_spoilt_starts_anew() {
         let host = host();
         host.set_state("count", b"\xff not a number");
-        assert_eq!(acquire::<Dummy>(&json!({"prefix": "n"})).unwrap().value, "n1");
+        assert_eq!(
+            acquire::<Dummy>(&json!({"prefix": "n"})).unwrap().value,
+            "n1"
+        );
     }
 
     #[test]
     fn a_token_lives_as_long_as_one_wants() {
         let _host = host();
-        for (lifetime, millis) in [("10s", 10_000), ("5m", 300_000), ("1h30m", 5_400_000), ("250ms", 250)] {
+        for (lifetime, millis) in [
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("250ms", 250),
+        ] {
             let token = acquire::<Dummy>(&json!({"lifetime": lifetime})).unwrap();
-            assert_eq!(token.expiry, Expiry::At(NOW.plus_millis(millis)), "{lifetime}");
+            assert_eq!(
+                token.expiry,
+                Expiry::At(NOW.plus_millis(millis)),
+                "{lifetime}"
+            );
         }
-        assert_eq!(acquire::<Dummy>(&json!({})).unwrap().expiry, Expiry::Unknown);
+        assert_eq!(
+            acquire::<Dummy>(&json!({})).unwrap().expiry,
+            Expiry::Unknown
+        );
     }
 
     #[test]
     fn a_lifetime_that_is_none_is_refused() {
         let _host = host();
-        for lifetime in [json!("0s"), json!("-5s"), json!("soon"), json!(""), json!(30)] {
+        for lifetime in [
+            json!("0s"),
+            json!("-5s"),
+            json!("soon"),
+            json!(""),
+            json!(30),
+        ] {
             let failure = acquire::<Dummy>(&json!({"lifetime": lifetime})).unwrap_err();
             assert_eq!(failure.kind, FailureKind::InvalidConfig);
-            assert!(failure.message.starts_with("config.lifetime: "), "{}", failure.message);
+            assert!(
+                failure.message.starts_with("config.lifetime: "),
+                "{}",
+                failure.message
+            );
         }
     }
 
@@ -144,11 +184,18 @@ mod tests {
     fn a_token_can_have_the_shape_of_a_jwt() {
         let _host = host();
         let token = acquire::<Dummy>(&json!({"shape": "jwt", "lifetime": "60s"})).unwrap();
-        assert_eq!(json!(jwt::claims(&token.value)), json!({"jti": "token 1", "iat": 1_700_000_000, "exp": 1_700_000_060}));
+        assert_eq!(
+            json!(jwt::claims(&token.value)),
+            json!({"jti": "token 1", "iat": 1_700_000_000, "exp": 1_700_000_060})
+        );
     }
 
     #[test]
     fn the_plugin_describes_itself_truly() {
-        assert_described(ABOUT, &schemars::schema_for!(Config), env!("CARGO_MANIFEST_DIR"));
+        assert_described(
+            ABOUT,
+            &schemars::schema_for!(Config),
+            env!("CARGO_MANIFEST_DIR"),
+        );
     }
 }

@@ -28,7 +28,8 @@ impl Source for Mirror {
     fn acquire(job: Job<Config>) -> Result<Token, Failure> {
         let name = &job.config.secret;
         let bytes = secrets::open(name)?.reveal()?;
-        let text = String::from_utf8(bytes).map_err(|_| unusable(name, "is not UTF-8 text, so it is no token"))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| unusable(name, "is not UTF-8 text, so it is no token"))?;
         let value = without_newline(&text);
         if value.is_empty() {
             return Err(unusable(name, "is empty"));
@@ -77,7 +78,11 @@ mod tests {
             ("abc\n\n", "abc\n"),
         ] {
             let _host = host("token", stored.as_bytes());
-            assert_eq!(acquire::<Mirror>(&json!({})).unwrap(), Token::bearer(value), "{stored:?}");
+            assert_eq!(
+                acquire::<Mirror>(&json!({})).unwrap(),
+                Token::bearer(value),
+                "{stored:?}"
+            );
         }
     }
 
@@ -86,16 +91,30 @@ mod tests {
         let value = jwt::unsigned([("exp", 1_700_000_000_u64.into())]);
         let _host = host("kubernetes", format!("{value}\n").as_bytes());
         let token = acquire::<Mirror>(&json!({"secret": "kubernetes"})).unwrap();
-        assert_eq!((token.value, token.expiry), (value, Expiry::At(Timestamp::from_unix_seconds(1_700_000_000))));
+        assert_eq!(
+            (token.value, token.expiry),
+            (
+                value,
+                Expiry::At(Timestamp::from_unix_seconds(1_700_000_000))
+            )
+        );
     }
 
     #[test]
     fn a_secret_that_is_no_token_is_refused_by_name() {
-        for (stored, what) in [(b"".as_slice(), "is empty"), (b"\n", "is empty"), (b"\xff\xfe", "is not UTF-8")] {
+        for (stored, what) in [
+            (b"".as_slice(), "is empty"),
+            (b"\n", "is empty"),
+            (b"\xff\xfe", "is not UTF-8"),
+        ] {
             let _host = host("token", stored);
             let failure = acquire::<Mirror>(&json!({})).unwrap_err();
             assert_eq!(failure.kind, FailureKind::InvalidConfig);
-            assert!(failure.message.starts_with(&format!("secret token {what}")), "{}", failure.message);
+            assert!(
+                failure.message.starts_with(&format!("secret token {what}")),
+                "{}",
+                failure.message
+            );
         }
     }
 
@@ -103,12 +122,24 @@ mod tests {
     fn a_secret_that_the_job_does_not_reveal_stays_unread() {
         let host = Host::new();
         host.secret("token", "abc");
-        assert!(acquire::<Mirror>(&json!({})).unwrap_err().has_code("secret.not-revealed"));
-        assert!(acquire::<Mirror>(&json!({"secret": "other"})).unwrap_err().has_code("secret.not-listed"));
+        assert!(
+            acquire::<Mirror>(&json!({}))
+                .unwrap_err()
+                .has_code("secret.not-revealed")
+        );
+        assert!(
+            acquire::<Mirror>(&json!({"secret": "other"}))
+                .unwrap_err()
+                .has_code("secret.not-listed")
+        );
     }
 
     #[test]
     fn the_plugin_describes_itself_truly() {
-        assert_described(ABOUT, &schemars::schema_for!(Config), env!("CARGO_MANIFEST_DIR"));
+        assert_described(
+            ABOUT,
+            &schemars::schema_for!(Config),
+            env!("CARGO_MANIFEST_DIR"),
+        );
     }
 }

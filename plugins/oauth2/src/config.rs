@@ -80,18 +80,31 @@ impl Config {
     /// `invalid-config` that names the key and the mend.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let mistake = self.mistake();
-        mistake.map_or(Ok(()), |message| Err(Failure::invalid_config(message).with_code("config.invalid")))
+        mistake.map_or(Ok(()), |message| {
+            Err(Failure::invalid_config(message).with_code("config.invalid"))
+        })
     }
 
     fn mistake(&self) -> Option<String> {
         if !self.token_url.starts_with("https://") && !self.token_url.starts_with("http://") {
-            return Some(format!("config.token_url: {:?} is no address that starts with https:// or http://", self.token_url));
+            return Some(format!(
+                "config.token_url: {:?} is no address that starts with https:// or http://",
+                self.token_url
+            ));
         }
-        if let Some(name) = SECRET_PARAMS.iter().find(|name| self.params.contains_key(**name)) {
-            return Some(format!("config.params.{name}: a secret does not belong here; list it as {name} under the job's secrets"));
+        if let Some(name) = SECRET_PARAMS
+            .iter()
+            .find(|name| self.params.contains_key(**name))
+        {
+            return Some(format!(
+                "config.params.{name}: a secret does not belong here; list it as {name} under the job's secrets"
+            ));
         }
         let own = |name: &&String| OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own));
-        self.headers.keys().find(own).map(|name| format!("config.headers.{name}: this header is set for you; remove it"))
+        self.headers
+            .keys()
+            .find(own)
+            .map(|name| format!("config.headers.{name}: this header is set for you; remove it"))
     }
 }
 
@@ -104,6 +117,10 @@ fn one_or_many(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 mod tests {
     #[test]
     fn the_plugin_describes_itself_truly() {
-        evertoken_plugin::testing::assert_described(crate::ABOUT, &schemars::schema_for!(super::Config), env!("CARGO_MANIFEST_DIR"));
+        evertoken_plugin::testing::assert_described(
+            crate::ABOUT,
+            &schemars::schema_for!(super::Config),
+            env!("CARGO_MANIFEST_DIR"),
+        );
     }
 }

@@ -43,7 +43,11 @@ pub(crate) fn send(config: &Config) -> Result<Response, Failure> {
 }
 
 /// The form's fields. A parameter of the configuration takes the place of the plugin's own of the same name.
-fn fields<'a>(config: &'a Config, client: &'a Client, refresh_token: Option<&'a Secret>) -> Vec<(&'a str, Value<'a>)> {
+fn fields<'a>(
+    config: &'a Config,
+    client: &'a Client,
+    refresh_token: Option<&'a Secret>,
+) -> Vec<(&'a str, Value<'a>)> {
     let mut fields: Vec<(&str, Value<'a>)> = Vec::new();
     fields.push(("grant_type", grant_type(config.grant).into()));
     fields.extend(refresh_token.map(|token| (REFRESH_TOKEN, token.into())));
@@ -54,11 +58,26 @@ fn fields<'a>(config: &'a Config, client: &'a Client, refresh_token: Option<&'a 
         fields.push((CLIENT_SECRET, secret.into()));
     }
     fields.extend(scope(&config.scope).map(|scope| ("scope", scope.into())));
-    fields.extend(config.audience.iter().map(|audience| ("audience", audience.into())));
-    fields.extend(config.resource.iter().map(|resource| ("resource", resource.into())));
+    fields.extend(
+        config
+            .audience
+            .iter()
+            .map(|audience| ("audience", audience.into())),
+    );
+    fields.extend(
+        config
+            .resource
+            .iter()
+            .map(|resource| ("resource", resource.into())),
+    );
 
     fields.retain(|(name, _)| !config.params.contains_key(*name));
-    fields.extend(config.params.iter().map(|(name, value)| (name.as_str(), value.as_str().into())));
+    fields.extend(
+        config
+            .params
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str().into())),
+    );
     fields
 }
 
@@ -71,7 +90,11 @@ fn grant_type(grant: Grant) -> &'static str {
 
 /// Blanks separate scopes (RFC 6749 §3.3). No scope, no field: an empty one is a mistake to some issuers.
 fn scope(scope: &OneOrMany) -> Option<String> {
-    let joined = scope.iter().filter(|scope| !scope.is_empty()).collect::<Vec<_>>().join(" ");
+    let joined = scope
+        .iter()
+        .filter(|scope| !scope.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
     (!joined.is_empty()).then_some(joined)
 }
 
@@ -91,16 +114,25 @@ fn client(config: &Config) -> Result<Client, Failure> {
         return Ok(Client::Post { secret });
     }
     let Some(client_id) = &config.client_id else {
-        return Err(invalid("config.client_id: needed, for the client authenticates by client_secret_basic"));
+        return Err(invalid(
+            "config.client_id: needed, for the client authenticates by client_secret_basic",
+        ));
     };
     if has_header(config, "authorization") {
-        return Err(invalid("config.headers.authorization: client_secret_basic sets this header; remove it or set client_auth: none"));
+        return Err(invalid(
+            "config.headers.authorization: client_secret_basic sets this header; remove it or set client_auth: none",
+        ));
     }
-    Ok(Client::Basic { authorization: Secret::basic(client_id.as_str(), &secret)? })
+    Ok(Client::Basic {
+        authorization: Secret::basic(client_id.as_str(), &secret)?,
+    })
 }
 
 fn has_header(config: &Config, wanted: &str) -> bool {
-    config.headers.keys().any(|name| name.eq_ignore_ascii_case(wanted))
+    config
+        .headers
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case(wanted))
 }
 
 fn invalid(message: &str) -> Failure {

@@ -1,6 +1,15 @@
 //! Generated from `wit/v0.1`, one module per world. Nothing but [`crate::wasm`] and the export macros looks in here.
-#![allow(unsafe_code, reason = "the generated code crosses the component's boundary")]
-#![allow(missing_docs, unreachable_pub, clippy::all, clippy::restriction, reason = "generated code is not ours to polish")]
+#![allow(
+    unsafe_code,
+    reason = "the generated code crosses the component's boundary"
+)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::restriction,
+    reason = "generated code is not ours to polish"
+)]
 
 /// World `token-source`.
 pub mod source {

@@ -1,6 +1,7 @@
 //! From the job's JSON to the plugin's own type, with the place of the first mistake.
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::Failure;
 
@@ -14,21 +15,19 @@ pub(crate) fn parse<C: DeserializeOwned>(json: &str) -> Result<C, Failure> {
         "" | "null" => "{}",
         json => json,
     };
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let mistake = without_position(&error.into_inner().to_string());
-        let message = match path.as_str() {
-            "." => format!("config: {mistake}"),
-            path => format!("config.{path}: {mistake}"),
-        };
-        Failure::invalid_config(message).with_code("config.invalid")
+    let value: Value =
+        serde_json::from_str(json).map_err(|error| invalid(format!("config: {error}")))?;
+    // From the value, not from its text: a position in the JSON that the host made would mislead the user, who wrote YAML.
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        match error.path().to_string().as_str() {
+            "." => invalid(format!("config: {}", error.inner())),
+            path => invalid(format!("config.{path}: {}", error.inner())),
+        }
     })
 }
 
-/// The user wrote YAML; line and column of the JSON that the host made of it would mislead.
-fn without_position(message: &str) -> String {
-    message.split(" at line ").next().unwrap_or(message).to_owned()
+fn invalid(message: String) -> Failure {
+    Failure::invalid_config(message).with_code("config.invalid")
 }
 
 #[cfg(test)]
@@ -54,16 +53,32 @@ mod tests {
     fn a_mistake_is_reported_with_its_path() {
         for (json, place, mistake) in [
             (r#"{"url":3}"#, "config.url:", "expected a string"),
-            (r#"{"url":"x","nested":[{"count":1},{"count":"two"}]}"#, "config.nested[1].count:", "expected u8"),
-            (r#"{"url":"x","nested":[{"count":1,"more":2}]}"#, "config.nested[0].more:", "unknown field `more`"),
-            (r#"{"url":"x","ulr":"y"}"#, "config.ulr:", "unknown field `ulr`, expected `url` or `nested`"),
+            (
+                r#"{"url":"x","nested":[{"count":1},{"count":"two"}]}"#,
+                "config.nested[1].count:",
+                "expected u8",
+            ),
+            (
+                r#"{"url":"x","nested":[{"count":1,"more":2}]}"#,
+                "config.nested[0].more:",
+                "unknown field `more`",
+            ),
+            (
+                r#"{"url":"x","ulr":"y"}"#,
+                "config.ulr:",
+                "unknown field `ulr`, expected `url` or `nested`",
+            ),
             ("", "config:", "missing field `url`"),
             ("null", "config:", "missing field `url`"),
         ] {
             let failure = parse::<Config>(json).unwrap_err();
             assert_eq!(failure.kind, FailureKind::InvalidConfig);
             assert!(failure.has_code("config.invalid"));
-            assert!(failure.message.starts_with(place) && failure.message.contains(mistake), "{json}: {}", failure.message);
+            assert!(
+                failure.message.starts_with(place) && failure.message.contains(mistake),
+                "{json}: {}",
+                failure.message
+            );
             assert!(!failure.message.contains("column"), "{}", failure.message);
         }
     }

@@ -19,7 +19,11 @@ pub struct PublicKey {
 /// # Errors
 ///
 /// `invalid-config` when the key is not one for this algorithm.
-pub fn sign<'a>(key: &Secret, algorithm: &str, message: impl Into<Value<'a>>) -> Result<Vec<u8>, Failure> {
+pub fn sign<'a>(
+    key: &Secret,
+    algorithm: &str,
+    message: impl Into<Value<'a>>,
+) -> Result<Vec<u8>, Failure> {
     host::sign(&key.0, algorithm, &message.into())
 }
 
@@ -28,7 +32,11 @@ pub fn sign<'a>(key: &Secret, algorithm: &str, message: impl Into<Value<'a>>) ->
 /// # Errors
 ///
 /// As [`sign`].
-pub fn derive<'a>(key: &Secret, algorithm: &str, message: impl Into<Value<'a>>) -> Result<Secret, Failure> {
+pub fn derive<'a>(
+    key: &Secret,
+    algorithm: &str,
+    message: impl Into<Value<'a>>,
+) -> Result<Secret, Failure> {
     host::derive(&key.0, algorithm, &message.into()).map(Secret)
 }
 

@@ -107,7 +107,10 @@ impl Response {
     /// The first header of this name, whatever its case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(have, _)| have.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// Whether the status is 2xx.
@@ -123,7 +126,12 @@ impl Response {
     /// `internal` with code "answer.not-json"; the message quotes nothing of the body.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            let message = format!("the answer ({}) is not the JSON expected: line {}, column {}", self.summary(), error.line(), error.column());
+            let message = format!(
+                "the answer ({}) is not the JSON expected: line {}, column {}",
+                self.summary(),
+                error.line(),
+                error.column()
+            );
             Failure::internal(message).with_code("answer.not-json")
         })
     }
@@ -136,7 +144,10 @@ impl Response {
         let millis = match value.parse::<u64>() {
             Ok(seconds) => seconds.saturating_mul(1000),
             Err(_) => {
-                let from = self.header("date").and_then(http_date).unwrap_or(self.sent_at.as_unix_millis());
+                let from = self
+                    .header("date")
+                    .and_then(http_date)
+                    .unwrap_or(self.sent_at.as_unix_millis());
                 http_date(value)?.saturating_sub(from)
             }
         };
@@ -146,7 +157,11 @@ impl Response {
     /// Status, content type and length, for messages.
     pub(crate) fn summary(&self) -> String {
         let content_type = self.header("content-type").unwrap_or("no content type");
-        format!("status {}, {content_type}, {} bytes", self.status, self.body.len())
+        format!(
+            "status {}, {content_type}, {} bytes",
+            self.status,
+            self.body.len()
+        )
     }
 }
 
@@ -170,7 +185,10 @@ mod tests {
     fn answer(headers: &[(&str, &str)]) -> Response {
         Response {
             status: 429,
-            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             body: b"s3cr3t".to_vec(),
             sent_at: Timestamp::from_unix_seconds(784_111_777),
         }
@@ -184,12 +202,30 @@ mod tests {
             (vec![("retry-after", " 0 ")], Some(0)),
             (vec![("Retry-After", "99999999999999")], Some(u32::MAX)),
             // 30 s after the sending, which was at 08:49:37.
-            (vec![("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")], Some(30_000)),
-            (vec![("retry-after", "Sunday, 06-Nov-94 08:50:07 GMT")], Some(30_000)),
-            (vec![("retry-after", "Sun Nov  6 08:50:07 1994")], Some(30_000)),
+            (
+                vec![("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")],
+                Some(30_000),
+            ),
+            (
+                vec![("retry-after", "Sunday, 06-Nov-94 08:50:07 GMT")],
+                Some(30_000),
+            ),
+            (
+                vec![("retry-after", "Sun Nov  6 08:50:07 1994")],
+                Some(30_000),
+            ),
             // The issuer's clock is an hour ahead; its own Date tells.
-            (vec![("date", "Sun, 06 Nov 1994 09:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 09:49:47 GMT")], Some(10_000)),
-            (vec![("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(0)),
+            (
+                vec![
+                    ("date", "Sun, 06 Nov 1994 09:49:37 GMT"),
+                    ("retry-after", "Sun, 06 Nov 1994 09:49:47 GMT"),
+                ],
+                Some(10_000),
+            ),
+            (
+                vec![("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")],
+                Some(0),
+            ),
             (vec![("retry-after", "soon")], None),
             (vec![("retry-after", "-5")], None),
         ] {

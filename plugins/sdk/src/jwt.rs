@@ -1,5 +1,7 @@
 //! What a JWT says about itself, unverified: a plugin is no relying party, it only wants to know when the token dies.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use crate::Timestamp;
@@ -12,7 +14,7 @@ pub fn claims(token: &str) -> Option<Map<String, Value>> {
     if parts.next().is_some() {
         return None;
     }
-    let payload = data_encoding::BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
     serde_json::from_slice(&payload).ok()
 }
 
@@ -20,7 +22,8 @@ pub fn claims(token: &str) -> Option<Map<String, Value>> {
 #[must_use]
 pub fn expires_at(token: &str) -> Option<Timestamp> {
     let seconds = claims(token)?.get("exp")?.as_f64()?;
-    (seconds.is_finite() && seconds >= 0.0).then(|| Timestamp::from_unix_millis((seconds * 1000.0) as u64))
+    (seconds.is_finite() && seconds >= 0.0)
+        .then(|| Timestamp::from_unix_millis((seconds * 1000.0) as u64))
 }
 
 /// The value of a claim.
@@ -29,10 +32,17 @@ pub type Claim = Value;
 /// A JWT without signature (`alg` "none", RFC 7519 §6), for plugins that only play an issuer.
 #[must_use]
 pub fn unsigned<'a>(claims: impl IntoIterator<Item = (&'a str, Claim)>) -> String {
-    let claims: Map<String, Value> = claims.into_iter().map(|(name, claim)| (name.to_owned(), claim)).collect();
-    let encode = |json: &[u8]| data_encoding::BASE64URL_NOPAD.encode(json);
+    let claims: Map<String, Value> = claims
+        .into_iter()
+        .map(|(name, claim)| (name.to_owned(), claim))
+        .collect();
+    let encode = |json: &[u8]| URL_SAFE_NO_PAD.encode(json);
     let payload = Value::Object(claims).to_string();
-    format!("{}.{}.", encode(br#"{"alg":"none","typ":"JWT"}"#), encode(payload.as_bytes()))
+    format!(
+        "{}.{}.",
+        encode(br#"{"alg":"none","typ":"JWT"}"#),
+        encode(payload.as_bytes())
+    )
 }
 
 #[cfg(test)]
@@ -51,7 +61,11 @@ mod tests {
             (json!(null), None),
         ] {
             let token = unsigned([("iss", "x".into()), ("exp", exp.clone())]);
-            assert_eq!(expires_at(&token), expected.map(Timestamp::from_unix_millis), "{exp}");
+            assert_eq!(
+                expires_at(&token),
+                expected.map(Timestamp::from_unix_millis),
+                "{exp}"
+            );
         }
     }
 

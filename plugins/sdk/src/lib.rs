@@ -37,6 +37,7 @@
 #![deny(missing_docs)]
 
 mod config;
+mod encode;
 mod export;
 mod failure;
 mod text;
@@ -69,6 +70,7 @@ pub mod __private;
 #[doc(hidden)]
 pub mod bindings;
 
+pub use encode::base64;
 pub use failure::{Failure, FailureKind};
 pub use text::OneOrMany;
 pub use time::{Timestamp, parse_duration_ms};

@@ -87,7 +87,11 @@ pub fn join(pieces: &[Piece<'_>]) -> Result<Secret, Failure> {
 /// # Errors
 ///
 /// "secret.not-rotating" when the job does not mark it `rotating: true`; whatever the store reports.
-pub fn replace<'a>(name: &str, value: impl Into<Value<'a>>, expires_at: Option<Timestamp>) -> Result<(), Failure> {
+pub fn replace<'a>(
+    name: &str,
+    value: impl Into<Value<'a>>,
+    expires_at: Option<Timestamp>,
+) -> Result<(), Failure> {
     host::replace(name, &value.into(), expires_at)
 }
 

@@ -52,7 +52,9 @@ impl Timestamp {
         let (local, offset_minutes) = split_offset(text.trim())?;
         let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
         let millis = i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
-        u64::try_from(millis.checked_sub(offset_minutes * 60_000)?).ok().map(Self)
+        u64::try_from(millis.checked_sub(offset_minutes * 60_000)?)
+            .ok()
+            .map(Self)
     }
 
     /// Reads what answers have under names such as `expires_at` and `expires_on`: RFC 3339, or seconds or milliseconds since the Unix epoch,
@@ -61,7 +63,7 @@ impl Timestamp {
     pub fn from_json(value: &Value) -> Option<Self> {
         match value {
             Value::Number(number) => Self::from_epoch(number.as_f64()?),
-            Value::String(text) => match text.trim().parse() {
+            Value::String(text) => match serde_json::from_str(text) {
                 Ok(number) => Self::from_epoch(number),
                 Err(_) => Self::parse_rfc3339(text),
             },
@@ -70,10 +72,14 @@ impl Timestamp {
     }
 
     fn from_epoch(number: f64) -> Option<Self> {
-        if !number.is_finite() || number < 0.0 {
+        if number < 0.0 {
             return None;
         }
-        let millis = if number > LARGEST_UNIX_SECONDS { number } else { number * 1000.0 };
+        let millis = if number > LARGEST_UNIX_SECONDS {
+            number
+        } else {
+            number * 1000.0
+        };
         // The cast saturates; below 2^53 ms (the year 287396) it is exact to the millisecond.
         Some(Self(millis as u64))
     }
@@ -85,8 +91,12 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
         return Some((local, 0));
     }
     let (local, offset) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
-    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let minutes = hours.parse::<u8>().ok().map(i64::from)? * 60 + minutes.parse::<u8>().ok().map(i64::from)?;
+    let (hours, minutes) = offset
+        .get(1..)?
+        .split_once(':')
+        .filter(|(hours, _)| hours.len() == 2)?;
+    let minutes =
+        i64::from(hours.parse::<u8>().ok()?) * 60 + i64::from(minutes.parse::<u8>().ok()?);
     match offset.get(..1)? {
         "+" => Some((local, minutes)),
         "-" => Some((local, -minutes)),
@@ -133,14 +143,33 @@ mod tests {
 
     #[test]
     fn what_is_no_point_in_time_is_none() {
-        for value in [json!(null), json!(true), json!(""), json!("soon"), json!(-1), json!("NaN"), json!([1]), json!("1969-01-01T00:00:00Z"), json!("+01:00"), json!("é+01:00"), json!("2023-11-14T22:13:20"), json!("2023-11-14T22:13:20+1:000")] {
+        for value in [
+            json!(null),
+            json!(true),
+            json!(""),
+            json!("soon"),
+            json!(-1),
+            json!("NaN"),
+            json!([1]),
+            json!("1969-01-01T00:00:00Z"),
+            json!("+01:00"),
+            json!("é+01:00"),
+            json!("2023-11-14T22:13:20"),
+            json!("2023-11-14T22:13:20+1:000"),
+        ] {
             assert_eq!(Timestamp::from_json(&value), None, "{value}");
         }
     }
 
     #[test]
     fn a_timestamp_is_shown_as_rfc_3339_in_whole_seconds() {
-        assert_eq!(Timestamp::from_unix_millis(1_700_000_000_999).to_string(), "2023-11-14T22:13:20Z");
-        assert_eq!(Timestamp::from_unix_millis(u64::MAX).to_string().get(..4), Some("9999"));
+        assert_eq!(
+            Timestamp::from_unix_millis(1_700_000_000_999).to_string(),
+            "2023-11-14T22:13:20Z"
+        );
+        assert_eq!(
+            Timestamp::from_unix_millis(u64::MAX).to_string().get(..4),
+            Some("9999")
+        );
     }
 }

@@ -91,8 +91,15 @@ pub struct Artifact {
 
 impl fmt::Debug for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = if self.public { self.value.as_str() } else { "…" };
-        f.debug_struct("Field").field("name", &self.name).field("value", &value).finish_non_exhaustive()
+        let value = if self.public {
+            self.value.as_str()
+        } else {
+            "…"
+        };
+        f.debug_struct("Field")
+            .field("name", &self.name)
+            .field("value", &value)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +116,10 @@ impl fmt::Debug for Token {
 
 impl fmt::Debug for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Artifact").field("name", &self.name).field("bytes", &self.content.len()).finish()
+        f.debug_struct("Artifact")
+            .field("name", &self.name)
+            .field("bytes", &self.content.len())
+            .finish()
     }
 }
 
@@ -121,10 +131,21 @@ mod tests {
     fn debug_output_shows_no_secret() {
         let mut token = Token::bearer("s3cr3t-value");
         token.fields = vec![
-            Field { name: "id_token".into(), value: "s3cr3t-field".into(), public: false },
-            Field { name: "scope".into(), value: "read".into(), public: true },
+            Field {
+                name: "id_token".into(),
+                value: "s3cr3t-field".into(),
+                public: false,
+            },
+            Field {
+                name: "scope".into(),
+                value: "read".into(),
+                public: true,
+            },
         ];
-        let artifact = Artifact { name: "netrc".into(), content: b"s3cr3t-content".to_vec() };
+        let artifact = Artifact {
+            name: "netrc".into(),
+            content: b"s3cr3t-content".to_vec(),
+        };
         let shown = format!("{token:?} {artifact:?}");
         assert!(!shown.contains("s3cr3t"), "{shown}");
         assert!(shown.contains("read") && shown.contains("netrc"), "{shown}");

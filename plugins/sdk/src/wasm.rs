@@ -1,13 +1,16 @@
 //! The host's functions in a component: the only place where generated types and this crate's meet.
 
+use crate::bindings::formatter::exports::evertoken::plugin::formatter as formatting;
 use crate::bindings::source::evertoken::plugin as wit;
 use crate::bindings::source::exports::evertoken::plugin::source as exported;
-use crate::bindings::formatter::exports::evertoken::plugin::formatter as formatting;
 use crate::crypto::PublicKey;
 use crate::http::{Body, Request, Response};
 use crate::log::Level;
 use crate::secrets::{Encoding, Piece, Value};
-use crate::{Artifact, Expiry, Failure, FailureKind, Field, Formatter, Job, NamedToken, Source, Timestamp, Token};
+use crate::{
+    Artifact, Expiry, Failure, FailureKind, Field, Formatter, Job, NamedToken, Source, Timestamp,
+    Token,
+};
 
 /// A secret of the host.
 pub(crate) type Handle = wit::secrets::Secret;
@@ -21,14 +24,24 @@ pub(crate) fn join(pieces: &[Piece<'_>]) -> Result<Handle, Failure> {
         .iter()
         .map(|piece| match piece {
             Piece::Text(text) => wit::secrets::Piece::Text(text.to_string()),
-            Piece::Secret(secret, encoding) => wit::secrets::Piece::Secret((&secret.0, (*encoding).into())),
+            Piece::Secret(secret, encoding) => {
+                wit::secrets::Piece::Secret((&secret.0, (*encoding).into()))
+            }
         })
         .collect();
     Ok(wit::secrets::join(&pieces)?)
 }
 
-pub(crate) fn replace(name: &str, value: &Value<'_>, expires_at: Option<Timestamp>) -> Result<(), Failure> {
-    Ok(wit::secrets::replace(name, &value.into(), expires_at.map(Timestamp::as_unix_millis))?)
+pub(crate) fn replace(
+    name: &str,
+    value: &Value<'_>,
+    expires_at: Option<Timestamp>,
+) -> Result<(), Failure> {
+    Ok(wit::secrets::replace(
+        name,
+        &value.into(),
+        expires_at.map(Timestamp::as_unix_millis),
+    )?)
 }
 
 pub(crate) fn reveal(secret: &Handle) -> Result<Vec<u8>, Failure> {
@@ -47,13 +60,25 @@ pub(crate) fn sign(key: &Handle, algorithm: &str, message: &Value<'_>) -> Result
     Ok(wit::crypto::sign(key, algorithm, &message.into())?)
 }
 
-pub(crate) fn derive(key: &Handle, algorithm: &str, message: &Value<'_>) -> Result<Handle, Failure> {
+pub(crate) fn derive(
+    key: &Handle,
+    algorithm: &str,
+    message: &Value<'_>,
+) -> Result<Handle, Failure> {
     Ok(wit::crypto::derive(key, algorithm, &message.into())?)
 }
 
 pub(crate) fn public_key(key: &Handle) -> Result<PublicKey, Failure> {
-    let wit::crypto::PublicKey { jwk, spki, certificate } = wit::crypto::get_public_key(key)?;
-    Ok(PublicKey { jwk, spki, certificate })
+    let wit::crypto::PublicKey {
+        jwk,
+        spki,
+        certificate,
+    } = wit::crypto::get_public_key(key)?;
+    Ok(PublicKey {
+        jwk,
+        spki,
+        certificate,
+    })
 }
 
 pub(crate) fn digest(algorithm: &str, message: &Value<'_>) -> Result<Vec<u8>, Failure> {
@@ -76,8 +101,18 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Failure> {
             Body::Content(content) => wit::http::Body::Content(content.into()),
         },
     };
-    let wit::http::Response { status, headers, body, sent_at } = wit::http::send(&request)?;
-    Ok(Response { status, headers, body, sent_at: Timestamp::from_unix_millis(sent_at) })
+    let wit::http::Response {
+        status,
+        headers,
+        body,
+        sent_at,
+    } = wit::http::send(&request)?;
+    Ok(Response {
+        status,
+        headers,
+        body,
+        sent_at: Timestamp::from_unix_millis(sent_at),
+    })
 }
 
 pub(crate) fn state_get(key: &str) -> Result<Option<Vec<u8>>, Failure> {
@@ -121,14 +156,29 @@ pub fn acquire<S: Source>(job: exported::Job) -> Result<wit::types::Token, wit::
 /// # Errors
 ///
 /// The formatter's own, or the configuration's.
-pub fn format<F: Formatter>(tokens: Vec<formatting::NamedToken>, config: &str) -> Result<Vec<formatting::Artifact>, wit::types::Failure> {
-    let tokens = tokens.into_iter().map(|named| NamedToken { job: named.job, token: named.token.into() }).collect();
+pub fn format<F: Formatter>(
+    tokens: Vec<formatting::NamedToken>,
+    config: &str,
+) -> Result<Vec<formatting::Artifact>, wit::types::Failure> {
+    let tokens = tokens
+        .into_iter()
+        .map(|named| NamedToken {
+            job: named.job,
+            token: named.token.into(),
+        })
+        .collect();
     let artifacts = F::format(tokens, crate::config::parse(config)?)?;
-    Ok(artifacts.into_iter().map(|Artifact { name, content }| formatting::Artifact { name, content }).collect())
+    Ok(artifacts
+        .into_iter()
+        .map(|Artifact { name, content }| formatting::Artifact { name, content })
+        .collect())
 }
 
 fn pairs<'a>(pairs: &'a [(String, Value<'_>)]) -> Vec<(String, wit::secrets::Value<'a>)> {
-    pairs.iter().map(|(name, value)| (name.clone(), value.into())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| (name.clone(), value.into()))
+        .collect()
 }
 
 impl<'a> From<&'a Value<'_>> for wit::secrets::Value<'a> {
@@ -164,7 +214,12 @@ impl From<wit::types::Failure> for Failure {
             wit::types::FailureKind::Unavailable => FailureKind::Unavailable,
             wit::types::FailureKind::Internal => FailureKind::Internal,
         };
-        Self { kind, code: failure.code, message: failure.message, retry_after_ms: failure.retry_after_ms }
+        Self {
+            kind,
+            code: failure.code,
+            message: failure.message,
+            retry_after_ms: failure.retry_after_ms,
+        }
     }
 }
 
@@ -176,7 +231,12 @@ impl From<Failure> for wit::types::Failure {
             FailureKind::Unavailable => wit::types::FailureKind::Unavailable,
             FailureKind::Internal => wit::types::FailureKind::Internal,
         };
-        Self { kind, code: failure.code, message: failure.message, retry_after_ms: failure.retry_after_ms }
+        Self {
+            kind,
+            code: failure.code,
+            message: failure.message,
+            retry_after_ms: failure.retry_after_ms,
+        }
     }
 }
 
@@ -190,7 +250,21 @@ impl From<Token> for wit::types::Token {
                 Expiry::Unknown => wit::types::Expiry::Unknown,
                 Expiry::Never => wit::types::Expiry::Never,
             },
-            fields: token.fields.into_iter().map(|Field { name, value, public }| wit::types::Field { name, value, public }).collect(),
+            fields: token
+                .fields
+                .into_iter()
+                .map(
+                    |Field {
+                         name,
+                         value,
+                         public,
+                     }| wit::types::Field {
+                        name,
+                        value,
+                        public,
+                    },
+                )
+                .collect(),
         }
     }
 }
@@ -205,7 +279,21 @@ impl From<wit::types::Token> for Token {
                 wit::types::Expiry::Unknown => Expiry::Unknown,
                 wit::types::Expiry::Never => Expiry::Never,
             },
-            fields: token.fields.into_iter().map(|wit::types::Field { name, value, public }| Field { name, value, public }).collect(),
+            fields: token
+                .fields
+                .into_iter()
+                .map(
+                    |wit::types::Field {
+                         name,
+                         value,
+                         public,
+                     }| Field {
+                        name,
+                        value,
+                        public,
+                    },
+                )
+                .collect(),
         }
     }
 }

@@ -20,7 +20,11 @@ const NOT_FIELDS: [&str; 4] = ["access_token", "refresh_token", "token_type", "e
 const PUBLIC_FIELDS: [&str; 3] = ["scope", "instance_url", "issued_token_type"];
 
 /// Names for the remaining life of a refresh token, in seconds: Keycloak; Apigee, LinkedIn and GitHub; QuickBooks.
-const REFRESH_LIFETIMES: [&str; 3] = ["refresh_expires_in", "refresh_token_expires_in", "x_refresh_token_expires_in"];
+const REFRESH_LIFETIMES: [&str; 3] = [
+    "refresh_expires_in",
+    "refresh_token_expires_in",
+    "x_refresh_token_expires_in",
+];
 
 /// Names for the time of expiry itself: Square, Salesforce and others; Microsoft Entra v1.
 const EXPIRY_TIMES: [&str; 2] = ["expires_at", "expires_on"];
@@ -44,9 +48,15 @@ impl Answer {
         match (members, refusal) {
             (_, Some(refusal)) => Err(refused(response, &refusal)),
             (_, None) if !response.is_success() => Err(super::failure(response)),
-            (Some(members), None) => Ok(Self { members, sent_at: response.sent_at }),
+            (Some(members), None) => Ok(Self {
+                members,
+                sent_at: response.sent_at,
+            }),
             (None, None) => {
-                let message = format!("the issuer's answer is neither a JSON object nor a form ({})", response.summary());
+                let message = format!(
+                    "the issuer's answer is neither a JSON object nor a form ({})",
+                    response.summary()
+                );
                 Err(Failure::internal(message).with_code("answer.unreadable"))
             }
         }
@@ -60,7 +70,10 @@ impl Answer {
     pub fn token(&self) -> Result<Token, Failure> {
         let Some(value) = self.text("access_token") else {
             let names: Vec<_> = self.members.keys().map(String::as_str).collect();
-            let message = format!("the issuer's answer has no access_token; it has: {}", names.join(", "));
+            let message = format!(
+                "the issuer's answer has no access_token; it has: {}",
+                names.join(", ")
+            );
             return Err(Failure::internal(message).with_code("answer.no-token"));
         };
         Ok(Token {
@@ -75,7 +88,9 @@ impl Answer {
     #[must_use]
     pub fn refresh_token(&self) -> Option<(&str, Option<Timestamp>)> {
         let value = self.text("refresh_token")?;
-        let lifetime = REFRESH_LIFETIMES.iter().find_map(|name| lifetime(self.members.get(*name)?));
+        let lifetime = REFRESH_LIFETIMES
+            .iter()
+            .find_map(|name| lifetime(self.members.get(*name)?));
         let expires_at = match lifetime.map(|seconds| self.after(seconds)) {
             Some(Expiry::At(at)) => Some(at),
             Some(Expiry::Never | Expiry::Unknown) | None => None,
@@ -86,7 +101,10 @@ impl Answer {
     /// A member that is a text and not empty.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.members.get(name)?.as_str().filter(|text| !text.is_empty())
+        self.members
+            .get(name)?
+            .as_str()
+            .filter(|text| !text.is_empty())
     }
 
     /// `expires_in` counts from the sending and needs no agreement of clocks, so it goes before a time.
@@ -96,7 +114,9 @@ impl Answer {
             if let Some(seconds) = lifetime(value) {
                 return self.after(seconds);
             }
-            log::warn("the answer's expires_in is no number of seconds; the expiry is taken as unknown");
+            log::warn(
+                "the answer's expires_in is no number of seconds; the expiry is taken as unknown",
+            );
         }
         match EXPIRY_TIMES.iter().find_map(given) {
             Some(value) => Timestamp::from_json(value).map_or(Expiry::Unknown, Expiry::At),
@@ -117,11 +137,19 @@ impl Answer {
             let value = match (name.as_str(), value) {
                 (_, Value::String(text)) => text.clone(),
                 (_, Value::Number(number)) => number.to_string(),
-                ("scope", Value::Array(scopes)) => scopes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+                ("scope", Value::Array(scopes)) => scopes
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 _ => return None,
             };
             let public = PUBLIC_FIELDS.contains(&name.as_str());
-            (!is_excluded(name)).then(|| Field { name: name.clone(), value, public })
+            (!is_excluded(name)).then(|| Field {
+                name: name.clone(),
+                value,
+                public,
+            })
         };
         self.members.iter().filter_map(field).collect()
     }
@@ -135,12 +163,12 @@ fn is_excluded(name: &str) -> bool {
 
 /// Seconds as number, float or text.
 fn lifetime(value: &Value) -> Option<f64> {
-    let seconds = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    Some(seconds).filter(|seconds: &f64| !seconds.is_nan())
+    match value {
+        Value::Number(number) => number.as_f64(),
+        // As JSON, which knows neither NaN nor infinity.
+        Value::String(text) => serde_json::from_str(text).ok(),
+        _ => None,
+    }
 }
 
 impl fmt::Debug for Answer {

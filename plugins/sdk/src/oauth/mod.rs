@@ -14,7 +14,11 @@ use crate::http::Response;
 /// The members of an answer: of a JSON object, or of a form where the issuer sends that (GitHub unless asked otherwise, some as text/plain).
 /// Nothing when the body is neither.
 fn members(response: &Response) -> Option<Map<String, Value>> {
-    let body = response.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&response.body).trim_ascii();
+    let body = response
+        .body
+        .strip_prefix(b"\xef\xbb\xbf")
+        .unwrap_or(&response.body)
+        .trim_ascii();
     match body.first()? {
         b'{' => serde_json::from_slice(body).ok(),
         _ => form_members(response.header("content-type"), body),
@@ -23,8 +27,24 @@ fn members(response: &Response) -> Option<Map<String, Value>> {
 
 /// A form's fields. Only a content type that may be a form is read as one: every text would be a form of some kind, an HTML page too.
 fn form_members(content_type: Option<&str>, body: &[u8]) -> Option<Map<String, Value>> {
-    let essence = content_type.map(|value| value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase());
-    let may_be_form = matches!(essence.as_deref(), None | Some("application/x-www-form-urlencoded" | "text/plain"));
-    (may_be_form && body.contains(&b'='))
-        .then(|| form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), Value::String(value.into_owned()))).collect())
+    let essence = content_type.map(|value| {
+        value
+            .split(';')
+            .next()
+            .unwrap_or(value)
+            .trim()
+            .to_ascii_lowercase()
+    });
+    let may_be_form = matches!(
+        essence.as_deref(),
+        None | Some("application/x-www-form-urlencoded" | "text/plain")
+    );
+    if !may_be_form || !body.contains(&b'=') {
+        return None;
+    }
+    let mut members = Map::new();
+    for (name, value) in form_urlencoded::parse(body) {
+        members.insert(name.into_owned(), Value::String(value.into_owned()));
+    }
+    Some(members)
 }

@@ -107,7 +107,10 @@ impl Host {
 
     /// Lists a secret with this value.
     pub fn secret(&self, name: &str, value: impl AsRef<[u8]>) {
-        self.0.borrow_mut().secrets.insert(name.to_owned(), value.as_ref().to_vec());
+        self.0
+            .borrow_mut()
+            .secrets
+            .insert(name.to_owned(), value.as_ref().to_vec());
     }
 
     /// Lists a secret that is not at its place.
@@ -147,7 +150,10 @@ impl Host {
 
     /// Puts something into the job's cache.
     pub fn set_state(&self, key: &str, value: impl AsRef<[u8]>) {
-        self.0.borrow_mut().state.insert(key.to_owned(), value.as_ref().to_vec());
+        self.0
+            .borrow_mut()
+            .state
+            .insert(key.to_owned(), value.as_ref().to_vec());
     }
 
     /// What is in the job's cache.
@@ -179,7 +185,10 @@ impl Drop for Host {
     fn drop(&mut self) {
         CURRENT.with(|current| {
             let mut current = current.borrow_mut();
-            if current.as_ref().is_some_and(|scene| Rc::ptr_eq(scene, &self.0)) {
+            if current
+                .as_ref()
+                .is_some_and(|scene| Rc::ptr_eq(scene, &self.0))
+            {
                 *current = None;
             }
         });
@@ -212,7 +221,8 @@ impl Answer {
     /// The same with one more header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        self.headers
+            .push((name.to_ascii_lowercase(), value.to_owned()));
         self
     }
 }
@@ -221,19 +231,27 @@ impl RecordedRequest {
     /// The first header of this name, whatever its case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(have, _)| have.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The first field of the form with this name.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.form.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
+        self.form
+            .iter()
+            .find(|(have, _)| have == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
 /// Works on the current scene; without one on an empty one, so that code that asks for nothing needs no host.
 fn scene<T>(work: impl FnOnce(&mut Scene) -> T) -> T {
-    let current = CURRENT.with(|current| current.borrow().clone()).unwrap_or_default();
+    let current = CURRENT
+        .with(|current| current.borrow().clone())
+        .unwrap_or_default();
     let mut scene = current.borrow_mut();
     work(&mut scene)
 }
@@ -245,17 +263,31 @@ fn unprepared(what: &str) -> Failure {
 pub(crate) fn open(name: &str) -> Result<Handle, Failure> {
     scene(|scene| {
         if let Some(bytes) = scene.secrets.get(name) {
-            return Ok(Handle { bytes: bytes.clone(), shown: format!("{{{name}}}"), names: vec![name.to_owned()] });
+            return Ok(Handle {
+                bytes: bytes.clone(),
+                shown: format!("{{{name}}}"),
+                names: vec![name.to_owned()],
+            });
         }
         if scene.missing.iter().any(|missing| missing == name) {
-            return Err(Failure::invalid_config(format!("secret {name} is not at its place")).with_code("secret.not-found"));
+            return Err(
+                Failure::invalid_config(format!("secret {name} is not at its place"))
+                    .with_code("secret.not-found"),
+            );
         }
-        Err(Failure::invalid_config(format!("the job lists no secret {name}")).with_code(NOT_LISTED))
+        Err(
+            Failure::invalid_config(format!("the job lists no secret {name}"))
+                .with_code(NOT_LISTED),
+        )
     })
 }
 
 pub(crate) fn join(pieces: &[Piece<'_>]) -> Result<Handle, Failure> {
-    let mut joined = Handle { bytes: Vec::new(), shown: String::new(), names: Vec::new() };
+    let mut joined = Handle {
+        bytes: Vec::new(),
+        shown: String::new(),
+        names: Vec::new(),
+    };
     for piece in pieces {
         match piece {
             Piece::Text(text) => {
@@ -263,8 +295,12 @@ pub(crate) fn join(pieces: &[Piece<'_>]) -> Result<Handle, Failure> {
                 joined.shown.push_str(text);
             }
             Piece::Secret(secret, encoding) => {
-                joined.bytes.extend(spelling::encode(&secret.0.bytes, *encoding));
-                joined.shown.push_str(&spelling::show(&secret.0.shown, *encoding));
+                joined
+                    .bytes
+                    .extend(spelling::encode(&secret.0.bytes, *encoding));
+                joined
+                    .shown
+                    .push_str(&spelling::show(&secret.0.shown, *encoding));
                 joined.names.extend_from_slice(&secret.0.names);
             }
         }
@@ -272,7 +308,11 @@ pub(crate) fn join(pieces: &[Piece<'_>]) -> Result<Handle, Failure> {
     Ok(joined)
 }
 
-pub(crate) fn replace(name: &str, value: &Value<'_>, expires_at: Option<Timestamp>) -> Result<(), Failure> {
+pub(crate) fn replace(
+    name: &str,
+    value: &Value<'_>,
+    expires_at: Option<Timestamp>,
+) -> Result<(), Failure> {
     scene(|scene| {
         let bytes = bytes(value);
         scene.replaced.push(Replaced {
@@ -287,16 +327,31 @@ pub(crate) fn replace(name: &str, value: &Value<'_>, expires_at: Option<Timestam
 }
 
 pub(crate) fn reveal(secret: &Handle) -> Result<Vec<u8>, Failure> {
-    scene(|scene| match secret.names.iter().find(|name| !scene.revealed.contains(name)) {
-        Some(name) => Err(Failure::invalid_config(format!("the job does not list {name} under reveal")).with_code("secret.not-revealed")),
-        None => Ok(secret.bytes.clone()),
+    scene(|scene| {
+        match secret
+            .names
+            .iter()
+            .find(|name| !scene.revealed.contains(name))
+        {
+            Some(name) => Err(Failure::invalid_config(format!(
+                "the job does not list {name} under reveal"
+            ))
+            .with_code("secret.not-revealed")),
+            None => Ok(secret.bytes.clone()),
+        }
     })
 }
 
 pub(crate) fn part(secret: &Handle, pointer: &str) -> Result<Handle, Failure> {
-    let missing = || Failure::invalid_config(format!("the secret has no string at {pointer}")).with_code("secret.part");
+    let missing = || {
+        Failure::invalid_config(format!("the secret has no string at {pointer}"))
+            .with_code("secret.part")
+    };
     let json: serde_json::Value = serde_json::from_slice(&secret.bytes).map_err(|_| missing())?;
-    let text = json.pointer(pointer).and_then(serde_json::Value::as_str).ok_or_else(missing)?;
+    let text = json
+        .pointer(pointer)
+        .and_then(serde_json::Value::as_str)
+        .ok_or_else(missing)?;
     Ok(Handle {
         bytes: text.as_bytes().to_vec(),
         shown: format!("{}#{pointer}", secret.shown),
@@ -312,21 +367,48 @@ pub(crate) fn decode(secret: &Handle, encoding: Encoding) -> Result<Handle, Fail
     })
 }
 
-pub(crate) fn sign(_key: &Handle, _algorithm: &str, _message: &Value<'_>) -> Result<Vec<u8>, Failure> {
-    scene(|scene| scene.signatures.pop_front().ok_or_else(|| unprepared("signature")))
+pub(crate) fn sign(
+    _key: &Handle,
+    _algorithm: &str,
+    _message: &Value<'_>,
+) -> Result<Vec<u8>, Failure> {
+    scene(|scene| {
+        scene
+            .signatures
+            .pop_front()
+            .ok_or_else(|| unprepared("signature"))
+    })
 }
 
-pub(crate) fn derive(key: &Handle, algorithm: &str, message: &Value<'_>) -> Result<Handle, Failure> {
+pub(crate) fn derive(
+    key: &Handle,
+    algorithm: &str,
+    message: &Value<'_>,
+) -> Result<Handle, Failure> {
     let bytes = sign(key, algorithm, message)?;
-    Ok(Handle { bytes, shown: format!("derived({})", key.shown), names: key.names.clone() })
+    Ok(Handle {
+        bytes,
+        shown: format!("derived({})", key.shown),
+        names: key.names.clone(),
+    })
 }
 
 pub(crate) fn public_key(_key: &Handle) -> Result<PublicKey, Failure> {
-    scene(|scene| scene.public_keys.pop_front().ok_or_else(|| unprepared("public key")))
+    scene(|scene| {
+        scene
+            .public_keys
+            .pop_front()
+            .ok_or_else(|| unprepared("public key"))
+    })
 }
 
 pub(crate) fn digest(_algorithm: &str, _message: &Value<'_>) -> Result<Vec<u8>, Failure> {
-    scene(|scene| scene.digests.pop_front().ok_or_else(|| unprepared("digest")))
+    scene(|scene| {
+        scene
+            .digests
+            .pop_front()
+            .ok_or_else(|| unprepared("digest"))
+    })
 }
 
 /// Counts, so that a test can foretell them.
@@ -343,8 +425,20 @@ pub(crate) fn random_bytes(len: u32) -> Vec<u8> {
 pub(crate) fn send(request: Request<'_>) -> Result<Response, Failure> {
     scene(|scene| {
         scene.requests.push(record(&request));
-        let Answer { status, headers, body } = scene.answers.pop_front().ok_or_else(|| unprepared("answer"))??;
-        Ok(Response { status, headers, body, sent_at: scene.now.unwrap_or(START) })
+        let Answer {
+            status,
+            headers,
+            body,
+        } = scene
+            .answers
+            .pop_front()
+            .ok_or_else(|| unprepared("answer"))??;
+        Ok(Response {
+            status,
+            headers,
+            body,
+            sent_at: scene.now.unwrap_or(START),
+        })
     })
 }
 
@@ -382,7 +476,10 @@ fn record(request: &Request<'_>) -> RecordedRequest {
 }
 
 fn shown_pairs(pairs: &[(String, Value<'_>)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(name, value)| (name.clone(), shown(value))).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| (name.clone(), shown(value)))
+        .collect()
 }
 
 fn shown(value: &Value<'_>) -> String {

@@ -42,6 +42,9 @@ pub fn acquire<S: Source>(config: &Value) -> Result<Token, Failure> {
 /// # Errors
 ///
 /// The formatter's own, or the configuration's.
-pub fn format<F: Formatter>(tokens: Vec<NamedToken>, config: &Value) -> Result<Vec<Artifact>, Failure> {
+pub fn format<F: Formatter>(
+    tokens: Vec<NamedToken>,
+    config: &Value,
+) -> Result<Vec<Artifact>, Failure> {
     F::format(tokens, crate::config::parse(&config.to_string())?)
 }
