@@ -14,6 +14,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Far above any answer of a real part, so that only an endless one meets it.
 const MAX_BODY_BYTES: u64 = 16 << 20;
 
+/// The content type of [`form`].
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 /// The one crypto provider of the harness, the same as the host's.
 pub(crate) static CRYPTO: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
@@ -163,16 +165,20 @@ impl Client {
     ///
     /// As [`Client::send`].
     pub fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer> {
-        let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(fields)
-            .finish();
         self.send(
             "POST",
             url,
-            &[("content-type", "application/x-www-form-urlencoded")],
-            body.as_bytes(),
+            &[("content-type", FORM)],
+            form(fields).as_bytes(),
         )
     }
+}
+
+/// The fields as a form body.
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish()
 }
 
 fn certificates(pem: &str) -> Result<Vec<Certificate<'static>>> {

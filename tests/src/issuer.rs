@@ -113,6 +113,14 @@ impl Issuer {
         self.server.requests()
     }
 
+    /// The requests to one path so far, in the order of their arrival.
+    #[must_use]
+    pub fn requests_to(&self, path: &str) -> Vec<Request> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.path == path);
+        requests
+    }
+
     /// The server below: its connections, and taking it [`Server::down`] and [`Server::up`].
     #[must_use]
     pub fn server(&self) -> &Server {

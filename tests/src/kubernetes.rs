@@ -30,6 +30,8 @@ use client::KubeClient;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long RBAC's caches may lag behind a new RoleBinding.
 const RBAC_TIMEOUT: Duration = Duration::from_secs(20);
+/// A day: no test runs longer.
+const TOKEN_SECONDS: u32 = 86_400;
 /// The user name and token of the administrator, group `system:masters`.
 const ADMIN: (&str, &str) = ("admin", "admin-token");
 /// Metadata tells who asked for what with which result; bodies would hold tokens.
@@ -162,7 +164,7 @@ impl ApiServer {
             .context("a namespace without a name")
     }
 
-    /// Creates a ServiceAccount that may do what `rules` say (a list of RBAC PolicyRules) inside `namespace`, and returns when it may.
+    /// Creates a ServiceAccount that may do what `rules` say (a list of RBAC PolicyRules) inside its namespace, and returns when it may.
     ///
     /// # Errors
     ///
@@ -173,28 +175,16 @@ impl ApiServer {
         name: &str,
         rules: &Value,
     ) -> Result<ServiceAccount> {
-        let metadata = json!({"name": name, "namespace": namespace});
-        let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
         let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
-        self.admin.create(
-            &accounts,
-            &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
-        )?;
-        self.admin.create(
-            &format!("{rbac}/roles"),
-            &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules}),
-        )?;
-        self.admin.create(
-            &format!("{rbac}/rolebindings"),
-            &json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
-            }),
-        )?;
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        self.admin.create(&accounts, &account)?;
         let username = format!("system:serviceaccount:{namespace}:{name}");
-        self.wait_for_rules(namespace, &username, rules)?;
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86_400}});
+        self.grant(namespace, name, &username, rules)?;
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"expirationSeconds": TOKEN_SECONDS},
+        });
         let answer = self
             .admin
             .create(&format!("{accounts}/{name}/token"), &request)?;
@@ -208,6 +198,34 @@ impl ApiServer {
             token: token.to_owned(),
             client: KubeClient::new(&self.url(), &self.ca_pem, token)?,
         })
+    }
+
+    /// Creates a Role named `role` in `namespace` with `rules`, binds it to the user, and returns when it is in force. The user may be a
+    /// ServiceAccount of another namespace, by its user name.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses an object, or the rules do not come into force in time.
+    pub fn grant(&self, namespace: &str, role: &str, username: &str, rules: &Value) -> Result<()> {
+        const GROUP: &str = "rbac.authorization.k8s.io";
+        let (version, collection) = (
+            format!("{GROUP}/v1"),
+            format!("/apis/{GROUP}/v1/namespaces/{namespace}"),
+        );
+        let metadata = json!({"name": role});
+        self.admin.create(
+            &format!("{collection}/roles"),
+            &json!({"apiVersion": version, "kind": "Role", "metadata": metadata, "rules": rules}),
+        )?;
+        self.admin.create(
+            &format!("{collection}/rolebindings"),
+            &json!({
+                "apiVersion": version, "kind": "RoleBinding", "metadata": metadata,
+                "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": role},
+                "subjects": [{"apiGroup": GROUP, "kind": "User", "name": username}],
+            }),
+        )?;
+        self.wait_for_rules(namespace, username, rules)
     }
 
     /// The requests that were answered so far, oldest first. A request of the harness with a mark of its own is sent and waited for in the

@@ -49,7 +49,13 @@ impl Proxy {
     /// The origin to use instead of the upstream's.
     #[must_use]
     pub fn origin(&self) -> String {
-        format!("http://127.0.0.1:{}", self.server.port())
+        format!("http://{}", self.authority())
+    }
+
+    /// Host and port: the `Host` field of those who use the proxy.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
     }
 
     /// The next `count` requests reach the issuer and are carried out, but their answers are lost: the connection just closes.

@@ -3,6 +3,7 @@
 
 use std::fs::{File, TryLockError};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -83,7 +84,10 @@ impl RunDir {
             .with_context(|| format!("cannot create {}", all.display()))?;
         locked("run", || {
             sweep(&all);
+            // Programs that run as another user read their files here.
+            let open = std::fs::Permissions::from_mode(0o755);
             let path = tempfile::Builder::new()
+                .permissions(open)
                 .prefix(&format!("{name}-"))
                 .tempdir_in(&all)
                 .with_context(|| format!("cannot create a folder in {}", all.display()))?

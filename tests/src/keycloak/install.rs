@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::process::tied;
 use crate::toolchain::run;
-use crate::workdir::{locked, parts};
+use crate::workdir::{RunDir, locked, parts};
 
 const VERSION: &str = "26.4.0";
 /// Pinned, so that no version of the plugin is looked for on the network.
@@ -18,13 +18,14 @@ const HINT: &str = "the tests run Keycloak on a JDK of version 17 or newer and f
 /// The folder of the prepared installation: a minute or two the first time, nothing later.
 pub(super) fn provide() -> Result<PathBuf> {
     locked("keycloak", || {
-        let name = format!("keycloak-{VERSION}");
-        let (home, parts) = (parts()?.join(&name), parts()?);
+        let parts = parts()?;
+        let home = parts.join(format!("keycloak-{VERSION}"));
         // Written last: without it the installation is a torso.
         let stamp = home.join(".prepared");
         if !stamp.is_file() {
             let _ = std::fs::remove_dir_all(&home);
-            run(unpack(&parts), HINT)?;
+            let scratch = RunDir::new("maven")?;
+            run(unpack(&parts, scratch.path()), HINT)?;
             run(prepare(&home), HINT)?;
             std::fs::write(&stamp, VERSION)
                 .with_context(|| format!("cannot write {}", stamp.display()))?;
@@ -33,10 +34,11 @@ pub(super) fn provide() -> Result<PathBuf> {
     })
 }
 
-fn unpack(folder: &Path) -> Command {
+/// The plugin leaves a marker in its working folder and skips what is marked as done; in `scratch` the marker goes with the folder.
+fn unpack(folder: &Path, scratch: &Path) -> Command {
     let mut command = Command::new("mvn");
     command
-        .current_dir(folder)
+        .current_dir(scratch)
         .args(["--batch-mode", "--no-transfer-progress", UNPACK]);
     command.arg(format!(
         "-Dartifact=org.keycloak:keycloak-quarkus-dist:{VERSION}:zip"
@@ -57,11 +59,7 @@ fn prepare(home: &Path) -> Command {
 /// Keycloak without `kc.sh`, whose java would be a grandchild that no parent-death signal reaches; add its command and options.
 pub(super) fn server(home: &Path, data: &Path) -> Command {
     let mut command = tied(java());
-    // One compiler and one collector: a start takes half the processor time, and nobody measures Keycloak's throughput.
-    command
-        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-        .args(arguments(home, data))
-        .current_dir(data);
+    command.args(arguments(home, data)).current_dir(data);
     command
 }
 
@@ -72,10 +70,13 @@ fn java() -> PathBuf {
     )
 }
 
-/// What `kc.sh` passes, as far as a server needs it.
+/// What `kc.sh` passes, as far as a server needs it. One compiler and one collector: a start takes half the processor time, and nobody
+/// measures Keycloak's throughput.
 fn arguments(home: &Path, data: &Path) -> Vec<String> {
     let home = home.display();
     let mut arguments: Vec<String> = vec![
+        "-XX:TieredStopAtLevel=1".into(),
+        "-XX:+UseSerialGC".into(),
         "-Xms64m".into(),
         "-Xmx512m".into(),
         format!("-Dkc.home.dir={home}"),

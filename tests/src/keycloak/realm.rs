@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, FORM, form};
 use crate::proxy::Proxy;
 use crate::server::Request;
 
@@ -124,15 +124,14 @@ impl ClientSpec {
                 "config": {"included.custom.audience": audience, "access.token.claim": "true"},
             })
         });
-        let mut client = json!({
+        let attributes = self
+            .lifespan
+            .map(|seconds| json!({"access.token.lifespan": seconds.to_string()}));
+        json!({
             "clientId": self.id, "secret": self.secret, "enabled": true, "publicClient": false,
             "serviceAccountsEnabled": true, "standardFlowEnabled": false, "directAccessGrantsEnabled": self.direct,
-            "protocolMappers": mappers.collect::<Vec<_>>(),
-        });
-        if let Some(seconds) = self.lifespan {
-            client["attributes"] = json!({"access.token.lifespan": seconds.to_string()});
-        }
-        client
+            "protocolMappers": mappers.collect::<Vec<_>>(), "attributes": attributes.unwrap_or_else(|| json!({})),
+        })
     }
 }
 
@@ -199,9 +198,13 @@ impl Realm {
             ("password", user.1),
             ("scope", scope),
         ];
+        let url = format!("{}{}", self.keycloak, self.token_path());
+        // Keycloak names itself after this field, and takes back only tokens of the issuer it is called.
+        let host = self.proxy.authority();
+        let headers = [("host", host.as_str()), ("content-type", FORM)];
         let answer = self
             .http
-            .post_form(&format!("{}{}", self.keycloak, self.token_path()), &fields)?
+            .send("POST", &url, &headers, form(&fields).as_bytes())?
             .success()?;
         answer
             .get("refresh_token")

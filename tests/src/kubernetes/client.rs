@@ -1,7 +1,7 @@
 //! Plain HTTPS requests to the API server: what `kubectl` would do, without it, as JSON.
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
 
@@ -90,20 +90,26 @@ impl KubeClient {
         self.get(&secret_path(namespace, name))
     }
 
-    /// Creates a Secret from its JSON without `apiVersion`, `kind` and name.
+    /// Creates a Secret from its members without `apiVersion`, `kind` and name: `data`, `stringData`, `metadata` with labels, and so on.
     ///
     /// # Errors
     ///
-    /// When the server refuses.
-    pub fn create_secret(&self, namespace: &str, name: &str, mut secret: Value) -> Result<Value> {
-        ensure!(secret.is_object(), "a Secret is a JSON object");
-        if secret.get("metadata").is_none() {
-            secret["metadata"] = Value::Object(serde_json::Map::new());
-        }
-        secret["apiVersion"] = "v1".into();
-        secret["kind"] = "Secret".into();
-        secret["metadata"]["name"] = name.into();
-        self.create(&format!("/api/v1/namespaces/{namespace}/secrets"), &secret)
+    /// When `members` is no JSON object or the server refuses.
+    pub fn create_secret(&self, namespace: &str, name: &str, members: Value) -> Result<Value> {
+        let Value::Object(mut secret) = members else {
+            bail!("a Secret is a JSON object")
+        };
+        secret.insert("apiVersion".into(), "v1".into());
+        secret.insert("kind".into(), "Secret".into());
+        let metadata = secret.entry("metadata").or_insert_with(|| json!({}));
+        metadata
+            .as_object_mut()
+            .context("metadata is a JSON object")?
+            .insert("name".into(), name.into());
+        self.create(
+            &format!("/api/v1/namespaces/{namespace}/secrets"),
+            &Value::Object(secret),
+        )
     }
 
     /// Merges `patch` into a Secret (RFC 7396).
