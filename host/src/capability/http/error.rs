@@ -158,7 +158,8 @@ fn tls(at: &str, target: &Target, error: &rustls::Error) -> Failure {
 
 fn certificate_mend(target: &Target, error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => {
+        // An authority made anew under its old name shows as a bad signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "; set `source.tls.ca_file` to the certificate of the authority that signed it"
                 .to_owned()
         }
