@@ -31,7 +31,7 @@ impl Kubernetes {
     ///
     /// # Errors
     /// The ServiceAccount does not exist; the API server refuses, with the verb to grant.
-    pub async fn request_token(
+    pub async fn service_account_token(
         &self,
         namespace: &str,
         service_account: &str,
