@@ -191,7 +191,9 @@ impl Call {
     /// There is no answer: `http.*`; or a secret may not go there: `secret.origin-denied`.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
         self.count_request()?;
-        http::send(self, request).await
+        http::send(self, request)
+            .await
+            .map_err(|failure| self.scrub_failure(failure))
     }
 
     /// `state.get`.

@@ -9,6 +9,8 @@ pub mod http;
 pub mod keep;
 pub mod scrub;
 pub mod secrets;
+#[cfg(test)]
+mod testing;
 
 pub use call::{Call, Level};
 pub use crypto::PublicKey;
