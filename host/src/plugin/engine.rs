@@ -25,7 +25,7 @@ pub(super) fn new_engine() -> Result<Engine, BoxError> {
         .memory_reservation(limits::MEMORY_RESERVATION)
         .memory_guard_size(limits::MEMORY_GUARD)
         // Nobody reads guests' backtraces: without them compiled plugins are smaller.
-        .wasm_backtrace(false)
+        .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)
         .generate_address_map(false);
     Ok(Engine::new(&config)?)

@@ -38,8 +38,8 @@ pub(super) const CALL_BYTES: usize = 4 << 20;
 /// Live handles that a guest holds, of resources of all kinds. A plugin holds one per secret and per piece joined from secrets.
 pub(super) const HANDLES: usize = 1024;
 
-/// Resources that the host holds for a guest: secrets and the streams of standard input and output.
-pub(super) const RESOURCES: usize = 256;
+/// Resources that the host holds for a guest: the secrets that a call may make (256), and the streams of standard input and output.
+pub(super) const RESOURCES: usize = 320;
 
 /// Core instances. A Rust plugin has a handful, a Python one more than 16.
 pub(super) const INSTANCES: usize = 128;
