@@ -147,7 +147,7 @@ pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, KeyError> {
 
 /// How a key is written.
 enum Form {
-    Jwk(Jwk),
+    Jwk(Box<Jwk>),
     Pem(Pem),
 }
 
@@ -155,7 +155,7 @@ impl Form {
     fn of(text: &[u8]) -> Result<Self, KeyError> {
         if text.trim_ascii_start().starts_with(b"{") {
             return serde_json::from_slice(text)
-                .map(Self::Jwk)
+                .map(|jwk| Self::Jwk(Box::new(jwk)))
                 .map_err(|_| KeyError::Form);
         }
         Pem::parse(text).map(Self::Pem)
