@@ -38,7 +38,7 @@ impl Guest for Misbehaving {
             "open-secret" => open_secret(text(&config, "secret")),
             "read-secret" => revealed(text(&config, "secret")).map(token),
             "hoard-handles" => hoard_handles(text(&config, "secret")),
-            "huge-token" => Ok(token("t".repeat(64 << 20))),
+            "huge-token" => Ok(token("t".repeat(16 << 20))),
             "huge-argument" => huge_argument(),
             "huge-state" => huge_state(),
             "garbage-expiry" => Ok(Token { expiry: Expiry::At(0), ..token("expired".to_owned()) }),
