@@ -42,3 +42,6 @@ evertoken_plugin::export_source!(OAuth2, secrets: {
     "client_secret": optional "the client's secret; with it the client authenticates by client_secret_basic unless client_auth says otherwise",
     "refresh_token": optional "the refresh token, needed for grant refresh_token; mark it rotating: true if the issuer replaces it",
 });
+
+#[cfg(test)]
+mod tests;
