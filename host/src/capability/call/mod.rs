@@ -1,6 +1,9 @@
 //! One call of a plugin: what it has opened, used up and may still do. The methods are those of the plugin interface, one to
 //! one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::time::Instant;
 
-use super::crypto::{self, PublicKey};
-use super::encoding::Encoding;
-use super::host::Shared;
-use super::http::{self, Request, Response};
-use super::keep::Generation;
-use super::scrub::Scrubber;
-use super::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
+use crate::capability::crypto::{self, PublicKey};
+use crate::capability::encoding::Encoding;
+use crate::capability::host::Shared;
+use crate::capability::http::{self, Request, Response};
+use crate::capability::keep::Generation;
+use crate::capability::scrub::Scrubber;
+use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::config::model::{Job, PluginLimits, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
@@ -48,15 +51,15 @@ pub enum Level {
 
 /// One call of a job's plugin. Cheap to clone: the clones are one call and share its limits.
 #[derive(Clone)]
-pub struct Call(pub(super) Arc<Inner>);
+pub struct Call(pub(in crate::capability) Arc<Inner>);
 
 /// The inside of a [`Call`].
-pub(super) struct Inner {
-    pub(super) host: Arc<Shared>,
-    pub(super) job: Arc<Job>,
-    pub(super) endpoints: BTreeSet<Origin>,
-    pub(super) limits: PluginLimits,
-    pub(super) began: Instant,
+pub(in crate::capability) struct Inner {
+    pub(in crate::capability) host: Arc<Shared>,
+    pub(in crate::capability) job: Arc<Job>,
+    pub(in crate::capability) endpoints: BTreeSet<Origin>,
+    pub(in crate::capability) limits: PluginLimits,
+    pub(in crate::capability) began: Instant,
     used: Mutex<Used>,
 }
 
@@ -82,7 +85,7 @@ impl fmt::Debug for Call {
 }
 
 impl Call {
-    pub(super) fn begin(
+    pub(in crate::capability) fn begin(
         host: Arc<Shared>,
         job: Arc<Job>,
         endpoints: &[Origin],
@@ -320,7 +323,7 @@ impl Call {
     }
 
     /// Text of the plugin's without the secrets that this call has opened, made or been answered with, on one line, cut to
-    /// [`super::scrub::MAX_TEXT_BYTES`]. For everything a plugin says: log lines, failure messages, panics.
+    /// [`crate::capability::scrub::MAX_TEXT_BYTES`]. For everything a plugin says: log lines, failure messages, panics.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
         self.used().scrubber.scrub(text)
