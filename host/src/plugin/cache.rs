@@ -157,13 +157,13 @@ impl Cache {
         let out = file.try_clone().map_err(CacheError::File)?;
         self.compile(bytes, out).await?;
         self.blocking(move |cache| {
+            let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
             if let Some(new) = &mut kept
                 && let Err(error) = new.keep(&file, &name)
             {
                 cache.complain(&error.to_string());
                 kept = None;
             }
-            let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
             let found = if kept.is_some() { Found::Compiled } else { Found::CompiledUnkept };
             Ok((component, found))
         })

@@ -185,7 +185,7 @@ async fn a_flood_of_log_lines_is_cut_with_one_warning() {
     })
     .await;
     assert_eq!(value(&result.unwrap()), "flooded");
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("evertoken::plugin")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("evertoken::plugin: ")).collect();
     assert_eq!(lines.len(), 101);
     assert!(lines[99].contains("line 99"), "{}", lines[99]);
     assert!(lines[100].contains("more than 100 lines in one call; the rest is dropped"), "{}", lines[100]);
