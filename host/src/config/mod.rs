@@ -1,5 +1,95 @@
 //! What the user wants, typed and checked. Front ends (the YAML file, kube-token-refresher's settings) turn text into a
 //! [`model::Config`] or into a list of mistakes, each with its place; the rest of the program only sees the model.
 
+mod check;
+pub mod defaults;
+mod document;
+mod file;
+mod hide;
+mod mistake;
 pub mod model;
 pub mod origin;
+mod places;
+mod read;
+mod unit;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+pub use mistake::{Mistake, Mistakes};
+pub use places::{Place, Places};
+
+use read::Read as _;
+
+/// Source plugins that are built in.
+pub const SOURCE_PLUGINS: [&str; 3] = ["dummy", "mirror", "oauth2"];
+/// Formatter plugins that are built in.
+pub const FORMATTER_PLUGINS: [&str; 1] = ["template"];
+
+/// A configuration and where everything stands in its files.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is wanted.
+    pub config: model::Config,
+    /// Finds places for mistakes that are found later.
+    pub places: Places,
+    /// The files that were read, the first included: what a reload has to watch.
+    pub files: Vec<PathBuf>,
+}
+
+/// What decides about a configuration beside its text.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Where relative paths count from.
+    pub base_dir: PathBuf,
+    /// Whether this process runs in a Kubernetes cluster, where memory is gone with the Pod.
+    pub in_cluster: bool,
+}
+
+/// Reads a configuration file and those it includes. Nothing that the configuration refers to is read.
+///
+/// # Errors
+/// Every mistake in all of these files.
+pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
+    let text = document::read_text(path).map_err(Mistakes::one)?;
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let surroundings = Surroundings {
+        base_dir: std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf()),
+        // Kubelet sets it in every container.
+        in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+    };
+    let mut loaded =
+        document::Reading::new().read(text, &path.display().to_string(), &surroundings)?;
+    loaded.files.insert(0, path.to_path_buf());
+    Ok(loaded)
+}
+
+/// Reads a configuration from a text; `name` stands for the file in mistakes. Only files in `include` are read.
+///
+/// # Errors
+/// Every mistake in the text and in what it includes.
+pub fn parse(text: &str, name: &str, surroundings: &Surroundings) -> Result<Loaded, Mistakes> {
+    document::Reading::new().read(Zeroizing::new(text.to_owned()), name, surroundings)
+}
+
+/// The JSON Schema (draft 2020-12) of the configuration file.
+#[must_use]
+pub fn schema() -> Value {
+    let mut definitions = read::Definitions::new();
+    let root = file::File::schema(&mut definitions);
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "evertoken configuration",
+        "$ref": root.get("$ref"),
+        "$defs": definitions,
+    })
+}

@@ -1,0 +1,779 @@
+//! What the keys mean together: references that exist, names that are given once, keys that need each other. Takes the records as
+//! they were read and makes the model of them, gathering every mistake on the way; the model is good only if there was none.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::mistake::Span;
+use super::model::{
+    Config, Destination, FileDestination, Format, Job, JobId, Limits, Output, PluginFile,
+    PluginLimits, Scope, Secret, SecretDestination, SecretOrigin, SecretWrite, SharedOutput,
+    Source, StateLocation, Tls,
+};
+use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
+use super::unit::{AnyPath, JobName, SecretName, Size, Time};
+use super::{FORMATTER_PLUGINS, SOURCE_PLUGINS, defaults, file};
+use crate::refresh::Policy;
+
+/// The control socket's name in the state directory.
+const CONTROL_SOCKET: &str = "control.sock";
+/// Times that say how often something is done: below this the loop would do nothing else.
+const MIN_PERIOD: Duration = Duration::from_secs(1);
+
+/// Everything that was read, of all files.
+pub(super) struct Document {
+    pub(super) file: file::File,
+    pub(super) jobs: Vec<At<file::Job>>,
+    pub(super) outputs: Vec<At<file::SharedOutput>>,
+    /// Every job's name, also of jobs that have mistakes.
+    pub(super) job_names: HashSet<String>,
+    /// Each file's directory.
+    pub(super) directories: Vec<PathBuf>,
+    pub(super) in_cluster: bool,
+}
+
+/// Judges the whole and makes the model.
+pub(super) fn check(document: &Document, gathered: &mut Gathered) -> Config {
+    let mut checker = Checker {
+        document,
+        gathered,
+        files: HashMap::new(),
+        keys: HashMap::new(),
+        used: HashSet::new(),
+    };
+    checker.config()
+}
+
+struct Checker<'d> {
+    document: &'d Document,
+    gathered: &'d mut Gathered,
+    /// Where each file is written.
+    files: HashMap<PathBuf, Span>,
+    /// Where each key of a Secret (namespace, name, key) is written.
+    keys: HashMap<(String, String, String), Span>,
+    /// Jobs whose token somebody uses.
+    used: HashSet<&'d str>,
+}
+
+#[derive(Clone, Copy)]
+enum PluginUse {
+    Source,
+    Formatter,
+}
+
+impl<'d> Checker<'d> {
+    fn config(&mut self) -> Config {
+        let document = self.document;
+        let raw = &document.file;
+        self.rotating_secrets_need_state();
+        self.names_once();
+        self.acyclic();
+        let plugins = self.plugins();
+        let shared_outputs = document
+            .outputs
+            .iter()
+            .filter_map(|output| self.shared_output(output))
+            .collect();
+        let mut jobs = Vec::with_capacity(document.jobs.len());
+        for job in &document.jobs {
+            jobs.push(Arc::new(self.job(job)));
+        }
+        self.every_job_is_used();
+        let state = self.state();
+        Config {
+            control: match &state {
+                StateLocation::Directory { path, .. } => Some(path.join(CONTROL_SOCKET)),
+                StateLocation::Memory => None,
+            },
+            state,
+            serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
+            limits: limits(raw.limits.as_ref().map(|limits| &limits.value)),
+            plugins,
+            jobs,
+            shared_outputs,
+        }
+    }
+
+    fn state(&mut self) -> StateLocation {
+        let Some(state) = &self.document.file.state else {
+            return StateLocation::Memory;
+        };
+        let keys = state.value.key.as_ref().map(|keys| &keys.value);
+        if let Some(keys) = &state.value.key
+            && keys.value.0.is_empty()
+        {
+            self.gathered.note(
+                keys.span,
+                "an empty list of keys",
+                "name a key, or remove `key` to store without encryption",
+            );
+        }
+        StateLocation::Directory {
+            path: state.value.dir.value.0.clone(),
+            keys: keys
+                .map(|OneOrMany(keys)| {
+                    keys.iter()
+                        .filter_map(|key| self.state_key(&key.value))
+                        .collect()
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn state_key(&self, key: &file::StateKey) -> Option<SecretOrigin> {
+        if let Some(path) = &key.file {
+            Some(SecretOrigin::File(self.path(path)))
+        } else if let Some(variable) = &key.env {
+            Some(SecretOrigin::Env(variable.value.0.clone()))
+        } else {
+            key.secret.as_ref().map(secret_reference)
+        }
+    }
+
+    fn plugins(&mut self) -> BTreeMap<String, PluginFile> {
+        let document = self.document;
+        let mut plugins = BTreeMap::new();
+        let Some(Named(named)) = document.file.plugins.as_ref().map(|plugins| &plugins.value)
+        else {
+            return plugins;
+        };
+        for (name, plugin) in named {
+            let built_in = SOURCE_PLUGINS.iter().chain(&FORMATTER_PLUGINS);
+            if built_in.clone().any(|known| *known == name.value.0) {
+                self.gathered.note(
+                    name.span,
+                    format!("the plugin `{}` is built in", name.value.0),
+                    "choose another name for yours",
+                );
+            }
+            if let Some(plugin) = plugin {
+                plugins.insert(
+                    name.value.0.clone(),
+                    PluginFile {
+                        path: self.path(&plugin.value.path),
+                        sha256: plugin.value.sha256.value.0,
+                    },
+                );
+            }
+        }
+        plugins
+    }
+
+    /// A relative path counts from the directory of the file that it stands in.
+    fn path(&self, path: &At<AnyPath>) -> PathBuf {
+        match self.document.directories.get(path.span.source as usize) {
+            Some(directory) => directory.join(&path.value.0),
+            None => path.value.0.clone(),
+        }
+    }
+
+    fn names_once(&mut self) {
+        let mut seen: HashMap<&str, Span> = HashMap::new();
+        for job in &self.document.jobs {
+            let name = &job.value.name;
+            match seen.get(name.value.0.as_str()) {
+                Some(first) => self.gathered.clash(
+                    name.span,
+                    *first,
+                    format!("two jobs are called `{}`", name.value.0),
+                    "give one of them another name",
+                ),
+                None => {
+                    seen.insert(&name.value.0, name.span);
+                }
+            }
+        }
+    }
+
+    fn rotating_secrets_need_state(&mut self) {
+        if self.document.file.state.is_some() || !self.document.in_cluster {
+            return;
+        }
+        for (_, _, secret) in secrets(&self.document.jobs) {
+            if let Some(rotating) = &secret.value.rotating
+                && rotating.value
+            {
+                self.gathered.note(
+                    rotating.span,
+                    "a rotating secret would be lost with this Pod, because there is no `state`",
+                    "add `state: {dir: /var/lib/evertoken}` on a persistent volume",
+                );
+            }
+        }
+    }
+
+    /// A job that uses another's token must not wait for itself.
+    fn acyclic(&mut self) {
+        let document = self.document;
+        let mut needs: HashMap<&str, Vec<&At<JobName>>> = HashMap::new();
+        for (job, _, secret) in secrets(&document.jobs) {
+            if let Some(other) = &secret.value.job {
+                needs
+                    .entry(&job.value.name.value.0)
+                    .or_default()
+                    .push(other);
+            }
+        }
+        let mut done: HashSet<&str> = HashSet::new();
+        for job in &document.jobs {
+            let start = job.value.name.value.0.as_str();
+            // Depth first with an own stack: a chain of ten thousand jobs is no reason to overflow ours.
+            let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+            while let Some((at, next)) = way.pop() {
+                if done.contains(at) {
+                    continue;
+                }
+                let Some(other) = needs.get(at).and_then(|needs| needs.get(next)) else {
+                    done.insert(at);
+                    continue;
+                };
+                way.push((at, next + 1));
+                let name = other.value.0.as_str();
+                if way.iter().any(|(on_the_way, _)| *on_the_way == name) {
+                    self.gathered.note(
+                        other.span,
+                        format!("the job `{at}` needs its own token, by way of `{name}`"),
+                        "let one of these jobs take its secret from elsewhere",
+                    );
+                } else {
+                    way.push((name, 0));
+                }
+            }
+        }
+    }
+
+    /// Only asked where nothing else is wrong: a reference with a mistake is not seen here.
+    fn every_job_is_used(&mut self) {
+        if !self.gathered.notes.is_empty() {
+            return;
+        }
+        for job in &self.document.jobs {
+            let name = &job.value.name;
+            let writes = job
+                .value
+                .outputs
+                .as_ref()
+                .is_some_and(|outputs| !outputs.value.is_empty());
+            if !writes && !self.used.contains(name.value.0.as_str()) {
+                self.gathered.note(
+                    name.span,
+                    format!("nobody would get the token of the job `{}`", name.value.0),
+                    "add `outputs`, or name the job in a shared output's `from` or in another job's secret",
+                );
+            }
+        }
+    }
+
+    fn job(&mut self, raw: &'d At<file::Job>) -> Job {
+        let raw = &raw.value;
+        let outputs = raw
+            .outputs
+            .as_ref()
+            .map_or(&[][..], |outputs| &outputs.value);
+        Job {
+            id: JobId::file(raw.name.value.0.clone()),
+            scope: Scope::Administrator,
+            source: self.source(&raw.source.value),
+            refresh: self.policy(raw.refresh.as_ref().map(|refresh| &refresh.value)),
+            verify: self.period(raw.verify.as_ref(), defaults::VERIFY),
+            outputs: outputs
+                .iter()
+                .filter_map(|output| {
+                    self.output(
+                        output.value.file.as_ref(),
+                        output.value.secret.as_ref(),
+                        output.value.format.as_ref(),
+                    )
+                })
+                .collect(),
+        }
+    }
+
+    fn source(&mut self, raw: &'d file::Source) -> Source {
+        let defaults = self.document.file.defaults.as_ref();
+        let defaults = defaults.and_then(|defaults| defaults.value.source.as_ref());
+        let defaults = defaults.map(|source| &source.value);
+        self.plugin(&raw.plugin, PluginUse::Source);
+        let secrets = raw.secrets.as_ref().map(|secrets| &secrets.value);
+        let tls = raw
+            .tls
+            .as_ref()
+            .or(defaults.and_then(|source| source.tls.as_ref()));
+        let proxy = raw
+            .proxy
+            .as_ref()
+            .or(defaults.and_then(|source| source.proxy.as_ref()));
+        let timeout = raw
+            .timeout
+            .as_ref()
+            .or(defaults.and_then(|source| source.timeout.as_ref()));
+        Source {
+            plugin: raw.plugin.value.0.clone(),
+            config: raw
+                .config
+                .as_ref()
+                .map_or_else(empty_object, |config| config.value.0.clone()),
+            reveal: self.reveal(raw.reveal.as_ref(), secrets),
+            secrets: secrets
+                .map(|secrets| self.secrets(secrets))
+                .unwrap_or_default(),
+            allow: values(raw.allow.as_ref()),
+            allow_addresses: values(raw.allow_addresses.as_ref()),
+            tls: tls.map(|tls| self.tls(tls)).unwrap_or_default(),
+            proxy: proxy.map(|proxy| proxy.value.0.clone()),
+            timeout: self.period(timeout, defaults::TIMEOUT),
+        }
+    }
+
+    /// The plugin exists and is of the kind that is needed here.
+    fn plugin(&mut self, name: &At<JobName>, wanted: PluginUse) {
+        let (built_in, other, kind, place): (&[&str], &[&str], _, _) = match wanted {
+            PluginUse::Source => (&SOURCE_PLUGINS, &FORMATTER_PLUGINS, "formatter", "format"),
+            PluginUse::Formatter => (&FORMATTER_PLUGINS, &SOURCE_PLUGINS, "source", "source"),
+        };
+        let own = self
+            .document
+            .file
+            .plugins
+            .as_ref()
+            .map(|plugins| &plugins.value.0);
+        let own = own
+            .into_iter()
+            .flatten()
+            .map(|(own, _)| own.value.0.as_str());
+        let known: Vec<&str> = built_in.iter().copied().chain(own).collect();
+        let text = name.value.0.as_str();
+        if known.contains(&text) {
+            return;
+        }
+        if other.contains(&text) {
+            return self.gathered.note(
+                name.span,
+                format!("the plugin `{text}` is a {kind}"),
+                format!(
+                    "it belongs under `{place}`; here you may use {}",
+                    list(known.into_iter())
+                ),
+            );
+        }
+        let help = match nearest(text, known.iter().copied()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!(
+                "use {}, or describe it: `plugins: {{{text}: {{path: …, sha256: …}}}}`",
+                list(known.into_iter())
+            ),
+        };
+        self.gathered
+            .note(name.span, format!("there is no plugin `{text}`"), help);
+    }
+
+    fn secrets(&mut self, named: &'d Named<SecretName, file::Secret>) -> BTreeMap<String, Secret> {
+        let mut secrets = BTreeMap::new();
+        for (name, secret) in &named.0 {
+            if let Some(secret) = secret
+                && let Some(origin) = self.secret_origin(&secret.value)
+            {
+                let secret = Secret {
+                    origin,
+                    rotating: self.rotating(&secret.value),
+                    to: secret.value.to.as_ref().map(|to| values(Some(to))),
+                };
+                secrets.insert(name.value.0.clone(), secret);
+            }
+        }
+        secrets
+    }
+
+    fn rotating(&mut self, secret: &file::Secret) -> bool {
+        let Some(rotating) = secret.rotating.as_ref().filter(|rotating| rotating.value) else {
+            return false;
+        };
+        if secret.service_account.is_some() || secret.job.is_some() {
+            self.gathered.note(
+                rotating.span,
+                "a token that is made anew for each call does not rotate",
+                "remove `rotating`",
+            );
+        }
+        true
+    }
+
+    fn secret_origin(&mut self, secret: &'d file::Secret) -> Option<SecretOrigin> {
+        if let Some(path) = &secret.file {
+            Some(SecretOrigin::File(self.path(path)))
+        } else if let Some(variable) = &secret.env {
+            Some(SecretOrigin::Env(variable.value.0.clone()))
+        } else if let Some(value) = &secret.value {
+            Some(SecretOrigin::Value(value.value.0.clone()))
+        } else if let Some(reference) = &secret.secret {
+            Some(secret_reference(reference))
+        } else if let Some(account) = &secret.service_account {
+            Some(self.service_account(&account.value))
+        } else {
+            let job = secret.job.as_ref()?;
+            self.job_exists(job);
+            Some(SecretOrigin::Job(job.value.0.clone()))
+        }
+    }
+
+    fn service_account(&mut self, account: &file::ServiceAccount) -> SecretOrigin {
+        let lifetime = match &account.lifetime {
+            None => defaults::SERVICE_ACCOUNT_LIFETIME,
+            Some(lifetime) => {
+                if lifetime.value.0 < defaults::SERVICE_ACCOUNT_LIFETIME_MIN {
+                    self.gathered.note(
+                        lifetime.span,
+                        "the API server issues no token that lives shorter than 10 minutes",
+                        "write `10m` or more",
+                    );
+                }
+                lifetime.value.0
+            }
+        };
+        SecretOrigin::ServiceAccount {
+            namespace: account.namespace.value.0.clone(),
+            name: account.name.value.0.clone(),
+            audiences: values(account.audiences.as_ref())
+                .into_iter()
+                .map(|text| text.0)
+                .collect(),
+            lifetime,
+        }
+    }
+
+    /// Notes a reference to a job that is not there; otherwise the job's token is used.
+    fn job_exists(&mut self, job: &'d At<JobName>) {
+        let name = job.value.0.as_str();
+        self.used.insert(name);
+        if self.document.job_names.contains(name) {
+            return;
+        }
+        let help = match nearest(name, self.document.job_names.iter().map(String::as_str)) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "name one of the jobs in this configuration".to_owned(),
+        };
+        self.gathered
+            .note(job.span, format!("there is no job `{name}`"), help);
+    }
+
+    fn reveal(
+        &mut self,
+        reveal: Option<&At<Vec<At<SecretName>>>>,
+        secrets: Option<&Named<SecretName, file::Secret>>,
+    ) -> BTreeSet<String> {
+        let known: Vec<&str> = secrets
+            .map(|Named(secrets)| {
+                secrets
+                    .iter()
+                    .map(|(name, _)| name.value.0.as_str())
+                    .collect()
+            })
+            .unwrap_or_default();
+        let names = reveal.map_or(&[][..], |reveal| &reveal.value);
+        for name in names
+            .iter()
+            .filter(|name| !known.contains(&name.value.0.as_str()))
+        {
+            let help = match nearest(&name.value.0, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => "name a secret of this source's `secrets`".to_owned(),
+            };
+            self.gathered.note(
+                name.span,
+                format!("this source has no secret `{}` to reveal", name.value.0),
+                help,
+            );
+        }
+        names.iter().map(|name| name.value.0.clone()).collect()
+    }
+
+    fn tls(&mut self, tls: &At<file::Tls>) -> Tls {
+        let missing = match (&tls.value.cert_file, &tls.value.key_file) {
+            (Some(_), None) => Some(("cert_file", "key_file")),
+            (None, Some(_)) => Some(("key_file", "cert_file")),
+            _ => None,
+        };
+        if let Some((given, missing)) = missing {
+            self.gathered.note(
+                tls.span,
+                format!("`{given}` without `{missing}`"),
+                "a client certificate needs both",
+            );
+        }
+        Tls {
+            ca_file: tls.value.ca_file.as_ref().map(|path| self.path(path)),
+            cert_file: tls.value.cert_file.as_ref().map(|path| self.path(path)),
+            key_file: tls.value.key_file.as_ref().map(|path| self.path(path)),
+        }
+    }
+
+    fn policy(&mut self, own: Option<&file::Refresh>) -> Policy {
+        let shared = self.document.file.defaults.as_ref();
+        let shared = shared.and_then(|shared| shared.value.refresh.as_ref());
+        let shared = shared.map(|refresh| &refresh.value);
+        fn first<T: Copy>(
+            own: Option<&file::Refresh>,
+            shared: Option<&file::Refresh>,
+            key: fn(&file::Refresh) -> &Option<At<T>>,
+        ) -> Option<At<T>> {
+            let of = |refresh: &file::Refresh| {
+                key(refresh).as_ref().map(|at| At {
+                    value: at.value,
+                    span: at.span,
+                })
+            };
+            own.and_then(of).or_else(|| shared.and_then(of))
+        }
+        let time = |at: Option<At<Time>>, default| at.map_or(default, |at| at.value.0);
+        Policy {
+            at: first(own, shared, |refresh| &refresh.at).map_or(defaults::AT, |at| at.value.0),
+            before_expiry: time(
+                first(own, shared, |refresh| &refresh.before_expiry),
+                defaults::BEFORE_EXPIRY,
+            ),
+            jitter: time(
+                first(own, shared, |refresh| &refresh.jitter),
+                defaults::JITTER,
+            ),
+            every: self.period(
+                first(own, shared, |refresh| &refresh.every).as_ref(),
+                defaults::EVERY,
+            ),
+            default_lifetime: self.period(
+                first(own, shared, |refresh| &refresh.default_lifetime).as_ref(),
+                defaults::DEFAULT_LIFETIME,
+            ),
+        }
+    }
+
+    /// A time that must not be next to nothing.
+    fn period(&mut self, time: Option<&At<Time>>, default: Duration) -> Duration {
+        let Some(time) = time else {
+            return default;
+        };
+        let known = self
+            .gathered
+            .notes
+            .iter()
+            .any(|note| note.span == time.span);
+        // A default is looked at once for each job and said once.
+        if time.value.0 < MIN_PERIOD && !known {
+            self.gathered
+                .note(time.span, "shorter than a second", "write `1s` or more");
+        }
+        time.value.0
+    }
+
+    fn shared_output(&mut self, raw: &'d At<file::SharedOutput>) -> Option<Arc<SharedOutput>> {
+        let raw = &raw.value;
+        if raw.from.value.is_empty() {
+            self.gathered
+                .note(raw.from.span, "an empty `from`", "name at least one job");
+        }
+        let mut seen: HashMap<&str, Span> = HashMap::new();
+        for job in &raw.from.value {
+            self.job_exists(job);
+            if let Some(first) = seen.insert(&job.value.0, job.span) {
+                self.gathered.clash(
+                    job.span,
+                    first,
+                    format!("the job `{}` is named twice", job.value.0),
+                    "name it once",
+                );
+            }
+        }
+        let output = self.output(raw.file.as_ref(), raw.secret.as_ref(), Some(&raw.format))?;
+        Some(Arc::new(SharedOutput {
+            from: raw
+                .from
+                .value
+                .iter()
+                .map(|job| JobId::file(job.value.0.clone()))
+                .collect(),
+            output,
+        }))
+    }
+
+    fn output(
+        &mut self,
+        file: Option<&At<file::FileOutput>>,
+        secret: Option<&At<file::SecretOutput>>,
+        format: Option<&At<file::Format>>,
+    ) -> Option<Output> {
+        if let Some(format) = format {
+            self.plugin(&format.value.plugin, PluginUse::Formatter);
+        }
+        let destination = match (file, secret) {
+            (Some(file), _) => Destination::File(self.file_destination(&file.value)),
+            (None, Some(secret)) => Destination::Secret(self.secret_destination(secret)),
+            // Said when it was read.
+            (None, None) => return None,
+        };
+        let format = format.map(|format| Format {
+            plugin: format.value.plugin.value.0.clone(),
+            config: format
+                .value
+                .config
+                .as_ref()
+                .map_or_else(empty_object, |config| config.value.0.clone()),
+        });
+        Some(Output {
+            destination,
+            format,
+        })
+    }
+
+    fn file_destination(&mut self, raw: &file::FileOutput) -> FileDestination {
+        let path = raw.path.value.0.clone();
+        match self.files.get(&path) {
+            Some(first) => self.gathered.clash(
+                raw.path.span,
+                *first,
+                format!("two outputs write the file `{}`", path.display()),
+                "give one of them another path",
+            ),
+            None => {
+                self.files.insert(path.clone(), raw.path.span);
+            }
+        }
+        FileDestination {
+            path,
+            mode: raw
+                .mode
+                .as_ref()
+                .map_or(defaults::FILE_MODE, |mode| mode.value.0),
+            owner: raw.owner.as_ref().map(|owner| owner.value.0),
+            group: raw.group.as_ref().map(|group| group.value.0),
+        }
+    }
+
+    fn secret_destination(&mut self, raw: &At<file::SecretOutput>) -> SecretDestination {
+        let (span, raw) = (raw.span, &raw.value);
+        let key = raw
+            .key
+            .as_ref()
+            .map_or(defaults::SECRET_KEY, |key| &key.value.0)
+            .to_owned();
+        let place = (
+            raw.namespace.value.0.clone(),
+            raw.name.value.0.clone(),
+            key.clone(),
+        );
+        match self.keys.get(&place) {
+            Some(first) => self.gathered.clash(
+                span,
+                *first,
+                format!(
+                    "two outputs write the key `{key}` of the Secret `{}/{}`",
+                    place.0, place.1
+                ),
+                "give one of them another key",
+            ),
+            None => {
+                self.keys.insert(place, span);
+            }
+        }
+        SecretDestination {
+            namespace: raw.namespace.value.0.clone(),
+            name: raw.name.value.0.clone(),
+            key,
+            create: raw.create.as_ref().is_none_or(|create| create.value),
+            secret_type: raw.r#type.as_ref().map(|text| text.value.0.clone()),
+            labels: pairs(raw.labels.as_ref(), |key| &key.0, |value| &value.0),
+            annotations: pairs(raw.annotations.as_ref(), |key| &key.0, |value| &value.0),
+            write: SecretWrite::Patch,
+        }
+    }
+}
+
+/// Every secret of every job, with its name.
+fn secrets(
+    jobs: &[At<file::Job>],
+) -> impl Iterator<Item = (&At<file::Job>, &At<SecretName>, &At<file::Secret>)> {
+    jobs.iter().flat_map(|job| {
+        let named = job.value.source.value.secrets.as_ref();
+        let named = named.map_or(&[][..], |named| &named.value.0);
+        named
+            .iter()
+            .filter_map(move |(name, secret)| Some((job, name, secret.as_ref()?)))
+    })
+}
+
+fn secret_reference(reference: &At<file::SecretReference>) -> SecretOrigin {
+    let reference = &reference.value;
+    SecretOrigin::KubernetesSecret {
+        namespace: reference.namespace.value.0.clone(),
+        name: reference.name.value.0.clone(),
+        key: reference.key.value.0.clone(),
+        pointer: reference
+            .pointer
+            .as_ref()
+            .map(|pointer| pointer.value.0.clone()),
+    }
+}
+
+fn limits(raw: Option<&file::Limits>) -> Limits {
+    let origin = raw.and_then(|limits| limits.per_origin.as_ref());
+    let in_flight = origin.and_then(|origin| origin.value.in_flight.as_ref());
+    let plugin = raw.and_then(|limits| limits.plugin.as_ref());
+    let concurrency = raw.and_then(|limits| limits.concurrency.as_ref());
+    Limits {
+        concurrency: concurrency.map_or(defaults::CONCURRENCY, |count| count.value.0) as usize,
+        in_flight_per_origin: in_flight
+            .map_or(defaults::IN_FLIGHT_PER_ORIGIN, |count| count.value.0)
+            as usize,
+        plugin: plugin.map_or(defaults::plugin_limits(), |plugin| {
+            plugin_limits(&plugin.value)
+        }),
+    }
+}
+
+fn plugin_limits(raw: &file::PluginLimits) -> PluginLimits {
+    let bytes = |size: &Option<At<Size>>, default| {
+        size.as_ref().map_or(default, |size| {
+            usize::try_from(size.value.0).unwrap_or(usize::MAX)
+        })
+    };
+    let defaults = defaults::plugin_limits();
+    PluginLimits {
+        memory_bytes: bytes(&raw.memory, defaults.memory_bytes),
+        requests: raw
+            .requests
+            .as_ref()
+            .map_or(defaults.requests, |count| count.value.0),
+        response_bytes: bytes(&raw.response, defaults.response_bytes),
+        artifact_bytes: bytes(&raw.artifact, defaults.artifact_bytes),
+        log_lines: raw
+            .log_lines
+            .as_ref()
+            .map_or(defaults.log_lines, |count| count.value.0),
+    }
+}
+
+fn values<T: Clone>(list: Option<&At<Vec<At<T>>>>) -> Vec<T> {
+    list.map(|list| list.value.iter().map(|item| item.value.clone()).collect())
+        .unwrap_or_default()
+}
+
+fn pairs<K, V>(
+    named: Option<&At<Named<K, V>>>,
+    key: fn(&K) -> &String,
+    value: fn(&V) -> &String,
+) -> BTreeMap<String, String> {
+    let named = named.map_or(&[][..], |named| &named.value.0);
+    named
+        .iter()
+        .filter_map(|(name, text)| {
+            Some((
+                key(&name.value).clone(),
+                value(&text.as_ref()?.value).clone(),
+            ))
+        })
+        .collect()
+}
+
+fn empty_object() -> serde_json::Value {
+    serde_json::Value::Object(serde_json::Map::new())
+}

@@ -1,0 +1,359 @@
+//! The configuration file's keys, as a user writes them. This is the one place that says which keys there are: readers and the
+//! JSON Schema come from these records, and their comments are the schema's descriptions. What they mean together is judged in
+//! [`super::check`].
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::origin::Origin;
+use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
+use super::unit::{
+    AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, ObjectName,
+    Percent, Pointer, Proxy, SecretKey, SecretName, Sha256, Size, Text, Time, Variable,
+};
+
+record! {
+    /// evertoken's configuration: jobs that keep short-lived tokens fresh.
+    #[example("jobs: […]")]
+    struct File {
+        /// Where rotating secrets, journals and tokens survive a crash. Without it they are kept in memory, which is not allowed for
+        /// rotating secrets in a cluster.
+        state: Option<At<State>>,
+        /// Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, nothing else. Without it nothing is served.
+        serve: Option<At<Serve>>,
+        /// Bounds on what is done at once.
+        limits: Option<At<Limits>>,
+        /// Plugins that are not built in, by the name that jobs use.
+        plugins: Option<At<Named<JobName, Plugin>>>,
+        /// What jobs use unless they say otherwise.
+        defaults: Option<At<Defaults>>,
+        /// Further files with `jobs` and `outputs`: paths or patterns such as `jobs.d/*.yaml`, from this file's directory.
+        include: Option<At<Vec<At<AnyPath>>>>,
+        /// The jobs: one token kept fresh each.
+        jobs: Option<At<Vec<At<Job>>>>,
+        /// Outputs that several jobs' tokens share.
+        outputs: Option<At<Vec<At<SharedOutput>>>>,
+    }
+}
+
+record! {
+    /// A file named in `include`.
+    #[example("jobs: […]")]
+    struct Included {
+        /// The jobs: one token kept fresh each.
+        jobs: Option<At<Vec<At<Job>>>>,
+        /// Outputs that several jobs' tokens share.
+        outputs: Option<At<Vec<At<SharedOutput>>>>,
+    }
+}
+
+record! {
+    /// The state store.
+    #[example("{dir: /var/lib/evertoken}")]
+    struct State {
+        /// A directory of our own, locked to one process.
+        dir: At<AbsolutePath>,
+        /// The key that encrypts what is stored, or a list of them: the first encrypts, all decrypt. Without it files have mode 0600
+        /// and are not encrypted.
+        key: Option<At<OneOrMany<StateKey>>>,
+    }
+}
+
+record! {
+    /// Where an encryption key is.
+    #[one_of(file, env, secret)]
+    #[example("{file: /run/secrets/state-key}")]
+    struct StateKey {
+        /// A file whose content is the key.
+        file: Option<At<AnyPath>>,
+        /// The environment variable that holds the key.
+        env: Option<At<Variable>>,
+        /// A key of a Kubernetes Secret.
+        secret: Option<At<SecretReference>>,
+    }
+}
+
+record! {
+    /// Where probes and metrics are served.
+    #[example("{address: 0.0.0.0:8080}")]
+    struct Serve {
+        /// IP address and port.
+        address: At<SocketAddr>,
+    }
+}
+
+record! {
+    /// Bounds on what is done at once.
+    #[example("{concurrency: 64}")]
+    struct Limits {
+        /// Attempts in flight in the whole process. Default 64.
+        concurrency: Option<At<Count<1, 10_000>>>,
+        /// Bounds per origin (scheme, host and port).
+        per_origin: Option<At<OriginLimits>>,
+        /// What one plugin call may use.
+        plugin: Option<At<PluginLimits>>,
+    }
+}
+
+record! {
+    /// Bounds per origin.
+    #[example("{in_flight: 16}")]
+    struct OriginLimits {
+        /// Attempts in flight to one origin. Default 16.
+        in_flight: Option<At<Count<1, 10_000>>>,
+    }
+}
+
+record! {
+    /// What one plugin call may use.
+    #[example("{memory: 64MiB}")]
+    struct PluginLimits {
+        /// Linear memory, all memories together. Default 64MiB.
+        memory: Option<At<Size>>,
+        /// HTTP requests. Default 16.
+        requests: Option<At<Count<0, 10_000>>>,
+        /// One HTTP answer, headers and body. Default 1MiB.
+        response: Option<At<Size>>,
+        /// All artifacts of one format call. Default 1MiB.
+        artifact: Option<At<Size>>,
+        /// Log lines. Default 100.
+        log_lines: Option<At<Count<0, 1_000_000>>>,
+    }
+}
+
+record! {
+    /// A plugin that is not built in.
+    #[example("{path: ./plugin.wasm, sha256: 9f2c…}")]
+    struct Plugin {
+        /// The component; a relative path counts from this file's directory.
+        path: At<AnyPath>,
+        /// SHA-256 of its bytes, in hexadecimal.
+        sha256: At<Sha256>,
+    }
+}
+
+record! {
+    /// What jobs use unless they say otherwise.
+    #[example("{refresh: {at: 80%}}")]
+    struct Defaults {
+        /// When tokens are obtained anew.
+        refresh: Option<At<Refresh>>,
+        /// How tokens are obtained.
+        source: Option<At<SourceDefaults>>,
+    }
+}
+
+record! {
+    /// How tokens are obtained unless a job says otherwise.
+    #[example("{timeout: 30s}")]
+    struct SourceDefaults {
+        /// How long one call of the plugin may take, everything included.
+        timeout: Option<At<Time>>,
+        /// TLS material.
+        tls: Option<At<Tls>>,
+        /// The proxy for all requests.
+        proxy: Option<At<Proxy>>,
+    }
+}
+
+record! {
+    /// One token kept fresh.
+    #[example("{name: …, source: …, outputs: […]}")]
+    struct Job {
+        /// Its name, unique in the configuration.
+        name: At<JobName>,
+        /// How the token is obtained.
+        source: At<Source>,
+        /// When it is obtained anew.
+        refresh: Option<At<Refresh>>,
+        /// How often outputs are compared with the kept token and put right. Default 10m.
+        verify: Option<At<Time>>,
+        /// Where it goes.
+        outputs: Option<At<Vec<At<Output>>>>,
+    }
+}
+
+record! {
+    /// How a token is obtained.
+    #[example("{plugin: oauth2, config: …}")]
+    struct Source {
+        /// The plugin: `oauth2`, `mirror`, `dummy`, or a name from `plugins`.
+        plugin: At<JobName>,
+        /// The plugin's own configuration; `evertoken plugin inspect` shows its schema.
+        config: Option<At<PluginConfig>>,
+        /// The secrets that the plugin may open, by the name it asks for.
+        secrets: Option<At<Named<SecretName, Secret>>>,
+        /// Origins that the plugin may reach beyond the endpoints in its configuration.
+        allow: Option<At<Vec<At<Origin>>>>,
+        /// Addresses that may be reached although they are loopback, link-local or otherwise refused.
+        allow_addresses: Option<At<Vec<At<IpAddr>>>>,
+        /// Names of secrets whose value the plugin may read; all others it can only have sent.
+        reveal: Option<At<Vec<At<SecretName>>>>,
+        /// TLS material.
+        tls: Option<At<Tls>>,
+        /// The proxy for all requests of this job. Default: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+        proxy: Option<At<Proxy>>,
+        /// How long one call of the plugin may take, everything included. Default 30s.
+        timeout: Option<At<Time>>,
+    }
+}
+
+record! {
+    /// A named value that a job may use.
+    #[one_of(file, env, value, secret, service_account, job)]
+    #[example("{file: /run/secrets/name}")]
+    struct Secret {
+        /// A file whose content is the value; one newline at the end does not count.
+        file: Option<At<AnyPath>>,
+        /// The environment variable that holds the value.
+        env: Option<At<Variable>>,
+        /// The value itself. Better: a file, a variable or a Secret.
+        value: Option<At<SecretText>>,
+        /// A key of a Kubernetes Secret.
+        secret: Option<At<SecretReference>>,
+        /// A token of a Kubernetes ServiceAccount, requested for each call.
+        service_account: Option<At<ServiceAccount>>,
+        /// The token of another job.
+        job: Option<At<JobName>>,
+        /// Whether its use may replace it, as with refresh tokens. Default false.
+        rotating: Option<At<bool>>,
+        /// Origins that it may be sent to, instead of the endpoints in the plugin's configuration.
+        to: Option<At<Vec<At<Origin>>>>,
+    }
+}
+
+record! {
+    /// A key of a Kubernetes Secret.
+    #[example("{namespace: default, name: idp, key: client_secret}")]
+    struct SecretReference {
+        /// The Secret's namespace.
+        namespace: At<Namespace>,
+        /// The Secret's name.
+        name: At<ObjectName>,
+        /// The key in `data`.
+        key: At<SecretKey>,
+        /// A JSON pointer (RFC 6901) into the key's value.
+        pointer: Option<At<Pointer>>,
+    }
+}
+
+record! {
+    /// A token of a Kubernetes ServiceAccount, by TokenRequest.
+    #[example("{namespace: default, name: builder}")]
+    struct ServiceAccount {
+        /// The ServiceAccount's namespace.
+        namespace: At<Namespace>,
+        /// The ServiceAccount's name.
+        name: At<ObjectName>,
+        /// The token's audiences. Default: the API server's own.
+        audiences: Option<At<Vec<At<Text>>>>,
+        /// The lifetime to ask for, at least 10m. Default 1h.
+        lifetime: Option<At<Time>>,
+    }
+}
+
+record! {
+    /// TLS material: PEM files, read anew when they change.
+    #[example("{ca_file: /etc/ssl/ca.pem}")]
+    struct Tls {
+        /// Certificates to trust instead of the system's.
+        ca_file: Option<At<AnyPath>>,
+        /// The client certificate; with `key_file`.
+        cert_file: Option<At<AnyPath>>,
+        /// The client certificate's key; with `cert_file`.
+        key_file: Option<At<AnyPath>>,
+    }
+}
+
+record! {
+    /// When a token is obtained anew: at the earliest of these.
+    #[example("{at: 80%}")]
+    struct Refresh {
+        /// At this part of the token's life. Default 80%.
+        at: Option<At<Percent>>,
+        /// This long before expiry, but not before half the token's life. Default 90s.
+        before_expiry: Option<At<Time>>,
+        /// This long after it was obtained. Default 24h.
+        every: Option<At<Time>>,
+        /// Up to this much earlier, at random. Default 10s.
+        jitter: Option<At<Time>>,
+        /// The life to assume when neither issuer nor token says one. Default 1h.
+        default_lifetime: Option<At<Time>>,
+    }
+}
+
+record! {
+    /// A destination and how the token is spelled there.
+    #[one_of(file, secret)]
+    #[example("{file: {path: /run/tokens/name}}")]
+    struct Output {
+        /// A file.
+        file: Option<At<FileOutput>>,
+        /// A Kubernetes Secret.
+        secret: Option<At<SecretOutput>>,
+        /// How the token is spelled. Default: the bare token, no newline.
+        format: Option<At<Format>>,
+    }
+}
+
+record! {
+    /// An output that several jobs' tokens share. It is written once all have one.
+    #[one_of(file, secret)]
+    #[example("{from: […], file: {path: /run/tokens/name}, format: …}")]
+    struct SharedOutput {
+        /// The jobs, in the order in which the formatter gets their tokens.
+        from: At<Vec<At<JobName>>>,
+        /// A file.
+        file: Option<At<FileOutput>>,
+        /// A Kubernetes Secret.
+        secret: Option<At<SecretOutput>>,
+        /// How the tokens are spelled.
+        format: At<Format>,
+    }
+}
+
+record! {
+    /// A file that consumers read. It is replaced whole, never written in place.
+    #[example("{path: /run/tokens/name}")]
+    struct FileOutput {
+        /// Absolute. The directory must exist.
+        path: At<AbsolutePath>,
+        /// Permission bits in octal, quoted. Default "0600".
+        mode: Option<At<Mode>>,
+        /// The owner's uid. Default: the process's own.
+        owner: Option<At<Count<0, { u32::MAX - 1 }>>>,
+        /// The group's gid. Default: the process's own.
+        group: Option<At<Count<0, { u32::MAX - 1 }>>>,
+    }
+}
+
+record! {
+    /// A Kubernetes Secret that consumers read. Other keys in it stay as they are.
+    #[example("{namespace: default, name: my-token}")]
+    struct SecretOutput {
+        /// Its namespace.
+        namespace: At<Namespace>,
+        /// Its name.
+        name: At<ObjectName>,
+        /// The key in `data`. Default `token`.
+        key: Option<At<SecretKey>>,
+        /// Whether it is created when missing. Default true.
+        create: Option<At<bool>>,
+        /// Its type, e.g. `kubernetes.io/dockerconfigjson`. Never sent unless given; it cannot change later.
+        r#type: Option<At<Text>>,
+        /// Labels to set.
+        labels: Option<At<Named<LabelKey, LabelValue>>>,
+        /// Annotations to set.
+        annotations: Option<At<Named<LabelKey, FreeText>>>,
+    }
+}
+
+record! {
+    /// A formatter plugin and its configuration.
+    #[example("{plugin: template, config: {template: …}}")]
+    struct Format {
+        /// The plugin: `template`, or a name from `plugins`.
+        plugin: At<JobName>,
+        /// The plugin's own configuration.
+        config: Option<At<PluginConfig>>,
+    }
+}

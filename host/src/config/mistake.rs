@@ -1,0 +1,328 @@
+//! Mistakes in what a user wrote: the place, what is wrong, and the mend. They are gathered, never thrown one by one, and shown
+//! either as one line each or drawn into the source text. The source text that is kept here has every secret painted over.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+
+/// The most mistakes that are shown: who has more sees the same ones again and again.
+const MAX_SHOWN: usize = 100;
+
+/// A range of bytes in one of the files that were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Span {
+    pub(super) source: u32,
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// One of the files that were read.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    name: String,
+    text: Arc<str>,
+    line_starts: Vec<usize>,
+}
+
+/// The files that were read, in order; a [`Span`] points into one of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sources(Vec<Source>);
+
+impl Sources {
+    /// The number that the next file's spans carry.
+    pub(super) fn next_id(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Keeps a file's text with the given ranges painted over.
+    pub(super) fn add(&mut self, name: &str, text: &str, hidden: &[Range<usize>]) {
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        self.0.push(Source {
+            name: name.to_owned(),
+            text: paint_over(text, hidden).into(),
+            line_starts,
+        });
+    }
+
+    /// The file's name, line and column (both from 1, the column in characters).
+    pub(super) fn place(&self, span: Span) -> (String, usize, usize) {
+        let Some(source) = self.source(span) else {
+            return (String::new(), 1, 1);
+        };
+        let start = span.start as usize;
+        let line = source.line_starts.partition_point(|&at| at <= start).max(1);
+        let line_start = source.line_starts.get(line - 1).copied().unwrap_or(0);
+        let before = source.text.get(line_start..start).unwrap_or_default();
+        (source.name.clone(), line, before.chars().count() + 1)
+    }
+
+    fn source(&self, span: Span) -> Option<&Source> {
+        self.0.get(span.source as usize)
+    }
+
+    /// The part of a span that lies on its first line: a whole block would bury the message.
+    fn first_line(&self, span: Span) -> Range<usize> {
+        let (start, end) = (span.start as usize, span.end as usize);
+        let shown = self
+            .source(span)
+            .and_then(|source| source.text.get(start..end))
+            .and_then(|text| text.lines().next())
+            .map_or(0, |line| line.trim_end().len());
+        start..start + shown
+    }
+}
+
+/// Replaces what is hidden, keeping every other byte, line and column where it was.
+fn paint_over(text: &str, hidden: &[Range<usize>]) -> String {
+    let mut painted = String::with_capacity(text.len());
+    let mut ranges: Vec<_> = hidden.to_vec();
+    ranges.sort_by_key(|range| range.start);
+    let mut ranges = ranges.into_iter().peekable();
+    for (at, character) in text.char_indices() {
+        while ranges.peek().is_some_and(|range| range.end <= at) {
+            ranges.next();
+        }
+        let covered = ranges.peek().is_some_and(|range| range.contains(&at));
+        painted.push(match character {
+            '\n' | '\r' => character,
+            _ if !covered => character,
+            // A stand-in of the same length in UTF-8, so that later spans stay true.
+            _ => match character.len_utf8() {
+                1 => '*',
+                2 => '·',
+                3 => '•',
+                _ => '🞄',
+            },
+        });
+    }
+    painted
+}
+
+/// A mistake while it is gathered.
+#[derive(Debug, Clone)]
+pub(super) struct Note {
+    pub(super) span: Span,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+    /// The other place of a clash.
+    pub(super) other: Option<Span>,
+}
+
+/// One mistake, with its place and its mend. Holds no secret.
+#[derive(Debug, Clone)]
+pub struct Mistake {
+    /// The file's name; for settings without a file, the variable or flag.
+    pub file: String,
+    /// The line, from 1; none where there is no file.
+    pub line: Option<usize>,
+    /// The column in characters, from 1.
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+    source: Option<NamedSource<Arc<str>>>,
+    labels: Vec<LabeledSpan>,
+}
+
+impl Mistake {
+    /// A mistake that is not in a file: a flag, a variable, or a file that cannot be read at all.
+    #[must_use]
+    pub fn without_text(
+        name: impl Into<String>,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Self {
+        Self {
+            file: name.into(),
+            line: None,
+            column: None,
+            message: message.into(),
+            help,
+            source: None,
+            labels: Vec::new(),
+        }
+    }
+
+    pub(super) fn of(note: Note, sources: &Sources) -> Self {
+        let (file, line, column) = sources.place(note.span);
+        let mut message = note.message;
+        let mut labels = Vec::new();
+        let mut label = None;
+        if let Some(other) = note.other {
+            let (other_file, other_line, other_column) = sources.place(other);
+            message = format!("{message} (first in {other_file}:{other_line}:{other_column})");
+            if other.source == note.span.source {
+                labels.push(LabeledSpan::new_with_span(
+                    Some("first here".to_owned()),
+                    sources.first_line(other),
+                ));
+                label = Some("again here".to_owned());
+            }
+        }
+        labels.push(LabeledSpan::new_primary_with_span(
+            label,
+            sources.first_line(note.span),
+        ));
+        Self {
+            line: Some(line),
+            column: Some(column),
+            message,
+            help: note.help,
+            source: sources
+                .source(note.span)
+                .map(|source| NamedSource::new(file.clone(), Arc::clone(&source.text))),
+            file,
+            labels,
+        }
+    }
+}
+
+/// `file:line:column: message (help)`, on one line.
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+/// A mistake as miette shows it: the place is drawn, so the heading is the bare message.
+#[derive(Debug)]
+struct Drawn<'a>(&'a Mistake);
+
+impl fmt::Display for Drawn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.source.is_none() {
+            write!(f, "{}: ", self.0.file)?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Drawn<'_> {}
+
+impl miette::Diagnostic for Drawn<'_> {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.0.help.as_deref()?;
+        Some(Box::new(help))
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        let source = self.0.source.as_ref()?;
+        Some(source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.0.labels.iter().cloned()))
+    }
+}
+
+/// All mistakes of one reading, in the order of their places. Never empty.
+#[derive(Debug, Clone)]
+pub struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    /// None if there are none.
+    #[must_use]
+    pub fn of(mistakes: Vec<Mistake>) -> Option<Self> {
+        (!mistakes.is_empty()).then_some(Self(mistakes))
+    }
+
+    pub(super) fn one(mistake: Mistake) -> Self {
+        Self(vec![mistake])
+    }
+
+    pub(super) fn of_notes(mut notes: Vec<Note>, sources: &Sources) -> Option<Self> {
+        notes.sort_by_key(|note| note.span);
+        Self::of(
+            notes
+                .into_iter()
+                .map(|note| Mistake::of(note, sources))
+                .collect(),
+        )
+    }
+
+    /// Every mistake.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "never empty by construction")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Every mistake drawn into its source text, for a terminal; with `colour` also in colour.
+    #[must_use]
+    pub fn drawn(&self, colour: bool) -> String {
+        let theme = if colour {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(1);
+        let mut text = String::new();
+        for mistake in self.0.iter().take(MAX_SHOWN) {
+            // Writing into a string does not fail; a mistake that cannot be drawn is still said.
+            if handler.render_report(&mut text, &Drawn(mistake)).is_err() {
+                text.push_str(&mistake.to_string());
+            }
+            text.push('\n');
+        }
+        text.push_str(&self.remainder());
+        text
+    }
+
+    fn remainder(&self) -> String {
+        match self.0.len().saturating_sub(MAX_SHOWN) {
+            0 => String::new(),
+            more => format!("and {more} more\n"),
+        }
+    }
+}
+
+/// One line per mistake.
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().take(MAX_SHOWN).enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{mistake}")?;
+        }
+        match self.remainder() {
+            more if more.is_empty() => Ok(()),
+            more => write!(f, "\n{}", more.trim_end()),
+        }
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn painting_over_keeps_lines_and_offsets() {
+        let text = "a: pä€𝄞\nb: x\n";
+        let painted = paint_over(text, &[3..13]);
+        assert_eq!(painted, "a: *·•🞄\nb: x\n");
+        assert_eq!(painted.len(), text.len());
+    }
+}

@@ -1,0 +1,668 @@
+//! The strict way from the tree to types: a record says its keys once, and from that one place come the reader, which gathers
+//! every mistake of form instead of stopping at the first, and the JSON Schema. Records are declared with [`record!`], words
+//! (scalars with a grammar of their own) by implementing [`Word`].
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value, json};
+
+use super::mistake::{Note, Span};
+use super::yaml::{Content, Key, Kind, Node, Scalar};
+
+/// How alike two words must be to be offered as the one that was meant: one edit in three letters.
+const LETTERS_PER_EDIT: usize = 3;
+
+/// What reading gathers.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) notes: Vec<Note>,
+    hidden: HashSet<Span>,
+}
+
+impl Gathered {
+    pub(super) fn note(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.notes.push(Note {
+            span,
+            message: message.into(),
+            help: Some(help.into()),
+            other: None,
+        });
+    }
+
+    /// A clash of two places.
+    pub(super) fn clash(
+        &mut self,
+        span: Span,
+        first: Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.notes.push(Note {
+            span,
+            message: message.into(),
+            help: Some(help.into()),
+            other: Some(first),
+        });
+    }
+
+    /// Keeps everything under a node out of messages and snippets.
+    pub(super) fn hide(&mut self, node: &Node) {
+        match &node.content {
+            Content::Scalar(_) => {
+                self.hidden.insert(node.span);
+            }
+            Content::List(items) => items.iter().for_each(|item| self.hide(item)),
+            Content::Map(entries) => {
+                // A secret where a mapping belongs may be read as a key: `{hunter2}`.
+                for (key, value) in entries {
+                    self.hidden.insert(key.span);
+                    self.hide(value);
+                }
+            }
+        }
+    }
+
+    /// Keeps a key out of messages and snippets.
+    pub(super) fn hide_key(&mut self, key: &Key) {
+        self.hidden.insert(key.span);
+    }
+
+    fn is_hidden(&self, span: Span) -> bool {
+        self.hidden.contains(&span)
+    }
+
+    /// The hidden byte ranges of one file.
+    pub(super) fn hidden_in(&self, source: u32) -> Vec<Range<usize>> {
+        self.hidden
+            .iter()
+            .filter(|span| span.source == source)
+            .map(|span| span.start as usize..span.end as usize)
+            .collect()
+    }
+
+    /// The scalar in backticks, or a word for it when it must not be shown.
+    fn quote(&self, node: &Node, scalar: &Scalar) -> String {
+        if self.is_hidden(node.span) {
+            "a bare value".to_owned()
+        } else {
+            format!("`{}`", scalar.text.as_str())
+        }
+    }
+
+    fn wrong_type(&mut self, node: &Node, expected: &str, example: &str) {
+        let found = match &node.content {
+            Content::List(_) => "a list".to_owned(),
+            Content::Map(_) => "a mapping".to_owned(),
+            Content::Scalar(scalar) if scalar.kind() == Kind::Null => {
+                return self.note(
+                    node.span,
+                    format!("a value is missing: {expected} is expected"),
+                    format!("write it like `{example}`, or remove the key"),
+                );
+            }
+            Content::Scalar(scalar) => self.quote(node, scalar),
+        };
+        self.note(
+            node.span,
+            format!("expected {expected}, found {found}"),
+            format!("write it like `{example}`"),
+        );
+    }
+}
+
+/// The named schemas of records, for `$defs`.
+pub(super) type Definitions = Map<String, Value>;
+
+/// What can be read from a node.
+pub(super) trait Read: Sized {
+    /// The value; none if a mistake was noted.
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self>;
+
+    /// The JSON Schema of the same.
+    fn schema(definitions: &mut Definitions) -> Value;
+}
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) span: Span,
+}
+
+impl<T: Read> Read for At<T> {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        Some(Self {
+            value: T::read(node, gathered)?,
+            span: node.span,
+        })
+    }
+
+    fn schema(definitions: &mut Definitions) -> Value {
+        T::schema(definitions)
+    }
+}
+
+/// A record's keys while they are read.
+pub(super) struct Fields<'n> {
+    span: Span,
+    entries: Vec<(&'n str, &'n Arc<Node>)>,
+}
+
+impl<'n> Fields<'n> {
+    /// Takes the mapping apart and notes the keys that the record does not have.
+    pub(super) fn of(
+        node: &'n Node,
+        known: &[&str],
+        example: &str,
+        gathered: &mut Gathered,
+    ) -> Option<Self> {
+        let Content::Map(entries) = &node.content else {
+            gathered.wrong_type(node, "a mapping", example);
+            return None;
+        };
+        for (key, value) in entries {
+            if !known.contains(&key.text.as_str()) {
+                gathered.hide(value);
+                let message = match gathered.is_hidden(key.span) {
+                    true => "unknown key".to_owned(),
+                    false => format!("unknown key `{}`", key.text),
+                };
+                gathered.note(key.span, message, key_help(&key.text, known));
+            }
+        }
+        Some(Self {
+            span: node.span,
+            entries: entries
+                .iter()
+                .map(|(key, value)| (key.text.as_str(), value))
+                .collect(),
+        })
+    }
+
+    fn get(&self, key: &str) -> Option<&'n Arc<Node>> {
+        let (_, node) = self.entries.iter().find(|(known, _)| *known == key)?;
+        Some(node)
+    }
+
+    /// Of keys that exclude each other, one is there. Judged on what is written, so that a key with a mistake of its own counts.
+    pub(super) fn exactly_one(&self, keys: &[&str], gathered: &mut Gathered) {
+        let given: Vec<&str> = keys
+            .iter()
+            .copied()
+            .filter(|key| self.get(key).is_some())
+            .collect();
+        match given.len() {
+            1 => {}
+            0 => gathered.note(
+                self.span,
+                format!("one of {} is missing", list(keys.iter().copied())),
+                "give exactly one of them",
+            ),
+            _ => gathered.note(
+                self.span,
+                format!("{} exclude each other", list(given.into_iter())),
+                "keep exactly one of them",
+            ),
+        }
+    }
+}
+
+fn key_help(key: &str, known: &[&str]) -> String {
+    match nearest(key, known.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None if key == "<<" => "merge keys are not part of YAML 1.2; use `defaults`".to_owned(),
+        None => format!("the keys here are {}", list(known.iter().copied())),
+    }
+}
+
+/// The known word that was probably meant.
+pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let letters = word.chars().count().max(LETTERS_PER_EDIT);
+    known
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&word.to_lowercase(), candidate),
+                candidate,
+            )
+        })
+        .filter(|(edits, _)| edits * LETTERS_PER_EDIT <= letters)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// `a`, `b`, `c`
+pub(super) fn list<'k>(words: impl Iterator<Item = &'k str>) -> String {
+    let quoted: Vec<_> = words.map(|word| format!("`{word}`")).collect();
+    quoted.join(", ")
+}
+
+/// A key of a record: `At<T>` is required, `Option<At<T>>` is not.
+pub(super) trait Field: Sized {
+    const REQUIRED: bool;
+
+    /// None if a mistake was noted that leaves the record without this key.
+    fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self>;
+
+    fn field_schema(definitions: &mut Definitions) -> Value;
+}
+
+impl<T: Read> Field for At<T> {
+    const REQUIRED: bool = true;
+
+    fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self> {
+        match fields.get(key) {
+            Some(node) => Self::read(node, gathered),
+            None => {
+                gathered.note(
+                    fields.span,
+                    format!("the key `{key}` is missing"),
+                    format!("add `{key}: …`"),
+                );
+                None
+            }
+        }
+    }
+
+    fn field_schema(definitions: &mut Definitions) -> Value {
+        T::schema(definitions)
+    }
+}
+
+impl<T: Read> Field for Option<At<T>> {
+    const REQUIRED: bool = false;
+
+    fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self> {
+        Some(fields.get(key).and_then(|node| At::read(node, gathered)))
+    }
+
+    fn field_schema(definitions: &mut Definitions) -> Value {
+        T::schema(definitions)
+    }
+}
+
+/// A key's schema with the words of its doc comment.
+pub(super) fn described(mut schema: Value, doc: &str) -> Value {
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("description".to_owned(), Value::from(doc.trim()));
+    }
+    schema
+}
+
+/// Declares a record: a struct, its reader and its schema. Of the keys in `one_of`, exactly one has to be there.
+macro_rules! record {
+    (
+        $(#[doc = $doc:literal])+
+        $(#[one_of($($one:ident),+)])?
+        #[example($example:literal)]
+        struct $name:ident {
+            $( $(#[doc = $field_doc:literal])+ $field:ident: $type:ty, )+
+        }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone)]
+        pub(super) struct $name {
+            $( $(#[doc = $field_doc])+ pub(super) $field: $type, )+
+        }
+
+        impl $crate::config::read::Read for $name {
+            fn read(
+                node: &$crate::config::yaml::Node,
+                gathered: &mut $crate::config::read::Gathered,
+            ) -> Option<Self> {
+                use $crate::config::read::{Field, Fields, key};
+                let known = [$( key(stringify!($field)) ),+];
+                let fields = Fields::of(node, &known, $example, gathered)?;
+                $( fields.exactly_one(&[$( key(stringify!($one)) ),+], gathered); )?
+                $( let $field = <$type as Field>::take(&fields, key(stringify!($field)), gathered); )+
+                Some(Self { $( $field: $field?, )+ })
+            }
+
+            fn schema(definitions: &mut $crate::config::read::Definitions) -> serde_json::Value {
+                use $crate::config::read::{Field, described, key};
+                let name = stringify!($name);
+                if !definitions.contains_key(name) {
+                    let mut properties = serde_json::Map::new();
+                    let mut required: Vec<&str> = Vec::new();
+                    $(
+                        let schema = <$type as Field>::field_schema(definitions);
+                        properties.insert(
+                            key(stringify!($field)).to_owned(),
+                            described(schema, concat!($($field_doc, "\n"),+)),
+                        );
+                        if <$type as Field>::REQUIRED {
+                            required.push(key(stringify!($field)));
+                        }
+                    )+
+                    let mut schema = serde_json::json!({
+                        "type": "object",
+                        "description": concat!($($doc, "\n"),+).trim(),
+                        "properties": properties,
+                        "additionalProperties": false,
+                    });
+                    if let Some(object) = schema.as_object_mut() {
+                        if !required.is_empty() {
+                            object.insert("required".to_owned(), required.into());
+                        }
+                        $(
+                            let one: Vec<serde_json::Value> = [$( key(stringify!($one)) ),+]
+                                .into_iter()
+                                .map(|key| serde_json::json!({"required": [key]}))
+                                .collect();
+                            object.insert("oneOf".to_owned(), one.into());
+                        )?
+                    }
+                    definitions.insert(name.to_owned(), schema);
+                }
+                serde_json::json!({"$ref": format!("#/$defs/{name}")})
+            }
+        }
+    };
+}
+pub(super) use record;
+
+/// A field's key: Rust's reserved words are written with `r#`.
+pub(super) fn key(field: &'static str) -> &'static str {
+    field.strip_prefix("r#").unwrap_or(field)
+}
+
+/// Why a word is not what it should be.
+pub(super) struct Complaint {
+    pub(super) message: String,
+    pub(super) help: String,
+}
+
+impl Complaint {
+    pub(super) fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+}
+
+/// A scalar with a grammar of its own. The text is quoted in complaints, so a secret is never one.
+pub(super) trait Word: Sized {
+    /// What it is, with its article.
+    const EXPECTED: &'static str;
+    /// How one looks.
+    const EXAMPLE: &'static str;
+
+    /// Reads the text.
+    fn parse(text: &str) -> Result<Self, Complaint>;
+
+    /// Reads what YAML takes for a number, a truth value or another thing that is not text.
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        Err(Complaint::new(
+            format!(
+                "expected {}, but YAML reads `{text}` as a number or truth value",
+                Self::EXPECTED
+            ),
+            format!("quote it: `\"{text}\"`"),
+        ))
+    }
+
+    /// The JSON Schema.
+    fn word_schema() -> Value;
+}
+
+impl<W: Word> Read for W {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        let scalar = match &node.content {
+            Content::Scalar(scalar) if scalar.kind() != Kind::Null => scalar,
+            _ => {
+                gathered.wrong_type(node, W::EXPECTED, W::EXAMPLE);
+                return None;
+            }
+        };
+        let read = match scalar.kind() {
+            Kind::Text => W::parse(&scalar.text),
+            _ => W::parse_bare(&scalar.text),
+        };
+        match read {
+            Ok(value) => Some(value),
+            Err(_) if gathered.is_hidden(node.span) => {
+                gathered.wrong_type(node, W::EXPECTED, W::EXAMPLE);
+                None
+            }
+            Err(complaint) => {
+                gathered.note(node.span, complaint.message, complaint.help);
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Definitions) -> Value {
+        W::word_schema()
+    }
+}
+
+impl Read for bool {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        if let Content::Scalar(scalar) = &node.content
+            && let Kind::Bool(value) = scalar.kind()
+        {
+            return Some(value);
+        }
+        gathered.wrong_type(node, "`true` or `false`", "true");
+        None
+    }
+
+    fn schema(_: &mut Definitions) -> Value {
+        json!({"type": "boolean"})
+    }
+}
+
+/// A whole number within bounds, both included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Count<const MIN: u32, const MAX: u32>(pub(super) u32);
+
+impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        if let Content::Scalar(scalar) = &node.content
+            && scalar.kind() == Kind::Integer
+        {
+            if let Ok(value) = scalar.text.parse::<u32>()
+                && (MIN..=MAX).contains(&value)
+            {
+                return Some(Self(value));
+            }
+            let shown = gathered.quote(node, scalar);
+            gathered.note(
+                node.span,
+                format!("{shown} is out of bounds"),
+                format!("write a whole number from {MIN} to {MAX}"),
+            );
+            return None;
+        }
+        gathered.wrong_type(node, "a whole number", &MIN.max(1).to_string());
+        None
+    }
+
+    fn schema(_: &mut Definitions) -> Value {
+        json!({"type": "integer", "minimum": MIN, "maximum": MAX})
+    }
+}
+
+/// A secret written in the file. Never shown.
+#[derive(Debug, Clone)]
+pub(super) struct SecretText(pub(super) SecretString);
+
+impl Read for SecretText {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        gathered.hide(node);
+        match &node.content {
+            Content::Scalar(scalar) if scalar.kind() == Kind::Text => {
+                Some(Self(SecretString::from(scalar.text.as_str())))
+            }
+            _ => {
+                gathered.note(
+                    node.span,
+                    "a secret's value is text, and YAML does not read this as text",
+                    "quote it: `value: \"…\"`",
+                );
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Definitions) -> Value {
+        json!({"type": "string", "writeOnly": true})
+    }
+}
+
+/// A list; items with mistakes are noted and left out.
+impl<T: Read> Read for Vec<At<T>> {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        let Content::List(items) = &node.content else {
+            gathered.wrong_type(node, "a list", "[…]");
+            return None;
+        };
+        Some(
+            items
+                .iter()
+                .filter_map(|item| At::read(item, gathered))
+                .collect(),
+        )
+    }
+
+    fn schema(definitions: &mut Definitions) -> Value {
+        json!({"type": "array", "items": T::schema(definitions)})
+    }
+}
+
+/// One, or a list of them.
+#[derive(Debug, Clone)]
+pub(super) struct OneOrMany<T>(pub(super) Vec<At<T>>);
+
+impl<T: Read> Read for OneOrMany<T> {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        match &node.content {
+            Content::List(_) => Vec::read(node, gathered).map(Self),
+            _ => At::read(node, gathered).map(|one| Self(vec![one])),
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Value {
+        let one = T::schema(definitions);
+        json!({"oneOf": [one, {"type": "array", "items": one, "minItems": 1}]})
+    }
+}
+
+/// A mapping from names to values. A name whose value has a mistake is still known.
+#[derive(Debug, Clone)]
+pub(super) struct Named<K, T>(pub(super) Vec<(At<K>, Option<At<T>>)>);
+
+impl<K, T> Default for Named<K, T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Word, T: Read> Read for Named<K, T> {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        let Content::Map(entries) = &node.content else {
+            gathered.wrong_type(node, "a mapping from names to values", "{name: …}");
+            return None;
+        };
+        let mut named = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let value = At::read(value, gathered);
+            match K::parse(&key.text) {
+                Ok(name) => named.push((
+                    At {
+                        value: name,
+                        span: key.span,
+                    },
+                    value,
+                )),
+                Err(_) if gathered.is_hidden(key.span) => {
+                    gathered.note(
+                        key.span,
+                        format!("a bare value is not {}", K::EXPECTED),
+                        format!("write it like `{}: …`", K::EXAMPLE),
+                    );
+                }
+                Err(complaint) => gathered.note(key.span, complaint.message, complaint.help),
+            }
+        }
+        Some(Self(named))
+    }
+
+    fn schema(definitions: &mut Definitions) -> Value {
+        json!({
+            "type": "object",
+            "propertyNames": K::word_schema(),
+            "additionalProperties": T::schema(definitions),
+        })
+    }
+}
+
+/// A plugin's own configuration: any mapping that JSON can carry.
+#[derive(Debug, Clone)]
+pub(super) struct PluginConfig(pub(super) Value);
+
+impl Read for PluginConfig {
+    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+        if !matches!(node.content, Content::Map(_)) {
+            gathered.wrong_type(node, "a mapping", "{key: value}");
+            return None;
+        }
+        json_of(node, gathered).map(Self)
+    }
+
+    fn schema(_: &mut Definitions) -> Value {
+        json!({"type": "object"})
+    }
+}
+
+/// The node as JSON, by the core schema. What JSON cannot carry unchanged is a mistake, not an approximation.
+pub(super) fn json_of(node: &Node, gathered: &mut Gathered) -> Option<Value> {
+    match &node.content {
+        Content::List(items) => {
+            // Not short-circuiting: every item's mistakes are wanted.
+            let items: Vec<_> = items.iter().map(|item| json_of(item, gathered)).collect();
+            items.into_iter().collect::<Option<Vec<_>>>().map(Value::from)
+        }
+        Content::Map(entries) => {
+            let entries: Vec<_> = entries
+                .iter()
+                .map(|(key, value)| Some((key.text.clone(), json_of(value, gathered)?)))
+                .collect();
+            entries.into_iter().collect::<Option<Map<_, _>>>().map(Value::from)
+        }
+        Content::Scalar(scalar) => match scalar.kind() {
+            Kind::Null => Some(Value::Null),
+            Kind::Bool(value) => Some(Value::from(value)),
+            Kind::Text => Some(Value::from(scalar.text.as_str())),
+            Kind::Integer | Kind::Float => json_number(&scalar.text).or_else(|| {
+                let shown = gathered.quote(node, scalar);
+                gathered.note(
+                    node.span,
+                    format!("{shown} is a number that would not be passed on as it is written"),
+                    "quote it if it is text; otherwise write a decimal number without leading zeros",
+                );
+                None
+            }),
+        },
+    }
+}
+
+fn json_number(text: &str) -> Option<Value> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let leading_zero = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
+    if leading_zero || !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    if digits.bytes().all(|b| b.is_ascii_digit()) {
+        return text
+            .parse::<i64>()
+            .map(Value::from)
+            .or_else(|_| text.parse::<u64>().map(Value::from))
+            .ok();
+    }
+    let number = serde_json::Number::from_f64(text.parse().ok()?)?;
+    Some(Value::Number(number))
+}

@@ -1,0 +1,587 @@
+//! Words with a grammar of their own: times with their unit, sizes, percentages, file modes, names as Kubernetes wants them.
+//! Each says what it expects, reads its text, and has the JSON Schema for it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::origin::{Origin, OriginError};
+use super::read::{Complaint, Word};
+
+/// Ten years: longer is a slip of the unit, and sums of times must not overflow.
+const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// What one plugin call, answer or artifact could sensibly need; a 32-bit memory ends there as well.
+const MAX_BYTES: u64 = 4 << 30;
+/// Permission bits that let others than the owner write, which would let them replace the token.
+const FOREIGN_WRITE: u32 = 0o022;
+
+/// A span of time: `90s`, `1h30m`, `500ms`. Largest unit first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Time(pub(super) Duration);
+
+const TIME_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
+
+impl Word for Time {
+    const EXPECTED: &'static str = "a time with its unit";
+    const EXAMPLE: &'static str = "90s";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        if text.parse::<f64>().is_ok() {
+            return Err(Complaint::new(
+                format!("`{text}` has no unit"),
+                format!("write `{text}s` for seconds, or another of `ms`, `s`, `m`, `h`, `d`"),
+            ));
+        }
+        let milliseconds = milliseconds(text).ok_or_else(|| {
+            Complaint::new(
+                format!("`{text}` is not a time"),
+                "write whole numbers with their unit, the largest first, like `90s`, `1h30m` or `500ms`; units are `ms`, `s`, `m`, `h`, `d`",
+            )
+        })?;
+        let time = Duration::from_millis(milliseconds);
+        if time > MAX_DURATION {
+            return Err(Complaint::new(
+                format!("`{text}` is longer than ten years"),
+                "check the unit: `m` is minutes, `ms` milliseconds",
+            ));
+        }
+        Ok(Self(time))
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        Self::parse(text)
+    }
+
+    fn word_schema() -> Value {
+        json!({
+            "type": "string",
+            "pattern": r"^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+            "examples": ["90s", "1h30m", "500ms"],
+        })
+    }
+}
+
+/// The units in falling order, each at most once, at least one.
+fn milliseconds(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total = 0_u64;
+    let mut units = TIME_UNITS.iter();
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest.get(..digits)?.parse().ok()?;
+        rest = rest.get(digits..)?;
+        let letters = rest.len()
+            - rest
+                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                .len();
+        let name = rest.get(..letters)?;
+        rest = rest.get(letters..)?;
+        let (_, factor) = units.find(|(unit, _)| *unit == name)?;
+        total = total.checked_add(number.checked_mul(*factor)?)?;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// A number of bytes: `64MiB`, `512KiB`, `1000B`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(pub(super) u64);
+
+impl Word for Size {
+    const EXPECTED: &'static str = "a size with its unit";
+    const EXAMPLE: &'static str = "64MiB";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at_checked(digits).unwrap_or(("", text));
+        let factor: u64 = match unit {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "" => {
+                return Err(Complaint::new(
+                    format!("`{text}` has no unit"),
+                    format!("write `{text}B`, or another of `KiB`, `MiB`, `GiB`"),
+                ));
+            }
+            _ => {
+                return Err(Complaint::new(
+                    format!("`{text}` is not a size"),
+                    "write a whole number with its unit, like `64MiB`; units are `B`, `KiB`, `MiB`, `GiB`",
+                ));
+            }
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor))
+            .filter(|bytes| (1..=MAX_BYTES).contains(bytes))
+            .map(Self)
+            .ok_or_else(|| {
+                Complaint::new(
+                    format!("`{text}` is out of bounds"),
+                    "write a size from `1B` to `4GiB`",
+                )
+            })
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        Self::parse(text)
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$", "examples": ["64MiB"]})
+    }
+}
+
+/// A percentage as a fraction: `80%` is 0.8.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Percent(pub(super) f64);
+
+impl Word for Percent {
+    const EXPECTED: &'static str = "a percentage";
+    const EXAMPLE: &'static str = "80%";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let number = text.strip_suffix('%').ok_or_else(|| {
+            let meant = match text.parse::<f64>() {
+                Ok(fraction) if fraction > 0.0 && fraction < 1.0 => {
+                    format!("write `{:.0}%`", (fraction * 100.0).clamp(1.0, 99.0))
+                }
+                _ => "write it like `80%`".to_owned(),
+            };
+            Complaint::new(format!("`{text}` is not a percentage"), meant)
+        })?;
+        match number.parse::<u8>() {
+            Ok(percent @ 1..=99) => Ok(Self(f64::from(percent) / 100.0)),
+            _ => Err(Complaint::new(
+                format!("`{text}` is out of bounds"),
+                "write a whole percentage from `1%` to `99%`",
+            )),
+        }
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        Self::parse(text)
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^[1-9][0-9]?%$", "examples": ["80%"]})
+    }
+}
+
+/// A file's permission bits in octal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mode(pub(super) u32);
+
+impl Word for Mode {
+    const EXPECTED: &'static str = "a file mode in octal, quoted";
+    const EXAMPLE: &'static str = "\"0400\"";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let bits = match u32::from_str_radix(text, 8) {
+            Ok(bits) if octal && bits <= 0o777 => bits,
+            _ => {
+                return Err(Complaint::new(
+                    format!("`{text}` is not a file mode"),
+                    "write permission bits in octal, like `\"0400\"` or `\"0640\"`",
+                ));
+            }
+        };
+        if bits & FOREIGN_WRITE != 0 {
+            return Err(Complaint::new(
+                format!("mode `{text}` lets group or others write, and so replace the token"),
+                format!("write `\"{:04o}\"`", bits & !FOREIGN_WRITE),
+            ));
+        }
+        Ok(Self(bits))
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        // What YAML takes for a number would be another mode: 0400 is four hundred.
+        let quoted = text.strip_prefix("0o").unwrap_or(text);
+        let quoted = if Self::parse(quoted).is_ok() {
+            quoted
+        } else {
+            "0400"
+        };
+        Err(Complaint::new(
+            format!("YAML reads the mode `{text}` as a decimal number"),
+            format!("quote it: `\"{quoted}\"`"),
+        ))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^0?[0-7][0145][0145]$", "examples": ["0400"]})
+    }
+}
+
+/// An absolute path without `..`, with doubled slashes and `.` taken out, so that one place has one spelling.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct AbsolutePath(pub(super) PathBuf);
+
+impl Word for AbsolutePath {
+    const EXPECTED: &'static str = "an absolute path";
+    const EXAMPLE: &'static str = "/run/tokens/name";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let path = Path::new(text);
+        if !path.is_absolute() {
+            return Err(Complaint::new(
+                format!("`{text}` is not an absolute path"),
+                "write the path from `/` on; the working directory must not decide where a token goes",
+            ));
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(Complaint::new(
+                format!("`{text}` has `..` in it"),
+                "write the path without `..`",
+            ));
+        }
+        Ok(Self(path.components().collect()))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^/"})
+    }
+}
+
+/// A path; a relative one counts from the configuration file's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AnyPath(pub(super) PathBuf);
+
+impl Word for AnyPath {
+    const EXPECTED: &'static str = "a path";
+    const EXAMPLE: &'static str = "/etc/evertoken/file";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        if text.is_empty() {
+            return Err(Complaint::new("an empty path", "write a path"));
+        }
+        Ok(Self(PathBuf::from(text)))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "minLength": 1})
+    }
+}
+
+/// Any text that is not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Text(pub(super) String);
+
+impl Word for Text {
+    const EXPECTED: &'static str = "text";
+    const EXAMPLE: &'static str = "text";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        if text.is_empty() {
+            return Err(Complaint::new(
+                "an empty text",
+                "write a value, or remove the key",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "minLength": 1})
+    }
+}
+
+/// Any text, also an empty one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FreeText(pub(super) String);
+
+impl Word for FreeText {
+    const EXPECTED: &'static str = "text";
+    const EXAMPLE: &'static str = "text";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        Ok(Self(text.to_owned()))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string"})
+    }
+}
+
+/// Declares a name: a text of certain characters and length.
+macro_rules! name {
+    ($(#[doc = $doc:literal])+ $name:ident, $expected:literal, $example:literal, $max:literal, $pattern:literal, $is:expr, $rule:literal) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(super) struct $name(pub(super) String);
+
+        impl Word for $name {
+            const EXPECTED: &'static str = $expected;
+            const EXAMPLE: &'static str = $example;
+
+            fn parse(text: &str) -> Result<Self, Complaint> {
+                let is: fn(&str) -> bool = $is;
+                if text.len() <= $max && is(text) {
+                    return Ok(Self(text.to_owned()));
+                }
+                Err(Complaint::new(
+                    format!("`{text}` is not {}", $expected),
+                    $rule,
+                ))
+            }
+
+            fn word_schema() -> Value {
+                json!({"type": "string", "maxLength": $max, "pattern": $pattern})
+            }
+        }
+    };
+}
+
+name!(
+    /// A job's or plugin's name. It becomes part of a field manager and of an annotation key in Kubernetes, so it is what their
+    /// names may be.
+    JobName, "a name", "warehouse", 63, "^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$", is_qualified_part,
+    "use at most 63 letters, digits, `-`, `_` and `.`, a letter or digit first and last"
+);
+name!(
+    /// A secret's name, as a plugin asks for it.
+    SecretName, "a secret's name", "client_secret", 63, "^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$", is_qualified_part,
+    "use at most 63 letters, digits, `-`, `_` and `.`, a letter or digit first and last"
+);
+name!(
+    /// A Kubernetes namespace: a DNS label (RFC 1123).
+    Namespace, "a Kubernetes namespace", "default", 63, "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", is_dns_label,
+    "use at most 63 small letters, digits and `-`, a letter or digit first and last"
+);
+name!(
+    /// A Kubernetes object's name: a DNS subdomain (RFC 1123).
+    ObjectName, "a Kubernetes object's name", "warehouse-token", 253,
+    "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    |text| text.split('.').all(is_dns_label),
+    "use at most 253 small letters, digits, `-` and `.`, a letter or digit first and last in each part"
+);
+name!(
+    /// A key of a Kubernetes Secret.
+    SecretKey, "a key of a Secret", "token", 253, "^[-._a-zA-Z0-9]+$",
+    |text| !text.is_empty() && text.bytes().all(is_name_byte) && text != "." && !text.starts_with(".."),
+    "use at most 253 letters, digits, `-`, `_` and `.`, not `.` alone and not `..` at the start"
+);
+name!(
+    /// The key of a label or annotation: a name, or a DNS subdomain, `/` and a name.
+    LabelKey, "a label or annotation key", "app.kubernetes.io/part-of", 317,
+    "^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$",
+    |text| match text.split_once('/') {
+        Some((prefix, name)) => {
+            prefix.len() <= 253 && prefix.split('.').all(is_dns_label) && is_qualified_part(name)
+        }
+        None => is_qualified_part(text),
+    },
+    "use `name` or `dns.prefix/name`, the name of at most 63 letters, digits, `-`, `_` and `.`"
+);
+name!(
+    /// A label's value.
+    LabelValue, "a label's value", "tokens", 63, "^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$",
+    |text| text.is_empty() || is_qualified_part(text),
+    "use at most 63 letters, digits, `-`, `_` and `.`, a letter or digit first and last"
+);
+name!(
+    /// An environment variable's name.
+    Variable, "an environment variable's name", "CLIENT_SECRET", 1024, "^[A-Za-z_][A-Za-z0-9_]*$",
+    |text| !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+    "write the name alone, without `$`: letters, digits and `_`, no digit first"
+);
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+fn is_qualified_part(text: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    text.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && text.bytes().all(is_name_byte)
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.len() <= 63
+        && text.bytes().next().is_some_and(letter)
+        && text.bytes().last().is_some_and(letter)
+        && text.bytes().all(|byte| letter(byte) || byte == b'-')
+}
+
+impl Word for Origin {
+    const EXPECTED: &'static str = "an origin";
+    const EXAMPLE: &'static str = "https://login.example.org";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        Self::parse(text).map_err(|error| {
+            let url = url::Url::parse(text).ok();
+            let help = match (&error, url.as_ref().and_then(Self::of)) {
+                (OriginError::TooMuch(_), Some(origin)) => format!("write `{origin}`"),
+                (OriginError::NotAUrl(_) | OriginError::Scheme(_), _) if is_host(text) => {
+                    format!("write `https://{text}`")
+                }
+                _ => "write `https://host` or `https://host:port`".to_owned(),
+            };
+            let message = match error {
+                OriginError::NotAUrl(text) => format!("`{text}` is not an origin"),
+                OriginError::Scheme(text) if is_host(&text) => format!("`{text}` has no scheme"),
+                other => other.to_string(),
+            };
+            Complaint::new(message, help)
+        })
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^https?://[^/?#@]+/?$", "examples": [Self::EXAMPLE]})
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "443"));
+    port.parse::<u16>().is_ok()
+        && !host.is_empty()
+        && host.to_lowercase().split('.').all(is_dns_label)
+}
+
+/// A proxy's URL. A password in it would be shown in status and logs of many tools, so it has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Proxy(pub(super) url::Url);
+
+impl Word for Proxy {
+    const EXPECTED: &'static str = "a proxy's URL";
+    const EXAMPLE: &'static str = "http://proxy.example.org:3128";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let write = "write `http://host:port` or `https://host:port`";
+        let url = url::Url::parse(text)
+            .map_err(|_| Complaint::new("the proxy is not a URL".to_owned(), write))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Complaint::new(
+                "the proxy's URL has a user or password",
+                "leave it out here; `HTTPS_PROXY` may have one",
+            ));
+        }
+        if Origin::of(&url).is_none() || url.path() != "/" || url.query().is_some() {
+            return Err(Complaint::new(
+                format!("`{text}` is not a proxy's URL"),
+                write,
+            ));
+        }
+        Ok(Self(url))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^https?://[^/?#@]+/?$", "examples": [Self::EXAMPLE]})
+    }
+}
+
+impl Word for SocketAddr {
+    const EXPECTED: &'static str = "an IP address and port";
+    const EXAMPLE: &'static str = "0.0.0.0:8080";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        text.parse().map_err(|_| {
+            let help = match text.strip_prefix(':').map(str::parse::<u16>) {
+                Some(Ok(port)) => {
+                    format!("write `0.0.0.0:{port}`, or `[::]:{port}` for IPv6 as well")
+                }
+                _ => "write it like `0.0.0.0:8080` or `[::]:8080`".to_owned(),
+            };
+            Complaint::new(format!("`{text}` is not an IP address and port"), help)
+        })
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^.+:[0-9]+$", "examples": [Self::EXAMPLE]})
+    }
+}
+
+impl Word for IpAddr {
+    const EXPECTED: &'static str = "an IP address";
+    const EXAMPLE: &'static str = "127.0.0.1";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        text.parse().map_err(|_| {
+            Complaint::new(
+                format!("`{text}` is not an IP address"),
+                "write one address like `127.0.0.1` or `::1`, without port and prefix length",
+            )
+        })
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+    }
+}
+
+/// A SHA-256 in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sha256(pub(super) [u8; 32]);
+
+impl Word for Sha256 {
+    const EXPECTED: &'static str = "a SHA-256 in hexadecimal";
+    const EXAMPLE: &'static str = "9f2c…, 64 digits";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+        match bytes.ok().and_then(|bytes| bytes.try_into().ok()) {
+            Some(digest) => Ok(Self(digest)),
+            None => Err(Complaint::new(
+                format!(
+                    "`{text}` is not a SHA-256: it has {} of 64 hexadecimal digits",
+                    text.len()
+                ),
+                "take it from `sha256sum FILE` or `evertoken plugin inspect FILE`",
+            )),
+        }
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        // A digest may have digits only; YAML then takes it for a number.
+        Self::parse(text)
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})
+    }
+}
+
+/// A JSON pointer (RFC 6901).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pointer(pub(super) String);
+
+impl Word for Pointer {
+    const EXPECTED: &'static str = "a JSON pointer";
+    const EXAMPLE: &'static str = "/refresh_token";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        let escapes = text
+            .split('~')
+            .skip(1)
+            .all(|after| after.starts_with(['0', '1']));
+        if text.starts_with('/') && escapes {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Complaint::new(
+            format!("`{text}` is not a JSON pointer"),
+            format!(
+                "start each step with `/`, like `/{}`; write `~` as `~0` and `/` as `~1`",
+                text.trim_start_matches(['/', '$', '.'])
+            ),
+        ))
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "pattern": "^(/([^/~]|~[01])*)+$"})
+    }
+}

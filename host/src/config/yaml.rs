@@ -1,0 +1,393 @@
+//! YAML text to a tree in which every node knows its place. Built on the parser's events and not on serde, because serde stops at
+//! the first mistake and loses quotes: `0400` and `"0400"` must be told apart, and all mistakes are shown at once.
+//! What has no use in a configuration and can only do harm (tags, several documents, keys that are no text) is a mistake here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, StrInput};
+use zeroize::Zeroizing;
+
+use super::mistake::{Note, Span};
+
+/// Ten thousand generously written jobs are below 10 MiB; more than this is not a configuration.
+pub(super) const MAX_FILE_BYTES: usize = 32 << 20;
+/// Nodes with aliases expanded. Ten thousand jobs have some 300,000; a YAML bomb has billions.
+const MAX_NODES: usize = 4_000_000;
+/// Levels of nesting. The configuration itself needs eight; the rest is for a plugin's own.
+const MAX_DEPTH: usize = 64;
+
+/// A value with its place.
+pub(super) struct Node {
+    pub(super) span: Span,
+    pub(super) content: Content,
+}
+
+/// What a node is.
+pub(super) enum Content {
+    Scalar(Scalar),
+    List(Vec<Arc<Node>>),
+    Map(Vec<(Key, Arc<Node>)>),
+}
+
+/// A mapping's key with its place.
+pub(super) struct Key {
+    pub(super) text: String,
+    pub(super) span: Span,
+}
+
+/// A scalar as written. It may be a secret: the text is wiped, and nothing here prints it.
+pub(super) struct Scalar {
+    pub(super) text: Zeroizing<String>,
+    plain: bool,
+}
+
+/// What a scalar is by the core schema of YAML 1.2 (§10.3.2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Null,
+    Bool(bool),
+    Integer,
+    Float,
+    Text,
+}
+
+impl Scalar {
+    pub(super) fn kind(&self) -> Kind {
+        if !self.plain {
+            return Kind::Text;
+        }
+        match self.text.as_str() {
+            "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
+            "true" | "True" | "TRUE" => Kind::Bool(true),
+            "false" | "False" | "FALSE" => Kind::Bool(false),
+            text if is_integer(text) => Kind::Integer,
+            text if is_float(text) => Kind::Float,
+            _ => Kind::Text,
+        }
+    }
+}
+
+fn is_integer(text: &str) -> bool {
+    let all =
+        |digits: &str, is: fn(&u8) -> bool| !digits.is_empty() && digits.bytes().all(|b| is(&b));
+    if let Some(digits) = text.strip_prefix("0o") {
+        return all(digits, |b| (b'0'..=b'7').contains(b));
+    }
+    if let Some(digits) = text.strip_prefix("0x") {
+        return all(digits, u8::is_ascii_hexdigit);
+    }
+    all(unsigned(text), u8::is_ascii_digit)
+}
+
+fn is_float(text: &str) -> bool {
+    let unsigned = unsigned(text);
+    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return true;
+    }
+    // Rust's grammar has words as well (`inf`, `nan`); YAML's has only digits.
+    unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && unsigned
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b".eE+-".contains(&b))
+        && unsigned.parse::<f64>().is_ok()
+}
+
+fn unsigned(text: &str) -> &str {
+    text.strip_prefix(['-', '+']).unwrap_or(text)
+}
+
+/// What a text holds.
+pub(super) struct Parsed {
+    /// None when the text is no YAML at all, or empty.
+    pub(super) tree: Option<Arc<Node>>,
+    /// What is written but has no place in the tree, because its key is none or stands there twice. May be a secret.
+    pub(super) orphans: Vec<Arc<Node>>,
+    pub(super) notes: Vec<Note>,
+}
+
+/// Reads one document. Mistakes that leave a tree standing are gathered.
+pub(super) fn parse(text: &str, source: u32) -> Parsed {
+    let mut builder = Builder {
+        events: Parser::new_from_str(text),
+        source,
+        length: text.len(),
+        notes: Vec::new(),
+        orphans: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
+    let tree = builder.document().unwrap_or_else(|fatal| {
+        builder.notes.push(fatal);
+        None
+    });
+    Parsed {
+        tree,
+        orphans: builder.orphans,
+        notes: builder.notes,
+    }
+}
+
+struct Builder<'t> {
+    events: Parser<'t, StrInput<'t>>,
+    source: u32,
+    length: usize,
+    notes: Vec<Note>,
+    orphans: Vec<Arc<Node>>,
+    /// Finished nodes that have an anchor, with their size when expanded.
+    anchors: HashMap<usize, (Arc<Node>, usize)>,
+    nodes: usize,
+}
+
+type Built<T> = Result<T, Note>;
+
+impl<'t> Builder<'t> {
+    fn document(&mut self) -> Built<Option<Arc<Node>>> {
+        let mut root = None;
+        let mut documents = 0;
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamStart | Event::DocumentEnd => {}
+                Event::StreamEnd => break,
+                Event::DocumentStart(..) => {
+                    documents += 1;
+                    if documents > 1 {
+                        return Err(note(
+                            span,
+                            "a second YAML document",
+                            "one file is one document: remove the line `---`, or move what follows into a file of its own and name it in `include`",
+                        ));
+                    }
+                }
+                event => root = Some(self.node(event, span, 0)?),
+            }
+        }
+        Ok(root)
+    }
+
+    fn next(&mut self) -> Built<(Event<'t>, Span)> {
+        loop {
+            match self.events.next_event() {
+                Some(Ok((event, at))) => {
+                    let span = self.span(
+                        at.byte_range().unwrap_or_default().start,
+                        at.byte_range().unwrap_or_default().end,
+                    );
+                    // With another crate's features on, the parser reports comments as well.
+                    if event.is_node() || !is_presentation(&event) {
+                        return Ok((event, span));
+                    }
+                }
+                Some(Err(error)) => {
+                    let at = error.marker().byte_offset().unwrap_or(0);
+                    return Err(Note {
+                        span: self.span(at, at + 1),
+                        message: format!("not valid YAML: {}", error.info()),
+                        help: syntax_help(error.kind()).map(str::to_owned),
+                        other: None,
+                    });
+                }
+                None => return Ok((Event::StreamEnd, self.span(self.length, self.length))),
+            }
+        }
+    }
+
+    fn span(&self, start: usize, end: usize) -> Span {
+        let clamp = |at: usize| u32::try_from(at.min(self.length)).unwrap_or(u32::MAX);
+        Span {
+            source: self.source,
+            start: clamp(start),
+            end: clamp(end.max(start)),
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Built<Arc<Node>> {
+        if depth > MAX_DEPTH {
+            return Err(note(
+                span,
+                &format!("nested more than {MAX_DEPTH} levels deep"),
+                "write it flatter",
+            ));
+        }
+        if let Event::Alias(id) = event {
+            return self.alias(id, span);
+        }
+        let before = self.nodes;
+        self.count(1, span)?;
+        if let Some(tag) = event.tag() {
+            self.notes.push(note(
+                span,
+                &format!("the tag `{}` has no meaning here", tag.original()),
+                "leave the tag out; quote what has to be text",
+            ));
+        }
+        let anchor = event.anchor_id();
+        let node = match event {
+            Event::Scalar(text, style, ..) => Node {
+                span,
+                content: Content::Scalar(Scalar {
+                    text: Zeroizing::new(text.into_owned()),
+                    plain: style == ScalarStyle::Plain,
+                }),
+            },
+            Event::SequenceStart(..) => self.list(span, depth)?,
+            Event::MappingStart(..) => self.map(span, depth)?,
+            _ => {
+                return Err(note(
+                    span,
+                    "not valid YAML: a value is missing here",
+                    "write a value",
+                ));
+            }
+        };
+        let node = Arc::new(node);
+        if let Some(id) = anchor {
+            self.anchors
+                .insert(id, (Arc::clone(&node), self.nodes - before));
+        }
+        Ok(node)
+    }
+
+    fn alias(&mut self, id: usize, span: Span) -> Built<Arc<Node>> {
+        let Some((node, size)) = self.anchors.get(&id).cloned() else {
+            return Err(note(
+                span,
+                "this alias stands inside the value that it repeats",
+                "write the value out",
+            ));
+        };
+        self.count(size, span)?;
+        Ok(node)
+    }
+
+    fn count(&mut self, nodes: usize, span: Span) -> Built<()> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes > MAX_NODES {
+            return Err(note(
+                span,
+                &format!("more than {MAX_NODES} values once aliases are expanded"),
+                "split the file with `include`, and do not nest aliases",
+            ));
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, start: Span, depth: usize) -> Built<Node> {
+        let mut items = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if matches!(event, Event::SequenceEnd) {
+                return Ok(Node {
+                    span: until(start, span),
+                    content: Content::List(items),
+                });
+            }
+            items.push(self.node(event, span, depth + 1)?);
+        }
+    }
+
+    fn map(&mut self, start: Span, depth: usize) -> Built<Node> {
+        let mut entries: Vec<(Key, Arc<Node>)> = Vec::new();
+        let mut seen: HashMap<String, Span> = HashMap::new();
+        loop {
+            let (event, span) = self.next()?;
+            if matches!(event, Event::MappingEnd) {
+                return Ok(Node {
+                    span: until(start, span),
+                    content: Content::Map(entries),
+                });
+            }
+            let key = self.node(event, span, depth + 1)?;
+            let (event, at) = self.next()?;
+            let value = self.node(event, at, depth + 1)?;
+            let Some(text) = key_text(&key) else {
+                self.notes.push(note(
+                    span,
+                    "a key that is not text",
+                    "write the key as one word; quote it if it looks like a number or is empty",
+                ));
+                self.orphans.extend([key, value]);
+                continue;
+            };
+            if let Some(first) = seen.get(&text) {
+                self.notes.push(Note {
+                    other: Some(*first),
+                    ..note(
+                        span,
+                        &format!("the key `{text}` is given twice"),
+                        "keep one of them",
+                    )
+                });
+                self.orphans.push(value);
+                continue;
+            }
+            seen.insert(text.clone(), span);
+            entries.push((Key { text, span }, value));
+        }
+    }
+}
+
+fn is_presentation(event: &Event<'_>) -> bool {
+    !matches!(
+        event,
+        Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(..)
+            | Event::DocumentEnd
+            | Event::SequenceEnd
+            | Event::MappingEnd
+    )
+}
+
+fn key_text(key: &Node) -> Option<String> {
+    match &key.content {
+        Content::Scalar(scalar) if scalar.kind() != Kind::Null => Some(scalar.text.to_string()),
+        _ => None,
+    }
+}
+
+fn until(start: Span, end: Span) -> Span {
+    Span {
+        end: end.end.max(start.end),
+        ..start
+    }
+}
+
+fn note(span: Span, message: &str, help: &str) -> Note {
+    Note {
+        span,
+        message: message.to_owned(),
+        help: Some(help.to_owned()),
+        other: None,
+    }
+}
+
+/// The mend for the slips that happen most.
+fn syntax_help(kind: &ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ErrorKind::TabInIndentation
+        | ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabAtBlockScalarStart
+        | ErrorKind::TabInPlainScalar => "indent with spaces",
+        ErrorKind::UnclosedQuotedScalar => "close the quote",
+        ErrorKind::UnclosedFlowCollection { .. }
+        | ErrorKind::UnexpectedEofFlowMapping
+        | ErrorKind::UnexpectedEofFlowSequence => "close the bracket",
+        ErrorKind::MappingValueNotAllowed => {
+            "check the indentation; quote a value that has a colon followed by a space"
+        }
+        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => {
+            "write `key: value` with a space after the colon"
+        }
+        ErrorKind::UnknownAnchor => {
+            "define the anchor with `&name` above the alias, or quote a value that starts with `*`"
+        }
+        ErrorKind::UnexpectedCharacter { .. } => {
+            "quote a value that starts with `@`, `%` or a backtick"
+        }
+        ErrorKind::RecursionLimitExceeded => "write it flatter",
+        _ => return None,
+    })
+}
