@@ -10,7 +10,7 @@ pub mod keep;
 pub mod scrub;
 pub mod secrets;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use call::{Call, Level};
 pub use crypto::PublicKey;

@@ -68,6 +68,16 @@ pub enum CacheError {
         /// The limit.
         limit: Duration,
     },
+    /// The compiler was killed: by its limit on time or memory, or by the system.
+    #[error(
+        "the compiler was stopped by {status}; it may use {} s of processor time and {} bytes of address space",
+        limits::COMPILE_TIME.as_secs(),
+        limits::COMPILE_ADDRESS_SPACE
+    )]
+    Killed {
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
     /// The child process could not be run.
     #[error("cannot run the compiler {program}")]
     Spawn {
@@ -147,13 +157,13 @@ impl Cache {
         let out = file.try_clone().map_err(CacheError::File)?;
         self.compile(bytes, out).await?;
         self.blocking(move |cache| {
+            let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
             if let Some(new) = &mut kept
                 && let Err(error) = new.keep(&file, &name)
             {
                 cache.complain(&error.to_string());
                 kept = None;
             }
-            let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
             let found = if kept.is_some() { Found::Compiled } else { Found::CompiledUnkept };
             Ok((component, found))
         })
@@ -284,6 +294,9 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
     let status = child.wait().await.map_err(spawned)?;
     if status.success() {
         return Ok(());
+    }
+    if status.code().is_none() {
+        return Err(CacheError::Killed { status });
     }
     let said = String::from_utf8_lossy(&said);
     Err(CacheError::Rejected {
@@ -462,6 +475,173 @@ impl Drop for NewFile {
         if let Some(name) = &self.name {
             // Nothing can be done, and nothing is lost, if it stays.
             let _ = rustix::fs::unlinkat(&self.directory.0, name, AtFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn bytes() -> Cow<'static, [u8]> {
+        Cow::Owned(wat::parse_str("(component (core module (func (export \"f\"))))").unwrap())
+    }
+
+    fn settings(directory: &Path) -> CacheSettings {
+        CacheSettings {
+            directory: Some(directory.to_owned()),
+            prefilled: None,
+            compiler: Compiler::InProcess,
+        }
+    }
+
+    /// What a process that starts now finds.
+    async fn found(settings: CacheSettings) -> Found {
+        let cache = Arc::new(Cache::new(engine::new_engine().unwrap(), settings));
+        let bytes = bytes();
+        cache.component(Digest::of(&bytes), bytes).await.unwrap().1
+    }
+
+    fn compiled_files(directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_second_start_compiles_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("made/when/missing");
+        assert_eq!(found(settings(&directory)).await, Found::Compiled);
+        assert_eq!(found(settings(&directory)).await, Found::Cached);
+        let files = compiled_files(&directory);
+        assert_eq!(files.len(), 1, "{files:?}");
+        let name = files[0].file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&Digest::of(&bytes()).to_string()), "{name}");
+        assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_compiled_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let file = compiled_files(directory.path()).pop().unwrap();
+        let whole = std::fs::read(&file).unwrap();
+        for damaged in [&b""[..], b"not machine code", &whole[..whole.len() / 2]] {
+            // Replaced, not changed: the file may be mapped.
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, damaged).unwrap();
+            mode(&file, 0o600);
+            assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+            assert_eq!(found(settings(directory.path())).await, Found::Cached);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_can_write_is_not_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let file = compiled_files(directory.path()).pop().unwrap();
+        mode(&file, 0o666);
+        assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+        mode(directory.path(), 0o777);
+        assert_eq!(found(settings(directory.path())).await, Found::CompiledUnkept);
+        mode(directory.path(), 0o700);
+        assert_eq!(found(settings(directory.path())).await, Found::Cached);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_somebody_else_is_not_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let us = rustix::process::geteuid();
+        let foreign = if us.is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(12_345), None).unwrap();
+            directory.path()
+        } else {
+            // Root's directory is foreign to everybody else.
+            Path::new("/usr")
+        };
+        assert_eq!(found(settings(foreign)).await, Found::CompiledUnkept);
+        let refusal = Directory::open(foreign, Owner::Itself).unwrap_err();
+        assert!(refusal.to_string().contains("belongs to user"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_symbolic_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let file = compiled_files(directory.path()).pop().unwrap();
+        let target = elsewhere.path().join("target");
+        std::fs::rename(&file, &target).unwrap();
+        symlink(&target, &file).unwrap();
+        assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+        assert!(!file.is_symlink());
+    }
+
+    #[tokio::test]
+    async fn a_prefilled_directory_is_tried_first_and_only_read() {
+        let (image, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        found(settings(image.path())).await;
+        mode(image.path(), 0o555);
+        let both = CacheSettings {
+            prefilled: Some(image.path().to_owned()),
+            ..settings(own.path())
+        };
+        assert_eq!(found(both).await, Found::Prefilled);
+        assert!(compiled_files(own.path()).is_empty());
+        mode(image.path(), 0o755);
+    }
+
+    #[tokio::test]
+    async fn without_a_directory_the_plugin_runs_from_memory() {
+        let unkept = CacheSettings {
+            compiler: Compiler::InProcess,
+            ..CacheSettings::default()
+        };
+        assert_eq!(found(unkept).await, Found::CompiledUnkept);
+        // A file stands where the directory should be.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(found(settings(file.path())).await, Found::CompiledUnkept);
+    }
+
+    /// A program in place of this one.
+    async fn compiled_by(script: &str) -> CacheError {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("compiler");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        mode(&program, 0o700);
+        let cache = Arc::new(Cache::new(
+            engine::new_engine().unwrap(),
+            CacheSettings {
+                compiler: Compiler::Program(program),
+                ..settings(&directory.path().join("cache"))
+            },
+        ));
+        let bytes = bytes();
+        let Err(error) = cache.component(Digest::of(&bytes), bytes).await else {
+            panic!("`{script}` compiled");
+        };
+        // Nothing half-written is left.
+        assert!(compiled_files(&directory.path().join("cache")).is_empty());
+        error
+    }
+
+    #[tokio::test]
+    async fn a_compiler_that_fails_is_heard() {
+        for (script, lasting, part) in [
+            ("echo 'no such instruction' >&2; exit 1", true, "no such instruction"),
+            ("kill -9 $$", false, "signal: 9"),
+            ("cat >/dev/null; echo garbage", false, "does not load"),
+        ] {
+            let error = compiled_by(script).await;
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(error.is_lasting(), lasting, "{script}");
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn compatibility(engine: &Engine) -> u64 {
     hasher.finish()
 }
 
-/// Advances the engine's epoch while somebody needs it.
+/// Ticks while somebody needs it.
 pub(super) struct Ticker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -50,9 +50,11 @@ struct Shared {
 }
 
 impl Ticker {
+    /// Has `on_tick` called each [`limits::TICK`] while a call is in flight.
+    ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
+    pub(super) fn start(on_tick: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             calls_in_flight: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
@@ -61,7 +63,7 @@ impl Ticker {
             .name("plugin-ticker".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || tick(&engine, &shared)
+                move || tick(&on_tick, &shared)
             })?;
         Ok(Self {
             shared,
@@ -77,6 +79,11 @@ impl Ticker {
             thread.thread().unpark();
         }
         TickerGuard(Arc::clone(&self.shared))
+    }
+
+    #[cfg(test)]
+    pub(super) fn calls_in_flight(&self) -> usize {
+        self.shared.calls_in_flight.load(Ordering::SeqCst)
     }
 }
 
@@ -100,14 +107,14 @@ impl Drop for TickerGuard {
     }
 }
 
-fn tick(engine: &Engine, shared: &Shared) {
+fn tick(on_tick: &dyn Fn(), shared: &Shared) {
     while !shared.stopped.load(Ordering::SeqCst) {
         if shared.calls_in_flight.load(Ordering::SeqCst) == 0 {
             // An unpark between the look and here is not lost: parking then returns at once.
             std::thread::park();
         } else {
             std::thread::sleep(limits::TICK);
-            engine.increment_epoch();
+            on_tick();
         }
     }
 }
@@ -117,19 +124,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ticker_rests_while_no_call_is_in_flight() {
-        let shared = Arc::new(Shared {
-            calls_in_flight: AtomicUsize::new(0),
-            stopped: AtomicBool::new(false),
-        });
-        let ticker = Ticker::start(new_engine().unwrap()).unwrap();
-        let guard = ticker.hold();
-        let second = ticker.hold();
-        drop(guard);
-        assert_eq!(ticker.shared.calls_in_flight.load(Ordering::SeqCst), 1);
+    fn the_ticker_ticks_while_a_call_is_in_flight_and_rests_otherwise() {
+        let ticks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&ticks);
+        let ticker = Ticker::start(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        })
+        .unwrap();
+        std::thread::sleep(5 * limits::TICK);
+        assert_eq!(ticks.load(Ordering::SeqCst), 0);
+
+        let (first, second) = (ticker.hold(), ticker.hold());
+        drop(first);
+        std::thread::sleep(20 * limits::TICK);
+        assert!(ticks.load(Ordering::SeqCst) > 2);
+
         drop(second);
-        assert_eq!(ticker.shared.calls_in_flight.load(Ordering::SeqCst), 0);
-        drop(shared);
+        // The tick that it may be in.
+        std::thread::sleep(5 * limits::TICK);
+        let rested = ticks.load(Ordering::SeqCst);
+        std::thread::sleep(20 * limits::TICK);
+        assert_eq!(ticks.load(Ordering::SeqCst), rested);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum CallError {
         limit: Duration,
     },
     /// It wanted more memory than it may have.
-    #[error("it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory_bytes` is the limit")]
+    #[error("it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory` is the limit")]
     OutOfMemory {
         /// Bytes that it would have had.
         wanted: usize,
@@ -191,7 +191,7 @@ mod tests {
                 CallError::OutOfMemory { wanted: 100, limit: 64 },
                 FailureKind::Internal,
                 "plugin.out-of-memory",
-                "plugin `acme` failed: it wanted 100 bytes of memory and may have 64; `limits.plugin.memory_bytes` is the limit",
+                "plugin `acme` failed: it wanted 100 bytes of memory and may have 64; `limits.plugin.memory` is the limit",
             ),
             (
                 CallError::Trap { code: "unreachable".to_owned(), last_words: "panicked at x".to_owned() },

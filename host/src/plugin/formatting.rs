@@ -93,7 +93,7 @@ fn check(artifacts: &[Artifact], limits: &PluginLimits) -> Result<(), String> {
         .sum();
     if bytes > limits.artifact_bytes {
         return Err(format!(
-            "it made {bytes} bytes and may make {}; `limits.plugin.artifact_bytes` is the limit",
+            "it made {bytes} bytes and may make {}; `limits.plugin.artifact` is the limit",
             limits.artifact_bytes
         ));
     }

@@ -82,7 +82,9 @@ impl Plugins {
         cache: CacheSettings,
     ) -> Result<Self, EngineError> {
         let engine = engine::new_engine().map_err(EngineError)?;
-        let ticker = Ticker::start(engine.clone()).map_err(|error| EngineError(error.into()))?;
+        let ticking = engine.clone();
+        let ticker = Ticker::start(move || ticking.increment_epoch())
+            .map_err(|error| EngineError(error.into()))?;
         let loader = Loader::new(engine, cache).map_err(EngineError)?;
         Ok(Self(Arc::new(Inner {
             loader,
