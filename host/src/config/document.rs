@@ -21,17 +21,17 @@ use super::{Loaded, Surroundings, check};
 const MAX_FILES: usize = 10_000;
 
 /// Reads a file that holds a configuration.
-pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, Mistake> {
+pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, Mistakes> {
     let unreadable = |error: std::io::Error| {
-        Mistake::without_text(
+        Mistakes::one(Mistake::without_text(
             path.display().to_string(),
             format!("cannot be read: {error}"),
             Some("name a readable YAML file".to_owned()),
-        )
+        ))
     };
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > yaml::MAX_FILE_BYTES as u64 {
-        return Err(too_long(&path.display().to_string()));
+        return Err(Mistakes::one(too_long(&path.display().to_string())));
     }
     let bytes = Zeroizing::new(std::fs::read(path).map_err(unreadable)?);
     text_of(&bytes, &path.display().to_string())
@@ -45,7 +45,7 @@ fn too_long(name: &str) -> Mistake {
     )
 }
 
-fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mistake> {
+pub(super) fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mistakes> {
     std::str::from_utf8(bytes)
         .map(|text| Zeroizing::new(text.to_owned()))
         .map_err(|error| {
@@ -60,7 +60,7 @@ fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mistake> {
             let mut mistake = Mistake::without_text(name, "not UTF-8 text", help);
             mistake.line = Some(line);
             mistake.column = Some(column);
-            mistake
+            Mistakes::one(mistake)
         })
 }
 
@@ -112,8 +112,8 @@ impl Reading {
         for path in self.included(&file) {
             let text = match read_text(&path) {
                 Ok(text) => text,
-                Err(mistake) => {
-                    self.bare.push(mistake);
+                Err(mistakes) => {
+                    self.bare.extend(mistakes.iter().cloned());
                     continue;
                 }
             };

@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn painting_over_keeps_lines_and_offsets() {
         let text = "a: pä€𝄞\nb: x\n";
-        let painted = paint_over(text, &[3..13]);
+        let painted = paint_over(text, std::slice::from_ref(&(3..13)));
         assert_eq!(painted, "a: *·•🞄\nb: x\n");
         assert_eq!(painted.len(), text.len());
     }
