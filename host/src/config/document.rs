@@ -100,13 +100,13 @@ impl Reading {
         name: &str,
         surroundings: &Surroundings,
     ) -> Result<Loaded, Mistakes> {
-        let Some(file) = self.record::<File>(text, name, &surroundings.base_dir) else {
+        let Some(mut file) = self.record::<File>(text, name, &surroundings.base_dir) else {
             return Err(self.into_mistakes());
         };
-        let mut jobs: Vec<At<Job>> = file.jobs.clone().map(|jobs| jobs.value).unwrap_or_default();
+        let mut jobs: Vec<At<Job>> = file.jobs.take().map(|jobs| jobs.value).unwrap_or_default();
         let mut outputs: Vec<At<SharedOutput>> = file
             .outputs
-            .clone()
+            .take()
             .map(|outputs| outputs.value)
             .unwrap_or_default();
         for path in self.included(&file) {

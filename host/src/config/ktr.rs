@@ -55,7 +55,7 @@ Settings as kube-token-refresher has them; each is a flag, a variable (KTR_SECRE
 
 /// A setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum Setting {
     SecretName,
     SecretNamespace,
     SecretKey,
@@ -68,7 +68,7 @@ enum Key {
     DummyProvider,
 }
 
-impl Key {
+impl Setting {
     const ALL: [Self; 10] = [
         Self::SecretName,
         Self::SecretNamespace,
@@ -138,6 +138,7 @@ pub enum LogFormat {
 
 /// Where the token comes from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum TokenProvider {
     /// A token endpoint.
     Oidc {
@@ -203,7 +204,7 @@ pub fn settings(
 
 /// Where a setting was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum GivenBy {
     File(Span),
     Variable,
     Flag,
@@ -212,18 +213,18 @@ enum From {
 /// A setting as it was given.
 struct Given {
     text: Zeroizing<String>,
-    from: From,
+    from: GivenBy,
 }
 
 #[derive(Default)]
 struct Flags {
     config: Option<PathBuf>,
-    given: BTreeMap<Key, Given>,
+    given: BTreeMap<Setting, Given>,
 }
 
 #[derive(Default)]
 struct Reader {
-    given: BTreeMap<Key, Given>,
+    given: BTreeMap<Setting, Given>,
     sources: Sources,
     notes: Vec<Note>,
     bare: Vec<Mistake>,
@@ -248,7 +249,7 @@ impl Reader {
                 );
                 continue;
             };
-            let key = Key::of_flag(name);
+            let key = Setting::of_flag(name);
             if key.is_none() && !matches!(name, "config" | "f") {
                 self.unknown_flag(name);
                 // Most likely its value.
@@ -278,7 +279,7 @@ impl Reader {
                         key,
                         Given {
                             text,
-                            from: From::Flag,
+                            from: GivenBy::Flag,
                         },
                     );
                 }
@@ -288,10 +289,10 @@ impl Reader {
     }
 
     fn unknown_flag(&mut self, name: &str) {
-        let known = Key::ALL
+        let known = Setting::ALL
             .iter()
             .map(|key| key.name())
-            .filter(|name| Key::of_flag(name).is_some());
+            .filter(|name| Setting::of_flag(name).is_some());
         let help = match nearest(name, known.chain(["config"])) {
             Some(meant) => format!("did you mean `--{meant}`?"),
             None => "`--help` lists the flags".to_owned(),
@@ -306,13 +307,13 @@ impl Reader {
             if !name.starts_with(VARIABLE_PREFIX) {
                 continue;
             }
-            match Key::ALL.into_iter().find(|key| key.variable() == name) {
+            match Setting::ALL.into_iter().find(|key| key.variable() == name) {
                 Some(key) => {
                     self.given.insert(
                         key,
                         Given {
                             text: Zeroizing::new(value),
-                            from: From::Variable,
+                            from: GivenBy::Variable,
                         },
                     );
                 }
@@ -379,13 +380,16 @@ impl Reader {
         for (key, value) in entries {
             let name = format!("{prefix}{}", key.text.to_lowercase());
             let section = format!("{name}.");
-            if let Some(known) = Key::named(&name) {
+            if let Some(known) = Setting::named(&name) {
                 self.file_value(known, value);
-            } else if Key::ALL.iter().any(|key| key.name().starts_with(&section)) {
+            } else if Setting::ALL
+                .iter()
+                .any(|key| key.name().starts_with(&section))
+            {
                 self.section(value, &section);
             } else {
                 let (file, line, column) = self.sources.place(key.span);
-                let meant = nearest(&name, Key::ALL.iter().map(|key| key.name()));
+                let meant = nearest(&name, Setting::ALL.iter().map(|key| key.name()));
                 let hint = meant
                     .map(|meant| format!(" (did you mean `{meant}`?)"))
                     .unwrap_or_default();
@@ -397,7 +401,7 @@ impl Reader {
     }
 
     /// A value as KTR's weak typing took it: numbers and truth values are text where text is expected.
-    fn file_value(&mut self, key: Key, value: &Node) {
+    fn file_value(&mut self, key: Setting, value: &Node) {
         let Content::Scalar(scalar) = &value.content else {
             return self.note(
                 value.span,
@@ -413,7 +417,7 @@ impl Reader {
             key,
             Given {
                 text,
-                from: From::File(value.span),
+                from: GivenBy::File(value.span),
             },
         );
     }
@@ -433,25 +437,27 @@ impl Reader {
     }
 
     /// A mistake where the setting was given, or at its name if it was not.
-    fn wrong(&mut self, key: Key, complaint: &Complaint) {
+    fn wrong(&mut self, key: Setting, complaint: &Complaint) {
         match self.given.get(&key).map(|given| given.from) {
-            Some(From::File(span)) => self.note(span, &complaint.message, &complaint.help),
-            Some(From::Flag) => self.bare(&flag(key.name()), &complaint.message, &complaint.help),
-            Some(From::Variable) | None => {
+            Some(GivenBy::File(span)) => self.note(span, &complaint.message, &complaint.help),
+            Some(GivenBy::Flag) => {
+                self.bare(&flag(key.name()), &complaint.message, &complaint.help)
+            }
+            Some(GivenBy::Variable) | None => {
                 self.bare(&key.variable(), &complaint.message, &complaint.help)
             }
         }
     }
 
     /// The text of a setting that is given and not empty.
-    fn text(&self, key: Key) -> Option<&str> {
+    fn text(&self, key: Setting) -> Option<&str> {
         self.given
             .get(&key)
             .map(|given| given.text.as_str())
             .filter(|text| !text.is_empty())
     }
 
-    fn required(&mut self, key: Key) -> Option<String> {
+    fn required(&mut self, key: Setting) -> Option<String> {
         let text = self.text(key).map(str::to_owned);
         if text.is_none() {
             let name = key.name();
@@ -465,7 +471,7 @@ impl Reader {
         text
     }
 
-    fn word<W: Word>(&mut self, key: Key) -> Option<W> {
+    fn word<W: Word>(&mut self, key: Setting) -> Option<W> {
         let text = self.required(key)?;
         W::parse(&text)
             .map_err(|complaint| self.wrong(key, &complaint))
@@ -473,10 +479,10 @@ impl Reader {
     }
 
     fn settings(mut self) -> Result<KtrSettings, Mistakes> {
-        let namespace = self.word::<Namespace>(Key::SecretNamespace);
-        let name = self.word::<ObjectName>(Key::SecretName);
-        let key = match self.given.contains_key(&Key::SecretKey) {
-            true => self.word::<SecretKey>(Key::SecretKey).map(|key| key.0),
+        let namespace = self.word::<Namespace>(Setting::SecretNamespace);
+        let name = self.word::<ObjectName>(Setting::SecretName);
+        let key = match self.given.contains_key(&Setting::SecretKey) {
+            true => self.word::<SecretKey>(Setting::SecretKey).map(|key| key.0),
             false => Some(defaults::SECRET_KEY.to_owned()),
         };
         let interval = self.interval();
@@ -513,14 +519,14 @@ impl Reader {
     }
 
     fn interval(&mut self) -> Option<Duration> {
-        let seconds = match self.given.get(&Key::Interval) {
+        let seconds = match self.given.get(&Setting::Interval) {
             None => Some(DEFAULT_INTERVAL_SECONDS),
             Some(given) => whole_seconds(&given.text),
         };
         if let Some(seconds @ 1..=MAX_INTERVAL_SECONDS) = seconds {
             return u64::try_from(seconds).ok().map(Duration::from_secs);
         }
-        let text = self.text(Key::Interval).unwrap_or_default().to_owned();
+        let text = self.text(Setting::Interval).unwrap_or_default().to_owned();
         let complaint = match seconds {
             Some(_) => Complaint::new(
                 format!("an interval of `{text}` seconds"),
@@ -531,20 +537,20 @@ impl Reader {
                 "write seconds without a unit, like `500`",
             ),
         };
-        self.wrong(Key::Interval, &complaint);
+        self.wrong(Setting::Interval, &complaint);
         None
     }
 
     fn provider(&mut self) -> Option<TokenProvider> {
         let dummy = self.dummy();
-        if self.text(Key::TokenUrl).is_none() {
+        if self.text(Setting::TokenUrl).is_none() {
             if !dummy {
-                self.required(Key::TokenUrl);
+                self.required(Setting::TokenUrl);
             }
             return dummy.then_some(TokenProvider::Dummy);
         }
         let token_url = self.token_url();
-        let client_id = self.required(Key::ClientId);
+        let client_id = self.required(Setting::ClientId);
         let client_secret = self.client_secret();
         Some(TokenProvider::Oidc {
             token_url: token_url?,
@@ -554,7 +560,7 @@ impl Reader {
     }
 
     fn token_url(&mut self) -> Option<url::Url> {
-        let text = self.text(Key::TokenUrl)?.to_owned();
+        let text = self.text(Setting::TokenUrl)?.to_owned();
         let complaint = match url::Url::parse(&text) {
             Ok(_) if has_userinfo(&text) => Complaint::new(
                 "the token URL has a user or password",
@@ -568,20 +574,20 @@ impl Reader {
                 "write it like `https://idp.example.org/token`",
             ),
         };
-        self.wrong(Key::TokenUrl, &complaint);
+        self.wrong(Setting::TokenUrl, &complaint);
         None
     }
 
     fn client_secret(&mut self) -> Option<SecretOrigin> {
-        let text = SecretString::from(self.required(Key::ClientSecret)?);
-        Some(match self.given.get(&Key::ClientSecret)?.from {
-            From::Variable => SecretOrigin::Env(Key::ClientSecret.variable()),
-            From::File(_) | From::Flag => SecretOrigin::Value(text),
+        let text = SecretString::from(self.required(Setting::ClientSecret)?);
+        Some(match self.given.get(&Setting::ClientSecret)?.from {
+            GivenBy::Variable => SecretOrigin::Env(Setting::ClientSecret.variable()),
+            GivenBy::File(_) | GivenBy::Flag => SecretOrigin::Value(text),
         })
     }
 
     fn dummy(&mut self) -> bool {
-        match self.text(Key::DummyProvider).unwrap_or("false") {
+        match self.text(Setting::DummyProvider).unwrap_or("false") {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
             "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
             other => {
@@ -589,14 +595,14 @@ impl Reader {
                     format!("`{other}` is neither `true` nor `false`"),
                     "write `true`",
                 );
-                self.wrong(Key::DummyProvider, &complaint);
+                self.wrong(Setting::DummyProvider, &complaint);
                 false
             }
         }
     }
 
     fn log_level(&mut self) -> LogLevel {
-        let Some(given) = self.given.get(&Key::LogLevel) else {
+        let Some(given) = self.given.get(&Setting::LogLevel) else {
             return LogLevel::Info;
         };
         match given.text.to_lowercase().as_str() {
@@ -617,7 +623,7 @@ impl Reader {
     fn log_format(&mut self) -> LogFormat {
         match self
             .given
-            .get(&Key::LogFormat)
+            .get(&Setting::LogFormat)
             .map_or("text", |given| given.text.as_str())
         {
             "text" => LogFormat::Text,
@@ -670,7 +676,7 @@ fn unknown_variable(name: &str) -> String {
     if name == "KTR_CONFIG" {
         return "the variable `KTR_CONFIG` is ignored; name the file with `--config`".to_owned();
     }
-    let known: Vec<String> = Key::ALL.into_iter().map(Key::variable).collect();
+    let known: Vec<String> = Setting::ALL.into_iter().map(Setting::variable).collect();
     let meant = known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(name, known), known))
@@ -717,8 +723,8 @@ fn hide(node: &Node, prefix: &str, gathered: &mut Gathered) {
     };
     for (key, value) in entries {
         let name = format!("{prefix}{}", key.text.to_lowercase());
-        match (Key::named(&name), &value.content) {
-            (Some(Key::ClientSecret), _) => gathered.hide(value),
+        match (Setting::named(&name), &value.content) {
+            (Some(Setting::ClientSecret), _) => gathered.hide(value),
             (Some(_), Content::Scalar(scalar)) if !has_userinfo(&scalar.text) => {}
             (_, Content::Map(_)) => hide(value, &format!("{name}."), gathered),
             _ => gathered.hide(value),

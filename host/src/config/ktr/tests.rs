@@ -45,7 +45,7 @@ fn mistakes(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Vec<Strin
 }
 
 /// What a setting came to, as text.
-fn shown(settings: &KtrSettings, key: Key) -> String {
+fn shown(settings: &KtrSettings, key: Setting) -> String {
     let oidc = |of: fn(&url::Url, &str, &SecretOrigin) -> String| match &settings.provider {
         TokenProvider::Oidc {
             token_url,
@@ -55,57 +55,61 @@ fn shown(settings: &KtrSettings, key: Key) -> String {
         TokenProvider::Dummy => "dummy".to_owned(),
     };
     match key {
-        Key::SecretName => settings.name.clone(),
-        Key::SecretNamespace => settings.namespace.clone(),
-        Key::SecretKey => settings.key.clone(),
-        Key::Interval => settings.interval.as_secs().to_string(),
-        Key::LogLevel => format!("{:?}", settings.log_level).to_lowercase(),
-        Key::LogFormat => format!("{:?}", settings.log_format).to_lowercase(),
-        Key::TokenUrl => oidc(|url, _, _| url.to_string()),
-        Key::ClientId => oidc(|_, id, _| id.to_owned()),
-        Key::ClientSecret => oidc(|_, _, secret| match secret {
+        Setting::SecretName => settings.name.clone(),
+        Setting::SecretNamespace => settings.namespace.clone(),
+        Setting::SecretKey => settings.key.clone(),
+        Setting::Interval => settings.interval.as_secs().to_string(),
+        Setting::LogLevel => format!("{:?}", settings.log_level).to_lowercase(),
+        Setting::LogFormat => format!("{:?}", settings.log_format).to_lowercase(),
+        Setting::TokenUrl => oidc(|url, _, _| url.to_string()),
+        Setting::ClientId => oidc(|_, id, _| id.to_owned()),
+        Setting::ClientSecret => oidc(|_, _, secret| match secret {
             SecretOrigin::Value(value) => value.expose_secret().to_owned(),
             SecretOrigin::Env(name) => format!("${name}"),
             other => format!("{other:?}"),
         }),
-        Key::DummyProvider => matches!(settings.provider, TokenProvider::Dummy).to_string(),
+        Setting::DummyProvider => matches!(settings.provider, TokenProvider::Dummy).to_string(),
     }
 }
 
 /// Name, default, and three values: for the file, the variable and the flag. All of KTR's table but `--config`.
-const TABLE: [(Key, Option<&str>, [&str; 3]); 9] = [
+const TABLE: [(Setting, Option<&str>, [&str; 3]); 9] = [
     (
-        Key::SecretName,
+        Setting::SecretName,
         None,
         ["from-file", "from-env", "from-flag"],
     ),
     (
-        Key::SecretNamespace,
+        Setting::SecretNamespace,
         None,
         ["from-file", "from-env", "from-flag"],
     ),
     (
-        Key::SecretKey,
+        Setting::SecretKey,
         Some("token"),
         ["from_file", "from_env", "from_flag"],
     ),
-    (Key::Interval, Some("500"), ["1", "2", "3"]),
-    (Key::LogLevel, Some("info"), ["debug", "warn", "error"]),
-    (Key::LogFormat, Some("text"), ["json", "text", "json"]),
+    (Setting::Interval, Some("500"), ["1", "2", "3"]),
+    (Setting::LogLevel, Some("info"), ["debug", "warn", "error"]),
+    (Setting::LogFormat, Some("text"), ["json", "text", "json"]),
     (
-        Key::TokenUrl,
+        Setting::TokenUrl,
         None,
         ["https://file/t", "https://env/t", "https://flag/t"],
     ),
-    (Key::ClientId, None, ["from-file", "from-env", "from-flag"]),
     (
-        Key::ClientSecret,
+        Setting::ClientId,
+        None,
+        ["from-file", "from-env", "from-flag"],
+    ),
+    (
+        Setting::ClientSecret,
         None,
         ["from-file", "$KTR_OIDC_CLIENTSECRET", "from-flag"],
     ),
 ];
 
-fn yaml(key: Key, value: &str) -> String {
+fn yaml(key: Setting, value: &str) -> String {
     match key.name().split_once('.') {
         Some((section, name)) => format!("{section}:\n  {name}: {value}\n"),
         None => format!("{}: {value}\n", key.name()),
@@ -168,7 +172,7 @@ fn the_dummy_provider_is_taken_from_variable_or_file_but_a_token_url_goes_first(
         (&with(&[], &[("KTR_DUMMYPROVIDER", "true")]), "", "false"),
     ] {
         let settings = read(&[], variables, file).unwrap();
-        assert_eq!(shown(&settings, Key::DummyProvider), expected, "{file}");
+        assert_eq!(shown(&settings, Setting::DummyProvider), expected, "{file}");
     }
     assert_eq!(
         mistakes(&[], &no_url, "dummyprovider: false\n"),
@@ -225,7 +229,7 @@ oidc:
         (settings.namespace.as_str(), settings.name.as_str()),
         ("ns", "bearer")
     );
-    assert_eq!(shown(&settings, Key::ClientSecret), "hunter2");
+    assert_eq!(shown(&settings, Setting::ClientSecret), "hunter2");
     assert!(settings.warnings.is_empty());
     assert!(!format!("{settings:?}").contains("hunter2"));
 }
@@ -233,15 +237,15 @@ oidc:
 #[test]
 fn what_weak_typing_took_is_taken() {
     for (file, key, expected) in [
-        ("interval: '500'\n", Key::Interval, "500"),
-        ("interval: 500.0\n", Key::Interval, "500"),
-        ("interval: 0x10\n", Key::Interval, "16"),
-        ("Interval: 9\n", Key::Interval, "9"),
-        ("secret: {key: 12}\n", Key::SecretKey, "12"),
-        ("secret:\n", Key::SecretKey, "token"),
-        ("log: {level: WARNING}\n", Key::LogLevel, "warn"),
-        ("log: {level: trace}\n", Key::LogLevel, "trace"),
-        ("log: {level: panic}\n", Key::LogLevel, "error"),
+        ("interval: '500'\n", Setting::Interval, "500"),
+        ("interval: 500.0\n", Setting::Interval, "500"),
+        ("interval: 0x10\n", Setting::Interval, "16"),
+        ("Interval: 9\n", Setting::Interval, "9"),
+        ("secret: {key: 12}\n", Setting::SecretKey, "12"),
+        ("secret:\n", Setting::SecretKey, "token"),
+        ("log: {level: WARNING}\n", Setting::LogLevel, "warn"),
+        ("log: {level: trace}\n", Setting::LogLevel, "trace"),
+        ("log: {level: panic}\n", Setting::LogLevel, "error"),
     ] {
         assert_eq!(
             shown(&read(&[], &MINIMUM, file).unwrap(), key),
@@ -471,9 +475,9 @@ fn help_is_asked_for_before_the_end_of_flags() {
             .collect();
         assert_eq!(asks_for_help(&arguments), expected, "{arguments:?}");
     }
-    for key in Key::ALL
+    for key in Setting::ALL
         .into_iter()
-        .filter(|key| Key::of_flag(key.name()).is_some())
+        .filter(|key| Setting::of_flag(key.name()).is_some())
     {
         assert!(USAGE.contains(&format!("--{} ", key.name())), "{key:?}");
     }
