@@ -6,6 +6,7 @@ pub mod defaults;
 mod document;
 mod file;
 mod hide;
+pub mod ktr;
 mod mistake;
 pub mod model;
 pub mod origin;
@@ -57,7 +58,7 @@ pub struct Surroundings {
 /// # Errors
 /// Every mistake in all of these files.
 pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
-    let text = document::read_text(path).map_err(Mistakes::one)?;
+    let text = document::read_text(path)?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
