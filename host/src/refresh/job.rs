@@ -177,7 +177,7 @@ impl Job {
             );
             self.retime(now, sample);
         }
-        self.outputs_changed(now, sample);
+        self.tell_outputs(&publication::Event::Restored, now, sample);
         Some(Action::Adopt)
     }
 
@@ -203,7 +203,7 @@ impl Job {
                 self.succeeded();
                 self.retime(now, sample);
                 self.keep.step(publication::Event::Changed, now, sample);
-                self.outputs_changed(now, sample);
+                self.tell_outputs(&publication::Event::Changed, now, sample);
                 Some(Action::Adopt)
             }
             Ok(Verdict::Unchanged) => {
@@ -272,9 +272,9 @@ impl Job {
         }
     }
 
-    fn outputs_changed(&mut self, now: Reading, sample: f64) {
+    fn tell_outputs(&mut self, event: &publication::Event, now: Reading, sample: f64) {
         for output in &mut self.outputs {
-            output.step(publication::Event::Changed, now, sample);
+            output.step(event.clone(), now, sample);
         }
     }
 
@@ -336,7 +336,7 @@ impl Job {
     ) -> Vec<Action> {
         self.outputs = vec![Publication::new(Some(verify)); outputs];
         if self.held.is_some() {
-            self.outputs_changed(now, sample);
+            self.tell_outputs(&publication::Event::Changed, now, sample);
         }
         self.step(Event::Woken, now, sample)
     }

@@ -16,6 +16,8 @@ const VERIFY_SPREAD: f64 = 0.1;
 pub enum Event {
     /// There is new content for it.
     Changed,
+    /// An earlier process gave it content; whether it still has that is not known.
+    Restored,
     /// A write ended well.
     Written,
     /// A write failed.
@@ -89,6 +91,10 @@ impl Publication {
     pub fn step(&mut self, event: Event, now: Reading, sample: f64) {
         match event {
             Event::Changed => self.changed(),
+            Event::Restored => {
+                let verify_at = Some(now.boot);
+                self.phase = Phase::Resting { verify_at };
+            }
             Event::Written => self.written(now, sample),
             Event::Failed { kind, retry_after } => self.failed(kind, retry_after, now, sample),
         }

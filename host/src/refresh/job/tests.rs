@@ -104,10 +104,10 @@ fn nothing_is_asked_before_the_store_was() {
 
 #[test]
 fn a_restored_token_is_verified_in_its_outputs_and_asked_for_only_when_due() {
-    let verified = [Action::Adopt, Action::Write(0, Purpose::Publish)];
+    let verified = [Action::Adopt, Action::Write(0, Purpose::Verify)];
     let and_asked = [
         Action::Adopt,
-        Action::Write(0, Purpose::Publish),
+        Action::Write(0, Purpose::Verify),
         Action::Acquire,
     ];
     let now = at(100_000);
