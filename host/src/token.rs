@@ -1,5 +1,7 @@
 //! A token as the rooms hand it on: the value and whatever the issuer said beside it.
 
+pub mod jwt;
+
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
