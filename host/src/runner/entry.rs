@@ -12,7 +12,7 @@ use crate::config::model::{Destination, Job, Output, SharedOutput};
 use crate::failure::FailureKind;
 use crate::refresh::admit::Candidate;
 use crate::refresh::lifetime;
-use crate::refresh::publication::{Publication, State};
+use crate::refresh::publication::{Publication, Purpose, State};
 use crate::refresh::{self, clock, job::Life};
 use crate::time::{Reading, Timestamp};
 use crate::token::{KeptToken, jwt};
@@ -105,10 +105,11 @@ impl Entry {
         Some(Task::Keep(self.config.id.clone(), token))
     }
 
-    pub(super) fn write(&self, index: usize) -> Option<Task> {
+    pub(super) fn write(&self, index: usize, purpose: Purpose) -> Option<Task> {
         let write = Write {
             owner: Owner::Job(self.config.id.clone()),
             index,
+            purpose,
             output: self.config.outputs.get(index)?.clone(),
             tokens: vec![self.job_token()?],
         };
@@ -213,10 +214,11 @@ impl SharedEntry {
         }
     }
 
-    pub(super) fn write(&self, tokens: Vec<JobToken>) -> Task {
+    pub(super) fn write(&self, tokens: Vec<JobToken>, purpose: Purpose) -> Task {
         Task::Write(Box::new(Write {
             owner: Owner::Shared,
             index: self.index,
+            purpose,
             output: self.config.output.clone(),
             tokens,
         }))

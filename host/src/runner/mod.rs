@@ -5,6 +5,7 @@
 mod admission;
 mod entry;
 mod handle;
+pub mod live;
 pub mod metrics;
 pub mod ports;
 mod queue;

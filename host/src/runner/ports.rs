@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, Output};
 use crate::failure::Failure;
+use crate::refresh::publication::Purpose;
 use crate::time::{Clock, SystemClock, Timestamp};
 use crate::token::{KeptToken, Token};
 
@@ -93,7 +94,7 @@ pub trait Acquirer: Send + Sync {
     /// # Errors
     ///
     /// What the plugin, a capability or the plugin's bounds say.
-    fn acquire<'a>(&'a self, job: &'a Job, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>>;
+    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>>;
 }
 
 /// Whose output it is.
@@ -121,6 +122,8 @@ pub struct Write {
     pub owner: Owner,
     /// Which of the owner's outputs, in the order of the configuration.
     pub index: usize,
+    /// Whether there is something new, or what should be there is to be looked at.
+    pub purpose: Purpose,
     /// Where and how.
     pub output: Output,
     /// What: one token, or those of all jobs that share the output, in its order.

@@ -335,10 +335,10 @@ impl Scheduler {
             }
             Work::Acquire(key) => self.jobs.get(&key).map(Entry::acquire),
             Work::Keep(key) => self.jobs.get(&key)?.keep(),
-            Work::Write(key, index, _) => self.jobs.get(&key)?.write(index),
-            Work::WriteShared(key, _) => {
+            Work::Write(key, index, purpose) => self.jobs.get(&key)?.write(index, purpose),
+            Work::WriteShared(key, purpose) => {
                 let shared = self.shared.get(&key)?;
-                Some(shared.write(self.tokens(&shared.config)?))
+                Some(shared.write(self.tokens(&shared.config)?, purpose))
             }
         }
     }
