@@ -70,7 +70,7 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
     let user = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).map(|caches| caches.join("evertoken"));
     CacheSettings {
         directory: folder("CACHE_DIRECTORY").or(user),
-        prefilled: Some(PathBuf::from(PREFILLED_CACHE)),
+        prefilled: Some(PathBuf::from(PREFILLED_CACHE)).filter(|path| path.is_dir()),
         compiler: Compiler::ThisProgram,
     }
 }
