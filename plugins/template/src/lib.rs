@@ -3,6 +3,7 @@
 
 mod context;
 mod render;
+mod words;
 
 use std::collections::BTreeMap;
 
