@@ -247,6 +247,12 @@ fn a_refusal_is_a_failure_of_its_kind_with_the_issuers_code() {
             None,
         ),
         (
+            Answer::new(200, "text/plain", "s3cr3t=s3cr3t"),
+            FailureKind::Internal,
+            "answer.unreadable",
+            None,
+        ),
+        (
             Answer::json(200, r#"{"access_token":"s3cr3t""#),
             FailureKind::Internal,
             "answer.unreadable",
