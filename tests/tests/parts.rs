@@ -217,8 +217,12 @@ fn keycloak_issues_a_client_credentials_token_with_lifespan_and_audience_and_cou
         ("client_secret", "s3cret"),
     ];
     let answer = realm.token_request(&fields).unwrap().success().unwrap();
-    assert_eq!(answer["expires_in"], 60);
     let claims = claims(answer["access_token"].as_str().unwrap()).unwrap();
+    // Keycloak counts `expires_in` down while it signs; on busy cores it says 59.
+    assert_eq!(
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+        60
+    );
     assert_eq!(claims["iss"], realm.issuer());
     assert!(
         claims["aud"] == "warehouse"
