@@ -182,6 +182,7 @@ pub(super) fn perform(action: Action, stream: &mut Stream, shared: &Shared) -> R
                 stream.write_all(&[byte])?;
                 stream.flush()?;
             }
+            return Ok(true);
         }
         Action::Endless { bytes } => {
             stream.write_all(&head(200, &[], None))?;
