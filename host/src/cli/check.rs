@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
@@ -74,7 +75,7 @@ impl Found {
 /// The rooms cannot be put together.
 pub(super) async fn online(config: &Config) -> Result<Found> {
     // The state store is another process's while that runs; what is looked at here does not need it.
-    let house = House::open(&Config { state: StateLocation::Memory, ..config.clone() }).await?;
+    let house = House::open(&Config { state: StateLocation::Memory, ..config.clone() }, &CancellationToken::new()).await?;
     let mut found = Found::default();
     for job in &config.jobs {
         let missing = missing(&house, job).await;

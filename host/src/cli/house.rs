@@ -1,11 +1,13 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use secrecy::{ExposeSecret as _, SecretSlice};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::capability::{self, process_environment};
@@ -29,11 +31,11 @@ pub(super) struct House {
 }
 
 impl House {
-    /// Opens the state store and joins the rooms. Reads no secret but the store's keys.
+    /// Opens the state store and joins the rooms, until `stop`. Reads no secret but the store's keys.
     ///
     /// # Errors
     /// The store cannot be opened, or a key of it not be read.
-    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn open(config: &Config, stop: &CancellationToken) -> anyhow::Result<Self> {
         let kubernetes = Arc::new(Kubernetes::new());
         let store = Arc::new(open_store(&config.state, &kubernetes).await?);
         let plugins = plugins(config)?;
@@ -44,12 +46,24 @@ impl House {
             clock: Arc::new(SystemClock),
             environment: process_environment(),
         });
-        let live = Arc::new(Live::new(plugins.clone(), capabilities.clone(), Outputs::new(kubernetes)));
+        let live = Arc::new(Live::new(plugins.clone(), capabilities.clone(), Outputs::new(kubernetes), stop.clone()));
         for job in &config.jobs {
             live.learn(&job.source.plugin).await;
         }
         let ports = Ports::live(Arc::clone(&live) as _, live, store);
         Ok(Self { plugins, capabilities, ports })
+    }
+}
+
+/// Loads all plugins that jobs and outputs name, beside whatever else happens: a formatter is compiled while the first token is on its
+/// way. What cannot be loaded is said by the job that needs it.
+pub(super) fn prepare_plugins(plugins: &Plugins, config: &Config) {
+    let outputs = config.jobs.iter().flat_map(|job| &job.outputs).chain(config.shared_outputs.iter().map(|shared| &shared.output));
+    let formats = outputs.filter_map(|output| output.format.as_ref()).map(|format| &format.plugin);
+    let names: BTreeSet<&String> = config.jobs.iter().map(|job| &job.source.plugin).chain(formats).collect();
+    for name in names {
+        let (plugins, name) = (plugins.clone(), name.clone());
+        tokio::spawn(async move { plugins.prepare(&name).await.map(drop) });
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         }
         let stop = CancellationToken::new();
         signals::stop_on_signal(&stop)?;
-        let house = House::open(&loaded.config).await?;
+        let house = House::open(&loaded.config, &stop).await?;
         let (runner, _handle) = Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
         Ok(report(&snapshot))

@@ -7,7 +7,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::configuration::ConfigArguments;
-use super::house::House;
+use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, signals};
 use crate::config::model::Config;
 use crate::runner::metrics::Metrics;
@@ -53,7 +53,8 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
 pub(super) async fn keep_fresh(config: &Config) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     signals::stop_on_signal(&stop)?;
-    let house = House::open(config).await?;
+    let house = House::open(config, &stop).await?;
+    house::prepare_plugins(&house.plugins, config);
     let metrics = Arc::new(Metrics::new());
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));
     let readiness = serve::Readiness::default();

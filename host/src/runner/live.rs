@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::ports::{Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
 use crate::capability::{self, keep::BoxFuture};
 use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::output::{Outputs, Publication, Written};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
@@ -23,13 +24,15 @@ pub struct Live {
     outputs: Outputs,
     /// What is known of the plugins that jobs use: lanes are asked for without waiting.
     known: RwLock<HashMap<String, Arc<PluginInfo>>>,
+    /// Cancelled when the process is to end. A write under way is finished then; one that still waits for its formatter is not.
+    stop: CancellationToken,
 }
 
 impl Live {
-    /// The world made of these rooms.
+    /// The world made of these rooms, until `stop`.
     #[must_use]
-    pub fn new(plugins: Plugins, capabilities: capability::Host, outputs: Outputs) -> Self {
-        Self { plugins, capabilities, outputs, known: RwLock::default() }
+    pub fn new(plugins: Plugins, capabilities: capability::Host, outputs: Outputs, stop: CancellationToken) -> Self {
+        Self { plugins, capabilities, outputs, known: RwLock::default(), stop }
     }
 
     /// Learns what a job's plugin says about itself. A plugin that cannot be read is learned with its first call.
@@ -90,7 +93,10 @@ impl Publisher for Live {
 
     fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>> {
         Box::pin(async move {
-            let artifacts = self.artifacts(write).await?;
+            let artifacts = tokio::select! {
+                artifacts = self.artifacts(write) => artifacts?,
+                () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, "stopping", "the process is stopping")),
+            };
             // No job may have this name: a job is named in letters, digits and `.-_`.
             let shared = JobId::file("+shared");
             let publication = Publication {
