@@ -15,5 +15,7 @@ pub mod refresh;
 pub mod runner;
 pub mod serve;
 pub mod state;
+#[cfg(test)]
+mod test_support;
 pub mod time;
 pub mod token;

@@ -1,1 +1,214 @@
-//! Kubernetes client set-up.
+//! The Kubernetes API as evertoken uses it: single requests on named objects, no discovery, no caches. The client is made on
+//! first need, so a process without Kubernetes outputs never looks for a cluster, and made again when making it failed.
+//! Bodies hold secrets, so requests are sent raw: the client's own typed calls write unparsable answers to the log.
+
+mod call;
+mod connect;
+mod provider;
+mod refusal;
+mod token;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::{Method, header};
+use kube::client::Body;
+use secrecy::SecretSlice;
+use serde::Deserialize;
+use tokio::sync::{Mutex, Semaphore};
+use zeroize::Zeroizing;
+
+use self::call::SecretText;
+pub(crate) use self::call::{Answer, Call, Verb};
+pub use self::token::ServiceAccountToken;
+
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+/// The object, key or subresource does not exist.
+pub const NOT_FOUND: &str = "kubernetes.not-found";
+/// Somebody else changed the object between our read and our write, or created it at the same moment.
+pub const CONFLICT: &str = "kubernetes.conflict";
+
+/// How long one request may take, connection and answer included. The API server itself gives up on a request after 60 s;
+/// one that takes half of that is in trouble, and the output is tried again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the TCP and TLS handshakes may take: within a cluster they take milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Requests in flight. The API server's default bound on mutating requests is 200 for all its clients
+/// (`--max-mutating-requests-inflight`); a third of it is the most that one client should take.
+const REQUESTS_IN_FLIGHT: usize = 64;
+
+/// Where the cluster's address and our identity come from.
+enum Connection {
+    /// `KUBECONFIG`, then the Pod's own, then `~/.kube/config`.
+    Environment,
+    /// Given.
+    Config(Box<kube::Config>),
+}
+
+/// Access to one Kubernetes API server.
+pub struct Kubernetes {
+    connection: Connection,
+    client: Mutex<Option<kube::Client>>,
+    in_flight: Semaphore,
+}
+
+impl std::fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kubernetes")
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Kubernetes {
+    /// The cluster that the environment names: `KUBECONFIG`, else the Pod's service account, else `~/.kube/config`. Nothing
+    /// is read before the first request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::over(Connection::Environment)
+    }
+
+    /// A given cluster.
+    #[must_use]
+    pub fn with_config(config: kube::Config) -> Self {
+        Self::over(Connection::Config(Box::new(config)))
+    }
+
+    fn over(connection: Connection) -> Self {
+        Self {
+            connection,
+            client: Mutex::new(None),
+            in_flight: Semaphore::new(REQUESTS_IN_FLIGHT),
+        }
+    }
+
+    /// The value of one key of a Secret: one GET.
+    ///
+    /// # Errors
+    /// `kubernetes.not-found` when Secret or key are missing; what the API server refuses, with the verb to grant.
+    pub async fn secret_key(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+    ) -> Result<SecretSlice<u8>, Failure> {
+        #[derive(Deserialize)]
+        struct Secret {
+            #[serde(default)]
+            data: BTreeMap<String, SecretText>,
+        }
+        let call = Call::secret(Verb::Get, namespace, name);
+        let answer = self.send(&call).await?;
+        let secret: Secret = answer.parse(&call)?;
+        let Some(value) = secret.data.get(key) else {
+            let present: Vec<&str> = secret.data.keys().map(String::as_str).collect();
+            return Err(Failure::new(
+                FailureKind::InvalidConfig,
+                NOT_FOUND,
+                format!(
+                    "secret {namespace}/{name} has no key `{key}`; it has: {}",
+                    present.join(", ")
+                ),
+            ));
+        };
+        value
+            .decode()
+            .ok_or_else(|| call.malformed("a value of `data` is not base64"))
+    }
+
+    /// Sends one request and returns the answer if it is a success.
+    pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let _permit = self.in_flight.acquire().await.map_err(|_| {
+            Failure::new(
+                FailureKind::Unavailable,
+                "kubernetes.unreachable",
+                "the Kubernetes client has been closed",
+            )
+        })?;
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(call)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(
+                FailureKind::Unavailable,
+                "kubernetes.timeout",
+                format!(
+                    "cannot {call}: no answer from the API server within {} s",
+                    REQUEST_TIMEOUT.as_secs()
+                ),
+            )),
+        }
+    }
+
+    async fn exchange(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let client = self.client().await?;
+        let response = client
+            .send(call.request()?)
+            .await
+            .map_err(|error| connect::unreachable(call, &error))?;
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let body = response
+            .into_body()
+            .collect_bytes()
+            .await
+            .map_err(|error| connect::unreachable(call, &error))?;
+        let body = Zeroizing::new(Vec::from(body));
+        if status.is_success() {
+            return Ok(Answer { body });
+        }
+        if status == http::StatusCode::UNAUTHORIZED {
+            // A kubeconfig may hold a newer credential by now.
+            *self.client.lock().await = None;
+        }
+        Err(refusal::failure(call, status, retry_after, &body))
+    }
+
+    /// The client, made now if there is none, or if the certificate of the one there is has expired.
+    async fn client(&self) -> Result<kube::Client, Failure> {
+        let mut current = self.client.lock().await;
+        if let Some(client) = current.as_ref().filter(|client| connect::is_valid(client)) {
+            return Ok(client.clone());
+        }
+        let client = match &self.connection {
+            Connection::Environment => connect::from_environment().await,
+            Connection::Config(config) => connect::from_config(config.as_ref().clone()).await,
+        }
+        .map_err(Failure::from)?;
+        *current = Some(client.clone());
+        Ok(client)
+    }
+}
+
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    // The API server only ever sends seconds.
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+/// RFC 3339 as Kubernetes writes times.
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let at: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(at.as_millisecond()).ok().map(Timestamp)
+}
+
+impl Verb {
+    const fn method(self) -> Method {
+        match self {
+            Self::Get => Method::GET,
+            Self::Create => Method::POST,
+            Self::Update => Method::PUT,
+            Self::Patch => Method::PATCH,
+        }
+    }
+}
+
+fn body(bytes: &[u8]) -> Body {
+    Body::from(bytes.to_vec())
+}

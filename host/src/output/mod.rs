@@ -1,1 +1,178 @@
-//! Sinks: file and Kubernetes Secret.
+//! Sinks: places that consumers read. A publication arrives whole or not at all, and content that is there already is not
+//! written again. What the content is, formats and tokens decide, not this room.
+
+mod file;
+mod secret;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::config::model::{Destination, JobId};
+use crate::failure::{Failure, FailureKind};
+use crate::kubernetes::Kubernetes;
+use crate::time::Timestamp;
+use crate::token::Artifact;
+
+/// Bytes of an artifact's name: the bound of Secret keys; file systems allow two more.
+const ARTIFACT_NAME_MAX_BYTES: usize = 253;
+
+/// What one output gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    /// The job whose output it is. An output of several jobs has a name of its own here, different from every job's.
+    pub job: &'a JobId,
+    /// The output's place among those of the job: two outputs of a job own different keys of a Secret.
+    pub output_index: usize,
+    /// One without a name, or any number with names.
+    pub artifacts: &'a [Artifact],
+    /// When the first of the tokens in it dies; none: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a publication did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The destination holds the content since now.
+    Changed,
+    /// It held it before.
+    Unchanged,
+}
+
+/// All sinks of a process.
+#[derive(Debug)]
+pub struct Outputs {
+    files: file::Files,
+    secrets: secret::Secrets,
+}
+
+impl Outputs {
+    /// Sinks that reach Secrets through `kubernetes`.
+    #[must_use]
+    pub fn new(kubernetes: Arc<Kubernetes>) -> Self {
+        Self {
+            files: file::Files::new(),
+            secrets: secret::Secrets::new(kubernetes),
+        }
+    }
+
+    /// Writes a publication, unless this process knows that it is there. A file is looked at; a Secret costs one request, or
+    /// none if this process wrote the same before.
+    ///
+    /// # Errors
+    /// What the destination refuses; it holds its old content then. With several artifacts, files already replaced stay so.
+    pub async fn publish(
+        &self,
+        destination: &Destination,
+        publication: &Publication<'_>,
+    ) -> Result<Written, Failure> {
+        check(publication.artifacts)?;
+        match destination {
+            Destination::File(file) => self.files.write(file, publication.artifacts).await,
+            Destination::Secret(secret) => self.secrets.write(secret, publication, false).await,
+        }
+    }
+
+    /// Makes sure that the destination holds a publication, whatever happened to it since it was written. A Secret costs one
+    /// request, which leaves its resourceVersion as it is if nothing is wrong.
+    ///
+    /// # Errors
+    /// As [`Outputs::publish`].
+    pub async fn verify(
+        &self,
+        destination: &Destination,
+        publication: &Publication<'_>,
+    ) -> Result<Written, Failure> {
+        check(publication.artifacts)?;
+        match destination {
+            Destination::File(file) => self.files.write(file, publication.artifacts).await,
+            Destination::Secret(secret) => self.secrets.write(secret, publication, true).await,
+        }
+    }
+}
+
+/// Artifact names become file names and Secret keys, so they are one component of `[A-Za-z0-9._-]`, each once.
+fn check(artifacts: &[Artifact]) -> Result<(), Failure> {
+    let invalid =
+        |code, message: String| Err(Failure::new(FailureKind::InvalidConfig, code, message));
+    match artifacts {
+        [] => {
+            return invalid(
+                "output.empty",
+                "the format made no artifact, so there is nothing to write".to_owned(),
+            );
+        }
+        [only] if only.name.is_empty() => return Ok(()),
+        _ => {}
+    }
+    let mut names = BTreeSet::new();
+    for Artifact { name, .. } in artifacts {
+        if name.is_empty() {
+            return invalid(
+                "output.artifact-name",
+                "the format made several artifacts, and one of them has no name".to_owned(),
+            );
+        }
+        if !is_one_component(name) {
+            return invalid(
+                "output.artifact-name",
+                format!(
+                    "the format named an artifact `{}`; a name is at most {ARTIFACT_NAME_MAX_BYTES} of `A-Z a-z 0-9 . _ -`, and neither `.` nor begins with `..`",
+                    name.escape_debug()
+                ),
+            );
+        }
+        if !names.insert(name) {
+            return invalid(
+                "output.artifact-name",
+                format!("the format named two artifacts `{name}`"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Kubernetes' rule for Secret keys, which is narrower than file systems'.
+fn is_one_component(name: &str) -> bool {
+    name.len() <= ARTIFACT_NAME_MAX_BYTES
+        && name != "."
+        && !name.starts_with("..")
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artifacts_are_one_without_a_name_or_several_with_different_ones() {
+        for (names, ok) in [
+            (&[""][..], true),
+            (&["tls.crt"], true),
+            (&["tls.crt", "tls.key", ".hidden", "a_b-c"], true),
+            (&[], false),
+            (&["", ""], false),
+            (&["a", ""], false),
+            (&["a", "a"], false),
+            (&["a/b"], false),
+            (&["."], false),
+            (&[".."], false),
+            (&["..data"], false),
+            (&["ä"], false),
+            (&["a b"], false),
+            (&["a\0"], false),
+            (&[&"x".repeat(253)], true),
+            (&[&"x".repeat(254)], false),
+        ] {
+            let artifacts: Vec<Artifact> = names
+                .iter()
+                .map(|name| Artifact {
+                    name: (*name).to_owned(),
+                    content: b"x".to_vec().into(),
+                })
+                .collect();
+            assert_eq!(check(&artifacts).is_ok(), ok, "{names:?}");
+        }
+    }
+}

@@ -1,1 +1,270 @@
-//! All that touches wasmtime.
+//! All that touches wasmtime: plugins by name, compiled once per digest, run in a store of their own for each call. Nothing of
+//! wasmtime or of the generated interface shows outside of this room.
+
+mod built_in;
+mod cache;
+mod engine;
+mod error;
+mod formatting;
+pub mod inspect;
+pub mod limits;
+mod load;
+pub mod schema;
+mod store;
+mod v0_1;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub use built_in::{BUILT_IN, BuiltIn};
+pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
+pub use error::CallError;
+pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
+pub use load::LoadError;
+pub use schema::ConfigMistake;
+
+use crate::capability::Call;
+use crate::config::model::{Job, PluginFile, PluginLimits};
+use crate::config::origin::Origin;
+use crate::failure::Failure;
+use crate::time::Timestamp;
+use crate::token::{Artifact, NamedToken, Token};
+use engine::{BoxError, Ticker};
+use formatting::FormatLog;
+use load::{Loader, Registry};
+use v0_1::{Acquire, Bounds, Prepared};
+
+/// The machine cannot run plugins.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the plugin engine")]
+pub struct EngineError(#[source] BoxError);
+
+/// All plugins that jobs may name: the built-in ones and the configured ones. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugins(Arc<Inner>);
+
+struct Inner {
+    loader: Loader,
+    ticker: Ticker,
+    registry: RwLock<Arc<Registry>>,
+    limits: RwLock<PluginLimits>,
+}
+
+/// A plugin in a list.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The name that jobs use.
+    pub name: String,
+    /// Whether it is part of the binary.
+    pub built_in: bool,
+    /// What it says about itself, or why it cannot be used.
+    pub info: Result<Arc<PluginInfo>, Arc<LoadError>>,
+}
+
+impl fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugins").finish_non_exhaustive()
+    }
+}
+
+impl Plugins {
+    /// Plugins by these names, beside the built-in ones. Nothing is read or compiled before its first use.
+    ///
+    /// # Errors
+    /// The machine cannot run plugins.
+    pub fn new(
+        files: &BTreeMap<String, PluginFile>,
+        limits: PluginLimits,
+        cache: CacheSettings,
+    ) -> Result<Self, EngineError> {
+        let engine = engine::new_engine().map_err(EngineError)?;
+        let ticking = engine.clone();
+        let ticker = Ticker::start(move || ticking.increment_epoch())
+            .map_err(|error| EngineError(error.into()))?;
+        let loader = Loader::new(engine, cache).map_err(EngineError)?;
+        Ok(Self(Arc::new(Inner {
+            loader,
+            ticker,
+            registry: RwLock::new(Arc::new(Registry::new(files))),
+            limits: RwLock::new(limits),
+        })))
+    }
+
+    /// Other plugins and limits for the calls that begin from now on, e.g. after a reload. What is compiled stays so.
+    pub fn reconfigure(&self, files: &BTreeMap<String, PluginFile>, limits: PluginLimits) {
+        *write(&self.0.registry) = Arc::new(Registry::new(files));
+        *write(&self.0.limits) = limits;
+    }
+
+    /// What a plugin says about itself. Reads it, but neither compiles nor runs it.
+    ///
+    /// # Errors
+    /// There is no such plugin, it cannot be read, or it is none that this host can run.
+    pub async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
+        self.0.loader.info(&self.registry(), name).await
+    }
+
+    /// All plugins by name.
+    pub async fn list(&self) -> Vec<Listed> {
+        let registry = self.registry();
+        let mut all = Vec::new();
+        for (name, built_in) in registry.names() {
+            all.push(Listed {
+                name: name.to_owned(),
+                built_in,
+                info: self.0.loader.info(&registry, name).await,
+            });
+        }
+        all
+    }
+
+    /// Compiles a plugin if that has not been done, e.g. to fill the cache of an image.
+    ///
+    /// # Errors
+    /// As [`Plugins::info`], and the plugin does not compile or fit the host.
+    pub async fn prepare(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
+        let loaded = self.0.loader.load(&self.registry(), name).await?;
+        Ok(Arc::clone(&loaded.info))
+    }
+
+    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets.
+    ///
+    /// # Errors
+    /// As [`Plugins::info`].
+    pub async fn endpoints(
+        &self,
+        name: &str,
+        config: &Value,
+    ) -> Result<Vec<Origin>, Arc<LoadError>> {
+        let info = self.info(name).await?;
+        Ok(info
+            .schema
+            .as_ref()
+            .map(|schema| schema::endpoints(schema, config))
+            .unwrap_or_default())
+    }
+
+    /// The mistakes in a plugin's configuration, by its own schema; a plugin without one has none to tell.
+    ///
+    /// # Errors
+    /// As [`Plugins::info`], and the plugin is not for this use.
+    pub async fn check_config(
+        &self,
+        name: &str,
+        world: World,
+        config: &Value,
+    ) -> Result<Vec<ConfigMistake>, Arc<LoadError>> {
+        let info = self.info(name).await?;
+        load::require(name, &info, world)?;
+        Ok(info
+            .schema
+            .as_ref()
+            .map(|schema| schema::check_config(schema, config))
+            .unwrap_or_default())
+    }
+
+    /// Obtains a token: one call of the job's source plugin, in a fresh instance, within the job's timeout. The time that it takes to
+    /// load the plugin does not count.
+    ///
+    /// # Errors
+    /// The plugin's own failure; `plugin.*` when it cannot be loaded or a limit ended the call.
+    pub async fn acquire(
+        &self,
+        job: &Job,
+        call: &Call,
+        attempt: u32,
+        previous_expires_at: Option<Timestamp>,
+    ) -> Result<Token, Failure> {
+        let name = job.source.plugin.as_str();
+        let loaded = self.loaded(name, World::Source).await?;
+        let Prepared::Source(source) = &loaded.prepared else {
+            return Err(load::wrong_world(name, &loaded.info, World::Source).to_failure());
+        };
+        let limits = self.limits();
+        let bounds = self.bounds(&limits, job.source.timeout);
+        let request = Acquire {
+            job: &job.id.name,
+            config: &job.source.config,
+            attempt,
+            previous_expires_at,
+        };
+        v0_1::acquire(source, &bounds, call, &request)
+            .await
+            .unwrap_or_else(|error| Err(error.into_failure(&full_name(name, &loaded.info))))
+    }
+
+    /// Turns tokens into what a consumer reads: one call of a formatter plugin, in a fresh instance, within [`limits::FORMAT_TIME`].
+    ///
+    /// # Errors
+    /// The plugin's own failure; `plugin.*` when it cannot be loaded, a limit ended the call, or what it made is not fit to be written.
+    pub async fn format(
+        &self,
+        plugin: &str,
+        tokens: &[NamedToken],
+        config: &Value,
+    ) -> Result<Vec<Artifact>, Failure> {
+        let loaded = self.loaded(plugin, World::Formatter).await?;
+        let Prepared::Formatter(formatter) = &loaded.prepared else {
+            return Err(load::wrong_world(plugin, &loaded.info, World::Formatter).to_failure());
+        };
+        let limits = self.limits();
+        let bounds = self.bounds(&limits, limits::FORMAT_TIME);
+        let log = FormatLog::new(plugin, tokens, &limits);
+        let full_name = full_name(plugin, &loaded.info);
+        let artifacts = v0_1::format(formatter, &bounds, log, tokens, config)
+            .await
+            .unwrap_or_else(|error| Err(error.into_failure(&full_name)))?;
+        formatting::check_artifacts(&full_name, &artifacts, &limits)?;
+        Ok(artifacts)
+    }
+
+    async fn loaded(&self, name: &str, world: World) -> Result<Arc<load::Loaded>, Failure> {
+        let loaded = self.0.loader.load(&self.registry(), name).await;
+        let loaded = loaded.map_err(|error| error.to_failure())?;
+        load::require(name, &loaded.info, world).map_err(|error| error.to_failure())?;
+        Ok(loaded)
+    }
+
+    fn bounds<'a>(&'a self, limits: &'a PluginLimits, timeout: Duration) -> Bounds<'a> {
+        Bounds {
+            engine: self.0.loader.engine(),
+            ticker: &self.0.ticker,
+            limits,
+            timeout,
+        }
+    }
+
+    fn registry(&self) -> Arc<Registry> {
+        Arc::clone(
+            &self
+                .0
+                .registry
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    fn limits(&self) -> PluginLimits {
+        self.0
+            .limits
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A plugin in a message: name and digest, since a name may stand for another file tomorrow.
+fn full_name(name: &str, info: &PluginInfo) -> String {
+    format!("`{name}` ({})", info.digest.short())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,515 @@
+//! One call of a plugin: what it has opened, used up and may still do. The methods are those of the plugin interface, one to
+//! one.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use secrecy::{ExposeSecret, SecretSlice};
+use tokio::time::Instant;
+
+use crate::capability::crypto::{self, PublicKey};
+use crate::capability::encoding::Encoding;
+use crate::capability::host::Shared;
+use crate::capability::http::{self, Request, Response};
+use crate::capability::keep::Generation;
+use crate::capability::scrub::Scrubber;
+use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
+use crate::config::model::{Job, PluginLimits, Secret};
+use crate::config::origin::Origin;
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+/// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.
+pub const MAX_HANDLES: usize = 256;
+
+/// Bytes of secret values that one call may hold: two of the largest, and what is made of them.
+pub const MAX_HELD_BYTES: usize = 4 * MAX_SECRET_BYTES;
+
+/// Bytes of one cached value: a discovery document or a JWKS has a tenth of it.
+pub const MAX_STATE_BYTES: usize = 256 * 1024;
+
+/// Bytes of a cached value's key.
+pub const MAX_STATE_KEY_BYTES: usize = 128;
+
+/// Values that one call may cache; each is a durable write.
+pub const MAX_STATE_WRITES: usize = 16;
+
+/// How grave a plugin's log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// For whoever writes the plugin.
+    Debug,
+    /// For whoever runs the job.
+    Info,
+    /// Something is not as it should be.
+    Warn,
+}
+
+/// One call of a job's plugin. Cheap to clone: the clones are one call and share its limits.
+#[derive(Clone)]
+pub struct Call(pub(in crate::capability) Arc<Inner>);
+
+/// The inside of a [`Call`].
+pub(in crate::capability) struct Inner {
+    pub(in crate::capability) host: Arc<Shared>,
+    pub(in crate::capability) job: Arc<Job>,
+    pub(in crate::capability) endpoints: BTreeSet<Origin>,
+    pub(in crate::capability) limits: PluginLimits,
+    pub(in crate::capability) began: Instant,
+    used: Mutex<Used>,
+}
+
+/// What a call has used so far.
+#[derive(Default)]
+struct Used {
+    scrubber: Scrubber,
+    handles: usize,
+    held_bytes: usize,
+    requests: u32,
+    state_writes: usize,
+    log_lines: u32,
+    /// The seeds of the rotating secrets that were opened: a successor belongs to the chain it grew from.
+    seeds: BTreeMap<String, [u8; 32]>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("job", &self.0.job.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    pub(in crate::capability) fn begin(
+        host: Arc<Shared>,
+        job: Arc<Job>,
+        endpoints: &[Origin],
+        limits: PluginLimits,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            host,
+            job,
+            endpoints: endpoints.iter().cloned().collect(),
+            limits,
+            began: Instant::now(),
+            used: Mutex::default(),
+        }))
+    }
+
+    /// `secrets.open`: the newest value under `name`.
+    ///
+    /// # Errors
+    /// `secret.not-listed`, and what hinders reading it: `secret.not-found`, `secret.unreadable`, `secret.empty`…
+    pub async fn open(&self, name: &str) -> Result<SecretHandle, Failure> {
+        let secret = self.listed(name)?;
+        let value = if secret.rotating {
+            self.newest(name, secret).await?
+        } else {
+            self.configured(name, secret).await?
+        };
+        self.hold(self.handle(name, secret, value))
+    }
+
+    /// `secret.reveal`.
+    ///
+    /// # Errors
+    /// `secret.not-revealed`, unless every secret in it is listed under `reveal`.
+    pub fn reveal<'a>(&self, secret: &'a SecretHandle) -> Result<&'a [u8], Failure> {
+        secret.reveal()
+    }
+
+    /// `secret.part`: the string at a JSON pointer (RFC 6901).
+    ///
+    /// # Errors
+    /// `secret.no-such-part`.
+    pub fn part(&self, secret: &SecretHandle, pointer: &str) -> Result<SecretHandle, Failure> {
+        self.hold(secret.part(pointer)?)
+    }
+
+    /// `secret.decode`: from base64, base64url or hex.
+    ///
+    /// # Errors
+    /// `secret.encoding`.
+    pub fn decode(
+        &self,
+        secret: &SecretHandle,
+        encoding: Encoding,
+    ) -> Result<SecretHandle, Failure> {
+        self.hold(secret.decode(encoding)?)
+    }
+
+    /// `secrets.join`.
+    ///
+    /// # Errors
+    /// `secret.encoding`, `secret.too-large`.
+    pub fn join(&self, pieces: &[Piece]) -> Result<SecretHandle, Failure> {
+        self.hold(SecretHandle::join(pieces)?)
+    }
+
+    /// `secrets.replace`: stores the successor of a rotating secret, or its first value. Durable when it returns.
+    ///
+    /// # Errors
+    /// `secret.not-listed`, `secret.not-rotating`, `secret.mixed` for a value made of secrets that may do less, and the
+    /// keeper's.
+    pub async fn replace(
+        &self,
+        name: &str,
+        value: Value,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(), Failure> {
+        let secret = self.listed(name)?;
+        if !secret.rotating {
+            return Err(self.not_rotating(name));
+        }
+        let bytes = value.expose();
+        if bytes.is_empty() || bytes.len() > MAX_SECRET_BYTES {
+            return Err(self.invalid_successor(name));
+        }
+        let target = self.handle(name, secret, SecretSlice::from(bytes.to_vec()));
+        if value.secret().is_some_and(|made| !made.may_become(&target)) {
+            return Err(self.mixed(name));
+        }
+        // From here on it is a secret, whatever becomes of the write.
+        self.remember(bytes);
+        let next = Generation {
+            value: SecretSlice::from(bytes.to_vec()),
+            expires_at,
+            seed: self.seed(name, secret).await?,
+        };
+        self.0
+            .host
+            .keeper
+            .replace_generation(&self.0.job.id, name, next)
+            .await
+    }
+
+    /// `http.send`.
+    ///
+    /// # Errors
+    /// There is no answer: `http.*`; or a secret may not go there: `secret.origin-denied`.
+    pub async fn send(&self, request: Request) -> Result<Response, Failure> {
+        self.count_request()?;
+        http::send(self, request)
+            .await
+            .map_err(|failure| self.scrub_failure(failure))
+    }
+
+    /// `state.get`.
+    ///
+    /// # Errors
+    /// `state.key`, and the keeper's.
+    pub async fn state_get(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+        check_state_key(key)?;
+        self.0.host.keeper.plugin_value(&self.0.job.id, key).await
+    }
+
+    /// `state.set`.
+    ///
+    /// # Errors
+    /// `state.key`, `state.too-large`, `state.too-many`, and the keeper's.
+    pub async fn state_set(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
+        check_state_key(key)?;
+        if value.len() > MAX_STATE_BYTES {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "state.too-large",
+                format!("the plugin cached more than {MAX_STATE_BYTES} bytes under one key"),
+            ));
+        }
+        if self.count_state_write() > MAX_STATE_WRITES {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "state.too-many",
+                format!("the plugin cached more than {MAX_STATE_WRITES} values in one call"),
+            ));
+        }
+        let Inner { host, job, .. } = &*self.0;
+        host.keeper.set_plugin_value(&job.id, key, value).await
+    }
+
+    /// `log.log`: one event at target `evertoken::plugin`, scrubbed; nothing more once the call's lines are used up.
+    pub fn log(&self, level: Level, message: &str) {
+        let limit = self.0.limits.log_lines;
+        let lines = {
+            let mut used = self.used();
+            used.log_lines = used.log_lines.saturating_add(1);
+            used.log_lines
+        };
+        let Job {
+            id: job, source, ..
+        } = &*self.0.job;
+        let plugin = &source.plugin;
+        if lines > limit {
+            if lines == limit.saturating_add(1) {
+                tracing::warn!(target: LOG_TARGET, %job, %plugin, "the plugin logged more than {limit} lines in one call; the rest is dropped");
+            }
+            return;
+        }
+        let message = self.scrub(message);
+        match level {
+            Level::Debug => tracing::debug!(target: LOG_TARGET, %job, %plugin, "{message}"),
+            Level::Info => tracing::info!(target: LOG_TARGET, %job, %plugin, "{message}"),
+            Level::Warn => tracing::warn!(target: LOG_TARGET, %job, %plugin, "{message}"),
+        }
+    }
+
+    /// `clock.now`.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.host.clock.now().wall
+    }
+
+    /// `crypto.sign`.
+    ///
+    /// # Errors
+    /// `crypto.algorithm`, `crypto.key`, `secret.rotating-key`.
+    pub fn sign(
+        &self,
+        key: &SecretHandle,
+        algorithm: &str,
+        message: &Value,
+    ) -> Result<Vec<u8>, Failure> {
+        refuse_rotating_key(key)?;
+        crypto::sign(key.expose(), algorithm, message.expose())
+    }
+
+    /// `crypto.derive`: a MAC whose result is the next key.
+    ///
+    /// # Errors
+    /// As [`Call::sign`].
+    pub fn derive(
+        &self,
+        key: &SecretHandle,
+        algorithm: &str,
+        message: &Value,
+    ) -> Result<SecretHandle, Failure> {
+        refuse_rotating_key(key)?;
+        let mac = crypto::derive(key.expose(), algorithm, message.expose())?;
+        let derived = key.derived(mac);
+        let derived = match message.secret() {
+            Some(message) => derived.restricted_by(message),
+            None => derived,
+        };
+        self.hold(derived)
+    }
+
+    /// `crypto.get-public-key`, of a private key, a public key or a certificate.
+    ///
+    /// # Errors
+    /// `crypto.key`.
+    pub fn get_public_key(&self, key: &SecretHandle) -> Result<PublicKey, Failure> {
+        crypto::public_key(key.expose())
+    }
+
+    /// `crypto.digest`.
+    ///
+    /// # Errors
+    /// `crypto.algorithm`.
+    pub fn digest(&self, algorithm: &str, message: &Value) -> Result<Vec<u8>, Failure> {
+        crypto::digest(algorithm, message.expose())
+    }
+
+    /// `crypto.get-random-bytes`, at most [`crypto::MAX_RANDOM_BYTES`].
+    ///
+    /// # Errors
+    /// `crypto.random` if the system has none. The interface cannot say so: the call must end.
+    pub fn get_random_bytes(&self, len: u32) -> Result<Vec<u8>, Failure> {
+        crypto::random_bytes(len)
+    }
+
+    /// Text of the plugin's without the secrets that this call has opened, made or been answered with, on one line, cut to
+    /// [`crate::capability::scrub::MAX_TEXT_BYTES`]. For everything a plugin says: log lines, failure messages, panics.
+    #[must_use]
+    pub fn scrub(&self, text: &str) -> String {
+        self.used().scrubber.scrub(text)
+    }
+
+    /// Has [`Call::scrub`] look for `secret` too, e.g. the token and the fields that the call returned.
+    pub fn remember(&self, secret: &[u8]) {
+        self.used().scrubber.add(secret);
+    }
+
+    /// A plugin's own failure, scrubbed: its code too is text that a plugin wrote.
+    #[must_use]
+    pub fn scrub_failure(&self, failure: Failure) -> Failure {
+        Failure {
+            message: self.scrub(&failure.message),
+            code: failure.code.map(|code| self.scrub(&code)),
+            ..failure
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_request(&self) -> Result<(), Failure> {
+        let limit = self.0.limits.requests;
+        let mut used = self.used();
+        used.requests = used.requests.saturating_add(1);
+        if used.requests <= limit {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::Internal,
+            "http.too-many-requests",
+            format!(
+                "the plugin sent more than {limit} requests in one call; if it must, raise the limit on requests"
+            ),
+        ))
+    }
+
+    fn count_state_write(&self) -> usize {
+        let mut used = self.used();
+        used.state_writes = used.state_writes.saturating_add(1);
+        used.state_writes
+    }
+
+    /// Counts a handle against the call's limits and has its value scrubbed from now on.
+    fn hold(&self, secret: SecretHandle) -> Result<SecretHandle, Failure> {
+        let mut used = self.used();
+        used.handles += 1;
+        used.held_bytes = used.held_bytes.saturating_add(secret.expose().len());
+        if used.handles > MAX_HANDLES || used.held_bytes > MAX_HELD_BYTES {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "secret.too-many",
+                format!(
+                    "the plugin made more than {MAX_HANDLES} secrets, or more than {MAX_HELD_BYTES} bytes of them, in one call"
+                ),
+            ));
+        }
+        if !secret.lineage().names().is_empty() {
+            used.scrubber.add(secret.expose());
+        }
+        Ok(secret)
+    }
+
+    fn handle(&self, name: &str, secret: &Secret, value: SecretSlice<u8>) -> SecretHandle {
+        SecretHandle::opened(value, &self.0.job, name, secret, &self.0.endpoints)
+    }
+
+    fn listed(&self, name: &str) -> Result<&Secret, Failure> {
+        self.0.job.source.secrets.get(name).ok_or_else(|| {
+            let name = self.scrub(name);
+            Failure::new(
+                FailureKind::InvalidConfig,
+                "secret.not-listed",
+                format!(
+                    "job `{}` has no secret `{name}`, which the plugin asked for; add `{name}: {{file: …}}` under `source.secrets`",
+                    self.0.job.id
+                ),
+            )
+        })
+    }
+
+    async fn configured(&self, name: &str, secret: &Secret) -> Result<SecretSlice<u8>, Failure> {
+        let host = &self.0.host;
+        let providers = Providers {
+            environment: &host.environment,
+            keeper: &*host.keeper,
+            kubernetes: host.kubernetes.as_deref(),
+            now: host.clock.now().wall,
+        };
+        secrets::fetch(&providers, &self.0.job, name, &secret.origin).await
+    }
+
+    /// The newest value of a chain: the keeper's, unless the configured value is the seed of another one. Where the seed cannot
+    /// be read, the chain lives on.
+    async fn newest(&self, name: &str, secret: &Secret) -> Result<SecretSlice<u8>, Failure> {
+        let kept = self.0.host.keeper.generation(&self.0.job.id, name).await?;
+        let (value, seed) = match (self.configured(name, secret).await, kept) {
+            (Ok(configured), kept) => {
+                let seed = crypto::sha256(configured.expose_secret());
+                match kept {
+                    Some(kept) if kept.seed == seed => (kept.value, seed),
+                    _ => (configured, seed),
+                }
+            }
+            (Err(_), Some(kept)) => (kept.value, kept.seed),
+            (Err(failure), None) => return Err(failure),
+        };
+        self.used().seeds.insert(name.to_owned(), seed);
+        Ok(value)
+    }
+
+    /// The seed of the chain that a successor of `name` belongs to.
+    async fn seed(&self, name: &str, secret: &Secret) -> Result<[u8; 32], Failure> {
+        let opened = self.used().seeds.get(name).copied();
+        if let Some(seed) = opened {
+            return Ok(seed);
+        }
+        if let Ok(configured) = self.configured(name, secret).await {
+            return Ok(crypto::sha256(configured.expose_secret()));
+        }
+        let kept = self.0.host.keeper.generation(&self.0.job.id, name).await?;
+        Ok(kept.map_or(NO_SEED, |kept| kept.seed))
+    }
+
+    fn not_rotating(&self, name: &str) -> Failure {
+        Failure::new(
+            FailureKind::InvalidConfig,
+            "secret.not-rotating",
+            format!(
+                "the issuer replaced secret `{name}` of job `{}`, which is not marked as rotating, so its successor cannot be kept; add `rotating: true` to `source.secrets.{name}`",
+                self.0.job.id
+            ),
+        )
+    }
+
+    fn invalid_successor(&self, name: &str) -> Failure {
+        Failure::new(
+            FailureKind::Internal,
+            "secret.invalid-successor",
+            format!(
+                "the plugin replaced secret `{name}` with an empty value or with more than {MAX_SECRET_BYTES} bytes"
+            ),
+        )
+    }
+
+    fn mixed(&self, name: &str) -> Failure {
+        Failure::new(
+            FailureKind::InvalidConfig,
+            "secret.mixed",
+            format!(
+                "the plugin replaced secret `{name}` with one that may be sent to fewer origins or may not be read; a value must not gain rights by another name"
+            ),
+        )
+    }
+}
+
+/// The seed of a chain that began without a configured value, e.g. by a login of the plugin's own.
+const NO_SEED: [u8; 32] = [0; 32];
+
+/// Where plugins' log lines appear.
+const LOG_TARGET: &str = "evertoken::plugin";
+
+fn check_state_key(key: &str) -> Result<(), Failure> {
+    if !key.is_empty() && key.len() <= MAX_STATE_KEY_BYTES {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::Internal,
+        "state.key",
+        format!(
+            "the plugin used a cache key that is empty or longer than {MAX_STATE_KEY_BYTES} bytes"
+        ),
+    ))
+}
+
+/// A key that its use replaces could not be told from one that was spent.
+fn refuse_rotating_key(key: &SecretHandle) -> Result<(), Failure> {
+    if key.lineage().rotating().is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::InvalidConfig,
+        "secret.rotating-key",
+        "the plugin used a rotating secret as a key; a key is listed without `rotating: true`",
+    ))
+}

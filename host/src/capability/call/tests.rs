@@ -1,0 +1,498 @@
+//! Secrets, state and log lines as a plugin's call sees them.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use secrecy::{SecretSlice, SecretString};
+
+use super::*;
+use crate::capability::keep::{BoxFuture, Keeper};
+use crate::capability::secrets::Kubernetes;
+use crate::capability::testing::{Fixture, NOW};
+use crate::config::model::{JobId, SecretOrigin};
+use crate::token::{Expiry, KeptToken, Token};
+
+fn code(failure: &Failure) -> &str {
+    failure.code.as_deref().unwrap()
+}
+
+fn origin(text: &str) -> Origin {
+    Origin::parse(text).unwrap()
+}
+
+fn from_file(path: impl Into<PathBuf>) -> SecretOrigin {
+    SecretOrigin::File(path.into())
+}
+
+async fn opened(fixture: &Fixture, name: &str) -> Result<String, Failure> {
+    let secret = fixture.call().open(name).await?;
+    Ok(String::from_utf8(secret.expose().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_file_is_read_anew_for_each_call_without_its_last_newline() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let mut fixture = Fixture::new();
+    fixture.secret("s", "").origin = from_file(&path);
+
+    let missing = opened(&fixture, "s").await.unwrap_err();
+    assert_eq!(
+        (code(&missing), missing.kind),
+        ("secret.not-found", FailureKind::InvalidConfig)
+    );
+    for part in [
+        "`s` of job `warehouse`",
+        path.to_str().unwrap(),
+        "`source.secrets.s.file`",
+    ] {
+        assert!(missing.message.contains(part), "{missing}");
+    }
+    for (content, expected) in [
+        ("one", "one"),
+        ("two\n", "two"),
+        ("three\r\n", "three"),
+        ("four\n\n", "four\n"),
+        (" five ", " five "),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(opened(&fixture, "s").await.unwrap(), expected);
+    }
+    std::fs::write(&path, "\n").unwrap();
+    assert_eq!(
+        code(&opened(&fixture, "s").await.unwrap_err()),
+        "secret.empty"
+    );
+    std::fs::write(&path, "a".repeat(MAX_SECRET_BYTES)).unwrap();
+    assert_eq!(opened(&fixture, "s").await.unwrap().len(), MAX_SECRET_BYTES);
+    std::fs::write(&path, "a".repeat(MAX_SECRET_BYTES + 1)).unwrap();
+    assert_eq!(
+        code(&opened(&fixture, "s").await.unwrap_err()),
+        "secret.too-large"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_readable_file_says_so_and_does_not_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let locked = folder.path().join("locked");
+    std::fs::write(&locked, "value").unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).unwrap();
+    let mut cases = vec![folder.path().to_owned(), fifo];
+    if !rustix::process::geteuid().is_root() {
+        cases.push(locked);
+    }
+    for path in cases {
+        let mut fixture = Fixture::new();
+        fixture.secret("s", "").origin = from_file(&path);
+        let failure = opened(&fixture, "s").await.unwrap_err();
+        assert_eq!(code(&failure), "secret.unreadable", "{failure}");
+        assert!(
+            failure.message.contains(path.to_str().unwrap()),
+            "{failure}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn environment_and_configuration_are_secrets_too() {
+    let mut fixture = Fixture::new();
+    fixture
+        .environment
+        .insert("TOKEN".to_owned(), "from env\n".into());
+    fixture.secret("env", "").origin = SecretOrigin::Env("TOKEN".to_owned());
+    fixture.secret("unset", "").origin = SecretOrigin::Env("UNSET".to_owned());
+    fixture.secret("value", "from config");
+    assert_eq!(opened(&fixture, "env").await.unwrap(), "from env\n");
+    assert_eq!(opened(&fixture, "value").await.unwrap(), "from config");
+    let failure = opened(&fixture, "unset").await.unwrap_err();
+    assert_eq!(code(&failure), "secret.not-found");
+    assert!(failure.message.contains("UNSET is not set"), "{failure}");
+    let failure = opened(&fixture, "other").await.unwrap_err();
+    assert_eq!(code(&failure), "secret.not-listed");
+    assert!(
+        failure
+            .message
+            .contains("`other: {file: …}` under `source.secrets`"),
+        "{failure}"
+    );
+}
+
+/// A cluster with one Secret, which notes what tokens are asked of it.
+#[derive(Default)]
+struct Cluster {
+    requested: Mutex<Vec<(String, Vec<String>, Duration)>>,
+}
+
+impl Kubernetes for Cluster {
+    fn get_secret_key<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<SecretSlice<u8>, Failure>> {
+        Box::pin(async move {
+            let keys = BTreeMap::from([
+                ("plain", "value"),
+                ("json", r#"{"a":{"b/c":"deep"},"n":1}"#),
+            ]);
+            match (namespace, name, keys.get(key)) {
+                ("default", "idp", Some(value)) => Ok(SecretSlice::from(value.as_bytes().to_vec())),
+                _ => Err(Failure::new(
+                    FailureKind::InvalidConfig,
+                    "secret.not-found",
+                    "no",
+                )),
+            }
+        })
+    }
+
+    fn request_token<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        audiences: &'a [String],
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<SecretString, Failure>> {
+        Box::pin(async move {
+            let asked = (format!("{namespace}/{name}"), audiences.to_vec(), lifetime);
+            self.requested.lock().unwrap().push(asked);
+            Ok(SecretString::from("requested token"))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_clusters_secrets_and_service_account_tokens_are_opened_by_name() {
+    let mut fixture = Fixture::new();
+    let key = |key: &str, pointer: Option<&str>| SecretOrigin::KubernetesSecret {
+        namespace: "default".to_owned(),
+        name: "idp".to_owned(),
+        key: key.to_owned(),
+        pointer: pointer.map(str::to_owned),
+    };
+    let account = |seconds| SecretOrigin::ServiceAccount {
+        namespace: "default".to_owned(),
+        name: "deployer".to_owned(),
+        audiences: vec!["https://sts.test".to_owned()],
+        lifetime: Duration::from_secs(seconds),
+    };
+    fixture.secret("plain", "").origin = key("plain", None);
+    assert_eq!(
+        code(&opened(&fixture, "plain").await.unwrap_err()),
+        "secret.no-cluster"
+    );
+
+    let cluster = Arc::new(Cluster::default());
+    fixture.kubernetes = Some(cluster.clone());
+    fixture.secret("part", "").origin = key("json", Some("/a/b~1c"));
+    fixture.secret("number", "").origin = key("json", Some("/n"));
+    fixture.secret("no-json", "").origin = key("plain", Some("/n"));
+    fixture.secret("absent", "").origin = key("absent", None);
+    fixture.secret("token", "").origin = account(600);
+    fixture.secret("short", "").origin = account(599);
+    for (name, expected) in [
+        ("plain", Ok("value")),
+        ("part", Ok("deep")),
+        ("number", Err("secret.no-such-part")),
+        ("no-json", Err("secret.no-such-part")),
+        ("absent", Err("secret.not-found")),
+        ("token", Ok("requested token")),
+        ("short", Err("secret.lifetime")),
+    ] {
+        let outcome = opened(&fixture, name).await;
+        assert_eq!(outcome.as_deref().map_err(code), expected, "{name}");
+    }
+    let asked = cluster.requested.lock().unwrap().clone();
+    let audiences = vec!["https://sts.test".to_owned()];
+    assert_eq!(
+        asked,
+        [(
+            "default/deployer".to_owned(),
+            audiences,
+            Duration::from_secs(600)
+        )]
+    );
+}
+
+#[tokio::test]
+async fn another_jobs_token_is_a_secret_while_it_lives() {
+    let mut fixture = Fixture::new();
+    fixture.secret("token", "").origin = SecretOrigin::Job("login".to_owned());
+    let pending = opened(&fixture, "token").await.unwrap_err();
+    assert_eq!(
+        (code(&pending), pending.kind),
+        ("secret.job-pending", FailureKind::Unavailable)
+    );
+    for (expires_at, expected) in [
+        (Some(NOW.after(Duration::from_secs(1))), Ok("other token")),
+        (None, Ok("other token")),
+        (Some(NOW), Err("secret.job-pending")),
+    ] {
+        let kept = KeptToken {
+            token: Token {
+                value: SecretString::from("other token"),
+                token_type: "Bearer".to_owned(),
+                expiry: Expiry::Unknown,
+                fields: Vec::new(),
+            },
+            obtained_at: NOW,
+            expires_at,
+            source_hash: [0; 32],
+        };
+        fixture
+            .keeper
+            .keep_token(&JobId::file("login"), &kept)
+            .await
+            .unwrap();
+        let outcome = opened(&fixture, "token").await;
+        assert_eq!(outcome.as_deref().map_err(code), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_chain_goes_on_from_its_newest_value_until_another_seed_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rt");
+    std::fs::write(&path, "seed-1\n").unwrap();
+    let mut fixture = Fixture::new();
+    let secret = fixture.secret("rt", "");
+    secret.origin = from_file(&path);
+    secret.rotating = true;
+
+    let call = fixture.call();
+    assert_eq!(call.open("rt").await.unwrap().expose(), b"seed-1");
+    let next = Value::Text("generation-2".to_owned());
+    call.replace("rt", next, Some(NOW)).await.unwrap();
+    assert!(!call.scrub("got generation-2").contains("generation-2"));
+    assert_eq!(opened(&fixture, "rt").await.unwrap(), "generation-2");
+
+    // The seed is gone: the chain lives on, and its successor belongs to it.
+    std::fs::remove_file(&path).unwrap();
+    let call = fixture.call();
+    assert_eq!(call.open("rt").await.unwrap().expose(), b"generation-2");
+    let next = Value::Text("generation-3".to_owned());
+    call.replace("rt", next, None).await.unwrap();
+    std::fs::write(&path, "seed-1").unwrap();
+    assert_eq!(opened(&fixture, "rt").await.unwrap(), "generation-3");
+
+    // A new login is another chain.
+    std::fs::write(&path, "seed-2").unwrap();
+    assert_eq!(opened(&fixture, "rt").await.unwrap(), "seed-2");
+}
+
+#[tokio::test]
+async fn a_chain_may_begin_without_a_seed() {
+    let mut fixture = Fixture::new();
+    let secret = fixture.secret("rt", "");
+    secret.origin = from_file("/nonexistent/rt");
+    secret.rotating = true;
+    assert_eq!(
+        code(&opened(&fixture, "rt").await.unwrap_err()),
+        "secret.not-found"
+    );
+    let first = Value::Text("first".to_owned());
+    fixture.call().replace("rt", first, None).await.unwrap();
+    assert_eq!(opened(&fixture, "rt").await.unwrap(), "first");
+}
+
+#[tokio::test]
+async fn only_a_rotating_secret_is_replaced_and_only_by_what_may_do_as_much() {
+    let mut fixture = Fixture::new();
+    fixture.endpoints = vec![origin("https://idp.test")];
+    fixture.secret("rt", "seed").rotating = true;
+    fixture.secret("fixed", "fixed-value");
+    fixture.secret("narrow", "narrow-value").to = Some(vec![origin("https://other.test")]);
+    fixture.job.source.reveal.insert("rt".to_owned());
+    let call = fixture.call();
+    let failure = call
+        .replace("fixed", Value::Text("x".to_owned()), None)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (code(&failure), failure.kind),
+        ("secret.not-rotating", FailureKind::InvalidConfig)
+    );
+    assert!(
+        failure
+            .message
+            .contains("`rotating: true` to `source.secrets.fixed`"),
+        "{failure}"
+    );
+    for (name, expected) in [("fixed", "secret.mixed"), ("narrow", "secret.mixed")] {
+        let value = Value::Secret(call.open(name).await.unwrap());
+        let failure = call.replace("rt", value, None).await.unwrap_err();
+        assert_eq!(code(&failure), expected, "{name}");
+    }
+    for value in [String::new(), "a".repeat(MAX_SECRET_BYTES + 1)] {
+        let failure = call
+            .replace("rt", Value::Text(value), None)
+            .await
+            .unwrap_err();
+        assert_eq!(code(&failure), "secret.invalid-successor");
+    }
+    let own = call.open("rt").await.unwrap();
+    call.replace("rt", Value::Secret(own), None).await.unwrap();
+    fixture.job.source.reveal.insert("fixed".to_owned());
+    let call = fixture.call();
+    let revealed = call.open("fixed").await.unwrap();
+    call.replace("rt", Value::Secret(revealed), None)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_value_is_read_only_if_everything_in_it_is_listed_under_reveal() {
+    let mut fixture = Fixture::new();
+    fixture.secret("open", "open-value");
+    fixture.secret("shut", r#"{"key":"c2h1dA==","odd":"!"}"#);
+    fixture.job.source.reveal.insert("open".to_owned());
+    let call = fixture.call();
+    let open = call.open("open").await.unwrap();
+    let shut = call.open("shut").await.unwrap();
+    let text = call.join(&[Piece::Text("text".to_owned())]).unwrap();
+    let both = call
+        .join(&[
+            Piece::Secret(open.clone(), Encoding::Raw),
+            Piece::Secret(shut.clone(), Encoding::Base64),
+        ])
+        .unwrap();
+    let part = call.part(&shut, "/key").unwrap();
+    let decoded = call.decode(&part, Encoding::Base64).unwrap();
+    assert_eq!(decoded.expose(), b"shut");
+    for (secret, expected) in [
+        (&open, Some("open-value")),
+        (&text, Some("text")),
+        (&shut, None),
+        (&both, None),
+        (&part, None),
+        (&decoded, None),
+    ] {
+        match (call.reveal(secret), expected) {
+            (Ok(value), Some(expected)) => assert_eq!(value, expected.as_bytes()),
+            (Err(failure), None) => {
+                assert_eq!(code(&failure), "secret.not-revealed");
+                assert!(failure.message.contains("`reveal: ["), "{failure}");
+            }
+            (outcome, _) => panic!("{secret:?}: {}", outcome.is_ok()),
+        }
+    }
+    let failure = call.reveal(&both).unwrap_err();
+    assert!(
+        failure.message.contains("`reveal: [open, shut]`"),
+        "{failure}"
+    );
+    for pointer in ["/none", "none", ""] {
+        let failure = call.part(&shut, pointer).unwrap_err();
+        assert_eq!(code(&failure), "secret.no-such-part");
+        assert!(!failure.message.contains("c2h1dA"), "{failure}");
+    }
+    let odd = call.part(&shut, "/odd").unwrap();
+    let failure = call.decode(&odd, Encoding::Hex).unwrap_err();
+    assert_eq!(code(&failure), "secret.encoding");
+}
+
+#[tokio::test]
+async fn what_a_call_opened_or_made_is_scrubbed_from_its_text() {
+    let mut fixture = Fixture::new();
+    fixture.secret("s", "hunter2!");
+    let call = fixture.call();
+    assert_eq!(call.scrub("id:hunter2!"), "id:hunter2!");
+    let secret = call.open("s").await.unwrap();
+    let made = call
+        .join(&[
+            Piece::Text("id:".to_owned()),
+            Piece::Secret(secret.clone(), Encoding::Percent),
+        ])
+        .unwrap();
+    call.remember(b"token-value");
+    let basic = Encoding::Base64.encode(made.expose()).unwrap();
+    let basic = std::str::from_utf8(&basic).unwrap();
+    let failure = call.scrub_failure(Failure {
+        kind: FailureKind::Denied,
+        code: Some("hunter2!".to_owned()),
+        message: format!("hunter2! {basic} token-value\nend"),
+        retry_after: None,
+    });
+    assert_eq!(failure.code.unwrap(), "[redacted]");
+    assert!(
+        failure.message.starts_with("[redacted] [redacted]"),
+        "{}",
+        failure.message
+    );
+    assert!(
+        failure.message.ends_with(" [redacted] end"),
+        "{}",
+        failure.message
+    );
+    let shown = format!("{secret:?} {made:?} {:?}", Value::Secret(made.clone()));
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_call_makes_a_bounded_number_and_size_of_secrets() {
+    let fixture = Fixture::new();
+    let call = fixture.call();
+    for _ in 0..MAX_HANDLES {
+        call.join(&[]).unwrap();
+    }
+    assert_eq!(code(&call.join(&[]).unwrap_err()), "secret.too-many");
+
+    let call = fixture.call();
+    let large = [Piece::Text("a".repeat(MAX_SECRET_BYTES))];
+    for _ in 0..MAX_HELD_BYTES / MAX_SECRET_BYTES {
+        call.join(&large).unwrap();
+    }
+    assert_eq!(code(&call.join(&large).unwrap_err()), "secret.too-many");
+    let too_large = [Piece::Text("a".repeat(MAX_SECRET_BYTES + 1))];
+    assert_eq!(
+        code(&fixture.call().join(&too_large).unwrap_err()),
+        "secret.too-large"
+    );
+}
+
+#[tokio::test]
+async fn a_jobs_cache_is_its_own_and_bounded() {
+    let mut fixture = Fixture::new();
+    let call = fixture.call();
+    assert_eq!(call.state_get("key").await.unwrap(), None);
+    call.state_set("key", b"value").await.unwrap();
+    assert_eq!(
+        fixture.call().state_get("key").await.unwrap().unwrap(),
+        b"value"
+    );
+    let large = vec![0; MAX_STATE_BYTES + 1];
+    assert_eq!(
+        code(&call.state_set("key", &large).await.unwrap_err()),
+        "state.too-large"
+    );
+    for key in [String::new(), "k".repeat(MAX_STATE_KEY_BYTES + 1)] {
+        assert_eq!(code(&call.state_get(&key).await.unwrap_err()), "state.key");
+        assert_eq!(
+            code(&call.state_set(&key, b"").await.unwrap_err()),
+            "state.key"
+        );
+    }
+    let call = fixture.call();
+    for _ in 0..MAX_STATE_WRITES {
+        call.state_set("key", b"value").await.unwrap();
+    }
+    assert_eq!(
+        code(&call.state_set("key", b"value").await.unwrap_err()),
+        "state.too-many"
+    );
+    fixture.job.id = JobId::file("other");
+    assert_eq!(fixture.call().state_get("key").await.unwrap(), None);
+}

@@ -1,0 +1,95 @@
+//! What all calls of a process share: clients, the keeper, clocks, and where secrets come from.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::call::Call;
+use super::http::{Clients, ProxyRules};
+use super::keep::Keeper;
+use super::secrets::Kubernetes;
+use crate::config::model::{Job, PluginLimits};
+use crate::config::origin::Origin;
+use crate::time::Clock;
+
+/// Reads an environment variable; tests bring their own.
+pub type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+
+/// What a [`Host`] is made of.
+pub struct Settings {
+    /// What one call may use.
+    pub limits: PluginLimits,
+    /// Where state and rotating secrets are kept.
+    pub keeper: Arc<dyn Keeper>,
+    /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
+    pub kubernetes: Option<Arc<dyn Kubernetes>>,
+    /// The clock that plugins see.
+    pub clock: Arc<dyn Clock>,
+    /// The environment of the process, see [`process_environment`].
+    pub environment: Environment,
+}
+
+/// The environment of this process.
+#[must_use]
+pub fn process_environment() -> Environment {
+    Arc::new(|name| std::env::var_os(name))
+}
+
+/// One per process, shared by all calls; cheap to clone.
+#[derive(Clone)]
+pub struct Host(pub(super) Arc<Shared>);
+
+/// The inside of a [`Host`].
+pub(super) struct Shared {
+    pub(super) limits: RwLock<PluginLimits>,
+    pub(super) keeper: Arc<dyn Keeper>,
+    pub(super) kubernetes: Option<Arc<dyn Kubernetes>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) environment: Environment,
+    pub(super) proxies: ProxyRules,
+    pub(super) clients: Clients,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Reads the proxy variables of the environment, once.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Shared {
+            proxies: ProxyRules::from_environment(&settings.environment),
+            limits: RwLock::new(settings.limits),
+            keeper: settings.keeper,
+            kubernetes: settings.kubernetes,
+            clock: settings.clock,
+            environment: settings.environment,
+            clients: Clients::default(),
+        }))
+    }
+
+    /// Other limits for the calls that begin from now on, e.g. after a reload.
+    pub fn set_limits(&self, limits: PluginLimits) {
+        *self
+            .0
+            .limits
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Begins a call of the job's plugin. `endpoints` are the origins of the fields that the plugin's schema marks as such:
+    /// where requests may go besides `allow`, and where secrets go unless they have a `to`.
+    #[must_use]
+    pub fn call(&self, job: &Arc<Job>, endpoints: &[Origin]) -> Call {
+        let limits = self
+            .0
+            .limits
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Call::begin(Arc::clone(&self.0), Arc::clone(job), endpoints, limits)
+    }
+}

@@ -1,0 +1,121 @@
+//! What in an answer must not be seen again in a log: the plugin reads answers, and a careless one repeats them.
+
+use zeroize::Zeroizing;
+
+use super::Response;
+
+/// Parts of names that issuers give to what is secret: `access_token`, `client_secret`, `SecretAccessKey`, `assertion`.
+const TELLING: [&str; 8] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "assertion",
+    "credential",
+    "accesskey",
+    "cookie",
+];
+
+/// Members with a telling name that are nothing secret.
+const HARMLESS: [&str; 6] = ["type", "endpoint", "url", "uri", "expires", "expiration"];
+
+/// The strings in an answer that are secrets by their name or their look.
+pub(super) fn secrets_in(response: &Response) -> Vec<Zeroizing<String>> {
+    let mut found = Vec::new();
+    for (name, value) in &response.headers {
+        collect(name, value, &mut found);
+    }
+    if let Ok(json) = serde_json::from_slice(&response.body) {
+        collect_json("", &json, &mut found);
+    } else if let Ok(text) = std::str::from_utf8(&response.body) {
+        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+            collect(&name, &value, &mut found);
+        }
+    }
+    found
+}
+
+fn collect_json(name: &str, json: &serde_json::Value, found: &mut Vec<Zeroizing<String>>) {
+    match json {
+        serde_json::Value::String(text) => collect(name, text, found),
+        serde_json::Value::Array(items) => {
+            for item in items {
+                collect_json(name, item, found);
+            }
+        }
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                collect_json(name, member, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn collect(name: &str, value: &str, found: &mut Vec<Zeroizing<String>>) {
+    if has_telling_name(name) || looks_like_jwt(value) {
+        found.push(Zeroizing::new(value.to_owned()));
+    }
+}
+
+fn has_telling_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace(['_', '-'], "");
+    TELLING.iter().any(|part| name.contains(part))
+        && !HARMLESS.iter().any(|part| name.contains(part))
+}
+
+/// A JSON object in base64url starts with `eyJ`, and a JWS has three parts (RFC 7515 §7.1), a JWE five.
+fn looks_like_jwt(value: &str) -> bool {
+    value.starts_with("eyJ") && value.split('.').count() >= 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    fn found(body: &str) -> Vec<String> {
+        let response = Response {
+            status: 200,
+            headers: vec![
+                ("content-type".to_owned(), "application/json".to_owned()),
+                ("x-subject-token".to_owned(), "subject".to_owned()),
+            ],
+            body: body.as_bytes().to_vec(),
+            sent_at: Timestamp(0),
+        };
+        secrets_in(&response)
+            .iter()
+            .map(|secret| secret.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn tokens_in_answers_are_found_by_name_and_look() {
+        for (body, expected) in [
+            (
+                r#"{"access_token":"a-1","token_type":"Bearer","expires_in":300,"refresh_token":"r-1","scope":"read"}"#,
+                vec!["subject", "a-1", "r-1"],
+            ),
+            (
+                r#"{"Credentials":{"AccessKeyId":"AKIA","SecretAccessKey":"sak","SessionToken":"st","Expiration":"2026"}}"#,
+                vec!["subject", "AKIA", "sak", "st"],
+            ),
+            (
+                r#"{"token_endpoint":"https://idp.example.org/token","issuer":"https://idp.example.org"}"#,
+                vec!["subject"],
+            ),
+            (
+                r#"{"jwt":"eyJhbGciOiJub25lIn0.e30.sig"}"#,
+                vec!["subject", "eyJhbGciOiJub25lIn0.e30.sig"],
+            ),
+            (
+                "access_token=a%2B1&token_type=bearer",
+                vec!["subject", "a+1"],
+            ),
+            ("<html>no</html>", vec!["subject"]),
+        ] {
+            assert_eq!(found(body), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The clients that send requests: one per trust, client certificate, proxy and address policy, kept and shared by all jobs
+//! that agree on these, made anew when a file changes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Identity};
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
+
+use super::proxy::Proxy;
+use super::resolve::{Guarded, Lookup, system_lookup};
+use crate::failure::{Failure, FailureKind};
+
+/// What a request says it comes from, unless the plugin says something else.
+const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
+
+/// The longest that resolving, connecting and the TLS handshake may take together. Three SYNs fit: 1 s + 2 s + 4 s.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Idle connections are kept this long: the few requests of one call share a connection, the next refresh rarely meets one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Idle connections per origin: each costs both sides memory.
+const MAX_IDLE_PER_ORIGIN: usize = 4;
+
+/// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
+const MAX_CLIENTS: usize = 64;
+
+/// Bytes of a PEM file; the largest bundles of public authorities have a quarter of a megabyte.
+const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Whom a client trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Trust {
+    /// Nobody: the request is plain http.
+    Nobody,
+    /// The system's certificate authorities.
+    System,
+    /// The certificates in this file.
+    File(PathBuf),
+}
+
+/// What a client is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Recipe {
+    /// Whom it trusts.
+    pub trust: Trust,
+    /// The files of its certificate and key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The proxy that all its requests go through.
+    pub proxy: Option<Proxy>,
+    /// Addresses that may be reached although the egress rules refuse them.
+    pub allow_addresses: BTreeSet<IpAddr>,
+    /// Whether every request gets a connection of its own: one that must not be sent twice must not meet a connection that the
+    /// other side is about to close.
+    pub fresh_connection: bool,
+}
+
+/// What tells that a file has changed: a new one in its place, or new content in the same.
+type Stamp = (u64, u64, i64, i64, u64);
+
+/// One client and what its files were like when it was asked for.
+struct Kept {
+    stamps: Vec<Option<Stamp>>,
+    client: Arc<OnceCell<Client>>,
+    last_used: u64,
+}
+
+/// The clients of a process.
+pub(crate) struct Clients {
+    lookup: Lookup,
+    kept: Mutex<HashMap<Recipe, Kept>>,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self::new(system_lookup())
+    }
+}
+
+impl Clients {
+    /// Clients that look names up with `lookup`.
+    #[must_use]
+    pub(crate) fn new(lookup: Lookup) -> Self {
+        Self {
+            lookup,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The client for `recipe`, made if there is none or a file has changed. Jobs that ask at once wait for one making.
+    ///
+    /// # Errors
+    /// `tls.ca-file`, `tls.cert-file`, `tls.key-file`, `http.tls` where there is nothing to trust, `http.proxy`. Nothing of a
+    /// failure is kept: the next request tries again.
+    pub(crate) async fn get(&self, recipe: &Recipe) -> Result<Client, Failure> {
+        let files: Vec<PathBuf> = recipe.files().map(Path::to_owned).collect();
+        let stamps = if files.is_empty() {
+            Vec::new()
+        } else {
+            blocking(move || files.iter().map(|file| stamp(file)).collect()).await?
+        };
+        let cell = self.cell(recipe, stamps);
+        let client = cell
+            .get_or_try_init(|| async {
+                let (recipe, lookup) = (recipe.clone(), Arc::clone(&self.lookup));
+                blocking(move || build(&recipe, lookup)).await?
+            })
+            .await?;
+        Ok(client.clone())
+    }
+
+    fn cell(&self, recipe: &Recipe, stamps: Vec<Option<Stamp>>) -> Arc<OnceCell<Client>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = kept.values().map(|kept| kept.last_used).max().unwrap_or(0) + 1;
+        if let Some(known) = kept.get_mut(recipe)
+            && known.stamps == stamps
+        {
+            known.last_used = now;
+            return Arc::clone(&known.client);
+        }
+        if kept.len() >= MAX_CLIENTS && !kept.contains_key(recipe) {
+            let oldest = kept
+                .iter()
+                .min_by_key(|(_, kept)| kept.last_used)
+                .map(|(recipe, _)| recipe.clone());
+            if let Some(oldest) = oldest {
+                kept.remove(&oldest);
+            }
+        }
+        let client = Arc::new(OnceCell::new());
+        kept.insert(
+            recipe.clone(),
+            Kept {
+                stamps,
+                client: Arc::clone(&client),
+                last_used: now,
+            },
+        );
+        client
+    }
+}
+
+impl Recipe {
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let trusted = match &self.trust {
+            Trust::File(file) => Some(file.as_path()),
+            Trust::Nobody | Trust::System => None,
+        };
+        let identity = self
+            .identity
+            .iter()
+            .flat_map(|(certificate, key)| [certificate.as_path(), key.as_path()]);
+        trusted.into_iter().chain(identity)
+    }
+}
+
+/// Reading files and the system's certificates takes milliseconds to seconds: not on a thread that others share.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        Failure::new(
+            FailureKind::Internal,
+            "http.client",
+            "the work of making an HTTP client was broken off",
+        )
+    })
+}
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((
+        metadata.dev(),
+        metadata.ino(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+        metadata.len(),
+    ))
+}
+
+fn build(recipe: &Recipe, lookup: Lookup) -> Result<Client, Failure> {
+    let resolver = Guarded::new(
+        lookup,
+        recipe.allow_addresses.clone(),
+        recipe.proxy.is_some(),
+    );
+    let mut builder = Client::builder()
+        .user_agent(USER_AGENT)
+        .dns_resolver(Arc::new(resolver))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(if recipe.fresh_connection {
+            0
+        } else {
+            MAX_IDLE_PER_ORIGIN
+        });
+    if let Some(proxy) = &recipe.proxy {
+        builder = builder.proxy(through(proxy)?);
+    }
+    builder = match &recipe.trust {
+        Trust::System => builder,
+        Trust::Nobody => builder.tls_certs_only([]),
+        Trust::File(file) => builder.tls_certs_only(authorities(file)?),
+    };
+    if let Some((certificate, key)) = &recipe.identity {
+        builder = builder.identity(identity(certificate, key)?);
+    }
+    builder.build().map_err(|error| unbuildable(recipe, &error))
+}
+
+fn through(proxy: &Proxy) -> Result<reqwest::Proxy, Failure> {
+    let made = reqwest::Proxy::all(proxy.uri.to_string()).map_err(|_| {
+        Failure::new(
+            FailureKind::InvalidConfig,
+            "http.proxy",
+            format!("`{}` is no proxy; write `http://host:port`", proxy.uri),
+        )
+    })?;
+    Ok(match &proxy.authorization {
+        Some(authorization) => made.custom_http_auth(authorization.clone()),
+        None => made,
+    })
+}
+
+/// Which of a job's TLS files a message is about.
+#[derive(Clone, Copy)]
+enum TlsFile {
+    Ca,
+    Cert,
+    Key,
+}
+
+impl TlsFile {
+    fn failure(self, file: &Path, what: impl fmt::Display) -> Failure {
+        let (code, setting) = match self {
+            Self::Ca => ("tls.ca-file", "ca_file"),
+            Self::Cert => ("tls.cert-file", "cert_file"),
+            Self::Key => ("tls.key-file", "key_file"),
+        };
+        Failure::new(
+            FailureKind::InvalidConfig,
+            code,
+            format!("`source.tls.{setting}` {}: {what}", file.display()),
+        )
+    }
+
+    fn read(self, file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let metadata = std::fs::metadata(file).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                self.failure(file, "it does not exist; create it or correct the path")
+            } else {
+                self.failure(file, error)
+            }
+        })?;
+        if !metadata.is_file() {
+            return Err(self.failure(file, "it is not a regular file"));
+        }
+        if metadata.len() > MAX_PEM_BYTES {
+            return Err(self.failure(
+                file,
+                format_args!("it has more than {MAX_PEM_BYTES} bytes; a PEM file is smaller"),
+            ));
+        }
+        std::fs::read(file)
+            .map(Zeroizing::new)
+            .map_err(|error| self.failure(file, error))
+    }
+}
+
+fn authorities(file: &Path) -> Result<Vec<Certificate>, Failure> {
+    let pem = TlsFile::Ca.read(file)?;
+    let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if found.is_empty() {
+        return Err(TlsFile::Ca.failure(
+            file,
+            "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed",
+        ));
+    }
+    Ok(found)
+}
+
+fn identity(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
+    let certificate_pem = TlsFile::Cert.read(certificate)?;
+    let key_pem = TlsFile::Key.read(key)?;
+    if Certificate::from_pem_bundle(&certificate_pem).map_or(true, |found| found.is_empty()) {
+        return Err(TlsFile::Cert.failure(
+            certificate,
+            "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed",
+        ));
+    }
+    let mut both = Zeroizing::new(Vec::with_capacity(
+        certificate_pem.len() + key_pem.len() + 1,
+    ));
+    both.extend_from_slice(&certificate_pem);
+    both.push(b'\n');
+    both.extend_from_slice(&key_pem);
+    Identity::from_pem(&both).map_err(|_| {
+        TlsFile::Key.failure(
+            key,
+            "it holds no private key; an unencrypted PEM file (PKCS #8, PKCS #1 or SEC 1) is needed",
+        )
+    })
+}
+
+/// What a client cannot be built for: there is nothing to trust, or certificate and key do not fit.
+fn unbuildable(recipe: &Recipe, error: &reqwest::Error) -> Failure {
+    let inconsistent = super::error::find::<rustls::Error>(error)
+        .is_some_and(|error| matches!(error, rustls::Error::InconsistentKeys(_)));
+    let cause = super::error::innermost(error);
+    match (&recipe.identity, &recipe.trust) {
+        (Some((certificate, key)), _) if inconsistent => TlsFile::Key.failure(
+            key,
+            format_args!("it is not the key of {}", certificate.display()),
+        ),
+        (_, Trust::File(file)) => TlsFile::Ca.failure(file, cause),
+        (Some((_, key)), Trust::Nobody) => TlsFile::Key.failure(key, cause),
+        (_, Trust::System | Trust::Nobody) => Failure::new(
+            FailureKind::InvalidConfig,
+            "http.tls",
+            format!(
+                "TLS cannot be set up: {cause}; install the system's CA certificates or set `source.tls.ca_file`"
+            ),
+        ),
+    }
+}

@@ -1,0 +1,357 @@
+//! The egress rules: which origins a request may go to and which addresses a name may stand for. Pure decisions, so that a
+//! table can test them; `client` asks them before every connection.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::config::origin::Origin;
+use crate::failure::{Failure, FailureKind};
+
+/// What an address is, where that decides whether a request may go there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressKind {
+    /// An issuer may be there: public or private.
+    Plain,
+    /// This machine (127.0.0.0/8, ::1).
+    Loopback,
+    /// This link (169.254.0.0/16, fe80::/10).
+    LinkLocal,
+    /// Where clouds hand out the machine's own credentials.
+    Metadata,
+    /// 0.0.0.0/8 and ::, which some systems take for this machine.
+    Unspecified,
+    /// 224.0.0.0/4, ff00::/8 and the IPv4 broadcast address.
+    Multicast,
+    /// An IPv6 spelling behind which a translator would find some IPv4 address: NAT64, 6to4, Teredo.
+    Translated,
+}
+
+impl fmt::Display for AddressKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "an address",
+            Self::Loopback => "a loopback address",
+            Self::LinkLocal => "a link-local address",
+            Self::Metadata => "a cloud's metadata address",
+            Self::Unspecified => "an unspecified address",
+            Self::Multicast => "a multicast or broadcast address",
+            Self::Translated => "an IPv6 spelling of an IPv4 address",
+        })
+    }
+}
+
+/// AWS, Azure, Google Cloud and most others; AWS ECS tasks; AWS EKS pod identity; Alibaba Cloud; Azure's wire server.
+const METADATA_V4: [Ipv4Addr; 5] = [
+    Ipv4Addr::new(169, 254, 169, 254),
+    Ipv4Addr::new(169, 254, 170, 2),
+    Ipv4Addr::new(169, 254, 170, 23),
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+];
+
+/// What `address` is, whatever its spelling.
+#[must_use]
+pub fn kind_of(address: IpAddr) -> AddressKind {
+    match canonical(address) {
+        IpAddr::V4(v4) => kind_of_v4(v4),
+        IpAddr::V6(v6) => kind_of_v6(v6),
+    }
+}
+
+/// IPv4-mapped (::ffff:0:0/96) and the deprecated IPv4-compatible (::/96) addresses as the IPv4 addresses that they spell.
+fn canonical(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    if let Some(v4) = v6.to_ipv4_mapped() {
+        return IpAddr::V4(v4);
+    }
+    match (v6.segments(), v6) {
+        (_, Ipv6Addr::UNSPECIFIED | Ipv6Addr::LOCALHOST) => address,
+        ([0, 0, 0, 0, 0, 0, ..], _) => v6.to_ipv4().map_or(address, IpAddr::V4),
+        _ => address,
+    }
+}
+
+fn kind_of_v4(address: Ipv4Addr) -> AddressKind {
+    if METADATA_V4.contains(&address) {
+        AddressKind::Metadata
+    } else if address.octets().starts_with(&[0]) {
+        AddressKind::Unspecified
+    } else if address.is_loopback() {
+        AddressKind::Loopback
+    } else if address.is_link_local() {
+        AddressKind::LinkLocal
+    } else if address.is_multicast() || address.is_broadcast() {
+        AddressKind::Multicast
+    } else {
+        AddressKind::Plain
+    }
+}
+
+fn kind_of_v6(address: Ipv6Addr) -> AddressKind {
+    match address.segments() {
+        // AWS: instance metadata, time and DNS are all in fd00:ec2::/32.
+        [0xfd00, 0x0ec2, ..] => AddressKind::Metadata,
+        // NAT64: RFC 6052's prefix, and RFC 8215's for local use.
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => AddressKind::Translated,
+        // IPv4-translated addresses of RFC 2765.
+        [0, 0, 0, 0, 0xffff, 0, ..] => AddressKind::Translated,
+        // 6to4 (RFC 3056) and Teredo (RFC 4380).
+        [0x2002, ..] | [0x2001, 0, ..] => AddressKind::Translated,
+        _ if address.is_unspecified() => AddressKind::Unspecified,
+        _ if address.is_loopback() => AddressKind::Loopback,
+        _ if address.is_multicast() => AddressKind::Multicast,
+        _ if address.is_unicast_link_local() => AddressKind::LinkLocal,
+        _ => AddressKind::Plain,
+    }
+}
+
+/// How an address came to be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is what a name resolved to.
+    Resolved,
+    /// `localhost` resolved to it.
+    Localhost,
+    /// The origin is written with this address.
+    Literal,
+    /// It is the address of a proxy, which the configuration or the environment names: reachable, unless nothing should be.
+    Proxy,
+}
+
+/// Whether a connection to `address` is allowed; if not, what it is. `exceptions` are the job's `allow_addresses`.
+///
+/// # Errors
+/// The kind of address that is refused.
+pub(super) fn check_address(
+    address: IpAddr,
+    written: Written,
+    exceptions: &BTreeSet<IpAddr>,
+) -> Result<(), AddressKind> {
+    if exceptions.contains(&address) || exceptions.contains(&canonical(address)) {
+        return Ok(());
+    }
+    match (kind_of(address), written) {
+        (AddressKind::Plain, _)
+        | (AddressKind::Loopback, Written::Localhost | Written::Literal | Written::Proxy)
+        | (AddressKind::LinkLocal, Written::Literal | Written::Proxy) => Ok(()),
+        (kind, _) => Err(kind),
+    }
+}
+
+/// The address that a URL's host is written as, if it is one. `host` is in the URL standard's normal form, in which every
+/// spelling of an IPv4 address has become dotted decimal.
+#[must_use]
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+        .parse()
+        .ok()
+}
+
+/// Whether a request may go to `origin`: it is among the plugin's endpoints or the job's `allow`.
+///
+/// # Errors
+/// `http.origin-denied`, with the line to add.
+pub(super) fn check_origin(
+    origin: &Origin,
+    job: &str,
+    endpoints: &BTreeSet<Origin>,
+    allow: &[Origin],
+) -> Result<(), Failure> {
+    if endpoints.contains(origin) || allow.contains(origin) {
+        return Ok(());
+    }
+    let secure = endpoints
+        .iter()
+        .chain(allow)
+        .any(|allowed| allowed.scheme() == "https" && allowed.host() == origin.host());
+    let hint = if secure && origin.scheme() == "http" {
+        "; https is allowed there"
+    } else {
+        ""
+    };
+    Err(Failure::new(
+        FailureKind::InvalidConfig,
+        "http.origin-denied",
+        format!(
+            "job `{job}` may not send requests to {origin}{hint}; if it must, add `allow: [{origin}]` under `source`"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_is_recognised_in_every_spelling() {
+        use AddressKind::*;
+        for (text, kind) in [
+            ("203.0.113.7", Plain),
+            ("10.0.0.1", Plain),
+            ("192.168.1.1", Plain),
+            ("100.64.0.1", Plain),
+            ("2001:db8::1", Plain),
+            ("fd12:3456::1", Plain),
+            ("127.0.0.1", Loopback),
+            ("127.255.255.254", Loopback),
+            ("::1", Loopback),
+            ("::ffff:127.0.0.1", Loopback),
+            ("::127.0.0.1", Loopback),
+            ("169.254.1.1", LinkLocal),
+            ("fe80::1", LinkLocal),
+            ("febf::1", LinkLocal),
+            ("::ffff:169.254.1.1", LinkLocal),
+            ("169.254.169.254", Metadata),
+            ("169.254.170.2", Metadata),
+            ("169.254.170.23", Metadata),
+            ("100.100.100.200", Metadata),
+            ("168.63.129.16", Metadata),
+            ("::ffff:169.254.169.254", Metadata),
+            ("::ffff:a9fe:a9fe", Metadata),
+            ("::169.254.169.254", Metadata),
+            ("fd00:ec2::254", Metadata),
+            ("fd00:ec2::23", Metadata),
+            ("0.0.0.0", Unspecified),
+            ("0.1.2.3", Unspecified),
+            ("::", Unspecified),
+            ("::ffff:0.0.0.0", Unspecified),
+            ("224.0.0.1", Multicast),
+            ("239.255.255.255", Multicast),
+            ("255.255.255.255", Multicast),
+            ("ff02::1", Multicast),
+            ("64:ff9b::a9fe:a9fe", Translated),
+            ("64:ff9b::cb00:7107", Translated),
+            ("64:ff9b:1::1", Translated),
+            ("64:ff9b:1:ffff::1", Translated),
+            ("::ffff:0:127.0.0.1", Translated),
+            ("2002:a9fe:a9fe::1", Translated),
+            ("2001:0:4136:e378::1", Translated),
+        ] {
+            assert_eq!(kind_of(address(text)), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_reached_only_as_it_is_written() {
+        use Written::*;
+        let none = BTreeSet::new();
+        for (text, resolved, localhost, as_literal, proxy) in [
+            ("203.0.113.7", true, true, true, true),
+            ("10.0.0.1", true, true, true, true),
+            ("127.0.0.1", false, true, true, true),
+            ("::1", false, true, true, true),
+            ("169.254.1.1", false, false, true, true),
+            ("fe80::1", false, false, true, true),
+            ("169.254.169.254", false, false, false, false),
+            ("::ffff:169.254.169.254", false, false, false, false),
+            ("fd00:ec2::254", false, false, false, false),
+            ("0.0.0.0", false, false, false, false),
+            ("224.0.0.1", false, false, false, false),
+            ("64:ff9b::cb00:7107", false, false, false, false),
+        ] {
+            for (written, allowed) in [
+                (Resolved, resolved),
+                (Localhost, localhost),
+                (Literal, as_literal),
+                (Proxy, proxy),
+            ] {
+                let decision = check_address(address(text), written, &none);
+                assert_eq!(decision.is_ok(), allowed, "{text} {written:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_exception_opens_its_address_in_every_spelling_and_no_other() {
+        let exceptions = BTreeSet::from([address("169.254.169.254"), address("64:ff9b::1")]);
+        for (text, allowed) in [
+            ("169.254.169.254", true),
+            ("::ffff:169.254.169.254", true),
+            ("169.254.170.2", false),
+            ("64:ff9b::1", true),
+            ("64:ff9b::2", false),
+        ] {
+            let decision = check_address(address(text), Written::Resolved, &exceptions);
+            assert_eq!(decision.is_ok(), allowed, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_url_spelling_of_an_address_is_seen_as_that_address() {
+        for (url, expected) in [
+            ("http://127.0.0.1/", "127.0.0.1"),
+            ("http://2130706433/", "127.0.0.1"),
+            ("http://0x7f.1/", "127.0.0.1"),
+            ("http://0177.0.0.1/", "127.0.0.1"),
+            ("http://127.1/", "127.0.0.1"),
+            ("http://[::ffff:169.254.169.254]/", "::ffff:169.254.169.254"),
+            ("http://%31%32%37.0.0.1/", "127.0.0.1"),
+            ("http://①②⑦.0.0.1/", "127.0.0.1"),
+        ] {
+            let url = url::Url::parse(url).unwrap();
+            assert_eq!(
+                literal(url.host_str().unwrap()),
+                Some(address(expected)),
+                "{url}"
+            );
+        }
+        assert_eq!(literal("idp.example.org"), None);
+    }
+
+    #[test]
+    fn only_endpoints_and_allow_may_be_reached() {
+        let origin = |text: &str| Origin::parse(text).unwrap();
+        let endpoints = BTreeSet::from([origin("https://idp.example.org")]);
+        let allow = [
+            origin("https://login.example.org:8443"),
+            origin("http://127.0.0.1:9000"),
+        ];
+        for (text, refused) in [
+            ("https://idp.example.org", None),
+            ("https://idp.example.org:443", None),
+            ("https://IDP.example.org", None),
+            ("https://login.example.org:8443", None),
+            ("http://127.0.0.1:9000", None),
+            (
+                "http://127.0.0.1:9001",
+                Some("allow: [http://127.0.0.1:9001]"),
+            ),
+            (
+                "http://localhost:9000",
+                Some("allow: [http://localhost:9000]"),
+            ),
+            (
+                "https://login.example.org",
+                Some("allow: [https://login.example.org]"),
+            ),
+            ("http://idp.example.org", Some("https is allowed there")),
+            (
+                "https://idp.example.org.evil.test",
+                Some("allow: [https://idp.example.org.evil.test]"),
+            ),
+            (
+                "https://idp.example.org.",
+                Some("allow: [https://idp.example.org.]"),
+            ),
+        ] {
+            let decision = check_origin(&origin(text), "warehouse", &endpoints, &allow);
+            match (decision, refused) {
+                (Ok(()), None) => {}
+                (Err(failure), Some(part)) => {
+                    assert_eq!(failure.code.as_deref(), Some("http.origin-denied"));
+                    assert!(failure.message.contains(part), "{}", failure.message);
+                }
+                (decision, _) => panic!("{text}: {decision:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Requests of plugins: what one looks like, and its way through the egress rules to an answer. What is sent is sent in
+//! `exchange`, and nowhere else.
+
+mod answer;
+mod client;
+mod egress;
+mod error;
+mod exchange;
+mod proxy;
+mod request;
+mod resolve;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::call::Call;
+use super::secrets::Value;
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+pub use client::CONNECT_TIMEOUT;
+pub use egress::{AddressKind, kind_of};
+pub use request::{MAX_HEADERS, MAX_REQUEST_BYTES};
+
+pub(super) use client::Clients;
+pub(super) use proxy::ProxyRules;
+
+use client::{Recipe, Trust};
+use egress::Written;
+use proxy::Proxy;
+use request::Target;
+
+/// Targets of the libraries that carry requests. At DEBUG and TRACE they describe frames and connections, some with what is in
+/// them: a log set-up keeps them at WARN, whatever else it shows.
+pub const QUIET_TARGETS: [&str; 8] = [
+    "h2",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
+    "reqwest",
+    "rustls",
+    "rustls_platform_verifier",
+    "tower",
+];
+
+/// Where the audit events appear: one for each request, also for a refused one.
+pub const AUDIT_TARGET: &str = "evertoken::audit";
+
+/// Requests must end in this part of the call's time, so that the plugin is left with time to say what failed.
+const REQUEST_SHARE: f64 = 0.9;
+
+/// What a request carries.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// `application/x-www-form-urlencoded`, spliced and encoded by the host.
+    Form(Vec<(String, Value)>),
+    /// Anything else; its `Content-Type` is among the headers.
+    Content(Value),
+}
+
+/// A request as a plugin words it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// A method of RFC 9110, e.g. `POST`.
+    pub method: String,
+    /// Absolute.
+    pub url: String,
+    /// Added to the URL's own query, percent-encoded.
+    pub query: Vec<(String, Value)>,
+    /// Fields beside those that the host sets.
+    pub headers: Vec<(String, Value)>,
+    /// The content.
+    pub body: Body,
+}
+
+/// An answer, read whole.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status code, a 3xx like any other.
+    pub status: u16,
+    /// Names in lower case; repeated ones apart.
+    pub headers: Vec<(String, String)>,
+    /// The content.
+    pub body: Vec<u8>,
+    /// The moment before the request was sent: `expires_in` counts from here.
+    pub sent_at: Timestamp,
+}
+
+/// Neither headers nor body: there are tokens in them.
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("bytes", &self.body.len())
+            .field("sent_at", &self.sent_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sends a plugin's request, if it may be sent, and reads the answer whole.
+pub(super) async fn send(call: &Call, request: Request) -> Result<Response, Failure> {
+    let began = Instant::now();
+    let target = Target::of(&request)?;
+    let timeout = call.0.job.source.timeout.mul_f64(REQUEST_SHARE);
+    let outcome = timeout_at(call.0.began + timeout, answered(call, &target, &request))
+        .await
+        .unwrap_or_else(|_| Err(error::timed_out(&target, timeout)));
+    audit(call, &target, began.elapsed(), &outcome);
+    if let Ok(response) = &outcome {
+        for secret in answer::secrets_in(response) {
+            call.remember(secret.as_bytes());
+        }
+    }
+    outcome
+}
+
+async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Response, Failure> {
+    let source = &call.0.job.source;
+    let job = call.0.job.id.to_string();
+    egress::check_origin(&target.origin, &job, &call.0.endpoints, &source.allow)?;
+    check_literal(
+        call,
+        "the URL's host",
+        target.origin.host(),
+        Written::Literal,
+    )?;
+    let prepared = request::prepare(target, request)?;
+    let host = &call.0.host;
+    let proxy = host.proxies.proxy_for(&target.url, source.proxy.as_ref())?;
+    if let Some(address) = proxy.as_ref().and_then(|proxy| proxy.uri.host()) {
+        check_literal(call, "the proxy", address, Written::Proxy)?;
+    }
+    let through = proxy.as_ref().map(|proxy| proxy.uri.to_string());
+    let recipe = recipe(call, target, proxy, !prepared.rotating.is_empty())?;
+    let client = host.clients.get(&recipe).await?;
+    let sent_at = host.clock.now().wall;
+    exchange::exchange(
+        &client,
+        target,
+        through.as_deref(),
+        prepared,
+        sent_at,
+        call.0.limits.response_bytes,
+    )
+    .await
+}
+
+/// An address that is written as such does not pass the resolver.
+fn check_literal(call: &Call, what: &str, host: &str, written: Written) -> Result<(), Failure> {
+    let Some(address) = egress::literal(host) else {
+        return Ok(());
+    };
+    let exceptions = call.0.job.source.allow_addresses.iter().copied().collect();
+    egress::check_address(address, written, &exceptions)
+        .map_err(|kind| error::address_denied(what, address, kind))
+}
+
+fn recipe(
+    call: &Call,
+    target: &Target,
+    proxy: Option<Proxy>,
+    fresh_connection: bool,
+) -> Result<Recipe, Failure> {
+    let source = &call.0.job.source;
+    let https = target.origin.scheme() == "https";
+    let https_proxy = proxy
+        .as_ref()
+        .is_some_and(|proxy| proxy.uri.scheme_str() == Some("https"));
+    let trust = match &source.tls.ca_file {
+        _ if !https && !https_proxy => Trust::Nobody,
+        Some(file) => Trust::File(file.clone()),
+        None => Trust::System,
+    };
+    // The client certificate is a credential: it goes where the secrets go.
+    let identity = match (&source.tls.cert_file, &source.tls.key_file) {
+        _ if !https || !call.0.endpoints.contains(&target.origin) => None,
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (Some(both), None) => Some((both.clone(), both.clone())),
+        (None, None) => None,
+        (None, Some(_)) => {
+            return Err(Failure::new(
+                FailureKind::InvalidConfig,
+                "tls.cert-file",
+                "`source.tls.key_file` without `cert_file`; name the certificate too",
+            ));
+        }
+    };
+    Ok(Recipe {
+        trust,
+        identity,
+        proxy,
+        allow_addresses: source.allow_addresses.iter().copied().collect(),
+        fresh_connection,
+    })
+}
+
+/// One event for each request: what was asked of whom and how it went, never a query, a header or a body.
+fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response, Failure>) {
+    let job = &call.0.job.id;
+    let plugin = &call.0.job.source.plugin;
+    let method = &target.method;
+    let origin = &target.origin;
+    let path = call.scrub(target.url.path());
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    match outcome {
+        Ok(Response { status, body, .. }) => tracing::info!(
+            target: AUDIT_TARGET, %job, %plugin, %method, %origin, path, status, bytes = body.len(), duration_ms, "request"
+        ),
+        Err(failure) => tracing::info!(
+            target: AUDIT_TARGET, %job, %plugin, %method, %origin, path, code = failure.code, duration_ms, "request without answer"
+        ),
+    }
+}

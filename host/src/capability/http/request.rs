@@ -1,0 +1,277 @@
+//! A plugin's request made ready to send: checked, with the secrets spliced in where they may go.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::{Body, Request};
+use crate::capability::encoding::{Encoding, EncodingError};
+use crate::capability::secrets::{Reach, Value};
+use crate::config::origin::Origin;
+use crate::failure::{Failure, FailureKind};
+
+/// Bytes of one request before encoding. Token requests have a few KiB; the largest SAML assertions a hundred.
+pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// Fields of one request; servers commonly take a hundred.
+pub const MAX_HEADERS: usize = 64;
+
+/// Fields that frame the message, route it or speak to the next hop: they are the host's.
+const HOST_FIELDS: [&str; 12] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "keep-alive",
+    "expect",
+    "http2-settings",
+    "alt-used",
+    "via",
+];
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// The method.
+    pub method: Method,
+    /// The plugin's URL; secrets are not yet in it.
+    pub url: Url,
+    /// The URL's origin.
+    pub origin: Origin,
+}
+
+impl Target {
+    /// Reads method and URL.
+    ///
+    /// # Errors
+    /// `http.request`: the method is none or one for proxies, or the URL is not an `http` or `https` URL without userinfo.
+    pub(super) fn of(request: &Request) -> Result<Self, Failure> {
+        let method = Method::from_bytes(request.method.as_bytes())
+            .ok()
+            .filter(|method| !matches!(*method, Method::CONNECT | Method::TRACE))
+            .ok_or_else(|| invalid(format!("`{}` is not a method to send", request.method)))?;
+        // The parser drops tabs and line ends inside a URL, and what it drops must not be what a check has seen.
+        if request.url.chars().any(char::is_control) {
+            return Err(invalid("the URL holds a control character".to_owned()));
+        }
+        let mut url = Url::parse(&request.url)
+            .map_err(|error| invalid(format!("the URL does not parse: {error}")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid(
+                "the URL holds a user name or password; credentials go into a header".to_owned(),
+            ));
+        }
+        let origin = Origin::of(&url)
+            .ok_or_else(|| invalid("the URL is neither http nor https".to_owned()))?;
+        url.set_fragment(None);
+        Ok(Self {
+            method,
+            url,
+            origin,
+        })
+    }
+}
+
+/// A request as it is sent. It holds secrets: no Debug.
+pub(super) struct Prepared {
+    /// The method.
+    pub method: Method,
+    /// With the secrets in its query.
+    pub url: Url,
+    /// With the secrets in them.
+    pub headers: HeaderMap,
+    /// With the secrets in it.
+    pub body: Vec<u8>,
+    /// The rotating secrets in it, by name: what a journal must know before it is sent.
+    pub rotating: BTreeSet<String>,
+}
+
+/// Checks the request's parts and splices the secrets in.
+///
+/// # Errors
+/// `http.request` for a part that cannot be sent, `secret.origin-denied` for a secret that may not go to the target.
+pub(super) fn prepare(target: &Target, request: &Request) -> Result<Prepared, Failure> {
+    check_size(request)?;
+    for value in values(request) {
+        check_reach(value, &target.origin)?;
+    }
+    let url = with_query(&target.url, &request.query)?;
+    let mut headers = headers(&request.headers)?;
+    let body = body(&request.body, &mut headers)?;
+    let rotating = values(request)
+        .filter_map(Value::secret)
+        .flat_map(|secret| secret.lineage().rotating().iter().cloned())
+        .collect();
+    Ok(Prepared {
+        method: target.method.clone(),
+        url,
+        headers,
+        body,
+        rotating,
+    })
+}
+
+fn invalid(message: String) -> Failure {
+    Failure::new(
+        FailureKind::InvalidConfig,
+        "http.request",
+        format!("the plugin's request cannot be sent: {message}"),
+    )
+}
+
+fn unspellable(place: &str, error: EncodingError) -> Failure {
+    invalid(format!("{place}: {error}"))
+}
+
+/// Every value in the request, wherever it stands.
+fn values(request: &Request) -> impl Iterator<Item = &Value> {
+    let (fields, content): (&[(String, Value)], _) = match &request.body {
+        Body::Empty => (&[], None),
+        Body::Form(fields) => (fields, None),
+        Body::Content(value) => (&[], Some(value)),
+    };
+    request
+        .query
+        .iter()
+        .chain(&request.headers)
+        .chain(fields)
+        .map(|(_, value)| value)
+        .chain(content)
+}
+
+fn check_size(request: &Request) -> Result<(), Failure> {
+    let names = |pairs: &[(String, Value)]| pairs.iter().map(|(name, _)| name.len()).sum::<usize>();
+    let fields = match &request.body {
+        Body::Form(fields) => names(fields),
+        Body::Empty | Body::Content(_) => 0,
+    };
+    let bytes = values(request)
+        .map(|value| value.expose().len())
+        .chain([
+            request.url.len(),
+            names(&request.query),
+            names(&request.headers),
+            fields,
+        ])
+        .fold(0, usize::saturating_add);
+    if bytes > MAX_REQUEST_BYTES {
+        return Err(invalid(format!(
+            "it has more than {MAX_REQUEST_BYTES} bytes"
+        )));
+    }
+    if request.headers.len() > MAX_HEADERS {
+        return Err(invalid(format!("it has more than {MAX_HEADERS} headers")));
+    }
+    Ok(())
+}
+
+fn check_reach(value: &Value, origin: &Origin) -> Result<(), Failure> {
+    let Some(lineage) = value.secret().map(|secret| secret.lineage()) else {
+        return Ok(());
+    };
+    if lineage.reach().allows(origin) {
+        return Ok(());
+    }
+    let names = lineage.names().iter().cloned().collect::<Vec<_>>();
+    let to = match lineage.reach() {
+        Reach::Only(origins) if !origins.is_empty() => {
+            let origins: Vec<_> = origins.iter().map(ToString::to_string).collect();
+            format!("only to {}", origins.join(", "))
+        }
+        Reach::Anywhere | Reach::Only(_) => "to no origin that all of it shares".to_owned(),
+    };
+    Err(Failure::new(
+        FailureKind::InvalidConfig,
+        "secret.origin-denied",
+        format!(
+            "secret `{}` may not be sent to {origin}, {to}; if it must, list {origin} under `to` of `source.secrets.{}`",
+            names.join("`, `"),
+            names.first().map_or("", String::as_str),
+        ),
+    ))
+}
+
+/// The URL with the pairs behind its own query, percent-encoded.
+fn with_query(url: &Url, pairs: &[(String, Value)]) -> Result<Url, Failure> {
+    let mut url = url.clone();
+    if pairs.is_empty() {
+        return Ok(url);
+    }
+    let mut query = Zeroizing::new(url.query().unwrap_or_default().as_bytes().to_vec());
+    append_pairs(&mut query, pairs, Encoding::Percent)?;
+    let text = std::str::from_utf8(&query)
+        .map_err(|_| invalid("the query cannot be spelled".to_owned()))?;
+    url.set_query(Some(text));
+    Ok(url)
+}
+
+fn append_pairs(
+    to: &mut Zeroizing<Vec<u8>>,
+    pairs: &[(String, Value)],
+    encoding: Encoding,
+) -> Result<(), Failure> {
+    for (name, value) in pairs {
+        let spell = |bytes: &[u8]| {
+            encoding
+                .encode(bytes)
+                .map_err(|error| unspellable(name, error))
+        };
+        if !to.is_empty() {
+            to.push(b'&');
+        }
+        to.extend_from_slice(&spell(name.as_bytes())?);
+        to.push(b'=');
+        to.extend_from_slice(&spell(value.expose())?);
+    }
+    Ok(())
+}
+
+fn headers(fields: &[(String, Value)]) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        let field = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| invalid("a header's name holds a forbidden character".to_owned()))?;
+        if HOST_FIELDS.contains(&field.as_str()) || field.as_str().starts_with("proxy-") {
+            return Err(invalid(format!(
+                "header `{field}` is the host's own; leave it out"
+            )));
+        }
+        let mut content = HeaderValue::from_bytes(value.expose()).map_err(|_| {
+            invalid(format!(
+                "the value of header `{field}` holds a line end or another control character{}",
+                if value.secret().is_some() {
+                    "; does the secret end in a newline?"
+                } else {
+                    ""
+                }
+            ))
+        })?;
+        // A plugin's own text may hold what was revealed to it.
+        content.set_sensitive(true);
+        headers.append(field, content);
+    }
+    Ok(headers)
+}
+
+fn body(body: &Body, headers: &mut HeaderMap) -> Result<Vec<u8>, Failure> {
+    match body {
+        Body::Empty => Ok(Vec::new()),
+        Body::Content(value) => Ok(value.expose().to_vec()),
+        Body::Form(fields) => {
+            let mut form = Zeroizing::new(Vec::new());
+            append_pairs(&mut form, fields, Encoding::Form)?;
+            headers
+                .entry(header::CONTENT_TYPE)
+                .or_insert(HeaderValue::from_static(
+                    "application/x-www-form-urlencoded",
+                ));
+            Ok(std::mem::take(&mut *form))
+        }
+    }
+}

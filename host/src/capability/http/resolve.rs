@@ -1,0 +1,166 @@
+//! Names to addresses, with the egress rules between: a name that resolves to this machine or a cloud's metadata service does
+//! not get a connection.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::egress::{self, AddressKind, Written};
+use crate::capability::keep::BoxFuture;
+
+/// Looks a name up; tests bring their own.
+pub(super) type Lookup =
+    Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+
+/// The system's resolver: nsswitch, hosts file, search domains.
+#[must_use]
+pub(super) fn system_lookup() -> Lookup {
+    Arc::new(|name| {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    })
+}
+
+/// Why a name has no address to connect to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResolveError {
+    /// The resolver failed or found nothing.
+    #[error("cannot resolve `{name}`")]
+    Lookup {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// It resolves only to addresses that may not be reached.
+    #[error("`{name}` resolves to {address}, {kind}")]
+    Denied {
+        /// The name.
+        name: String,
+        /// The first of its addresses.
+        address: IpAddr,
+        /// What it is.
+        kind: AddressKind,
+    },
+}
+
+/// A resolver that leaves out what the egress rules refuse.
+pub(super) struct Guarded {
+    lookup: Lookup,
+    exceptions: Arc<BTreeSet<IpAddr>>,
+    /// Whether the only name it is asked for is the proxy's.
+    for_proxy: bool,
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded")
+            .field("exceptions", &self.exceptions)
+            .field("for_proxy", &self.for_proxy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guarded {
+    /// `exceptions` are the job's `allow_addresses`.
+    #[must_use]
+    pub(super) fn new(lookup: Lookup, exceptions: BTreeSet<IpAddr>, for_proxy: bool) -> Self {
+        Self {
+            lookup,
+            exceptions: Arc::new(exceptions),
+            for_proxy,
+        }
+    }
+
+    fn written(&self, name: &str) -> Written {
+        if self.for_proxy {
+            Written::Proxy
+        } else if name == "localhost" {
+            Written::Localhost
+        } else {
+            Written::Resolved
+        }
+    }
+}
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let name = name.as_str().to_owned();
+        let written = self.written(&name);
+        let lookup = (self.lookup)(name.clone());
+        let exceptions = Arc::clone(&self.exceptions);
+        Box::pin(async move {
+            let found = lookup.await.map_err(|source| ResolveError::Lookup {
+                name: name.clone(),
+                source,
+            })?;
+            let allowed = permitted(&name, &found, written, &exceptions)?;
+            // The connector puts the URL's port in place of 0.
+            let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, 0));
+            Ok(Box::new(addresses) as Addrs)
+        })
+    }
+}
+
+/// The addresses of `name` that may be reached; at least one.
+fn permitted(
+    name: &str,
+    found: &[IpAddr],
+    written: Written,
+    exceptions: &BTreeSet<IpAddr>,
+) -> Result<Vec<IpAddr>, ResolveError> {
+    let mut denied = None;
+    let mut allowed = Vec::with_capacity(found.len());
+    for &address in found {
+        match egress::check_address(address, written, exceptions) {
+            Ok(()) => allowed.push(address),
+            Err(kind) => {
+                denied.get_or_insert(ResolveError::Denied {
+                    name: name.to_owned(),
+                    address,
+                    kind,
+                });
+            }
+        }
+    }
+    match (allowed.is_empty(), denied) {
+        (false, _) => Ok(allowed),
+        (true, Some(denied)) => Err(denied),
+        (true, None) => Err(ResolveError::Lookup {
+            name: name.to_owned(),
+            source: io::Error::new(io::ErrorKind::NotFound, "it has no address"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_may_not_be_reached_are_left_out() {
+        let addresses = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let none = BTreeSet::new();
+        let found = addresses(&["127.0.0.1", "203.0.113.7", "::ffff:169.254.169.254"]);
+        let allowed = permitted("mixed.test", &found, Written::Resolved, &none).unwrap();
+        assert_eq!(allowed, addresses(&["203.0.113.7"]));
+
+        let found = addresses(&["::1", "127.0.0.1"]);
+        let error = permitted("rebound.test", &found, Written::Resolved, &none).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`rebound.test` resolves to ::1, a loopback address"
+        );
+        assert!(permitted("localhost", &found, Written::Localhost, &none).is_ok());
+        assert!(permitted("nowhere.test", &[], Written::Resolved, &none).is_err());
+    }
+}

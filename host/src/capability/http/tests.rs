@@ -1,0 +1,476 @@
+//! Requests against real servers on this machine: what is sent, what is refused, and every way in which an answer can go
+//! wrong. `tls` has those that are about certificates, `leak` those about logs.
+
+mod leak;
+mod tls;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+use crate::capability::encoding::Encoding;
+use crate::capability::secrets::Piece;
+use crate::capability::testing::{Fixture, NOW, Server, get, text};
+use crate::config::origin::Origin;
+use crate::failure::FailureKind;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+
+fn code(outcome: &Result<Response, Failure>) -> &str {
+    match outcome {
+        Ok(response) => panic!("answered {response:?}"),
+        Err(failure) => failure.code.as_deref().unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_spliced_into_query_header_and_form() {
+    let server = Server::answering(OK).await;
+    let mut fixture = Fixture::reaching(&server);
+    fixture.secret("client_secret", "s&c r+t/é");
+    let call = fixture.call();
+    let secret = call.open("client_secret").await.unwrap();
+    let basic = call
+        .join(&[
+            Piece::Text("id:".to_owned()),
+            Piece::Secret(secret.clone(), Encoding::Form),
+        ])
+        .unwrap();
+    let authorization = call
+        .join(&[
+            Piece::Text("Basic ".to_owned()),
+            Piece::Secret(basic, Encoding::Base64),
+        ])
+        .unwrap();
+    let response = call
+        .send(Request {
+            method: "POST".to_owned(),
+            url: server.url("/token?a=b"),
+            query: vec![("api key".to_owned(), Value::Secret(secret.clone()))],
+            headers: vec![("Authorization".to_owned(), Value::Secret(authorization))],
+            body: Body::Form(vec![
+                ("grant_type".to_owned(), text("client_credentials")),
+                ("client_secret".to_owned(), Value::Secret(secret)),
+            ]),
+        })
+        .await
+        .unwrap();
+    assert_eq!((response.status, response.sent_at), (200, NOW));
+    let requests = server.requests();
+    let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
+    for expected in [
+        "POST /token?a=b&api%20key=s%26c%20r%2Bt%2F%C3%A9 HTTP/1.1\r\n",
+        // base64 of "id:s%26c+r%2Bt%2F%C3%A9"
+        "authorization: Basic aWQ6cyUyNmMrciUyQnQlMkYlQzMlQTk=\r\n",
+        "content-type: application/x-www-form-urlencoded\r\n",
+        concat!("user-agent: evertoken/", env!("CARGO_PKG_VERSION"), "\r\n"),
+    ] {
+        assert!(
+            format!("{head}\r\n").contains(expected),
+            "{expected} in {head}"
+        );
+    }
+    assert!(!head.to_lowercase().contains("accept-encoding"), "{head}");
+    assert_eq!(
+        body,
+        "grant_type=client_credentials&client_secret=s%26c+r%2Bt%2F%C3%A9"
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_names_its_own_agent_and_content_type() {
+    let server = Server::answering(OK).await;
+    let call = Fixture::reaching(&server).call();
+    let mut request = get(server.url("/"));
+    request.method = "POST".to_owned();
+    request.headers = vec![
+        ("User-Agent".to_owned(), text("mine/1")),
+        ("Content-Type".to_owned(), text("application/json")),
+    ];
+    request.body = Body::Content(text("{\"a\":1}"));
+    call.send(request).await.unwrap();
+    let sent = server.requests().remove(0);
+    assert!(
+        sent.contains("user-agent: mine/1\r\n") && !sent.contains("evertoken/"),
+        "{sent}"
+    );
+    assert!(
+        sent.contains("content-type: application/json\r\n"),
+        "{sent}"
+    );
+    assert!(sent.ends_with("\r\n\r\n{\"a\":1}"), "{sent}");
+}
+
+#[tokio::test]
+async fn an_origin_that_is_not_the_jobs_is_refused_before_anything_leaves() {
+    let server = Server::answering(OK).await;
+    let fixture = Fixture::new();
+    let outcome = fixture.call().send(get(server.url("/"))).await;
+    assert_eq!(code(&outcome), "http.origin-denied");
+    let failure = outcome.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::InvalidConfig);
+    let line = format!("`allow: [{}]`", server.origin());
+    assert!(failure.message.contains(&line), "{failure}");
+    assert_eq!(server.connections(), 0);
+
+    let mut fixture = Fixture::new();
+    fixture.job.source.allow = vec![server.origin()];
+    fixture.call().send(get(server.url("/"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_goes_to_the_endpoints_or_where_to_says_and_nowhere_else() {
+    let endpoint = Server::answering(OK).await;
+    let other = Server::answering(OK).await;
+    let mut fixture = Fixture::reaching(&endpoint);
+    fixture.job.source.allow = vec![other.origin()];
+    fixture.secret("usual", "usual-value");
+    fixture.secret("elsewhere", "elsewhere-value").to = Some(vec![other.origin()]);
+    let call = fixture.call();
+    let usual = call.open("usual").await.unwrap();
+    let elsewhere = call.open("elsewhere").await.unwrap();
+    let both = call
+        .join(&[
+            Piece::Secret(usual.clone(), Encoding::Raw),
+            Piece::Secret(elsewhere.clone(), Encoding::Hex),
+        ])
+        .unwrap();
+    for (secret, server, allowed) in [
+        (&usual, &endpoint, true),
+        (&usual, &other, false),
+        (&elsewhere, &endpoint, false),
+        (&elsewhere, &other, true),
+        (&both, &endpoint, false),
+        (&both, &other, false),
+    ] {
+        let mut request = get(server.url("/"));
+        request.headers = vec![("X-Key".to_owned(), Value::Secret(secret.clone()))];
+        let outcome = call.send(request).await;
+        if allowed {
+            outcome.unwrap();
+        } else {
+            assert_eq!(code(&outcome), "secret.origin-denied");
+            let failure = outcome.unwrap_err();
+            assert!(
+                failure.message.contains("under `to` of `source.secrets."),
+                "{failure}"
+            );
+            assert!(!failure.message.contains("-value"), "{failure}");
+        }
+    }
+    assert_eq!((endpoint.connections(), other.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn requests_that_cannot_be_sent_say_why() {
+    let server = Server::answering(OK).await;
+    let mut fixture = Fixture::reaching(&server);
+    fixture.limits.requests = 100;
+    let call = fixture.call();
+    let header = |name: &str, value: &str| {
+        let mut request = get(server.url("/"));
+        request.headers = vec![(name.to_owned(), text(value))];
+        request
+    };
+    let method = |method: &str| Request {
+        method: method.to_owned(),
+        ..get(server.url("/"))
+    };
+    let with_user = server.url("/").replace("//", "//user:pass@");
+    for (request, part) in [
+        (header("Host", "evil.test"), "`host` is the host's own"),
+        (header("Connection", "close"), "`connection`"),
+        (
+            header("Transfer-Encoding", "chunked"),
+            "`transfer-encoding`",
+        ),
+        (header("Content-Length", "0"), "`content-length`"),
+        (header("Upgrade", "h2c"), "`upgrade`"),
+        (
+            header("Proxy-Authorization", "Basic eA=="),
+            "`proxy-authorization`",
+        ),
+        (header("X-A", "a\r\nX-B: b"), "`x-a` holds a line end"),
+        (header("X A", "a"), "name holds a forbidden character"),
+        (method("CONNECT"), "`CONNECT` is not a method"),
+        (method("GET / HTTP/1.1\r\nX: y"), "is not a method"),
+        (get(with_user), "user name or password"),
+        (get("idp.example.org/token"), "does not parse"),
+        (get("ftp://idp.example.org/"), "neither http nor https"),
+        (get(format!("{}\n", server.url("/"))), "control character"),
+        (
+            header("X-Long", &"a".repeat(MAX_REQUEST_BYTES)),
+            "more than 1048576 bytes",
+        ),
+    ] {
+        let outcome = call.send(request).await;
+        assert_eq!(code(&outcome), "http.request");
+        let failure = outcome.unwrap_err();
+        assert!(failure.message.contains(part), "{part}: {failure}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_resolves_to_this_machine_is_refused_unless_it_is_localhost_or_excepted() {
+    let server = Server::answering(OK).await;
+    let mut fixture = Fixture::new();
+    fixture.endpoints = vec![
+        server.origin_as("idp.test"),
+        server.origin_as("localhost"),
+        server.origin_as("nowhere.test"),
+    ];
+    let send = |fixture: &Fixture, origin: Origin| {
+        let call = fixture.call();
+        async move { call.send(get(format!("{origin}/"))).await }
+    };
+    let outcome = send(&fixture, server.origin_as("idp.test")).await;
+    assert_eq!(code(&outcome), "http.address-denied");
+    let failure = outcome.unwrap_err();
+    assert!(
+        failure.message.contains("127.0.0.1, a loopback address"),
+        "{failure}"
+    );
+    assert!(
+        failure.message.contains("`allow_addresses: [127.0.0.1]`"),
+        "{failure}"
+    );
+    assert_eq!(server.connections(), 0);
+
+    send(&fixture, server.origin_as("localhost")).await.unwrap();
+    let outcome = send(&fixture, server.origin_as("nowhere.test")).await;
+    assert_eq!(code(&outcome), "http.dns");
+    assert_eq!(outcome.unwrap_err().kind, FailureKind::Unavailable);
+
+    fixture.job.source.allow_addresses = vec![[127, 0, 0, 1].into()];
+    send(&fixture, server.origin_as("idp.test")).await.unwrap();
+}
+
+#[tokio::test]
+async fn metadata_addresses_are_refused_even_when_written() {
+    let mut fixture = Fixture::new();
+    for url in [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://2852039166/",
+        "http://0.0.0.0:8080/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+    ] {
+        fixture.job.source.allow = vec![Origin::of(&url::Url::parse(url).unwrap()).unwrap()];
+        let outcome = fixture.call().send(get(url)).await;
+        assert_eq!(code(&outcome), "http.address-denied", "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_like_any_other() {
+    let target = Server::answering(OK).await;
+    let redirect = format!(
+        "HTTP/1.1 302 Found\r\nLocation: {}\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n",
+        target.url("/")
+    );
+    let server = Server::answering(redirect).await;
+    let mut fixture = Fixture::reaching(&server);
+    fixture.job.source.allow = vec![target.origin()];
+    let response = fixture.call().send(get(server.url("/"))).await.unwrap();
+    assert_eq!(response.status, 302);
+    let cookies: Vec<_> = response
+        .headers
+        .iter()
+        .filter(|(name, _)| name == "set-cookie")
+        .map(|(_, value)| value.as_str())
+        .collect();
+    assert_eq!(cookies, ["a=1", "b=2"]);
+    assert_eq!(target.connections(), 0);
+}
+
+#[tokio::test]
+async fn answers_that_are_too_large_are_cut_off_whatever_they_announce() {
+    const HUNDRED_MEGABYTES: usize = 100 * 1024 * 1024;
+    for head in [
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {HUNDRED_MEGABYTES}\r\n\r\n"),
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_owned(),
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: {}\r\n\r\n",
+            "a".repeat(70_000)
+        ),
+    ] {
+        let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&written);
+        let server = Server::scripted(move |mut stream| {
+            let (head, counted) = (head.clone(), Arc::clone(&counted));
+            async move {
+                stream.write_all(head.as_bytes()).await?;
+                for _ in 0..HUNDRED_MEGABYTES / 65536 {
+                    stream.write_all(&[b'a'; 65536]).await?;
+                    counted.fetch_add(65536, std::sync::atomic::Ordering::Relaxed);
+                }
+                Ok(())
+            }
+        })
+        .await;
+        let outcome = Fixture::reaching(&server)
+            .call()
+            .send(get(server.url("/")))
+            .await;
+        assert_eq!(code(&outcome), "http.too-large");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let written = written.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(
+            written < HUNDRED_MEGABYTES / 4,
+            "{written} bytes were taken"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_as_large_as_the_limit_is_read_whole() {
+    let body = "a".repeat(1000);
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+    let server = Server::answering(format!("{head}{body}")).await;
+    let mut fixture = Fixture::reaching(&server);
+    fixture.limits.response_bytes = 1000 + "content-length".len() + "1000".len() + 4;
+    let response = fixture.call().send(get(server.url("/"))).await.unwrap();
+    assert_eq!(response.body, body.as_bytes());
+    fixture.limits.response_bytes -= 1;
+    let outcome = fixture.call().send(get(server.url("/"))).await;
+    assert_eq!(code(&outcome), "http.too-large");
+}
+
+#[tokio::test]
+async fn slow_and_dripping_servers_run_into_the_calls_time() {
+    let silent = Server::scripted(|stream| async move {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        drop(stream);
+        Ok(())
+    })
+    .await;
+    let dripping = Server::scripted(|mut stream| async move {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+            .await?;
+        loop {
+            stream.write_all(b"a").await?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    for server in [&silent, &dripping] {
+        let mut fixture = Fixture::reaching(server);
+        fixture.job.source.timeout = Duration::from_millis(500);
+        let began = Instant::now();
+        let outcome = fixture.call().send(get(server.url("/"))).await;
+        assert_eq!(code(&outcome), "http.timeout");
+        assert_eq!(outcome.unwrap_err().kind, FailureKind::Unavailable);
+        let took = began.elapsed();
+        assert!(
+            took >= Duration::from_millis(400) && took < Duration::from_millis(500),
+            "{took:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_http_answer_is_a_protocol_failure() {
+    for answer in [
+        "",
+        "SSH-2.0-OpenSSH_9.6\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ] {
+        let server = Server::answering(answer).await;
+        let outcome = Fixture::reaching(&server)
+            .call()
+            .send(get(server.url("/")))
+            .await;
+        assert_eq!(code(&outcome), "http.protocol", "{answer:?}");
+        assert_eq!(outcome.unwrap_err().kind, FailureKind::Unavailable);
+        assert_eq!(server.connections(), 1, "a request is not sent twice");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_port_is_a_connect_failure() {
+    let server = Server::answering(OK).await;
+    let fixture = Fixture::reaching(&server);
+    let url = server.url("/");
+    drop(server);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let outcome = fixture.call().send(get(url)).await;
+    assert_eq!(code(&outcome), "http.connect");
+    assert!(outcome.unwrap_err().message.ends_with("connection refused"));
+}
+
+#[tokio::test]
+async fn a_call_has_a_number_of_requests_and_no_more() {
+    let server = Server::answering(OK).await;
+    let mut fixture = Fixture::reaching(&server);
+    fixture.limits.requests = 3;
+    let call = fixture.call();
+    for _ in 0..3 {
+        call.send(get(server.url("/"))).await.unwrap();
+    }
+    let outcome = call.clone().send(get(server.url("/"))).await;
+    assert_eq!(code(&outcome), "http.too-many-requests");
+    assert_eq!(server.requests().len(), 3);
+    fixture.call().send(get(server.url("/"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotating_secret_travels_on_a_connection_of_its_own() {
+    let server = Server::scripted(|mut stream| async move {
+        // Stays open for the next request, which the script never reads.
+        stream.write_all(OK.as_bytes()).await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok(())
+    })
+    .await;
+    let mut fixture = Fixture::reaching(&server);
+    fixture.secret("refresh_token", "rt-1-value").rotating = true;
+    let call = fixture.call();
+    for expected in 1..=3 {
+        let mut request = get(server.url("/"));
+        let secret = call.open("refresh_token").await.unwrap();
+        request.headers = vec![("X-Token".to_owned(), Value::Secret(secret))];
+        call.send(request).await.unwrap();
+        assert_eq!(server.connections(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_used_and_the_target_is_still_checked() {
+    let proxy = Server::answering(OK).await;
+    let mut fixture = Fixture::new();
+    fixture.endpoints = vec![Origin::parse("http://idp.example.org").unwrap()];
+    let mut url = url::Url::parse(&proxy.url("/")).unwrap();
+    url.set_username("user").unwrap();
+    url.set_password(Some("hunter22")).unwrap();
+    fixture.job.source.proxy = Some(url);
+    // The name does not exist here: the proxy resolves it.
+    fixture
+        .call()
+        .send(get("http://idp.example.org/token"))
+        .await
+        .unwrap();
+    let sent = proxy.requests().remove(0);
+    assert!(
+        sent.starts_with("GET http://idp.example.org/token HTTP/1.1\r\n"),
+        "{sent}"
+    );
+    assert!(
+        sent.contains("proxy-authorization: Basic dXNlcjpodW50ZXIyMg==\r\n"),
+        "{sent}"
+    );
+
+    let outcome = fixture.call().send(get("http://other.example.org/")).await;
+    assert_eq!(code(&outcome), "http.origin-denied");
+    fixture.job.source.proxy = Some(url::Url::parse("http://169.254.169.254:3128").unwrap());
+    let outcome = fixture
+        .call()
+        .send(get("http://idp.example.org/token"))
+        .await;
+    assert_eq!(code(&outcome), "http.address-denied");
+}

@@ -1,0 +1,261 @@
+//! Where the values of secrets come from: file, environment, configuration, Kubernetes, another job. Read anew for every
+//! call, so that a changed value counts at the next refresh.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use zeroize::Zeroizing;
+
+use super::string_at;
+use crate::capability::host::Environment;
+use crate::capability::keep::{BoxFuture, Keeper};
+use crate::config::model::{Job, JobId, SecretOrigin};
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+/// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
+pub const MAX_SECRET_BYTES: usize = 1024 * 1024;
+
+/// The shortest lifetime that the API server grants a requested token.
+const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// What secrets need of a cluster. The `kubernetes` room implements it; a failure's message names the object, the verb that
+/// was refused and the mend, never the value.
+pub trait Kubernetes: Send + Sync {
+    /// The value of one key in `data` of a Secret, decoded from base64.
+    ///
+    /// Failures: `secret.not-found` (invalid-config) for a missing Secret or key; `secret.forbidden` (invalid-config) for a
+    /// 403, with the RBAC rule to add; `kubernetes.unavailable` (unavailable) when the API server does not answer.
+    fn get_secret_key<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<SecretSlice<u8>, Failure>>;
+
+    /// A token of a ServiceAccount by TokenRequest (`authentication.k8s.io/v1`). No `audiences`: the API server's own.
+    ///
+    /// Failures: as for [`Kubernetes::get_secret_key`].
+    fn request_token<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        audiences: &'a [String],
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<SecretString, Failure>>;
+}
+
+/// What the providers read from.
+pub(in crate::capability) struct Providers<'a> {
+    pub(in crate::capability) environment: &'a Environment,
+    pub(in crate::capability) keeper: &'a dyn Keeper,
+    pub(in crate::capability) kubernetes: Option<&'a dyn Kubernetes>,
+    pub(in crate::capability) now: Timestamp,
+}
+
+/// The configured value of the job's secret `name`; never empty.
+pub(in crate::capability) async fn fetch(
+    providers: &Providers<'_>,
+    job: &Job,
+    name: &str,
+    origin: &SecretOrigin,
+) -> Result<SecretSlice<u8>, Failure> {
+    let of = Asked { job: &job.id, name };
+    let value = match origin {
+        SecretOrigin::File(path) => file(&of, path).await,
+        SecretOrigin::Env(variable) => environment(&of, variable, providers.environment),
+        SecretOrigin::Value(value) => Ok(bytes_of(value)),
+        SecretOrigin::KubernetesSecret {
+            namespace,
+            name,
+            key,
+            pointer,
+        } => {
+            let cluster = of.cluster(providers.kubernetes)?;
+            let value = cluster.get_secret_key(namespace, name, key).await?;
+            match pointer {
+                Some(pointer) => string_at(value.expose_secret(), pointer).map_err(|reason| {
+                    of.invalid(
+                        "secret.no-such-part",
+                        &format!(
+                            "key `{key}` of Secret {namespace}/{name} {reason}; correct `pointer`"
+                        ),
+                    )
+                }),
+                None => Ok(value),
+            }
+        }
+        SecretOrigin::ServiceAccount {
+            namespace,
+            name,
+            audiences,
+            lifetime,
+        } => {
+            let cluster = of.cluster(providers.kubernetes)?;
+            if *lifetime < MIN_TOKEN_LIFETIME {
+                return Err(of.invalid(
+                    "secret.lifetime",
+                    &format!(
+                        "a lifetime of {} s is below the API server's least, {} s",
+                        lifetime.as_secs(),
+                        MIN_TOKEN_LIFETIME.as_secs()
+                    ),
+                ));
+            }
+            let token = cluster
+                .request_token(namespace, name, audiences, *lifetime)
+                .await?;
+            Ok(bytes_of(&token))
+        }
+        SecretOrigin::Job(other) => token_of(&of, other, providers).await,
+    }?;
+    of.check(value)
+}
+
+fn bytes_of(text: &SecretString) -> SecretSlice<u8> {
+    SecretSlice::from(text.expose_secret().as_bytes().to_vec())
+}
+
+/// Whose secret is asked for, for messages.
+struct Asked<'a> {
+    job: &'a JobId,
+    name: &'a str,
+}
+
+impl Asked<'_> {
+    fn invalid(&self, code: &str, what: &str) -> Failure {
+        self.failure(FailureKind::InvalidConfig, code, what)
+    }
+
+    fn failure(&self, kind: FailureKind, code: &str, what: &str) -> Failure {
+        let Self { job, name } = self;
+        Failure::new(
+            kind,
+            code,
+            format!("secret `{name}` of job `{job}`: {what}"),
+        )
+    }
+
+    fn check(&self, value: SecretSlice<u8>) -> Result<SecretSlice<u8>, Failure> {
+        match value.expose_secret().len() {
+            0 => Err(self.invalid("secret.empty", "it is empty")),
+            len if len > MAX_SECRET_BYTES => Err(self.too_large()),
+            _ => Ok(value),
+        }
+    }
+
+    fn too_large(&self) -> Failure {
+        self.invalid(
+            "secret.too-large",
+            &format!("it has more than {MAX_SECRET_BYTES} bytes, the most that a secret may have"),
+        )
+    }
+
+    fn cluster<'k>(
+        &self,
+        kubernetes: Option<&'k dyn Kubernetes>,
+    ) -> Result<&'k dyn Kubernetes, Failure> {
+        kubernetes.ok_or_else(|| {
+            self.invalid(
+                "secret.no-cluster",
+                "no Kubernetes cluster is configured; run in a pod or set KUBECONFIG",
+            )
+        })
+    }
+}
+
+async fn file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failure> {
+    let to_read = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read_file(&to_read))
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the reader stopped")));
+    let shown = path.display();
+    match read {
+        Ok(bytes) if bytes.len() > MAX_SECRET_BYTES => Err(of.too_large()),
+        Ok(bytes) => Ok(without_newline(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(of.invalid(
+            "secret.not-found",
+            &format!(
+                "file {shown} does not exist; create it or correct `source.secrets.{}.file`",
+                of.name
+            ),
+        )),
+        Err(error) => Err(of.invalid(
+            "secret.unreadable",
+            &format!("file {shown} cannot be read: {error}"),
+        )),
+    }
+}
+
+/// The file's bytes, one more than [`MAX_SECRET_BYTES`] at most. A pipe or device would block: only regular files are read.
+fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(nonblocking.bits()).unwrap_or_default())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let limit = MAX_SECRET_BYTES as u64 + 1;
+    // Room for the whole file from the start: growing would leave unwiped copies behind.
+    let room = usize::try_from(metadata.len().min(limit)).unwrap_or_default() + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Editors and `echo` end a file with a newline that nobody meant.
+fn without_newline(bytes: &[u8]) -> SecretSlice<u8> {
+    let kept = bytes
+        .strip_suffix(b"\r\n")
+        .or_else(|| bytes.strip_suffix(b"\n"))
+        .unwrap_or(bytes);
+    SecretSlice::from(kept.to_vec())
+}
+
+fn environment(
+    of: &Asked<'_>,
+    variable: &str,
+    environment: &Environment,
+) -> Result<SecretSlice<u8>, Failure> {
+    environment(variable)
+        .map(|value: OsString| SecretSlice::from(value.into_vec()))
+        .ok_or_else(|| {
+            of.invalid(
+                "secret.not-found",
+                &format!(
+                    "environment variable {variable} is not set; set it or correct `source.secrets.{}.env`",
+                    of.name
+                ),
+            )
+        })
+}
+
+async fn token_of(
+    of: &Asked<'_>,
+    other: &str,
+    providers: &Providers<'_>,
+) -> Result<SecretSlice<u8>, Failure> {
+    let id = JobId {
+        name: other.to_owned(),
+        uid: None,
+        ..of.job.clone()
+    };
+    let waiting = |what: &str| of.failure(FailureKind::Unavailable, "secret.job-pending", what);
+    let kept = providers
+        .keeper
+        .token(&id)
+        .await?
+        .ok_or_else(|| waiting(&format!("job `{other}` has no token yet")))?;
+    if kept.expires_at.is_some_and(|dies| dies <= providers.now) {
+        return Err(waiting(&format!("the token of job `{other}` has expired")));
+    }
+    Ok(bytes_of(&kept.token.value))
+}

@@ -1,0 +1,381 @@
+//! What the tests of this room share: a job, a keeper in memory, a clock that stands, and a server that answers as told.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::host::{Environment, Host, Shared};
+use super::http::{Clients, ProxyRules};
+use super::keep::{BoxFuture, Generation, Keeper};
+use super::secrets::Kubernetes;
+use super::{Body, Call, Request, Value};
+use crate::config::model::{Job, JobId, PluginLimits, Scope, Secret, SecretOrigin, Source, Tls};
+use crate::config::origin::Origin;
+use crate::failure::Failure;
+use crate::refresh::Policy;
+use crate::time::{Clock, Reading, Timestamp};
+use crate::token::KeptToken;
+
+/// What the standing clock shows.
+pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+pub(crate) struct StandingClock;
+
+impl Clock for StandingClock {
+    fn now(&self) -> Reading {
+        Reading {
+            wall: NOW,
+            boot: Duration::from_secs(1000),
+        }
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct MemoryKeeper {
+    pub(crate) values: Mutex<HashMap<(JobId, String), Vec<u8>>>,
+    pub(crate) generations: Mutex<HashMap<(JobId, String), Generation>>,
+    pub(crate) tokens: Mutex<HashMap<JobId, KeptToken>>,
+}
+
+fn slot(job: &JobId, name: &str) -> (JobId, String) {
+    (job.clone(), name.to_owned())
+}
+
+impl Keeper for MemoryKeeper {
+    fn plugin_value<'a>(
+        &'a self,
+        job: &'a JobId,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
+        Box::pin(async move { Ok(self.values.lock().unwrap().get(&slot(job, key)).cloned()) })
+    }
+
+    fn set_plugin_value<'a>(
+        &'a self,
+        job: &'a JobId,
+        key: &'a str,
+        value: &'a [u8],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let mut values = self.values.lock().unwrap();
+            values.insert(slot(job, key), value.to_vec());
+            Ok(())
+        })
+    }
+
+    fn generation<'a>(
+        &'a self,
+        job: &'a JobId,
+        secret: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
+        Box::pin(async move {
+            let generations = self.generations.lock().unwrap();
+            Ok(generations.get(&slot(job, secret)).cloned())
+        })
+    }
+
+    fn replace_generation<'a>(
+        &'a self,
+        job: &'a JobId,
+        secret: &'a str,
+        next: Generation,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let mut generations = self.generations.lock().unwrap();
+            generations.insert(slot(job, secret), next);
+            Ok(())
+        })
+    }
+
+    fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
+        Box::pin(async move { Ok(self.tokens.lock().unwrap().get(job).cloned()) })
+    }
+
+    fn keep_token<'a>(
+        &'a self,
+        job: &'a JobId,
+        token: &'a KeptToken,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let mut tokens = self.tokens.lock().unwrap();
+            tokens.insert(job.clone(), token.clone());
+            Ok(())
+        })
+    }
+}
+
+/// A host, a job and what they are made of, to be changed before the call begins.
+pub(crate) struct Fixture {
+    pub(crate) job: Job,
+    pub(crate) endpoints: Vec<Origin>,
+    pub(crate) limits: PluginLimits,
+    pub(crate) keeper: Arc<MemoryKeeper>,
+    pub(crate) kubernetes: Option<Arc<dyn Kubernetes>>,
+    pub(crate) environment: BTreeMap<String, OsString>,
+    /// What names resolve to; others do not exist.
+    pub(crate) names: HashMap<String, Vec<IpAddr>>,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self {
+            job: job(),
+            endpoints: Vec::new(),
+            limits: PluginLimits {
+                memory_bytes: 1 << 20,
+                requests: 8,
+                response_bytes: 64 * 1024,
+                artifact_bytes: 1 << 20,
+                log_lines: 10,
+            },
+            keeper: Arc::default(),
+            kubernetes: None,
+            environment: BTreeMap::new(),
+            names: HashMap::from([
+                ("localhost".to_owned(), vec![[127, 0, 0, 1].into()]),
+                ("idp.test".to_owned(), vec![[127, 0, 0, 1].into()]),
+                ("other.test".to_owned(), vec![[127, 0, 0, 1].into()]),
+            ]),
+        }
+    }
+
+    /// With `server` as the only endpoint.
+    pub(crate) fn reaching(server: &Server) -> Self {
+        let mut fixture = Self::new();
+        fixture.endpoints = vec![server.origin()];
+        fixture
+    }
+
+    pub(crate) fn secret(&mut self, name: &str, value: &str) -> &mut Secret {
+        let secret = Secret {
+            origin: SecretOrigin::Value(SecretString::from(value)),
+            rotating: false,
+            to: None,
+        };
+        self.job
+            .source
+            .secrets
+            .entry(name.to_owned())
+            .or_insert(secret)
+    }
+
+    pub(crate) fn environment(&self) -> Environment {
+        let variables = self.environment.clone();
+        Arc::new(move |name| variables.get(name).cloned())
+    }
+
+    pub(crate) fn host(&self) -> Host {
+        let environment = self.environment();
+        let names = Arc::new(self.names.clone());
+        Host(Arc::new(Shared {
+            limits: RwLock::new(self.limits.clone()),
+            keeper: self.keeper.clone(),
+            kubernetes: self.kubernetes.clone(),
+            clock: Arc::new(StandingClock),
+            proxies: ProxyRules::from_environment(&environment),
+            environment,
+            clients: Clients::new(Arc::new(move |name| {
+                let found = names.get(&name).cloned();
+                Box::pin(async move {
+                    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
+                })
+            })),
+        }))
+    }
+
+    pub(crate) fn call(&self) -> Call {
+        self.call_on(&self.host())
+    }
+
+    pub(crate) fn call_on(&self, host: &Host) -> Call {
+        host.call(&Arc::new(self.job.clone()), &self.endpoints)
+    }
+}
+
+fn job() -> Job {
+    Job {
+        id: JobId::file("warehouse"),
+        scope: Scope::Administrator,
+        source: Source {
+            plugin: "oauth2".to_owned(),
+            config: serde_json::json!({}),
+            secrets: BTreeMap::new(),
+            allow: Vec::new(),
+            allow_addresses: Vec::new(),
+            reveal: BTreeSet::new(),
+            tls: Tls::default(),
+            proxy: None,
+            timeout: Duration::from_secs(10),
+        },
+        refresh: Policy {
+            at: 0.8,
+            before_expiry: Duration::from_secs(90),
+            every: Duration::from_secs(3600),
+            jitter: Duration::ZERO,
+            default_lifetime: Duration::from_secs(3600),
+        },
+        verify: Duration::from_secs(600),
+        outputs: Vec::new(),
+    }
+}
+
+/// A GET of `url`.
+pub(crate) fn get(url: impl Into<String>) -> Request {
+    Request {
+        method: "GET".to_owned(),
+        url: url.into(),
+        query: Vec::new(),
+        headers: Vec::new(),
+        body: Body::Empty,
+    }
+}
+
+pub(crate) fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+/// A connection, plain or TLS.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+type Script = Arc<
+    dyn Fn(Box<dyn Stream>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync,
+>;
+
+/// A server on a free port of this machine. Each connection gets one request read and is then the script's.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    scheme: &'static str,
+    requests: Arc<Mutex<Vec<String>>>,
+    connections: Arc<Mutex<usize>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Answers every request with these bytes and closes.
+    pub(crate) async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::scripted(move |mut stream| {
+            let answer = answer.clone();
+            async move { stream.write_all(&answer).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn scripted<F, Fut>(script: F) -> Self
+    where
+        F: Fn(Box<dyn Stream>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        Self::start(None, Arc::new(move |stream| Box::pin(script(stream)))).await
+    }
+
+    /// Like [`Server::answering`], behind TLS.
+    pub(crate) async fn tls(config: rustls::ServerConfig, answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        let script: Script = Arc::new(move |mut stream| {
+            let answer = answer.clone();
+            Box::pin(async move {
+                stream.write_all(&answer).await?;
+                stream.shutdown().await
+            })
+        });
+        Self::start(Some(Arc::new(config)), script).await
+    }
+
+    async fn start(tls: Option<Arc<rustls::ServerConfig>>, script: Script) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(Mutex::new(0));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (seen, counted) = (Arc::clone(&requests), Arc::clone(&connections));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                *counted.lock().unwrap() += 1;
+                let (tls, script, seen) = (tls.clone(), Arc::clone(&script), Arc::clone(&seen));
+                tokio::spawn(async move {
+                    let mut stream: Box<dyn Stream> = match tls {
+                        None => Box::new(stream),
+                        Some(config) => Box::new(
+                            tokio_rustls::TlsAcceptor::from(config)
+                                .accept(stream)
+                                .await?,
+                        ),
+                    };
+                    let request = read_request(&mut stream).await?;
+                    seen.lock().unwrap().push(request);
+                    script(stream).await
+                });
+            }
+        });
+        Self {
+            address,
+            scheme,
+            requests,
+            connections,
+            task,
+        }
+    }
+
+    /// As it is reached by its address.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin::parse(&self.url("")).unwrap()
+    }
+
+    /// As it is reached by a name that resolves to this machine.
+    pub(crate) fn origin_as(&self, name: &str) -> Origin {
+        Origin::parse(&format!("{}://{name}:{}", self.scheme, self.address.port())).unwrap()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}://{}{path}", self.scheme, self.address)
+    }
+
+    /// Everything that was asked, as it came.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+}
+
+async fn read_request(stream: &mut Box<dyn Stream>) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut chunk = [0; 4096];
+        let read = stream.read(&mut chunk).await?;
+        bytes.extend_from_slice(&chunk[..read]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            continue;
+        };
+        let wanted = head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .map_or(0, |(_, length)| length.parse().unwrap());
+        if read == 0 || body.len() >= wanted {
+            return Ok(text.into_owned());
+        }
+    }
+}

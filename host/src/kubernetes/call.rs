@@ -1,0 +1,232 @@
+//! One request to the API server, in the words of its authorizer: a verb on a named resource. What messages say about a
+//! failed request comes from here.
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use http::{Request, header};
+use kube::client::Body;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::failure::{Failure, FailureKind};
+
+/// What need not be escaped in a path segment or query value (RFC 3986 §2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A Secret comes back without its data where we only want to know that it was written: other keys are none of our business.
+const METADATA_ONLY: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
+/// A verb of RBAC rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    Create,
+    Update,
+    Patch,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "get",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+        })
+    }
+}
+
+/// A request on one object of the core group.
+pub(crate) struct Call<'a> {
+    pub(crate) verb: Verb,
+    /// As RBAC rules name it, e.g. `secrets` or `serviceaccounts/token`.
+    pub(crate) resource: &'static str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    /// Query parameters.
+    pub(crate) query: Vec<(&'static str, String)>,
+    pub(crate) content_type: &'static str,
+    /// Whether the answer's `data` is of use.
+    pub(crate) metadata_only: bool,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl<'a> Call<'a> {
+    /// A request on a Secret, without a body so far.
+    pub(crate) fn secret(verb: Verb, namespace: &'a str, name: &'a str) -> Self {
+        Self {
+            verb,
+            resource: "secrets",
+            namespace,
+            name,
+            query: Vec::new(),
+            content_type: "application/json",
+            metadata_only: false,
+            body: Zeroizing::new(Vec::new()),
+        }
+    }
+
+    /// The request on the wire.
+    pub(super) fn request(&self) -> Result<Request<Body>, Failure> {
+        let accept = if self.metadata_only {
+            METADATA_ONLY
+        } else {
+            "application/json"
+        };
+        let mut request = Request::builder()
+            .method(self.verb.method())
+            .uri(self.path_and_query())
+            .header(header::ACCEPT, accept);
+        if !self.body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, self.content_type);
+        }
+        request.body(super::body(&self.body)).map_err(|error| {
+            Failure::new(
+                FailureKind::InvalidConfig,
+                "kubernetes.request",
+                format!("cannot {self}: {error}"),
+            )
+        })
+    }
+
+    fn path_and_query(&self) -> String {
+        let escape = |text| utf8_percent_encode(text, ESCAPED).to_string();
+        let (collection, subresource) = match self.resource.split_once('/') {
+            Some((collection, subresource)) => (collection, Some(subresource)),
+            None => (self.resource, None),
+        };
+        let mut path = format!("/api/v1/namespaces/{}/{collection}", escape(self.namespace));
+        // An object is created in its collection, a subresource under its object.
+        if self.verb != Verb::Create || subresource.is_some() {
+            path = format!("{path}/{}", escape(self.name));
+        }
+        if let Some(subresource) = subresource {
+            path = format!("{path}/{subresource}");
+        }
+        for (index, (name, value)) in self.query.iter().enumerate() {
+            let separator = if index == 0 { '?' } else { '&' };
+            path = format!("{path}{separator}{name}={}", escape(value));
+        }
+        path
+    }
+
+    /// The answer is not what the API documents.
+    pub(crate) fn malformed(&self, what: &str) -> Failure {
+        Failure::new(
+            FailureKind::Internal,
+            "kubernetes.malformed-answer",
+            format!("cannot {self}: the answer makes no sense: {what}"),
+        )
+    }
+}
+
+/// E.g. `patch secret default/warehouse-token`.
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            verb,
+            namespace,
+            name,
+            ..
+        } = self;
+        match self.resource {
+            "secrets" => write!(f, "{verb} secret {namespace}/{name}"),
+            "serviceaccounts/token" => {
+                write!(f, "{verb} a token of service account {namespace}/{name}")
+            }
+            other => write!(f, "{verb} {other} {namespace}/{name}"),
+        }
+    }
+}
+
+/// A successful answer. Not shown, because it may hold secrets.
+pub(crate) struct Answer {
+    pub(super) body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// The answer as JSON. The parser's message is left out: it may quote a value.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            call.malformed(&format!(
+                "it is not the expected JSON (line {}, column {})",
+                error.line(),
+                error.column()
+            ))
+        })
+    }
+}
+
+/// Text of an answer that is wiped when it is no longer needed.
+#[derive(Deserialize)]
+#[serde(from = "String")]
+pub(super) struct SecretText(pub(super) SecretString);
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl SecretText {
+    /// The bytes of a value of a Secret's `data`.
+    pub(super) fn decode(&self) -> Option<SecretSlice<u8>> {
+        let bytes = BASE64.decode(self.0.expose_secret().as_bytes()).ok()?;
+        Some(SecretSlice::from(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_addresses_the_object_or_for_create_its_collection() {
+        let mut patch = Call::secret(Verb::Patch, "default", "warehouse-token");
+        patch.query = vec![
+            ("fieldManager", "evertoken/a job/1".into()),
+            ("force", "true".into()),
+        ];
+        let mut token = Call::secret(Verb::Create, "kube-system", "builder");
+        token.resource = "serviceaccounts/token";
+        for (call, path, text) in [
+            (
+                Call::secret(Verb::Get, "ns", "s"),
+                "/api/v1/namespaces/ns/secrets/s",
+                "get secret ns/s",
+            ),
+            (
+                Call::secret(Verb::Create, "ns", "s"),
+                "/api/v1/namespaces/ns/secrets",
+                "create secret ns/s",
+            ),
+            (
+                patch,
+                "/api/v1/namespaces/default/secrets/warehouse-token?fieldManager=evertoken%2Fa%20job%2F1&force=true",
+                "patch secret default/warehouse-token",
+            ),
+            (
+                token,
+                "/api/v1/namespaces/kube-system/serviceaccounts/builder/token",
+                "create a token of service account kube-system/builder",
+            ),
+            (
+                Call::secret(Verb::Get, "ns", "../../nodes"),
+                "/api/v1/namespaces/ns/secrets/..%2F..%2Fnodes",
+                "get secret ns/../../nodes",
+            ),
+        ] {
+            assert_eq!(call.request().unwrap().uri().to_string(), path);
+            assert_eq!(call.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! What the API server's refusals mean, and what to do about them: from status and body to a failure with a stable code. Pure.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use kube::core::Status;
+
+use super::call::{Call, Verb};
+use super::{CONFLICT, NOT_FOUND};
+use crate::failure::{Failure, FailureKind};
+
+/// Characters of the server's own words in a message: its longest refusals are about 300, a proxy's error page is longer.
+const SERVER_WORDS_MAX: usize = 400;
+
+/// The failure for an answer that is no success.
+pub(super) fn failure(
+    call: &Call<'_>,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: &[u8],
+) -> Failure {
+    let answer: Status = serde_json::from_slice(body).unwrap_or_default();
+    let (kind, code, why) = judge(call, status, &answer);
+    let mut failure = Failure::new(kind, code, format!("cannot {call}: {why}"));
+    failure.retry_after = retry_after.or_else(|| {
+        let seconds = answer.details.as_ref()?.retry_after_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    });
+    failure
+}
+
+fn judge(
+    call: &Call<'_>,
+    status: StatusCode,
+    answer: &Status,
+) -> (FailureKind, &'static str, String) {
+    use FailureKind::{Denied, InvalidConfig, Unavailable};
+    let words = server_words(answer);
+    match status.as_u16() {
+        401 => (
+            Denied,
+            "kubernetes.unauthorized",
+            "the API server does not accept our credentials; look at the kubeconfig or the Pod's service account".to_owned(),
+        ),
+        403 if has_cause(answer, "NamespaceTerminating") || answer.message.contains("is being terminated") => (
+            Denied,
+            "kubernetes.terminating",
+            format!(
+                "namespace {} is being deleted; remove the output or let the namespace be created anew",
+                call.namespace
+            ),
+        ),
+        403 if answer.message.contains("exceeded quota") => (
+            Denied,
+            "kubernetes.quota",
+            format!("the namespace's ResourceQuota does not allow it: {words}"),
+        ),
+        403 => match denied_verb(&answer.message) {
+            Some(verb) => (Denied, "kubernetes.forbidden", forbidden(call, verb, &words)),
+            None => (Denied, "kubernetes.refused", format!("an admission rule refuses it: {words}")),
+        },
+        404 if is_about(answer, "namespaces") => (
+            InvalidConfig,
+            "kubernetes.namespace-not-found",
+            format!("namespace {} does not exist; create it", call.namespace),
+        ),
+        404 => (InvalidConfig, NOT_FOUND, not_found(call)),
+        409 => (
+            Unavailable,
+            CONFLICT,
+            "somebody else changed it at the same moment; it is tried again".to_owned(),
+        ),
+        413 => (InvalidConfig, "kubernetes.too-large", too_large()),
+        400 | 422 => judge_invalid(answer, &words),
+        429 => (
+            Unavailable,
+            "kubernetes.throttled",
+            "the API server asks to come back later".to_owned(),
+        ),
+        500.. => (
+            Unavailable,
+            "kubernetes.unavailable",
+            format!("the API server answers {status}: {words}"),
+        ),
+        _ => (
+            Denied,
+            "kubernetes.refused",
+            format!("the API server answers {status}: {words}"),
+        ),
+    }
+}
+
+/// The object as we want it is not valid.
+fn judge_invalid(answer: &Status, words: &str) -> (FailureKind, &'static str, String) {
+    let (code, why) = if answer.message.contains("when `immutable` is set") {
+        (
+            "kubernetes.immutable",
+            "it is immutable, so it can never hold a fresh token; delete it and create it without `immutable: true`".to_owned(),
+        )
+    } else if answer.message.contains("Too long: may not be more than") {
+        ("kubernetes.too-large", too_large())
+    } else if answer.message.contains(" type: Invalid value") {
+        (
+            "kubernetes.type",
+            format!(
+                "a Secret's type cannot be changed; drop `type` from the output or delete the Secret: {words}"
+            ),
+        )
+    } else {
+        (
+            "kubernetes.invalid",
+            format!("the API server finds it invalid: {words}"),
+        )
+    };
+    (FailureKind::InvalidConfig, code, why)
+}
+
+/// The verb that RBAC misses: of `User "x" cannot create resource "secrets" …`. It is not always the request's: an apply
+/// that finds nothing needs `create` as well.
+fn denied_verb(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once(" cannot ")?;
+    let (verb, rest) = rest.split_once(' ')?;
+    rest.starts_with("resource ").then_some(verb)
+}
+
+fn forbidden(call: &Call<'_>, verb: &str, words: &str) -> String {
+    let Call {
+        resource,
+        namespace,
+        name,
+        ..
+    } = call;
+    // The name of an object that is to be created is not known to the authorizer, so a rule with resourceNames never allows it.
+    let of_whom = if verb == "create" && *resource == "secrets" {
+        format!(
+            "(a rule of its own, without resourceNames; or create {namespace}/{name} yourself and set `create: false`)"
+        )
+    } else {
+        format!("(resourceNames: [{name}] is enough)")
+    };
+    format!(
+        "RBAC does not allow it; grant verb `{verb}` on resource `{resource}` in namespace `{namespace}` {of_whom}: {words}"
+    )
+}
+
+fn not_found(call: &Call<'_>) -> String {
+    match (call.resource, call.verb) {
+        ("secrets", Verb::Patch) => {
+            "it does not exist; create it, or set `create: true` on the output".to_owned()
+        }
+        _ => "it does not exist; create it".to_owned(),
+    }
+}
+
+fn too_large() -> String {
+    "a Secret holds at most 1 MiB; let the format write less, or put the outputs into different Secrets".to_owned()
+}
+
+fn has_cause(answer: &Status, reason: &str) -> bool {
+    answer
+        .details
+        .iter()
+        .flat_map(|details| &details.causes)
+        .any(|cause| cause.reason == reason)
+}
+
+fn is_about(answer: &Status, kind: &str) -> bool {
+    answer
+        .details
+        .as_ref()
+        .is_some_and(|details| details.kind == kind)
+}
+
+/// The server's message on one line, or a word about a body that is no message of an API server.
+fn server_words(answer: &Status) -> String {
+    if answer.message.is_empty() {
+        return "(no explanation; is it the API server that answers?)".to_owned();
+    }
+    let line: String = answer
+        .message
+        .chars()
+        .take(SERVER_WORDS_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn judged(verb: Verb, status: u16, body: &str) -> Failure {
+        let call = Call::secret(verb, "apps", "warehouse");
+        failure(
+            &call,
+            StatusCode::from_u16(status).unwrap(),
+            None,
+            body.as_bytes(),
+        )
+    }
+
+    /// Bodies as kube-apiserver 1.36 sends them, shortened to the members that count.
+    #[test]
+    fn every_refusal_has_its_code_and_names_the_mend() {
+        let rbac = |verb: &str| json!({"message": format!("secrets \"warehouse\" is forbidden: User \"u\" cannot {verb} resource \"secrets\" in API group \"\" in the namespace \"apps\"")});
+        for (verb, status, body, code, kind, words) in [
+            (
+                Verb::Get,
+                401,
+                json!({"message": "Unauthorized"}),
+                "kubernetes.unauthorized",
+                FailureKind::Denied,
+                "credentials",
+            ),
+            (
+                Verb::Patch,
+                403,
+                rbac("patch"),
+                "kubernetes.forbidden",
+                FailureKind::Denied,
+                "grant verb `patch` on resource `secrets` in namespace `apps` (resourceNames: [warehouse] is enough)",
+            ),
+            (
+                Verb::Patch,
+                403,
+                rbac("create"),
+                "kubernetes.forbidden",
+                FailureKind::Denied,
+                "grant verb `create` on resource `secrets` in namespace `apps` (a rule of its own, without resourceNames",
+            ),
+            (
+                Verb::Patch,
+                403,
+                json!({"message": "secrets \"warehouse\" is forbidden: unable to create new content in namespace apps because it is being terminated",
+              "details": {"causes": [{"reason": "NamespaceTerminating"}]}}),
+                "kubernetes.terminating",
+                FailureKind::Denied,
+                "namespace apps is being deleted",
+            ),
+            (
+                Verb::Patch,
+                403,
+                json!({"message": "secrets \"warehouse\" is forbidden: exceeded quota: q, requested: secrets=1, used: secrets=1, limited: secrets=1"}),
+                "kubernetes.quota",
+                FailureKind::Denied,
+                "ResourceQuota",
+            ),
+            (
+                Verb::Patch,
+                403,
+                json!({"message": "admission webhook \"w\" denied the request: no"}),
+                "kubernetes.refused",
+                FailureKind::Denied,
+                "denied the request",
+            ),
+            (
+                Verb::Patch,
+                404,
+                json!({"message": "secrets \"warehouse\" not found", "details": {"kind": "secrets"}}),
+                "kubernetes.not-found",
+                FailureKind::InvalidConfig,
+                "`create: true`",
+            ),
+            (
+                Verb::Get,
+                404,
+                json!({"message": "secrets \"warehouse\" not found", "details": {"kind": "secrets"}}),
+                "kubernetes.not-found",
+                FailureKind::InvalidConfig,
+                "create it",
+            ),
+            (
+                Verb::Patch,
+                404,
+                json!({"message": "namespaces \"apps\" not found", "details": {"kind": "namespaces"}}),
+                "kubernetes.namespace-not-found",
+                FailureKind::InvalidConfig,
+                "namespace apps does not exist",
+            ),
+            (
+                Verb::Update,
+                409,
+                json!({"message": "the object has been modified"}),
+                "kubernetes.conflict",
+                FailureKind::Unavailable,
+                "somebody else",
+            ),
+            (
+                Verb::Patch,
+                413,
+                json!({}),
+                "kubernetes.too-large",
+                FailureKind::InvalidConfig,
+                "1 MiB",
+            ),
+            (
+                Verb::Patch,
+                422,
+                json!({"message": "Secret \"warehouse\" is invalid: data: Too long: may not be more than 1048576 bytes"}),
+                "kubernetes.too-large",
+                FailureKind::InvalidConfig,
+                "1 MiB",
+            ),
+            (
+                Verb::Patch,
+                422,
+                json!({"message": "Secret \"warehouse\" is invalid: data: Forbidden: field is immutable when `immutable` is set"}),
+                "kubernetes.immutable",
+                FailureKind::InvalidConfig,
+                "immutable: true",
+            ),
+            (
+                Verb::Patch,
+                422,
+                json!({"message": "Secret \"warehouse\" is invalid: type: Invalid value: \"Opaque\": field is immutable"}),
+                "kubernetes.type",
+                FailureKind::InvalidConfig,
+                "drop `type`",
+            ),
+            (
+                Verb::Patch,
+                422,
+                json!({"message": "Secret \"warehouse\" is invalid: metadata.labels: Invalid value"}),
+                "kubernetes.invalid",
+                FailureKind::InvalidConfig,
+                "metadata.labels",
+            ),
+            (
+                Verb::Patch,
+                503,
+                json!({"message": "etcd is down"}),
+                "kubernetes.unavailable",
+                FailureKind::Unavailable,
+                "etcd is down",
+            ),
+            (
+                Verb::Patch,
+                418,
+                json!({}),
+                "kubernetes.refused",
+                FailureKind::Denied,
+                "418",
+            ),
+        ] {
+            let failure = judged(verb, status, &body.to_string());
+            assert_eq!(failure.code.as_deref(), Some(code), "{body}");
+            assert_eq!(failure.kind, kind, "{body}");
+            assert!(failure.message.contains(words), "{}", failure.message);
+            assert!(
+                failure
+                    .message
+                    .starts_with(&format!("cannot {verb} secret apps/warehouse: ")),
+                "{}",
+                failure.message
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_to_come_back_later_is_passed_on() {
+        let body = json!({"details": {"retryAfterSeconds": 7}}).to_string();
+        assert_eq!(
+            judged(Verb::Patch, 429, &body).retry_after,
+            Some(Duration::from_secs(7))
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_status_is_not_repeated() {
+        let failure = judged(Verb::Patch, 502, "<html>c2VjcmV0</html>");
+        assert_eq!(failure.code.as_deref(), Some("kubernetes.unavailable"));
+        assert!(!failure.message.contains("c2VjcmV0"), "{}", failure.message);
+    }
+}

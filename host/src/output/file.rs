@@ -1,0 +1,264 @@
+//! Files: each replaced as a whole by a rename, so that a reader sees the old content or the new. Owner and mode are right
+//! before there is content, nothing is followed that somebody else could have put in the way, and what a killed process
+//! left behind goes away.
+//!
+//! Directories are never created: whose they are and who may enter them is the user's decision.
+
+mod failure;
+mod temporary;
+mod walk;
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, Stat};
+use rustix::io::Errno;
+use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use self::failure::Problem;
+use self::temporary::Temporary;
+use super::Written;
+use crate::config::model::FileDestination;
+use crate::failure::{Failure, FailureKind};
+use crate::token::Artifact;
+
+/// Files written at once, each on a thread that waits for its disk. More threads do not make a disk faster.
+const WRITES_IN_FLIGHT: usize = 16;
+
+/// The permission bits; set-user-ID and its kind have no place on a token.
+const PERMISSION_BITS: RawMode = 0o777;
+
+/// The file sink.
+#[derive(Debug)]
+pub(super) struct Files {
+    in_flight: Arc<Semaphore>,
+    /// Hashes of the paths whose leftovers this process has removed: what a killed predecessor left is there at start or never.
+    cleaned: Arc<Mutex<HashSet<u64>>>,
+}
+
+impl Files {
+    pub(super) fn new() -> Self {
+        Self {
+            in_flight: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
+            cleaned: Arc::default(),
+        }
+    }
+
+    /// Writes the artifacts that are not there yet: one without a name to the path itself, others into the directory there.
+    pub(super) async fn write(
+        &self,
+        destination: &FileDestination,
+        artifacts: &[Artifact],
+    ) -> Result<Written, Failure> {
+        let gone = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                FailureKind::Internal,
+                "file.internal",
+                format!(
+                    "writing {} was cut off: {error}",
+                    destination.path.display()
+                ),
+            )
+        };
+        let permit = Arc::clone(&self.in_flight)
+            .acquire_owned()
+            .await
+            .map_err(|error| gone(&error))?;
+        let (destination_of_task, artifacts) = (destination.clone(), artifacts.to_vec());
+        let cleaned = Arc::clone(&self.cleaned);
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            write_all(&destination_of_task, &artifacts, &cleaned)
+        })
+        .await
+        .map_err(|error| gone(&error))?
+    }
+}
+
+fn write_all(
+    destination: &FileDestination,
+    artifacts: &[Artifact],
+    cleaned: &Mutex<HashSet<u64>>,
+) -> Result<Written, Failure> {
+    let mut written = Written::Unchanged;
+    for artifact in artifacts {
+        let path = if artifact.name.is_empty() {
+            destination.path.clone()
+        } else {
+            destination.path.join(&artifact.name)
+        };
+        let target = Target::find(path, destination)?;
+        target.clean_once(cleaned);
+        if target.replace(artifact.content.expose_secret())? == Written::Changed {
+            written = Written::Changed;
+        }
+    }
+    Ok(written)
+}
+
+/// A file's place, with its directory held open: nobody can move another one under it.
+struct Target<'a> {
+    path: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
+    wanted: &'a FileDestination,
+}
+
+impl<'a> Target<'a> {
+    fn find(path: PathBuf, wanted: &'a FileDestination) -> Result<Self, Failure> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Problem::NoFileName.at(&path));
+        };
+        let directory = walk::open_directory(parent).map_err(|problem| problem.at(&path))?;
+        Ok(Self {
+            name: name.to_owned(),
+            directory,
+            wanted,
+            path,
+        })
+    }
+
+    /// Removes what killed processes left, the first time this process comes here. Clean-up is no reason to fail.
+    fn clean_once(&self, cleaned: &Mutex<HashSet<u64>>) {
+        let mut hasher = DefaultHasher::new();
+        self.path.hash(&mut hasher);
+        let first = cleaned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(hasher.finish());
+        if first {
+            for name in temporary::remove_leftovers(&self.directory, &self.name) {
+                tracing::info!(path = %self.path.display(), leftover = %name.display(), "removed what a killed writer left");
+            }
+        }
+    }
+
+    /// Puts `content` in place, unless it is there with the right owner and mode.
+    fn replace(&self, content: &[u8]) -> Result<Written, Failure> {
+        self.check_in_the_way().map_err(|p| p.at(&self.path))?;
+        if self.holds(content) {
+            return Ok(Written::Unchanged);
+        }
+        self.put(content).map_err(|p| p.at(&self.path))?;
+        Ok(Written::Changed)
+    }
+
+    /// Only a regular file is replaced: anything else is somebody's intention or somebody's trap.
+    fn check_in_the_way(&self) -> Result<(), Problem> {
+        match rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(Problem::os("look at the file", errno)),
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Ok(()),
+                FileType::Symlink => Err(Problem::TargetIsSymlink),
+                FileType::Directory => Err(Problem::TargetIsDirectory),
+                _ => Err(Problem::TargetIsSpecial),
+            },
+        }
+    }
+
+    /// Whether the file holds `content` under the wanted owner and mode. What cannot be read is written anew.
+    fn holds(&self, content: &[u8]) -> bool {
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(fd) = rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty()) else {
+            return false;
+        };
+        match rustix::fs::fstat(&fd) {
+            Ok(stat) if self.has_wanted_form(&stat) && size_of(&stat) == Some(content.len()) => {}
+            _ => return false,
+        }
+        let mut found = Zeroizing::new(vec![0; content.len()]);
+        let mut file = File::from(fd);
+        file.read_exact(&mut found).is_ok() && found[..] == *content
+    }
+
+    /// Regular, of the wanted owner (ours, unless configured), group (any, unless configured) and mode.
+    fn has_wanted_form(&self, stat: &Stat) -> bool {
+        let owner = self
+            .wanted
+            .owner
+            .unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_uid == owner
+            && self.wanted.group.is_none_or(|group| stat.st_gid == group)
+            && stat.st_mode & 0o7777 == self.wanted.mode & PERMISSION_BITS
+    }
+
+    fn put(&self, content: &[u8]) -> Result<(), Problem> {
+        let temporary = Temporary::create(&self.directory, &self.name)?;
+        self.give_away(&temporary)?;
+        temporary
+            .file()
+            .write_all(content)
+            .map_err(|error| Problem::io("write", &error))?;
+        temporary
+            .file()
+            .sync_all()
+            .map_err(|error| Problem::io("flush to disk", &error))?;
+        temporary.rename_to(&self.name)?;
+        sync_directory(&self.directory)
+    }
+
+    /// Mode first: the owner never has it writable unless that was asked for. A file system that ignores either is
+    /// noticed before it holds a secret.
+    fn give_away(&self, temporary: &Temporary<'_>) -> Result<(), Problem> {
+        let file = temporary.file();
+        let mode = self.wanted.mode & PERMISSION_BITS;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
+            .map_err(|errno| Problem::os("set the mode", errno))?;
+        if self.wanted.owner.is_some() || self.wanted.group.is_some() {
+            let owner = self.wanted.owner.map(rustix::process::Uid::from_raw);
+            let group = self.wanted.group.map(rustix::process::Gid::from_raw);
+            rustix::fs::fchown(file, owner, group).map_err(|errno| match errno {
+                Errno::PERM | Errno::INVAL => Problem::Owner {
+                    owner: self.wanted.owner,
+                    group: self.wanted.group,
+                },
+                other => Problem::os("set the owner", other),
+            })?;
+        }
+        let stat =
+            rustix::fs::fstat(file).map_err(|errno| Problem::os("look at the file", errno))?;
+        let kept = stat.st_mode & PERMISSION_BITS == mode
+            && self.wanted.owner.is_none_or(|owner| owner == stat.st_uid)
+            && self.wanted.group.is_none_or(|group| group == stat.st_gid);
+        if kept {
+            Ok(())
+        } else {
+            Err(Problem::ModeIgnored)
+        }
+    }
+}
+
+fn size_of(stat: &Stat) -> Option<usize> {
+    usize::try_from(stat.st_size).ok()
+}
+
+/// Makes the rename survive a power cut. A directory that we may write but not read, or a file system that knows no such
+/// thing, cannot be asked for it; the content is in place all the same.
+fn sync_directory(directory: impl AsFd) -> Result<(), Problem> {
+    let Some(readable) = open_readable(directory) else {
+        return Ok(());
+    };
+    match rustix::fs::fsync(readable) {
+        Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::ROFS) => Ok(()),
+        Err(errno) => Err(Problem::os("flush the directory to disk", errno)),
+    }
+}
+
+fn open_readable(directory: impl AsFd) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, OsStr::new("."), flags, Mode::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests;

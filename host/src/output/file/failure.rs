@@ -1,0 +1,175 @@
+//! What can be wrong with a file output, each with its code and its mend. The old file is in place in every case.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::failure::{Failure, FailureKind};
+
+/// Why a file was not written.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// The path ends in `/` or `..`.
+    NoFileName,
+    /// A directory on the way does not exist.
+    NoDirectory(PathBuf),
+    /// Something on the way is no directory.
+    NotADirectory(PathBuf),
+    /// A symbolic link on the way that somebody else could have put there.
+    ForeignSymlink(PathBuf),
+    /// Links that lead to links without end.
+    TooManySymlinks,
+    /// The target is a symbolic link.
+    TargetIsSymlink,
+    /// The target is a directory.
+    TargetIsDirectory,
+    /// The target is a device, socket or pipe.
+    TargetIsSpecial,
+    /// We may not give files away.
+    Owner {
+        /// The wanted owner.
+        owner: Option<u32>,
+        /// The wanted group.
+        group: Option<u32>,
+    },
+    /// The file system takes modes and owners and does not keep them.
+    ModeIgnored,
+    /// A step failed.
+    Os {
+        /// The step, as in "cannot …".
+        step: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl Problem {
+    pub(super) const fn os(step: &'static str, errno: Errno) -> Self {
+        Self::Os { step, errno }
+    }
+
+    pub(super) fn io(step: &'static str, error: &io::Error) -> Self {
+        Self::os(step, Errno::from_io_error(error).unwrap_or(Errno::IO))
+    }
+
+    /// The failure for the output at `path`.
+    pub(super) fn at(self, path: &Path) -> Failure {
+        let (kind, code, why) = self.judge();
+        Failure::new(
+            kind,
+            code,
+            format!("cannot write {}: {why}", path.display()),
+        )
+    }
+
+    fn judge(self) -> (FailureKind, &'static str, String) {
+        use FailureKind::InvalidConfig;
+        match self {
+            Self::NoFileName => (
+                InvalidConfig,
+                "file.path",
+                "the path does not end in a file name".to_owned(),
+            ),
+            Self::NoDirectory(directory) => (
+                InvalidConfig,
+                "file.no-directory",
+                format!(
+                    "directory {} does not exist; create it for the users who shall read there",
+                    directory.display()
+                ),
+            ),
+            Self::NotADirectory(directory) => (
+                InvalidConfig,
+                "file.not-a-directory",
+                format!("{} is not a directory", directory.display()),
+            ),
+            Self::ForeignSymlink(link) => (
+                InvalidConfig,
+                "file.symlink-in-path",
+                format!(
+                    "{} is a symbolic link that others than root could have put there; write the path without it",
+                    link.display()
+                ),
+            ),
+            Self::TooManySymlinks => (
+                InvalidConfig,
+                "file.symlink-in-path",
+                "the path goes through too many symbolic links".to_owned(),
+            ),
+            Self::TargetIsSymlink => (
+                InvalidConfig,
+                "file.is-symlink",
+                "it is a symbolic link, which is never followed nor replaced; remove it or name the file it points to".to_owned(),
+            ),
+            Self::TargetIsDirectory => (
+                InvalidConfig,
+                "file.is-directory",
+                "it is a directory; name a file in it".to_owned(),
+            ),
+            Self::TargetIsSpecial => (
+                InvalidConfig,
+                "file.not-regular",
+                "it is a device, socket or pipe; name a regular file".to_owned(),
+            ),
+            Self::Owner { owner, group } => (
+                InvalidConfig,
+                "file.owner",
+                format!(
+                    "this process (uid {}) may not give it to {}; run as root or with CAP_CHOWN, or drop `owner` and `group`",
+                    rustix::process::geteuid().as_raw(),
+                    describe_owner(owner, group)
+                ),
+            ),
+            Self::ModeIgnored => (
+                InvalidConfig,
+                "file.mode",
+                "its file system does not keep owner and mode, so others might read the token; choose another, such as a tmpfs".to_owned(),
+            ),
+            Self::Os { step, errno } => judge_errno(step, errno),
+        }
+    }
+}
+
+fn judge_errno(step: &'static str, errno: Errno) -> (FailureKind, &'static str, String) {
+    use FailureKind::{InvalidConfig, Unavailable};
+    let uid = rustix::process::geteuid().as_raw();
+    let (kind, code, mend) = match errno {
+        Errno::NOSPC => (Unavailable, "file.disk-full", "make room".to_owned()),
+        Errno::DQUOT => (
+            Unavailable,
+            "file.disk-full",
+            format!("raise the quota of uid {uid}"),
+        ),
+        Errno::FBIG => (
+            InvalidConfig,
+            "file.too-large",
+            "raise the limit on file sizes".to_owned(),
+        ),
+        Errno::ROFS => (
+            InvalidConfig,
+            "file.read-only",
+            "mount its file system writable".to_owned(),
+        ),
+        Errno::ACCESS | Errno::PERM => (
+            InvalidConfig,
+            "file.permission",
+            format!(
+                "let uid {uid} enter the directory, create files and replace the old one there"
+            ),
+        ),
+        Errno::NAMETOOLONG => (InvalidConfig, "file.path", "shorten the name".to_owned()),
+        _ => (Unavailable, "file.io", "look at the file system".to_owned()),
+    };
+    let error = io::Error::from(errno);
+    (kind, code, format!("cannot {step}: {error}; {mend}"))
+}
+
+fn describe_owner(owner: Option<u32>, group: Option<u32>) -> String {
+    match (owner, group) {
+        (Some(owner), Some(group)) => format!("uid {owner}, gid {group}"),
+        (Some(owner), None) => format!("uid {owner}"),
+        (None, Some(group)) => format!("gid {group}"),
+        (None, None) => "anybody".to_owned(),
+    }
+}

@@ -1,0 +1,389 @@
+//! The file sink as readers and enemies see it.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::test_support::{SmallDisk, is_root};
+
+fn to(path: impl Into<PathBuf>) -> FileDestination {
+    FileDestination {
+        path: path.into(),
+        mode: 0o400,
+        owner: None,
+        group: None,
+    }
+}
+
+fn one(content: &str) -> Vec<Artifact> {
+    vec![Artifact {
+        name: String::new(),
+        content: content.as_bytes().to_vec().into(),
+    }]
+}
+
+async fn write(destination: &FileDestination, content: &str) -> Result<Written, Failure> {
+    Files::new().write(destination, &one(content)).await
+}
+
+async fn code(destination: &FileDestination) -> String {
+    let failure = write(destination, "secret-content").await.unwrap_err();
+    let path = destination.path.display().to_string();
+    assert!(failure.message.contains(&path), "{failure}");
+    assert!(!failure.message.contains("secret-content"), "{failure}");
+    failure.code.unwrap()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_file_has_exactly_the_content_and_the_mode_and_nothing_stays_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = to(folder.path().join("token"));
+    assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
+    assert_eq!(std::fs::read(&target.path).unwrap(), b"one");
+    for mode in [0o400, 0o644, 0o666, 0o000, 0o640] {
+        let target = FileDestination {
+            mode,
+            ..target.clone()
+        };
+        write(&target, "two").await.unwrap();
+        let found = target.path.metadata().unwrap();
+        assert_eq!(found.mode() & 0o7777, mode, "{mode:o}");
+        assert_eq!(found.len(), 3);
+    }
+    assert_eq!(names(folder.path()), ["token"]);
+}
+
+#[tokio::test]
+async fn an_empty_content_is_a_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = to(folder.path().join("token"));
+    assert_eq!(write(&target, "").await.unwrap(), Written::Changed);
+    assert_eq!(write(&target, "").await.unwrap(), Written::Unchanged);
+    assert_eq!(write(&target, "x").await.unwrap(), Written::Changed);
+}
+
+#[tokio::test]
+async fn the_same_content_is_not_written_again_but_a_foreign_one_is_put_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = to(folder.path().join("token"));
+    write(&target, "one").await.unwrap();
+    let before = target.path.metadata().unwrap();
+    assert_eq!(write(&target, "one").await.unwrap(), Written::Unchanged);
+    let after = target.path.metadata().unwrap();
+    assert_eq!(
+        (before.ino(), before.mtime_nsec(), before.ctime_nsec()),
+        (after.ino(), after.mtime_nsec(), after.ctime_nsec())
+    );
+    let spoil: [fn(&Path); 4] = [
+        |path| std::fs::remove_file(path).unwrap(),
+        |path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap(),
+        |path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::write(path, "two").unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o400)).unwrap();
+        },
+        |path| {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+            std::fs::write(path, "one and more").unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o400)).unwrap();
+        },
+    ];
+    for spoil in spoil {
+        spoil(&target.path);
+        assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
+        assert_eq!(std::fs::read(&target.path).unwrap(), b"one");
+        assert_eq!(target.path.metadata().unwrap().mode() & 0o7777, 0o400);
+    }
+}
+
+#[tokio::test]
+async fn a_polling_reader_sees_only_whole_contents() {
+    const SIZE: usize = 64 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let target = to(folder.path().join("token"));
+    let content = |letter: char| letter.to_string().repeat(SIZE);
+    write(&target, &content('a')).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (path, done) = (target.path.clone(), Arc::clone(&done));
+        std::thread::spawn(move || {
+            let mut seen = HashSet::new();
+            while !done.load(Ordering::Relaxed) {
+                let found = std::fs::read(&path).unwrap();
+                assert_eq!(found.len(), SIZE);
+                assert!(found.iter().all(|byte| *byte == found[0]));
+                seen.insert(found[0]);
+            }
+            seen.len()
+        })
+    };
+    for letter in ('a'..='z').cycle().take(150) {
+        write(&target, &content(letter)).await.unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(reader.join().unwrap() > 1);
+}
+
+#[tokio::test]
+async fn a_target_that_is_no_regular_file_is_refused_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("victim"), "old").unwrap();
+    symlink("victim", at("link")).unwrap();
+    symlink("nowhere", at("dangling")).unwrap();
+    std::fs::create_dir(at("directory")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (name, expected) in [
+        ("link", "file.is-symlink"),
+        ("dangling", "file.is-symlink"),
+        ("directory", "file.is-directory"),
+        ("socket", "file.not-regular"),
+    ] {
+        assert_eq!(code(&to(at(name))).await, expected, "{name}");
+    }
+    assert_eq!(std::fs::read(at("victim")).unwrap(), b"old");
+    assert!(!at("nowhere").exists());
+    assert_eq!(
+        names(folder.path()),
+        ["dangling", "directory", "link", "socket", "victim"]
+    );
+}
+
+#[tokio::test]
+async fn a_way_that_is_missing_or_leads_through_a_foreign_link_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("real")).unwrap();
+    symlink("real", at("link")).unwrap();
+    symlink("loop", at("loop")).unwrap();
+    std::fs::write(at("file"), "old").unwrap();
+    for (name, expected) in [
+        ("missing/token", "file.no-directory"),
+        ("file/token", "file.not-a-directory"),
+        ("link/token", "file.symlink-in-path"),
+        ("loop/token", "file.symlink-in-path"),
+    ] {
+        assert_eq!(code(&to(at(name))).await, expected, "{name}");
+    }
+    assert_eq!(code(&to("/")).await, "file.path");
+    assert!(names(&at("real")).is_empty());
+}
+
+#[tokio::test]
+async fn what_a_killed_writer_left_goes_away_and_a_living_ones_file_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = to(folder.path().join("token"));
+    let dead = ".evertoken-token-0123456789abcdef";
+    let others = [
+        ".evertoken-token-short",
+        ".evertoken-other-0123456789abcdef",
+        "token.0123456789abcdef",
+    ];
+    for name in others.iter().chain([&dead]) {
+        std::fs::write(folder.path().join(name), "old secret").unwrap();
+    }
+    let directory = walk::open_directory(folder.path()).unwrap();
+    let living = Temporary::create(&directory, OsStr::new("token")).unwrap();
+    write(&target, "one").await.unwrap();
+    let left = names(folder.path());
+    assert!(!left.contains(&dead.to_owned()), "{left:?}");
+    for name in others {
+        assert!(left.contains(&name.to_owned()), "{name}");
+    }
+    assert_eq!(left.len(), others.len() + 2, "{left:?}");
+    living.rename_to(OsStr::new("renamed")).unwrap();
+    assert!(folder.path().join("renamed").exists());
+}
+
+#[tokio::test]
+async fn several_artifacts_are_files_in_the_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts: Vec<Artifact> = [("tls.crt", "c"), ("tls.key", "k")]
+        .map(|(name, content)| Artifact {
+            name: name.into(),
+            content: content.as_bytes().to_vec().into(),
+        })
+        .into();
+    let files = Files::new();
+    let target = to(folder.path());
+    assert_eq!(
+        files.write(&target, &artifacts).await.unwrap(),
+        Written::Changed
+    );
+    assert_eq!(
+        files.write(&target, &artifacts).await.unwrap(),
+        Written::Unchanged
+    );
+    assert_eq!(std::fs::read(folder.path().join("tls.key")).unwrap(), b"k");
+    assert_eq!(names(folder.path()), ["tls.crt", "tls.key"]);
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_the_old_file_and_no_leftover() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(folder.path(), "64k") else {
+        return;
+    };
+    let target = to(folder.path().join("token"));
+    write(&target, "old").await.unwrap();
+    let failure = write(&target, &"x".repeat(1 << 20)).await.unwrap_err();
+    assert_eq!(failure.code.as_deref(), Some("file.disk-full"));
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert_eq!(std::fs::read(&target.path).unwrap(), b"old");
+    assert_eq!(names(folder.path()), ["token"]);
+}
+
+#[tokio::test]
+async fn a_read_only_file_system_is_named_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path(), "64k") else {
+        return;
+    };
+    let target = to(folder.path().join("token"));
+    write(&target, "old").await.unwrap();
+    disk.make_read_only();
+    assert_eq!(code(&target).await, "file.read-only");
+    assert_eq!(write(&target, "old").await.unwrap(), Written::Unchanged);
+}
+
+#[tokio::test]
+async fn root_gives_files_away_before_they_hold_anything() {
+    if !is_root() {
+        eprintln!("skipped: giving files away needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let target = FileDestination {
+        owner: Some(12345),
+        group: Some(54321),
+        ..to(folder.path().join("token"))
+    };
+    assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
+    assert_eq!(write(&target, "one").await.unwrap(), Written::Unchanged);
+    let found = target.path.metadata().unwrap();
+    assert_eq!(
+        (found.uid(), found.gid(), found.mode() & 0o7777),
+        (12345, 54321, 0o400)
+    );
+    std::os::unix::fs::chown(&target.path, Some(0), None).unwrap();
+    assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
+}
+
+/// What an unprivileged process meets is tried in one: this test binary again, as another user.
+const UNPRIVILEGED: &str = "EVERTOKEN_TEST_UNPRIVILEGED";
+
+#[test]
+fn an_unprivileged_process_is_told_what_it_may_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |uid: Option<u32>| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child
+            .args(["--exact", "output::file::tests::unprivileged_writer"])
+            .env(UNPRIVILEGED, folder.path());
+        if let Some(uid) = uid {
+            std::os::unix::process::CommandExt::uid(&mut child, uid);
+            std::os::unix::process::CommandExt::gid(&mut child, uid);
+        }
+        let output = child.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    std::fs::create_dir(folder.path().join("shared")).unwrap();
+    std::fs::create_dir(folder.path().join("closed")).unwrap();
+    let set = |name: &str, mode| {
+        std::fs::set_permissions(folder.path().join(name), PermissionsExt::from_mode(mode))
+            .unwrap();
+    };
+    set(".", 0o755);
+    set("shared", 0o777);
+    set("closed", 0o555);
+    if is_root() {
+        if !is_runnable_by_all(&std::env::current_exe().unwrap()) {
+            eprintln!("skipped: another user cannot run this test binary");
+            return;
+        }
+        run(Some(65534));
+    } else {
+        run(None);
+    }
+    set("closed", 0o755);
+}
+
+/// Whether any user may reach and run a program.
+fn is_runnable_by_all(program: &Path) -> bool {
+    program
+        .ancestors()
+        .all(|path| path.metadata().is_ok_and(|found| found.mode() & 0o001 != 0))
+}
+
+#[tokio::test]
+async fn unprivileged_writer() {
+    let Some(folder) = std::env::var_os(UNPRIVILEGED).map(PathBuf::from) else {
+        return;
+    };
+    let shared = to(folder.join("shared/token"));
+    write(&shared, "one").await.unwrap();
+    assert_eq!(write(&shared, "one").await.unwrap(), Written::Unchanged);
+    assert_eq!(
+        code(&to(folder.join("closed/token"))).await,
+        "file.permission"
+    );
+    let given = FileDestination {
+        owner: Some(0),
+        ..shared.clone()
+    };
+    assert_eq!(code(&given).await, "file.owner");
+    let group = FileDestination {
+        group: Some(0),
+        ..shared.clone()
+    };
+    assert_eq!(code(&group).await, "file.owner");
+    assert_eq!(std::fs::read(&shared.path).unwrap(), b"one");
+    assert_eq!(names(&folder.join("shared")), ["token"]);
+}
+
+#[test]
+fn a_hostile_umask_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "umask 0777; exec \"$0\" --exact output::file::tests::writer_under_umask",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .env(UMASKED, folder.path().join("token"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let found = folder.path().join("token").metadata().unwrap();
+    assert_eq!(found.mode() & 0o7777, 0o644);
+    assert_eq!(found.len(), 3);
+}
+
+const UMASKED: &str = "EVERTOKEN_TEST_UMASKED";
+
+#[tokio::test]
+async fn writer_under_umask() {
+    let Some(path) = std::env::var_os(UMASKED) else {
+        return;
+    };
+    let target = FileDestination {
+        mode: 0o644,
+        ..to(PathBuf::from(path))
+    };
+    assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
+}

@@ -1,0 +1,210 @@
+//! Kubernetes Secrets: one PATCH per publication. Each output is a field manager of its own, so that several jobs and other
+//! people's keys live in one Secret in peace, and a key that an output no longer writes goes away. Roles that grant no
+//! `patch` are served by GET and PUT.
+
+mod names;
+mod object;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{Publication, Written};
+use crate::config::model::{SecretDestination, SecretWrite};
+use crate::failure::Failure;
+use crate::kubernetes::{CONFLICT, Call, Kubernetes, NOT_FOUND, Verb};
+
+/// Rounds of GET and PUT when others write the same Secret at the same moment; each round is won by somebody, and the
+/// scheduler tries again later anyway.
+const CONFLICTS_MAX: usize = 4;
+
+/// The Secret sink.
+#[derive(Debug)]
+pub(super) struct Secrets {
+    kubernetes: Arc<Kubernetes>,
+    written: Mutex<HashMap<Place, State>>,
+}
+
+/// An output's share of a Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Place {
+    namespace: String,
+    name: String,
+    manager: String,
+}
+
+/// What this process knows of a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    /// SHA-256 of the last request's body.
+    digest: [u8; 32],
+    /// What the API server answered to it.
+    resource_version: String,
+}
+
+impl Secrets {
+    pub(super) fn new(kubernetes: Arc<Kubernetes>) -> Self {
+        Self {
+            kubernetes,
+            written: Mutex::default(),
+        }
+    }
+
+    /// Writes a publication. With `verify` also if this process wrote the same before.
+    pub(super) async fn write(
+        &self,
+        destination: &SecretDestination,
+        publication: &Publication<'_>,
+        verify: bool,
+    ) -> Result<Written, Failure> {
+        let place = Place {
+            namespace: destination.namespace.clone(),
+            name: destination.name.clone(),
+            manager: names::field_manager(publication.job, publication.output_index),
+        };
+        let body = object::desired(destination, publication);
+        let digest: [u8; 32] = Sha256::digest(&body).into();
+        let known = self.known(&place);
+        if !verify && known.as_ref().is_some_and(|known| known.digest == digest) {
+            return Ok(Written::Unchanged);
+        }
+        let result = match destination.write {
+            SecretWrite::Patch => self.patch(destination, &place, body).await,
+            SecretWrite::GetAndPut => self.get_and_put(destination, &place, &body).await,
+        };
+        match result {
+            Ok((resource_version, changed)) => {
+                let same = known.is_some_and(|known| known.resource_version == resource_version);
+                self.remember(place, digest, resource_version);
+                Ok(if same || !changed {
+                    Written::Unchanged
+                } else {
+                    Written::Changed
+                })
+            }
+            Err(failure) => {
+                // The request may have come through; what is there now is not known.
+                self.forget(&place);
+                Err(failure)
+            }
+        }
+    }
+
+    /// With `create` a server-side apply, which creates what is missing; else a merge patch, which does not.
+    async fn patch(
+        &self,
+        destination: &SecretDestination,
+        place: &Place,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<(String, bool), Failure> {
+        let mut call = Call::secret(Verb::Patch, &place.namespace, &place.name);
+        call.query.push(("fieldManager", place.manager.clone()));
+        if destination.create {
+            call.query.push(("force", "true".to_owned()));
+            call.content_type = "application/apply-patch+yaml";
+        } else {
+            call.content_type = "application/merge-patch+json";
+        }
+        call.body = body;
+        // Nothing tells a patch that changed nothing from one that did but the resourceVersion before it.
+        Ok((self.send(call).await?, true))
+    }
+
+    /// GET, then PUT with the resourceVersion that was read, or POST where there is nothing. No PUT if nothing would change.
+    async fn get_and_put(
+        &self,
+        destination: &SecretDestination,
+        place: &Place,
+        desired: &[u8],
+    ) -> Result<(String, bool), Failure> {
+        let mut attempt = 1;
+        loop {
+            match self.get_and_put_once(destination, place, desired).await {
+                Err(failure) if has_code(&failure, CONFLICT) && attempt < CONFLICTS_MAX => {
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn get_and_put_once(
+        &self,
+        destination: &SecretDestination,
+        place: &Place,
+        desired: &[u8],
+    ) -> Result<(String, bool), Failure> {
+        let get = Call::secret(Verb::Get, &place.namespace, &place.name);
+        let found: Value = match self.kubernetes.send(&get).await {
+            Ok(answer) => answer.parse(&get)?,
+            Err(failure) if has_code(&failure, NOT_FOUND) && destination.create => {
+                let body = object::to_create(desired).ok_or_else(|| get.malformed("own object"))?;
+                return Ok((self.put(Verb::Create, place, body).await?, true));
+            }
+            Err(failure) => return Err(failure),
+        };
+        match object::merged(&found, desired) {
+            None => Err(get.malformed("it is no Secret")),
+            Some(object::Merged::Same { resource_version }) => Ok((resource_version, false)),
+            Some(object::Merged::Changed(body)) => {
+                Ok((self.put(Verb::Update, place, body).await?, true))
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        verb: Verb,
+        place: &Place,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<String, Failure> {
+        let mut call = Call::secret(verb, &place.namespace, &place.name);
+        call.query.push(("fieldManager", place.manager.clone()));
+        call.body = body;
+        self.send(call).await
+    }
+
+    /// Sends a write and returns the Secret's resourceVersion after it.
+    async fn send(&self, mut call: Call<'_>) -> Result<String, Failure> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            resource_version: String,
+        }
+        call.metadata_only = true;
+        let object: Object = self.kubernetes.send(&call).await?.parse(&call)?;
+        Ok(object.metadata.resource_version)
+    }
+
+    fn known(&self, place: &Place) -> Option<State> {
+        self.lock().get(place).cloned()
+    }
+
+    fn remember(&self, place: Place, digest: [u8; 32], resource_version: String) {
+        let state = State {
+            digest,
+            resource_version,
+        };
+        self.lock().insert(place, state);
+    }
+
+    fn forget(&self, place: &Place) {
+        self.lock().remove(place);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, State>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn has_code(failure: &Failure, code: &str) -> bool {
+    failure.code.as_deref() == Some(code)
+}

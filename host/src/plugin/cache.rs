@@ -1,0 +1,684 @@
+//! Compiled plugins. Compiling takes much memory and is outside of wasmtime's promises about hostile input, so that a child process with
+//! limits does it, once per plugin and machine; the result is kept in a directory of our own. What is loaded from there is machine code
+//! that runs as we do: a directory or file that anybody else can write is refused.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::engine::{self, BoxError};
+use super::inspect::Digest;
+use super::limits;
+
+/// The hidden subcommand that compiles: a component on standard input, machine code on standard output.
+pub const COMPILE_COMMAND: &str = "compile-plugin";
+
+/// What is kept of a failed compiler's standard error.
+const COMPILER_STDERR_BYTES: u64 = 8 << 10;
+
+/// Where compiled plugins are kept.
+#[derive(Debug, Clone, Default)]
+pub struct CacheSettings {
+    /// Our own directory, created when missing; none: each process compiles anew.
+    pub directory: Option<PathBuf>,
+    /// A directory that is only read, tried first: an image ships the built-in plugins in one.
+    pub prefilled: Option<PathBuf>,
+    /// Who compiles.
+    pub compiler: Compiler,
+}
+
+/// Who compiles.
+#[derive(Debug, Clone, Default)]
+pub enum Compiler {
+    /// This program, run anew with [`COMPILE_COMMAND`] and limits on time and address space.
+    #[default]
+    ThisProgram,
+    /// Another program with the same interface.
+    Program(PathBuf),
+    /// The process itself, without limits: for tests and for short-lived tools that trust the plugin.
+    InProcess,
+}
+
+/// Why a plugin could not be compiled or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The compiler does not accept it.
+    #[error("it does not compile: {message}")]
+    Rejected {
+        /// The compiler's words.
+        message: String,
+    },
+    /// It took too long.
+    #[error("compiling it took more than {} s", limit.as_secs())]
+    TooSlow {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The compiler was killed: by its limit on time or memory, or by the system.
+    #[error(
+        "the compiler was stopped by {status}; it may use {} s of processor time and {} bytes of address space",
+        limits::COMPILE_TIME.as_secs(),
+        limits::COMPILE_ADDRESS_SPACE
+    )]
+    Killed {
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+    /// The child process could not be run.
+    #[error("cannot run the compiler {program}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Files failed.
+    #[error("cannot keep the compiled plugin")]
+    File(#[source] std::io::Error),
+    /// What was just compiled does not load.
+    #[error("the compiled plugin does not load")]
+    Load(#[source] BoxError),
+}
+
+impl CacheError {
+    /// Whether the plugin itself is the reason, so that only another file helps.
+    #[must_use]
+    pub const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
+    }
+}
+
+/// Where a component came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The read-only directory.
+    Prefilled,
+    /// Our directory.
+    Cached,
+    /// Compiled just now, and kept in our directory.
+    Compiled,
+    /// Compiled just now, and kept nowhere.
+    CompiledUnkept,
+}
+
+/// Compiled plugins of one engine.
+pub(super) struct Cache {
+    engine: Engine,
+    settings: CacheSettings,
+    compatibility: u64,
+    /// One compilation at a time: each may take hundreds of megabytes.
+    compiling: tokio::sync::Mutex<()>,
+    complained: AtomicBool,
+}
+
+impl Cache {
+    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Self {
+        Self {
+            compatibility: engine::compatibility(&engine),
+            engine,
+            settings,
+            compiling: tokio::sync::Mutex::new(()),
+            complained: AtomicBool::new(false),
+        }
+    }
+
+    /// The compiled component with these bytes, compiled now if it has not been.
+    pub(super) async fn component(
+        self: &Arc<Self>,
+        digest: Digest,
+        bytes: Cow<'static, [u8]>,
+    ) -> Result<(Component, Found), CacheError> {
+        let name = format!("{digest}-{:016x}.cwasm", self.compatibility);
+        if let Some(found) = self
+            .blocking({
+                let name = name.clone();
+                move |cache| cache.find(&name)
+            })
+            .await?
+        {
+            return Ok(found);
+        }
+        let _turn = self.compiling.lock().await;
+        let (mut kept, file) = self.blocking(|cache| cache.new_file()).await?;
+        let out = file.try_clone().map_err(CacheError::File)?;
+        self.compile(bytes, out).await?;
+        self.blocking(move |cache| {
+            let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
+            if let Some(new) = &mut kept
+                && let Err(error) = new.keep(&file, &name)
+            {
+                cache.complain(&error.to_string());
+                kept = None;
+            }
+            let found = if kept.is_some() {
+                Found::Compiled
+            } else {
+                Found::CompiledUnkept
+            };
+            Ok((component, found))
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, CacheError> + Send + 'static,
+    ) -> Result<T, CacheError> {
+        let cache = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&cache)).await {
+            Ok(result) => result,
+            Err(panic) => Err(CacheError::File(std::io::Error::other(panic))),
+        }
+    }
+
+    /// A compiled component in one of the directories. One that does not load, e.g. because a crash damaged it, is as good as none.
+    fn find(&self, name: &str) -> Result<Option<(Component, Found)>, CacheError> {
+        let places = [
+            (
+                &self.settings.prefilled,
+                Owner::RootOrSelf,
+                Found::Prefilled,
+            ),
+            (&self.settings.directory, Owner::Itself, Found::Cached),
+        ];
+        for (path, owner, found) in places {
+            let Some(path) = path else { continue };
+            let file = match Directory::open(path, owner).and_then(|directory| directory.file(name))
+            {
+                Ok(Some(file)) => file,
+                Ok(None) => continue,
+                Err(refusal) => {
+                    if found == Found::Prefilled {
+                        tracing::warn!(directory = %path.display(), "compiled plugins are not taken from here: {refusal}");
+                    }
+                    continue;
+                }
+            };
+            match load(&self.engine, &file) {
+                Ok(component) => return Ok(Some((component, found))),
+                Err(error) => {
+                    tracing::warn!(file = %path.join(name).display(), "a compiled plugin does not load and is compiled anew: {error}");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A file for the compiler to write: in our directory, or in memory where that is not to be had.
+    fn new_file(&self) -> Result<(Option<NewFile>, File), CacheError> {
+        if let Some(path) = &self.settings.directory {
+            match Directory::create(path).and_then(Directory::new_file) {
+                Ok((new, file)) => return Ok((Some(new), file)),
+                Err(refusal) => self.complain(&refusal.to_string()),
+            }
+        }
+        let memory = rustix::fs::memfd_create("evertoken-plugin", MemfdFlags::CLOEXEC)
+            .map_err(|error| CacheError::File(error.into()))?;
+        Ok((None, File::from(memory)))
+    }
+
+    /// Once per process: the next plugin fails for the same reason.
+    fn complain(&self, reason: &str) {
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            let directory = self
+                .settings
+                .directory
+                .as_deref()
+                .unwrap_or(Path::new(""))
+                .display();
+            tracing::warn!(%directory, "compiled plugins cannot be kept, so each start compiles them anew: {reason}");
+        }
+    }
+
+    async fn compile(&self, bytes: Cow<'static, [u8]>, out: File) -> Result<(), CacheError> {
+        let program = match &self.settings.compiler {
+            // Not its path: that may name a newer version by now, which compiles for itself.
+            Compiler::ThisProgram => PathBuf::from("/proc/self/exe"),
+            Compiler::Program(program) => program.clone(),
+            Compiler::InProcess => {
+                let engine = self.engine.clone();
+                return tokio::task::spawn_blocking(move || precompile(&engine, &bytes, out))
+                    .await
+                    .map_err(|panic| CacheError::File(std::io::Error::other(panic)))?;
+            }
+        };
+        match tokio::time::timeout(
+            limits::COMPILE_TIME,
+            compile_in_child(&program, &bytes, out),
+        )
+        .await
+        {
+            Ok(result) => result,
+            Err(_) => Err(CacheError::TooSlow {
+                limit: limits::COMPILE_TIME,
+            }),
+        }
+    }
+}
+
+fn precompile(engine: &Engine, bytes: &[u8], mut out: impl Write) -> Result<(), CacheError> {
+    let compiled = engine
+        .precompile_component(bytes)
+        .map_err(|error| CacheError::Rejected {
+            message: super::error::with_sources(&*BoxError::from(error)),
+        })?;
+    out.write_all(&compiled).map_err(CacheError::File)
+}
+
+/// The child gets no environment: it needs none, and secrets may be in ours.
+async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(), CacheError> {
+    let spawned = |source| CacheError::Spawn {
+        program: program.display().to_string(),
+        source,
+    };
+    let mut child = tokio::process::Command::new(program)
+        .arg0("evertoken")
+        .arg(COMPILE_COMMAND)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::from(OwnedFd::from(out)))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(spawned)?;
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let give = async {
+        if let Some(mut stdin) = stdin {
+            // A child that died early closes its end; its exit status says more.
+            let _ = stdin.write_all(bytes).await;
+        }
+    };
+    let hear = async {
+        let mut said = Vec::new();
+        if let Some(stderr) = stderr {
+            let _ = stderr
+                .take(COMPILER_STDERR_BYTES)
+                .read_to_end(&mut said)
+                .await;
+        }
+        said
+    };
+    let ((), said) = tokio::join!(give, hear);
+    let status = child.wait().await.map_err(spawned)?;
+    if status.success() {
+        return Ok(());
+    }
+    if status.code().is_none() {
+        return Err(CacheError::Killed { status });
+    }
+    let said = String::from_utf8_lossy(&said);
+    Err(CacheError::Rejected {
+        message: match said.trim() {
+            "" => format!("the compiler ended with {status}"),
+            said => said.to_owned(),
+        },
+    })
+}
+
+/// What [`COMPILE_COMMAND`] does: limits itself, reads a component and writes machine code.
+///
+/// # Errors
+/// The component is none, or too large; input or output failed.
+pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheError> {
+    limit_this_process().map_err(|error| CacheError::File(error.into()))?;
+    let mut bytes = Vec::new();
+    let limit = limits::COMPONENT_BYTES as u64;
+    input
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(CacheError::File)?;
+    if bytes.len() as u64 > limit {
+        return Err(CacheError::Rejected {
+            message: format!("it has more than {limit} bytes"),
+        });
+    }
+    let engine = engine::new_engine().map_err(CacheError::Load)?;
+    precompile(&engine, &bytes, output)
+}
+
+fn limit_this_process() -> Result<(), Errno> {
+    let limit = |resource, value| {
+        let limit = Rlimit {
+            current: Some(value),
+            maximum: Some(value),
+        };
+        rustix::process::setrlimit(resource, limit)
+    };
+    limit(Resource::Core, 0)?;
+    limit(Resource::Cpu, limits::COMPILE_TIME.as_secs())?;
+    limit(Resource::As, limits::COMPILE_ADDRESS_SPACE)
+}
+
+#[expect(
+    unsafe_code,
+    reason = "loading machine code is what a cache of compiled plugins is for; this is the one place"
+)]
+fn load(engine: &Engine, file: &File) -> Result<Component, BoxError> {
+    // By descriptor: what was checked or written is what is loaded, whatever happens to names.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // SAFETY: the file was written by `Engine::precompile_component`, here or in a process of ours, and nobody else can have changed it
+    // or will: it is an unnamed file in memory that is ours alone, or it stands in a directory that only we (or root) can write and is
+    // itself ours (or root's); files there are replaced, never changed. wasmtime checks that version and settings are this engine's.
+    let component = unsafe { Component::deserialize_file(engine, path) }?;
+    Ok(component)
+}
+
+/// Who may own a directory and its files.
+#[derive(Clone, Copy)]
+enum Owner {
+    /// This process's user.
+    Itself,
+    /// Root too: an image's files are root's.
+    RootOrSelf,
+}
+
+/// Why a directory or file is not used.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0} belongs to user {1}, who could have put anything into it")]
+    Foreign(&'static str, u32),
+    #[error("{0} can be written by others, mode {1:04o}; take that from them with `chmod go-w`")]
+    Writable(&'static str, u32),
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno.into())
+    }
+}
+
+/// A directory that only its owner can write.
+#[derive(Debug)]
+struct Directory(OwnedFd);
+
+impl Directory {
+    fn open(path: &Path, owner: Owner) -> Result<Self, Refusal> {
+        let directory = rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        check(&directory, "the directory", owner)?;
+        Ok(Self(directory))
+    }
+
+    fn create(path: &Path) -> Result<Self, Refusal> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)?;
+        Self::open(path, Owner::Itself)
+    }
+
+    /// The file, if there is one; never through a symbolic link.
+    fn file(&self, name: &str) -> Result<Option<File>, Refusal> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
+            Ok(file) => {
+                check(&file, "the file", Owner::RootOrSelf)?;
+                Ok(Some(File::from(file)))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// A new file for the compiler, with a name that no other process or call uses.
+    fn new_file(self) -> Result<(NewFile, File), Refusal> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            ".new-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        // The leftover of a process that had our id and was killed.
+        let _ = rustix::fs::unlinkat(&self.0, &name, AtFlags::empty());
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0, &name, flags, Mode::from_raw_mode(0o644))?;
+        let new = NewFile {
+            directory: self,
+            name: Some(name),
+        };
+        Ok((new, File::from(file)))
+    }
+}
+
+fn check(file: impl AsFd, what: &'static str, owner: Owner) -> Result<(), Refusal> {
+    let stat = rustix::fs::fstat(file)?;
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    let roots = matches!(owner, Owner::RootOrSelf) && stat.st_uid == 0;
+    if !ours && !roots {
+        return Err(Refusal::Foreign(what, stat.st_uid));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(Refusal::Writable(what, stat.st_mode & 0o7777));
+    }
+    Ok(())
+}
+
+/// A file that has no name of its own yet; removed unless it gets one.
+struct NewFile {
+    directory: Directory,
+    name: Option<String>,
+}
+
+impl NewFile {
+    /// Durable before it is visible: a file that a crash cut short never gets the name.
+    fn keep(&mut self, file: &File, name: &str) -> std::io::Result<()> {
+        file.sync_all()?;
+        if let Some(temporary) = &self.name {
+            rustix::fs::renameat(&self.directory.0, temporary, &self.directory.0, name)?;
+            self.name = None;
+        }
+        rustix::fs::fsync(&self.directory.0)?;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // Nothing can be done, and nothing is lost, if it stays.
+            let _ = rustix::fs::unlinkat(&self.directory.0, name, AtFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn bytes() -> Cow<'static, [u8]> {
+        Cow::Owned(wat::parse_str("(component (core module (func (export \"f\"))))").unwrap())
+    }
+
+    fn settings(directory: &Path) -> CacheSettings {
+        CacheSettings {
+            directory: Some(directory.to_owned()),
+            prefilled: None,
+            compiler: Compiler::InProcess,
+        }
+    }
+
+    /// What a process that starts now finds.
+    async fn found(settings: CacheSettings) -> Found {
+        let cache = Arc::new(Cache::new(engine::new_engine().unwrap(), settings));
+        let bytes = bytes();
+        cache.component(Digest::of(&bytes), bytes).await.unwrap().1
+    }
+
+    fn compiled_files(directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_second_start_compiles_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("made/when/missing");
+        assert_eq!(found(settings(&directory)).await, Found::Compiled);
+        assert_eq!(found(settings(&directory)).await, Found::Cached);
+        let files = compiled_files(&directory);
+        assert_eq!(files.len(), 1, "{files:?}");
+        let name = files[0].file_name().unwrap().to_str().unwrap();
+        assert!(
+            name.starts_with(&Digest::of(&bytes()).to_string()),
+            "{name}"
+        );
+        assert_eq!(
+            directory.metadata().unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_compiled_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let file = compiled_files(directory.path()).pop().unwrap();
+        let whole = std::fs::read(&file).unwrap();
+        for damaged in [&b""[..], b"not machine code", &whole[..whole.len() / 2]] {
+            // Replaced, not changed: the file may be mapped.
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, damaged).unwrap();
+            mode(&file, 0o600);
+            assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+            assert_eq!(found(settings(directory.path())).await, Found::Cached);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_can_write_is_not_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let file = compiled_files(directory.path()).pop().unwrap();
+        mode(&file, 0o666);
+        assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+        mode(directory.path(), 0o777);
+        assert_eq!(
+            found(settings(directory.path())).await,
+            Found::CompiledUnkept
+        );
+        mode(directory.path(), 0o700);
+        assert_eq!(found(settings(directory.path())).await, Found::Cached);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_somebody_else_is_not_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let us = rustix::process::geteuid();
+        let foreign = if us.is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(12_345), None).unwrap();
+            directory.path()
+        } else {
+            // Root's directory is foreign to everybody else.
+            Path::new("/usr")
+        };
+        assert_eq!(found(settings(foreign)).await, Found::CompiledUnkept);
+        let refusal = Directory::open(foreign, Owner::Itself).unwrap_err();
+        assert!(refusal.to_string().contains("belongs to user"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_symbolic_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        found(settings(directory.path())).await;
+        let file = compiled_files(directory.path()).pop().unwrap();
+        let target = elsewhere.path().join("target");
+        std::fs::rename(&file, &target).unwrap();
+        symlink(&target, &file).unwrap();
+        assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+        assert!(!file.is_symlink());
+    }
+
+    #[tokio::test]
+    async fn a_prefilled_directory_is_tried_first_and_only_read() {
+        let (image, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        found(settings(image.path())).await;
+        mode(image.path(), 0o555);
+        let both = CacheSettings {
+            prefilled: Some(image.path().to_owned()),
+            ..settings(own.path())
+        };
+        assert_eq!(found(both).await, Found::Prefilled);
+        assert!(compiled_files(own.path()).is_empty());
+        mode(image.path(), 0o755);
+    }
+
+    #[tokio::test]
+    async fn without_a_directory_the_plugin_runs_from_memory() {
+        let unkept = CacheSettings {
+            compiler: Compiler::InProcess,
+            ..CacheSettings::default()
+        };
+        assert_eq!(found(unkept).await, Found::CompiledUnkept);
+        // A file stands where the directory should be.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(found(settings(file.path())).await, Found::CompiledUnkept);
+    }
+
+    /// A program in place of this one.
+    async fn compiled_by(script: &str) -> CacheError {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("compiler");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        mode(&program, 0o700);
+        let cache = Arc::new(Cache::new(
+            engine::new_engine().unwrap(),
+            CacheSettings {
+                compiler: Compiler::Program(program),
+                ..settings(&directory.path().join("cache"))
+            },
+        ));
+        let bytes = bytes();
+        let Err(error) = cache.component(Digest::of(&bytes), bytes).await else {
+            panic!("`{script}` compiled");
+        };
+        // Nothing half-written is left.
+        assert!(compiled_files(&directory.path().join("cache")).is_empty());
+        error
+    }
+
+    #[tokio::test]
+    async fn a_compiler_that_fails_is_heard() {
+        for (script, lasting, part) in [
+            (
+                "echo 'no such instruction' >&2; exit 1",
+                true,
+                "no such instruction",
+            ),
+            ("kill -9 $$", false, "signal: 9"),
+            ("cat >/dev/null; echo garbage", false, "does not load"),
+        ] {
+            let error = compiled_by(script).await;
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(error.is_lasting(), lasting, "{script}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The one engine of the process, and the thread that lets it interrupt guests. The thread ticks only while a call is in flight, so
+//! that a process that waits for its next refresh uses no CPU.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use wasmtime::{Config, Engine};
+
+use super::limits;
+
+/// wasmtime's errors as the standard library knows errors.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Compiles and runs components. Every engine made here has the same settings: what one compiles, another loads.
+///
+/// # Errors
+/// The machine is none that wasmtime compiles for.
+pub(super) fn new_engine() -> Result<Engine, BoxError> {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .memory_reservation(limits::MEMORY_RESERVATION)
+        .memory_guard_size(limits::MEMORY_GUARD)
+        // Nobody reads guests' backtraces: without them compiled plugins are smaller.
+        .wasm_backtrace_max_frames(None)
+        .native_unwind_info(false)
+        .generate_address_map(false);
+    Ok(Engine::new(&config)?)
+}
+
+/// Names everything that a compiled component depends on besides the component: wasmtime's version, settings, CPU features.
+pub(super) fn compatibility(engine: &Engine) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Ticks while somebody needs it.
+pub(super) struct Ticker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    calls_in_flight: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl Ticker {
+    /// Has `on_tick` called each [`limits::TICK`] while a call is in flight.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn start(on_tick: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            calls_in_flight: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+        });
+        let thread = std::thread::Builder::new()
+            .name("plugin-ticker".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || tick(&on_tick, &shared)
+            })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Ticks at least until the guard is dropped.
+    pub(super) fn hold(&self) -> TickerGuard {
+        if self.shared.calls_in_flight.fetch_add(1, Ordering::SeqCst) == 0
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+        TickerGuard(Arc::clone(&self.shared))
+    }
+
+    #[cfg(test)]
+    pub(super) fn calls_in_flight(&self) -> usize {
+        self.shared.calls_in_flight.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A panic there has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A call in flight.
+pub(super) struct TickerGuard(Arc<Shared>);
+
+impl Drop for TickerGuard {
+    fn drop(&mut self) {
+        self.0.calls_in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn tick(on_tick: &dyn Fn(), shared: &Shared) {
+    while !shared.stopped.load(Ordering::SeqCst) {
+        if shared.calls_in_flight.load(Ordering::SeqCst) == 0 {
+            // An unpark between the look and here is not lost: parking then returns at once.
+            std::thread::park();
+        } else {
+            std::thread::sleep(limits::TICK);
+            on_tick();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ticker_ticks_while_a_call_is_in_flight_and_rests_otherwise() {
+        let ticks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&ticks);
+        let ticker = Ticker::start(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        })
+        .unwrap();
+        std::thread::sleep(5 * limits::TICK);
+        assert_eq!(ticks.load(Ordering::SeqCst), 0);
+
+        let (first, second) = (ticker.hold(), ticker.hold());
+        drop(first);
+        std::thread::sleep(20 * limits::TICK);
+        assert!(ticks.load(Ordering::SeqCst) > 2);
+
+        drop(second);
+        // The tick that it may be in.
+        std::thread::sleep(5 * limits::TICK);
+        let rested = ticks.load(Ordering::SeqCst);
+        std::thread::sleep(20 * limits::TICK);
+        assert_eq!(ticks.load(Ordering::SeqCst), rested);
+    }
+
+    #[test]
+    fn two_engines_of_one_process_are_compatible() {
+        assert_eq!(
+            compatibility(&new_engine().unwrap()),
+            compatibility(&new_engine().unwrap())
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! Why a call ended without a result, and what a job is told about it. Messages name the plugin, the limit and its configuration
+//! key, never what the guest had in its hands; the guest's own last words go through the call's scrubber.
+
+use std::time::Duration;
+
+use wasmtime::Trap;
+use wasmtime::component::ResourceTableError;
+use wasmtime_wasi::I32Exit;
+
+use super::engine::BoxError;
+use super::limits;
+use super::store::{DeadlineReached, Guest};
+use crate::config::model::PluginLimits;
+use crate::failure::{Failure, FailureKind};
+
+/// Why a call ended without a result of the plugin's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// It computed until its time was over.
+    #[error("it ran for {} without coming to an end, and was stopped; `source.timeout` is the limit", seconds(*limit))]
+    Spinning {
+        /// The time that it had.
+        limit: Duration,
+    },
+    /// It waited for the host until its time was over.
+    #[error("it waited for an answer until its {} were over; `source.timeout` is the limit", seconds(*limit))]
+    Timeout {
+        /// The time that it had.
+        limit: Duration,
+    },
+    /// It wanted more memory than it may have.
+    #[error(
+        "it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory` is the limit"
+    )]
+    OutOfMemory {
+        /// Bytes that it would have had.
+        wanted: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
+    /// It passed more data to the host at once than it may.
+    #[error("it passed more than {limit} bytes to the host at once")]
+    TooMuchData {
+        /// Bytes that one call may pass.
+        limit: usize,
+    },
+    /// It kept more handles than it may.
+    #[error("it kept more than {limit} handles open")]
+    TooManyHandles {
+        /// Handles that it may have.
+        limit: usize,
+    },
+    /// It panicked or did something that WebAssembly forbids.
+    #[error("it stopped with `{code}`{}", said(last_words))]
+    Trap {
+        /// wasmtime's word for it.
+        code: String,
+        /// What it wrote to standard error, scrubbed.
+        last_words: String,
+    },
+    /// It ended its process instead of returning.
+    #[error(
+        "it exited with status {status} instead of returning{}",
+        said(last_words)
+    )]
+    Exit {
+        /// The status.
+        status: i32,
+        /// What it wrote to standard error, scrubbed.
+        last_words: String,
+    },
+    /// The host could not run it.
+    #[error("the host could not run it")]
+    Host(#[source] BoxError),
+}
+
+impl CallError {
+    /// The stable code of the failure that a job gets.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Spinning { .. } | Self::Timeout { .. } => "plugin.timeout",
+            Self::OutOfMemory { .. } => "plugin.out-of-memory",
+            Self::TooMuchData { .. } => "plugin.too-much-data",
+            Self::TooManyHandles { .. } => "plugin.too-many-handles",
+            Self::Trap { .. } => "plugin.trap",
+            Self::Exit { .. } => "plugin.exit",
+            Self::Host(_) => "plugin.host",
+        }
+    }
+
+    /// What a job is told. A plugin that waited may have a slow issuer: that passes; everything else is a bug of somebody's.
+    pub(super) fn into_failure(self, plugin: &str) -> Failure {
+        let kind = match self {
+            Self::Timeout { .. } => FailureKind::Unavailable,
+            _ => FailureKind::Internal,
+        };
+        let code = self.code();
+        Failure::new(
+            kind,
+            code,
+            format!("plugin {plugin} failed: {}", with_sources(&self)),
+        )
+    }
+}
+
+/// Tells what ended a call from wasmtime's error and from what the store remembers. A refused allocation looks like a panic to
+/// wasmtime, and is one to the guest; the limiter knows better.
+pub(super) fn classify<H>(
+    error: wasmtime::Error,
+    guest: &Guest<H>,
+    limits: &PluginLimits,
+    timeout: Duration,
+    scrub: &dyn Fn(&str) -> String,
+) -> CallError {
+    if error.downcast_ref::<DeadlineReached>().is_some() {
+        return CallError::Spinning { limit: timeout };
+    }
+    if let Some(wanted) = guest.memory.refused() {
+        return CallError::OutOfMemory {
+            wanted,
+            limit: limits.memory_bytes,
+        };
+    }
+    let last_words = || scrub(String::from_utf8_lossy(&guest.stderr.contents()).trim());
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return CallError::Trap {
+            code: trap.to_string(),
+            last_words: last_words(),
+        };
+    }
+    if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+        return CallError::Exit {
+            status: *status,
+            last_words: last_words(),
+        };
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        return CallError::TooManyHandles {
+            limit: limits::RESOURCES,
+        };
+    }
+    // wasmtime keeps the type of this one to itself.
+    if error
+        .root_cause()
+        .to_string()
+        .contains("fuel allocated for hostcalls")
+    {
+        return CallError::TooMuchData {
+            limit: super::store::call_bytes(limits),
+        };
+    }
+    CallError::Host(error.into())
+}
+
+/// An error and its sources on one line.
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // wasmtime and the standard library repeat a source in its parent's text now and then.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn said(last_words: &str) -> String {
+    match last_words {
+        "" => String::new(),
+        words => format!(", saying: {words}"),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_told_the_plugin_the_limit_and_its_key() {
+        for (error, kind, code, message) in [
+            (
+                CallError::Spinning {
+                    limit: Duration::from_millis(1500),
+                },
+                FailureKind::Internal,
+                "plugin.timeout",
+                "plugin `acme` failed: it ran for 1.5 s without coming to an end, and was stopped; `source.timeout` is the limit",
+            ),
+            (
+                CallError::Timeout {
+                    limit: Duration::from_secs(30),
+                },
+                FailureKind::Unavailable,
+                "plugin.timeout",
+                "plugin `acme` failed: it waited for an answer until its 30 s were over; `source.timeout` is the limit",
+            ),
+            (
+                CallError::OutOfMemory {
+                    wanted: 100,
+                    limit: 64,
+                },
+                FailureKind::Internal,
+                "plugin.out-of-memory",
+                "plugin `acme` failed: it wanted 100 bytes of memory and may have 64; `limits.plugin.memory` is the limit",
+            ),
+            (
+                CallError::Trap {
+                    code: "unreachable".to_owned(),
+                    last_words: "panicked at x".to_owned(),
+                },
+                FailureKind::Internal,
+                "plugin.trap",
+                "plugin `acme` failed: it stopped with `unreachable`, saying: panicked at x",
+            ),
+        ] {
+            let failure = error.into_failure("`acme`");
+            assert_eq!((failure.kind, failure.code.as_deref()), (kind, Some(code)));
+            assert_eq!(failure.message, message);
+        }
+    }
+}

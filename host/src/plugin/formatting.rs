@@ -1,0 +1,195 @@
+//! What is particular to formatters: a log that knows nothing but the tokens, and the rules that artifacts keep before any output
+//! sees them.
+
+use std::collections::BTreeSet;
+
+use secrecy::ExposeSecret;
+
+use super::limits;
+use crate::capability::Level;
+use crate::capability::scrub::Scrubber;
+use crate::config::model::PluginLimits;
+use crate::failure::{Failure, FailureKind};
+use crate::token::{Artifact, NamedToken};
+
+/// The log of one format call: scrubbed of the tokens, and bounded.
+pub(super) struct FormatLog {
+    plugin: String,
+    scrubber: Scrubber,
+    limit: u32,
+    lines: u32,
+}
+
+impl FormatLog {
+    pub(super) fn new(plugin: &str, tokens: &[NamedToken], limits: &PluginLimits) -> Self {
+        let mut scrubber = Scrubber::default();
+        for NamedToken { token, .. } in tokens {
+            scrubber.add(token.value.expose_secret().as_bytes());
+            for field in token.fields.iter().filter(|field| !field.public) {
+                scrubber.add(field.value.expose_secret().as_bytes());
+            }
+        }
+        Self {
+            plugin: plugin.to_owned(),
+            scrubber,
+            limit: limits.log_lines,
+            lines: 0,
+        }
+    }
+
+    /// Knows the tokens of this call.
+    pub(super) fn scrubber(&self) -> Scrubber {
+        self.scrubber.clone()
+    }
+
+    /// One event; nothing more once the call's lines are used up.
+    pub(super) fn log(&mut self, level: Level, message: &str) {
+        let plugin = self.plugin.as_str();
+        self.lines = self.lines.saturating_add(1);
+        if self.lines > self.limit {
+            if self.lines == self.limit.saturating_add(1) {
+                tracing::warn!(target: "evertoken::plugin", plugin, "the plugin logged more than {} lines in one call; the rest is dropped", self.limit);
+            }
+            return;
+        }
+        let message = self.scrubber.scrub(message);
+        match level {
+            Level::Debug => tracing::debug!(target: "evertoken::plugin", plugin, "{message}"),
+            Level::Info => tracing::info!(target: "evertoken::plugin", plugin, "{message}"),
+            Level::Warn => tracing::warn!(target: "evertoken::plugin", plugin, "{message}"),
+        }
+    }
+}
+
+/// Checks what a formatter made. An empty name means the output's own place, so it cannot stand beside others.
+pub(super) fn check_artifacts(
+    plugin: &str,
+    artifacts: &[Artifact],
+    limits: &PluginLimits,
+) -> Result<(), Failure> {
+    check(artifacts, limits).map_err(|mistake| {
+        Failure::new(
+            FailureKind::Internal,
+            "plugin.invalid-artifact",
+            format!("plugin {plugin} failed: {mistake}"),
+        )
+    })
+}
+
+fn check(artifacts: &[Artifact], limits: &PluginLimits) -> Result<(), String> {
+    if artifacts.is_empty() {
+        return Err("it made no artifact".to_owned());
+    }
+    if artifacts.len() > limits::ARTIFACTS {
+        return Err(format!(
+            "it made {} artifacts and may make {}",
+            artifacts.len(),
+            limits::ARTIFACTS
+        ));
+    }
+    let bytes: usize = artifacts
+        .iter()
+        .map(|artifact| artifact.content.expose_secret().len())
+        .sum();
+    if bytes > limits.artifact_bytes {
+        return Err(format!(
+            "it made {bytes} bytes and may make {}; `limits.plugin.artifact` is the limit",
+            limits.artifact_bytes
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for Artifact { name, .. } in artifacts {
+        if name.is_empty() && artifacts.len() > 1 {
+            return Err("it made several artifacts, and one has no name".to_owned());
+        }
+        if !name.is_empty() && !is_one_component(name) {
+            // The name may be anything, a token too: it is not shown.
+            return Err(format!(
+                "it named an artifact other than with {} characters or less of `A-Za-z0-9._-`",
+                limits::ARTIFACT_NAME_BYTES
+            ));
+        }
+        if !names.insert(name) {
+            return Err("it gave two artifacts the same name".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// One path component that is also a Secret's key, and neither this directory nor the one above.
+fn is_one_component(name: &str) -> bool {
+    name.len() <= limits::ARTIFACT_NAME_BYTES
+        && !matches!(name, "." | "..")
+        // Kubernetes refuses keys that begin so; its own volumes use them.
+        && !name.starts_with("..")
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::defaults::plugin_limits;
+    use secrecy::SecretSlice;
+
+    fn named(names: &[&str]) -> Vec<Artifact> {
+        names
+            .iter()
+            .map(|name| Artifact {
+                name: (*name).to_owned(),
+                content: SecretSlice::from(b"content".to_vec()),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn names_are_one_component_each_once_or_one_artifact_has_none() {
+        let long = "n".repeat(254);
+        for (names, mistake) in [
+            (&[""][..], None),
+            (&["ca.crt", "tls.key"], None),
+            (&[".netrc"], None),
+            (&[], Some("no artifact")),
+            (&["", "x"], Some("one has no name")),
+            (&["x", "x"], Some("same name")),
+            (&["../x"], Some("A-Za-z0-9._-")),
+            (&["a/b"], Some("A-Za-z0-9._-")),
+            (&["."], Some("A-Za-z0-9._-")),
+            (&[".."], Some("A-Za-z0-9._-")),
+            (&["..data"], Some("A-Za-z0-9._-")),
+            (&["a\0b"], Some("A-Za-z0-9._-")),
+            (&["schlüssel"], Some("A-Za-z0-9._-")),
+            (&[long.as_str()], Some("253 characters")),
+        ] {
+            let checked = check_artifacts("`acme`", &named(names), &plugin_limits());
+            match mistake {
+                None => assert_eq!(checked, Ok(()), "{names:?}"),
+                Some(mistake) => {
+                    let failure = checked.unwrap_err();
+                    assert_eq!(failure.code.as_deref(), Some("plugin.invalid-artifact"));
+                    assert!(
+                        failure.message.contains(mistake),
+                        "{names:?}: {}",
+                        failure.message
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_artifacts_together_are_limited() {
+        let limits = PluginLimits {
+            artifact_bytes: 13,
+            ..plugin_limits()
+        };
+        assert!(check_artifacts("`acme`", &named(&["a"]), &limits).is_ok());
+        let failure = check_artifacts("`acme`", &named(&["a", "b"]), &limits).unwrap_err();
+        assert!(
+            failure.message.contains("14 bytes and may make 13"),
+            "{}",
+            failure.message
+        );
+    }
+}

@@ -1,0 +1,683 @@
+//! What a component says about itself, read without running or compiling it: its world, the interface version it was built for, what it
+//! imports, and the sections in which the plugin kit embeds the schema of its configuration and a description.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use wasmparser::{Parser, Payload};
+
+use super::{limits, schema};
+
+/// The package of the plugin interface.
+const PACKAGE: &str = "evertoken:plugin";
+
+/// The interface versions that this host speaks: all patches of 0.1.
+const SUPPORTED: Track = Track { major: 0, minor: 1 };
+
+/// The custom section with the JSON Schema of the plugin's configuration.
+const SCHEMA_SECTION: &str = "evertoken:config-schema";
+
+/// The custom section with the plugin's name, version, description and secrets.
+const ABOUT_SECTION: &str = "evertoken:about";
+
+/// Interfaces of the host that a source may import.
+const SOURCE_IMPORTS: &[&str] = &[
+    "types", "secrets", "crypto", "http", "state", "log", "clock",
+];
+
+/// Interfaces of the host that a formatter may import.
+const FORMATTER_IMPORTS: &[&str] = &["types", "log"];
+
+/// WASI packages that a source may import: they hold nothing but closed and discarded streams, clocks and random numbers.
+const SOURCE_WASI: &[&str] = &["wasi:cli", "wasi:clocks", "wasi:io", "wasi:random"];
+
+/// What a formatter may import of WASI. No clock and no randomness but the seed of hash maps, which is the same for each call: the same
+/// tokens have to become the same bytes.
+const FORMATTER_WASI: &[&str] = &["wasi:cli", "wasi:io", "wasi:random/insecure-seed"];
+
+/// WASI packages that are refused, and what to do instead.
+const REFUSED_WASI: &[(&str, &str)] = &[
+    (
+        "wasi:filesystem",
+        "plugins have no files; configure a value that the plugin needs as a secret `{file: …}` and open it with `secrets.open`",
+    ),
+    (
+        "wasi:sockets",
+        "plugins have no sockets; send requests with `evertoken:plugin/http`",
+    ),
+    (
+        "wasi:http",
+        "send requests with `evertoken:plugin/http`, which knows the job's allow-list, TLS material and secrets",
+    ),
+];
+
+/// A digest of a component, as a user writes it in `sha256`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The first twelve digits: enough to tell plugins apart in a message.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(12).collect()
+    }
+}
+
+/// Hexadecimal, lower case.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a plugin is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum World {
+    /// World `token-source`: obtains tokens.
+    Source,
+    /// World `output-formatter`: turns tokens into what consumers read.
+    Formatter,
+}
+
+impl World {
+    const ALL: [Self; 2] = [Self::Source, Self::Formatter];
+
+    /// The exported interface that makes a component one of this world.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Formatter => "formatter",
+        }
+    }
+
+    const fn imports(self) -> &'static [&'static str] {
+        match self {
+            Self::Source => SOURCE_IMPORTS,
+            Self::Formatter => FORMATTER_IMPORTS,
+        }
+    }
+
+    const fn wasi(self) -> &'static [&'static str] {
+        match self {
+            Self::Source => SOURCE_WASI,
+            Self::Formatter => FORMATTER_WASI,
+        }
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a component says about itself.
+#[derive(Debug, Clone)]
+pub struct PluginInfo {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// What it is for.
+    pub world: World,
+    /// The interface version it was built for, e.g. `0.1.0`.
+    pub interface_version: String,
+    /// What it imports, by full name, in the component's order.
+    pub imports: Vec<String>,
+    /// What it exports, by full name, in the component's order.
+    pub exports: Vec<String>,
+    /// The JSON Schema of its configuration; none: every configuration is passed on.
+    pub schema: Option<Value>,
+    /// Paths of configuration fields that hold URLs of endpoints, e.g. `token_url`.
+    pub endpoint_fields: Vec<String>,
+    /// The plugin's description of itself.
+    pub about: Option<About>,
+}
+
+/// How a plugin describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct About {
+    /// Its name; jobs use the name in the configuration instead.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// The secrets it opens.
+    #[serde(default)]
+    pub secrets: Vec<SecretNeed>,
+}
+
+/// A secret that a plugin opens by name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SecretNeed {
+    /// The name under which a job lists it.
+    pub name: String,
+    /// Whether the plugin never works without it.
+    #[serde(default)]
+    pub required: bool,
+    /// What it is.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Why a file is no plugin that this host can run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// Too large.
+    #[error("the component has {size} bytes, more than the {limit} that a plugin may have")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No WebAssembly at all.
+    #[error(
+        "this is no WebAssembly: it begins with {found}, not with `\\0asm`; give the path of a `.wasm` component"
+    )]
+    NotWasm {
+        /// The first bytes.
+        found: String,
+    },
+    /// A module of the time before components.
+    #[error(
+        "this is a core WebAssembly module, not a component; build it for the target wasm32-wasip2"
+    )]
+    CoreModule,
+    /// Broken.
+    #[error("the component is damaged")]
+    Malformed(#[source] wasmparser::BinaryReaderError),
+    /// It exports neither world's interface.
+    #[error(
+        "the component exports neither `{PACKAGE}/source` nor `{PACKAGE}/formatter`, so it is no plugin; it exports {}",
+        list(exports)
+    )]
+    NotAPlugin {
+        /// What it exports.
+        exports: Vec<String>,
+    },
+    /// Built for an interface that this host does not speak.
+    #[error(
+        "the plugin was built for version {found} of the plugin interface, and this evertoken speaks 0.1; {advice}"
+    )]
+    UnknownVersion {
+        /// The plugin's version.
+        found: String,
+        /// Which side to upgrade.
+        advice: &'static str,
+    },
+    /// It wants what plugins never get.
+    #[error("the plugin imports `{name}`, which plugins do not get: {advice}")]
+    RefusedImport {
+        /// The import.
+        name: String,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// It wants what this host does not have.
+    #[error(
+        "the plugin imports `{name}`, which evertoken does not offer to a {world}; it offers {}",
+        list(offered)
+    )]
+    MissingImport {
+        /// The import.
+        name: String,
+        /// The plugin's world.
+        world: World,
+        /// The interfaces that a plugin of this world may import.
+        offered: Vec<String>,
+    },
+    /// An embedded section is no JSON.
+    #[error("the plugin's embedded section `{section}` is not what it should be")]
+    Section {
+        /// The section.
+        section: &'static str,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl InspectError {
+    /// The stable code of the failure that a job gets.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "plugin.too-large",
+            Self::NotWasm { .. } | Self::CoreModule | Self::Malformed(_) => {
+                "plugin.not-a-component"
+            }
+            Self::NotAPlugin { .. } => "plugin.wrong-world",
+            Self::UnknownVersion { .. } => "plugin.unknown-version",
+            Self::RefusedImport { .. } => "plugin.refused-import",
+            Self::MissingImport { .. } => "plugin.missing-import",
+            Self::Section { .. } => "plugin.invalid-section",
+        }
+    }
+}
+
+/// Reads what a component says about itself, and refuses one that this host cannot run.
+///
+/// # Errors
+/// It is no component, no plugin, built for another interface, or imports what plugins do not get.
+pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
+    check_is_component(bytes)?;
+    let surface = read(bytes).map_err(InspectError::Malformed)?;
+    let (world, version) = world_of(&surface.exports)?;
+    for import in &surface.imports {
+        audit(import, world)?;
+    }
+    let schema: Option<Value> = section(SCHEMA_SECTION, surface.schema)?;
+    Ok(PluginInfo {
+        digest: Digest::of(bytes),
+        size: bytes.len() as u64,
+        world,
+        interface_version: version,
+        endpoint_fields: schema
+            .as_ref()
+            .map(schema::endpoint_fields)
+            .unwrap_or_default(),
+        schema,
+        about: section(ABOUT_SECTION, surface.about)?,
+        imports: surface.imports,
+        exports: surface.exports,
+    })
+}
+
+fn check_is_component(bytes: &[u8]) -> Result<(), InspectError> {
+    if bytes.len() > limits::COMPONENT_BYTES {
+        return Err(InspectError::TooLarge {
+            size: bytes.len(),
+            limit: limits::COMPONENT_BYTES,
+        });
+    }
+    if Parser::is_core_wasm(bytes) {
+        return Err(InspectError::CoreModule);
+    }
+    if !Parser::is_component(bytes) {
+        let head = bytes.get(..bytes.len().min(4)).unwrap_or_default();
+        return Err(InspectError::NotWasm {
+            found: format!("`{}`", head.escape_ascii()),
+        });
+    }
+    Ok(())
+}
+
+/// What the outermost component imports and exports, and our sections wherever they are: the linker leaves them in the core module.
+#[derive(Default)]
+struct Surface<'a> {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    schema: Option<&'a [u8]>,
+    about: Option<&'a [u8]>,
+}
+
+fn read(bytes: &[u8]) -> Result<Surface<'_>, wasmparser::BinaryReaderError> {
+    let mut surface = Surface::default();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    surface.imports.push(import?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    surface.exports.push(export?.name.name.to_owned());
+                }
+            }
+            Payload::CustomSection(section) if section.name() == SCHEMA_SECTION => {
+                surface.schema.get_or_insert(section.data());
+            }
+            Payload::CustomSection(section) if section.name() == ABOUT_SECTION => {
+                surface.about.get_or_insert(section.data());
+            }
+            _ => {}
+        }
+    }
+    Ok(surface)
+}
+
+fn section<T: for<'de> Deserialize<'de>>(
+    name: &'static str,
+    data: Option<&[u8]>,
+) -> Result<Option<T>, InspectError> {
+    data.map(serde_json::from_slice)
+        .transpose()
+        .map_err(|source| InspectError::Section {
+            section: name,
+            source,
+        })
+}
+
+fn world_of(exports: &[String]) -> Result<(World, String), InspectError> {
+    let found = exports
+        .iter()
+        .map(|name| Interface::parse(name))
+        .find_map(|interface| {
+            let world = World::ALL
+                .into_iter()
+                .find(|world| interface.package == PACKAGE && interface.name == world.as_str())?;
+            Some((world, interface))
+        });
+    let Some((world, interface)) = found else {
+        return Err(InspectError::NotAPlugin {
+            exports: exports.to_vec(),
+        });
+    };
+    check_version(&interface)?;
+    Ok((world, interface.version.to_owned()))
+}
+
+/// An interface name: `package/name@version`.
+struct Interface<'a> {
+    package: &'a str,
+    name: &'a str,
+    version: &'a str,
+}
+
+impl<'a> Interface<'a> {
+    /// Parts that are absent are empty.
+    fn parse(text: &'a str) -> Self {
+        let (path, version) = text.split_once('@').unwrap_or((text, ""));
+        let (package, name) = path.split_once('/').unwrap_or((path, ""));
+        Self {
+            package,
+            name,
+            version,
+        }
+    }
+}
+
+/// Versions that are compatible with each other by the rules of the component model.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Track {
+    major: u64,
+    minor: u64,
+}
+
+impl Track {
+    fn parse(version: &str) -> Option<Self> {
+        let mut numbers = version.split('.');
+        let major = numbers.next()?.parse().ok()?;
+        let minor = numbers.next()?.parse().ok()?;
+        Some(Self { major, minor })
+    }
+}
+
+fn check_version(interface: &Interface<'_>) -> Result<(), InspectError> {
+    let advice = match Track::parse(interface.version) {
+        Some(track) if track == SUPPORTED => return Ok(()),
+        Some(track) if track > SUPPORTED => "upgrade evertoken, or build the plugin for 0.1",
+        Some(_) => "build the plugin anew for 0.1",
+        None => "build the plugin with the interface in evertoken's wit folder",
+    };
+    Err(InspectError::UnknownVersion {
+        found: match interface.version {
+            "" => "(none)".to_owned(),
+            version => version.to_owned(),
+        },
+        advice,
+    })
+}
+
+fn audit(import: &str, world: World) -> Result<(), InspectError> {
+    let interface = Interface::parse(import);
+    if interface.package == PACKAGE {
+        check_version(&interface)?;
+        if world.imports().contains(&interface.name) {
+            return Ok(());
+        }
+    }
+    if let Some((_, advice)) = REFUSED_WASI
+        .iter()
+        .find(|(package, _)| *package == interface.package)
+    {
+        return Err(InspectError::RefusedImport {
+            name: import.to_owned(),
+            advice,
+        });
+    }
+    let inert = |offered: &&str| {
+        let (package, name) = offered.split_once('/').unwrap_or((offered, interface.name));
+        package == interface.package && name == interface.name
+    };
+    if world.wasi().iter().any(inert) && interface.version.starts_with("0.2.") {
+        return Ok(());
+    }
+    Err(InspectError::MissingImport {
+        name: import.to_owned(),
+        world,
+        offered: world
+            .imports()
+            .iter()
+            .map(|name| format!("{PACKAGE}/{name}@0.1"))
+            .chain(world.wasi().iter().map(|offered| format!("{offered}@0.2")))
+            .collect(),
+    })
+}
+
+fn list(names: &[String]) -> String {
+    let names: BTreeSet<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "nothing".to_owned(),
+        _ => names.into_iter().collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(body: &str) -> Vec<u8> {
+        wat::parse_str(format!("(component {body})")).unwrap()
+    }
+
+    fn importing(name: &str) -> Vec<u8> {
+        component(&format!(
+            r#"(import "{name}" (instance)) (instance $source) (export "evertoken:plugin/source@0.1.0" (instance $source))"#
+        ))
+    }
+
+    fn refusal(bytes: &[u8]) -> (&'static str, String) {
+        let error = inspect(bytes).unwrap_err();
+        (error.code(), error.to_string())
+    }
+
+    #[test]
+    fn what_is_no_component_is_refused_by_what_it_is() {
+        for (bytes, code, part) in [
+            (
+                b"#!/bin/sh".to_vec(),
+                "plugin.not-a-component",
+                "begins with `#!/b`",
+            ),
+            (Vec::new(), "plugin.not-a-component", "no WebAssembly"),
+            (
+                wat::parse_str("(module)").unwrap(),
+                "plugin.not-a-component",
+                "wasm32-wasip2",
+            ),
+            (
+                component("")[..8].iter().copied().chain([1, 200]).collect(),
+                "plugin.not-a-component",
+                "damaged",
+            ),
+            (
+                vec![0; limits::COMPONENT_BYTES + 1],
+                "plugin.too-large",
+                "67108865 bytes",
+            ),
+        ] {
+            let (found, message) = refusal(&bytes);
+            assert_eq!(found, code, "{message}");
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_component_without_our_exports_is_no_plugin() {
+        let (code, message) = refusal(&component(
+            r#"(instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i))"#,
+        ));
+        assert_eq!(code, "plugin.wrong-world");
+        assert!(
+            message.contains("exports `wasi:http/incoming-handler@0.2.0`"),
+            "{message}"
+        );
+        let (code, message) = refusal(&component(""));
+        assert_eq!(code, "plugin.wrong-world");
+        assert!(message.ends_with("exports nothing"), "{message}");
+    }
+
+    #[test]
+    fn another_interface_version_is_refused_with_the_side_to_upgrade() {
+        for (version, advice) in [
+            ("0.2.0", "upgrade evertoken"),
+            ("1.0.0", "upgrade evertoken"),
+            ("0.0.9", "build the plugin anew"),
+        ] {
+            let (code, message) = refusal(&component(&format!(
+                r#"(instance $i) (export "evertoken:plugin/source@{version}" (instance $i))"#
+            )));
+            assert_eq!(code, "plugin.unknown-version");
+            assert!(
+                message.contains(version)
+                    && message.contains("speaks 0.1")
+                    && message.contains(advice),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn patches_of_the_interface_are_compatible() {
+        let info = inspect(&component(
+            r#"(instance $i) (export "evertoken:plugin/formatter@0.1.7" (instance $i))"#,
+        ))
+        .unwrap();
+        assert_eq!(info.world, World::Formatter);
+        assert_eq!(info.interface_version, "0.1.7");
+    }
+
+    #[test]
+    fn imports_beyond_the_offer_are_refused_each_by_name() {
+        for (import, code, part) in [
+            (
+                "wasi:filesystem/types@0.2.6",
+                "plugin.refused-import",
+                "secrets.open",
+            ),
+            (
+                "wasi:sockets/tcp@0.2.6",
+                "plugin.refused-import",
+                "evertoken:plugin/http",
+            ),
+            (
+                "wasi:http/outgoing-handler@0.2.6",
+                "plugin.refused-import",
+                "allow-list",
+            ),
+            (
+                "wasi:keyvalue/store@0.2.0",
+                "plugin.missing-import",
+                "`evertoken:plugin/secrets@0.1`",
+            ),
+            (
+                "wasi:cli/environment@0.3.0",
+                "plugin.missing-import",
+                "wasi:cli/environment@0.3.0",
+            ),
+            (
+                "evertoken:plugin/kitchen@0.1.0",
+                "plugin.missing-import",
+                "evertoken:plugin/kitchen",
+            ),
+            (
+                "evertoken:plugin/http@0.2.0",
+                "plugin.unknown-version",
+                "upgrade evertoken",
+            ),
+        ] {
+            let (found, message) = refusal(&importing(import));
+            assert_eq!(found, code, "{message}");
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(inspect(&importing("wasi:io/streams@0.2.12")).is_ok());
+    }
+
+    #[test]
+    fn a_formatter_gets_no_capability_no_clock_and_no_randomness() {
+        let formatter = |import: &str| {
+            component(&format!(
+                r#"(import "{import}" (instance)) (instance $i) (export "evertoken:plugin/formatter@0.1.0" (instance $i))"#
+            ))
+        };
+        for import in [
+            "evertoken:plugin/http@0.1.0",
+            "evertoken:plugin/secrets@0.1.0",
+            "wasi:clocks/wall-clock@0.2.6",
+            "wasi:random/random@0.2.6",
+        ] {
+            let (code, message) = refusal(&formatter(import));
+            assert_eq!(code, "plugin.missing-import", "{import}");
+            assert!(
+                message.contains("does not offer to a formatter"),
+                "{message}"
+            );
+        }
+        assert!(inspect(&formatter("wasi:random/insecure-seed@0.2.6")).is_ok());
+        assert!(inspect(&formatter("evertoken:plugin/log@0.1.0")).is_ok());
+    }
+
+    #[test]
+    fn the_embedded_sections_are_found_in_the_core_module() {
+        let info = inspect(&component(
+            r#"
+            (core module
+              (@custom "evertoken:config-schema" "{\"properties\":{\"token_url\":{\"type\":\"string\",\"x-evertoken-endpoint\":true}}}")
+              (@custom "evertoken:about" "{\"name\":\"acme\",\"version\":\"1.2.3\",\"secrets\":[{\"name\":\"key\",\"required\":true}]}"))
+            (instance $i) (export "evertoken:plugin/source@0.1.0" (instance $i))"#,
+        ))
+        .unwrap();
+        assert_eq!(info.endpoint_fields, ["token_url"]);
+        let about = info.about.unwrap();
+        assert_eq!(
+            (about.name.as_str(), about.version.as_str()),
+            ("acme", "1.2.3")
+        );
+        assert!(about.secrets[0].required);
+    }
+
+    #[test]
+    fn a_section_that_is_no_json_is_refused() {
+        let (code, message) = refusal(&component(
+            r#"(core module (@custom "evertoken:config-schema" "not json"))
+            (instance $i) (export "evertoken:plugin/source@0.1.0" (instance $i))"#,
+        ));
+        assert_eq!(code, "plugin.invalid-section");
+        assert!(message.contains("evertoken:config-schema"), "{message}");
+    }
+}

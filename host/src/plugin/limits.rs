@@ -1,0 +1,59 @@
+//! What one call of a plugin may use, beyond what users may change (see [`defaults`](crate::config::defaults)): these limits only keep
+//! a guest from hurting its host, and no honest plugin comes near them.
+
+use std::time::Duration;
+
+/// How long a formatter may run. It only turns strings into bytes, which takes microseconds.
+pub const FORMAT_TIME: Duration = Duration::from_secs(5);
+
+/// Bytes that one host call may copy out of the guest, beyond what artifacts may have: the host allocates them.
+pub(super) const CALL_BYTES: usize = 4 << 20;
+
+/// Live handles that a guest holds, of resources of all kinds. A plugin holds one per secret and per piece joined from secrets.
+pub(super) const HANDLES: usize = 1024;
+
+/// Resources that the host holds for a guest: the secrets that a call may make (256), and the streams of standard input and output.
+pub(super) const RESOURCES: usize = 320;
+
+/// Core instances. A Rust plugin has a handful, a Python one more than 16.
+pub(super) const INSTANCES: usize = 128;
+
+/// Tables, one or two per instance.
+pub(super) const TABLES: usize = 256;
+
+/// Elements of one table. Interpreters put some 10,000 functions into theirs.
+pub(super) const TABLE_ELEMENTS: usize = 100_000;
+
+/// Memories, at most one per instance.
+pub(super) const MEMORIES: usize = 128;
+
+/// What is kept of a guest's standard error: room for a panic's message.
+pub(super) const STDERR_BYTES: usize = 8 << 10;
+
+/// Random bytes per request of WASI's generator.
+pub(super) const RANDOM_BYTES: u64 = 64 << 10;
+
+/// Artifacts of one format call. No consumer reads more files or keys than a directory of certificates has.
+pub(super) const ARTIFACTS: usize = 256;
+
+/// An artifact's name: what a file system and a Secret's key allow.
+pub(super) const ARTIFACT_NAME_BYTES: usize = 253;
+
+/// A component. Interpreters bring some 20 MiB.
+pub const COMPONENT_BYTES: usize = 64 << 20;
+
+/// Address space of the process that compiles. A 20 MiB component takes about 400 MiB.
+pub(super) const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
+
+/// How long compiling may take. A 20 MiB component takes about 15 s on one slow core.
+pub(super) const COMPILE_TIME: Duration = Duration::from_secs(120);
+
+/// Reserved address space per memory: as much as the default limit allows to use, so that growing never moves it. wasmtime's
+/// 4 GiB would exhaust an address-space limit with few calls in flight.
+pub(super) const MEMORY_RESERVATION: u64 = 64 << 20;
+
+/// Guard pages behind a memory. Bounds are checked in code; the guard only saves checks at constant offsets.
+pub(super) const MEMORY_GUARD: u64 = 64 << 10;
+
+/// How often running guests are interrupted: what a limit may be late, and what a spinning guest may delay others.
+pub(super) const TICK: Duration = Duration::from_millis(10);

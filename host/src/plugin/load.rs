@@ -1,0 +1,449 @@
+//! From a plugin's name to something that can be called: find it, read it, compare its digest, audit it, compile it, link it. Each step is
+//! done once per digest; what fails is told to the jobs that need it, and tried again when the file changes.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::OnceCell;
+use wasmtime::Engine;
+
+use super::built_in::{BUILT_IN, BuiltIn};
+use super::cache::{Cache, CacheError, CacheSettings};
+use super::engine::BoxError;
+use super::error::with_sources;
+use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
+use super::limits;
+use super::v0_1::{Linkers, Prepared};
+use crate::config::model::PluginFile;
+use crate::failure::{Failure, FailureKind};
+
+/// Why a plugin cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Nobody knows the name.
+    #[error("there is no plugin `{name}`{}; {}", maybe(nearest.as_deref()), known(known_names))]
+    NotFound {
+        /// The name.
+        name: String,
+        /// A name that was perhaps meant.
+        nearest: Option<String>,
+        /// All names.
+        known_names: Vec<String>,
+    },
+    /// The file cannot be read.
+    #[error("cannot read plugin `{name}` from {}", path.display())]
+    Unreadable {
+        /// The plugin's name.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not the file that the configuration means.
+    #[error(
+        "plugin `{name}` in {} has the SHA-256 {found}, not {expected} as `plugins.{name}.sha256` says; put back the right file, or, if you trust this one, its digest",
+        path.display()
+    )]
+    DigestMismatch {
+        /// The plugin's name.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// The configured digest.
+        expected: Digest,
+        /// The file's digest.
+        found: Digest,
+    },
+    /// It is none that this host can run.
+    #[error("plugin `{name}` cannot be used")]
+    Refused {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: InspectError,
+    },
+    /// It is for another use.
+    #[error("plugin `{name}` ({digest}) is a {found} and cannot be used as a {wanted}; {}", advice(*wanted))]
+    WrongWorld {
+        /// The plugin's name.
+        name: String,
+        /// The beginning of its digest.
+        digest: String,
+        /// What it is.
+        found: World,
+        /// What it was meant to be.
+        wanted: World,
+    },
+    /// It does not compile.
+    #[error("plugin `{name}` cannot be compiled")]
+    Compile {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: CacheError,
+    },
+    /// It does not fit the host, although its imports looked so.
+    #[error("plugin `{name}` does not fit this host")]
+    Link {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl LoadError {
+    /// The stable code of the failure that a job gets.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "plugin.not-found",
+            Self::Unreadable { .. } => "plugin.unreadable",
+            Self::DigestMismatch { .. } => "plugin.digest-mismatch",
+            Self::Refused { source, .. } => source.code(),
+            Self::WrongWorld { .. } => "plugin.wrong-world",
+            Self::Compile { .. } => "plugin.compile",
+            Self::Link { .. } => "plugin.missing-import",
+        }
+    }
+
+    /// What a job is told.
+    #[must_use]
+    pub fn to_failure(&self) -> Failure {
+        let kind = match self {
+            Self::Compile { source, .. } if !source.is_lasting() => FailureKind::Unavailable,
+            _ => FailureKind::InvalidConfig,
+        };
+        Failure::new(kind, self.code(), with_sources(self))
+    }
+
+    /// Whether the same file fails again.
+    const fn is_lasting(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => false,
+            Self::Compile { source, .. } => source.is_lasting(),
+            _ => true,
+        }
+    }
+}
+
+fn maybe(nearest: Option<&str>) -> String {
+    nearest
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+fn known(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    format!("there are {}; add others under `plugins`", names.join(", "))
+}
+
+fn advice(wanted: World) -> &'static str {
+    match wanted {
+        World::Source => "name it under `format.plugin` of an output",
+        World::Formatter => "name it under `source.plugin` of a job",
+    }
+}
+
+/// Whether a plugin is for this use.
+pub(super) fn require(name: &str, info: &PluginInfo, world: World) -> Result<(), LoadError> {
+    if info.world == world {
+        return Ok(());
+    }
+    Err(wrong_world(name, info, world))
+}
+
+pub(super) fn wrong_world(name: &str, info: &PluginInfo, wanted: World) -> LoadError {
+    LoadError::WrongWorld {
+        name: name.to_owned(),
+        digest: info.digest.short(),
+        found: info.world,
+        wanted,
+    }
+}
+
+/// Plugins by name, as one version of the configuration has them.
+pub(super) struct Registry(BTreeMap<String, Entry>);
+
+struct Entry {
+    digest: Digest,
+    place: Place,
+    /// The last failure of a file, and which file it was.
+    failed: Mutex<Option<(Stamp, Arc<LoadError>)>>,
+}
+
+enum Place {
+    Binary(&'static [u8]),
+    File(PathBuf),
+}
+
+/// Tells a changed file from an unchanged one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl Registry {
+    /// A configured plugin hides a built-in one of the same name.
+    pub(super) fn new(files: &BTreeMap<String, PluginFile>) -> Self {
+        let built_in = BUILT_IN.iter().map(
+            |BuiltIn {
+                 name,
+                 bytes,
+                 digest,
+             }| {
+                (
+                    (*name).to_owned(),
+                    Entry::new(*digest, Place::Binary(bytes)),
+                )
+            },
+        );
+        let configured = files.iter().map(|(name, file)| {
+            let entry = Entry::new(Digest(file.sha256), Place::File(file.path.clone()));
+            (name.clone(), entry)
+        });
+        Self(built_in.chain(configured).collect())
+    }
+
+    /// All names, and whether each is part of the binary.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.0
+            .iter()
+            .map(|(name, entry)| (name.as_str(), matches!(entry.place, Place::Binary(_))))
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, LoadError> {
+        self.0.get(name).ok_or_else(|| LoadError::NotFound {
+            name: name.to_owned(),
+            nearest: self
+                .0
+                .keys()
+                .find(|known| strsim::osa_distance(known, name) <= 2)
+                .cloned(),
+            known_names: self.0.keys().cloned().collect(),
+        })
+    }
+}
+
+impl Entry {
+    fn new(digest: Digest, place: Place) -> Self {
+        Self {
+            digest,
+            place,
+            failed: Mutex::new(None),
+        }
+    }
+
+    /// The failure of before, if the file is still the same.
+    fn failed_before(&self) -> Option<Arc<LoadError>> {
+        let Place::File(path) = &self.place else {
+            return None;
+        };
+        let (stamp, error) = lock(&self.failed).clone()?;
+        (Stamp::of(path) == Some(stamp)).then_some(error)
+    }
+
+    fn remember_failure(&self, stamp: Option<Stamp>, error: LoadError) -> Arc<LoadError> {
+        let lasting = error.is_lasting();
+        let error = Arc::new(error);
+        *lock(&self.failed) = stamp
+            .filter(|_| lasting)
+            .map(|stamp| (stamp, Arc::clone(&error)));
+        error
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        match &self.place {
+            Place::Binary(_) => None,
+            Place::File(path) => Stamp::of(path),
+        }
+    }
+
+    /// The component's bytes, hashed before anything looks into them.
+    fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, LoadError> {
+        match &self.place {
+            Place::Binary(bytes) => Ok(Cow::Borrowed(bytes)),
+            Place::File(path) => {
+                let bytes = read_bounded(path).map_err(|source| LoadError::Unreadable {
+                    name: name.to_owned(),
+                    path: path.clone(),
+                    source,
+                })?;
+                let found = Digest::of(&bytes);
+                if found != self.digest {
+                    return Err(LoadError::DigestMismatch {
+                        name: name.to_owned(),
+                        path: path.clone(),
+                        expected: self.digest,
+                        found,
+                    });
+                }
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+}
+
+/// A byte more than a plugin may have is enough to refuse it.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(limits::COMPONENT_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A plugin that can be called.
+pub(super) struct Loaded {
+    pub(super) info: Arc<PluginInfo>,
+    pub(super) prepared: Prepared,
+}
+
+/// Loads plugins, each digest once.
+pub(super) struct Loader {
+    engine: Engine,
+    linkers: Linkers,
+    cache: Arc<Cache>,
+    inspected: Mutex<BTreeMap<Digest, Arc<PluginInfo>>>,
+    loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<Loaded>>>>>,
+}
+
+impl Loader {
+    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Result<Self, BoxError> {
+        Ok(Self {
+            linkers: Linkers::new(&engine)?,
+            cache: Arc::new(Cache::new(engine.clone(), settings)),
+            engine,
+            inspected: Mutex::default(),
+            loaded: Mutex::default(),
+        })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// What the plugin says about itself.
+    pub(super) async fn info(
+        &self,
+        registry: &Arc<Registry>,
+        name: &str,
+    ) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
+        let entry = registry.entry(name)?;
+        if let Some(info) = lock(&self.inspected).get(&entry.digest) {
+            return Ok(Arc::clone(info));
+        }
+        if let Some(error) = entry.failed_before() {
+            return Err(error);
+        }
+        let stamp = entry.stamp();
+        let read = self.read(registry, name).await;
+        read.map(|(info, _)| info)
+            .map_err(|error| entry.remember_failure(stamp, error))
+    }
+
+    /// The plugin, ready to be called. Whoever asks while another loads it waits for that.
+    pub(super) async fn load(
+        &self,
+        registry: &Arc<Registry>,
+        name: &str,
+    ) -> Result<Arc<Loaded>, Arc<LoadError>> {
+        let entry = registry.entry(name)?;
+        let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
+        let loading = cell.get_or_try_init(async || {
+            if let Some(error) = entry.failed_before() {
+                return Err(error);
+            }
+            let stamp = entry.stamp();
+            self.load_now(registry, name, entry.digest)
+                .await
+                .map(Arc::new)
+                .map_err(|error| entry.remember_failure(stamp, error))
+        });
+        loading.await.map(Arc::clone)
+    }
+
+    async fn load_now(
+        &self,
+        registry: &Arc<Registry>,
+        name: &str,
+        digest: Digest,
+    ) -> Result<Loaded, LoadError> {
+        let (info, bytes) = self.read(registry, name).await?;
+        let (component, found) = self
+            .cache
+            .component(digest, bytes)
+            .await
+            .map_err(|source| LoadError::Compile {
+                name: name.to_owned(),
+                source,
+            })?;
+        let prepared = self
+            .linkers
+            .prepare(&component, info.world)
+            .map_err(|source| LoadError::Link {
+                name: name.to_owned(),
+                source,
+            })?;
+        tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
+        Ok(Loaded { info, prepared })
+    }
+
+    /// Reads, compares and audits, without holding up other tasks of the process.
+    async fn read(
+        &self,
+        registry: &Arc<Registry>,
+        name: &str,
+    ) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
+        let (registry, owned) = (Arc::clone(registry), name.to_owned());
+        let work = move || {
+            let bytes = registry.entry(&owned)?.read(&owned)?;
+            let info = inspect(&bytes).map_err(|source| LoadError::Refused {
+                name: owned.clone(),
+                source,
+            })?;
+            Ok((Arc::new(info), bytes))
+        };
+        let (info, bytes) = match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result?,
+            Err(panic) => {
+                return Err(LoadError::Unreadable {
+                    name: name.to_owned(),
+                    path: PathBuf::new(),
+                    source: std::io::Error::other(panic),
+                });
+            }
+        };
+        lock(&self.inspected).insert(info.digest, Arc::clone(&info));
+        Ok((info, bytes))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,664 @@
+//! What the JSON Schema that a plugin embeds says about a job's configuration: its mistakes, told for people, and the origins of the
+//! endpoints in it. Needs no plugin to run, so that `check` can do it.
+
+use std::collections::BTreeSet;
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{Draft, ValidationError};
+use serde_json::Value;
+
+use crate::config::origin::Origin;
+
+/// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
+const ENDPOINT: &str = "x-evertoken-endpoint";
+
+/// How deep schema and configuration are followed. Configurations are some five levels deep; a schema may refer to itself.
+const MAX_DEPTH: usize = 64;
+
+/// How much of a wrong value a message repeats.
+const MAX_SHOWN_CHARS: usize = 60;
+
+/// How many mistakes of one configuration are told.
+const MAX_MISTAKES: usize = 50;
+
+/// A mistake in a plugin's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigMistake {
+    /// Where: a JSON pointer (RFC 6901) into the configuration; empty for the whole.
+    pub pointer: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing; [`check_config`] tells of it.
+#[must_use]
+pub fn endpoints(schema: &Value, config: &Value) -> Vec<Origin> {
+    let mut found = BTreeSet::new();
+    visit(schema, config, &mut |_, value| {
+        found.extend(origin(value));
+    });
+    found.into_iter().collect()
+}
+
+/// The mistakes in a configuration; none: the plugin will understand it.
+#[must_use]
+pub fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
+    let validator = match jsonschema::options()
+        .with_draft(Draft::Draft202012)
+        .build(schema)
+    {
+        Ok(validator) => validator,
+        Err(error) => {
+            return vec![ConfigMistake {
+                pointer: String::new(),
+                message: format!("the plugin's own schema is wrong: {error}"),
+            }];
+        }
+    };
+    let mut mistakes = Vec::new();
+    for error in validator.iter_errors(config).take(MAX_MISTAKES) {
+        tell(schema, &error, &mut mistakes);
+    }
+    visit(schema, config, &mut |pointer, value| {
+        if origin(value).is_none() {
+            mistakes.push(ConfigMistake {
+                pointer: pointer.to_owned(),
+                message: format!(
+                    "{} is not an endpoint; write `https://host/path`",
+                    quoted(value)
+                ),
+            });
+        }
+    });
+    let mut seen = BTreeSet::new();
+    mistakes.retain(|mistake| seen.insert((mistake.pointer.clone(), mistake.message.clone())));
+    mistakes
+}
+
+/// Paths of the fields that are marked as endpoints, e.g. `token_url` or `mirrors[].url`.
+pub(super) fn endpoint_fields(schema: &Value) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    collect_fields(schema, schema, String::new(), &mut Vec::new(), &mut found);
+    found.into_iter().collect()
+}
+
+fn origin(value: &Value) -> Option<Origin> {
+    let url = url::Url::parse(value.as_str()?).ok()?;
+    Origin::of(&url)
+}
+
+fn is_endpoint(schema: &Value) -> bool {
+    schema.get(ENDPOINT).and_then(Value::as_bool) == Some(true)
+}
+
+/// Calls `found` with the pointer and the value of each marked field that the configuration has; a list's elements each.
+fn visit(schema: &Value, config: &Value, found: &mut dyn FnMut(&str, &Value)) {
+    Visitor {
+        root: schema,
+        found,
+    }
+    .node(schema, config, "", MAX_DEPTH);
+}
+
+struct Visitor<'a> {
+    root: &'a Value,
+    found: &'a mut dyn FnMut(&str, &Value),
+}
+
+impl Visitor<'_> {
+    fn node(&mut self, schema: &Value, config: &Value, pointer: &str, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return;
+        };
+        if is_endpoint(schema) {
+            self.endpoint(config, pointer);
+        }
+        for same in in_place(self.root, schema) {
+            self.node(same, config, pointer, depth);
+        }
+        match config {
+            Value::Object(members) => {
+                for (key, value) in members {
+                    let pointer = format!("{pointer}/{}", escaped(key));
+                    if let Some(schema) = member_schema(schema, key) {
+                        self.node(schema, value, &pointer, depth);
+                    }
+                }
+            }
+            Value::Array(elements) => {
+                for (index, value) in elements.iter().enumerate() {
+                    if let Some(schema) = element_schema(schema, index) {
+                        self.node(schema, value, &format!("{pointer}/{index}"), depth);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn endpoint(&mut self, config: &Value, pointer: &str) {
+        match config {
+            Value::Null => {}
+            Value::Array(elements) => {
+                for (index, value) in elements.iter().enumerate() {
+                    (self.found)(&format!("{pointer}/{index}"), value);
+                }
+            }
+            value => (self.found)(pointer, value),
+        }
+    }
+}
+
+/// Subschemas that speak about the same place of the configuration.
+fn in_place<'a>(root: &'a Value, schema: &'a Value) -> impl Iterator<Item = &'a Value> {
+    let reference = schema
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|reference| root.pointer(reference.strip_prefix('#')?));
+    let alternatives = ["allOf", "anyOf", "oneOf"]
+        .into_iter()
+        .filter_map(|keyword| schema.get(keyword)?.as_array())
+        .flatten();
+    let conditional = ["if", "then", "else"]
+        .into_iter()
+        .filter_map(|keyword| schema.get(keyword));
+    reference.into_iter().chain(alternatives).chain(conditional)
+}
+
+fn member_schema<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {
+    schema
+        .get("properties")
+        .and_then(|properties| properties.get(key))
+        .or_else(|| schema.get("additionalProperties"))
+}
+
+fn element_schema(schema: &Value, index: usize) -> Option<&Value> {
+    schema
+        .get("prefixItems")
+        .and_then(|items| items.get(index))
+        .or_else(|| schema.get("items"))
+}
+
+fn collect_fields<'a>(
+    root: &'a Value,
+    schema: &'a Value,
+    path: String,
+    on_the_way: &mut Vec<&'a Value>,
+    found: &mut BTreeSet<String>,
+) {
+    // A schema that contains itself has infinitely many fields; one round names them.
+    if on_the_way.len() >= MAX_DEPTH || on_the_way.iter().any(|seen| std::ptr::eq(*seen, schema)) {
+        return;
+    }
+    on_the_way.push(schema);
+    if is_endpoint(schema) {
+        found.insert(path.clone());
+    }
+    for same in in_place(root, schema) {
+        collect_fields(root, same, path.clone(), on_the_way, found);
+    }
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        for (key, member) in properties {
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            collect_fields(root, member, path, on_the_way, found);
+        }
+    }
+    if let Some(member) = schema.get("additionalProperties") {
+        collect_fields(root, member, format!("{path}.*"), on_the_way, found);
+    }
+    if let Some(element) = schema.get("items") {
+        collect_fields(root, element, format!("{path}[]"), on_the_way, found);
+    }
+    on_the_way.pop();
+}
+
+/// Turns a validation error into mistakes: a failed choice is told by the alternative that was meant, an unknown key each.
+fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMistake>) {
+    let pointer = error.instance_path().to_string();
+    match error.kind() {
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+            match meant(&pointer, context) {
+                Some(errors) => errors
+                    .iter()
+                    .for_each(|error| tell(schema, error, mistakes)),
+                None => mistakes.push(ConfigMistake {
+                    message: no_alternative(error.instance(), context),
+                    pointer,
+                }),
+            }
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let known = known_keys(schema, error.schema_path().as_str());
+            mistakes.extend(unexpected.iter().map(|key| ConfigMistake {
+                pointer: format!("{pointer}/{}", escaped(key)),
+                message: unknown_key(key, &known),
+            }));
+        }
+        kind => mistakes.push(ConfigMistake {
+            message: message(kind, error),
+            pointer,
+        }),
+    }
+}
+
+fn message(kind: &ValidationErrorKind, error: &ValidationError<'_>) -> String {
+    let value = error.instance();
+    match kind {
+        ValidationErrorKind::Required { property } => {
+            format!("`{}` is missing", property.as_str().unwrap_or_default())
+        }
+        ValidationErrorKind::Type { kind } => {
+            format!(
+                "{} is {}; {} is expected",
+                quoted(value),
+                type_of(value),
+                expected(kind)
+            )
+        }
+        ValidationErrorKind::Enum { options } => {
+            let options: Vec<String> = options
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(quoted)
+                .collect();
+            format!(
+                "{} is not known; write one of {}",
+                quoted(value),
+                options.join(", ")
+            )
+        }
+        ValidationErrorKind::Constant { expected_value } => {
+            format!(
+                "{} is not known; write {}",
+                quoted(value),
+                quoted(expected_value)
+            )
+        }
+        ValidationErrorKind::Pattern { pattern } => {
+            format!("{} does not match the pattern `{pattern}`", quoted(value))
+        }
+        ValidationErrorKind::Minimum { limit } => format!("{} is less than {limit}", quoted(value)),
+        ValidationErrorKind::Maximum { limit } => format!("{} is more than {limit}", quoted(value)),
+        ValidationErrorKind::MinLength { limit: 1 } => "the value is empty".to_owned(),
+        _ => shortened(&error.to_string()),
+    }
+}
+
+/// The one alternative whose shape fits, if there is just one: no wrong type at the place of the choice, and no wrong tag in it.
+fn meant<'a, 'e>(
+    pointer: &str,
+    alternatives: &'a [Vec<ValidationError<'e>>],
+) -> Option<&'a [ValidationError<'e>]> {
+    let mut fitting = alternatives.iter().filter(|errors| {
+        !errors.iter().any(|error| match error.kind() {
+            ValidationErrorKind::Type { .. } | ValidationErrorKind::Enum { .. } => {
+                error.instance_path().as_str() == pointer
+            }
+            ValidationErrorKind::Constant { .. } => true,
+            _ => false,
+        })
+    });
+    match (fitting.next(), fitting.next()) {
+        (Some(errors), None) => Some(errors),
+        _ => None,
+    }
+}
+
+fn no_alternative(value: &Value, alternatives: &[Vec<ValidationError<'_>>]) -> String {
+    let mut allowed = BTreeSet::new();
+    for error in alternatives.iter().flatten() {
+        match error.kind() {
+            ValidationErrorKind::Constant { expected_value } => {
+                let place = error
+                    .instance_path()
+                    .as_str()
+                    .rsplit('/')
+                    .next()
+                    .unwrap_or_default();
+                allowed.insert(match place {
+                    "" => quoted(expected_value),
+                    place => format!("`{place}: {}`", plain(expected_value)),
+                });
+            }
+            ValidationErrorKind::Enum { options } => {
+                allowed.extend(options.as_array().into_iter().flatten().map(quoted));
+            }
+            ValidationErrorKind::Type { kind } => {
+                allowed.insert(expected(kind));
+            }
+            _ => {}
+        }
+    }
+    // What may be absent allows null; nobody writes that on purpose.
+    allowed.remove("");
+    let value = match value {
+        Value::Object(_) | Value::Array(_) => "this".to_owned(),
+        value => quoted(value),
+    };
+    match allowed.len() {
+        0 => format!("{value} fits none of the allowed forms"),
+        _ => format!(
+            "{value} fits none of the allowed forms; expected is one of {}",
+            allowed.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+fn unknown_key(key: &str, known: &BTreeSet<String>) -> String {
+    let nearest = known
+        .iter()
+        .map(|candidate| (strsim::osa_distance(key, candidate), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3);
+    let key = shortened(key);
+    match nearest {
+        Some((_, nearest)) => format!("unknown key `{key}`; did you mean `{nearest}`?"),
+        None if known.is_empty() => format!("unknown key `{key}`; none is known here"),
+        None => {
+            let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
+            format!("unknown key `{key}`; known are {}", known.join(", "))
+        }
+    }
+}
+
+/// The keys that the schema around the keyword at `keyword_path` knows.
+fn known_keys(root: &Value, keyword_path: &str) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    let around = keyword_path
+        .rsplit_once('/')
+        .and_then(|(parent, _)| root.pointer(parent));
+    if let Some(schema) = around {
+        collect_keys(root, schema, &mut keys, MAX_DEPTH);
+    }
+    keys
+}
+
+fn collect_keys(root: &Value, schema: &Value, keys: &mut BTreeSet<String>, depth: usize) {
+    let Some(depth) = depth.checked_sub(1) else {
+        return;
+    };
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        keys.extend(properties.keys().cloned());
+    }
+    for same in in_place(root, schema) {
+        collect_keys(root, same, keys, depth);
+    }
+}
+
+fn expected(kind: &TypeKind) -> String {
+    let names: Vec<&str> = match kind {
+        TypeKind::Single(single) => vec![single.as_str()],
+        TypeKind::Multiple(several) => several.into_iter().map(|one| one.as_str()).collect(),
+    };
+    let names: Vec<&str> = names
+        .into_iter()
+        .filter(|name| *name != "null")
+        .map(with_article)
+        .collect();
+    names.join(" or ")
+}
+
+fn with_article(name: &str) -> &str {
+    match name {
+        "string" => "a string",
+        "integer" => "an integer",
+        "number" => "a number",
+        "boolean" => "true or false",
+        "array" => "a list",
+        "object" => "a mapping",
+        "null" => "nothing",
+        other => other,
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+fn quoted(value: &Value) -> String {
+    format!("`{}`", plain(value))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => shortened(text),
+        value => shortened(&value.to_string()),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= MAX_SHOWN_CHARS {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(MAX_SHOWN_CHARS).collect();
+    short.push('…');
+    short
+}
+
+/// A key as a reference token of RFC 6901.
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Shaped as schemars writes it.
+    fn schema() -> Value {
+        json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["grant", "token_url"],
+            "properties": {
+                "grant": {"type": "string", "enum": ["client_credentials", "refresh_token"]},
+                "token_url": {"type": "string", "x-evertoken-endpoint": true},
+                "audience": {"type": ["string", "null"]},
+                "scope": {"type": "array", "items": {"type": "string"}},
+                "fallbacks": {"type": "array", "items": {"type": "string"}, "x-evertoken-endpoint": true},
+                "discovery": {"anyOf": [{"$ref": "#/$defs/Discovery"}, {"type": "null"}]},
+                "per_region": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Discovery"}},
+                "auth": {"oneOf": [
+                    {"type": "object", "additionalProperties": false, "required": ["method", "user"],
+                     "properties": {"method": {"const": "basic"}, "user": {"type": "string"}}},
+                    {"type": "object", "additionalProperties": false, "required": ["method"],
+                     "properties": {"method": {"const": "none"}}}
+                ]}
+            },
+            "$defs": {
+                "Discovery": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "properties": {
+                        "url": {"type": "string", "x-evertoken-endpoint": true},
+                        "next": {"anyOf": [{"$ref": "#/$defs/Discovery"}, {"type": "null"}]}
+                    }
+                }
+            }
+        })
+    }
+
+    fn origins(config: &Value) -> Vec<String> {
+        endpoints(&schema(), config)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn only_fields_marked_as_endpoints_open_origins() {
+        assert_eq!(
+            origins(&json!({
+                "token_url": "https://idp.example.org/token",
+                "audience": "https://audience.example.org",
+                "scope": ["https://scope.example.org/read"]
+            })),
+            ["https://idp.example.org"]
+        );
+    }
+
+    #[test]
+    fn endpoints_are_found_in_lists_maps_and_behind_references() {
+        assert_eq!(
+            origins(&json!({
+                "token_url": "https://a.example.org/token",
+                "fallbacks": ["https://b.example.org/token", "https://a.example.org/other"],
+                "discovery": {"url": "https://c.example.org", "next": {"url": "http://127.0.0.1:8080/x"}},
+                "per_region": {"eu": {"url": "https://d.example.org"}}
+            })),
+            [
+                "http://127.0.0.1:8080",
+                "https://a.example.org",
+                "https://b.example.org",
+                "https://c.example.org",
+                "https://d.example.org"
+            ]
+        );
+    }
+
+    #[test]
+    fn fields_are_named_once_even_where_a_schema_contains_itself() {
+        assert_eq!(
+            endpoint_fields(&schema()),
+            [
+                "discovery.url",
+                "fallbacks",
+                "per_region.*.url",
+                "token_url"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_url_opens_nothing_and_is_told() {
+        let config = json!({"grant": "refresh_token", "token_url": "idp.example.org/token"});
+        assert!(origins(&config).is_empty());
+        assert_eq!(
+            check_config(&schema(), &config),
+            [ConfigMistake {
+                pointer: "/token_url".to_owned(),
+                message: "`idp.example.org/token` is not an endpoint; write `https://host/path`"
+                    .to_owned(),
+            }]
+        );
+    }
+
+    #[test]
+    fn each_mistake_names_place_value_and_mend() {
+        let good =
+            json!({"grant": "client_credentials", "token_url": "https://idp.example.org/token"});
+        for (changes, pointer, message) in [
+            (
+                json!({"grant": "password"}),
+                "/grant",
+                "`password` is not known; write one of `client_credentials`, `refresh_token`",
+            ),
+            (
+                json!({"scope": "read"}),
+                "/scope",
+                "`read` is a string; a list is expected",
+            ),
+            (
+                json!({"scope": ["read", 7]}),
+                "/scope/1",
+                "`7` is a number; a string is expected",
+            ),
+            (
+                json!({"audience": 7}),
+                "/audience",
+                "`7` is a number; a string is expected",
+            ),
+            (
+                json!({"token_ulr": "x"}),
+                "/token_ulr",
+                "unknown key `token_ulr`; did you mean `token_url`?",
+            ),
+            (
+                json!({"discovery": {"ulr": "x"}}),
+                "/discovery/ulr",
+                "unknown key `ulr`; did you mean `url`?",
+            ),
+            (
+                json!({"discovery": {"quite/else": 1}}),
+                "/discovery/quite~1else",
+                "unknown key `quite/else`; known are `next`, `url`",
+            ),
+            (
+                json!({"discovery": 7}),
+                "/discovery",
+                "`7` fits none of the allowed forms; expected is one of a mapping",
+            ),
+            (
+                json!({"auth": {"method": "basic"}}),
+                "/auth",
+                "`user` is missing",
+            ),
+            (
+                json!({"auth": {"method": "digest"}}),
+                "/auth",
+                "this fits none of the allowed forms; expected is one of `method: basic`, `method: none`",
+            ),
+        ] {
+            let mut config = good.clone();
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(changes.as_object().unwrap().clone());
+            let mistakes = check_config(&schema(), &config);
+            assert_eq!(
+                mistakes
+                    .iter()
+                    .map(|m| (m.pointer.as_str(), m.message.as_str()))
+                    .collect::<Vec<_>>(),
+                [(pointer, message)],
+                "{config}"
+            );
+        }
+        assert!(check_config(&schema(), &good).is_empty());
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mistakes = check_config(&schema(), &json!({"grant": "password", "colour": "red"}));
+        let pointers: BTreeSet<&str> = mistakes.iter().map(|m| m.pointer.as_str()).collect();
+        assert_eq!(pointers, BTreeSet::from(["", "/colour", "/grant"]));
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let mistakes = check_config(
+            &schema(),
+            &json!({"grant": "g".repeat(1000), "token_url": "https://idp.example.org"}),
+        );
+        assert!(
+            mistakes[0].message.chars().count() < 200,
+            "{}",
+            mistakes[0].message
+        );
+    }
+
+    #[test]
+    fn a_wrong_schema_is_the_plugins_mistake() {
+        let mistakes = check_config(&json!({"type": 7}), &json!({}));
+        assert!(
+            mistakes[0].message.contains("plugin's own schema"),
+            "{}",
+            mistakes[0].message
+        );
+    }
+}

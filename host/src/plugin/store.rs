@@ -1,0 +1,192 @@
+//! The one place where a store is made, so that no limit can be forgotten. A store lives for one call.
+
+use std::time::Instant;
+
+use wasmtime::component::ResourceTable;
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::engine::TickerGuard;
+use super::limits;
+use crate::config::model::PluginLimits;
+
+/// What a guest's host functions find: the empty WASI context, the limits, and the host's side of the call.
+pub(super) struct Guest<H> {
+    /// The host's side: capabilities of a source, the log of a formatter.
+    pub(super) host: H,
+    /// What handles of the guest stand for.
+    pub(super) table: ResourceTable,
+    /// What the guest's memories have taken.
+    pub(super) memory: MemoryLimit,
+    /// The first bytes of standard error: where a panic leaves its message.
+    pub(super) stderr: MemoryOutputPipe,
+    wasi: WasiCtx,
+    _ticker: TickerGuard,
+}
+
+impl<H: Send> WasiView for Guest<H> {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+/// The guest ran until its time was over.
+#[derive(Debug, thiserror::Error)]
+#[error("the call's time is over")]
+pub(super) struct DeadlineReached;
+
+/// A store with every limit set. The guest yields at each tick, and is stopped at the first one after the deadline; a guest that waits
+/// in a host call does not tick and is stopped by the caller's timeout.
+pub(super) fn new_store<H: Send + 'static>(
+    engine: &Engine,
+    ticker: TickerGuard,
+    host: H,
+    limits: &PluginLimits,
+    deadline: Instant,
+) -> Store<Guest<H>> {
+    let stderr = MemoryOutputPipe::new(limits::STDERR_BYTES);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(limits::RESOURCES);
+    let guest = Guest {
+        host,
+        table,
+        memory: MemoryLimit::new(limits.memory_bytes),
+        wasi: empty_wasi(stderr.clone()),
+        stderr,
+        _ticker: ticker,
+    };
+    let mut store = Store::new(engine, guest);
+    store.limiter(|guest| &mut guest.memory);
+    store.set_hostcall_fuel(call_bytes(limits));
+    store.set_max_component_handles(limits::HANDLES);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        if Instant::now() >= deadline {
+            return Err(DeadlineReached.into());
+        }
+        // tokio's own yield lets timers and sockets of the process be served before the guest goes on.
+        Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(tokio::task::yield_now()),
+        ))
+    });
+    store
+}
+
+/// Bytes that may leave the guest in one call.
+pub(super) fn call_bytes(limits: &PluginLimits) -> usize {
+    limits::CALL_BYTES.saturating_add(limits.artifact_bytes)
+}
+
+/// No files, no network, no arguments, no environment, input closed, output discarded. The seed is the same for each call, so that what
+/// iterates over a hash map writes the same bytes each time; randomness that matters comes from the crypto capability.
+fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
+    WasiCtx::builder()
+        .stderr(stderr)
+        .max_random_size(limits::RANDOM_BYTES)
+        .insecure_random_seed(0)
+        .build()
+}
+
+/// Sums all memories of a store, and remembers a refusal: to the guest's allocator it looks like any failed allocation, to the host
+/// the abort that follows looks like a panic.
+pub(super) struct MemoryLimit {
+    limit: usize,
+    used: usize,
+    last_growth: usize,
+    refused: Option<usize>,
+}
+
+impl MemoryLimit {
+    fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            used: 0,
+            last_growth: 0,
+            refused: None,
+        }
+    }
+
+    /// Bytes that all memories would have had together after the last growth that was refused.
+    pub(super) fn refused(&self) -> Option<usize> {
+        self.refused
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let wanted = self.used.saturating_add(growth);
+        if wanted > self.limit {
+            self.last_growth = 0;
+            self.refused = Some(wanted);
+            return Ok(false);
+        }
+        self.last_growth = growth;
+        self.used = wanted;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.used = self.used.saturating_sub(self.last_growth);
+        self.last_growth = 0;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= limits::TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        limits::INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_are_limited_together_and_a_refusal_is_remembered() {
+        let mut memory = MemoryLimit::new(100);
+        assert!(memory.memory_growing(0, 60, None).unwrap());
+        assert!(!memory.memory_growing(0, 50, None).unwrap());
+        assert_eq!(memory.refused(), Some(110));
+        assert!(memory.memory_growing(60, 100, None).unwrap());
+        assert!(!memory.memory_growing(100, 101, None).unwrap());
+        assert_eq!(memory.refused(), Some(101));
+    }
+
+    #[test]
+    fn a_growth_that_the_system_refused_is_not_counted() {
+        let mut memory = MemoryLimit::new(100);
+        assert!(memory.memory_growing(0, 80, None).unwrap());
+        memory
+            .memory_grow_failed(wasmtime::Error::msg("no memory"))
+            .unwrap();
+        assert!(memory.memory_growing(0, 100, None).unwrap());
+        assert_eq!(memory.refused(), None);
+    }
+}

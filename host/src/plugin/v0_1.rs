@@ -1,0 +1,610 @@
+//! Version 0.1 of the plugin interface: the only place where the generated types and ours meet. Generated types print everything they
+//! hold, so none of them is ever formatted, and none leaves this file.
+
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::cli::{WasiCli, WasiCliView};
+use wasmtime_wasi::p2;
+use wasmtime_wasi::random::WasiRandom;
+
+use super::engine::{BoxError, Ticker};
+use super::error::{self, CallError};
+use super::formatting::FormatLog;
+use super::inspect::World;
+use super::store::{self, Guest};
+use crate::capability::{self, Call, SecretHandle};
+use crate::config::model::PluginLimits;
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+use crate::token::{Artifact, Expiry, Field, NamedToken, Token};
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "generated; the documentation is in the interface's files"
+)]
+mod source_world {
+    wasmtime::component::bindgen!({
+        path: "../wit/v0.1",
+        world: "token-source",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: { "evertoken:plugin/secrets.secret": crate::capability::SecretHandle },
+    });
+}
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "generated; the documentation is in the interface's files"
+)]
+mod formatter_world {
+    wasmtime::component::bindgen!({
+        path: "../wit/v0.1",
+        world: "output-formatter",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "evertoken:plugin/types": super::source_world::evertoken::plugin::types,
+            "evertoken:plugin/log": super::source_world::evertoken::plugin::log,
+        },
+    });
+}
+
+use formatter_world::exports::evertoken::plugin::formatter as wit_formatter;
+use formatter_world::{OutputFormatter, OutputFormatterPre};
+use source_world::evertoken::plugin::{clock, crypto, http, log, secrets, state, types};
+use source_world::exports::evertoken::plugin::source as wit_source;
+use source_world::{TokenSource, TokenSourcePre};
+
+/// The guest of a source plugin.
+type SourceGuest = Guest<Call>;
+
+/// The guest of a formatter plugin.
+type FormatterGuest = Guest<FormatLog>;
+
+/// What components of each world are linked against. A formatter's lacks every capability but the log.
+pub(super) struct Linkers {
+    source: Linker<SourceGuest>,
+    formatter: Linker<FormatterGuest>,
+}
+
+impl Linkers {
+    pub(super) fn new(engine: &Engine) -> Result<Self, BoxError> {
+        let mut source = Linker::new(engine);
+        link_inert_wasi(&mut source)?;
+        TokenSource::add_to_linker::<_, HasSelf<_>>(&mut source, |guest: &mut SourceGuest| guest)?;
+        let mut formatter = Linker::new(engine);
+        link_inert_wasi(&mut formatter)?;
+        OutputFormatter::add_to_linker::<_, HasSelf<_>>(
+            &mut formatter,
+            |guest: &mut FormatterGuest| guest,
+        )?;
+        Ok(Self { source, formatter })
+    }
+
+    /// Resolves a component's imports once, for all calls to come.
+    pub(super) fn prepare(
+        &self,
+        component: &Component,
+        world: World,
+    ) -> Result<Prepared, BoxError> {
+        Ok(match world {
+            World::Source => Prepared::Source(TokenSourcePre::new(
+                self.source.instantiate_pre(component)?,
+            )?),
+            World::Formatter => Prepared::Formatter(OutputFormatterPre::new(
+                self.formatter.instantiate_pre(component)?,
+            )?),
+        })
+    }
+}
+
+/// The part of WASI that the standard libraries of languages import for nothing in particular. Files, sockets and HTTP are not in it.
+fn link_inert_wasi<H: Send + 'static>(linker: &mut Linker<Guest<H>>) -> wasmtime::Result<()> {
+    use p2::bindings::{cli, random};
+
+    p2::add_to_linker_proxy_interfaces_async(linker)?;
+    cli::environment::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    cli::exit::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_input::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_output::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_stdin::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_stdout::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_stderr::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
+    random::insecure::add_to_linker::<_, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<_, WasiRandom>(linker, |guest| {
+        guest.ctx().ctx.random()
+    })?;
+    Ok(())
+}
+
+/// A component with its imports resolved.
+pub(super) enum Prepared {
+    /// A source.
+    Source(TokenSourcePre<SourceGuest>),
+    /// A formatter.
+    Formatter(OutputFormatterPre<FormatterGuest>),
+}
+
+/// What a source is called with.
+pub(super) struct Acquire<'a> {
+    /// The job's name.
+    pub(super) job: &'a str,
+    /// The job's `source.config`.
+    pub(super) config: &'a serde_json::Value,
+    /// 0 for the first try since the last success.
+    pub(super) attempt: u32,
+    /// When the token that it will replace dies.
+    pub(super) previous_expires_at: Option<Timestamp>,
+}
+
+/// Where and within what a call runs.
+pub(super) struct Bounds<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) ticker: &'a Ticker,
+    pub(super) limits: &'a PluginLimits,
+    pub(super) timeout: Duration,
+}
+
+impl Bounds<'_> {
+    fn store<H: Send + 'static>(&self, host: H) -> Store<Guest<H>> {
+        let deadline = Instant::now() + self.timeout;
+        store::new_store(self.engine, self.ticker.hold(), host, self.limits, deadline)
+    }
+
+    /// Runs a call within its time, and tells what ended it.
+    async fn run<H, T>(
+        &self,
+        store: &mut Store<Guest<H>>,
+        scrub: &dyn Fn(&str) -> String,
+        call: impl AsyncFnOnce(&mut Store<Guest<H>>) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout(self.timeout, call(store)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error::classify(
+                error,
+                store.data(),
+                self.limits,
+                self.timeout,
+                scrub,
+            )),
+            Err(_) => Err(CallError::Timeout {
+                limit: self.timeout,
+            }),
+        }
+    }
+}
+
+/// Calls a source: instantiates it, runs it, drops it.
+///
+/// The outer error is the call's, the inner one the plugin's own, scrubbed.
+pub(super) async fn acquire(
+    source: &TokenSourcePre<SourceGuest>,
+    bounds: &Bounds<'_>,
+    call: &Call,
+    request: &Acquire<'_>,
+) -> Result<Result<Token, Failure>, CallError> {
+    let job = wit_source::Job {
+        name: request.job.to_owned(),
+        config: request.config.to_string(),
+        attempt: request.attempt,
+        previous_expires_at: request.previous_expires_at.map(|at| at.0),
+    };
+    let mut store = bounds.store(call.clone());
+    let answer = bounds
+        .run(&mut store, &|text| call.scrub(text), async |store| {
+            let instance = source.instantiate_async(&mut *store).await?;
+            instance
+                .evertoken_plugin_source()
+                .call_acquire(&mut *store, &job)
+                .await
+        })
+        .await?;
+    Ok(match answer {
+        Ok(token) => {
+            let token = token_from(token);
+            remember(call, &token);
+            Ok(token)
+        }
+        Err(failure) => Err(call.scrub_failure(failure_from(failure))),
+    })
+}
+
+/// Calls a formatter: instantiates it, runs it, drops it. Errors as [`acquire`]'s.
+pub(super) async fn format(
+    formatter: &OutputFormatterPre<FormatterGuest>,
+    bounds: &Bounds<'_>,
+    log: FormatLog,
+    tokens: &[NamedToken],
+    config: &serde_json::Value,
+) -> Result<Result<Vec<Artifact>, Failure>, CallError> {
+    let tokens: Vec<_> = tokens.iter().map(named_token_to).collect();
+    let config = config.to_string();
+    let scrubber = log.scrubber();
+    let scrub = |text: &str| scrubber.scrub(text);
+    let mut store = bounds.store(log);
+    let answer = bounds
+        .run(&mut store, &scrub, async |store| {
+            let instance = formatter.instantiate_async(&mut *store).await?;
+            instance
+                .evertoken_plugin_formatter()
+                .call_format(&mut *store, &tokens, &config)
+                .await
+        })
+        .await?;
+    Ok(match answer {
+        Ok(artifacts) => Ok(artifacts.into_iter().map(artifact_from).collect()),
+        Err(failure) => {
+            let mut failure = failure_from(failure);
+            failure.message = scrub(&failure.message);
+            failure.code = failure.code.map(|code| scrub(&code));
+            Err(failure)
+        }
+    })
+}
+
+/// What the plugin brought is a secret from here on: no later text of this call may hold it.
+fn remember(call: &Call, token: &Token) {
+    call.remember(token.value.expose_secret().as_bytes());
+    for field in token.fields.iter().filter(|field| !field.public) {
+        call.remember(field.value.expose_secret().as_bytes());
+    }
+}
+
+fn token_from(token: types::Token) -> Token {
+    Token {
+        value: SecretString::from(token.value),
+        token_type: token.token_type,
+        expiry: match token.expiry {
+            types::Expiry::At(at) => Expiry::At(Timestamp(at)),
+            types::Expiry::Unknown => Expiry::Unknown,
+            types::Expiry::Never => Expiry::Never,
+        },
+        fields: token
+            .fields
+            .into_iter()
+            .map(|field| Field {
+                name: field.name,
+                value: SecretString::from(field.value),
+                public: field.public,
+            })
+            .collect(),
+    }
+}
+
+fn named_token_to(named: &NamedToken) -> wit_formatter::NamedToken {
+    wit_formatter::NamedToken {
+        job: named.job.clone(),
+        token: types::Token {
+            value: named.token.value.expose_secret().to_owned(),
+            token_type: named.token.token_type.clone(),
+            expiry: match named.token.expiry {
+                Expiry::At(at) => types::Expiry::At(at.0),
+                Expiry::Unknown => types::Expiry::Unknown,
+                Expiry::Never => types::Expiry::Never,
+            },
+            fields: named
+                .token
+                .fields
+                .iter()
+                .map(|field| types::Field {
+                    name: field.name.clone(),
+                    value: field.value.expose_secret().to_owned(),
+                    public: field.public,
+                })
+                .collect(),
+        },
+    }
+}
+
+fn artifact_from(artifact: wit_formatter::Artifact) -> Artifact {
+    Artifact {
+        name: artifact.name,
+        content: SecretSlice::from(artifact.content),
+    }
+}
+
+fn failure_from(failure: types::Failure) -> Failure {
+    Failure {
+        kind: match failure.kind {
+            types::FailureKind::InvalidConfig => FailureKind::InvalidConfig,
+            types::FailureKind::Denied => FailureKind::Denied,
+            types::FailureKind::Unavailable => FailureKind::Unavailable,
+            types::FailureKind::Internal => FailureKind::Internal,
+        },
+        code: failure.code,
+        message: failure.message,
+        retry_after: failure
+            .retry_after_ms
+            .map(|ms| Duration::from_millis(u64::from(ms))),
+    }
+}
+
+fn failure_to(failure: Failure) -> types::Failure {
+    types::Failure {
+        kind: match failure.kind {
+            FailureKind::InvalidConfig => types::FailureKind::InvalidConfig,
+            FailureKind::Denied => types::FailureKind::Denied,
+            FailureKind::Unavailable => types::FailureKind::Unavailable,
+            FailureKind::Internal => types::FailureKind::Internal,
+        },
+        code: failure.code,
+        message: failure.message,
+        retry_after_ms: failure
+            .retry_after
+            .map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX)),
+    }
+}
+
+fn encoding_from(encoding: secrets::Encoding) -> capability::Encoding {
+    match encoding {
+        secrets::Encoding::Raw => capability::Encoding::Raw,
+        secrets::Encoding::Form => capability::Encoding::Form,
+        secrets::Encoding::Percent => capability::Encoding::Percent,
+        secrets::Encoding::Json => capability::Encoding::Json,
+        secrets::Encoding::Xml => capability::Encoding::Xml,
+        secrets::Encoding::Base64 => capability::Encoding::Base64,
+        secrets::Encoding::Base64url => capability::Encoding::Base64Url,
+        secrets::Encoding::Hex => capability::Encoding::Hex,
+    }
+}
+
+fn level_from(level: log::Level) -> capability::Level {
+    match level {
+        log::Level::Debug => capability::Level::Debug,
+        log::Level::Info => capability::Level::Info,
+        log::Level::Warn => capability::Level::Warn,
+    }
+}
+
+fn value_from(table: &ResourceTable, value: secrets::Value) -> wasmtime::Result<capability::Value> {
+    Ok(match value {
+        secrets::Value::Text(text) => capability::Value::Text(text),
+        secrets::Value::Bytes(bytes) => capability::Value::Bytes(bytes),
+        secrets::Value::Secret(secret) => capability::Value::Secret(table.get(&secret)?.clone()),
+    })
+}
+
+fn values_from(
+    table: &ResourceTable,
+    pairs: Vec<(String, secrets::Value)>,
+) -> wasmtime::Result<Vec<(String, capability::Value)>> {
+    pairs
+        .into_iter()
+        .map(|(name, value)| Ok((name, value_from(table, value)?)))
+        .collect()
+}
+
+fn request_from(
+    table: &ResourceTable,
+    request: http::Request,
+) -> wasmtime::Result<capability::Request> {
+    Ok(capability::Request {
+        method: request.method,
+        url: request.url,
+        query: values_from(table, request.query)?,
+        headers: values_from(table, request.headers)?,
+        body: match request.body {
+            http::Body::Empty => capability::Body::Empty,
+            http::Body::Form(fields) => capability::Body::Form(values_from(table, fields)?),
+            http::Body::Content(content) => capability::Body::Content(value_from(table, content)?),
+        },
+    })
+}
+
+impl SourceGuest {
+    /// The guest's handle for a secret; the secret stays here.
+    fn handed(
+        &mut self,
+        secret: Result<SecretHandle, Failure>,
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
+        Ok(match secret {
+            Ok(secret) => Ok(self.table.push(secret)?),
+            Err(failure) => Err(failure_to(failure)),
+        })
+    }
+}
+
+impl types::Host for SourceGuest {}
+
+impl types::Host for FormatterGuest {}
+
+impl secrets::HostSecret for SourceGuest {
+    async fn reveal(
+        &mut self,
+        secret: Resource<SecretHandle>,
+    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
+        let secret = self.table.get(&secret)?;
+        Ok(self
+            .host
+            .reveal(secret)
+            .map(<[u8]>::to_vec)
+            .map_err(failure_to))
+    }
+
+    async fn part(
+        &mut self,
+        secret: Resource<SecretHandle>,
+        pointer: String,
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
+        let part = self.host.part(self.table.get(&secret)?, &pointer);
+        self.handed(part)
+    }
+
+    async fn decode(
+        &mut self,
+        secret: Resource<SecretHandle>,
+        encoding: secrets::Encoding,
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
+        let decoded = self
+            .host
+            .decode(self.table.get(&secret)?, encoding_from(encoding));
+        self.handed(decoded)
+    }
+
+    async fn drop(&mut self, secret: Resource<SecretHandle>) -> wasmtime::Result<()> {
+        self.table.delete(secret)?;
+        Ok(())
+    }
+}
+
+impl secrets::Host for SourceGuest {
+    async fn open(
+        &mut self,
+        name: String,
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
+        let secret = self.host.open(&name).await;
+        self.handed(secret)
+    }
+
+    async fn join(
+        &mut self,
+        pieces: Vec<secrets::Piece>,
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
+        let pieces = pieces
+            .into_iter()
+            .map(|piece| {
+                Ok(match piece {
+                    secrets::Piece::Text(text) => capability::Piece::Text(text),
+                    secrets::Piece::Secret((secret, encoding)) => capability::Piece::Secret(
+                        self.table.get(&secret)?.clone(),
+                        encoding_from(encoding),
+                    ),
+                })
+            })
+            .collect::<wasmtime::Result<Vec<_>>>()?;
+        let joined = self.host.join(&pieces);
+        self.handed(joined)
+    }
+
+    async fn replace(
+        &mut self,
+        name: String,
+        value: secrets::Value,
+        expires_at: Option<u64>,
+    ) -> wasmtime::Result<Result<(), types::Failure>> {
+        let value = value_from(&self.table, value)?;
+        let replaced = self
+            .host
+            .replace(&name, value, expires_at.map(Timestamp))
+            .await;
+        Ok(replaced.map_err(failure_to))
+    }
+}
+
+impl crypto::Host for SourceGuest {
+    async fn sign(
+        &mut self,
+        key: Resource<SecretHandle>,
+        algorithm: String,
+        message: secrets::Value,
+    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
+        let message = value_from(&self.table, message)?;
+        let key = self.table.get(&key)?;
+        Ok(self
+            .host
+            .sign(key, &algorithm, &message)
+            .map_err(failure_to))
+    }
+
+    async fn derive(
+        &mut self,
+        key: Resource<SecretHandle>,
+        algorithm: String,
+        message: secrets::Value,
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
+        let message = value_from(&self.table, message)?;
+        let derived = self
+            .host
+            .derive(self.table.get(&key)?, &algorithm, &message);
+        self.handed(derived)
+    }
+
+    async fn get_public_key(
+        &mut self,
+        key: Resource<SecretHandle>,
+    ) -> wasmtime::Result<Result<crypto::PublicKey, types::Failure>> {
+        let key = self.host.get_public_key(self.table.get(&key)?);
+        Ok(key
+            .map(|key| crypto::PublicKey {
+                jwk: key.jwk,
+                spki: key.spki,
+                certificate: key.certificate,
+            })
+            .map_err(failure_to))
+    }
+
+    async fn digest(
+        &mut self,
+        algorithm: String,
+        message: secrets::Value,
+    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
+        let message = value_from(&self.table, message)?;
+        Ok(self.host.digest(&algorithm, &message).map_err(failure_to))
+    }
+
+    /// The interface has no failure here: a system without random numbers ends the call.
+    async fn get_random_bytes(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.host.get_random_bytes(len)?)
+    }
+}
+
+impl http::Host for SourceGuest {
+    async fn send(
+        &mut self,
+        request: http::Request,
+    ) -> wasmtime::Result<Result<http::Response, types::Failure>> {
+        let request = request_from(&self.table, request)?;
+        let answer = self.host.send(request).await;
+        Ok(answer
+            .map(|response| http::Response {
+                status: response.status,
+                headers: response.headers,
+                body: response.body,
+                sent_at: response.sent_at.0,
+            })
+            .map_err(failure_to))
+    }
+}
+
+impl state::Host for SourceGuest {
+    async fn get(
+        &mut self,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
+        Ok(self.host.state_get(&key).await.map_err(failure_to))
+    }
+
+    async fn set(
+        &mut self,
+        key: String,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), types::Failure>> {
+        Ok(self.host.state_set(&key, &value).await.map_err(failure_to))
+    }
+}
+
+impl log::Host for SourceGuest {
+    async fn log(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.host.log(level_from(level), &message);
+        Ok(())
+    }
+}
+
+impl log::Host for FormatterGuest {
+    async fn log(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.host.log(level_from(level), &message);
+        Ok(())
+    }
+}
+
+impl clock::Host for SourceGuest {
+    async fn now(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.host.now().0)
+    }
+}

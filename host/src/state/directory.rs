@@ -1,0 +1,423 @@
+//! Records in a directory: a redb database that one thread owns, because the database blocks and because the thread can commit
+//! everything that is waiting at once. A write is durable when its future is ready; a thousand writers share one fsync.
+
+mod lock;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
+
+use self::lock::DirectoryLock;
+use super::error::StateError;
+use super::record;
+use super::seal::{Condition, Keyring};
+
+/// The database's name in the directory.
+const DATABASE_FILE: &str = "state.redb";
+
+/// The newest layout of tables and keys that this version knows. It is in the database since the first version.
+const SCHEMA: u64 = 1;
+
+/// Memory for database pages. Tokens are read at start and written from then on, so a larger cache (redb's default is
+/// 1 GiB) would only hold what nobody asks for again.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Operations that wait for the thread; more make their callers wait. One for each attempt in flight is plenty.
+const QUEUE: usize = 1024;
+
+/// Operations in one commit: enough that fsync no longer counts, few enough that the first does not wait for the last.
+const BATCH: usize = 512;
+
+const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const META_SCHEMA: &str = "schema";
+
+type Value = Zeroizing<Vec<u8>>;
+type Answer<T> = oneshot::Sender<Result<T, StateError>>;
+
+enum Operation {
+    Get(Vec<u8>, Answer<Option<Value>>),
+    Scan(Vec<u8>, Answer<Vec<Vec<u8>>>),
+    Write(Change, Answer<()>),
+}
+
+enum Change {
+    Put(Vec<u8>, Value),
+    RemovePrefix(Vec<u8>),
+}
+
+/// A directory held by this process. Dropping it waits for the commit in flight and gives the directory back.
+pub(super) struct Directory {
+    operations: Option<mpsc::Sender<Operation>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Directory {
+    /// Locks the directory, opens the database and brings all records under the first key. Blocks.
+    pub(super) fn open(path: &Path, keys: &Keyring) -> Result<Self, StateError> {
+        create_directory(path)?;
+        let lock = DirectoryLock::acquire(path)?;
+        let file = path.join(DATABASE_FILE);
+        let database = open_database(&file)?;
+        let (undecryptable, outdated) = examine(&database, &file, keys)?;
+        for key in &undecryptable {
+            tracing::error!(
+                record = record::describe(key),
+                "a record cannot be decrypted; it is left as it is"
+            );
+        }
+        reseal(&database, keys, outdated)?;
+        let owner = Owner {
+            file,
+            database: Some(database),
+            undecryptable,
+            _lock: lock,
+        };
+        let (operations, queue) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("evertoken-state".to_owned())
+            .spawn(move || owner.run(queue))
+            .map_err(|source| StateError::Open {
+                path: path.to_owned(),
+                source: Arc::new(source),
+                mend: "allow this process one more thread",
+            })?;
+        Ok(Self {
+            operations: Some(operations),
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) async fn get(&self, key: Vec<u8>) -> Result<Option<Value>, StateError> {
+        self.ask(|answer| Operation::Get(key, answer)).await
+    }
+
+    /// The keys that begin with `prefix`.
+    pub(super) async fn scan(&self, prefix: Vec<u8>) -> Result<Vec<Vec<u8>>, StateError> {
+        self.ask(|answer| Operation::Scan(prefix, answer)).await
+    }
+
+    pub(super) async fn put(&self, key: Vec<u8>, value: Value) -> Result<(), StateError> {
+        self.ask(|answer| Operation::Write(Change::Put(key, value), answer))
+            .await
+    }
+
+    pub(super) async fn remove_prefix(&self, prefix: Vec<u8>) -> Result<(), StateError> {
+        self.ask(|answer| Operation::Write(Change::RemovePrefix(prefix), answer))
+            .await
+    }
+
+    async fn ask<T>(
+        &self,
+        operation: impl FnOnce(Answer<T>) -> Operation,
+    ) -> Result<T, StateError> {
+        let (answer, answered) = oneshot::channel();
+        self.operations
+            .as_ref()
+            .ok_or(StateError::Closed)?
+            .send(operation(answer))
+            .await
+            .map_err(|_| StateError::Closed)?;
+        answered.await.map_err(|_| StateError::Closed)?
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.operations = None;
+        if let Some(thread) = self.thread.take() {
+            // A panicked thread has nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct Owner {
+    file: PathBuf,
+    /// None after an I/O error: redb wants to be opened anew then.
+    database: Option<Database>,
+    /// Records that are never overwritten, only forgotten.
+    undecryptable: Vec<Vec<u8>>,
+    _lock: DirectoryLock,
+}
+
+impl Owner {
+    fn run(mut self, mut queue: mpsc::Receiver<Operation>) {
+        let mut waiting = Vec::with_capacity(BATCH);
+        while queue.blocking_recv_many(&mut waiting, BATCH) > 0 {
+            let mut changes = Vec::new();
+            for operation in waiting.drain(..) {
+                match operation {
+                    Operation::Get(key, answer) => {
+                        let _ = answer.send(self.reading(|database| get(database, &key)));
+                    }
+                    Operation::Scan(prefix, answer) => {
+                        let _ = answer.send(self.reading(|database| scan(database, &prefix)));
+                    }
+                    Operation::Write(change, answer) => match self.admit(&change) {
+                        Ok(()) => changes.push((change, answer)),
+                        Err(error) => {
+                            let _ = answer.send(Err(error));
+                        }
+                    },
+                }
+            }
+            self.commit(changes);
+        }
+    }
+
+    /// What could not be decrypted may be someone's only copy of a chain: nothing but an explicit `forget` removes it.
+    fn admit(&self, change: &Change) -> Result<(), StateError> {
+        match change {
+            Change::Put(key, _) if self.undecryptable.contains(key) => {
+                Err(StateError::Undecryptable {
+                    record: record::describe(key),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn commit(&mut self, changes: Vec<(Change, Answer<()>)>) {
+        if changes.is_empty() {
+            return;
+        }
+        let result = self
+            .with_database(|database| apply(database, changes.iter().map(|(change, _)| change)))
+            .map_err(|error| storage("writing", error));
+        for (change, answer) in changes {
+            if let (Change::RemovePrefix(prefix), Ok(())) = (&change, &result) {
+                self.undecryptable.retain(|key| !key.starts_with(prefix));
+            }
+            // The asker may have given up; the write counts all the same.
+            let _ = answer.send(result.clone());
+        }
+    }
+
+    fn reading<T>(
+        &mut self,
+        operation: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StateError> {
+        self.with_database(operation)
+            .map_err(|error| storage("reading", error))
+    }
+
+    /// Runs an operation on the database, opened anew if the last one broke it, so that a disk that was full does not
+    /// need a restart.
+    fn with_database<T>(
+        &mut self,
+        operation: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => build(&self.file)?,
+        };
+        let result = operation(&database);
+        if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            self.database = Some(database);
+        }
+        result
+    }
+}
+
+fn get(database: &Database, key: &[u8]) -> Result<Option<Value>, redb::Error> {
+    let table = database.begin_read()?.open_table(RECORDS)?;
+    Ok(table
+        .get(key)?
+        .map(|value| Zeroizing::new(value.value().to_vec())))
+}
+
+fn scan(database: &Database, prefix: &[u8]) -> Result<Vec<Vec<u8>>, redb::Error> {
+    let table = database.begin_read()?.open_table(RECORDS)?;
+    keys_with_prefix(&table, prefix)
+}
+
+fn keys_with_prefix(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    prefix: &[u8],
+) -> Result<Vec<Vec<u8>>, redb::Error> {
+    let mut keys = Vec::new();
+    for entry in table.range(prefix..)? {
+        let key = entry?.0.value().to_vec();
+        if !key.starts_with(prefix) {
+            break;
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+fn apply<'a>(
+    database: &Database,
+    changes: impl Iterator<Item = &'a Change>,
+) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(RECORDS)?;
+        for change in changes {
+            match change {
+                Change::Put(key, value) => {
+                    table.insert(&key[..], &value[..])?;
+                }
+                Change::RemovePrefix(prefix) => {
+                    for key in keys_with_prefix(&table, prefix)? {
+                        table.remove(&key[..])?;
+                    }
+                }
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Creates the directory for us alone. Its parent is the user's to make.
+fn create_directory(path: &Path) -> Result<(), StateError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(StateError::Open {
+            path: path.to_owned(),
+            source: Arc::new(source),
+            mend: "create its parent directory and let this process write there",
+        }),
+    }
+}
+
+/// Opens or creates the file, checks the schema, creates the tables.
+fn open_database(file: &Path) -> Result<Database, StateError> {
+    let damaged = |error: redb::Error| match error {
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => StateError::Open {
+            path: file.to_owned(),
+            source: Arc::new(error),
+            mend: "it must be a regular file that this process may read and write",
+        },
+        other => StateError::Damaged {
+            path: file.to_owned(),
+            reason: other.to_string(),
+        },
+    };
+    let database = build(file).map_err(damaged)?;
+    match check_schema(&database).map_err(damaged)? {
+        SCHEMA => Ok(database),
+        found => Err(StateError::NewerSchema {
+            path: file.to_owned(),
+            found,
+            known: SCHEMA,
+        }),
+    }
+}
+
+fn build(file: &Path) -> Result<Database, redb::Error> {
+    let handle = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default())
+        .open(file)?;
+    if handle.metadata()?.permissions().mode() & 0o077 != 0 {
+        handle.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(FileBackend::new(handle)?)?)
+}
+
+/// The schema of the database; a new one gets ours. Nothing is written to a database that has one.
+fn check_schema(database: &Database) -> Result<u64, redb::Error> {
+    match database.begin_read()?.open_table(META) {
+        Ok(meta) => {
+            if let Some(schema) = meta.get(META_SCHEMA)? {
+                return Ok(schema.value());
+            }
+        }
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(META_SCHEMA, SCHEMA)?;
+    transaction.open_table(RECORDS)?;
+    transaction.commit()?;
+    Ok(SCHEMA)
+}
+
+type Keys = Vec<Vec<u8>>;
+
+/// The records that do not decrypt, and those that the first key should encrypt anew. A key that is missing altogether is a
+/// mistake in the configuration, not damage: the store is refused before anything is written to it.
+fn examine(database: &Database, file: &Path, keys: &Keyring) -> Result<(Keys, Keys), StateError> {
+    let failed = |error| storage("reading", error);
+    let mut undecryptable = Vec::new();
+    let mut outdated = Vec::new();
+    let mut missing: BTreeMap<String, usize> = BTreeMap::new();
+    for_each(database, |key, value| match keys.examine(key, value) {
+        Condition::Current => {}
+        Condition::Outdated => outdated.push(key.to_vec()),
+        Condition::Undecryptable => undecryptable.push(key.to_vec()),
+        Condition::KeyMissing(id) => *missing.entry(id).or_default() += 1,
+    })
+    .map_err(failed)?;
+    match missing.pop_first() {
+        None => Ok((undecryptable, outdated)),
+        Some((key_id, records)) => Err(StateError::KeyMissing {
+            path: file.to_owned(),
+            key_id,
+            records,
+        }),
+    }
+}
+
+fn for_each(database: &Database, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), redb::Error> {
+    let table = database.begin_read()?.open_table(RECORDS)?;
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        visit(key.value(), value.value());
+    }
+    Ok(())
+}
+
+/// Encrypts records anew with the first key, a batch a commit. Until redb uses their pages again, old forms stay in the file.
+fn reseal(database: &Database, keys: &Keyring, outdated: Keys) -> Result<(), StateError> {
+    if outdated.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(
+        records = outdated.len(),
+        "encrypting records anew with the first state key"
+    );
+    for batch in outdated.chunks(BATCH) {
+        let changes = batch
+            .iter()
+            .map(|key| {
+                let stored = get(database, key)
+                    .map_err(|error| storage("reading", error))?
+                    .unwrap_or_default();
+                let value = keys.open(key, &stored)?;
+                Ok(Change::Put(key.clone(), keys.seal(key, &value)?))
+            })
+            .collect::<Result<Vec<_>, StateError>>()?;
+        apply(database, changes.iter()).map_err(|error| storage("writing", error))?;
+    }
+    Ok(())
+}
+
+fn storage(operation: &'static str, error: redb::Error) -> StateError {
+    StateError::Storage {
+        operation,
+        source: Arc::new(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! The lock that gives a state directory to one process: `flock` on a file of its own, so that the kernel gives it back
+//! whatever way the process ends. The file says who holds it, for people only.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::state::error::StateError;
+
+/// The lock's name in the directory.
+const LOCK_FILE: &str = "lock";
+
+/// Bytes read of another holder's description; more is not ours.
+const HOLDER_MAX_BYTES: u64 = 300;
+
+/// The directory is ours until this is dropped.
+pub(super) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl DirectoryLock {
+    /// Takes the lock or says who has it.
+    pub(super) fn acquire(directory: &Path) -> Result<Self, StateError> {
+        let path = directory.join(LOCK_FILE);
+        let failed = |source| StateError::Open {
+            path: path.clone(),
+            source: Arc::new(source),
+            mend: "let this process write in the state directory",
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default())
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StateError::Locked {
+                    path: directory.to_owned(),
+                    holder: holder(&file),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        file.set_len(0).map_err(failed)?;
+        writeln!(file, "{}", describe_this_process()).map_err(failed)?;
+        Ok(Self(file))
+    }
+}
+
+/// A pid means nothing in another container, so the host's name goes with it.
+fn describe_this_process() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("process {} on host {}", std::process::id(), host.trim())
+}
+
+fn holder(file: &File) -> String {
+    let mut text = String::new();
+    // Only a description: when it cannot be read, the lock is no less held.
+    let _ = file.take(HOLDER_MAX_BYTES).read_to_string(&mut text);
+    match text.trim() {
+        "" => "another process".to_owned(),
+        text => text.escape_debug().to_string(),
+    }
+}

@@ -1,0 +1,426 @@
+//! The directory store as its users see it: durable, locked, encrypted, and never at the cost of what it holds.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use redb::ReadableTableMetadata;
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::capability::keep::{Generation, Keeper};
+use crate::config::model::JobId;
+use crate::state::{StateKey, Store};
+use crate::time::Timestamp;
+use crate::token::{Expiry, KeptToken, Token};
+
+fn key(byte: u8) -> StateKey {
+    StateKey::parse(&[byte; 32]).unwrap()
+}
+
+fn kept(value: &str) -> KeptToken {
+    KeptToken {
+        token: Token {
+            value: value.into(),
+            token_type: "Bearer".into(),
+            expiry: Expiry::At(Timestamp(2)),
+            fields: Vec::new(),
+        },
+        obtained_at: Timestamp(1),
+        expires_at: Some(Timestamp(2)),
+        source_hash: [3; 32],
+    }
+}
+
+fn generation(value: &str) -> Generation {
+    Generation {
+        value: value.as_bytes().to_vec().into(),
+        expires_at: None,
+        seed: [4; 32],
+    }
+}
+
+async fn refresh_token(store: &Store, job: &JobId) -> Option<String> {
+    let generation = store.generation(job, "refresh_token").await.unwrap()?;
+    Some(String::from_utf8(generation.value.expose_secret().to_vec()).unwrap())
+}
+
+fn is_on_disk(directory: &Path, text: &str) -> bool {
+    let bytes = std::fs::read(directory.join(DATABASE_FILE)).unwrap();
+    bytes
+        .windows(text.len())
+        .any(|window| window == text.as_bytes())
+}
+
+#[tokio::test]
+async fn what_was_kept_is_there_after_a_restart_and_gone_after_forget() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("state");
+    let (job, other) = (JobId::file("job"), JobId::file("job2"));
+    {
+        let store = Store::open(&directory, Vec::new()).unwrap();
+        store.keep_token(&job, &kept("one")).await.unwrap();
+        store.keep_token(&job, &kept("two")).await.unwrap();
+        store
+            .replace_generation(&job, "refresh_token", generation("rt"))
+            .await
+            .unwrap();
+        store.set_plugin_value(&job, "k", b"v").await.unwrap();
+        store.keep_token(&other, &kept("other")).await.unwrap();
+    }
+    let store = Store::open(&directory, Vec::new()).unwrap();
+    assert_eq!(store.token(&job).await.unwrap(), Some(kept("two")));
+    assert_eq!(refresh_token(&store, &job).await.as_deref(), Some("rt"));
+    assert_eq!(
+        store.plugin_value(&job, "k").await.unwrap().as_deref(),
+        Some(&b"v"[..])
+    );
+    assert_eq!(store.jobs().await.unwrap(), [job.clone(), other.clone()]);
+    store.forget(&job).await.unwrap();
+    assert_eq!(store.token(&job).await.unwrap(), None);
+    assert_eq!(refresh_token(&store, &job).await, None);
+    assert_eq!(store.jobs().await.unwrap(), [other]);
+}
+
+#[tokio::test]
+async fn memory_keeps_and_forgets_like_the_directory() {
+    let store = Store::memory();
+    let (job, other) = (JobId::file("job"), JobId::file("job2"));
+    store.keep_token(&job, &kept("one")).await.unwrap();
+    store.keep_token(&other, &kept("other")).await.unwrap();
+    store
+        .replace_generation(&job, "refresh_token", generation("rt"))
+        .await
+        .unwrap();
+    assert_eq!(store.token(&job).await.unwrap(), Some(kept("one")));
+    assert_eq!(store.jobs().await.unwrap(), [job.clone(), other.clone()]);
+    store.forget(&job).await.unwrap();
+    assert_eq!(refresh_token(&store, &job).await, None);
+    assert_eq!(store.token(&other).await.unwrap(), Some(kept("other")));
+}
+
+#[tokio::test]
+async fn the_directory_and_its_files_are_ours_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("state");
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    drop(Store::open(&directory, Vec::new()).unwrap());
+    assert_eq!(mode(&directory), 0o700);
+    let file = directory.join(DATABASE_FILE);
+    assert_eq!(mode(&file), 0o600);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    drop(Store::open(&directory, Vec::new()).unwrap());
+    assert_eq!(mode(&file), 0o600, "a copy with a wider mode is narrowed");
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_who_holds_the_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), Vec::new()).unwrap();
+    let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+    assert_eq!(error.code(), "state.locked");
+    let holder = format!("process {} on host", std::process::id());
+    assert!(error.to_string().contains(&holder), "{error}");
+    drop(store);
+    Store::open(folder.path(), Vec::new()).unwrap();
+}
+
+#[tokio::test]
+async fn with_a_key_no_value_is_readable_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobId::file("job");
+    let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+    store.keep_token(&job, &kept("plain-token")).await.unwrap();
+    store
+        .replace_generation(&job, "refresh_token", generation("plain-refresh"))
+        .await
+        .unwrap();
+    store
+        .set_plugin_value(&job, "k", b"plain-value")
+        .await
+        .unwrap();
+    for text in ["plain-token", "plain-refresh", "plain-value", "Bearer"] {
+        assert!(!is_on_disk(folder.path(), text), "{text}");
+    }
+    assert_eq!(store.token(&job).await.unwrap(), Some(kept("plain-token")));
+}
+
+#[tokio::test]
+async fn a_missing_key_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobId::file("job");
+    {
+        let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+        store.keep_token(&job, &kept("one")).await.unwrap();
+    }
+    let record = || {
+        let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+        get(&database, &record::key(&job, record::Kind::Token, "")).unwrap()
+    };
+    let before = record();
+    for keys in [Vec::new(), vec![key(2)]] {
+        let error = Store::open(folder.path(), keys).unwrap_err();
+        assert_eq!(error.code(), "state.key-missing");
+        assert!(error.to_string().contains("1 record(s)"), "{error}");
+    }
+    assert_eq!(record(), before);
+    let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+    assert_eq!(store.token(&job).await.unwrap(), Some(kept("one")));
+}
+
+#[tokio::test]
+async fn a_new_first_key_takes_over_all_records_so_that_the_old_one_can_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobId::file("job");
+    for keys in [Vec::new(), vec![key(1)], vec![key(2), key(1)], vec![key(2)]] {
+        let store = Store::open(folder.path(), keys).unwrap();
+        if store.token(&job).await.unwrap().is_none() {
+            store.keep_token(&job, &kept("one")).await.unwrap();
+        }
+        assert_eq!(store.token(&job).await.unwrap(), Some(kept("one")));
+    }
+    assert_eq!(
+        Store::open(folder.path(), vec![key(1)]).unwrap_err().code(),
+        "state.key-missing"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_never_overwritten_only_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (job, other) = (JobId::file("job"), JobId::file("other"));
+    {
+        let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+        for job in [&job, &other] {
+            store
+                .replace_generation(job, "refresh_token", generation("rt"))
+                .await
+                .unwrap();
+        }
+    }
+    let record = record::key(&job, record::Kind::Generation, "refresh_token");
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    let mut damaged = get(&database, &record).unwrap().unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    apply(
+        &database,
+        [Change::Put(record.clone(), damaged.clone())].iter(),
+    )
+    .unwrap();
+    drop(database);
+
+    let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+    let read = store.generation(&job, "refresh_token").await.unwrap_err();
+    let written = store
+        .replace_generation(&job, "refresh_token", generation("new"))
+        .await
+        .unwrap_err();
+    for failure in [read, written] {
+        assert_eq!(failure.code.as_deref(), Some("state.undecryptable"));
+        assert!(
+            failure
+                .message
+                .contains("rotating secret `refresh_token` of job job"),
+            "{failure}"
+        );
+    }
+    assert_eq!(refresh_token(&store, &other).await.as_deref(), Some("rt"));
+    drop(store);
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    assert_eq!(get(&database, &record).unwrap(), Some(damaged));
+    drop(database);
+
+    let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+    store.forget(&job).await.unwrap();
+    store
+        .replace_generation(&job, "refresh_token", generation("new"))
+        .await
+        .unwrap();
+    assert_eq!(refresh_token(&store, &job).await.as_deref(), Some("new"));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path(), Vec::new()).unwrap());
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction
+        .open_table(META)
+        .unwrap()
+        .insert(META_SCHEMA, SCHEMA + 1)
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+    assert_eq!(error.code(), "state.newer-schema");
+    assert!(
+        error.to_string().contains("schema 2, this version knows 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_no_store_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(DATABASE_FILE);
+    std::fs::write(&file, "no database at all, but somebody's notes").unwrap();
+    let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+    assert_eq!(error.code(), "state.damaged", "{error}");
+    assert_eq!(
+        std::fs::read(&file).unwrap(),
+        b"no database at all, but somebody's notes"
+    );
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+    let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+    assert_eq!(error.code(), "state.open", "{error}");
+    let missing = Store::open(&folder.path().join("a/b"), Vec::new()).unwrap_err();
+    assert!(
+        missing.to_string().contains("create its parent directory"),
+        "{missing}"
+    );
+}
+
+#[tokio::test]
+async fn writers_that_wait_together_share_a_commit_and_all_are_durable() {
+    const WRITERS: usize = 2000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = std::sync::Arc::new(Store::open(folder.path(), vec![key(1)]).unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..WRITERS {
+        let store = std::sync::Arc::clone(&store);
+        tasks.spawn(async move {
+            let job = JobId::file(format!("job-{n}"));
+            store.keep_token(&job, &kept("token")).await
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap().unwrap();
+    }
+    drop(store);
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    let table = database.begin_read().unwrap().open_table(RECORDS).unwrap();
+    assert_eq!(table.len().unwrap(), WRITERS as u64);
+}
+
+#[tokio::test]
+async fn a_plugin_keeps_no_more_than_its_quota() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Store::open(folder.path(), Vec::new()).unwrap();
+    for store in [&directory, &Store::memory()] {
+        let job = JobId::file("job");
+        for n in 0..crate::state::PLUGIN_VALUES_PER_JOB {
+            store
+                .set_plugin_value(&job, &format!("k{n}"), b"v")
+                .await
+                .unwrap();
+        }
+        store.set_plugin_value(&job, "k0", b"new").await.unwrap();
+        let large = vec![0; crate::state::PLUGIN_VALUE_MAX_BYTES + 1];
+        let long = "k".repeat(crate::state::PLUGIN_KEY_MAX_BYTES + 1);
+        for (key, value) in [("one more", &b"v"[..]), ("k0", &large), (&long, b"v")] {
+            let failure = store.set_plugin_value(&job, key, value).await.unwrap_err();
+            assert_eq!(failure.code.as_deref(), Some("state.quota"));
+        }
+        assert_eq!(
+            store.plugin_value(&job, "k0").await.unwrap().as_deref(),
+            Some(&b"new"[..])
+        );
+        store
+            .set_plugin_value(&JobId::file("other"), "k", b"v")
+            .await
+            .unwrap();
+    }
+}
+
+/// The writer of the crash test: a process of its own, which says what is durable until it is killed.
+const CRASH_DIRECTORY: &str = "EVERTOKEN_TEST_CRASH_DIRECTORY";
+
+#[tokio::test]
+async fn crash_writer() {
+    let Some(directory) = std::env::var_os(CRASH_DIRECTORY) else {
+        return;
+    };
+    let store = Store::open(Path::new(&directory), vec![key(1)]).unwrap();
+    for n in 0u64.. {
+        store
+            .replace_generation(
+                &JobId::file("job"),
+                "refresh_token",
+                generation(&n.to_string()),
+            )
+            .await
+            .unwrap();
+        let said = Path::new(&directory).join("said");
+        std::fs::write(said.with_extension("new"), n.to_string()).unwrap();
+        std::fs::rename(said.with_extension("new"), said).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_has_lost_nothing_that_it_called_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut last = None;
+    for round in 0..5u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "state::directory::tests::crash_writer"])
+            .env(CRASH_DIRECTORY, folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let said = folder.path().join("said");
+        while !said.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "the writer ended");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50 + 17 * round)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said: u64 = std::fs::read_to_string(&said).unwrap().parse().unwrap();
+        std::fs::remove_file(folder.path().join("said")).unwrap();
+        let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+        let found: u64 = refresh_token(&store, &JobId::file("job"))
+            .await
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(
+            found == said || found == said + 1,
+            "said {said}, found {found}"
+        );
+        last = Some(found);
+    }
+    assert!(last.is_some_and(|found| found > 0));
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_write_and_heals_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = crate::test_support::SmallDisk::mount(folder.path(), "4m") else {
+        return;
+    };
+    let directory = folder.path().join("state");
+    let store = Store::open(&directory, vec![key(1)]).unwrap();
+    let job = JobId::file("job");
+    store.keep_token(&job, &kept("before")).await.unwrap();
+    let filler = folder.path().join("filler");
+    // Whatever is free is taken; the error is the point.
+    let _ = std::fs::write(&filler, vec![0; 8 << 20]);
+    let big = kept(&"x".repeat(1 << 20));
+    let mut failure = None;
+    for n in 0..8 {
+        if let Err(error) = store
+            .keep_token(&JobId::file(format!("big{n}")), &big)
+            .await
+        {
+            failure = Some(error);
+            break;
+        }
+    }
+    assert_eq!(failure.unwrap().code.as_deref(), Some("state.disk-full"));
+    assert_eq!(store.token(&job).await.unwrap(), Some(kept("before")));
+    std::fs::remove_file(&filler).unwrap();
+    store.keep_token(&job, &kept("after")).await.unwrap();
+    assert_eq!(store.token(&job).await.unwrap(), Some(kept("after")));
+}

@@ -1,0 +1,148 @@
+//! What can go wrong with the state store, each with its stable code and its mend.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::failure::{Failure, FailureKind};
+
+/// Why the state store cannot do what it is asked for. No variant holds a value from the store.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StateError {
+    /// The directory, its lock or its file cannot be opened.
+    #[error("cannot open {path}: {source}; {mend}", path = path.display())]
+    Open {
+        /// What was opened.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: Arc<io::Error>,
+        /// What to do about it.
+        mend: &'static str,
+    },
+    /// Another process holds the directory.
+    #[error("state directory {path} is in use by {holder}; stop that process, or give this one a directory of its own", path = path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds it, as that process wrote it down.
+        holder: String,
+    },
+    /// A newer version wrote the store.
+    #[error("{path} has schema {found}, this version knows {known}; run the version that wrote it, or a later one", path = path.display())]
+    NewerSchema {
+        /// The database file.
+        path: PathBuf,
+        /// The schema in the file.
+        found: u64,
+        /// The newest schema known here.
+        known: u64,
+    },
+    /// The file is no store of ours, or damaged.
+    #[error("{path} is not a usable state store: {reason}; restore it, or move it away to start with an empty one", path = path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What the database says.
+        reason: String,
+    },
+    /// Records are encrypted with keys that are not given.
+    #[error("{records} record(s) in {path} are encrypted with key {key_id}, which is not among `state.key`; add it behind the first", path = path.display())]
+    KeyMissing {
+        /// The database file.
+        path: PathBuf,
+        /// Fingerprint of the missing key.
+        key_id: String,
+        /// How many records need it.
+        records: usize,
+    },
+    /// A record does not decrypt although its key is there.
+    #[error(
+        "the {record} cannot be decrypted and is left as it is; restore the state directory, or run `evertoken state forget` for the job"
+    )]
+    Undecryptable {
+        /// Kind, name and job of the record.
+        record: String,
+    },
+    /// A record decrypts to something this version cannot read.
+    #[error("the {record} cannot be read: {reason}")]
+    Unreadable {
+        /// What it should have been.
+        record: &'static str,
+        /// What is wrong with it; holds no value.
+        reason: String,
+    },
+    /// A read or a commit failed.
+    #[error("{operation} the state store failed: {source}")]
+    Storage {
+        /// `reading` or `writing`.
+        operation: &'static str,
+        /// The database's error.
+        #[source]
+        source: Arc<redb::Error>,
+    },
+    /// The thread that owns the database is gone.
+    #[error("the state store has been closed")]
+    Closed,
+    /// A plugin wants to keep more than it may.
+    #[error("the plugin keeps too much: at most {limit} {what}")]
+    Quota {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The cryptographic library failed.
+    #[error("{0} failed in the cryptographic library")]
+    Crypto(&'static str),
+}
+
+impl StateError {
+    /// The stable code for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "state.open",
+            Self::Locked { .. } => "state.locked",
+            Self::NewerSchema { .. } => "state.newer-schema",
+            Self::Damaged { .. } => "state.damaged",
+            Self::KeyMissing { .. } => "state.key-missing",
+            Self::Undecryptable { .. } => "state.undecryptable",
+            Self::Unreadable { .. } => "state.unreadable",
+            Self::Storage { source, .. } if is_disk_full(source) => "state.disk-full",
+            Self::Storage { .. } => "state.io",
+            Self::Closed => "state.closed",
+            Self::Quota { .. } => "state.quota",
+            Self::Crypto(_) => "state.crypto",
+        }
+    }
+
+    const fn kind(&self) -> FailureKind {
+        match self {
+            Self::Storage { .. } | Self::Closed | Self::Open { .. } | Self::Locked { .. } => {
+                FailureKind::Unavailable
+            }
+            Self::NewerSchema { .. }
+            | Self::Damaged { .. }
+            | Self::KeyMissing { .. }
+            | Self::Undecryptable { .. } => FailureKind::InvalidConfig,
+            Self::Unreadable { .. } | Self::Quota { .. } | Self::Crypto(_) => FailureKind::Internal,
+        }
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(error.kind(), error.code(), error.to_string())
+    }
+}
+
+fn is_disk_full(error: &redb::Error) -> bool {
+    matches!(
+        error,
+        redb::Error::Io(io) if matches!(
+            io.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    )
+}

@@ -1,0 +1,349 @@
+//! Encryption of values at rest: AES-256-GCM, the record's key as associated data, so that no value can be moved to another
+//! job or name. Each value is encrypted under a key derived from the state key and 32 random bytes: with the state key itself
+//! and random 96-bit nonces, 2^32 writes would be the bound (NIST SP 800-38D §8.3).
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+use aws_lc_rs::rand;
+use data_encoding::{
+    BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE,
+};
+use zeroize::Zeroizing;
+
+use super::error::StateError;
+use super::record;
+
+/// Bytes of a state key.
+const KEY_LEN: usize = 32;
+/// Bytes of the random value that each encryption derives its key and nonce from.
+const SALT_LEN: usize = 32;
+/// Bytes of a key's fingerprint.
+const KEY_ID_LEN: usize = 8;
+/// The first byte of a value: as it is.
+const FORMAT_PLAIN: u8 = 0;
+/// The first byte of a value: key id, salt, ciphertext and tag follow.
+const FORMAT_SEALED: u8 = 1;
+
+/// Why something is no state key. Says how to make one, and nothing about the bytes but their number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Neither form.
+    #[error(
+        "a state key is 32 random bytes, as they are or in base64 or hex; these {0} bytes are none of it. Make one: `head -c 32 /dev/urandom | base64`"
+    )]
+    Malformed(usize),
+    /// 32 readable characters: a password, or 16 bytes in hex.
+    #[error(
+        "a state key is 32 random bytes, as they are or in base64 or hex; these are 32 readable characters, which is too little. Make one: `head -c 32 /dev/urandom | base64`"
+    )]
+    Readable,
+}
+
+/// A key of the state store.
+pub struct StateKey {
+    bytes: Zeroizing<[u8; KEY_LEN]>,
+}
+
+impl StateKey {
+    /// A key from the content of its file or Secret: 32 bytes, or their base64 (either alphabet, with or without padding) or
+    /// hex with white space around.
+    ///
+    /// # Errors
+    /// Anything else, with the command that makes a key.
+    pub fn parse(content: &[u8]) -> Result<Self, KeyError> {
+        if content.len() == KEY_LEN && !content.iter().all(u8::is_ascii_graphic) {
+            return Self::exact(content).ok_or(KeyError::Malformed(content.len()));
+        }
+        let text = content.trim_ascii();
+        [
+            HEXLOWER_PERMISSIVE,
+            BASE64,
+            BASE64_NOPAD,
+            BASE64URL,
+            BASE64URL_NOPAD,
+        ]
+        .iter()
+        .filter_map(|encoding| encoding.decode(text).ok().map(Zeroizing::new))
+        .find_map(|bytes| Self::exact(&bytes))
+        .ok_or(if text.len() == KEY_LEN {
+            KeyError::Readable
+        } else {
+            KeyError::Malformed(content.len())
+        })
+    }
+
+    fn exact(bytes: &[u8]) -> Option<Self> {
+        Some(Self {
+            bytes: Zeroizing::new(bytes.try_into().ok()?),
+        })
+    }
+}
+
+impl fmt::Debug for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StateKey([redacted])")
+    }
+}
+
+type KeyId = [u8; KEY_ID_LEN];
+
+/// All keys of a store: the first encrypts, all decrypt. Without any, values are kept as they are.
+#[derive(Default)]
+pub(super) struct Keyring {
+    keys: Vec<(KeyId, Prk)>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.keys.iter().map(|(id, _)| HEXLOWER.encode(id)))
+            .finish()
+    }
+}
+
+/// What a stored value needs before it is as this keyring would write it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Nothing.
+    Current,
+    /// Encrypting with the first key.
+    Outdated,
+    /// A key that is not here; its fingerprint.
+    KeyMissing(String),
+    /// It does not decrypt with the key that it names.
+    Undecryptable,
+}
+
+impl Keyring {
+    pub(super) fn new(keys: Vec<StateKey>) -> Self {
+        let extract = Salt::new(HKDF_SHA256, b"evertoken state v1");
+        let keys = keys
+            .into_iter()
+            .map(|key| extract.extract(&*key.bytes))
+            .filter_map(|prk| {
+                let mut id = KeyId::default();
+                expand(&prk, &[b"key id"], &mut id).ok()?;
+                Some((id, prk))
+            })
+            .collect();
+        Self { keys }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The form in which a value is stored under `key`.
+    pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        let Some((id, prk)) = self.keys.first() else {
+            let mut plain = Zeroizing::new(Vec::with_capacity(1 + value.len()));
+            plain.push(FORMAT_PLAIN);
+            plain.extend_from_slice(value);
+            return Ok(plain);
+        };
+        let mut salt = [0; SALT_LEN];
+        rand::fill(&mut salt).map_err(|_| StateError::Crypto("drawing random bytes"))?;
+        let (cipher, nonce) = cipher(prk, &salt)?;
+        let mut body = Zeroizing::new(Vec::with_capacity(value.len() + AES_256_GCM.tag_len()));
+        body.extend_from_slice(value);
+        cipher
+            .seal_in_place_append_tag(nonce, Aad::from(key), &mut *body)
+            .map_err(|_| StateError::Crypto("encrypting a record"))?;
+        let mut sealed = Zeroizing::new(Vec::with_capacity(1 + KEY_ID_LEN + SALT_LEN + body.len()));
+        sealed.push(FORMAT_SEALED);
+        sealed.extend_from_slice(id);
+        sealed.extend_from_slice(&salt);
+        sealed.extend_from_slice(&body);
+        Ok(sealed)
+    }
+
+    /// The value that is stored under `key`.
+    pub(super) fn open(&self, key: &[u8], stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        let undecryptable = || StateError::Undecryptable {
+            record: record::describe(key),
+        };
+        match split(stored).ok_or_else(undecryptable)? {
+            Stored::Plain(value) => Ok(Zeroizing::new(value.to_vec())),
+            Stored::Sealed { id, salt, body } => {
+                let (_, prk) = self
+                    .keys
+                    .iter()
+                    .find(|(known, _)| known == id)
+                    .ok_or_else(undecryptable)?;
+                let (cipher, nonce) = cipher(prk, salt)?;
+                let mut value = Zeroizing::new(body.to_vec());
+                let length = cipher
+                    .open_in_place(nonce, Aad::from(key), &mut value)
+                    .map_err(|_| undecryptable())?
+                    .len();
+                value.truncate(length);
+                Ok(value)
+            }
+        }
+    }
+
+    /// Whether a stored value can be read, and whether it should be written anew.
+    pub(super) fn examine(&self, key: &[u8], stored: &[u8]) -> Condition {
+        match split(stored) {
+            None => Condition::Undecryptable,
+            Some(Stored::Plain(_)) if self.is_empty() => Condition::Current,
+            Some(Stored::Plain(_)) => Condition::Outdated,
+            Some(Stored::Sealed { id, .. }) => {
+                match self.keys.iter().position(|(known, _)| known == id) {
+                    None => Condition::KeyMissing(HEXLOWER.encode(id)),
+                    Some(_) if self.open(key, stored).is_err() => Condition::Undecryptable,
+                    Some(0) => Condition::Current,
+                    Some(_) => Condition::Outdated,
+                }
+            }
+        }
+    }
+}
+
+enum Stored<'a> {
+    Plain(&'a [u8]),
+    Sealed {
+        id: &'a KeyId,
+        salt: &'a [u8; SALT_LEN],
+        body: &'a [u8],
+    },
+}
+
+fn split(stored: &[u8]) -> Option<Stored<'_>> {
+    let (format, rest) = stored.split_first()?;
+    match *format {
+        FORMAT_PLAIN => Some(Stored::Plain(rest)),
+        FORMAT_SEALED => {
+            let (id, rest) = rest.split_first_chunk()?;
+            let (salt, body) = rest.split_first_chunk()?;
+            Some(Stored::Sealed { id, salt, body })
+        }
+        _ => None,
+    }
+}
+
+/// The key and nonce of one value.
+fn cipher(prk: &Prk, salt: &[u8; SALT_LEN]) -> Result<(LessSafeKey, Nonce), StateError> {
+    let failed = |_| StateError::Crypto("deriving a record's key");
+    let mut derived = Zeroizing::new([0; KEY_LEN + NONCE_LEN]);
+    expand(prk, &[b"record", salt], &mut *derived).map_err(failed)?;
+    let (key, nonce) = derived.split_at(KEY_LEN);
+    let key = UnboundKey::new(&AES_256_GCM, key).map_err(failed)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(failed)?;
+    Ok((LessSafeKey::new(key), nonce))
+}
+
+fn expand(prk: &Prk, info: &[&[u8]], out: &mut [u8]) -> Result<(), aws_lc_rs::error::Unspecified> {
+    struct Bytes(usize);
+    impl KeyType for Bytes {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    prk.expand(info, Bytes(out.len()))?.fill(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ring(keys: &[u8]) -> Keyring {
+        Keyring::new(
+            keys.iter()
+                .map(|byte| StateKey::parse(&[*byte; 32]).unwrap())
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_state_key_is_32_bytes_raw_or_in_base64_or_hex_and_nothing_else() {
+        let raw = [0xf1; 32];
+        let hex = HEXLOWER.encode(&raw);
+        for good in [
+            raw.to_vec(),
+            BASE64.encode(&raw).into_bytes(),
+            format!("{}\n", BASE64.encode(&raw)).into_bytes(),
+            format!(" {}\r\n", BASE64URL_NOPAD.encode(&raw)).into_bytes(),
+            hex.to_uppercase().into_bytes(),
+            hex.into_bytes(),
+        ] {
+            assert_eq!(*StateKey::parse(&good).unwrap().bytes, raw, "{good:?}");
+        }
+        for (bad, error) in [
+            (&b""[..], KeyError::Malformed(0)),
+            (b"hunter2", KeyError::Malformed(7)),
+            (&[0xf1; 31], KeyError::Malformed(31)),
+            (&[0xf1; 33], KeyError::Malformed(33)),
+            (b"0123456789abcdef0123456789abcdef", KeyError::Readable),
+            (b"0123456789abcdef0123456789abcdef\n", KeyError::Readable),
+        ] {
+            let found = StateKey::parse(bad).unwrap_err();
+            assert_eq!(found, error);
+            assert!(
+                found
+                    .to_string()
+                    .contains("head -c 32 /dev/urandom | base64")
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_key_encrypts_and_all_decrypt() {
+        let old = ring(&[1]).seal(b"k", b"value").unwrap();
+        let both = ring(&[2, 1]);
+        assert_eq!(&**both.open(b"k", &old).unwrap(), b"value");
+        let new = both.seal(b"k", b"value").unwrap();
+        assert_eq!(&**ring(&[2]).open(b"k", &new).unwrap(), b"value");
+        assert_eq!(both.examine(b"k", &old), Condition::Outdated);
+        assert_eq!(both.examine(b"k", &new), Condition::Current);
+        assert!(matches!(
+            ring(&[2]).examine(b"k", &old),
+            Condition::KeyMissing(_)
+        ));
+        let plain = Keyring::default().seal(b"k", b"value").unwrap();
+        assert_eq!(both.examine(b"k", &plain), Condition::Outdated);
+        assert_eq!(Keyring::default().examine(b"k", &plain), Condition::Current);
+    }
+
+    #[test]
+    fn a_value_that_is_moved_or_altered_does_not_decrypt() {
+        let keys = ring(&[1]);
+        let sealed = keys.seal(b"job a", b"value").unwrap();
+        assert!(keys.open(b"job b", &sealed).is_err());
+        for index in 0..sealed.len() {
+            let mut altered = sealed.to_vec();
+            altered[index] ^= 0x80;
+            assert!(keys.open(b"job a", &altered).is_err(), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn no_encryption_shows_the_value_or_repeats() {
+        let keys = ring(&[1]);
+        let one = keys.seal(b"k", b"a long enough value").unwrap();
+        let two = keys.seal(b"k", b"a long enough value").unwrap();
+        assert_ne!(one, two);
+        assert!(!one.windows(6).any(|window| window == b"enough"));
+        assert!(!format!("{keys:?}").contains('\u{1}'));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_to_the_same(key in any::<Vec<u8>>(), value in any::<Vec<u8>>()) {
+            for keys in [ring(&[]), ring(&[7])] {
+                let sealed = keys.seal(&key, &value).unwrap();
+                prop_assert_eq!(&**keys.open(&key, &sealed).unwrap(), &value[..]);
+            }
+        }
+
+        #[test]
+        fn no_stored_bytes_make_opening_panic(key in any::<Vec<u8>>(), stored in any::<Vec<u8>>()) {
+            let _ = ring(&[1]).open(&key, &stored);
+            let _ = ring(&[1]).examine(&key, &stored);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What tests of several rooms need of the machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A file system of a few megabytes, gone with this value.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts a tmpfs of `size` at `path`; none, and the reason printed, where that is not allowed.
+    pub(crate) fn mount(path: &Path, size: &str) -> Option<Self> {
+        let options = format!("size={size},mode=0755");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(path)
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: mounting a tmpfs needs root with CAP_SYS_ADMIN");
+        }
+        mounted.then(|| Self(path.to_owned()))
+    }
+
+    /// Mounts it again, read-only.
+    pub(crate) fn make_read_only(&self) {
+        let status = Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(&self.0)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Whether this process may do what only root may.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,702 @@
+//! Kubernetes Secrets on the real API server: what is written, what is left alone, what is said when it is refused, and how
+//! many requests it takes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evertoken::capability;
+use evertoken::config::model::{Destination, JobId, SecretDestination, SecretWrite};
+use evertoken::failure::{Failure, FailureKind};
+use evertoken::kubernetes::Kubernetes;
+use evertoken::output::{Outputs, Publication, Written};
+use evertoken::time::Timestamp;
+use evertoken::token::Artifact;
+use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+/// Everything that outputs may need, in one namespace.
+fn all_verbs() -> Value {
+    json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create", "update", "patch"]}])
+}
+
+/// A process with its own namespace and ServiceAccount.
+struct Scene {
+    server: &'static ApiServer,
+    namespace: String,
+    account: ServiceAccount,
+    kubernetes: Arc<Kubernetes>,
+    outputs: Outputs,
+}
+
+impl Scene {
+    /// None where Kubernetes is switched off by name.
+    async fn new(prefix: &str, rules: Value) -> Option<Self> {
+        let server = ApiServer::shared().unwrap()?;
+        let namespace = server.namespace(prefix).unwrap();
+        let account = server
+            .service_account(&namespace, "evertoken", &rules)
+            .unwrap();
+        let kubernetes = Arc::new(connect(&account).await);
+        Some(Self {
+            server,
+            namespace,
+            outputs: Outputs::new(Arc::clone(&kubernetes)),
+            account,
+            kubernetes,
+        })
+    }
+
+    fn destination(&self, name: &str, key: &str) -> SecretDestination {
+        SecretDestination {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+            key: key.to_owned(),
+            create: true,
+            secret_type: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            write: SecretWrite::Patch,
+        }
+    }
+
+    async fn publish(
+        &self,
+        job: &str,
+        destination: &SecretDestination,
+        content: &str,
+    ) -> Result<Written, Failure> {
+        self.write(job, 0, destination, &[("", content)], false)
+            .await
+    }
+
+    async fn verify(
+        &self,
+        job: &str,
+        destination: &SecretDestination,
+        content: &str,
+    ) -> Result<Written, Failure> {
+        self.write(job, 0, destination, &[("", content)], true)
+            .await
+    }
+
+    async fn write(
+        &self,
+        job: &str,
+        output_index: usize,
+        destination: &SecretDestination,
+        artifacts: &[(&str, &str)],
+        verify: bool,
+    ) -> Result<Written, Failure> {
+        let artifacts: Vec<Artifact> = artifacts
+            .iter()
+            .map(|(name, content)| Artifact {
+                name: (*name).to_owned(),
+                content: content.as_bytes().to_vec().into(),
+            })
+            .collect();
+        let publication = Publication {
+            job: &JobId::file(job),
+            output_index,
+            artifacts: &artifacts,
+            expires_at: Some(Timestamp(1_900_000_000_000)),
+        };
+        let destination = Destination::Secret(destination.clone());
+        if verify {
+            self.outputs.verify(&destination, &publication).await
+        } else {
+            self.outputs.publish(&destination, &publication).await
+        }
+    }
+
+    fn secret(&self, name: &str) -> Value {
+        self.server
+            .admin()
+            .secret(&self.namespace, name)
+            .unwrap()
+            .unwrap()
+    }
+
+    fn value(&self, name: &str, key: &str) -> Option<String> {
+        let value = self
+            .server
+            .admin()
+            .secret_value(&self.namespace, name, key)
+            .unwrap()?;
+        Some(String::from_utf8(value).unwrap())
+    }
+
+    /// Verb and status of each request so far.
+    fn requests(&self) -> Vec<(String, u16)> {
+        self.server
+            .audit_events_of_user(&self.account.username)
+            .unwrap()
+            .into_iter()
+            .map(|event| {
+                let agent = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
+                assert_eq!(event.user_agent, agent);
+                (event.verb, event.code)
+            })
+            .collect()
+    }
+}
+
+async fn connect(account: &ServiceAccount) -> Kubernetes {
+    let kubeconfig = Kubeconfig::read_from(&account.kubeconfig).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .unwrap();
+    Kubernetes::with_config(config)
+}
+
+fn refused(result: Result<Written, Failure>, kind: FailureKind, code: &str, words: &[&str]) {
+    let failure = result.unwrap_err();
+    assert_eq!(failure.code.as_deref(), Some(code), "{failure}");
+    assert_eq!(failure.kind, kind, "{failure}");
+    for word in words {
+        assert!(failure.message.contains(word), "{failure}");
+    }
+    assert!(!failure.message.contains("secret-content"), "{failure}");
+}
+
+fn requests(expected: &[(&str, u16)]) -> Vec<(String, u16)> {
+    expected
+        .iter()
+        .map(|(verb, code)| ((*verb).to_owned(), *code))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_is_created_renewed_and_verified_with_one_patch_each() {
+    let Some(scene) = Scene::new("apply", all_verbs()).await else {
+        return;
+    };
+    let target = scene.destination("warehouse", "token");
+    assert_eq!(
+        scene.publish("job", &target, "one").await.unwrap(),
+        Written::Changed
+    );
+    let created = scene.secret("warehouse");
+    assert_eq!(created["data"], json!({"token": "b25l"}));
+    assert_eq!(created["type"], "Opaque");
+    assert_eq!(
+        created["metadata"]["labels"],
+        json!({"app.kubernetes.io/managed-by": "evertoken"})
+    );
+    assert_eq!(
+        created["metadata"]["annotations"],
+        json!({"expires-at.evertoken.dev/job": "2030-03-17T17:46:40Z"})
+    );
+    assert_eq!(
+        created["metadata"]["managedFields"][0]["manager"],
+        "evertoken/job"
+    );
+
+    // What this process wrote it need not write again; what it verifies leaves the resourceVersion alone.
+    assert_eq!(
+        scene.publish("job", &target, "one").await.unwrap(),
+        Written::Unchanged
+    );
+    assert_eq!(
+        scene.verify("job", &target, "one").await.unwrap(),
+        Written::Unchanged
+    );
+    assert_eq!(
+        scene.secret("warehouse")["metadata"]["resourceVersion"],
+        created["metadata"]["resourceVersion"]
+    );
+    let restarted = Outputs::new(Arc::new(connect(&scene.account).await));
+    let scene = Scene {
+        outputs: restarted,
+        ..scene
+    };
+    scene.verify("job", &target, "one").await.unwrap();
+    assert_eq!(
+        scene.secret("warehouse")["metadata"]["resourceVersion"],
+        created["metadata"]["resourceVersion"]
+    );
+
+    assert_eq!(
+        scene.publish("job", &target, "two").await.unwrap(),
+        Written::Changed
+    );
+    assert_eq!(scene.value("warehouse", "token").as_deref(), Some("two"));
+    assert_eq!(
+        scene.requests(),
+        requests(&[
+            ("patch", 201),
+            ("patch", 200),
+            ("patch", 200),
+            ("patch", 200)
+        ])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_value_and_a_deleted_secret_are_put_right() {
+    let Some(scene) = Scene::new("verify", all_verbs()).await else {
+        return;
+    };
+    let admin = scene.server.admin();
+    let target = scene.destination("s", "token");
+    scene.publish("job", &target, "one").await.unwrap();
+    admin
+        .patch_secret(
+            &scene.namespace,
+            "s",
+            &json!({"data": {"token": "Zm9yZWlnbg=="}}),
+        )
+        .unwrap();
+    assert_eq!(
+        scene.verify("job", &target, "one").await.unwrap(),
+        Written::Changed
+    );
+    assert_eq!(scene.value("s", "token").as_deref(), Some("one"));
+    admin.delete_secret(&scene.namespace, "s").unwrap();
+    assert_eq!(
+        scene.verify("job", &target, "one").await.unwrap(),
+        Written::Changed
+    );
+    assert_eq!(scene.value("s", "token").as_deref(), Some("one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_outputs_and_people_share_a_secret_without_touching_each_other() {
+    let Some(scene) = Scene::new("share", all_verbs()).await else {
+        return;
+    };
+    scene
+        .server
+        .admin()
+        .create_secret(
+            &scene.namespace,
+            "s",
+            json!({"metadata": {"labels": {"theirs": "x"}}, "type": "custom/type", "data": {"theirs": "eA=="}}),
+        )
+        .unwrap();
+    let (a, b, c) = (
+        scene.destination("s", "a"),
+        scene.destination("s", "b"),
+        scene.destination("s", "c"),
+    );
+    for round in ["1", "2"] {
+        scene.publish("one", &a, round).await.unwrap();
+        scene
+            .write("one", 1, &b, &[("", round)], false)
+            .await
+            .unwrap();
+        scene.publish("two", &c, round).await.unwrap();
+    }
+    let secret = scene.secret("s");
+    assert_eq!(
+        secret["data"],
+        json!({"theirs": "eA==", "a": "Mg==", "b": "Mg==", "c": "Mg=="})
+    );
+    assert_eq!(secret["type"], "custom/type");
+    assert_eq!(secret["metadata"]["labels"]["theirs"], "x");
+    assert_eq!(
+        secret["metadata"]["annotations"].as_object().unwrap().len(),
+        2
+    );
+
+    // An output that writes other keys takes its old ones with it, and nobody else's.
+    scene
+        .write("one", 1, &b, &[("b1", "x"), ("b2", "y")], false)
+        .await
+        .unwrap();
+    assert_eq!(
+        scene.secret("s")["data"],
+        json!({"theirs": "eA==", "a": "Mg==", "b1": "eA==", "b2": "eQ==", "c": "Mg=="})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_create_only_an_existing_secret_is_written_and_patch_on_its_name_is_enough() {
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["patch"], "resourceNames": ["s"]}]);
+    let Some(scene) = Scene::new("merge", rules).await else {
+        return;
+    };
+    let target = SecretDestination {
+        create: false,
+        ..scene.destination("s", "token")
+    };
+    refused(
+        scene.publish("job", &target, "secret-content").await,
+        FailureKind::InvalidConfig,
+        "kubernetes.not-found",
+        &["cannot patch secret", "/s: ", "create: true"],
+    );
+    scene
+        .server
+        .admin()
+        .create_secret(&scene.namespace, "s", json!({"data": {"theirs": "eA=="}}))
+        .unwrap();
+    assert_eq!(
+        scene.publish("job", &target, "one").await.unwrap(),
+        Written::Changed
+    );
+    let secret = scene.secret("s");
+    assert_eq!(secret["data"], json!({"theirs": "eA==", "token": "b25l"}));
+    assert_eq!(secret["metadata"].get("labels"), None);
+    assert_eq!(
+        scene.verify("job", &target, "one").await.unwrap(),
+        Written::Unchanged
+    );
+    assert_eq!(
+        scene.secret("s")["metadata"]["resourceVersion"],
+        secret["metadata"]["resourceVersion"]
+    );
+
+    // An apply of something that does not exist needs `create` as well, which no rule with a name can give.
+    let missing = SecretDestination {
+        create: true,
+        ..target
+    };
+    scene
+        .server
+        .admin()
+        .delete_secret(&scene.namespace, "s")
+        .unwrap();
+    refused(
+        scene.publish("job", &missing, "secret-content").await,
+        FailureKind::Denied,
+        "kubernetes.forbidden",
+        &["grant verb `create`", "without resourceNames"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_of_the_api_server_has_its_own_code_and_mend() {
+    let Some(scene) = Scene::new("refuse", all_verbs()).await else {
+        return;
+    };
+    let admin = scene.server.admin();
+    let namespace = &scene.namespace;
+    admin
+        .create_secret(
+            namespace,
+            "frozen",
+            json!({"immutable": true, "data": {"token": "eA=="}}),
+        )
+        .unwrap();
+    for write in [SecretWrite::Patch, SecretWrite::GetAndPut] {
+        let frozen = SecretDestination {
+            write,
+            ..scene.destination("frozen", "token")
+        };
+        refused(
+            scene.publish("job", &frozen, "secret-content").await,
+            FailureKind::InvalidConfig,
+            "kubernetes.immutable",
+            &["secret ", "/frozen: it is immutable", "delete it"],
+        );
+    }
+
+    admin
+        .create_secret(namespace, "typed", json!({"type": "a/b"}))
+        .unwrap();
+    let typed = SecretDestination {
+        secret_type: Some("c/d".into()),
+        ..scene.destination("typed", "token")
+    };
+    refused(
+        scene.publish("job", &typed, "secret-content").await,
+        FailureKind::InvalidConfig,
+        "kubernetes.type",
+        &["drop `type`"],
+    );
+
+    let huge = scene.destination("huge", "token");
+    refused(
+        scene.publish("job", &huge, &"x".repeat(1_048_577)).await,
+        FailureKind::InvalidConfig,
+        "kubernetes.too-large",
+        &["1 MiB"],
+    );
+    refused(
+        scene.publish("job", &huge, &"x".repeat(4_000_000)).await,
+        FailureKind::InvalidConfig,
+        "kubernetes.too-large",
+        &["1 MiB"],
+    );
+
+    let elsewhere = SecretDestination {
+        namespace: "kube-system".into(),
+        ..scene.destination("s", "token")
+    };
+    refused(
+        scene.publish("job", &elsewhere, "secret-content").await,
+        FailureKind::Denied,
+        "kubernetes.forbidden",
+        &["grant verb `patch` on resource `secrets` in namespace `kube-system`"],
+    );
+
+    let invalid = SecretDestination {
+        labels: [("team".to_owned(), "not a label".to_owned())].into(),
+        ..scene.destination("s", "token")
+    };
+    refused(
+        scene.publish("job", &invalid, "secret-content").await,
+        FailureKind::InvalidConfig,
+        "kubernetes.invalid",
+        &["not a label"],
+    );
+    let traversal = scene.destination("../../../../nodes", "token");
+    assert!(scene.publish("job", &traversal, "x").await.is_err());
+
+    scene
+        .publish("job", &scene.destination("s", "token"), "one")
+        .await
+        .unwrap();
+    admin.delete_namespace(namespace).unwrap();
+    refused(
+        scene
+            .publish("job", &scene.destination("new", "token"), "secret-content")
+            .await,
+        FailureKind::Denied,
+        "kubernetes.terminating",
+        &["is being deleted"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_does_not_exist_is_named() {
+    let Some(server) = ApiServer::shared().unwrap() else {
+        return;
+    };
+    let kubeconfig = Kubeconfig::read_from(server.admin_kubeconfig("default").unwrap()).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    let outputs = Outputs::new(Arc::new(Kubernetes::with_config(config)));
+    let artifacts = [Artifact {
+        name: String::new(),
+        content: b"x".to_vec().into(),
+    }];
+    for write in [SecretWrite::Patch, SecretWrite::GetAndPut] {
+        let destination = Destination::Secret(SecretDestination {
+            namespace: "nowhere".into(),
+            name: "s".into(),
+            key: "token".into(),
+            create: true,
+            secret_type: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            write,
+        });
+        let publication = Publication {
+            job: &JobId::file("job"),
+            output_index: 0,
+            artifacts: &artifacts,
+            expires_at: None,
+        };
+        refused(
+            outputs.publish(&destination, &publication).await,
+            FailureKind::InvalidConfig,
+            "kubernetes.namespace-not-found",
+            &["namespace nowhere does not exist"],
+        );
+    }
+}
+
+/// The Role that kube-token-refresher's documentation prints.
+fn documented_role(secret: &str) -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "update"], "resourceNames": [secret]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn get_and_put_do_with_the_documented_role_what_kube_token_refresher_did() {
+    let Some(scene) = Scene::new("ktr", documented_role("s")).await else {
+        return;
+    };
+    let target = SecretDestination {
+        write: SecretWrite::GetAndPut,
+        labels: [("ktr.appuio.ch/managed".to_owned(), "true".to_owned())].into(),
+        ..scene.destination("s", "token")
+    };
+    assert_eq!(
+        scene.publish("ktr", &target, "one").await.unwrap(),
+        Written::Changed
+    );
+    let created = scene.secret("s");
+    assert_eq!(created["type"], "Opaque");
+    assert_eq!(created["data"], json!({"token": "b25l"}));
+    assert_eq!(
+        created["metadata"]["labels"],
+        json!({"ktr.appuio.ch/managed": "true"})
+    );
+    assert_eq!(created["metadata"].get("annotations"), None);
+
+    scene
+        .server
+        .admin()
+        .patch_secret(
+            &scene.namespace,
+            "s",
+            &json!({"metadata": {"labels": {"theirs": "x"}}, "data": {"theirs": "eA=="}}),
+        )
+        .unwrap();
+    assert_eq!(
+        scene.publish("ktr", &target, "two").await.unwrap(),
+        Written::Changed
+    );
+    let renewed = scene.secret("s");
+    assert_eq!(renewed["data"], json!({"theirs": "eA==", "token": "dHdv"}));
+    assert_eq!(renewed["metadata"]["labels"]["theirs"], "x");
+
+    assert_eq!(
+        scene.publish("ktr", &target, "two").await.unwrap(),
+        Written::Unchanged
+    );
+    assert_eq!(
+        scene.verify("ktr", &target, "two").await.unwrap(),
+        Written::Unchanged
+    );
+    assert_eq!(
+        scene.requests(),
+        requests(&[
+            ("get", 404),
+            ("create", 201),
+            ("get", 200),
+            ("update", 200),
+            ("get", 200),
+        ])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_loses_no_write_of_anybody_in_a_conflict() {
+    let Some(scene) = Scene::new("conflict", all_verbs()).await else {
+        return;
+    };
+    let scene = Arc::new(scene);
+    scene
+        .server
+        .admin()
+        .create_secret(&scene.namespace, "s", json!({}))
+        .unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let scene = Arc::clone(&scene);
+        tasks.spawn(async move {
+            let target = SecretDestination {
+                write: SecretWrite::GetAndPut,
+                ..scene.destination("s", &format!("key-{n}"))
+            };
+            scene.publish(&format!("job-{n}"), &target, "x").await
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        assert_eq!(result.unwrap().unwrap(), Written::Changed);
+    }
+    let data = scene.secret("s")["data"].clone();
+    assert_eq!(data.as_object().unwrap().len(), 4, "{data}");
+    let codes: Vec<u16> = scene.requests().into_iter().map(|(_, code)| code).collect();
+    eprintln!("answers: {codes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_unreachable_and_back_without_a_restart() {
+    let Some(_) = ApiServer::shared().unwrap() else {
+        return;
+    };
+    let server: &'static ApiServer = Box::leak(Box::new(ApiServer::start().unwrap()));
+    let namespace = server.namespace("away").unwrap();
+    let account = server
+        .service_account(&namespace, "evertoken", &all_verbs())
+        .unwrap();
+    let kubernetes = Arc::new(connect(&account).await);
+    let scene = Scene {
+        server,
+        namespace,
+        outputs: Outputs::new(Arc::clone(&kubernetes)),
+        account,
+        kubernetes,
+    };
+    let target = scene.destination("s", "token");
+    server.down();
+    refused(
+        scene.publish("job", &target, "secret-content").await,
+        FailureKind::Unavailable,
+        "kubernetes.unreachable",
+        &["cannot patch secret", "onnection refused"],
+    );
+    server.up().unwrap();
+    scene.publish("job", &target, "one").await.unwrap();
+    assert_eq!(scene.value("s", "token").as_deref(), Some("one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_of_jobs_come_from_secrets_and_token_requests() {
+    let rules = json!([
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["s", "missing"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"], "resourceNames": ["evertoken"]},
+    ]);
+    let Some(scene) = Scene::new("provide", rules).await else {
+        return;
+    };
+    let namespace = scene.namespace.as_str();
+    scene
+        .server
+        .admin()
+        .create_secret(namespace, "s", json!({"data": {"a": "AP8=", "b": "eA=="}}))
+        .unwrap();
+    let cluster: &dyn capability::Kubernetes = &*scene.kubernetes;
+    let value = cluster.get_secret_key(namespace, "s", "a").await.unwrap();
+    assert_eq!(value.expose_secret(), [0, 255]);
+    for (name, key, code, words) in [
+        ("s", "c", "kubernetes.not-found", "it has: a, b"),
+        ("missing", "a", "kubernetes.not-found", "does not exist"),
+        ("other", "a", "kubernetes.forbidden", "grant verb `get`"),
+    ] {
+        let failure = cluster
+            .get_secret_key(namespace, name, key)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some(code), "{failure}");
+        assert!(failure.message.contains(words), "{failure}");
+    }
+
+    let audiences = ["https://issuer.example.org".to_owned()];
+    for (asked, granted) in [(600, 600), (3607, 3606)] {
+        let lifetime = Duration::from_secs(asked);
+        let token = scene
+            .kubernetes
+            .service_account_token(namespace, "evertoken", &audiences, lifetime)
+            .await
+            .unwrap();
+        let claims = claims(token.value.expose_secret());
+        assert_eq!(claims["aud"], json!(audiences));
+        let (issued, expires) = (
+            claims["iat"].as_u64().unwrap(),
+            claims["exp"].as_u64().unwrap(),
+        );
+        assert_eq!(expires - issued, granted);
+        assert_eq!(token.expires_at, Timestamp(expires * 1000));
+    }
+    let failure = cluster
+        .request_token(namespace, "default", &[], Duration::from_secs(600))
+        .await
+        .unwrap_err();
+    assert_eq!(failure.code.as_deref(), Some("kubernetes.forbidden"));
+    assert!(
+        failure
+            .message
+            .contains("grant verb `create` on resource `serviceaccounts/token`"),
+        "{failure}"
+    );
+}
+
+fn claims(jwt: &str) -> Value {
+    let payload = jwt.split('.').nth(1).unwrap();
+    let bytes = data_encoding::BASE64URL_NOPAD
+        .decode(payload.as_bytes())
+        .unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}

@@ -1,0 +1,126 @@
+//! The configuration and those of its rules that types cannot express.
+
+use std::collections::BTreeMap;
+
+use evertoken_plugin::{Failure, OneOrMany};
+use serde::Deserialize;
+
+/// Configuration of the oauth2 source.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How the token is obtained.
+    pub grant: Grant,
+    /// The token endpoint (RFC 6749 §3.2).
+    #[cfg_attr(test, schemars(url, extend("x-evertoken-endpoint" = true)))]
+    pub token_url: String,
+    /// The client identifier (RFC 6749 §2.2).
+    #[serde(default)]
+    #[cfg_attr(test, schemars(length(min = 1)))]
+    pub client_id: Option<String>,
+    /// How the client authenticates. Default: client_secret_basic when the job lists a secret client_secret, else none.
+    #[serde(default)]
+    pub client_auth: Option<ClientAuth>,
+    /// The scope asked for (RFC 6749 §3.3); a list is joined by blanks.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "one_or_many"))]
+    pub scope: OneOrMany,
+    /// The audience, as Auth0, CERN and others want it; a list becomes several fields.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "one_or_many"))]
+    pub audience: OneOrMany,
+    /// The resource (RFC 8707), or that of Microsoft Entra v1; a list becomes several fields.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "one_or_many"))]
+    pub resource: OneOrMany,
+    /// Further form fields. One named like a field that the plugin sends replaces it, e.g. grant_type: account_credentials.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// Further headers. Accept is application/json unless it is among them.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// How a token is obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// The client asks for itself (RFC 6749 §4.4).
+    ClientCredentials,
+    /// The secret refresh_token is used (RFC 6749 §6).
+    RefreshToken,
+}
+
+/// How the client authenticates (RFC 7591 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// Identifier and secret in the header Authorization, form-encoded (RFC 6749 §2.3.1).
+    ClientSecretBasic,
+    /// Identifier and secret in the form.
+    ClientSecretPost,
+    /// The identifier alone, in the form.
+    None,
+}
+
+/// Values that belong under `secrets`, where no file, log or status shows them.
+const SECRET_PARAMS: [&str; 2] = [super::CLIENT_SECRET, super::REFRESH_TOKEN];
+
+/// Headers that the host or the client authentication sets.
+const OWN_HEADERS: [&str; 3] = ["content-type", "content-length", "host"];
+
+impl Config {
+    /// The rules that the types leave open.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-config` that names the key and the mend.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let mistake = self.mistake();
+        mistake.map_or(Ok(()), |message| {
+            Err(Failure::invalid_config(message).with_code("config.invalid"))
+        })
+    }
+
+    fn mistake(&self) -> Option<String> {
+        if !self.token_url.starts_with("https://") && !self.token_url.starts_with("http://") {
+            return Some(format!(
+                "config.token_url: {:?} is no address that starts with https:// or http://",
+                self.token_url
+            ));
+        }
+        if let Some(name) = SECRET_PARAMS
+            .iter()
+            .find(|name| self.params.contains_key(**name))
+        {
+            return Some(format!(
+                "config.params.{name}: a secret does not belong here; list it as {name} under the job's secrets"
+            ));
+        }
+        let own = |name: &&String| OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own));
+        self.headers
+            .keys()
+            .find(own)
+            .map(|name| format!("config.headers.{name}: this header is set for you; remove it"))
+    }
+}
+
+#[cfg(test)]
+fn one_or_many(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_plugin_describes_itself_truly() {
+        evertoken_plugin::testing::assert_described(
+            crate::ABOUT,
+            &schemars::schema_for!(super::Config),
+            env!("CARGO_MANIFEST_DIR"),
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! Obtains tokens from an OAuth 2.0 token endpoint. Everything is said in the configuration: what a vendor does differently is a key, not a plugin.
+
+mod config;
+mod request;
+
+use evertoken_plugin::{Failure, Job, Source, Token, oauth, secrets};
+
+pub use config::{ClientAuth, Config, Grant};
+
+/// The name of the client's secret.
+const CLIENT_SECRET: &str = "client_secret";
+
+/// The name of the refresh token, a rotating secret with most issuers.
+const REFRESH_TOKEN: &str = "refresh_token";
+
+/// The plugin.
+#[derive(Debug)]
+pub struct OAuth2;
+
+impl Source for OAuth2 {
+    type Config = Config;
+
+    fn acquire(job: Job<Config>) -> Result<Token, Failure> {
+        job.config.check()?;
+        let answer = oauth::Answer::read(&request::send(&job.config)?)?;
+        if job.config.grant == Grant::RefreshToken {
+            keep_successor(&answer)?;
+        }
+        answer.token()
+    }
+}
+
+/// Before anything else can fail: an answer that is of no use may yet hold the only refresh token that is still good.
+fn keep_successor(answer: &oauth::Answer) -> Result<(), Failure> {
+    match answer.refresh_token() {
+        Some((successor, expires_at)) => secrets::replace(REFRESH_TOKEN, successor, expires_at),
+        None => Ok(()),
+    }
+}
+
+evertoken_plugin::export_source!(OAuth2, secrets: {
+    "client_secret": optional "the client's secret; with it the client authenticates by client_secret_basic unless client_auth says otherwise",
+    "refresh_token": optional "the refresh token, needed for grant refresh_token; mark it rotating: true if the issuer replaces it",
+});
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,429 @@
+//! Real answers deviate from RFC 6749 in known ways; each is a line here.
+
+use evertoken_plugin::{Expiry, FailureKind, Field};
+use proptest::prelude::*;
+
+use super::*;
+
+const NEVER: Expiry = Expiry::Never;
+const UNKNOWN: Expiry = Expiry::Unknown;
+
+fn after(seconds: f64) -> Expiry {
+    Expiry::At(SENT_AT.plus_millis((seconds * 1000.0) as u64))
+}
+
+#[test]
+fn the_expiry_is_read_in_every_spelling() {
+    for (members, expected) in [
+        (r#""expires_in":3599"#, after(3599.0)),
+        (r#""expires_in":3599.5"#, after(3599.5)),
+        (r#""expires_in":3.6e3"#, after(3600.0)),
+        (r#""expires_in":"3599""#, after(3599.0)),
+        (r#""expires_in":" 3599.0 ""#, after(3599.0)),
+        (r#""expires_in":0"#, NEVER),
+        (r#""expires_in":"0""#, NEVER),
+        (r#""expires_in":9e99"#, NEVER),
+        (r#""expires_in":-1"#, after(0.0)),
+        (r#""expires_in":null"#, UNKNOWN),
+        (r#""expires_in":"an hour""#, UNKNOWN),
+        (r#""expires_in":"NaN""#, UNKNOWN),
+        (r#""expires_in":true"#, UNKNOWN),
+        (r#""scope":"a""#, UNKNOWN),
+        (r#""expires_at":"2023-11-14T23:13:20Z""#, after(3600.0)),
+        (r#""expires_at":1700003600"#, after(3600.0)),
+        (r#""expires_on":"1700003600""#, after(3600.0)),
+        (r#""expires_at":1700003600123"#, after(3600.123)),
+        (r#""expires_at":"tomorrow""#, UNKNOWN),
+        (
+            r#""expires_in":"60","expires_on":"1700003600""#,
+            after(60.0),
+        ),
+        (
+            r#""expires_in":"soon","expires_on":"1700003600""#,
+            after(3600.0),
+        ),
+    ] {
+        let token = answered(Answer::json(
+            200,
+            format!(r#"{{"access_token":"abc",{members}}}"#),
+        ))
+        .unwrap();
+        assert_eq!(token.expiry, expected, "{members}");
+    }
+}
+
+#[test]
+fn an_expiry_that_cannot_be_read_is_told() {
+    let host = Host::new();
+    host.answer(Answer::json(
+        200,
+        r#"{"access_token":"abc","expires_in":"s3cr3t"}"#,
+    ));
+    acquire::<OAuth2>(&config("client_credentials", json!({}))).unwrap();
+    let [(_, line)] = host.logged().try_into().unwrap();
+    assert!(
+        line.contains("expires_in") && !line.contains("s3cr3t"),
+        "{line}"
+    );
+}
+
+#[test]
+fn the_type_is_the_issuers_or_bearer() {
+    for (members, expected) in [
+        (r#""token_type":"DPoP""#, "DPoP"),
+        (r#""token_type":"bearer""#, "bearer"),
+        (
+            r#""token_type":"Application Access Token""#,
+            "Application Access Token",
+        ),
+        (r#""token_type":null"#, "Bearer"),
+        (r#""token_type":"""#, "Bearer"),
+        (r#""x":1"#, "Bearer"),
+    ] {
+        let token = answered(Answer::json(
+            200,
+            format!(r#"{{"access_token":"abc",{members}}}"#),
+        ))
+        .unwrap();
+        assert_eq!(token.token_type, expected, "{members}");
+    }
+}
+
+#[test]
+fn every_success_is_one_whatever_its_status_and_form() {
+    for answer in [
+        Answer::json(200, r#"{"access_token":"abc"}"#),
+        Answer::json(201, r#"{"access_token":"abc"}"#),
+        Answer::new(
+            200,
+            "text/html",
+            "\u{feff} \r\n{\"access_token\":\"abc\"}\n",
+        ),
+        Answer::json(
+            200,
+            r#"{"access_token":"abc","error":null,"error_description":""}"#,
+        ),
+        Answer::new(
+            200,
+            "application/x-www-form-urlencoded; charset=utf-8",
+            "access_token=abc&scope=repo%2Cgist",
+        ),
+        Answer::new(200, "text/plain", "access_token=abc&expires=5183999"),
+    ] {
+        assert_eq!(answered(answer.clone()).unwrap().value, "abc", "{answer:?}");
+    }
+    let form = answered(Answer::new(
+        200,
+        "application/x-www-form-urlencoded",
+        "access_token=a%2Bb+c&expires_in=60&token_type=x",
+    ))
+    .unwrap();
+    assert_eq!(
+        (form.value.as_str(), form.expiry, form.token_type.as_str()),
+        ("a+b c", after(60.0), "x")
+    );
+}
+
+#[test]
+fn what_came_with_the_token_becomes_fields_and_only_the_harmless_are_public() {
+    let body = r#"{"access_token":"abc","token_type":"Bearer","expires_in":60,"refresh_token":"r","refreshToken":"r","scope":["a","b"],
+        "id_token":"ey","instance_url":"https://x.example","not-before-policy":0,"issued_at":"1700000000000","nested":{"a":1},"list":["a"],
+        "ok":true,"nothing":null,"issued_token_type":"urn:x"}"#;
+    let token = answered(Answer::json(200, body)).unwrap();
+    let field = |name: &str, value: &str, public| Field {
+        name: name.into(),
+        value: value.into(),
+        public,
+    };
+    let expected = [
+        field("id_token", "ey", false),
+        field("instance_url", "https://x.example", true),
+        field("issued_at", "1700000000000", false),
+        field("issued_token_type", "urn:x", true),
+        field("not-before-policy", "0", false),
+        field("scope", "a b", true),
+    ];
+    assert_eq!(
+        token
+            .fields
+            .iter()
+            .map(|f| (&f.name, &f.value, f.public))
+            .collect::<Vec<_>>(),
+        expected
+            .iter()
+            .map(|f| (&f.name, &f.value, f.public))
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_scope_is_text_list_or_nothing() {
+    for (scope, expected) in [
+        (r#""a b""#, Some("a b")),
+        (r#""a,b""#, Some("a,b")),
+        (r#"["a","b"]"#, Some("a b")),
+        ("null", None),
+        (r#""""#, Some("")),
+    ] {
+        let token = answered(Answer::json(
+            200,
+            format!(r#"{{"access_token":"abc","scope":{scope}}}"#),
+        ))
+        .unwrap();
+        assert_eq!(
+            token.fields.first().map(|field| field.value.as_str()),
+            expected,
+            "{scope}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_is_a_failure_of_its_kind_with_the_issuers_code() {
+    for (answer, kind, code, retry_after_ms) in [
+        (
+            Answer::json(401, r#"{"error":"invalid_client"}"#),
+            FailureKind::Denied,
+            "invalid_client",
+            None,
+        ),
+        (
+            Answer::json(400, r#"{"error":"invalid_scope"}"#),
+            FailureKind::InvalidConfig,
+            "invalid_scope",
+            None,
+        ),
+        (
+            Answer::json(200, r#"{"error":"bad_verification_code"}"#),
+            FailureKind::Denied,
+            "bad_verification_code",
+            None,
+        ),
+        (
+            Answer::json(200, r#"{"ok":false,"error":"invalid_auth"}"#),
+            FailureKind::Denied,
+            "invalid_auth",
+            None,
+        ),
+        (
+            Answer::new(
+                200,
+                "application/x-www-form-urlencoded",
+                "error=incorrect_client_credentials",
+            ),
+            FailureKind::Denied,
+            "incorrect_client_credentials",
+            None,
+        ),
+        (
+            Answer::json(403, r#"{"error":"invalid_grant"}"#),
+            FailureKind::Denied,
+            "invalid_grant",
+            None,
+        ),
+        (
+            Answer::json(503, "").header("Retry-After", "7"),
+            FailureKind::Unavailable,
+            "http.503",
+            Some(7000),
+        ),
+        (
+            Answer::json(429, r#"{"error":"slow_down"}"#)
+                .header("Retry-After", "Tue, 14 Nov 2023 22:13:50 GMT"),
+            FailureKind::Unavailable,
+            "slow_down",
+            Some(30_000),
+        ),
+        (
+            Answer::json(204, ""),
+            FailureKind::Internal,
+            "answer.unreadable",
+            None,
+        ),
+        (
+            Answer::new(200, "text/html", "<a href='?x=s3cr3t'>"),
+            FailureKind::Internal,
+            "answer.unreadable",
+            None,
+        ),
+        (
+            Answer::json(200, r#"{"access_token":"s3cr3t""#),
+            FailureKind::Internal,
+            "answer.unreadable",
+            None,
+        ),
+        (
+            Answer::json(200, r#"["s3cr3t"]"#),
+            FailureKind::Internal,
+            "answer.unreadable",
+            None,
+        ),
+        (
+            Answer::json(200, r#"{"token":"s3cr3t"}"#),
+            FailureKind::Internal,
+            "answer.no-token",
+            None,
+        ),
+        (
+            Answer::json(200, r#"{"access_token":"","a":"s3cr3t"}"#),
+            FailureKind::Internal,
+            "answer.no-token",
+            None,
+        ),
+        (
+            Answer::json(200, r#"{"access_token":5}"#),
+            FailureKind::Internal,
+            "answer.no-token",
+            None,
+        ),
+        (
+            Answer::json(302, "").header("Location", "https://x.example/?code=s3cr3t"),
+            FailureKind::InvalidConfig,
+            "http.302",
+            None,
+        ),
+    ] {
+        let failure = answered(answer.clone()).unwrap_err();
+        assert_eq!(
+            (
+                failure.kind,
+                failure.code.as_deref(),
+                failure.retry_after_ms
+            ),
+            (kind, Some(code), retry_after_ms),
+            "{answer:?}"
+        );
+        assert!(!failure.message.contains("s3cr3t"), "{failure}");
+    }
+}
+
+#[test]
+fn a_new_refresh_token_is_stored_with_its_expiry_once_the_answer_is_there() {
+    for (members, expires_at) in [
+        (r#""x":1"#, None),
+        (
+            r#""refresh_expires_in":1800"#,
+            Some(SENT_AT.plus_millis(1_800_000)),
+        ),
+        (r#""refresh_expires_in":0"#, None),
+        (r#""refresh_token_expires_in":"0""#, None),
+        (
+            r#""refresh_token_expires_in":"60""#,
+            Some(SENT_AT.plus_millis(60_000)),
+        ),
+        (
+            r#""x_refresh_token_expires_in":8726400"#,
+            Some(SENT_AT.plus_millis(8_726_400_000)),
+        ),
+        (r#""refresh_expires_in":"never""#, None),
+    ] {
+        let host = Host::new();
+        host.secret("refresh_token", "old");
+        host.answer(Answer::json(
+            200,
+            format!(r#"{{"access_token":"abc","refresh_token":"new",{members}}}"#),
+        ));
+        let token = acquire::<OAuth2>(&config("refresh_token", json!({}))).unwrap();
+        assert!(token.fields.iter().all(|field| field.value != "new"));
+        let [replaced] = host.replaced().try_into().unwrap();
+        assert_eq!(
+            (
+                replaced.name.as_str(),
+                replaced.value.as_str(),
+                replaced.expires_at
+            ),
+            ("refresh_token", "new", expires_at),
+            "{members}"
+        );
+        assert_eq!(replaced.after_requests, 1);
+    }
+}
+
+#[test]
+fn a_refresh_token_is_kept_when_the_answer_has_none_or_refuses() {
+    for (status, body) in [
+        (200, r#"{"access_token":"abc"}"#),
+        (200, r#"{"access_token":"abc","refresh_token":null}"#),
+        (200, r#"{"access_token":"abc","refresh_token":""}"#),
+        (400, r#"{"error":"invalid_grant","refresh_token":"new"}"#),
+        (
+            200,
+            r#"{"error":"bad_refresh_token","refresh_token":"new"}"#,
+        ),
+    ] {
+        let host = Host::new();
+        host.secret("refresh_token", "old");
+        host.answer(Answer::json(status, body));
+        let _either = acquire::<OAuth2>(&config("refresh_token", json!({})));
+        assert!(host.replaced().is_empty(), "{body}");
+    }
+}
+
+#[test]
+fn a_new_refresh_token_is_stored_even_when_the_rest_of_the_answer_is_of_no_use() {
+    let host = Host::new();
+    host.secret("refresh_token", "old");
+    host.answer(Answer::json(200, r#"{"refresh_token":"new"}"#));
+    assert!(
+        acquire::<OAuth2>(&config("refresh_token", json!({})))
+            .unwrap_err()
+            .has_code("answer.no-token")
+    );
+    assert_eq!(host.replaced().len(), 1);
+}
+
+#[test]
+fn a_refresh_token_that_nobody_asked_for_is_not_stored() {
+    let host = Host::new();
+    host.answer(Answer::json(
+        200,
+        r#"{"access_token":"abc","refresh_token":"new"}"#,
+    ));
+    assert!(acquire::<OAuth2>(&config("client_credentials", json!({}))).is_ok());
+    assert!(host.replaced().is_empty());
+}
+
+proptest! {
+    #[test]
+    fn no_answer_makes_the_parser_panic(status in 100u16..600, content_type in ".*", body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _either = answered(Answer::new(status, &content_type, body));
+    }
+
+    #[test]
+    fn no_json_of_the_right_shape_makes_the_parser_panic(name in "access_token|expires_in|error|errors|scope|refresh_token|expires_at", value in json_value()) {
+        let body = json!({"access_token": "abc", name: value});
+        let _either = answered(Answer::json(200, body.to_string()));
+    }
+
+    #[test]
+    fn the_token_is_taken_verbatim(value in ".+") {
+        let json = answered(Answer::json(200, json!({"access_token": value}).to_string())).unwrap();
+        prop_assert_eq!(&json.value, &value);
+        let form = form_encoded(&value);
+        let form = answered(Answer::new(200, "application/x-www-form-urlencoded", format!("access_token={form}"))).unwrap();
+        prop_assert_eq!(&form.value, &value);
+    }
+}
+
+fn form_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+fn json_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        ".*".prop_map(Value::from),
+        "[0-9+:TZ.e-]{1,30}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map("code|status|message|errorType|x", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}

@@ -1,0 +1,244 @@
+//! One request and its answer. TLS, proxy, allow-list, limits and journal are the host's; redirects are not followed.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+use crate::secrets::Value;
+use crate::{Failure, Timestamp, host};
+
+/// What a request carries.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// Nothing.
+    Empty,
+    /// `application/x-www-form-urlencoded`; the host encodes it and sets the content type.
+    Form(Vec<(String, Value<'a>)>),
+    /// Anything else; its content type is among the headers.
+    Content(Value<'a>),
+}
+
+/// A request in the making.
+#[derive(Debug)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct Request<'a> {
+    pub(crate) method: String,
+    pub(crate) url: String,
+    pub(crate) query: Vec<(String, Value<'a>)>,
+    pub(crate) headers: Vec<(String, Value<'a>)>,
+    pub(crate) body: Body<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// A request with any method.
+    pub fn new(method: &str, url: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            url: url.to_owned(),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Body::Empty,
+        }
+    }
+
+    /// A GET request.
+    pub fn get(url: &str) -> Self {
+        Self::new("GET", url)
+    }
+
+    /// A POST request.
+    pub fn post(url: &str) -> Self {
+        Self::new("POST", url)
+    }
+
+    /// Adds a parameter to the URL's own; the host percent-encodes it.
+    pub fn query(mut self, name: &str, value: impl Into<Value<'a>>) -> Self {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: impl Into<Value<'a>>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Adds a field to the form that the request carries. Another body is given up for it.
+    pub fn field(mut self, name: &str, value: impl Into<Value<'a>>) -> Self {
+        let field = (name.to_owned(), value.into());
+        match &mut self.body {
+            Body::Form(fields) => fields.push(field),
+            Body::Empty | Body::Content(_) => self.body = Body::Form(vec![field]),
+        }
+        self
+    }
+
+    /// Carries this content. A form is given up for it.
+    pub fn content(mut self, content_type: &str, content: impl Into<Value<'a>>) -> Self {
+        self.body = Body::Content(content.into());
+        self.header("content-type", content_type.to_owned())
+    }
+
+    /// Sends it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer: `unavailable` for the network's faults, `invalid-config` for what the job does not allow. An answer of any status is
+    /// none.
+    pub fn send(self) -> Result<Response, Failure> {
+        host::send(self)
+    }
+}
+
+/// An answer. Its `Debug` shows no body: it may hold tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Names in lower case; repeated ones apart.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// When the request left: count `expires_in` from here, for the answer may be slow, or come from the journal.
+    pub sent_at: Timestamp,
+}
+
+impl Response {
+    /// The first header of this name, whatever its case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(have, _)| have.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the status is 2xx.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    ///
+    /// `internal` with code "answer.not-json"; the message quotes nothing of the body.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let message = format!(
+                "the answer ({}) is not the JSON expected: line {}, column {}",
+                self.summary(),
+                error.line(),
+                error.column()
+            );
+            Failure::internal(message).with_code("answer.not-json")
+        })
+    }
+
+    /// How long the issuer wants to be left alone (RFC 9110 §10.2.3), in milliseconds. A date counts from the answer's own `Date`, so that the
+    /// issuer's clock may be wrong; from the sending where there is none.
+    #[must_use]
+    pub fn retry_after_ms(&self) -> Option<u32> {
+        let value = self.header("retry-after")?.trim();
+        let millis = match value.parse::<u64>() {
+            Ok(seconds) => seconds.saturating_mul(1000),
+            Err(_) => {
+                let from = self
+                    .header("date")
+                    .and_then(http_date)
+                    .unwrap_or(self.sent_at.as_unix_millis());
+                http_date(value)?.saturating_sub(from)
+            }
+        };
+        Some(u32::try_from(millis).unwrap_or(u32::MAX))
+    }
+
+    /// Status, content type and length, for messages.
+    pub(crate) fn summary(&self) -> String {
+        let content_type = self.header("content-type").unwrap_or("no content type");
+        format!(
+            "status {}, {content_type}, {} bytes",
+            self.status,
+            self.body.len()
+        )
+    }
+}
+
+/// One of the three spellings of RFC 9110 §5.6.7, in milliseconds since the Unix epoch.
+fn http_date(text: &str) -> Option<u64> {
+    let time = httpdate::parse_http_date(text.trim()).ok()?;
+    let since_epoch = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(since_epoch.as_millis()).ok()
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Response({})", self.summary())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(headers: &[(&str, &str)]) -> Response {
+        Response {
+            status: 429,
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            body: b"s3cr3t".to_vec(),
+            sent_at: Timestamp::from_unix_seconds(784_111_777),
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_seconds_and_as_date() {
+        for (headers, expected) in [
+            (vec![], None),
+            (vec![("retry-after", "120")], Some(120_000)),
+            (vec![("retry-after", " 0 ")], Some(0)),
+            (vec![("Retry-After", "99999999999999")], Some(u32::MAX)),
+            // 30 s after the sending, which was at 08:49:37.
+            (
+                vec![("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")],
+                Some(30_000),
+            ),
+            (
+                vec![("retry-after", "Sunday, 06-Nov-94 08:50:07 GMT")],
+                Some(30_000),
+            ),
+            (
+                vec![("retry-after", "Sun Nov  6 08:50:07 1994")],
+                Some(30_000),
+            ),
+            // The issuer's clock is an hour ahead; its own Date tells.
+            (
+                vec![
+                    ("date", "Sun, 06 Nov 1994 09:49:37 GMT"),
+                    ("retry-after", "Sun, 06 Nov 1994 09:49:47 GMT"),
+                ],
+                Some(10_000),
+            ),
+            (
+                vec![("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")],
+                Some(0),
+            ),
+            (vec![("retry-after", "soon")], None),
+            (vec![("retry-after", "-5")], None),
+        ] {
+            assert_eq!(answer(&headers).retry_after_ms(), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn neither_debug_nor_errors_show_the_body() {
+        let answer = answer(&[("content-type", "text/html")]);
+        let failure = answer.json::<serde_json::Value>().unwrap_err();
+        let shown = format!("{answer:?} {failure:?}");
+        assert!(!shown.contains("s3cr3t"), "{shown}");
+        assert!(shown.contains("text/html"), "{shown}");
+    }
+}

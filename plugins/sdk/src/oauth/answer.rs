@@ -1,0 +1,178 @@
+//! A token endpoint's success (RFC 6749 §5.1), read as leniently as issuers' answers need and no more: the token is taken verbatim, an expiry that
+//! cannot be read is unknown rather than guessed.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::error::{refusal, refused};
+use super::members;
+use crate::http::Response;
+use crate::{Expiry, Failure, Field, Timestamp, Token, log};
+
+/// Lifetimes beyond this are a spelling of "never", and would overflow the arithmetic of those who read them: a hundred years.
+const MAX_LIFETIME_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
+
+/// Members that a token has a place of its own for, or that must not leave the plugin.
+const NOT_FIELDS: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
+
+/// Members that are no secret with any issuer.
+const PUBLIC_FIELDS: [&str; 3] = ["scope", "instance_url", "issued_token_type"];
+
+/// Names for the remaining life of a refresh token, in seconds: Keycloak; Apigee, LinkedIn and GitHub; QuickBooks.
+const REFRESH_LIFETIMES: [&str; 3] = [
+    "refresh_expires_in",
+    "refresh_token_expires_in",
+    "x_refresh_token_expires_in",
+];
+
+/// Names for the time of expiry itself: Square, Salesforce and others; Microsoft Entra v1.
+const EXPIRY_TIMES: [&str; 2] = ["expires_at", "expires_on"];
+
+/// An answer that issued something. Its `Debug` shows the names of its members only.
+#[derive(Clone, PartialEq)]
+pub struct Answer {
+    members: Map<String, Value>,
+    sent_at: Timestamp,
+}
+
+impl Answer {
+    /// Reads an answer of any 2xx status, JSON or form.
+    ///
+    /// # Errors
+    ///
+    /// [`super::failure`] for other statuses and for an error inside a 2xx; `internal` with code "answer.unreadable" for what is no answer at all.
+    pub fn read(response: &Response) -> Result<Self, Failure> {
+        let members = members(response);
+        let refusal = members.as_ref().and_then(refusal);
+        match (members, refusal) {
+            (_, Some(refusal)) => Err(refused(response, &refusal)),
+            (_, None) if !response.is_success() => Err(super::failure(response)),
+            (Some(members), None) => Ok(Self {
+                members,
+                sent_at: response.sent_at,
+            }),
+            (None, None) => {
+                let message = format!(
+                    "the issuer's answer is neither a JSON object nor a form ({})",
+                    response.summary()
+                );
+                Err(Failure::internal(message).with_code("answer.unreadable"))
+            }
+        }
+    }
+
+    /// The token, with everything else that the answer says about it.
+    ///
+    /// # Errors
+    ///
+    /// `internal` with code "answer.no-token" when there is no `access_token`; the message names the members that there are.
+    pub fn token(&self) -> Result<Token, Failure> {
+        let Some(value) = self.text("access_token") else {
+            let names: Vec<_> = self.members.keys().map(String::as_str).collect();
+            let message = format!(
+                "the issuer's answer has no access_token; it has: {}",
+                names.join(", ")
+            );
+            return Err(Failure::internal(message).with_code("answer.no-token"));
+        };
+        Ok(Token {
+            value: value.to_owned(),
+            token_type: self.text("token_type").unwrap_or("Bearer").to_owned(),
+            expiry: self.expiry(),
+            fields: self.fields(),
+        })
+    }
+
+    /// The new refresh token and when it dies, if the answer has one. A lifetime of 0 means that it has no end (Keycloak's offline tokens, Apigee).
+    #[must_use]
+    pub fn refresh_token(&self) -> Option<(&str, Option<Timestamp>)> {
+        let value = self.text("refresh_token")?;
+        let lifetime = REFRESH_LIFETIMES
+            .iter()
+            .find_map(|name| lifetime(self.members.get(*name)?));
+        let expires_at = match lifetime.map(|seconds| self.after(seconds)) {
+            Some(Expiry::At(at)) => Some(at),
+            Some(Expiry::Never | Expiry::Unknown) | None => None,
+        };
+        Some((value, expires_at))
+    }
+
+    /// A member that is a text and not empty.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.members
+            .get(name)?
+            .as_str()
+            .filter(|text| !text.is_empty())
+    }
+
+    /// `expires_in` counts from the sending and needs no agreement of clocks, so it goes before a time.
+    fn expiry(&self) -> Expiry {
+        let given = |name: &&str| self.members.get(*name).filter(|value| !value.is_null());
+        if let Some(value) = given(&"expires_in") {
+            if let Some(seconds) = lifetime(value) {
+                return self.after(seconds);
+            }
+            log::warn(
+                "the answer's expires_in is no number of seconds; the expiry is taken as unknown",
+            );
+        }
+        match EXPIRY_TIMES.iter().find_map(given) {
+            Some(value) => Timestamp::from_json(value).map_or(Expiry::Unknown, Expiry::At),
+            None => Expiry::Unknown,
+        }
+    }
+
+    /// 0 is "never" (Mailchimp); less than that is over already.
+    fn after(&self, seconds: f64) -> Expiry {
+        if seconds == 0.0 || seconds > MAX_LIFETIME_SECONDS {
+            return Expiry::Never;
+        }
+        Expiry::At(self.sent_at.plus_millis((seconds.max(0.0) * 1000.0) as u64))
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let field = |(name, value): (&String, &Value)| {
+            let value = match (name.as_str(), value) {
+                (_, Value::String(text)) => text.clone(),
+                (_, Value::Number(number)) => number.to_string(),
+                ("scope", Value::Array(scopes)) => scopes
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                _ => return None,
+            };
+            let public = PUBLIC_FIELDS.contains(&name.as_str());
+            (!is_excluded(name)).then(|| Field {
+                name: name.clone(),
+                value,
+                public,
+            })
+        };
+        self.members.iter().filter_map(field).collect()
+    }
+}
+
+/// Also by another spelling: a refresh token must not reach a consumer because its issuer writes `refreshToken`.
+fn is_excluded(name: &str) -> bool {
+    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    NOT_FIELDS.contains(&name) || plain.eq_ignore_ascii_case("refreshtoken")
+}
+
+/// Seconds as number, float or text.
+fn lifetime(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        // As JSON, which knows neither NaN nor infinity.
+        Value::String(text) => serde_json::from_str(text).ok(),
+        _ => None,
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.members.keys()).finish()
+    }
+}

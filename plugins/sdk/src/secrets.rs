@@ -1,0 +1,204 @@
+//! The job's secrets, as handles. What a plugin needs is spelled out of handles and text by [`join`] and spliced into requests by the host, so
+//! that no value enters the plugin.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::{Failure, Timestamp, host};
+
+/// The code of the failure when the job lists no secret of this name.
+pub const NOT_LISTED: &str = "secret.not-listed";
+
+/// A value to use, not to read.
+pub struct Secret(pub(crate) host::Handle);
+
+/// How a secret is spelled where it lands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As it is.
+    Raw,
+    /// `application/x-www-form-urlencoded`, also what RFC 6749 §2.3.1 wants inside Basic.
+    Form,
+    /// Percent-encoded, all but the unreserved characters of RFC 3986.
+    Percent,
+    /// Escaped for the inside of a JSON string.
+    Json,
+    /// Escaped for XML text and attribute values.
+    Xml,
+    /// Base64 with padding.
+    Base64,
+    /// Base64 for URLs, without padding.
+    Base64Url,
+    /// Hexadecimal in lower case.
+    Hex,
+}
+
+/// What a request is made of: text, bytes, or a secret that the host puts in.
+pub enum Value<'a> {
+    /// Text.
+    Text(Cow<'a, str>),
+    /// Bytes.
+    Bytes(Cow<'a, [u8]>),
+    /// A secret.
+    Secret(&'a Secret),
+}
+
+/// A part of what [`join`] makes.
+pub enum Piece<'a> {
+    /// Text as it is.
+    Text(Cow<'a, str>),
+    /// A secret in a spelling.
+    Secret(&'a Secret, Encoding),
+}
+
+/// The newest value under this name. A handle keeps the value that it was opened with.
+///
+/// # Errors
+///
+/// `invalid-config` with code [`NOT_LISTED`] when the job lists no such secret, "secret.not-found" when it is not at its place.
+pub fn open(name: &str) -> Result<Secret, Failure> {
+    host::open(name).map(Secret)
+}
+
+/// As [`open`], with nothing for a secret that the job does not list. One that it lists and that cannot be read stays an error.
+///
+/// # Errors
+///
+/// As [`open`], but for [`NOT_LISTED`].
+pub fn open_if_listed(name: &str) -> Result<Option<Secret>, Failure> {
+    match open(name) {
+        Ok(secret) => Ok(Some(secret)),
+        Err(failure) if failure.has_code(NOT_LISTED) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A secret made of secrets and text, with their restrictions.
+///
+/// # Errors
+///
+/// Whatever the host's limits forbid.
+pub fn join(pieces: &[Piece<'_>]) -> Result<Secret, Failure> {
+    host::join(pieces).map(Secret)
+}
+
+/// Stores the successor of a rotating secret, or its first value. Durable when it returns.
+///
+/// # Errors
+///
+/// "secret.not-rotating" when the job does not mark it `rotating: true`; whatever the store reports.
+pub fn replace<'a>(
+    name: &str,
+    value: impl Into<Value<'a>>,
+    expires_at: Option<Timestamp>,
+) -> Result<(), Failure> {
+    host::replace(name, &value.into(), expires_at)
+}
+
+impl Secret {
+    /// The value itself.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-config` with code "secret.not-revealed" unless the job lists every secret in it under `reveal`.
+    pub fn reveal(&self) -> Result<Vec<u8>, Failure> {
+        host::reveal(&self.0)
+    }
+
+    /// The string at a JSON pointer (RFC 6901), e.g. "/private_key".
+    ///
+    /// # Errors
+    ///
+    /// `invalid-config` when the value is not JSON or has no string there.
+    pub fn part(&self, pointer: &str) -> Result<Secret, Failure> {
+        host::part(&self.0, pointer).map(Secret)
+    }
+
+    /// Decoded from base64, base64url or hex, for keys handed out as text.
+    ///
+    /// # Errors
+    ///
+    /// `invalid-config` when the value is not in this encoding.
+    pub fn decode(&self, encoding: Encoding) -> Result<Secret, Failure> {
+        host::decode(&self.0, encoding).map(Secret)
+    }
+
+    /// The value of `Authorization` for this user and this password (RFC 7617), each form-encoded first as RFC 6749 §2.3.1 demands.
+    ///
+    /// # Errors
+    ///
+    /// As [`join`].
+    pub fn basic<'a>(user: impl Into<Value<'a>>, password: &Secret) -> Result<Secret, Failure> {
+        let user = match user.into() {
+            Value::Text(text) => {
+                let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+                Piece::Text(encoded.into())
+            }
+            Value::Bytes(bytes) => {
+                let encoded: String = form_urlencoded::byte_serialize(&bytes).collect();
+                Piece::Text(encoded.into())
+            }
+            Value::Secret(secret) => Piece::Secret(secret, Encoding::Form),
+        };
+        let pair = join(&[user, ":".into(), Piece::Secret(password, Encoding::Form)])?;
+        join(&["Basic ".into(), Piece::Secret(&pair, Encoding::Base64)])
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Self::Secret(secret) => secret.fmt(f),
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl<'a> From<&'a [u8]> for Value<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+impl From<Vec<u8>> for Value<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+impl<'a> From<&'a Secret> for Value<'a> {
+    fn from(secret: &'a Secret) -> Self {
+        Self::Secret(secret)
+    }
+}
+
+impl<'a> From<&'a str> for Piece<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Piece<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}

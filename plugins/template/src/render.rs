@@ -1,0 +1,99 @@
+//! Renders one template, and says what is wrong with it in the user's terms.
+
+use evertoken_plugin::Failure;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+use crate::context::Context;
+
+/// CERN's oauth2-refresh-controller knew this one variable, in its own notation; its templates work here as they are.
+const ACCESS_TOKEN: &str = "$(ACCESS_TOKEN)";
+
+/// A message lists at most this many names: enough for a few tokens, and it still fits a status line.
+const MAX_NAMES_SHOWN: usize = 30;
+
+/// Renders the template that stands at `place` in the configuration.
+///
+/// # Errors
+///
+/// `invalid-config`: "template.syntax" with the line, "template.undefined" with the unknown name and the known ones, "template.failed" for the rest.
+pub(crate) fn render(place: &str, source: &str, context: &Context) -> Result<String, Failure> {
+    let source = source.replace(ACCESS_TOKEN, "{{ token }}");
+    let syntax = |error: Error| explain(place, &error, "template.syntax");
+    let environment = environment().map_err(syntax)?;
+    let template = environment.template_from_str(&source).map_err(syntax)?;
+    template
+        .render(&context.values)
+        .map_err(|error| match error.kind() {
+            ErrorKind::UndefinedError => {
+                let mut used: Vec<_> = template.undeclared_variables(true).into_iter().collect();
+                used.sort();
+                undefined(place, &error, &used, context)
+            }
+            _ => explain(place, &error, "template.failed"),
+        })
+}
+
+pub(crate) fn invalid(message: impl Into<String>) -> Failure {
+    Failure::invalid_config(message).with_code("config.invalid")
+}
+
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .keep_trailing_newline(true)
+            .build()?,
+    );
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.add_filter("b64encode", |text: &str| {
+        evertoken_plugin::base64(text.as_bytes())
+    });
+    Ok(environment)
+}
+
+fn explain(place: &str, error: &Error, code: &str) -> Failure {
+    let detail = error
+        .detail()
+        .map(|detail| format!(": {detail}"))
+        .unwrap_or_default();
+    let message = format!("{place}{}: {}{detail}", line(error), error.kind());
+    Failure::invalid_config(message).with_code(code)
+}
+
+/// Names the unknown name where the template's text shows it; a computed one is not to be seen there.
+fn undefined(place: &str, error: &Error, used: &[String], context: &Context) -> Failure {
+    let unknown: Vec<_> = used
+        .iter()
+        .filter(|name| !is_known(name, &context.values))
+        .map(String::as_str)
+        .collect();
+    let what = match unknown.as_slice() {
+        [] => "a name".to_owned(),
+        names => names.join(", "),
+    };
+    let known = match context.names.get(..MAX_NAMES_SHOWN) {
+        Some(first) => format!("{}, …", first.join(", ")),
+        None => context.names.join(", "),
+    };
+    let message = format!(
+        "{place}{}: {what} is not known here; known are: {known}",
+        line(error)
+    );
+    Failure::invalid_config(message).with_code("template.undefined")
+}
+
+fn is_known(dotted: &str, values: &Value) -> bool {
+    let found = dotted
+        .split('.')
+        .try_fold(values.clone(), |value, name| value.get_attr(name).ok());
+    found.is_some_and(|value| !value.is_undefined())
+}
+
+fn line(error: &Error) -> String {
+    error
+        .line()
+        .map(|line| format!(" line {line}"))
+        .unwrap_or_default()
+}
