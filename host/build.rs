@@ -1,8 +1,6 @@
 //! Brings the built-in plugins into the binary: builds the workspace in `../plugins` for wasm32-wasip2, or takes the components from the
 //! folder that the variable `EVERTOKEN_PLUGINS` names, and writes a table of them for `src/plugin/built_in.rs`.
 
-#![expect(clippy::print_stdout, reason = "a build script speaks to cargo on standard output")]
-
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -52,7 +50,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The components of a folder that somebody else filled.
 fn ready(folder: PathBuf) -> PathBuf {
     for name in BUILT_IN {
-        println!("cargo::rerun-if-changed={}", component(&folder, name).display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            component(&folder, name).display()
+        );
     }
     folder
 }
@@ -91,8 +92,15 @@ fn build(out: &Path) -> Result<PathBuf, Box<dyn Error>> {
 /// Only what the components are made of: a change of the host builds no plugin.
 fn watch(plugins: &Path, wit: &Path) {
     let manifests = ["Cargo.toml", "Cargo.lock"].map(|file| plugins.join(file));
-    let packages = BUILT_IN.iter().chain(&["sdk"]).map(|name| plugins.join(name));
-    for path in manifests.into_iter().chain(packages).chain([wit.to_owned()]) {
+    let packages = BUILT_IN
+        .iter()
+        .chain(&["sdk"])
+        .map(|name| plugins.join(name));
+    for path in manifests
+        .into_iter()
+        .chain(packages)
+        .chain([wit.to_owned()])
+    {
         println!("cargo::rerun-if-changed={}", path.display());
     }
 }

@@ -291,7 +291,7 @@ pub struct Limits {
     pub plugin: PluginLimits,
 }
 
-/// What one plugin call may use. Defaults and their reasons are constants in `plugin::limits`.
+/// What one plugin call may use. Defaults and their reasons are constants in [`defaults`](super::defaults).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginLimits {
     /// Bytes of linear memory, all memories together.

@@ -26,10 +26,18 @@ mod tests {
         for plugin in BUILT_IN {
             let info = inspect(plugin.bytes).unwrap();
             assert_eq!(info.digest, plugin.digest, "{}", plugin.name);
-            let world = if plugin.name == "template" { World::Formatter } else { World::Source };
+            let world = if plugin.name == "template" {
+                World::Formatter
+            } else {
+                World::Source
+            };
             assert_eq!(info.world, world, "{}", plugin.name);
             assert!(info.schema.is_some(), "{} embeds no schema", plugin.name);
-            assert!(info.about.is_some(), "{} does not say what it is", plugin.name);
+            assert!(
+                info.about.is_some(),
+                "{} does not say what it is",
+                plugin.name
+            );
         }
     }
 }

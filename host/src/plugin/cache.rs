@@ -144,11 +144,12 @@ impl Cache {
         bytes: Cow<'static, [u8]>,
     ) -> Result<(Component, Found), CacheError> {
         let name = format!("{digest}-{:016x}.cwasm", self.compatibility);
-        if let Some(found) = self.blocking({
-            let name = name.clone();
-            move |cache| cache.find(&name)
-        })
-        .await?
+        if let Some(found) = self
+            .blocking({
+                let name = name.clone();
+                move |cache| cache.find(&name)
+            })
+            .await?
         {
             return Ok(found);
         }
@@ -164,7 +165,11 @@ impl Cache {
                 cache.complain(&error.to_string());
                 kept = None;
             }
-            let found = if kept.is_some() { Found::Compiled } else { Found::CompiledUnkept };
+            let found = if kept.is_some() {
+                Found::Compiled
+            } else {
+                Found::CompiledUnkept
+            };
             Ok((component, found))
         })
         .await
@@ -184,12 +189,17 @@ impl Cache {
     /// A compiled component in one of the directories. One that does not load, e.g. because a crash damaged it, is as good as none.
     fn find(&self, name: &str) -> Result<Option<(Component, Found)>, CacheError> {
         let places = [
-            (&self.settings.prefilled, Owner::RootOrSelf, Found::Prefilled),
+            (
+                &self.settings.prefilled,
+                Owner::RootOrSelf,
+                Found::Prefilled,
+            ),
             (&self.settings.directory, Owner::Itself, Found::Cached),
         ];
         for (path, owner, found) in places {
             let Some(path) = path else { continue };
-            let file = match Directory::open(path, owner).and_then(|directory| directory.file(name)) {
+            let file = match Directory::open(path, owner).and_then(|directory| directory.file(name))
+            {
                 Ok(Some(file)) => file,
                 Ok(None) => continue,
                 Err(refusal) => {
@@ -225,7 +235,12 @@ impl Cache {
     /// Once per process: the next plugin fails for the same reason.
     fn complain(&self, reason: &str) {
         if !self.complained.swap(true, Ordering::Relaxed) {
-            let directory = self.settings.directory.as_deref().unwrap_or(Path::new("")).display();
+            let directory = self
+                .settings
+                .directory
+                .as_deref()
+                .unwrap_or(Path::new(""))
+                .display();
             tracing::warn!(%directory, "compiled plugins cannot be kept, so each start compiles them anew: {reason}");
         }
     }
@@ -242,7 +257,12 @@ impl Cache {
                     .map_err(|panic| CacheError::File(std::io::Error::other(panic)))?;
             }
         };
-        match tokio::time::timeout(limits::COMPILE_TIME, compile_in_child(&program, &bytes, out)).await {
+        match tokio::time::timeout(
+            limits::COMPILE_TIME,
+            compile_in_child(&program, &bytes, out),
+        )
+        .await
+        {
             Ok(result) => result,
             Err(_) => Err(CacheError::TooSlow {
                 limit: limits::COMPILE_TIME,
@@ -288,7 +308,10 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
     let hear = async {
         let mut said = Vec::new();
         if let Some(stderr) = stderr {
-            let _ = stderr.take(COMPILER_STDERR_BYTES).read_to_end(&mut said).await;
+            let _ = stderr
+                .take(COMPILER_STDERR_BYTES)
+                .read_to_end(&mut said)
+                .await;
         }
         said
     };
@@ -430,7 +453,8 @@ impl Directory {
         );
         // The leftover of a process that had our id and was killed.
         let _ = rustix::fs::unlinkat(&self.0, &name, AtFlags::empty());
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.0, &name, flags, Mode::from_raw_mode(0o644))?;
         let new = NewFile {
             directory: self,
@@ -523,8 +547,14 @@ mod tests {
         let files = compiled_files(&directory);
         assert_eq!(files.len(), 1, "{files:?}");
         let name = files[0].file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with(&Digest::of(&bytes()).to_string()), "{name}");
-        assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(
+            name.starts_with(&Digest::of(&bytes()).to_string()),
+            "{name}"
+        );
+        assert_eq!(
+            directory.metadata().unwrap().permissions().mode() & 0o777,
+            0o700
+        );
     }
 
     #[tokio::test]
@@ -551,7 +581,10 @@ mod tests {
         mode(&file, 0o666);
         assert_eq!(found(settings(directory.path())).await, Found::Compiled);
         mode(directory.path(), 0o777);
-        assert_eq!(found(settings(directory.path())).await, Found::CompiledUnkept);
+        assert_eq!(
+            found(settings(directory.path())).await,
+            Found::CompiledUnkept
+        );
         mode(directory.path(), 0o700);
         assert_eq!(found(settings(directory.path())).await, Found::Cached);
     }
@@ -637,7 +670,11 @@ mod tests {
     #[tokio::test]
     async fn a_compiler_that_fails_is_heard() {
         for (script, lasting, part) in [
-            ("echo 'no such instruction' >&2; exit 1", true, "no such instruction"),
+            (
+                "echo 'no such instruction' >&2; exit 1",
+                true,
+                "no such instruction",
+            ),
             ("kill -9 $$", false, "signal: 9"),
             ("cat >/dev/null; echo garbage", false, "does not load"),
         ] {

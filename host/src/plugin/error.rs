@@ -30,7 +30,9 @@ pub enum CallError {
         limit: Duration,
     },
     /// It wanted more memory than it may have.
-    #[error("it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory` is the limit")]
+    #[error(
+        "it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory` is the limit"
+    )]
     OutOfMemory {
         /// Bytes that it would have had.
         wanted: usize,
@@ -58,7 +60,10 @@ pub enum CallError {
         last_words: String,
     },
     /// It ended its process instead of returning.
-    #[error("it exited with status {status} instead of returning{}", said(last_words))]
+    #[error(
+        "it exited with status {status} instead of returning{}",
+        said(last_words)
+    )]
     Exit {
         /// The status.
         status: i32,
@@ -92,7 +97,11 @@ impl CallError {
             _ => FailureKind::Internal,
         };
         let code = self.code();
-        Failure::new(kind, code, format!("plugin {plugin} failed: {}", with_sources(&self)))
+        Failure::new(
+            kind,
+            code,
+            format!("plugin {plugin} failed: {}", with_sources(&self)),
+        )
     }
 }
 
@@ -133,7 +142,11 @@ pub(super) fn classify<H>(
         };
     }
     // wasmtime keeps the type of this one to itself.
-    if error.root_cause().to_string().contains("fuel allocated for hostcalls") {
+    if error
+        .root_cause()
+        .to_string()
+        .contains("fuel allocated for hostcalls")
+    {
         return CallError::TooMuchData {
             limit: super::store::call_bytes(limits),
         };
@@ -176,25 +189,35 @@ mod tests {
     fn a_job_is_told_the_plugin_the_limit_and_its_key() {
         for (error, kind, code, message) in [
             (
-                CallError::Spinning { limit: Duration::from_millis(1500) },
+                CallError::Spinning {
+                    limit: Duration::from_millis(1500),
+                },
                 FailureKind::Internal,
                 "plugin.timeout",
                 "plugin `acme` failed: it ran for 1.5 s without coming to an end, and was stopped; `source.timeout` is the limit",
             ),
             (
-                CallError::Timeout { limit: Duration::from_secs(30) },
+                CallError::Timeout {
+                    limit: Duration::from_secs(30),
+                },
                 FailureKind::Unavailable,
                 "plugin.timeout",
                 "plugin `acme` failed: it waited for an answer until its 30 s were over; `source.timeout` is the limit",
             ),
             (
-                CallError::OutOfMemory { wanted: 100, limit: 64 },
+                CallError::OutOfMemory {
+                    wanted: 100,
+                    limit: 64,
+                },
                 FailureKind::Internal,
                 "plugin.out-of-memory",
                 "plugin `acme` failed: it wanted 100 bytes of memory and may have 64; `limits.plugin.memory` is the limit",
             ),
             (
-                CallError::Trap { code: "unreachable".to_owned(), last_words: "panicked at x".to_owned() },
+                CallError::Trap {
+                    code: "unreachable".to_owned(),
+                    last_words: "panicked at x".to_owned(),
+                },
                 FailureKind::Internal,
                 "plugin.trap",
                 "plugin `acme` failed: it stopped with `unreachable`, saying: panicked at x",

@@ -130,6 +130,7 @@ fn is_one_component(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::defaults::plugin_limits;
     use secrecy::SecretSlice;
 
     fn named(names: &[&str]) -> Vec<Artifact> {
@@ -161,13 +162,17 @@ mod tests {
             (&["schlüssel"], Some("A-Za-z0-9._-")),
             (&[long.as_str()], Some("253 characters")),
         ] {
-            let checked = check_artifacts("`acme`", &named(names), &limits::DEFAULT);
+            let checked = check_artifacts("`acme`", &named(names), &plugin_limits());
             match mistake {
                 None => assert_eq!(checked, Ok(()), "{names:?}"),
                 Some(mistake) => {
                     let failure = checked.unwrap_err();
                     assert_eq!(failure.code.as_deref(), Some("plugin.invalid-artifact"));
-                    assert!(failure.message.contains(mistake), "{names:?}: {}", failure.message);
+                    assert!(
+                        failure.message.contains(mistake),
+                        "{names:?}: {}",
+                        failure.message
+                    );
                 }
             }
         }
@@ -177,7 +182,7 @@ mod tests {
     fn all_artifacts_together_are_limited() {
         let limits = PluginLimits {
             artifact_bytes: 13,
-            ..limits::DEFAULT
+            ..plugin_limits()
         };
         assert!(check_artifacts("`acme`", &named(&["a"]), &limits).is_ok());
         let failure = check_artifacts("`acme`", &named(&["a", "b"]), &limits).unwrap_err();

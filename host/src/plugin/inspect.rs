@@ -24,13 +24,19 @@ const SCHEMA_SECTION: &str = "evertoken:config-schema";
 const ABOUT_SECTION: &str = "evertoken:about";
 
 /// Interfaces of the host that a source may import.
-const SOURCE_IMPORTS: &[&str] = &["types", "secrets", "crypto", "http", "state", "log", "clock"];
+const SOURCE_IMPORTS: &[&str] = &[
+    "types", "secrets", "crypto", "http", "state", "log", "clock",
+];
 
 /// Interfaces of the host that a formatter may import.
 const FORMATTER_IMPORTS: &[&str] = &["types", "log"];
 
-/// WASI packages that every plugin may import: they hold nothing but closed and discarded streams, clocks and random numbers.
-const INERT_WASI: &[&str] = &["wasi:cli", "wasi:clocks", "wasi:io", "wasi:random"];
+/// WASI packages that a source may import: they hold nothing but closed and discarded streams, clocks and random numbers.
+const SOURCE_WASI: &[&str] = &["wasi:cli", "wasi:clocks", "wasi:io", "wasi:random"];
+
+/// What a formatter may import of WASI. No clock and no randomness but the seed of hash maps, which is the same for each call: the same
+/// tokens have to become the same bytes.
+const FORMATTER_WASI: &[&str] = &["wasi:cli", "wasi:io", "wasi:random/insecure-seed"];
 
 /// WASI packages that are refused, and what to do instead.
 const REFUSED_WASI: &[(&str, &str)] = &[
@@ -106,6 +112,13 @@ impl World {
             Self::Formatter => FORMATTER_IMPORTS,
         }
     }
+
+    const fn wasi(self) -> &'static [&'static str] {
+        match self {
+            Self::Source => SOURCE_WASI,
+            Self::Formatter => FORMATTER_WASI,
+        }
+    }
 }
 
 impl fmt::Display for World {
@@ -178,13 +191,17 @@ pub enum InspectError {
         limit: usize,
     },
     /// No WebAssembly at all.
-    #[error("this is no WebAssembly: it begins with {found}, not with `\\0asm`; give the path of a `.wasm` component")]
+    #[error(
+        "this is no WebAssembly: it begins with {found}, not with `\\0asm`; give the path of a `.wasm` component"
+    )]
     NotWasm {
         /// The first bytes.
         found: String,
     },
     /// A module of the time before components.
-    #[error("this is a core WebAssembly module, not a component; build it for the target wasm32-wasip2")]
+    #[error(
+        "this is a core WebAssembly module, not a component; build it for the target wasm32-wasip2"
+    )]
     CoreModule,
     /// Broken.
     #[error("the component is damaged")]
@@ -199,7 +216,9 @@ pub enum InspectError {
         exports: Vec<String>,
     },
     /// Built for an interface that this host does not speak.
-    #[error("the plugin was built for version {found} of the plugin interface, and this evertoken speaks 0.1; {advice}")]
+    #[error(
+        "the plugin was built for version {found} of the plugin interface, and this evertoken speaks 0.1; {advice}"
+    )]
     UnknownVersion {
         /// The plugin's version.
         found: String,
@@ -215,7 +234,10 @@ pub enum InspectError {
         advice: &'static str,
     },
     /// It wants what this host does not have.
-    #[error("the plugin imports `{name}`, which evertoken does not offer to a {world}; it offers {}", list(offered))]
+    #[error(
+        "the plugin imports `{name}`, which evertoken does not offer to a {world}; it offers {}",
+        list(offered)
+    )]
     MissingImport {
         /// The import.
         name: String,
@@ -241,7 +263,9 @@ impl InspectError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::TooLarge { .. } => "plugin.too-large",
-            Self::NotWasm { .. } | Self::CoreModule | Self::Malformed(_) => "plugin.not-a-component",
+            Self::NotWasm { .. } | Self::CoreModule | Self::Malformed(_) => {
+                "plugin.not-a-component"
+            }
             Self::NotAPlugin { .. } => "plugin.wrong-world",
             Self::UnknownVersion { .. } => "plugin.unknown-version",
             Self::RefusedImport { .. } => "plugin.refused-import",
@@ -268,7 +292,10 @@ pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
         size: bytes.len() as u64,
         world,
         interface_version: version,
-        endpoint_fields: schema.as_ref().map(schema::endpoint_fields).unwrap_or_default(),
+        endpoint_fields: schema
+            .as_ref()
+            .map(schema::endpoint_fields)
+            .unwrap_or_default(),
         schema,
         about: section(ABOUT_SECTION, surface.about)?,
         imports: surface.imports,
@@ -346,12 +373,15 @@ fn section<T: for<'de> Deserialize<'de>>(
 }
 
 fn world_of(exports: &[String]) -> Result<(World, String), InspectError> {
-    let found = exports.iter().map(|name| Interface::parse(name)).find_map(|interface| {
-        let world = World::ALL
-            .into_iter()
-            .find(|world| interface.package == PACKAGE && interface.name == world.as_str())?;
-        Some((world, interface))
-    });
+    let found = exports
+        .iter()
+        .map(|name| Interface::parse(name))
+        .find_map(|interface| {
+            let world = World::ALL
+                .into_iter()
+                .find(|world| interface.package == PACKAGE && interface.name == world.as_str())?;
+            Some((world, interface))
+        });
     let Some((world, interface)) = found else {
         return Err(InspectError::NotAPlugin {
             exports: exports.to_vec(),
@@ -421,13 +451,20 @@ fn audit(import: &str, world: World) -> Result<(), InspectError> {
             return Ok(());
         }
     }
-    if let Some((_, advice)) = REFUSED_WASI.iter().find(|(package, _)| *package == interface.package) {
+    if let Some((_, advice)) = REFUSED_WASI
+        .iter()
+        .find(|(package, _)| *package == interface.package)
+    {
         return Err(InspectError::RefusedImport {
             name: import.to_owned(),
             advice,
         });
     }
-    if INERT_WASI.contains(&interface.package) && interface.version.starts_with("0.2.") {
+    let inert = |offered: &&str| {
+        let (package, name) = offered.split_once('/').unwrap_or((offered, interface.name));
+        package == interface.package && name == interface.name
+    };
+    if world.wasi().iter().any(inert) && interface.version.starts_with("0.2.") {
         return Ok(());
     }
     Err(InspectError::MissingImport {
@@ -437,7 +474,7 @@ fn audit(import: &str, world: World) -> Result<(), InspectError> {
             .imports()
             .iter()
             .map(|name| format!("{PACKAGE}/{name}@0.1"))
-            .chain(INERT_WASI.iter().map(|package| format!("{package}@0.2")))
+            .chain(world.wasi().iter().map(|offered| format!("{offered}@0.2")))
             .collect(),
     })
 }
@@ -472,11 +509,27 @@ mod tests {
     #[test]
     fn what_is_no_component_is_refused_by_what_it_is() {
         for (bytes, code, part) in [
-            (b"#!/bin/sh".to_vec(), "plugin.not-a-component", "begins with `#!/b`"),
+            (
+                b"#!/bin/sh".to_vec(),
+                "plugin.not-a-component",
+                "begins with `#!/b`",
+            ),
             (Vec::new(), "plugin.not-a-component", "no WebAssembly"),
-            (wat::parse_str("(module)").unwrap(), "plugin.not-a-component", "wasm32-wasip2"),
-            (component("")[..8].iter().copied().chain([1, 200]).collect(), "plugin.not-a-component", "damaged"),
-            (vec![0; limits::COMPONENT_BYTES + 1], "plugin.too-large", "67108865 bytes"),
+            (
+                wat::parse_str("(module)").unwrap(),
+                "plugin.not-a-component",
+                "wasm32-wasip2",
+            ),
+            (
+                component("")[..8].iter().copied().chain([1, 200]).collect(),
+                "plugin.not-a-component",
+                "damaged",
+            ),
+            (
+                vec![0; limits::COMPONENT_BYTES + 1],
+                "plugin.too-large",
+                "67108865 bytes",
+            ),
         ] {
             let (found, message) = refusal(&bytes);
             assert_eq!(found, code, "{message}");
@@ -490,7 +543,10 @@ mod tests {
             r#"(instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i))"#,
         ));
         assert_eq!(code, "plugin.wrong-world");
-        assert!(message.contains("exports `wasi:http/incoming-handler@0.2.0`"), "{message}");
+        assert!(
+            message.contains("exports `wasi:http/incoming-handler@0.2.0`"),
+            "{message}"
+        );
         let (code, message) = refusal(&component(""));
         assert_eq!(code, "plugin.wrong-world");
         assert!(message.ends_with("exports nothing"), "{message}");
@@ -508,7 +564,9 @@ mod tests {
             )));
             assert_eq!(code, "plugin.unknown-version");
             assert!(
-                message.contains(version) && message.contains("speaks 0.1") && message.contains(advice),
+                message.contains(version)
+                    && message.contains("speaks 0.1")
+                    && message.contains(advice),
                 "{message}"
             );
         }
@@ -527,13 +585,41 @@ mod tests {
     #[test]
     fn imports_beyond_the_offer_are_refused_each_by_name() {
         for (import, code, part) in [
-            ("wasi:filesystem/types@0.2.6", "plugin.refused-import", "secrets.open"),
-            ("wasi:sockets/tcp@0.2.6", "plugin.refused-import", "evertoken:plugin/http"),
-            ("wasi:http/outgoing-handler@0.2.6", "plugin.refused-import", "allow-list"),
-            ("wasi:keyvalue/store@0.2.0", "plugin.missing-import", "`evertoken:plugin/secrets@0.1`"),
-            ("wasi:cli/environment@0.3.0", "plugin.missing-import", "wasi:cli/environment@0.3.0"),
-            ("evertoken:plugin/kitchen@0.1.0", "plugin.missing-import", "evertoken:plugin/kitchen"),
-            ("evertoken:plugin/http@0.2.0", "plugin.unknown-version", "upgrade evertoken"),
+            (
+                "wasi:filesystem/types@0.2.6",
+                "plugin.refused-import",
+                "secrets.open",
+            ),
+            (
+                "wasi:sockets/tcp@0.2.6",
+                "plugin.refused-import",
+                "evertoken:plugin/http",
+            ),
+            (
+                "wasi:http/outgoing-handler@0.2.6",
+                "plugin.refused-import",
+                "allow-list",
+            ),
+            (
+                "wasi:keyvalue/store@0.2.0",
+                "plugin.missing-import",
+                "`evertoken:plugin/secrets@0.1`",
+            ),
+            (
+                "wasi:cli/environment@0.3.0",
+                "plugin.missing-import",
+                "wasi:cli/environment@0.3.0",
+            ),
+            (
+                "evertoken:plugin/kitchen@0.1.0",
+                "plugin.missing-import",
+                "evertoken:plugin/kitchen",
+            ),
+            (
+                "evertoken:plugin/http@0.2.0",
+                "plugin.unknown-version",
+                "upgrade evertoken",
+            ),
         ] {
             let (found, message) = refusal(&importing(import));
             assert_eq!(found, code, "{message}");
@@ -543,12 +629,27 @@ mod tests {
     }
 
     #[test]
-    fn a_formatter_gets_no_capability() {
-        let (code, message) = refusal(&component(
-            r#"(import "evertoken:plugin/http@0.1.0" (instance)) (instance $i) (export "evertoken:plugin/formatter@0.1.0" (instance $i))"#,
-        ));
-        assert_eq!(code, "plugin.missing-import");
-        assert!(message.contains("does not offer to a formatter"), "{message}");
+    fn a_formatter_gets_no_capability_no_clock_and_no_randomness() {
+        let formatter = |import: &str| {
+            component(&format!(
+                r#"(import "{import}" (instance)) (instance $i) (export "evertoken:plugin/formatter@0.1.0" (instance $i))"#
+            ))
+        };
+        for import in [
+            "evertoken:plugin/http@0.1.0",
+            "evertoken:plugin/secrets@0.1.0",
+            "wasi:clocks/wall-clock@0.2.6",
+            "wasi:random/random@0.2.6",
+        ] {
+            let (code, message) = refusal(&formatter(import));
+            assert_eq!(code, "plugin.missing-import", "{import}");
+            assert!(
+                message.contains("does not offer to a formatter"),
+                "{message}"
+            );
+        }
+        assert!(inspect(&formatter("wasi:random/insecure-seed@0.2.6")).is_ok());
+        assert!(inspect(&formatter("evertoken:plugin/log@0.1.0")).is_ok());
     }
 
     #[test]
@@ -563,7 +664,10 @@ mod tests {
         .unwrap();
         assert_eq!(info.endpoint_fields, ["token_url"]);
         let about = info.about.unwrap();
-        assert_eq!((about.name.as_str(), about.version.as_str()), ("acme", "1.2.3"));
+        assert_eq!(
+            (about.name.as_str(), about.version.as_str()),
+            ("acme", "1.2.3")
+        );
         assert!(about.secrets[0].required);
     }
 

@@ -1,33 +1,7 @@
-//! What one call of a plugin may use. The limits that users may change are [`PluginLimits`](crate::config::model::PluginLimits);
-//! the others only keep a guest from hurting its host, and no honest plugin comes near them.
+//! What one call of a plugin may use, beyond what users may change (see [`defaults`](crate::config::defaults)): these limits only keep
+//! a guest from hurting its host, and no honest plugin comes near them.
 
 use std::time::Duration;
-
-use crate::config::model::PluginLimits;
-
-/// The limits that apply where the configuration says nothing.
-pub const DEFAULT: PluginLimits = PluginLimits {
-    memory_bytes: MEMORY_BYTES,
-    requests: REQUESTS,
-    response_bytes: RESPONSE_BYTES,
-    artifact_bytes: ARTIFACT_BYTES,
-    log_lines: LOG_LINES,
-};
-
-/// Linear memory. A Rust plugin uses 1.5 MiB, an interpreted one 20 to 40 MiB.
-pub const MEMORY_BYTES: usize = 64 << 20;
-
-/// HTTP requests. The longest known way to a token (discovery, registration, challenge, exchange, retry with a nonce) takes 8.
-pub const REQUESTS: u32 = 16;
-
-/// One HTTP answer. The largest known discovery documents and key sets have some 100 KiB.
-pub const RESPONSE_BYTES: usize = 1 << 20;
-
-/// All artifacts together. Kubernetes refuses Secrets beyond 1 MiB.
-pub const ARTIFACT_BYTES: usize = 1 << 20;
-
-/// Log lines. Enough for a story about each request; more is a flood.
-pub const LOG_LINES: u32 = 100;
 
 /// How long a formatter may run. It only turns strings into bytes, which takes microseconds.
 pub const FORMAT_TIME: Duration = Duration::from_secs(5);

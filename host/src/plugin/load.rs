@@ -210,9 +210,18 @@ impl Stamp {
 impl Registry {
     /// A configured plugin hides a built-in one of the same name.
     pub(super) fn new(files: &BTreeMap<String, PluginFile>) -> Self {
-        let built_in = BUILT_IN.iter().map(|BuiltIn { name, bytes, digest }| {
-            ((*name).to_owned(), Entry::new(*digest, Place::Binary(bytes)))
-        });
+        let built_in = BUILT_IN.iter().map(
+            |BuiltIn {
+                 name,
+                 bytes,
+                 digest,
+             }| {
+                (
+                    (*name).to_owned(),
+                    Entry::new(*digest, Place::Binary(bytes)),
+                )
+            },
+        );
         let configured = files.iter().map(|(name, file)| {
             let entry = Entry::new(Digest(file.sha256), Place::File(file.path.clone()));
             (name.clone(), entry)
@@ -386,14 +395,14 @@ impl Loader {
         digest: Digest,
     ) -> Result<Loaded, LoadError> {
         let (info, bytes) = self.read(registry, name).await?;
-        let (component, found) =
-            self.cache
-                .component(digest, bytes)
-                .await
-                .map_err(|source| LoadError::Compile {
-                    name: name.to_owned(),
-                    source,
-                })?;
+        let (component, found) = self
+            .cache
+            .component(digest, bytes)
+            .await
+            .map_err(|source| LoadError::Compile {
+                name: name.to_owned(),
+                source,
+            })?;
         let prepared = self
             .linkers
             .prepare(&component, info.world)

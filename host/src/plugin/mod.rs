@@ -135,7 +135,11 @@ impl Plugins {
     ///
     /// # Errors
     /// As [`Plugins::info`].
-    pub async fn endpoints(&self, name: &str, config: &Value) -> Result<Vec<Origin>, Arc<LoadError>> {
+    pub async fn endpoints(
+        &self,
+        name: &str,
+        config: &Value,
+    ) -> Result<Vec<Origin>, Arc<LoadError>> {
         let info = self.info(name).await?;
         Ok(info
             .schema
@@ -235,7 +239,13 @@ impl Plugins {
     }
 
     fn registry(&self) -> Arc<Registry> {
-        Arc::clone(&self.0.registry.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(
+            &self
+                .0
+                .registry
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn limits(&self) -> PluginLimits {

@@ -43,7 +43,10 @@ pub fn endpoints(schema: &Value, config: &Value) -> Vec<Origin> {
 /// The mistakes in a configuration; none: the plugin will understand it.
 #[must_use]
 pub fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
-    let validator = match jsonschema::options().with_draft(Draft::Draft202012).build(schema) {
+    let validator = match jsonschema::options()
+        .with_draft(Draft::Draft202012)
+        .build(schema)
+    {
         Ok(validator) => validator,
         Err(error) => {
             return vec![ConfigMistake {
@@ -60,7 +63,10 @@ pub fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
         if origin(value).is_none() {
             mistakes.push(ConfigMistake {
                 pointer: pointer.to_owned(),
-                message: format!("{} is not an endpoint; write `https://host/path`", quoted(value)),
+                message: format!(
+                    "{} is not an endpoint; write `https://host/path`",
+                    quoted(value)
+                ),
             });
         }
     });
@@ -87,7 +93,11 @@ fn is_endpoint(schema: &Value) -> bool {
 
 /// Calls `found` with the pointer and the value of each marked field that the configuration has; a list's elements each.
 fn visit(schema: &Value, config: &Value, found: &mut dyn FnMut(&str, &Value)) {
-    Visitor { root: schema, found }.node(schema, config, "", MAX_DEPTH);
+    Visitor {
+        root: schema,
+        found,
+    }
+    .node(schema, config, "", MAX_DEPTH);
 }
 
 struct Visitor<'a> {
@@ -189,7 +199,11 @@ fn collect_fields<'a>(
     }
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
         for (key, member) in properties {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
             collect_fields(root, member, path, on_the_way, found);
         }
     }
@@ -208,7 +222,9 @@ fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMi
     match error.kind() {
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             match meant(&pointer, context) {
-                Some(errors) => errors.iter().for_each(|error| tell(schema, error, mistakes)),
+                Some(errors) => errors
+                    .iter()
+                    .for_each(|error| tell(schema, error, mistakes)),
                 None => mistakes.push(ConfigMistake {
                     message: no_alternative(error.instance(), context),
                     pointer,
@@ -237,14 +253,32 @@ fn message(kind: &ValidationErrorKind, error: &ValidationError<'_>) -> String {
             format!("`{}` is missing", property.as_str().unwrap_or_default())
         }
         ValidationErrorKind::Type { kind } => {
-            format!("{} is {}; {} is expected", quoted(value), type_of(value), expected(kind))
+            format!(
+                "{} is {}; {} is expected",
+                quoted(value),
+                type_of(value),
+                expected(kind)
+            )
         }
         ValidationErrorKind::Enum { options } => {
-            let options: Vec<String> = options.as_array().into_iter().flatten().map(quoted).collect();
-            format!("{} is not known; write one of {}", quoted(value), options.join(", "))
+            let options: Vec<String> = options
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(quoted)
+                .collect();
+            format!(
+                "{} is not known; write one of {}",
+                quoted(value),
+                options.join(", ")
+            )
         }
         ValidationErrorKind::Constant { expected_value } => {
-            format!("{} is not known; write {}", quoted(value), quoted(expected_value))
+            format!(
+                "{} is not known; write {}",
+                quoted(value),
+                quoted(expected_value)
+            )
         }
         ValidationErrorKind::Pattern { pattern } => {
             format!("{} does not match the pattern `{pattern}`", quoted(value))
@@ -281,7 +315,12 @@ fn no_alternative(value: &Value, alternatives: &[Vec<ValidationError<'_>>]) -> S
     for error in alternatives.iter().flatten() {
         match error.kind() {
             ValidationErrorKind::Constant { expected_value } => {
-                let place = error.instance_path().as_str().rsplit('/').next().unwrap_or_default();
+                let place = error
+                    .instance_path()
+                    .as_str()
+                    .rsplit('/')
+                    .next()
+                    .unwrap_or_default();
                 allowed.insert(match place {
                     "" => quoted(expected_value),
                     place => format!("`{place}: {}`", plain(expected_value)),
@@ -357,7 +396,11 @@ fn expected(kind: &TypeKind) -> String {
         TypeKind::Single(single) => vec![single.as_str()],
         TypeKind::Multiple(several) => several.into_iter().map(|one| one.as_str()).collect(),
     };
-    let names: Vec<&str> = names.into_iter().filter(|name| *name != "null").map(with_article).collect();
+    let names: Vec<&str> = names
+        .into_iter()
+        .filter(|name| *name != "null")
+        .map(with_article)
+        .collect();
     names.join(" or ")
 }
 
@@ -451,7 +494,10 @@ mod tests {
     }
 
     fn origins(config: &Value) -> Vec<String> {
-        endpoints(&schema(), config).iter().map(ToString::to_string).collect()
+        endpoints(&schema(), config)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -489,7 +535,12 @@ mod tests {
     fn fields_are_named_once_even_where_a_schema_contains_itself() {
         assert_eq!(
             endpoint_fields(&schema()),
-            ["discovery.url", "fallbacks", "per_region.*.url", "token_url"]
+            [
+                "discovery.url",
+                "fallbacks",
+                "per_region.*.url",
+                "token_url"
+            ]
         );
     }
 
@@ -501,31 +552,79 @@ mod tests {
             check_config(&schema(), &config),
             [ConfigMistake {
                 pointer: "/token_url".to_owned(),
-                message: "`idp.example.org/token` is not an endpoint; write `https://host/path`".to_owned(),
+                message: "`idp.example.org/token` is not an endpoint; write `https://host/path`"
+                    .to_owned(),
             }]
         );
     }
 
     #[test]
     fn each_mistake_names_place_value_and_mend() {
-        let good = json!({"grant": "client_credentials", "token_url": "https://idp.example.org/token"});
+        let good =
+            json!({"grant": "client_credentials", "token_url": "https://idp.example.org/token"});
         for (changes, pointer, message) in [
-            (json!({"grant": "password"}), "/grant", "`password` is not known; write one of `client_credentials`, `refresh_token`"),
-            (json!({"scope": "read"}), "/scope", "`read` is a string; a list is expected"),
-            (json!({"scope": ["read", 7]}), "/scope/1", "`7` is a number; a string is expected"),
-            (json!({"audience": 7}), "/audience", "`7` is a number; a string is expected"),
-            (json!({"token_ulr": "x"}), "/token_ulr", "unknown key `token_ulr`; did you mean `token_url`?"),
-            (json!({"discovery": {"ulr": "x"}}), "/discovery/ulr", "unknown key `ulr`; did you mean `url`?"),
-            (json!({"discovery": {"quite/else": 1}}), "/discovery/quite~1else", "unknown key `quite/else`; known are `next`, `url`"),
-            (json!({"discovery": 7}), "/discovery", "`7` fits none of the allowed forms; expected is one of a mapping"),
-            (json!({"auth": {"method": "basic"}}), "/auth", "`user` is missing"),
-            (json!({"auth": {"method": "digest"}}), "/auth", "this fits none of the allowed forms; expected is one of `method: basic`, `method: none`"),
+            (
+                json!({"grant": "password"}),
+                "/grant",
+                "`password` is not known; write one of `client_credentials`, `refresh_token`",
+            ),
+            (
+                json!({"scope": "read"}),
+                "/scope",
+                "`read` is a string; a list is expected",
+            ),
+            (
+                json!({"scope": ["read", 7]}),
+                "/scope/1",
+                "`7` is a number; a string is expected",
+            ),
+            (
+                json!({"audience": 7}),
+                "/audience",
+                "`7` is a number; a string is expected",
+            ),
+            (
+                json!({"token_ulr": "x"}),
+                "/token_ulr",
+                "unknown key `token_ulr`; did you mean `token_url`?",
+            ),
+            (
+                json!({"discovery": {"ulr": "x"}}),
+                "/discovery/ulr",
+                "unknown key `ulr`; did you mean `url`?",
+            ),
+            (
+                json!({"discovery": {"quite/else": 1}}),
+                "/discovery/quite~1else",
+                "unknown key `quite/else`; known are `next`, `url`",
+            ),
+            (
+                json!({"discovery": 7}),
+                "/discovery",
+                "`7` fits none of the allowed forms; expected is one of a mapping",
+            ),
+            (
+                json!({"auth": {"method": "basic"}}),
+                "/auth",
+                "`user` is missing",
+            ),
+            (
+                json!({"auth": {"method": "digest"}}),
+                "/auth",
+                "this fits none of the allowed forms; expected is one of `method: basic`, `method: none`",
+            ),
         ] {
             let mut config = good.clone();
-            config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(changes.as_object().unwrap().clone());
             let mistakes = check_config(&schema(), &config);
             assert_eq!(
-                mistakes.iter().map(|m| (m.pointer.as_str(), m.message.as_str())).collect::<Vec<_>>(),
+                mistakes
+                    .iter()
+                    .map(|m| (m.pointer.as_str(), m.message.as_str()))
+                    .collect::<Vec<_>>(),
                 [(pointer, message)],
                 "{config}"
             );
@@ -546,12 +645,20 @@ mod tests {
             &schema(),
             &json!({"grant": "g".repeat(1000), "token_url": "https://idp.example.org"}),
         );
-        assert!(mistakes[0].message.chars().count() < 200, "{}", mistakes[0].message);
+        assert!(
+            mistakes[0].message.chars().count() < 200,
+            "{}",
+            mistakes[0].message
+        );
     }
 
     #[test]
     fn a_wrong_schema_is_the_plugins_mistake() {
         let mistakes = check_config(&json!({"type": 7}), &json!({}));
-        assert!(mistakes[0].message.contains("plugin's own schema"), "{}", mistakes[0].message);
+        assert!(
+            mistakes[0].message.contains("plugin's own schema"),
+            "{}",
+            mistakes[0].message
+        );
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::capability::testing::Fixture;
+use crate::config::defaults::plugin_limits;
 use crate::failure::FailureKind;
 use crate::token::Expiry;
 use guests::{built_in_process, component, file, guest, logged};
@@ -27,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::with_limits(limits::DEFAULT)
+        Self::with_limits(plugin_limits())
     }
 
     fn with_limits(limits: PluginLimits) -> Self {
@@ -49,11 +50,15 @@ impl Bench {
     async fn acquire(&mut self, config: Value) -> Result<Token, Failure> {
         self.fixture.job.source.config = config;
         let call = self.fixture.call();
-        self.plugins.acquire(&self.fixture.job, &call, 0, None).await
+        self.plugins
+            .acquire(&self.fixture.job, &call, 0, None)
+            .await
     }
 
     async fn format(&self, config: Value) -> Result<Vec<Artifact>, Failure> {
-        self.plugins.format("formatting", &[named(SECRET)], &config).await
+        self.plugins
+            .format("formatting", &[named(SECRET)], &config)
+            .await
     }
 }
 
@@ -86,7 +91,10 @@ async fn a_source_gets_the_job_and_the_host_gets_the_token() {
     let mut bench = Bench::new();
     let token = bench.acquire(json!({"mode": "good"})).await.unwrap();
     assert_eq!(value(&token), "a-good-token");
-    assert_eq!((token.token_type.as_str(), token.expiry), ("Bearer", Expiry::Unknown));
+    assert_eq!(
+        (token.token_type.as_str(), token.expiry),
+        ("Bearer", Expiry::Unknown)
+    );
 
     bench.fixture.job.source.config = json!({"mode": "job"});
     let call = bench.fixture.call();
@@ -95,14 +103,23 @@ async fn a_source_gets_the_job_and_the_host_gets_the_token() {
         .acquire(&bench.fixture.job, &call, 3, Some(Timestamp(42)))
         .await
         .unwrap();
-    assert_eq!(value(&token), format!("{} 3 Some(42)", bench.fixture.job.id.name));
+    assert_eq!(
+        value(&token),
+        format!("{} 3 Some(42)", bench.fixture.job.id.name)
+    );
 }
 
 #[tokio::test]
 async fn each_call_has_an_instance_of_its_own_and_shares_only_the_jobs_state() {
     let mut bench = Bench::new();
-    assert_eq!(value(&bench.acquire(json!({"mode": "state"})).await.unwrap()), "first");
-    assert_eq!(value(&bench.acquire(json!({"mode": "state"})).await.unwrap()), "again");
+    assert_eq!(
+        value(&bench.acquire(json!({"mode": "state"})).await.unwrap()),
+        "first"
+    );
+    assert_eq!(
+        value(&bench.acquire(json!({"mode": "state"})).await.unwrap()),
+        "again"
+    );
 }
 
 #[tokio::test]
@@ -113,8 +130,18 @@ async fn a_plugins_own_failure_is_handed_on_without_secrets() {
         .await
         .unwrap_err();
     assert_eq!(
-        (failure.kind, code(&failure), failure.message.as_str(), failure.retry_after),
-        (FailureKind::Denied, "invalid_grant", "the issuer said no", Some(Duration::from_secs(7)))
+        (
+            failure.kind,
+            code(&failure),
+            failure.message.as_str(),
+            failure.retry_after
+        ),
+        (
+            FailureKind::Denied,
+            "invalid_grant",
+            "the issuer said no",
+            Some(Duration::from_secs(7))
+        )
     );
 }
 
@@ -123,24 +150,94 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
     let mut bench = Bench::new();
     bench.fixture.job.source.reveal.insert("mine".to_owned());
     for (config, timeout_ms, kind, expected, part) in [
-        (json!({"mode": "spin"}), 300, FailureKind::Internal, "plugin.timeout", "ran for 0.3 s without coming to an end"),
-        (json!({"mode": "park"}), 300, FailureKind::Unavailable, "plugin.timeout", "waited for an answer until its 0.3 s were over"),
-        (json!({"mode": "allocate-at-once"}), 5000, FailureKind::Internal, "plugin.out-of-memory", "may have 67108864"),
-        (json!({"mode": "allocate-slowly"}), 5000, FailureKind::Internal, "plugin.out-of-memory", "`limits.plugin.memory` is the limit"),
-        (json!({"mode": "recurse"}), 5000, FailureKind::Internal, "plugin.trap", "call stack exhausted"),
-        (json!({"mode": "panic", "secret": "mine"}), 5000, FailureKind::Internal, "plugin.trap", "boom, and the secret is [redacted]"),
-        (json!({"mode": "exit"}), 5000, FailureKind::Internal, "plugin.exit", "exited with status 1"),
-        (json!({"mode": "huge-argument"}), 5000, FailureKind::Internal, "plugin.too-much-data", "bytes to the host at once"),
-        (json!({"mode": "huge-token"}), 5000, FailureKind::Internal, "plugin.too-much-data", "bytes to the host at once"),
-        (json!({"mode": "hoard-handles", "secret": "mine"}), 5000, FailureKind::Internal, "secret.too-many", "more than 256 secrets"),
-        (json!({"mode": "huge-state"}), 5000, FailureKind::Internal, "state.too-large", "cached more than"),
+        (
+            json!({"mode": "spin"}),
+            300,
+            FailureKind::Internal,
+            "plugin.timeout",
+            "ran for 0.3 s without coming to an end",
+        ),
+        (
+            json!({"mode": "park"}),
+            300,
+            FailureKind::Unavailable,
+            "plugin.timeout",
+            "waited for an answer until its 0.3 s were over",
+        ),
+        (
+            json!({"mode": "allocate-at-once"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.out-of-memory",
+            "may have 67108864",
+        ),
+        (
+            json!({"mode": "allocate-slowly"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.out-of-memory",
+            "`limits.plugin.memory` is the limit",
+        ),
+        (
+            json!({"mode": "recurse"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.trap",
+            "call stack exhausted",
+        ),
+        (
+            json!({"mode": "panic", "secret": "mine"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.trap",
+            "boom, and the secret is [redacted]",
+        ),
+        (
+            json!({"mode": "exit"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.exit",
+            "exited with status 1",
+        ),
+        (
+            json!({"mode": "huge-argument"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.too-much-data",
+            "bytes to the host at once",
+        ),
+        (
+            json!({"mode": "huge-token"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.too-much-data",
+            "bytes to the host at once",
+        ),
+        (
+            json!({"mode": "hoard-handles", "secret": "mine"}),
+            5000,
+            FailureKind::Internal,
+            "secret.too-many",
+            "more than 256 secrets",
+        ),
+        (
+            json!({"mode": "huge-state"}),
+            5000,
+            FailureKind::Internal,
+            "state.too-large",
+            "cached more than",
+        ),
     ] {
         bench.fixture.job.source.timeout = Duration::from_millis(timeout_ms);
         // Loaded before, so that only the call is measured.
         bench.plugins.prepare("misbehaving").await.unwrap();
         let began = Instant::now();
         let failure = bench.acquire(config.clone()).await.unwrap_err();
-        assert_eq!((failure.kind, code(&failure)), (kind, expected), "{config}: {failure}");
+        assert_eq!(
+            (failure.kind, code(&failure)),
+            (kind, expected),
+            "{config}: {failure}"
+        );
         assert!(failure.message.contains(part), "{config}: {failure}");
         assert!(!failure.message.contains(SECRET), "{config}: {failure}");
         assert!(
@@ -155,9 +252,21 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
 async fn what_is_not_the_jobs_own_is_refused_by_name() {
     let mut bench = Bench::new();
     for (config, expected, part) in [
-        (json!({"mode": "open-secret", "secret": "somebody-elses"}), "secret.not-listed", "`somebody-elses`"),
-        (json!({"mode": "read-secret", "secret": "mine"}), "secret.not-revealed", "mine"),
-        (json!({"mode": "one-request", "url": "https://idp.test/token"}), "http.origin-denied", "https://idp.test"),
+        (
+            json!({"mode": "open-secret", "secret": "somebody-elses"}),
+            "secret.not-listed",
+            "`somebody-elses`",
+        ),
+        (
+            json!({"mode": "read-secret", "secret": "mine"}),
+            "secret.not-revealed",
+            "mine",
+        ),
+        (
+            json!({"mode": "one-request", "url": "https://idp.test/token"}),
+            "http.origin-denied",
+            "https://idp.test",
+        ),
     ] {
         let failure = bench.acquire(config.clone()).await.unwrap_err();
         assert_eq!(code(&failure), expected, "{config}: {failure}");
@@ -174,7 +283,10 @@ async fn the_seventeenth_request_of_a_call_is_refused() {
         .await
         .unwrap_err();
     assert_eq!(code(&failure), "http.too-many-requests", "{failure}");
-    assert!(failure.message.contains("more than 16 requests"), "{failure}");
+    assert!(
+        failure.message.contains("more than 16 requests"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
@@ -185,10 +297,17 @@ async fn a_flood_of_log_lines_is_cut_with_one_warning() {
     })
     .await;
     assert_eq!(value(&result.unwrap()), "flooded");
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("evertoken::plugin: ")).collect();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("evertoken::plugin: "))
+        .collect();
     assert_eq!(lines.len(), 101);
     assert!(lines[99].contains("line 99"), "{}", lines[99]);
-    assert!(lines[100].contains("more than 100 lines in one call; the rest is dropped"), "{}", lines[100]);
+    assert!(
+        lines[100].contains("more than 100 lines in one call; the rest is dropped"),
+        "{}",
+        lines[100]
+    );
 }
 
 #[tokio::test]
@@ -235,7 +354,8 @@ async fn compiling_does_not_count_against_the_calls_time() {
     let directory = tempfile::tempdir().unwrap();
     let mut bench = Bench::new();
     let files = BTreeMap::from([("misbehaving".to_owned(), guest("guest_source"))]);
-    bench.plugins = Plugins::new(&files, limits::DEFAULT, built_in_process(directory.path())).unwrap();
+    bench.plugins =
+        Plugins::new(&files, plugin_limits(), built_in_process(directory.path())).unwrap();
     bench.fixture.job.source.timeout = Duration::from_millis(30);
     let began = Instant::now();
     bench.acquire(json!({"mode": "good"})).await.unwrap();
@@ -251,7 +371,10 @@ async fn a_call_that_is_given_up_leaves_nothing_running() {
     let mut bench = Bench::new();
     bench.plugins.prepare("misbehaving").await.unwrap();
     let plugins = bench.plugins.clone();
-    let given_up = tokio::time::timeout(Duration::from_millis(50), bench.acquire(json!({"mode": "park"})));
+    let given_up = tokio::time::timeout(
+        Duration::from_millis(50),
+        bench.acquire(json!({"mode": "park"})),
+    );
     assert!(given_up.await.is_err());
     assert_eq!(plugins.0.ticker.calls_in_flight(), 0);
 }
@@ -262,7 +385,9 @@ async fn an_unknown_plugin_is_told_with_the_nearest_name() {
     let error = bench.plugins.info("oath2").await.unwrap_err();
     assert_eq!(error.code(), "plugin.not-found");
     assert!(
-        error.to_string().starts_with("there is no plugin `oath2`; did you mean `oauth2`?"),
+        error
+            .to_string()
+            .starts_with("there is no plugin `oath2`; did you mean `oauth2`?"),
         "{error}"
     );
 }
@@ -281,13 +406,22 @@ async fn another_digest_is_refused_until_the_right_file_is_there() {
         },
     )]);
     let mut bench = Bench::new();
-    bench.plugins = Plugins::new(&files, limits::DEFAULT, guests::cache()).unwrap();
+    bench.plugins = Plugins::new(&files, plugin_limits(), guests::cache()).unwrap();
     bench.fixture.job.source.plugin = "acme".to_owned();
 
     let failure = bench.acquire(json!({"mode": "good"})).await.unwrap_err();
-    assert_eq!((failure.kind, code(&failure)), (FailureKind::InvalidConfig, "plugin.digest-mismatch"));
-    assert!(failure.message.contains(&Digest(right.sha256).to_string()), "{failure}");
-    assert!(failure.message.contains("`plugins.acme.sha256`"), "{failure}");
+    assert_eq!(
+        (failure.kind, code(&failure)),
+        (FailureKind::InvalidConfig, "plugin.digest-mismatch")
+    );
+    assert!(
+        failure.message.contains(&Digest(right.sha256).to_string()),
+        "{failure}"
+    );
+    assert!(
+        failure.message.contains("`plugins.acme.sha256`"),
+        "{failure}"
+    );
     let again = bench.acquire(json!({"mode": "good"})).await.unwrap_err();
     assert_eq!(again, failure);
 
@@ -306,7 +440,12 @@ async fn a_plugin_of_the_other_world_is_refused_with_its_place() {
     bench.fixture.job.source.plugin = "formatting".to_owned();
     let failure = bench.acquire(json!({})).await.unwrap_err();
     assert_eq!(code(&failure), "plugin.wrong-world");
-    assert!(failure.message.contains("is a formatter and cannot be used as a source"), "{failure}");
+    assert!(
+        failure
+            .message
+            .contains("is a formatter and cannot be used as a source"),
+        "{failure}"
+    );
     let failure = bench
         .plugins
         .format("misbehaving", &[named("x")], &json!({}))
@@ -321,11 +460,14 @@ async fn a_plugin_that_wants_files_or_sockets_disables_only_its_job() {
     let mut files = file_named(&guest("guest_ambient").path);
     files.insert("misbehaving".to_owned(), guest("guest_source"));
     let mut bench = Bench::new();
-    bench.plugins = Plugins::new(&files, limits::DEFAULT, guests::cache()).unwrap();
+    bench.plugins = Plugins::new(&files, plugin_limits(), guests::cache()).unwrap();
     bench.acquire(json!({"mode": "good"})).await.unwrap();
     bench.fixture.job.source.plugin = "acme".to_owned();
     let failure = bench.acquire(json!({})).await.unwrap_err();
-    assert_eq!((failure.kind, code(&failure)), (FailureKind::InvalidConfig, "plugin.refused-import"));
+    assert_eq!(
+        (failure.kind, code(&failure)),
+        (FailureKind::InvalidConfig, "plugin.refused-import")
+    );
     assert!(failure.message.contains("plugins do not get"), "{failure}");
 }
 
@@ -358,7 +500,7 @@ async fn components_that_do_not_fit_are_refused_before_they_run() {
     ] {
         let path = directory.path().join("acme.wasm");
         std::fs::write(&path, component(body)).unwrap();
-        let plugins = Plugins::new(&file_named(&path), limits::DEFAULT, guests::cache()).unwrap();
+        let plugins = Plugins::new(&file_named(&path), plugin_limits(), guests::cache()).unwrap();
         let error = plugins.prepare("acme").await.unwrap_err();
         let failure = error.to_failure();
         assert_eq!(code(&failure), expected, "{failure}");
@@ -377,19 +519,49 @@ async fn a_formatters_artifacts_reach_the_host() {
         .format(json!({"mode": "named", "names": ["tls.key", "ca.crt"]}))
         .await
         .unwrap();
-    assert_eq!(artifacts.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["tls.key", "ca.crt"]);
+    assert_eq!(
+        artifacts
+            .iter()
+            .map(|a| a.name.as_str())
+            .collect::<Vec<_>>(),
+        ["tls.key", "ca.crt"]
+    );
 }
 
 #[tokio::test]
 async fn a_formatter_is_stopped_and_its_artifacts_are_checked() {
     let bench = Bench::new();
     for (config, expected, part) in [
-        (json!({"mode": "huge"}), "plugin.invalid-artifact", "`limits.plugin.artifact` is the limit"),
-        (json!({"mode": "many"}), "plugin.invalid-artifact", "1000 artifacts"),
-        (json!({"mode": "nothing"}), "plugin.invalid-artifact", "no artifact"),
-        (json!({"mode": "named", "names": ["../escape"]}), "plugin.invalid-artifact", "A-Za-z0-9._-"),
-        (json!({"mode": "named", "names": ["a", "a"]}), "plugin.invalid-artifact", "same name"),
-        (json!({"mode": "panic"}), "plugin.trap", "the token is [redacted]"),
+        (
+            json!({"mode": "huge"}),
+            "plugin.invalid-artifact",
+            "`limits.plugin.artifact` is the limit",
+        ),
+        (
+            json!({"mode": "many"}),
+            "plugin.invalid-artifact",
+            "1000 artifacts",
+        ),
+        (
+            json!({"mode": "nothing"}),
+            "plugin.invalid-artifact",
+            "no artifact",
+        ),
+        (
+            json!({"mode": "named", "names": ["../escape"]}),
+            "plugin.invalid-artifact",
+            "A-Za-z0-9._-",
+        ),
+        (
+            json!({"mode": "named", "names": ["a", "a"]}),
+            "plugin.invalid-artifact",
+            "same name",
+        ),
+        (
+            json!({"mode": "panic"}),
+            "plugin.trap",
+            "the token is [redacted]",
+        ),
         (json!({"mode": "fail"}), "", "cannot format [redacted]"),
         (json!({"mode": "spin"}), "plugin.timeout", "ran for 5 s"),
     ] {
@@ -417,7 +589,10 @@ async fn the_built_in_dummy_and_template_work_together() {
         .plugins
         .format(
             "template",
-            &[NamedToken { job: "demo".to_owned(), token }],
+            &[NamedToken {
+                job: "demo".to_owned(),
+                token,
+            }],
             &json!({"template": "oauth2:{{ token }}:auth.example.org/userinfo"}),
         )
         .await
@@ -430,7 +605,7 @@ async fn the_built_in_dummy_and_template_work_together() {
 
 #[tokio::test]
 async fn the_endpoints_of_an_oauth2_job_are_its_token_url_alone() {
-    let plugins = Plugins::new(&BTreeMap::new(), limits::DEFAULT, guests::cache()).unwrap();
+    let plugins = Plugins::new(&BTreeMap::new(), plugin_limits(), guests::cache()).unwrap();
     let config = json!({
         "grant": "client_credentials",
         "token_url": "https://idp.example.org/token",
@@ -438,8 +613,14 @@ async fn the_endpoints_of_an_oauth2_job_are_its_token_url_alone() {
         "audience": "https://api.example.org",
     });
     let origins = plugins.endpoints("oauth2", &config).await.unwrap();
-    assert_eq!(origins.iter().map(ToString::to_string).collect::<Vec<_>>(), ["https://idp.example.org"]);
-    let mistakes = plugins.check_config("oauth2", World::Source, &config).await.unwrap();
+    assert_eq!(
+        origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["https://idp.example.org"]
+    );
+    let mistakes = plugins
+        .check_config("oauth2", World::Source, &config)
+        .await
+        .unwrap();
     assert!(mistakes.is_empty(), "{mistakes:?}");
 }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
+use wasmtime_wasi::WasiView;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::p2;
 use wasmtime_wasi::random::WasiRandom;
-use wasmtime_wasi::WasiView;
 
 use super::engine::{BoxError, Ticker};
 use super::error::{self, CallError};
@@ -80,16 +80,23 @@ impl Linkers {
         TokenSource::add_to_linker::<_, HasSelf<_>>(&mut source, |guest: &mut SourceGuest| guest)?;
         let mut formatter = Linker::new(engine);
         link_inert_wasi(&mut formatter)?;
-        OutputFormatter::add_to_linker::<_, HasSelf<_>>(&mut formatter, |guest: &mut FormatterGuest| guest)?;
+        OutputFormatter::add_to_linker::<_, HasSelf<_>>(
+            &mut formatter,
+            |guest: &mut FormatterGuest| guest,
+        )?;
         Ok(Self { source, formatter })
     }
 
     /// Resolves a component's imports once, for all calls to come.
-    pub(super) fn prepare(&self, component: &Component, world: World) -> Result<Prepared, BoxError> {
+    pub(super) fn prepare(
+        &self,
+        component: &Component,
+        world: World,
+    ) -> Result<Prepared, BoxError> {
         Ok(match world {
-            World::Source => {
-                Prepared::Source(TokenSourcePre::new(self.source.instantiate_pre(component)?)?)
-            }
+            World::Source => Prepared::Source(TokenSourcePre::new(
+                self.source.instantiate_pre(component)?,
+            )?),
             World::Formatter => Prepared::Formatter(OutputFormatterPre::new(
                 self.formatter.instantiate_pre(component)?,
             )?),
@@ -110,7 +117,9 @@ fn link_inert_wasi<H: Send + 'static>(linker: &mut Linker<Guest<H>>) -> wasmtime
     cli::terminal_stdout::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
     cli::terminal_stderr::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
     random::insecure::add_to_linker::<_, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
-    random::insecure_seed::add_to_linker::<_, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<_, WasiRandom>(linker, |guest| {
+        guest.ctx().ctx.random()
+    })?;
     Ok(())
 }
 
@@ -157,7 +166,13 @@ impl Bounds<'_> {
     ) -> Result<T, CallError> {
         match tokio::time::timeout(self.timeout, call(store)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(error::classify(error, store.data(), self.limits, self.timeout, scrub)),
+            Ok(Err(error)) => Err(error::classify(
+                error,
+                store.data(),
+                self.limits,
+                self.timeout,
+                scrub,
+            )),
             Err(_) => Err(CallError::Timeout {
                 limit: self.timeout,
             }),
@@ -365,7 +380,10 @@ fn values_from(
         .collect()
 }
 
-fn request_from(table: &ResourceTable, request: http::Request) -> wasmtime::Result<capability::Request> {
+fn request_from(
+    table: &ResourceTable,
+    request: http::Request,
+) -> wasmtime::Result<capability::Request> {
     Ok(capability::Request {
         method: request.method,
         url: request.url,
@@ -402,7 +420,11 @@ impl secrets::HostSecret for SourceGuest {
         secret: Resource<SecretHandle>,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
         let secret = self.table.get(&secret)?;
-        Ok(self.host.reveal(secret).map(<[u8]>::to_vec).map_err(failure_to))
+        Ok(self
+            .host
+            .reveal(secret)
+            .map(<[u8]>::to_vec)
+            .map_err(failure_to))
     }
 
     async fn part(
@@ -484,7 +506,10 @@ impl crypto::Host for SourceGuest {
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
         let message = value_from(&self.table, message)?;
         let key = self.table.get(&key)?;
-        Ok(self.host.sign(key, &algorithm, &message).map_err(failure_to))
+        Ok(self
+            .host
+            .sign(key, &algorithm, &message)
+            .map_err(failure_to))
     }
 
     async fn derive(
@@ -494,7 +519,9 @@ impl crypto::Host for SourceGuest {
         message: secrets::Value,
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
         let message = value_from(&self.table, message)?;
-        let derived = self.host.derive(self.table.get(&key)?, &algorithm, &message);
+        let derived = self
+            .host
+            .derive(self.table.get(&key)?, &algorithm, &message);
         self.handed(derived)
     }
 

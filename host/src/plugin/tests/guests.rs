@@ -1,36 +1,21 @@
 //! The guests of `tests/guests`, built once per process, and what tests of plugins share.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::model::PluginFile;
 use crate::plugin::{CacheSettings, Compiler, Digest};
 
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(build);
-
-/// For the target of the guests, with none of what the outer cargo says about the host's.
-fn build() -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(&sources)
-        .args(["build", "--quiet", "--release", "--locked", "--target", "wasm32-wasip2"])
-        .args(["--target-dir", "target"]);
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WORKSPACE_WRAPPER"] {
-        cargo.env_remove(name);
-    }
-    let status = cargo.status().unwrap();
-    assert!(status.success(), "building the guests failed");
-    sources.join("target/wasm32-wasip2/release")
+fn folder() -> &'static Path {
+    evertoken_tests::guests::build().unwrap()
 }
 
 /// A guest, as a configuration names it.
 pub(crate) fn guest(name: &str) -> PluginFile {
-    file(&FOLDER.join(format!("{name}.wasm")))
+    file(&folder().join(format!("{name}.wasm")))
 }
 
 /// A file with the digest that it has now.
@@ -47,7 +32,7 @@ pub(crate) fn component(body: &str) -> Vec<u8> {
 
 /// Kept beside the guests: they change as often.
 pub(crate) fn cache() -> CacheSettings {
-    built_in_process(&FOLDER.join("compiled"))
+    built_in_process(&folder().join("compiled"))
 }
 
 /// The running program is a test and no compiler.

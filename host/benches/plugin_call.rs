@@ -1,0 +1,182 @@
+//! One plugin call without network, as the process makes thousands of them: a fresh instance, the call, everything dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use evertoken::capability::{Call, Host, Settings, keep, process_environment};
+use evertoken::config::defaults::plugin_limits;
+use evertoken::config::model::{Job, JobId, Scope, Source, Tls};
+use evertoken::failure::Failure;
+use evertoken::plugin::{CacheSettings, Compiler, Plugins};
+use evertoken::refresh::Policy;
+use evertoken::time::SystemClock;
+use evertoken::token::{Expiry, KeptToken, NamedToken, Token};
+use keep::{BoxFuture, Generation, Keeper};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+/// Keeps nothing: these calls have nothing to keep.
+struct NoKeeper;
+
+impl Keeper for NoKeeper {
+    fn plugin_value<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn set_plugin_value<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+        _: &'a [u8],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn generation<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn replace_generation<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+        _: Generation,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn token<'a>(&'a self, _: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn keep_token<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a KeptToken,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn job(plugin: &str, config: Value) -> Arc<Job> {
+    Arc::new(Job {
+        id: JobId::file("warehouse"),
+        scope: Scope::Administrator,
+        source: Source {
+            plugin: plugin.to_owned(),
+            config,
+            secrets: BTreeMap::new(),
+            allow: Vec::new(),
+            allow_addresses: Vec::new(),
+            reveal: BTreeSet::new(),
+            tls: Tls::default(),
+            proxy: None,
+            timeout: Duration::from_secs(30),
+        },
+        refresh: Policy {
+            at: 0.8,
+            before_expiry: Duration::from_secs(90),
+            every: Duration::from_secs(86_400),
+            jitter: Duration::from_secs(10),
+            default_lifetime: Duration::from_secs(3600),
+        },
+        verify: Duration::from_secs(600),
+        outputs: Vec::new(),
+    })
+}
+
+fn call(job: &Arc<Job>) -> Call {
+    let host = Host::new(Settings {
+        limits: plugin_limits(),
+        keeper: Arc::new(NoKeeper),
+        kubernetes: None,
+        clock: Arc::new(SystemClock),
+        environment: process_environment(),
+    });
+    host.call(job, &[])
+}
+
+fn plugin_call(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let in_process = CacheSettings {
+        compiler: Compiler::InProcess,
+        ..CacheSettings::default()
+    };
+    let plugins = Plugins::new(&BTreeMap::new(), plugin_limits(), in_process).unwrap();
+
+    // The whole way to the first secret, which the job does not have: configuration parsed, one host call, one failure mapped.
+    let oauth2 = job(
+        "oauth2",
+        json!({
+            "grant": "client_credentials",
+            "token_url": "https://idp.example.org/token",
+            "client_id": "svc",
+            "scope": ["read"],
+        }),
+    );
+    let to_secret = call(&oauth2);
+    let failure = runtime
+        .block_on(plugins.acquire(&oauth2, &to_secret, 0, None))
+        .unwrap_err();
+    assert_eq!(
+        failure.code.as_deref(),
+        Some("secret.not-listed"),
+        "{failure}"
+    );
+    criterion.bench_function("oauth2 up to its first secret", |bencher| {
+        bencher
+            .to_async(&runtime)
+            .iter(async || black_box(plugins.acquire(&oauth2, &to_secret, 0, None).await.is_err()));
+    });
+
+    let dummy = job("dummy", json!({"lifetime": "1h"}));
+    let to_token = call(&dummy);
+    runtime
+        .block_on(plugins.acquire(&dummy, &to_token, 0, None))
+        .unwrap();
+    criterion.bench_function("dummy to a token", |bencher| {
+        bencher
+            .to_async(&runtime)
+            .iter(async || plugins.acquire(&dummy, &to_token, 0, None).await.is_ok());
+    });
+
+    let tokens = [NamedToken {
+        job: "warehouse".to_owned(),
+        token: Token {
+            value: SecretString::from("t".repeat(2048)),
+            token_type: "Bearer".to_owned(),
+            expiry: Expiry::Unknown,
+            fields: Vec::new(),
+        },
+    }];
+    let config = json!({"template": "oauth2:{{ token }}:auth.example.org/userinfo"});
+    criterion.bench_function("template of one token", |bencher| {
+        bencher.to_async(&runtime).iter(async || {
+            black_box(
+                plugins
+                    .format("template", &tokens, &config)
+                    .await
+                    .unwrap()
+                    .len(),
+            )
+        });
+    });
+}
+
+criterion_group!(benches, plugin_call);
+criterion_main!(benches);
