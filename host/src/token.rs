@@ -1,5 +1,7 @@
 //! A token as the rooms hand it on: the value and whatever the issuer said beside it.
 
+pub mod jwt;
+
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -100,6 +102,15 @@ pub struct Artifact {
     pub content: secrecy::SecretSlice<u8>,
 }
 
+impl Artifact {
+    /// The bare token, no newline: what an output without a format holds.
+    #[must_use]
+    pub fn bare(token: &Token) -> Self {
+        let value = token.value.expose_secret().as_bytes().to_vec();
+        Self { name: String::new(), content: value.into() }
+    }
+}
+
 impl fmt::Debug for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Artifact")
@@ -120,4 +131,13 @@ pub struct KeptToken {
     pub expires_at: Option<Timestamp>,
     /// Digest of the source that obtained it: a token of another source is not this job's.
     pub source_hash: [u8; 32],
+}
+
+impl KeptToken {
+    /// The token as formatters get it: with the expiry that the host settled on, where the issuer did not say.
+    #[must_use]
+    pub fn for_consumers(&self) -> Token {
+        let expiry = self.expires_at.map_or(Expiry::Never, Expiry::At);
+        Token { expiry, ..self.token.clone() }
+    }
 }

@@ -1,5 +1,4 @@
 //! Keycloak, a real issuer: every standard grant, refresh tokens that rotate, reuse refused.
-//!
 //! Fetched by Maven and prepared once into the target folder. One server per test process; each test makes realms of its own, and each
 //! realm has a proxy of its own before the server, so that requests are counted, answers lost and the issuer taken down for one test alone.
 

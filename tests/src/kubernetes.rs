@@ -1,5 +1,4 @@
 //! A real Kubernetes API server: etcd and kube-apiserver with RBAC, TokenRequest and an audit log; no nodes, no controllers.
-//!
 //! Without controllers a deleted namespace stays `Terminating` and nothing creates default ServiceAccounts.
 
 pub mod audit;

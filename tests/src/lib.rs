@@ -1,5 +1,4 @@
 //! Real parts for tests: an API server, Keycloak, an issuer that misbehaves on demand, and the built `evertoken` itself.
-//!
 //! Nothing here knows the host crate, so this library compiles in seconds and sees evertoken only from outside, as a user does. Parts that
 //! need Go or a JDK are built once into the target folder; where those are missing the error says so, unless the part is switched off by
 //! name: `EVERTOKEN_SKIP=kubernetes,keycloak`. Every process started here dies with the test process, however that ends.
@@ -8,6 +7,7 @@ pub mod client;
 pub mod evertoken;
 pub mod guests;
 pub mod issuer;
+pub mod jwt;
 pub mod keycloak;
 pub mod kubernetes;
 pub mod pki;

@@ -1,5 +1,4 @@
 //! Child processes that never outlive the test.
-//!
 //! Two nets: a [`Process`] is killed and reaped on drop, and the kernel kills it when the test process dies without dropping anything
 //! (statics, abort, SIGKILL). The second is the parent-death signal, which Linux ties to the *thread* that forked; so one thread that lives
 //! as long as the process forks for all. `setpriv` sets the signal and then becomes the program: same pid, and no unsafe code here.

@@ -1,5 +1,4 @@
 //! A small HTTP/1.1 server that records every request and answers, or fails to answer, exactly as told.
-//!
 //! Written on plain sockets because most of what it must do is what a well-kept server library prevents: drip, break off, talk garbage,
 //! never end. Head and body of an answer go out in one write, so that no measurement contains Nagle's delay.
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use evertoken_tests::client::{Answer, Client};
 use evertoken_tests::evertoken::Launch;
 use evertoken_tests::issuer::Issuer;
+use evertoken_tests::jwt::claims;
 use evertoken_tests::keycloak::Keycloak;
 use evertoken_tests::keycloak::realm::{ClientSpec, Realm, RealmSpec};
 use evertoken_tests::kubernetes::ApiServer;
@@ -217,7 +218,7 @@ fn keycloak_issues_a_client_credentials_token_with_lifespan_and_audience_and_cou
     ];
     let answer = realm.token_request(&fields).unwrap().success().unwrap();
     assert_eq!(answer["expires_in"], 60);
-    let claims = claims(answer["access_token"].as_str().unwrap());
+    let claims = claims(answer["access_token"].as_str().unwrap()).unwrap();
     assert_eq!(claims["iss"], realm.issuer());
     assert!(
         claims["aud"] == "warehouse"
@@ -327,17 +328,6 @@ fn refresh(realm: &Realm, token: &str) -> anyhow::Result<Answer> {
         ("refresh_token", token),
     ];
     realm.token_request(&fields)
-}
-
-fn claims(token: &str) -> Value {
-    use base64::Engine as _;
-    let payload = token.split('.').nth(1).unwrap();
-    serde_json::from_slice(
-        &base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(payload)
-            .unwrap(),
-    )
-    .unwrap()
 }
 
 // --- the scripted issuer ----------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ impl Scrubber {
                 self.look_for(&spelling);
             }
         }
-        self.look_for(&Zeroizing::new(data_encoding::HEXUPPER.encode(secret)).as_bytes());
+        self.look_for(Zeroizing::new(data_encoding::HEXUPPER.encode(secret)).as_bytes());
         for offset in 0..3 {
             let (standard, url) = inside_base64(secret, offset);
             self.look_for(standard.as_bytes());

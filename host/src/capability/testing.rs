@@ -11,6 +11,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tracing::instrument::WithSubscriber;
 
 use super::host::{Environment, Host, Shared};
 use super::http::{Clients, ProxyRules};
@@ -377,5 +378,39 @@ async fn read_request(stream: &mut Box<dyn Stream>) -> io::Result<String> {
         if read == 0 || body.len() >= wanted {
             return Ok(text.into_owned());
         }
+    }
+}
+
+/// Everything that is logged, at TRACE.
+#[derive(Clone, Default)]
+pub(crate) struct Logs(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Logs {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logs {
+    /// What `work` returns; its log lines are kept.
+    pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        // With one subscriber alone, tracing lets the thread that meets an event first decide for all whether it is wanted.
+        let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .finish();
+        work.with_subscriber(subscriber).await
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }

@@ -1,1 +1,156 @@
-//! The command line, one file per command.
+//! The command line, one file per command. A command parses nothing itself and decides little: it reads the configuration,
+//! puts the rooms together and says what came of it.
+
+mod check;
+mod compile_plugin;
+mod configuration;
+mod exit;
+mod house;
+mod ktr;
+mod log;
+mod once;
+mod plugin;
+mod plugin_options;
+mod refresh;
+mod run;
+mod runtime;
+mod schema;
+mod signals;
+mod status;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Keeps short-lived tokens fresh where unmodified programs read them.
+///
+/// evertoken reads refresh jobs from a YAML file. Each job obtains a token through a sandboxed plugin and writes it, whole or
+/// not at all, to files and Kubernetes Secrets, and does so again before the token dies.
+#[derive(Debug, Parser)]
+#[command(name = "evertoken", version, after_help = exit::HELP, max_term_width = 110)]
+struct Arguments {
+    #[command(flatten)]
+    log: log::LogArguments,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep the tokens of all jobs fresh until stopped (SIGTERM, SIGINT)
+    Run(run::RunArguments),
+    /// Write every job's token, or the named ones', once, then end: for init containers and cron
+    Once(once::OnceArguments),
+    /// Validate a configuration, plugin options included, without network and without starting anything
+    Check(check::CheckArguments),
+    /// Show the jobs of the running process: state, expiry, next refresh, last error
+    Status(status::StatusArguments),
+    /// Ask the running process to refresh jobs now
+    Refresh(refresh::RefreshArguments),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
+    /// List and inspect plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Do kube-token-refresher's job from its own file, KTR_* variables and flags
+    #[command(disable_help_flag = true)]
+    Ktr(ktr::KtrArguments),
+    #[command(hide = true)]
+    CompilePlugin(compile_plugin::CompileArguments),
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Two libraries below us speak TLS; both take the provider that is installed first.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let exit = if is_ktr(&arguments, || std::env::vars_os().any(|(name, _)| is_ktr_variable(&name))) {
+        ktr::run(arguments.get(1..).unwrap_or_default())
+    } else {
+        match Arguments::try_parse_from(&arguments) {
+            Ok(parsed) => dispatch(parsed),
+            Err(error) => report_usage(&error),
+        }
+    };
+    exit.into()
+}
+
+fn dispatch(arguments: Arguments) -> Exit {
+    let level = arguments.log.level();
+    let log = &arguments.log;
+    match arguments.command {
+        Command::Run(arguments) => {
+            log::start(level, log.log_format);
+            run::run(&arguments)
+        }
+        Command::Once(arguments) => {
+            log::start(level, log.log_format);
+            once::run(&arguments)
+        }
+        Command::Check(arguments) => {
+            log::start(level, log.log_format);
+            check::run(&arguments)
+        }
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Refresh(arguments) => refresh::run(&arguments),
+        Command::Schema => schema::run(),
+        Command::Plugin(command) => plugin::run(&command),
+        Command::Ktr(arguments) => ktr::run(&arguments.arguments),
+        Command::CompilePlugin(arguments) => compile_plugin::run(&arguments),
+    }
+}
+
+/// Whether the process was started as kube-token-refresher: by that name, or with its variables and no command of ours.
+fn is_ktr(arguments: &[OsString], has_variables: impl FnOnce() -> bool) -> bool {
+    let called_ktr = arguments.first().and_then(|program| Path::new(program).file_name()).is_some_and(|name| name == "ktr");
+    called_ktr || (arguments.len() <= 1 && has_variables())
+}
+
+fn is_ktr_variable(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with("KTR_"))
+}
+
+/// Says something to whoever started the process.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Help and version are answers, everything else is a mistake.
+fn report_usage(error: &clap::Error) -> Exit {
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Success }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn ktr_is_recognised_by_name_or_by_its_variables_without_a_command() {
+        for (arguments, variables, expected) in [
+            (vec!["/usr/local/bin/ktr"], false, true),
+            (vec!["ktr", "--interval", "3"], false, true),
+            (vec!["evertoken"], true, true),
+            (vec!["evertoken"], false, false),
+            (vec!["evertoken", "status"], true, false),
+        ] {
+            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+            assert_eq!(is_ktr(&arguments, || variables), expected, "{arguments:?}");
+        }
+    }
+}

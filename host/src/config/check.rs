@@ -553,13 +553,9 @@ impl<'d> Checker<'d> {
         let Some(time) = time else {
             return default;
         };
-        let known = self
-            .gathered
-            .notes
-            .iter()
-            .any(|note| note.span == time.span);
         // A default is looked at once for each job and said once.
-        if time.value.0 < MIN_PERIOD && !known {
+        let said = |gathered: &Gathered| gathered.notes.iter().any(|note| note.span == time.span);
+        if time.value.0 < MIN_PERIOD && !said(self.gathered) {
             self.gathered
                 .note(time.span, "shorter than a second", "write `1s` or more");
         }

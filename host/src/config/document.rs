@@ -21,17 +21,17 @@ use super::{Loaded, Surroundings, check};
 const MAX_FILES: usize = 10_000;
 
 /// Reads a file that holds a configuration.
-pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, Mistake> {
+pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, Mistakes> {
     let unreadable = |error: std::io::Error| {
-        Mistake::without_text(
+        Mistakes::one(Mistake::without_text(
             path.display().to_string(),
             format!("cannot be read: {error}"),
             Some("name a readable YAML file".to_owned()),
-        )
+        ))
     };
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > yaml::MAX_FILE_BYTES as u64 {
-        return Err(too_long(&path.display().to_string()));
+        return Err(Mistakes::one(too_long(&path.display().to_string())));
     }
     let bytes = Zeroizing::new(std::fs::read(path).map_err(unreadable)?);
     text_of(&bytes, &path.display().to_string())
@@ -45,7 +45,7 @@ fn too_long(name: &str) -> Mistake {
     )
 }
 
-fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mistake> {
+pub(super) fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mistakes> {
     std::str::from_utf8(bytes)
         .map(|text| Zeroizing::new(text.to_owned()))
         .map_err(|error| {
@@ -60,7 +60,7 @@ fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mistake> {
             let mut mistake = Mistake::without_text(name, "not UTF-8 text", help);
             mistake.line = Some(line);
             mistake.column = Some(column);
-            mistake
+            Mistakes::one(mistake)
         })
 }
 
@@ -100,20 +100,20 @@ impl Reading {
         name: &str,
         surroundings: &Surroundings,
     ) -> Result<Loaded, Mistakes> {
-        let Some(file) = self.record::<File>(text, name, &surroundings.base_dir) else {
+        let Some(mut file) = self.record::<File>(text, name, &surroundings.base_dir) else {
             return Err(self.into_mistakes());
         };
-        let mut jobs: Vec<At<Job>> = file.jobs.clone().map(|jobs| jobs.value).unwrap_or_default();
+        let mut jobs: Vec<At<Job>> = file.jobs.take().map(|jobs| jobs.value).unwrap_or_default();
         let mut outputs: Vec<At<SharedOutput>> = file
             .outputs
-            .clone()
+            .take()
             .map(|outputs| outputs.value)
             .unwrap_or_default();
         for path in self.included(&file) {
             let text = match read_text(&path) {
                 Ok(text) => text,
-                Err(mistake) => {
-                    self.bare.push(mistake);
+                Err(mistakes) => {
+                    self.bare.extend(mistakes.iter().cloned());
                     continue;
                 }
             };

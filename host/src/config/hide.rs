@@ -155,7 +155,7 @@ fn is_telling(key: &str) -> bool {
 }
 
 /// A URL with a user or password before its host.
-fn has_userinfo(text: &str) -> bool {
+pub(super) fn has_userinfo(text: &str) -> bool {
     text.split_once("://").is_some_and(|(_, rest)| {
         rest.split(['/', '?', '#'])
             .next()

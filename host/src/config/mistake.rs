@@ -10,6 +10,9 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
 /// The most mistakes that are shown: who has more sees the same ones again and again.
 const MAX_SHOWN: usize = 100;
 
+/// The longest line that is drawn, in bytes: the whole line is drawn for each mistake, and a file may be one line.
+const MAX_DRAWN_LINE: usize = 1000;
+
 /// A range of bytes in one of the files that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Span {
@@ -62,6 +65,22 @@ impl Sources {
 
     fn source(&self, span: Span) -> Option<&Source> {
         self.0.get(span.source as usize)
+    }
+
+    /// The file, if the lines around the span can be drawn.
+    fn drawable(&self, span: Span) -> Option<&Source> {
+        let source = self.source(span)?;
+        let line = source
+            .line_starts
+            .partition_point(|&at| at <= span.start as usize);
+        let first = line.saturating_sub(2);
+        let starts = source.line_starts.get(first..)?.iter().take(4);
+        let ends = starts.clone().skip(1).copied().chain([source.text.len()]);
+        let short = starts
+            .zip(ends)
+            .take(3)
+            .all(|(start, end)| end - start <= MAX_DRAWN_LINE);
+        short.then_some(source)
     }
 
     /// The part of a span that lies on its first line: a whole block would bury the message.
@@ -148,6 +167,13 @@ impl Mistake {
         }
     }
 
+    fn place(&self) -> String {
+        match (self.line, self.column) {
+            (Some(line), Some(column)) => format!("{}:{line}:{column}", self.file),
+            _ => self.file.clone(),
+        }
+    }
+
     pub(super) fn of(note: Note, sources: &Sources) -> Self {
         let (file, line, column) = sources.place(note.span);
         let mut message = note.message;
@@ -156,7 +182,7 @@ impl Mistake {
         if let Some(other) = note.other {
             let (other_file, other_line, other_column) = sources.place(other);
             message = format!("{message} (first in {other_file}:{other_line}:{other_column})");
-            if other.source == note.span.source {
+            if other.source == note.span.source && sources.drawable(other).is_some() {
                 labels.push(LabeledSpan::new_with_span(
                     Some("first here".to_owned()),
                     sources.first_line(other),
@@ -174,7 +200,7 @@ impl Mistake {
             message,
             help: note.help,
             source: sources
-                .source(note.span)
+                .drawable(note.span)
                 .map(|source| NamedSource::new(file.clone(), Arc::clone(&source.text))),
             file,
             labels,
@@ -185,11 +211,7 @@ impl Mistake {
 /// `file:line:column: message (help)`, on one line.
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let (Some(line), Some(column)) = (self.line, self.column) {
-            write!(f, ":{line}:{column}")?;
-        }
-        write!(f, ": {}", self.message)?;
+        write!(f, "{}: {}", self.place(), self.message)?;
         match &self.help {
             Some(help) => write!(f, " ({help})"),
             None => Ok(()),
@@ -206,7 +228,7 @@ struct Drawn<'a>(&'a Mistake);
 impl fmt::Display for Drawn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.source.is_none() {
-            write!(f, "{}: ", self.0.file)?;
+            write!(f, "{}: ", self.0.place())?;
         }
         f.write_str(&self.0.message)
     }
@@ -321,7 +343,7 @@ mod tests {
     #[test]
     fn painting_over_keeps_lines_and_offsets() {
         let text = "a: pä€𝄞\nb: x\n";
-        let painted = paint_over(text, &[3..13]);
+        let painted = paint_over(text, std::slice::from_ref(&(3..13)));
         assert_eq!(painted, "a: *·•🞄\nb: x\n");
         assert_eq!(painted.len(), text.len());
     }

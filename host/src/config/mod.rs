@@ -6,6 +6,7 @@ pub mod defaults;
 mod document;
 mod file;
 mod hide;
+pub mod ktr;
 mod mistake;
 pub mod model;
 pub mod origin;
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 pub use mistake::{Mistake, Mistakes};
 pub use places::{Place, Places};
 
-use read::Read as _;
+use read::{Read as _, Word as _};
 
 /// Source plugins that are built in.
 pub const SOURCE_PLUGINS: [&str; 3] = ["dummy", "mirror", "oauth2"];
@@ -57,7 +58,7 @@ pub struct Surroundings {
 /// # Errors
 /// Every mistake in all of these files.
 pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
-    let text = document::read_text(path).map_err(Mistakes::one)?;
+    let text = document::read_text(path)?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -79,6 +80,17 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
 /// Every mistake in the text and in what it includes.
 pub fn parse(text: &str, name: &str, surroundings: &Surroundings) -> Result<Loaded, Mistakes> {
     document::Reading::new().read(Zeroizing::new(text.to_owned()), name, surroundings)
+}
+
+/// A span of time as it is written in the file: `90s`, `1h30m`, `500ms`. For command-line options, so that both read alike.
+///
+/// # Errors
+/// What is wrong with it and how to write it.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    match unit::Time::parse(text) {
+        Ok(time) => Ok(time.0),
+        Err(complaint) => Err(format!("{}; {}", complaint.message, complaint.help)),
+    }
 }
 
 /// The JSON Schema (draft 2020-12) of the configuration file.

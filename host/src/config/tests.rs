@@ -788,6 +788,28 @@ fn a_file_that_is_no_text_is_refused_with_its_place() {
 }
 
 #[test]
+fn a_file_that_is_one_long_line_is_not_drawn_over_and_over() {
+    let text = format!(
+        "{{jobs: [{}], limits: {{concurrency: x}}}}",
+        "{naem: a}, ".repeat(200)
+    );
+    let refused = read(&text).unwrap_err();
+    assert_eq!(refused.len(), 601);
+    assert!(
+        refused.drawn(false).len() < 100_000,
+        "{}",
+        refused.drawn(false).len()
+    );
+    assert!(
+        refused
+            .drawn(false)
+            .contains("f.yaml:1:10: unknown key `naem`"),
+        "{refused}"
+    );
+    assert!(refused.to_string().ends_with("and 501 more"), "{refused}");
+}
+
+#[test]
 fn a_later_judge_finds_the_place_of_what_it_judges() {
     let loaded = read(
         "

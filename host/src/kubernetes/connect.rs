@@ -13,7 +13,7 @@ use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
 use crate::failure::{Failure, FailureKind};
 
 /// The Pod's variable for the API server's address; set in every Pod.
-const IN_CLUSTER_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
+pub(super) const IN_CLUSTER_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -108,9 +108,10 @@ fn describe_kubeconfig(error: &KubeconfigError) -> String {
 /// The error and its causes, without what a credential command printed.
 fn describe(error: &kube::Error) -> String {
     match error {
-        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => {
+        // The command comes with its environment, which is a place for credentials too.
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
             format!(
-                "the kubeconfig's command `{cmd}` failed with {}",
+                "the kubeconfig's credential command failed with {}",
                 out.status
             )
         }

@@ -54,6 +54,7 @@ pub struct Kubernetes {
     connection: Connection,
     client: Mutex<Option<kube::Client>>,
     in_flight: Semaphore,
+    request_timeout: Duration,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -87,6 +88,7 @@ impl Kubernetes {
             connection,
             client: Mutex::new(None),
             in_flight: Semaphore::new(REQUESTS_IN_FLIGHT),
+            request_timeout: REQUEST_TIMEOUT,
         }
     }
 
@@ -133,14 +135,14 @@ impl Kubernetes {
                 "the Kubernetes client has been closed",
             )
         })?;
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(call)).await {
+        match tokio::time::timeout(self.request_timeout, self.exchange(call)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(
                 FailureKind::Unavailable,
                 "kubernetes.timeout",
                 format!(
                     "cannot {call}: no answer from the API server within {} s",
-                    REQUEST_TIMEOUT.as_secs()
+                    self.request_timeout.as_secs()
                 ),
             )),
         }
@@ -212,3 +214,6 @@ impl Verb {
 fn body(bytes: &[u8]) -> Body {
     Body::from(bytes.to_vec())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -139,7 +138,7 @@ impl Secrets {
         desired: &[u8],
     ) -> Result<(String, bool), Failure> {
         let get = Call::secret(Verb::Get, &place.namespace, &place.name);
-        let found: Value = match self.kubernetes.send(&get).await {
+        let found: object::Found = match self.kubernetes.send(&get).await {
             Ok(answer) => answer.parse(&get)?,
             Err(failure) if has_code(&failure, NOT_FOUND) && destination.create => {
                 let body = object::to_create(desired).ok_or_else(|| get.malformed("own object"))?;
@@ -147,7 +146,7 @@ impl Secrets {
             }
             Err(failure) => return Err(failure),
         };
-        match object::merged(&found, desired) {
+        match object::merged(found, desired) {
             None => Err(get.malformed("it is no Secret")),
             Some(object::Merged::Same { resource_version }) => Ok((resource_version, false)),
             Some(object::Merged::Changed(body)) => {

@@ -161,7 +161,7 @@ impl Bounds<'_> {
     async fn run<H, T>(
         &self,
         store: &mut Store<Guest<H>>,
-        scrub: &dyn Fn(&str) -> String,
+        scrub: &(dyn Fn(&str) -> String + Sync),
         call: impl AsyncFnOnce(&mut Store<Guest<H>>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
         match tokio::time::timeout(self.timeout, call(store)).await {

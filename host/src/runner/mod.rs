@@ -1,1 +1,192 @@
-//! Carries out what [`crate::refresh`] decides: due queue, concurrency, shutdown.
+//! Carries out what [`crate::refresh`] decides. One task owns all jobs: it wakes those that are due, admits their work within
+//! the bounds, and tells each job how its work ended. Only work under way has a task of its own, so ten thousand jobs cost
+//! their configuration and their tokens and nothing else.
+
+mod admission;
+mod entry;
+mod handle;
+pub mod live;
+pub mod metrics;
+pub mod ports;
+mod queue;
+mod scheduler;
+pub mod status;
+mod work;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use handle::Command;
+pub use handle::{Asked, Change, Handle, Stopped};
+use metrics::Metrics;
+use ports::{Lane, Ports};
+use scheduler::{LONGEST_SLEEP, Scheduler, Work};
+use status::Snapshot;
+use work::{Outcome, panicked};
+
+use crate::config::model::Limits;
+
+/// How long a stop waits for writes under way and for exchanges that must not be lost. Kubernetes kills after 30 s; a write
+/// takes milliseconds unless its destination is in trouble.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Keeps tokens fresh.
+#[derive(Debug)]
+pub struct Runner {
+    ports: Ports,
+    scheduler: Scheduler,
+    commands: mpsc::Receiver<Command>,
+    tasks: JoinSet<Outcome>,
+    running: HashMap<Id, Running>,
+}
+
+/// Work that has a task.
+#[derive(Debug)]
+struct Running {
+    work: Work,
+    lane: Lane,
+    /// On the boot clock.
+    since: Duration,
+    abort: AbortHandle,
+}
+
+impl Runner {
+    /// A runner without jobs, and how to talk to it.
+    #[must_use]
+    pub fn new(ports: Ports, limits: &Limits, metrics: Arc<Metrics>) -> (Self, Handle) {
+        let (handle, commands) = Handle::new();
+        let runner = Self {
+            scheduler: Scheduler::new(ports.clone(), limits, metrics),
+            ports,
+            commands,
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+        };
+        (runner, handle)
+    }
+
+    /// Runs until `stop`. Then writes under way end first, and exchanges of rotating secrets, within [`GRACE`]; other calls
+    /// of sources are abandoned.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.turn(&stop, LONGEST_SLEEP).await;
+        }
+        self.wind_down().await;
+    }
+
+    /// Makes `changes` and runs until every job is written or failed in a way that waiting alone does not mend; at most for
+    /// `patience`. Says where each job stands at the end.
+    pub async fn once(
+        mut self,
+        changes: Vec<Change>,
+        patience: Option<Duration>,
+        stop: CancellationToken,
+    ) -> Snapshot {
+        self.scheduler.apply(changes);
+        let began = self.ports.clock.now().boot;
+        while !stop.is_cancelled() && !self.scheduler.is_finished() {
+            let passed = self.ports.clock.now().boot.saturating_sub(began);
+            let left = patience.map_or(LONGEST_SLEEP, |patience| patience.saturating_sub(passed));
+            if left.is_zero() {
+                break;
+            }
+            self.turn(&stop, left).await;
+        }
+        self.wind_down().await;
+        self.scheduler.snapshot(&[])
+    }
+
+    /// Does all that is due, then waits for one thing to happen, at most for `longest`.
+    async fn turn(&mut self, stop: &CancellationToken, longest: Duration) {
+        self.scheduler.wake();
+        self.begin();
+        self.scheduler.measure();
+        let timer = self.ports.timer.sleep(self.scheduler.wait().min(longest));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            Some(end) = self.tasks.join_next_with_id() => self.ended(end),
+            Some(command) = self.commands.recv() => self.scheduler.command(command),
+            () = timer => {}
+        }
+    }
+
+    fn begin(&mut self) {
+        while let Some((work, lane, task)) = self.scheduler.begin() {
+            let abort = self.tasks.spawn(task.run(self.ports.clone()));
+            let since = self.ports.clock.now().boot;
+            let running = Running {
+                work,
+                lane,
+                since,
+                abort,
+            };
+            self.running.insert(running.abort.id(), running);
+        }
+    }
+
+    fn ended(&mut self, end: Result<(Id, Outcome), JoinError>) {
+        let id = match &end {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(running) = self.running.remove(&id) else {
+            return;
+        };
+        self.scheduler.release(&running.lane);
+        let outcome = match end {
+            Ok((_, outcome)) => outcome,
+            Err(error) if error.is_panic() => {
+                error!(work = ?running.work, "a task panicked");
+                failed(running.work)
+            }
+            Err(_abandoned) => return,
+        };
+        let took = self.ports.clock.now().boot.saturating_sub(running.since);
+        self.scheduler.ended(running.work, outcome, took);
+    }
+
+    async fn wind_down(&mut self) {
+        self.scheduler.stop();
+        for running in self.running.values() {
+            if self.scheduler.may_abandon(running.work) {
+                running.abort.abort();
+            }
+        }
+        let mut grace = self.ports.timer.sleep(GRACE);
+        loop {
+            self.begin();
+            tokio::select! {
+                biased;
+                end = self.tasks.join_next_with_id() => match end {
+                    Some(end) => self.ended(end),
+                    None => break,
+                },
+                () = &mut grace => {
+                    warn!(tasks = self.tasks.len(), "stopping although something did not end in time");
+                    break;
+                }
+            }
+        }
+        self.tasks.shutdown().await;
+        self.scheduler.measure();
+    }
+}
+
+fn failed(work: Work) -> Outcome {
+    match work {
+        Work::Load(_) => Outcome::Loaded(Err(panicked())),
+        Work::Acquire(_) => Outcome::Acquired(Err(panicked())),
+        Work::Keep(_) => Outcome::Kept(Err(panicked())),
+        Work::Write(..) | Work::WriteShared(..) => Outcome::Written(Err(panicked())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,7 @@
-//! Probes, metrics and the control socket.
+//! What others may ask the process: probes and metrics over HTTP, which change nothing, and the control socket for whoever runs
+//! the process.
+
+pub mod control;
+mod http;
+
+pub use http::{BindError, Readiness, Server, bind};

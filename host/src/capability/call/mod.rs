@@ -72,6 +72,7 @@ struct Used {
     requests: u32,
     state_writes: usize,
     log_lines: u32,
+    last_sent_at: Option<Timestamp>,
     /// The seeds of the rotating secrets that were opened: a successor belongs to the chain it grew from.
     seeds: BTreeMap<String, [u8; 32]>,
 }
@@ -194,9 +195,17 @@ impl Call {
     /// There is no answer: `http.*`; or a secret may not go there: `secret.origin-denied`.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
         self.count_request()?;
-        http::send(self, request)
+        let response = http::send(self, request)
             .await
-            .map_err(|failure| self.scrub_failure(failure))
+            .map_err(|failure| self.scrub_failure(failure))?;
+        self.used().last_sent_at = Some(response.sent_at);
+        Ok(response)
+    }
+
+    /// When the last request that was answered was sent: the token's life counts from there. None without requests.
+    #[must_use]
+    pub fn last_sent_at(&self) -> Option<Timestamp> {
+        self.used().last_sent_at
     }
 
     /// `state.get`.

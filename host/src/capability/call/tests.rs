@@ -11,7 +11,7 @@ use secrecy::{SecretSlice, SecretString};
 use super::*;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::capability::secrets::Kubernetes;
-use crate::capability::testing::{Fixture, NOW};
+use crate::capability::testing::{Fixture, Logs, NOW};
 use crate::config::model::{JobId, SecretOrigin};
 use crate::token::{Expiry, KeptToken, Token};
 
@@ -89,7 +89,7 @@ async fn what_is_no_readable_file_says_so_and_does_not_block() {
     .unwrap();
     let locked = folder.path().join("locked");
     std::fs::write(&locked, "value").unwrap();
-    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o000)).unwrap();
     let mut cases = vec![folder.path().to_owned(), fifo];
     if !rustix::process::geteuid().is_root() {
         cases.push(locked);
@@ -439,6 +439,39 @@ async fn what_a_call_opened_or_made_is_scrubbed_from_its_text() {
     );
     let shown = format!("{secret:?} {made:?} {:?}", Value::Secret(made.clone()));
     assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_plugins_lines_are_logged_up_to_its_limit_each_on_one_line() {
+    let mut fixture = Fixture::new();
+    fixture.limits.log_lines = 3;
+    let logs = Logs::default();
+    logs.during(async {
+        let call = fixture.call();
+        for (level, message) in [
+            (Level::Debug, "first\nsecond"),
+            (Level::Info, "\u{1b}[2Jthird"),
+            (Level::Warn, "fourth"),
+            (Level::Warn, "fifth"),
+            (Level::Warn, "sixth"),
+        ] {
+            call.log(level, message);
+        }
+    })
+    .await;
+    let text = logs.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    for (line, level, message) in [
+        (lines[0], "DEBUG", "first second"),
+        (lines[1], "INFO", ": [2Jthird"),
+        (lines[2], "WARN", "fourth"),
+        (lines[3], "WARN", "more than 3 lines in one call"),
+    ] {
+        assert!(line.contains(level) && line.contains(message), "{line}");
+        assert!(line.contains("evertoken::plugin: "), "{line}");
+        assert!(line.ends_with("job=warehouse plugin=oauth2"), "{line}");
+    }
 }
 
 #[tokio::test]

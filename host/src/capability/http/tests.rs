@@ -474,3 +474,38 @@ async fn a_proxy_is_used_and_the_target_is_still_checked() {
         .await;
     assert_eq!(code(&outcome), "http.address-denied");
 }
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_a_connect_failure_that_names_it() {
+    let proxy = Server::answering(
+        "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    let mut fixture = Fixture::new();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = rcgen::generate_simple_self_signed(["ca.test".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("ca.pem"), ca.cert.pem()).unwrap();
+    fixture.job.source.tls.ca_file = Some(folder.path().join("ca.pem"));
+    fixture.endpoints = vec![Origin::parse("https://idp.example.org").unwrap()];
+    fixture
+        .environment
+        .insert("HTTPS_PROXY".to_owned(), proxy.url("").into());
+    let outcome = fixture
+        .call()
+        .send(get("https://idp.example.org/token"))
+        .await;
+    assert_eq!(code(&outcome), "http.connect");
+    let failure = outcome.unwrap_err();
+    let through = format!("through proxy {}", proxy.url("/"));
+    assert!(failure.message.contains(&through), "{failure}");
+    assert!(proxy.requests()[0].starts_with("CONNECT idp.example.org:443 HTTP/1.1\r\n"));
+
+    fixture
+        .environment
+        .insert("NO_PROXY".to_owned(), "idp.example.org".into());
+    let outcome = fixture
+        .call()
+        .send(get("https://idp.example.org/token"))
+        .await;
+    assert_eq!(code(&outcome), "http.dns");
+}

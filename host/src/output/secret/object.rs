@@ -134,9 +134,9 @@ pub(super) enum Merged {
 }
 
 /// None if either is no Secret.
-pub(super) fn merged(found: &Value, desired: &[u8]) -> Option<Merged> {
+pub(super) fn merged(found: Found, desired: &[u8]) -> Option<Merged> {
     let desired: Object = serde_json::from_slice(desired).ok()?;
-    let mut secret = Zeroed(found.clone());
+    let mut secret = Found(found.0.clone());
     let object = secret.0.as_object_mut()?;
     let resource_version = object
         .get("metadata")?
@@ -156,7 +156,7 @@ pub(super) fn merged(found: &Value, desired: &[u8]) -> Option<Merged> {
     if let Some(secret_type) = &desired.secret_type {
         object.insert("type".to_owned(), Value::from(secret_type.clone()));
     }
-    Some(if secret.0 == *found {
+    Some(if secret.0 == found.0 {
         Merged::Same { resource_version }
     } else {
         Merged::Changed(to_bytes(&secret.0))
@@ -181,10 +181,11 @@ fn set_all(object: &mut Map<String, Value>, member: &str, entries: &BTreeMap<Str
     }
 }
 
-/// A Secret as JSON, wiped when dropped.
-struct Zeroed(Value);
+/// A Secret as the API server holds it, wiped when dropped.
+#[derive(Deserialize)]
+pub(super) struct Found(Value);
 
-impl Drop for Zeroed {
+impl Drop for Found {
     fn drop(&mut self) {
         wipe(&mut self.0);
     }
@@ -318,7 +319,7 @@ mod tests {
             "metadata": {"resourceVersion": "7", "labels": {"a": "b"}},
             "data": {"other": "eA=="},
         });
-        let Some(Merged::Changed(put)) = merged(&found, &wanted) else {
+        let Some(Merged::Changed(put)) = merged(Found(found), &wanted) else {
             panic!("nothing to put");
         };
         let put: Value = serde_json::from_slice(&put).unwrap();
@@ -331,12 +332,15 @@ mod tests {
             })
         );
         assert!(matches!(
-            merged(&put, &wanted),
+            merged(Found(put), &wanted),
             Some(Merged::Same { resource_version }) if resource_version == "7"
         ));
         let bare = json!({"metadata": {"resourceVersion": "1"}, "data": null});
-        assert!(matches!(merged(&bare, &wanted), Some(Merged::Changed(_))));
-        assert!(merged(&json!([]), &wanted).is_none());
+        assert!(matches!(
+            merged(Found(bare), &wanted),
+            Some(Merged::Changed(_))
+        ));
+        assert!(merged(Found(json!([])), &wanted).is_none());
         let created: Value = serde_json::from_slice(&to_create(&wanted).unwrap()).unwrap();
         assert_eq!(created["type"], "Opaque");
         assert_eq!(created["metadata"].get("annotations"), None);

@@ -1,0 +1,245 @@
+//! Keys as they are handed out: PEM (PKCS #8, PKCS #1, SEC 1, SubjectPublicKeyInfo, certificates) and JWK.
+
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::signature::{
+    self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, ParsedPublicKey, RsaKeyPair, VerificationAlgorithm,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, SectionKind};
+use rustls::server::ParsedCertificate;
+use zeroize::Zeroizing;
+
+use super::PublicKey;
+use super::jwk::{self, Jwk};
+
+/// Why a value is no key. Never says anything of the value but its form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum KeyError {
+    /// Neither form.
+    #[error("it is neither PEM nor JWK")]
+    Form,
+    /// PEM that holds something else.
+    #[error("the PEM holds no private key (PKCS #8, PKCS #1 or SEC 1, not encrypted)")]
+    NoPrivateKey,
+    /// PEM that holds nothing with a public key.
+    #[error("the PEM holds neither key nor certificate")]
+    NoKey,
+    /// A kind that nothing here signs with, or damaged.
+    #[error(
+        "it is damaged or of a kind that is not supported; there are RSA with 2048 to 8192 bits, EC P-256 and P-384, Ed25519"
+    )]
+    Unsupported,
+    /// A certificate that does not parse.
+    #[error("the certificate is damaged")]
+    Certificate,
+    /// The certificate's key is another one.
+    #[error("the first certificate in the PEM is not the key's")]
+    OtherCertificate,
+    /// A JWK without a member that its kind must have.
+    #[error("the JWK has no usable member `{0}`")]
+    Member(&'static str),
+    /// A JWK whose members do not belong together.
+    #[error("the JWK's members are no valid key")]
+    Inconsistent,
+}
+
+/// The curves of ES256 and ES384.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Curve {
+    P256,
+    P384,
+}
+
+impl Curve {
+    pub(super) const ALL: [Self; 2] = [Self::P256, Self::P384];
+
+    pub(super) fn key_kind(self) -> &'static str {
+        match self {
+            Self::P256 => "an EC P-256 key",
+            Self::P384 => "an EC P-384 key",
+        }
+    }
+
+    pub(super) fn verification(self) -> &'static dyn VerificationAlgorithm {
+        match self {
+            Self::P256 => &signature::ECDSA_P256_SHA256_FIXED,
+            Self::P384 => &signature::ECDSA_P384_SHA384_FIXED,
+        }
+    }
+}
+
+/// A private key that can sign.
+pub(super) enum PrivateKey {
+    Rsa(RsaKeyPair),
+    Ec(Curve, EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl PrivateKey {
+    /// From PEM or JWK.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, KeyError> {
+        match Form::of(text)? {
+            Form::Jwk(jwk) => jwk.private_key(),
+            Form::Pem(pem) => pem.private_key()?.ok_or(KeyError::NoPrivateKey),
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Rsa(_) => "an RSA key",
+            Self::Ec(curve, _) => curve.key_kind(),
+            Self::Ed25519(_) => "an Ed25519 key",
+        }
+    }
+
+    fn spki(&self) -> Result<Vec<u8>, KeyError> {
+        let der: Result<PublicKeyX509Der<'_>, _> = match self {
+            Self::Rsa(key) => key.public_key().as_der(),
+            Self::Ec(_, key) => key.public_key().as_der(),
+            Self::Ed25519(key) => key.public_key().as_der(),
+        };
+        Ok(der.map_err(|_| KeyError::Unsupported)?.as_ref().to_vec())
+    }
+
+    fn pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        if let Ok(key) = RsaKeyPair::from_pkcs8(der) {
+            return Ok(Self::Rsa(key));
+        }
+        for curve in Curve::ALL {
+            if let Ok(key) = EcdsaKeyPair::from_pkcs8(curve.signing(), der) {
+                return Ok(Self::Ec(curve, key));
+            }
+        }
+        Ed25519KeyPair::from_pkcs8(der)
+            .map(Self::Ed25519)
+            .map_err(|_| KeyError::Unsupported)
+    }
+
+    fn sec1(der: &[u8]) -> Result<Self, KeyError> {
+        Curve::ALL
+            .into_iter()
+            .find_map(|curve| {
+                let key = EcdsaKeyPair::from_private_key_der(curve.signing(), der).ok()?;
+                Some(Self::Ec(curve, key))
+            })
+            .ok_or(KeyError::Unsupported)
+    }
+}
+
+/// The public side of whatever the value holds.
+pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, KeyError> {
+    match Form::of(text)? {
+        Form::Jwk(jwk) => {
+            let spki = if jwk.is_private() {
+                jwk.private_key()?.spki()?
+            } else {
+                jwk.spki()?
+            };
+            Ok(PublicKey {
+                jwk: jwk::of_spki(&spki).ok_or(KeyError::Unsupported)?,
+                spki,
+                certificate: None,
+            })
+        }
+        Form::Pem(pem) => pem.public_key(),
+    }
+}
+
+/// How a key is written.
+enum Form {
+    Jwk(Box<Jwk>),
+    Pem(Pem),
+}
+
+impl Form {
+    fn of(text: &[u8]) -> Result<Self, KeyError> {
+        if text.trim_ascii_start().starts_with(b"{") {
+            return serde_json::from_slice(text)
+                .map(|jwk| Self::Jwk(Box::new(jwk)))
+                .map_err(|_| KeyError::Form);
+        }
+        Pem::parse(text).map(Self::Pem)
+    }
+}
+
+/// The sections of a PEM text.
+struct Pem(Vec<(SectionKind, Zeroizing<Vec<u8>>)>);
+
+impl Pem {
+    fn parse(text: &[u8]) -> Result<Self, KeyError> {
+        let mut sections = Vec::new();
+        let mut rest = text;
+        while let Some((kind, der)) = pem::from_buf(&mut rest).map_err(|_| KeyError::Form)? {
+            sections.push((kind, Zeroizing::new(der)));
+        }
+        if sections.is_empty() {
+            return Err(KeyError::Form);
+        }
+        Ok(Self(sections))
+    }
+
+    fn private_key(&self) -> Result<Option<PrivateKey>, KeyError> {
+        self.0
+            .iter()
+            .find_map(|(kind, der)| match kind {
+                SectionKind::PrivateKey => Some(PrivateKey::pkcs8(der)),
+                SectionKind::EcPrivateKey => Some(PrivateKey::sec1(der)),
+                SectionKind::RsaPrivateKey => Some(
+                    RsaKeyPair::from_der(der)
+                        .map(PrivateKey::Rsa)
+                        .map_err(|_| KeyError::Unsupported),
+                ),
+                _ => None,
+            })
+            .transpose()
+    }
+
+    fn first(&self, wanted: SectionKind) -> Option<&[u8]> {
+        self.0
+            .iter()
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, der)| der.as_slice())
+    }
+
+    fn public_key(&self) -> Result<PublicKey, KeyError> {
+        let certificate = self.first(SectionKind::Certificate).map(<[u8]>::to_vec);
+        let certified = certificate.as_deref().map(certified).transpose()?;
+        let own = match (self.private_key()?, self.first(SectionKind::PublicKey)) {
+            (Some(key), _) => Some(key.spki()?),
+            (None, Some(spki)) => Some(spki.to_vec()),
+            (None, None) => None,
+        };
+        let jwk_of = |spki: &[u8]| valid(spki).then(|| jwk::of_spki(spki)).flatten();
+        if let (Some(own), Some(certified)) = (&own, &certified)
+            && jwk_of(own) != jwk_of(certified)
+        {
+            return Err(KeyError::OtherCertificate);
+        }
+        let spki = own.or(certified).ok_or(KeyError::NoKey)?;
+        Ok(PublicKey {
+            jwk: jwk_of(&spki).ok_or(KeyError::Unsupported)?,
+            spki,
+            certificate,
+        })
+    }
+}
+
+/// The public key in a certificate.
+fn certified(der: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let der = CertificateDer::from(der);
+    let certificate = ParsedCertificate::try_from(&der).map_err(|_| KeyError::Certificate)?;
+    Ok(certificate.subject_public_key_info().to_vec())
+}
+
+/// Whether it is a public key of a supported kind.
+fn valid(spki: &[u8]) -> bool {
+    let kinds: [&'static dyn VerificationAlgorithm; 4] = [
+        &signature::RSA_PKCS1_2048_8192_SHA256,
+        Curve::P256.verification(),
+        Curve::P384.verification(),
+        &signature::ED25519,
+    ];
+    kinds
+        .into_iter()
+        .any(|kind| ParsedPublicKey::new(kind, spki).is_ok())
+}

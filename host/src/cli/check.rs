@@ -1,0 +1,126 @@
+//! `evertoken check`: everything about a configuration that can be judged before it runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::configuration::ConfigArguments;
+use super::house::{self, House};
+use super::{Exit, plugin_options, runtime, say};
+use crate::capability::{Body, Request};
+use crate::config::model::{Config, Job, SecretOrigin, StateLocation};
+use crate::config::origin::Origin;
+
+/// Validates a configuration: its form, its references, and every plugin's own options against the plugin's schema. Needs no network and
+/// starts nothing.
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    #[command(flatten)]
+    pub(super) config: ConfigArguments,
+
+    /// Also read every secret, load every plugin, and reach every issuer (one HEAD request that carries no secret). Writes nothing.
+    #[arg(long)]
+    pub(super) online: bool,
+}
+
+pub(super) fn run(arguments: &CheckArguments) -> Exit {
+    let loaded = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    runtime::block_on(async {
+        let plugins = house::plugins(&loaded.config)?;
+        if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
+            return Ok(exit);
+        }
+        if arguments.online {
+            let found = online(&loaded.config).await?;
+            if !found.is_empty() {
+                found.show();
+                return Ok(Exit::Failure);
+            }
+        }
+        let (jobs, shared) = (loaded.config.jobs.len(), loaded.config.shared_outputs.len());
+        say(&format!("{}: {jobs} jobs, {shared} shared outputs: all right", arguments.config.config.display()));
+        Ok(Exit::Success)
+    })
+}
+
+/// What the world lacks, per job.
+#[derive(Debug, Default)]
+pub(super) struct Found(BTreeMap<String, Vec<String>>);
+
+impl Found {
+    /// Whether nothing is missing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Shows all that is missing.
+    pub(super) fn show(&self) {
+        for (job, missing) in &self.0 {
+            for what in missing {
+                say(&format!("error: job {job}: {what}"));
+            }
+        }
+    }
+}
+
+/// Tries what a job needs before its first request: plugins, secrets, issuers.
+///
+/// # Errors
+/// The rooms cannot be put together.
+pub(super) async fn online(config: &Config) -> Result<Found> {
+    // The state store is another process's while that runs; what is looked at here does not need it.
+    let house = House::open(&Config { state: StateLocation::Memory, ..config.clone() }).await?;
+    let mut found = Found::default();
+    for job in &config.jobs {
+        let missing = missing(&house, job).await;
+        if !missing.is_empty() {
+            found.0.insert(job.id.to_string(), missing);
+        }
+    }
+    Ok(found)
+}
+
+async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
+    let mut missing = Vec::new();
+    let formats = job.outputs.iter().filter_map(|output| output.format.as_ref()).map(|format| &format.plugin);
+    for plugin in formats {
+        if let Err(error) = house.plugins.prepare(plugin).await {
+            missing.push(error.to_failure().message);
+        }
+    }
+    let source = &job.source;
+    let ready = house.plugins.prepare(&source.plugin).await;
+    let endpoints = match ready.and(house.plugins.endpoints(&source.plugin, &source.config).await) {
+        Ok(endpoints) => endpoints,
+        Err(error) => {
+            missing.push(error.to_failure().message);
+            Vec::new()
+        }
+    };
+    let call = house.capabilities.call(job, &endpoints);
+    for (name, secret) in &source.secrets {
+        // Another job's token is there once that job has run.
+        if matches!(secret.origin, SecretOrigin::Job(_)) {
+            continue;
+        }
+        if let Err(failure) = call.open(name).await {
+            missing.push(failure.to_string());
+        }
+    }
+    for origin in endpoints.iter().chain(&source.allow) {
+        if let Err(failure) = call.send(probe(origin)).await {
+            missing.push(failure.to_string());
+        }
+    }
+    missing
+}
+
+/// Any answer shows that name, address, proxy and certificate are right.
+fn probe(origin: &Origin) -> Request {
+    Request { method: "HEAD".to_owned(), url: format!("{origin}/"), query: Vec::new(), headers: Vec::new(), body: Body::Empty }
+}

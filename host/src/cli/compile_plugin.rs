@@ -1,0 +1,22 @@
+//! The hidden command that a running process starts to have a plugin compiled: in a process of its own, which may be bounded and may die.
+
+use std::io::{stdin, stdout};
+
+use clap::Args;
+
+use super::{Exit, say};
+use crate::plugin::compile_plugin;
+
+/// Reads a component from standard input and writes it compiled to standard output.
+#[derive(Debug, Args)]
+pub(super) struct CompileArguments {}
+
+pub(super) fn run(_: &CompileArguments) -> Exit {
+    match compile_plugin(stdin().lock(), stdout().lock()) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            say(&format!("{:#}", anyhow::Error::from(error)));
+            Exit::Failure
+        }
+    }
+}

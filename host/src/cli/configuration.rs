@@ -1,0 +1,37 @@
+//! Reads the configuration file for the commands that need it and shows all mistakes at once.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Exit;
+use crate::config::{self, Loaded, Mistakes};
+
+/// The option that names the configuration.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ConfigArguments {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", env = "EVERTOKEN_CONFIG", default_value = "/etc/evertoken/evertoken.yaml")]
+    pub(super) config: PathBuf,
+}
+
+impl ConfigArguments {
+    /// The checked configuration.
+    ///
+    /// # Errors
+    /// All mistakes have been shown; the exit code is left.
+    pub(super) fn load(&self) -> Result<Loaded, Exit> {
+        config::load(&self.config).map_err(|mistakes| {
+            show(&mistakes);
+            Exit::Usage
+        })
+    }
+}
+
+/// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.
+pub(super) fn show(mistakes: &Mistakes) {
+    let mut stderr = std::io::stderr();
+    let text = if stderr.is_terminal() { mistakes.drawn(true) } else { mistakes.to_string() };
+    let _ = stderr.write_all(text.as_bytes());
+}

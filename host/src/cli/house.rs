@@ -1,0 +1,118 @@
+//! Puts the rooms together: from a checked configuration to something that can run.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use secrecy::{ExposeSecret as _, SecretSlice};
+use zeroize::Zeroizing;
+
+use crate::capability::{self, process_environment};
+use crate::config::model::{Config, SecretOrigin, StateLocation};
+use crate::kubernetes::Kubernetes;
+use crate::output::Outputs;
+use crate::plugin::{CacheSettings, Compiler, Plugins};
+use crate::runner::live::Live;
+use crate::runner::ports::Ports;
+use crate::state::{StateKey, Store};
+use crate::time::SystemClock;
+
+/// Every room that a job needs.
+pub(super) struct House {
+    /// The plugins, built in and configured.
+    pub(super) plugins: Plugins,
+    /// What plugins may ask for.
+    pub(super) capabilities: capability::Host,
+    /// The world as the runner sees it.
+    pub(super) ports: Ports,
+}
+
+impl House {
+    /// Opens the state store and joins the rooms. Reads no secret but the store's keys.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or a key of it not be read.
+    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+        let kubernetes = Arc::new(Kubernetes::new());
+        let store = Arc::new(open_store(&config.state, &kubernetes).await?);
+        let plugins = plugins(config)?;
+        let capabilities = capability::Host::new(capability::Settings {
+            limits: config.limits.plugin.clone(),
+            keeper: Arc::clone(&store) as _,
+            kubernetes: Some(Arc::clone(&kubernetes) as _),
+            clock: Arc::new(SystemClock),
+            environment: process_environment(),
+        });
+        let live = Arc::new(Live::new(plugins.clone(), capabilities.clone(), Outputs::new(kubernetes)));
+        for job in &config.jobs {
+            live.learn(&job.source.plugin).await;
+        }
+        let ports = Ports::live(Arc::clone(&live) as _, live, store);
+        Ok(Self { plugins, capabilities, ports })
+    }
+}
+
+/// The plugins of a configuration, with the process's compile cache.
+///
+/// # Errors
+/// The engine cannot be made.
+pub(super) fn plugins(config: &Config) -> anyhow::Result<Plugins> {
+    Ok(Plugins::new(&config.plugins, config.limits.plugin.clone(), cache(|name| std::env::var_os(name)))?)
+}
+
+/// Where the image has the built-in plugins compiled ahead.
+const PREFILLED_CACHE: &str = "/usr/share/evertoken/cache";
+
+/// The compile cache: systemd's `CacheDirectory=`, else the XDG base directory; none: each process compiles anew.
+fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
+    let folder = |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let user = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).map(|caches| caches.join("evertoken"));
+    CacheSettings {
+        directory: folder("CACHE_DIRECTORY").or(user),
+        prefilled: Some(PathBuf::from(PREFILLED_CACHE)),
+        compiler: Compiler::ThisProgram,
+    }
+}
+
+async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow::Result<Store> {
+    match location {
+        StateLocation::Memory => Ok(Store::memory()),
+        StateLocation::Directory { path, keys } => {
+            let mut parsed = Vec::with_capacity(keys.len());
+            for key in keys {
+                let content = read_key(key, kubernetes).await.context("cannot read a key of `state.key`")?;
+                parsed.push(StateKey::parse(content.expose_secret()).with_context(|| format!("cannot use {} as a key of `state.key`", describe(key)))?);
+            }
+            let path: PathBuf = path.clone();
+            tokio::task::spawn_blocking(move || Store::open(&path, parsed)).await?.context("cannot open the state store")
+        }
+    }
+}
+
+/// A key of the store is read once, before any job exists, so no job's rules apply to it.
+async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result<SecretSlice<u8>> {
+    match key {
+        SecretOrigin::File(path) => {
+            let content = tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(SecretSlice::from(content))
+        }
+        SecretOrigin::Env(name) => {
+            let value = std::env::var(name).map(Zeroizing::new).with_context(|| format!("environment variable {name}"))?;
+            Ok(SecretSlice::from(value.as_bytes().to_vec()))
+        }
+        SecretOrigin::KubernetesSecret { namespace, name, key, pointer: None } => Ok(kubernetes.secret_key(namespace, name, key).await?),
+        other => Err(anyhow!("{} cannot hold a key of the state store; use file, env or secret", describe(other))),
+    }
+}
+
+fn describe(origin: &SecretOrigin) -> String {
+    match origin {
+        SecretOrigin::File(path) => path.display().to_string(),
+        SecretOrigin::Env(name) => format!("environment variable {name}"),
+        SecretOrigin::Value(_) => "a value in the configuration".to_owned(),
+        SecretOrigin::KubernetesSecret { namespace, name, key, .. } => format!("secret {namespace}/{name}/{key}"),
+        SecretOrigin::ServiceAccount { namespace, name, .. } => format!("service account {namespace}/{name}"),
+        SecretOrigin::Job(name) => format!("job {name}"),
+    }
+}

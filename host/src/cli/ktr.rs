@@ -1,0 +1,85 @@
+//! `evertoken ktr`: kube-token-refresher's job from its own file, variables and flags.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use clap::Args;
+use tracing::level_filters::LevelFilter;
+
+use super::{Exit, configuration, log, run, runtime, say};
+use crate::config::ktr::{self, LogFormat, LogLevel};
+
+const HELP: &str = "Keeps the token of one OAuth 2.0 client fresh in one key of one Kubernetes Secret, as kube-token-refresher did.
+
+Usage: ktr [FLAGS]        (also `evertoken ktr [FLAGS]`)
+
+  -f, --config FILE              YAML file with the keys below
+      --secret.name NAME         the Secret                                  KTR_SECRET_NAME
+      --secret.namespace NAME    its namespace                               KTR_SECRET_NAMESPACE
+      --secret.key KEY           the key in it [token]                       KTR_SECRET_KEY
+      --interval SECONDS         a new token after this time at the latest   KTR_INTERVAL
+                                 [500]; earlier if the token dies before
+      --oidc.tokenurl URL        the token endpoint                          KTR_OIDC_TOKENURL
+      --oidc.clientid ID         the client                                  KTR_OIDC_CLIENTID
+      --oidc.clientsecret VALUE  its secret; better given by the variable    KTR_OIDC_CLIENTSECRET
+      --log.level LEVEL          debug, info, warn [info]                    KTR_LOG_LEVEL
+      --log.format FORMAT        text, json [text]                           KTR_LOG_FORMAT
+                                 a counter instead of an issuer, for trials  KTR_DUMMYPROVIDER
+
+A flag wins over its variable, a variable over the file.
+";
+
+/// kube-token-refresher's own flags; they are not ours to parse.
+#[derive(Debug, Args)]
+pub(super) struct KtrArguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    pub(super) arguments: Vec<OsString>,
+}
+
+pub(super) fn run(arguments: &[OsString]) -> Exit {
+    let Some(arguments) = texts(arguments) else {
+        say("error: an argument is not UTF-8");
+        return Exit::Usage;
+    };
+    if ktr::asks_for_help(&arguments) {
+        return match write!(std::io::stdout(), "{HELP}") {
+            Ok(()) => Exit::Success,
+            Err(_) => Exit::Failure,
+        };
+    }
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let settings = match ktr::settings(&arguments, variables, |path| std::fs::read(path)) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            configuration::show(&mistakes);
+            return Exit::Usage;
+        }
+    };
+    log::start(level(settings.log_level), format(settings.log_format));
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = settings.into_config();
+    runtime::block_on(run::keep_fresh(&config))
+}
+
+fn texts(arguments: &[OsString]) -> Option<Vec<String>> {
+    arguments.iter().map(|argument| argument.to_str().map(str::to_owned)).collect()
+}
+
+const fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+const fn format(format: LogFormat) -> log::Format {
+    match format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    }
+}

@@ -1,0 +1,64 @@
+//! Where log lines go and which are let through. Lines of the libraries below us stop at `info` however often `-v` is given:
+//! at finer levels HTTP and TLS libraries print headers and bodies, and those hold secrets.
+
+use std::io::IsTerminal as _;
+
+use clap::{Args, ValueEnum};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line, for log collectors.
+    Json,
+}
+
+/// The log options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LogArguments {
+    /// Log more: -v debug, -vv trace. Secrets are never logged at any level.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Logging")]
+    pub(super) verbose: u8,
+
+    /// Log only warnings and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Logging")]
+    pub(super) quiet: bool,
+
+    /// How log lines look. They go to standard error.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", global = true, help_heading = "Logging")]
+    pub(super) log_format: Format,
+}
+
+impl LogArguments {
+    /// The level that the options ask for.
+    #[must_use]
+    pub(super) const fn level(&self) -> LevelFilter {
+        match (self.quiet, self.verbose) {
+            (true, _) => LevelFilter::WARN,
+            (false, 0) => LevelFilter::INFO,
+            (false, 1) => LevelFilter::DEBUG,
+            (false, _) => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// Sends log lines to standard error from here on.
+pub(super) fn start(level: LevelFilter, format: Format) {
+    let filter = Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("evertoken", level);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
+    // A second call (tests start several commands in one process) keeps the first subscriber.
+    let _ = match format {
+        Format::Text => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_target(false);
+            registry.with(lines.with_filter(filter)).try_init()
+        }
+        Format::Json => registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init(),
+    };
+}

@@ -1,0 +1,109 @@
+//! `evertoken once`: writes the tokens of all jobs, or of the named ones, and ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::configuration::ConfigArguments;
+use super::house::House;
+use super::{Exit, plugin_options, runtime, say, signals};
+use crate::config::model::Config;
+use crate::runner::metrics::Metrics;
+use crate::runner::status::{JobStatus, OutputState, Snapshot};
+use crate::runner::{Change, Runner};
+
+/// Writes every job's token once, or the named jobs', and ends: for init containers and cron.
+///
+/// A token in the state store that still lives is written without asking its issuer. What fails for a passing reason is tried again until the
+/// timeout. Exit code 0 means that all are written.
+#[derive(Debug, Args)]
+pub(super) struct OnceArguments {
+    /// The jobs to write; none: all.
+    #[arg(value_name = "JOB")]
+    pub(super) jobs: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) config: ConfigArguments,
+
+    /// How long to try, with its unit: 30s, 5m.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
+    pub(super) timeout: Duration,
+}
+
+pub(super) fn run(arguments: &OnceArguments) -> Exit {
+    let loaded = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    let changes = match selected(&loaded.config, &arguments.jobs) {
+        Ok(changes) => changes,
+        Err(exit) => return exit,
+    };
+    runtime::block_on(async {
+        let plugins = super::house::plugins(&loaded.config)?;
+        if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
+            return Ok(exit);
+        }
+        let stop = CancellationToken::new();
+        signals::stop_on_signal(&stop)?;
+        let house = House::open(&loaded.config).await?;
+        let (runner, _handle) = Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
+        let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
+        Ok(report(&snapshot))
+    })
+}
+
+/// The named jobs, and the shared outputs whose jobs are all among them.
+fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
+    if names.is_empty() {
+        return Ok(super::run::changes(config));
+    }
+    let known: BTreeSet<String> = config.jobs.iter().map(|job| job.id.to_string()).collect();
+    let unknown: Vec<&str> = names.iter().filter(|name| !known.contains(*name)).map(String::as_str).collect();
+    if !unknown.is_empty() {
+        say(&format!("error: no such job: {}; the configuration has: {}", unknown.join(", "), Vec::from_iter(known).join(", ")));
+        return Err(Exit::Usage);
+    }
+    let is_selected = |id: &crate::config::model::JobId| names.contains(&id.to_string());
+    let jobs = config.jobs.iter().filter(|job| is_selected(&job.id)).map(|job| Change::Put(Arc::clone(job)));
+    let shared = config.shared_outputs.iter().filter(|shared| shared.from.iter().all(is_selected)).cloned().collect();
+    Ok(jobs.chain([Change::SharedOutputs(shared)]).collect())
+}
+
+fn report(snapshot: &Snapshot) -> Exit {
+    let mut exit = Exit::Success;
+    for job in &snapshot.jobs {
+        match why_not(job) {
+            None => say(&format!("{}: written", job.id)),
+            Some(why) => {
+                exit = Exit::Failure;
+                say(&format!("{}: not written: {why}", job.id));
+            }
+        }
+    }
+    for shared in &snapshot.shared_outputs {
+        if shared.output.state != OutputState::Written {
+            exit = Exit::Failure;
+            let why = shared.output.failure.as_ref().map_or("its jobs have no token", |failure| &failure.message);
+            say(&format!("{}: not written: {why}", shared.output.destination));
+        }
+    }
+    exit
+}
+
+/// Why a job's outputs do not all hold its token; none: they do.
+fn why_not(job: &JobStatus) -> Option<String> {
+    if job.state.is_ready() {
+        return None;
+    }
+    let of_outputs = job.outputs.iter().filter_map(|output| {
+        let failure = output.failure.as_ref()?;
+        Some(format!("{}: {}", output.destination, failure.message))
+    });
+    let of_source = job.last_failure.iter().map(|failure| failure.message.clone());
+    let reasons: Vec<String> = of_source.chain(of_outputs).collect();
+    Some(if reasons.is_empty() { format!("{}; the time is up", job.state) } else { reasons.join("; ") })
+}

@@ -1,0 +1,81 @@
+//! `evertoken run`: keeps the tokens of all jobs fresh until it is told to stop.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::configuration::ConfigArguments;
+use super::house::House;
+use super::{Exit, plugin_options, runtime, signals};
+use crate::config::model::Config;
+use crate::runner::metrics::Metrics;
+use crate::runner::{Change, Runner};
+use crate::serve;
+
+/// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
+///
+/// A mistake in the configuration ends it at once, with exit code 64 and nothing started. A secret, CA file or plugin that is missing is
+/// that job's state: it is shown by `evertoken status` and tried again.
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    pub(super) config: ConfigArguments,
+
+    /// End with an error if a secret, CA file or plugin is missing at start.
+    #[arg(long)]
+    pub(super) strict: bool,
+}
+
+pub(super) fn run(arguments: &RunArguments) -> Exit {
+    let loaded = match arguments.config.load() {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    runtime::block_on(async {
+        let plugins = super::house::plugins(&loaded.config)?;
+        if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
+            return Ok(exit);
+        }
+        if arguments.strict {
+            let found = super::check::online(&loaded.config).await?;
+            if !found.is_empty() {
+                found.show();
+                return Ok(Exit::Failure);
+            }
+        }
+        keep_fresh(&loaded.config).await
+    })
+}
+
+/// Runs the jobs of a configuration until a signal.
+pub(super) async fn keep_fresh(config: &Config) -> anyhow::Result<Exit> {
+    let stop = CancellationToken::new();
+    signals::stop_on_signal(&stop)?;
+    let house = House::open(config).await?;
+    let metrics = Arc::new(Metrics::new());
+    let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));
+    let readiness = serve::Readiness::default();
+    if let Some(address) = config.serve {
+        let server = serve::bind(address).await?;
+        tokio::spawn(server.run(readiness.clone(), handle.clone(), metrics, stop.clone()));
+    }
+    if let Some(path) = &config.control {
+        let control = serve::control::bind(path).await?;
+        tokio::spawn(control.run(handle.clone(), stop.clone()));
+    }
+    let running = tokio::spawn(runner.run(stop));
+    handle.apply(changes(config)).await?;
+    readiness.ready();
+    tracing::info!(jobs = config.jobs.len(), version = env!("CARGO_PKG_VERSION"), "started");
+    running.await.context("the runner failed")?;
+    tracing::info!("stopped");
+    Ok(Exit::Success)
+}
+
+/// A configuration as the runner takes it.
+pub(super) fn changes(config: &Config) -> Vec<Change> {
+    let jobs = config.jobs.iter().map(|job| Change::Put(Arc::clone(job)));
+    jobs.chain([Change::SharedOutputs(config.shared_outputs.clone())]).collect()
+}

@@ -1,0 +1,31 @@
+//! The async runtime of a command.
+
+use super::Exit;
+
+/// Threads that run jobs. Their work is waiting for issuers; two keep one slow plugin call from holding up the rest.
+const WORKERS: usize = 2;
+
+/// Threads for files and the state store, which block. Each has a stack; more would only queue at the disk.
+const BLOCKING_THREADS: usize = 16;
+
+/// Runs a command to its end; an error is shown and becomes an exit code.
+pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> Exit {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(command);
+            // A thread that hangs on a dead disk must not keep the process.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(error.into()),
+    };
+    ended.unwrap_or_else(|error| {
+        super::say(&format!("error: {error:#}"));
+        Exit::Failure
+    })
+}

@@ -1,0 +1,140 @@
+//! `evertoken status`: where the jobs of the running process stand.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::configuration::ConfigArguments;
+use super::{Exit, runtime, say};
+use crate::runner::status::{FailureStatus, JobStatus, Snapshot};
+use crate::serve::control;
+use crate::time::Timestamp;
+
+/// Shows the jobs of the running process: state, expiry, next refresh, last error.
+#[derive(Debug, Args)]
+pub(super) struct StatusArguments {
+    /// The jobs to show; none: all.
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+
+    #[command(flatten)]
+    target: TargetArguments,
+
+    /// How it is shown.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Which running process is meant.
+#[derive(Debug, Args)]
+pub(super) struct TargetArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+
+    /// The control socket of the process; none: the one that the configuration names.
+    #[arg(long, value_name = "PATH", env = "EVERTOKEN_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl TargetArguments {
+    /// The control socket.
+    ///
+    /// # Errors
+    /// The configuration has mistakes, or has no socket; it has been said.
+    pub(super) fn socket(&self) -> Result<PathBuf, Exit> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        self.config.load()?.config.control.ok_or_else(|| {
+            say("error: the configuration has no state directory and so no control socket; add `state: {dir: …}`");
+            Exit::Failure
+        })
+    }
+}
+
+pub(super) fn run(arguments: &StatusArguments) -> Exit {
+    let socket = match arguments.target.socket() {
+        Ok(socket) => socket,
+        Err(exit) => return exit,
+    };
+    runtime::block_on(async {
+        let snapshot = control::status(&socket, &arguments.jobs).await?;
+        let text = match arguments.output {
+            OutputFormat::Json => serde_json::to_string_pretty(&snapshot)?,
+            OutputFormat::Table => table(&snapshot, std::io::stdout().is_terminal()),
+        };
+        writeln!(std::io::stdout(), "{text}")?;
+        Ok(Exit::Success)
+    })
+}
+
+/// The snapshot as a table; columns as wide as what stands in them, the last error last because it is the longest.
+fn table(snapshot: &Snapshot, for_people: bool) -> String {
+    let header = ["JOB", "STATE", "EXPIRES", "NEXT", "LAST ERROR"].map(str::to_owned);
+    let rows: Vec<[String; 5]> = std::iter::once(header).chain(snapshot.jobs.iter().map(|job| row(job, snapshot.at, for_people))).collect();
+    let mut widths = [0_usize; 5];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let lines = rows.iter().map(|row| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
+    let point = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| if for_people { relative(at, now) } else { at.to_string() });
+    [job.id.to_string(), job.state.to_string(), point(job.expires_at), point(job.next_refresh), last_error(job).unwrap_or_else(|| "-".to_owned())]
+}
+
+/// The newest of what went wrong: with the source, an output, or the store.
+fn last_error(job: &JobStatus) -> Option<String> {
+    let outputs = job.outputs.iter().filter_map(|output| output.failure.as_ref());
+    let failure: &FailureStatus = outputs.chain(&job.last_failure).chain(&job.keep_failure).max_by_key(|failure| failure.at)?;
+    let code = failure.code.as_deref().unwrap_or(failure.kind.as_str());
+    Some(format!("{code}: {}", failure.message))
+}
+
+/// "in 4m10s", "12s ago": what people ask for.
+fn relative(at: Timestamp, now: Timestamp) -> String {
+    if at >= now { format!("in {}", rounded(at.since(now).as_secs())) } else { format!("{} ago", rounded(now.since(at).as_secs())) }
+}
+
+/// Two units are enough to act on.
+fn rounded(seconds: u64) -> String {
+    let (days, hours, minutes, rest) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m{rest}s"),
+        (0, _, _) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_from_now_in_at_most_two_units() {
+        let now = Timestamp(1_000_000_000);
+        for (offset_seconds, expected) in
+            [(0_i64, "in 0s"), (59, "in 59s"), (250, "in 4m10s"), (7260, "in 2h1m"), (90_000, "in 1d1h"), (-12, "12s ago")]
+        {
+            let at = Timestamp(now.0.saturating_add_signed(offset_seconds * 1000));
+            assert_eq!(relative(at, now), expected);
+        }
+    }
+}

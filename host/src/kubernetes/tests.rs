@@ -1,0 +1,229 @@
+//! The client before and without an API server: where it looks for one, and what it says when there is none or a strange one.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn at(address: SocketAddr) -> Kubernetes {
+    let mut kubernetes = Kubernetes::with_config(kube::Config::new(
+        format!("http://{address}").parse().unwrap(),
+    ));
+    kubernetes.request_timeout = Duration::from_secs(1);
+    kubernetes
+}
+
+async fn failure(kubernetes: &Kubernetes) -> Failure {
+    kubernetes.secret_key("ns", "s", "k").await.unwrap_err()
+}
+
+/// A server that answers every connection's first request with `answer`.
+async fn answering(answer: String) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+fn http(status: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up_in_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let failure = failure(&at(silent.local_addr().unwrap())).await;
+    assert_eq!(failure.code.as_deref(), Some("kubernetes.timeout"));
+    assert_eq!(
+        failure.message,
+        "cannot get secret ns/s: no answer from the API server within 1 s"
+    );
+}
+
+#[tokio::test]
+async fn a_port_without_a_server_is_unreachable() {
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let failure = failure(&at(address)).await;
+    assert_eq!(failure.code.as_deref(), Some("kubernetes.unreachable"));
+    assert!(failure.message.contains("onnection refused"), "{failure}");
+}
+
+#[tokio::test]
+async fn strange_answers_are_told_without_being_quoted() {
+    for (answer, code, retry_after) in [
+        (
+            http("200 OK", "", "<p>c2VjcmV0</p>"),
+            "kubernetes.malformed-answer",
+            None,
+        ),
+        (
+            http("200 OK", "", r#"{"data": {"k": "c2VjcmV0!"}}"#),
+            "kubernetes.malformed-answer",
+            None,
+        ),
+        (
+            http("200 OK", "", r#"{"data": {"k": ["c2VjcmV0"]}}"#),
+            "kubernetes.malformed-answer",
+            None,
+        ),
+        (
+            http("502 Bad Gateway", "", "<p>c2VjcmV0</p>"),
+            "kubernetes.unavailable",
+            None,
+        ),
+        (
+            http("302 Found", "location: http://127.0.0.1:1/\r\n", ""),
+            "kubernetes.refused",
+            None,
+        ),
+        (
+            http("429 Too Many Requests", "retry-after: 9\r\n", ""),
+            "kubernetes.throttled",
+            Some(9),
+        ),
+        ("c2VjcmV0".to_owned(), "kubernetes.unreachable", None),
+    ] {
+        let failure = failure(&at(answering(answer.clone()).await)).await;
+        assert_eq!(failure.code.as_deref(), Some(code), "{answer} {failure}");
+        assert_eq!(failure.retry_after, retry_after.map(Duration::from_secs));
+        assert!(!failure.message.contains("c2VjcmV0"), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_without_data_has_no_keys() {
+    let kubernetes = at(answering(http("200 OK", "", "{}")).await);
+    assert_eq!(failure(&kubernetes).await.code.as_deref(), Some(NOT_FOUND));
+}
+
+/// The environment belongs to the whole process, so each one is tried in a process of its own.
+const PROBE: &str = "EVERTOKEN_TEST_PROBE";
+
+#[tokio::test]
+async fn probe() {
+    let Some(report) = std::env::var_os(PROBE) else {
+        return;
+    };
+    let failure = failure(&Kubernetes::new()).await;
+    std::fs::write(report, serde_json::to_string(&failure).unwrap()).unwrap();
+}
+
+fn probed(home: &Path, variables: &[(&str, &str)]) -> Failure {
+    let report = home.join("report");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "kubernetes::tests::probe"])
+        .env_remove("KUBECONFIG")
+        .env_remove(connect::IN_CLUSTER_VARIABLE)
+        .env("HOME", home)
+        .env(PROBE, &report);
+    command.envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let logged = String::from_utf8_lossy(&output.stdout);
+    assert!(!logged.contains("hidden"), "{logged}");
+    serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap()
+}
+
+#[test]
+fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leaks() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = home.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let kubeconfig = |user: &str| {
+        format!(
+            r#"{{"clusters": [{{"name": "c", "cluster": {{"server": "http://127.0.0.1:1"}}}}],
+                "users": [{{"name": "u", "user": {user}}}], "current-context": "x",
+                "contexts": [{{"name": "x", "context": {{"cluster": "c", "user": "u"}}}}]}}"#
+        )
+    };
+    let broken = write("broken", "users: [{name: u, user: {token: hidden}}");
+    let failing = write(
+        "failing",
+        &kubeconfig(
+            r#"{"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", "echo hidden; exit 3"]}}"#,
+        ),
+    );
+    let babbling = write(
+        "babbling",
+        &kubeconfig(
+            r#"{"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "echo", "args": ["hidden"]}}"#,
+        ),
+    );
+    let good = write("good", &kubeconfig(r#"{"token": "hidden"}"#));
+    let pod = (connect::IN_CLUSTER_VARIABLE, "127.0.0.1");
+    for (variables, code, words) in [
+        (
+            vec![],
+            "kubernetes.config",
+            "no Kubernetes API server is configured",
+        ),
+        (
+            vec![("KUBECONFIG", "/no/where")],
+            "kubernetes.config",
+            "KUBECONFIG is set, but",
+        ),
+        (
+            vec![("KUBECONFIG", &*broken), pod],
+            "kubernetes.config",
+            "malformed YAML",
+        ),
+        (
+            vec![("KUBECONFIG", &*failing)],
+            "kubernetes.config",
+            "credential command failed with exit status: 3",
+        ),
+        (
+            vec![("KUBECONFIG", &*babbling)],
+            "kubernetes.config",
+            "something else than a credential",
+        ),
+        (
+            vec![("KUBECONFIG", &*good), pod],
+            "kubernetes.unreachable",
+            "onnection refused",
+        ),
+        (vec![pod], "kubernetes.config", "this is a Pod"),
+    ] {
+        let failure = probed(home.path(), &variables);
+        assert_eq!(
+            failure.code.as_deref(),
+            Some(code),
+            "{variables:?} {failure}"
+        );
+        assert!(failure.message.contains(words), "{variables:?} {failure}");
+        assert!(!failure.message.contains("hidden"), "{failure}");
+    }
+    write(".kube/config", &kubeconfig(r#"{"token": "hidden"}"#));
+    let failure = probed(home.path(), &[]);
+    assert_eq!(failure.code.as_deref(), Some("kubernetes.unreachable"));
+}
+
+#[tokio::test]
+async fn nothing_is_looked_for_before_the_first_request_and_again_after_a_failure() {
+    let kubernetes = Kubernetes::new();
+    assert!(kubernetes.client.lock().await.is_none());
+    let kubernetes = at(answering(http("401 Unauthorized", "", "{}")).await);
+    let failure = failure(&kubernetes).await;
+    assert_eq!(failure.code.as_deref(), Some("kubernetes.unauthorized"));
+    assert!(kubernetes.client.lock().await.is_none());
+}

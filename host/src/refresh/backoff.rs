@@ -1,0 +1,252 @@
+//! How long to wait after a failure. What may pass by itself is tried again soon and then less often, at random so that jobs
+//! do not march in step (full jitter); what somebody has to mend is tried on a fixed ladder.
+
+use std::time::Duration;
+
+use super::scaled;
+use crate::failure::FailureKind;
+
+/// The first wait after `unavailable` is up to this long.
+const UNAVAILABLE_FIRST: Duration = Duration::from_secs(1);
+
+/// The first wait after `internal` is up to this long: a bug does not pass within a second.
+const INTERNAL_FIRST: Duration = Duration::from_secs(30);
+
+/// Of the first wait, this part is always kept: full jitter may choose next to nothing, a program should not.
+const LEAST_PART: u32 = 4;
+
+/// No wait for what may pass by itself is longer: an issuer that came back is noticed within five minutes.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Nor is it bounded to less than this by a short life; also the bound once consumers hold a dead token.
+const LONGEST_AT_LEAST: Duration = Duration::from_secs(30);
+
+/// Waits are bounded by this part of the token's life.
+const LIFE_PART: u32 = 10;
+
+/// Towards the end of the published token's life, waits are bounded by this part of what is left of it.
+const REMAINING_PART: u32 = 4;
+
+/// `Retry-After` is obeyed up to this; an issuer that says more has lost its way.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// The waits for what somebody has to mend; the last one repeats.
+const LADDER: [Duration; 5] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+    Duration::from_secs(60 * 60),
+];
+
+/// What is at stake while waiting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stake {
+    /// The held token's whole life; none: there is no token, or it never dies.
+    pub life: Option<Duration>,
+    /// What is left of it; none: there is no token that could die.
+    pub remaining: Option<Duration>,
+}
+
+/// How long to wait after the `nth` failure of this kind in a row (from 1). `sample` (0 to 1) chooses within the jitter.
+#[must_use]
+pub fn wait(
+    kind: FailureKind,
+    nth: u32,
+    retry_after: Option<Duration>,
+    stake: Stake,
+    sample: f64,
+) -> Duration {
+    let own = match kind {
+        FailureKind::Unavailable => exponential(UNAVAILABLE_FIRST, nth, stake, sample),
+        FailureKind::Internal => exponential(INTERNAL_FIRST, nth, stake, sample),
+        FailureKind::Denied | FailureKind::InvalidConfig => ladder(nth),
+    };
+    own.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+}
+
+fn exponential(first: Duration, nth: u32, stake: Stake, sample: f64) -> Duration {
+    let doubled =
+        first.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX));
+    scaled(doubled.min(cap(stake)), sample).max(first / LEAST_PART)
+}
+
+/// The longest wait: five minutes, less for short-lived tokens, and ever less as the published token nears its end.
+fn cap(stake: Stake) -> Duration {
+    let by_life = stake.life.map_or(LONGEST, |life| life / LIFE_PART);
+    let by_remaining = stake
+        .remaining
+        .map_or(LONGEST, |left| left / REMAINING_PART);
+    by_life.min(by_remaining).clamp(LONGEST_AT_LEAST, LONGEST)
+}
+
+fn ladder(nth: u32) -> Duration {
+    let [.., last] = LADDER;
+    let rung = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
+    LADDER.get(rung).copied().unwrap_or(last)
+}
+
+/// Failures in a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Streak {
+    last: Option<FailureKind>,
+    of_last_kind: u32,
+    all: u32,
+}
+
+impl Streak {
+    /// Counts a failure and says which of its kind in a row it is. A failure of another kind starts its own waits: an issuer
+    /// that was away for an hour and then refuses has refused once.
+    pub fn failed(&mut self, kind: FailureKind) -> u32 {
+        if self.last != Some(kind) {
+            self.of_last_kind = 0;
+        }
+        self.last = Some(kind);
+        self.of_last_kind = self.of_last_kind.saturating_add(1);
+        self.all = self.all.saturating_add(1);
+        self.of_last_kind
+    }
+
+    /// Failures of any kind since the last success.
+    #[must_use]
+    pub const fn all(&self) -> u32 {
+        self.all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn longest(kind: FailureKind, nth: u32, stake: Stake) -> Duration {
+        wait(kind, nth, None, stake, 1.0)
+    }
+
+    #[test]
+    fn what_may_pass_by_itself_waits_up_to_twice_as_long_each_time() {
+        let day = Stake {
+            life: Some(s(86_400)),
+            remaining: Some(s(17_000)),
+        };
+        for (kind, waits) in [
+            (
+                FailureKind::Unavailable,
+                [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300],
+            ),
+            (
+                FailureKind::Internal,
+                [30, 60, 120, 240, 300, 300, 300, 300, 300, 300, 300],
+            ),
+        ] {
+            for (nth, expected) in (1..).zip(waits) {
+                assert_eq!(longest(kind, nth, day), s(expected), "{kind} no. {nth}");
+            }
+            assert_eq!(longest(kind, u32::MAX, day), s(300), "{kind} for ever");
+        }
+    }
+
+    #[test]
+    fn full_jitter_chooses_from_nearly_nothing_to_the_whole_wait() {
+        let stake = Stake::default();
+        for (sample, expected_ms) in [(0.0, 250), (0.25, 4000), (0.5, 8000), (1.0, 16_000)] {
+            assert_eq!(
+                wait(FailureKind::Unavailable, 5, None, stake, sample),
+                Duration::from_millis(expected_ms),
+                "sample {sample}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_wait_shrinks_with_the_life_and_towards_its_end() {
+        for (life_s, remaining_s, expected_s, what) in [
+            (None, None, 300, "no token yet, or one that never dies"),
+            (Some(300), Some(90), 30, "a life of five minutes"),
+            (Some(1200), Some(600), 120, "a tenth of the life"),
+            (Some(86_400), Some(17_280), 300, "a long life"),
+            (Some(86_400), Some(600), 150, "a quarter of what is left"),
+            (Some(86_400), Some(60), 30, "near the end"),
+            (Some(86_400), Some(0), 30, "the published token is dead"),
+        ] {
+            let stake = Stake {
+                life: life_s.map(s),
+                remaining: remaining_s.map(s),
+            };
+            assert_eq!(
+                longest(FailureKind::Unavailable, 30, stake),
+                s(expected_s),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_to_mend_is_tried_on_a_ladder_up_to_hourly() {
+        for kind in [FailureKind::Denied, FailureKind::InvalidConfig] {
+            let waits: Vec<_> = (1..=7)
+                .map(|nth| wait(kind, nth, None, Stake::default(), 0.3).as_secs())
+                .collect();
+            assert_eq!(waits, [10, 60, 300, 900, 3600, 3600, 3600], "{kind}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_up_to_an_hour_and_never_shortens_a_wait() {
+        for (kind, nth, retry_after_s, expected_s) in [
+            (FailureKind::Unavailable, 1, 120, 120),
+            (FailureKind::Unavailable, 1, 86_400, 3600),
+            (FailureKind::Unavailable, 5, 2, 16),
+            (FailureKind::Denied, 1, 30, 30),
+            (FailureKind::Denied, 5, 30, 3600),
+        ] {
+            assert_eq!(
+                wait(kind, nth, Some(s(retry_after_s)), Stake::default(), 1.0),
+                s(expected_s),
+                "{kind} no. {nth}, Retry-After: {retry_after_s}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failure_of_another_kind_starts_its_own_waits() {
+        let mut streak = Streak::default();
+        let kinds = [
+            (FailureKind::Unavailable, 1),
+            (FailureKind::Unavailable, 2),
+            (FailureKind::Denied, 1),
+            (FailureKind::Denied, 2),
+            (FailureKind::Unavailable, 1),
+        ];
+        for (kind, expected) in kinds {
+            assert_eq!(streak.failed(kind), expected, "{kind}");
+        }
+        assert_eq!(streak.all(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_is_a_hammer_and_none_is_longer_than_an_hour(
+            kind in prop_oneof![
+                Just(FailureKind::Unavailable), Just(FailureKind::Internal),
+                Just(FailureKind::Denied), Just(FailureKind::InvalidConfig),
+            ],
+            nth in any::<u32>(), retry_ms in proptest::option::of(any::<u64>()),
+            life_ms in proptest::option::of(any::<u64>()), remaining_ms in proptest::option::of(any::<u64>()),
+            sample in 0.0_f64..=1.0,
+        ) {
+            let stake = Stake {
+                life: life_ms.map(Duration::from_millis),
+                remaining: remaining_ms.map(Duration::from_millis),
+            };
+            let wait = wait(kind, nth, retry_ms.map(Duration::from_millis), stake, sample);
+            prop_assert!(wait >= Duration::from_millis(250));
+            prop_assert!(wait <= LONGEST_RETRY_AFTER);
+        }
+    }
+}

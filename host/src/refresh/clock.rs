@@ -1,0 +1,198 @@
+//! Time as the rules see it: points on both clocks, so that neither a wall clock that is set nor a machine that sleeps makes
+//! a job late, and the judgement whether the wall clock was set.
+
+use std::time::Duration;
+
+use crate::time::{Reading, Timestamp};
+
+/// The wall clock counts as set once it moved against the boot clock by more than this. Slewing by NTP (at most 500 ppm)
+/// gets here in half an hour and is then judged like a jump, so it never adds up.
+pub const JUMP: Duration = Duration::from_secs(1);
+
+/// A token obtained "later than now" says that the clock was set back only beyond this; less is ordinary skew between hosts
+/// that share a store.
+const FUTURE_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// For long-lived tokens the tolerance grows: this part of their life.
+const FUTURE_TOLERANCE_OF_LIFE: u32 = 20;
+
+/// A point on both clocks. It is there as soon as either clock says so: too early costs one request, too late shows a dead
+/// token to its consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// On the wall clock.
+    pub wall: Timestamp,
+    /// On the boot clock.
+    pub boot: Duration,
+}
+
+impl Moment {
+    /// The point `wait` after `now`.
+    #[must_use]
+    pub fn after(now: Reading, wait: Duration) -> Self {
+        Self {
+            wall: now.wall.after(wait),
+            boot: now.boot.saturating_add(wait),
+        }
+    }
+
+    /// The point at which a wall clock that is not set shows `wall`; a point in the past is `now` on the boot clock.
+    #[must_use]
+    pub fn at(wall: Timestamp, now: Reading) -> Self {
+        Self {
+            wall,
+            boot: now.boot.saturating_add(wall.since(now.wall)),
+        }
+    }
+
+    /// How long it is until then, by the clock that is further on; zero once it is there.
+    #[must_use]
+    pub fn remaining(self, now: Reading) -> Duration {
+        self.wall
+            .since(now.wall)
+            .min(self.boot.saturating_sub(now.boot))
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn is_reached(self, now: Reading) -> bool {
+        self.remaining(now).is_zero()
+    }
+
+    /// The point on the boot clock at which it will be there, if the wall clock is not set until then.
+    #[must_use]
+    pub fn on_boot_clock(self, now: Reading) -> Duration {
+        now.boot.saturating_add(self.remaining(now))
+    }
+}
+
+/// How far the wall clock was set between two readings, if it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jump {
+    /// It shows this much more than the time that passed.
+    Forward(Duration),
+    /// It shows this much less.
+    Backward(Duration),
+}
+
+/// Judges whether the wall clock was set since `reference`; a sleeping machine moves both clocks and is none.
+#[must_use]
+pub fn jump(reference: Reading, now: Reading) -> Option<Jump> {
+    let expected = reference
+        .wall
+        .after(now.boot.saturating_sub(reference.boot));
+    let (ahead, behind) = (now.wall.since(expected), expected.since(now.wall));
+    if ahead > JUMP {
+        Some(Jump::Forward(ahead))
+    } else if behind > JUMP {
+        Some(Jump::Backward(behind))
+    } else {
+        None
+    }
+}
+
+/// Whether a token obtained at `obtained_at` with this life (none: it never dies) shows that the clock was set back since:
+/// then nothing that was computed from its times counts.
+#[must_use]
+pub fn is_from_the_future(obtained_at: Timestamp, life: Option<Duration>, now: Timestamp) -> bool {
+    let of_life = life.unwrap_or_default() / FUTURE_TOLERANCE_OF_LIFE;
+    obtained_at.since(now) > FUTURE_TOLERANCE.max(of_life)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn reading(wall_s: u64, boot_s: u64) -> Reading {
+        Reading {
+            wall: Timestamp(wall_s * 1000),
+            boot: Duration::from_secs(boot_s),
+        }
+    }
+
+    #[test]
+    fn a_moment_is_there_when_either_clock_says_so() {
+        let moment = Moment::after(reading(1000, 10), Duration::from_secs(100));
+        for (now, remaining, what) in [
+            (reading(1000, 10), 100, "nothing passed"),
+            (reading(1060, 70), 40, "time passed"),
+            (reading(1100, 110), 0, "both are there"),
+            (reading(5000, 11), 0, "the wall clock was set forward"),
+            (reading(200, 60), 50, "the wall clock was set back"),
+            (reading(200, 110), 0, "set back, and the time is over"),
+            (reading(9000, 8010), 0, "the machine slept"),
+        ] {
+            assert_eq!(
+                moment.remaining(now),
+                Duration::from_secs(remaining),
+                "{what}"
+            );
+            assert_eq!(moment.is_reached(now), remaining == 0, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_a_wall_clock_that_moved_alone_has_jumped() {
+        let reference = reading(1_000_000, 50);
+        for (now, expected, what) in [
+            (reading(1_000_000, 50), None, "nothing passed"),
+            (reading(1_000_030, 80), None, "time passed"),
+            (reading(1_090_000, 90_050), None, "the machine slept a day"),
+            (reading(1_000_031, 80), None, "one second of slew"),
+            (
+                reading(1_000_032, 80),
+                Some(Jump::Forward(Duration::from_secs(2))),
+                "two seconds ahead",
+            ),
+            (
+                reading(996_430, 80),
+                Some(Jump::Backward(Duration::from_secs(3600))),
+                "an hour back",
+            ),
+        ] {
+            assert_eq!(jump(reference, now), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_token_from_the_future_counts_only_beyond_a_minute_or_a_twentieth_of_its_life() {
+        let now = Timestamp(10_000_000);
+        for (ahead_s, life_s, expected) in [
+            (0, Some(300), false),
+            (60, Some(300), false),
+            (61, Some(300), true),
+            (61, None, true),
+            (100, Some(3600), false),
+            (180, Some(3600), false),
+            (181, Some(3600), true),
+        ] {
+            let obtained_at = now.after(Duration::from_secs(ahead_s));
+            let life = life_s.map(Duration::from_secs);
+            assert_eq!(
+                is_from_the_future(obtained_at, life, now),
+                expected,
+                "{ahead_s} s ahead, life {life_s:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_jump_ever_makes_a_moment_later_than_the_boot_clock_says(
+            wait_ms in 0_u64..100_000_000, wall in 0_u64..u64::MAX, passed_ms in 0_u64..200_000_000,
+        ) {
+            let start = reading(1_700_000_000, 1000);
+            let moment = Moment::after(start, Duration::from_millis(wait_ms));
+            let now = Reading {
+                wall: Timestamp(wall),
+                boot: start.boot + Duration::from_millis(passed_ms),
+            };
+            prop_assert!(moment.on_boot_clock(now) <= moment.boot.max(now.boot));
+            if passed_ms >= wait_ms {
+                prop_assert!(moment.is_reached(now));
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! A job's life: told what happened, it says what to do next. It holds no token, only when that was obtained and when it
+//! dies; whoever carries out its [`Action`]s holds the token and tells it of each end as an [`Event`].
+
+use std::time::Duration;
+
+use super::admit::{self, Candidate, Verdict};
+use super::backoff::{self, Stake, Streak};
+use super::clock::{Moment, is_from_the_future};
+use super::publication::{self, Publication, Purpose};
+use super::{Policy, due};
+use crate::failure::{Failure, FailureKind};
+use crate::time::{Reading, Timestamp};
+
+/// A token's life by the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// When the request that brought it was sent.
+    pub obtained_at: Timestamp,
+    /// When it dies; none: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Life {
+    /// How long it is; none: without end.
+    #[must_use]
+    pub fn length(self) -> Option<Duration> {
+        self.expires_at.map(|at| at.since(self.obtained_at))
+    }
+}
+
+/// What happened to a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A point of time came that the job waits for, or may have come.
+    Woken,
+    /// The state store was asked for a token of this job's source; always the first event.
+    Restored(Option<Life>),
+    /// Somebody wants a new token now, whatever the held one is.
+    Asked,
+    /// The source is another: what it returns from now on is wanted, what is on its way is not.
+    SourceChanged,
+    /// The source returned a token.
+    Acquired(Candidate),
+    /// The source failed.
+    Failed {
+        /// What kind of failure.
+        kind: FailureKind,
+        /// How long the other side asks us to stay away.
+        retry_after: Option<Duration>,
+    },
+    /// Something happened to the token's copy in the state store.
+    Keep(publication::Event),
+    /// Something happened to an output.
+    Output(usize, publication::Event),
+}
+
+/// What to do for a job. Several may be under way at once, each at most once: asking the source, keeping, and each output.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Ask the source for a token.
+    Acquire,
+    /// The token just obtained or restored is the job's token from now on.
+    Adopt,
+    /// The token just obtained is dropped: the held one lives as long.
+    Unchanged,
+    /// The token just obtained is dropped: it is not good.
+    Refuse(Failure),
+    /// Write the held token to the state store.
+    Keep,
+    /// Write the held token to this output.
+    Write(usize, Purpose),
+}
+
+/// A job's life.
+#[derive(Debug, Clone)]
+pub struct Job {
+    policy: Policy,
+    held: Option<Held>,
+    next: Next,
+    /// Since when a token is wanted, or when it will be.
+    due: Moment,
+    /// Whether the next good token is taken even if the held one lives longer.
+    is_forced: bool,
+    /// Whether what is under way comes from a source that is no longer the job's.
+    is_outdated: bool,
+    failures: Streak,
+    keep: Publication,
+    outputs: Vec<Publication>,
+}
+
+/// The token that consumers have, or are about to have.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    life: Life,
+    dies: Option<Moment>,
+}
+
+impl Held {
+    fn lives(&self, now: Reading) -> bool {
+        self.dies.is_none_or(|at| !at.is_reached(now))
+    }
+}
+
+/// What the source waits for.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Restored,
+    Due,
+    /// On the boot clock.
+    Retry(Duration),
+    Answer,
+}
+
+impl Job {
+    /// A job that waits for [`Event::Restored`].
+    #[must_use]
+    pub fn new(policy: Policy, verify: Duration, outputs: usize, now: Reading) -> Self {
+        Self {
+            policy,
+            held: None,
+            next: Next::Restored,
+            due: Moment::after(now, Duration::ZERO),
+            is_forced: false,
+            is_outdated: false,
+            failures: Streak::default(),
+            keep: Publication::new(None),
+            outputs: vec![Publication::new(Some(verify)); outputs],
+        }
+    }
+
+    /// Takes note of what happened and says what to do. `sample` is from 0 to 1.
+    pub fn step(&mut self, event: Event, now: Reading, sample: f64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Woken => {}
+            Event::Restored(life) => actions.extend(self.restored(life, now, sample)),
+            Event::Asked => self.asked(now),
+            Event::SourceChanged => {
+                self.is_outdated = matches!(self.next, Next::Answer);
+                self.asked(now);
+            }
+            Event::Acquired(candidate) => {
+                actions.extend(self.acquired(&candidate, now, sample));
+            }
+            Event::Failed { kind, retry_after } => self.failed(kind, retry_after, now, sample),
+            Event::Keep(event) => self.keep.step(event, now, sample),
+            Event::Output(index, event) => {
+                if let Some(output) = self.outputs.get_mut(index) {
+                    output.step(event, now, sample);
+                }
+            }
+        }
+        self.act(now, &mut actions);
+        actions
+    }
+
+    fn restored(&mut self, life: Option<Life>, now: Reading, sample: f64) -> Option<Action> {
+        if !matches!(self.next, Next::Restored) {
+            return None;
+        }
+        self.next = Next::Due;
+        let life = life?;
+        if life.expires_at.is_some_and(|at| at <= now.wall) {
+            return None;
+        }
+        if is_from_the_future(life.obtained_at, life.length(), now.wall) {
+            self.hold(life, now);
+            self.is_forced = true;
+        } else {
+            let obtained_at = life.obtained_at.min(now.wall);
+            self.hold(
+                Life {
+                    obtained_at,
+                    ..life
+                },
+                now,
+            );
+            self.retime(now, sample);
+        }
+        self.tell_outputs(&publication::Event::Restored, now, sample);
+        Some(Action::Adopt)
+    }
+
+    fn asked(&mut self, now: Reading) {
+        self.is_forced = true;
+        if matches!(self.next, Next::Due | Next::Retry(_)) {
+            self.is_due(now);
+        }
+    }
+
+    fn acquired(&mut self, candidate: &Candidate, now: Reading, sample: f64) -> Option<Action> {
+        if self.drops_answer(now) {
+            return None;
+        }
+        let held_dies = self.held.filter(|_| !self.is_forced).map(|held| held.dies);
+        match admit::admit(candidate, held_dies, now) {
+            Ok(Verdict::Adopt) => {
+                let life = Life {
+                    obtained_at: candidate.obtained_at.min(now.wall),
+                    expires_at: candidate.expires_at,
+                };
+                self.hold(life, now);
+                self.succeeded();
+                self.retime(now, sample);
+                self.keep.step(publication::Event::Changed, now, sample);
+                self.tell_outputs(&publication::Event::Changed, now, sample);
+                Some(Action::Adopt)
+            }
+            Ok(Verdict::Unchanged) => {
+                self.succeeded();
+                let remaining = self.remaining(now);
+                let wait = remaining.map_or(self.policy.every, admit::wait_when_unchanged);
+                self.due = Moment::after(now, wait);
+                Some(Action::Unchanged)
+            }
+            Err(failure) => {
+                self.failed(failure.kind, failure.retry_after, now, sample);
+                Some(Action::Refuse(failure))
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        kind: FailureKind,
+        retry_after: Option<Duration>,
+        now: Reading,
+        sample: f64,
+    ) {
+        if self.drops_answer(now) {
+            return;
+        }
+        let stake = Stake {
+            life: self.held.and_then(|held| held.life.length()),
+            remaining: self.remaining(now),
+        };
+        let nth = self.failures.failed(kind);
+        let wait = backoff::wait(kind, nth, retry_after, stake, sample);
+        self.next = Next::Retry(now.boot.saturating_add(wait));
+    }
+
+    /// Whether the answer that just came is nobody's; then the source is asked again.
+    fn drops_answer(&mut self, now: Reading) -> bool {
+        let drops = std::mem::take(&mut self.is_outdated);
+        if drops {
+            self.is_due(now);
+        }
+        drops
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = Streak::default();
+        self.is_forced = false;
+        self.next = Next::Due;
+    }
+
+    fn hold(&mut self, life: Life, now: Reading) {
+        let dies = life.expires_at.map(|at| Moment::at(at, now));
+        self.held = Some(Held { life, dies });
+    }
+
+    fn is_due(&mut self, now: Reading) {
+        self.next = Next::Due;
+        self.due = Moment::after(now, Duration::ZERO);
+    }
+
+    /// Due as the policy says for the held token.
+    fn retime(&mut self, now: Reading, sample: f64) {
+        if let Some(Held { life, .. }) = self.held {
+            let at = due::due(&self.policy, life.obtained_at, life.length(), sample);
+            self.due = Moment::at(at, now);
+        }
+    }
+
+    fn tell_outputs(&mut self, event: &publication::Event, now: Reading, sample: f64) {
+        for output in &mut self.outputs {
+            output.step(event.clone(), now, sample);
+        }
+    }
+
+    /// Begins whatever is due. A dead token is written nowhere: what consumers have is no worse.
+    fn act(&mut self, now: Reading, actions: &mut Vec<Action>) {
+        if self.lives(now) {
+            if self.keep.take(now).is_some() {
+                actions.push(Action::Keep);
+            }
+            for (index, output) in self.outputs.iter_mut().enumerate() {
+                if let Some(purpose) = output.take(now) {
+                    actions.push(Action::Write(index, purpose));
+                }
+            }
+        }
+        if self.acquires_at(now).is_some_and(|at| at <= now.boot) {
+            self.next = Next::Answer;
+            actions.push(Action::Acquire);
+        }
+    }
+
+    fn acquires_at(&self, now: Reading) -> Option<Duration> {
+        match self.next {
+            Next::Due => Some(self.due.on_boot_clock(now)),
+            Next::Retry(at) => Some(at),
+            Next::Restored | Next::Answer => None,
+        }
+    }
+
+    /// When the job is to be woken, on the boot clock; none: not until something else happens. It holds until the next event
+    /// or until the wall clock is set.
+    #[must_use]
+    pub fn wakes_at(&self, now: Reading) -> Option<Duration> {
+        let writes = self.outputs.iter().chain([&self.keep]);
+        let write = writes
+            .filter(|_| self.lives(now))
+            .filter_map(Publication::wakes_at)
+            .min();
+        [self.acquires_at(now), write].into_iter().flatten().min()
+    }
+
+    /// Changes when the token is obtained anew.
+    pub fn set_policy(&mut self, policy: Policy, now: Reading, sample: f64) -> Vec<Action> {
+        self.policy = policy;
+        if matches!(self.next, Next::Due) {
+            self.retime(now, sample);
+        }
+        self.step(Event::Woken, now, sample)
+    }
+
+    /// Replaces the outputs; the held token is written to all of them. Not to be called while one [is written](Self::is_writing):
+    /// the end of that write would be taken for another's.
+    pub fn set_outputs(
+        &mut self,
+        verify: Duration,
+        outputs: usize,
+        now: Reading,
+        sample: f64,
+    ) -> Vec<Action> {
+        self.outputs = vec![Publication::new(Some(verify)); outputs];
+        if self.held.is_some() {
+            self.tell_outputs(&publication::Event::Changed, now, sample);
+        }
+        self.step(Event::Woken, now, sample)
+    }
+
+    /// Whether an output is being written, or the token kept.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.keep.is_writing() || self.outputs.iter().any(Publication::is_writing)
+    }
+
+    /// Whether the source is being asked.
+    #[must_use]
+    pub fn is_acquiring(&self) -> bool {
+        matches!(self.next, Next::Answer)
+    }
+
+    /// Whether there is a token that lives.
+    #[must_use]
+    pub fn lives(&self, now: Reading) -> bool {
+        self.held.is_some_and(|held| held.lives(now))
+    }
+
+    /// What is left of the held token's life; none: there is no token, or it never dies.
+    #[must_use]
+    pub fn remaining(&self, now: Reading) -> Option<Duration> {
+        self.held?.dies.map(|at| at.remaining(now))
+    }
+
+    /// The held token's life.
+    #[must_use]
+    pub fn life(&self) -> Option<Life> {
+        self.held.map(|held| held.life)
+    }
+
+    /// Since when a token is wanted, or when it will be.
+    #[must_use]
+    pub fn due(&self) -> Moment {
+        self.due
+    }
+
+    /// When the source is asked next, on the wall clock; none: it is being asked, or its turn is not known yet.
+    #[must_use]
+    pub fn next_refresh(&self, now: Reading) -> Option<Timestamp> {
+        let at = self.acquires_at(now)?;
+        Some(now.wall.after(at.saturating_sub(now.boot)))
+    }
+
+    /// Failures of the source since its last success.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures.all()
+    }
+
+    /// The state of the token's copy in the state store.
+    #[must_use]
+    pub fn keep_state(&self) -> publication::State {
+        self.keep.state()
+    }
+
+    /// The state of each output.
+    pub fn output_states(&self) -> impl Iterator<Item = publication::State> {
+        self.outputs.iter().map(Publication::state)
+    }
+
+    /// Whether consumers have all that there is to have: a token that lives, in every output.
+    #[must_use]
+    pub fn is_ready(&self, now: Reading) -> bool {
+        self.lives(now)
+            && self
+                .output_states()
+                .all(|state| state == publication::State::Written)
+    }
+
+    /// Whether there is nothing to do but to wait for time to pass.
+    #[must_use]
+    pub fn is_settled(&self, now: Reading) -> bool {
+        self.is_ready(now)
+            && self.keep_state() != publication::State::Writing
+            && !self.is_writing()
+            && matches!(self.next, Next::Due)
+            && !self.due.is_reached(now)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,391 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::refresh::publication::State;
+
+const EPOCH_MS: u64 = 1_700_000_000_000;
+const VERIFY: Duration = Duration::from_secs(600);
+
+fn policy() -> Policy {
+    Policy {
+        at: 0.8,
+        before_expiry: Duration::from_secs(90),
+        every: Duration::from_secs(86_400),
+        jitter: Duration::ZERO,
+        default_lifetime: Duration::from_secs(3600),
+    }
+}
+
+fn wall(s: u64) -> Timestamp {
+    Timestamp(EPOCH_MS + s * 1000)
+}
+
+fn at(s: u64) -> Reading {
+    Reading {
+        wall: wall(s),
+        boot: Duration::from_secs(s),
+    }
+}
+
+fn token(obtained_s: u64, life_s: u64) -> Event {
+    Event::Acquired(Candidate {
+        is_empty: false,
+        is_held_one: false,
+        obtained_at: wall(obtained_s),
+        expires_at: Some(wall(obtained_s + life_s)),
+        not_before: None,
+    })
+}
+
+const fn failure(kind: FailureKind) -> Event {
+    Event::Failed {
+        kind,
+        retry_after: None,
+    }
+}
+
+const WRITTEN: publication::Event = publication::Event::Written;
+
+/// A job with one output, at second 0, that was told that nothing is in the store.
+fn started() -> Job {
+    let mut job = Job::new(policy(), VERIFY, 1, at(0));
+    assert_eq!(
+        job.step(Event::Restored(None), at(0), 0.0),
+        [Action::Acquire]
+    );
+    job
+}
+
+/// A job that got a token of five minutes at second 0 and wrote it everywhere.
+fn fresh() -> Job {
+    let mut job = started();
+    job.step(token(0, 300), at(0), 0.0);
+    job.step(Event::Keep(WRITTEN), at(0), 0.0);
+    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    assert!(job.is_settled(at(0)));
+    job
+}
+
+#[test]
+fn a_job_asks_adopts_keeps_publishes_and_rests_until_it_is_due() {
+    let mut job = started();
+    assert_eq!(
+        job.step(token(1, 300), at(2), 0.0),
+        [
+            Action::Adopt,
+            Action::Keep,
+            Action::Write(0, Purpose::Publish)
+        ]
+    );
+    assert!(!job.is_ready(at(2)), "nothing is written yet");
+    assert_eq!(job.step(Event::Output(0, WRITTEN), at(3), 0.0), []);
+    assert!(job.is_ready(at(3)));
+    assert!(!job.is_settled(at(3)), "it is not kept yet");
+    assert_eq!(job.step(Event::Keep(WRITTEN), at(3), 0.0), []);
+    assert!(job.is_settled(at(3)));
+    assert_eq!(job.wakes_at(at(3)), Some(Duration::from_secs(1 + 210)));
+    assert_eq!(job.next_refresh(at(3)), Some(wall(211)));
+    assert_eq!(job.step(Event::Woken, at(210), 0.0), []);
+    assert_eq!(job.step(Event::Woken, at(211), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(Event::Woken, at(212), 0.0), [], "asked only once");
+}
+
+#[test]
+fn nothing_is_asked_before_the_store_was() {
+    let mut job = Job::new(policy(), VERIFY, 1, at(0));
+    assert_eq!(job.wakes_at(at(0)), None);
+    assert_eq!(job.step(Event::Woken, at(100), 0.0), []);
+    assert_eq!(job.step(Event::Asked, at(100), 0.0), []);
+    assert_eq!(
+        job.step(Event::Restored(None), at(100), 0.0),
+        [Action::Acquire]
+    );
+}
+
+#[test]
+fn a_restored_token_is_verified_in_its_outputs_and_asked_for_only_when_due() {
+    let verified = [Action::Adopt, Action::Write(0, Purpose::Verify)];
+    let and_asked = [
+        Action::Adopt,
+        Action::Write(0, Purpose::Verify),
+        Action::Acquire,
+    ];
+    let now = at(100_000);
+    let restored = |obtained_s: u64, life_s: u64| {
+        let life = Life {
+            obtained_at: wall(obtained_s),
+            expires_at: Some(wall(obtained_s + life_s)),
+        };
+        let mut job = Job::new(policy(), VERIFY, 1, now);
+        (job.step(Event::Restored(Some(life)), now, 0.0), job)
+    };
+    for (obtained_s, expected, what) in [
+        (99_900, verified.as_slice(), "it is fresh"),
+        (99_750, and_asked.as_slice(), "it lives and is overdue"),
+        (99_700, &[Action::Acquire], "it is dead"),
+        (100_030, &verified, "it is a little ahead"),
+        (100_100, &and_asked, "the clock was set back"),
+    ] {
+        assert_eq!(restored(obtained_s, 300).0, expected, "{what}");
+    }
+    let (_, mut job) = restored(200_000, 300);
+    let actions = job.step(token(100_000, 300), at(100_001), 0.0);
+    assert_eq!(
+        actions.first(),
+        Some(&Action::Adopt),
+        "after the clock was set back, the end of the restored token means nothing"
+    );
+}
+
+#[test]
+fn a_failed_write_is_tried_again_without_asking_the_issuer() {
+    let mut job = started();
+    job.step(token(0, 300), at(0), 0.0);
+    job.step(Event::Keep(WRITTEN), at(0), 0.0);
+    let failed = publication::Event::Failed {
+        kind: FailureKind::Denied,
+        retry_after: None,
+    };
+    assert_eq!(job.step(Event::Output(0, failed), at(0), 0.0), []);
+    assert_eq!(job.wakes_at(at(0)), Some(Duration::from_secs(10)));
+    assert_eq!(
+        job.step(Event::Woken, at(10), 0.0),
+        [Action::Write(0, Purpose::Publish)]
+    );
+    assert_eq!(job.failures(), 0, "the source has not failed");
+}
+
+#[test]
+fn outputs_are_verified_until_the_token_dies_and_a_dead_one_is_written_nowhere() {
+    let mut job = started();
+    job.step(token(0, 1000), at(0), 0.0);
+    job.step(Event::Keep(WRITTEN), at(0), 0.0);
+    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    assert_eq!(
+        job.step(Event::Woken, at(600), 0.0),
+        [Action::Write(0, Purpose::Verify)]
+    );
+    job.step(Event::Output(0, WRITTEN), at(600), 0.0);
+    assert_eq!(job.step(Event::Woken, at(800), 0.0), [Action::Acquire]);
+    job.step(failure(FailureKind::Denied), at(800), 0.0);
+    job.step(Event::Woken, at(810), 0.0);
+    assert_eq!(job.step(Event::Woken, at(1300), 0.0), [], "it is dead");
+    assert_eq!(job.wakes_at(at(1300)), None, "the source is being asked");
+    assert_eq!(
+        job.step(token(1300, 1000), at(1301), 0.0),
+        [
+            Action::Adopt,
+            Action::Keep,
+            Action::Write(0, Purpose::Publish)
+        ]
+    );
+}
+
+#[test]
+fn the_issuer_is_asked_again_after_a_failure_as_its_kind_says() {
+    let mut job = started();
+    for (kind, now_s, expected_s) in [
+        (FailureKind::Unavailable, 0, 1),
+        (FailureKind::Unavailable, 1, 3),
+        (FailureKind::Denied, 3, 13),
+        (FailureKind::Denied, 13, 73),
+    ] {
+        job.step(Event::Woken, at(now_s), 1.0);
+        assert_eq!(job.step(failure(kind), at(now_s), 1.0), []);
+        assert_eq!(
+            job.wakes_at(at(now_s)),
+            Some(Duration::from_secs(expected_s)),
+            "{kind} at {now_s}"
+        );
+    }
+    assert_eq!(job.failures(), 4);
+    job.step(Event::Woken, at(73), 0.0);
+    job.step(token(73, 300), at(73), 0.0);
+    assert_eq!(job.failures(), 0);
+}
+
+#[test]
+fn a_token_that_is_no_good_is_a_failure() {
+    let mut job = started();
+    let actions = job.step(token(0, 0), at(1), 0.0);
+    assert!(
+        matches!(actions.as_slice(), [Action::Refuse(_)]),
+        "{actions:?}"
+    );
+    assert_eq!(job.failures(), 1);
+    assert!(!job.lives(at(1)));
+}
+
+#[test]
+fn an_issuer_that_does_not_advance_is_a_success_that_changes_nothing() {
+    let mut job = fresh();
+    assert_eq!(job.step(Event::Woken, at(210), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(token(211, 89), at(211), 0.0), [Action::Unchanged]);
+    assert_eq!(job.failures(), 0);
+    let half_of_89 = Duration::from_millis(211_000 + 44_500);
+    assert_eq!(job.wakes_at(at(211)), Some(half_of_89));
+    assert!(job.is_ready(at(211)));
+}
+
+#[test]
+fn whoever_asks_gets_a_new_token_even_if_it_dies_earlier() {
+    let mut job = fresh();
+    assert_eq!(job.step(Event::Asked, at(10), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(Event::Asked, at(11), 0.0), [], "it is being asked");
+    let actions = job.step(token(11, 60), at(11), 0.0);
+    assert_eq!(actions.first(), Some(&Action::Adopt));
+    job.step(Event::Asked, at(12), 0.0);
+    assert_eq!(
+        job.step(failure(FailureKind::Denied), at(12), 0.0),
+        [],
+        "a failed wish"
+    );
+    assert_eq!(
+        job.step(Event::Asked, at(13), 0.0),
+        [Action::Acquire],
+        "asking again does not wait for the ladder"
+    );
+}
+
+#[test]
+fn what_another_source_is_about_to_return_is_dropped() {
+    for answer in [token(12, 300), failure(FailureKind::Denied)] {
+        let mut job = fresh();
+        job.step(Event::Asked, at(10), 0.0);
+        assert_eq!(job.step(Event::SourceChanged, at(11), 0.0), []);
+        assert_eq!(job.step(answer, at(12), 0.0), [Action::Acquire]);
+        assert_eq!(job.failures(), 0);
+        let actions = job.step(token(13, 30), at(13), 0.0);
+        assert_eq!(
+            actions.first(),
+            Some(&Action::Adopt),
+            "even if it dies earlier"
+        );
+    }
+}
+
+#[test]
+fn a_changed_policy_only_changes_the_time() {
+    let mut job = fresh();
+    let early = Policy {
+        at: 0.5,
+        ..policy()
+    };
+    assert_eq!(job.set_policy(early, at(10), 0.0), []);
+    assert_eq!(job.wakes_at(at(10)), Some(Duration::from_secs(150)));
+}
+
+#[test]
+fn changed_outputs_get_the_held_token() {
+    let mut job = fresh();
+    assert_eq!(
+        job.set_outputs(VERIFY, 2, at(10), 0.0),
+        [
+            Action::Write(0, Purpose::Publish),
+            Action::Write(1, Purpose::Publish)
+        ]
+    );
+    let mut job = started();
+    assert_eq!(job.set_outputs(VERIFY, 2, at(10), 0.0), [], "none is held");
+}
+
+#[test]
+fn neither_a_jump_nor_sleep_makes_a_job_late() {
+    let set = |wall_s: u64, boot_s: u64| Reading {
+        wall: wall(wall_s),
+        boot: Duration::from_secs(boot_s),
+    };
+    for (now, what) in [
+        (set(5000, 20), "the wall clock was set forward"),
+        (set(0, 210), "the wall clock was set back"),
+        (at(90_000), "the machine slept"),
+    ] {
+        assert_eq!(
+            fresh().step(Event::Woken, now, 0.0),
+            [Action::Acquire],
+            "{what}"
+        );
+    }
+}
+
+/// What may happen next, with the seconds that pass before it.
+fn any_happening() -> impl Strategy<Value = (u64, u8, u64)> {
+    (0_u64..400, any::<u8>(), 0_u64..700)
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_each_thing_is_under_way_at_most_once_and_the_job_always_goes_on(
+        happenings in proptest::collection::vec(any_happening(), 1..80), sample in 0.0_f64..=1.0,
+    ) {
+        let mut job = Job::new(policy(), VERIFY, 2, at(0));
+        let (mut now_s, mut acquiring, mut keeping, mut writing) = (0, false, false, [false; 2]);
+        let mut actions = job.step(Event::Restored(None), at(0), sample);
+        for (pass, choice, life) in happenings {
+            for action in actions {
+                match action {
+                    Action::Acquire => {
+                        prop_assert!(!std::mem::replace(&mut acquiring, true));
+                    }
+                    Action::Keep => prop_assert!(!std::mem::replace(&mut keeping, true)),
+                    Action::Write(index, _) => {
+                        prop_assert!(!std::mem::replace(&mut writing[index], true));
+                        prop_assert!(job.lives(at(now_s)), "a dead token is written");
+                    }
+                    Action::Adopt | Action::Unchanged | Action::Refuse(_) => {}
+                }
+            }
+            prop_assert!(acquiring || job.wakes_at(at(now_s)).is_some(), "the job sleeps for ever");
+            prop_assert_eq!(acquiring, job.is_acquiring());
+            now_s += pass;
+            let failed = |kind| publication::Event::Failed { kind, retry_after: None };
+            let event = match choice % 8 {
+                0 if acquiring => { acquiring = false; token(now_s, life) }
+                1 if acquiring => { acquiring = false; failure(FailureKind::Unavailable) }
+                2 if writing[0] => { writing[0] = false; Event::Output(0, WRITTEN) }
+                3 if writing[1] => { writing[1] = false; Event::Output(1, failed(FailureKind::Denied)) }
+                4 if keeping => { keeping = false; Event::Keep(WRITTEN) }
+                5 => Event::Asked,
+                6 => Event::SourceChanged,
+                _ => Event::Woken,
+            };
+            actions = job.step(event, at(now_s), sample);
+        }
+    }
+
+    #[test]
+    fn a_job_whose_issuer_answers_never_holds_a_dead_token(
+        lives in proptest::collection::vec(5_u64..100_000, 1..50), sample in 0.0_f64..=1.0,
+    ) {
+        let mut job = Job::new(policy(), VERIFY, 0, at(0));
+        let mut now = at(0);
+        job.step(Event::Restored(None), now, sample);
+        for life in lives {
+            job.step(Event::Acquired(Candidate {
+                is_empty: false,
+                is_held_one: false,
+                obtained_at: now.wall,
+                expires_at: Some(now.wall.after(Duration::from_secs(life))),
+                not_before: None,
+            }), now, sample);
+            job.step(Event::Keep(WRITTEN), now, sample);
+            while !job.is_acquiring() {
+                prop_assert!(job.lives(now));
+                let wait = job.wakes_at(now).unwrap() - now.boot;
+                prop_assert!(wait > Duration::ZERO);
+                now = Reading { wall: now.wall.after(wait), boot: now.boot + wait };
+                job.step(Event::Woken, now, sample);
+            }
+        }
+    }
+}
+
+#[test]
+fn states_say_where_each_output_stands() {
+    let mut job = started();
+    assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Waiting]);
+    job.step(token(0, 300), at(0), 0.0);
+    assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Writing]);
+    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Written]);
+}

@@ -1,0 +1,281 @@
+//! One output's life: written when its token changes, tried again while that fails, verified now and then. It knows of the
+//! token only that there is one; asking the issuer is nothing that a failed write leads to.
+
+use std::time::Duration;
+
+use super::backoff::{self, Stake, Streak};
+use super::scaled;
+use crate::failure::FailureKind;
+use crate::time::Reading;
+
+/// Verifications of outputs that were written together drift apart by up to this part of their interval, chosen at random.
+const VERIFY_SPREAD: f64 = 0.1;
+
+/// What happened to an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// There is new content for it.
+    Changed,
+    /// An earlier process gave it content; whether it still has that is not known.
+    Restored,
+    /// A write ended well.
+    Written,
+    /// A write failed.
+    Failed {
+        /// What kind of failure.
+        kind: FailureKind,
+        /// How long the other side asks us to stay away.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Why an output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Its content is new, or was never written successfully.
+    Publish,
+    /// It should be right; whoever changed or deleted it is corrected.
+    Verify,
+}
+
+/// An output's state, in the words of status and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There is no token to write yet.
+    Waiting,
+    /// The newest content is on its way.
+    Writing,
+    /// It holds the newest content.
+    Written,
+    /// The last write failed; it holds what it held before.
+    Failing,
+}
+
+/// An output's life.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// How often it is verified; none: never.
+    verify: Option<Duration>,
+    phase: Phase,
+    /// Whether its content changed while it was being written.
+    is_outdated: bool,
+    /// Whether the newest content was written and no write failed since.
+    is_current: bool,
+    failures: Streak,
+}
+
+/// Points in time are on the boot clock.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Empty,
+    Wanted,
+    Writing,
+    Resting { verify_at: Option<Duration> },
+    Failed { retry_at: Duration },
+}
+
+impl Publication {
+    /// An output without content.
+    #[must_use]
+    pub fn new(verify: Option<Duration>) -> Self {
+        Self {
+            verify,
+            phase: Phase::Empty,
+            is_outdated: false,
+            is_current: false,
+            failures: Streak::default(),
+        }
+    }
+
+    /// Takes note of what happened. `sample` is from 0 to 1.
+    pub fn step(&mut self, event: Event, now: Reading, sample: f64) {
+        match event {
+            Event::Changed => self.changed(),
+            Event::Restored => {
+                let verify_at = Some(now.boot);
+                self.phase = Phase::Resting { verify_at };
+            }
+            Event::Written => self.written(now, sample),
+            Event::Failed { kind, retry_after } => self.failed(kind, retry_after, now, sample),
+        }
+    }
+
+    fn changed(&mut self) {
+        self.is_current = false;
+        if matches!(self.phase, Phase::Writing) {
+            self.is_outdated = true;
+        } else {
+            self.phase = Phase::Wanted;
+        }
+    }
+
+    fn written(&mut self, now: Reading, sample: f64) {
+        self.failures = Streak::default();
+        if std::mem::take(&mut self.is_outdated) {
+            self.phase = Phase::Wanted;
+            return;
+        }
+        self.is_current = true;
+        let verify_at = self.verify.map(|verify| {
+            let earlier = scaled(verify, VERIFY_SPREAD * sample);
+            now.boot.saturating_add(verify.saturating_sub(earlier))
+        });
+        self.phase = Phase::Resting { verify_at };
+    }
+
+    fn failed(
+        &mut self,
+        kind: FailureKind,
+        retry_after: Option<Duration>,
+        now: Reading,
+        sample: f64,
+    ) {
+        self.is_current = false;
+        let nth = self.failures.failed(kind);
+        if std::mem::take(&mut self.is_outdated) {
+            self.phase = Phase::Wanted;
+            return;
+        }
+        let wait = backoff::wait(kind, nth, retry_after, Stake::default(), sample)
+            .min(self.verify.unwrap_or(Duration::MAX));
+        self.phase = Phase::Failed {
+            retry_at: now.boot.saturating_add(wait),
+        };
+    }
+
+    /// If it is time to write, says why, and counts the write as begun.
+    pub fn take(&mut self, now: Reading) -> Option<Purpose> {
+        if self.wakes_at()? > now.boot {
+            return None;
+        }
+        let purpose = match self.phase {
+            Phase::Resting { .. } => Purpose::Verify,
+            _ => Purpose::Publish,
+        };
+        self.phase = Phase::Writing;
+        Some(purpose)
+    }
+
+    /// When it is to be written, on the boot clock; none: not until something happens.
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Empty | Phase::Writing => None,
+            Phase::Wanted => Some(Duration::ZERO),
+            Phase::Resting { verify_at } => verify_at,
+            Phase::Failed { retry_at } => Some(retry_at),
+        }
+    }
+
+    /// Whether a write is under way.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        matches!(self.phase, Phase::Writing)
+    }
+
+    /// In a word.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.phase {
+            _ if self.is_current => State::Written,
+            Phase::Empty => State::Waiting,
+            _ if self.failures.all() > 0 => State::Failing,
+            _ => State::Writing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    const VERIFY: Duration = Duration::from_secs(600);
+
+    fn at(s: u64) -> Reading {
+        Reading {
+            wall: Timestamp(1_700_000_000_000 + s * 1000),
+            boot: Duration::from_secs(s),
+        }
+    }
+
+    fn failure(kind: FailureKind) -> Event {
+        Event::Failed {
+            kind,
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn an_output_is_written_once_for_each_change_and_then_verified() {
+        let mut output = Publication::new(Some(VERIFY));
+        assert_eq!(output.state(), State::Waiting);
+        assert_eq!(output.take(at(0)), None, "nothing to write yet");
+        output.step(Event::Changed, at(1), 0.0);
+        assert_eq!(output.take(at(1)), Some(Purpose::Publish));
+        assert_eq!(output.state(), State::Writing);
+        assert_eq!(output.take(at(1)), None, "one write at a time");
+        output.step(Event::Written, at(2), 0.0);
+        assert_eq!(output.state(), State::Written);
+        assert_eq!(output.take(at(601)), None);
+        assert_eq!(output.take(at(602)), Some(Purpose::Verify));
+        assert_eq!(output.state(), State::Written, "also while it is verified");
+    }
+
+    #[test]
+    fn verifications_drift_apart_by_up_to_a_tenth() {
+        for (sample, expected_s) in [(0.0, 600), (0.5, 570), (1.0, 540)] {
+            let mut output = Publication::new(Some(VERIFY));
+            output.step(Event::Changed, at(0), sample);
+            output.take(at(0));
+            output.step(Event::Written, at(0), sample);
+            assert_eq!(output.wakes_at(), Some(Duration::from_secs(expected_s)));
+        }
+    }
+
+    #[test]
+    fn a_change_during_a_write_is_written_after_it() {
+        let mut output = Publication::new(None);
+        output.step(Event::Changed, at(0), 0.0);
+        output.take(at(0));
+        output.step(Event::Changed, at(1), 0.0);
+        assert_eq!(output.take(at(1)), None, "the first write is under way");
+        output.step(Event::Written, at(2), 0.0);
+        assert_eq!(output.state(), State::Writing, "what was written is old");
+        assert_eq!(output.take(at(2)), Some(Purpose::Publish));
+        output.step(Event::Written, at(3), 0.0);
+        assert_eq!(output.state(), State::Written);
+        assert_eq!(output.wakes_at(), None, "never verified");
+    }
+
+    #[test]
+    fn a_failed_write_is_tried_again_at_least_as_often_as_it_is_verified() {
+        let mut output = Publication::new(Some(VERIFY));
+        output.step(Event::Changed, at(0), 0.0);
+        let mut now = 0;
+        for expected_wait in [10, 60, 300, 600, 600] {
+            assert_eq!(output.take(at(now)), Some(Purpose::Publish));
+            output.step(failure(FailureKind::Denied), at(now), 0.0);
+            assert_eq!(output.state(), State::Failing);
+            now += expected_wait;
+            assert_eq!(output.wakes_at(), Some(Duration::from_secs(now)));
+        }
+    }
+
+    #[test]
+    fn a_new_token_does_not_wait_for_an_old_failure() {
+        let mut output = Publication::new(Some(VERIFY));
+        output.step(Event::Changed, at(0), 0.0);
+        output.take(at(0));
+        output.step(failure(FailureKind::Denied), at(0), 0.0);
+        output.step(Event::Changed, at(1), 0.0);
+        assert_eq!(output.take(at(1)), Some(Purpose::Publish));
+        output.step(Event::Changed, at(2), 0.0);
+        output.step(failure(FailureKind::Denied), at(3), 0.0);
+        assert_eq!(
+            output.take(at(3)),
+            Some(Purpose::Publish),
+            "it came while the old one failed"
+        );
+    }
+}

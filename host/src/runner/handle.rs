@@ -1,0 +1,97 @@
+//! How others talk to a running runner: providers change its jobs, the control socket and the metrics ask it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::status::Snapshot;
+use crate::config::model::{Job, JobId, SharedOutput};
+
+/// Commands that wait while the runner is busy; whoever sends more waits.
+const COMMANDS: usize = 64;
+
+/// A change to what the runner does.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Adds the job, or replaces the one with its id. What did not change goes on: another source asks at once, another
+    /// policy only re-times, other outputs get the held token.
+    Put(Arc<Job>),
+    /// Stops the job. What it wrote stays; what is under way ends first.
+    Remove(JobId),
+    /// Replaces all outputs that jobs share.
+    SharedOutputs(Vec<Arc<SharedOutput>>),
+}
+
+/// What became of a wish for new tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The jobs that are being refreshed.
+    pub asked: Vec<JobId>,
+    /// Names that are no job's.
+    pub unknown: Vec<String>,
+}
+
+/// The runner has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the process is stopping")]
+pub struct Stopped;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Apply(Vec<Change>, oneshot::Sender<()>),
+    Refresh(Vec<String>, oneshot::Sender<Asked>),
+    Status(Vec<String>, oneshot::Sender<Snapshot>),
+}
+
+/// Talks to a runner. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        (Self { commands }, receiver)
+    }
+
+    /// Makes all these changes before anything else happens.
+    ///
+    /// # Errors
+    ///
+    /// The runner has ended.
+    pub async fn apply(&self, changes: Vec<Change>) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Apply(changes, reply)).await
+    }
+
+    /// Asks the sources of these jobs, by name or `namespace/name`, for new tokens now; no names: of all jobs.
+    ///
+    /// # Errors
+    ///
+    /// The runner has ended.
+    pub async fn refresh(&self, jobs: Vec<String>) -> Result<Asked, Stopped> {
+        self.ask(|reply| Command::Refresh(jobs, reply)).await
+    }
+
+    /// Where these jobs stand, by name or `namespace/name`; no names: all jobs.
+    ///
+    /// # Errors
+    ///
+    /// The runner has ended.
+    pub async fn status(&self, jobs: Vec<String>) -> Result<Snapshot, Stopped> {
+        self.ask(|reply| Command::Status(jobs, reply)).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}

@@ -1,0 +1,143 @@
+//! The real world behind the runner's ports: plugins with what they may ask for, formats, files and Secrets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sha2::{Digest as _, Sha256};
+
+use super::ports::{Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
+use crate::capability::{self, keep::BoxFuture};
+use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
+use crate::failure::Failure;
+use crate::output::{Outputs, Publication, Written};
+use crate::plugin::schema::endpoints;
+use crate::plugin::{PluginInfo, Plugins};
+use crate::refresh::publication::Purpose;
+use crate::token::{Artifact, NamedToken};
+
+/// Joins the rooms below the runner.
+#[derive(Debug)]
+pub struct Live {
+    plugins: Plugins,
+    capabilities: capability::Host,
+    outputs: Outputs,
+    /// What is known of the plugins that jobs use: lanes are asked for without waiting.
+    known: RwLock<HashMap<String, Arc<PluginInfo>>>,
+}
+
+impl Live {
+    /// The world made of these rooms.
+    #[must_use]
+    pub fn new(plugins: Plugins, capabilities: capability::Host, outputs: Outputs) -> Self {
+        Self { plugins, capabilities, outputs, known: RwLock::default() }
+    }
+
+    /// Learns what a job's plugin says about itself. A plugin that cannot be read is learned with its first call.
+    pub async fn learn(&self, plugin: &str) {
+        if self.known(plugin).is_none()
+            && let Ok(info) = self.plugins.info(plugin).await
+        {
+            self.known.write().unwrap_or_else(PoisonError::into_inner).insert(plugin.to_owned(), info);
+        }
+    }
+
+    fn known(&self, plugin: &str) -> Option<Arc<PluginInfo>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+    }
+
+    async fn artifacts(&self, write: &Write) -> Result<Vec<Artifact>, Failure> {
+        let tokens = write.tokens.iter().map(|token| NamedToken { job: token.job.name.clone(), token: token.kept.for_consumers() });
+        match (&write.output.format, &write.tokens[..]) {
+            (Some(format), _) => self.plugins.format(&format.plugin, &tokens.collect::<Vec<_>>(), &format.config).await,
+            // Without a format an output has one job: configuration sees to it.
+            (None, tokens) => Ok(tokens.first().map(|token| Artifact::bare(&token.kept.token)).into_iter().collect()),
+        }
+    }
+}
+
+impl Acquirer for Live {
+    fn source_hash(&self, job: &Job) -> [u8; 32] {
+        source_hash(job)
+    }
+
+    fn lane(&self, job: &Job) -> Lane {
+        let schema = self.known(&job.source.plugin).and_then(|info| info.schema.clone());
+        let origin = schema.and_then(|schema| endpoints(&schema, &job.source.config).into_iter().next());
+        origin.map_or(Lane::Local, |origin| Lane::Remote(origin.to_string().into()))
+    }
+
+    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>> {
+        Box::pin(async move {
+            let source = &job.source;
+            let endpoints = self.plugins.endpoints(&source.plugin, &source.config).await.map_err(|error| error.to_failure())?;
+            self.learn(&source.plugin).await;
+            let capabilities = self.capabilities.call(job, &endpoints);
+            let began = capabilities.now();
+            let token = self.plugins.acquire(job, &capabilities, call.attempt, call.previous_expires_at).await?;
+            Ok(Obtained { token, obtained_at: capabilities.last_sent_at().unwrap_or(began) })
+        })
+    }
+}
+
+impl Publisher for Live {
+    fn lane(&self, output: &Output) -> Lane {
+        match output.destination {
+            Destination::File(_) => Lane::Local,
+            // A process talks to one cluster.
+            Destination::Secret(_) => Lane::Remote("kubernetes".into()),
+        }
+    }
+
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>> {
+        Box::pin(async move {
+            let artifacts = self.artifacts(write).await?;
+            // No job may have this name: a job is named in letters, digits and `.-_`.
+            let shared = JobId::file("+shared");
+            let publication = Publication {
+                job: match &write.owner {
+                    Owner::Job(job) => job,
+                    Owner::Shared => &shared,
+                },
+                output_index: write.index,
+                artifacts: &artifacts,
+                expires_at: write.tokens.iter().filter_map(|token| token.kept.expires_at).min(),
+            };
+            let destination = &write.output.destination;
+            let written = if write.purpose == Purpose::Verify {
+                self.outputs.verify(destination, &publication).await?
+            } else {
+                self.outputs.publish(destination, &publication).await?
+            };
+            Ok(match written {
+                Written::Changed => Change::Written,
+                Written::Unchanged => Change::Unchanged,
+            })
+        })
+    }
+}
+
+/// Digest of what makes a source what it is: the plugin's name, its options, and where its secrets are. Not the plugin's own
+/// digest, since a new version of a plugin is no reason to ask ten thousand times at once, and no value of a secret.
+fn source_hash(job: &Job) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    part(job.source.plugin.as_bytes());
+    part(job.source.config.to_string().as_bytes());
+    for (name, secret) in &job.source.secrets {
+        part(name.as_bytes());
+        part(place(&secret.origin).as_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// Where a secret is, as text that differs when the place does.
+fn place(origin: &SecretOrigin) -> String {
+    match origin {
+        // The value itself stays out: a digest of a short one could be guessed.
+        SecretOrigin::Value(_) => "value".to_owned(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,442 @@
+//! What Prometheus reads, named in cert-manager's manner. What there is per job comes from the snapshot taken for the scrape;
+//! what is counted has labels with few values, so that ten thousand jobs do not make ten thousand counters.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::status::{JobStatus, Snapshot};
+use crate::config::model::Destination;
+use crate::failure::Failure;
+use crate::time::Timestamp;
+
+/// The media type of what [`Metrics::encode`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Codes come from plugins; so many different ones are counted by name, then the rest together.
+const CODES: usize = 100;
+
+/// A longer code is no code.
+const CODE_LENGTH: usize = 64;
+
+/// Seconds. Finest around the bound that DESIGN §9 sets (1 s), coarse up to outages.
+const LATENESS_BUCKETS: [f64; 14] = [
+    0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 21_600.0,
+];
+
+/// Seconds. From a source without network to the longest usual `timeout`.
+const DURATION_BUCKETS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
+
+/// How asking a source ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// With a new token.
+    New,
+    /// With one that lives no longer than the held one.
+    Unchanged,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteResult {
+    /// The output holds what it did not hold before.
+    Written,
+    /// It held that already.
+    Unchanged,
+    /// It could not be written.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefreshLabels {
+    result: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    kind: &'static str,
+    code: String,
+}
+
+/// Everything that is measured.
+pub struct Metrics {
+    registry: Registry,
+    per_job: PerJob,
+    /// Held for a scrape, so that no other one takes its snapshot away.
+    scrape: Mutex<()>,
+    refreshes: Family<RefreshLabels, Counter>,
+    failures: Family<CodeLabels, Counter>,
+    codes: Mutex<HashSet<String>>,
+    refresh_duration: Histogram,
+    lateness: Histogram,
+    writes: Family<WriteLabels, Counter>,
+    keep_failures: Counter,
+    in_flight: Gauge,
+    waiting: Gauge,
+    config_loaded: Gauge,
+    config_loaded_at: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("evertoken"),
+            per_job: PerJob::default(),
+            scrape: Mutex::default(),
+            refreshes: Family::default(),
+            failures: Family::default(),
+            codes: Mutex::default(),
+            refresh_duration: Histogram::new(DURATION_BUCKETS),
+            lateness: Histogram::new(LATENESS_BUCKETS),
+            writes: Family::default(),
+            keep_failures: Counter::default(),
+            in_flight: Gauge::default(),
+            waiting: Gauge::default(),
+            config_loaded: Gauge::default(),
+            config_loaded_at: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        let registry = &mut self.registry;
+        registry.register("build", "The program", version);
+        registry.register(
+            "refresh",
+            "Calls of sources: result new, unchanged or failed; the reason is the failure's kind",
+            self.refreshes.clone(),
+        );
+        registry.register(
+            "source_failures",
+            "Failed calls of sources by kind and code",
+            self.failures.clone(),
+        );
+        registry.register(
+            "refresh_duration_seconds",
+            "How long calls of sources took",
+            self.refresh_duration.clone(),
+        );
+        registry.register(
+            "refresh_lateness_seconds",
+            "How long after it was due a new token was there, failed calls and waiting included",
+            self.lateness.clone(),
+        );
+        registry.register(
+            "output_writes",
+            "Writes of outputs: kind file or secret, result written, unchanged or failed",
+            self.writes.clone(),
+        );
+        registry.register(
+            "token_keep_failures",
+            "Tokens that could not be kept for a restart",
+            self.keep_failures.clone(),
+        );
+        registry.register(
+            "actions_in_flight",
+            "Calls of sources and writes under way",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "actions_waiting",
+            "Calls of sources and writes that wait for their turn",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the newest configuration is in use",
+            self.config_loaded.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When a configuration was last taken into use",
+            self.config_loaded_at.clone(),
+        );
+        registry.register_collector(Box::new(self.per_job.clone()));
+    }
+
+    /// Counts a call of a source that ended well.
+    pub fn refreshed(&self, how: Refreshed, took: Duration, lateness: Duration) {
+        let result = match how {
+            Refreshed::New => "new",
+            Refreshed::Unchanged => "unchanged",
+        };
+        let labels = RefreshLabels { result, reason: "" };
+        self.refreshes.get_or_create(&labels).inc();
+        self.refresh_duration.observe(took.as_secs_f64());
+        self.lateness.observe(lateness.as_secs_f64());
+    }
+
+    /// Counts a call of a source that failed.
+    pub fn refresh_failed(&self, failure: &Failure, took: Duration) {
+        let kind = failure.kind.as_str();
+        let labels = RefreshLabels {
+            result: "failed",
+            reason: kind,
+        };
+        self.refreshes.get_or_create(&labels).inc();
+        let code = self.bounded_code(failure.code.as_deref().unwrap_or_default());
+        self.failures
+            .get_or_create(&CodeLabels { kind, code })
+            .inc();
+        self.refresh_duration.observe(took.as_secs_f64());
+    }
+
+    fn bounded_code(&self, code: &str) -> String {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_counted = codes.contains(code)
+            || (codes.len() < CODES && code.len() <= CODE_LENGTH && codes.insert(code.to_owned()));
+        if is_counted { code } else { "other" }.to_owned()
+    }
+
+    /// Counts a write.
+    pub fn wrote(&self, destination: &Destination, result: WriteResult) {
+        let kind = match destination {
+            Destination::File(_) => "file",
+            Destination::Secret(_) => "secret",
+        };
+        let result = match result {
+            WriteResult::Written => "written",
+            WriteResult::Unchanged => "unchanged",
+            WriteResult::Failed => "failed",
+        };
+        self.writes
+            .get_or_create(&WriteLabels { kind, result })
+            .inc();
+    }
+
+    /// Counts a token that could not be kept.
+    pub fn keep_failed(&self) {
+        self.keep_failures.inc();
+    }
+
+    /// Says how much is under way and how much waits.
+    pub fn load(&self, in_flight: usize, waiting: usize) {
+        let gauge = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        self.in_flight.set(gauge(in_flight));
+        self.waiting.set(gauge(waiting));
+    }
+
+    /// Says whether the newest configuration was taken into use.
+    pub fn config_loaded(&self, is_taken: bool, now: Timestamp) {
+        self.config_loaded.set(i64::from(is_taken));
+        if is_taken {
+            let seconds = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
+            self.config_loaded_at.set(seconds);
+        }
+    }
+
+    /// Everything as OpenMetrics text, with the jobs as they are in `snapshot`.
+    ///
+    /// # Errors
+    ///
+    /// None that is known; the encoder's interface has one.
+    pub fn encode(&self, snapshot: Snapshot) -> Result<String, fmt::Error> {
+        let _scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.per_job.lock() = Some(Arc::new(snapshot));
+        let mut text = String::new();
+        let result = text::encode(&mut text, &self.registry);
+        *self.per_job.lock() = None;
+        result.map(|()| text)
+    }
+}
+
+/// The gauges per job, computed when they are read.
+#[derive(Debug, Clone, Default)]
+struct PerJob(Arc<Mutex<Option<Arc<Snapshot>>>>);
+
+impl PerJob {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Snapshot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One gauge per job: its name, what it says, and its value where it has one.
+type JobGauge = (&'static str, &'static str, fn(&JobStatus) -> Option<f64>);
+
+const JOB_GAUGES: [JobGauge; 4] = [
+    (
+        "job_expiration_timestamp_seconds",
+        "When the token that consumers have dies",
+        |job| job.expires_at.map(seconds),
+    ),
+    (
+        "job_next_refresh_timestamp_seconds",
+        "When the source is asked next",
+        |job| job.next_refresh.map(seconds),
+    ),
+    (
+        "job_last_success_timestamp_seconds",
+        "When the source last gave a good token",
+        |job| job.last_success.map(seconds),
+    ),
+    (
+        "job_ready",
+        "Whether a token that lives is in every output",
+        |job| Some(f64::from(u8::from(job.state.is_ready()))),
+    ),
+];
+
+impl Collector for PerJob {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(snapshot) = self.lock().clone() else {
+            return Ok(());
+        };
+        for (name, help, value) in JOB_GAUGES {
+            let gauge = ConstGauge::new(0.0_f64);
+            let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            for job in &snapshot.jobs {
+                if let Some(value) = value(job) {
+                    let labels = [("job", job.id.to_string())];
+                    ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 are far below 2^53"
+)]
+fn seconds(at: Timestamp) -> f64 {
+    at.0 as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::{FileDestination, JobId};
+    use crate::failure::FailureKind;
+    use crate::runner::status::JobState;
+
+    fn job(name: &str, state: JobState, expires_at: Option<u64>) -> JobStatus {
+        JobStatus {
+            id: JobId::file(name),
+            state,
+            expires_at: expires_at.map(Timestamp),
+            next_refresh: Some(Timestamp(1_700_000_000_500)),
+            last_success: None,
+            attempt: 0,
+            last_failure: None,
+            keep_failure: None,
+            outputs: Vec::new(),
+        }
+    }
+
+    fn snapshot(jobs: Vec<JobStatus>) -> Snapshot {
+        Snapshot {
+            at: Timestamp(1_700_000_000_000),
+            jobs,
+            shared_outputs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_scrape_shows_each_job_and_what_was_counted() {
+        let metrics = Metrics::new();
+        let (ms, file) = (
+            Duration::from_millis,
+            Destination::File(FileDestination {
+                path: "/run/token".into(),
+                mode: 0o400,
+                owner: None,
+                group: None,
+            }),
+        );
+        metrics.refreshed(Refreshed::New, ms(30), ms(40));
+        metrics.refreshed(Refreshed::Unchanged, ms(30), ms(40));
+        metrics.refresh_failed(
+            &Failure::new(FailureKind::Denied, "invalid_client", "no"),
+            ms(30),
+        );
+        metrics.wrote(&file, WriteResult::Unchanged);
+        metrics.config_loaded(true, Timestamp(1_700_000_000_000));
+        let text = metrics
+            .encode(snapshot(vec![
+                job("a", JobState::Ready, Some(1_700_000_300_000)),
+                job("b\"\n", JobState::Expired, None),
+            ]))
+            .unwrap();
+        for line in [
+            "evertoken_build_info{version=\"0.1.0\"} 1",
+            "evertoken_refresh_total{result=\"new\",reason=\"\"} 1",
+            "evertoken_refresh_total{result=\"unchanged\",reason=\"\"} 1",
+            "evertoken_refresh_total{result=\"failed\",reason=\"denied\"} 1",
+            "evertoken_source_failures_total{kind=\"denied\",code=\"invalid_client\"} 1",
+            "evertoken_refresh_duration_seconds_count 3",
+            "evertoken_refresh_lateness_seconds_bucket{le=\"0.05\"} 2",
+            "evertoken_output_writes_total{kind=\"file\",result=\"unchanged\"} 1",
+            "evertoken_config_last_reload_successful 1",
+            "evertoken_job_expiration_timestamp_seconds{job=\"a\"} 1700000300.0",
+            "evertoken_job_next_refresh_timestamp_seconds{job=\"a\"} 1700000000.5",
+            "evertoken_job_ready{job=\"a\"} 1.0",
+            "evertoken_job_ready{job=\"b\\\"\\n\"} 0.0",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|l| l == line),
+                "{line} is missing in:\n{text}"
+            );
+        }
+        assert!(
+            !text.contains("last_success_timestamp_seconds{"),
+            "there was none"
+        );
+    }
+
+    #[test]
+    fn codes_that_plugins_make_up_do_not_fill_the_memory() {
+        let metrics = Metrics::new();
+        for n in 0..1000 {
+            let failure = Failure::new(FailureKind::Internal, &format!("code-{n}"), "");
+            metrics.refresh_failed(&failure, Duration::ZERO);
+        }
+        let long = Failure::new(FailureKind::Internal, &"x".repeat(1000), "");
+        metrics.refresh_failed(&long, Duration::ZERO);
+        let text = metrics.encode(snapshot(Vec::new())).unwrap();
+        assert_eq!(
+            text.matches("evertoken_source_failures_total{").count(),
+            CODES + 1
+        );
+        assert!(
+            text.contains("{kind=\"internal\",code=\"other\"} 901"),
+            "{text}"
+        );
+    }
+}

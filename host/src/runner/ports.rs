@@ -1,0 +1,185 @@
+//! What the runner needs of the world, as traits: the program brings the real things, tests and the simulator bring their own
+//! and thereby decide about time, chance and every failure.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::capability::keep::{BoxFuture, Keeper};
+use crate::config::model::{Job, JobId, Output};
+use crate::failure::Failure;
+use crate::refresh::publication::Purpose;
+use crate::time::{Clock, SystemClock, Timestamp};
+use crate::token::{KeptToken, Token};
+
+/// The world.
+#[derive(Clone)]
+pub struct Ports {
+    /// Asks sources for tokens.
+    pub acquirer: Arc<dyn Acquirer>,
+    /// Writes outputs.
+    pub publisher: Arc<dyn Publisher>,
+    /// Keeps tokens over a restart.
+    pub keeper: Arc<dyn Keeper>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Lets time pass.
+    pub timer: Arc<dyn Timer>,
+    /// Throws dice.
+    pub chance: Arc<dyn Chance>,
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+impl Ports {
+    /// These rooms, with the machine's clocks and chance.
+    #[must_use]
+    pub fn live(
+        acquirer: Arc<dyn Acquirer>,
+        publisher: Arc<dyn Publisher>,
+        keeper: Arc<dyn Keeper>,
+    ) -> Self {
+        Self {
+            acquirer,
+            publisher,
+            keeper,
+            clock: Arc::new(SystemClock),
+            timer: Arc::new(TokioTimer),
+            chance: Arc::new(SystemChance),
+        }
+    }
+}
+
+/// What an action leans on. Actions on one lane are bounded together, so that whoever is slow only delays its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// This machine.
+    Local,
+    /// Another one: an issuer's origin, an API server.
+    Remote(Arc<str>),
+}
+
+/// What a source is told beside its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Failures since the last success.
+    pub attempt: u32,
+    /// When the held token dies.
+    pub previous_expires_at: Option<Timestamp>,
+}
+
+/// What a source returned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Obtained {
+    /// The token.
+    pub token: Token,
+    /// When the request that brought it was sent; without requests, when the call began.
+    pub obtained_at: Timestamp,
+}
+
+/// Asks sources for tokens.
+pub trait Acquirer: Send + Sync {
+    /// Digest of all that makes the source what it is. A token obtained under another digest is not this job's.
+    fn source_hash(&self, job: &Job) -> [u8; 32];
+
+    /// What asking this job's source leans on.
+    fn lane(&self, job: &Job) -> Lane;
+
+    /// One call of the job's plugin.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin, a capability or the plugin's bounds say.
+    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>>;
+}
+
+/// Whose output it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A job's own.
+    Job(JobId),
+    /// One that several jobs share.
+    Shared,
+}
+
+/// A token under its job's name.
+#[derive(Debug, Clone)]
+pub struct JobToken {
+    /// The job.
+    pub job: JobId,
+    /// Its token.
+    pub kept: Arc<KeptToken>,
+}
+
+/// All that it takes to write one output.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// Whose output it is.
+    pub owner: Owner,
+    /// Which of the owner's outputs, in the order of the configuration.
+    pub index: usize,
+    /// Whether there is something new, or what should be there is to be looked at.
+    pub purpose: Purpose,
+    /// Where and how.
+    pub output: Output,
+    /// What: one token, or those of all jobs that share the output, in its order.
+    pub tokens: Vec<JobToken>,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The output holds what it did not hold before.
+    Written,
+    /// It held that already.
+    Unchanged,
+}
+
+/// Writes outputs.
+pub trait Publisher: Send + Sync {
+    /// What writing this output leans on.
+    fn lane(&self, output: &Output) -> Lane;
+
+    /// Formats and writes, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// What the formatter or the destination says. The output then holds what it held before.
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>>;
+}
+
+/// Lets time pass.
+pub trait Timer: Send + Sync {
+    /// Is ready after `duration`, or a little later.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// Tokio's timer. It stands still while the machine sleeps, so nobody should rely on a long one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokioTimer;
+
+impl Timer for TokioTimer {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// Throws dice.
+pub trait Chance: Send + Sync {
+    /// A number from 0 to 1, all equally likely.
+    fn sample(&self) -> f64;
+}
+
+/// Chance from the operating system's seed. It spreads load; nothing secret comes from it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemChance;
+
+impl Chance for SystemChance {
+    fn sample(&self) -> f64 {
+        fastrand::f64()
+    }
+}

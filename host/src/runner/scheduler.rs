@@ -1,0 +1,771 @@
+//! All that the runner knows, in one place and without waiting: what came, what is due, what may begin. Each end of a piece of
+//! work is told to the job's state machine, and what that says is put in line.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::admission::{Admission, Bounds};
+use super::entry::{Entry, Pending, SharedEntry, is_same_output};
+use super::handle::{Asked, Change, Command};
+use super::metrics::{Metrics, Refreshed, WriteResult};
+use super::ports::{self, Lane, Obtained, Ports};
+use super::queue::Queue;
+use super::status::{FailureStatus, Snapshot};
+use super::work::{Outcome, Task};
+use crate::config::model::{Job, JobId, Limits, SharedOutput};
+use crate::failure::Failure;
+use crate::refresh::clock::{self, Jump};
+use crate::refresh::job::{Action, Event};
+use crate::refresh::publication::{self, Purpose};
+use crate::time::Reading;
+use crate::token::KeptToken;
+
+/// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// How often a shared output is verified when none of its jobs says so.
+const SHARED_VERIFY: Duration = Duration::from_secs(600);
+
+/// A job's or shared output's place in the runner. Never used twice, so that what ends late finds nobody.
+pub(super) type Key = u64;
+
+/// Who is woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Sleeper {
+    Job(Key),
+    Shared(Key),
+}
+
+/// What waits for its turn or runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Load(Key),
+    Acquire(Key),
+    Keep(Key),
+    Write(Key, usize, Purpose),
+    WriteShared(Key, Purpose),
+}
+
+/// What goes first when not all can: what is in hand before what is to be asked for, and verification last; then by the
+/// expiry of what consumers have, the dead and the absent before all.
+type Urgency = (Class, u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Keep,
+    Refresh,
+    Verify,
+}
+
+/// What was going to happen is not any more: stopping forbids to begin new things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopping,
+}
+
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    world: World,
+    jobs: BTreeMap<Key, Entry>,
+    keys: HashMap<JobId, Key>,
+    shared: BTreeMap<Key, SharedEntry>,
+    /// Shared outputs by the jobs they are made from.
+    shared_of: HashMap<JobId, Vec<Key>>,
+    /// Taken once no shared output is being written.
+    pending_shared: Option<Vec<Arc<SharedOutput>>>,
+    /// Jobs that a run of `once` still waits for.
+    unfinished: BTreeSet<Key>,
+    last_key: Key,
+    queue: Queue<Sleeper>,
+    admission: Admission<Urgency, Work>,
+    /// Both clocks when all was last judged.
+    judged: Reading,
+    phase: Phase,
+}
+
+/// What the scheduler reads and tells, but does not change.
+#[derive(Debug)]
+struct World {
+    ports: Ports,
+    metrics: Arc<Metrics>,
+}
+
+impl World {
+    fn now(&self) -> Reading {
+        self.ports.clock.now()
+    }
+
+    fn sample(&self) -> f64 {
+        self.ports.chance.sample()
+    }
+}
+
+impl Scheduler {
+    pub(super) fn new(ports: Ports, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        let judged = ports.clock.now();
+        Self {
+            world: World { ports, metrics },
+            jobs: BTreeMap::new(),
+            keys: HashMap::new(),
+            shared: BTreeMap::new(),
+            shared_of: HashMap::new(),
+            pending_shared: None,
+            unfinished: BTreeSet::new(),
+            last_key: 0,
+            queue: Queue::new(),
+            admission: Admission::new(Bounds {
+                all: limits.concurrency,
+                per_remote: limits.in_flight_per_origin,
+            }),
+            judged,
+            phase: Phase::Running,
+        }
+    }
+
+    // What came from outside.
+
+    pub(super) fn command(&mut self, command: Command) {
+        // Whoever asked may have gone; then nobody misses the answer.
+        match command {
+            Command::Apply(changes, reply) => {
+                self.apply(changes);
+                let _ = reply.send(());
+            }
+            Command::Refresh(names, reply) => {
+                let _ = reply.send(self.refresh(&names));
+            }
+            Command::Status(names, reply) => {
+                let _ = reply.send(self.snapshot(&names));
+            }
+        }
+    }
+
+    /// Jobs before shared outputs: these are told of their jobs.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) {
+        let mut shared = None;
+        for change in changes {
+            match change {
+                Change::Put(job) => self.put(job),
+                Change::Remove(id) => self.remove(&id),
+                Change::SharedOutputs(outputs) => shared = Some(outputs),
+            }
+        }
+        if let Some(outputs) = shared {
+            self.pending_shared = Some(outputs);
+            self.settle_shared();
+        }
+    }
+
+    fn put(&mut self, job: Arc<Job>) {
+        if let Some(&key) = self.keys.get(&job.id) {
+            self.settle(key, Pending::Replace(job));
+            return;
+        }
+        let key = self.next_key();
+        self.keys.insert(job.id.clone(), key);
+        let entry = Entry::new(job, &self.world.ports, self.world.now());
+        self.jobs.insert(key, entry);
+        self.unfinished.insert(key);
+        self.enqueue(Lane::Local, (Class::Refresh, 0), Work::Load(key));
+    }
+
+    fn remove(&mut self, id: &JobId) {
+        if let Some(&key) = self.keys.get(id) {
+            self.settle(key, Pending::Remove);
+        }
+    }
+
+    fn next_key(&mut self) -> Key {
+        self.last_key += 1;
+        self.last_key
+    }
+
+    /// Does what is pending once no write is under way: the end of an old write must not come after a new one's.
+    fn settle(&mut self, key: Key, pending: Pending) {
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        if entry.writes > 0 {
+            entry.pending = Some(pending);
+            return;
+        }
+        match pending {
+            Pending::Replace(job) => self.replace(key, job),
+            Pending::Remove => {
+                self.keys.remove(&entry.config.id);
+                self.jobs.remove(&key);
+                self.unfinished.remove(&key);
+                self.queue.set(Sleeper::Job(key), None);
+            }
+        }
+    }
+
+    fn replace(&mut self, key: Key, job: Arc<Job>) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        let source_hash = self.world.ports.acquirer.source_hash(&job);
+        let old = std::mem::replace(&mut entry.config, Arc::clone(&job));
+        let old_hash = std::mem::replace(&mut entry.source_hash, source_hash);
+        let mut actions = Vec::new();
+        if old.refresh != job.refresh {
+            actions.extend(entry.machine.set_policy(job.refresh.clone(), now, sample));
+        }
+        if old.verify != job.verify || !is_same_outputs(&old, &job) {
+            entry.output_failures = vec![None; job.outputs.len()];
+            let outputs = job.outputs.len();
+            actions.extend(entry.machine.set_outputs(job.verify, outputs, now, sample));
+        }
+        if old_hash != source_hash {
+            actions.extend(entry.machine.step(Event::SourceChanged, now, sample));
+        }
+        self.carry_out(key, actions, None);
+    }
+
+    fn refresh(&mut self, names: &[String]) -> Asked {
+        let (keys, unknown) = self.named(names);
+        let mut asked = Vec::new();
+        for key in keys {
+            self.tell(key, Event::Asked);
+            asked.extend(self.jobs.get(&key).map(|entry| entry.config.id.clone()));
+        }
+        Asked { asked, unknown }
+    }
+
+    /// The keys of jobs with these names, all without names, and the names that are no job's.
+    fn named(&self, names: &[String]) -> (Vec<Key>, Vec<String>) {
+        if names.is_empty() {
+            return (self.jobs.keys().copied().collect(), Vec::new());
+        }
+        let mut unknown: BTreeSet<&String> = names.iter().collect();
+        let mut keys = Vec::new();
+        for (key, entry) in &self.jobs {
+            let name = entry.config.id.to_string();
+            if names.contains(&name) {
+                keys.push(*key);
+                unknown.remove(&name);
+            }
+        }
+        (keys, unknown.into_iter().cloned().collect())
+    }
+
+    pub(super) fn snapshot(&self, names: &[String]) -> Snapshot {
+        let now = self.world.now();
+        let (keys, _) = self.named(names);
+        let entries = keys.iter().filter_map(|key| self.jobs.get(key));
+        let mut jobs: Vec<_> = entries.map(|entry| entry.status(now)).collect();
+        jobs.sort_by(|a, b| a.id.cmp(&b.id));
+        let asked_for = |shared: &&SharedEntry| {
+            let mut from = shared.config.from.iter();
+            names.is_empty() || from.any(|id| names.contains(&id.to_string()))
+        };
+        Snapshot {
+            at: now.wall,
+            jobs,
+            shared_outputs: self
+                .shared
+                .values()
+                .filter(asked_for)
+                .map(SharedEntry::status)
+                .collect(),
+        }
+    }
+
+    // What time brings.
+
+    /// Begins what is due. After the wall clock was set, all are looked at.
+    pub(super) fn wake(&mut self) {
+        let now = self.world.now();
+        if let Some(jump) = clock::jump(self.judged, now) {
+            self.judge_anew(jump, now);
+        }
+        while let Some(sleeper) = self.queue.pop(now.boot) {
+            match sleeper {
+                Sleeper::Job(key) => self.tell(key, Event::Woken),
+                Sleeper::Shared(key) => self.write_shared_if_due(key),
+            }
+        }
+    }
+
+    fn judge_anew(&mut self, jump: Jump, now: Reading) {
+        match jump {
+            Jump::Forward(by) => warn!(seconds = by.as_secs(), "the wall clock was set forward"),
+            Jump::Backward(by) => warn!(seconds = by.as_secs(), "the wall clock was set back"),
+        }
+        self.judged = now;
+        let keys: Vec<Key> = self.jobs.keys().copied().collect();
+        for key in keys {
+            self.tell(key, Event::Woken);
+        }
+    }
+
+    /// How long nothing is due.
+    pub(super) fn wait(&self) -> Duration {
+        let now = self.world.now().boot;
+        self.queue
+            .next()
+            .map_or(LONGEST_SLEEP, |at| at.saturating_sub(now))
+            .min(LONGEST_SLEEP)
+    }
+
+    // What begins and ends.
+
+    /// The next piece of work that may begin, with all that it needs.
+    pub(super) fn begin(&mut self) -> Option<(Work, Lane, Task)> {
+        loop {
+            let (lane, work) = self.admission.next()?;
+            if let Some(task) = self.task(work) {
+                return Some((work, lane, task));
+            }
+            // Its job has gone.
+            self.admission.release(&lane);
+        }
+    }
+
+    fn task(&self, work: Work) -> Option<Task> {
+        match work {
+            Work::Load(key) => {
+                let job = Arc::clone(&self.jobs.get(&key)?.config);
+                Some(Task::Load(job))
+            }
+            Work::Acquire(key) => self.jobs.get(&key).map(Entry::acquire),
+            Work::Keep(key) => self.jobs.get(&key)?.keep(),
+            Work::Write(key, index, purpose) => self.jobs.get(&key)?.write(index, purpose),
+            Work::WriteShared(key, purpose) => {
+                let shared = self.shared.get(&key)?;
+                Some(shared.write(self.tokens(&shared.config)?, purpose))
+            }
+        }
+    }
+
+    /// Gives back the place of work that ended or was abandoned.
+    pub(super) fn release(&mut self, lane: &Lane) {
+        self.admission.release(lane);
+    }
+
+    /// Takes note of how work ended.
+    pub(super) fn ended(&mut self, work: Work, outcome: Outcome, took: Duration) {
+        match (work, outcome) {
+            (Work::Load(key), Outcome::Loaded(result)) => self.loaded(key, result),
+            (Work::Acquire(key), Outcome::Acquired(Ok(obtained))) => {
+                self.acquired(key, obtained, took);
+            }
+            (Work::Acquire(key), Outcome::Acquired(Err(failure))) => {
+                let event = Event::Failed {
+                    kind: failure.kind,
+                    retry_after: failure.retry_after,
+                };
+                self.tell(key, event);
+                self.source_failed(key, failure, took);
+            }
+            (Work::Keep(key), Outcome::Kept(result)) => self.kept(key, result),
+            (Work::Write(key, index, _), Outcome::Written(result)) => {
+                self.written(key, index, result);
+            }
+            (Work::WriteShared(key, _), Outcome::Written(result)) => {
+                self.shared_written(key, result);
+            }
+            (work, outcome) => debug_assert!(false, "{work:?} ended as {outcome:?}"),
+        }
+    }
+
+    fn loaded(&mut self, key: Key, result: Result<Option<KeptToken>, Failure>) {
+        let Some(entry) = self.jobs.get(&key) else {
+            return;
+        };
+        let kept = result.unwrap_or_else(|failure| {
+            warn!(job = %entry.config.id, %failure, "the token of an earlier run cannot be read");
+            None
+        });
+        let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
+        let actions = self.step(key, Event::Restored(life));
+        self.carry_out(key, actions, token);
+    }
+
+    fn acquired(&mut self, key: Key, obtained: Obtained, took: Duration) {
+        let now = self.world.now();
+        let Some(entry) = self.jobs.get(&key) else {
+            return;
+        };
+        let lateness = now.boot.saturating_sub(entry.machine.due().boot);
+        let (candidate, token) = entry.weigh(obtained);
+        let actions = self.step(key, Event::Acquired(candidate));
+        for action in &actions {
+            match action {
+                Action::Adopt => self.source_gave(key, Refreshed::New, took, lateness),
+                Action::Unchanged => self.source_gave(key, Refreshed::Unchanged, took, lateness),
+                Action::Refuse(failure) => self.source_failed(key, failure.clone(), took),
+                Action::Acquire | Action::Keep | Action::Write(..) => {}
+            }
+        }
+        self.carry_out(key, actions, Some(token));
+    }
+
+    fn source_gave(&mut self, key: Key, how: Refreshed, took: Duration, lateness: Duration) {
+        self.world.metrics.refreshed(how, took, lateness);
+        let now = self.world.now();
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        entry.last_success = Some(now.wall);
+        entry.last_failure = None;
+        let expires_at = Shown(entry.machine.life().and_then(|life| life.expires_at));
+        let next = Shown(entry.machine.next_refresh(now));
+        let job = &entry.config.id;
+        match how {
+            Refreshed::New => info!(%job, %expires_at, %next, "refreshed token"),
+            Refreshed::Unchanged => {
+                info!(%job, %expires_at, %next, "the source has no token that lives longer");
+            }
+        }
+    }
+
+    fn source_failed(&mut self, key: Key, failure: Failure, took: Duration) {
+        self.world.metrics.refresh_failed(&failure, took);
+        let now = self.world.now();
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        if entry.machine.failures() == 0 {
+            // It is a former source's.
+            return;
+        }
+        let next = Shown(entry.machine.next_refresh(now));
+        let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
+        warn!(%job, %kind, code, message = failure.message, %next, "refresh failed");
+        entry.last_failure = Some(Box::new(FailureStatus::new(failure, now.wall)));
+        self.update(key);
+    }
+
+    fn kept(&mut self, key: Key, result: Result<(), Failure>) {
+        let event = Event::Keep(written_event(result.as_ref().err()));
+        let now = self.world.now().wall;
+        if let Some(entry) = self.jobs.get_mut(&key) {
+            entry.keep_failure = result.err().map(|failure| {
+                self.world.metrics.keep_failed();
+                warn!(job = %entry.config.id, %failure, "the token cannot be kept for a restart");
+                Box::new(FailureStatus::new(failure, now))
+            });
+        }
+        self.tell(key, event);
+    }
+
+    fn written(&mut self, key: Key, index: usize, result: Result<ports::Change, Failure>) {
+        let now = self.world.now().wall;
+        let event = Event::Output(index, written_event(result.as_ref().err()));
+        if let Some(entry) = self.jobs.get_mut(&key) {
+            entry.writes = entry.writes.saturating_sub(1);
+            let output = entry.config.outputs.get(index);
+            if let (Some(output), Some(note)) = (output, entry.output_failures.get_mut(index)) {
+                let job = entry.config.id.to_string();
+                *note = self
+                    .world
+                    .note_write(&job, &output.destination, result, now);
+            }
+        }
+        self.tell(key, event);
+        let pending = self
+            .jobs
+            .get_mut(&key)
+            .and_then(|entry| entry.pending.take());
+        if let Some(pending) = pending {
+            self.settle(key, pending);
+        }
+    }
+
+    // What the state machines say.
+
+    fn tell(&mut self, key: Key, event: Event) {
+        let actions = self.step(key, event);
+        self.carry_out(key, actions, None);
+    }
+
+    fn step(&mut self, key: Key, event: Event) -> Vec<Action> {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        self.jobs
+            .get_mut(&key)
+            .map(|entry| entry.machine.step(event, now, sample))
+            .unwrap_or_default()
+    }
+
+    /// Puts in line what a job's machine says; `token` is what it may say to adopt.
+    fn carry_out(&mut self, key: Key, actions: Vec<Action>, token: Option<Arc<KeptToken>>) {
+        let is_adopted = actions.contains(&Action::Adopt);
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        let urgency = entry.urgency();
+        if is_adopted {
+            entry.token = token;
+        }
+        for action in actions {
+            let Some(entry) = self.jobs.get_mut(&key) else {
+                return;
+            };
+            let ports = &self.world.ports;
+            match action {
+                Action::Adopt | Action::Unchanged | Action::Refuse(_) => {}
+                Action::Acquire => {
+                    let lane = ports.acquirer.lane(&entry.config);
+                    self.enqueue(lane, (Class::Refresh, urgency), Work::Acquire(key));
+                }
+                Action::Keep => self.enqueue(Lane::Local, (Class::Keep, urgency), Work::Keep(key)),
+                Action::Write(index, purpose) => {
+                    let Some(output) = entry.config.outputs.get(index) else {
+                        continue;
+                    };
+                    let lane = ports.publisher.lane(output);
+                    entry.writes += 1;
+                    let class = class_of(purpose);
+                    self.enqueue(lane, (class, urgency), Work::Write(key, index, purpose));
+                }
+            }
+        }
+        if is_adopted {
+            self.token_changed(key);
+        }
+        self.update(key);
+    }
+
+    /// Keeps right when the job wakes and whether it is finished.
+    fn update(&mut self, key: Key) {
+        let now = self.world.now();
+        let Some(entry) = self.jobs.get(&key) else {
+            return;
+        };
+        self.queue
+            .set(Sleeper::Job(key), entry.machine.wakes_at(now));
+        if entry.is_finished(now) {
+            self.unfinished.remove(&key);
+        } else {
+            self.unfinished.insert(key);
+        }
+    }
+
+    fn enqueue(&mut self, lane: Lane, urgency: Urgency, work: Work) {
+        if self.phase == Phase::Running || ends_something(&work) {
+            self.admission.enqueue(lane, urgency, work);
+        }
+    }
+
+    // Outputs that jobs share.
+
+    fn settle_shared(&mut self) {
+        if self.shared.values().any(|s| s.publication.is_writing()) {
+            return;
+        }
+        let Some(outputs) = self.pending_shared.take() else {
+            return;
+        };
+        for key in std::mem::take(&mut self.shared).into_keys() {
+            self.queue.set(Sleeper::Shared(key), None);
+        }
+        self.shared_of.clear();
+        for (index, config) in outputs.into_iter().enumerate() {
+            let key = self.next_key();
+            for id in &config.from {
+                self.shared_of.entry(id.clone()).or_default().push(key);
+            }
+            let verify = self.shared_verify(&config);
+            let entry = SharedEntry::new(config, index, verify);
+            self.shared.insert(key, entry);
+            self.shared_changed(key);
+        }
+    }
+
+    /// As often as the most watchful of its jobs.
+    fn shared_verify(&self, shared: &SharedOutput) -> Duration {
+        let keys = shared.from.iter().filter_map(|id| self.keys.get(id));
+        keys.filter_map(|key| Some(self.jobs.get(key)?.config.verify))
+            .min()
+            .unwrap_or(SHARED_VERIFY)
+    }
+
+    fn token_changed(&mut self, job: Key) {
+        let Some(entry) = self.jobs.get(&job) else {
+            return;
+        };
+        let shared = self.shared_of.get(&entry.config.id);
+        for key in shared.cloned().unwrap_or_default() {
+            self.shared_changed(key);
+        }
+    }
+
+    fn shared_changed(&mut self, key: Key) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        let Some(shared) = self.shared.get(&key) else {
+            return;
+        };
+        if self.tokens(&Arc::clone(&shared.config)).is_none() {
+            return;
+        }
+        if let Some(shared) = self.shared.get_mut(&key) {
+            shared
+                .publication
+                .step(publication::Event::Changed, now, sample);
+        }
+        self.write_shared_if_due(key);
+    }
+
+    fn write_shared_if_due(&mut self, key: Key) {
+        let now = self.world.now();
+        let Some(shared) = self.shared.get_mut(&key) else {
+            return;
+        };
+        let purpose = shared.publication.take(now);
+        self.queue
+            .set(Sleeper::Shared(key), shared.publication.wakes_at());
+        if let Some(purpose) = purpose {
+            let lane = self.world.ports.publisher.lane(&shared.config.output);
+            let work = Work::WriteShared(key, purpose);
+            self.enqueue(lane, (class_of(purpose), 0), work);
+        }
+    }
+
+    /// The tokens of all jobs that share an output, once all have one.
+    fn tokens(&self, shared: &SharedOutput) -> Option<Vec<ports::JobToken>> {
+        let token = |id| self.jobs.get(self.keys.get(id)?)?.job_token();
+        shared.from.iter().map(token).collect()
+    }
+
+    fn shared_written(&mut self, key: Key, result: Result<ports::Change, Failure>) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        if let Some(shared) = self.shared.get_mut(&key) {
+            let event = written_event(result.as_ref().err());
+            shared.publication.step(event, now, sample);
+            let from: Vec<_> = shared.config.from.iter().map(ToString::to_string).collect();
+            let destination = &shared.config.output.destination;
+            let wall = now.wall;
+            shared.failure = self
+                .world
+                .note_write(&from.join(","), destination, result, wall);
+        }
+        self.write_shared_if_due(key);
+        self.settle_shared();
+    }
+
+    // The end.
+
+    /// Whether a run of `once` has nothing left to wait for.
+    pub(super) fn is_finished(&self) -> bool {
+        let has_or_gets_tokens = |shared: &SharedEntry| self.tokens(&shared.config).is_some();
+        self.unfinished.is_empty()
+            && self
+                .shared
+                .values()
+                .all(|shared| shared.is_finished() || !has_or_gets_tokens(shared))
+    }
+
+    /// From now on only what ends something already begun may begin.
+    pub(super) fn stop(&mut self) {
+        self.phase = Phase::Stopping;
+        self.admission.retain(ends_something);
+    }
+
+    /// Whether stopping may abandon this work: nothing is half done then, and nothing lost.
+    pub(super) fn may_abandon(&self, work: Work) -> bool {
+        match work {
+            Work::Load(_) => true,
+            Work::Acquire(key) => self.jobs.get(&key).is_none_or(|entry| !entry.rotates()),
+            Work::Keep(_) | Work::Write(..) | Work::WriteShared(..) => false,
+        }
+    }
+
+    /// Tells the metrics how much there is to do.
+    pub(super) fn measure(&self) {
+        let (running, waiting) = (self.admission.running(), self.admission.waiting());
+        self.world.metrics.load(running, waiting);
+    }
+}
+
+impl Entry {
+    /// When what consumers have dies; less is more urgent.
+    fn urgency(&self) -> u64 {
+        match &self.token {
+            None => 0,
+            Some(held) => held.expires_at.map_or(u64::MAX, |at| at.0),
+        }
+    }
+}
+
+impl World {
+    /// Counts and logs a write's end; returns what status shows of it.
+    fn note_write(
+        &self,
+        job: &str,
+        destination: &crate::config::model::Destination,
+        result: Result<ports::Change, Failure>,
+        now: crate::time::Timestamp,
+    ) -> Option<Box<FailureStatus>> {
+        let output = super::entry::destination(destination);
+        match result {
+            Ok(change) => {
+                let result = match change {
+                    ports::Change::Written => WriteResult::Written,
+                    ports::Change::Unchanged => WriteResult::Unchanged,
+                };
+                self.metrics.wrote(destination, result);
+                debug!(job, output, ?change, "output is right");
+                None
+            }
+            Err(failure) => {
+                self.metrics.wrote(destination, WriteResult::Failed);
+                let (kind, code) = (failure.kind, failure.code.as_deref());
+                warn!(job, output, %kind, code, message = failure.message, "output cannot be written");
+                Some(Box::new(FailureStatus::new(failure, now)))
+            }
+        }
+    }
+}
+
+fn written_event(failure: Option<&Failure>) -> publication::Event {
+    failure.map_or(publication::Event::Written, |failure| {
+        publication::Event::Failed {
+            kind: failure.kind,
+            retry_after: failure.retry_after,
+        }
+    })
+}
+
+const fn class_of(purpose: Purpose) -> Class {
+    match purpose {
+        Purpose::Publish => Class::Refresh,
+        Purpose::Verify => Class::Verify,
+    }
+}
+
+/// Whether it brings to its end what was begun before: a token in hand goes to the store and to its outputs.
+const fn ends_something(work: &Work) -> bool {
+    match work {
+        Work::Keep(_) => true,
+        Work::Write(_, _, purpose) | Work::WriteShared(_, purpose) => {
+            matches!(purpose, Purpose::Publish)
+        }
+        Work::Load(_) | Work::Acquire(_) => false,
+    }
+}
+
+fn is_same_outputs(a: &Job, b: &Job) -> bool {
+    a.outputs.len() == b.outputs.len()
+        && a.outputs
+            .iter()
+            .zip(&b.outputs)
+            .all(|(a, b)| is_same_output(a, b))
+}
+
+/// A point in time that may never come.
+struct Shown(Option<crate::time::Timestamp>);
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(at) => write!(f, "{at}"),
+            None => f.write_str("never"),
+        }
+    }
+}

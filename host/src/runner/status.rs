@@ -1,0 +1,274 @@
+//! What can be said about jobs at a moment: rows for `evertoken status`, the control socket and the metrics. No row holds a
+//! secret.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::JobId;
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+/// Everything at a moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When it was taken.
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    /// The jobs, by id.
+    pub jobs: Vec<JobStatus>,
+    /// Outputs that several jobs share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_outputs: Vec<SharedStatus>,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Its identity.
+    pub id: JobId,
+    /// Where it stands, in a word.
+    pub state: JobState,
+    /// When the token that consumers have dies; none: it never does, or there is no token.
+    #[serde(
+        default,
+        with = "rfc3339::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub expires_at: Option<Timestamp>,
+    /// When its source is asked next; none: it is being asked.
+    #[serde(
+        default,
+        with = "rfc3339::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub next_refresh: Option<Timestamp>,
+    /// When its source last gave a good token, also one that changed nothing.
+    #[serde(
+        default,
+        with = "rfc3339::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub last_success: Option<Timestamp>,
+    /// Failures of the source since then.
+    pub attempt: u32,
+    /// The source's last failure, until it succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureStatus>,
+    /// Why the token could not be kept for a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_failure: Option<FailureStatus>,
+    /// Its outputs, in the order of the configuration.
+    pub outputs: Vec<OutputStatus>,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// It waits for its first token.
+    Pending,
+    /// The first token has not come: the source fails.
+    Failing,
+    /// The token lives and is on its way to its outputs.
+    Publishing,
+    /// The token lives, but an output cannot be written.
+    Unwritten,
+    /// The token lives and is in every output.
+    Ready,
+    /// The same, but the source failed when it was asked for the next one.
+    Retrying,
+    /// The token is dead and there is no other yet.
+    Expired,
+}
+
+impl JobState {
+    /// Whether consumers have all that there is to have.
+    #[must_use]
+    pub const fn is_ready(self) -> bool {
+        matches!(self, Self::Ready | Self::Retrying)
+    }
+
+    /// The word in status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Failing => "failing",
+            Self::Publishing => "publishing",
+            Self::Unwritten => "unwritten",
+            Self::Ready => "ready",
+            Self::Retrying => "retrying",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A failure and when it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureStatus {
+    /// When.
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    /// What kind.
+    pub kind: FailureKind,
+    /// Stable, for machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// For people.
+    pub message: String,
+}
+
+impl FailureStatus {
+    pub(super) fn new(failure: Failure, at: Timestamp) -> Self {
+        Self {
+            at,
+            kind: failure.kind,
+            code: failure.code,
+            message: failure.message,
+        }
+    }
+}
+
+/// An output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputStatus {
+    /// The file's path, or `namespace/name/key` of the Secret.
+    pub destination: String,
+    /// Where it stands.
+    pub state: OutputState,
+    /// The last write's failure, until one succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureStatus>,
+}
+
+/// Where an output stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputState {
+    /// There is no token to write yet.
+    Waiting,
+    /// The newest content is on its way.
+    Writing,
+    /// It holds the newest content.
+    Written,
+    /// The last write failed; it holds what it held before.
+    Failing,
+}
+
+/// An output that several jobs share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SharedStatus {
+    /// The jobs.
+    pub from: Vec<JobId>,
+    /// The output.
+    #[serde(flatten)]
+    pub output: OutputStatus,
+}
+
+/// Points in time as RFC 3339 in UTC, to the second, as Kubernetes writes them.
+mod rfc3339 {
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    use crate::time::Timestamp;
+
+    pub(super) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(at)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(from)?;
+        let at: jiff::Timestamp = text.parse().map_err(de::Error::custom)?;
+        Ok(Timestamp(
+            u64::try_from(at.as_millisecond()).unwrap_or_default(),
+        ))
+    }
+
+    pub(super) mod optional {
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        use crate::time::Timestamp;
+
+        #[derive(Deserialize)]
+        struct Wrapped(#[serde(with = "super")] Timestamp);
+
+        #[expect(
+            clippy::ref_option,
+            reason = "serde's `with` passes the field by reference"
+        )]
+        pub(in super::super) fn serialize<S: Serializer>(
+            at: &Option<Timestamp>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            match at {
+                Some(at) => super::serialize(at, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Timestamp>, D::Error> {
+            Ok(Option::<Wrapped>::deserialize(from)?.map(|Wrapped(at)| at))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_json_that_people_and_machines_read_and_comes_back_the_same() {
+        let snapshot = Snapshot {
+            at: Timestamp(1_700_000_000_000),
+            jobs: vec![JobStatus {
+                id: JobId::file("warehouse"),
+                state: JobState::Retrying,
+                expires_at: Some(Timestamp(1_700_000_300_000)),
+                next_refresh: None,
+                last_success: Some(Timestamp(1_700_000_000_000)),
+                attempt: 2,
+                last_failure: Some(FailureStatus::new(
+                    Failure::new(FailureKind::Denied, "invalid_client", "the issuer refused"),
+                    Timestamp(1_700_000_001_000),
+                )),
+                keep_failure: None,
+                outputs: vec![OutputStatus {
+                    destination: "/run/tokens/eos".to_owned(),
+                    state: OutputState::Written,
+                    failure: None,
+                }],
+            }],
+            shared_outputs: Vec::new(),
+        };
+        let json = serde_json::to_value(&snapshot).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "at": "2023-11-14T22:13:20Z",
+                "jobs": [{
+                    "id": {"provider": "file", "namespace": null, "name": "warehouse", "uid": null},
+                    "state": "retrying",
+                    "expires_at": "2023-11-14T22:18:20Z",
+                    "last_success": "2023-11-14T22:13:20Z",
+                    "attempt": 2,
+                    "last_failure": {
+                        "at": "2023-11-14T22:13:21Z",
+                        "kind": "denied",
+                        "code": "invalid_client",
+                        "message": "the issuer refused",
+                    },
+                    "outputs": [{"destination": "/run/tokens/eos", "state": "written"}],
+                }],
+            })
+        );
+        assert_eq!(serde_json::from_value::<Snapshot>(json).unwrap(), snapshot);
+    }
+}

@@ -1,0 +1,208 @@
+//! Jobs come, change and go while the runner runs; what did not change goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::world::{Plan, SECOND, World, job, output, put};
+use crate::config::model::{JobId, SharedOutput};
+use crate::runner::{Asked, Change};
+
+fn shared(from: &[&str], path: &str) -> Change {
+    Change::SharedOutputs(vec![Arc::new(SharedOutput {
+        from: from.iter().map(|name| JobId::file(*name)).collect(),
+        output: output(path),
+    })])
+}
+
+#[test]
+fn changed_outputs_get_the_held_token_and_the_issuer_is_not_asked() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(SECOND).await;
+        let mut changed = job("a");
+        changed.outputs = vec![output("b"), output("c")];
+        started.handle.apply(put(vec![changed])).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("b"), ["a.0"]);
+        assert_eq!(world.written("c"), ["a.0"]);
+        assert_eq!(world.asked("a").len(), 1);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_changed_policy_only_changes_the_time() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(SECOND).await;
+        let mut changed = job("a");
+        changed.refresh.every = 100 * SECOND;
+        started.handle.apply(put(vec![changed])).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!((world.asked("a").len(), world.facts().write_calls), (1, 1));
+        world.time.wait(100 * SECOND).await;
+        assert_eq!(world.asked("a").len(), 2);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_changed_source_is_asked_at_once_and_its_predecessors_answer_is_dropped() {
+    let world = World::default();
+    world.plan(
+        "a",
+        Plan {
+            takes: 5 * SECOND,
+            ..Plan::default()
+        },
+    );
+    let changed = |scope| {
+        let mut job = job("a");
+        job.source.config = serde_json::json!({ "scope": scope });
+        put(vec![job])
+    };
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(10 * SECOND).await;
+        assert_eq!(world.written("a"), ["a.0"]);
+        started.handle.apply(changed("one")).await.unwrap();
+        world.time.wait(2 * SECOND).await;
+        started.handle.apply(changed("two")).await.unwrap();
+        world.time.wait(10 * SECOND).await;
+        assert_eq!(world.written("a"), ["a.0", "a.2"]);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn the_same_job_again_changes_nothing() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(SECOND).await;
+        started.handle.apply(put(vec![job("a")])).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!((world.asked("a").len(), world.facts().write_calls), (1, 1));
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_removed_job_ends_its_write_and_is_asked_for_no_more() {
+    let world = World::default();
+    world.facts().write_takes.insert("a".to_owned(), 5 * SECOND);
+    world.time.run(async {
+        let started = world.start(vec![job("a"), job("b")]).await;
+        world.time.wait(SECOND).await;
+        let remove = Change::Remove(JobId::file("a"));
+        started.handle.apply(vec![remove]).await.unwrap();
+        world.time.wait(3600 * SECOND).await;
+        assert_eq!(world.written("a"), ["a.0"]);
+        assert_eq!(world.asked("a").len(), 1);
+        let status = started.handle.status(vec![]).await.unwrap();
+        let names: Vec<_> = status.jobs.iter().map(|job| job.id.to_string()).collect();
+        assert_eq!(names, ["b"]);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_job_that_changes_while_it_is_written_is_written_in_order() {
+    let world = World::default();
+    world.facts().write_takes.insert("a".to_owned(), 5 * SECOND);
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(SECOND).await;
+        for path in ["b", "c"] {
+            let mut changed = job("a");
+            changed.outputs = vec![output(path)];
+            started.handle.apply(put(vec![changed])).await.unwrap();
+        }
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("c").len(), 0, "the old write is under way");
+        world.time.wait(5 * SECOND).await;
+        assert_eq!(world.written("a"), ["a.0"]);
+        assert_eq!(world.written("b").len(), 0, "never in use");
+        assert_eq!(world.written("c"), ["a.0"]);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_shared_output_is_written_once_all_its_jobs_have_a_token_and_whenever_one_changes() {
+    let world = World::default();
+    world.plan(
+        "slow",
+        Plan {
+            takes: 10 * SECOND,
+            life: 36_000 * SECOND,
+            ..Plan::default()
+        },
+    );
+    world.time.run(async {
+        let started = world.start(vec![job("a"), job("slow")]).await;
+        let change = vec![shared(&["a", "slow"], "netrc")];
+        started.handle.apply(change).await.unwrap();
+        world.time.wait(5 * SECOND).await;
+        assert_eq!(world.written("netrc").len(), 0);
+        let status = started.handle.status(vec![]).await.unwrap();
+        assert_eq!(status.shared_outputs.len(), 1);
+        world.time.wait(295 * SECOND).await;
+        assert_eq!(world.written("netrc"), ["a.0,slow.0", "a.1,slow.0"]);
+        let again = vec![shared(&["slow"], "other")];
+        started.handle.apply(again).await.unwrap();
+        world.time.wait(300 * SECOND).await;
+        assert_eq!(world.written("other"), ["slow.0"]);
+        assert_eq!(world.written("netrc").len(), 2, "not shared any more");
+        started.stop().await;
+    });
+}
+
+#[test]
+fn whoever_asks_for_a_refresh_gets_one_and_learns_of_names_that_are_no_jobs() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a"), job("b")]).await;
+        world.time.wait(SECOND).await;
+        let names = vec!["a".to_owned(), "nobody".to_owned()];
+        let asked = started.handle.refresh(names).await.unwrap();
+        let expected = Asked {
+            asked: vec![JobId::file("a")],
+            unknown: vec!["nobody".to_owned()],
+        };
+        assert_eq!(asked, expected);
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("a"), ["a.0", "a.1"]);
+        assert_eq!(world.written("b"), ["b.0"]);
+        let one = started.handle.status(vec!["b".to_owned()]).await.unwrap();
+        assert_eq!(one.jobs.len(), 1);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn ten_thousand_jobs_come_at_once_and_all_are_served() {
+    let world = World::default();
+    let jobs = (0..10_000)
+        .map(|n| {
+            let name = format!("job-{n}");
+            let takes = Duration::from_millis(10);
+            world.plan(
+                &name,
+                Plan {
+                    takes,
+                    ..Plan::default()
+                },
+            );
+            job(&name)
+        })
+        .collect();
+    world.time.run(async {
+        let started = world.start(jobs).await;
+        world.time.wait(15 * SECOND).await;
+        assert_eq!(world.facts().written.len(), 10_000);
+        started.stop().await;
+    });
+}

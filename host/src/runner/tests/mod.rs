@@ -1,0 +1,8 @@
+//! The runner under virtual time against a small world of its own.
+
+mod changes;
+mod fairness;
+mod freshness;
+mod stopping;
+mod virtual_time;
+mod world;

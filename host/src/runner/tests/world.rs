@@ -1,0 +1,410 @@
+//! A small world for the runner: an issuer with a plan per job, outputs that remember what consumers saw, a store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use super::virtual_time::VirtualTime;
+use crate::capability::keep::{BoxFuture, Generation, Keeper};
+use crate::config::model::{
+    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, Scope, Source, Tls,
+};
+use crate::failure::{Failure, FailureKind};
+use crate::refresh::Policy;
+use crate::runner::metrics::Metrics;
+use crate::runner::ports::{
+    Acquirer, Call, Chance, Change as Wrote, Lane, Obtained, Ports, Publisher, Write,
+};
+use crate::runner::{Change, Handle, Runner};
+use crate::time::{Clock, Timestamp};
+use crate::token::{Expiry, KeptToken, Token};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// How the issuer treats a job.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) origin: &'static str,
+    pub(crate) life: Duration,
+    pub(crate) takes: Duration,
+    /// What the nth call (from 0) fails with.
+    pub(crate) fails: Arc<dyn Fn(u64) -> Option<Failure> + Send + Sync>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            origin: "https://issuer",
+            life: Duration::from_secs(300),
+            takes: Duration::from_millis(50),
+            fails: Arc::new(|_| None),
+        }
+    }
+}
+
+/// A call of the issuer.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) job: String,
+    pub(crate) at: Duration,
+    pub(crate) call: Call,
+}
+
+/// What an output holds, and since when.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) value: String,
+    pub(crate) since: Duration,
+}
+
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub(crate) plans: HashMap<String, Plan>,
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) in_flight: usize,
+    pub(crate) most_in_flight: usize,
+    /// By path; the newest last.
+    pub(crate) written: BTreeMap<String, Vec<Held>>,
+    pub(crate) write_calls: usize,
+    /// How long a write to this path takes.
+    pub(crate) write_takes: HashMap<String, Duration>,
+    /// What writes to this path fail with.
+    pub(crate) write_fails: HashMap<String, Failure>,
+    /// Tokens in the store.
+    pub(crate) store: HashMap<JobId, KeptToken>,
+    pub(crate) store_fails: bool,
+    /// By token value: when it really dies.
+    pub(crate) deaths: HashMap<String, Duration>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct World {
+    pub(crate) time: VirtualTime,
+    facts: Arc<Mutex<Facts>>,
+}
+
+impl World {
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap()
+    }
+
+    pub(crate) fn plan(&self, job: &str, plan: Plan) {
+        self.facts().plans.insert(job.to_owned(), plan);
+    }
+
+    /// When the issuer was asked for this job.
+    pub(crate) fn asked(&self, job: &str) -> Vec<Duration> {
+        let facts = self.facts();
+        let asked = facts.asked.iter().filter(|asked| asked.job == job);
+        asked.map(|asked| asked.at).collect()
+    }
+
+    /// What was written to a path, in its order.
+    pub(crate) fn written(&self, path: &str) -> Vec<String> {
+        let facts = self.facts();
+        let held = facts.written.get(path).into_iter().flatten();
+        held.map(|held| held.value.clone()).collect()
+    }
+
+    pub(crate) fn ports(&self) -> Ports {
+        Ports {
+            acquirer: Arc::new(self.clone()),
+            publisher: Arc::new(self.clone()),
+            keeper: Arc::new(self.clone()),
+            clock: Arc::new(self.time.clone()),
+            timer: Arc::new(self.time.clone()),
+            chance: Arc::new(Seeded(Mutex::new(fastrand::Rng::with_seed(7)))),
+        }
+    }
+
+    pub(crate) fn runner(&self, limits: &Limits) -> (Runner, Handle, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new());
+        let (runner, handle) = Runner::new(self.ports(), limits, Arc::clone(&metrics));
+        (runner, handle, metrics)
+    }
+
+    /// Starts a runner with these jobs.
+    pub(crate) async fn start(&self, jobs: Vec<Job>) -> Started {
+        self.start_within(&limits(64, 16), jobs).await
+    }
+
+    pub(crate) async fn start_within(&self, limits: &Limits, jobs: Vec<Job>) -> Started {
+        let (runner, handle, metrics) = self.runner(limits);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(runner.run(stop.clone()));
+        handle.apply(put(jobs)).await.unwrap();
+        Started {
+            handle,
+            stop,
+            task,
+            metrics,
+        }
+    }
+}
+
+pub(crate) struct Started {
+    pub(crate) handle: Handle,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: tokio::task::JoinHandle<()>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Started {
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+pub(crate) fn put(jobs: Vec<Job>) -> Vec<Change> {
+    jobs.into_iter()
+        .map(|job| Change::Put(Arc::new(job)))
+        .collect()
+}
+
+pub(crate) const fn limits(concurrency: usize, in_flight_per_origin: usize) -> Limits {
+    Limits {
+        concurrency,
+        in_flight_per_origin,
+        plugin: PluginLimits {
+            memory_bytes: 0,
+            requests: 0,
+            response_bytes: 0,
+            artifact_bytes: 0,
+            log_lines: 0,
+        },
+    }
+}
+
+/// A job with one output, the file of its name.
+pub(crate) fn job(name: &str) -> Job {
+    Job {
+        id: JobId::file(name),
+        scope: Scope::Administrator,
+        source: Source {
+            plugin: "model".to_owned(),
+            config: serde_json::Value::Null,
+            secrets: BTreeMap::new(),
+            allow: Vec::new(),
+            allow_addresses: Vec::new(),
+            reveal: std::collections::BTreeSet::new(),
+            tls: Tls::default(),
+            proxy: None,
+            timeout: Duration::from_secs(30),
+        },
+        refresh: Policy {
+            at: 0.8,
+            before_expiry: Duration::from_secs(90),
+            every: Duration::from_secs(86_400),
+            jitter: Duration::from_secs(10),
+            default_lifetime: Duration::from_secs(3600),
+        },
+        verify: Duration::from_secs(600),
+        outputs: vec![output(name)],
+    }
+}
+
+pub(crate) fn output(path: &str) -> Output {
+    Output {
+        destination: Destination::File(FileDestination {
+            path: path.into(),
+            mode: 0o400,
+            owner: None,
+            group: None,
+        }),
+        format: None,
+    }
+}
+
+pub(crate) fn failure(kind: FailureKind) -> Failure {
+    Failure::new(kind, "model", "the model fails")
+}
+
+pub(crate) fn path(output: &Output) -> String {
+    match &output.destination {
+        Destination::File(file) => file.path.display().to_string(),
+        Destination::Secret(_) => unreachable!("the model writes files"),
+    }
+}
+
+impl Acquirer for World {
+    fn source_hash(&self, job: &Job) -> [u8; 32] {
+        let mut hash = [0; 32];
+        for (to, from) in hash.iter_mut().zip(job.source.config.to_string().bytes()) {
+            *to = from;
+        }
+        hash
+    }
+
+    fn lane(&self, job: &Job) -> Lane {
+        let facts = self.facts();
+        let plan = facts.plans.get(&job.id.name).cloned().unwrap_or_default();
+        Lane::Remote(plan.origin.into())
+    }
+
+    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>> {
+        let name = job.id.name.clone();
+        Box::pin(async move {
+            let (plan, nth) = {
+                let mut facts = self.facts();
+                let nth = facts.asked.iter().filter(|asked| asked.job == name).count() as u64;
+                facts.asked.push(Asked {
+                    job: name.clone(),
+                    at: self.time.passed(),
+                    call,
+                });
+                facts.in_flight += 1;
+                facts.most_in_flight = facts.most_in_flight.max(facts.in_flight);
+                (facts.plans.get(&name).cloned().unwrap_or_default(), nth)
+            };
+            let flight = Flight(self.clone());
+            let sent = self.time.now().wall;
+            self.time.wait(plan.takes).await;
+            drop(flight);
+            if let Some(failure) = (plan.fails)(nth) {
+                return Err(failure);
+            }
+            let value = format!("{name}.{nth}");
+            let dies = self.time.passed() + plan.life;
+            self.facts().deaths.insert(value.clone(), dies);
+            Ok(Obtained {
+                token: token(&value, Expiry::At(sent.after(plan.life))),
+                obtained_at: sent,
+            })
+        })
+    }
+}
+
+struct Flight(World);
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.facts().in_flight -= 1;
+    }
+}
+
+pub(crate) fn token(value: &str, expiry: Expiry) -> Token {
+    Token {
+        value: value.into(),
+        token_type: "Bearer".to_owned(),
+        expiry,
+        fields: Vec::new(),
+    }
+}
+
+pub(crate) fn kept(value: &str, obtained_at: Timestamp, expires_at: Timestamp) -> KeptToken {
+    let mut source_hash = [0; 32];
+    source_hash[..4].copy_from_slice(b"null");
+    KeptToken {
+        token: token(value, Expiry::At(expires_at)),
+        obtained_at,
+        expires_at: Some(expires_at),
+        source_hash,
+    }
+}
+
+impl Publisher for World {
+    fn lane(&self, _output: &Output) -> Lane {
+        Lane::Local
+    }
+
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Wrote, Failure>> {
+        let path = path(&write.output);
+        let values: Vec<_> = write
+            .tokens
+            .iter()
+            .map(|token| token.kept.token.value.expose_secret().to_owned())
+            .collect();
+        Box::pin(async move {
+            self.facts().write_calls += 1;
+            let takes = self.facts().write_takes.get(&path).copied();
+            self.time.wait(takes.unwrap_or_default()).await;
+            let mut facts = self.facts();
+            if let Some(failure) = facts.write_fails.get(&path) {
+                return Err(failure.clone());
+            }
+            let held = Held {
+                value: values.join(","),
+                since: self.time.passed(),
+            };
+            let history = facts.written.entry(path).or_default();
+            if history.last().is_some_and(|last| last.value == held.value) {
+                return Ok(Wrote::Unchanged);
+            }
+            history.push(held);
+            Ok(Wrote::Written)
+        })
+    }
+}
+
+impl Keeper for World {
+    fn plugin_value<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
+        unreachable!("the runner caches nothing for plugins")
+    }
+
+    fn set_plugin_value<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+        _: &'a [u8],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        unreachable!("the runner caches nothing for plugins")
+    }
+
+    fn generation<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
+        unreachable!("the runner knows no rotating secrets")
+    }
+
+    fn replace_generation<'a>(
+        &'a self,
+        _: &'a JobId,
+        _: &'a str,
+        _: Generation,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        unreachable!("the runner knows no rotating secrets")
+    }
+
+    fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
+        Box::pin(async {
+            let facts = self.facts();
+            if facts.store_fails {
+                return Err(failure(FailureKind::Unavailable));
+            }
+            Ok(facts.store.get(job).cloned())
+        })
+    }
+
+    fn keep_token<'a>(
+        &'a self,
+        job: &'a JobId,
+        token: &'a KeptToken,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async {
+            let mut facts = self.facts();
+            if facts.store_fails {
+                return Err(failure(FailureKind::Unavailable));
+            }
+            facts.store.insert(job.clone(), token.clone());
+            Ok(())
+        })
+    }
+}
+
+struct Seeded(Mutex<fastrand::Rng>);
+
+impl Chance for Seeded {
+    fn sample(&self) -> f64 {
+        self.0.lock().unwrap().f64()
+    }
+}

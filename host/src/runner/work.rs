@@ -1,0 +1,92 @@
+//! One piece of work, apart from who orders it: what it needs is gathered when it begins, its end is told as an outcome. It is
+//! bounded in time whatever the room does that carries it out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ports::{Call, Change, Obtained, Ports, Write};
+use crate::config::model::{Job, JobId};
+use crate::failure::{Failure, FailureKind};
+use crate::token::KeptToken;
+
+/// A call of a source is bounded by the job's `timeout` where it is made; this much later it is given up here, in case that
+/// failed.
+const ACQUIRE_MARGIN: Duration = Duration::from_secs(10);
+
+/// Formatting and writing one output. An API server under load answers within its own 60 s or never.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One read or write of the state store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Work with all that it needs.
+#[derive(Debug)]
+pub(super) enum Task {
+    Load(Arc<Job>),
+    Acquire(Arc<Job>, Call),
+    Keep(JobId, Arc<KeptToken>),
+    Write(Box<Write>),
+}
+
+/// How work ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Loaded(Result<Option<KeptToken>, Failure>),
+    Acquired(Result<Obtained, Failure>),
+    Kept(Result<(), Failure>),
+    Written(Result<Change, Failure>),
+}
+
+impl Task {
+    pub(super) async fn run(self, ports: Ports) -> Outcome {
+        match self {
+            Self::Load(job) => {
+                let load = ports.keeper.token(&job.id);
+                Outcome::Loaded(
+                    bounded(&ports, STORE_TIMEOUT, "reading the state store", load).await,
+                )
+            }
+            Self::Acquire(job, call) => {
+                let limit = job.source.timeout.saturating_add(ACQUIRE_MARGIN);
+                let acquire = ports.acquirer.acquire(&job, call);
+                Outcome::Acquired(bounded(&ports, limit, "the call of the source", acquire).await)
+            }
+            Self::Keep(job, token) => {
+                let keep = ports.keeper.keep_token(&job, &token);
+                Outcome::Kept(bounded(&ports, STORE_TIMEOUT, "writing the state store", keep).await)
+            }
+            Self::Write(write) => {
+                let publish = ports.publisher.publish(&write);
+                Outcome::Written(
+                    bounded(&ports, WRITE_TIMEOUT, "writing the output", publish).await,
+                )
+            }
+        }
+    }
+}
+
+async fn bounded<T>(
+    ports: &Ports,
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = ports.timer.sleep(limit) => Err(Failure::new(
+            FailureKind::Unavailable,
+            "host.timeout",
+            format!("{what} did not end within {} s", limit.as_secs()),
+        )),
+    }
+}
+
+/// What a panic becomes: a bug of ours is one job's failure, not the process's end.
+pub(super) fn panicked() -> Failure {
+    Failure::new(
+        FailureKind::Internal,
+        "host.panic",
+        "a bug in evertoken stopped this piece of work; the log has more, please report it",
+    )
+}

@@ -1,0 +1,128 @@
+//! Outputs that cannot be written: the old content stays, the issuer is not asked again, status says why, the others go on, and
+//! the job recovers by itself when the cause is gone.
+
+use std::os::unix::fs::symlink;
+
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::kubernetes::ApiServer;
+use evertoken_tests::server::Behaviour;
+use evertoken_tests::wait_until;
+use serde_json::json;
+
+use crate::scene::{Failure, PATIENCE, Scene};
+
+#[test]
+fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
+    let scene = Scene::new("files").unwrap();
+    std::fs::create_dir(scene.out("directory")).unwrap();
+    std::fs::write(scene.path("elsewhere"), "not mine").unwrap();
+    symlink(scene.path("elsewhere"), scene.out("symlink")).unwrap();
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/token", Behaviour::token("once", 3600));
+    let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
+    let table = [
+        ("directory", scene.out("directory"), "file.is-a-directory"),
+        ("symlink", scene.out("symlink"), "file.symlink"),
+        ("missing-folder", scene.out("missing/token"), "file.no-such-folder"),
+        ("read-only", "/proc/sys/kernel/evertoken".into(), "file.denied"),
+    ];
+    for (name, path, _) in &table {
+        yaml.push_str(&format!(
+            "- {{name: {name}, source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: \"{}\", client_id: {name}}}, secrets: {{client_secret: {{value: s}}}}}}, outputs: [{{file: {{path: \"{}\"}}}}]}}\n",
+            issuer.url("/token"),
+            path.display()
+        ));
+    }
+    yaml.push_str("- {name: healthy, source: {plugin: dummy, config: {lifetime: 1h}}, outputs: [{file: {path: \"{out}/healthy\"}}]}\n");
+    let config = scene.config(&yaml).unwrap();
+    let process = scene.run(&config).unwrap();
+    for (name, path, expected) in &table {
+        let Failure { code, message, .. } = scene.failure(&config, &process, name, PATIENCE);
+        assert_eq!(code, *expected, "{name}: {message}");
+        assert!(message.contains(path.to_str().unwrap()), "{message}");
+    }
+    wait_until("the healthy job", PATIENCE, || scene.out("healthy").exists().then_some(())).unwrap();
+    assert_eq!(std::fs::read_to_string(scene.path("elsewhere")).unwrap(), "not mine");
+
+    std::fs::create_dir(scene.out("missing")).unwrap();
+    std::fs::remove_dir(scene.out("directory")).unwrap();
+    for path in [scene.out("missing/token"), scene.out("directory")] {
+        wait_until("the write to succeed", PATIENCE, || (std::fs::read_to_string(&path).ok()? == "once").then_some(()))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+    assert_eq!(issuer.requests().len(), table.len(), "the issuer was asked again for a failed write");
+}
+
+#[test]
+fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() {
+    let Some(cluster) = ApiServer::shared().unwrap() else {
+        println!("skipped: needs Kubernetes");
+        return;
+    };
+    let namespace = cluster.namespace("trouble").unwrap();
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["immutable", "absent", "late"], "verbs": ["patch"]}]);
+    let account = cluster.service_account(&namespace, "evertoken", &rules).unwrap();
+    cluster
+        .admin()
+        .create_secret(&namespace, "immutable", json!({"immutable": true, "stringData": {"token": "old"}}))
+        .unwrap();
+    let scene = Scene::new("secrets").unwrap();
+    let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
+    let table = [
+        ("immutable", false, "kubernetes.immutable", "immutable"),
+        ("forbidden", false, "kubernetes.forbidden", "patch"),
+        ("late", true, "kubernetes.forbidden", "create"),
+        ("absent", false, "kubernetes.not-found", "create: true"),
+    ];
+    for (name, create, ..) in &table {
+        yaml.push_str(&format!(
+            "- {{name: {name}, source: {{plugin: dummy, config: {{lifetime: 1h}}}}, outputs: [{{secret: {{namespace: {namespace}, name: {name}, create: {create}}}}}]}}\n"
+        ));
+    }
+    let config = scene.config(&yaml).unwrap();
+    let process = scene.launch().unwrap().env("KUBECONFIG", &account.kubeconfig).args(["run", "--config"]).args([&config]).spawn().unwrap();
+    for (name, _, expected, mend) in &table {
+        let Failure { code, message, .. } = scene.failure(&config, &process, name, PATIENCE);
+        assert_eq!(code, *expected, "{name}: {message}");
+        assert!(message.contains(mend) && message.contains(name), "{message}");
+    }
+    let kept = cluster.admin().secret_value(&namespace, "immutable", "token").unwrap();
+    assert_eq!(kept.as_deref(), Some(b"old".as_slice()));
+
+    // What stood in the way is gone: the jobs recover by themselves.
+    for name in ["absent", "late"] {
+        cluster.admin().create_secret(&namespace, name, json!({})).unwrap();
+        wait_until("the token in the Secret", PATIENCE, || cluster.admin().secret_value(&namespace, name, "token").ok()?)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+}
+
+#[test]
+fn an_api_server_that_is_away_delays_its_secrets_only_and_the_issuer_is_asked_once() {
+    if ApiServer::shared().unwrap().is_none() {
+        println!("skipped: needs Kubernetes");
+        return;
+    }
+    let cluster = ApiServer::start().unwrap();
+    let namespace = cluster.namespace("away").unwrap();
+    let kubeconfig = cluster.admin_kubeconfig(&namespace).unwrap();
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/token", Behaviour::token("once", 3600));
+    let scene = Scene::new("away").unwrap();
+    let config = scene
+        .config(&format!(
+            "state: {{dir: \"{{here}}/state\"}}\njobs:\n- name: both\n  source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: \"{}\", client_id: c}}, secrets: {{client_secret: {{value: s}}}}}}\n  outputs:\n  - secret: {{namespace: {namespace}, name: both, create: true}}\n  - file: {{path: \"{{out}}/both\"}}\n",
+            issuer.url("/token")
+        ))
+        .unwrap();
+    cluster.down();
+    let process = scene.launch().unwrap().env("KUBECONFIG", &kubeconfig).args(["run", "--config"]).args([&config]).spawn().unwrap();
+    let Failure { code, message, .. } = scene.failure(&config, &process, "both", PATIENCE);
+    assert_eq!(code, "kubernetes.unreachable", "{message}");
+    assert_eq!(std::fs::read_to_string(scene.out("both")).unwrap(), "once", "the file does not wait for the Secret");
+
+    cluster.up().unwrap();
+    wait_until("the Secret", PATIENCE, || cluster.admin().secret_value(&namespace, "both", "token").ok()?)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    assert_eq!(issuer.requests().len(), 1);
+}
