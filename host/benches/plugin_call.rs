@@ -1,4 +1,9 @@
 //! One plugin call without network, as the process makes thousands of them: a fresh instance, the call, everything dropped.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot start has nothing better to do than to stop"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
