@@ -188,4 +188,4 @@ fn failed(work: Work) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -499,10 +499,11 @@ impl Scheduler {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        let urgency = entry.urgency();
+        let of_former_token = entry.urgency();
         if is_adopted {
             entry.token = token;
         }
+        let urgency = entry.urgency();
         for action in actions {
             let Some(entry) = self.jobs.get_mut(&key) else {
                 return;
@@ -522,7 +523,8 @@ impl Scheduler {
                     let lane = ports.publisher.lane(output);
                     entry.writes += 1;
                     let class = class_of(purpose);
-                    self.enqueue(lane, (class, urgency), Work::Write(key, index, purpose));
+                    let work = Work::Write(key, index, purpose);
+                    self.enqueue(lane, (class, of_former_token), work);
                 }
             }
         }

@@ -1,1 +1,5 @@
-//! Probes, metrics and the control socket.
+//! What the process shows of itself: probes and metrics over HTTP, status and verbs over a Unix socket. Over HTTP nothing can
+//! be changed.
+
+pub mod control;
+pub mod probes;

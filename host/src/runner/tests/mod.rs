@@ -5,4 +5,4 @@ mod fairness;
 mod freshness;
 mod stopping;
 mod virtual_time;
-mod world;
+pub(crate) mod world;
