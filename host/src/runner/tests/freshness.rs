@@ -121,9 +121,13 @@ fn an_output_that_cannot_be_written_is_tried_again_and_the_issuer_is_left_alone(
 #[test]
 fn a_foreign_value_in_an_output_is_put_right_at_the_next_verification() {
     let world = World::default();
-    let mut plan = Plan::default();
-    plan.life = 36_000 * SECOND;
-    world.plan("a", plan);
+    world.plan(
+        "a",
+        Plan {
+            life: 36_000 * SECOND,
+            ..Plan::default()
+        },
+    );
     world.time.run(async {
         let started = world.start(vec![job("a")]).await;
         world.time.wait(SECOND).await;
