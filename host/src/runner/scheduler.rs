@@ -378,7 +378,7 @@ impl Scheduler {
             return;
         };
         let kept = result.unwrap_or_else(|failure| {
-            warn!(job = %entry.config.id, %failure, "the token of an earlier run cannot be read");
+            warn!(job = %entry.config.id, error = %failure, "the token of an earlier run cannot be read");
             None
         });
         let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
@@ -436,7 +436,7 @@ impl Scheduler {
         }
         let next = Shown(entry.machine.next_refresh(now));
         let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
-        warn!(%job, %kind, code, message = failure.message, %next, "refresh failed");
+        warn!(%job, %kind, code, error = failure.message, %next, "refresh failed");
         entry.last_failure = Some(Box::new(FailureStatus::new(failure, now.wall)));
         self.update(key);
     }
@@ -447,7 +447,7 @@ impl Scheduler {
         if let Some(entry) = self.jobs.get_mut(&key) {
             entry.keep_failure = result.err().map(|failure| {
                 self.world.metrics.keep_failed();
-                warn!(job = %entry.config.id, %failure, "the token cannot be kept for a restart");
+                warn!(job = %entry.config.id, error = %failure, "the token cannot be kept for a restart");
                 Box::new(FailureStatus::new(failure, now))
             });
         }
@@ -621,7 +621,7 @@ impl World {
             Err(failure) => {
                 self.metrics.wrote(destination, WriteResult::Failed);
                 let (kind, code) = (failure.kind, failure.code.as_deref());
-                warn!(job, output, %kind, code, message = failure.message, "output cannot be written");
+                warn!(job, output, %kind, code, error = failure.message, "output cannot be written");
                 Some(Box::new(FailureStatus::new(failure, now)))
             }
         }
