@@ -321,8 +321,11 @@ impl Scheduler {
             if let Some(task) = self.task(work) {
                 return Some((work, lane, task));
             }
-            // Its job has gone.
+            // Its job, or one of those that share the output, has gone.
             self.admission.release(&lane);
+            if let Work::WriteShared(key, _) = work {
+                self.shared_gone(key);
+            }
         }
     }
 

@@ -85,6 +85,17 @@ impl Scheduler {
         }
     }
 
+    /// One of the jobs was removed before the write began.
+    pub(super) fn shared_gone(&mut self, key: Key) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        if let Some(shared) = self.shared.get_mut(&key) {
+            shared
+                .publication
+                .step(publication::Event::Gone, now, sample);
+        }
+        self.settle_shared();
+    }
+
     /// The tokens of all jobs that share an output, once all have one.
     pub(super) fn tokens(&self, shared: &SharedOutput) -> Option<Vec<ports::JobToken>> {
         let token = |id| self.jobs.get(self.keys.get(id)?)?.job_token();
