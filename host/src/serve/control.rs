@@ -3,6 +3,9 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+//! The control socket: a Unix socket for the program's own commands. One request per connection, one line of JSON each way.
+//! Only the user the process runs as, and root, are heard.
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +16,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{debug, warn};
 
 use crate::runner::status::Snapshot;
 use crate::runner::{Asked, Handle};
@@ -40,6 +46,34 @@ enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Reply<T> {
+/// Bytes of a request: names of ten thousand jobs fit.
+const REQUEST_BYTES: u64 = 1024 * 1024;
+/// Bytes of an answer: a row of status takes some 500, so ten thousand jobs fit many times.
+const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// For a request to come, and for an answer to be taken.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests at once.
+const CONNECTIONS: usize = 16;
+/// After accepting failed, e.g. for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Only the owner may connect.
+const MODE: u32 = 0o600;
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Where jobs stand; answered by a [`Snapshot`].
+    Status {
+        /// By name or `namespace/name`; none: all.
+        #[serde(default)]
+        jobs: Vec<String>,
+    },
+    /// Asks sources for new tokens now; answered by [`Asked`].
+    Refresh {
+        /// By name or `namespace/name`; none: all.
+        #[serde(default)]
+        jobs: Vec<String>,
+    },
+/// What comes back.
+enum Answer<T> {
     Ok(T),
     Error(String),
 }
@@ -91,10 +125,97 @@ pub enum AskError {
 }
 
 /// A control socket that is open; its file goes with it.
+/// The socket cannot be served, or a request was not answered.
+pub enum ControlError {
+    /// Binding failed.
+    #[error("cannot listen on the control socket {}", path.display())]
+    Bind {
+        /// Why.
+    /// A living process has it.
+    #[error("another process listens on the control socket {}; stop it, or give this one another state directory", .0.display())]
+    /// What is there was not made by us.
+    #[error("{} is in the control socket's place and is no socket; remove it, or choose another path", .0.display())]
+    NoSocket(PathBuf),
+    #[error("no evertoken process listens on {}; is it running, and is this its state directory?", path.display())]
+    Connect {
+        /// Why.
+    /// The connection broke, or what came is no answer.
+    #[error("no answer on the control socket {}", path.display())]
+    NoAnswer {
+        /// Why.
+    /// The process answered with an error.
+    #[error("the process refused: {0}")]
+/// The bound socket; its file goes with it.
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode, to remove no other process's socket.
+    identity: (u64, u64),
+}
+
+impl Control {
+    /// Makes the socket. One that a dead process left is replaced.
+    ///
+    /// # Errors
+    ///
+    /// A living process has it, something else is in its place, or the directory does not allow it.
+    pub async fn bind(path: &Path) -> Result<Self, ControlError> {
+        check_place(path).await?;
+        let bound = Self::bind_beside(path).map_err(|source| ControlError::Bind {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(bound)
+    }
+
+    /// Under another name first, so that the socket is never there with a wider mode or without its listener.
+    fn bind_beside(path: &Path) -> io::Result<Self> {
+        let beside = path.with_extension(format!("{}.new", std::process::id()));
+        if let Err(error) = std::fs::remove_file(&beside)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let listener = UnixListener::bind(&beside)?;
+        let placed = std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))
+            .and_then(|()| identity(&beside))
+            .and_then(|identity| std::fs::rename(&beside, path).map(|()| identity));
+        match placed {
+            Ok(identity) => Ok(Self {
+                listener,
+                path: path.to_owned(),
+                identity,
+            }),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = std::fs::remove_file(&beside);
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers requests until `stop`.
+    pub async fn serve(self, runner: Handle, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        tokio::spawn(connection(stream, runner.clone(), place));
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot accept a connection on the control socket");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
 }
 
 impl Drop for Control {
@@ -156,6 +277,9 @@ impl Control {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
+        if identity(&self.path).is_ok_and(|there| there == self.identity) {
+            // Left behind, it is replaced by the next process.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
@@ -185,6 +309,65 @@ fn encode<T: Serialize, E: ToString>(result: Result<T, E>) -> Vec<u8> {
         Err(error) => Reply::Error(error.to_string()),
     };
     let mut line = serde_json::to_vec(&reply).unwrap_or_default();
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+/// That the path is free, or a dead process's socket.
+async fn check_place(path: &Path) -> Result<(), ControlError> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    if !metadata.file_type().is_socket() {
+        return Err(ControlError::NoSocket(path.to_owned()));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => Err(ControlError::InUse(path.to_owned())),
+        Err(source) => Err(ControlError::Bind {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+async fn connection(stream: UnixStream, runner: Handle, _place: OwnedSemaphorePermit) {
+    match tokio::time::timeout(TIMEOUT, exchange(stream, &runner)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection on the control socket ended"),
+        Err(_) => debug!("a connection on the control socket took too long"),
+    }
+async fn exchange(mut stream: UnixStream, runner: &Handle) -> io::Result<()> {
+    let answer = if is_allowed(&stream)? {
+        match read_line(&mut stream, REQUEST_BYTES).await? {
+            Some(line) => answer(&line, runner).await,
+            None => refusal(format!(
+                "a request is one line of at most {REQUEST_BYTES} bytes"
+            )),
+        }
+    } else {
+        refusal("only root and the user that evertoken runs as may ask")
+    stream.write_all(&answer).await?;
+    stream.shutdown().await?;
+    // Closing before all was read would reset the connection, and the answer would be lost.
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
+/// The file's mode says so too, but not on every system and not for a descriptor that was handed on.
+fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
+    let uid = stream.peer_cred()?.uid();
+    Ok(uid == 0 || uid == rustix::process::geteuid().as_raw())
+async fn answer(line: &[u8], runner: &Handle) -> Vec<u8> {
+    match serde_json::from_slice(line) {
+        Ok(Request::Status { jobs }) => answered(runner.status(jobs).await),
+        Ok(Request::Refresh { jobs }) => answered(runner.refresh(jobs).await),
+        Err(error) => refusal(format!("the request cannot be understood: {error}")),
+    }
+fn answered<T: Serialize>(result: Result<T, impl ToString>) -> Vec<u8> {
+    line(&match result {
+        Ok(value) => Answer::Ok(value),
+        Err(error) => Answer::Error(error.to_string()),
+    })
+fn refusal(why: impl Into<String>) -> Vec<u8> {
+    line(&Answer::<()>::Error(why.into()))
+fn line<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(answer)
+        .unwrap_or_else(|_| br#"{"error":"the answer cannot be written as JSON"}"#.to_vec());
     line.push(b'\n');
     line
 }
@@ -258,3 +441,36 @@ mod tests {
         assert!(error.to_string().contains("/nowhere/control.sock"), "{error}");
     }
 }
+/// One line without its end, none if it is longer than `limit`.
+async fn read_line(stream: &mut UnixStream, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stream.take(limit));
+    reader.read_until(b'\n', &mut line).await?;
+    Ok((line.pop() == Some(b'\n')).then_some(line))
+/// Asks the process that listens on `socket` where jobs stand; no names: all jobs.
+/// Nobody listens, or the answer is none.
+pub async fn status(socket: &Path, jobs: Vec<String>) -> Result<Snapshot, ControlError> {
+    ask(socket, &Request::Status { jobs }).await
+/// Asks the process that listens on `socket` for new tokens now; no names: of all jobs.
+/// Nobody listens, or the answer is none.
+pub async fn refresh(socket: &Path, jobs: Vec<String>) -> Result<Asked, ControlError> {
+    ask(socket, &Request::Refresh { jobs }).await
+async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ControlError> {
+    let path = socket.to_owned();
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(source) => return Err(ControlError::Connect { path, source }),
+    };
+    let asked = tokio::time::timeout(TIMEOUT, ask_on(stream, request)).await;
+    match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(Answer::Ok(value)) => Ok(value),
+        Ok(Answer::Error(why)) => Err(ControlError::Refused(why)),
+        Err(source) => Err(ControlError::NoAnswer { path, source }),
+async fn ask_on<T: DeserializeOwned>(
+    mut stream: UnixStream,
+    request: &Request,
+) -> io::Result<Answer<T>> {
+    let answer = read_line(&mut stream, ANSWER_BYTES).await?;
+    let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(serde_json::from_slice(&answer)?)
+mod tests;

@@ -64,6 +64,8 @@ pub(crate) struct Held {
 pub(crate) struct Facts {
     pub(crate) plans: HashMap<String, Plan>,
     pub(crate) asked: Vec<Asked>,
+    /// How often, by job.
+    calls: HashMap<String, u64>,
     pub(crate) in_flight: usize,
     pub(crate) most_in_flight: usize,
     /// By path; the newest last.
@@ -250,7 +252,9 @@ impl Acquirer for World {
         Box::pin(async move {
             let (plan, nth) = {
                 let mut facts = self.facts();
-                let nth = facts.asked.iter().filter(|asked| asked.job == name).count() as u64;
+                let calls = facts.calls.entry(name.clone()).or_default();
+                let nth = *calls;
+                *calls += 1;
                 facts.asked.push(Asked {
                     job: name.clone(),
                     at: self.time.passed(),
