@@ -27,11 +27,24 @@ pub(super) struct LogArguments {
     pub(super) verbose: u8,
 
     /// Log only warnings and errors.
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Logging")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Logging"
+    )]
     pub(super) quiet: bool,
 
     /// How log lines look. They go to standard error.
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", global = true, help_heading = "Logging")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        global = true,
+        help_heading = "Logging"
+    )]
     pub(super) log_format: Format,
 }
 
@@ -60,9 +73,13 @@ pub(super) fn start(level: LevelFilter, format: Format) {
     // A second call (tests start several commands in one process) keeps the first subscriber.
     let _ = match format {
         Format::Text => {
-            let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_target(false);
+            let lines = lines
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false);
             registry.with(lines.with_filter(filter)).try_init()
         }
-        Format::Json => registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init(),
+        Format::Json => registry
+            .with(lines.json().flatten_event(true).with_filter(filter))
+            .try_init(),
     };
 }

@@ -247,7 +247,11 @@ impl Acquirer for World {
         Lane::Remote(plan.origin.into())
     }
 
-    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>> {
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Arc<Job>,
+        call: Call,
+    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
         let name = job.id.name.clone();
         Box::pin(async move {
             let (plan, nth) = {
