@@ -14,8 +14,8 @@ use evertoken_tests::workdir::{RunDir, workspace};
 /// Compiling the built-in plugins takes seconds on idle cores.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What a container runtime does: the root read-only, `/proc` and one volume mounted, the image's user, in a mount namespace that ends with
-/// the process. Arguments: root folder, the volume's folder, the command.
+/// What a container runtime does: the root read-only, `/proc`, `/etc/hosts` and one volume mounted, the image's user, in a mount namespace that
+/// ends with the process. Arguments: root folder, the volume's folder, the command.
 const CONTAINER: &str = r#"
 set -e
 root=$1 volume=$2
@@ -23,6 +23,7 @@ shift 2
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --bind "$volume" "$root/mnt"
+mount --bind "$volume/hosts" "$root/etc/hosts"
 mount -o remount,bind,ro "$root"
 exec chroot --userspec=65532:65532 "$root" "$@"
 "#;
@@ -48,8 +49,9 @@ static ROOT: LazyLock<Option<RunDir>> = LazyLock::new(|| {
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
-    // The mount point of the volume, as the runtime makes it.
-    std::fs::create_dir_all(folder.path().join("root/mnt")).unwrap();
+    // The mount points, as the runtime makes them.
+    std::fs::create_dir(folder.path().join("root/mnt")).unwrap();
+    folder.write("root/etc/hosts", "").unwrap();
     Some(folder)
 });
 
@@ -68,6 +70,8 @@ impl Image {
         let volume = RunDir::new("volume").unwrap();
         let out = volume.path().join("out");
         std::fs::create_dir(&out).unwrap();
+        // As the kubelet writes it.
+        volume.write("hosts", "127.0.0.1\tlocalhost\n").unwrap();
         std::os::unix::fs::chown(&out, Some(65532), Some(65532)).unwrap();
         Some(Self {
             root: folder.path().join("root"),
@@ -92,7 +96,15 @@ impl Image {
         self.volume.write("evertoken.yaml", config).unwrap();
         let binary = "/usr/local/bin/evertoken";
         self.run(
-            &[binary, "once", "-v", "--config", "/mnt/evertoken.yaml"],
+            &[
+                binary,
+                "once",
+                "-v",
+                "--timeout",
+                "20s",
+                "--config",
+                "/mnt/evertoken.yaml",
+            ],
             &[],
         )
     }
