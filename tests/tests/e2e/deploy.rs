@@ -510,3 +510,31 @@ fn the_pod_passes_the_restricted_pod_security_standard() {
     assert_eq!(refused.status, 403, "admission is on: {refused}");
     assert!(refused.to_string().contains("restricted"), "{refused}");
 }
+
+#[test]
+fn every_configuration_in_the_pages_on_deployment_passes_check() {
+    let scene = Scene::new("pages").unwrap();
+    let folder = workspace().unwrap().join("deploy");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let page = std::fs::read_to_string(&path).unwrap();
+        let blocks = page.split("```yaml\n").skip(1);
+        for block in blocks.filter_map(|rest| rest.split("```").next()) {
+            seen += 1;
+            let config = scene.config(block).unwrap();
+            let finished = scene.command(&["check"], &config).unwrap();
+            assert_eq!(
+                finished.code(),
+                Some(0),
+                "{}: {}",
+                path.display(),
+                finished.stderr
+            );
+        }
+    }
+    assert!(seen >= 1, "the example has moved");
+}

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use evertoken_tests::evertoken::{Finished, Launch, binary};
 use evertoken_tests::issuer::Issuer;
+use evertoken_tests::pki::{Authority, server_config};
 use evertoken_tests::server::Behaviour;
 use evertoken_tests::workdir::{RunDir, workspace};
 
 /// Compiling the built-in plugins takes seconds on idle cores.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What a container runtime does: the root read-only, `/proc`, `/etc/hosts` and one volume mounted, the image's user, in a mount namespace that
+/// What a container runtime does: the root read-only, `/proc`, `/etc/hosts`, a volume and its certificates mounted, the image's user, in a mount namespace that
 /// ends with the process. Arguments: root folder, the volume's folder, the command.
 const CONTAINER: &str = r#"
 set -e
@@ -24,6 +25,9 @@ mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --bind "$volume" "$root/mnt"
 mount --bind "$volume/hosts" "$root/etc/hosts"
+if [ -e "$volume/certificates" ]; then
+  mount --bind "$volume/certificates" "$root/etc/ssl/certs/ca-certificates.crt"
+fi
 mount -o remount,bind,ro "$root"
 exec chroot --userspec=65532:65532 "$root" "$@"
 "#;
@@ -82,6 +86,8 @@ impl Image {
     /// Runs a command of the image to its end.
     fn run(&self, command: &[&str], variables: &[(&str, &str)]) -> Finished {
         let mut launch = Launch::of(Path::new("unshare"))
+            // As runtimes take it from /etc/passwd.
+            .env("HOME", "/")
             .args(["--mount", "--propagation", "private", "sh", "-c", CONTAINER])
             .args(["container"])
             .args([self.root.as_path(), self.volume.path()])
@@ -92,7 +98,7 @@ impl Image {
         launch.finish(PATIENCE).unwrap()
     }
 
-    fn once(&self, config: &str) -> Finished {
+    fn once(&self, config: &str, timeout: &str) -> Finished {
         self.volume.write("evertoken.yaml", config).unwrap();
         let binary = "/usr/local/bin/evertoken";
         self.run(
@@ -101,7 +107,7 @@ impl Image {
                 "once",
                 "-v",
                 "--timeout",
-                "20s",
+                timeout,
                 "--config",
                 "/mnt/evertoken.yaml",
             ],
@@ -137,6 +143,7 @@ jobs:
   - file: {path: /mnt/out/token}
     format: {plugin: template, config: {template: "Bearer {{ token }}"}}
 "#,
+        "20s",
     );
     assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
     assert_eq!(image.written("token"), "Bearer token 1");
@@ -157,27 +164,33 @@ jobs:
 }
 
 #[test]
-fn names_resolve_in_the_image_and_the_issuers_certificate_store_is_there() {
+fn names_resolve_in_the_image_and_issuers_are_judged_by_its_certificates() {
     let Some(image) = Image::new() else { return };
-    let issuer = Issuer::start().unwrap();
-    issuer.always("/token", Behaviour::token("from-localhost", 3600));
-    let port = issuer.origin().rsplit_once(':').unwrap().1.to_owned();
-    let finished = image.once(&format!(
+    let authority = Authority::new("in the image's store").unwrap();
+    let identity = authority.server(&["localhost"]).unwrap();
+    let tls = server_config(&identity, None).unwrap();
+    let issuer = Issuer::start_tls("localhost", tls).unwrap();
+    issuer.always("/token", Behaviour::token("over-tls", 3600));
+    let config = format!(
         r#"
 jobs:
 - name: local
   source:
     plugin: oauth2
-    config: {{grant: client_credentials, token_url: "http://localhost:{port}/token", client_id: svc, client_auth: none}}
+    config: {{grant: client_credentials, token_url: "{}", client_id: svc, client_auth: none}}
   outputs:
   - file: {{path: /mnt/out/token}}
-"#
-    ));
+"#,
+        issuer.url("/token")
+    );
+    let refused = image.once(&config, "2s");
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("certificate"), "{}", refused.stderr);
+
+    image.volume.write("certificates", authority.pem()).unwrap();
+    let finished = image.once(&config, "20s");
     assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
-    assert_eq!(image.written("token"), "from-localhost");
-    let certificates =
-        std::fs::read_to_string(image.root.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
-    assert!(certificates.contains("BEGIN CERTIFICATE"));
+    assert_eq!(image.written("token"), "over-tls");
 }
 
 #[test]
