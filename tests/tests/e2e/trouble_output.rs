@@ -28,11 +28,7 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
             scene.out("missing/token"),
             "file.no-directory",
         ),
-        (
-            "read-only",
-            "/sys/evertoken".into(),
-            "file.permission",
-        ),
+        ("read-only", "/sys/evertoken".into(), "file.permission"),
     ];
     for (name, path, _) in &table {
         yaml.push_str(&format!(
