@@ -107,7 +107,10 @@ impl Artifact {
     #[must_use]
     pub fn bare(token: &Token) -> Self {
         let value = token.value.expose_secret().as_bytes().to_vec();
-        Self { name: String::new(), content: value.into() }
+        Self {
+            name: String::new(),
+            content: value.into(),
+        }
     }
 }
 
@@ -138,6 +141,9 @@ impl KeptToken {
     #[must_use]
     pub fn for_consumers(&self) -> Token {
         let expiry = self.expires_at.map_or(Expiry::Never, Expiry::At);
-        Token { expiry, ..self.token.clone() }
+        Token {
+            expiry,
+            ..self.token.clone()
+        }
     }
 }

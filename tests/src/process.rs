@@ -39,6 +39,16 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Starts a command made by [`tied`] from the thread that never ends.
+pub(crate) fn spawn(command: Command) -> Result<Child> {
+    let (sender, answer) = mpsc::channel();
+    lock(&SPAWNER)
+        .send((command, sender))
+        .map_err(|_| anyhow!("the spawning thread is gone"))?;
+    let child = answer.recv().context("the spawning thread is gone")?;
+    child.context("cannot run `setpriv` (Debian package util-linux)")
+}
+
 /// A running child and the files that hold what it prints.
 #[derive(Debug)]
 pub struct Process {
@@ -64,16 +74,7 @@ impl Process {
             .stdout(create(&stdout)?)
             .stderr(create(&stderr)?)
             .process_group(0);
-        let (sender, answer) = mpsc::channel();
-        lock(&SPAWNER)
-            .send((command, sender))
-            .map_err(|_| anyhow!("the spawning thread is gone"))?;
-        let child = answer
-            .recv()
-            .context("the spawning thread is gone")?
-            .with_context(|| {
-                format!("cannot start {name} through `setpriv` (Debian package util-linux)")
-            })?;
+        let child = spawn(command).with_context(|| format!("cannot start {name}"))?;
         let pid = Pid::from_child(&child);
         Ok(Self {
             name: name.to_owned(),

@@ -2,248 +2,25 @@
 //! Written on plain sockets because most of what it must do is what a well-kept server library prevents: drip, break off, talk garbage,
 //! never end. Head and body of an answer go out in one write, so that no measurement contains Nagle's delay.
 
+mod behaviour;
+mod request;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
+use anyhow::{Context as _, Result};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use serde_json::Value;
+
+pub use behaviour::Behaviour;
+pub use request::Request;
 
 use crate::{POLL, lock};
-
-/// More than any token request needs; a client that sends more is broken and is cut off.
-const MAX_HEAD_BYTES: usize = 64 << 10;
-/// As many header fields as one request may have.
-const MAX_HEADERS: usize = 64;
-
-/// A request as it arrived.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The method, in capitals.
-    pub method: String,
-    /// The path without the query.
-    pub path: String,
-    /// The query without `?`; empty if there is none.
-    pub query: String,
-    /// The header fields in their order, as they were spelt.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Vec<u8>,
-    /// When the last byte of the request had arrived, by the wall clock.
-    pub time: SystemTime,
-    /// The same moment by the monotonic clock.
-    pub instant: Instant,
-    /// Which connection it came on; requests with one number shared one.
-    pub connection: u64,
-}
-
-impl Request {
-    /// The first header field of that name, in any case.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// The body as form fields, in their order.
-    #[must_use]
-    pub fn form(&self) -> Vec<(String, String)> {
-        form_urlencoded::parse(&self.body).into_owned().collect()
-    }
-
-    /// The first form field of that name.
-    #[must_use]
-    pub fn field(&self, name: &str) -> Option<String> {
-        self.form()
-            .into_iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value)
-    }
-
-    /// User and password of HTTP Basic authentication, both form-decoded as RFC 6749 §2.3.1 has them encoded.
-    #[must_use]
-    pub fn basic_auth(&self) -> Option<(String, String)> {
-        let encoded = self.header("authorization")?.strip_prefix("Basic ")?;
-        let decoded = base64::engine::general_purpose::STANDARD
-            .decode(encoded.trim())
-            .ok()?;
-        let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        Some((form_decode(user), form_decode(password)))
-    }
-
-    /// The OAuth client that sent it: `client_id` of the form, else the Basic user.
-    #[must_use]
-    pub fn client_id(&self) -> Option<String> {
-        self.field("client_id")
-            .or_else(|| self.basic_auth().map(|(user, _)| user))
-    }
-}
-
-fn form_decode(text: &str) -> String {
-    form_urlencoded::parse(text.as_bytes())
-        .next()
-        .map(|(key, _)| key.into_owned())
-        .unwrap_or_default()
-}
-
-/// What the server does with one request.
-#[derive(Clone, Debug)]
-pub struct Behaviour {
-    delay: Duration,
-    action: Action,
-}
-
-#[derive(Clone, Debug)]
-enum Action {
-    Answer {
-        status: u16,
-        headers: Vec<(String, String)>,
-        body: Vec<u8>,
-    },
-    Drip {
-        body: Vec<u8>,
-        interval: Duration,
-    },
-    Endless {
-        bytes: u64,
-    },
-    Raw(Vec<u8>),
-    Truncated {
-        body: Vec<u8>,
-        missing: usize,
-    },
-    Close,
-    Reset,
-    Hang,
-}
-
-impl Behaviour {
-    /// A body with a status; `content-length` is added, `content-type` is the caller's.
-    #[must_use]
-    pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Action::Answer {
-            status,
-            headers: Vec::new(),
-            body: body.into(),
-        }
-        .into()
-    }
-
-    /// A JSON body with its content type.
-    #[must_use]
-    pub fn json(status: u16, body: &Value) -> Self {
-        Self::answer(status, body.to_string()).header("content-type", "application/json")
-    }
-
-    /// A token answer of RFC 6749 §5.1 with `access_token`, `token_type` and `expires_in` (seconds).
-    #[must_use]
-    pub fn token(access_token: &str, expires_in: u64) -> Self {
-        Self::json(
-            200,
-            &serde_json::json!({"access_token": access_token, "token_type": "Bearer", "expires_in": expires_in}),
-        )
-    }
-
-    /// An OAuth error answer of RFC 6749 §5.2.
-    #[must_use]
-    pub fn oauth_error(status: u16, error: &str) -> Self {
-        Self::json(status, &serde_json::json!({"error": error}))
-    }
-
-    /// A redirect (302) to `location`.
-    #[must_use]
-    pub fn redirect(location: &str) -> Self {
-        Self::answer(302, "").header("location", location)
-    }
-
-    /// 429 with `Retry-After`, in seconds or as a date.
-    #[must_use]
-    pub fn too_many_requests(retry_after: &str) -> Self {
-        Self::answer(429, "").header("retry-after", retry_after)
-    }
-
-    /// A JSON answer whose head comes at once and whose body comes one byte per `interval`.
-    #[must_use]
-    pub fn drip(body: &Value, interval: Duration) -> Self {
-        Action::Drip {
-            body: body.to_string().into_bytes(),
-            interval,
-        }
-        .into()
-    }
-
-    /// 200 and a body of `bytes` bytes without a declared length, as fast as it is taken.
-    #[must_use]
-    pub fn endless(bytes: u64) -> Self {
-        Action::Endless { bytes }.into()
-    }
-
-    /// These bytes and nothing else, then the end: what is no HTTP.
-    #[must_use]
-    pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Action::Raw(bytes.into()).into()
-    }
-
-    /// An answer that declares `missing` bytes more than it sends, then the end.
-    #[must_use]
-    pub fn truncated(body: impl Into<Vec<u8>>, missing: usize) -> Self {
-        Action::Truncated {
-            body: body.into(),
-            missing,
-        }
-        .into()
-    }
-
-    /// Reads the request and closes the connection: a lost answer.
-    #[must_use]
-    pub fn close() -> Self {
-        Action::Close.into()
-    }
-
-    /// Reads the request and resets the connection (TCP RST).
-    #[must_use]
-    pub fn reset() -> Self {
-        Action::Reset.into()
-    }
-
-    /// Reads the request and never answers while the server lives.
-    #[must_use]
-    pub fn hang() -> Self {
-        Action::Hang.into()
-    }
-
-    /// Adds a header field to an answer; other behaviours stay as they are.
-    #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        if let Action::Answer { headers, .. } = &mut self.action {
-            headers.push((name.to_owned(), value.to_owned()));
-        }
-        self
-    }
-
-    /// The same after a delay.
-    #[must_use]
-    pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
-        self
-    }
-}
-
-impl From<Action> for Behaviour {
-    fn from(action: Action) -> Self {
-        Self {
-            delay: Duration::ZERO,
-            action,
-        }
-    }
-}
+use behaviour::perform;
+use request::read_request;
 
 /// Decides what happens to a request.
 pub type Handler = dyn Fn(&Request) -> Behaviour + Send + Sync;
@@ -256,6 +33,24 @@ struct Shared {
     next_connection: AtomicU64,
     /// Ends the accepting thread and every behaviour that waits.
     stopped: AtomicBool,
+}
+
+impl Shared {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Sleeps, but not beyond the server's end.
+    fn rest(&self, duration: Duration) {
+        let start = Instant::now();
+        while !self.is_stopped() {
+            let left = duration.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(POLL));
+        }
+    }
 }
 
 /// The server, on a port of 127.0.0.1; gone on drop.
@@ -364,7 +159,7 @@ impl Drop for Server {
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
-        if shared.stopped.load(Ordering::SeqCst) {
+        if shared.is_stopped() {
             return;
         }
         let Ok(stream) = stream else { continue };
@@ -396,162 +191,13 @@ fn converse(stream: TcpStream, number: u64, shared: &Shared) -> Result<()> {
     while let Some(request) = read_request(&mut stream, &mut buffer, number)? {
         lock(&shared.requests).push(request.clone());
         let behaviour = (shared.handler)(&request);
-        rest(behaviour.delay, shared);
+        shared.rest(behaviour.delay);
         if !perform(behaviour.action, &mut stream, shared)? {
             break;
         }
     }
     stream.finish();
     Ok(())
-}
-
-/// Carries the action out; true if the connection can be used again.
-fn perform(action: Action, stream: &mut Stream, shared: &Shared) -> Result<bool> {
-    match action {
-        Action::Answer {
-            status,
-            headers,
-            body,
-        } => {
-            let mut message = head(status, &headers, Some(body.len()));
-            message.extend_from_slice(&body);
-            stream.write_all(&message)?;
-            stream.flush()?;
-            return Ok(true);
-        }
-        Action::Drip { body, interval } => {
-            let json = [("content-type".to_owned(), "application/json".to_owned())];
-            stream.write_all(&head(200, &json, Some(body.len())))?;
-            for byte in body {
-                rest(interval, shared);
-                stream.write_all(&[byte])?;
-                stream.flush()?;
-            }
-        }
-        Action::Endless { bytes } => {
-            stream.write_all(&head(200, &[], None))?;
-            let block = [b'x'; 64 << 10];
-            let mut left = bytes;
-            while left > 0 && !shared.stopped.load(Ordering::SeqCst) {
-                let size = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
-                stream.write_all(block.get(..size).unwrap_or_default())?;
-                left -= size as u64;
-            }
-        }
-        Action::Raw(bytes) => stream.write_all(&bytes)?,
-        Action::Truncated { body, missing } => {
-            let mut message = head(200, &[], Some(body.len() + missing));
-            message.extend_from_slice(&body);
-            stream.write_all(&message)?;
-        }
-        Action::Close => {}
-        Action::Reset => {
-            rustix::net::sockopt::set_socket_linger(stream.socket(), Some(Duration::ZERO))?
-        }
-        Action::Hang => rest(Duration::MAX, shared),
-    }
-    Ok(false)
-}
-
-/// Sleeps, but not beyond the server's end.
-fn rest(duration: Duration, shared: &Shared) {
-    let start = Instant::now();
-    while !shared.stopped.load(Ordering::SeqCst) {
-        let left = duration.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return;
-        }
-        std::thread::sleep(left.min(POLL));
-    }
-}
-
-fn head(status: u16, headers: &[(String, String)], length: Option<usize>) -> Vec<u8> {
-    let reason = ureq::http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|code| code.canonical_reason())
-        .unwrap_or("");
-    let mut text = format!("HTTP/1.1 {status} {reason}\r\n");
-    for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    match length {
-        Some(length) => text.push_str(&format!("content-length: {length}\r\n\r\n")),
-        None => text.push_str("connection: close\r\n\r\n"),
-    }
-    text.into_bytes()
-}
-
-/// The next request, or none when the client is done. `buffer` holds what was read beyond the last one.
-fn read_request(
-    stream: &mut Stream,
-    buffer: &mut Vec<u8>,
-    connection: u64,
-) -> Result<Option<Request>> {
-    loop {
-        if let Some((mut request, head_bytes, body_bytes)) = parse_head(buffer, connection)? {
-            while buffer.len() < head_bytes + body_bytes {
-                ensure!(fill(stream, buffer)?, "the request's body broke off");
-            }
-            let rest = buffer.split_off(head_bytes + body_bytes);
-            request.body = buffer.split_off(head_bytes);
-            *buffer = rest;
-            (request.time, request.instant) = (SystemTime::now(), Instant::now());
-            return Ok(Some(request));
-        }
-        ensure!(
-            buffer.len() < MAX_HEAD_BYTES,
-            "the request's head is too long"
-        );
-        if !fill(stream, buffer)? {
-            return Ok(None);
-        }
-    }
-}
-
-fn fill(stream: &mut Stream, buffer: &mut Vec<u8>) -> Result<bool> {
-    let mut block = [0; 8 << 10];
-    let count = stream.read(&mut block)?;
-    buffer.extend_from_slice(block.get(..count).unwrap_or_default());
-    Ok(count > 0)
-}
-
-/// The request without its body, the length of its head, the length of its body.
-fn parse_head(buffer: &[u8], connection: u64) -> Result<Option<(Request, usize, usize)>> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let httparse::Status::Complete(head_bytes) = parsed.parse(buffer)? else {
-        return Ok(None);
-    };
-    let target = parsed.path.unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let request = Request {
-        method: parsed.method.unwrap_or_default().to_owned(),
-        path: path.to_owned(),
-        query: query.to_owned(),
-        headers: parsed
-            .headers
-            .iter()
-            .map(|field| {
-                (
-                    field.name.to_owned(),
-                    String::from_utf8_lossy(field.value).into_owned(),
-                )
-            })
-            .collect(),
-        body: Vec::new(),
-        time: SystemTime::now(),
-        instant: Instant::now(),
-        connection,
-    };
-    ensure!(
-        request.header("transfer-encoding").is_none(),
-        "this server reads only bodies with a content-length"
-    );
-    let body_bytes = request
-        .header("content-length")
-        .map_or(Ok(0), str::parse)
-        .context("bad content-length")?;
-    Ok(Some((request, head_bytes, body_bytes)))
 }
 
 enum Stream {

@@ -1,28 +1,38 @@
 //! Runs the tools that build parts (go, mvn, java, cargo) to their end, with errors that say what is missing and how to go on without.
 
-use std::io::ErrorKind;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-/// Runs `command`; `hint` says how to get the tool when it is missing.
+use crate::process::{spawn, tied};
+
+/// What `setpriv`, like a shell, exits with when there is no such program.
+const NOT_FOUND: i32 = 127;
+
+/// Runs a command made by [`tied`]: a tool that outlived us would go on writing to folders whose lock is free again. `hint` says how to get
+/// the tool when it is missing.
 pub(crate) fn run(mut command: Command, hint: &str) -> Result<()> {
-    let text = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => anyhow!(
-                "`{}` is missing: {hint}",
-                command.get_program().to_string_lossy()
-            ),
-            _ => anyhow::Error::new(error).context(format!("cannot run {text}")),
-        })?;
+    let words: Vec<_> = command
+        .get_args()
+        .skip_while(|word| *word != "--")
+        .skip(1)
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let text = words.join(" ");
+    let name = words.first().map_or_else(String::new, ToString::to_string);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = spawn(command)?
+        .wait_with_output()
+        .with_context(|| format!("cannot wait for {name}"))?;
     if output.status.success() {
         return Ok(());
     }
+    if output.status.code() == Some(NOT_FOUND) {
+        bail!("`{name}` is missing: {hint}");
+    }
     bail!(
-        "{text} failed with {}; {hint}\n{}{}",
+        "`{text}` failed with {}; {hint}\n{}{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
@@ -31,7 +41,7 @@ pub(crate) fn run(mut command: Command, hint: &str) -> Result<()> {
 
 /// A cargo of the same toolchain, free of what the outer cargo told this very package.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = tied(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if [
@@ -47,6 +57,27 @@ pub(crate) fn cargo() -> Command {
         }
     }
     command.env_remove("OUT_DIR");
+    command
+}
+
+/// [`cargo`] for a workspace of its own, in a target folder of its own. The host's flags are for another machine, and its profile for another
+/// program.
+pub(crate) fn nested_cargo(sources: &Path, target: &Path, arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    command
+        .current_dir(sources)
+        .args(arguments)
+        .arg("--target-dir")
+        .arg(target);
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+    ] {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -217,8 +217,12 @@ fn keycloak_issues_a_client_credentials_token_with_lifespan_and_audience_and_cou
         ("client_secret", "s3cret"),
     ];
     let answer = realm.token_request(&fields).unwrap().success().unwrap();
-    assert_eq!(answer["expires_in"], 60);
     let claims = claims(answer["access_token"].as_str().unwrap()).unwrap();
+    // Keycloak counts `expires_in` down while it signs; on busy cores it says 59.
+    assert_eq!(
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+        60
+    );
     assert_eq!(claims["iss"], realm.issuer());
     assert!(
         claims["aud"] == "warehouse"
@@ -649,15 +653,12 @@ fn a_launch_hands_down_no_variable_that_could_decide_a_test() {
         .filter_map(|line| line.split_once('='))
         .map(|(name, _)| name)
         .collect();
+    let known = ["KTR_CONFIG", "PATH", "TMPDIR", "LANG", "RUST_BACKTRACE"];
     assert!(
         names.contains(&"KTR_CONFIG") && names.contains(&"PATH"),
         "{names:?}"
     );
-    assert!(
-        std::env::vars().any(|(name, _)| name == "CARGO_PKG_NAME")
-            && !names.contains(&"CARGO_PKG_NAME"),
-        "{names:?}"
-    );
+    assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
 }
 
 #[test]

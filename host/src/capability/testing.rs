@@ -333,6 +333,12 @@ impl Server {
         }
     }
 
+    /// Closes the port.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
     /// As it is reached by its address.
     pub(crate) fn origin(&self) -> Origin {
         Origin::parse(&self.url("")).unwrap()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
@@ -43,7 +44,10 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             }
         }
         let (jobs, shared) = (loaded.config.jobs.len(), loaded.config.shared_outputs.len());
-        say(&format!("{}: {jobs} jobs, {shared} shared outputs: all right", arguments.config.config.display()));
+        say(&format!(
+            "{}: {jobs} jobs, {shared} shared outputs: all right",
+            arguments.config.config.display()
+        ));
         Ok(Exit::Success)
     })
 }
@@ -74,7 +78,14 @@ impl Found {
 /// The rooms cannot be put together.
 pub(super) async fn online(config: &Config) -> Result<Found> {
     // The state store is another process's while that runs; what is looked at here does not need it.
-    let house = House::open(&Config { state: StateLocation::Memory, ..config.clone() }).await?;
+    let house = House::open(
+        &Config {
+            state: StateLocation::Memory,
+            ..config.clone()
+        },
+        &CancellationToken::new(),
+    )
+    .await?;
     let mut found = Found::default();
     for job in &config.jobs {
         let missing = missing(&house, job).await;
@@ -87,7 +98,11 @@ pub(super) async fn online(config: &Config) -> Result<Found> {
 
 async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
     let mut missing = Vec::new();
-    let formats = job.outputs.iter().filter_map(|output| output.format.as_ref()).map(|format| &format.plugin);
+    let formats = job
+        .outputs
+        .iter()
+        .filter_map(|output| output.format.as_ref())
+        .map(|format| &format.plugin);
     for plugin in formats {
         if let Err(error) = house.plugins.prepare(plugin).await {
             missing.push(error.to_failure().message);
@@ -95,7 +110,12 @@ async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
     }
     let source = &job.source;
     let ready = house.plugins.prepare(&source.plugin).await;
-    let endpoints = match ready.and(house.plugins.endpoints(&source.plugin, &source.config).await) {
+    let endpoints = match ready.and(
+        house
+            .plugins
+            .endpoints(&source.plugin, &source.config)
+            .await,
+    ) {
         Ok(endpoints) => endpoints,
         Err(error) => {
             missing.push(error.to_failure().message);
@@ -122,5 +142,11 @@ async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
 
 /// Any answer shows that name, address, proxy and certificate are right.
 fn probe(origin: &Origin) -> Request {
-    Request { method: "HEAD".to_owned(), url: format!("{origin}/"), query: Vec::new(), headers: Vec::new(), body: Body::Empty }
+    Request {
+        method: "HEAD".to_owned(),
+        url: format!("{origin}/"),
+        query: Vec::new(),
+        headers: Vec::new(),
+        body: Body::Empty,
+    }
 }

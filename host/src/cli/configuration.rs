@@ -12,7 +12,13 @@ use crate::config::{self, Loaded, Mistakes};
 #[derive(Debug, Clone, Args)]
 pub(super) struct ConfigArguments {
     /// The configuration file.
-    #[arg(short, long, value_name = "FILE", env = "EVERTOKEN_CONFIG", default_value = "/etc/evertoken/evertoken.yaml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "EVERTOKEN_CONFIG",
+        default_value = "/etc/evertoken/evertoken.yaml"
+    )]
     pub(super) config: PathBuf,
 }
 
@@ -32,6 +38,10 @@ impl ConfigArguments {
 /// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.
 pub(super) fn show(mistakes: &Mistakes) {
     let mut stderr = std::io::stderr();
-    let text = if stderr.is_terminal() { mistakes.drawn(true) } else { mistakes.to_string() };
+    let text = if stderr.is_terminal() {
+        mistakes.drawn(true)
+    } else {
+        mistakes.to_string()
+    };
     let _ = stderr.write_all(text.as_bytes());
 }

@@ -1,11 +1,13 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use secrecy::{ExposeSecret as _, SecretSlice};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::capability::{self, process_environment};
@@ -29,11 +31,11 @@ pub(super) struct House {
 }
 
 impl House {
-    /// Opens the state store and joins the rooms. Reads no secret but the store's keys.
+    /// Opens the state store and joins the rooms, until `stop`. Reads no secret but the store's keys.
     ///
     /// # Errors
     /// The store cannot be opened, or a key of it not be read.
-    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn open(config: &Config, stop: &CancellationToken) -> anyhow::Result<Self> {
         let kubernetes = Arc::new(Kubernetes::new());
         let store = Arc::new(open_store(&config.state, &kubernetes).await?);
         let plugins = plugins(config)?;
@@ -44,12 +46,44 @@ impl House {
             clock: Arc::new(SystemClock),
             environment: process_environment(),
         });
-        let live = Arc::new(Live::new(plugins.clone(), capabilities.clone(), Outputs::new(kubernetes)));
+        let live = Arc::new(Live::new(
+            plugins.clone(),
+            capabilities.clone(),
+            Outputs::new(kubernetes),
+            stop.clone(),
+        ));
         for job in &config.jobs {
             live.learn(&job.source.plugin).await;
         }
         let ports = Ports::live(Arc::clone(&live) as _, live, store);
-        Ok(Self { plugins, capabilities, ports })
+        Ok(Self {
+            plugins,
+            capabilities,
+            ports,
+        })
+    }
+}
+
+/// Loads all plugins that jobs and outputs name, beside whatever else happens: a formatter is compiled while the first token is on its
+/// way. What cannot be loaded is said by the job that needs it.
+pub(super) fn prepare_plugins(plugins: &Plugins, config: &Config) {
+    let outputs = config
+        .jobs
+        .iter()
+        .flat_map(|job| &job.outputs)
+        .chain(config.shared_outputs.iter().map(|shared| &shared.output));
+    let formats = outputs
+        .filter_map(|output| output.format.as_ref())
+        .map(|format| &format.plugin);
+    let names: BTreeSet<&String> = config
+        .jobs
+        .iter()
+        .map(|job| &job.source.plugin)
+        .chain(formats)
+        .collect();
+    for name in names {
+        let (plugins, name) = (plugins.clone(), name.clone());
+        tokio::spawn(async move { plugins.prepare(&name).await.map(drop) });
     }
 }
 
@@ -58,7 +92,11 @@ impl House {
 /// # Errors
 /// The engine cannot be made.
 pub(super) fn plugins(config: &Config) -> anyhow::Result<Plugins> {
-    Ok(Plugins::new(&config.plugins, config.limits.plugin.clone(), cache(|name| std::env::var_os(name)))?)
+    Ok(Plugins::new(
+        &config.plugins,
+        config.limits.plugin.clone(),
+        cache(|name| std::env::var_os(name)),
+    )?)
 }
 
 /// Where the image has the built-in plugins compiled ahead.
@@ -66,11 +104,17 @@ const PREFILLED_CACHE: &str = "/usr/share/evertoken/cache";
 
 /// The compile cache: systemd's `CacheDirectory=`, else the XDG base directory; none: each process compiles anew.
 fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
-    let folder = |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let user = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).map(|caches| caches.join("evertoken"));
+    let folder = |name: &str| {
+        environment(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let user = folder("XDG_CACHE_HOME")
+        .or_else(|| folder("HOME").map(|home| home.join(".cache")))
+        .map(|caches| caches.join("evertoken"));
     CacheSettings {
         directory: folder("CACHE_DIRECTORY").or(user),
-        prefilled: Some(PathBuf::from(PREFILLED_CACHE)),
+        prefilled: Some(PathBuf::from(PREFILLED_CACHE)).filter(|path| path.is_dir()),
         compiler: Compiler::ThisProgram,
     }
 }
@@ -81,11 +125,17 @@ async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow
         StateLocation::Directory { path, keys } => {
             let mut parsed = Vec::with_capacity(keys.len());
             for key in keys {
-                let content = read_key(key, kubernetes).await.context("cannot read a key of `state.key`")?;
-                parsed.push(StateKey::parse(content.expose_secret()).with_context(|| format!("cannot use {} as a key of `state.key`", describe(key)))?);
+                let content = read_key(key, kubernetes)
+                    .await
+                    .context("cannot read a key of `state.key`")?;
+                parsed.push(StateKey::parse(content.expose_secret()).with_context(|| {
+                    format!("cannot use {} as a key of `state.key`", describe(key))
+                })?);
             }
             let path: PathBuf = path.clone();
-            tokio::task::spawn_blocking(move || Store::open(&path, parsed)).await?.context("cannot open the state store")
+            tokio::task::spawn_blocking(move || Store::open(&path, parsed))
+                .await?
+                .context("cannot open the state store")
         }
     }
 }
@@ -94,15 +144,27 @@ async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow
 async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result<SecretSlice<u8>> {
     match key {
         SecretOrigin::File(path) => {
-            let content = tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))?;
+            let content = tokio::fs::read(path)
+                .await
+                .with_context(|| format!("cannot read {}", path.display()))?;
             Ok(SecretSlice::from(content))
         }
         SecretOrigin::Env(name) => {
-            let value = std::env::var(name).map(Zeroizing::new).with_context(|| format!("environment variable {name}"))?;
+            let value = std::env::var(name)
+                .map(Zeroizing::new)
+                .with_context(|| format!("environment variable {name}"))?;
             Ok(SecretSlice::from(value.as_bytes().to_vec()))
         }
-        SecretOrigin::KubernetesSecret { namespace, name, key, pointer: None } => Ok(kubernetes.secret_key(namespace, name, key).await?),
-        other => Err(anyhow!("{} cannot hold a key of the state store; use file, env or secret", describe(other))),
+        SecretOrigin::KubernetesSecret {
+            namespace,
+            name,
+            key,
+            pointer: None,
+        } => Ok(kubernetes.secret_key(namespace, name, key).await?),
+        other => Err(anyhow!(
+            "{} cannot hold a key of the state store; use file, env or secret",
+            describe(other)
+        )),
     }
 }
 
@@ -111,8 +173,15 @@ fn describe(origin: &SecretOrigin) -> String {
         SecretOrigin::File(path) => path.display().to_string(),
         SecretOrigin::Env(name) => format!("environment variable {name}"),
         SecretOrigin::Value(_) => "a value in the configuration".to_owned(),
-        SecretOrigin::KubernetesSecret { namespace, name, key, .. } => format!("secret {namespace}/{name}/{key}"),
-        SecretOrigin::ServiceAccount { namespace, name, .. } => format!("service account {namespace}/{name}"),
+        SecretOrigin::KubernetesSecret {
+            namespace,
+            name,
+            key,
+            ..
+        } => format!("secret {namespace}/{name}/{key}"),
+        SecretOrigin::ServiceAccount {
+            namespace, name, ..
+        } => format!("service account {namespace}/{name}"),
         SecretOrigin::Job(name) => format!("job {name}"),
     }
 }

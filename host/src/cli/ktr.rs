@@ -9,30 +9,14 @@ use tracing::level_filters::LevelFilter;
 use super::{Exit, configuration, log, run, runtime, say};
 use crate::config::ktr::{self, LogFormat, LogLevel};
 
-const HELP: &str = "Keeps the token of one OAuth 2.0 client fresh in one key of one Kubernetes Secret, as kube-token-refresher did.
-
-Usage: ktr [FLAGS]        (also `evertoken ktr [FLAGS]`)
-
-  -f, --config FILE              YAML file with the keys below
-      --secret.name NAME         the Secret                                  KTR_SECRET_NAME
-      --secret.namespace NAME    its namespace                               KTR_SECRET_NAMESPACE
-      --secret.key KEY           the key in it [token]                       KTR_SECRET_KEY
-      --interval SECONDS         a new token after this time at the latest   KTR_INTERVAL
-                                 [500]; earlier if the token dies before
-      --oidc.tokenurl URL        the token endpoint                          KTR_OIDC_TOKENURL
-      --oidc.clientid ID         the client                                  KTR_OIDC_CLIENTID
-      --oidc.clientsecret VALUE  its secret; better given by the variable    KTR_OIDC_CLIENTSECRET
-      --log.level LEVEL          debug, info, warn [info]                    KTR_LOG_LEVEL
-      --log.format FORMAT        text, json [text]                           KTR_LOG_FORMAT
-                                 a counter instead of an issuer, for trials  KTR_DUMMYPROVIDER
-
-A flag wins over its variable, a variable over the file.
-";
-
 /// kube-token-refresher's own flags; they are not ours to parse.
 #[derive(Debug, Args)]
 pub(super) struct KtrArguments {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "FLAGS"
+    )]
     pub(super) arguments: Vec<OsString>,
 }
 
@@ -42,12 +26,13 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
         return Exit::Usage;
     };
     if ktr::asks_for_help(&arguments) {
-        return match write!(std::io::stdout(), "{HELP}") {
+        return match write!(std::io::stdout(), "{}", ktr::USAGE) {
             Ok(()) => Exit::Success,
             Err(_) => Exit::Failure,
         };
     }
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let settings = match ktr::settings(&arguments, variables, |path| std::fs::read(path)) {
         Ok(settings) => settings,
         Err(mistakes) => {
@@ -64,7 +49,10 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
 }
 
 fn texts(arguments: &[OsString]) -> Option<Vec<String>> {
-    arguments.iter().map(|argument| argument.to_str().map(str::to_owned)).collect()
+    arguments
+        .iter()
+        .map(|argument| argument.to_str().map(str::to_owned))
+        .collect()
 }
 
 const fn level(level: LogLevel) -> LevelFilter {

@@ -1,4 +1,4 @@
-//! Where log lines go and which are let through. Lines of the libraries below us stop at `info` however often `-v` is given:
+//! Where log lines go and which are let through. Lines of the libraries below us stop at `warn` however often `-v` is given:
 //! at finer levels HTTP and TLS libraries print headers and bodies, and those hold secrets.
 
 use std::io::IsTerminal as _;
@@ -27,11 +27,24 @@ pub(super) struct LogArguments {
     pub(super) verbose: u8,
 
     /// Log only warnings and errors.
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Logging")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Logging"
+    )]
     pub(super) quiet: bool,
 
     /// How log lines look. They go to standard error.
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", global = true, help_heading = "Logging")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        global = true,
+        help_heading = "Logging"
+    )]
     pub(super) log_format: Format,
 }
 
@@ -50,15 +63,23 @@ impl LogArguments {
 
 /// Sends log lines to standard error from here on.
 pub(super) fn start(level: LevelFilter, format: Format) {
-    let filter = Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("evertoken", level);
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("evertoken", level)
+        // It repeats as an error what the job's own line says with its name and the mend.
+        .with_target("kube_client::client::builder", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry();
     // A second call (tests start several commands in one process) keeps the first subscriber.
     let _ = match format {
         Format::Text => {
-            let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_target(false);
+            let lines = lines
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false);
             registry.with(lines.with_filter(filter)).try_init()
         }
-        Format::Json => registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init(),
+        Format::Json => registry
+            .with(lines.json().flatten_event(true).with_filter(filter))
+            .try_init(),
     };
 }

@@ -72,7 +72,9 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let exit = if is_ktr(&arguments, || std::env::vars_os().any(|(name, _)| is_ktr_variable(&name))) {
+    let exit = if is_ktr(&arguments, || {
+        std::env::vars_os().any(|(name, _)| is_ktr_variable(&name))
+    }) {
         ktr::run(arguments.get(1..).unwrap_or_default())
     } else {
         match Arguments::try_parse_from(&arguments) {
@@ -110,7 +112,10 @@ fn dispatch(arguments: Arguments) -> Exit {
 
 /// Whether the process was started as kube-token-refresher: by that name, or with its variables and no command of ours.
 fn is_ktr(arguments: &[OsString], has_variables: impl FnOnce() -> bool) -> bool {
-    let called_ktr = arguments.first().and_then(|program| Path::new(program).file_name()).is_some_and(|name| name == "ktr");
+    let called_ktr = arguments
+        .first()
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|name| name == "ktr");
     called_ktr || (arguments.len() <= 1 && has_variables())
 }
 
@@ -126,7 +131,11 @@ fn say(text: &str) {
 /// Help and version are answers, everything else is a mistake.
 fn report_usage(error: &clap::Error) -> Exit {
     let _ = error.print();
-    if error.use_stderr() { Exit::Usage } else { Exit::Success }
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Success
+    }
 }
 
 #[cfg(test)]

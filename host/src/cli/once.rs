@@ -49,8 +49,9 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         }
         let stop = CancellationToken::new();
         signals::stop_on_signal(&stop)?;
-        let house = House::open(&loaded.config).await?;
-        let (runner, _handle) = Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
+        let house = House::open(&loaded.config, &stop).await?;
+        let (runner, _handle) =
+            Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
         Ok(report(&snapshot))
     })
@@ -62,14 +63,31 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
         return Ok(super::run::changes(config));
     }
     let known: BTreeSet<String> = config.jobs.iter().map(|job| job.id.to_string()).collect();
-    let unknown: Vec<&str> = names.iter().filter(|name| !known.contains(*name)).map(String::as_str).collect();
+    let unknown: Vec<&str> = names
+        .iter()
+        .filter(|name| !known.contains(*name))
+        .map(String::as_str)
+        .collect();
     if !unknown.is_empty() {
-        say(&format!("error: no such job: {}; the configuration has: {}", unknown.join(", "), Vec::from_iter(known).join(", ")));
+        say(&format!(
+            "error: no such job: {}; the configuration has: {}",
+            unknown.join(", "),
+            Vec::from_iter(known).join(", ")
+        ));
         return Err(Exit::Usage);
     }
     let is_selected = |id: &crate::config::model::JobId| names.contains(&id.to_string());
-    let jobs = config.jobs.iter().filter(|job| is_selected(&job.id)).map(|job| Change::Put(Arc::clone(job)));
-    let shared = config.shared_outputs.iter().filter(|shared| shared.from.iter().all(is_selected)).cloned().collect();
+    let jobs = config
+        .jobs
+        .iter()
+        .filter(|job| is_selected(&job.id))
+        .map(|job| Change::Put(Arc::clone(job)));
+    let shared = config
+        .shared_outputs
+        .iter()
+        .filter(|shared| shared.from.iter().all(is_selected))
+        .cloned()
+        .collect();
     Ok(jobs.chain([Change::SharedOutputs(shared)]).collect())
 }
 
@@ -87,8 +105,15 @@ fn report(snapshot: &Snapshot) -> Exit {
     for shared in &snapshot.shared_outputs {
         if shared.output.state != OutputState::Written {
             exit = Exit::Failure;
-            let why = shared.output.failure.as_ref().map_or("its jobs have no token", |failure| &failure.message);
-            say(&format!("{}: not written: {why}", shared.output.destination));
+            let why = shared
+                .output
+                .failure
+                .as_ref()
+                .map_or("its jobs have no token", |failure| &failure.message);
+            say(&format!(
+                "{}: not written: {why}",
+                shared.output.destination
+            ));
         }
     }
     exit
@@ -103,7 +128,14 @@ fn why_not(job: &JobStatus) -> Option<String> {
         let failure = output.failure.as_ref()?;
         Some(format!("{}: {}", output.destination, failure.message))
     });
-    let of_source = job.last_failure.iter().map(|failure| failure.message.clone());
+    let of_source = job
+        .last_failure
+        .iter()
+        .map(|failure| failure.message.clone());
     let reasons: Vec<String> = of_source.chain(of_outputs).collect();
-    Some(if reasons.is_empty() { format!("{}; the time is up", job.state) } else { reasons.join("; ") })
+    Some(if reasons.is_empty() {
+        format!("{}; the time is up", job.state)
+    } else {
+        reasons.join("; ")
+    })
 }

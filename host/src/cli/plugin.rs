@@ -60,18 +60,32 @@ pub(super) fn run(command: &PluginCommand) -> Exit {
 }
 
 fn configured(path: Option<&Path>) -> Result<anyhow::Result<Plugins>, Exit> {
-    let Some(path) = path else { return Ok(built_in(CacheSettings::default())) };
-    let loaded = ConfigArguments { config: path.to_owned() }.load()?;
+    let Some(path) = path else {
+        return Ok(built_in(CacheSettings::default()));
+    };
+    let loaded = ConfigArguments {
+        config: path.to_owned(),
+    }
+    .load()?;
     Ok(house::plugins(&loaded.config))
 }
 
 fn built_in(cache: CacheSettings) -> anyhow::Result<Plugins> {
-    Ok(Plugins::new(&BTreeMap::new(), crate::config::defaults::plugin_limits(), cache)?)
+    Ok(Plugins::new(
+        &BTreeMap::new(),
+        crate::config::defaults::plugin_limits(),
+        cache,
+    )?)
 }
 
 async fn list(plugins: &Plugins) -> String {
     let mut text = String::new();
-    for Listed { name, built_in, info } in plugins.list().await {
+    for Listed {
+        name,
+        built_in,
+        info,
+    } in plugins.list().await
+    {
         let origin = if built_in { "built in" } else { "file" };
         let _ = match info {
             Ok(info) => writeln!(
@@ -82,7 +96,11 @@ async fn list(plugins: &Plugins) -> String {
                 info.digest.short(),
                 info.about.as_ref().map_or("", |about| &about.description)
             ),
-            Err(error) => writeln!(text, "{name:12}  {origin:8}  {}", error.to_failure().message),
+            Err(error) => writeln!(
+                text,
+                "{name:12}  {origin:8}  {}",
+                error.to_failure().message
+            ),
         };
     }
     text
@@ -90,10 +108,18 @@ async fn list(plugins: &Plugins) -> String {
 
 /// A file by its path, or a built-in plugin by its name.
 fn read(file: &Path) -> anyhow::Result<PluginInfo> {
-    if let Some(plugin) = BUILT_IN.iter().find(|plugin| Path::new(plugin.name) == file) {
+    if let Some(plugin) = BUILT_IN
+        .iter()
+        .find(|plugin| Path::new(plugin.name) == file)
+    {
         return Ok(inspect(plugin.bytes)?);
     }
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}, and no built-in plugin has this name", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| {
+        format!(
+            "cannot read {}, and no built-in plugin has this name",
+            file.display()
+        )
+    })?;
     inspect(&bytes).with_context(|| format!("{} cannot be used", file.display()))
 }
 
@@ -117,8 +143,15 @@ fn describe(info: &PluginInfo) -> String {
         line("exports", export);
     }
     for secret in info.about.iter().flat_map(|about| &about.secrets) {
-        let need = if secret.required { "required" } else { "optional" };
-        line("secret", &format!("{} ({need}): {}", secret.name, secret.description));
+        let need = if secret.required {
+            "required"
+        } else {
+            "optional"
+        };
+        line(
+            "secret",
+            &format!("{} ({need}): {}", secret.name, secret.description),
+        );
     }
     for field in &info.endpoint_fields {
         line("endpoint", field);
@@ -132,10 +165,17 @@ fn describe(info: &PluginInfo) -> String {
 
 async fn precompile(output: &Path) -> anyhow::Result<String> {
     let directory = std::path::absolute(output)?;
-    let plugins = built_in(CacheSettings { directory: Some(directory), prefilled: None, compiler: Compiler::ThisProgram })?;
+    let plugins = built_in(CacheSettings {
+        directory: Some(directory),
+        prefilled: None,
+        compiler: Compiler::ThisProgram,
+    })?;
     let mut text = String::new();
     for plugin in BUILT_IN {
-        plugins.prepare(plugin.name).await.map_err(|error| anyhow!(error.to_failure()))?;
+        plugins
+            .prepare(plugin.name)
+            .await
+            .map_err(|error| anyhow!(error.to_failure()))?;
         let _ = writeln!(text, "{}: compiled", plugin.name);
     }
     Ok(text)

@@ -26,20 +26,58 @@ async fn mistakes(loaded: &Loaded, plugins: &Plugins) -> Vec<Mistake> {
     for (index, job) in loaded.config.jobs.iter().enumerate() {
         let place = loaded.places.job(index);
         let source = place.key("source");
-        judge(loaded, plugins, World::Source, &job.source.plugin, &job.source.config, source, &mut found).await;
+        judge(
+            loaded,
+            plugins,
+            World::Source,
+            &job.source.plugin,
+            &job.source.config,
+            source,
+            &mut found,
+        )
+        .await;
         for (number, output) in job.outputs.iter().enumerate() {
-            judge_format(loaded, plugins, output, place.key("outputs").item(number), &mut found).await;
+            judge_format(
+                loaded,
+                plugins,
+                output,
+                place.key("outputs").item(number),
+                &mut found,
+            )
+            .await;
         }
     }
     for (index, shared) in loaded.config.shared_outputs.iter().enumerate() {
-        judge_format(loaded, plugins, &shared.output, loaded.places.shared_output(index), &mut found).await;
+        judge_format(
+            loaded,
+            plugins,
+            &shared.output,
+            loaded.places.shared_output(index),
+            &mut found,
+        )
+        .await;
     }
     found
 }
 
-async fn judge_format(loaded: &Loaded, plugins: &Plugins, output: &Output, place: Place<'_>, found: &mut Vec<Mistake>) {
+async fn judge_format(
+    loaded: &Loaded,
+    plugins: &Plugins,
+    output: &Output,
+    place: Place<'_>,
+    found: &mut Vec<Mistake>,
+) {
     if let Some(Format { plugin, config }) = &output.format {
-        judge(loaded, plugins, World::Formatter, plugin, config, place.key("format"), found).await;
+        judge(
+            loaded,
+            plugins,
+            World::Formatter,
+            plugin,
+            config,
+            place.key("format"),
+            found,
+        )
+        .await;
     }
 }
 
@@ -56,14 +94,22 @@ async fn judge(
     let mistakes = match plugins.check_config(plugin, world, config).await {
         Ok(mistakes) => mistakes,
         Err(error) if matches!(*error, LoadError::WrongWorld { .. }) && is_built_in(plugin) => {
-            found.push(loaded.places.mistake(place.key("plugin"), error.to_string(), None));
+            found.push(
+                loaded
+                    .places
+                    .mistake(place.key("plugin"), error.to_string(), None),
+            );
             return;
         }
         Err(_) => return,
     };
     for mistake in mistakes {
         let at = place.key("config").pointer(&mistake.pointer);
-        found.push(loaded.places.mistake(at, format!("plugin `{plugin}`: {}", mistake.message), None));
+        found.push(loaded.places.mistake(
+            at,
+            format!("plugin `{plugin}`: {}", mistake.message),
+            None,
+        ));
     }
 }
 

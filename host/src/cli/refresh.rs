@@ -23,13 +23,17 @@ pub(super) fn run(arguments: &RefreshArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let asked = control::refresh(&socket, &arguments.jobs).await?;
+        let asked = control::refresh(&socket, arguments.jobs.clone()).await?;
         for job in &asked.asked {
             say(&format!("{job}: being refreshed"));
         }
         for name in &asked.unknown {
             say(&format!("error: no such job: {name}"));
         }
-        Ok(if asked.unknown.is_empty() { Exit::Success } else { Exit::Failure })
+        Ok(if asked.unknown.is_empty() {
+            Exit::Success
+        } else {
+            Exit::Failure
+        })
     })
 }

@@ -7,12 +7,13 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::configuration::ConfigArguments;
-use super::house::House;
+use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, signals};
 use crate::config::model::Config;
 use crate::runner::metrics::Metrics;
 use crate::runner::{Change, Runner};
-use crate::serve;
+use crate::serve::control::Control;
+use crate::serve::probes::{Phase, Probes, Readiness, Shown};
 
 /// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
 ///
@@ -53,22 +54,38 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
 pub(super) async fn keep_fresh(config: &Config) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     signals::stop_on_signal(&stop)?;
-    let house = House::open(config).await?;
+    let house = House::open(config, &stop).await?;
+    house::prepare_plugins(&house.plugins, config);
     let metrics = Arc::new(Metrics::new());
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));
-    let readiness = serve::Readiness::default();
+    let readiness = Readiness::default();
+    // Served until the runner has ended: a probe that is answered "stopping" says more than none.
+    let served = CancellationToken::new();
+    let _end_of_service = served.clone().drop_guard();
     if let Some(address) = config.serve {
-        let server = serve::bind(address).await?;
-        tokio::spawn(server.run(readiness.clone(), handle.clone(), metrics, stop.clone()));
+        let shown = Shown {
+            readiness: readiness.clone(),
+            metrics: Arc::clone(&metrics),
+            runner: handle.clone(),
+        };
+        tokio::spawn(Probes::bind(address).await?.serve(shown, served.clone()));
     }
     if let Some(path) = &config.control {
-        let control = serve::control::bind(path).await?;
-        tokio::spawn(control.run(handle.clone(), stop.clone()));
+        tokio::spawn(Control::bind(path).await?.serve(handle.clone(), served));
     }
-    let running = tokio::spawn(runner.run(stop));
+    let running = tokio::spawn(runner.run(stop.clone()));
     handle.apply(changes(config)).await?;
-    readiness.ready();
-    tracing::info!(jobs = config.jobs.len(), version = env!("CARGO_PKG_VERSION"), "started");
+    metrics.config_loaded(true, house.ports.clock.now().wall);
+    readiness.set(Phase::Ready);
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        readiness.set(Phase::Stopping);
+    });
+    tracing::info!(
+        jobs = config.jobs.len(),
+        version = env!("CARGO_PKG_VERSION"),
+        "started"
+    );
     running.await.context("the runner failed")?;
     tracing::info!("stopped");
     Ok(Exit::Success)
@@ -77,5 +94,6 @@ pub(super) async fn keep_fresh(config: &Config) -> anyhow::Result<Exit> {
 /// A configuration as the runner takes it.
 pub(super) fn changes(config: &Config) -> Vec<Change> {
     let jobs = config.jobs.iter().map(|job| Change::Put(Arc::clone(job)));
-    jobs.chain([Change::SharedOutputs(config.shared_outputs.clone())]).collect()
+    jobs.chain([Change::SharedOutputs(config.shared_outputs.clone())])
+        .collect()
 }

@@ -6,7 +6,9 @@ use super::Exit;
 use crate::config;
 
 pub(super) fn run() -> Exit {
-    let Ok(text) = serde_json::to_string_pretty(&config::schema()) else { return Exit::Failure };
+    let Ok(text) = serde_json::to_string_pretty(&config::schema()) else {
+        return Exit::Failure;
+    };
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => Exit::Success,
         Err(_) => Exit::Failure,

@@ -18,7 +18,10 @@ pub(super) fn stop_on_signal(stop: &CancellationToken) -> std::io::Result<()> {
                 _ = interrupt.recv() => "SIGINT",
             };
             if is_first {
-                tracing::info!(signal = name, "stopping; writes under way are finished first");
+                tracing::info!(
+                    signal = name,
+                    "stopping; writes under way are finished first"
+                );
                 stop.cancel();
             }
         }

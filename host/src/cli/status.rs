@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let snapshot = control::status(&socket, &arguments.jobs).await?;
+        let snapshot = control::status(&socket, arguments.jobs.clone()).await?;
         let text = match arguments.output {
             OutputFormat::Json => serde_json::to_string_pretty(&snapshot)?,
             OutputFormat::Table => table(&snapshot, std::io::stdout().is_terminal()),
@@ -80,7 +80,14 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
 /// The snapshot as a table; columns as wide as what stands in them, the last error last because it is the longest.
 fn table(snapshot: &Snapshot, for_people: bool) -> String {
     let header = ["JOB", "STATE", "EXPIRES", "NEXT", "LAST ERROR"].map(str::to_owned);
-    let rows: Vec<[String; 5]> = std::iter::once(header).chain(snapshot.jobs.iter().map(|job| row(job, snapshot.at, for_people))).collect();
+    let rows: Vec<[String; 5]> = std::iter::once(header)
+        .chain(
+            snapshot
+                .jobs
+                .iter()
+                .map(|job| row(job, snapshot.at, for_people)),
+        )
+        .collect();
     let mut widths = [0_usize; 5];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -88,33 +95,69 @@ fn table(snapshot: &Snapshot, for_people: bool) -> String {
         }
     }
     let lines = rows.iter().map(|row| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         cells.join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
 }
 
 fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
-    let point = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| if for_people { relative(at, now) } else { at.to_string() });
-    [job.id.to_string(), job.state.to_string(), point(job.expires_at), point(job.next_refresh), last_error(job).unwrap_or_else(|| "-".to_owned())]
+    let point = |at: Option<Timestamp>| {
+        at.map_or_else(
+            || "-".to_owned(),
+            |at| {
+                if for_people {
+                    relative(at, now)
+                } else {
+                    at.to_string()
+                }
+            },
+        )
+    };
+    [
+        job.id.to_string(),
+        job.state.to_string(),
+        point(job.expires_at),
+        point(job.next_refresh),
+        last_error(job).unwrap_or_else(|| "-".to_owned()),
+    ]
 }
 
 /// The newest of what went wrong: with the source, an output, or the store.
 fn last_error(job: &JobStatus) -> Option<String> {
-    let outputs = job.outputs.iter().filter_map(|output| output.failure.as_ref());
-    let failure: &FailureStatus = outputs.chain(&job.last_failure).chain(&job.keep_failure).max_by_key(|failure| failure.at)?;
+    let outputs = job
+        .outputs
+        .iter()
+        .filter_map(|output| output.failure.as_ref());
+    let failure: &FailureStatus = outputs
+        .chain(&job.last_failure)
+        .chain(&job.keep_failure)
+        .max_by_key(|failure| failure.at)?;
     let code = failure.code.as_deref().unwrap_or(failure.kind.as_str());
     Some(format!("{code}: {}", failure.message))
 }
 
 /// "in 4m10s", "12s ago": what people ask for.
 fn relative(at: Timestamp, now: Timestamp) -> String {
-    if at >= now { format!("in {}", rounded(at.since(now).as_secs())) } else { format!("{} ago", rounded(now.since(at).as_secs())) }
+    if at >= now {
+        format!("in {}", rounded(at.since(now).as_secs()))
+    } else {
+        format!("{} ago", rounded(now.since(at).as_secs()))
+    }
 }
 
 /// Two units are enough to act on.
 fn rounded(seconds: u64) -> String {
-    let (days, hours, minutes, rest) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (days, hours, minutes, rest) = (
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    );
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{rest}s"),
         (0, 0, _) => format!("{minutes}m{rest}s"),
@@ -130,9 +173,14 @@ mod tests {
     #[test]
     fn a_time_is_told_from_now_in_at_most_two_units() {
         let now = Timestamp(1_000_000_000);
-        for (offset_seconds, expected) in
-            [(0_i64, "in 0s"), (59, "in 59s"), (250, "in 4m10s"), (7260, "in 2h1m"), (90_000, "in 1d1h"), (-12, "12s ago")]
-        {
+        for (offset_seconds, expected) in [
+            (0_i64, "in 0s"),
+            (59, "in 59s"),
+            (250, "in 4m10s"),
+            (7260, "in 2h1m"),
+            (90_000, "in 1d1h"),
+            (-12, "12s ago"),
+        ] {
             let at = Timestamp(now.0.saturating_add_signed(offset_seconds * 1000));
             assert_eq!(relative(at, now), expected);
         }

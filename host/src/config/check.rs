@@ -80,6 +80,7 @@ impl<'d> Checker<'d> {
         for job in &document.jobs {
             jobs.push(Arc::new(self.job(job)));
         }
+        self.no_output_is_a_source();
         self.every_job_is_used();
         let state = self.state();
         Config {
@@ -240,6 +241,22 @@ impl<'d> Checker<'d> {
                 } else {
                     way.push((name, 0));
                 }
+            }
+        }
+    }
+
+    /// A token written over the secret that it is obtained with would be the last.
+    fn no_output_is_a_source(&mut self) {
+        for (_, _, secret) in secrets(&self.document.jobs) {
+            if let Some(path) = &secret.value.file
+                && let Some(written) = self.files.get(&self.path(path))
+            {
+                self.gathered.clash(
+                    path.span,
+                    *written,
+                    "this secret's file is overwritten by an output",
+                    "write the token to another path",
+                );
             }
         }
     }

@@ -388,16 +388,26 @@ impl Reader {
             {
                 self.section(value, &section);
             } else {
-                let (file, line, column) = self.sources.place(key.span);
-                let meant = nearest(&name, Setting::ALL.iter().map(|key| key.name()));
-                let hint = meant
-                    .map(|meant| format!(" (did you mean `{meant}`?)"))
-                    .unwrap_or_default();
-                self.warnings.push(format!(
-                    "{file}:{line}:{column}: the unknown key `{name}` is ignored{hint}"
-                ));
+                self.unknown_key(key.span, &name, value);
             }
         }
+    }
+
+    fn unknown_key(&mut self, span: Span, name: &str, value: &Node) {
+        let (file, line, column) = self.sources.place(span);
+        let is_bare =
+            matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == Kind::Null);
+        // `{clientsecret, hunter2}`: a comma for a colon makes keys of values.
+        let what = match is_bare {
+            true => "an unknown key without a value is ignored".to_owned(),
+            false => format!("the unknown key `{name}` is ignored"),
+        };
+        let meant = nearest(name, Setting::ALL.iter().map(|key| key.name()));
+        let hint = meant
+            .map(|meant| format!(" (did you mean `{meant}`?)"))
+            .unwrap_or_default();
+        self.warnings
+            .push(format!("{file}:{line}:{column}: {what}{hint}"));
     }
 
     /// A value as KTR's weak typing took it: numbers and truth values are text where text is expected.

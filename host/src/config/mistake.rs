@@ -181,13 +181,13 @@ impl Mistake {
         let mut label = None;
         if let Some(other) = note.other {
             let (other_file, other_line, other_column) = sources.place(other);
-            message = format!("{message} (first in {other_file}:{other_line}:{other_column})");
+            message = format!("{message} (the other: {other_file}:{other_line}:{other_column})");
             if other.source == note.span.source && sources.drawable(other).is_some() {
                 labels.push(LabeledSpan::new_with_span(
-                    Some("first here".to_owned()),
+                    Some("the other".to_owned()),
                     sources.first_line(other),
                 ));
-                label = Some("again here".to_owned());
+                label = Some("this".to_owned());
             }
         }
         labels.push(LabeledSpan::new_primary_with_span(

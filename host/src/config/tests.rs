@@ -187,7 +187,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         ),
         (
             &job_with("", "  name: b\n"),
-            vec!["5:3: the key `name` is given twice (first in 2:3) (keep one of them)"],
+            vec!["5:3: the key `name` is given twice (the other: 2:3) (keep one of them)"],
         ),
         // Units.
         (
@@ -479,6 +479,12 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
                 "2:29: an empty list of keys (name a key, or remove `key` to store without encryption)",
             ],
         ),
+        (
+            &job_with(", secrets: {x: {file: /t/./a}}", ""),
+            vec![
+                "3:47: this secret's file is overwritten by an output (the other: 4:27) (write the token to another path)",
+            ],
+        ),
         // What YAML can do beside data.
         (
             "a: 1\n---\nb: 2\n",
@@ -555,9 +561,9 @@ jobs:
             "5:20: there is no plugin `oauht2` (did you mean `oauth2`?)",
             "5:37: `30` has no unit (write `30s` for seconds, or another of `ms`, `s`, `m`, `h`, `d`)",
             "6:27: `a` is not an absolute path (write the path from `/` on; the working directory must not decide where a token goes)",
-            "7:9: two jobs are called `a` (first in 4:9) (give one of them another name)",
-            "9:79: two outputs write the key `token` of the Secret `n/s` (first in 9:44) (give one of them another key)",
-            "12:27: two outputs write the file `/t/b` (first in 9:27) (give one of them another path)",
+            "7:9: two jobs are called `a` (the other: 4:9) (give one of them another name)",
+            "9:79: two outputs write the key `token` of the Secret `n/s` (the other: 9:44) (give one of them another key)",
+            "12:27: two outputs write the file `/t/b` (the other: 9:27) (give one of them another path)",
         ]
     );
 }
@@ -766,7 +772,7 @@ fn included_files_add_jobs_and_are_named_in_their_mistakes() {
         shown.lines().collect::<Vec<_>>(),
         [
             "jobs.d/none.yaml: cannot be read: No such file or directory (os error 2) (name a readable YAML file)",
-            "jobs.d/c.yaml:1:15: two jobs are called `a` (first in jobs.d/a.yaml:1:15) (give one of them another name)",
+            "jobs.d/c.yaml:1:15: two jobs are called `a` (the other: jobs.d/a.yaml:1:15) (give one of them another name)",
             "jobs.d/c.yaml:2:1: unknown key `serve` (the keys here are `jobs`, `outputs`)",
             "jobs.d/d.yaml:1:7: not valid YAML: unclosed bracket '[' (close the bracket)",
         ]

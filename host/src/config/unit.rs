@@ -161,7 +161,10 @@ impl Word for Percent {
             Complaint::new(format!("`{text}` is not a percentage"), meant)
         })?;
         match number.parse::<u8>() {
-            Ok(percent @ 1..=99) => Ok(Self(f64::from(percent) / 100.0)),
+            // As written in the schema: Rust alone would take `+8%` and `08%` as well.
+            Ok(percent @ 1..=99) if number == percent.to_string() => {
+                Ok(Self(f64::from(percent) / 100.0))
+            }
             _ => Err(Complaint::new(
                 format!("`{text}` is out of bounds"),
                 "write a whole percentage from `1%` to `99%`",
@@ -369,7 +372,7 @@ name!(
 );
 name!(
     /// A key of a Kubernetes Secret.
-    SecretKey, "a key of a Secret", "token", 253, "^[-._a-zA-Z0-9]+$",
+    SecretKey, "a key of a Secret", "token", 253, r"^(?!\.$|\.\.)[-._a-zA-Z0-9]+$",
     |text| !text.is_empty() && text.bytes().all(is_name_byte) && text != "." && !text.starts_with(".."),
     "use at most 253 letters, digits, `-`, `_` and `.`, not `.` alone and not `..` at the start"
 );
@@ -410,10 +413,10 @@ fn is_qualified_part(text: &str) -> bool {
     text.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && text.bytes().all(is_name_byte)
 }
 
+/// Without its length: Kubernetes bounds only the whole name.
 fn is_dns_label(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.len() <= 63
-        && text.bytes().next().is_some_and(letter)
+    text.bytes().next().is_some_and(letter)
         && text.bytes().last().is_some_and(letter)
         && text.bytes().all(|byte| letter(byte) || byte == b'-')
 }
@@ -583,5 +586,152 @@ impl Word for Pointer {
 
     fn word_schema() -> Value {
         json!({"type": "string", "pattern": "^(/([^/~]|~[01])*)+$"})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    thread_local! {
+        /// Compiled schemas: compiling one takes longer than using it a thousand times.
+        static SCHEMAS: RefCell<HashMap<String, jsonschema::Validator>> = RefCell::default();
+    }
+
+    /// Whether schema and reader agree that the text is one of these words, or is none.
+    fn agreed<W: Word>(text: &str) -> Option<bool> {
+        let schema = W::word_schema();
+        let valid = SCHEMAS.with_borrow_mut(|schemas| {
+            let compiled = schemas
+                .entry(schema.to_string())
+                .or_insert_with(|| jsonschema::draft202012::new(&schema).unwrap());
+            compiled.is_valid(&Value::from(text))
+        });
+        let read = W::parse(text).is_ok();
+        (valid == read).then_some(read)
+    }
+
+    #[test]
+    fn times_have_their_unit_the_largest_first() {
+        for (text, milliseconds) in [
+            ("90s", 90_000),
+            ("1h30m", 5_400_000),
+            ("500ms", 500),
+            ("0s", 0),
+            ("1d2h3m4s5ms", 93_784_005),
+            ("2m5ms", 120_005),
+        ] {
+            let time = Time::parse(text).map_err(|complaint| complaint.message);
+            assert_eq!(
+                time,
+                Ok(Time(Duration::from_millis(milliseconds))),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "s",
+            "90",
+            "1.5h",
+            "-1s",
+            "1s1s",
+            "1s1m",
+            "1 s",
+            "1S",
+            "1h 30m",
+            "99999999999999999999s",
+            "4000d",
+        ] {
+            assert!(Time::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_their_unit() {
+        for (text, bytes) in [
+            ("1B", 1),
+            ("64MiB", 64 << 20),
+            ("4GiB", 4 << 30),
+            ("512KiB", 512 << 10),
+        ] {
+            let size = Size::parse(text).map_err(|complaint| complaint.message);
+            assert_eq!(size, Ok(Size(bytes)), "{text}");
+        }
+        for text in [
+            "",
+            "MiB",
+            "64",
+            "64M",
+            "64MB",
+            "0B",
+            "5GiB",
+            "1.5MiB",
+            "99999999999999999999B",
+        ] {
+            assert!(Size::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_what_kubernetes_takes() {
+        let long = |length| "a".repeat(length);
+        for (text, good) in [
+            ("a.b-c.1", true),
+            (&long(253), true),
+            (&long(254), false),
+            ("", false),
+            ("A", false),
+            ("a_b", false),
+            ("-a", false),
+            ("a.", false),
+            ("a..b", false),
+        ] {
+            assert_eq!(ObjectName::parse(text).is_ok(), good, "{text}");
+        }
+        assert!(Namespace::parse(&long(63)).is_ok() && Namespace::parse(&long(64)).is_err());
+        assert!(Namespace::parse("a.b").is_err());
+        assert!(
+            LabelKey::parse("a.b/C_d").is_ok()
+                && LabelKey::parse("a/b/c").is_err()
+                && LabelKey::parse("/c").is_err()
+        );
+        assert!(LabelValue::parse("").is_ok() && LabelValue::parse("-").is_err());
+        assert!(SecretKey::parse(".dockerconfigjson").is_ok());
+        assert!(SecretKey::parse("..x").is_err() && SecretKey::parse("a/b").is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_schema_of_a_word_says_what_its_reader_takes(
+            time in "([0-9]{1,2}(d|h|m|s|ms|x)){0,4}|[0-9]{1,3}",
+            percent in "[0-9]{0,3}%?",
+            mode in "[0-8]{2,5}",
+            name in "[a-zA-Z0-9._/-]{0,8}",
+            pointer in "[/~01a]{0,6}",
+            variable in "[$a-zA-Z_0-9]{0,4}",
+            origin in "(https?|ftp)://[a-z]{1,3}(:[0-9]{1,3})?(/|/a)?",
+        ) {
+            prop_assert!(agreed::<Time>(&time).is_some(), "{time}");
+            prop_assert!(agreed::<Percent>(&percent).is_some(), "{percent}");
+            prop_assert!(agreed::<Mode>(&mode).is_some(), "{mode}");
+            prop_assert!(agreed::<JobName>(&name).is_some(), "{name}");
+            prop_assert!(agreed::<Namespace>(&name).is_some(), "{name}");
+            prop_assert!(agreed::<ObjectName>(&name).is_some(), "{name}");
+            prop_assert!(agreed::<SecretKey>(&name).is_some(), "{name}");
+            prop_assert!(agreed::<LabelKey>(&name).is_some(), "{name}");
+            prop_assert!(agreed::<LabelValue>(&name).is_some(), "{name}");
+            prop_assert!(agreed::<AbsolutePath>(&name).is_some() || name.contains(".."), "{name}");
+            prop_assert!(agreed::<Pointer>(&pointer).is_some(), "{pointer}");
+            prop_assert!(agreed::<Variable>(&variable).is_some(), "{variable}");
+            prop_assert!(agreed::<Origin>(&origin).is_some(), "{origin}");
+            prop_assert!(agreed::<Proxy>(&origin).is_some(), "{origin}");
+        }
     }
 }

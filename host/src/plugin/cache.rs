@@ -293,6 +293,8 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
         .stdin(Stdio::piped())
         .stdout(Stdio::from(OwnedFd::from(out)))
         .stderr(Stdio::piped())
+        // A signal to the group of a terminal is for us; we end the compiler ourselves.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(spawned)?;

@@ -18,6 +18,8 @@ pub enum Event {
     Changed,
     /// An earlier process gave it content; whether it still has that is not known.
     Restored,
+    /// What was to be written is not there any more; the next change brings it back.
+    Gone,
     /// A write ended well.
     Written,
     /// A write failed.
@@ -94,6 +96,11 @@ impl Publication {
             Event::Restored => {
                 let verify_at = Some(now.boot);
                 self.phase = Phase::Resting { verify_at };
+            }
+            Event::Gone => {
+                self.phase = Phase::Empty;
+                self.is_outdated = false;
+                self.is_current = false;
             }
             Event::Written => self.written(now, sample),
             Event::Failed { kind, retry_after } => self.failed(kind, retry_after, now, sample),

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::ports::{Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
 use crate::capability::{self, keep::BoxFuture};
 use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::output::{Outputs, Publication, Written};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
@@ -23,13 +24,26 @@ pub struct Live {
     outputs: Outputs,
     /// What is known of the plugins that jobs use: lanes are asked for without waiting.
     known: RwLock<HashMap<String, Arc<PluginInfo>>>,
+    /// Cancelled when the process is to end. A write under way is finished then; one that still waits for its formatter is not.
+    stop: CancellationToken,
 }
 
 impl Live {
-    /// The world made of these rooms.
+    /// The world made of these rooms, until `stop`.
     #[must_use]
-    pub fn new(plugins: Plugins, capabilities: capability::Host, outputs: Outputs) -> Self {
-        Self { plugins, capabilities, outputs, known: RwLock::default() }
+    pub fn new(
+        plugins: Plugins,
+        capabilities: capability::Host,
+        outputs: Outputs,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            plugins,
+            capabilities,
+            outputs,
+            known: RwLock::default(),
+            stop,
+        }
     }
 
     /// Learns what a job's plugin says about itself. A plugin that cannot be read is learned with its first call.
@@ -37,20 +51,38 @@ impl Live {
         if self.known(plugin).is_none()
             && let Ok(info) = self.plugins.info(plugin).await
         {
-            self.known.write().unwrap_or_else(PoisonError::into_inner).insert(plugin.to_owned(), info);
+            self.known
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(plugin.to_owned(), info);
         }
     }
 
     fn known(&self, plugin: &str) -> Option<Arc<PluginInfo>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(plugin).cloned()
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(plugin)
+            .cloned()
     }
 
     async fn artifacts(&self, write: &Write) -> Result<Vec<Artifact>, Failure> {
-        let tokens = write.tokens.iter().map(|token| NamedToken { job: token.job.name.clone(), token: token.kept.for_consumers() });
+        let tokens = write.tokens.iter().map(|token| NamedToken {
+            job: token.job.name.clone(),
+            token: token.kept.for_consumers(),
+        });
         match (&write.output.format, &write.tokens[..]) {
-            (Some(format), _) => self.plugins.format(&format.plugin, &tokens.collect::<Vec<_>>(), &format.config).await,
+            (Some(format), _) => {
+                self.plugins
+                    .format(&format.plugin, &tokens.collect::<Vec<_>>(), &format.config)
+                    .await
+            }
             // Without a format an output has one job: configuration sees to it.
-            (None, tokens) => Ok(tokens.first().map(|token| Artifact::bare(&token.kept.token)).into_iter().collect()),
+            (None, tokens) => Ok(tokens
+                .first()
+                .map(|token| Artifact::bare(&token.kept.token))
+                .into_iter()
+                .collect()),
         }
     }
 }
@@ -61,20 +93,39 @@ impl Acquirer for Live {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        let schema = self.known(&job.source.plugin).and_then(|info| info.schema.clone());
-        let origin = schema.and_then(|schema| endpoints(&schema, &job.source.config).into_iter().next());
-        origin.map_or(Lane::Local, |origin| Lane::Remote(origin.to_string().into()))
+        let schema = self
+            .known(&job.source.plugin)
+            .and_then(|info| info.schema.clone());
+        let origin =
+            schema.and_then(|schema| endpoints(&schema, &job.source.config).into_iter().next());
+        origin.map_or(Lane::Local, |origin| {
+            Lane::Remote(origin.to_string().into())
+        })
     }
 
-    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>> {
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Arc<Job>,
+        call: Call,
+    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
         Box::pin(async move {
             let source = &job.source;
-            let endpoints = self.plugins.endpoints(&source.plugin, &source.config).await.map_err(|error| error.to_failure())?;
+            let endpoints = self
+                .plugins
+                .endpoints(&source.plugin, &source.config)
+                .await
+                .map_err(|error| error.to_failure())?;
             self.learn(&source.plugin).await;
             let capabilities = self.capabilities.call(job, &endpoints);
             let began = capabilities.now();
-            let token = self.plugins.acquire(job, &capabilities, call.attempt, call.previous_expires_at).await?;
-            Ok(Obtained { token, obtained_at: capabilities.last_sent_at().unwrap_or(began) })
+            let token = self
+                .plugins
+                .acquire(job, &capabilities, call.attempt, call.previous_expires_at)
+                .await?;
+            Ok(Obtained {
+                token,
+                obtained_at: capabilities.last_sent_at().unwrap_or(began),
+            })
         })
     }
 }
@@ -90,7 +141,10 @@ impl Publisher for Live {
 
     fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>> {
         Box::pin(async move {
-            let artifacts = self.artifacts(write).await?;
+            let artifacts = tokio::select! {
+                artifacts = self.artifacts(write) => artifacts?,
+                () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, "stopping", "the process is stopping")),
+            };
             // No job may have this name: a job is named in letters, digits and `.-_`.
             let shared = JobId::file("+shared");
             let publication = Publication {
@@ -100,7 +154,11 @@ impl Publisher for Live {
                 },
                 output_index: write.index,
                 artifacts: &artifacts,
-                expires_at: write.tokens.iter().filter_map(|token| token.kept.expires_at).min(),
+                expires_at: write
+                    .tokens
+                    .iter()
+                    .filter_map(|token| token.kept.expires_at)
+                    .min(),
             };
             let destination = &write.output.destination;
             let written = if write.purpose == Purpose::Verify {

@@ -189,4 +189,4 @@ fn failed(work: Work) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -94,7 +94,11 @@ pub trait Acquirer: Send + Sync {
     /// # Errors
     ///
     /// What the plugin, a capability or the plugin's bounds say.
-    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>>;
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Arc<Job>,
+        call: Call,
+    ) -> BoxFuture<'a, Result<Obtained, Failure>>;
 }
 
 /// Whose output it is.

@@ -1,6 +1,8 @@
 //! All that the runner knows, in one place and without waiting: what came, what is due, what may begin. Each end of a piece of
 //! work is told to the job's state machine, and what that says is put in line.
 
+mod shared;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,26 +10,23 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::admission::{Admission, Bounds};
-use super::entry::{Entry, Pending, SharedEntry, is_same_output};
+use super::entry::{self, Entry, Pending, SharedEntry, is_same_output};
 use super::handle::{Asked, Change, Command};
 use super::metrics::{Metrics, Refreshed, WriteResult};
 use super::ports::{self, Lane, Obtained, Ports};
 use super::queue::Queue;
 use super::status::{FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
-use crate::config::model::{Job, JobId, Limits, SharedOutput};
+use crate::config::model::{Destination, Job, JobId, Limits, SharedOutput};
 use crate::failure::Failure;
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
-use crate::time::Reading;
+use crate::time::{Reading, Timestamp};
 use crate::token::KeptToken;
 
 /// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-
-/// How often a shared output is verified when none of its jobs says so.
-const SHARED_VERIFY: Duration = Duration::from_secs(600);
 
 /// A job's or shared output's place in the runner. Never used twice, so that what ends late finds nobody.
 pub(super) type Key = u64;
@@ -60,7 +59,7 @@ enum Class {
     Verify,
 }
 
-/// What was going to happen is not any more: stopping forbids to begin new things.
+/// Whether new things may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
@@ -322,8 +321,11 @@ impl Scheduler {
             if let Some(task) = self.task(work) {
                 return Some((work, lane, task));
             }
-            // Its job has gone.
+            // Its job, or one of those that share the output, has gone.
             self.admission.release(&lane);
+            if let Work::WriteShared(key, _) = work {
+                self.shared_gone(key);
+            }
         }
     }
 
@@ -379,7 +381,7 @@ impl Scheduler {
             return;
         };
         let kept = result.unwrap_or_else(|failure| {
-            warn!(job = %entry.config.id, %failure, "the token of an earlier run cannot be read");
+            warn!(job = %entry.config.id, error = %failure, "the token of an earlier run cannot be read");
             None
         });
         let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
@@ -437,7 +439,7 @@ impl Scheduler {
         }
         let next = Shown(entry.machine.next_refresh(now));
         let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
-        warn!(%job, %kind, code, message = failure.message, %next, "refresh failed");
+        warn!(%job, %kind, code, error = failure.message, %next, "refresh failed");
         entry.last_failure = Some(Box::new(FailureStatus::new(failure, now.wall)));
         self.update(key);
     }
@@ -448,7 +450,7 @@ impl Scheduler {
         if let Some(entry) = self.jobs.get_mut(&key) {
             entry.keep_failure = result.err().map(|failure| {
                 self.world.metrics.keep_failed();
-                warn!(job = %entry.config.id, %failure, "the token cannot be kept for a restart");
+                warn!(job = %entry.config.id, error = %failure, "the token cannot be kept for a restart");
                 Box::new(FailureStatus::new(failure, now))
             });
         }
@@ -499,10 +501,11 @@ impl Scheduler {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        let urgency = entry.urgency();
+        let of_former_token = entry.urgency();
         if is_adopted {
             entry.token = token;
         }
+        let urgency = entry.urgency();
         for action in actions {
             let Some(entry) = self.jobs.get_mut(&key) else {
                 return;
@@ -522,7 +525,8 @@ impl Scheduler {
                     let lane = ports.publisher.lane(output);
                     entry.writes += 1;
                     let class = class_of(purpose);
-                    self.enqueue(lane, (class, urgency), Work::Write(key, index, purpose));
+                    let work = Work::Write(key, index, purpose);
+                    self.enqueue(lane, (class, of_former_token), work);
                 }
             }
         }
@@ -551,102 +555,6 @@ impl Scheduler {
         if self.phase == Phase::Running || ends_something(&work) {
             self.admission.enqueue(lane, urgency, work);
         }
-    }
-
-    // Outputs that jobs share.
-
-    fn settle_shared(&mut self) {
-        if self.shared.values().any(|s| s.publication.is_writing()) {
-            return;
-        }
-        let Some(outputs) = self.pending_shared.take() else {
-            return;
-        };
-        for key in std::mem::take(&mut self.shared).into_keys() {
-            self.queue.set(Sleeper::Shared(key), None);
-        }
-        self.shared_of.clear();
-        for (index, config) in outputs.into_iter().enumerate() {
-            let key = self.next_key();
-            for id in &config.from {
-                self.shared_of.entry(id.clone()).or_default().push(key);
-            }
-            let verify = self.shared_verify(&config);
-            let entry = SharedEntry::new(config, index, verify);
-            self.shared.insert(key, entry);
-            self.shared_changed(key);
-        }
-    }
-
-    /// As often as the most watchful of its jobs.
-    fn shared_verify(&self, shared: &SharedOutput) -> Duration {
-        let keys = shared.from.iter().filter_map(|id| self.keys.get(id));
-        keys.filter_map(|key| Some(self.jobs.get(key)?.config.verify))
-            .min()
-            .unwrap_or(SHARED_VERIFY)
-    }
-
-    fn token_changed(&mut self, job: Key) {
-        let Some(entry) = self.jobs.get(&job) else {
-            return;
-        };
-        let shared = self.shared_of.get(&entry.config.id);
-        for key in shared.cloned().unwrap_or_default() {
-            self.shared_changed(key);
-        }
-    }
-
-    fn shared_changed(&mut self, key: Key) {
-        let (now, sample) = (self.world.now(), self.world.sample());
-        let Some(shared) = self.shared.get(&key) else {
-            return;
-        };
-        if self.tokens(&Arc::clone(&shared.config)).is_none() {
-            return;
-        }
-        if let Some(shared) = self.shared.get_mut(&key) {
-            shared
-                .publication
-                .step(publication::Event::Changed, now, sample);
-        }
-        self.write_shared_if_due(key);
-    }
-
-    fn write_shared_if_due(&mut self, key: Key) {
-        let now = self.world.now();
-        let Some(shared) = self.shared.get_mut(&key) else {
-            return;
-        };
-        let purpose = shared.publication.take(now);
-        self.queue
-            .set(Sleeper::Shared(key), shared.publication.wakes_at());
-        if let Some(purpose) = purpose {
-            let lane = self.world.ports.publisher.lane(&shared.config.output);
-            let work = Work::WriteShared(key, purpose);
-            self.enqueue(lane, (class_of(purpose), 0), work);
-        }
-    }
-
-    /// The tokens of all jobs that share an output, once all have one.
-    fn tokens(&self, shared: &SharedOutput) -> Option<Vec<ports::JobToken>> {
-        let token = |id| self.jobs.get(self.keys.get(id)?)?.job_token();
-        shared.from.iter().map(token).collect()
-    }
-
-    fn shared_written(&mut self, key: Key, result: Result<ports::Change, Failure>) {
-        let (now, sample) = (self.world.now(), self.world.sample());
-        if let Some(shared) = self.shared.get_mut(&key) {
-            let event = written_event(result.as_ref().err());
-            shared.publication.step(event, now, sample);
-            let from: Vec<_> = shared.config.from.iter().map(ToString::to_string).collect();
-            let destination = &shared.config.output.destination;
-            let wall = now.wall;
-            shared.failure = self
-                .world
-                .note_write(&from.join(","), destination, result, wall);
-        }
-        self.write_shared_if_due(key);
-        self.settle_shared();
     }
 
     // The end.
@@ -698,11 +606,11 @@ impl World {
     fn note_write(
         &self,
         job: &str,
-        destination: &crate::config::model::Destination,
+        destination: &Destination,
         result: Result<ports::Change, Failure>,
-        now: crate::time::Timestamp,
+        now: Timestamp,
     ) -> Option<Box<FailureStatus>> {
-        let output = super::entry::destination(destination);
+        let output = entry::destination(destination);
         match result {
             Ok(change) => {
                 let result = match change {
@@ -716,7 +624,7 @@ impl World {
             Err(failure) => {
                 self.metrics.wrote(destination, WriteResult::Failed);
                 let (kind, code) = (failure.kind, failure.code.as_deref());
-                warn!(job, output, %kind, code, message = failure.message, "output cannot be written");
+                warn!(job, output, %kind, code, error = failure.message, "output cannot be written");
                 Some(Box::new(FailureStatus::new(failure, now)))
             }
         }
@@ -759,7 +667,7 @@ fn is_same_outputs(a: &Job, b: &Job) -> bool {
 }
 
 /// A point in time that may never come.
-struct Shown(Option<crate::time::Timestamp>);
+struct Shown(Option<Timestamp>);
 
 impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

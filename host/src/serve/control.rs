@@ -1,260 +1,319 @@
-//! The control socket: how whoever runs the process asks it for status and refreshes. A Unix socket of mode 0600 in the state
-//! directory; the peer's credentials are checked as well. One request a connection: a line of JSON each way.
+//! The control socket: a Unix socket for the program's own commands. One request per connection, one line of JSON each way.
+//! Only the user the process runs as, and root, are heard.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
 use crate::runner::status::Snapshot;
 use crate::runner::{Asked, Handle};
 
-/// A request names jobs at most; ten thousand names of 64 bytes fit.
-const REQUEST_BYTES: u64 = 1 << 20;
+/// Bytes of a request: names of ten thousand jobs fit.
+const REQUEST_BYTES: u64 = 1024 * 1024;
 
-/// How long one exchange may take on either side. The runner answers in milliseconds.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an answer: a row of status takes some 500, so ten thousand jobs fit many times.
+const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Exchanges at once: people and their scripts.
-const EXCHANGES: usize = 16;
+/// For a request to come, and for an answer to be taken.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests at once.
+const CONNECTIONS: usize = 16;
+
+/// After accepting failed, e.g. for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Only the owner may connect.
+const MODE: u32 = 0o600;
 
 /// What can be asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
-enum Request {
-    /// Where jobs stand; none named: all.
-    Status { jobs: Vec<String> },
-    /// New tokens now.
-    Refresh { jobs: Vec<String> },
+pub enum Request {
+    /// Where jobs stand; answered by a [`Snapshot`].
+    Status {
+        /// By name or `namespace/name`; none: all.
+        #[serde(default)]
+        jobs: Vec<String>,
+    },
+    /// Asks sources for new tokens now; answered by [`Asked`].
+    Refresh {
+        /// By name or `namespace/name`; none: all.
+        #[serde(default)]
+        jobs: Vec<String>,
+    },
 }
 
-/// What is answered.
+/// What comes back.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Reply<T> {
+enum Answer<T> {
     Ok(T),
     Error(String),
 }
 
-/// Why there is no control socket.
+/// The socket cannot be served, or a request was not answered.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Somebody listens there.
-    #[error("another process listens at {}", .0.display())]
+pub enum ControlError {
+    /// Binding failed.
+    #[error("cannot listen on the control socket {}", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A living process has it.
+    #[error("another process listens on the control socket {}; stop it, or give this one another state directory", .0.display())]
     InUse(PathBuf),
-    /// Something else has that name.
-    #[error("{} is not a socket; it stays as it is", .0.display())]
-    NotASocket(PathBuf),
-    /// The system refuses.
-    #[error("cannot open the control socket {}", path.display())]
-    Io {
-        /// Its path; the system allows about a hundred bytes.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
+    /// What is there was not made by us.
+    #[error("{} is in the control socket's place and is no socket; remove it, or choose another path", .0.display())]
+    NoSocket(PathBuf),
     /// Nobody listens.
-    #[error("no evertoken process answers at {}; is it running with this configuration, and as this user?", path.display())]
-    Unreachable {
+    #[error("no evertoken process listens on {}; is it running, and is this its state directory?", path.display())]
+    Connect {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
-        #[source]
+        /// Why.
         source: io::Error,
     },
-    /// The connection broke.
-    #[error("the process at {} did not answer", path.display())]
-    Broken {
+    /// The connection broke, or what came is no answer.
+    #[error("no answer on the control socket {}", path.display())]
+    NoAnswer {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
-        #[source]
+        /// Why.
         source: io::Error,
     },
-    /// The process said no.
-    #[error("{0}")]
+    /// The process answered with an error.
+    #[error("the process refused: {0}")]
     Refused(String),
 }
 
-/// A control socket that is open; its file goes with it.
+/// The bound socket; its file goes with it.
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode, to remove no other process's socket.
+    identity: (u64, u64),
+}
+
+impl Control {
+    /// Makes the socket. One that a dead process left is replaced.
+    ///
+    /// # Errors
+    ///
+    /// A living process has it, something else is in its place, or the directory does not allow it.
+    pub async fn bind(path: &Path) -> Result<Self, ControlError> {
+        check_place(path).await?;
+        let bound = Self::bind_beside(path).map_err(|source| ControlError::Bind {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(bound)
+    }
+
+    /// Under another name first, so that the socket is never there with a wider mode or without its listener.
+    fn bind_beside(path: &Path) -> io::Result<Self> {
+        let beside = path.with_extension(format!("{}.new", std::process::id()));
+        if let Err(error) = std::fs::remove_file(&beside)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let listener = UnixListener::bind(&beside)?;
+        let placed = std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))
+            .and_then(|()| identity(&beside))
+            .and_then(|identity| std::fs::rename(&beside, path).map(|()| identity));
+        match placed {
+            Ok(identity) => Ok(Self {
+                listener,
+                path: path.to_owned(),
+                identity,
+            }),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = std::fs::remove_file(&beside);
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers requests until `stop`.
+    pub async fn serve(self, runner: Handle, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        tokio::spawn(connection(stream, runner.clone(), place));
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot accept a connection on the control socket");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Opens the socket. A dead process's is replaced, a living one's is not.
-///
-/// # Errors
-/// It is in use, something else has its name, or the system refuses.
-pub async fn bind(path: &Path) -> Result<Control, BindError> {
-    let failed = |source| BindError::Io { path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
-        Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
-                return Err(BindError::InUse(path.to_owned()));
-            }
-        }
-    }
-    // Under another name first, so that nobody can connect before the mode is set.
-    let fresh = path.with_extension(format!("{}.new", std::process::id()));
-    let _ = std::fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).map_err(failed)?;
-    let named = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).and_then(|()| std::fs::rename(&fresh, path));
-    if let Err(error) = named {
-        let _ = std::fs::remove_file(&fresh);
-        return Err(failed(error));
-    }
-    Ok(Control { listener, path: path.to_owned() })
-}
-
-impl Control {
-    /// Answers until `stop`.
-    pub async fn run(self, handle: Handle, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(EXCHANGES));
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) if is_trusted(&stream) => {
-                    let handle = handle.clone();
-                    tokio::spawn(async move {
-                        let _place = place;
-                        // Who goes away before the answer has no need of it.
-                        let _ = tokio::time::timeout(EXCHANGE_TIMEOUT, answer(stream, &handle)).await;
-                    });
-                }
-                Ok(_) => tracing::warn!("another user tried to use the control socket"),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection to the control socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+        if identity(&self.path).is_ok_and(|there| there == self.identity) {
+            // Left behind, it is replaced by the next process.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// The same user, or root. The socket's mode says the same; a mode is easily changed.
-fn is_trusted(stream: &UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
-async fn answer(stream: UnixStream, handle: &Handle) -> io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    let mut line = Vec::new();
-    (&mut stream).take(REQUEST_BYTES).read_until(b'\n', &mut line).await?;
-    let reply = match serde_json::from_slice(&line) {
-        Ok(Request::Status { jobs }) => encode(handle.status(jobs).await),
-        Ok(Request::Refresh { jobs }) => encode(handle.refresh(jobs).await),
-        Err(error) => encode::<(), _>(Err(format!("not a request that this version knows: {error}"))),
+/// That the path is free, or a dead process's socket.
+async fn check_place(path: &Path) -> Result<(), ControlError> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
     };
-    stream.write_all(&reply).await?;
-    stream.shutdown().await
+    if !metadata.file_type().is_socket() {
+        return Err(ControlError::NoSocket(path.to_owned()));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => Err(ControlError::InUse(path.to_owned())),
+        Err(source) => Err(ControlError::Bind {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
-fn encode<T: Serialize, E: ToString>(result: Result<T, E>) -> Vec<u8> {
-    let reply = match result {
-        Ok(value) => Reply::Ok(value),
-        Err(error) => Reply::Error(error.to_string()),
+async fn connection(stream: UnixStream, runner: Handle, _place: OwnedSemaphorePermit) {
+    match tokio::time::timeout(TIMEOUT, exchange(stream, &runner)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection on the control socket ended"),
+        Err(_) => debug!("a connection on the control socket took too long"),
+    }
+}
+
+async fn exchange(mut stream: UnixStream, runner: &Handle) -> io::Result<()> {
+    let answer = if is_allowed(&stream)? {
+        match read_line(&mut stream, REQUEST_BYTES).await? {
+            Some(line) => answer(&line, runner).await,
+            None => refusal(format!(
+                "a request is one line of at most {REQUEST_BYTES} bytes"
+            )),
+        }
+    } else {
+        refusal("only root and the user that evertoken runs as may ask")
     };
-    let mut line = serde_json::to_vec(&reply).unwrap_or_default();
+    stream.write_all(&answer).await?;
+    stream.shutdown().await?;
+    // Closing before all was read would reset the connection, and the answer would be lost.
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// The file's mode says so too, but not on every system and not for a descriptor that was handed on.
+fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
+    let uid = stream.peer_cred()?.uid();
+    Ok(uid == 0 || uid == rustix::process::geteuid().as_raw())
+}
+
+async fn answer(line: &[u8], runner: &Handle) -> Vec<u8> {
+    match serde_json::from_slice(line) {
+        Ok(Request::Status { jobs }) => answered(runner.status(jobs).await),
+        Ok(Request::Refresh { jobs }) => answered(runner.refresh(jobs).await),
+        Err(error) => refusal(format!("the request cannot be understood: {error}")),
+    }
+}
+
+fn answered<T: Serialize>(result: Result<T, impl ToString>) -> Vec<u8> {
+    line(&match result {
+        Ok(value) => Answer::Ok(value),
+        Err(error) => Answer::Error(error.to_string()),
+    })
+}
+
+fn refusal(why: impl Into<String>) -> Vec<u8> {
+    line(&Answer::<()>::Error(why.into()))
+}
+
+fn line<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(answer)
+        .unwrap_or_else(|_| br#"{"error":"the answer cannot be written as JSON"}"#.to_vec());
     line.push(b'\n');
     line
 }
 
-/// Where these jobs stand; none named: all.
-///
-/// # Errors
-/// Nobody answers.
-pub async fn status(socket: &Path, jobs: &[String]) -> Result<Snapshot, AskError> {
-    ask(socket, &Request::Status { jobs: jobs.to_vec() }).await
+/// One line without its end, none if it is longer than `limit`.
+async fn read_line(stream: &mut UnixStream, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stream.take(limit));
+    reader.read_until(b'\n', &mut line).await?;
+    Ok((line.pop() == Some(b'\n')).then_some(line))
 }
 
-/// Asks for new tokens of these jobs.
+/// Asks the process that listens on `socket` where jobs stand; no names: all jobs.
 ///
 /// # Errors
-/// Nobody answers.
-pub async fn refresh(socket: &Path, jobs: &[String]) -> Result<Asked, AskError> {
-    ask(socket, &Request::Refresh { jobs: jobs.to_vec() }).await
+///
+/// Nobody listens, or the answer is none.
+pub async fn status(socket: &Path, jobs: Vec<String>) -> Result<Snapshot, ControlError> {
+    ask(socket, &Request::Status { jobs }).await
 }
 
-async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, AskError> {
-    let path = || socket.to_owned();
-    let stream = UnixStream::connect(socket).await.map_err(|source| AskError::Unreachable { path: path(), source })?;
-    let line = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange(stream, request)).await;
-    let line = line.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|source| AskError::Broken { path: path(), source })?;
-    match serde_json::from_slice(&line) {
-        Ok(Reply::Ok(value)) => Ok(value),
-        Ok(Reply::Error(message)) => Err(AskError::Refused(message)),
-        Err(error) => Err(AskError::Broken { path: path(), source: error.into() }),
+/// Asks the process that listens on `socket` for new tokens now; no names: of all jobs.
+///
+/// # Errors
+///
+/// Nobody listens, or the answer is none.
+pub async fn refresh(socket: &Path, jobs: Vec<String>) -> Result<Asked, ControlError> {
+    ask(socket, &Request::Refresh { jobs }).await
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ControlError> {
+    let path = socket.to_owned();
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(source) => return Err(ControlError::Connect { path, source }),
+    };
+    let asked = tokio::time::timeout(TIMEOUT, ask_on(stream, request)).await;
+    match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(Answer::Ok(value)) => Ok(value),
+        Ok(Answer::Error(why)) => Err(ControlError::Refused(why)),
+        Err(source) => Err(ControlError::NoAnswer { path, source }),
     }
 }
 
-async fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
+async fn ask_on<T: DeserializeOwned>(
+    mut stream: UnixStream,
+    request: &Request,
+) -> io::Result<Answer<T>> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).await?;
-    Ok(reply)
+    let answer = read_line(&mut stream, ANSWER_BYTES).await?;
+    let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(serde_json::from_slice(&answer)?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_dead_process_socket_is_replaced_and_a_living_ones_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "a dead process leaves its socket");
-        let control = bind(&path).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&path).await, Err(BindError::InUse(_))));
-        drop(control);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn what_is_no_socket_stays_as_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control.sock");
-        std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&path).await, Err(BindError::NotASocket(_))));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-    }
-
-    #[tokio::test]
-    async fn nobody_there_is_said_with_the_sockets_path() {
-        let error = status(Path::new("/nowhere/control.sock"), &[]).await.unwrap_err();
-        assert!(error.to_string().contains("/nowhere/control.sock"), "{error}");
-    }
-}
+mod tests;

@@ -331,6 +331,8 @@ fn build(file: &Path) -> Result<Database, redb::Error> {
     }
     Ok(Builder::new()
         .set_cache_size(CACHE_BYTES)
+        // Without it, redb trusts the file and panics over one that a failing disk or a hand has altered.
+        .set_check_integrity_on_open(true)
         .create_with_backend(FileBackend::new(handle)?)?)
 }
 

@@ -3,7 +3,7 @@
 mod config;
 mod request;
 
-use evertoken_plugin::{Failure, Job, Source, Token, oauth, secrets};
+use evertoken_plugin::{Failure, Job, Source, Token, log, oauth, secrets};
 
 pub use config::{ClientAuth, Config, Grant};
 
@@ -31,10 +31,22 @@ impl Source for OAuth2 {
 }
 
 /// Before anything else can fail: an answer that is of no use may yet hold the only refresh token that is still good.
+///
+/// Many issuers repeat the refresh token in each answer, so one that the job does not mark as rotating is no failure: this token is good, and whether
+/// the next refresh will be, only the issuer knows.
 fn keep_successor(answer: &oauth::Answer) -> Result<(), Failure> {
-    match answer.refresh_token() {
-        Some((successor, expires_at)) => secrets::replace(REFRESH_TOKEN, successor, expires_at),
-        None => Ok(()),
+    let Some((successor, expires_at)) = answer.refresh_token() else {
+        return Ok(());
+    };
+    match secrets::replace(REFRESH_TOKEN, successor, expires_at) {
+        Err(failure) if failure.has_code(secrets::NOT_ROTATING) => {
+            log::warn(
+                "the issuer answered with a refresh token that is not kept; if it replaces them, the next refresh will be refused: \
+                 add `rotating: true` to secret refresh_token",
+            );
+            Ok(())
+        }
+        kept => kept,
     }
 }
 

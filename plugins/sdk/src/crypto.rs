@@ -53,7 +53,7 @@ pub fn public_key(key: &Secret) -> Result<PublicKey, Failure> {
 ///
 /// # Errors
 ///
-/// `invalid-config` for another name, or when the message is a secret that the job does not reveal.
+/// `invalid-config` for another name.
 pub fn digest<'a>(algorithm: &str, message: impl Into<Value<'a>>) -> Result<Vec<u8>, Failure> {
     host::digest(algorithm, &message.into())
 }

@@ -9,6 +9,9 @@ use crate::{Failure, Timestamp, host};
 /// The code of the failure when the job lists no secret of this name.
 pub const NOT_LISTED: &str = "secret.not-listed";
 
+/// The code of the failure when a secret is to be replaced that the job does not mark as rotating.
+pub const NOT_ROTATING: &str = "secret.not-rotating";
+
 /// A value to use, not to read.
 pub struct Secret(pub(crate) host::Handle);
 
@@ -86,7 +89,7 @@ pub fn join(pieces: &[Piece<'_>]) -> Result<Secret, Failure> {
 ///
 /// # Errors
 ///
-/// "secret.not-rotating" when the job does not mark it `rotating: true`; whatever the store reports.
+/// `invalid-config` with code [`NOT_ROTATING`] when the job does not mark it `rotating: true`; whatever the store reports.
 pub fn replace<'a>(
     name: &str,
     value: impl Into<Value<'a>>,

@@ -15,7 +15,7 @@ pub fn get(key: &str) -> Result<Option<Vec<u8>>, Failure> {
 ///
 /// # Errors
 ///
-/// "state.too-large" when the job's share is used up, or whatever the host's store reports.
+/// "state.too-large" or "state.too-many" beyond the host's limits, or whatever its store reports.
 pub fn set(key: &str, value: &[u8]) -> Result<(), Failure> {
     host::state_set(key, value)
 }

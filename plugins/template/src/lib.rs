@@ -3,6 +3,7 @@
 
 mod context;
 mod render;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ pub struct Config {
     pub template: Option<String>,
     /// A template for each file or key, by its name.
     #[serde(default)]
-    #[cfg_attr(test, schemars(extend("minProperties" = 1)))]
+    #[cfg_attr(test, schemars(extend("minProperties" = 1, "propertyNames" = {"pattern": "^[A-Za-z0-9._-]+$"})))]
     pub files: BTreeMap<String, String>,
 }
 

@@ -5,6 +5,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 use crate::context::Context;
+use crate::words;
 
 /// CERN's oauth2-refresh-controller knew this one variable, in its own notation; its templates work here as they are.
 const ACCESS_TOKEN: &str = "$(ACCESS_TOKEN)";
@@ -39,7 +40,7 @@ pub(crate) fn invalid(message: impl Into<String>) -> Failure {
 }
 
 fn environment() -> Result<Environment<'static>, Error> {
-    let mut environment = Environment::new();
+    let mut environment = Environment::empty();
     environment.set_syntax(
         SyntaxConfig::builder()
             .keep_trailing_newline(true)
@@ -47,9 +48,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     );
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.add_filter("b64encode", |text: &str| {
-        evertoken_plugin::base64(text.as_bytes())
-    });
+    words::add_to(&mut environment);
     Ok(environment)
 }
 

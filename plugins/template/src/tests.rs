@@ -1,6 +1,6 @@
 //! What a user writes, and what the consumer reads.
 
-use evertoken_plugin::testing::{assert_described, format};
+use evertoken_plugin::testing::{self, assert_described};
 use evertoken_plugin::{Expiry, Failure, FailureKind, Field, NamedToken, Timestamp, Token};
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ fn two() -> Vec<NamedToken> {
 }
 
 fn rendered(tokens: Vec<NamedToken>, template: &str) -> Result<String, Failure> {
-    let artifacts = format::<Template>(tokens, &json!({ "template": template }))?;
+    let artifacts = testing::format::<Template>(tokens, &json!({ "template": template }))?;
     let [artifact] = artifacts.as_slice() else {
         panic!("{} artifacts", artifacts.len())
     };
@@ -50,7 +50,7 @@ fn rendered(tokens: Vec<NamedToken>, template: &str) -> Result<String, Failure> 
 }
 
 fn failure(tokens: Vec<NamedToken>, config: Value) -> Failure {
-    let failure = format::<Template>(tokens, &config).unwrap_err();
+    let failure = testing::format::<Template>(tokens, &config).unwrap_err();
     assert_eq!(failure.kind, FailureKind::InvalidConfig, "{failure}");
     assert!(!failure.message.contains("ey.J"), "{failure}");
     failure
@@ -194,6 +194,59 @@ fn an_unknown_name_is_refused_with_the_known_ones() {
 }
 
 #[test]
+fn no_filter_takes_an_unknown_name_for_an_empty_value() {
+    for filter in [
+        "b64encode",
+        "urlencode",
+        "tojson",
+        "first",
+        "items",
+        "join(',')",
+        "last",
+        "length",
+        "lower",
+        "replace('a', 'b')",
+        "split(',')",
+        "trim",
+        "upper",
+    ] {
+        let template = format!("{{{{ tokn | {filter} }}}}");
+        let failure = failure(one(), json!({ "template": template }));
+        assert!(
+            failure.message.contains("tokn is not known"),
+            "{template}: {failure}"
+        );
+    }
+}
+
+#[test]
+fn lists_and_texts_can_be_cut_and_joined() {
+    for (template, expected) in [
+        ("{{ fields.scope | split(' ') | join(',') }}", "read,write"),
+        ("{{ fields.scope | split(' ') | first | upper }}", "READ"),
+        (
+            "{{ fields.scope | split(' ') | last | replace('w', 'W') }}",
+            "Write",
+        ),
+        ("{{ ' A ' | trim | lower }} {{ fields | length }}", "a 3"),
+        (
+            "{% for name, value in fields | items %}{{ name }}={{ value }};{% endfor %}",
+            "id_token=ey.I;not-before-policy=0;scope=read write;",
+        ),
+        (
+            "{% if fields.nothing is defined %}a{% elif token is undefined %}b{% else %}c{% endif %}",
+            "c",
+        ),
+        (
+            "{{ expires_at_unix | tojson }} {{ expires_at_unix | b64encode }} {{ fields | tojson }}",
+            "1700000000 MTcwMDAwMDAwMA== {\"id_token\": \"ey.I\", \"not-before-policy\": \"0\", \"scope\": \"read write\"}",
+        ),
+    ] {
+        assert_eq!(rendered(one(), template).unwrap(), expected, "{template}");
+    }
+}
+
+#[test]
 fn an_expiry_that_is_not_known_has_no_name() {
     for expiry in [Expiry::Unknown, Expiry::Never] {
         let mut tokens = one();
@@ -249,7 +302,7 @@ fn a_mistake_in_the_template_is_reported_with_its_line() {
 fn several_files_come_from_one_formatter() {
     let config =
         json!({"files": {"user": "{{ job }}", "auth.json": "{\"a\":{{ token | tojson }}}"}});
-    let artifacts = format::<Template>(vec![token("t", "<v>")], &config).unwrap();
+    let artifacts = testing::format::<Template>(vec![token("t", "<v>")], &config).unwrap();
     let written: Vec<_> = artifacts
         .iter()
         .map(|a| (a.name.as_str(), std::str::from_utf8(&a.content).unwrap()))

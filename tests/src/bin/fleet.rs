@@ -6,7 +6,10 @@
 //! $ EVERTOKEN_BIN=target/release/evertoken cargo run --release -p evertoken-tests --bin fleet -- [--ktr BINARY] [--jobs 1,100,1000] [--seconds 30]
 //! ```
 
-#![expect(clippy::print_stdout, reason = "the numbers are what the program is for")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the numbers are what the program is for"
+)]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -43,7 +46,9 @@ struct Row {
 
 fn main() -> Result<()> {
     let arguments = arguments()?;
-    let Some(cluster) = ApiServer::shared()? else { bail!("Kubernetes is switched off by EVERTOKEN_SKIP") };
+    let Some(cluster) = ApiServer::shared()? else {
+        bail!("Kubernetes is switched off by EVERTOKEN_SKIP")
+    };
     let mut rows = Vec::new();
     for &jobs in &arguments.jobs {
         rows.push(evertoken(cluster, jobs, arguments.seconds)?);
@@ -51,10 +56,16 @@ fn main() -> Result<()> {
     if let Some(ktr) = &arguments.ktr {
         rows.push(kube_token_refresher(cluster, ktr, arguments.seconds)?);
     }
-    println!("| program | jobs | all tokens after | resident MiB | issuer requests | API requests |");
+    println!(
+        "| program | jobs | all tokens after | resident MiB | issuer requests | API requests |"
+    );
     println!("| --- | --- | --- | --- | --- | --- |");
     for row in rows {
-        let requests: Vec<String> = row.api_requests.iter().map(|(verb, count)| format!("{verb} {count}")).collect();
+        let requests: Vec<String> = row
+            .api_requests
+            .iter()
+            .map(|(verb, count)| format!("{verb} {count}"))
+            .collect();
         println!(
             "| {} | {} | {:.2} s | {:.1} | {} | {} |",
             row.program,
@@ -69,12 +80,24 @@ fn main() -> Result<()> {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed = Arguments { jobs: vec![1, 100, 1000], seconds: 30, ktr: None };
+    let mut parsed = Arguments {
+        jobs: vec![1, 100, 1000],
+        seconds: 30,
+        ktr: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
+        let value = words
+            .next()
+            .with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
-            "--jobs" => parsed.jobs = value.split(',').map(str::parse).collect::<Result<_, _>>().context("--jobs 1,100,1000")?,
+            "--jobs" => {
+                parsed.jobs = value
+                    .split(',')
+                    .map(str::parse)
+                    .collect::<Result<_, _>>()
+                    .context("--jobs 1,100,1000")?
+            }
             "--seconds" => parsed.seconds = value.parse().context("--seconds 30")?,
             "--ktr" => parsed.ktr = Some(value.into()),
             other => bail!("no such option: {other}"),
@@ -104,7 +127,10 @@ fn account(cluster: &ApiServer, name: &str) -> Result<(String, ServiceAccount)> 
 fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<Row> {
     let (namespace, account) = account(cluster, "fleet")?;
     let (run, issuer) = (RunDir::new("fleet")?, issuer()?);
-    let mut yaml = format!("state: {{dir: \"{}/state\"}}\nlimits: {{per_origin: {{in_flight: 64}}}}\njobs:\n", run.path().display());
+    let mut yaml = format!(
+        "state: {{dir: \"{}/state\"}}\nlimits: {{per_origin: {{in_flight: 64}}}}\njobs:\n",
+        run.path().display()
+    );
     for number in 0..jobs {
         yaml.push_str(&format!(
             "- {{name: job-{number}, source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: \"{}\", client_id: c}}, secrets: {{client_secret: {{value: s}}}}}}, outputs: [{{secret: {{namespace: {namespace}, name: token-{number}, key: token, create: true}}}}]}}\n",
@@ -115,14 +141,30 @@ fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<Row> {
     let begun = Instant::now();
     let process = Launch::of(binary()?)
         .env("KUBECONFIG", &account.kubeconfig)
-        .env("XDG_CACHE_HOME", evertoken_tests::workdir::parts()?.join("cache"))
+        .env(
+            "XDG_CACHE_HOME",
+            evertoken_tests::workdir::parts()?.join("cache"),
+        )
         .args(["run", "--quiet", "--config"])
         .args([&config])
         .spawn()?;
-    measure("evertoken", cluster, &account, &issuer, &process, jobs, begun, seconds)
+    measure(
+        "evertoken",
+        cluster,
+        &account,
+        &issuer,
+        &process,
+        jobs,
+        begun,
+        seconds,
+    )
 }
 
-fn kube_token_refresher(cluster: &ApiServer, program: &std::path::Path, seconds: u64) -> Result<Row> {
+fn kube_token_refresher(
+    cluster: &ApiServer,
+    program: &std::path::Path,
+    seconds: u64,
+) -> Result<Row> {
     let (namespace, account) = account(cluster, "ktr")?;
     let issuer = issuer()?;
     let begun = Instant::now();
@@ -135,7 +177,16 @@ fn kube_token_refresher(cluster: &ApiServer, program: &std::path::Path, seconds:
         .env("KTR_OIDC_CLIENTID", "c")
         .env("KTR_OIDC_CLIENTSECRET", "s")
         .spawn()?;
-    measure("kube-token-refresher", cluster, &account, &issuer, &process, 1, begun, seconds)
+    measure(
+        "kube-token-refresher",
+        cluster,
+        &account,
+        &issuer,
+        &process,
+        1,
+        begun,
+        seconds,
+    )
 }
 
 #[expect(clippy::too_many_arguments, reason = "one measurement, called twice")]
@@ -160,7 +211,11 @@ fn measure(
     let rss_bytes = process.rss_bytes()?;
     let mut api_requests: Vec<(String, usize)> = Vec::new();
     for event in cluster.audit_events_of_user(&account.username)? {
-        let what = if event.resource.is_empty() { "discovery".to_owned() } else { event.verb };
+        let what = if event.resource.is_empty() {
+            "discovery".to_owned()
+        } else {
+            event.verb
+        };
         match api_requests.iter_mut().find(|(known, _)| *known == what) {
             Some((_, count)) => *count += 1,
             None => api_requests.push((what, 1)),

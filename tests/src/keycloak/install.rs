@@ -36,7 +36,7 @@ pub(super) fn provide() -> Result<PathBuf> {
 
 /// The plugin leaves a marker in its working folder and skips what is marked as done; in `scratch` the marker goes with the folder.
 fn unpack(folder: &Path, scratch: &Path) -> Command {
-    let mut command = Command::new("mvn");
+    let mut command = tied("mvn");
     command
         .current_dir(scratch)
         .args(["--batch-mode", "--no-transfer-progress", UNPACK]);
@@ -49,7 +49,7 @@ fn unpack(folder: &Path, scratch: &Path) -> Command {
 
 /// Fixes what is fixed at build time: the database lives in memory.
 fn prepare(home: &Path) -> Command {
-    let mut command = Command::new(java());
+    let mut command = tied(java());
     command
         .args(arguments(home, &home.join("data")))
         .args(["build", "--db=dev-mem"]);

@@ -2,11 +2,11 @@
 //! that `KUBEBUILDER_ASSETS` names.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
+use crate::process::tied;
 use crate::toolchain::run;
 use crate::workdir::{locked, package, parts};
 
@@ -80,7 +80,7 @@ fn fingerprint(module: &Path) -> Result<String> {
 
 fn build(module: &Path, bin: &Path) -> Result<()> {
     for (name, source) in PROGRAMS {
-        let mut command = Command::new("go");
+        let mut command = tied("go");
         command
             .current_dir(module)
             .args(["build", "-trimpath", "-ldflags", LDFLAGS, "-o"])

@@ -34,7 +34,12 @@ fn every_mistake_is_shown_at_once_with_its_line_and_nothing_is_started() {
     let config = scene.config(MISTAKES).unwrap();
     for command in [vec!["check"], vec!["run"], vec!["once"]] {
         let finished = scene.command(&command, &config).unwrap();
-        assert_eq!(finished.code(), Some(64), "{command:?}: {}", finished.stderr);
+        assert_eq!(
+            finished.code(),
+            Some(64),
+            "{command:?}: {}",
+            finished.stderr
+        );
         for (line, said) in [
             (2, "adress"),
             (3, "many"),
@@ -48,10 +53,20 @@ fn every_mistake_is_shown_at_once_with_its_line_and_nothing_is_started() {
             (23, "shared"),
         ] {
             let place = format!("evertoken.yaml:{line}:");
-            let found = finished.stderr.lines().any(|shown| shown.contains(&place) && shown.contains(said));
-            assert!(found, "{command:?}: nothing about `{said}` in line {line}:\n{}", finished.stderr);
+            let found = finished
+                .stderr
+                .lines()
+                .any(|shown| shown.contains(&place) && shown.contains(said));
+            assert!(
+                found,
+                "{command:?}: nothing about `{said}` in line {line}:\n{}",
+                finished.stderr
+            );
         }
-        assert!(!scene.path("state").exists() && !scene.out("same").exists(), "{command:?} started something");
+        assert!(
+            !scene.path("state").exists() && !scene.out("same").exists(),
+            "{command:?} started something"
+        );
     }
 }
 
@@ -81,10 +96,22 @@ fn a_plugins_own_options_are_checked_against_its_schema_without_network() {
     for command in ["check", "run"] {
         let finished = scene.command(&[command], &config).unwrap();
         assert_eq!(finished.code(), Some(64), "{}", finished.stderr);
-        for (line, said) in [(6, "client_credentials"), (9, "scope"), (12, "template"), (14, "token_url")] {
+        for (line, said) in [
+            (6, "client_credentials"),
+            (9, "scope"),
+            (12, "template"),
+            (14, "token_url"),
+        ] {
             let place = format!("evertoken.yaml:{line}:");
-            let found = finished.stderr.lines().any(|shown| shown.contains(&place) && shown.contains(said));
-            assert!(found, "{command}: nothing about `{said}` in line {line}:\n{}", finished.stderr);
+            let found = finished
+                .stderr
+                .lines()
+                .any(|shown| shown.contains(&place) && shown.contains(said));
+            assert!(
+                found,
+                "{command}: nothing about `{said}` in line {line}:\n{}",
+                finished.stderr
+            );
         }
     }
 }
@@ -97,13 +124,21 @@ fn a_secret_in_the_configuration_is_not_shown_beside_a_mistake() {
         .unwrap();
     let finished = scene.command(&["check"], &config).unwrap();
     assert_eq!(finished.code(), Some(64));
-    assert!(!finished.stderr.contains("hush-hush-value"), "{}", finished.stderr);
+    assert!(
+        !finished.stderr.contains("hush-hush-value"),
+        "{}",
+        finished.stderr
+    );
 }
 
 #[test]
 fn a_file_that_is_missing_or_no_yaml_is_said_with_its_name() {
     let scene = Scene::new("no-yaml").unwrap();
-    for (name, content) in [("tab.yaml", Some("jobs:\n\t- name: a\n")), ("empty.yaml", Some("")), ("missing.yaml", None)] {
+    for (name, content) in [
+        ("tab.yaml", Some("jobs:\n\t- name: a\n")),
+        ("empty.yaml", Some("")),
+        ("missing.yaml", None),
+    ] {
         let path = scene.path(name);
         if let Some(content) = content {
             scene.write(name, content).unwrap();
@@ -117,8 +152,25 @@ fn a_file_that_is_missing_or_no_yaml_is_said_with_its_name() {
 #[test]
 fn a_wrong_command_line_is_a_usage_error_and_help_is_an_answer() {
     let scene = Scene::new("usage").unwrap();
-    for (arguments, code) in [(vec!["--help"], 0), (vec!["--version"], 0), (vec!["run", "--help"], 0), (vec!["runn"], 64), (vec!["run", "--no-such"], 64), (vec![], 64)] {
-        let finished = scene.launch().unwrap().args(&arguments).finish(PATIENCE).unwrap();
-        assert_eq!(finished.code(), Some(code), "{arguments:?}: {}", finished.stderr);
+    for (arguments, code) in [
+        (vec!["--help"], 0),
+        (vec!["--version"], 0),
+        (vec!["run", "--help"], 0),
+        (vec!["runn"], 64),
+        (vec!["run", "--no-such"], 64),
+        (vec![], 64),
+    ] {
+        let finished = scene
+            .launch()
+            .unwrap()
+            .args(&arguments)
+            .finish(PATIENCE)
+            .unwrap();
+        assert_eq!(
+            finished.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            finished.stderr
+        );
     }
 }

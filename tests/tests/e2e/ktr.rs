@@ -30,13 +30,27 @@ impl Stage {
         };
         let namespace = cluster.namespace("ktr").unwrap();
         let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]);
-        let account = cluster.service_account(&namespace, "kube-token-refresher", &rules).unwrap();
+        let account = cluster
+            .service_account(&namespace, "kube-token-refresher", &rules)
+            .unwrap();
         let issuer = Issuer::start().unwrap();
         let serial = std::sync::atomic::AtomicU64::new(0);
         issuer.respond_with("/token", move |_| {
-            Behaviour::token(&format!("token-{}", serial.fetch_add(1, std::sync::atomic::Ordering::SeqCst)), 3600)
+            Behaviour::token(
+                &format!(
+                    "token-{}",
+                    serial.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+                ),
+                3600,
+            )
         });
-        Some(Self { scene: Scene::new("ktr").unwrap(), cluster, namespace, account, issuer })
+        Some(Self {
+            scene: Scene::new("ktr").unwrap(),
+            cluster,
+            namespace,
+            account,
+            issuer,
+        })
     }
 
     /// The Secret as a user has it before: another key, another label, its own type.
@@ -46,11 +60,17 @@ impl Stage {
             "type": "example.org/broker",
             "stringData": {"token": "stale", "username": "broker"},
         });
-        self.cluster.admin().create_secret(&self.namespace, "bearer-creds", secret).unwrap();
+        self.cluster
+            .admin()
+            .create_secret(&self.namespace, "bearer-creds", secret)
+            .unwrap();
     }
 
     fn secret(&self) -> Option<Value> {
-        self.cluster.admin().secret(&self.namespace, "bearer-creds").unwrap()
+        self.cluster
+            .admin()
+            .secret(&self.namespace, "bearer-creds")
+            .unwrap()
     }
 
     fn token(&self) -> Option<String> {
@@ -62,11 +82,14 @@ impl Stage {
     fn ktr(&self) -> Launch {
         let link = self.scene.path("ktr");
         if !link.exists() {
-            std::os::unix::fs::symlink(evertoken_tests::evertoken::binary().unwrap(), &link).unwrap();
+            std::os::unix::fs::symlink(evertoken_tests::evertoken::binary().unwrap(), &link)
+                .unwrap();
         }
         let cache = evertoken_tests::workdir::parts().unwrap().join("cache");
         std::fs::create_dir_all(&cache).unwrap();
-        Launch::of(&link).env("XDG_CACHE_HOME", cache).env("KUBECONFIG", &self.account.kubeconfig)
+        Launch::of(&link)
+            .env("XDG_CACHE_HOME", cache)
+            .env("KUBECONFIG", &self.account.kubeconfig)
     }
 
     /// The variables of the installation page.
@@ -81,28 +104,46 @@ impl Stage {
     }
 
     fn wait_for_token(&self, process: &Evertoken) -> String {
-        wait_until("the token in the Secret", PATIENCE, || self.token().filter(|token| token.starts_with("token-")))
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()))
+        wait_until("the token in the Secret", PATIENCE, || {
+            self.token().filter(|token| token.starts_with("token-"))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()))
     }
 }
 
 #[test]
 fn the_installation_page_works_unchanged_and_sigterm_ends_it_within_a_second() {
-    let Some(stage) = Stage::new(&["get", "update"]) else { return };
+    let Some(stage) = Stage::new(&["get", "update"]) else {
+        return;
+    };
     stage.prepare_secret();
     let process = stage.documented(stage.ktr()).spawn().unwrap();
     assert_eq!(stage.wait_for_token(&process), "token-0");
 
     let secret = stage.secret().unwrap();
     assert_eq!(secret["type"], "example.org/broker");
-    assert_eq!(secret["data"]["username"], STANDARD.encode("broker"), "other keys are untouched");
-    assert_eq!(secret["metadata"]["labels"], json!({"owner": "broker", "ktr.appuio.ch/managed": "true"}));
+    assert_eq!(
+        secret["data"]["username"],
+        STANDARD.encode("broker"),
+        "other keys are untouched"
+    );
+    assert_eq!(
+        secret["metadata"]["labels"],
+        json!({"owner": "broker", "ktr.appuio.ch/managed": "true"})
+    );
 
     let asked = stage.issuer.requests();
     assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].field("grant_type").as_deref(), Some("client_credentials"));
+    assert_eq!(
+        asked[0].field("grant_type").as_deref(),
+        Some("client_credentials")
+    );
     assert_eq!(asked[0].field("client_id").as_deref(), Some("broker"));
-    assert_eq!(asked[0].field("client_secret").as_deref(), Some("broker-secret-1"), "credentials in the body, as before");
+    assert_eq!(
+        asked[0].field("client_secret").as_deref(),
+        Some("broker-secret-1"),
+        "credentials in the body, as before"
+    );
     assert_eq!(asked[0].header("authorization"), None);
 
     let verbs: Vec<_> = stage
@@ -116,34 +157,54 @@ fn the_installation_page_works_unchanged_and_sigterm_ends_it_within_a_second() {
     assert_eq!(verbs, [("get".to_owned(), 200), ("update".to_owned(), 200)]);
 
     let before = Instant::now();
-    assert_eq!(process.terminate(Duration::from_secs(1)).unwrap().code(), Some(0));
+    assert_eq!(
+        process.terminate(Duration::from_secs(1)).unwrap().code(),
+        Some(0)
+    );
     assert!(before.elapsed() < Duration::from_secs(1));
 }
 
 #[test]
 fn a_missing_secret_is_made_where_the_role_has_create() {
-    let Some(stage) = Stage::new(&["get", "update", "create"]) else { return };
+    let Some(stage) = Stage::new(&["get", "update", "create"]) else {
+        return;
+    };
     let process = stage.documented(stage.ktr()).spawn().unwrap();
     stage.wait_for_token(&process);
     let secret = stage.secret().unwrap();
     assert_eq!(secret["type"], "Opaque");
-    assert_eq!(secret["metadata"]["labels"], json!({"ktr.appuio.ch/managed": "true"}));
+    assert_eq!(
+        secret["metadata"]["labels"],
+        json!({"ktr.appuio.ch/managed": "true"})
+    );
     assert_eq!(secret["data"].as_object().unwrap().len(), 1);
 }
 
 #[test]
 fn a_missing_create_in_the_role_is_said_with_the_verb_and_the_token_waits() {
-    let Some(stage) = Stage::new(&["get", "update"]) else { return };
+    let Some(stage) = Stage::new(&["get", "update"]) else {
+        return;
+    };
     let process = stage.documented(stage.ktr()).spawn().unwrap();
-    process.wait_for("the missing verb", PATIENCE, |process| process.stderr().contains("create")).unwrap();
+    process
+        .wait_for("the missing verb", PATIENCE, |process| {
+            process.stderr().contains("create")
+        })
+        .unwrap();
     stage.prepare_secret();
-    assert_eq!(stage.wait_for_token(&process), "token-0", "the issuer is not asked again for a failed write");
+    assert_eq!(
+        stage.wait_for_token(&process),
+        "token-0",
+        "the issuer is not asked again for a failed write"
+    );
     assert_eq!(stage.issuer.requests().len(), 1);
 }
 
 #[test]
 fn flags_win_over_variables_and_variables_over_the_file() {
-    let Some(stage) = Stage::new(&["get", "update"]) else { return };
+    let Some(stage) = Stage::new(&["get", "update"]) else {
+        return;
+    };
     stage.prepare_secret();
     let file = stage
         .scene
@@ -166,13 +227,22 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         .spawn()
         .unwrap();
     stage.wait_for_token(&process);
-    assert_eq!(stage.issuer.requests()[0].field("client_id").as_deref(), Some("from-env"));
-    process.wait_for("JSON log lines", PATIENCE, |process| process.stderr().lines().any(|line| line.starts_with('{'))).unwrap();
+    assert_eq!(
+        stage.issuer.requests()[0].field("client_id").as_deref(),
+        Some("from-env")
+    );
+    process
+        .wait_for("JSON log lines", PATIENCE, |process| {
+            process.stderr().lines().any(|line| line.starts_with('{'))
+        })
+        .unwrap();
 }
 
 #[test]
 fn the_dummy_provider_counts_and_the_interval_is_obeyed() {
-    let Some(stage) = Stage::new(&["get", "update"]) else { return };
+    let Some(stage) = Stage::new(&["get", "update"]) else {
+        return;
+    };
     stage.prepare_secret();
     let process = stage
         .ktr()
@@ -183,8 +253,10 @@ fn the_dummy_provider_counts_and_the_interval_is_obeyed() {
         .spawn()
         .unwrap();
     for expected in ["token 1", "token 2", "token 3"] {
-        wait_until(expected, Duration::from_secs(20), || stage.token().filter(|token| token == expected))
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+        wait_until(expected, Duration::from_secs(20), || {
+            stage.token().filter(|token| token == expected)
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     }
 }
 
@@ -206,8 +278,17 @@ fn a_wrong_setting_is_an_error_before_anything_starts() {
     ] {
         let mut command = vec!["ktr"];
         command.extend(&arguments);
-        let finished = complete(scene.launch().unwrap()).env("KTR_INTERVAL", interval).args(command).finish(PATIENCE).unwrap();
-        assert_eq!(finished.code(), Some(64), "{arguments:?} {interval}: {}", finished.stderr);
+        let finished = complete(scene.launch().unwrap())
+            .env("KTR_INTERVAL", interval)
+            .args(command)
+            .finish(PATIENCE)
+            .unwrap();
+        assert_eq!(
+            finished.code(),
+            Some(64),
+            "{arguments:?} {interval}: {}",
+            finished.stderr
+        );
         assert!(finished.stderr.contains(said), "{}", finished.stderr);
     }
 }

@@ -29,7 +29,8 @@ fn spellings(secret: &str) -> Vec<String> {
     let mut found = vec![
         secret.to_owned(),
         form_urlencoded::byte_serialize(secret.as_bytes()).collect(),
-        percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC).to_string(),
+        percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC)
+            .to_string(),
         json!(secret).to_string().trim_matches('"').to_owned(),
         data_encoding::HEXLOWER.encode(secret.as_bytes()),
     ];
@@ -47,7 +48,9 @@ fn spellings(secret: &str) -> Vec<String> {
 fn assert_clean(place: &str, content: &[u8]) {
     for (number, secret) in SECRETS.iter().enumerate() {
         for spelling in spellings(secret) {
-            let hit = content.windows(spelling.len()).any(|window| window == spelling.as_bytes());
+            let hit = content
+                .windows(spelling.len())
+                .any(|window| window == spelling.as_bytes());
             assert!(!hit, "secret {number} is in {place}, spelled {spelling}");
         }
     }
@@ -71,7 +74,10 @@ fn assert_clean_folder(folder: &Path) -> usize {
 fn the_search_finds_a_secret_in_every_spelling() {
     for spelling in spellings(SECRETS[0]) {
         let text = format!("before {spelling} after");
-        assert!(std::panic::catch_unwind(|| assert_clean("a test", text.as_bytes())).is_err(), "{spelling}");
+        assert!(
+            std::panic::catch_unwind(|| assert_clean("a test", text.as_bytes())).is_err(),
+            "{spelling}"
+        );
     }
     let basic = STANDARD_NO_PAD.encode(format!("client:{}", SECRETS[0]));
     assert!(std::panic::catch_unwind(|| assert_clean("a test", basic.as_bytes())).is_err());
@@ -81,19 +87,38 @@ fn the_search_finds_a_secret_in_every_spelling() {
 fn no_secret_is_in_logs_status_metrics_failures_or_state() {
     let scene = Scene::new("leak").unwrap();
     let issuer = Issuer::start().unwrap();
-    let [client_secret, access_token, refresh_token, successor, id_token, mirrored] = SECRETS;
+    let [
+        client_secret,
+        access_token,
+        refresh_token,
+        successor,
+        id_token,
+        mirrored,
+    ] = SECRETS;
     issuer.always(
         "/good",
         Behaviour::json(200, &json!({"access_token": access_token, "token_type": "Bearer", "expires_in": 4, "refresh_token": successor, "id_token": id_token})),
     );
     // Issuers that repeat what they were sent in their errors.
     issuer.always("/echo", Behaviour::json(400, &json!({"error": "invalid_grant", "error_description": format!("{refresh_token} and {client_secret} are wrong")})));
-    issuer.always("/echo-raw", Behaviour::answer(500, format!("{client_secret} {access_token}")));
-    issuer.always("/garbage", Behaviour::answer(200, format!("{{\"access_token\": [\"{access_token}")));
-    for (name, secret) in [("client-secret", client_secret), ("refresh-token", refresh_token), ("mirrored", mirrored)] {
+    issuer.always(
+        "/echo-raw",
+        Behaviour::answer(500, format!("{client_secret} {access_token}")),
+    );
+    issuer.always(
+        "/garbage",
+        Behaviour::answer(200, format!("{{\"access_token\": [\"{access_token}")),
+    );
+    for (name, secret) in [
+        ("client-secret", client_secret),
+        ("refresh-token", refresh_token),
+        ("mirrored", mirrored),
+    ] {
         scene.write(name, secret).unwrap();
     }
-    scene.write("key", &data_encoding::BASE64.encode(&[7; 32])).unwrap();
+    scene
+        .write("key", &data_encoding::BASE64.encode(&[7; 32]))
+        .unwrap();
     let port = free_port().unwrap();
     let job = |name: &str, path: &str, grant: &str| {
         format!(
@@ -129,16 +154,30 @@ jobs:{}{}{}{}
             job("garbage", "/garbage", "client_credentials"),
         ))
         .unwrap();
-    let process = scene.launch().unwrap().args(["run", "-vv", "--config"]).args([&config]).spawn().unwrap();
+    let process = scene
+        .launch()
+        .unwrap()
+        .args(["run", "-vv", "--config"])
+        .args([&config])
+        .spawn()
+        .unwrap();
 
-    wait_until("every job to have been written or to have failed", PATIENCE, || {
-        let rows = scene.status(&config).ok()?;
-        let failed = rows.iter().filter(|row| failure_in(row).is_some()).count();
-        let written = scene.out("good").exists() && scene.out("mirror").exists();
-        (written && failed >= 3 && issuer.requests().len() >= 6).then_some(())
-    })
+    wait_until(
+        "every job to have been written or to have failed",
+        PATIENCE,
+        || {
+            let rows = scene.status(&config).ok()?;
+            let failed = rows.iter().filter(|row| failure_in(row).is_some()).count();
+            let written = scene.out("good").exists() && scene.out("mirror").exists();
+            (written && failed >= 3 && issuer.requests().len() >= 6).then_some(())
+        },
+    )
     .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
-    assert_eq!(std::fs::read_to_string(scene.out("good")).unwrap(), access_token, "the test would find nothing");
+    assert_eq!(
+        std::fs::read_to_string(scene.out("good")).unwrap(),
+        access_token,
+        "the test would find nothing"
+    );
 
     for arguments in [vec!["status"], vec!["status", "-o", "json"]] {
         let finished = scene.command(&arguments, &config).unwrap();
@@ -146,11 +185,19 @@ jobs:{}{}{}{}
         assert_clean("status", finished.stdout.as_bytes());
         assert_clean("status's log", finished.stderr.as_bytes());
     }
-    let metrics = Client::plain().send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[]).unwrap();
+    let metrics = Client::plain()
+        .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
+        .unwrap();
     assert_clean("the metrics", &metrics.body);
     process.kill();
     let log = process.stderr();
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "not at the finest level");
+    assert!(
+        log.contains("TRACE") || log.contains("DEBUG"),
+        "not at the finest level"
+    );
     assert_clean("the log", log.as_bytes());
-    assert!(assert_clean_folder(&scene.path("state")) > 0, "no state on disk");
+    assert!(
+        assert_clean_folder(&scene.path("state")) > 0,
+        "no state on disk"
+    );
 }

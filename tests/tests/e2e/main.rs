@@ -1,4 +1,5 @@
 //! What a user does, from outside: the built binary, a configuration file, real issuers, a real API server.
+#![cfg(test)]
 
 mod bad_config;
 mod demo;

@@ -51,35 +51,65 @@ impl Scene {
     pub(crate) fn launch(&self) -> Result<Launch> {
         let cache = evertoken_tests::workdir::parts()?.join("cache");
         std::fs::create_dir_all(&cache)?;
-        Ok(Launch::new()?.env("XDG_CACHE_HOME", cache).env("XDG_RUNTIME_DIR", self.folder.path()).folder(self.folder.path()))
+        Ok(Launch::new()?
+            .env("XDG_CACHE_HOME", cache)
+            .env("XDG_RUNTIME_DIR", self.folder.path())
+            .folder(self.folder.path()))
     }
 
     /// `evertoken run`, started.
     pub(crate) fn run(&self, config: &Path) -> Result<Evertoken> {
-        self.launch()?.args(["run", "--config"]).args([config]).args(["-v"]).spawn()
+        self.launch()?
+            .args(["run", "--config"])
+            .args([config])
+            .args(["-v"])
+            .spawn()
     }
 
     /// `evertoken COMMAND… --config CONFIG`, to its end.
     pub(crate) fn command(&self, arguments: &[&str], config: &Path) -> Result<Finished> {
-        self.launch()?.args(arguments).args(["--config"]).args([config]).finish(PATIENCE)
+        self.launch()?
+            .args(arguments)
+            .args(["--config"])
+            .args([config])
+            .finish(PATIENCE)
     }
 
     /// The rows of `evertoken status -o json`.
     pub(crate) fn status(&self, config: &Path) -> Result<Vec<Value>> {
         let finished = self.command(&["status", "-o", "json"], config)?;
-        anyhow::ensure!(finished.code() == Some(0), "status failed: {}", finished.stderr);
+        anyhow::ensure!(
+            finished.code() == Some(0),
+            "status failed: {}",
+            finished.stderr
+        );
         let answer: Value = serde_json::from_str(&finished.stdout)?;
-        Ok(answer.get("jobs").and_then(Value::as_array).cloned().unwrap_or_default())
+        Ok(answer
+            .get("jobs")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default())
     }
 
     /// A job's row; none before the process answers.
     pub(crate) fn row(&self, config: &Path, job: &str) -> Option<Value> {
-        self.status(config).ok()?.into_iter().find(|row| row["id"]["name"] == job)
+        self.status(config)
+            .ok()?
+            .into_iter()
+            .find(|row| row["id"]["name"] == job)
     }
 
     /// Waits until status names a failure of the job, of its source or of an output.
-    pub(crate) fn failure(&self, config: &Path, process: &Evertoken, job: &str, patience: Duration) -> Failure {
-        let found = wait_until(&format!("a failure of {job}"), patience, || failure_in(&self.row(config, job)?));
+    pub(crate) fn failure(
+        &self,
+        config: &Path,
+        process: &Evertoken,
+        job: &str,
+        patience: Duration,
+    ) -> Failure {
+        let found = wait_until(&format!("a failure of {job}"), patience, || {
+            failure_in(&self.row(config, job)?)
+        });
         found.unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()))
     }
 }
@@ -94,8 +124,17 @@ pub(crate) struct Failure {
 
 /// The failure in a job's row.
 pub(crate) fn failure_in(row: &Value) -> Option<Failure> {
-    let of_outputs = row["outputs"].as_array()?.iter().map(|output| &output["failure"]);
-    let failure = std::iter::once(&row["last_failure"]).chain(of_outputs).find(|failure| !failure.is_null())?;
+    let of_outputs = row["outputs"]
+        .as_array()?
+        .iter()
+        .map(|output| &output["failure"]);
+    let failure = std::iter::once(&row["last_failure"])
+        .chain(of_outputs)
+        .find(|failure| !failure.is_null())?;
     let text = |key: &str| failure[key].as_str().unwrap_or_default().to_owned();
-    Some(Failure { kind: text("kind"), code: text("code"), message: text("message") })
+    Some(Failure {
+        kind: text("kind"),
+        code: text("code"),
+        message: text("message"),
+    })
 }

@@ -23,21 +23,41 @@ jobs:
 fn probes_are_about_the_process_and_metrics_about_the_jobs() {
     let scene = Scene::new("serve").unwrap();
     let port = free_port().unwrap();
-    let config = scene.config(&format!("state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\n{JOBS}")).unwrap();
+    let config = scene
+        .config(&format!(
+            "state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\n{JOBS}"
+        ))
+        .unwrap();
     let process = scene.run(&config).unwrap();
     let client = Client::plain();
     let get = |path: &str| client.send("GET", &format!("http://127.0.0.1:{port}{path}"), &[], &[]);
-    wait_until("the first token", PATIENCE, || scene.out("good").exists().then_some(()))
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
-    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/", 404), ("/status", 404)] {
+    wait_until("the first token", PATIENCE, || {
+        scene.out("good").exists().then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    for (path, status) in [
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/", 404),
+        ("/status", 404),
+    ] {
         assert_eq!(get(path).unwrap().status, status, "{path}");
     }
     let metrics = wait_until("both jobs in the metrics", PATIENCE, || {
         let text = String::from_utf8(get("/metrics").ok()?.body).ok()?;
-        (text.contains("evertoken_job_ready{job=\"good\"} 1") && text.contains("evertoken_job_ready{job=\"bad\"} 0")).then_some(text)
+        (text.contains("evertoken_job_ready{job=\"good\"} 1")
+            && text.contains("evertoken_job_ready{job=\"bad\"} 0"))
+        .then_some(text)
     })
     .unwrap();
-    for name in ["evertoken_job_expiration_timestamp_seconds", "evertoken_job_next_refresh_timestamp_seconds", "evertoken_refresh_total", "evertoken_refresh_lateness_seconds", "evertoken_build_info"] {
+    for name in [
+        "evertoken_job_expiration_timestamp_seconds",
+        "evertoken_job_next_refresh_timestamp_seconds",
+        "evertoken_refresh_total",
+        "evertoken_refresh_lateness_seconds",
+        "evertoken_build_info",
+    ] {
         assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
     }
 }
@@ -45,35 +65,79 @@ fn probes_are_about_the_process_and_metrics_about_the_jobs() {
 #[test]
 fn status_is_a_table_for_people_and_json_for_programs() {
     let scene = Scene::new("status").unwrap();
-    let config = scene.config(&format!("state: {{dir: \"{{here}}/state\"}}\n{JOBS}")).unwrap();
+    let config = scene
+        .config(&format!("state: {{dir: \"{{here}}/state\"}}\n{JOBS}"))
+        .unwrap();
     let process = scene.run(&config).unwrap();
     wait_until("both jobs to have been tried", PATIENCE, || {
         let rows = scene.status(&config).ok()?;
-        (scene.out("good").exists() && rows.iter().any(|row| failure_in(row).is_some())).then_some(())
+        (scene.out("good").exists() && rows.iter().any(|row| failure_in(row).is_some()))
+            .then_some(())
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     let table = scene.command(&["status"], &config).unwrap();
     assert_eq!(table.code(), Some(0));
-    for expected in ["JOB", "STATE", "EXPIRES", "NEXT", "good", "bad", "secret.not-found"] {
-        assert!(table.stdout.contains(expected), "{expected} is missing:\n{}", table.stdout);
+    for expected in [
+        "JOB",
+        "STATE",
+        "EXPIRES",
+        "NEXT",
+        "good",
+        "bad",
+        "secret.not-found",
+    ] {
+        assert!(
+            table.stdout.contains(expected),
+            "{expected} is missing:\n{}",
+            table.stdout
+        );
     }
     let socket = scene.path("state/control.sock");
-    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 
     // A job that is asked to refresh does so at once.
     let before = std::fs::read(scene.out("good")).unwrap();
-    assert_eq!(scene.launch().unwrap().args(["refresh", "good", "--config"]).args([&config]).finish(PATIENCE).unwrap().code(), Some(0));
-    wait_until("a new token", PATIENCE, || (std::fs::read(scene.out("good")).ok()? != before).then_some(())).unwrap();
-    let unknown = scene.launch().unwrap().args(["refresh", "nobody", "--config"]).args([&config]).finish(PATIENCE).unwrap();
+    assert_eq!(
+        scene
+            .launch()
+            .unwrap()
+            .args(["refresh", "good", "--config"])
+            .args([&config])
+            .finish(PATIENCE)
+            .unwrap()
+            .code(),
+        Some(0)
+    );
+    wait_until("a new token", PATIENCE, || {
+        (std::fs::read(scene.out("good")).ok()? != before).then_some(())
+    })
+    .unwrap();
+    let unknown = scene
+        .launch()
+        .unwrap()
+        .args(["refresh", "nobody", "--config"])
+        .args([&config])
+        .finish(PATIENCE)
+        .unwrap();
     assert_eq!(unknown.code(), Some(1));
     assert!(unknown.stderr.contains("nobody"), "{}", unknown.stderr);
 
     // Two processes on one state directory: the second says who has it.
     let second = scene.command(&["run"], &config).unwrap();
     assert_eq!(second.code(), Some(1));
-    assert!(second.stderr.contains(&process.pid().to_string()), "{}", second.stderr);
+    assert!(
+        second.stderr.contains(&process.pid().to_string()),
+        "{}",
+        second.stderr
+    );
 
-    assert_eq!(process.terminate(Duration::from_secs(5)).unwrap().code(), Some(0));
+    assert_eq!(
+        process.terminate(Duration::from_secs(5)).unwrap().code(),
+        Some(0)
+    );
     let gone = scene.command(&["status"], &config).unwrap();
     assert_eq!(gone.code(), Some(1));
     assert!(gone.stderr.contains("control.sock"), "{}", gone.stderr);
@@ -83,15 +147,40 @@ fn status_is_a_table_for_people_and_json_for_programs() {
 fn once_writes_every_job_and_says_which_it_could_not() {
     let scene = Scene::new("once").unwrap();
     let config = scene.config(JOBS).unwrap();
-    let named = scene.launch().unwrap().args(["once", "good", "--config"]).args([&config]).finish(PATIENCE).unwrap();
+    let named = scene
+        .launch()
+        .unwrap()
+        .args(["once", "good", "--config"])
+        .args([&config])
+        .finish(PATIENCE)
+        .unwrap();
     assert_eq!(named.code(), Some(0), "{}", named.stderr);
-    assert_eq!(std::fs::read_to_string(scene.out("good")).unwrap(), "token 1");
+    assert_eq!(
+        std::fs::read_to_string(scene.out("good")).unwrap(),
+        "token 1"
+    );
 
-    let all = scene.launch().unwrap().args(["once", "--timeout", "3s", "--config"]).args([&config]).finish(PATIENCE).unwrap();
+    let all = scene
+        .launch()
+        .unwrap()
+        .args(["once", "--timeout", "3s", "--config"])
+        .args([&config])
+        .finish(PATIENCE)
+        .unwrap();
     assert_eq!(all.code(), Some(1));
-    assert!(all.stderr.contains("bad") && all.stderr.contains("missing"), "{}", all.stderr);
+    assert!(
+        all.stderr.contains("bad") && all.stderr.contains("missing"),
+        "{}",
+        all.stderr
+    );
 
-    let unknown = scene.launch().unwrap().args(["once", "nobody", "--config"]).args([&config]).finish(PATIENCE).unwrap();
+    let unknown = scene
+        .launch()
+        .unwrap()
+        .args(["once", "nobody", "--config"])
+        .args([&config])
+        .finish(PATIENCE)
+        .unwrap();
     assert_eq!(unknown.code(), Some(64), "{}", unknown.stderr);
     assert!(unknown.stderr.contains("nobody"));
 }
@@ -105,5 +194,11 @@ fn check_online_finds_what_check_cannot_know() {
     assert_eq!(online.code(), Some(1), "{}", online.stderr);
     assert!(online.stderr.contains("missing"), "{}", online.stderr);
     scene.write("missing", "now it is there").unwrap();
-    assert_eq!(scene.command(&["check", "--online"], &config).unwrap().code(), Some(0));
+    assert_eq!(
+        scene
+            .command(&["check", "--online"], &config)
+            .unwrap()
+            .code(),
+        Some(0)
+    );
 }

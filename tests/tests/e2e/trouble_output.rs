@@ -21,10 +21,14 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
     issuer.always("/token", Behaviour::token("once", 3600));
     let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
     let table = [
-        ("directory", scene.out("directory"), "file.is-a-directory"),
-        ("symlink", scene.out("symlink"), "file.symlink"),
-        ("missing-folder", scene.out("missing/token"), "file.no-such-folder"),
-        ("read-only", "/proc/sys/kernel/evertoken".into(), "file.denied"),
+        ("directory", scene.out("directory"), "file.is-directory"),
+        ("symlink", scene.out("symlink"), "file.is-symlink"),
+        (
+            "missing-folder",
+            scene.out("missing/token"),
+            "file.no-directory",
+        ),
+        ("read-only", "/sys/evertoken".into(), "file.permission"),
     ];
     for (name, path, _) in &table {
         yaml.push_str(&format!(
@@ -41,16 +45,28 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
         assert_eq!(code, *expected, "{name}: {message}");
         assert!(message.contains(path.to_str().unwrap()), "{message}");
     }
-    wait_until("the healthy job", PATIENCE, || scene.out("healthy").exists().then_some(())).unwrap();
-    assert_eq!(std::fs::read_to_string(scene.path("elsewhere")).unwrap(), "not mine");
+    wait_until("the healthy job", PATIENCE, || {
+        scene.out("healthy").exists().then_some(())
+    })
+    .unwrap();
+    assert_eq!(
+        std::fs::read_to_string(scene.path("elsewhere")).unwrap(),
+        "not mine"
+    );
 
     std::fs::create_dir(scene.out("missing")).unwrap();
     std::fs::remove_dir(scene.out("directory")).unwrap();
     for path in [scene.out("missing/token"), scene.out("directory")] {
-        wait_until("the write to succeed", PATIENCE, || (std::fs::read_to_string(&path).ok()? == "once").then_some(()))
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+        wait_until("the write to succeed", PATIENCE, || {
+            (std::fs::read_to_string(&path).ok()? == "once").then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     }
-    assert_eq!(issuer.requests().len(), table.len(), "the issuer was asked again for a failed write");
+    assert_eq!(
+        issuer.requests().len(),
+        table.len(),
+        "the issuer was asked again for a failed write"
+    );
 }
 
 #[test]
@@ -61,10 +77,16 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
     };
     let namespace = cluster.namespace("trouble").unwrap();
     let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["immutable", "absent", "late"], "verbs": ["patch"]}]);
-    let account = cluster.service_account(&namespace, "evertoken", &rules).unwrap();
+    let account = cluster
+        .service_account(&namespace, "evertoken", &rules)
+        .unwrap();
     cluster
         .admin()
-        .create_secret(&namespace, "immutable", json!({"immutable": true, "stringData": {"token": "old"}}))
+        .create_secret(
+            &namespace,
+            "immutable",
+            json!({"immutable": true, "stringData": {"token": "old"}}),
+        )
         .unwrap();
     let scene = Scene::new("secrets").unwrap();
     let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
@@ -80,20 +102,41 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
         ));
     }
     let config = scene.config(&yaml).unwrap();
-    let process = scene.launch().unwrap().env("KUBECONFIG", &account.kubeconfig).args(["run", "--config"]).args([&config]).spawn().unwrap();
+    let process = scene
+        .launch()
+        .unwrap()
+        .env("KUBECONFIG", &account.kubeconfig)
+        .args(["run", "--config"])
+        .args([&config])
+        .spawn()
+        .unwrap();
     for (name, _, expected, mend) in &table {
         let Failure { code, message, .. } = scene.failure(&config, &process, name, PATIENCE);
         assert_eq!(code, *expected, "{name}: {message}");
-        assert!(message.contains(mend) && message.contains(name), "{message}");
+        assert!(
+            message.contains(mend) && message.contains(name),
+            "{message}"
+        );
     }
-    let kept = cluster.admin().secret_value(&namespace, "immutable", "token").unwrap();
+    let kept = cluster
+        .admin()
+        .secret_value(&namespace, "immutable", "token")
+        .unwrap();
     assert_eq!(kept.as_deref(), Some(b"old".as_slice()));
 
     // What stood in the way is gone: the jobs recover by themselves.
     for name in ["absent", "late"] {
-        cluster.admin().create_secret(&namespace, name, json!({})).unwrap();
-        wait_until("the token in the Secret", PATIENCE, || cluster.admin().secret_value(&namespace, name, "token").ok()?)
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+        cluster
+            .admin()
+            .create_secret(&namespace, name, json!({}))
+            .unwrap();
+        wait_until("the token in the Secret", PATIENCE, || {
+            cluster
+                .admin()
+                .secret_value(&namespace, name, "token")
+                .ok()?
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     }
 }
 
@@ -116,13 +159,29 @@ fn an_api_server_that_is_away_delays_its_secrets_only_and_the_issuer_is_asked_on
         ))
         .unwrap();
     cluster.down();
-    let process = scene.launch().unwrap().env("KUBECONFIG", &kubeconfig).args(["run", "--config"]).args([&config]).spawn().unwrap();
+    let process = scene
+        .launch()
+        .unwrap()
+        .env("KUBECONFIG", &kubeconfig)
+        .args(["run", "--config"])
+        .args([&config])
+        .spawn()
+        .unwrap();
     let Failure { code, message, .. } = scene.failure(&config, &process, "both", PATIENCE);
     assert_eq!(code, "kubernetes.unreachable", "{message}");
-    assert_eq!(std::fs::read_to_string(scene.out("both")).unwrap(), "once", "the file does not wait for the Secret");
+    assert_eq!(
+        std::fs::read_to_string(scene.out("both")).unwrap(),
+        "once",
+        "the file does not wait for the Secret"
+    );
 
     cluster.up().unwrap();
-    wait_until("the Secret", PATIENCE, || cluster.admin().secret_value(&namespace, "both", "token").ok()?)
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    wait_until("the Secret", PATIENCE, || {
+        cluster
+            .admin()
+            .secret_value(&namespace, "both", "token")
+            .ok()?
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     assert_eq!(issuer.requests().len(), 1);
 }

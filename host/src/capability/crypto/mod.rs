@@ -22,7 +22,7 @@ pub const MAX_RANDOM_BYTES: u32 = 1024;
 const SIGN_ALGORITHMS: &str =
     "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512, HMAC-SHA1";
 
-/// What [`derive`] takes, for messages.
+/// What [`derive()`] takes, for messages.
 const MAC_ALGORITHMS: &str = "HS256, HS384, HS512, HMAC-SHA1";
 
 /// What [`digest`] takes, for messages.

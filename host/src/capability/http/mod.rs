@@ -16,6 +16,7 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Call;
@@ -205,16 +206,27 @@ fn recipe(
 fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response, Failure>) {
     let job = &call.0.job.id;
     let plugin = &call.0.job.source.plugin;
-    let method = &target.method;
-    let origin = &target.origin;
-    let path = call.scrub(target.url.path());
+    let method = call.scrub(target.method.as_str());
+    let origin = call.scrub(&target.origin.to_string());
+    let path = path_shown(call, &target.url);
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match outcome {
         Ok(Response { status, body, .. }) => tracing::info!(
-            target: AUDIT_TARGET, %job, %plugin, %method, %origin, path, status, bytes = body.len(), duration_ms, "request"
+            target: AUDIT_TARGET, %job, %plugin, method, origin, path, status, bytes = body.len(), duration_ms, "request"
         ),
         Err(failure) => tracing::info!(
-            target: AUDIT_TARGET, %job, %plugin, %method, %origin, path, code = failure.code, duration_ms, "request without answer"
+            target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code, duration_ms, "request without answer"
         ),
+    }
+}
+
+/// The path as it was asked for, unless there is a secret in it in whatever mix of spellings: then decoded and without it.
+fn path_shown(call: &Call, url: &url::Url) -> String {
+    let decoded = percent_decode_str(url.path()).decode_utf8_lossy();
+    let scrubbed = call.scrub(&decoded);
+    if scrubbed == decoded {
+        call.scrub(url.path())
+    } else {
+        scrubbed
     }
 }

@@ -362,11 +362,18 @@ async fn slow_and_dripping_servers_run_into_the_calls_time() {
         fixture.job.source.timeout = Duration::from_millis(500);
         let began = Instant::now();
         let outcome = fixture.call().send(get(server.url("/"))).await;
-        assert_eq!(code(&outcome), "http.timeout");
-        assert_eq!(outcome.unwrap_err().kind, FailureKind::Unavailable);
         let took = began.elapsed();
+        assert_eq!(code(&outcome), "http.timeout");
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        // A tenth of the call's time is left to the plugin.
         assert!(
-            took >= Duration::from_millis(400) && took < Duration::from_millis(500),
+            failure.message.contains("in full 0.45 s after"),
+            "{failure}"
+        );
+        // Far below the servers' own minute, however busy the machine.
+        assert!(
+            took >= Duration::from_millis(450) && took < Duration::from_secs(10),
             "{took:?}"
         );
     }
@@ -397,8 +404,7 @@ async fn a_closed_port_is_a_connect_failure() {
     let server = Server::answering(OK).await;
     let fixture = Fixture::reaching(&server);
     let url = server.url("/");
-    drop(server);
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    server.stop().await;
     let outcome = fixture.call().send(get(url)).await;
     assert_eq!(code(&outcome), "http.connect");
     assert!(outcome.unwrap_err().message.ends_with("connection refused"));

@@ -1,5 +1,6 @@
 //! Every setting of kube-token-refresher by every way it can be given, and what becomes of mistakes.
 
+use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
@@ -547,5 +548,31 @@ fn without_an_expiry_the_interval_alone_decides() {
             life.mul_f64(policy.at) >= policy.every && life - before >= policy.every,
             "{seconds}"
         );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_arguments_and_no_file_make_it_panic(
+        arguments in proptest::collection::vec("-{0,3}(f|config|interval|secret.name|é)?=?[a-z0-9é=-]{0,5}", 0..6),
+        file in "[a-z0-9 :\\-\\[\\]{},\"'|>&*!%#@\t\n~.é]{0,100}",
+    ) {
+        let variables = MINIMUM.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        if let Err(mistakes) = settings(&arguments, variables, |_| Ok(file.into_bytes())) {
+            prop_assert!(!mistakes.drawn(false).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_client_s_secret_is_not_shown_wherever_the_file_breaks(at in 0_usize..150, junk in "[:\\[\\]{}'\"\n\t,]{1,3}") {
+        let mut text = "secret: {name: a, namespace: b}\noidc:\n  tokenurl: https://idp\n  clientid: me\n  clientsecret: hunter2hunter2\n".to_owned();
+        text.insert_str(at.min(text.len()), &junk);
+        let shown = match read(&[], &[], &text) {
+            Ok(settings) => format!("{settings:?}"),
+            Err(mistakes) => format!("{mistakes}{}", mistakes.drawn(false)),
+        };
+        prop_assert!(!shown.contains("hunter2"), "{}\n{}", text, shown);
     }
 }

@@ -161,6 +161,29 @@ fn a_shared_output_is_written_once_all_its_jobs_have_a_token_and_whenever_one_ch
 }
 
 #[test]
+fn a_shared_output_rests_without_one_of_its_jobs_and_comes_back_with_it() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a"), job("b")]).await;
+        let change = vec![shared(&["a", "b"], "netrc")];
+        started.handle.apply(change).await.unwrap();
+        world.time.wait(SECOND).await;
+        let remove = Change::Remove(JobId::file("b"));
+        started.handle.apply(vec![remove]).await.unwrap();
+        world.time.wait(3600 * SECOND).await;
+        assert_eq!(world.written("netrc"), ["a.0,b.0"]);
+        started.handle.apply(put(vec![job("b")])).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("netrc").len(), 2, "it is there again");
+        let change = vec![shared(&["a"], "other")];
+        started.handle.apply(change).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("other").len(), 1, "and can be replaced");
+        started.stop().await;
+    });
+}
+
+#[test]
 fn whoever_asks_for_a_refresh_gets_one_and_learns_of_names_that_are_no_jobs() {
     let world = World::default();
     world.time.run(async {

@@ -3,6 +3,7 @@
 mod changes;
 mod fairness;
 mod freshness;
+mod log;
 mod stopping;
 mod virtual_time;
-mod world;
+pub(crate) mod world;

@@ -64,6 +64,8 @@ pub(crate) struct Held {
 pub(crate) struct Facts {
     pub(crate) plans: HashMap<String, Plan>,
     pub(crate) asked: Vec<Asked>,
+    /// How often, by job.
+    calls: HashMap<String, u64>,
     pub(crate) in_flight: usize,
     pub(crate) most_in_flight: usize,
     /// By path; the newest last.
@@ -245,12 +247,18 @@ impl Acquirer for World {
         Lane::Remote(plan.origin.into())
     }
 
-    fn acquire<'a>(&'a self, job: &'a Arc<Job>, call: Call) -> BoxFuture<'a, Result<Obtained, Failure>> {
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Arc<Job>,
+        call: Call,
+    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
         let name = job.id.name.clone();
         Box::pin(async move {
             let (plan, nth) = {
                 let mut facts = self.facts();
-                let nth = facts.asked.iter().filter(|asked| asked.job == name).count() as u64;
+                let calls = facts.calls.entry(name.clone()).or_default();
+                let nth = *calls;
+                *calls += 1;
                 facts.asked.push(Asked {
                     job: name.clone(),
                     at: self.time.passed(),

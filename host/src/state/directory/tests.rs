@@ -283,6 +283,46 @@ fn what_is_no_store_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_altered_is_refused_or_read_right_but_never_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobId::file("job");
+    {
+        let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+        for n in 0..50 {
+            store
+                .keep_token(&JobId::file(format!("job{n}")), &kept("other"))
+                .await
+                .unwrap();
+        }
+        store.keep_token(&job, &kept("one")).await.unwrap();
+    }
+    let file = folder.path().join(DATABASE_FILE);
+    let good = std::fs::read(&file).unwrap();
+    let mut refused = 0;
+    for offset in (4096..good.len()).step_by(good.len() / 60) {
+        let mut altered = good.clone();
+        for byte in altered.iter_mut().skip(offset).take(64) {
+            *byte ^= 0x5a;
+        }
+        std::fs::write(&file, &altered).unwrap();
+        match Store::open(folder.path(), vec![key(1)]) {
+            Ok(store) => assert_eq!(store.token(&job).await.unwrap(), Some(kept("one"))),
+            Err(error) => {
+                assert_eq!(error.code(), "state.damaged", "{error}");
+                assert!(error.to_string().contains("restore it"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    std::fs::write(&file, &good[..good.len() / 2]).unwrap();
+    assert_eq!(
+        Store::open(folder.path(), vec![key(1)]).unwrap_err().code(),
+        "state.damaged"
+    );
+}
+
+#[tokio::test]
 async fn writers_that_wait_together_share_a_commit_and_all_are_durable() {
     const WRITERS: usize = 2000;
     let folder = tempfile::tempdir().unwrap();

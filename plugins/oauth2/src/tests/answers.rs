@@ -247,6 +247,12 @@ fn a_refusal_is_a_failure_of_its_kind_with_the_issuers_code() {
             None,
         ),
         (
+            Answer::new(200, "text/plain", "s3cr3t=s3cr3t"),
+            FailureKind::Internal,
+            "answer.unreadable",
+            None,
+        ),
+        (
             Answer::json(200, r#"{"access_token":"s3cr3t""#),
             FailureKind::Internal,
             "answer.unreadable",
@@ -318,7 +324,7 @@ fn a_new_refresh_token_is_stored_with_its_expiry_once_the_answer_is_there() {
         (r#""refresh_expires_in":"never""#, None),
     ] {
         let host = Host::new();
-        host.secret("refresh_token", "old");
+        host.rotating_secret("refresh_token", "old");
         host.answer(Answer::json(
             200,
             format!(r#"{{"access_token":"abc","refresh_token":"new",{members}}}"#),
@@ -352,7 +358,7 @@ fn a_refresh_token_is_kept_when_the_answer_has_none_or_refuses() {
         ),
     ] {
         let host = Host::new();
-        host.secret("refresh_token", "old");
+        host.rotating_secret("refresh_token", "old");
         host.answer(Answer::json(status, body));
         let _either = acquire::<OAuth2>(&config("refresh_token", json!({})));
         assert!(host.replaced().is_empty(), "{body}");
@@ -362,7 +368,7 @@ fn a_refresh_token_is_kept_when_the_answer_has_none_or_refuses() {
 #[test]
 fn a_new_refresh_token_is_stored_even_when_the_rest_of_the_answer_is_of_no_use() {
     let host = Host::new();
-    host.secret("refresh_token", "old");
+    host.rotating_secret("refresh_token", "old");
     host.answer(Answer::json(200, r#"{"refresh_token":"new"}"#));
     assert!(
         acquire::<OAuth2>(&config("refresh_token", json!({})))
@@ -370,6 +376,27 @@ fn a_new_refresh_token_is_stored_even_when_the_rest_of_the_answer_is_of_no_use()
             .has_code("answer.no-token")
     );
     assert_eq!(host.replaced().len(), 1);
+}
+
+#[test]
+fn a_new_refresh_token_that_the_job_cannot_keep_is_told_and_the_token_is_used() {
+    let host = Host::new();
+    host.secret("refresh_token", "old");
+    host.answer(Answer::json(
+        200,
+        r#"{"access_token":"abc","refresh_token":"new"}"#,
+    ));
+    assert_eq!(
+        acquire::<OAuth2>(&config("refresh_token", json!({})))
+            .unwrap()
+            .value,
+        "abc"
+    );
+    let [(_, line)] = host.logged().try_into().unwrap();
+    assert!(
+        line.contains("rotating: true") && !line.contains("new"),
+        "{line}"
+    );
 }
 
 #[test]

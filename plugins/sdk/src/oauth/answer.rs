@@ -13,6 +13,9 @@ use crate::{Expiry, Failure, Field, Timestamp, Token, log};
 /// Lifetimes beyond this are a spelling of "never", and would overflow the arithmetic of those who read them: a hundred years.
 const MAX_LIFETIME_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
 
+/// A message lists at most this many members: enough to see what kind of answer it is.
+const MAX_NAMES_SHOWN: usize = 12;
+
 /// Members that a token has a place of its own for, or that must not leave the plugin.
 const NOT_FIELDS: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
 
@@ -69,7 +72,12 @@ impl Answer {
     /// `internal` with code "answer.no-token" when there is no `access_token`; the message names the members that there are.
     pub fn token(&self) -> Result<Token, Failure> {
         let Some(value) = self.text("access_token") else {
-            let names: Vec<_> = self.members.keys().map(String::as_str).collect();
+            let names: Vec<_> = self
+                .members
+                .keys()
+                .take(MAX_NAMES_SHOWN)
+                .map(String::as_str)
+                .collect();
             let message = format!(
                 "the issuer's answer has no access_token; it has: {}",
                 names.join(", ")

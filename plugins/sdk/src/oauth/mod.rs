@@ -25,7 +25,8 @@ fn members(response: &Response) -> Option<Map<String, Value>> {
     }
 }
 
-/// A form's fields. Only a content type that may be a form is read as one: every text would be a form of some kind, an HTML page too.
+/// A form's fields. Every text would be a form of some kind, an error page too, whose words would then be names: a token endpoint's form has one of
+/// the two names that matter.
 fn form_members(content_type: Option<&str>, body: &[u8]) -> Option<Map<String, Value>> {
     let essence = content_type.map(|value| {
         value
@@ -35,16 +36,15 @@ fn form_members(content_type: Option<&str>, body: &[u8]) -> Option<Map<String, V
             .trim()
             .to_ascii_lowercase()
     });
-    let may_be_form = matches!(
+    if !matches!(
         essence.as_deref(),
         None | Some("application/x-www-form-urlencoded" | "text/plain")
-    );
-    if !may_be_form || !body.contains(&b'=') {
+    ) {
         return None;
     }
     let mut members = Map::new();
     for (name, value) in form_urlencoded::parse(body) {
         members.insert(name.into_owned(), Value::String(value.into_owned()));
     }
-    Some(members)
+    (members.contains_key("access_token") || members.contains_key("error")).then_some(members)
 }

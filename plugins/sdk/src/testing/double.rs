@@ -9,7 +9,7 @@ use super::spelling;
 use crate::crypto::PublicKey;
 use crate::http::{Body, Request, Response};
 use crate::log::Level;
-use crate::secrets::{Encoding, NOT_LISTED, Piece, Value};
+use crate::secrets::{Encoding, NOT_LISTED, NOT_ROTATING, Piece, Value};
 use crate::{Failure, Timestamp};
 
 /// The time until a test sets another: 2023-11-14T22:13:20Z.
@@ -65,6 +65,7 @@ struct Scene {
     now: Option<Timestamp>,
     secrets: BTreeMap<String, Vec<u8>>,
     missing: Vec<String>,
+    rotating: Vec<String>,
     revealed: Vec<String>,
     answers: VecDeque<Result<Answer, Failure>>,
     signatures: VecDeque<Vec<u8>>,
@@ -111,6 +112,12 @@ impl Host {
             .borrow_mut()
             .secrets
             .insert(name.to_owned(), value.as_ref().to_vec());
+    }
+
+    /// Lists a secret with this value that the plugin may replace.
+    pub fn rotating_secret(&self, name: &str, value: impl AsRef<[u8]>) {
+        self.secret(name, value);
+        self.0.borrow_mut().rotating.push(name.to_owned());
     }
 
     /// Lists a secret that is not at its place.
@@ -314,6 +321,12 @@ pub(crate) fn replace(
     expires_at: Option<Timestamp>,
 ) -> Result<(), Failure> {
     scene(|scene| {
+        if !scene.rotating.iter().any(|rotating| rotating == name) {
+            return Err(
+                Failure::invalid_config(format!("secret {name} is not rotating"))
+                    .with_code(NOT_ROTATING),
+            );
+        }
         let bytes = bytes(value);
         scene.replaced.push(Replaced {
             name: name.to_owned(),
@@ -345,7 +358,7 @@ pub(crate) fn reveal(secret: &Handle) -> Result<Vec<u8>, Failure> {
 pub(crate) fn part(secret: &Handle, pointer: &str) -> Result<Handle, Failure> {
     let missing = || {
         Failure::invalid_config(format!("the secret has no string at {pointer}"))
-            .with_code("secret.part")
+            .with_code("secret.no-such-part")
     };
     let json: serde_json::Value = serde_json::from_slice(&secret.bytes).map_err(|_| missing())?;
     let text = json

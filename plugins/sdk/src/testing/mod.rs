@@ -1,4 +1,4 @@
-//! Plays the host in native tests. A test gives a [`Host`] secrets, a time and answers, calls a plugin with [`acquire`] or [`format`], and then looks
+//! Plays the host in native tests. A test gives a [`Host`] secrets, a time and answers, calls a plugin with [`acquire()`] or [`format()`], and then looks
 //! at what the plugin asked for. Secrets appear in requests as placeholders: `{client_secret}`, `form({client_secret})`.
 //!
 //! ```

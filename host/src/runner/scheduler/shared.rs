@@ -1,0 +1,120 @@
+//! Outputs that several jobs share: written once all of their jobs have a token, and whenever one of them gets another.
+
+use std::time::Duration;
+
+use super::{Key, Scheduler, Sleeper, Work, class_of, written_event};
+use crate::config::model::SharedOutput;
+use crate::failure::Failure;
+use crate::refresh::publication;
+use crate::runner::entry::SharedEntry;
+use crate::runner::ports;
+
+/// How often a shared output is verified when none of its jobs says so.
+const SHARED_VERIFY: Duration = Duration::from_secs(600);
+
+impl Scheduler {
+    pub(super) fn settle_shared(&mut self) {
+        if self.shared.values().any(|s| s.publication.is_writing()) {
+            return;
+        }
+        let Some(outputs) = self.pending_shared.take() else {
+            return;
+        };
+        for key in std::mem::take(&mut self.shared).into_keys() {
+            self.queue.set(Sleeper::Shared(key), None);
+        }
+        self.shared_of.clear();
+        for (index, config) in outputs.into_iter().enumerate() {
+            let key = self.next_key();
+            for id in &config.from {
+                self.shared_of.entry(id.clone()).or_default().push(key);
+            }
+            let verify = self.shared_verify(&config);
+            let entry = SharedEntry::new(config, index, verify);
+            self.shared.insert(key, entry);
+            self.shared_changed(key);
+        }
+    }
+
+    /// As often as the most watchful of its jobs.
+    fn shared_verify(&self, shared: &SharedOutput) -> Duration {
+        let keys = shared.from.iter().filter_map(|id| self.keys.get(id));
+        keys.filter_map(|key| Some(self.jobs.get(key)?.config.verify))
+            .min()
+            .unwrap_or(SHARED_VERIFY)
+    }
+
+    pub(super) fn token_changed(&mut self, job: Key) {
+        let Some(entry) = self.jobs.get(&job) else {
+            return;
+        };
+        let shared = self.shared_of.get(&entry.config.id);
+        for key in shared.cloned().unwrap_or_default() {
+            self.shared_changed(key);
+        }
+    }
+
+    fn shared_changed(&mut self, key: Key) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        let Some(shared) = self.shared.get(&key) else {
+            return;
+        };
+        if self.tokens(&shared.config).is_none() {
+            return;
+        }
+        if let Some(shared) = self.shared.get_mut(&key) {
+            shared
+                .publication
+                .step(publication::Event::Changed, now, sample);
+        }
+        self.write_shared_if_due(key);
+    }
+
+    pub(super) fn write_shared_if_due(&mut self, key: Key) {
+        let now = self.world.now();
+        let Some(shared) = self.shared.get_mut(&key) else {
+            return;
+        };
+        let purpose = shared.publication.take(now);
+        self.queue
+            .set(Sleeper::Shared(key), shared.publication.wakes_at());
+        if let Some(purpose) = purpose {
+            let lane = self.world.ports.publisher.lane(&shared.config.output);
+            let work = Work::WriteShared(key, purpose);
+            self.enqueue(lane, (class_of(purpose), 0), work);
+        }
+    }
+
+    /// One of the jobs was removed before the write began.
+    pub(super) fn shared_gone(&mut self, key: Key) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        if let Some(shared) = self.shared.get_mut(&key) {
+            shared
+                .publication
+                .step(publication::Event::Gone, now, sample);
+        }
+        self.settle_shared();
+    }
+
+    /// The tokens of all jobs that share an output, once all have one.
+    pub(super) fn tokens(&self, shared: &SharedOutput) -> Option<Vec<ports::JobToken>> {
+        let token = |id| self.jobs.get(self.keys.get(id)?)?.job_token();
+        shared.from.iter().map(token).collect()
+    }
+
+    pub(super) fn shared_written(&mut self, key: Key, result: Result<ports::Change, Failure>) {
+        let (now, sample) = (self.world.now(), self.world.sample());
+        if let Some(shared) = self.shared.get_mut(&key) {
+            let event = written_event(result.as_ref().err());
+            shared.publication.step(event, now, sample);
+            let from: Vec<_> = shared.config.from.iter().map(ToString::to_string).collect();
+            let destination = &shared.config.output.destination;
+            let wall = now.wall;
+            shared.failure = self
+                .world
+                .note_write(&from.join(","), destination, result, wall);
+        }
+        self.write_shared_if_due(key);
+        self.settle_shared();
+    }
+}

@@ -1,0 +1,128 @@
+use super::*;
+use crate::config::model::JobId;
+use crate::runner::tests::world::{World, job, limits, put};
+
+struct Served {
+    socket: PathBuf,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+/// A real socket in front of a runner with the jobs `a` and `b`, whose time stands still.
+async fn served() -> Served {
+    let (runner, handle, _) = World::default().runner(&limits(1, 1));
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    let stop = CancellationToken::new();
+    tokio::spawn(runner.run(stop.clone()));
+    handle.apply(put(vec![job("a"), job("b")])).await.unwrap();
+    let control = Control::bind(&socket).await.unwrap();
+    let server = tokio::spawn(control.serve(handle, stop.clone()));
+    Served {
+        socket,
+        stop,
+        server,
+        _directory: directory,
+    }
+}
+
+async fn raw(socket: &Path, request: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    // A server that has read enough may have closed already.
+    let _ = stream.write_all(request).await;
+    let _ = stream.shutdown().await;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    answer
+}
+
+#[tokio::test]
+async fn status_answers_with_all_jobs_or_those_named() {
+    let served = served().await;
+    let all = status(&served.socket, Vec::new()).await.unwrap();
+    let names: Vec<_> = all.jobs.iter().map(|job| job.id.to_string()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let one = status(&served.socket, vec!["b".to_owned()]).await.unwrap();
+    assert_eq!(one.jobs.len(), 1);
+}
+
+#[tokio::test]
+async fn refresh_says_whom_it_asks() {
+    let served = served().await;
+    let names = vec!["a".to_owned(), "nobody".to_owned()];
+    let asked = refresh(&served.socket, names).await.unwrap();
+    assert_eq!(asked.asked, [JobId::file("a")]);
+    assert_eq!(asked.unknown, ["nobody"]);
+}
+
+#[tokio::test]
+async fn what_is_no_request_gets_an_answer_that_says_so() {
+    let served = served().await;
+    let long = vec![b' '; usize::try_from(REQUEST_BYTES).unwrap() + 10];
+    for (request, expected) in [
+        (
+            b"{\"verb\":\"stop\"}\n".as_slice(),
+            "unknown variant `stop`",
+        ),
+        (b"{\"verb\":\"status\",\"job\":1}\n", "unknown field `job`"),
+        (b"\xff\n", "cannot be understood"),
+        (b"{\"verb\":\"status\"}", "one line"),
+        (b"", "one line"),
+        (&long, "one line"),
+    ] {
+        let answer = raw(&served.socket, request).await;
+        assert!(answer.starts_with("{\"error\":"), "{answer}");
+        assert!(answer.contains(expected), "{answer}");
+    }
+    assert!(status(&served.socket, Vec::new()).await.is_ok());
+}
+
+#[tokio::test]
+async fn only_the_owner_may_connect_and_the_socket_goes_with_its_process() {
+    let served = served().await;
+    let mode = std::fs::symlink_metadata(&served.socket).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let directory = served.socket.parent().unwrap();
+    assert_eq!(
+        std::fs::read_dir(directory).unwrap().count(),
+        1,
+        "no leftovers"
+    );
+    served.stop.cancel();
+    served.server.await.unwrap();
+    assert!(!served.socket.exists());
+    let error = status(&served.socket, Vec::new()).await.unwrap_err();
+    assert!(matches!(error, ControlError::Connect { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_living_process_keeps_its_socket() {
+    let served = served().await;
+    let error = Control::bind(&served.socket).await.unwrap_err();
+    assert!(matches!(error, ControlError::InUse(_)), "{error}");
+    assert!(status(&served.socket, Vec::new()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_dead_processs_socket_is_replaced_and_what_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists(), "the dead one's file stays");
+    Control::bind(&socket).await.unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let error = Control::bind(&file).await.unwrap_err();
+    assert!(matches!(error, ControlError::NoSocket(_)), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_socket_that_cannot_be_made_is_an_error_that_names_it() {
+    let error = Control::bind(Path::new("/nonexistent/control.sock"))
+        .await
+        .unwrap_err();
+    let expected = "cannot listen on the control socket /nonexistent/control.sock";
+    assert_eq!(error.to_string(), expected);
+}

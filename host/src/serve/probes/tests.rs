@@ -1,0 +1,132 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::runner::tests::world::{SECOND, World, job, limits, put};
+
+/// Real sockets in front of a runner of the small world, whose time stands still.
+struct Served {
+    address: SocketAddr,
+    readiness: Readiness,
+    stop: CancellationToken,
+    runner: crate::runner::Runner,
+}
+
+async fn served() -> Served {
+    let (runner, handle, metrics) = World::default().runner(&limits(1, 1));
+    let readiness = Readiness::default();
+    let probes = Probes::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (address, stop) = (probes.address(), CancellationToken::new());
+    let shown = Shown {
+        readiness: readiness.clone(),
+        metrics,
+        runner: handle,
+    };
+    tokio::spawn(probes.serve(shown, stop.clone()));
+    Served {
+        address,
+        readiness,
+        stop,
+        runner,
+    }
+}
+
+async fn request(address: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn livez_says_that_it_lives_and_readyz_where_it_is() {
+    let served = served().await;
+    let status = async |head| {
+        let answer = request(served.address, head).await;
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(status("GET /livez").await, "200");
+    assert_eq!(status("GET /readyz").await, "503", "starting");
+    served.readiness.set(Phase::Ready);
+    assert_eq!(status("GET /readyz").await, "200");
+    served.readiness.set(Phase::Stopping);
+    assert_eq!(status("GET /readyz").await, "503", "stopping");
+    assert_eq!(status("GET /livez").await, "200", "also while stopping");
+    assert_eq!(status("GET /").await, "404");
+    assert_eq!(status("POST /readyz").await, "405");
+}
+
+#[test]
+fn metrics_are_openmetrics_with_a_row_per_job() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::default();
+        let (runner, handle, metrics) = world.runner(&limits(1, 1));
+        let probes = Probes::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = probes.address();
+        let stop = CancellationToken::new();
+        tokio::spawn(runner.run(stop.clone()));
+        handle.apply(put(vec![job("a")])).await.unwrap();
+        let shown = Shown {
+            readiness: Readiness::default(),
+            metrics,
+            runner: handle.clone(),
+        };
+        tokio::spawn(probes.serve(shown, stop.clone()));
+        let answer = request(address, "GET /metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+        assert!(
+            answer.contains("evertoken_job_ready{job=\"a\"} 0.0"),
+            "{answer}"
+        );
+        assert!(answer.ends_with("# EOF\n"));
+        stop.cancel();
+        while handle.status(Vec::new()).await.is_ok() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    });
+}
+
+#[tokio::test]
+async fn metrics_of_a_runner_that_ended_are_unavailable() {
+    let served = served().await;
+    drop(served.runner);
+    let answer = request(served.address, "GET /metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    served.stop.cancel();
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_that_names_it() {
+    let served = served().await;
+    let error = Probes::bind(served.address).await.unwrap_err();
+    let expected = format!("cannot listen on {} (serve.address)", served.address);
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_keeps_nobody_out() {
+    let served = served().await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS / 2 {
+        silent.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    assert!(request(served.address, "GET /livez").await.contains("ok"));
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_is_disconnected() {
+    let served = served().await;
+    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    silent.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let end = silent.read_to_end(&mut rest);
+    let ended = tokio::time::timeout(HEAD_TIMEOUT + 5 * SECOND, end).await;
+    assert!(ended.is_ok(), "still connected");
+    assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
+}

@@ -1,0 +1,141 @@
+//! A plugin in a test sees the host that it will meet: secrets stay handles, what the job does not allow is refused.
+
+use evertoken_plugin::testing::{Answer, Host};
+use evertoken_plugin::{Failure, Timestamp};
+use evertoken_plugin::{clock, crypto, http, log, secrets, state};
+use secrets::{Encoding, Piece, Secret};
+
+#[test]
+fn requests_show_secrets_as_placeholders_wherever_they_stand() {
+    let host = Host::new();
+    host.secret("key", r#"{"id":"i","private_key":"p"}"#);
+    host.answer(Answer::json(200, "{}").header("X-Id", "1"));
+    let key = secrets::open("key").unwrap();
+    let part = key.part("/private_key").unwrap();
+    let body = secrets::join(&[
+        "<k>".into(),
+        Piece::Secret(&part, Encoding::Xml),
+        "</k>".into(),
+    ])
+    .unwrap();
+    let response = http::Request::new("PUT", "https://x.example/t")
+        .query("k", &key)
+        .header("authorization", &Secret::basic("svc", &key).unwrap())
+        .content("application/xml", &body)
+        .send()
+        .unwrap();
+    assert_eq!((response.status, response.header("x-id")), (200, Some("1")));
+
+    let [request] = host.requests().try_into().unwrap();
+    assert_eq!(
+        (request.method.as_str(), request.query),
+        ("PUT", vec![("k".into(), "{key}".into())])
+    );
+    assert_eq!(
+        request.content.as_deref(),
+        Some("<k>xml({key}#/private_key)</k>")
+    );
+    let headers = [
+        ("authorization", "Basic base64(svc:form({key}))"),
+        ("content-type", "application/xml"),
+    ];
+    assert_eq!(
+        request.headers,
+        headers.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
+}
+
+#[test]
+fn a_value_is_read_only_if_every_secret_in_it_is_revealed() {
+    let host = Host::new();
+    host.secret("a", "1");
+    host.secret("b", "2");
+    host.reveal("a");
+    let (a, b) = (secrets::open("a").unwrap(), secrets::open("b").unwrap());
+    assert_eq!(a.reveal().unwrap(), b"1");
+    let both = secrets::join(&[
+        Piece::Secret(&a, Encoding::Raw),
+        Piece::Secret(&b, Encoding::Raw),
+    ])
+    .unwrap();
+    assert!(both.reveal().unwrap_err().has_code("secret.not-revealed"));
+    host.reveal("b");
+    assert_eq!(both.reveal().unwrap(), b"12");
+    assert_eq!(
+        secrets::join(&["text".into()]).unwrap().reveal().unwrap(),
+        b"text"
+    );
+}
+
+#[test]
+fn a_handle_keeps_its_value_and_only_rotating_secrets_are_replaced() {
+    let host = Host::new();
+    host.rotating_secret("refresh_token", "old");
+    host.secret("fixed", "f");
+    host.reveal("refresh_token");
+    let before = secrets::open("refresh_token").unwrap();
+    secrets::replace(
+        "refresh_token",
+        "new",
+        Some(Timestamp::from_unix_seconds(5)),
+    )
+    .unwrap();
+    assert_eq!(before.reveal().unwrap(), b"old");
+    assert_eq!(
+        secrets::open("refresh_token").unwrap().reveal().unwrap(),
+        b"new"
+    );
+    assert_eq!(host.replaced()[0].value, "new");
+    assert!(
+        secrets::replace("fixed", "g", None)
+            .unwrap_err()
+            .has_code(secrets::NOT_ROTATING)
+    );
+}
+
+#[test]
+fn an_optional_secret_is_told_from_one_that_is_missing() {
+    let host = Host::new();
+    host.missing_secret("lost");
+    assert!(secrets::open_if_listed("unlisted").unwrap().is_none());
+    assert!(
+        secrets::open_if_listed("lost")
+            .unwrap_err()
+            .has_code("secret.not-found")
+    );
+}
+
+#[test]
+fn what_the_test_did_not_prepare_fails_instead_of_making_something_up() {
+    let _host = Host::new();
+    let key = secrets::join(&["key".into()]).unwrap();
+    let failures: [Failure; 4] = [
+        http::Request::get("https://x.example").send().unwrap_err(),
+        crypto::sign(&key, "RS256", "m").unwrap_err(),
+        crypto::digest("MD5", "m").unwrap_err(),
+        crypto::public_key(&key).unwrap_err(),
+    ];
+    assert!(
+        failures
+            .iter()
+            .all(|failure| failure.has_code("test.unprepared"))
+    );
+}
+
+#[test]
+fn clock_cache_log_and_randomness_are_the_tests() {
+    let host = Host::new();
+    host.set_now(Timestamp::from_unix_seconds(7));
+    host.signature(b"sig");
+    log::warn("careful");
+    state::set("k", b"v").unwrap();
+    let key = secrets::join(&["key".into()]).unwrap();
+    assert_eq!(crypto::sign(&key, "HS256", "m").unwrap(), b"sig");
+    assert_eq!(clock::now(), Timestamp::from_unix_seconds(7));
+    assert_eq!(
+        (state::get("k").unwrap(), state::get("other").unwrap()),
+        (Some(b"v".to_vec()), None)
+    );
+    assert_eq!(host.logged(), [(log::Level::Warn, "careful".to_owned())]);
+    assert_ne!(crypto::random_bytes(4), crypto::random_bytes(4));
+}
