@@ -13,7 +13,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use evertoken::capability::{Call, Host, Settings, keep, process_environment};
 use evertoken::config::defaults::plugin_limits;
-use evertoken::config::model::{Job, JobId, Scope, Source, Tls};
+use evertoken::config::model::{Job, JobId, Scope, Secret, SecretOrigin, Source, Tls};
 use evertoken::failure::Failure;
 use evertoken::plugin::{CacheSettings, Compiler, Plugins};
 use evertoken::refresh::Policy;
@@ -74,6 +74,14 @@ impl Keeper for NoKeeper {
     }
 }
 
+fn secret() -> Secret {
+    Secret {
+        origin: SecretOrigin::Value(SecretString::from("a-client-secret")),
+        rotating: false,
+        to: None,
+    }
+}
+
 fn job(plugin: &str, config: Value) -> Arc<Job> {
     Arc::new(Job {
         id: JobId::file("warehouse"),
@@ -81,7 +89,7 @@ fn job(plugin: &str, config: Value) -> Arc<Job> {
         source: Source {
             plugin: plugin.to_owned(),
             config,
-            secrets: BTreeMap::new(),
+            secrets: BTreeMap::from([("client_secret".to_owned(), secret())]),
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             reveal: BTreeSet::new(),
@@ -124,7 +132,8 @@ fn plugin_call(criterion: &mut Criterion) {
     };
     let plugins = Plugins::new(&BTreeMap::new(), plugin_limits(), in_process).unwrap();
 
-    // The whole way to the first secret, which the job does not have: configuration parsed, one host call, one failure mapped.
+    // The whole way to the network, where the host refuses the request: nobody told it that this is an endpoint. The configuration is
+    // parsed, the secret opened and spelled, the request made and audited, the failure mapped.
     let oauth2 = job(
         "oauth2",
         json!({
@@ -134,19 +143,24 @@ fn plugin_call(criterion: &mut Criterion) {
             "scope": ["read"],
         }),
     );
-    let to_secret = call(&oauth2);
+    let to_network = call(&oauth2);
     let failure = runtime
-        .block_on(plugins.acquire(&oauth2, &to_secret, 0, None))
+        .block_on(plugins.acquire(&oauth2, &to_network, 0, None))
         .unwrap_err();
     assert_eq!(
         failure.code.as_deref(),
-        Some("secret.not-listed"),
+        Some("http.origin-denied"),
         "{failure}"
     );
-    criterion.bench_function("oauth2 up to its first secret", |bencher| {
-        bencher
-            .to_async(&runtime)
-            .iter(async || black_box(plugins.acquire(&oauth2, &to_secret, 0, None).await.is_err()));
+    criterion.bench_function("oauth2 up to the network", |bencher| {
+        bencher.to_async(&runtime).iter(async || {
+            black_box(
+                plugins
+                    .acquire(&oauth2, &to_network, 0, None)
+                    .await
+                    .is_err(),
+            )
+        });
     });
 
     let dummy = job("dummy", json!({"lifetime": "1h"}));
@@ -170,6 +184,8 @@ fn plugin_call(criterion: &mut Criterion) {
         },
     }];
     let config = json!({"template": "oauth2:{{ token }}:auth.example.org/userinfo"});
+    // Compiled before the clock runs.
+    runtime.block_on(plugins.prepare("template")).unwrap();
     criterion.bench_function("template of one token", |bencher| {
         bencher.to_async(&runtime).iter(async || {
             black_box(

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::toolchain::{cargo, remembered, run, to_remember};
+use crate::toolchain::{nested_cargo, remembered, run, to_remember};
 use crate::workdir::{locked, package, parts};
 
 const HINT: &str =
@@ -38,29 +38,8 @@ fn provide() -> Result<PathBuf> {
         bail!("{} has no Cargo.toml", sources.display());
     }
     locked("guests", || {
-        let mut command = cargo();
-        command
-            .current_dir(&sources)
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--target",
-                "wasm32-wasip2",
-                "--target-dir",
-            ])
-            .arg(&target);
-        // The host's flags are for another machine, and its profile for another program.
-        for name in [
-            "RUSTFLAGS",
-            "CARGO_ENCODED_RUSTFLAGS",
-            "CARGO_BUILD_RUSTFLAGS",
-            "CARGO_BUILD_TARGET",
-            "CARGO_TARGET_DIR",
-        ] {
-            command.env_remove(name);
-        }
-        run(command, HINT)
+        let arguments = ["build", "--quiet", "--release", "--target", "wasm32-wasip2"];
+        run(nested_cargo(&sources, &target, &arguments), HINT)
     })?;
     Ok(target.join("wasm32-wasip2/release"))
 }

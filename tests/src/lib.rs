@@ -11,6 +11,7 @@ pub mod jwt;
 pub mod keycloak;
 pub mod kubernetes;
 pub mod pki;
+pub mod plugins;
 pub mod process;
 pub mod proxy;
 pub mod reader;

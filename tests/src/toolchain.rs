@@ -1,5 +1,6 @@
 //! Runs the tools that build parts (go, mvn, java, cargo) to their end, with errors that say what is missing and how to go on without.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -56,6 +57,27 @@ pub(crate) fn cargo() -> Command {
         }
     }
     command.env_remove("OUT_DIR");
+    command
+}
+
+/// [`cargo`] for a workspace of its own, in a target folder of its own. The host's flags are for another machine, and its profile for another
+/// program.
+pub(crate) fn nested_cargo(sources: &Path, target: &Path, arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    command
+        .current_dir(sources)
+        .args(arguments)
+        .arg("--target-dir")
+        .arg(target);
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+    ] {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -59,25 +59,28 @@ pub(super) async fn keep_fresh(config: &Config) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::new());
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));
     let readiness = Readiness::default();
+    // Served until the runner has ended: a probe that is answered "stopping" says more than none.
+    let served = CancellationToken::new();
+    let _end_of_service = served.clone().drop_guard();
     if let Some(address) = config.serve {
         let shown = Shown {
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             runner: handle.clone(),
         };
-        tokio::spawn(Probes::bind(address).await?.serve(shown, stop.clone()));
+        tokio::spawn(Probes::bind(address).await?.serve(shown, served.clone()));
     }
     if let Some(path) = &config.control {
-        tokio::spawn(
-            Control::bind(path)
-                .await?
-                .serve(handle.clone(), stop.clone()),
-        );
+        tokio::spawn(Control::bind(path).await?.serve(handle.clone(), served));
     }
     let running = tokio::spawn(runner.run(stop.clone()));
     handle.apply(changes(config)).await?;
     metrics.config_loaded(true, house.ports.clock.now().wall);
     readiness.set(Phase::Ready);
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        readiness.set(Phase::Stopping);
+    });
     tracing::info!(
         jobs = config.jobs.len(),
         version = env!("CARGO_PKG_VERSION"),

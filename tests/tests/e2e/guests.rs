@@ -169,9 +169,9 @@ fn a_plugin_that_cannot_be_used_disables_its_job_and_recovers_by_itself() {
     yaml.push_str("jobs:");
     let table = [
         ("wrong-world", "a-formatter", "plugin.wrong-world"),
-        ("wants-the-world", "ambient", "plugin.missing-import"),
-        ("not-there-yet", "late", "plugin.not-found"),
-        ("not-wasm", "torn", "plugin.invalid"),
+        ("wants-the-world", "ambient", "plugin.refused-import"),
+        ("not-there-yet", "late", "plugin.unreadable"),
+        ("not-wasm", "torn", "plugin.not-a-component"),
         ("wrong-digest", "forged", "plugin.digest-mismatch"),
     ];
     for (name, plugin, _) in &table {

@@ -21,18 +21,14 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
     issuer.always("/token", Behaviour::token("once", 3600));
     let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
     let table = [
-        ("directory", scene.out("directory"), "file.is-a-directory"),
-        ("symlink", scene.out("symlink"), "file.symlink"),
+        ("directory", scene.out("directory"), "file.is-directory"),
+        ("symlink", scene.out("symlink"), "file.is-symlink"),
         (
             "missing-folder",
             scene.out("missing/token"),
-            "file.no-such-folder",
+            "file.no-directory",
         ),
-        (
-            "read-only",
-            "/proc/sys/kernel/evertoken".into(),
-            "file.denied",
-        ),
+        ("read-only", "/sys/evertoken".into(), "file.permission"),
     ];
     for (name, path, _) in &table {
         yaml.push_str(&format!(
