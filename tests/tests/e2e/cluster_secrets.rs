@@ -1,6 +1,7 @@
 //! Secrets of jobs that live in the cluster: a member of JSON in a key, what is missing, what appears later, what is rotated.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
@@ -142,7 +143,7 @@ fn what_a_secret_lacks_is_said_by_its_name_and_the_issuer_is_not_asked() {
 }
 
 #[test]
-fn a_secret_that_appears_later_is_used_without_a_restart() {
+fn a_secret_that_appears_later_is_used_without_a_restart_and_before_the_next_try_is_due() {
     let Some(stage) = Stage::new("later") else {
         return;
     };
@@ -150,8 +151,17 @@ fn a_secret_that_appears_later_is_used_without_a_restart() {
     let process = stage.start(&config);
     let failure = stage.scene.failure(&config, &process, "svc", PATIENCE);
     assert_eq!(failure.code, "kubernetes.not-found", "{failure:?}");
+    // The second try is ten seconds after the first, the third a minute after the second.
+    wait_until("the second failure", PATIENCE, || {
+        let row = stage.scene.row(&config, "svc")?;
+        (row["attempt"] == 2).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let second = Instant::now();
     stage.create(json!({"secret": "late"}));
     stage.wait_for("token for late", &process);
+    let took = second.elapsed();
+    assert!(took < Duration::from_secs(50), "{took:?}");
 }
 
 #[test]
