@@ -1,6 +1,7 @@
 //! The image's file system as `deploy/image-root` lays it out: the binary runs in it alone, as the image's user, with nothing writable, and
 //! takes the built-in plugins compiled ahead.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -10,12 +11,13 @@ use evertoken_tests::evertoken::{Finished, Launch, binary};
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::pki::{Authority, server_config};
 use evertoken_tests::server::Behaviour;
+use evertoken_tests::wait_until;
 use evertoken_tests::workdir::{RunDir, workspace};
 
 /// Compiling the built-in plugins takes seconds on idle cores.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What a container runtime does: the root read-only, `/proc`, `/etc/hosts`, a volume and its certificates mounted, the image's user, in a mount namespace that
+/// What a container runtime does: the root read-only, `/proc`, `/etc/hosts`, volumes and certificates mounted, the image's user, in a mount namespace that
 /// ends with the process. Arguments: root folder, the volume's folder, the command.
 const CONTAINER: &str = r#"
 set -e
@@ -24,6 +26,7 @@ shift 2
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --bind "$volume" "$root/mnt"
+mount --bind "$volume/state" "$root/var/lib/evertoken"
 mount --bind "$volume/hosts" "$root/etc/hosts"
 if [ -e "$volume/certificates" ]; then
   mount --bind "$volume/certificates" "$root/etc/ssl/certs/ca-certificates.crt"
@@ -72,19 +75,24 @@ impl Image {
             return None;
         };
         let volume = RunDir::new("volume").unwrap();
-        let out = volume.path().join("out");
-        std::fs::create_dir(&out).unwrap();
+        for (name, mode) in [("out", 0o755), ("state", 0o2777)] {
+            let path = volume.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            // An emptyDir with fsGroup is root's and the group's.
+            let owner = (name == "out").then_some(65532);
+            std::os::unix::fs::chown(&path, owner, Some(65532)).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
         // As the kubelet writes it.
         volume.write("hosts", "127.0.0.1\tlocalhost\n").unwrap();
-        std::os::unix::fs::chown(&out, Some(65532), Some(65532)).unwrap();
         Some(Self {
             root: folder.path().join("root"),
             volume,
         })
     }
 
-    /// Runs a command of the image to its end.
-    fn run(&self, command: &[&str], variables: &[(&str, &str)]) -> Finished {
+    /// A command of the image.
+    fn launch(&self, command: &[&str], variables: &[(&str, &str)]) -> Launch {
         let mut launch = Launch::of(Path::new("unshare"))
             // As runtimes take it from /etc/passwd.
             .env("HOME", "/")
@@ -95,7 +103,12 @@ impl Image {
         for (name, value) in variables {
             launch = launch.env(name, value);
         }
-        launch.finish(PATIENCE).unwrap()
+        launch
+    }
+
+    /// Runs a command of the image to its end.
+    fn run(&self, command: &[&str], variables: &[(&str, &str)]) -> Finished {
+        self.launch(command, variables).finish(PATIENCE).unwrap()
     }
 
     fn once(&self, config: &str, timeout: &str) -> Finished {
@@ -135,7 +148,7 @@ fn a_job_runs_in_the_read_only_image_with_the_plugins_compiled_ahead() {
     let Some(image) = Image::new() else { return };
     let finished = image.once(
         r#"
-state: {dir: /mnt/out/state}
+state: {dir: /var/lib/evertoken}
 jobs:
 - name: demo
   source: {plugin: dummy, config: {lifetime: 1h}}
@@ -161,6 +174,37 @@ jobs:
         "no complaint about a cache: {}",
         finished.stderr
     );
+}
+
+#[test]
+fn status_in_the_container_finds_the_process_and_sigterm_ends_it() {
+    let Some(image) = Image::new() else { return };
+    image
+        .volume
+        .write(
+            "evertoken.yaml",
+            r#"
+state: {dir: /var/lib/evertoken}
+jobs:
+- name: demo
+  source: {plugin: dummy, config: {lifetime: 1h}}
+  outputs:
+  - file: {path: /mnt/out/token}
+"#,
+        )
+        .unwrap();
+    let variables = [("EVERTOKEN_CONFIG", "/mnt/evertoken.yaml")];
+    let binary = "/usr/local/bin/evertoken";
+    let process = image.launch(&[binary, "run"], &variables).spawn().unwrap();
+    wait_until("the token", PATIENCE, || {
+        std::fs::read(image.volume.path().join("out/token")).ok()
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let status = image.run(&[binary, "status"], &variables);
+    assert_eq!(status.code(), Some(0), "{}", status.stderr);
+    assert!(status.stdout.contains("demo"), "{}", status.stdout);
+    let ended = process.terminate(Duration::from_secs(5)).unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", process.stderr());
 }
 
 #[test]
