@@ -136,3 +136,32 @@ fn a_process_killed_at_the_moment_of_publication_has_stored_the_successor() {
     let row = stage.scene.row(&stage.config, "desktop").unwrap();
     assert_eq!(row["state"], "ready", "{row}\n{}", process.stderr());
 }
+
+#[test]
+fn a_dead_chain_is_left_alone_and_a_new_login_revives_the_job_without_a_restart() {
+    let Some(stage) = Stage::new("login") else {
+        return;
+    };
+    let spend = [
+        ("grant_type", "refresh_token"),
+        ("client_id", CLIENT.0),
+        ("client_secret", CLIENT.1),
+        ("refresh_token", &stage.seed),
+    ];
+    assert_eq!(stage.realm.token_request(&spend).unwrap().status, 200);
+    let process = stage.scene.run(&stage.config).unwrap();
+    let failure = stage
+        .scene
+        .failure(&stage.config, &process, "desktop", PATIENCE);
+    assert_eq!(failure.kind, "denied", "{failure:?}");
+    assert_eq!(failure.code, "invalid_grant", "{failure:?}");
+    assert_eq!(stage.sent().len(), 2, "asked once, not in a loop");
+
+    let login = stage
+        .realm
+        .refresh_token(CLIENT, USER, "openid offline_access")
+        .unwrap();
+    stage.scene.write("refresh-token", &login).unwrap();
+    stage.next_token(&process, None);
+    assert!(stage.sent().contains(&login));
+}
