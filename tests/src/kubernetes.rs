@@ -180,20 +180,30 @@ impl ApiServer {
         self.admin.create(&accounts, &account)?;
         let username = format!("system:serviceaccount:{namespace}:{name}");
         self.grant(namespace, name, &username, rules)?;
+        self.login(namespace, name)
+    }
+
+    /// A kubeconfig and a client for a ServiceAccount that exists.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of this name, or the kubeconfig cannot be written.
+    pub fn login(&self, namespace: &str, name: &str) -> Result<ServiceAccount> {
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"expirationSeconds": TOKEN_SECONDS},
         });
-        let answer = self
-            .admin
-            .create(&format!("{accounts}/{name}/token"), &request)?;
+        let answer = self.admin.create(
+            &format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"),
+            &request,
+        )?;
         let token = answer
             .pointer("/status/token")
             .and_then(Value::as_str)
             .context("a TokenRequest without a token")?;
         Ok(ServiceAccount {
             kubeconfig: self.kubeconfig(&format!("{namespace}-{name}"), namespace, token)?,
-            username,
+            username: format!("system:serviceaccount:{namespace}:{name}"),
             token: token.to_owned(),
             client: KubeClient::new(&self.url(), &self.ca_pem, token)?,
         })

@@ -107,6 +107,17 @@ impl Streak {
         self.of_last_kind
     }
 
+    /// What the last failure was; none: there was none since the last success.
+    #[must_use]
+    pub const fn last(&self) -> Option<FailureKind> {
+        self.last
+    }
+
+    /// Something changed that the failures may have been about: the waits start anew.
+    pub fn changed(&mut self) {
+        self.of_last_kind = 0;
+    }
+
     /// Failures of any kind since the last success.
     #[must_use]
     pub const fn all(&self) -> u32 {

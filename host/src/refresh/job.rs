@@ -39,6 +39,8 @@ pub enum Event {
     Asked,
     /// The source is another: what it returns from now on is wanted, what is on its way is not.
     SourceChanged,
+    /// The value of a secret is another than at the last failure.
+    SecretsChanged,
     /// The source returned a token.
     Acquired(Candidate),
     /// The source failed.
@@ -138,6 +140,12 @@ impl Job {
             Event::SourceChanged => {
                 self.is_outdated = matches!(self.next, Next::Answer);
                 self.asked(now);
+            }
+            Event::SecretsChanged => {
+                if self.needs_mending() {
+                    self.failures.changed();
+                    self.is_due(now);
+                }
             }
             Event::Acquired(candidate) => {
                 actions.extend(self.acquired(&candidate, now, sample));
@@ -388,6 +396,16 @@ impl Job {
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures.all()
+    }
+
+    /// Whether the source waits for its next turn because of something that somebody has to mend.
+    #[must_use]
+    pub fn needs_mending(&self) -> bool {
+        let lasting = matches!(
+            self.failures.last(),
+            Some(FailureKind::Denied | FailureKind::InvalidConfig)
+        );
+        lasting && matches!(self.next, Next::Retry(_))
     }
 
     /// The state of the token's copy in the state store.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::ports::{Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
+use super::ports::{self, Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
 use crate::capability::{self, keep::BoxFuture};
 use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
@@ -103,6 +103,27 @@ impl Acquirer for Live {
         })
     }
 
+    fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
+        Box::pin(async move {
+            let call = self.capabilities.call(job, &[]);
+            let mut hash = Sha256::new();
+            for (name, secret) in &job.source.secrets {
+                if !may_change(&secret.origin) {
+                    continue;
+                }
+                match call.open(name).await {
+                    Ok(value) => hash.update(value.digest()),
+                    // Nothing is known of it now.
+                    Err(failure) if failure.kind == FailureKind::Unavailable => return None,
+                    Err(failure) => {
+                        hash.update(Sha256::digest(failure.code.unwrap_or_default()));
+                    }
+                }
+            }
+            Some(hash.finalize().into())
+        })
+    }
+
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
@@ -134,8 +155,7 @@ impl Publisher for Live {
     fn lane(&self, output: &Output) -> Lane {
         match output.destination {
             Destination::File(_) => Lane::Local,
-            // A process talks to one cluster.
-            Destination::Secret(_) => Lane::Remote("kubernetes".into()),
+            Destination::Secret(_) => ports::cluster(),
         }
     }
 
@@ -189,6 +209,15 @@ fn source_hash(job: &Job) -> [u8; 32] {
         part(place(&secret.origin).as_bytes());
     }
     hash.finalize().into()
+}
+
+/// Whether others may change it while this process runs. A requested token is another each time, and another job's token comes with
+/// its own news.
+const fn may_change(origin: &SecretOrigin) -> bool {
+    matches!(
+        origin,
+        SecretOrigin::File(_) | SecretOrigin::KubernetesSecret { .. }
+    )
 }
 
 /// Where a secret is, as text that differs when the place does.

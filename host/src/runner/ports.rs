@@ -63,6 +63,12 @@ pub enum Lane {
     Remote(Arc<str>),
 }
 
+/// The lane of the API server: a process talks to one cluster.
+#[must_use]
+pub fn cluster() -> Lane {
+    Lane::Remote("kubernetes".into())
+}
+
 /// What a source is told beside its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
@@ -88,6 +94,10 @@ pub trait Acquirer: Send + Sync {
 
     /// What asking this job's source leans on.
     fn lane(&self, job: &Job) -> Lane;
+
+    /// Digest of the secrets that others may change while the process runs, in files and in the cluster; a missing one counts by why
+    /// it is missing. None: they cannot be read now.
+    fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>>;
 
     /// One call of the job's plugin.
     ///

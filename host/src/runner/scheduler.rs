@@ -1,6 +1,7 @@
 //! All that the runner knows, in one place and without waiting: what came, what is due, what may begin. Each end of a piece of
 //! work is told to the job's state machine, and what that says is put in line.
 
+mod secrets;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,6 +36,7 @@ pub(super) type Key = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Sleeper {
     Job(Key),
+    Secrets(Key),
     Shared(Key),
 }
 
@@ -43,6 +45,7 @@ enum Sleeper {
 pub(super) enum Work {
     Load(Key),
     Acquire(Key),
+    Look(Key),
     Keep(Key),
     Write(Key, usize, Purpose),
     WriteShared(Key, Purpose),
@@ -199,6 +202,7 @@ impl Scheduler {
                 self.jobs.remove(&key);
                 self.unfinished.remove(&key);
                 self.queue.set(Sleeper::Job(key), None);
+                self.queue.set(Sleeper::Secrets(key), None);
             }
         }
     }
@@ -221,6 +225,7 @@ impl Scheduler {
             actions.extend(entry.machine.set_outputs(job.verify, outputs, now, sample));
         }
         if old_hash != source_hash {
+            entry.secrets = None;
             actions.extend(entry.machine.step(Event::SourceChanged, now, sample));
         }
         self.carry_out(key, actions, None);
@@ -286,6 +291,7 @@ impl Scheduler {
         while let Some(sleeper) = self.queue.pop(now.boot) {
             match sleeper {
                 Sleeper::Job(key) => self.tell(key, Event::Woken),
+                Sleeper::Secrets(key) => self.look(key),
                 Sleeper::Shared(key) => self.write_shared_if_due(key),
             }
         }
@@ -336,6 +342,10 @@ impl Scheduler {
                 Some(Task::Load(job))
             }
             Work::Acquire(key) => self.jobs.get(&key).map(Entry::acquire),
+            Work::Look(key) => {
+                let job = Arc::clone(&self.jobs.get(&key)?.config);
+                Some(Task::Look(job))
+            }
             Work::Keep(key) => self.jobs.get(&key)?.keep(),
             Work::Write(key, index, purpose) => self.jobs.get(&key)?.write(index, purpose),
             Work::WriteShared(key, purpose) => {
@@ -365,6 +375,7 @@ impl Scheduler {
                 self.tell(key, event);
                 self.source_failed(key, failure, took);
             }
+            (Work::Look(key), Outcome::Looked(digest)) => self.looked(key, digest),
             (Work::Keep(key), Outcome::Kept(result)) => self.kept(key, result),
             (Work::Write(key, index, _), Outcome::Written(result)) => {
                 self.written(key, index, result);
@@ -416,6 +427,7 @@ impl Scheduler {
         };
         entry.last_success = Some(now.wall);
         entry.last_failure = None;
+        entry.secrets = None;
         let expires_at = Shown(entry.machine.life().and_then(|life| life.expires_at));
         let next = Shown(entry.machine.next_refresh(now));
         let job = &entry.config.id;
@@ -442,6 +454,7 @@ impl Scheduler {
         warn!(%job, %kind, code, error = failure.message, %next, "refresh failed");
         entry.last_failure = Some(Box::new(FailureStatus::new(failure, now.wall)));
         self.update(key);
+        self.look(key);
     }
 
     fn kept(&mut self, key: Key, result: Result<(), Failure>) {
@@ -578,7 +591,7 @@ impl Scheduler {
     /// Whether stopping may abandon this work: nothing is half done then, and nothing lost.
     pub(super) fn may_abandon(&self, work: Work) -> bool {
         match work {
-            Work::Load(_) => true,
+            Work::Load(_) | Work::Look(_) => true,
             Work::Acquire(key) => self.jobs.get(&key).is_none_or(|entry| !entry.rotates()),
             Work::Keep(_) | Work::Write(..) | Work::WriteShared(..) => false,
         }
@@ -654,7 +667,7 @@ const fn ends_something(work: &Work) -> bool {
         Work::Write(_, _, purpose) | Work::WriteShared(_, purpose) => {
             matches!(purpose, Purpose::Publish)
         }
-        Work::Load(_) | Work::Acquire(_) => false,
+        Work::Load(_) | Work::Acquire(_) | Work::Look(_) => false,
     }
 }
 

@@ -16,6 +16,9 @@ const ACQUIRE_MARGIN: Duration = Duration::from_secs(10);
 /// Formatting and writing one output. An API server under load answers within its own 60 s or never.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Reading a job's secrets, each within the 30 s of one request to the API server; the next look comes anyway.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// One read or write of the state store.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -24,6 +27,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) enum Task {
     Load(Arc<Job>),
     Acquire(Arc<Job>, Call),
+    Look(Arc<Job>),
     Keep(JobId, Arc<KeptToken>),
     Write(Box<Write>),
 }
@@ -33,6 +37,7 @@ pub(super) enum Task {
 pub(super) enum Outcome {
     Loaded(Result<Option<KeptToken>, Failure>),
     Acquired(Result<Obtained, Failure>),
+    Looked(Option<[u8; 32]>),
     Kept(Result<(), Failure>),
     Written(Result<Change, Failure>),
 }
@@ -50,6 +55,11 @@ impl Task {
                 let limit = job.source.timeout.saturating_add(ACQUIRE_MARGIN);
                 let acquire = ports.acquirer.acquire(&job, call);
                 Outcome::Acquired(bounded(&ports, limit, "the call of the source", acquire).await)
+            }
+            Self::Look(job) => {
+                let look = async { Ok(ports.acquirer.secrets(&job).await) };
+                let looked = bounded(&ports, LOOK_TIMEOUT, "reading secrets", look).await;
+                Outcome::Looked(looked.unwrap_or_default())
             }
             Self::Keep(job, token) => {
                 let keep = ports.keeper.keep_token(&job, &token);

@@ -2,13 +2,18 @@
 #![cfg(test)]
 
 mod bad_config;
+mod cluster_secrets;
 mod demo;
+mod deploy;
 mod examples;
 mod guests;
+mod image;
 mod ktr;
 mod leak;
 mod one_mint;
+mod rotating;
 mod scene;
 mod serve;
+mod shared_outputs;
 mod trouble_issuer;
 mod trouble_output;

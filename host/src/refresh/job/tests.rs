@@ -389,3 +389,34 @@ fn states_say_where_each_output_stands() {
     job.step(Event::Output(0, WRITTEN), at(0), 0.0);
     assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Written]);
 }
+
+#[test]
+fn a_changed_secret_ends_the_wait_for_somebody_and_no_other_wait() {
+    for (kind, is_tried) in [
+        (FailureKind::Denied, true),
+        (FailureKind::InvalidConfig, true),
+        (FailureKind::Unavailable, false),
+        (FailureKind::Internal, false),
+    ] {
+        let mut job = started();
+        job.step(failure(kind), at(1), 1.0);
+        let actions = job.step(Event::SecretsChanged, at(1), 1.0);
+        assert_eq!(actions == [Action::Acquire], is_tried, "{kind:?}");
+    }
+    assert_eq!(fresh().step(Event::SecretsChanged, at(10), 0.0), []);
+}
+
+#[test]
+fn after_a_changed_secret_the_waits_for_somebody_start_anew() {
+    let mut job = started();
+    for second in [1, 20, 100] {
+        job.step(failure(FailureKind::Denied), at(second), 0.0);
+        job.step(Event::Asked, at(second), 0.0);
+    }
+    job.step(failure(FailureKind::Denied), at(200), 0.0);
+    assert_eq!(job.wakes_at(at(200)), Some(Duration::from_secs(200 + 900)));
+    job.step(Event::SecretsChanged, at(300), 0.0);
+    job.step(failure(FailureKind::Denied), at(300), 0.0);
+    assert_eq!(job.wakes_at(at(300)), Some(Duration::from_secs(310)));
+    assert_eq!(job.failures(), 5);
+}

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::world::{Plan, SECOND, World, job, output, put};
-use crate::config::model::{JobId, SharedOutput};
+use super::world::{Plan, SECOND, World, failure, job, output, put};
+use crate::config::model::{JobId, Secret, SecretOrigin, SharedOutput};
+use crate::failure::FailureKind;
 use crate::runner::{Asked, Change};
 
 fn shared(from: &[&str], path: &str) -> Change {
@@ -226,6 +227,47 @@ fn ten_thousand_jobs_come_at_once_and_all_are_served() {
         let started = world.start(jobs).await;
         world.time.wait(15 * SECOND).await;
         assert_eq!(world.facts().written.len(), 10_000);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_somebody_is_tried_again_once_its_secret_is_another() {
+    let world = World::default();
+    world.facts().secrets = Some([1; 32]);
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_mended = Arc::clone(&mended);
+    let plan = Plan {
+        fails: Arc::new(move |_| {
+            let mended = is_mended.load(std::sync::atomic::Ordering::SeqCst);
+            (!mended).then(|| failure(FailureKind::Denied))
+        }),
+        ..Plan::default()
+    };
+    world.plan("a", plan);
+    let mut a = job("a");
+    let secret = Secret {
+        origin: SecretOrigin::File("/secret".into()),
+        rotating: false,
+        to: None,
+    };
+    a.source.secrets.insert("client_secret".to_owned(), secret);
+    world.time.run(async {
+        let started = world.start(vec![a]).await;
+        world.time.wait(2 * 3600 * SECOND).await;
+        let ladder = world.asked("a").len();
+        assert!((5..=7).contains(&ladder), "{:?}", world.asked("a"));
+        world.facts().secrets = None;
+        world.time.wait(60 * SECOND).await;
+        assert_eq!(
+            world.asked("a").len(),
+            ladder,
+            "what cannot be read has not changed"
+        );
+        mended.store(true, std::sync::atomic::Ordering::SeqCst);
+        world.facts().secrets = Some([2; 32]);
+        world.time.wait(31 * SECOND).await;
+        assert_eq!(world.written("a").len(), 1, "{:?}", world.asked("a"));
         started.stop().await;
     });
 }

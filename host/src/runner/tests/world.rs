@@ -75,6 +75,8 @@ pub(crate) struct Facts {
     pub(crate) write_takes: HashMap<String, Duration>,
     /// What writes to this path fail with.
     pub(crate) write_fails: HashMap<String, Failure>,
+    /// The secrets of all jobs; none: they cannot be read.
+    pub(crate) secrets: Option<[u8; 32]>,
     /// Tokens in the store.
     pub(crate) store: HashMap<JobId, KeptToken>,
     pub(crate) store_fails: bool,
@@ -245,6 +247,10 @@ impl Acquirer for World {
         let facts = self.facts();
         let plan = facts.plans.get(&job.id.name).cloned().unwrap_or_default();
         Lane::Remote(plan.origin.into())
+    }
+
+    fn secrets<'a>(&'a self, _: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
+        Box::pin(async { self.facts().secrets })
     }
 
     fn acquire<'a>(

@@ -1,0 +1,59 @@
+//! A job that waits for somebody to mend something is tried again as soon as one of its secrets is another: a client secret that was
+//! missing or wrong need not wait for the next rung of the ladder, which may be an hour away.
+
+use std::time::Duration;
+
+use super::{Class, Key, Lane, Scheduler, Sleeper, Work};
+use crate::config::model::{Job, SecretOrigin};
+use crate::refresh::job::Event;
+use crate::runner::ports;
+
+/// How often the secrets of a job are looked at that waits for somebody. Nobody who has just put a secret right waits much longer before
+/// looking for its effect, and a thousand such jobs cost the API server some thirty reads a second.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+impl Scheduler {
+    /// Looks at the secrets of a job, if it waits for somebody and has such as others may change.
+    pub(super) fn look(&mut self, key: Key) {
+        let waiting = self
+            .jobs
+            .get(&key)
+            .filter(|entry| entry.machine.needs_mending());
+        if let Some(lane) = waiting.and_then(|entry| lane_of_secrets(&entry.config)) {
+            self.enqueue(lane, (Class::Verify, 0), Work::Look(key));
+        }
+    }
+
+    /// Takes note of what they were.
+    pub(super) fn looked(&mut self, key: Key, digest: Option<[u8; 32]>) {
+        let now = self.world.now();
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        if !entry.machine.needs_mending() {
+            return;
+        }
+        let next = now.boot.saturating_add(LOOK_EVERY);
+        self.queue.set(Sleeper::Secrets(key), Some(next));
+        let Some(digest) = digest else {
+            return;
+        };
+        let before = entry.secrets.replace(digest);
+        if before.is_some_and(|before| before != digest) {
+            tracing::info!(job = %entry.config.id, "a secret has changed; the source is tried again");
+            self.tell(key, Event::SecretsChanged);
+        }
+    }
+}
+
+/// What reading a job's secrets leans on; none: nobody else can change them.
+fn lane_of_secrets(job: &Job) -> Option<Lane> {
+    let origins = || job.source.secrets.values().map(|secret| &secret.origin);
+    if origins().any(|origin| matches!(origin, SecretOrigin::KubernetesSecret { .. })) {
+        Some(ports::cluster())
+    } else {
+        origins()
+            .any(|origin| matches!(origin, SecretOrigin::File(_)))
+            .then_some(Lane::Local)
+    }
+}

@@ -1,0 +1,172 @@
+//! Secrets of jobs that live in the cluster: a member of JSON in a key, what is missing, what appears later, what is rotated.
+
+use std::path::PathBuf;
+
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
+use evertoken_tests::server::Behaviour;
+use evertoken_tests::wait_until;
+use serde_json::{Value, json};
+
+use crate::scene::{PATIENCE, Scene};
+
+/// An issuer that says which client secret it was given, and a Secret that holds it.
+struct Stage {
+    scene: Scene,
+    cluster: &'static ApiServer,
+    namespace: String,
+    account: ServiceAccount,
+    issuer: Issuer,
+}
+
+impl Stage {
+    fn new(name: &str) -> Option<Self> {
+        let Some(cluster) = ApiServer::shared().unwrap() else {
+            println!("skipped: needs Kubernetes");
+            return None;
+        };
+        let namespace = cluster.namespace(name).unwrap();
+        let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["client"], "verbs": ["get"]}]);
+        let account = cluster
+            .service_account(&namespace, "evertoken", &rules)
+            .unwrap();
+        let issuer = Issuer::start().unwrap();
+        issuer.respond_with("/token", |request| match request.basic_auth() {
+            Some((_, secret)) => Behaviour::token(&format!("token for {secret}"), 4),
+            None => Behaviour::oauth_error(401, "invalid_client"),
+        });
+        Some(Self {
+            scene: Scene::new(name).unwrap(),
+            cluster,
+            namespace,
+            account,
+            issuer,
+        })
+    }
+
+    /// A job whose client secret is at `part` of the Secret `client`, e.g. `key: secret`.
+    fn config(&self, part: &str) -> PathBuf {
+        let (namespace, token_url) = (&self.namespace, self.issuer.url("/token"));
+        self.scene
+            .config(&format!(
+                r#"
+state: {{dir: "{{here}}/state"}}
+jobs:
+- name: svc
+  source:
+    plugin: oauth2
+    config: {{grant: client_credentials, token_url: "{token_url}", client_id: svc}}
+    secrets:
+      client_secret: {{secret: {{namespace: {namespace}, name: client, {part}}}}}
+  outputs:
+  - file: {{path: "{{out}}/token"}}
+"#
+            ))
+            .unwrap()
+    }
+
+    fn create(&self, data: Value) {
+        let admin = self.cluster.admin();
+        admin
+            .create_secret(&self.namespace, "client", json!({"stringData": data}))
+            .unwrap();
+    }
+
+    fn start(&self, config: &PathBuf) -> evertoken_tests::evertoken::Evertoken {
+        let launch = self.scene.launch().unwrap();
+        launch
+            .env("KUBECONFIG", &self.account.kubeconfig)
+            .args(["run", "-v", "--config"])
+            .args([config])
+            .spawn()
+            .unwrap()
+    }
+
+    fn wait_for(&self, token: &str, process: &evertoken_tests::evertoken::Evertoken) {
+        wait_until(token, PATIENCE, || {
+            (std::fs::read_to_string(self.scene.out("token")).ok()? == token).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+}
+
+#[test]
+fn a_json_pointer_picks_the_client_secret_out_of_a_key() {
+    let Some(stage) = Stage::new("pointer") else {
+        return;
+    };
+    stage.create(json!({"credentials.json": r#"{"web": {"id": "svc", "the/secret": "in-json"}}"#}));
+    let config = stage.config("key: credentials.json, pointer: /web/the~1secret");
+    let process = stage.start(&config);
+    stage.wait_for("token for in-json", &process);
+}
+
+#[test]
+fn what_a_secret_lacks_is_said_by_its_name_and_the_issuer_is_not_asked() {
+    let Some(stage) = Stage::new("lacking") else {
+        return;
+    };
+    stage.create(json!({"secret": "hidden-1", "list": "[\"hidden-2\"]"}));
+    for (part, code, words) in [
+        ("key: secert", "kubernetes.not-found", "secert"),
+        (
+            "key: secret, pointer: /web",
+            "secret.no-such-part",
+            "is not JSON",
+        ),
+        (
+            "key: list, pointer: /1",
+            "secret.no-such-part",
+            "has nothing at `/1`",
+        ),
+    ] {
+        let config = stage.config(part);
+        let process = stage.start(&config);
+        let failure = stage.scene.failure(&config, &process, "svc", PATIENCE);
+        assert_eq!(failure.code, code, "{part}: {failure:?}");
+        assert_eq!(failure.kind, "invalid-config", "{part}: {failure:?}");
+        assert!(failure.message.contains(words), "{part}: {failure:?}");
+        assert!(
+            failure
+                .message
+                .contains(&format!("{}/client", stage.namespace)),
+            "{part}: {failure:?}"
+        );
+        assert!(
+            !process.stderr().contains("hidden-"),
+            "{}",
+            process.stderr()
+        );
+    }
+    assert!(stage.issuer.requests().is_empty());
+}
+
+#[test]
+fn a_secret_that_appears_later_is_used_without_a_restart() {
+    let Some(stage) = Stage::new("later") else {
+        return;
+    };
+    let config = stage.config("key: secret");
+    let process = stage.start(&config);
+    let failure = stage.scene.failure(&config, &process, "svc", PATIENCE);
+    assert_eq!(failure.code, "kubernetes.not-found", "{failure:?}");
+    stage.create(json!({"secret": "late"}));
+    stage.wait_for("token for late", &process);
+}
+
+#[test]
+fn a_rotated_client_secret_is_used_at_the_next_refresh() {
+    let Some(stage) = Stage::new("rotated") else {
+        return;
+    };
+    stage.create(json!({"secret": "before"}));
+    let config = stage.config("key: secret");
+    let process = stage.start(&config);
+    stage.wait_for("token for before", &process);
+    let patch = json!({"stringData": {"secret": "after"}});
+    let admin = stage.cluster.admin();
+    admin
+        .patch_secret(&stage.namespace, "client", &patch)
+        .unwrap();
+    stage.wait_for("token for after", &process);
+}
