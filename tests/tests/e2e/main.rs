@@ -11,4 +11,5 @@ mod one_mint;
 mod scene;
 mod serve;
 mod trouble_issuer;
+mod trouble_machine;
 mod trouble_output;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use evertoken_tests::client::Client;
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::pki::{Authority, server_config};
 use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
+use evertoken_tests::workdir::free_port;
 use serde_json::json;
 
 use crate::scene::{PATIENCE, Scene};
@@ -129,8 +131,9 @@ fn a_job_in_trouble_keeps_its_last_good_output_and_says_why_while_others_go_on()
             4,
         )
     });
+    let port = free_port().unwrap();
     let mut yaml = format!(
-        "state: {{dir: \"{{here}}/state\"}}\njobs:{}",
+        "state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\njobs:{}",
         job("healthy", &healthy.url("/token"))
     );
     for (trouble, issuer) in troubles.iter().zip(&issuers) {
@@ -154,6 +157,15 @@ fn a_job_in_trouble_keeps_its_last_good_output_and_says_why_while_others_go_on()
         );
         let kept = std::fs::read_to_string(scene.out(trouble.name)).unwrap();
         assert_eq!(kept, format!("good-{}", trouble.name));
+        let counted = format!(
+            "evertoken_source_failures_total{{kind=\"{}\",code=\"{}\"}}",
+            failure.kind, failure.code
+        );
+        let metrics = Client::plain()
+            .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
+            .unwrap();
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        assert!(metrics.contains(&counted), "no {counted} in\n{metrics}");
     }
     let before = std::fs::read_to_string(scene.out("healthy")).unwrap();
     wait_until("the healthy job to go on", Duration::from_secs(10), || {
