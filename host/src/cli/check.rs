@@ -11,9 +11,10 @@ use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, say};
 use crate::capability::{Body, Request};
-use crate::config::model::{Config, Job, Output, SecretOrigin, StateLocation};
+use crate::config::model::{Config, Format, Job, Output, SecretOrigin, StateLocation};
 use crate::config::origin::Origin;
 use crate::output::look;
+use crate::plugin::World;
 
 /// Validates a configuration: its form, its references, and every plugin's own options against the plugin's schema. Needs no network and
 /// starts nothing.
@@ -108,13 +109,24 @@ pub(super) async fn online(config: &Config) -> Result<Found> {
 
 async fn missing_of_output(house: &House, output: &Output) -> Vec<String> {
     let mut missing = Vec::new();
-    if let Some(format) = &output.format
-        && let Err(error) = house.plugins.prepare(&format.plugin).await
-    {
-        missing.push(error.to_failure().message);
+    if let Some(Format { plugin, config }) = &output.format {
+        missing.extend(missing_plugin(house, plugin, World::Formatter, config).await);
     }
     missing.extend(look(output).err().map(|failure| failure.to_string()));
     missing
+}
+
+/// Why a plugin cannot be used for this.
+async fn missing_plugin(
+    house: &House,
+    plugin: &str,
+    world: World,
+    config: &serde_json::Value,
+) -> Option<String> {
+    let ready = house.plugins.prepare(plugin).await;
+    let fits = house.plugins.check_config(plugin, world, config).await;
+    let error = ready.err().or(fits.err())?;
+    Some(error.to_failure().message)
 }
 
 async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
@@ -123,19 +135,13 @@ async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
         missing.extend(missing_of_output(house, output).await);
     }
     let source = &job.source;
-    let ready = house.plugins.prepare(&source.plugin).await;
-    let endpoints = match ready.and(
-        house
-            .plugins
-            .endpoints(&source.plugin, &source.config)
-            .await,
-    ) {
-        Ok(endpoints) => endpoints,
-        Err(error) => {
-            missing.push(error.to_failure().message);
-            Vec::new()
-        }
-    };
+    missing.extend(missing_plugin(house, &source.plugin, World::Source, &source.config).await);
+    // A plugin that cannot be read has been told of.
+    let endpoints = house
+        .plugins
+        .endpoints(&source.plugin, &source.config)
+        .await
+        .unwrap_or_default();
     let call = house.capabilities.call(job, &endpoints);
     for (name, secret) in &source.secrets {
         // Another job's token is there once that job has run.

@@ -46,7 +46,7 @@ fn troubles() -> Vec<Trouble> {
             "garbage",
             Behaviour::answer(200, "\u{1}\u{2}<html>no token</html>"),
             "internal",
-            &["oauth2.invalid-answer"],
+            &["answer.unreadable"],
         ),
         row(
             "no-http",
@@ -57,8 +57,8 @@ fn troubles() -> Vec<Trouble> {
         row(
             "redirect",
             Behaviour::redirect("http://169.254.169.254/latest"),
-            "internal",
-            &["http.redirect", "oauth2.redirect"],
+            "invalid-config",
+            &["http.302"],
         ),
         row(
             "endless",
@@ -82,13 +82,13 @@ fn troubles() -> Vec<Trouble> {
             "broken",
             Behaviour::answer(500, "boom"),
             "unavailable",
-            &["http.status.500", "server_error", "http.500"],
+            &["http.500"],
         ),
         row(
             "rate-limited",
             Behaviour::too_many_requests("120"),
             "unavailable",
-            &["http.status.429", "http.429", "slow_down"],
+            &["http.429"],
         ),
         row(
             "refusing",
@@ -219,16 +219,18 @@ fn a_certificate_for_another_name_and_an_unknown_authority_are_told_apart_and_se
         issuer.always("/token", Behaviour::token("over tls", 3600));
     }
     scene.write("ca.pem", &authority.pem()).unwrap();
+    // Reading the system's roots takes its time on a busy machine.
+    let patient = |yaml: String| yaml.replace("timeout: 2s", "timeout: 20s");
     let trusting = |yaml: String| {
-        yaml.replace(
-            "timeout: 2s",
-            "timeout: 5s\n    tls: {ca_file: \"{here}/ca.pem\"}",
+        patient(yaml).replace(
+            "timeout: 20s",
+            "timeout: 20s\n    tls: {ca_file: \"{here}/ca.pem\"}",
         )
     };
     let yaml = format!(
         "state: {{dir: \"{{here}}/state\"}}\njobs:{}{}{}",
         trusting(job("wrong-name", &wrong_name.url("/token"))),
-        job("unknown-authority", &right_name.url("/token")),
+        patient(job("unknown-authority", &right_name.url("/token"))),
         trusting(job("right", &right_name.url("/token"))),
     );
     let config = scene.config(&yaml).unwrap();
