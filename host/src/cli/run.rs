@@ -24,7 +24,8 @@ pub(super) struct RunArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// End with an error if a secret, CA file or plugin is missing at start.
+    /// End with an error if a secret, CA file or plugin is missing at start, a file could not be written or an issuer not be reached: what
+    /// `evertoken check --online` tries.
     #[arg(long)]
     pub(super) strict: bool,
 }

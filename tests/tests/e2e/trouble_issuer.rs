@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use evertoken_tests::client::Client;
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::pki::{Authority, server_config};
 use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
+use evertoken_tests::workdir::free_port;
 use serde_json::json;
 
 use crate::scene::{PATIENCE, Scene};
@@ -30,6 +32,34 @@ fn troubles() -> Vec<Trouble> {
         ("dripping", drip, "unavailable", "http.timeout"),
         ("garbage", garbage, "internal", "answer.unreadable"),
         (
+    let dripping =
+        json!({"access_token": "never-whole", "token_type": "Bearer", "expires_in": 3600});
+    let row = |name, behaviour, kind, codes| Trouble {
+        name,
+        behaviour,
+        kind,
+        codes,
+    };
+    vec![
+        row(
+            "hanging",
+            Behaviour::hang(),
+            "unavailable",
+            &["http.timeout", "plugin.timeout"],
+        ),
+        row(
+            "dripping",
+            Behaviour::drip(&dripping, Duration::from_secs(1)),
+            "unavailable",
+            &["http.timeout", "plugin.timeout"],
+        ),
+        row(
+            "garbage",
+            Behaviour::answer(200, "\u{1}\u{2}<html>no token</html>"),
+            "internal",
+            &["answer.unreadable"],
+        ),
+        row(
             "no-http",
             Behaviour::raw("SSH-2.0-OpenSSH_9.2\r\n"),
             "unavailable",
@@ -37,6 +67,13 @@ fn troubles() -> Vec<Trouble> {
         ),
         ("redirect", metadata, "invalid-config", "http.302"),
         (
+        row(
+            "redirect",
+            Behaviour::redirect("http://169.254.169.254/latest"),
+            "invalid-config",
+            &["http.302"],
+        ),
+        row(
             "endless",
             Behaviour::endless(100 << 20),
             "internal",
@@ -54,12 +91,20 @@ fn troubles() -> Vec<Trouble> {
             Behaviour::answer(500, "boom"),
             "unavailable",
             "http.500",
+            &["http.500"],
         ),
         (
             "rate-limited",
             Behaviour::too_many_requests("120"),
             "unavailable",
             "http.429",
+            &["http.429"],
+        ),
+        row(
+            "refusing",
+            Behaviour::oauth_error(401, "invalid_client"),
+            "denied",
+            &["invalid_client"],
         ),
         ("refusing", refusal, "denied", "invalid_client"),
     ]
@@ -104,8 +149,9 @@ fn a_job_in_trouble_keeps_its_last_good_output_and_says_why_while_others_go_on()
             4,
         )
     });
+    let port = free_port().unwrap();
     let mut yaml = format!(
-        "state: {{dir: \"{{here}}/state\"}}\njobs:{}",
+        "state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\njobs:{}",
         job("healthy", &healthy.url("/token"))
     );
     for (trouble, issuer) in troubles.iter().zip(&issuers) {
@@ -125,6 +171,15 @@ fn a_job_in_trouble_keeps_its_last_good_output_and_says_why_while_others_go_on()
         assert_eq!(failure.code, trouble.code, "{}: {failure:?}", trouble.name);
         let kept = std::fs::read_to_string(scene.out(trouble.name)).unwrap();
         assert_eq!(kept, format!("good-{}", trouble.name));
+        let counted = format!(
+            "evertoken_source_failures_total{{kind=\"{}\",code=\"{}\"}}",
+            failure.kind, failure.code
+        );
+        let metrics = Client::plain()
+            .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
+            .unwrap();
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        assert!(metrics.contains(&counted), "no {counted} in\n{metrics}");
     }
     let before = std::fs::read_to_string(scene.out("healthy")).unwrap();
     wait_until("the healthy job to go on", Duration::from_secs(10), || {
@@ -178,16 +233,18 @@ fn a_certificate_for_another_name_and_an_unknown_authority_are_told_apart_and_se
         issuer.always("/token", Behaviour::token("over tls", 3600));
     }
     scene.write("ca.pem", &authority.pem()).unwrap();
+    // Reading the system's roots takes its time on a busy machine.
+    let patient = |yaml: String| yaml.replace("timeout: 2s", "timeout: 20s");
     let trusting = |yaml: String| {
-        yaml.replace(
-            "timeout: 2s",
-            "timeout: 5s\n    tls: {ca_file: \"{here}/ca.pem\"}",
+        patient(yaml).replace(
+            "timeout: 20s",
+            "timeout: 20s\n    tls: {ca_file: \"{here}/ca.pem\"}",
         )
     };
     let yaml = format!(
         "state: {{dir: \"{{here}}/state\"}}\njobs:{}{}{}",
         trusting(job("wrong-name", &wrong_name.url("/token"))),
-        job("unknown-authority", &right_name.url("/token")),
+        patient(job("unknown-authority", &right_name.url("/token"))),
         trusting(job("right", &right_name.url("/token"))),
     );
     let config = scene.config(&yaml).unwrap();
