@@ -212,12 +212,11 @@ fn a_plugin_that_cannot_be_used_disables_its_job_and_recovers_by_itself() {
     yaml.push_str("jobs:");
     let table = [
         ("wrong-world", "a-formatter", "plugin.wrong-world"),
-        ("wants-the-world", "ambient", "plugin.refused-import"),
-        ("not-there-yet", "late", "plugin.unreadable"),
-        ("not-wasm", "torn", "plugin.not-a-component"),
         ("wants-files", "ambient", "plugin.refused-import"),
         ("missing-import", "needy", "plugin.missing-import"),
         ("unknown-version", "newer", "plugin.unknown-version"),
+        ("not-wasm", "torn", "plugin.not-a-component"),
+        ("not-there-yet", "late", "plugin.unreadable"),
         ("wrong-digest", "forged", "plugin.digest-mismatch"),
     ];
     for (name, plugin, _) in &table {

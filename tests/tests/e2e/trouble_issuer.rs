@@ -12,26 +12,15 @@ use serde_json::json;
 
 use crate::scene::{PATIENCE, Scene};
 
-/// One way to be in trouble, and how status names it: kind and code.
+/// One way to be in trouble, and how status names it.
 struct Trouble {
     name: &'static str,
     behaviour: Behaviour,
     kind: &'static str,
-    code: &'static str,
+    codes: &'static [&'static str],
 }
 
 fn troubles() -> Vec<Trouble> {
-    let whole = json!({"access_token": "never-whole", "token_type": "Bearer", "expires_in": 3600});
-    let drip = Behaviour::drip(&whole, Duration::from_secs(1));
-    let garbage = Behaviour::answer(200, "\u{1}\u{2}<html>no token</html>");
-    let metadata = Behaviour::redirect("http://169.254.169.254/latest");
-    let half = Behaviour::truncated("{\"access_token\":\"half", 40);
-    let refusal = Behaviour::oauth_error(401, "invalid_client");
-    [
-        ("hanging", Behaviour::hang(), "unavailable", "http.timeout"),
-        ("dripping", drip, "unavailable", "http.timeout"),
-        ("garbage", garbage, "internal", "answer.unreadable"),
-        (
     let dripping =
         json!({"access_token": "never-whole", "token_type": "Bearer", "expires_in": 3600});
     let row = |name, behaviour, kind, codes| Trouble {
@@ -63,10 +52,8 @@ fn troubles() -> Vec<Trouble> {
             "no-http",
             Behaviour::raw("SSH-2.0-OpenSSH_9.2\r\n"),
             "unavailable",
-            "http.protocol",
+            &["http.protocol"],
         ),
-        ("redirect", metadata, "invalid-config", "http.302"),
-        (
         row(
             "redirect",
             Behaviour::redirect("http://169.254.169.254/latest"),
@@ -77,27 +64,30 @@ fn troubles() -> Vec<Trouble> {
             "endless",
             Behaviour::endless(100 << 20),
             "internal",
-            "http.too-large",
+            &["http.too-large"],
         ),
-        (
+        row(
             "lost-answer",
             Behaviour::close(),
             "unavailable",
-            "http.protocol",
+            &["http.protocol", "http.connect"],
         ),
-        ("truncated", half, "unavailable", "http.protocol"),
-        (
+        row(
+            "truncated",
+            Behaviour::truncated("{\"access_token\":\"half", 40),
+            "unavailable",
+            &["http.protocol"],
+        ),
+        row(
             "broken",
             Behaviour::answer(500, "boom"),
             "unavailable",
-            "http.500",
             &["http.500"],
         ),
-        (
+        row(
             "rate-limited",
             Behaviour::too_many_requests("120"),
             "unavailable",
-            "http.429",
             &["http.429"],
         ),
         row(
@@ -106,15 +96,7 @@ fn troubles() -> Vec<Trouble> {
             "denied",
             &["invalid_client"],
         ),
-        ("refusing", refusal, "denied", "invalid_client"),
     ]
-    .map(|(name, behaviour, kind, code)| Trouble {
-        name,
-        behaviour,
-        kind,
-        code,
-    })
-    .into()
 }
 
 fn job(name: &str, token_url: &str) -> String {
@@ -168,7 +150,11 @@ fn a_job_in_trouble_keeps_its_last_good_output_and_says_why_while_others_go_on()
     for trouble in &troubles {
         let failure = scene.failure(&config, &process, trouble.name, PATIENCE);
         assert_eq!(failure.kind, trouble.kind, "{}: {failure:?}", trouble.name);
-        assert_eq!(failure.code, trouble.code, "{}: {failure:?}", trouble.name);
+        assert!(
+            trouble.codes.contains(&failure.code.as_str()),
+            "{}: {failure:?}",
+            trouble.name
+        );
         let kept = std::fs::read_to_string(scene.out(trouble.name)).unwrap();
         assert_eq!(kept, format!("good-{}", trouble.name));
         let counted = format!(

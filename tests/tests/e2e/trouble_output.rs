@@ -37,7 +37,6 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
             "/proc/sys/kernel/evertoken".into(),
             "file.permission",
         ),
-        ("read-only", "/sys/evertoken".into(), "file.permission"),
     ];
     for (name, path, _) in &table {
         yaml.push_str(&format!(
