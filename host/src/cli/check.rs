@@ -13,8 +13,9 @@ use super::{Exit, plugin_options, runtime, say};
 use crate::capability::{Body, Request};
 use crate::config::model::{Config, Format, Job, Output, SecretOrigin, StateLocation};
 use crate::config::origin::Origin;
+use crate::failure::FailureKind;
 use crate::output::look;
-use crate::plugin::World;
+use crate::plugin::{Plugins, World};
 
 /// Validates a configuration: its form, its references, and every plugin's own options against the plugin's schema. Needs no network and
 /// starts nothing.
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             return Ok(exit);
         }
         if arguments.online {
-            let found = online(&loaded.config).await?;
+            let found = online(&loaded.config, plugins, Issuers::MustAnswer).await?;
             if !found.is_empty() {
                 found.show();
                 return Ok(Exit::Failure);
@@ -53,6 +54,15 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         ));
         Ok(Exit::Success)
     })
+}
+
+/// What is expected of issuers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Issuers {
+    /// Every one of them answers now.
+    MustAnswer,
+    /// One that is away is back some day; only what is wrong on our side counts.
+    MayBeAway,
 }
 
 /// What the world lacks, per job or shared output.
@@ -85,19 +95,23 @@ impl Found {
 ///
 /// # Errors
 /// The rooms cannot be put together.
-pub(super) async fn online(config: &Config) -> Result<Found> {
+pub(super) async fn online(config: &Config, plugins: Plugins, issuers: Issuers) -> Result<Found> {
     // The state store is another process's while that runs; what is looked at here does not need it.
     let house = House::open(
         &Config {
             state: StateLocation::Memory,
             ..config.clone()
         },
+        plugins,
         &CancellationToken::new(),
     )
     .await?;
     let mut found = Found::default();
     for job in &config.jobs {
-        found.add(format!("job {}", job.id), missing(&house, job).await);
+        found.add(
+            format!("job {}", job.id),
+            missing(&house, job, issuers).await,
+        );
     }
     for shared in &config.shared_outputs {
         let from: Vec<String> = shared.from.iter().map(ToString::to_string).collect();
@@ -129,7 +143,7 @@ async fn missing_plugin(
     Some(error.to_failure().message)
 }
 
-async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
+async fn missing(house: &House, job: &Arc<Job>, issuers: Issuers) -> Vec<String> {
     let mut missing = Vec::new();
     for output in &job.outputs {
         missing.extend(missing_of_output(house, output).await);
@@ -153,7 +167,9 @@ async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
         }
     }
     for origin in endpoints.iter().chain(&source.allow) {
-        if let Err(failure) = call.send(probe(origin)).await {
+        if let Err(failure) = call.send(probe(origin)).await
+            && (issuers == Issuers::MustAnswer || failure.kind == FailureKind::InvalidConfig)
+        {
             missing.push(failure.to_string());
         }
     }

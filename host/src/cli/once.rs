@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         }
         let stop = CancellationToken::new();
         signals::stop_on_signal(&stop)?;
-        let house = House::open(&loaded.config, &stop).await?;
+        let house = House::open(&loaded.config, plugins, &stop).await?;
         let (runner, handle) =
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let progress = std::io::stderr()
