@@ -4,6 +4,7 @@
 //! name: `EVERTOKEN_SKIP=kubernetes,keycloak`. Every process started here dies with the test process, however that ends.
 
 pub mod client;
+pub mod disk;
 pub mod evertoken;
 pub mod guests;
 pub mod issuer;

@@ -11,8 +11,11 @@ use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, say};
 use crate::capability::{Body, Request};
-use crate::config::model::{Config, Job, SecretOrigin, StateLocation};
+use crate::config::model::{Config, Format, Job, Output, SecretOrigin, StateLocation};
 use crate::config::origin::Origin;
+use crate::failure::FailureKind;
+use crate::output::look;
+use crate::plugin::{Plugins, World};
 
 /// Validates a configuration: its form, its references, and every plugin's own options against the plugin's schema. Needs no network and
 /// starts nothing.
@@ -21,7 +24,8 @@ pub(super) struct CheckArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// Also read every secret, load every plugin, and reach every issuer (one HEAD request that carries no secret). Writes nothing.
+    /// Also read every secret, load every plugin, look whether every file could be written, and reach every issuer (one HEAD request that
+    /// carries no secret). Writes nothing.
     #[arg(long)]
     pub(super) online: bool,
 }
@@ -37,7 +41,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             return Ok(exit);
         }
         if arguments.online {
-            let found = online(&loaded.config).await?;
+            let found = online(&loaded.config, plugins, Issuers::MustAnswer).await?;
             if !found.is_empty() {
                 found.show();
                 return Ok(Exit::Failure);
@@ -52,7 +56,16 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
     })
 }
 
-/// What the world lacks, per job.
+/// What is expected of issuers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Issuers {
+    /// Every one of them answers now.
+    MustAnswer,
+    /// One that is away is back some day; only what is wrong on our side counts.
+    MayBeAway,
+}
+
+/// What the world lacks, per job or shared output.
 #[derive(Debug, Default)]
 pub(super) struct Found(BTreeMap<String, Vec<String>>);
 
@@ -64,64 +77,85 @@ impl Found {
 
     /// Shows all that is missing.
     pub(super) fn show(&self) {
-        for (job, missing) in &self.0 {
+        for (who, missing) in &self.0 {
             for what in missing {
-                say(&format!("error: job {job}: {what}"));
+                say(&format!("error: {who}: {what}"));
             }
+        }
+    }
+
+    fn add(&mut self, who: String, missing: Vec<String>) {
+        if !missing.is_empty() {
+            self.0.insert(who, missing);
         }
     }
 }
 
-/// Tries what a job needs before its first request: plugins, secrets, issuers.
+/// Tries what a job needs before its first request: plugins, secrets, files to write, issuers.
 ///
 /// # Errors
 /// The rooms cannot be put together.
-pub(super) async fn online(config: &Config) -> Result<Found> {
+pub(super) async fn online(config: &Config, plugins: Plugins, issuers: Issuers) -> Result<Found> {
     // The state store is another process's while that runs; what is looked at here does not need it.
     let house = House::open(
         &Config {
             state: StateLocation::Memory,
             ..config.clone()
         },
+        plugins,
         &CancellationToken::new(),
     )
     .await?;
     let mut found = Found::default();
     for job in &config.jobs {
-        let missing = missing(&house, job).await;
-        if !missing.is_empty() {
-            found.0.insert(job.id.to_string(), missing);
-        }
+        found.add(
+            format!("job {}", job.id),
+            missing(&house, job, issuers).await,
+        );
+    }
+    for shared in &config.shared_outputs {
+        let from: Vec<String> = shared.from.iter().map(ToString::to_string).collect();
+        let missing = missing_of_output(&house, &shared.output).await;
+        found.add(format!("output of {}", from.join(", ")), missing);
     }
     Ok(found)
 }
 
-async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
+async fn missing_of_output(house: &House, output: &Output) -> Vec<String> {
     let mut missing = Vec::new();
-    let formats = job
-        .outputs
-        .iter()
-        .filter_map(|output| output.format.as_ref())
-        .map(|format| &format.plugin);
-    for plugin in formats {
-        if let Err(error) = house.plugins.prepare(plugin).await {
-            missing.push(error.to_failure().message);
-        }
+    if let Some(Format { plugin, config }) = &output.format {
+        missing.extend(missing_plugin(house, plugin, World::Formatter, config).await);
+    }
+    missing.extend(look(output).err().map(|failure| failure.to_string()));
+    missing
+}
+
+/// Why a plugin cannot be used for this.
+async fn missing_plugin(
+    house: &House,
+    plugin: &str,
+    world: World,
+    config: &serde_json::Value,
+) -> Option<String> {
+    let ready = house.plugins.prepare(plugin).await;
+    let fits = house.plugins.check_config(plugin, world, config).await;
+    let error = ready.err().or(fits.err())?;
+    Some(error.to_failure().message)
+}
+
+async fn missing(house: &House, job: &Arc<Job>, issuers: Issuers) -> Vec<String> {
+    let mut missing = Vec::new();
+    for output in &job.outputs {
+        missing.extend(missing_of_output(house, output).await);
     }
     let source = &job.source;
-    let ready = house.plugins.prepare(&source.plugin).await;
-    let endpoints = match ready.and(
-        house
-            .plugins
-            .endpoints(&source.plugin, &source.config)
-            .await,
-    ) {
-        Ok(endpoints) => endpoints,
-        Err(error) => {
-            missing.push(error.to_failure().message);
-            Vec::new()
-        }
-    };
+    missing.extend(missing_plugin(house, &source.plugin, World::Source, &source.config).await);
+    // A plugin that cannot be read has been told of.
+    let endpoints = house
+        .plugins
+        .endpoints(&source.plugin, &source.config)
+        .await
+        .unwrap_or_default();
     let call = house.capabilities.call(job, &endpoints);
     for (name, secret) in &source.secrets {
         // Another job's token is there once that job has run.
@@ -133,7 +167,9 @@ async fn missing(house: &House, job: &Arc<Job>) -> Vec<String> {
         }
     }
     for origin in endpoints.iter().chain(&source.allow) {
-        if let Err(failure) = call.send(probe(origin)).await {
+        if let Err(failure) = call.send(probe(origin)).await
+            && (issuers == Issuers::MustAnswer || failure.kind == FailureKind::InvalidConfig)
+        {
             missing.push(failure.to_string());
         }
     }

@@ -35,10 +35,13 @@ impl House {
     ///
     /// # Errors
     /// The store cannot be opened, or a key of it not be read.
-    pub(super) async fn open(config: &Config, stop: &CancellationToken) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        config: &Config,
+        plugins: Plugins,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let kubernetes = Arc::new(Kubernetes::new());
         let store = Arc::new(open_store(&config.state, &kubernetes).await?);
-        let plugins = plugins(config)?;
         let capabilities = capability::Host::new(capability::Settings {
             limits: config.limits.plugin.clone(),
             keeper: Arc::clone(&store) as _,

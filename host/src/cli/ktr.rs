@@ -6,7 +6,7 @@ use std::io::Write as _;
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
-use super::{Exit, configuration, log, run, runtime, say};
+use super::{Exit, configuration, house, log, run, runtime, say};
 use crate::config::ktr::{self, LogFormat, LogLevel};
 
 /// kube-token-refresher's own flags; they are not ours to parse.
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
         tracing::warn!("{warning}");
     }
     let config = settings.into_config();
-    runtime::block_on(run::keep_fresh(&config))
+    runtime::block_on(async { run::keep_fresh(&config, house::plugins(&config)?).await })
 }
 
 fn texts(arguments: &[OsString]) -> Option<Vec<String>> {

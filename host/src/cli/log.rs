@@ -49,12 +49,12 @@ pub(super) struct LogArguments {
 }
 
 impl LogArguments {
-    /// The level that the options ask for.
+    /// The level that the options ask for; `usual` where they ask for none.
     #[must_use]
-    pub(super) const fn level(&self) -> LevelFilter {
+    pub(super) const fn level(&self, usual: LevelFilter) -> LevelFilter {
         match (self.quiet, self.verbose) {
             (true, _) => LevelFilter::WARN,
-            (false, 0) => LevelFilter::INFO,
+            (false, 0) => usual,
             (false, 1) => LevelFilter::DEBUG,
             (false, _) => LevelFilter::TRACE,
         }

@@ -24,6 +24,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 pub use exit::Exit;
 
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> Exit {
-    let level = arguments.log.level();
+    let level = arguments.log.level(LevelFilter::INFO);
     let log = &arguments.log;
     match arguments.command {
         Command::Run(arguments) => {
@@ -94,7 +95,8 @@ fn dispatch(arguments: Arguments) -> Exit {
             run::run(&arguments)
         }
         Command::Once(arguments) => {
-            log::start(level, log.log_format);
+            // It ends with a line for each job; cron sends a mail for more.
+            log::start(log.level(LevelFilter::WARN), log.log_format);
             once::run(&arguments)
         }
         Command::Check(arguments) => {

@@ -1,6 +1,7 @@
 //! `evertoken once`: writes the tokens of all jobs, or of the named ones, and ends.
 
 use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,13 @@ use super::{Exit, plugin_options, runtime, say, signals};
 use crate::config::model::Config;
 use crate::runner::metrics::Metrics;
 use crate::runner::status::{JobStatus, OutputState, Snapshot};
-use crate::runner::{Change, Runner};
+use crate::runner::{Change, Handle, Runner};
+
+/// Often enough to look alive, seldom enough to cost nothing.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// To the line's start, and nothing after it (ECMA-48, EL).
+const LINE_START: &str = "\r\x1b[K";
 
 /// Writes every job's token once, or the named jobs', and ends: for init containers and cron.
 ///
@@ -49,12 +56,38 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         }
         let stop = CancellationToken::new();
         signals::stop_on_signal(&stop)?;
-        let house = House::open(&loaded.config, &stop).await?;
-        let (runner, _handle) =
+        let house = House::open(&loaded.config, plugins, &stop).await?;
+        let (runner, handle) =
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
+        let progress = std::io::stderr()
+            .is_terminal()
+            .then(|| tokio::spawn(show_progress(handle)));
         let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
+        if let Some(progress) = progress {
+            // It ends with the runner.
+            progress.await?;
+        }
         Ok(report(&snapshot))
     })
+}
+
+/// Keeps one line of the terminal up to date until the runner ends, and takes it away then.
+async fn show_progress(runner: Handle) {
+    let mut stderr = std::io::stderr();
+    while let Ok(snapshot) = runner.status(Vec::new()).await {
+        let _ = write!(stderr, "{LINE_START}{}", progress(&snapshot));
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
+    }
+    let _ = write!(stderr, "{LINE_START}");
+}
+
+fn progress(snapshot: &Snapshot) -> String {
+    let written = snapshot.jobs.iter().filter(|job| job.state.is_ready());
+    format!(
+        "{} of {} jobs written",
+        written.count(),
+        snapshot.jobs.len()
+    )
 }
 
 /// The named jobs, and the shared outputs whose jobs are all among them.

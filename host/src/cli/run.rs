@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::check::{self, Issuers};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, signals};
 use crate::config::model::Config;
+use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
 use crate::runner::{Change, Runner};
 use crate::serve::control::Control;
@@ -24,7 +26,8 @@ pub(super) struct RunArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// End with an error if a secret, CA file or plugin is missing at start.
+    /// End with an error if a secret, CA file or plugin is missing at start, a file could not be written or an issuer not be reached: what
+    /// `evertoken check --online` tries.
     #[arg(long)]
     pub(super) strict: bool,
 }
@@ -35,26 +38,26 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let plugins = super::house::plugins(&loaded.config)?;
+        let plugins = house::plugins(&loaded.config)?;
         if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
             return Ok(exit);
         }
         if arguments.strict {
-            let found = super::check::online(&loaded.config).await?;
+            let found = check::online(&loaded.config, plugins.clone(), Issuers::MayBeAway).await?;
             if !found.is_empty() {
                 found.show();
                 return Ok(Exit::Failure);
             }
         }
-        keep_fresh(&loaded.config).await
+        keep_fresh(&loaded.config, plugins).await
     })
 }
 
 /// Runs the jobs of a configuration until a signal.
-pub(super) async fn keep_fresh(config: &Config) -> anyhow::Result<Exit> {
+pub(super) async fn keep_fresh(config: &Config, plugins: Plugins) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     signals::stop_on_signal(&stop)?;
-    let house = House::open(config, &stop).await?;
+    let house = House::open(config, plugins, &stop).await?;
     house::prepare_plugins(&house.plugins, config);
     let metrics = Arc::new(Metrics::new());
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));

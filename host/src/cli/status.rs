@@ -1,5 +1,6 @@
 //! `evertoken status`: where the jobs of the running process stand.
 
+use std::collections::HashSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
@@ -73,8 +74,22 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
             OutputFormat::Table => table(&snapshot, std::io::stdout().is_terminal()),
         };
         writeln!(std::io::stdout(), "{text}")?;
-        Ok(Exit::Success)
+        let unknown = unknown(&arguments.jobs, &snapshot);
+        for name in &unknown {
+            say(&format!("error: no such job: {name}"));
+        }
+        Ok(if unknown.is_empty() {
+            Exit::Success
+        } else {
+            Exit::Failure
+        })
     })
+}
+
+/// The names that were asked for and are no job's.
+fn unknown<'a>(names: &'a [String], snapshot: &Snapshot) -> Vec<&'a String> {
+    let known: HashSet<String> = snapshot.jobs.iter().map(|job| job.id.to_string()).collect();
+    names.iter().filter(|name| !known.contains(*name)).collect()
 }
 
 /// The snapshot as a table; columns as wide as what stands in them, the last error last because it is the longest.

@@ -24,15 +24,8 @@ const TELLING: [&str; 9] = [
     "private",
     "cookie",
 ];
-/// Whole names of the same kind; as parts of a word they are harmless (`token_url`).
-const TELLING_NAMES: [&str; 6] = [
-    "token",
-    "access_token",
-    "refresh_token",
-    "id_token",
-    "api_key",
-    "apikey",
-];
+/// Ends of names of the same kind; elsewhere in a name they are harmless (`token_url`, `key_file`).
+const TELLING_ENDS: [&str; 2] = ["token", "key"];
 
 /// Hides every place in the configuration file that may hold a secret.
 pub(super) fn hide_secrets(node: &Node, gathered: &mut Gathered) {
@@ -149,13 +142,15 @@ fn hide_bare_keys(entries: &[(Key, Arc<Node>)], gathered: &mut Gathered) {
     }
 }
 
-fn is_telling(key: &str) -> bool {
-    let key = key.to_lowercase().replace('-', "_");
-    TELLING_NAMES.contains(&key.as_str()) || TELLING.iter().any(|word| key.contains(word))
+/// Whether a field of this name may hold a secret.
+pub(crate) fn is_telling(name: &str) -> bool {
+    let name = name.to_lowercase();
+    TELLING_ENDS.iter().any(|end| name.ends_with(end))
+        || TELLING.iter().any(|word| name.contains(word))
 }
 
 /// A URL with a user or password before its host.
-pub(super) fn has_userinfo(text: &str) -> bool {
+pub(crate) fn has_userinfo(text: &str) -> bool {
     text.split_once("://").is_some_and(|(_, rest)| {
         rest.split(['/', '?', '#'])
             .next()

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+pub(crate) use hide::{has_userinfo, is_telling};
 pub use mistake::{Mistake, Mistakes};
 pub use places::{Place, Places};
 

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, Stat};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawMode, Stat};
 use rustix::io::Errno;
 use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
@@ -35,6 +35,9 @@ const WRITES_IN_FLIGHT: usize = 16;
 
 /// The permission bits; set-user-ID and its kind have no place on a token.
 const PERMISSION_BITS: RawMode = 0o777;
+
+/// Stands for an artifact's name where only its directory matters.
+const ANY_NAME: &str = "artifact";
 
 /// The file sink.
 #[derive(Debug)]
@@ -104,6 +107,19 @@ fn write_all(
     Ok(written)
 }
 
+/// Whether a file could be written, as far as that shows without writing. What makes `several` artifacts may name their directory.
+pub(super) fn check(destination: &FileDestination, several: bool) -> Result<(), Failure> {
+    let mut path = destination.path.clone();
+    if several && path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        path.push(ANY_NAME);
+    }
+    let target = Target::find(path, destination)?;
+    target
+        .check_in_the_way()
+        .and_then(|()| target.check_permission())
+        .map_err(|problem| problem.at(&destination.path))
+}
+
 /// A file's place, with its directory held open: nobody can move another one under it.
 struct Target<'a> {
     path: PathBuf,
@@ -162,6 +178,27 @@ impl<'a> Target<'a> {
                 FileType::Directory => Err(Problem::TargetIsDirectory),
                 _ => Err(Problem::TargetIsSpecial),
             },
+        }
+    }
+
+    /// Whether we may create files here and give them away.
+    fn check_permission(&self) -> Result<(), Problem> {
+        let enter_and_create = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(&self.directory, ".", enter_and_create, AtFlags::EACCESS)
+            .map_err(|errno| Problem::os("create a file", errno))?;
+        let FileDestination { owner, group, .. } = *self.wanted;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let is_member = |group: u32| {
+            let groups = rustix::process::getgroups().unwrap_or_default();
+            groups.iter().chain([&gid]).any(|own| own.as_raw() == group)
+        };
+        // Root without CAP_CHOWN, as in some containers, is told when it writes.
+        let may = uid.is_root()
+            || (owner.is_none_or(|owner| owner == uid.as_raw()) && group.is_none_or(is_member));
+        if may {
+            Ok(())
+        } else {
+            Err(Problem::Owner { owner, group })
         }
     }
 

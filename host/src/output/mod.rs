@@ -7,7 +7,7 @@ mod secret;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::model::{Destination, JobId};
+use crate::config::model::{Destination, JobId, Output};
 use crate::failure::{Failure, FailureKind};
 use crate::kubernetes::Kubernetes;
 use crate::time::Timestamp;
@@ -36,6 +36,17 @@ pub enum Written {
     Changed,
     /// It held it before.
     Unchanged,
+}
+
+/// Whether an output could be written, as far as that shows without writing and without asking a cluster.
+///
+/// # Errors
+/// What stands in the way of a file.
+pub fn look(output: &Output) -> Result<(), Failure> {
+    match &output.destination {
+        Destination::File(file) => file::check(file, output.format.is_some()),
+        Destination::Secret(_) => Ok(()),
+    }
 }
 
 /// All sinks of a process.

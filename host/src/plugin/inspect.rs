@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use wasmparser::{Parser, Payload};
 
-use super::{limits, schema};
+use super::{ConfigMistake, limits, schema};
 
 /// The package of the plugin interface.
 const PACKAGE: &str = "evertoken:plugin";
@@ -148,6 +149,20 @@ pub struct PluginInfo {
     pub endpoint_fields: Vec<String>,
     /// The plugin's description of itself.
     pub about: Option<About>,
+    /// Made of the schema at the first use: ten thousand jobs may be of one plugin.
+    judge: OnceLock<schema::Judge>,
+}
+
+impl PluginInfo {
+    /// The mistakes in a configuration, by the plugin's own schema; a plugin without one has none to tell.
+    #[must_use]
+    pub fn check_config(&self, config: &Value) -> Vec<ConfigMistake> {
+        let Some(schema) = &self.schema else {
+            return Vec::new();
+        };
+        let judge = self.judge.get_or_init(|| schema::judge(schema));
+        schema::check_config(schema, judge, config)
+    }
 }
 
 /// How a plugin describes itself.
@@ -297,6 +312,7 @@ pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
             .map(schema::endpoint_fields)
             .unwrap_or_default(),
         schema,
+        judge: OnceLock::new(),
         about: section(ABOUT_SECTION, surface.about)?,
         imports: surface.imports,
         exports: surface.exports,

@@ -160,11 +160,7 @@ impl Plugins {
     ) -> Result<Vec<ConfigMistake>, Arc<LoadError>> {
         let info = self.info(name).await?;
         load::require(name, &info, world)?;
-        Ok(info
-            .schema
-            .as_ref()
-            .map(|schema| schema::check_config(schema, config))
-            .unwrap_or_default())
+        Ok(info.check_config(config))
     }
 
     /// Obtains a token: one call of the job's source plugin, in a fresh instance, within the job's timeout. The time that it takes to

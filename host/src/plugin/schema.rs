@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
-use jsonschema::{Draft, ValidationError};
+use jsonschema::{Draft, ValidationError, Validator};
 use serde_json::Value;
 
 use crate::config::origin::Origin;
+use crate::config::{has_userinfo, is_telling};
 
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
 const ENDPOINT: &str = "x-evertoken-endpoint";
@@ -15,8 +16,12 @@ const ENDPOINT: &str = "x-evertoken-endpoint";
 /// How deep schema and configuration are followed. Configurations are some five levels deep; a schema may refer to itself.
 const MAX_DEPTH: usize = 64;
 
-/// How much of a wrong value a message repeats.
+/// How long a value may be that a message repeats. What people mistype is a word or a URL; what is longer may be a secret that was pasted
+/// into the wrong place.
 const MAX_SHOWN_CHARS: usize = 60;
+
+/// What stands in a message for a value that is not repeated.
+const NOT_SHOWN: &str = "the value (not shown)";
 
 /// How many mistakes of one configuration are told.
 const MAX_MISTAKES: usize = 50;
@@ -40,13 +45,20 @@ pub fn endpoints(schema: &Value, config: &Value) -> Vec<Origin> {
     found.into_iter().collect()
 }
 
-/// The mistakes in a configuration; none: the plugin will understand it.
-#[must_use]
-pub fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
-    let validator = match jsonschema::options()
+/// A schema made ready to judge configurations, or why it is no schema. Making it costs a thousand times what judging costs.
+pub(super) type Judge = Result<Validator, String>;
+
+/// Makes a schema ready to judge configurations.
+pub(super) fn judge(schema: &Value) -> Judge {
+    jsonschema::options()
         .with_draft(Draft::Draft202012)
         .build(schema)
-    {
+        .map_err(|error| error.to_string())
+}
+
+/// The mistakes in a configuration; none: the plugin will understand it. `judge` is of this schema.
+pub(super) fn check_config(schema: &Value, judge: &Judge, config: &Value) -> Vec<ConfigMistake> {
+    let validator = match judge {
         Ok(validator) => validator,
         Err(error) => {
             return vec![ConfigMistake {
@@ -65,7 +77,7 @@ pub fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
                 pointer: pointer.to_owned(),
                 message: format!(
                     "{} is not an endpoint; write `https://host/path`",
-                    quoted(value)
+                    shown(pointer, value)
                 ),
             });
         }
@@ -226,7 +238,7 @@ fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMi
                     .iter()
                     .for_each(|error| tell(schema, error, mistakes)),
                 None => mistakes.push(ConfigMistake {
-                    message: no_alternative(error.instance(), context),
+                    message: no_alternative(&shown(&pointer, error.instance()), context),
                     pointer,
                 }),
             }
@@ -236,27 +248,26 @@ fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMi
             let known = known_keys(schema, error.schema_path().as_str());
             mistakes.extend(unexpected.iter().map(|key| ConfigMistake {
                 pointer: format!("{pointer}/{}", escaped(key)),
-                message: unknown_key(key, &known),
+                message: unknown_key(key, error.instance().get(key), &known),
             }));
         }
         kind => mistakes.push(ConfigMistake {
-            message: message(kind, error),
+            message: message(kind, &shown(&pointer, error.instance()), error),
             pointer,
         }),
     }
 }
 
-fn message(kind: &ValidationErrorKind, error: &ValidationError<'_>) -> String {
-    let value = error.instance();
+/// `value` is the wrong value as it may be shown.
+fn message(kind: &ValidationErrorKind, value: &str, error: &ValidationError<'_>) -> String {
     match kind {
         ValidationErrorKind::Required { property } => {
             format!("`{}` is missing", property.as_str().unwrap_or_default())
         }
         ValidationErrorKind::Type { kind } => {
             format!(
-                "{} is {}; {} is expected",
-                quoted(value),
-                type_of(value),
+                "{value} is {}; {} is expected",
+                type_of(error.instance()),
                 expected(kind)
             )
         }
@@ -267,26 +278,18 @@ fn message(kind: &ValidationErrorKind, error: &ValidationError<'_>) -> String {
                 .flatten()
                 .map(quoted)
                 .collect();
-            format!(
-                "{} is not known; write one of {}",
-                quoted(value),
-                options.join(", ")
-            )
+            format!("{value} is not known; write one of {}", options.join(", "))
         }
         ValidationErrorKind::Constant { expected_value } => {
-            format!(
-                "{} is not known; write {}",
-                quoted(value),
-                quoted(expected_value)
-            )
+            format!("{value} is not known; write {}", quoted(expected_value))
         }
         ValidationErrorKind::Pattern { pattern } => {
-            format!("{} does not match the pattern `{pattern}`", quoted(value))
+            format!("{value} does not match the pattern `{pattern}`")
         }
-        ValidationErrorKind::Minimum { limit } => format!("{} is less than {limit}", quoted(value)),
-        ValidationErrorKind::Maximum { limit } => format!("{} is more than {limit}", quoted(value)),
+        ValidationErrorKind::Minimum { limit } => format!("{value} is less than {limit}"),
+        ValidationErrorKind::Maximum { limit } => format!("{value} is more than {limit}"),
         ValidationErrorKind::MinLength { limit: 1 } => "the value is empty".to_owned(),
-        _ => shortened(&error.to_string()),
+        _ => error.masked_with(value).to_string(),
     }
 }
 
@@ -310,7 +313,7 @@ fn meant<'a, 'e>(
     }
 }
 
-fn no_alternative(value: &Value, alternatives: &[Vec<ValidationError<'_>>]) -> String {
+fn no_alternative(value: &str, alternatives: &[Vec<ValidationError<'_>>]) -> String {
     let mut allowed = BTreeSet::new();
     for error in alternatives.iter().flatten() {
         match error.kind() {
@@ -337,10 +340,6 @@ fn no_alternative(value: &Value, alternatives: &[Vec<ValidationError<'_>>]) -> S
     }
     // What may be absent allows null; nobody writes that on purpose.
     allowed.remove("");
-    let value = match value {
-        Value::Object(_) | Value::Array(_) => "this".to_owned(),
-        value => quoted(value),
-    };
     match allowed.len() {
         0 => format!("{value} fits none of the allowed forms"),
         _ => format!(
@@ -350,19 +349,25 @@ fn no_alternative(value: &Value, alternatives: &[Vec<ValidationError<'_>>]) -> S
     }
 }
 
-fn unknown_key(key: &str, known: &BTreeSet<String>) -> String {
+fn unknown_key(key: &str, value: Option<&Value>, known: &BTreeSet<String>) -> String {
     let nearest = known
         .iter()
         .map(|candidate| (strsim::osa_distance(key, candidate), candidate))
         .min()
         .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3);
-    let key = shortened(key);
+    // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
+    let is_bare = value.is_some_and(Value::is_null) && nearest.is_none();
+    let key = if is_bare || is_long(key) {
+        "(not shown)".to_owned()
+    } else {
+        format!("`{key}`")
+    };
     match nearest {
-        Some((_, nearest)) => format!("unknown key `{key}`; did you mean `{nearest}`?"),
-        None if known.is_empty() => format!("unknown key `{key}`; none is known here"),
+        Some((_, nearest)) => format!("unknown key {key}; did you mean `{nearest}`?"),
+        None if known.is_empty() => format!("unknown key {key}; none is known here"),
         None => {
             let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            format!("unknown key `{key}`; known are {}", known.join(", "))
+            format!("unknown key {key}; known are {}", known.join(", "))
         }
     }
 }
@@ -428,24 +433,34 @@ fn type_of(value: &Value) -> &'static str {
     }
 }
 
+/// A value that the schema has.
 fn quoted(value: &Value) -> String {
     format!("`{}`", plain(value))
 }
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => shortened(text),
-        value => shortened(&value.to_string()),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
     }
 }
 
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= MAX_SHOWN_CHARS {
-        return text.to_owned();
+/// A value that the user wrote at `pointer`, as a message may show it.
+fn shown(pointer: &str, value: &Value) -> String {
+    let may_be_secret = pointer.split('/').any(is_telling)
+        || value
+            .as_str()
+            .is_some_and(|text| is_long(text) || has_userinfo(text));
+    match value {
+        // Whatever is in it is not what is wrong.
+        Value::Object(_) | Value::Array(_) => "this".to_owned(),
+        _ if may_be_secret => NOT_SHOWN.to_owned(),
+        value => quoted(value),
     }
-    let mut short: String = text.chars().take(MAX_SHOWN_CHARS).collect();
-    short.push('…');
-    short
+}
+
+fn is_long(text: &str) -> bool {
+    text.chars().count() > MAX_SHOWN_CHARS
 }
 
 /// A key as a reference token of RFC 6901.
@@ -491,6 +506,10 @@ mod tests {
                 }
             }
         })
+    }
+
+    fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
+        super::check_config(schema, &judge(schema), config)
     }
 
     fn origins(config: &Value) -> Vec<String> {
@@ -640,16 +659,56 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut() {
-        let mistakes = check_config(
-            &schema(),
-            &json!({"grant": "g".repeat(1000), "token_url": "https://idp.example.org"}),
-        );
-        assert!(
-            mistakes[0].message.chars().count() < 200,
-            "{}",
-            mistakes[0].message
-        );
+    fn what_may_be_a_secret_is_not_repeated() {
+        let schema = json!({
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "client_secret": {"type": "array"},
+                "password": {"enum": ["a"]},
+                "access_token": {"maxLength": 3},
+                "signing-key": {"type": "integer"},
+                "assertion": {"oneOf": [{"const": "a"}, {"const": "b"}]},
+                "tokens": {"type": "object", "additionalProperties": {"type": "integer"}},
+                "secrets": {"type": "array", "items": {"pattern": "^x"}},
+                "url": {"x-evertoken-endpoint": true},
+                "scope": {"type": "integer"},
+                "mode": {"type": "string", "maxLength": 3},
+            }
+        });
+        let long = format!("hunter2{}", "x".repeat(60));
+        for config in [
+            json!({"client_secret": "hunter2"}),
+            json!({"client_secret": {"deep": "hunter2"}}),
+            json!({"password": "hunter2"}),
+            json!({"access_token": "hunter2"}),
+            json!({"signing-key": "hunter2"}),
+            json!({"assertion": "hunter2"}),
+            json!({"secrets": ["hunter2"]}),
+            json!({"url": "ftp://hunter2@host"}),
+            json!({"scope": {"client_secret": "hunter2"}}),
+            json!({"scope": long}),
+            json!({"mode": long}),
+            json!({(long.as_str()): 1}),
+            json!({"hunter2": null}),
+        ] {
+            let mistakes = check_config(&schema, &config);
+            assert_eq!(mistakes.len(), 1, "{config}: {mistakes:?}");
+            assert!(
+                !mistakes[0].message.contains("hunter2"),
+                "{}",
+                mistakes[0].message
+            );
+        }
+        // What is neither is repeated, for it shows what was mistyped.
+        for config in [json!({"scope": "mistyped"}), json!({"mode": "mistyped"})] {
+            let mistakes = check_config(&schema, &config);
+            assert!(
+                mistakes[0].message.contains("mistyped"),
+                "{}",
+                mistakes[0].message
+            );
+        }
     }
 
     #[test]

@@ -93,11 +93,10 @@ impl Acquirer for Live {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        let schema = self
-            .known(&job.source.plugin)
-            .and_then(|info| info.schema.clone());
-        let origin =
-            schema.and_then(|schema| endpoints(&schema, &job.source.config).into_iter().next());
+        let origin = self.known(&job.source.plugin).and_then(|info| {
+            let endpoints = endpoints(info.schema.as_ref()?, &job.source.config);
+            endpoints.into_iter().next()
+        });
         origin.map_or(Lane::Local, |origin| {
             Lane::Remote(origin.to_string().into())
         })

@@ -89,6 +89,7 @@ pub struct Metrics {
     refresh_duration: Histogram,
     lateness: Histogram,
     writes: Family<WriteLabels, Counter>,
+    write_failures: Family<CodeLabels, Counter>,
     keep_failures: Counter,
     in_flight: Gauge,
     waiting: Gauge,
@@ -122,6 +123,7 @@ impl Metrics {
             refresh_duration: Histogram::new(DURATION_BUCKETS),
             lateness: Histogram::new(LATENESS_BUCKETS),
             writes: Family::default(),
+            write_failures: Family::default(),
             keep_failures: Counter::default(),
             in_flight: Gauge::default(),
             waiting: Gauge::default(),
@@ -160,6 +162,11 @@ impl Metrics {
             "output_writes",
             "Writes of outputs: kind file or secret, result written, unchanged or failed",
             self.writes.clone(),
+        );
+        registry.register(
+            "output_failures",
+            "Failed writes of outputs by kind (file or secret) and code",
+            self.write_failures.clone(),
         );
         registry.register(
             "token_keep_failures",
@@ -225,10 +232,7 @@ impl Metrics {
 
     /// Counts a write.
     pub fn wrote(&self, destination: &Destination, result: WriteResult) {
-        let kind = match destination {
-            Destination::File(_) => "file",
-            Destination::Secret(_) => "secret",
-        };
+        let kind = kind_of(destination);
         let result = match result {
             WriteResult::Written => "written",
             WriteResult::Unchanged => "unchanged",
@@ -237,6 +241,16 @@ impl Metrics {
         self.writes
             .get_or_create(&WriteLabels { kind, result })
             .inc();
+    }
+
+    /// Counts a write that failed.
+    pub fn write_failed(&self, destination: &Destination, failure: &Failure) {
+        self.wrote(destination, WriteResult::Failed);
+        let labels = CodeLabels {
+            kind: kind_of(destination),
+            code: self.bounded_code(failure.code.as_deref().unwrap_or_default()),
+        };
+        self.write_failures.get_or_create(&labels).inc();
     }
 
     /// Counts a token that could not be kept.
@@ -272,6 +286,13 @@ impl Metrics {
         let result = text::encode(&mut text, &self.registry);
         *self.per_job.lock() = None;
         result.map(|()| text)
+    }
+}
+
+const fn kind_of(destination: &Destination) -> &'static str {
+    match destination {
+        Destination::File(_) => "file",
+        Destination::Secret(_) => "secret",
     }
 }
 
@@ -386,6 +407,10 @@ mod tests {
             ms(30),
         );
         metrics.wrote(&file, WriteResult::Unchanged);
+        metrics.write_failed(
+            &file,
+            &Failure::new(FailureKind::Unavailable, "file.disk-full", "no room"),
+        );
         metrics.config_loaded(true, Timestamp(1_700_000_000_000));
         let text = metrics
             .encode(snapshot(vec![
@@ -402,6 +427,8 @@ mod tests {
             "evertoken_refresh_duration_seconds_count 3",
             "evertoken_refresh_lateness_seconds_bucket{le=\"0.05\"} 2",
             "evertoken_output_writes_total{kind=\"file\",result=\"unchanged\"} 1",
+            "evertoken_output_writes_total{kind=\"file\",result=\"failed\"} 1",
+            "evertoken_output_failures_total{kind=\"file\",code=\"file.disk-full\"} 1",
             "evertoken_config_last_reload_successful 1",
             "evertoken_job_expiration_timestamp_seconds{job=\"a\"} 1700000300.0",
             "evertoken_job_next_refresh_timestamp_seconds{job=\"a\"} 1700000000.5",

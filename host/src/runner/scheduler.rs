@@ -635,7 +635,7 @@ impl World {
                 None
             }
             Err(failure) => {
-                self.metrics.wrote(destination, WriteResult::Failed);
+                self.metrics.write_failed(destination, &failure);
                 let (kind, code) = (failure.kind, failure.code.as_deref());
                 warn!(job, output, %kind, code, error = failure.message, "output cannot be written");
                 Some(Box::new(FailureStatus::new(failure, now)))

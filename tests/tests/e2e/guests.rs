@@ -1,6 +1,7 @@
 //! Plugins that misbehave, as real components named in a configuration: each is stopped by its own limit with its own error
 //! within the limit's time, and the other jobs go on.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use evertoken_tests::guests::build;
@@ -9,20 +10,49 @@ use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 use sha2::{Digest as _, Sha256};
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{PATIENCE, Scene, failure_in};
 
 /// The call limit of these jobs, and what a stop may take beyond it on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(5);
 
+/// What one call may send unless the configuration says otherwise.
+const REQUESTS: u64 = 16;
+
+/// What has to be mended by somebody is tried again after ten seconds and then after a minute.
+const RECOVERY: Duration = Duration::from_secs(100);
+
+fn sha256(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
+}
+
 /// The `plugins` entry of a guest.
 fn plugin(name: &str, file: &str) -> String {
-    let path = build().unwrap().join(file);
-    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(std::fs::read(&path).unwrap()));
+    entry(name, &build().unwrap().join(file))
+}
+
+fn entry(name: &str, path: &Path) -> String {
+    let digest = sha256(&std::fs::read(path).unwrap());
     format!(
         "  {name}: {{path: \"{}\", sha256: {digest}}}\n",
         path.display()
     )
+}
+
+/// A component as it would be with another spelling of a name in it, of the same length: names stand in it with their length.
+fn respelled(component: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = component.to_vec();
+    let mut found = 0;
+    while let Some(at) = bytes
+        .windows(from.len())
+        .position(|window| window == from.as_bytes())
+    {
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        found += 1;
+    }
+    assert!(found > 0, "`{from}` is not in the component");
+    bytes
 }
 
 fn job(name: &str, plugin: &str, config: &str) -> String {
@@ -131,13 +161,14 @@ fn a_plugin_that_misbehaves_is_stopped_by_its_own_limit_with_its_own_error() {
         !process.stderr().contains("my-own-secret-value"),
         "a panic message showed a secret"
     );
-    assert_eq!(
-        issuer.requests().len(),
-        issuer
-            .requests()
-            .iter()
-            .filter(|request| request.path == "/")
-            .count()
+    let attempts = scene.row(&config, "sends-a-hundred-requests").unwrap()["attempt"]
+        .as_u64()
+        .unwrap();
+    let sent = issuer.requests().len() as u64;
+    // A call may have begun since.
+    assert!(
+        (REQUESTS..=REQUESTS * (attempts + 1)).contains(&sent),
+        "{sent} requests in {attempts} calls"
     );
     assert_eq!(
         process.terminate(Duration::from_secs(5)).unwrap().code(),
@@ -149,52 +180,85 @@ fn a_plugin_that_misbehaves_is_stopped_by_its_own_limit_with_its_own_error() {
 fn a_plugin_that_cannot_be_used_disables_its_job_and_recovers_by_itself() {
     let scene = Scene::new("unusable").unwrap();
     let good = std::fs::read(build().unwrap().join("guest_source.wasm")).unwrap();
-    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&good));
-    let late = scene.path("late.wasm");
-    scene.write("torn.wasm", "not wasm at all").unwrap();
-    let torn = data_encoding::HEXLOWER.encode(&Sha256::digest(b"not wasm at all"));
+    let (late, forged) = (scene.path("late.wasm"), scene.path("forged.wasm"));
+    std::fs::write(&forged, "not what the digest says").unwrap();
+    let torn = scene.write("torn.wasm", "not wasm at all").unwrap();
+    // The same component as a kit for a later interface would have made it, and one that needs what no host of this interface has.
+    let newer = scene.path("newer.wasm");
+    let of_another_time = respelled(
+        &good,
+        "evertoken:plugin/source@0.1.0",
+        "evertoken:plugin/source@0.7.0",
+    );
+    std::fs::write(&newer, of_another_time).unwrap();
+    let needy = scene.path("needy.wasm");
+    std::fs::write(
+        &needy,
+        respelled(&good, "evertoken:plugin/http@", "evertoken:plugin/smtp@"),
+    )
+    .unwrap();
     let mut yaml = String::from("state: {dir: \"{here}/state\"}\nplugins:\n");
     yaml.push_str(&plugin("a-formatter", "guest_formatter.wasm"));
     yaml.push_str(&plugin("ambient", "guest_ambient.wasm"));
-    yaml.push_str(&format!(
-        "  late: {{path: \"{}\", sha256: {digest}}}\n",
-        late.display()
-    ));
-    yaml.push_str(&format!(
-        "  torn: {{path: \"{{here}}/torn.wasm\", sha256: {torn}}}\n"
-    ));
-    yaml.push_str(&format!(
-        "  forged: {{path: \"{{here}}/torn.wasm\", sha256: {digest}}}\n"
-    ));
+    yaml.push_str(&entry("torn", &torn));
+    yaml.push_str(&entry("newer", &newer));
+    yaml.push_str(&entry("needy", &needy));
+    for name in ["late", "forged"] {
+        yaml.push_str(&format!(
+            "  {name}: {{path: \"{{here}}/{name}.wasm\", sha256: {}}}\n",
+            sha256(&good)
+        ));
+    }
     yaml.push_str("jobs:");
     let table = [
         ("wrong-world", "a-formatter", "plugin.wrong-world"),
-        ("wants-the-world", "ambient", "plugin.refused-import"),
-        ("not-there-yet", "late", "plugin.unreadable"),
+        ("wants-files", "ambient", "plugin.refused-import"),
+        ("missing-import", "needy", "plugin.missing-import"),
+        ("unknown-version", "newer", "plugin.unknown-version"),
         ("not-wasm", "torn", "plugin.not-a-component"),
+        ("not-there-yet", "late", "plugin.unreadable"),
         ("wrong-digest", "forged", "plugin.digest-mismatch"),
     ];
     for (name, plugin, _) in &table {
         yaml.push_str(&job(name, plugin, "{mode: good}"));
     }
-    yaml.push_str(&job("healthy", "dummy", "{lifetime: 1h}").replace("    reveal: [mine]\n", ""));
+    yaml.push_str(&job("healthy", "dummy", "{lifetime: 1h}"));
     let config = scene.config(&yaml).unwrap();
     let process = scene.run(&config).unwrap();
     wait_until("the healthy job", PATIENCE, || {
         scene.out("healthy").exists().then_some(())
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let status = scene.status(&config).unwrap();
     for (name, _, expected) in &table {
-        let failure = scene.failure(&config, &process, name, PATIENCE);
+        let row = status.iter().find(|row| row["id"]["name"] == *name);
+        let failure = row.and_then(failure_in);
+        // Loading begins with the process, so most have failed by now.
+        let failure = failure.unwrap_or_else(|| scene.failure(&config, &process, name, PATIENCE));
         assert_eq!(failure.code, *expected, "{name}: {failure:?}");
+        assert!(!scene.out(name).exists());
     }
-    std::fs::write(&late, &good).unwrap();
-    wait_until("the plugin that came late", PATIENCE, || {
-        scene.out("not-there-yet").exists().then_some(())
-    })
-    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
 
-    let strict = scene.command(&["run", "--strict"], &config).unwrap();
-    assert_eq!(strict.code(), Some(1), "{}", strict.stderr);
-    assert!(strict.stderr.contains("forged"), "{}", strict.stderr);
+    // The right files are there: the jobs recover without a restart.
+    for path in [&late, &forged] {
+        std::fs::write(path, &good).unwrap();
+    }
+    for job in ["not-there-yet", "wrong-digest"] {
+        wait_until(job, RECOVERY, || scene.out(job).exists().then_some(()))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+
+    for command in [&["run", "--strict"][..], &["check", "--online"]] {
+        let finished = scene.command(command, &config).unwrap();
+        assert_eq!(finished.code(), Some(1), "{command:?}: {}", finished.stderr);
+        for (name, _, _) in &table {
+            let is_mended = scene.out(name).exists();
+            assert_eq!(
+                finished.stderr.contains(&format!("job {name}:")),
+                !is_mended,
+                "{command:?}, {name}: {}",
+                finished.stderr
+            );
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! kube-token-refresher's job, from its own settings, under exactly the Role that its installation page prints.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -34,13 +35,10 @@ impl Stage {
             .service_account(&namespace, "kube-token-refresher", &rules)
             .unwrap();
         let issuer = Issuer::start().unwrap();
-        let serial = std::sync::atomic::AtomicU64::new(0);
+        let serial = AtomicU64::new(0);
         issuer.respond_with("/token", move |_| {
             Behaviour::token(
-                &format!(
-                    "token-{}",
-                    serial.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
-                ),
+                &format!("token-{}", serial.fetch_add(1, Ordering::SeqCst)),
                 3600,
             )
         });
@@ -76,6 +74,21 @@ impl Stage {
     fn token(&self) -> Option<String> {
         let encoded = self.secret()?["data"]["token"].as_str()?.to_owned();
         String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
+    }
+
+    /// Writes an annotation and sees a moment later that it was not taken back.
+    fn write_and_expect(&self, annotation: &str, value: &str) {
+        let patch = json!({"metadata": {"annotations": {annotation: value}}});
+        self.cluster
+            .admin()
+            .patch_secret(&self.namespace, "bearer-creds", &patch)
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(
+            self.secret().unwrap()["metadata"]["annotations"][annotation],
+            value,
+            "a write of somebody else was lost"
+        );
     }
 
     /// A command line called `ktr`, as the image's is.
@@ -258,6 +271,59 @@ fn the_dummy_provider_counts_and_the_interval_is_obeyed() {
         })
         .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     }
+}
+
+/// Get and put is not atomic; resourceVersion makes it so. Whoever writes the Secret meanwhile makes a 409 of the put.
+#[test]
+fn in_a_conflict_nobodys_write_is_lost_and_the_token_arrives() {
+    let Some(stage) = Stage::new(&["get", "update"]) else {
+        return;
+    };
+    stage.prepare_secret();
+    let process = stage
+        .ktr()
+        .env("KTR_DUMMYPROVIDER", "true")
+        .env("KTR_SECRET_NAME", "bearer-creds")
+        .env("KTR_SECRET_NAMESPACE", &stage.namespace)
+        .env("KTR_INTERVAL", "1")
+        .spawn()
+        .unwrap();
+    let writes = AtomicU64::new(0);
+    let is_over = AtomicBool::new(false);
+    let conflicts = || {
+        let events = stage
+            .cluster
+            .audit_events_of_user(&stage.account.username)
+            .unwrap();
+        events
+            .iter()
+            .filter(|event| event.verb == "update" && event.code == 409)
+            .count()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                let number = writes.fetch_add(1, Ordering::SeqCst).to_string();
+                stage.write_and_expect("somebody", &number);
+            }
+        });
+        let found = wait_until("a conflict", PATIENCE, || {
+            std::thread::sleep(Duration::from_millis(500));
+            (conflicts() > 0).then_some(())
+        });
+        is_over.store(true, Ordering::SeqCst);
+        found.unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    });
+    let before = stage.token();
+    wait_until("the next token", PATIENCE, || {
+        (stage.token() != before).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let last = (writes.load(Ordering::SeqCst) - 1).to_string();
+    assert_eq!(
+        stage.secret().unwrap()["metadata"]["annotations"]["somebody"],
+        last
+    );
 }
 
 #[test]

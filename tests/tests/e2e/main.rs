@@ -16,4 +16,5 @@ mod scene;
 mod serve;
 mod shared_outputs;
 mod trouble_issuer;
+mod trouble_machine;
 mod trouble_output;

@@ -1,9 +1,11 @@
 //! Probes, metrics, status, and the commands that talk to a running process.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use evertoken_tests::client::Client;
+use evertoken_tests::evertoken::Launch;
 use evertoken_tests::wait_until;
 use evertoken_tests::workdir::free_port;
 
@@ -91,6 +93,18 @@ fn status_is_a_table_for_people_and_json_for_programs() {
             "{expected} is missing:\n{}",
             table.stdout
         );
+    }
+    // One job's row alone; a name that is no job's is an error, in either form.
+    let one = scene.command(&["status", "good"], &config).unwrap();
+    assert_eq!(one.code(), Some(0), "{}", one.stderr);
+    assert!(!one.stdout.contains("bad"), "{}", one.stdout);
+    for form in ["table", "json"] {
+        let unknown = scene
+            .command(&["status", "good", "nobody", "-o", form], &config)
+            .unwrap();
+        assert_eq!(unknown.code(), Some(1));
+        assert!(unknown.stdout.contains("good"), "{}", unknown.stdout);
+        assert_eq!(unknown.stderr, "error: no such job: nobody\n");
     }
     let socket = scene.path("state/control.sock");
     assert_eq!(
@@ -183,6 +197,52 @@ fn once_writes_every_job_and_says_which_it_could_not() {
         .unwrap();
     assert_eq!(unknown.code(), Some(64), "{}", unknown.stderr);
     assert!(unknown.stderr.contains("nobody"));
+}
+
+#[test]
+fn once_shows_its_progress_on_a_terminal_and_only_there() {
+    let scene = Scene::new("progress").unwrap();
+    let config = scene.config(JOBS).unwrap();
+    let arguments = ["once", "good", "--config"];
+    let piped = scene
+        .launch()
+        .unwrap()
+        .args(arguments)
+        .args([&config])
+        .finish(PATIENCE)
+        .unwrap();
+    assert_eq!(piped.code(), Some(0));
+    assert_eq!(piped.stderr, "good: written\n");
+
+    // `script` gives a command a terminal.
+    let program = evertoken_tests::evertoken::binary().unwrap();
+    let line = format!(
+        "{} {} {}",
+        program.display(),
+        arguments.join(" "),
+        config.display()
+    );
+    let shown = Launch::of(Path::new("script"))
+        .args(["-qec", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .folder(&scene.path(""))
+        .finish(PATIENCE)
+        .unwrap();
+    if shown.code() == Some(127) {
+        println!("skipped: needs script (util-linux)");
+        return;
+    }
+    assert_eq!(shown.code(), Some(0), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains("of 1 jobs written"),
+        "{}",
+        shown.stdout
+    );
+    assert!(
+        shown.stdout.ends_with("\r\u{1b}[Kgood: written\r\n"),
+        "{:?}",
+        shown.stdout
+    );
 }
 
 #[test]

@@ -2,11 +2,15 @@
 //! the job recovers by itself when the cause is gone.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
+use evertoken_tests::client::Client;
+use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::kubernetes::ApiServer;
 use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
+use evertoken_tests::workdir::free_port;
 use serde_json::json;
 
 use crate::scene::{Failure, PATIENCE, Scene};
@@ -28,7 +32,11 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
             scene.out("missing/token"),
             "file.no-directory",
         ),
-        ("read-only", "/sys/evertoken".into(), "file.permission"),
+        (
+            "read-only",
+            "/proc/sys/kernel/evertoken".into(),
+            "file.permission",
+        ),
     ];
     for (name, path, _) in &table {
         yaml.push_str(&format!(
@@ -67,6 +75,66 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
         table.len(),
         "the issuer was asked again for a failed write"
     );
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_token_whole_and_the_newest_follows_once_there_is_room() {
+    let scene = Scene::new("full").unwrap();
+    std::fs::create_dir(scene.path("disk")).unwrap();
+    let Some(disk) = SmallDisk::mount(&scene.path("disk"), "64k") else {
+        return;
+    };
+    let port = free_port().unwrap();
+    let job = |name: &str, path: &str| {
+        format!(
+            "- {{name: {name}, source: {{plugin: dummy, config: {{lifetime: 4s}}}}, outputs: [{{file: {{path: \"{path}\"}}}}]}}\n"
+        )
+    };
+    let config = scene
+        .config(&format!(
+            "state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\njobs:\n{}{}",
+            job("full", "{here}/disk/token"),
+            job("healthy", "{out}/healthy")
+        ))
+        .unwrap();
+    let process = scene.run(&config).unwrap();
+    let token = scene.path("disk/token");
+    wait_until("the first token", PATIENCE, || token.exists().then_some(()))
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+
+    let filler = disk.fill().unwrap();
+    let number = |path: &Path| -> Option<u32> {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.strip_prefix("token ")?.parse().ok()
+    };
+    let Failure { kind, code, .. } = scene.failure(&config, &process, "full", PATIENCE);
+    assert_eq!(
+        (kind.as_str(), code.as_str()),
+        ("unavailable", "file.disk-full")
+    );
+    let kept = number(&token).expect("the old token is whole");
+    let names: Vec<_> = std::fs::read_dir(scene.path("disk"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 2, "something half-written stays: {names:?}");
+    let metrics = Client::plain()
+        .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
+        .unwrap();
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    let counted = "evertoken_output_failures_total{kind=\"file\",code=\"file.disk-full\"}";
+    assert!(metrics.contains(counted), "{metrics}");
+    let before = number(&scene.out("healthy"));
+    wait_until("the other job to go on", PATIENCE, || {
+        (number(&scene.out("healthy")) > before).then_some(())
+    })
+    .unwrap();
+
+    std::fs::remove_file(filler).unwrap();
+    wait_until("a newer token", PATIENCE, || {
+        number(&token).filter(|number| *number > kept)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
 }
 
 #[test]

@@ -15,13 +15,23 @@ export!(Misbehaving);
 impl Guest for Misbehaving {
     fn format(tokens: Vec<NamedToken>, config: String) -> Result<Vec<Artifact>, Failure> {
         let config: Value = serde_json::from_str(&config).map_err(|e| failed(&e.to_string()))?;
-        let value = tokens.first().map_or("", |named| named.token.value.as_str());
-        match config.get("mode").and_then(Value::as_str).unwrap_or_default() {
+        let value = tokens
+            .first()
+            .map_or("", |named| named.token.value.as_str());
+        match config
+            .get("mode")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+        {
             "good" => Ok(vec![artifact("", value.as_bytes().to_vec())]),
             "nothing" => Ok(Vec::new()),
             "huge" => Ok(vec![artifact("", vec![b'x'; 2 << 20])]),
-            "many" => Ok((0..1000).map(|n| artifact(&format!("f{n}"), Vec::new())).collect()),
-            "named" => Ok(names(&config).map(|name| artifact(name, b"content".to_vec())).collect()),
+            "many" => Ok((0..1000)
+                .map(|n| artifact(&format!("f{n}"), Vec::new()))
+                .collect()),
+            "named" => Ok(names(&config)
+                .map(|name| artifact(name, b"content".to_vec()))
+                .collect()),
             "panic" => panic!("the token is {value}"),
             "fail" => Err(failed(&format!("cannot format {value}"))),
             "log" => {

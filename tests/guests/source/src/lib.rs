@@ -18,17 +18,24 @@ export!(Misbehaving);
 
 impl Guest for Misbehaving {
     fn acquire(job: Job) -> Result<Token, Failure> {
-        let config: Value = serde_json::from_str(&job.config).map_err(|e| failed(&e.to_string()))?;
+        let config: Value =
+            serde_json::from_str(&job.config).map_err(|e| failed(&e.to_string()))?;
         match text(&config, "mode") {
             "good" => Ok(token("a-good-token".to_owned())),
-            "job" => Ok(token(format!("{} {} {:?}", job.name, job.attempt, job.previous_expires_at))),
+            "job" => Ok(token(format!(
+                "{} {} {:?}",
+                job.name, job.attempt, job.previous_expires_at
+            ))),
             "fail" => Err(denied(text(&config, "message"))),
             "spin" => spin(),
             "park" => park(),
             "allocate-at-once" => Ok(token(allocate_at_once())),
             "allocate-slowly" => allocate_slowly(),
             "recurse" => Ok(token(recurse(1).to_string())),
-            "panic" => panic!("boom, and the secret is {}", revealed(text(&config, "secret"))?),
+            "panic" => panic!(
+                "boom, and the secret is {}",
+                revealed(text(&config, "secret"))?
+            ),
             "exit" => std::process::exit(3),
             "flood-log" => flood_log(),
             "flood-stderr" => flood_stderr(),
@@ -41,7 +48,10 @@ impl Guest for Misbehaving {
             "huge-token" => Ok(token("t".repeat(16 << 20))),
             "huge-argument" => huge_argument(),
             "huge-state" => huge_state(),
-            "garbage-expiry" => Ok(Token { expiry: Expiry::At(0), ..token("expired".to_owned()) }),
+            "garbage-expiry" => Ok(Token {
+                expiry: Expiry::At(0),
+                ..token("expired".to_owned())
+            }),
             "state" => remember(),
             other => Err(failed(&format!("no such mode: `{other}`"))),
         }

@@ -1,0 +1,187 @@
+//! What the machine lacks when the process starts, seen by a user who is not root: each is its job's state, the others run, the jobs
+//! recover when it is there, and `check --online` and `run --strict` make it an error.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::time::Duration;
+
+use evertoken_tests::evertoken::{Launch, binary};
+use evertoken_tests::wait_until;
+
+use crate::scene::{PATIENCE, Scene, failure_in};
+
+/// Nobody's uid and gid, where the test runs as root; otherwise it is not root anyway.
+const SOMEBODY: u32 = 12_345;
+
+/// What has to be mended by somebody is tried again after ten seconds and then after a minute.
+const RECOVERY: Duration = Duration::from_secs(100);
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Makes a folder that the user may use who runs evertoken.
+fn folder(path: &Path) {
+    std::fs::create_dir_all(path).unwrap();
+    if is_root() {
+        chown(path, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// A command line as that user, with a cache of their own.
+fn launch(scene: &Scene) -> Launch {
+    let launch = scene
+        .launch()
+        .unwrap()
+        .env("XDG_CACHE_HOME", scene.path("cache"));
+    if is_root() {
+        launch.user(SOMEBODY, SOMEBODY)
+    } else {
+        launch
+    }
+}
+
+#[test]
+fn what_the_machine_lacks_is_one_jobs_state_and_an_error_only_when_asked() {
+    let runnable = binary().unwrap().ancestors().all(|path| {
+        path.metadata()
+            .is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
+    });
+    if is_root() && !runnable {
+        println!("skipped: another user cannot run the program where it was built");
+        return;
+    }
+    let scene = Scene::new("machine").unwrap();
+    for name in ["state", "cache", "out", "closed"] {
+        folder(&scene.path(name));
+    }
+    mode(&scene.path("closed"), 0o555);
+    scene.write("unreadable", "a-secret-token").unwrap();
+    mode(&scene.path("unreadable"), 0o000);
+    let mirror =
+        |secret: &str| format!("{{plugin: mirror, secrets: {{token: {secret}}}, reveal: [token]}}");
+    let (dummy, out) = (
+        "{plugin: dummy, config: {lifetime: 1h}}".to_owned(),
+        "{out}/",
+    );
+    let table = [
+        (
+            "unreadable-secret",
+            mirror("{file: \"{here}/unreadable\"}"),
+            out,
+            "",
+            "secret.unreadable",
+        ),
+        (
+            "missing-secret",
+            mirror("{file: \"{here}/missing\"}"),
+            out,
+            "",
+            "secret.not-found",
+        ),
+        (
+            "missing-variable",
+            mirror("{env: NO_SUCH_VARIABLE}"),
+            out,
+            "",
+            "secret.not-found",
+        ),
+        (
+            "unwritable-folder",
+            dummy.clone(),
+            "{here}/closed/",
+            "",
+            "file.permission",
+        ),
+        (
+            "missing-folder",
+            dummy.clone(),
+            "{here}/nowhere/",
+            "",
+            "file.no-directory",
+        ),
+        (
+            "foreign-owner",
+            dummy.clone(),
+            out,
+            ", owner: 0",
+            "file.owner",
+        ),
+        (
+            "foreign-group",
+            dummy.clone(),
+            out,
+            ", group: 0",
+            "file.owner",
+        ),
+    ];
+    let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
+    for (name, source, place, owner, _) in &table {
+        yaml.push_str(&format!(
+            "- {{name: {name}, source: {source}, outputs: [{{file: {{path: \"{place}{name}\"{owner}}}}}]}}\n"
+        ));
+    }
+    yaml.push_str(&format!(
+        "- {{name: healthy, source: {dummy}, outputs: [{{file: {{path: \"{out}healthy\"}}}}]}}\n"
+    ));
+    let config = scene.config(&yaml).unwrap();
+
+    for command in [&["check", "--online"][..], &["run", "--strict"]] {
+        let finished = launch(&scene)
+            .args(command)
+            .args(["--config"])
+            .args([&config])
+            .finish(PATIENCE)
+            .unwrap();
+        assert_eq!(finished.code(), Some(1), "{command:?}: {}", finished.stderr);
+        for (name, ..) in &table {
+            assert!(
+                finished.stderr.contains(&format!("job {name}:")),
+                "{command:?} says nothing of {name}: {}",
+                finished.stderr
+            );
+        }
+        assert!(!finished.stderr.contains("healthy"), "{}", finished.stderr);
+        assert!(
+            !scene.out("healthy").exists(),
+            "{command:?} started something"
+        );
+    }
+
+    let process = launch(&scene)
+        .args(["run", "--config"])
+        .args([&config])
+        .spawn()
+        .unwrap();
+    wait_until("the healthy job", PATIENCE, || {
+        scene.out("healthy").exists().then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let status = scene.status(&config).unwrap();
+    for (name, _, _, _, expected) in &table {
+        let row = status.iter().find(|row| row["id"]["name"] == *name);
+        let failure = row.and_then(failure_in);
+        // What a look at the machine finds comes in milliseconds, so all have failed by now; on a busy machine nearly all.
+        let failure = failure.unwrap_or_else(|| scene.failure(&config, &process, name, PATIENCE));
+        assert_eq!(failure.code, *expected, "{name}: {failure:?}");
+    }
+
+    // Somebody mends it; nothing is restarted.
+    scene.write("missing", "it-came").unwrap();
+    mode(&scene.path("unreadable"), 0o444);
+    mode(&scene.path("closed"), 0o755);
+    folder(&scene.path("nowhere"));
+    for path in [
+        "out/unreadable-secret",
+        "out/missing-secret",
+        "closed/unwritable-folder",
+        "nowhere/missing-folder",
+    ] {
+        wait_until(path, RECOVERY, || scene.path(path).exists().then_some(()))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+}
