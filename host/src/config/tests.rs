@@ -293,7 +293,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             "jobs: []\nstate: {dir: /s, key: {secret: {namespace: n, name: s, key: k, pointer: /a}}}\n",
             vec![
-                "2:71: a key of the state store is all that is in the Secret's key (remove `pointer`, and give it a key of its own in the Secret)",
+                "2:73: a key of the state store is all that is in the Secret's key (remove `pointer`, and give it a key of its own in the Secret)",
             ],
         ),
         (
