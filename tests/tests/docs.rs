@@ -1,10 +1,6 @@
 //! The documentation says what is: every key of the configuration and of the plugins is named and no other, links lead to files,
 //! and metrics exist.
-
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may fail as plainly as the test"
-)]
+#![cfg(test)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -123,13 +123,21 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn state_key(&self, key: &file::StateKey) -> Option<SecretOrigin> {
+    fn state_key(&mut self, key: &file::StateKey) -> Option<SecretOrigin> {
         if let Some(path) = &key.file {
             Some(SecretOrigin::File(self.path(path)))
         } else if let Some(variable) = &key.env {
             Some(SecretOrigin::Env(variable.value.0.clone()))
         } else {
-            key.secret.as_ref().map(secret_reference)
+            let reference = key.secret.as_ref()?;
+            if let Some(pointer) = &reference.value.pointer {
+                self.gathered.note(
+                    pointer.span,
+                    "a key of the state store is all that is in the Secret's key",
+                    "remove `pointer`, and give it a key of its own in the Secret",
+                );
+            }
+            Some(secret_reference(reference))
         }
     }
 

@@ -291,6 +291,12 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            "jobs: []\nstate: {dir: /s, key: {secret: {namespace: n, name: s, key: k, pointer: /a}}}\n",
+            vec![
+                "2:73: a key of the state store is all that is in the Secret's key (remove `pointer`, and give it a key of its own in the Secret)",
+            ],
+        ),
+        (
             "jobs: []\nserve: {address: \":8080\"}\n",
             vec![
                 "2:18: `:8080` is not an IP address and port (write `0.0.0.0:8080`, or `[::]:8080` for IPv6 as well)",

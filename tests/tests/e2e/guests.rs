@@ -10,7 +10,7 @@ use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 use sha2::{Digest as _, Sha256};
 
-use crate::scene::{PATIENCE, Scene, failure_in};
+use crate::scene::{PATIENCE, RECOVERY, Scene, failure_in};
 
 /// The call limit of these jobs, and what a stop may take beyond it on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -18,9 +18,6 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// What one call may send unless the configuration says otherwise.
 const REQUESTS: u64 = 16;
-
-/// What has to be mended by somebody is tried again after ten seconds and then after a minute.
-const RECOVERY: Duration = Duration::from_secs(100);
 
 fn sha256(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))

@@ -12,6 +12,9 @@ use serde_json::Value;
 /// Long enough for a busy machine; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What somebody has to mend is tried again after ten seconds, then after a minute.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(100);
+
 /// A folder with a configuration, and a compile cache that all tests share.
 pub(crate) struct Scene {
     folder: RunDir,

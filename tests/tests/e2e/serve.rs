@@ -248,12 +248,18 @@ fn once_shows_its_progress_on_a_terminal_and_only_there() {
 #[test]
 fn check_online_finds_what_check_cannot_know() {
     let scene = Scene::new("check").unwrap();
-    let config = scene.config(JOBS).unwrap();
+    let shared = r#"outputs:
+- {from: [good], file: {path: "{here}/nowhere/all"}, format: {plugin: template, config: {template: "{{ token }}"}}}
+"#;
+    let config = scene.config(&format!("{JOBS}{shared}")).unwrap();
     assert_eq!(scene.command(&["check"], &config).unwrap().code(), Some(0));
     let online = scene.command(&["check", "--online"], &config).unwrap();
     assert_eq!(online.code(), Some(1), "{}", online.stderr);
-    assert!(online.stderr.contains("missing"), "{}", online.stderr);
+    for said in ["job bad:", "missing", "output of good:", "nowhere"] {
+        assert!(online.stderr.contains(said), "{}", online.stderr);
+    }
     scene.write("missing", "now it is there").unwrap();
+    std::fs::create_dir(scene.path("nowhere")).unwrap();
     assert_eq!(
         scene
             .command(&["check", "--online"], &config)

@@ -3,18 +3,14 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::time::Duration;
 
 use evertoken_tests::evertoken::{Launch, binary};
 use evertoken_tests::wait_until;
 
-use crate::scene::{PATIENCE, Scene, failure_in};
+use crate::scene::{PATIENCE, RECOVERY, Scene, failure_in};
 
 /// Nobody's uid and gid, where the test runs as root; otherwise it is not root anyway.
 const SOMEBODY: u32 = 12_345;
-
-/// What has to be mended by somebody is tried again after ten seconds and then after a minute.
-const RECOVERY: Duration = Duration::from_secs(100);
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
