@@ -26,8 +26,8 @@ pub(super) struct RunArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// End with an error if a secret, CA file or plugin is missing at start, a file could not be written or an issuer not be reached: what
-    /// `evertoken check --online` tries.
+    /// End with an error if a secret, CA file or plugin is missing at start or a file could not be written: what `evertoken check --online`
+    /// tries, but an issuer may be away.
     #[arg(long)]
     pub(super) strict: bool,
 }
