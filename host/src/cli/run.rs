@@ -10,6 +10,7 @@ use super::check::{self, Issuers};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, signals};
+use crate::config::Loaded;
 use crate::config::model::Config;
 use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
@@ -49,7 +50,9 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
                 return Ok(Exit::Failure);
             }
         }
-        keep_fresh(&loaded.config, plugins).await
+        // The files' texts and the places in them are as large as the jobs and needed no more.
+        let Loaded { config, .. } = loaded;
+        keep_fresh(&config, plugins).await
     })
 }
 

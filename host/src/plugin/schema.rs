@@ -35,7 +35,7 @@ pub struct ConfigMistake {
     pub message: String,
 }
 
-/// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing; [`check_config`] tells of it.
+/// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing; checking the configuration tells of it.
 #[must_use]
 pub fn endpoints(schema: &Value, config: &Value) -> Vec<Origin> {
     let mut found = BTreeSet::new();
