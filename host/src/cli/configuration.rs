@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Exit, say};
+use super::Exit;
 use crate::config::{self, Loaded, Mistakes};
 
 /// The option that names the configuration.
@@ -28,20 +28,10 @@ impl ConfigArguments {
     /// # Errors
     /// All mistakes have been shown; the exit code is left.
     pub(super) fn load(&self) -> Result<Loaded, Exit> {
-        // Reading takes several times the memory that stays. On a thread of its own that memory is in an arena which the next thread of
-        // the process takes over; on the main thread, which does little afterwards, it would lie idle.
-        let read = std::thread::scope(|scope| scope.spawn(|| config::load(&self.config)).join());
-        match read {
-            Ok(Ok(loaded)) => Ok(loaded),
-            Ok(Err(mistakes)) => {
-                show(&mistakes);
-                Err(Exit::Usage)
-            }
-            Err(_) => {
-                say("error: reading the configuration failed; this is a bug");
-                Err(Exit::Failure)
-            }
-        }
+        config::load(&self.config).map_err(|mistakes| {
+            show(&mistakes);
+            Exit::Usage
+        })
     }
 }
 
