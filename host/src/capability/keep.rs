@@ -3,25 +3,62 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use secrecy::SecretSlice;
-
+use super::chain::{Chain, ChainId};
 use crate::config::model::JobId;
 use crate::failure::Failure;
-use crate::time::Timestamp;
 use crate::token::KeptToken;
 
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The newest value of a rotating secret, and which seed it grew from.
+/// A state of a chain in the store; another one after each change. Only the store knows what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision(pub String);
+
+/// A chain as the store has it.
 #[derive(Debug, Clone)]
-pub struct Generation {
-    /// The value.
-    pub value: SecretSlice<u8>,
-    /// When it dies, where the issuer said so.
-    pub expires_at: Option<Timestamp>,
-    /// SHA-256 of the configured value (the seed) that the first use started from. Another seed is another chain.
-    pub seed: [u8; 32],
+pub struct StoredChain {
+    /// The chain.
+    pub chain: Chain,
+    /// Its state.
+    pub revision: Revision,
+}
+
+/// What a configured value is to the chain that was found by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seed {
+    /// The chain's newest value.
+    Newest,
+    /// An earlier value, and what this job's secret was when the chain was last changed: nobody touched it.
+    Unchanged,
+    /// An earlier value that somebody has put there since, e.g. from a backup: it is spent.
+    Restored,
+    /// It could not be read; the chain was found by the secret's name.
+    Unread,
+}
+
+/// A chain that was found.
+#[derive(Debug, Clone)]
+pub struct FoundChain {
+    /// The chain.
+    pub stored: StoredChain,
+    /// What the configured value is to it.
+    pub seed: Seed,
+}
+
+/// A change of a chain, stored whole or not at all.
+#[derive(Debug)]
+pub struct ChainChange<'a> {
+    /// The job that uses it: its secret of the name below stands for this chain from now on.
+    pub job: &'a JobId,
+    /// The secret's name.
+    pub secret: &'a str,
+    /// The configured value, where it could be read: it is known as one of the chain's.
+    pub seed: Option<&'a [u8]>,
+    /// The chain as it shall be; its newest value is known as one of the chain's from now on.
+    pub next: &'a Chain,
+    /// What the store must have for the change to happen; none: it has no such chain.
+    pub expected: Option<&'a Revision>,
 }
 
 /// The durable side of capabilities. A write is durable when its future is ready.
@@ -41,20 +78,29 @@ pub trait Keeper: Send + Sync {
         value: &'a [u8],
     ) -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// The newest value of the job's rotating secret; none before the first replacement.
-    fn generation<'a>(
-        &'a self,
-        job: &'a JobId,
-        secret: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>>;
+    /// Whether no other process can change this store while this one has it.
+    fn is_exclusive(&self) -> bool;
 
-    /// Stores the successor of the job's rotating secret.
-    fn replace_generation<'a>(
+    /// The id of a chain that begins with this value: a keyed fingerprint, the same for all processes on one store.
+    fn chain_id(&self, first_value: &[u8]) -> ChainId;
+
+    /// The chain that `seed` is a value of, whichever job brought it; without a seed, the chain that the job's secret stood for
+    /// last. None: the seed is the first value of a chain that is not kept yet.
+    fn find_chain<'a>(
         &'a self,
         job: &'a JobId,
         secret: &'a str,
-        next: Generation,
-    ) -> BoxFuture<'a, Result<(), Failure>>;
+        seed: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>>;
+
+    /// A chain by its id.
+    fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>>;
+
+    /// Stores a chain if the store has what is expected, and says what state it is in then. None: somebody else changed it.
+    fn swap_chain<'a>(
+        &'a self,
+        change: ChainChange<'a>,
+    ) -> BoxFuture<'a, Result<Option<Revision>, Failure>>;
 
     /// The token kept for a job, for secrets that are another job's token and for restarts.
     fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>>;

@@ -2,6 +2,7 @@
 //! a small cache, log and clock. `plugin/v0_1.rs` maps the generated interface onto these.
 
 pub mod call;
+pub mod chain;
 pub mod crypto;
 pub mod encoding;
 pub mod host;

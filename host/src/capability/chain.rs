@@ -1,0 +1,341 @@
+//! A chain as it is kept: the newest value of a rotating secret, what is known of the values before it, and the exchange under
+//! way. All changes to it are decided here, without a clock, a store or a network; whoever stores the result does so whole.
+
+use std::fmt;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use secrecy::{ExposeSecret, SecretSlice};
+
+use super::http::Response;
+use crate::config::model::JobId;
+use crate::time::Timestamp;
+
+/// Requests that may carry one generation without a wait, as long as none is answered. The second one uses the grace that many
+/// issuers give to a repeated refresh token; a third would teach nothing new.
+pub const ATTEMPTS_AT_ONCE: u32 = 2;
+
+/// The wait before the request after [`ATTEMPTS_AT_ONCE`]; doubled for each further one.
+const DOUBT_FIRST: Duration = Duration::from_secs(30);
+
+/// No such wait is longer: an issuer that came back is noticed within five minutes.
+const DOUBT_LONGEST: Duration = Duration::from_secs(300);
+
+/// How far the clocks of two processes on one store may differ: another process's intent is left alone for so long beyond its
+/// end. NTP keeps machines within a second; ten are a clock that drifts without anybody having noticed.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(10);
+
+/// Which chain it is: a keyed fingerprint of the first value that was seen of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainId(pub [u8; 16]);
+
+/// In hexadecimal: a name that may be shown.
+impl fmt::Display for ChainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for ChainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A process, for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder(pub [u8; 16]);
+
+/// A rotating secret through all its values.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// Which one.
+    pub id: ChainId,
+    /// Counts the values, from 0.
+    pub generation: u64,
+    /// The newest value.
+    pub value: SecretSlice<u8>,
+    /// When that dies, where the issuer said so.
+    pub expires_at: Option<Timestamp>,
+    /// Since when the issuer takes no value of it any more; none: it lives.
+    pub dead_since: Option<Timestamp>,
+    /// Requests that carried the newest value and of whose answer nothing is known.
+    pub unanswered: u32,
+    /// When the last of these was about to be sent.
+    pub last_sent: Option<Timestamp>,
+    /// What is under way with the newest value.
+    pub exchange: Option<Exchange>,
+    /// Which change made it so, at random: tells one's own write of which the store's answer was lost from another's.
+    pub change: [u8; 16],
+}
+
+/// A request that carries the newest value: about to be sent, sent, or answered.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// What was written down before it was sent.
+    pub intent: Intent,
+    /// The answer; the successor is in it and perhaps nowhere else.
+    pub answer: Option<Answer>,
+    /// How often the source was called with the answer and could not use it.
+    pub failed_replays: u32,
+}
+
+/// What is durable before a request is sent that carries a rotating secret.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Who sends it.
+    pub holder: Holder,
+    /// When it was written.
+    pub written_at: Timestamp,
+    /// When its holder gives it up, whatever happens.
+    pub not_after: Timestamp,
+    /// The request's method.
+    pub method: String,
+    /// Its URL, without the query: there may be secrets in it.
+    pub url: String,
+    /// The job whose source sends it.
+    pub job: JobId,
+    /// The component that words it.
+    pub plugin: Plugin,
+    /// The source's configuration, with which its answer can be read.
+    pub config: serde_json::Value,
+}
+
+/// A component, as an intent names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugin {
+    /// As jobs name it.
+    pub name: String,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
+    /// The interface version that it was made for, e.g. `0.1`.
+    pub interface: String,
+}
+
+/// An issuer's answer as it came.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answer(pub Response);
+
+/// Not even its length.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answer([redacted])")
+    }
+}
+
+/// What is to be done about a chain before a source is called that uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing: the newest value may be sent.
+    Free,
+    /// The source is called with the answer that is there.
+    Replay,
+    /// Another process may still send, or has just sent.
+    InUse {
+        /// When its intent is over, clocks that differ included.
+        until: Timestamp,
+    },
+    /// Requests went unanswered; the next may be sent later.
+    InDoubt {
+        /// When.
+        until: Timestamp,
+    },
+    /// Requests went unanswered, and the job says that none shall follow.
+    NeedsAttention,
+    /// The issuer takes no value of it any more.
+    Dead,
+}
+
+/// Whether a request that went unanswered is repeated: a job's `retry_unanswered`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryUnanswered {
+    /// At once: most issuers that detect reuse give some seconds of grace.
+    #[default]
+    AtOnce,
+    /// This long after the request.
+    After(Duration),
+    /// Not at all: somebody decides.
+    Never,
+}
+
+impl Chain {
+    /// A chain that begins with this value.
+    #[must_use]
+    pub fn new(id: ChainId, value: SecretSlice<u8>) -> Self {
+        Self {
+            id,
+            generation: 0,
+            value,
+            expires_at: None,
+            dead_since: None,
+            unanswered: 0,
+            last_sent: None,
+            exchange: None,
+            change: [0; 16],
+        }
+    }
+
+    /// What is to be done before its newest value may be sent. `alone`: no other process can use the store, so an intent that is
+    /// not ours is one of a process that is no more.
+    #[must_use]
+    pub fn settlement(
+        &self,
+        us: Holder,
+        alone: bool,
+        retry: RetryUnanswered,
+        now: Timestamp,
+    ) -> Settlement {
+        if self.dead_since.is_some() {
+            return Settlement::Dead;
+        }
+        match &self.exchange {
+            Some(exchange) if exchange.answer.is_some() => Settlement::Replay,
+            Some(exchange) if exchange.intent.is_foreign_at(us, alone, now) => Settlement::InUse {
+                until: exchange.intent.not_after.after(CLOCK_SKEW),
+            },
+            _ => self.after_unanswered(retry, now),
+        }
+    }
+
+    fn after_unanswered(&self, retry: RetryUnanswered, now: Timestamp) -> Settlement {
+        let (Some(last_sent), 1..) = (self.last_sent, self.unanswered) else {
+            return Settlement::Free;
+        };
+        let wait = match retry {
+            RetryUnanswered::Never => return Settlement::NeedsAttention,
+            RetryUnanswered::AtOnce => Duration::ZERO,
+            RetryUnanswered::After(wait) => wait,
+        };
+        let until = last_sent.after(wait.max(doubt(self.unanswered)));
+        // A clock that was set back must not make the wait longer than it is.
+        if until <= now || last_sent > now.after(CLOCK_SKEW) {
+            Settlement::Free
+        } else {
+            Settlement::InDoubt { until }
+        }
+    }
+
+    /// The newest value is about to be sent: an answer is missing from now on.
+    #[must_use]
+    pub fn intending(&self, intent: Intent) -> Self {
+        Self {
+            unanswered: self.unanswered.saturating_add(1),
+            last_sent: Some(intent.written_at),
+            exchange: Some(Exchange {
+                intent,
+                answer: None,
+                failed_replays: 0,
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// Nothing of the request left this machine: it counts for nothing.
+    #[must_use]
+    pub fn unsent(&self) -> Self {
+        Self {
+            unanswered: self.unanswered.saturating_sub(1),
+            exchange: None,
+            ..self.clone()
+        }
+    }
+
+    /// The issuer said that it did not take the value: it can be sent again.
+    #[must_use]
+    pub fn unspent(&self) -> Self {
+        Self {
+            unanswered: 0,
+            exchange: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether the request was taken is not known.
+    #[must_use]
+    pub fn in_doubt(&self) -> Self {
+        Self {
+            exchange: None,
+            ..self.clone()
+        }
+    }
+
+    /// The answer came.
+    #[must_use]
+    pub fn answered(&self, answer: Answer) -> Self {
+        let exchange = self.exchange.clone().map(|exchange| Exchange {
+            answer: Some(answer),
+            ..exchange
+        });
+        Self {
+            exchange,
+            ..self.clone()
+        }
+    }
+
+    /// The source could not use the answer, which stays.
+    #[must_use]
+    pub fn unread(&self) -> Self {
+        let exchange = self.exchange.clone().map(|exchange| Exchange {
+            failed_replays: exchange.failed_replays.saturating_add(1),
+            ..exchange
+        });
+        Self {
+            exchange,
+            ..self.clone()
+        }
+    }
+
+    /// The issuer takes no value of it any more.
+    #[must_use]
+    pub fn died(&self, now: Timestamp) -> Self {
+        Self {
+            dead_since: Some(now),
+            exchange: None,
+            ..self.clone()
+        }
+    }
+
+    /// The next value, from the issuer or from a person; whatever was open is closed.
+    #[must_use]
+    pub fn succeeded_by(&self, value: SecretSlice<u8>, expires_at: Option<Timestamp>) -> Self {
+        Self {
+            generation: self.generation.saturating_add(1),
+            value,
+            expires_at,
+            dead_since: None,
+            unanswered: 0,
+            last_sent: None,
+            exchange: None,
+            id: self.id,
+            change: self.change,
+        }
+    }
+
+    /// Whether `value` is the newest one.
+    #[must_use]
+    pub fn has_newest(&self, value: &[u8]) -> bool {
+        self.value.expose_secret() == value
+    }
+
+    /// The answer that waits for the source, if there is one.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        self.exchange.as_ref()?.answer.as_ref()
+    }
+}
+
+impl Intent {
+    fn is_foreign_at(&self, us: Holder, alone: bool, now: Timestamp) -> bool {
+        !alone && self.holder != us && now < self.not_after.after(CLOCK_SKEW)
+    }
+}
+
+/// How long after the last request the next may be sent, when so many went unanswered.
+fn doubt(unanswered: u32) -> Duration {
+    match unanswered.checked_sub(ATTEMPTS_AT_ONCE) {
+        None => Duration::ZERO,
+        Some(further) => DOUBT_FIRST
+            .saturating_mul(1_u32.checked_shl(further).unwrap_or(u32::MAX))
+            .min(DOUBT_LONGEST),
+    }
+}
