@@ -8,18 +8,16 @@ use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretSlice};
 
 use super::http::Response;
-use crate::config::model::JobId;
+use crate::config::model::{JobId, RetryUnanswered};
 use crate::time::Timestamp;
 
 /// Requests that may carry one generation without a wait, as long as none is answered. The second one uses the grace that many
 /// issuers give to a repeated refresh token; a third would teach nothing new.
 pub const ATTEMPTS_AT_ONCE: u32 = 2;
 
-/// The wait before the request after [`ATTEMPTS_AT_ONCE`]; doubled for each further one.
-const DOUBT_FIRST: Duration = Duration::from_secs(30);
-
-/// No such wait is longer: an issuer that came back is noticed within five minutes.
-const DOUBT_LONGEST: Duration = Duration::from_secs(300);
+/// The least time between further ones. If the value was spent, its successor is lost already and nothing that is sent makes it
+/// worse; if it was not, the issuer is away, and the chain should be fresh soon after it is back. So the wait does not grow.
+const DOUBT: Duration = Duration::from_secs(30);
 
 /// How far the clocks of two processes on one store may differ: another process's intent is left alone for so long beyond its
 /// end. NTP keeps machines within a second; ten are a clock that drifts without anybody having noticed.
@@ -102,7 +100,7 @@ pub struct Intent {
 }
 
 /// A component, as an intent names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plugin {
     /// As jobs name it.
     pub name: String,
@@ -144,18 +142,6 @@ pub enum Settlement {
     NeedsAttention,
     /// The issuer takes no value of it any more.
     Dead,
-}
-
-/// Whether a request that went unanswered is repeated: a job's `retry_unanswered`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RetryUnanswered {
-    /// At once: most issuers that detect reuse give some seconds of grace.
-    #[default]
-    AtOnce,
-    /// This long after the request.
-    After(Duration),
-    /// Not at all: somebody decides.
-    Never,
 }
 
 impl Chain {
@@ -206,7 +192,12 @@ impl Chain {
             RetryUnanswered::AtOnce => Duration::ZERO,
             RetryUnanswered::After(wait) => wait,
         };
-        let until = last_sent.after(wait.max(doubt(self.unanswered)));
+        let doubt = if self.unanswered < ATTEMPTS_AT_ONCE {
+            Duration::ZERO
+        } else {
+            DOUBT
+        };
+        let until = last_sent.after(wait.max(doubt));
         // A clock that was set back must not make the wait longer than it is.
         if until <= now || last_sent > now.after(CLOCK_SKEW) {
             Settlement::Free
@@ -330,12 +321,111 @@ impl Intent {
     }
 }
 
-/// How long after the last request the next may be sent, when so many went unanswered.
-fn doubt(unanswered: u32) -> Duration {
-    match unanswered.checked_sub(ATTEMPTS_AT_ONCE) {
-        None => Duration::ZERO,
-        Some(further) => DOUBT_FIRST
-            .saturating_mul(1_u32.checked_shl(further).unwrap_or(u32::MAX))
-            .min(DOUBT_LONGEST),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Holder = Holder([1; 16]);
+    const OTHERS: Holder = Holder([2; 16]);
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn chain() -> Chain {
+        Chain::new(ChainId([7; 16]), SecretSlice::from(b"seed".to_vec()))
+    }
+
+    fn intent(holder: Holder, written_at: Timestamp) -> Intent {
+        Intent {
+            holder,
+            written_at,
+            not_after: written_at.after(s(60)),
+            method: "POST".to_owned(),
+            url: "https://idp/token".to_owned(),
+            job: JobId::file("job"),
+            plugin: Plugin::default(),
+            config: serde_json::Value::Null,
+        }
+    }
+
+    fn answer() -> Answer {
+        Answer(Response {
+            status: 200,
+            headers: Vec::new(),
+            body: Vec::new(),
+            sent_at: NOW,
+        })
+    }
+
+    /// A chain whose newest value was sent so often without an answer, the last time at NOW.
+    fn unanswered(times: u32) -> Chain {
+        (0..times).fold(chain(), |chain, _| {
+            chain.intending(intent(US, NOW)).in_doubt()
+        })
+    }
+
+    #[test]
+    fn what_is_done_before_a_value_is_sent_depends_on_what_became_of_it_before() {
+        use RetryUnanswered::{After, AtOnce, Never};
+        use Settlement::{Dead, Free, InDoubt, InUse, NeedsAttention, Replay};
+        let sent = |holder| chain().intending(intent(holder, NOW));
+        let in_doubt = |wait| InDoubt { until: NOW.after(s(wait)) };
+        for (what, chain, alone, retry, later, expected) in [
+            ("new", chain(), false, AtOnce, 0, Free),
+            ("answered", sent(US).answered(answer()), false, AtOnce, 0, Replay),
+            ("answered to others", sent(OTHERS).answered(answer()), false, AtOnce, 0, Replay),
+            ("ours, unanswered", sent(US), false, AtOnce, 0, Free),
+            ("others', under way", sent(OTHERS), false, AtOnce, 0, InUse { until: NOW.after(s(70)) }),
+            ("others', within the skew", sent(OTHERS), false, AtOnce, 69, InUse { until: NOW.after(s(70)) }),
+            ("others', over", sent(OTHERS), false, AtOnce, 70, Free),
+            ("a dead process's", sent(OTHERS), true, AtOnce, 0, Free),
+            ("once", unanswered(1), true, AtOnce, 0, Free),
+            ("once, to be repeated later", unanswered(1), true, After(s(20)), 19, in_doubt(20)),
+            ("once, later", unanswered(1), true, After(s(20)), 20, Free),
+            ("once, not to be repeated", unanswered(1), true, Never, 1000, NeedsAttention),
+            ("twice", unanswered(2), true, AtOnce, 29, in_doubt(30)),
+            ("twice, later", unanswered(2), true, AtOnce, 30, Free),
+            ("often", unanswered(50), true, AtOnce, 30, Free),
+            ("dead", sent(US).died(NOW), true, AtOnce, 1000, Dead),
+        ] {
+            let found = chain.settlement(US, alone, retry, NOW.after(s(later)));
+            assert_eq!(found, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_wait_longer() {
+        let before = NOW.before(s(86_400));
+        let found = unanswered(2).settlement(US, true, RetryUnanswered::AtOnce, before);
+        assert_eq!(found, Settlement::Free);
+    }
+
+    #[test]
+    fn only_requests_that_left_and_were_not_answered_count() {
+        let sent = unanswered(1).intending(intent(US, NOW));
+        assert_eq!(sent.unanswered, 2);
+        assert_eq!(sent.unsent().unanswered, 1);
+        assert_eq!(sent.in_doubt().unanswered, 2);
+        assert_eq!(sent.unspent().unanswered, 0);
+        let next = sent.succeeded_by(b"next".to_vec().into(), None);
+        assert_eq!((next.unanswered, next.generation), (0, 1));
+        for closed in [sent.unsent(), sent.in_doubt(), sent.unspent(), next] {
+            assert!(closed.exchange.is_none());
+        }
+    }
+
+    #[test]
+    fn a_new_value_brings_a_dead_chain_back_to_life() {
+        let next = chain().died(NOW).succeeded_by(b"next".to_vec().into(), None);
+        assert_eq!(next.dead_since, None);
+        assert!(next.has_newest(b"next"));
+    }
+
+    #[test]
+    fn neither_values_nor_answers_are_shown() {
+        let shown = format!("{:?}", chain().intending(intent(US, NOW)).answered(answer()));
+        assert!(!shown.contains("seed") && !shown.contains("status"), "{shown}");
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::call::Call;
-use super::http::{Clients, ProxyRules};
+use super::http::{ProxyRules, Transport};
+use super::journal::{Held, Journal};
 use super::keep::Keeper;
 use super::secrets::Kubernetes;
 use crate::config::model::{Job, PluginLimits};
@@ -23,6 +24,8 @@ pub struct Settings {
     pub keeper: Arc<dyn Keeper>,
     /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
     pub kubernetes: Option<Arc<dyn Kubernetes>>,
+    /// What carries requests.
+    pub transport: Arc<dyn Transport>,
     /// The clock that plugins see.
     pub clock: Arc<dyn Clock>,
     /// The environment of the process, see [`process_environment`].
@@ -47,7 +50,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) environment: Environment,
     pub(super) proxies: ProxyRules,
-    pub(super) clients: Clients,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) journal: Journal,
 }
 
 impl fmt::Debug for Host {
@@ -67,7 +71,8 @@ impl Host {
             kubernetes: settings.kubernetes,
             clock: settings.clock,
             environment: settings.environment,
-            clients: Clients::default(),
+            transport: settings.transport,
+            journal: Journal::new(),
         }))
     }
 
@@ -80,16 +85,33 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// Begins a call of the job's plugin. `endpoints` are the origins of the fields that the plugin's schema marks as such:
-    /// where requests may go besides `allow`, and where secrets go unless they have a `to`.
+    /// Begins a call that looks at what the job's plugin may ask for, but sends no rotating secret. `endpoints` are the origins of
+    /// the fields that the plugin's schema marks as such: where requests may go besides `allow`, and where secrets go unless
+    /// they have a `to`.
     #[must_use]
     pub fn call(&self, job: &Arc<Job>, endpoints: &[Origin]) -> Call {
+        self.call_holding(job, endpoints, Held::default())
+    }
+
+    /// Begins a call that holds chains.
+    pub(super) fn call_holding(&self, job: &Arc<Job>, endpoints: &[Origin], held: Held) -> Call {
         let limits = self
             .0
             .limits
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        Call::begin(Arc::clone(&self.0), Arc::clone(job), endpoints, limits)
+        Call::begin(
+            Arc::clone(&self.0),
+            Arc::clone(job),
+            endpoints,
+            limits,
+            held,
+        )
+    }
+
+    /// Waits for requests with rotating secrets that are under way, for a while. No call should begin any more.
+    pub async fn drain(&self) {
+        self.0.journal.drain().await;
     }
 }

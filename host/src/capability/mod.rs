@@ -1,21 +1,24 @@
 //! What a plugin may ask for, without a word of wasmtime: requests within egress rules, secrets as handles, keyed operations,
 //! a small cache, log and clock. `plugin/v0_1.rs` maps the generated interface onto these.
 
+pub mod acquire;
 pub mod call;
 pub mod chain;
 pub mod crypto;
 pub mod encoding;
 pub mod host;
 pub mod http;
+mod journal;
 pub mod keep;
 pub mod scrub;
 pub mod secrets;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use acquire::{Acquired, Source, Unsuccessful};
 pub use call::{Call, Level};
 pub use crypto::PublicKey;
 pub use encoding::Encoding;
 pub use host::{Environment, Host, Settings, process_environment};
-pub use http::{Body, Request, Response};
+pub use http::{Body, Network, Request, Response};
 pub use secrets::{Kubernetes, Piece, SecretHandle, Value};

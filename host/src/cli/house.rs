@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::capability::{self, process_environment};
+use crate::capability::{self, Network, process_environment};
 use crate::config::model::{Config, SecretOrigin, StateLocation};
 use crate::kubernetes::Kubernetes;
 use crate::output::Outputs;
@@ -46,6 +46,7 @@ impl House {
             limits: config.limits.plugin.clone(),
             keeper: Arc::clone(&store) as _,
             kubernetes: Some(Arc::clone(&kubernetes) as _),
+            transport: Arc::new(Network::new(Arc::new(SystemClock))),
             clock: Arc::new(SystemClock),
             environment: process_environment(),
         });

@@ -67,6 +67,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             // It ends with the runner.
             progress.await?;
         }
+        house.capabilities.drain().await;
         Ok(report(&snapshot))
     })
 }

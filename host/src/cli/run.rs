@@ -93,6 +93,7 @@ pub(super) async fn keep_fresh(config: &Config, plugins: Plugins) -> anyhow::Res
         "started"
     );
     running.await.context("the runner failed")?;
+    house.capabilities.drain().await;
     tracing::info!("stopped");
     Ok(Exit::Success)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::mistake::Span;
 use super::model::{
     Config, Destination, FileDestination, Format, Job, JobId, Limits, Output, PluginFile,
-    PluginLimits, Scope, Secret, SecretDestination, SecretOrigin, SecretWrite, SharedOutput,
+    PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin, SecretWrite, SharedOutput,
     Source, StateLocation, Tls,
 };
 use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
@@ -403,6 +403,7 @@ impl<'d> Checker<'d> {
                 let secret = Secret {
                     origin,
                     rotating: self.rotating(&secret.value),
+                    retry_unanswered: self.retry_unanswered(&secret.value),
                     to: secret.value.to.as_ref().map(|to| values(Some(to))),
                 };
                 secrets.insert(name.value.0.clone(), secret);
@@ -423,6 +424,28 @@ impl<'d> Checker<'d> {
             );
         }
         true
+    }
+
+    fn retry_unanswered(&mut self, secret: &file::Secret) -> RetryUnanswered {
+        let Some(retry) = &secret.retry_unanswered else {
+            return RetryUnanswered::default();
+        };
+        if !secret
+            .rotating
+            .as_ref()
+            .is_some_and(|rotating| rotating.value)
+        {
+            self.gathered.note(
+                retry.span,
+                "`retry_unanswered` is about rotating secrets, and this one is none",
+                "remove it, or add `rotating: true`",
+            );
+        }
+        match retry.value.0 {
+            None => RetryUnanswered::Never,
+            Some(Duration::ZERO) => RetryUnanswered::AtOnce,
+            Some(after) => RetryUnanswered::After(after),
+        }
     }
 
     fn secret_origin(&mut self, secret: &'d file::Secret) -> Option<SecretOrigin> {

@@ -8,7 +8,7 @@ use super::origin::Origin;
 use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, ObjectName,
-    Percent, Pointer, Proxy, SecretKey, SecretName, Sha256, Size, Text, Time, Variable,
+    Percent, Pointer, Proxy, Repetition, SecretKey, SecretName, Sha256, Size, Text, Time, Variable,
 };
 
 record! {
@@ -216,6 +216,9 @@ record! {
         job: Option<At<JobName>>,
         /// Whether its use may replace it, as with refresh tokens. Default false.
         rotating: Option<At<bool>>,
+        /// Whether a request that carried a rotating secret and was not answered is sent again: after this time, or `never`.
+        /// Default 0s: many issuers allow it for some seconds.
+        retry_unanswered: Option<At<Repetition>>,
         /// Origins that it may be sent to, instead of the endpoints in the plugin's configuration.
         to: Option<At<Vec<At<Origin>>>>,
     }

@@ -16,7 +16,7 @@ use super::document::text_of;
 use super::hide::has_userinfo;
 use super::mistake::{Mistake, Mistakes, Note, Sources, Span};
 use super::model::{
-    Config, Destination, Job, JobId, Limits, Output, Provider, Scope, Secret, SecretDestination,
+    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret, SecretDestination,
     SecretOrigin, SecretWrite, Source, StateLocation, Tls,
 };
 use super::read::{Complaint, Gathered, Word, nearest};
@@ -796,6 +796,7 @@ impl KtrSettings {
                 let secret = Secret {
                     origin: client_secret.clone(),
                     rotating: false,
+                    retry_unanswered: RetryUnanswered::default(),
                     to: None,
                 };
                 (

@@ -137,8 +137,22 @@ pub struct Secret {
     pub origin: SecretOrigin,
     /// Whether its use may replace it.
     pub rotating: bool,
+    /// Whether a request that carried it and went unanswered is repeated.
+    pub retry_unanswered: RetryUnanswered,
     /// Where it may be sent; none: the endpoints in the plugin's configuration.
     pub to: Option<Vec<Origin>>,
+}
+
+/// Whether a request that carried a rotating secret and went unanswered is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryUnanswered {
+    /// At once: most issuers that detect reuse give some seconds of grace.
+    #[default]
+    AtOnce,
+    /// This long after the request.
+    After(Duration),
+    /// Not at all: somebody decides.
+    Never,
 }
 
 /// Where a secret's value is.

@@ -69,6 +69,32 @@ impl Word for Time {
     }
 }
 
+/// When a request is sent again: a time, or `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Repetition(pub(super) Option<Duration>);
+
+impl Word for Repetition {
+    const EXPECTED: &'static str = "a time with its unit or `never`";
+    const EXAMPLE: &'static str = "30s";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        match text {
+            "never" => Ok(Self(None)),
+            text => Time::parse(text).map(|Time(after)| Self(Some(after))),
+        }
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        Self::parse(text)
+    }
+
+    fn word_schema() -> Value {
+        json!({
+            "anyOf": [{"const": "never"}, Time::word_schema()],
+        })
+    }
+}
+
 /// The units in falling order, each at most once, at least one.
 fn milliseconds(text: &str) -> Option<u64> {
     let mut rest = text;

@@ -27,7 +27,7 @@ pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
 pub use load::LoadError;
 pub use schema::ConfigMistake;
 
-use crate::capability::Call;
+use crate::capability::{Call, Unsuccessful};
 use crate::config::model::{Job, PluginFile, PluginLimits};
 use crate::config::origin::Origin;
 use crate::failure::Failure;
@@ -174,11 +174,13 @@ impl Plugins {
         call: &Call,
         attempt: u32,
         previous_expires_at: Option<Timestamp>,
-    ) -> Result<Token, Failure> {
+    ) -> Result<Token, Unsuccessful> {
         let name = job.source.plugin.as_str();
-        let loaded = self.loaded(name, World::Source).await?;
+        let loaded = self.loaded(name, World::Source).await;
+        let loaded = loaded.map_err(Unsuccessful::Broke)?;
         let Prepared::Source(source) = &loaded.prepared else {
-            return Err(load::wrong_world(name, &loaded.info, World::Source).to_failure());
+            let failure = load::wrong_world(name, &loaded.info, World::Source).to_failure();
+            return Err(Unsuccessful::Broke(failure));
         };
         let limits = self.limits();
         let bounds = self.bounds(&limits, job.source.timeout);
@@ -188,9 +190,13 @@ impl Plugins {
             attempt,
             previous_expires_at,
         };
-        v0_1::acquire(source, &bounds, call, &request)
-            .await
-            .unwrap_or_else(|error| Err(error.into_failure(&full_name(name, &loaded.info))))
+        match v0_1::acquire(source, &bounds, call, &request).await {
+            Ok(said) => said.map_err(Unsuccessful::Said),
+            Err(error) => {
+                let failure = error.into_failure(&full_name(name, &loaded.info));
+                Err(Unsuccessful::Broke(failure))
+            }
+        }
     }
 
     /// Turns tokens into what a consumer reads: one call of a formatter plugin, in a fresh instance, within [`limits::FORMAT_TIME`].

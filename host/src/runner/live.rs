@@ -7,14 +7,16 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::ports::{self, Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
-use crate::capability::{self, keep::BoxFuture};
+use crate::capability::chain::Plugin;
+use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
 use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
+use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::output::{Outputs, Publication, Written};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
 use crate::refresh::publication::Purpose;
-use crate::token::{Artifact, NamedToken};
+use crate::token::{Artifact, NamedToken, Token};
 
 /// Joins the rooms below the runner.
 #[derive(Debug)]
@@ -129,24 +131,60 @@ impl Acquirer for Live {
         call: Call,
     ) -> BoxFuture<'a, Result<Obtained, Failure>> {
         Box::pin(async move {
-            let source = &job.source;
-            let endpoints = self
-                .plugins
-                .endpoints(&source.plugin, &source.config)
-                .await
-                .map_err(|error| error.to_failure())?;
-            self.learn(&source.plugin).await;
-            let capabilities = self.capabilities.call(job, &endpoints);
-            let began = capabilities.now();
-            let token = self
-                .plugins
-                .acquire(job, &capabilities, call.attempt, call.previous_expires_at)
-                .await?;
+            let plugin = &job.source.plugin;
+            let info = self.plugins.info(plugin).await;
+            let info = info.map_err(|error| error.to_failure())?;
+            self.learn(plugin).await;
+            let source = Component {
+                plugins: &self.plugins,
+                name: plugin,
+                info,
+                call,
+            };
+            let acquired = self.capabilities.acquire(job, &source).await?;
             Ok(Obtained {
-                token,
-                obtained_at: capabilities.last_sent_at().unwrap_or(began),
+                token: acquired.token,
+                obtained_at: acquired.obtained_at,
             })
         })
+    }
+}
+
+/// A source plugin in one call.
+struct Component<'a> {
+    plugins: &'a Plugins,
+    name: &'a str,
+    info: Arc<PluginInfo>,
+    call: Call,
+}
+
+impl Source for Component<'_> {
+    fn plugin(&self) -> Plugin {
+        Plugin {
+            name: self.name.to_owned(),
+            digest: self.info.digest.0,
+            interface: self.info.interface_version.clone(),
+        }
+    }
+
+    fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin> {
+        let schema = self.info.schema.as_ref();
+        schema.map_or_else(Vec::new, |schema| endpoints(schema, config))
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Job,
+        call: &'a capability::Call,
+    ) -> BoxFuture<'a, Result<Token, Unsuccessful>> {
+        let Call {
+            attempt,
+            previous_expires_at,
+        } = self.call;
+        Box::pin(
+            self.plugins
+                .acquire(job, call, attempt, previous_expires_at),
+        )
     }
 }
 

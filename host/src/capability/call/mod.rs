@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use secrecy::{ExposeSecret, SecretSlice};
+use secrecy::SecretSlice;
 use tokio::time::Instant;
 
 use crate::capability::crypto::{self, PublicKey};
 use crate::capability::encoding::Encoding;
 use crate::capability::host::Shared;
 use crate::capability::http::{self, Request, Response};
-use crate::capability::keep::Generation;
+use crate::capability::journal::{self, Flight, Held};
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::config::model::{Job, PluginLimits, Secret};
@@ -60,6 +60,7 @@ pub(in crate::capability) struct Inner {
     pub(in crate::capability) endpoints: BTreeSet<Origin>,
     pub(in crate::capability) limits: PluginLimits,
     pub(in crate::capability) began: Instant,
+    pub(in crate::capability) held: Held,
     used: Mutex<Used>,
 }
 
@@ -73,8 +74,9 @@ struct Used {
     state_writes: usize,
     log_lines: u32,
     last_sent_at: Option<Timestamp>,
-    /// The seeds of the rotating secrets that were opened: a successor belongs to the chain it grew from.
-    seeds: BTreeMap<String, [u8; 32]>,
+    /// Whether a request without rotating secrets was sent after one with: then a failure may be about that one.
+    asked_others_since: bool,
+    exchanged: bool,
 }
 
 impl fmt::Debug for Call {
@@ -91,6 +93,7 @@ impl Call {
         job: Arc<Job>,
         endpoints: &[Origin],
         limits: PluginLimits,
+        held: Held,
     ) -> Self {
         Self(Arc::new(Inner {
             host,
@@ -98,6 +101,7 @@ impl Call {
             endpoints: endpoints.iter().cloned().collect(),
             limits,
             began: Instant::now(),
+            held,
             used: Mutex::default(),
         }))
     }
@@ -108,12 +112,12 @@ impl Call {
     /// `secret.not-listed`, and what hinders reading it: `secret.not-found`, `secret.unreadable`, `secret.empty`…
     pub async fn open(&self, name: &str) -> Result<SecretHandle, Failure> {
         let secret = self.listed(name)?;
-        let value = if secret.rotating {
+        let (value, generation) = if secret.rotating {
             self.newest(name, secret).await?
         } else {
-            self.configured(name, secret).await?
+            (self.configured(name, secret).await?, 0)
         };
-        self.hold(self.handle(name, secret, value))
+        self.hold(self.handle(name, secret, value, generation))
     }
 
     /// `secret.reveal`.
@@ -171,21 +175,15 @@ impl Call {
         if bytes.is_empty() || bytes.len() > MAX_SECRET_BYTES {
             return Err(self.invalid_successor(name));
         }
-        let target = self.handle(name, secret, SecretSlice::from(bytes.to_vec()));
+        let target = self.handle(name, secret, SecretSlice::from(bytes.to_vec()), 0);
         if value.secret().is_some_and(|made| !made.may_become(&target)) {
             return Err(self.mixed(name));
         }
         // From here on it is a secret, whatever becomes of the write.
         self.remember(bytes);
-        let next = Generation {
-            value: SecretSlice::from(bytes.to_vec()),
-            expires_at,
-            seed: self.seed(name, secret).await?,
-        };
-        self.0
-            .host
-            .keeper
-            .replace_generation(&self.0.job.id, name, next)
+        let flight = self.0.held.flight(name).ok_or_else(|| not_held(name))?;
+        flight
+            .succeed(SecretSlice::from(bytes.to_vec()), expires_at)
             .await
     }
 
@@ -399,8 +397,44 @@ impl Call {
         Ok(secret)
     }
 
-    fn handle(&self, name: &str, secret: &Secret, value: SecretSlice<u8>) -> SecretHandle {
-        SecretHandle::opened(value, &self.0.job, name, secret, &self.0.endpoints)
+    fn handle(
+        &self,
+        name: &str,
+        secret: &Secret,
+        value: SecretSlice<u8>,
+        generation: u64,
+    ) -> SecretHandle {
+        let Inner { job, endpoints, .. } = &*self.0;
+        SecretHandle::opened(value, job, name, secret, generation, endpoints)
+    }
+
+    /// The chains that a request carries, each with the generation of its value.
+    pub(in crate::capability) fn flights(
+        &self,
+        rotating: &BTreeMap<String, u64>,
+    ) -> Result<Vec<(Arc<Flight>, u64)>, Failure> {
+        let flight = |(name, generation): (&String, &u64)| {
+            let flight = self.0.held.flight(name).ok_or_else(|| not_held(name))?;
+            Ok((Arc::clone(flight), *generation))
+        };
+        rotating.iter().map(flight).collect()
+    }
+
+    /// The chains that the call holds.
+    pub(in crate::capability) fn held(&self) -> &Held {
+        &self.0.held
+    }
+
+    /// Notes a request on its way, for [`Self::asked_others_since`].
+    pub(in crate::capability) fn note_request(&self, is_exchange: bool) {
+        let mut used = self.used();
+        used.asked_others_since = !is_exchange && used.exchanged;
+        used.exchanged |= is_exchange;
+    }
+
+    /// Whether the last request carried no rotating secret, and one before it did.
+    pub(in crate::capability) fn asked_others_since(&self) -> bool {
+        self.used().asked_others_since
     }
 
     fn listed(&self, name: &str) -> Result<&Secret, Failure> {
@@ -428,36 +462,23 @@ impl Call {
         secrets::fetch(&providers, &self.0.job, name, &secret.origin).await
     }
 
-    /// The newest value of a chain: the keeper's, unless the configured value is the seed of another one. Where the seed cannot
-    /// be read, the chain lives on.
-    async fn newest(&self, name: &str, secret: &Secret) -> Result<SecretSlice<u8>, Failure> {
-        let kept = self.0.host.keeper.generation(&self.0.job.id, name).await?;
-        let (value, seed) = match (self.configured(name, secret).await, kept) {
-            (Ok(configured), kept) => {
-                let seed = crypto::sha256(configured.expose_secret());
-                match kept {
-                    Some(kept) if kept.seed == seed => (kept.value, seed),
-                    _ => (configured, seed),
-                }
-            }
-            (Err(_), Some(kept)) => (kept.value, kept.seed),
-            (Err(failure), None) => return Err(failure),
-        };
-        self.used().seeds.insert(name.to_owned(), seed);
-        Ok(value)
-    }
-
-    /// The seed of the chain that a successor of `name` belongs to.
-    async fn seed(&self, name: &str, secret: &Secret) -> Result<[u8; 32], Failure> {
-        let opened = self.used().seeds.get(name).copied();
-        if let Some(seed) = opened {
-            return Ok(seed);
+    /// The newest value of a chain, as this call holds it, or as it is for whoever only looks.
+    async fn newest(
+        &self,
+        name: &str,
+        secret: &Secret,
+    ) -> Result<(SecretSlice<u8>, u64), Failure> {
+        let Inner {
+            host, job, held, ..
+        } = &*self.0;
+        match held.flight(name) {
+            None => journal::newest(host, job, name, secret).await,
+            Some(flight) => match flight.newest().await {
+                Some(newest) => Ok(newest),
+                // It says why there is none.
+                None => Ok((self.configured(name, secret).await?, 0)),
+            },
         }
-        if let Ok(configured) = self.configured(name, secret).await {
-            return Ok(crypto::sha256(configured.expose_secret()));
-        }
-        let kept = self.0.host.keeper.generation(&self.0.job.id, name).await?;
-        Ok(kept.map_or(NO_SEED, |kept| kept.seed))
     }
 
     fn not_rotating(&self, name: &str) -> Failure {
@@ -492,8 +513,14 @@ impl Call {
     }
 }
 
-/// The seed of a chain that began without a configured value, e.g. by a login of the plugin's own.
-const NO_SEED: [u8; 32] = [0; 32];
+/// Whoever only looks at a job's secrets neither spends nor replaces them.
+fn not_held(name: &str) -> Failure {
+    Failure::new(
+        FailureKind::Internal,
+        "chain.not-held",
+        format!("rotating secret `{name}` is only looked at in this call"),
+    )
+}
 
 /// Where plugins' log lines appear.
 const LOG_TARGET: &str = "evertoken::plugin";

@@ -1,36 +1,47 @@
-//! The exchange: the one place where a request leaves the process and its answer is read. A journal of rotating secrets goes
-//! around this function.
+//! The exchange: the one place where a request leaves the process and its answer is read. It happens once: nothing is repeated
+//! here.
 
 use reqwest::{Client, Request, Response as Answer};
 
 use super::Response;
 use super::error;
-use super::request::{Prepared, Target};
+use super::request::Target;
+use super::transport::{NoAnswer, Outgoing};
 use crate::failure::Failure;
 use crate::time::Timestamp;
 
 /// Bytes that a header takes beside name and value.
 const HEADER_OVERHEAD: usize = 4;
 
-/// Sends `prepared` and reads at most `limit` bytes of headers and body together.
+/// Sends the request and reads its answer within the limit on headers and body together.
 pub(super) async fn exchange(
     client: &Client,
-    target: &Target,
-    through: Option<&str>,
-    prepared: Prepared,
+    outgoing: Outgoing,
     sent_at: Timestamp,
-    limit: usize,
-) -> Result<Response, Failure> {
-    let mut request = Request::new(prepared.method, prepared.url);
-    *request.headers_mut() = prepared.headers;
-    if !prepared.body.is_empty() {
-        *request.body_mut() = Some(prepared.body.into());
+) -> Result<Response, NoAnswer> {
+    let way = outgoing.way;
+    let mut request = Request::new(outgoing.method, outgoing.url);
+    *request.headers_mut() = outgoing.headers;
+    if !outgoing.body.is_empty() {
+        *request.body_mut() = Some(outgoing.body.into());
     }
     let answer = client
         .execute(request)
         .await
-        .map_err(|error| error::no_answer(target, through, &error.without_url()))?;
-    read(answer, target, sent_at, limit).await
+        .map_err(|error| no_answer(&way.target, way.through.as_deref(), error))?;
+    read(answer, &way.target, sent_at, way.limit)
+        .await
+        .map_err(NoAnswer::after_sending)
+}
+
+/// Only what fails while resolving, connecting or shaking hands has sent nothing. A refusal of the client certificate comes after
+/// the request in TLS 1.3.
+fn no_answer(target: &Target, through: Option<&str>, error: reqwest::Error) -> NoAnswer {
+    let was_sent = !error.is_connect();
+    NoAnswer {
+        failure: error::no_answer(target, through, &error.without_url()),
+        was_sent,
+    }
 }
 
 async fn read(

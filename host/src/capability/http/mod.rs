@@ -9,6 +9,7 @@ mod exchange;
 mod proxy;
 mod request;
 mod resolve;
+mod transport;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Call;
+use super::journal;
 use super::secrets::Value;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
@@ -27,7 +29,9 @@ use crate::time::Timestamp;
 pub use client::CONNECT_TIMEOUT;
 pub use egress::{AddressKind, kind_of};
 pub use request::{MAX_HEADERS, MAX_REQUEST_BYTES};
+pub use transport::{Network, NoAnswer, Outgoing, Transport};
 
+#[cfg(test)]
 pub(super) use client::Clients;
 pub(super) use proxy::ProxyRules;
 
@@ -35,6 +39,7 @@ use client::{Recipe, Trust};
 use egress::Written;
 use proxy::Proxy;
 use request::Target;
+use transport::Way;
 
 /// Targets of the libraries that carry requests. At DEBUG and TRACE they describe frames and connections, some with what is in
 /// them: a log set-up keeps them at WARN, whatever else it shows.
@@ -140,17 +145,25 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
     }
     let through = proxy.as_ref().map(|proxy| proxy.uri.to_string());
     let recipe = recipe(call, target, proxy, !prepared.rotating.is_empty())?;
-    let client = host.clients.get(&recipe).await?;
-    let sent_at = host.clock.now().wall;
-    exchange::exchange(
-        &client,
-        target,
-        through.as_deref(),
-        prepared,
-        sent_at,
-        call.0.limits.response_bytes,
-    )
-    .await
+    let outgoing = Outgoing {
+        method: prepared.method,
+        url: prepared.url,
+        headers: prepared.headers,
+        body: prepared.body,
+        way: Way {
+            target: target.clone(),
+            through,
+            recipe,
+            limit: call.0.limits.response_bytes,
+        },
+    };
+    call.note_request(!prepared.rotating.is_empty());
+    if prepared.rotating.is_empty() {
+        let answer = host.transport.exchange(outgoing).await;
+        return answer.map_err(|none| none.failure);
+    }
+    let flights = call.flights(&prepared.rotating)?;
+    journal::send(call, flights, outgoing).await
 }
 
 /// An address that is written as such does not pass the resolver.

@@ -1,6 +1,6 @@
 //! A plugin's request made ready to send: checked, with the secrets spliced in where they may go.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -88,8 +88,8 @@ pub(super) struct Prepared {
     pub headers: HeaderMap,
     /// With the secrets in it.
     pub body: Vec<u8>,
-    /// The rotating secrets in it, by name: what a journal must know before it is sent.
-    pub rotating: BTreeSet<String>,
+    /// The rotating secrets in it, by name, each with the generation of its value.
+    pub rotating: BTreeMap<String, u64>,
 }
 
 /// Checks the request's parts and splices the secrets in.
@@ -106,7 +106,7 @@ pub(super) fn prepare(target: &Target, request: &Request) -> Result<Prepared, Fa
     let body = body(&request.body, &mut headers)?;
     let rotating = values(request)
         .filter_map(Value::secret)
-        .flat_map(|secret| secret.lineage().rotating().iter().cloned())
+        .flat_map(|secret| secret.lineage().rotating().clone())
         .collect();
     Ok(Prepared {
         method: target.method.clone(),

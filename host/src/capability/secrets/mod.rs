@@ -3,7 +3,7 @@
 
 mod provider;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Reach {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lineage {
     names: BTreeSet<String>,
-    rotating: BTreeSet<String>,
+    rotating: BTreeMap<String, u64>,
     revealable: bool,
     reach: Reach,
 }
@@ -69,14 +69,20 @@ impl Lineage {
     fn text() -> Self {
         Self {
             names: BTreeSet::new(),
-            rotating: BTreeSet::new(),
+            rotating: BTreeMap::new(),
             revealable: true,
             reach: Reach::Anywhere,
         }
     }
 
-    /// Of a secret as the job lists it.
-    fn of(job: &Job, name: &str, secret: &Secret, endpoints: &BTreeSet<Origin>) -> Self {
+    /// Of a secret as the job lists it; of a rotating one, this generation.
+    fn of(
+        job: &Job,
+        name: &str,
+        secret: &Secret,
+        generation: u64,
+        endpoints: &BTreeSet<Origin>,
+    ) -> Self {
         let reach = match &secret.to {
             Some(to) => to.iter().cloned().collect(),
             None => endpoints.clone(),
@@ -84,9 +90,9 @@ impl Lineage {
         let names = BTreeSet::from([name.to_owned()]);
         Self {
             rotating: if secret.rotating {
-                names.clone()
+                BTreeMap::from([(name.to_owned(), generation)])
             } else {
-                BTreeSet::new()
+                BTreeMap::new()
             },
             names,
             revealable: job.source.reveal.contains(name),
@@ -96,7 +102,11 @@ impl Lineage {
 
     fn join(mut self, other: &Self) -> Self {
         self.names.extend(other.names.iter().cloned());
-        self.rotating.extend(other.rotating.iter().cloned());
+        for (name, generation) in &other.rotating {
+            // Made of two generations, it carries the older one too.
+            let oldest = self.rotating.entry(name.clone()).or_insert(*generation);
+            *oldest = (*oldest).min(*generation);
+        }
         self.revealable &= other.revealable;
         self.reach = self.reach.intersection(&other.reach);
         self
@@ -108,9 +118,9 @@ impl Lineage {
         &self.names
     }
 
-    /// Those of them that their use may replace.
+    /// Those of them that their use may replace, each with the generation of its value.
     #[must_use]
-    pub fn rotating(&self) -> &BTreeSet<String> {
+    pub fn rotating(&self) -> &BTreeMap<String, u64> {
         &self.rotating
     }
 
@@ -166,9 +176,11 @@ impl SecretHandle {
         job: &Job,
         name: &str,
         secret: &Secret,
+        generation: u64,
         endpoints: &BTreeSet<Origin>,
     ) -> Self {
-        Self::new(bytes, Lineage::of(job, name, secret, endpoints))
+        let lineage = Lineage::of(job, name, secret, generation, endpoints);
+        Self::new(bytes, lineage)
     }
 
     /// What it is made of and what that allows.

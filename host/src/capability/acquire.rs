@@ -1,0 +1,222 @@
+//! One token from a job's source: chains are settled, the source is called, what it left open is closed. A call that only settled
+//! an older exchange is followed by another one, for the token that is wanted now.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+
+use super::call::Call;
+use super::chain::{Exchange, Plugin};
+use super::host::Host;
+use super::journal::{self, Ending, Settled};
+use super::keep::BoxFuture;
+use crate::config::model::Job;
+use crate::config::origin::Origin;
+use crate::failure::{Failure, FailureKind};
+use crate::refresh::lifetime;
+use crate::time::Timestamp;
+use crate::token::{Token, jwt};
+
+/// Calls for one token: the answer of another job or of an earlier run, that of a login that came meanwhile, and the one that is
+/// wanted.
+const MAX_CALLS: u32 = 3;
+
+/// What words a job's requests and reads their answers: a component, or the simulator's model of one.
+pub trait Source: Send + Sync {
+    /// Which one it is.
+    fn plugin(&self) -> Plugin;
+
+    /// The origins that this configuration names as endpoints.
+    fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin>;
+
+    /// Asks for a token.
+    ///
+    /// # Errors
+    /// What the source says, or what stopped it.
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Job,
+        call: &'a Call,
+    ) -> BoxFuture<'a, Result<Token, Unsuccessful>>;
+}
+
+/// Why a source returned no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unsuccessful {
+    /// It says so.
+    Said(Failure),
+    /// It was stopped, or broke.
+    Broke(Failure),
+}
+
+impl Unsuccessful {
+    /// What went wrong.
+    #[must_use]
+    pub const fn failure(&self) -> &Failure {
+        match self {
+            Self::Said(failure) | Self::Broke(failure) => failure,
+        }
+    }
+}
+
+/// What a source returned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acquired {
+    /// The token.
+    pub token: Token,
+    /// When the request that brought it was sent; without requests, when the call began.
+    pub obtained_at: Timestamp,
+    /// When the first of the job's rotating secrets dies, where its issuer said so.
+    pub rotating_expires_at: Option<Timestamp>,
+}
+
+/// How one call ended.
+enum Round {
+    Done(Acquired),
+    /// It settled what was open; the token is still to be had.
+    Again,
+}
+
+impl Host {
+    /// Asks a job's source for a token.
+    ///
+    /// # Errors
+    /// The source's, with its code; `chain.*` when a rotating secret must not be used now; the store's.
+    pub async fn acquire(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Acquired, Failure> {
+        for _ in 0..MAX_CALLS {
+            if let Round::Done(acquired) = self.round(job, source).await? {
+                return Ok(acquired);
+            }
+        }
+        Err(Failure::new(
+            FailureKind::Unavailable,
+            "chain.busy",
+            "the job's rotating secrets are used by others all the time",
+        ))
+    }
+
+    async fn round(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Round, Failure> {
+        let settling = journal::settle(&self.0, job, source.plugin());
+        let Settled { held, replayed } = timeout(job.source.timeout, settling)
+            .await
+            .unwrap_or_else(|_| Err(busy(job)))?;
+        let called = with_config(job, replayed.as_ref());
+        let endpoints = source.endpoints(&called.source.config);
+        let call = self.call_holding(&called, &endpoints, held);
+        let began = call.now();
+        let result = source.acquire(&called, &call).await;
+        let left_open = journal::close(call.held(), ending(&result, &call), replayed.is_some());
+        let left_open = left_open.await.unwrap_or_else(|failure| {
+            tracing::warn!(job = %job.id, error = %failure, "what a call left open cannot be closed; it is settled before the next call");
+            false
+        });
+        match result {
+            Ok(token) => {
+                let acquired = Acquired {
+                    obtained_at: call.last_sent_at().unwrap_or(began),
+                    rotating_expires_at: journal::expires_at(call.held()).await,
+                    token,
+                };
+                let is_wanted =
+                    replayed.is_none_or(|exchange| is_wanted(job, &called, &exchange, &acquired, self));
+                Ok(if is_wanted {
+                    Round::Done(acquired)
+                } else {
+                    Round::Again
+                })
+            }
+            Err(unsuccessful) if unsuccessful.failure().kind == FailureKind::Denied => {
+                if journal::has_news(&self.0, job, call.held()).await {
+                    Ok(Round::Again)
+                } else {
+                    Err(said(unsuccessful, left_open, job))
+                }
+            }
+            Err(unsuccessful) => Err(said(unsuccessful, left_open, job)),
+        }
+    }
+}
+
+/// The job with the configuration that its waiting answer was asked for with. If that did not help, the present one has its turn:
+/// somebody may have mended it.
+fn with_config(job: &Arc<Job>, replayed: Option<&Exchange>) -> Arc<Job> {
+    match replayed {
+        Some(exchange)
+            if exchange.failed_replays.is_multiple_of(2)
+                && exchange.intent.config != job.source.config =>
+        {
+            let mut called = Job::clone(job);
+            called.source.config = exchange.intent.config.clone();
+            Arc::new(called)
+        }
+        _ => Arc::clone(job),
+    }
+}
+
+/// Whether a replayed answer's token is what the job wants now: asked for by this job as it is configured, and alive.
+fn is_wanted(
+    job: &Job,
+    called: &Job,
+    exchange: &Exchange,
+    acquired: &Acquired,
+    host: &Host,
+) -> bool {
+    let claims = jwt::read(acquired.token.value.expose_secret());
+    let expires_at = lifetime::expires_at(
+        acquired.obtained_at,
+        acquired.token.expiry,
+        claims.as_ref(),
+        job.refresh.default_lifetime,
+    );
+    exchange.intent.job == job.id
+        && called.source.config == job.source.config
+        && expires_at.is_none_or(|at| at > host.0.clock.now().wall)
+}
+
+/// `denied` or `unavailable`, said of an answer after which nobody else was asked, is about that answer: it brought nothing. After
+/// anything else the answer may have the successor in it.
+fn ending(result: &Result<Token, Unsuccessful>, call: &Call) -> Ending {
+    match result {
+        Ok(_) => Ending::Ok,
+        Err(Unsuccessful::Said(failure))
+            if matches!(failure.kind, FailureKind::Denied | FailureKind::Unavailable)
+                && !call.asked_others_since() =>
+        {
+            Ending::Refused
+        }
+        Err(_) => Ending::Open,
+    }
+}
+
+/// The failure as it is shown; while an answer waits, that is what somebody has to look at.
+fn said(unsuccessful: Unsuccessful, answer_waits: bool, job: &Job) -> Failure {
+    let (Unsuccessful::Said(failure) | Unsuccessful::Broke(failure)) = unsuccessful;
+    let for_good = matches!(
+        failure.kind,
+        FailureKind::Internal | FailureKind::InvalidConfig
+    );
+    if !(answer_waits && for_good) {
+        return failure;
+    }
+    let id = &job.id;
+    Failure {
+        code: Some("chain.needs-attention".to_owned()),
+        message: format!(
+            "{} (the issuer's answer is kept; it is tried again, also when the plugin or the configuration changes; `evertoken state show {id}` has more)",
+            failure.message
+        ),
+        ..failure
+    }
+}
+
+fn busy(job: &Job) -> Failure {
+    Failure::new(
+        FailureKind::Unavailable,
+        "chain.in-use",
+        format!(
+            "a rotating secret of job `{}` is in use: an earlier request is not answered yet, or its answer cannot be written to the state store",
+            job.id
+        ),
+    )
+}

@@ -1,0 +1,121 @@
+//! The seam between what may be sent and the network: the process brings the real one, the simulator plays issuers behind it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use url::Url;
+
+use super::Response;
+use super::client::{Clients, Recipe};
+use super::exchange::exchange;
+use super::request::Target;
+use crate::capability::keep::BoxFuture;
+use crate::failure::Failure;
+use crate::time::Clock;
+
+/// A request that passed every rule, with the secrets in it: no Debug of its content.
+pub struct Outgoing {
+    /// The method.
+    pub method: Method,
+    /// With the secrets in its query.
+    pub url: Url,
+    /// With the secrets in them.
+    pub headers: HeaderMap,
+    /// With the secrets in it.
+    pub body: Vec<u8>,
+    /// How the network is to carry it.
+    pub(super) way: Way,
+}
+
+/// How a request is carried.
+pub(super) struct Way {
+    pub(super) target: Target,
+    /// The proxy, for messages.
+    pub(super) through: Option<String>,
+    pub(super) recipe: Recipe,
+    /// Bytes that the answer may have.
+    pub(super) limit: usize,
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("method", &self.method)
+            .field("origin", &self.way.target.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// There is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAnswer {
+    /// Why.
+    pub failure: Failure,
+    /// Whether any of the request may have left this machine.
+    pub was_sent: bool,
+}
+
+impl NoAnswer {
+    /// Nothing left this machine.
+    #[must_use]
+    pub const fn before_sending(failure: Failure) -> Self {
+        Self {
+            failure,
+            was_sent: false,
+        }
+    }
+
+    /// The other side may have got the request.
+    #[must_use]
+    pub const fn after_sending(failure: Failure) -> Self {
+        Self {
+            failure,
+            was_sent: true,
+        }
+    }
+}
+
+/// Carries requests.
+pub trait Transport: Send + Sync {
+    /// Sends a request once and reads the answer whole.
+    ///
+    /// # Errors
+    /// There is none.
+    fn exchange(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<Response, NoAnswer>>;
+}
+
+/// The network.
+pub struct Network {
+    clients: Clients,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    /// The machine's network; answers are dated by `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with_clients(Clients::default(), clock)
+    }
+
+    pub(in crate::capability) fn with_clients(clients: Clients, clock: Arc<dyn Clock>) -> Self {
+        Self { clients, clock }
+    }
+}
+
+impl Transport for Network {
+    fn exchange(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<Response, NoAnswer>> {
+        Box::pin(async move {
+            let client = self.clients.get(&outgoing.way.recipe).await;
+            let client = client.map_err(NoAnswer::before_sending)?;
+            let sent_at = self.clock.now().wall;
+            exchange(&client, outgoing, sent_at).await
+        })
+    }
+}

@@ -1,0 +1,386 @@
+//! The journal of rotating secrets: sees to it that no chain is lost between an exchange and its save. Before a source is called,
+//! its chains are held and settled; while it runs, each request that carries one is written down first and its answer before the
+//! source sees it; after it, what is open is closed. What may be done with a chain is decided in `chain`.
+
+mod exchange;
+mod flight;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretSlice};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::task::TaskTracker;
+
+use super::chain::{Chain, ChainId, Exchange, Holder, Plugin, Settlement};
+use super::crypto;
+use super::host::Shared;
+use super::keep::{FoundChain, Seed};
+use super::secrets::{self, Providers};
+use crate::config::model::{Job, Secret};
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+pub(super) use exchange::send;
+pub(super) use flight::Flight;
+
+/// How long the end of the process waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// The journal of a process.
+pub(super) struct Journal {
+    holder: Holder,
+    locks: Mutex<HashMap<ChainId, Weak<AsyncMutex<()>>>>,
+    /// Intents that may be in the store although nothing was sent, by their change.
+    unsent: Mutex<Vec<[u8; 16]>>,
+    exchanges: TaskTracker,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    pub(super) fn new() -> Self {
+        Self {
+            holder: Holder(stamp()),
+            locks: Mutex::default(),
+            unsent: Mutex::default(),
+            exchanges: TaskTracker::new(),
+        }
+    }
+
+    /// Waits for the exchanges under way, at most [`DRAIN`].
+    pub(super) async fn drain(&self) {
+        self.exchanges.close();
+        if tokio::time::timeout(DRAIN, self.exchanges.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                exchanges = self.exchanges.len(),
+                "stopping although answers to requests with rotating secrets are missing; the next start settles them"
+            );
+        }
+    }
+
+    /// The lock of a chain in this process: one call at a time uses it.
+    fn lock(&self, id: ChainId) -> Arc<AsyncMutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = locks.get(&id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::new(AsyncMutex::new(()));
+        locks.insert(id, Arc::downgrade(&lock));
+        lock
+    }
+
+    fn was_not_sent(&self, change: [u8; 16]) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.push(change);
+    }
+
+    /// Whether nothing was sent on this intent; forgotten when told.
+    fn take_unsent(&self, change: [u8; 16]) -> bool {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = unsent.iter().position(|known| *known == change);
+        place.map(|place| unsent.swap_remove(place)).is_some()
+    }
+}
+
+/// Names a change, at random. If the system has no random bytes, the clock must do: changes of one chain are never made at once.
+fn stamp() -> [u8; 16] {
+    crypto::random_bytes(16)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .unwrap_or_else(|| {
+            let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            let mut stamp = [0; 16];
+            let (seconds, nanoseconds) = stamp.split_at_mut(8);
+            seconds.copy_from_slice(&boot.tv_sec.to_be_bytes());
+            nanoseconds.copy_from_slice(&boot.tv_nsec.to_be_bytes());
+            stamp
+        })
+}
+
+/// The chains of one call, held until the call and its exchanges have ended.
+#[derive(Default)]
+pub(super) struct Held {
+    /// The component that is called.
+    plugin: Plugin,
+    /// By the secret's name.
+    flights: BTreeMap<String, Arc<Flight>>,
+}
+
+impl Held {
+    /// The chain that a secret stands for; none: it is not held, or does not rotate.
+    pub(super) fn flight(&self, secret: &str) -> Option<&Arc<Flight>> {
+        self.flights.get(secret)
+    }
+
+    /// The component that is called.
+    pub(super) fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
+    pub(super) fn flights(&self) -> impl Iterator<Item = &Arc<Flight>> {
+        self.flights.values()
+    }
+}
+
+/// What a source is called with.
+pub(super) struct Settled {
+    pub(super) held: Held,
+    /// The exchange whose answer waits for the source.
+    pub(super) replayed: Option<Exchange>,
+}
+
+/// Takes hold of the job's chains and does what must be done before its source is called.
+///
+/// # Errors
+/// A chain must not be used now: `chain.dead`, `chain.in-use`, `chain.in-doubt`, `chain.needs-attention`; or it cannot be read.
+pub(super) async fn settle(
+    host: &Arc<Shared>,
+    job: &Arc<Job>,
+    plugin: Plugin,
+) -> Result<Settled, Failure> {
+    let mut chains = BTreeMap::new();
+    for (name, secret) in rotating(job) {
+        let found = find(host, job, name, secret).await?;
+        chains.insert((found.chain.id, name.clone()), secret);
+    }
+    let mut held = Held {
+        plugin,
+        flights: BTreeMap::new(),
+    };
+    let mut replayed = None;
+    let mut last: Option<(ChainId, Arc<Flight>)> = None;
+    // In the order of their ids: two calls that share two chains never wait for each other.
+    for ((id, name), secret) in chains {
+        if let Some((_, flight)) = last.as_ref().filter(|(last, _)| *last == id) {
+            held.flights.insert(name, Arc::clone(flight));
+            continue;
+        }
+        let lock = host.journal.lock(id).lock_owned().await;
+        // It may have changed while it was somebody else's.
+        let found = find(host, job, &name, secret).await?;
+        if found.seed == Some(Seed::Restored) {
+            tracing::warn!(
+                job = %job.id, secret = name, chain = %found.chain.id,
+                "the configured value was spent long ago (a backup?); it is not used, the chain goes on from its newest value"
+            );
+        }
+        let flight = Arc::new(Flight::new(host, job, &name, found, lock));
+        if let Some(exchange) = settle_one(host, secret, &flight).await? {
+            replayed = Some(exchange);
+        }
+        last = Some((id, Arc::clone(&flight)));
+        held.flights.insert(name, flight);
+    }
+    Ok(Settled { held, replayed })
+}
+
+fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
+    let secrets = job.source.secrets.iter();
+    secrets.filter(|(_, secret)| secret.rotating)
+}
+
+/// Settles one chain; the exchange, if its answer waits.
+async fn settle_one(
+    host: &Shared,
+    secret: &Secret,
+    flight: &Flight,
+) -> Result<Option<Exchange>, Failure> {
+    let chain = flight.chain().await;
+    if chain.exchange.is_some() && host.journal.take_unsent(chain.change) {
+        flight.unsent().await;
+        return Ok(None);
+    }
+    let now = host.clock.now().wall;
+    let alone = host.keeper.is_exclusive();
+    let retry = secret.retry_unanswered;
+    match chain.settlement(host.journal.holder, alone, retry, now) {
+        Settlement::Free => Ok(None),
+        Settlement::Replay => Ok(chain.exchange),
+        Settlement::InUse { until } => Err(Failure {
+            retry_after: Some(until.since(now)),
+            ..flight.failure(
+                FailureKind::Unavailable,
+                "chain.in-use",
+                "another process has sent a request with it and may still get the answer",
+            )
+        }),
+        Settlement::InDoubt { until } => Err(Failure {
+            retry_after: Some(until.since(now)),
+            ..flight.failure(
+                FailureKind::Unavailable,
+                "chain.in-doubt",
+                &format!(
+                    "{} requests with it were not answered, so whether it is spent is not known; the next follows at {until}",
+                    chain.unanswered
+                ),
+            )
+        }),
+        Settlement::NeedsAttention => Err(flight.failure(
+            FailureKind::Denied,
+            "chain.needs-attention",
+            "a request with it was not answered, and `retry_unanswered: never` forbids another; log in again and configure the new value, or let it be tried with `evertoken state set`",
+        )),
+        Settlement::Dead => Err(dead(flight)),
+    }
+}
+
+fn dead(flight: &Flight) -> Failure {
+    flight.failure(
+        FailureKind::Denied,
+        "chain.dead",
+        "the issuer no longer takes it; log in again and configure the new value",
+    )
+}
+
+/// A chain as it is found before it is held.
+pub(super) struct Found {
+    chain: Chain,
+    /// None: it is not kept yet.
+    stored: Option<super::keep::Revision>,
+    /// None: its first value is the configured one.
+    seed: Option<Seed>,
+    /// The configured value, where it can be read.
+    configured: Option<SecretSlice<u8>>,
+}
+
+/// The chain that a secret of the job stands for. One without any value yet begins with the empty one, which is never sent.
+async fn find(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    secret: &Secret,
+) -> Result<Found, Failure> {
+    let configured = configured(host, job, name, secret).await;
+    let seed = configured.as_ref().ok().map(ExposeSecret::expose_secret);
+    let found = host.keeper.find_chain(&job.id, name, seed).await?;
+    let configured = configured.ok();
+    Ok(match found {
+        Some(FoundChain { stored, seed }) => Found {
+            chain: stored.chain,
+            stored: Some(stored.revision),
+            seed: Some(seed),
+            configured,
+        },
+        None => {
+            let value = configured.clone().unwrap_or_else(|| Vec::new().into());
+            let first = match value.expose_secret() {
+                [] => format!("{}\n{name}", job.id).into_bytes(),
+                value => value.to_vec(),
+            };
+            Found {
+                chain: Chain::new(host.keeper.chain_id(&first), value),
+                stored: None,
+                seed: None,
+                configured,
+            }
+        }
+    })
+}
+
+/// The newest value of a chain, for whoever only looks at it, with its generation.
+///
+/// # Errors
+/// It has none, and the configured one cannot be read: `secret.*`; or the store cannot be read.
+pub(super) async fn newest(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    secret: &Secret,
+) -> Result<(SecretSlice<u8>, u64), Failure> {
+    let found = find(host, job, name, secret).await?;
+    if found.chain.value.expose_secret().is_empty() {
+        // It says why.
+        configured(host, job, name, secret).await?;
+    }
+    Ok((found.chain.value, found.chain.generation))
+}
+
+async fn configured(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    secret: &Secret,
+) -> Result<SecretSlice<u8>, Failure> {
+    let providers = Providers {
+        environment: &host.environment,
+        keeper: &*host.keeper,
+        kubernetes: host.kubernetes.as_deref(),
+        now: host.clock.now().wall,
+    };
+    secrets::fetch(&providers, job, name, &secret.origin).await
+}
+
+/// How a source's call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It returned a token.
+    Ok,
+    /// It said that the answer brought nothing, and it had asked nobody else since.
+    Refused,
+    /// Anything else: it broke, ran out of time, could not read the answer, or something after the answer went wrong.
+    Open,
+}
+
+/// Closes what a call left open. Whether an answer still waits.
+///
+/// # Errors
+/// The store cannot be written; then the answer stays and is settled before the next call.
+pub(super) async fn close(held: &Held, ending: Ending, replayed: bool) -> Result<bool, Failure> {
+    let mut waits = false;
+    for flight in held.flights() {
+        if flight.chain().await.answer().is_none() {
+            continue;
+        }
+        match ending {
+            _ if flight.keeps_answer() => waits = true,
+            // Without a successor the issuer does not rotate, and the value stays (RFC 6749 §6).
+            Ending::Ok | Ending::Refused => flight.unspent().await?,
+            Ending::Open => {
+                waits = true;
+                if replayed {
+                    flight.unread().await?;
+                }
+            }
+        }
+    }
+    Ok(waits)
+}
+
+/// When the first of these chains' newest values dies, where its issuer said so.
+pub(super) async fn expires_at(held: &Held) -> Option<Timestamp> {
+    let mut first = None;
+    for flight in held.flights() {
+        let expires_at = flight.chain().await.expires_at;
+        first = [first, expires_at].into_iter().flatten().min();
+    }
+    first
+}
+
+/// Whether a chain that was refused has a newer value by now, or a person has configured another one.
+pub(super) async fn has_news(host: &Shared, job: &Job, held: &Held) -> bool {
+    for (name, secret) in rotating(job) {
+        let Some(flight) = held.flight(name) else {
+            continue;
+        };
+        let known = flight.chain().await;
+        match find(host, job, name, secret).await {
+            Ok(found) if found.chain.id != known.id => return true,
+            Ok(found) if found.chain.generation > known.generation => return true,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    false
+}

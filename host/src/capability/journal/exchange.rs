@@ -1,0 +1,284 @@
+//! A request that carries rotating secrets. Writing it down, sending it and keeping its answer is a task of the host's own: a
+//! guest that is stopped, a job that is removed or a process that is told to end only stop waiting for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Flight;
+use crate::capability::call::Call;
+use crate::capability::chain::Intent;
+use crate::capability::host::Shared;
+use crate::capability::http::{NoAnswer, Outgoing, Response};
+use crate::failure::{Failure, FailureKind};
+
+/// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
+/// successor in it.
+pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The first wait before an answer that could not be kept is written again; doubled up to the longest.
+const REWRITE_FIRST: Duration = Duration::from_millis(250);
+
+/// The longest such wait: the disk or the cluster is back before anybody notices.
+const REWRITE_LONGEST: Duration = Duration::from_secs(15);
+
+/// Sends a request that carries values of these chains, or gives the answer that one of them has already.
+///
+/// # Errors
+/// There is no answer: `http.*`; a value must not be sent (again): `chain.*`; nothing can be written down: the store's. Nothing
+/// was sent in the last two cases.
+pub(in crate::capability) async fn send(
+    call: &Call,
+    flights: Vec<(Arc<Flight>, u64)>,
+    outgoing: Outgoing,
+) -> Result<Response, Failure> {
+    let url = without_query(&outgoing);
+    for (flight, generation) in &flights {
+        let answer = flight.take_answer(outgoing.method.as_str(), &url, *generation);
+        if let Some(response) = answer.await? {
+            tracing::info!(
+                job = %flight.job(), secret = flight.secret(),
+                "an answer that an earlier call left behind is given to the plugin"
+            );
+            return Ok(response);
+        }
+    }
+    let flights = flights.into_iter().map(|(flight, _)| flight).collect();
+    let (answered, answer) = oneshot::channel();
+    let exchange = Exchange {
+        call: call.clone(),
+        flights,
+        url,
+    };
+    let host = Arc::clone(&call.0.host);
+    host.journal
+        .exchanges
+        .spawn(exchange.run(outgoing, answered));
+    answer.await.unwrap_or_else(|_| {
+        Err(Failure::new(
+            FailureKind::Internal,
+            "host.panic",
+            "a bug in evertoken stopped a request; the log has more, please report it",
+        ))
+    })
+}
+
+fn without_query(outgoing: &Outgoing) -> String {
+    let mut url = outgoing.url.clone();
+    url.set_query(None);
+    url.into()
+}
+
+struct Exchange {
+    /// Holds the job's chains until the answer is kept.
+    call: Call,
+    flights: Vec<Arc<Flight>>,
+    url: String,
+}
+
+impl Exchange {
+    async fn run(self, outgoing: Outgoing, answered: oneshot::Sender<Result<Response, Failure>>) {
+        let result = match self.intend(outgoing.method.as_str()).await {
+            Err(failure) => Err(failure),
+            Ok(()) if answered.is_closed() => {
+                self.unsent().await;
+                return;
+            }
+            Ok(()) => self.exchanged(outgoing).await,
+        };
+        // Whoever waited may have been stopped; the answer is kept for the next call.
+        let _ = answered.send(result);
+    }
+
+    fn host(&self) -> &Shared {
+        &self.call.0.host
+    }
+
+    /// Writes down what is about to be sent, for each chain in it.
+    async fn intend(&self, method: &str) -> Result<(), Failure> {
+        let host = self.host();
+        let written_at = host.clock.now().wall;
+        for (index, flight) in self.flights.iter().enumerate() {
+            let intent = Intent {
+                holder: host.journal.holder,
+                written_at,
+                not_after: written_at.after(EXCHANGE_TIMEOUT),
+                method: method.to_owned(),
+                url: self.url.clone(),
+                job: self.call.0.job.id.clone(),
+                plugin: self.call.0.held.plugin().clone(),
+                config: self.call.0.job.source.config.clone(),
+            };
+            if let Err(failure) = flight.intend(intent).await {
+                for earlier in self.flights.iter().take(index) {
+                    earlier.unsent().await;
+                }
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    async fn exchanged(&self, outgoing: Outgoing) -> Result<Response, Failure> {
+        let url = &self.url;
+        let exchange = self.host().transport.exchange(outgoing);
+        let outcome = timeout(EXCHANGE_TIMEOUT, exchange).await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            Err(NoAnswer::after_sending(Failure::new(
+                FailureKind::Unavailable,
+                "http.timeout",
+                format!("{url} had not answered in full {} s after the request was written down", EXCHANGE_TIMEOUT.as_secs()),
+            )))
+        });
+        match &outcome {
+            Err(NoAnswer { was_sent: false, .. }) => self.unsent().await,
+            Err(NoAnswer { was_sent: true, .. }) => self.in_doubt().await,
+            Ok(response) => match meaning(response) {
+                Meaning::Taken => self.keep(response).await,
+                Meaning::Unspent => self.unspent().await,
+                Meaning::Unknown => self.in_doubt().await,
+                Meaning::Dead => self.dead().await,
+            },
+        }
+        outcome.map_err(|none| none.failure)
+    }
+
+    async fn unsent(&self) {
+        for flight in &self.flights {
+            flight.unsent().await;
+        }
+    }
+
+    async fn unspent(&self) {
+        for flight in &self.flights {
+            said(flight, flight.unspent().await);
+        }
+    }
+
+    async fn in_doubt(&self) {
+        for flight in &self.flights {
+            said(flight, flight.in_doubt().await);
+        }
+    }
+
+    /// The issuer takes the value no more, unless another process rotated it meanwhile: then the next call has the newer one.
+    async fn dead(&self) {
+        let [flight] = &self.flights[..] else {
+            // Which of them is dead, nobody can tell.
+            return self.unspent().await;
+        };
+        match flight.has_moved_on().await {
+            Ok(true) => tracing::warn!(
+                job = %flight.job(), secret = flight.secret(),
+                "the issuer refused a value that another process has replaced meanwhile"
+            ),
+            Ok(false) => {
+                tracing::error!(
+                    job = %flight.job(), secret = flight.secret(),
+                    "the issuer takes this rotating secret no more; it is not sent again: log in again and configure the new value"
+                );
+                said(flight, flight.died().await);
+            }
+            Err(failure) => said(flight, Err(failure)),
+        }
+    }
+
+    /// Keeps the answer, however long that takes: it may have the only copy of the successor in it.
+    async fn keep(&self, response: &Response) {
+        for flight in &self.flights {
+            let next = flight.with_answer(response).await;
+            let mut wait = REWRITE_FIRST;
+            while let Err(failure) = flight.keep_answer(&next).await {
+                if failure.code.as_deref() == Some("chain.changed") {
+                    said(flight, Err(failure));
+                    break;
+                }
+                tracing::error!(
+                    job = %flight.job(), secret = flight.secret(), error = %failure,
+                    "the answer with the successor of a rotating secret cannot be written to the state store; do not stop this process"
+                );
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(REWRITE_LONGEST);
+            }
+        }
+    }
+}
+
+/// What is not written down is found as an unanswered request later: nothing is lost by it.
+fn said(flight: &Flight, result: Result<(), Failure>) {
+    if let Err(failure) = result {
+        tracing::warn!(
+            job = %flight.job(), secret = flight.secret(), error = %failure,
+            "the end of a request with a rotating secret cannot be written down"
+        );
+    }
+}
+
+/// What an answer says about the value that the request carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// It may be spent, and the successor may be in the answer.
+    Taken,
+    /// It was refused for another reason: it can be sent again.
+    Unspent,
+    /// The server failed: who knows how far it came.
+    Unknown,
+    /// It is spent, revoked or expired (RFC 6749 §5.2, `invalid_grant`).
+    Dead,
+}
+
+fn meaning(response: &Response) -> Meaning {
+    match StatusCode::from_u16(response.status) {
+        Ok(status) if status.is_server_error() => Meaning::Unknown,
+        Ok(StatusCode::TOO_MANY_REQUESTS) => Meaning::Unspent,
+        Ok(status) if status.is_client_error() && is_invalid_grant(&response.body) => Meaning::Dead,
+        Ok(status) if status.is_client_error() => Meaning::Unspent,
+        _ => Meaning::Taken,
+    }
+}
+
+fn is_invalid_grant(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct OauthError {
+        error: String,
+    }
+    serde_json::from_slice::<OauthError>(body).is_ok_and(|body| body.error == "invalid_grant")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn an_answer_tells_what_became_of_the_value() {
+        for (status, body, expected) in [
+            (200, r#"{"access_token":"a"}"#, Meaning::Taken),
+            // Some issuers put errors into a 200; only the plugin can tell.
+            (200, r#"{"error":"invalid_grant"}"#, Meaning::Taken),
+            (201, "", Meaning::Taken),
+            (302, "", Meaning::Taken),
+            (400, r#"{"error":"invalid_grant"}"#, Meaning::Dead),
+            (401, r#"{"error":"invalid_grant","x":1}"#, Meaning::Dead),
+            (400, r#"{"error":"use_dpop_nonce"}"#, Meaning::Unspent),
+            (401, r#"{"error":"invalid_client"}"#, Meaning::Unspent),
+            (400, r#"{"error":{"code":"invalid_grant"}}"#, Meaning::Unspent),
+            (403, "<html>blocked</html>", Meaning::Unspent),
+            (429, r#"{"error":"invalid_grant"}"#, Meaning::Unspent),
+            (500, r#"{"error":"invalid_grant"}"#, Meaning::Unknown),
+            (503, "", Meaning::Unknown),
+        ] {
+            let response = Response {
+                status,
+                headers: Vec::new(),
+                body: body.as_bytes().to_vec(),
+                sent_at: Timestamp(0),
+            };
+            assert_eq!(meaning(&response), expected, "{status} {body}");
+        }
+    }
+}

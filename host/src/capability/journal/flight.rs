@@ -1,0 +1,267 @@
+//! A chain while one call holds it: its state as the store has it, and each change written through with compare-and-swap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use secrecy::{ExposeSecret, SecretSlice};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::{Found, stamp};
+use crate::capability::chain::{Answer, Chain, Intent};
+use crate::capability::host::Shared;
+use crate::capability::http::Response;
+use crate::capability::keep::{ChainChange, Revision};
+use crate::config::model::{Job, JobId};
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
+
+/// A chain held by one call and its exchanges.
+pub(in crate::capability) struct Flight {
+    host: Arc<Shared>,
+    job: Arc<Job>,
+    secret: String,
+    configured: Option<SecretSlice<u8>>,
+    state: Mutex<State>,
+    /// The successor could not be stored: the answer must stay, it is the only copy.
+    keeps_answer: AtomicBool,
+    /// The source has had the answer: a second request with the same value gets none.
+    is_handed_out: AtomicBool,
+    _lock: OwnedMutexGuard<()>,
+}
+
+struct State {
+    chain: Chain,
+    /// None: the store does not have it yet.
+    revision: Option<Revision>,
+}
+
+impl Flight {
+    pub(super) fn new(
+        host: &Arc<Shared>,
+        job: &Arc<Job>,
+        secret: &str,
+        found: Found,
+        lock: OwnedMutexGuard<()>,
+    ) -> Self {
+        Self {
+            host: Arc::clone(host),
+            job: Arc::clone(job),
+            secret: secret.to_owned(),
+            configured: found.configured,
+            state: Mutex::new(State {
+                chain: found.chain,
+                revision: found.stored,
+            }),
+            keeps_answer: AtomicBool::new(false),
+            is_handed_out: AtomicBool::new(false),
+            _lock: lock,
+        }
+    }
+
+    /// The chain as this call knows it.
+    pub(in crate::capability) async fn chain(&self) -> Chain {
+        self.state.lock().await.chain.clone()
+    }
+
+    /// The newest value and its generation; none: the chain has no value yet.
+    pub(in crate::capability) async fn newest(&self) -> Option<(SecretSlice<u8>, u64)> {
+        let state = self.state.lock().await;
+        let chain = &state.chain;
+        let has_value = !chain.value.expose_secret().is_empty();
+        has_value.then(|| (chain.value.clone(), chain.generation))
+    }
+
+    /// Whether an answer must outlive the call whatever the source says.
+    pub(super) fn keeps_answer(&self) -> bool {
+        self.keeps_answer.load(Ordering::Relaxed)
+    }
+
+    /// The answer that waits for a request with this generation, once.
+    ///
+    /// # Errors
+    /// `chain.spent`: the value has had its answer; `chain.needs-attention`: the answer is another request's.
+    pub(super) async fn take_answer(
+        &self,
+        method: &str,
+        url: &str,
+        generation: u64,
+    ) -> Result<Option<Response>, Failure> {
+        let state = self.state.lock().await;
+        let chain = &state.chain;
+        if generation != chain.generation {
+            return Err(self.spent());
+        }
+        let Some((exchange, Answer(response))) = chain
+            .exchange
+            .as_ref()
+            .and_then(|exchange| Some((exchange, exchange.answer.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let intent = &exchange.intent;
+        if intent.method != method || intent.url != url {
+            return Err(self.failure(
+                FailureKind::Internal,
+                "chain.needs-attention",
+                &format!(
+                    "the answer to {} {} waits for the plugin, which asks {method} {url} instead",
+                    intent.method, intent.url
+                ),
+            ));
+        }
+        if self.is_handed_out.swap(true, Ordering::Relaxed) {
+            return Err(self.spent());
+        }
+        Ok(Some(response.clone()))
+    }
+
+    /// Writes down that a request with the newest value is about to be sent.
+    pub(super) async fn intend(&self, intent: Intent) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        let next = fresh(state.chain.intending(intent));
+        let change = next.change;
+        let stored = self.store(&mut state, next).await;
+        if stored.is_err() {
+            // The store may have it all the same.
+            self.host.journal.was_not_sent(change);
+        }
+        stored
+    }
+
+    /// Nothing left this machine. If that cannot be written down, it is remembered.
+    pub(super) async fn unsent(&self) {
+        if let Err(failure) = self.change(Chain::unsent).await {
+            tracing::warn!(job = %self.job.id, secret = self.secret, error = %failure, "the end of a request that was not sent cannot be written down");
+            let state = self.state.lock().await;
+            self.host.journal.was_not_sent(state.chain.change);
+        }
+    }
+
+    /// The chain with this answer, as it is to be stored; storing it again and again changes nothing.
+    pub(super) async fn with_answer(&self, response: &Response) -> Chain {
+        let state = self.state.lock().await;
+        self.is_handed_out.store(true, Ordering::Relaxed);
+        fresh(state.chain.answered(Answer(response.clone())))
+    }
+
+    /// Stores what [`Self::with_answer`] made.
+    pub(super) async fn keep_answer(&self, next: &Chain) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        self.store(&mut state, next.clone()).await
+    }
+
+    pub(super) async fn unspent(&self) -> Result<(), Failure> {
+        self.change(Chain::unspent).await
+    }
+
+    pub(super) async fn in_doubt(&self) -> Result<(), Failure> {
+        self.change(Chain::in_doubt).await
+    }
+
+    pub(super) async fn unread(&self) -> Result<(), Failure> {
+        self.change(Chain::unread).await
+    }
+
+    pub(super) async fn died(&self) -> Result<(), Failure> {
+        let now = self.host.clock.now().wall;
+        self.change(|chain| chain.died(now)).await
+    }
+
+    /// The successor. Durable when it returns; on failure the answer, which has it too, is kept.
+    pub(in crate::capability) async fn succeed(
+        &self,
+        value: SecretSlice<u8>,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(), Failure> {
+        let result = self
+            .change(|chain| chain.succeeded_by(value.clone(), expires_at))
+            .await;
+        self.keeps_answer.store(result.is_err(), Ordering::Relaxed);
+        if result.is_ok() {
+            self.is_handed_out.store(false, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Whether the store has another state of the chain than this call.
+    pub(super) async fn has_moved_on(&self) -> Result<bool, Failure> {
+        let state = self.state.lock().await;
+        let stored = self.host.keeper.chain(state.chain.id).await?;
+        Ok(stored.map(|stored| stored.revision) != state.revision)
+    }
+
+    async fn change(&self, change: impl Fn(&Chain) -> Chain) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        let next = fresh(change(&state.chain));
+        self.store(&mut state, next).await
+    }
+
+    /// Compare-and-swap. A swap that the store refuses may be one's own, whose answer was lost before.
+    async fn store(&self, state: &mut State, next: Chain) -> Result<(), Failure> {
+        let keeper = &self.host.keeper;
+        let change = ChainChange {
+            job: &self.job.id,
+            secret: &self.secret,
+            seed: self.configured.as_ref().map(ExposeSecret::expose_secret),
+            next: &next,
+            expected: state.revision.as_ref(),
+        };
+        let revision = match keeper.swap_chain(change).await? {
+            Some(revision) => revision,
+            None => match keeper.chain(next.id).await? {
+                Some(stored) if stored.chain.change == next.change => stored.revision,
+                _ => return Err(self.changed_by_another()),
+            },
+        };
+        *state = State {
+            chain: next,
+            revision: Some(revision),
+        };
+        Ok(())
+    }
+
+    fn changed_by_another(&self) -> Failure {
+        self.failure(
+            FailureKind::Unavailable,
+            "chain.changed",
+            "another process or a person changed it meanwhile",
+        )
+    }
+
+    fn spent(&self) -> Failure {
+        self.failure(
+            FailureKind::Internal,
+            "chain.spent",
+            "the plugin asks again with a value that has had its answer; a value is sent once",
+        )
+    }
+
+    /// A failure about this chain.
+    pub(super) fn failure(&self, kind: FailureKind, code: &str, why: &str) -> Failure {
+        let (secret, job) = (&self.secret, &self.job.id);
+        Failure::new(
+            kind,
+            code,
+            format!(
+                "rotating secret `{secret}` of job `{job}` is not used: {why}; `evertoken state show {job}` has more"
+            ),
+        )
+    }
+
+    /// The job that holds it.
+    pub(super) fn job(&self) -> &JobId {
+        &self.job.id
+    }
+
+    /// The secret's name.
+    pub(super) fn secret(&self) -> &str {
+        &self.secret
+    }
+}
+
+fn fresh(chain: Chain) -> Chain {
+    Chain {
+        change: stamp(),
+        ..chain
+    }
+}

@@ -1,0 +1,344 @@
+//! The journal as its users see it: an issuer that rotates, a source that may break anywhere, a process that may end anywhere.
+
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::world::{Reply, Script, World, code};
+use crate::capability::acquire::Unsuccessful;
+use crate::config::model::RetryUnanswered;
+use crate::failure::{Failure, FailureKind};
+
+fn said(kind: FailureKind) -> Script {
+    Script::fails(Unsuccessful::Said(Failure::new(kind, "said", "it says so")))
+}
+
+fn breaks() -> Script {
+    Script::fails(Unsuccessful::Broke(Failure::new(
+        FailureKind::Internal,
+        "plugin.trap",
+        "it broke",
+    )))
+}
+
+#[tokio::test]
+async fn a_request_is_written_down_before_it_is_sent_and_its_answer_before_the_source_sees_it() {
+    let world = World::new();
+    world.acquire().await.unwrap();
+    let sent = world.seen_at_the_issuer();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].value, "seed");
+    assert!(sent[0].was_intended && !sent[0].had_answer);
+    assert!(world.answer_was_kept_when_the_source_saw_it());
+}
+
+#[tokio::test]
+async fn the_successor_is_used_next() {
+    let world = World::new();
+    world.acquire().await.unwrap();
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "rt-1"]);
+    let chain = world.chain().await;
+    assert_eq!((chain.generation, chain.unanswered), (2, 0));
+    assert!(chain.exchange.is_none());
+}
+
+#[tokio::test]
+async fn without_a_successor_the_value_stays() {
+    let world = World::new();
+    world.issuer(Reply::without_successor());
+    world.acquire().await.unwrap();
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "seed"]);
+    assert!(world.chain().await.exchange.is_none());
+}
+
+#[tokio::test]
+async fn an_answer_that_the_source_could_not_use_is_given_to_it_again_and_nobody_is_asked() {
+    for script in [
+        breaks(),
+        said(FailureKind::Internal),
+        said(FailureKind::InvalidConfig),
+        Script::hangs(),
+    ] {
+        let world = World::new();
+        world.source(script);
+        world.acquire().await.unwrap_err();
+        world.source(Script::Works);
+        assert_eq!(world.acquire().await.unwrap(), "at-1");
+        assert_eq!(world.values_sent(), ["seed"]);
+        assert!(world.chain().await.has_newest(b"rt-1"));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_ends_between_exchange_and_save_loses_nothing() {
+    let mut world = World::new();
+    world.source(Script::hangs());
+    world.acquire().await.unwrap_err();
+    world.restart();
+    world.source(Script::Works);
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+    assert_eq!(world.acquire().await.unwrap(), "at-2");
+    assert_eq!(world.values_sent(), ["seed", "rt-1"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_brought_nothing_is_closed_and_the_value_is_sent_again() {
+    for kind in [FailureKind::Denied, FailureKind::Unavailable] {
+        let world = World::new();
+        world.source(said(kind));
+        world.acquire().await.unwrap_err();
+        assert!(world.chain().await.exchange.is_none());
+        world.source(Script::Works);
+        world.acquire().await.unwrap();
+        assert_eq!(world.values_sent(), ["seed", "seed"]);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_stays_when_what_the_source_asked_after_it_failed() {
+    for kind in [FailureKind::Denied, FailureKind::Unavailable] {
+        let world = World::new();
+        world.source(Script::asks_another_first(kind));
+        world.acquire().await.unwrap_err();
+        world.source(Script::Works);
+        assert_eq!(world.acquire().await.unwrap(), "at-1");
+        assert_eq!(world.values_sent(), ["seed"]);
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_goes_on_when_the_source_is_stopped() {
+    let world = World::new();
+    world.issuer(Reply::after(Duration::from_millis(300)));
+    let acquire = tokio::time::timeout(Duration::from_millis(100), world.acquire());
+    acquire.await.unwrap_err();
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+    assert_eq!(world.values_sent(), ["seed"]);
+}
+
+#[tokio::test]
+async fn a_request_that_never_left_costs_nothing() {
+    let world = World::new();
+    world.issuer(Reply::unreachable());
+    for _ in 0..10 {
+        let failure = world.acquire().await.unwrap_err();
+        assert_eq!(code(&failure), "http.connect");
+    }
+    assert_eq!(world.chain().await.unanswered, 0);
+    world.issuer(Reply::rotates());
+    world.acquire().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_one_more_request_is_sent_at_once_and_further_ones_half_a_minute_apart() {
+    let world = World::new();
+    world.issuer(Reply::is_lost());
+    for _ in 0..2 {
+        let failure = world.acquire().await.unwrap_err();
+        assert_eq!(code(&failure), "http.protocol");
+    }
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.in-doubt");
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(30)));
+    assert_eq!(world.values_sent().len(), 2);
+    world.pass(Duration::from_secs(30));
+    world.acquire().await.unwrap_err();
+    assert_eq!(world.values_sent().len(), 3);
+}
+
+#[tokio::test]
+async fn requests_are_counted_across_restarts() {
+    let mut world = World::new();
+    world.issuer(Reply::is_lost());
+    for _ in 0..2 {
+        world.acquire().await.unwrap_err();
+        world.restart();
+    }
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.in-doubt");
+}
+
+#[tokio::test]
+async fn a_job_may_forbid_a_second_request() {
+    let mut world = World::new();
+    world.secret(|secret| secret.retry_unanswered = RetryUnanswered::Never);
+    world.issuer(Reply::is_lost());
+    world.acquire().await.unwrap_err();
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.needs-attention");
+    assert_eq!(world.values_sent().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_fails_leaves_doubt_and_a_limit_on_requests_leaves_none() {
+    let world = World::new();
+    world.issuer(Reply::status(503, ""));
+    world.acquire().await.unwrap_err();
+    assert_eq!(world.chain().await.unanswered, 1);
+    world.issuer(Reply::status(429, ""));
+    world.acquire().await.unwrap_err();
+    assert_eq!(world.chain().await.unanswered, 0);
+}
+
+#[tokio::test]
+async fn a_dead_chain_is_never_sent_again_until_a_new_value_is_configured() {
+    let mut world = World::new();
+    world.issuer(Reply::status(400, r#"{"error":"invalid_grant"}"#));
+    world.acquire().await.unwrap_err();
+    for _ in 0..3 {
+        let failure = world.acquire().await.unwrap_err();
+        assert_eq!((failure.kind, code(&failure)), (FailureKind::Denied, "chain.dead"));
+        world.restart();
+    }
+    assert_eq!(world.values_sent(), ["seed"]);
+    world.issuer(Reply::rotates());
+    world.configure("another login");
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "another login"]);
+}
+
+#[tokio::test]
+async fn a_login_that_came_while_the_old_one_was_refused_is_used_at_once() {
+    let world = World::new();
+    world.issuer(Reply::refuses_and_a_person_logs_in("another login"));
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "another login"]);
+}
+
+#[tokio::test]
+async fn a_spent_value_from_a_backup_is_not_sent() {
+    let mut world = World::new();
+    world.acquire().await.unwrap();
+    world.configure("rt-1");
+    world.acquire().await.unwrap();
+    world.configure("seed");
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "rt-1", "rt-2"]);
+}
+
+#[tokio::test]
+async fn a_second_request_with_the_same_value_is_not_sent() {
+    let world = World::new();
+    world.source(Script::sends_twice());
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.needs-attention");
+    assert_eq!(world.values_sent(), ["seed"]);
+    world.source(Script::Works);
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+}
+
+#[tokio::test]
+async fn an_answer_is_read_with_the_configuration_that_it_was_asked_for_with_and_then_the_present_one_counts() {
+    let mut world = World::new();
+    world.source(breaks());
+    world.acquire().await.unwrap_err();
+    world.source(Script::Works);
+    world.reconfigure(serde_json::json!({"scope": "another"}));
+    assert_eq!(world.acquire().await.unwrap(), "at-2");
+    let asked_with = world.configurations_of_calls();
+    assert_eq!(asked_with, ["{}", "{}", r#"{"scope":"another"}"#]);
+    assert_eq!(world.values_sent(), ["seed", "rt-1"]);
+}
+
+#[tokio::test]
+async fn a_mended_configuration_gets_an_answer_that_the_old_one_could_not_read() {
+    let mut world = World::new();
+    world.source(breaks());
+    world.acquire().await.unwrap_err();
+    world.reconfigure(serde_json::json!({"scope": "mended"}));
+    world.source(Script::works_with(r#"{"scope":"mended"}"#));
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.needs-attention");
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+    assert_eq!(world.values_sent(), ["seed"]);
+}
+
+#[tokio::test]
+async fn a_replayed_token_that_has_expired_settles_the_successor_and_another_is_obtained() {
+    let world = World::new();
+    world.source(breaks());
+    world.acquire().await.unwrap_err();
+    world.source(Script::Works);
+    world.pass(Duration::from_secs(86_400));
+    assert_eq!(world.acquire().await.unwrap(), "at-2");
+    assert_eq!(world.values_sent(), ["seed", "rt-1"]);
+}
+
+#[tokio::test]
+async fn two_jobs_on_one_refresh_token_take_turns() {
+    let world = Arc::new(World::new());
+    world.issuer(Reply::after(Duration::from_millis(50)));
+    let (one, other) = tokio::join!(world.acquire(), world.acquire_for("other"));
+    let mut tokens = [one.unwrap(), other.unwrap()];
+    tokens.sort();
+    assert_eq!(tokens, ["at-1", "at-2"]);
+    assert_eq!(world.values_sent(), ["seed", "rt-1"]);
+}
+
+#[tokio::test]
+async fn a_job_that_settles_anothers_answer_gets_a_token_of_its_own() {
+    let world = World::new();
+    world.source(breaks());
+    world.acquire().await.unwrap_err();
+    world.source(Script::Works);
+    assert_eq!(world.acquire_for("other").await.unwrap(), "at-2");
+    assert_eq!(world.values_sent(), ["seed", "rt-1"]);
+}
+
+#[tokio::test]
+async fn an_answer_is_written_until_it_is_kept() {
+    let world = World::new();
+    world.store_fails_after_the_exchange(3);
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed"]);
+    assert!(world.chain().await.has_newest(b"rt-1"));
+}
+
+#[tokio::test]
+async fn without_a_durable_intent_nothing_is_sent() {
+    let world = World::new();
+    world.store_fails(1);
+    world.acquire().await.unwrap_err();
+    assert!(world.values_sent().is_empty());
+    world.acquire().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_successor_that_could_not_be_stored_is_had_again_from_the_answer() {
+    let world = World::new();
+    world.successor_cannot_be_stored(true);
+    world.acquire().await.unwrap_err();
+    world.successor_cannot_be_stored(false);
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+    assert_eq!(world.values_sent(), ["seed"]);
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_recognized_as_ones_own() {
+    let world = World::new();
+    world.store_forgets_to_answer();
+    world.acquire().await.unwrap_err();
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed"]);
+    assert_eq!(world.chain().await.unanswered, 0);
+}
+
+#[tokio::test]
+async fn another_processs_intent_is_left_alone_until_it_is_over() {
+    let mut world = World::new();
+    world.is_shared_by_processes();
+    world.issuer(Reply::is_lost());
+    world.acquire_without_writing_its_end().await;
+    world.restart();
+    world.issuer(Reply::rotates());
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.in-use");
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(70)));
+    world.pass(Duration::from_secs(70));
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "seed"]);
+}
