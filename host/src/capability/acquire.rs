@@ -111,6 +111,7 @@ impl Host {
             tracing::warn!(job = %job.id, error = %failure, "what a call left open cannot be closed; it is settled before the next call");
             false
         });
+        journal::write_back(&self.0, job, call.held()).await;
         match result {
             Ok(token) => {
                 let acquired = Acquired {
@@ -118,8 +119,8 @@ impl Host {
                     rotating_expires_at: journal::expires_at(call.held()).await,
                     token,
                 };
-                let is_wanted =
-                    replayed.is_none_or(|exchange| is_wanted(job, &called, &exchange, &acquired, self));
+                let is_wanted = replayed
+                    .is_none_or(|exchange| is_wanted(job, &called, &exchange, &acquired, self));
                 Ok(if is_wanted {
                     Round::Done(acquired)
                 } else {

@@ -371,20 +371,68 @@ mod tests {
         use RetryUnanswered::{After, AtOnce, Never};
         use Settlement::{Dead, Free, InDoubt, InUse, NeedsAttention, Replay};
         let sent = |holder| chain().intending(intent(holder, NOW));
-        let in_doubt = |wait| InDoubt { until: NOW.after(s(wait)) };
+        let in_doubt = |wait| InDoubt {
+            until: NOW.after(s(wait)),
+        };
         for (what, chain, alone, retry, later, expected) in [
             ("new", chain(), false, AtOnce, 0, Free),
-            ("answered", sent(US).answered(answer()), false, AtOnce, 0, Replay),
-            ("answered to others", sent(OTHERS).answered(answer()), false, AtOnce, 0, Replay),
+            (
+                "answered",
+                sent(US).answered(answer()),
+                false,
+                AtOnce,
+                0,
+                Replay,
+            ),
+            (
+                "answered to others",
+                sent(OTHERS).answered(answer()),
+                false,
+                AtOnce,
+                0,
+                Replay,
+            ),
             ("ours, unanswered", sent(US), false, AtOnce, 0, Free),
-            ("others', under way", sent(OTHERS), false, AtOnce, 0, InUse { until: NOW.after(s(70)) }),
-            ("others', within the skew", sent(OTHERS), false, AtOnce, 69, InUse { until: NOW.after(s(70)) }),
+            (
+                "others', under way",
+                sent(OTHERS),
+                false,
+                AtOnce,
+                0,
+                InUse {
+                    until: NOW.after(s(70)),
+                },
+            ),
+            (
+                "others', within the skew",
+                sent(OTHERS),
+                false,
+                AtOnce,
+                69,
+                InUse {
+                    until: NOW.after(s(70)),
+                },
+            ),
             ("others', over", sent(OTHERS), false, AtOnce, 70, Free),
             ("a dead process's", sent(OTHERS), true, AtOnce, 0, Free),
             ("once", unanswered(1), true, AtOnce, 0, Free),
-            ("once, to be repeated later", unanswered(1), true, After(s(20)), 19, in_doubt(20)),
+            (
+                "once, to be repeated later",
+                unanswered(1),
+                true,
+                After(s(20)),
+                19,
+                in_doubt(20),
+            ),
             ("once, later", unanswered(1), true, After(s(20)), 20, Free),
-            ("once, not to be repeated", unanswered(1), true, Never, 1000, NeedsAttention),
+            (
+                "once, not to be repeated",
+                unanswered(1),
+                true,
+                Never,
+                1000,
+                NeedsAttention,
+            ),
             ("twice", unanswered(2), true, AtOnce, 29, in_doubt(30)),
             ("twice, later", unanswered(2), true, AtOnce, 30, Free),
             ("often", unanswered(50), true, AtOnce, 30, Free),
@@ -418,14 +466,22 @@ mod tests {
 
     #[test]
     fn a_new_value_brings_a_dead_chain_back_to_life() {
-        let next = chain().died(NOW).succeeded_by(b"next".to_vec().into(), None);
+        let next = chain()
+            .died(NOW)
+            .succeeded_by(b"next".to_vec().into(), None);
         assert_eq!(next.dead_since, None);
         assert!(next.has_newest(b"next"));
     }
 
     #[test]
     fn neither_values_nor_answers_are_shown() {
-        let shown = format!("{:?}", chain().intending(intent(US, NOW)).answered(answer()));
-        assert!(!shown.contains("seed") && !shown.contains("status"), "{shown}");
+        let shown = format!(
+            "{:?}",
+            chain().intending(intent(US, NOW)).answered(answer())
+        );
+        assert!(
+            !shown.contains("seed") && !shown.contains("status"),
+            "{shown}"
+        );
     }
 }

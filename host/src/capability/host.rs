@@ -8,7 +8,7 @@ use super::call::Call;
 use super::http::{ProxyRules, Transport};
 use super::journal::{Held, Journal};
 use super::keep::Keeper;
-use super::secrets::Kubernetes;
+use super::secrets::{Home, Kubernetes};
 use crate::config::model::{Job, PluginLimits};
 use crate::config::origin::Origin;
 use crate::time::Clock;
@@ -24,6 +24,8 @@ pub struct Settings {
     pub keeper: Arc<dyn Keeper>,
     /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
     pub kubernetes: Option<Arc<dyn Kubernetes>>,
+    /// Where the newest values of rotating secrets are put, beside the keeper, for jobs that want it; none: nowhere.
+    pub home: Option<Arc<dyn Home>>,
     /// What carries requests.
     pub transport: Arc<dyn Transport>,
     /// The clock that plugins see.
@@ -50,6 +52,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) environment: Environment,
     pub(super) proxies: ProxyRules,
+    pub(super) home: Option<Arc<dyn Home>>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) journal: Journal,
 }
@@ -71,6 +74,7 @@ impl Host {
             kubernetes: settings.kubernetes,
             clock: settings.clock,
             environment: settings.environment,
+            home: settings.home,
             transport: settings.transport,
             journal: Journal::new(),
         }))

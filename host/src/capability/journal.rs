@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::chain::{Chain, ChainId, Exchange, Holder, Plugin, Settlement};
@@ -30,6 +31,9 @@ pub(super) use flight::Flight;
 
 /// How long the end of the process waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
 pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// Writing a value back must not keep the token from its outputs: it is tried again.
+const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The journal of a process.
 pub(super) struct Journal {
@@ -59,10 +63,7 @@ impl Journal {
     /// Waits for the exchanges under way, at most [`DRAIN`].
     pub(super) async fn drain(&self) {
         self.exchanges.close();
-        if tokio::time::timeout(DRAIN, self.exchanges.wait())
-            .await
-            .is_err()
-        {
+        if timeout(DRAIN, self.exchanges.wait()).await.is_err() {
             tracing::error!(
                 exchanges = self.exchanges.len(),
                 "stopping although answers to requests with rotating secrets are missing; the next start settles them"
@@ -257,12 +258,7 @@ pub(super) struct Found {
 }
 
 /// The chain that a secret of the job stands for. One without any value yet begins with the empty one, which is never sent.
-async fn find(
-    host: &Shared,
-    job: &Job,
-    name: &str,
-    secret: &Secret,
-) -> Result<Found, Failure> {
+async fn find(host: &Shared, job: &Job, name: &str, secret: &Secret) -> Result<Found, Failure> {
     let configured = configured(host, job, name, secret).await;
     let seed = configured.as_ref().ok().map(ExposeSecret::expose_secret);
     let found = host.keeper.find_chain(&job.id, name, seed).await?;
@@ -383,4 +379,42 @@ pub(super) async fn has_news(host: &Shared, job: &Job, held: &Held) -> bool {
         }
     }
     false
+}
+
+/// Puts newest values where jobs want them beside the store. What fails is tried again after the next call; the store has them.
+pub(super) async fn write_back(host: &Shared, job: &Job, held: &Held) {
+    for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
+        let (Some(flight), Some(home)) = (held.flight(name), &host.home) else {
+            continue;
+        };
+        let (Some(configured), Some((newest, _))) = (flight.configured(), flight.newest().await)
+        else {
+            continue;
+        };
+        let (spent, next) = (configured.expose_secret(), newest.expose_secret());
+        if spent == next {
+            continue;
+        }
+        let replacing = home.replace(&secret.origin, spent, next);
+        let replaced = timeout(WRITE_BACK_TIMEOUT, replacing).await;
+        match replaced.unwrap_or_else(|_| Err(too_slow())) {
+            Ok(true) => {}
+            Ok(false) => tracing::info!(
+                job = %job.id, secret = name,
+                "the newest value is not written back: another one has been put there"
+            ),
+            Err(failure) => tracing::warn!(
+                job = %job.id, secret = name, error = %failure,
+                "the newest value cannot be written back; the state store has it"
+            ),
+        }
+    }
+}
+
+fn too_slow() -> Failure {
+    Failure::new(
+        FailureKind::Unavailable,
+        "host.timeout",
+        format!("it took more than {} s", WRITE_BACK_TIMEOUT.as_secs()),
+    )
 }

@@ -21,4 +21,4 @@ pub use crypto::PublicKey;
 pub use encoding::Encoding;
 pub use host::{Environment, Host, Settings, process_environment};
 pub use http::{Body, Network, Request, Response};
-pub use secrets::{Kubernetes, Piece, SecretHandle, Value};
+pub use secrets::{Home, Kubernetes, Piece, SecretHandle, Value};

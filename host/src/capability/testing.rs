@@ -13,12 +13,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tracing::instrument::WithSubscriber;
 
+use super::chain::Plugin;
 use super::host::{Environment, Host, Shared};
-use super::http::{Clients, ProxyRules};
+use super::http::{Clients, Network, ProxyRules};
+use super::journal::{self, Journal};
 use super::keep::{BoxFuture, Generation, Keeper};
 use super::secrets::Kubernetes;
 use super::{Body, Call, Request, Value};
-use crate::config::model::{Job, JobId, PluginLimits, Scope, Secret, SecretOrigin, Source, Tls};
+use crate::config::model::{
+    Job, JobId, PluginLimits, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls,
+};
 use crate::config::origin::Origin;
 use crate::failure::Failure;
 use crate::refresh::Policy;
@@ -159,6 +163,8 @@ impl Fixture {
         let secret = Secret {
             origin: SecretOrigin::Value(SecretString::from(value)),
             rotating: false,
+            retry_unanswered: RetryUnanswered::default(),
+            write_back: false,
             to: None,
         };
         self.job
@@ -180,20 +186,33 @@ impl Fixture {
             limits: RwLock::new(self.limits.clone()),
             keeper: self.keeper.clone(),
             kubernetes: self.kubernetes.clone(),
+            home: None,
+            transport: Arc::new(Network::with_clients(
+                Clients::new(Arc::new(move |name| {
+                    let found = names.get(&name).cloned();
+                    Box::pin(async move {
+                        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
+                    })
+                })),
+                Arc::new(StandingClock),
+            )),
             clock: Arc::new(StandingClock),
             proxies: ProxyRules::from_environment(&environment),
             environment,
-            clients: Clients::new(Arc::new(move |name| {
-                let found = names.get(&name).cloned();
-                Box::pin(async move {
-                    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
-                })
-            })),
+            journal: Journal::new(),
         }))
     }
 
     pub(crate) fn call(&self) -> Call {
         self.call_on(&self.host())
+    }
+
+    /// A call that holds the job's chains, settled.
+    pub(crate) async fn holding_call(&self) -> Call {
+        let host = self.host();
+        let job = Arc::new(self.job.clone());
+        let settled = journal::settle(&host.0, &job, Plugin::default()).await;
+        host.call_holding(&job, &self.endpoints, settled.unwrap().held)
     }
 
     pub(crate) fn call_on(&self, host: &Host) -> Call {

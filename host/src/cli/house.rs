@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::capability::{self, Network, process_environment};
 use crate::config::model::{Config, SecretOrigin, StateLocation};
 use crate::kubernetes::Kubernetes;
-use crate::output::Outputs;
+use crate::output::{Homes, Outputs};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
@@ -46,6 +46,7 @@ impl House {
             limits: config.limits.plugin.clone(),
             keeper: Arc::clone(&store) as _,
             kubernetes: Some(Arc::clone(&kubernetes) as _),
+            home: Some(Arc::new(Homes::new(Arc::clone(&kubernetes)))),
             transport: Arc::new(Network::new(Arc::new(SystemClock))),
             clock: Arc::new(SystemClock),
             environment: process_environment(),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::mistake::Span;
 use super::model::{
     Config, Destination, FileDestination, Format, Job, JobId, Limits, Output, PluginFile,
-    PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin, SecretWrite, SharedOutput,
-    Source, StateLocation, Tls,
+    PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin, SecretWrite,
+    SharedOutput, Source, StateLocation, Tls,
 };
 use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
@@ -404,6 +404,7 @@ impl<'d> Checker<'d> {
                     origin,
                     rotating: self.rotating(&secret.value),
                     retry_unanswered: self.retry_unanswered(&secret.value),
+                    write_back: self.write_back(&secret.value),
                     to: secret.value.to.as_ref().map(|to| values(Some(to))),
                 };
                 secrets.insert(name.value.0.clone(), secret);
@@ -430,11 +431,7 @@ impl<'d> Checker<'d> {
         let Some(retry) = &secret.retry_unanswered else {
             return RetryUnanswered::default();
         };
-        if !secret
-            .rotating
-            .as_ref()
-            .is_some_and(|rotating| rotating.value)
-        {
+        if !rotates(secret) {
             self.gathered.note(
                 retry.span,
                 "`retry_unanswered` is about rotating secrets, and this one is none",
@@ -446,6 +443,26 @@ impl<'d> Checker<'d> {
             Some(Duration::ZERO) => RetryUnanswered::AtOnce,
             Some(after) => RetryUnanswered::After(after),
         }
+    }
+
+    fn write_back(&mut self, secret: &file::Secret) -> bool {
+        let Some(write_back) = secret.write_back.as_ref().filter(|wanted| wanted.value) else {
+            return false;
+        };
+        if !rotates(secret) {
+            self.gathered.note(
+                write_back.span,
+                "`write_back` is about rotating secrets, and this one is none",
+                "remove it, or add `rotating: true`",
+            );
+        } else if secret.file.is_none() && secret.secret.is_none() {
+            self.gathered.note(
+                write_back.span,
+                "only a `file` or a `secret` can be written back to",
+                "remove it: the newest value is kept in `state`",
+            );
+        }
+        true
     }
 
     fn secret_origin(&mut self, secret: &'d file::Secret) -> Option<SecretOrigin> {
@@ -820,4 +837,9 @@ fn pairs<K, V>(
 
 fn empty_object() -> serde_json::Value {
     serde_json::Value::Object(serde_json::Map::new())
+}
+
+fn rotates(secret: &file::Secret) -> bool {
+    let rotating = secret.rotating.as_ref();
+    rotating.is_some_and(|rotating| rotating.value)
 }

@@ -219,6 +219,9 @@ record! {
         /// Whether a request that carried a rotating secret and was not answered is sent again: after this time, or `never`.
         /// Default 0s: many issuers allow it for some seconds.
         retry_unanswered: Option<At<Repetition>>,
+        /// Whether each new value of a rotating secret is also put into the `file` or `secret` that it came from, as long as the spent
+        /// one is there. Default false: it is kept in `state`.
+        write_back: Option<At<bool>>,
         /// Origins that it may be sent to, instead of the endpoints in the plugin's configuration.
         to: Option<At<Vec<At<Origin>>>>,
     }

@@ -7,7 +7,15 @@ use super::read::{Gathered, nearest};
 use super::yaml::{Content, Key, Kind, Node};
 
 /// What a mapping under `secrets` or `state.key` may show: references, no values.
-const REFERENCES: [&str; 6] = ["file", "env", "job", "rotating", "retry_unanswered", "to"];
+const REFERENCES: [&str; 7] = [
+    "file",
+    "env",
+    "job",
+    "rotating",
+    "retry_unanswered",
+    "write_back",
+    "to",
+];
 /// The same, where the reference is a mapping of its own.
 const REFERENCE_RECORDS: [&str; 2] = ["secret", "service_account"];
 /// The key that holds a secret.

@@ -16,8 +16,8 @@ use super::document::text_of;
 use super::hide::has_userinfo;
 use super::mistake::{Mistake, Mistakes, Note, Sources, Span};
 use super::model::{
-    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret, SecretDestination,
-    SecretOrigin, SecretWrite, Source, StateLocation, Tls,
+    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret,
+    SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
 };
 use super::read::{Complaint, Gathered, Word, nearest};
 use super::unit::{Namespace, ObjectName, SecretKey};
@@ -797,6 +797,7 @@ impl KtrSettings {
                     origin: client_secret.clone(),
                     rotating: false,
                     retry_unanswered: RetryUnanswered::default(),
+                    write_back: false,
                     to: None,
                 };
                 (

@@ -139,6 +139,8 @@ pub struct Secret {
     pub rotating: bool,
     /// Whether a request that carried it and went unanswered is repeated.
     pub retry_unanswered: RetryUnanswered,
+    /// Whether each new value is also put where the first one came from.
+    pub write_back: bool,
     /// Where it may be sent; none: the endpoints in the plugin's configuration.
     pub to: Option<Vec<Origin>>,
 }

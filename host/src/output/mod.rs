@@ -2,6 +2,7 @@
 //! written again. What the content is, formats and tokens decide, not this room.
 
 mod file;
+mod home;
 mod secret;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::kubernetes::Kubernetes;
 use crate::time::Timestamp;
 use crate::token::Artifact;
+
+pub use home::Homes;
 
 /// Bytes of an artifact's name: the bound of Secret keys; file systems allow two more.
 const ARTIFACT_NAME_MAX_BYTES: usize = 253;

@@ -463,11 +463,7 @@ impl Call {
     }
 
     /// The newest value of a chain, as this call holds it, or as it is for whoever only looks.
-    async fn newest(
-        &self,
-        name: &str,
-        secret: &Secret,
-    ) -> Result<(SecretSlice<u8>, u64), Failure> {
+    async fn newest(&self, name: &str, secret: &Secret) -> Result<(SecretSlice<u8>, u64), Failure> {
         let Inner {
             host, job, held, ..
         } = &*self.0;

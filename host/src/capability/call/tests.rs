@@ -272,7 +272,7 @@ async fn a_chain_goes_on_from_its_newest_value_until_another_seed_is_configured(
     secret.origin = from_file(&path);
     secret.rotating = true;
 
-    let call = fixture.call();
+    let call = fixture.holding_call().await;
     assert_eq!(call.open("rt").await.unwrap().expose(), b"seed-1");
     let next = Value::Text("generation-2".to_owned());
     call.replace("rt", next, Some(NOW)).await.unwrap();
@@ -281,7 +281,7 @@ async fn a_chain_goes_on_from_its_newest_value_until_another_seed_is_configured(
 
     // The seed is gone: the chain lives on, and its successor belongs to it.
     std::fs::remove_file(&path).unwrap();
-    let call = fixture.call();
+    let call = fixture.holding_call().await;
     assert_eq!(call.open("rt").await.unwrap().expose(), b"generation-2");
     let next = Value::Text("generation-3".to_owned());
     call.replace("rt", next, None).await.unwrap();
@@ -304,7 +304,8 @@ async fn a_chain_may_begin_without_a_seed() {
         "secret.not-found"
     );
     let first = Value::Text("first".to_owned());
-    fixture.call().replace("rt", first, None).await.unwrap();
+    let call = fixture.holding_call().await;
+    call.replace("rt", first, None).await.unwrap();
     assert_eq!(opened(&fixture, "rt").await.unwrap(), "first");
 }
 

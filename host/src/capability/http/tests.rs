@@ -436,7 +436,7 @@ async fn a_rotating_secret_travels_on_a_connection_of_its_own() {
     .await;
     let mut fixture = Fixture::reaching(&server);
     fixture.secret("refresh_token", "rt-1-value").rotating = true;
-    let call = fixture.call();
+    let call = fixture.holding_call().await;
     for expected in 1..=3 {
         let mut request = get(server.url("/"));
         let secret = call.open("refresh_token").await.unwrap();

@@ -131,11 +131,16 @@ impl Exchange {
             Err(NoAnswer::after_sending(Failure::new(
                 FailureKind::Unavailable,
                 "http.timeout",
-                format!("{url} had not answered in full {} s after the request was written down", EXCHANGE_TIMEOUT.as_secs()),
+                format!(
+                    "{url} had not answered in full {} s after the request was written down",
+                    EXCHANGE_TIMEOUT.as_secs()
+                ),
             )))
         });
         match &outcome {
-            Err(NoAnswer { was_sent: false, .. }) => self.unsent().await,
+            Err(NoAnswer {
+                was_sent: false, ..
+            }) => self.unsent().await,
             Err(NoAnswer { was_sent: true, .. }) => self.in_doubt().await,
             Ok(response) => match meaning(response) {
                 Meaning::Taken => self.keep(response).await,
@@ -266,7 +271,11 @@ mod tests {
             (401, r#"{"error":"invalid_grant","x":1}"#, Meaning::Dead),
             (400, r#"{"error":"use_dpop_nonce"}"#, Meaning::Unspent),
             (401, r#"{"error":"invalid_client"}"#, Meaning::Unspent),
-            (400, r#"{"error":{"code":"invalid_grant"}}"#, Meaning::Unspent),
+            (
+                400,
+                r#"{"error":{"code":"invalid_grant"}}"#,
+                Meaning::Unspent,
+            ),
             (403, "<html>blocked</html>", Meaning::Unspent),
             (429, r#"{"error":"invalid_grant"}"#, Meaning::Unspent),
             (500, r#"{"error":"invalid_grant"}"#, Meaning::Unknown),

@@ -71,6 +71,11 @@ impl Flight {
         has_value.then(|| (chain.value.clone(), chain.generation))
     }
 
+    /// The configured value as it was when the call began.
+    pub(super) fn configured(&self) -> Option<&SecretSlice<u8>> {
+        self.configured.as_ref()
+    }
+
     /// Whether an answer must outlive the call whatever the source says.
     pub(super) fn keeps_answer(&self) -> bool {
         self.keeps_answer.load(Ordering::Relaxed)

@@ -133,7 +133,8 @@ async fn a_request_that_never_left_costs_nothing() {
 }
 
 #[tokio::test]
-async fn after_a_lost_answer_one_more_request_is_sent_at_once_and_further_ones_half_a_minute_apart() {
+async fn after_a_lost_answer_one_more_request_is_sent_at_once_and_further_ones_half_a_minute_apart()
+{
     let world = World::new();
     world.issuer(Reply::is_lost());
     for _ in 0..2 {
@@ -191,7 +192,10 @@ async fn a_dead_chain_is_never_sent_again_until_a_new_value_is_configured() {
     world.acquire().await.unwrap_err();
     for _ in 0..3 {
         let failure = world.acquire().await.unwrap_err();
-        assert_eq!((failure.kind, code(&failure)), (FailureKind::Denied, "chain.dead"));
+        assert_eq!(
+            (failure.kind, code(&failure)),
+            (FailureKind::Denied, "chain.dead")
+        );
         world.restart();
     }
     assert_eq!(world.values_sent(), ["seed"]);
@@ -232,7 +236,8 @@ async fn a_second_request_with_the_same_value_is_not_sent() {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_with_the_configuration_that_it_was_asked_for_with_and_then_the_present_one_counts() {
+async fn an_answer_is_read_with_the_configuration_that_it_was_asked_for_with_and_then_the_present_one_counts()
+ {
     let mut world = World::new();
     world.source(breaks());
     world.acquire().await.unwrap_err();

@@ -16,7 +16,7 @@ use crate::config::model::{Job, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 
-pub use provider::{Kubernetes, MAX_SECRET_BYTES};
+pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
 pub(super) use provider::{Providers, fetch};
 
 /// Where a value may be sent.

@@ -50,6 +50,20 @@ pub trait Kubernetes: Send + Sync {
     ) -> BoxFuture<'a, Result<SecretString, Failure>>;
 }
 
+/// Where a user's own file or Secret holds a rotating secret.
+pub trait Home: Send + Sync {
+    /// Puts `next` there if `spent` is there, and nothing else. Whether it was.
+    ///
+    /// # Errors
+    /// It can be neither read nor written; it holds what it held before.
+    fn replace<'a>(
+        &'a self,
+        origin: &'a SecretOrigin,
+        spent: &'a [u8],
+        next: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, Failure>>;
+}
+
 /// What the providers read from.
 pub(in crate::capability) struct Providers<'a> {
     pub(in crate::capability) environment: &'a Environment,

@@ -11,9 +11,7 @@ use crate::capability::acquire::{Source, Unsuccessful};
 use crate::capability::chain::{Chain, ChainId, Plugin};
 use crate::capability::host::{Host, Settings};
 use crate::capability::http::{Body, NoAnswer, Outgoing, Request, Response, Transport};
-use crate::capability::keep::{
-    BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain,
-};
+use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::capability::testing::{Fixture, NOW, get};
 use crate::capability::{Call, Value};
 use crate::config::model::{Job, JobId, Secret, SecretOrigin};
@@ -213,10 +211,7 @@ impl World {
     }
 
     pub(super) async fn acquire_without_writing_its_end(&self) {
-        self.inner
-            .keeper
-            .fails_after
-            .store(true, Ordering::Relaxed);
+        self.inner.keeper.fails_after.store(true, Ordering::Relaxed);
         self.acquire().await.unwrap_err();
         self.inner
             .keeper
@@ -302,6 +297,7 @@ fn host(inner: &Arc<Inner>) -> Host {
         limits: Fixture::new().limits,
         keeper: Arc::clone(&inner.keeper) as _,
         kubernetes: None,
+        home: None,
         transport: Arc::new(Issuer(Arc::clone(inner))),
         clock: Arc::new(SetClock(Arc::clone(inner))),
         environment: Arc::new(|_| None),

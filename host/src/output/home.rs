@@ -1,0 +1,289 @@
+//! Homes of rotating secrets: the user's own file or Secret, where other programs look for the newest value. It is put there only
+//! while the value that was spent is still there: what a person has put there since is a new login.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use secrecy::SecretSlice;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::file::Files;
+use crate::capability::keep::BoxFuture;
+use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
+use crate::config::model::{FileDestination, SecretOrigin};
+use crate::failure::{Failure, FailureKind};
+use crate::kubernetes::{CONFLICT, Call, Kubernetes, Verb};
+use crate::token::Artifact;
+
+/// Rounds of GET and PATCH when others change other keys of the Secret at the same moment.
+const CONFLICTS_MAX: usize = 4;
+
+/// The permission bits of a file.
+const PERMISSION_BITS: u32 = 0o777;
+
+/// Files and Secrets as homes.
+#[derive(Debug)]
+pub struct Homes {
+    kubernetes: Arc<Kubernetes>,
+    files: Files,
+}
+
+impl Homes {
+    /// Homes that reach Secrets through `kubernetes`.
+    #[must_use]
+    pub fn new(kubernetes: Arc<Kubernetes>) -> Self {
+        Self {
+            kubernetes,
+            files: Files::new(),
+        }
+    }
+
+    /// Owner, group and mode stay, and the newline at the end if there is one.
+    async fn replace_file(&self, path: &Path, spent: &[u8], next: &[u8]) -> Result<bool, Failure> {
+        let read = {
+            let (path, spent) = (path.to_owned(), Zeroizing::new(spent.to_vec()));
+            tokio::task::spawn_blocking(move || read_file(&path, &spent))
+        };
+        let read = read.await.map_err(|error| unreadable(path, &error))?;
+        let Some(found) = read.map_err(|error| unreadable(path, &error))? else {
+            return Ok(false);
+        };
+        let mut content = Zeroizing::new(Vec::with_capacity(next.len() + 1));
+        content.extend_from_slice(next);
+        content.extend_from_slice(found.line_end);
+        let destination = FileDestination {
+            path: path.to_owned(),
+            mode: found.mode,
+            owner: Some(found.owner),
+            group: Some(found.group),
+        };
+        let artifact = Artifact {
+            name: String::new(),
+            content: SecretSlice::from(content.to_vec()),
+        };
+        self.files.write(&destination, &[artifact]).await?;
+        Ok(true)
+    }
+
+    async fn replace_key(
+        &self,
+        place: &KeyPlace<'_>,
+        spent: &[u8],
+        next: &[u8],
+    ) -> Result<bool, Failure> {
+        let mut attempt = 1;
+        loop {
+            match self.replace_key_once(place, spent, next).await {
+                Err(failure)
+                    if failure.code.as_deref() == Some(CONFLICT) && attempt < CONFLICTS_MAX =>
+                {
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// GET, then a merge patch of this one key that holds only for the resourceVersion that was read.
+    async fn replace_key_once(
+        &self,
+        place: &KeyPlace<'_>,
+        spent: &[u8],
+        next: &[u8],
+    ) -> Result<bool, Failure> {
+        #[derive(Deserialize)]
+        struct Found {
+            metadata: Metadata,
+            #[serde(default)]
+            data: BTreeMap<String, String>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            resource_version: String,
+        }
+        let get = Call::secret(Verb::Get, place.namespace, place.name);
+        let found: Found = self.kubernetes.send(&get).await?.parse(&get)?;
+        let held = found
+            .data
+            .get(place.key)
+            .map(|text| BASE64.decode(text.as_bytes()));
+        let Some(Ok(held)) = held.map(|held| held.map(Zeroizing::new)) else {
+            return Ok(false);
+        };
+        let Some(content) = replaced(&held, place.pointer, spent, next) else {
+            return Ok(false);
+        };
+        let mut patch = Call::secret(Verb::Patch, place.namespace, place.name);
+        patch.content_type = "application/merge-patch+json";
+        patch.metadata_only = true;
+        patch.query.push(("fieldManager", "evertoken".to_owned()));
+        let body = json!({
+            "metadata": {"resourceVersion": found.metadata.resource_version},
+            "data": {place.key: BASE64.encode(&content)},
+        });
+        patch.body = Zeroizing::new(body.to_string().into_bytes());
+        self.kubernetes.send(&patch).await?;
+        Ok(true)
+    }
+}
+
+impl Home for Homes {
+    fn replace<'a>(
+        &'a self,
+        origin: &'a SecretOrigin,
+        spent: &'a [u8],
+        next: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async move {
+            match origin {
+                SecretOrigin::File(path) => self.replace_file(path, spent, next).await,
+                SecretOrigin::KubernetesSecret {
+                    namespace,
+                    name,
+                    key,
+                    pointer,
+                } => {
+                    let place = KeyPlace {
+                        namespace,
+                        name,
+                        key,
+                        pointer: pointer.as_deref(),
+                    };
+                    self.replace_key(&place, spent, next).await
+                }
+                // The configuration allows nothing else.
+                SecretOrigin::Env(_)
+                | SecretOrigin::Value(_)
+                | SecretOrigin::ServiceAccount { .. }
+                | SecretOrigin::Job(_) => Ok(false),
+            }
+        })
+    }
+}
+
+/// A key of a Secret, or a string in it.
+struct KeyPlace<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    key: &'a str,
+    pointer: Option<&'a str>,
+}
+
+/// The file that holds the spent value, as the next one must look.
+struct FoundFile {
+    mode: u32,
+    owner: u32,
+    group: u32,
+    line_end: &'static [u8],
+}
+
+/// None: it holds something else.
+fn read_file(path: &Path, spent: &[u8]) -> std::io::Result<Option<FoundFile>> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let mut held = Zeroizing::new(Vec::with_capacity(spent.len() + 3));
+    let longest = u64::try_from(MAX_SECRET_BYTES + 3).unwrap_or(u64::MAX);
+    file.take(longest).read_to_end(&mut held)?;
+    let line_end: &[u8] = match held.strip_prefix(spent) {
+        Some(b"") => b"",
+        Some(b"\n") => b"\n",
+        Some(b"\r\n") => b"\r\n",
+        _ => return Ok(None),
+    };
+    Ok(Some(FoundFile {
+        mode: metadata.mode() & PERMISSION_BITS,
+        owner: metadata.uid(),
+        group: metadata.gid(),
+        line_end,
+    }))
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(
+        FailureKind::InvalidConfig,
+        "secret.unreadable",
+        format!("cannot read {}: {error}", path.display()),
+    )
+}
+
+/// The key's content with the spent value replaced, whole or at a JSON pointer (RFC 6901); none: it is not there.
+fn replaced(
+    held: &[u8],
+    pointer: Option<&str>,
+    spent: &[u8],
+    next: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
+    let Some(pointer) = pointer else {
+        return (held == spent).then(|| Zeroizing::new(next.to_vec()));
+    };
+    let mut document: Value = serde_json::from_slice(held).ok()?;
+    let member = document.pointer_mut(pointer)?;
+    if member.as_str()?.as_bytes() != spent {
+        return None;
+    }
+    *member = Value::String(String::from_utf8(next.to_vec()).ok()?);
+    serde_json::to_vec(&document).ok().map(Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_value_is_replaced_where_it_stands_and_nothing_else_is_touched() {
+        let document = br#"{"a":1,"oauth":{"rt":"spent","x":[true]}}"#;
+        for (held, pointer, expected) in [
+            (&b"spent"[..], None, Some(&b"next"[..])),
+            (b"another", None, None),
+            (b"spent\n", None, None),
+            (
+                document,
+                Some("/oauth/rt"),
+                Some(br#"{"a":1,"oauth":{"rt":"next","x":[true]}}"#),
+            ),
+            (document, Some("/oauth/x"), None),
+            (document, Some("/absent"), None),
+            (b"not json", Some("/a"), None),
+        ] {
+            let found = replaced(held, pointer, b"spent", b"next");
+            assert_eq!(found.as_deref().map(Vec::as_slice), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_keeps_its_mode_and_its_line_end_and_what_a_person_put_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rt");
+        let homes = Homes::new(Arc::new(Kubernetes::new()));
+        let origin = SecretOrigin::File(path.clone());
+        for (held, expected, replaced) in [
+            ("spent", "next", true),
+            ("spent\n", "next\n", true),
+            ("spent\r\n", "next\r\n", true),
+            ("a new login", "a new login", false),
+            ("spent and more", "spent and more", false),
+            ("", "", false),
+        ] {
+            std::fs::write(&path, held).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+            let result = homes.replace(&origin, b"spent", b"next").await;
+            assert_eq!(result, Ok(replaced), "{held:?}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o640);
+        }
+        std::fs::remove_file(&path).unwrap();
+        let failure = homes.replace(&origin, b"spent", b"next").await.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some("secret.unreadable"));
+    }
+}
