@@ -30,7 +30,7 @@ pub(super) use exchange::send;
 pub(super) use flight::Flight;
 
 /// How long the end of the process waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
-pub const DRAIN: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// Writing a value back must not keep the token from its outputs: it is tried again.
 const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,7 +60,7 @@ impl Journal {
         }
     }
 
-    /// Waits for the exchanges under way, at most [`DRAIN`].
+    /// Waits for the exchanges under way, for a while.
     pub(super) async fn drain(&self) {
         self.exchanges.close();
         if timeout(DRAIN, self.exchanges.wait()).await.is_err() {

@@ -53,6 +53,7 @@ impl Bench {
         self.plugins
             .acquire(&self.fixture.job, &call, 0, None)
             .await
+            .map_err(|unsuccessful| unsuccessful.failure().clone())
     }
 
     async fn format(&self, config: Value) -> Result<Vec<Artifact>, Failure> {

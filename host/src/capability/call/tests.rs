@@ -317,7 +317,7 @@ async fn only_a_rotating_secret_is_replaced_and_only_by_what_may_do_as_much() {
     fixture.secret("fixed", "fixed-value");
     fixture.secret("narrow", "narrow-value").to = Some(vec![origin("https://other.test")]);
     fixture.job.source.reveal.insert("rt".to_owned());
-    let call = fixture.call();
+    let call = fixture.holding_call().await;
     let failure = call
         .replace("fixed", Value::Text("x".to_owned()), None)
         .await

@@ -435,11 +435,14 @@ async fn a_rotating_secret_travels_on_a_connection_of_its_own() {
     })
     .await;
     let mut fixture = Fixture::reaching(&server);
-    fixture.secret("refresh_token", "rt-1-value").rotating = true;
+    let names = ["rt-1", "rt-2", "rt-3"];
+    for name in names {
+        fixture.secret(name, &format!("{name}-value")).rotating = true;
+    }
     let call = fixture.holding_call().await;
-    for expected in 1..=3 {
+    for (name, expected) in names.into_iter().zip(1..) {
         let mut request = get(server.url("/"));
-        let secret = call.open("refresh_token").await.unwrap();
+        let secret = call.open(name).await.unwrap();
         request.headers = vec![("X-Token".to_owned(), Value::Secret(secret))];
         call.send(request).await.unwrap();
         assert_eq!(server.connections(), expected);

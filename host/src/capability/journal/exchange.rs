@@ -18,7 +18,7 @@ use crate::failure::{Failure, FailureKind};
 
 /// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
 /// successor in it.
-pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The first wait before an answer that could not be kept is written again; doubled up to the longest.
 const REWRITE_FIRST: Duration = Duration::from_millis(250);

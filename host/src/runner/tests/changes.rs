@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{Plan, SECOND, World, failure, job, output, put};
-use crate::config::model::{JobId, Secret, SecretOrigin, SharedOutput};
+use crate::config::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::failure::FailureKind;
 use crate::runner::{Asked, Change};
 
@@ -249,6 +249,8 @@ fn a_job_that_waits_for_somebody_is_tried_again_once_its_secret_is_another() {
     let secret = Secret {
         origin: SecretOrigin::File("/secret".into()),
         rotating: false,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
         to: None,
     };
     a.source.secrets.insert("client_secret".to_owned(), secret);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put};
-use crate::config::model::{JobId, Secret, SecretOrigin, SharedOutput};
+use crate::config::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::failure::FailureKind;
 use crate::runner::status::JobState;
 use crate::runner::{Change, GRACE};
@@ -59,6 +59,8 @@ fn a_stop_waits_for_an_exchange_that_must_not_be_lost_and_keeps_its_token() {
     let secret = Secret {
         origin: SecretOrigin::Env("RT".to_owned()),
         rotating: true,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
         to: None,
     };
     rotating.source.secrets.insert("rt".to_owned(), secret);

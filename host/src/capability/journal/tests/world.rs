@@ -136,11 +136,9 @@ impl Inner {
 
     async fn kept(&self) -> Option<Chain> {
         let seed = std::fs::read(&self.login).unwrap();
-        let found = self
-            .keeper
-            .inner
-            .find_chain(&JobId::file("warehouse"), "rt", Some(&seed));
-        found.await.unwrap().map(|found| found.stored.chain)
+        let (job, store) = (JobId::file("warehouse"), &self.keeper.inner);
+        let found = store.find_chain(&job, "rt", Some(&seed)).await.unwrap();
+        found.map(|found| found.stored.chain)
     }
 }
 
@@ -502,7 +500,7 @@ struct Shaky {
 impl Shaky {
     fn new() -> Self {
         Self {
-            inner: Store::memory(),
+            inner: Store::memory().unwrap(),
             fails: AtomicU32::new(0),
             loses_answers: AtomicU32::new(0),
             fails_after: AtomicBool::new(false),
