@@ -11,68 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use evertoken::capability::{Call, Host, Settings, keep, process_environment};
+use evertoken::capability::{Call, Host, Settings, process_environment};
 use evertoken::config::defaults::plugin_limits;
 use evertoken::config::model::{Job, JobId, Scope, Secret, SecretOrigin, Source, Tls};
-use evertoken::failure::Failure;
 use evertoken::plugin::{CacheSettings, Compiler, Plugins};
 use evertoken::refresh::Policy;
+use evertoken::state::Store;
 use evertoken::time::SystemClock;
-use evertoken::token::{Expiry, KeptToken, NamedToken, Token};
-use keep::{BoxFuture, Generation, Keeper};
+use evertoken::token::{Expiry, NamedToken, Token};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-
-/// Keeps nothing: these calls have nothing to keep.
-struct NoKeeper;
-
-impl Keeper for NoKeeper {
-    fn plugin_value<'a>(
-        &'a self,
-        _: &'a JobId,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn set_plugin_value<'a>(
-        &'a self,
-        _: &'a JobId,
-        _: &'a str,
-        _: &'a [u8],
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn generation<'a>(
-        &'a self,
-        _: &'a JobId,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn replace_generation<'a>(
-        &'a self,
-        _: &'a JobId,
-        _: &'a str,
-        _: Generation,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn token<'a>(&'a self, _: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn keep_token<'a>(
-        &'a self,
-        _: &'a JobId,
-        _: &'a KeptToken,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-}
 
 fn secret() -> Secret {
     Secret {
@@ -112,7 +60,7 @@ fn job(plugin: &str, config: Value) -> Arc<Job> {
 fn call(job: &Arc<Job>) -> Call {
     let host = Host::new(Settings {
         limits: plugin_limits(),
-        keeper: Arc::new(NoKeeper),
+        keeper: Arc::new(Store::memory().unwrap()),
         kubernetes: None,
         clock: Arc::new(SystemClock),
         environment: process_environment(),

@@ -15,15 +15,13 @@ use tracing::instrument::WithSubscriber;
 
 use super::host::{Environment, Host, Shared};
 use super::http::{Clients, ProxyRules};
-use super::keep::{BoxFuture, Generation, Keeper};
 use super::secrets::Kubernetes;
 use super::{Body, Call, Request, Value};
 use crate::config::model::{Job, JobId, PluginLimits, Scope, Secret, SecretOrigin, Source, Tls};
 use crate::config::origin::Origin;
-use crate::failure::Failure;
 use crate::refresh::Policy;
+use crate::state::{MemoryState, Store};
 use crate::time::{Clock, Reading, Timestamp};
-use crate::token::KeptToken;
 
 /// What the standing clock shows.
 pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -39,86 +37,12 @@ impl Clock for StandingClock {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct MemoryKeeper {
-    pub(crate) values: Mutex<HashMap<(JobId, String), Vec<u8>>>,
-    pub(crate) generations: Mutex<HashMap<(JobId, String), Generation>>,
-    pub(crate) tokens: Mutex<HashMap<JobId, KeptToken>>,
-}
-
-fn slot(job: &JobId, name: &str) -> (JobId, String) {
-    (job.clone(), name.to_owned())
-}
-
-impl Keeper for MemoryKeeper {
-    fn plugin_value<'a>(
-        &'a self,
-        job: &'a JobId,
-        key: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
-        Box::pin(async move { Ok(self.values.lock().unwrap().get(&slot(job, key)).cloned()) })
-    }
-
-    fn set_plugin_value<'a>(
-        &'a self,
-        job: &'a JobId,
-        key: &'a str,
-        value: &'a [u8],
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let mut values = self.values.lock().unwrap();
-            values.insert(slot(job, key), value.to_vec());
-            Ok(())
-        })
-    }
-
-    fn generation<'a>(
-        &'a self,
-        job: &'a JobId,
-        secret: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
-        Box::pin(async move {
-            let generations = self.generations.lock().unwrap();
-            Ok(generations.get(&slot(job, secret)).cloned())
-        })
-    }
-
-    fn replace_generation<'a>(
-        &'a self,
-        job: &'a JobId,
-        secret: &'a str,
-        next: Generation,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let mut generations = self.generations.lock().unwrap();
-            generations.insert(slot(job, secret), next);
-            Ok(())
-        })
-    }
-
-    fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
-        Box::pin(async move { Ok(self.tokens.lock().unwrap().get(job).cloned()) })
-    }
-
-    fn keep_token<'a>(
-        &'a self,
-        job: &'a JobId,
-        token: &'a KeptToken,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let mut tokens = self.tokens.lock().unwrap();
-            tokens.insert(job.clone(), token.clone());
-            Ok(())
-        })
-    }
-}
-
 /// A host, a job and what they are made of, to be changed before the call begins.
 pub(crate) struct Fixture {
     pub(crate) job: Job,
     pub(crate) endpoints: Vec<Origin>,
     pub(crate) limits: PluginLimits,
-    pub(crate) keeper: Arc<MemoryKeeper>,
+    pub(crate) keeper: Arc<Store>,
     pub(crate) kubernetes: Option<Arc<dyn Kubernetes>>,
     pub(crate) environment: BTreeMap<String, OsString>,
     /// What names resolve to; others do not exist.
@@ -137,7 +61,7 @@ impl Fixture {
                 artifact_bytes: 1 << 20,
                 log_lines: 10,
             },
-            keeper: Arc::default(),
+            keeper: Arc::new(Store::in_memory(MemoryState::new([7; 32]))),
             kubernetes: None,
             environment: BTreeMap::new(),
             names: HashMap::from([

@@ -124,7 +124,7 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
 
 async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow::Result<Store> {
     match location {
-        StateLocation::Memory => Ok(Store::memory()),
+        StateLocation::Memory => Ok(Store::memory()?),
         StateLocation::Directory { path, keys } => {
             let mut parsed = Vec::with_capacity(keys.len());
             for key in keys {

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::time::Instant;
 
+use crate::capability::chain::Chain;
 use crate::capability::crypto::{self, PublicKey};
 use crate::capability::encoding::Encoding;
 use crate::capability::host::Shared;
 use crate::capability::http::{self, Request, Response};
-use crate::capability::keep::Generation;
+use crate::capability::keep::ChainChange;
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::config::model::{Job, PluginLimits, Secret};
@@ -74,7 +75,7 @@ struct Used {
     log_lines: u32,
     last_sent_at: Option<Timestamp>,
     /// The seeds of the rotating secrets that were opened: a successor belongs to the chain it grew from.
-    seeds: BTreeMap<String, [u8; 32]>,
+    seeds: BTreeMap<String, Option<SecretSlice<u8>>>,
 }
 
 impl fmt::Debug for Call {
@@ -177,16 +178,40 @@ impl Call {
         }
         // From here on it is a secret, whatever becomes of the write.
         self.remember(bytes);
-        let next = Generation {
-            value: SecretSlice::from(bytes.to_vec()),
-            expires_at,
-            seed: self.seed(name, secret).await?,
+        let keeper = &self.0.host.keeper;
+        let (job, seed) = (&self.0.job.id, self.seed(name, secret).await);
+        let seed = seed.as_ref().map(ExposeSecret::expose_secret);
+        let found = keeper.find_chain(job, name, seed).await?;
+        let value = SecretSlice::from(bytes.to_vec());
+        let (next, expected) = match (&found, seed) {
+            (Some(found), _) => {
+                let chain = &found.stored.chain;
+                (
+                    chain.succeeded_by(value, expires_at),
+                    Some(&found.stored.revision),
+                )
+            }
+            (None, Some(seed)) => {
+                let first = Chain::new(keeper.chain_id(seed), seed.to_vec().into());
+                (first.succeeded_by(value, expires_at), None)
+            }
+            (None, None) => (Chain::new(keeper.chain_id(bytes), value), None),
         };
-        self.0
-            .host
-            .keeper
-            .replace_generation(&self.0.job.id, name, next)
-            .await
+        let change = ChainChange {
+            job,
+            secret: name,
+            seed,
+            next: &next,
+            expected,
+        };
+        match keeper.swap_chain(change).await? {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(
+                FailureKind::Unavailable,
+                "secret.conflict",
+                format!("somebody else replaced secret `{name}` of job `{job}` meanwhile"),
+            )),
+        }
     }
 
     /// `http.send`.
@@ -428,19 +453,20 @@ impl Call {
         secrets::fetch(&providers, &self.0.job, name, &secret.origin).await
     }
 
-    /// The newest value of a chain: the keeper's, unless the configured value is the seed of another one. Where the seed cannot
-    /// be read, the chain lives on.
+    /// The newest value of a chain: the keeper's, unless the configured value begins another one. Where that cannot be read, the
+    /// chain lives on.
     async fn newest(&self, name: &str, secret: &Secret) -> Result<SecretSlice<u8>, Failure> {
-        let kept = self.0.host.keeper.generation(&self.0.job.id, name).await?;
-        let (value, seed) = match (self.configured(name, secret).await, kept) {
-            (Ok(configured), kept) => {
-                let seed = crypto::sha256(configured.expose_secret());
-                match kept {
-                    Some(kept) if kept.seed == seed => (kept.value, seed),
-                    _ => (configured, seed),
-                }
-            }
-            (Err(_), Some(kept)) => (kept.value, kept.seed),
+        let configured = self.configured(name, secret).await;
+        let seed = configured.as_ref().ok().map(ExposeSecret::expose_secret);
+        let found = self
+            .0
+            .host
+            .keeper
+            .find_chain(&self.0.job.id, name, seed)
+            .await?;
+        let (value, seed) = match (configured, found) {
+            (configured, Some(found)) => (found.stored.chain.value, configured.ok()),
+            (Ok(configured), None) => (configured.clone(), Some(configured)),
             (Err(failure), None) => return Err(failure),
         };
         self.used().seeds.insert(name.to_owned(), seed);
@@ -448,16 +474,12 @@ impl Call {
     }
 
     /// The seed of the chain that a successor of `name` belongs to.
-    async fn seed(&self, name: &str, secret: &Secret) -> Result<[u8; 32], Failure> {
-        let opened = self.used().seeds.get(name).copied();
-        if let Some(seed) = opened {
-            return Ok(seed);
+    async fn seed(&self, name: &str, secret: &Secret) -> Option<SecretSlice<u8>> {
+        let opened = self.used().seeds.get(name).cloned();
+        match opened {
+            Some(seed) => seed,
+            None => self.configured(name, secret).await.ok(),
         }
-        if let Ok(configured) = self.configured(name, secret).await {
-            return Ok(crypto::sha256(configured.expose_secret()));
-        }
-        let kept = self.0.host.keeper.generation(&self.0.job.id, name).await?;
-        Ok(kept.map_or(NO_SEED, |kept| kept.seed))
     }
 
     fn not_rotating(&self, name: &str) -> Failure {
@@ -491,9 +513,6 @@ impl Call {
         )
     }
 }
-
-/// The seed of a chain that began without a configured value, e.g. by a login of the plugin's own.
-const NO_SEED: [u8; 32] = [0; 32];
 
 /// Where plugins' log lines appear.
 const LOG_TARGET: &str = "evertoken::plugin";
