@@ -20,7 +20,7 @@ use evertoken::plugin::{CacheSettings, Compiler, Plugins};
 use evertoken::refresh::Policy;
 use evertoken::state::Store;
 use evertoken::time::SystemClock;
-use evertoken::token::{Expiry, KeptToken, NamedToken, Token};
+use evertoken::token::{Expiry, NamedToken, Token};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -101,6 +101,7 @@ fn plugin_call(criterion: &mut Criterion) {
     let failure = runtime
         .block_on(plugins.acquire(&oauth2, &to_network, 0, None))
         .unwrap_err();
+    let failure = failure.failure();
     assert_eq!(
         failure.code.as_deref(),
         Some("http.origin-denied"),

@@ -11,14 +11,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
+};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use self::lock::DirectoryLock;
+use super::change::{Change, Tables, Value};
 use super::error::StateError;
+use super::fingerprint::{Fingerprint, Fingerprints, KEY_LEN, Link, chain_of};
 use super::record;
 use super::seal::{Condition, Keyring};
+use crate::capability::chain::ChainId;
 
 /// The database's name in the directory.
 const DATABASE_FILE: &str = "state.redb";
@@ -37,21 +42,18 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 512;
 
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+/// From each value that a chain ever had to the chain. Apart from the records, because there are many and none is secret.
+const LINKS: TableDefinition<'_, &[u8; 16], &[u8; 32]> = TableDefinition::new("links");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_SCHEMA: &str = "schema";
 
-type Value = Zeroizing<Vec<u8>>;
 type Answer<T> = oneshot::Sender<Result<T, StateError>>;
 
 enum Operation {
     Get(Vec<u8>, Answer<Option<Value>>),
     Scan(Vec<u8>, Answer<Vec<Vec<u8>>>),
-    Write(Change, Answer<()>),
-}
-
-enum Change {
-    Put(Vec<u8>, Value),
-    RemovePrefix(Vec<u8>),
+    Link(Fingerprint, Answer<Option<Link>>),
+    Write(Change, Answer<bool>),
 }
 
 /// A directory held by this process. Dropping it waits for the commit in flight and gives the directory back.
@@ -61,8 +63,12 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Locks the directory, opens the database and brings all records under the first key. Blocks.
-    pub(super) fn open(path: &Path, keys: &Keyring) -> Result<Self, StateError> {
+    /// Locks the directory, opens the database and brings all records under the first key. The store's fingerprint key comes
+    /// with it. Blocks.
+    pub(super) fn open(
+        path: &Path,
+        keys: &Keyring,
+    ) -> Result<(Self, Zeroizing<[u8; KEY_LEN]>), StateError> {
         create_directory(path)?;
         let lock = DirectoryLock::acquire(path)?;
         let file = path.join(DATABASE_FILE);
@@ -75,6 +81,7 @@ impl Directory {
             );
         }
         reseal(&database, keys, outdated)?;
+        let fingerprint_key = fingerprint_key(&database, &file, keys)?;
         let owner = Owner {
             file,
             database: Some(database),
@@ -90,10 +97,11 @@ impl Directory {
                 source: Arc::new(source),
                 mend: "allow this process one more thread",
             })?;
-        Ok(Self {
+        let directory = Self {
             operations: Some(operations),
             thread: Some(thread),
-        })
+        };
+        Ok((directory, fingerprint_key))
     }
 
     pub(super) async fn get(&self, key: Vec<u8>) -> Result<Option<Value>, StateError> {
@@ -105,14 +113,14 @@ impl Directory {
         self.ask(|answer| Operation::Scan(prefix, answer)).await
     }
 
-    pub(super) async fn put(&self, key: Vec<u8>, value: Value) -> Result<(), StateError> {
-        self.ask(|answer| Operation::Write(Change::Put(key, value), answer))
+    pub(super) async fn link(&self, fingerprint: Fingerprint) -> Result<Option<Link>, StateError> {
+        self.ask(|answer| Operation::Link(fingerprint, answer))
             .await
     }
 
-    pub(super) async fn remove_prefix(&self, prefix: Vec<u8>) -> Result<(), StateError> {
-        self.ask(|answer| Operation::Write(Change::RemovePrefix(prefix), answer))
-            .await
+    /// Whether everything was as expected; nothing changed else.
+    pub(super) async fn commit(&self, change: Change) -> Result<bool, StateError> {
+        self.ask(|answer| Operation::Write(change, answer)).await
     }
 
     async fn ask<T>(
@@ -163,6 +171,9 @@ impl Owner {
                     Operation::Scan(prefix, answer) => {
                         let _ = answer.send(self.reading(|database| scan(database, &prefix)));
                     }
+                    Operation::Link(fingerprint, answer) => {
+                        let _ = answer.send(self.reading(|database| link(database, fingerprint)));
+                    }
                     Operation::Write(change, answer) => match self.admit(&change) {
                         Ok(()) => changes.push((change, answer)),
                         Err(error) => {
@@ -177,29 +188,43 @@ impl Owner {
 
     /// What could not be decrypted may be someone's only copy of a chain: nothing but an explicit `forget` removes it.
     fn admit(&self, change: &Change) -> Result<(), StateError> {
-        match change {
-            Change::Put(key, _) if self.undecryptable.contains(key) => {
-                Err(StateError::Undecryptable {
-                    record: record::describe(key),
-                })
-            }
-            _ => Ok(()),
+        if self.undecryptable.is_empty() {
+            return Ok(());
+        }
+        let overwritten = change.overwrites();
+        match overwritten
+            .iter()
+            .find(|key| self.undecryptable.contains(key))
+        {
+            None => Ok(()),
+            Some(key) => Err(StateError::Undecryptable {
+                record: record::describe(key),
+            }),
         }
     }
 
-    fn commit(&mut self, changes: Vec<(Change, Answer<()>)>) {
+    fn commit(&mut self, changes: Vec<(Change, Answer<bool>)>) {
         if changes.is_empty() {
             return;
         }
         let result = self
             .with_database(|database| apply(database, changes.iter().map(|(change, _)| change)))
             .map_err(|error| storage("writing", error));
-        for (change, answer) in changes {
-            if let (Change::RemovePrefix(prefix), Ok(())) = (&change, &result) {
-                self.undecryptable.retain(|key| !key.starts_with(prefix));
+        match result {
+            Err(error) => {
+                for (_, answer) in changes {
+                    let _ = answer.send(Err(error.clone()));
+                }
             }
-            // The asker may have given up; the write counts all the same.
-            let _ = answer.send(result.clone());
+            Ok(applied) => {
+                for ((change, answer), applied) in changes.into_iter().zip(applied) {
+                    if applied {
+                        self.undecryptable.retain(|key| !change.removes(key));
+                    }
+                    // The asker may have given up; the write counts all the same.
+                    let _ = answer.send(Ok(applied));
+                }
+            }
         }
     }
 
@@ -256,28 +281,76 @@ fn keys_with_prefix(
     Ok(keys)
 }
 
+fn link(database: &Database, fingerprint: Fingerprint) -> Result<Option<Link>, redb::Error> {
+    let table = database.begin_read()?.open_table(LINKS)?;
+    Ok(table.get(&fingerprint.0)?.map(|link| *link.value()))
+}
+
+/// One commit: each change sees those before it, and one whose expectation fails leaves the others be. Says which happened.
 fn apply<'a>(
     database: &Database,
     changes: impl Iterator<Item = &'a Change>,
-) -> Result<(), redb::Error> {
+) -> Result<Vec<bool>, redb::Error> {
     let transaction = database.begin_write()?;
-    {
-        let mut table = transaction.open_table(RECORDS)?;
-        for change in changes {
-            match change {
-                Change::Put(key, value) => {
-                    table.insert(&key[..], &value[..])?;
-                }
-                Change::RemovePrefix(prefix) => {
-                    for key in keys_with_prefix(&table, prefix)? {
-                        table.remove(&key[..])?;
-                    }
-                }
-            }
-        }
-    }
+    let mut tables = Open::of(&transaction)?;
+    let applied = changes
+        .map(|change| change.apply(&mut tables))
+        .collect::<Result<_, _>>()?;
+    drop(tables);
     transaction.commit()?;
-    Ok(())
+    Ok(applied)
+}
+
+/// The tables in a transaction.
+struct Open<'a> {
+    records: Table<'a, &'static [u8], &'static [u8]>,
+    links: Table<'a, &'static [u8; 16], &'static [u8; 32]>,
+}
+
+impl<'a> Open<'a> {
+    fn of(transaction: &'a WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            records: transaction.open_table(RECORDS)?,
+            links: transaction.open_table(LINKS)?,
+        })
+    }
+}
+
+impl Tables for Open<'_> {
+    type Error = redb::Error;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Value>, redb::Error> {
+        let found = self.records.get(key)?;
+        Ok(found.map(|value| Zeroizing::new(value.value().to_vec())))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
+        self.records.insert(key, value)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), redb::Error> {
+        self.records.remove(key)?;
+        Ok(())
+    }
+
+    fn remove_prefix(&mut self, prefix: &[u8]) -> Result<(), redb::Error> {
+        for key in keys_with_prefix(&self.records, prefix)? {
+            self.records.remove(&key[..])?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, fingerprint: Fingerprint, link: &Link) -> Result<(), redb::Error> {
+        self.links.insert(&fingerprint.0, link)?;
+        Ok(())
+    }
+
+    fn unlink(&mut self, chains: &[ChainId]) -> Result<(), redb::Error> {
+        self.links
+            .retain(|_, link| !chains.contains(&chain_of(link)))?;
+        Ok(())
+    }
 }
 
 /// Creates the directory for us alone. Its parent is the user's to make.
@@ -350,6 +423,7 @@ fn check_schema(database: &Database) -> Result<u64, redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(META)?.insert(META_SCHEMA, SCHEMA)?;
     transaction.open_table(RECORDS)?;
+    transaction.open_table(LINKS)?;
     transaction.commit()?;
     Ok(SCHEMA)
 }
@@ -412,6 +486,31 @@ fn reseal(database: &Database, keys: &Keyring, outdated: Keys) -> Result<(), Sta
         apply(database, changes.iter()).map_err(|error| storage("writing", error))?;
     }
     Ok(())
+}
+
+/// The key of fingerprints, made with the store. Without it no chain is found by its values, so a store in which it is damaged
+/// is not used.
+fn fingerprint_key(
+    database: &Database,
+    file: &Path,
+    keys: &Keyring,
+) -> Result<Zeroizing<[u8; KEY_LEN]>, StateError> {
+    let name = record::fingerprint_key_key();
+    let stored = get(database, &name).map_err(|error| storage("reading", error))?;
+    if let Some(stored) = stored {
+        return keys
+            .open(&name, &stored)
+            .ok()
+            .and_then(|key| Some(Zeroizing::new(key.as_slice().try_into().ok()?)))
+            .ok_or_else(|| StateError::Damaged {
+                path: file.to_owned(),
+                reason: "its fingerprint key cannot be decrypted".to_owned(),
+            });
+    }
+    let key = Fingerprints::random_key()?;
+    let put = Change::Put(name.clone(), keys.seal(&name, &*key)?);
+    apply(database, [put].iter()).map_err(|error| storage("writing", error))?;
+    Ok(key)
 }
 
 fn storage(operation: &'static str, error: redb::Error) -> StateError {

@@ -1,65 +1,72 @@
-//! The state store: what survives a crash. It turns tokens, generations of rotating secrets and plugin values into records,
-//! encrypts them when there is a key, and hands them to a backend: a directory (durable) or memory (gone with the process).
+//! The state store: what survives a crash. It turns chains, tokens and plugin values into records, encrypts them when there is
+//! a key, and keeps them in a directory (durable) or in memory (gone with the process).
 
+mod change;
 mod directory;
 mod error;
+mod fingerprint;
+mod local;
 mod memory;
+mod quota;
 mod record;
 mod seal;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use zeroize::Zeroizing;
-
 pub use self::error::StateError;
+pub use self::memory::{Faults, MemoryState, Write};
+pub use self::quota::{PLUGIN_KEY_MAX_BYTES, PLUGIN_VALUE_MAX_BYTES, PLUGIN_VALUES_PER_JOB};
 pub use self::seal::{KeyError, StateKey};
 
-use self::record::Kind;
+use self::directory::Directory;
+use self::fingerprint::Fingerprints;
+use self::local::{Backend, Local};
 use self::seal::Keyring;
-use crate::capability::keep::{BoxFuture, Generation, Keeper};
+use crate::capability::chain::ChainId;
+use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::token::KeptToken;
 
-/// Bytes of one plugin value. A cache of discovery documents and nonces needs a few KiB; larger ones would make every
-/// commit, and so every other job's rotation, slower.
-pub const PLUGIN_VALUE_MAX_BYTES: usize = 64 * 1024;
-
-/// Bytes of a plugin value's key, which is a name and no second value.
-pub const PLUGIN_KEY_MAX_BYTES: usize = 256;
-
-/// Plugin values per job, so that a plugin which makes up a new key on every call fills 4 MiB at most.
-pub const PLUGIN_VALUES_PER_JOB: usize = 64;
-
-/// Where records are. Implementations are equal in all but durability.
-enum Backend {
-    Memory(memory::Memory),
-    Directory(directory::Directory),
-}
-
 /// The state store of one process.
-pub struct Store {
-    backend: Backend,
-    keys: Keyring,
+pub struct Store(Local);
+
+/// What a job's secret stands for.
+#[derive(Debug)]
+pub struct HeldChain {
+    /// The secret's name.
+    pub secret: String,
+    /// Its chain; none: there is no record of it any more.
+    pub chain: Result<Option<StoredChain>, Failure>,
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
-            .field("keys", &self.keys)
+            .field("keys", &self.0.keys)
             .finish_non_exhaustive()
     }
 }
 
 impl Store {
     /// A store that is gone with the process.
+    ///
+    /// # Errors
+    /// The machine has no random bytes.
+    pub fn memory() -> Result<Self, StateError> {
+        Ok(Self::in_memory(MemoryState::random()?))
+    }
+
+    /// A store in a memory that may outlive it.
     #[must_use]
-    pub fn memory() -> Self {
-        Self {
-            backend: Backend::Memory(memory::Memory::default()),
+    pub fn in_memory(memory: MemoryState) -> Self {
+        Self(Local {
             keys: Keyring::default(),
-        }
+            fingerprints: Fingerprints::new(memory.fingerprint_key()),
+            backend: Backend::Memory(memory),
+        })
     }
 
     /// Opens or creates the store in a directory. The first key encrypts, all decrypt; records that another key or none
@@ -76,11 +83,12 @@ impl Store {
                 "state is kept unencrypted in a file of mode 0600; set `state.key` to encrypt it"
             );
         }
-        let backend = directory::Directory::open(directory, &keys)?;
-        Ok(Self {
-            backend: Backend::Directory(backend),
+        let (directory, fingerprint_key) = Directory::open(directory, &keys)?;
+        Ok(Self(Local {
+            backend: Backend::Directory(directory),
             keys,
-        })
+            fingerprints: Fingerprints::new(&fingerprint_key),
+        }))
     }
 
     /// Every job that something is kept for.
@@ -88,99 +96,29 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
-        let keys = self.scan(Vec::new()).await?;
-        let jobs: BTreeSet<JobId> = keys
-            .iter()
-            .map(|key| record::decode_key(key).map(|(job, _, _)| job))
-            .collect::<Result<_, _>>()?;
-        Ok(jobs.into_iter().collect())
+        self.0.jobs().await
     }
 
-    /// Forgets all that is kept for a job, also what cannot be decrypted.
+    /// The chains that the job's secrets stand for now.
     ///
     /// # Errors
-    /// The store cannot be written.
-    pub async fn forget(&self, job: &JobId) -> Result<(), Failure> {
-        let prefix = record::job_prefix(job);
-        match &self.backend {
-            Backend::Memory(memory) => memory.remove_prefix(&prefix),
-            Backend::Directory(directory) => directory.remove_prefix(prefix).await?,
-        }
-        Ok(())
+    /// The store cannot be read.
+    pub async fn chains(&self, job: &JobId) -> Result<Vec<HeldChain>, Failure> {
+        self.0.chains(job).await
     }
 
-    async fn read(
+    /// Forgets all that is kept for a job, also what cannot be decrypted: its token, what its plugin cached, and the chains
+    /// that no other job's secret stands or stood for. `may_go` is asked about each of these that can be read.
+    ///
+    /// # Errors
+    /// The store cannot be written, or one of the chains may not go; nothing is forgotten then.
+    pub async fn forget(
         &self,
         job: &JobId,
-        kind: Kind,
-        name: &str,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-        let key = record::key(job, kind, name);
-        let stored = match &self.backend {
-            Backend::Memory(memory) => memory.get(&key),
-            Backend::Directory(directory) => directory.get(key.clone()).await?,
-        };
-        match stored {
-            Some(stored) => Ok(Some(self.keys.open(&key, &stored)?)),
-            None => Ok(None),
-        }
-    }
-
-    async fn write(
-        &self,
-        job: &JobId,
-        kind: Kind,
-        name: &str,
-        value: &[u8],
+        may_go: &(dyn Fn(&StoredChain) -> Result<(), Failure> + Sync),
     ) -> Result<(), Failure> {
-        let key = record::key(job, kind, name);
-        let sealed = self.keys.seal(&key, value)?;
-        match &self.backend {
-            Backend::Memory(memory) => memory.put(key, sealed),
-            Backend::Directory(directory) => directory.put(key, sealed).await?,
-        }
-        Ok(())
-    }
-
-    async fn scan(&self, prefix: Vec<u8>) -> Result<Vec<Vec<u8>>, Failure> {
-        Ok(match &self.backend {
-            Backend::Memory(memory) => memory.scan(&prefix),
-            Backend::Directory(directory) => directory.scan(prefix).await?,
-        })
-    }
-
-    /// Refuses a plugin value beyond the named limits. A job has one call of its plugin at a time, so nothing is added
-    /// between the count and the write.
-    async fn admit_plugin_value(
-        &self,
-        job: &JobId,
-        key: &str,
-        value: &[u8],
-    ) -> Result<(), StateError> {
-        if value.len() > PLUGIN_VALUE_MAX_BYTES {
-            return Err(StateError::Quota {
-                what: "bytes of one value",
-                limit: PLUGIN_VALUE_MAX_BYTES,
-            });
-        }
-        if key.len() > PLUGIN_KEY_MAX_BYTES {
-            return Err(StateError::Quota {
-                what: "bytes of one key",
-                limit: PLUGIN_KEY_MAX_BYTES,
-            });
-        }
-        let prefix = record::kind_prefix(job, Kind::PluginValue);
-        let held = match &self.backend {
-            Backend::Memory(memory) => memory.scan(&prefix),
-            Backend::Directory(directory) => directory.scan(prefix).await?,
-        };
-        let replaces = held.contains(&record::key(job, Kind::PluginValue, key));
-        if !replaces && held.len() >= PLUGIN_VALUES_PER_JOB {
-            return Err(StateError::Quota {
-                what: "values of one job",
-                limit: PLUGIN_VALUES_PER_JOB,
-            });
-        }
+        // A chain that changed meanwhile is looked at again: a request may be under way now.
+        while !self.0.forget(job, may_go).await? {}
         Ok(())
     }
 }
@@ -191,10 +129,7 @@ impl Keeper for Store {
         job: &'a JobId,
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
-        Box::pin(async move {
-            let value = self.read(job, Kind::PluginValue, key).await?;
-            Ok(value.map(|mut value| std::mem::take(&mut *value)))
-        })
+        self.0.plugin_value(job, key)
     }
 
     fn set_plugin_value<'a>(
@@ -203,44 +138,39 @@ impl Keeper for Store {
         key: &'a str,
         value: &'a [u8],
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            self.admit_plugin_value(job, key, value).await?;
-            self.write(job, Kind::PluginValue, key, value).await
-        })
+        self.0.set_plugin_value(job, key, value)
     }
 
-    fn generation<'a>(
+    fn is_exclusive(&self) -> bool {
+        self.0.is_exclusive()
+    }
+
+    fn chain_id(&self, first_value: &[u8]) -> ChainId {
+        self.0.chain_id(first_value)
+    }
+
+    fn find_chain<'a>(
         &'a self,
         job: &'a JobId,
         secret: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
-        Box::pin(async move {
-            match self.read(job, Kind::Generation, secret).await? {
-                Some(bytes) => Ok(Some(record::decode_generation(&bytes)?)),
-                None => Ok(None),
-            }
-        })
+        seed: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
+        self.0.find_chain(job, secret, seed)
     }
 
-    fn replace_generation<'a>(
+    fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {
+        self.0.chain(id)
+    }
+
+    fn swap_chain<'a>(
         &'a self,
-        job: &'a JobId,
-        secret: &'a str,
-        next: Generation,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let bytes = record::encode_generation(&next)?;
-            self.write(job, Kind::Generation, secret, &bytes).await
-        })
+        change: ChainChange<'a>,
+    ) -> BoxFuture<'a, Result<Option<Revision>, Failure>> {
+        self.0.swap_chain(change)
     }
 
     fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
-        Box::pin(async move {
-            match self.read(job, Kind::Token, "").await? {
-                Some(bytes) => Ok(Some(record::decode_token(&bytes)?)),
-                None => Ok(None),
-            }
-        })
+        self.0.token(job)
     }
 
     fn keep_token<'a>(
@@ -248,9 +178,6 @@ impl Keeper for Store {
         job: &'a JobId,
         token: &'a KeptToken,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let bytes = record::encode_token(token)?;
-            self.write(job, Kind::Token, "", &bytes).await
-        })
+        self.0.keep_token(job, token)
     }
 }

@@ -1,24 +1,31 @@
-//! How records look: a key that names job, kind and name in a stable binary form, and a value in versioned JSON. Pure.
+//! How records look: a key that names job, kind and name, or a chain, in a stable binary form, and a value in versioned JSON.
+//! Pure.
+
+mod binding;
+mod chain;
 
 use data_encoding::BASE64;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use crate::capability::keep::Generation;
+use crate::capability::chain::ChainId;
 use crate::config::model::{JobId, Provider};
 use crate::time::Timestamp;
 use crate::token::{Expiry, Field, KeptToken, Token};
 
+pub(super) use self::binding::Binding;
+pub(super) use self::chain::{Stamp, decode_chain, encode_chain};
+
 /// The form of values that this version writes, and the newest that it reads.
 const VALUE_VERSION: u32 = 1;
 
-/// What a record is. The numbers are on disk.
+/// What a record of a job is. The numbers are on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Token = 1,
-    Generation = 2,
+    Binding = 2,
     PluginValue = 3,
 }
 
@@ -26,7 +33,7 @@ impl Kind {
     const fn describe(self) -> &'static str {
         match self {
             Self::Token => "kept token",
-            Self::Generation => "rotating secret",
+            Self::Binding => "rotating secret",
             Self::PluginValue => "plugin value",
         }
     }
@@ -34,20 +41,32 @@ impl Kind {
     const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Token),
-            2 => Some(Self::Generation),
+            2 => Some(Self::Binding),
             3 => Some(Self::PluginValue),
             _ => None,
         }
     }
 }
 
+/// What keys of no job begin with; those of jobs begin with their provider.
+const OF_NO_JOB: u8 = 0;
+const FINGERPRINT_KEY: u8 = 1;
+const CHAIN: u8 = 2;
+
+/// What a key names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Name {
+    /// A record of a job.
+    OfJob(JobId, Kind, String),
+    /// A chain, which several jobs may share.
+    Chain(ChainId),
+    /// The key that fingerprints are made with.
+    FingerprintKey,
+}
+
 /// What all keys of a job begin with, and no key of another job. Every part has a length in front: no two ids run together.
 pub(super) fn job_prefix(job: &JobId) -> Vec<u8> {
-    let provider = match job.provider {
-        Provider::File => 1,
-        Provider::Ktr => 2,
-    };
-    let mut key = vec![provider];
+    let mut key = vec![provider_number(job.provider)];
     push_optional(&mut key, job.namespace.as_deref());
     push_text(&mut key, &job.name);
     push_optional(&mut key, job.uid.as_deref());
@@ -61,45 +80,82 @@ pub(super) fn kind_prefix(job: &JobId, kind: Kind) -> Vec<u8> {
     key
 }
 
-/// The key of a record.
+/// The key of a job's record.
 pub(super) fn key(job: &JobId, kind: Kind, name: &str) -> Vec<u8> {
     let mut key = kind_prefix(job, kind);
     key.extend_from_slice(name.as_bytes());
     key
 }
 
-/// The inverse of [`key`].
-pub(super) fn decode_key(key: &[u8]) -> Result<(JobId, Kind, String), StateError> {
+/// The key of a chain.
+pub(super) fn chain_key(id: ChainId) -> Vec<u8> {
+    let mut key = vec![OF_NO_JOB, CHAIN];
+    key.extend_from_slice(&id.0);
+    key
+}
+
+/// The key of the fingerprint key.
+pub(super) fn fingerprint_key_key() -> Vec<u8> {
+    vec![OF_NO_JOB, FINGERPRINT_KEY]
+}
+
+/// What a key names: the inverse of the functions above.
+pub(super) fn decode_key(key: &[u8]) -> Result<Name, StateError> {
     parse_key(key).ok_or_else(|| StateError::Unreadable {
         record: "record key",
-        reason: "it does not name a job and a kind that this version knows".to_owned(),
+        reason: "it names nothing that this version knows".to_owned(),
     })
 }
 
-/// Kind, name and job of a record, for messages.
+/// What a record is, for messages.
 pub(super) fn describe(key: &[u8]) -> String {
     match parse_key(key) {
-        Some((job, kind, name)) if name.is_empty() => format!("{} of job {job}", kind.describe()),
-        Some((job, kind, name)) => format!("{} `{name}` of job {job}", kind.describe()),
+        Some(Name::OfJob(job, kind, name)) if name.is_empty() => {
+            format!("{} of job {job}", kind.describe())
+        }
+        Some(Name::OfJob(job, kind, name)) => {
+            format!("{} `{name}` of job {job}", kind.describe())
+        }
+        Some(Name::Chain(id)) => format!("chain {id}"),
+        Some(Name::FingerprintKey) => "fingerprint key".to_owned(),
         None => "record".to_owned(),
     }
 }
 
-fn parse_key(mut rest: &[u8]) -> Option<(JobId, Kind, String)> {
-    let provider = match take_byte(&mut rest)? {
-        1 => Provider::File,
-        2 => Provider::Ktr,
-        _ => return None,
-    };
+fn parse_key(mut rest: &[u8]) -> Option<Name> {
+    let first = take_byte(&mut rest)?;
+    if first == OF_NO_JOB {
+        return match take_byte(&mut rest)? {
+            FINGERPRINT_KEY if rest.is_empty() => Some(Name::FingerprintKey),
+            CHAIN => Some(Name::Chain(ChainId(rest.try_into().ok()?))),
+            _ => None,
+        };
+    }
     let job = JobId {
-        provider,
+        provider: provider_of(first)?,
         namespace: take_optional(&mut rest)?,
         name: take_text(&mut rest)?,
         uid: take_optional(&mut rest)?,
     };
     let kind = Kind::from_byte(take_byte(&mut rest)?)?;
     let name = std::str::from_utf8(rest).ok()?.to_owned();
-    Some((job, kind, name))
+    Some(Name::OfJob(job, kind, name))
+}
+
+/// The number that is on disk.
+const fn provider_number(provider: Provider) -> u8 {
+    match provider {
+        Provider::File => 1,
+        Provider::Ktr => 2,
+    }
+}
+
+const fn provider_of(number: u8) -> Option<Provider> {
+    match number {
+        1 => Some(Provider::File),
+        2 => Some(Provider::Ktr),
+        _ => None,
+    }
 }
 
 fn push_optional(key: &mut Vec<u8>, text: Option<&str>) {
@@ -196,21 +252,6 @@ enum StoredExpiry {
     Never,
 }
 
-#[derive(Serialize)]
-struct GenerationOut<'a> {
-    v: u32,
-    value: &'a str,
-    expires_at: Option<Timestamp>,
-    seed: String,
-}
-
-#[derive(Deserialize)]
-struct GenerationIn {
-    value: SecretText,
-    expires_at: Option<Timestamp>,
-    seed: String,
-}
-
 #[derive(Deserialize)]
 struct Version {
     v: u32,
@@ -270,48 +311,19 @@ pub(super) fn decode_token(bytes: &[u8]) -> Result<KeptToken, StateError> {
         },
         obtained_at: stored.obtained_at,
         expires_at: stored.expires_at,
-        source_hash: digest("kept token", &stored.source_hash)?,
+        source_hash: fixed("kept token", &stored.source_hash)?,
     })
 }
 
-/// A generation's value.
-pub(super) fn encode_generation(generation: &Generation) -> Result<Zeroizing<Vec<u8>>, StateError> {
-    let value = Zeroizing::new(BASE64.encode(generation.value.expose_secret()));
-    to_json(
-        "rotating secret",
-        &GenerationOut {
-            v: VALUE_VERSION,
-            value: &value,
-            expires_at: generation.expires_at,
-            seed: BASE64.encode(&generation.seed),
-        },
-    )
-}
-
-/// The inverse of [`encode_generation`].
-pub(super) fn decode_generation(bytes: &[u8]) -> Result<Generation, StateError> {
-    let stored: GenerationIn = from_json("rotating secret", bytes)?;
-    let value = BASE64
-        .decode(stored.value.0.expose_secret().as_bytes())
-        .map_err(|_| StateError::Unreadable {
-            record: "rotating secret",
-            reason: "its value is not base64".to_owned(),
-        })?;
-    Ok(Generation {
-        value: SecretSlice::from(value),
-        expires_at: stored.expires_at,
-        seed: digest("rotating secret", &stored.seed)?,
-    })
-}
-
-fn digest(record: &'static str, text: &str) -> Result<[u8; 32], StateError> {
+/// Bytes of a fixed number that are kept in base64.
+fn fixed<const N: usize>(record: &'static str, text: &str) -> Result<[u8; N], StateError> {
     BASE64
         .decode(text.as_bytes())
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| StateError::Unreadable {
             record,
-            reason: "its digest is not 32 bytes of base64".to_owned(),
+            reason: format!("a part of it is not {N} bytes of base64"),
         })
 }
 
@@ -366,7 +378,7 @@ mod tests {
 
     use super::*;
 
-    fn any_job() -> impl Strategy<Value = JobId> {
+    pub(super) fn any_job() -> impl Strategy<Value = JobId> {
         (
             prop_oneof![Just(Provider::File), Just(Provider::Ktr)],
             proptest::option::of(".{0,20}"),
@@ -424,19 +436,15 @@ mod tests {
         }
 
         #[test]
-        fn a_generation_is_read_as_it_was_written(value in any::<Vec<u8>>(), expires in proptest::option::of(any::<u64>()), seed in any::<[u8; 32]>()) {
-            let generation = Generation { value: value.clone().into(), expires_at: expires.map(Timestamp), seed };
-            let read = decode_generation(&encode_generation(&generation).unwrap()).unwrap();
-            prop_assert_eq!(read.value.expose_secret(), &value[..]);
-            prop_assert_eq!(read.expires_at, generation.expires_at);
-            prop_assert_eq!(read.seed, seed);
-        }
-
-        #[test]
-        fn a_key_names_its_job_kind_and_name(job in any_job(), name in ".{0,30}") {
-            for kind in [Kind::Token, Kind::Generation, Kind::PluginValue] {
-                prop_assert_eq!(decode_key(&key(&job, kind, &name)).unwrap(), (job.clone(), kind, name.clone()));
+        fn a_key_names_its_job_kind_and_name(job in any_job(), name in ".{0,30}", id in any::<[u8; 16]>()) {
+            for kind in [Kind::Token, Kind::Binding, Kind::PluginValue] {
+                prop_assert_eq!(
+                    decode_key(&key(&job, kind, &name)).unwrap(),
+                    Name::OfJob(job.clone(), kind, name.clone())
+                );
             }
+            prop_assert_eq!(decode_key(&chain_key(ChainId(id))).unwrap(), Name::Chain(ChainId(id)));
+            prop_assert!(!chain_key(ChainId(id)).starts_with(&job_prefix(&job)));
         }
 
         #[test]
@@ -461,9 +469,14 @@ mod tests {
             uid: None,
         };
         assert_eq!(
-            key(&job, Kind::Generation, "refresh_token"),
+            key(&job, Kind::Binding, "refresh_token"),
             b"\x01\x01\0\0\0\x02ns\0\0\0\x03job\0\x02refresh_token"
         );
+        assert_eq!(
+            chain_key(ChainId(*b"0123456789abcdef")),
+            b"\0\x020123456789abcdef"
+        );
+        assert_eq!(fingerprint_key_key(), b"\0\x01");
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub struct PublicKey {
 }
 
 /// SHA-256.
+#[cfg(test)]
 pub(super) fn sha256(message: &[u8]) -> [u8; 32] {
     let mut digest = [0; 32];
     let computed = sha::digest(&sha::SHA256, message);

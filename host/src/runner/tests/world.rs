@@ -8,7 +8,8 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::virtual_time::VirtualTime;
-use crate::capability::keep::{BoxFuture, Generation, Keeper};
+use crate::capability::chain::ChainId;
+use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::{
     Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, Scope, Source, Tls,
 };
@@ -372,20 +373,31 @@ impl Keeper for World {
         unreachable!("the runner caches nothing for plugins")
     }
 
-    fn generation<'a>(
-        &'a self,
-        _: &'a JobId,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Generation>, Failure>> {
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
+    fn chain_id(&self, _: &[u8]) -> ChainId {
         unreachable!("the runner knows no rotating secrets")
     }
 
-    fn replace_generation<'a>(
+    fn find_chain<'a>(
         &'a self,
         _: &'a JobId,
         _: &'a str,
-        _: Generation,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
+        _: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
+        unreachable!("the runner knows no rotating secrets")
+    }
+
+    fn chain(&self, _: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {
+        unreachable!("the runner knows no rotating secrets")
+    }
+
+    fn swap_chain<'a>(
+        &'a self,
+        _: ChainChange<'a>,
+    ) -> BoxFuture<'a, Result<Option<Revision>, Failure>> {
         unreachable!("the runner knows no rotating secrets")
     }
 

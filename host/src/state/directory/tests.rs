@@ -5,11 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use redb::ReadableTableMetadata;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretSlice};
 
 use super::*;
-use crate::capability::keep::{Generation, Keeper};
+use crate::capability::chain::Chain;
+use crate::capability::keep::{ChainChange, Keeper};
 use crate::config::model::JobId;
+use crate::failure::{Failure, FailureKind};
+use crate::state::change::{Swap, revision};
 use crate::state::{StateKey, Store};
 use crate::time::Timestamp;
 use crate::token::{Expiry, KeptToken, Token};
@@ -32,17 +35,45 @@ fn kept(value: &str) -> KeptToken {
     }
 }
 
-fn generation(value: &str) -> Generation {
-    Generation {
-        value: value.as_bytes().to_vec().into(),
-        expires_at: None,
-        seed: [4; 32],
-    }
+/// The chain's next value; the configured one stays what it is.
+async fn rotate(store: &Store, job: &JobId, value: &str) -> Result<(), Failure> {
+    let seed = format!("seed of {job}").into_bytes();
+    let found = store.find_chain(job, "refresh_token", Some(&seed)).await?;
+    let value = SecretSlice::from(value.as_bytes().to_vec());
+    let (next, expected) = match found {
+        Some(found) => {
+            let next = found.stored.chain.succeeded_by(value, None);
+            (next, Some(found.stored.revision))
+        }
+        None => (Chain::new(store.chain_id(&seed), value), None),
+    };
+    let change = ChainChange {
+        job,
+        secret: "refresh_token",
+        seed: Some(&seed),
+        next: &next,
+        expected: expected.as_ref(),
+    };
+    store.swap_chain(change).await?.map(drop).ok_or_else(|| {
+        Failure::new(
+            FailureKind::Unavailable,
+            "test.conflict",
+            "somebody else did",
+        )
+    })
 }
 
 async fn refresh_token(store: &Store, job: &JobId) -> Option<String> {
-    let generation = store.generation(job, "refresh_token").await.unwrap()?;
-    Some(String::from_utf8(generation.value.expose_secret().to_vec()).unwrap())
+    let found = store
+        .find_chain(job, "refresh_token", None)
+        .await
+        .unwrap()?;
+    let value = found.stored.chain.value;
+    Some(String::from_utf8(value.expose_secret().to_vec()).unwrap())
+}
+
+async fn forget(store: &Store, job: &JobId) {
+    store.forget(job, &|_| Ok(())).await.unwrap();
 }
 
 fn is_on_disk(directory: &Path, text: &str) -> bool {
@@ -61,10 +92,7 @@ async fn what_was_kept_is_there_after_a_restart_and_gone_after_forget() {
         let store = Store::open(&directory, Vec::new()).unwrap();
         store.keep_token(&job, &kept("one")).await.unwrap();
         store.keep_token(&job, &kept("two")).await.unwrap();
-        store
-            .replace_generation(&job, "refresh_token", generation("rt"))
-            .await
-            .unwrap();
+        rotate(&store, &job, "rt").await.unwrap();
         store.set_plugin_value(&job, "k", b"v").await.unwrap();
         store.keep_token(&other, &kept("other")).await.unwrap();
     }
@@ -76,7 +104,7 @@ async fn what_was_kept_is_there_after_a_restart_and_gone_after_forget() {
         Some(&b"v"[..])
     );
     assert_eq!(store.jobs().await.unwrap(), [job.clone(), other.clone()]);
-    store.forget(&job).await.unwrap();
+    forget(&store, &job).await;
     assert_eq!(store.token(&job).await.unwrap(), None);
     assert_eq!(refresh_token(&store, &job).await, None);
     assert_eq!(store.jobs().await.unwrap(), [other]);
@@ -84,17 +112,14 @@ async fn what_was_kept_is_there_after_a_restart_and_gone_after_forget() {
 
 #[tokio::test]
 async fn memory_keeps_and_forgets_like_the_directory() {
-    let store = Store::memory();
+    let store = Store::memory().unwrap();
     let (job, other) = (JobId::file("job"), JobId::file("job2"));
     store.keep_token(&job, &kept("one")).await.unwrap();
     store.keep_token(&other, &kept("other")).await.unwrap();
-    store
-        .replace_generation(&job, "refresh_token", generation("rt"))
-        .await
-        .unwrap();
+    rotate(&store, &job, "rt").await.unwrap();
     assert_eq!(store.token(&job).await.unwrap(), Some(kept("one")));
     assert_eq!(store.jobs().await.unwrap(), [job.clone(), other.clone()]);
-    store.forget(&job).await.unwrap();
+    forget(&store, &job).await;
     assert_eq!(refresh_token(&store, &job).await, None);
     assert_eq!(store.token(&other).await.unwrap(), Some(kept("other")));
 }
@@ -131,10 +156,7 @@ async fn with_a_key_no_value_is_readable_on_disk() {
     let job = JobId::file("job");
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
     store.keep_token(&job, &kept("plain-token")).await.unwrap();
-    store
-        .replace_generation(&job, "refresh_token", generation("plain-refresh"))
-        .await
-        .unwrap();
+    rotate(&store, &job, "plain-refresh").await.unwrap();
     store
         .set_plugin_value(&job, "k", b"plain-value")
         .await
@@ -161,7 +183,7 @@ async fn a_missing_key_is_refused_before_anything_is_written() {
     for keys in [Vec::new(), vec![key(2)]] {
         let error = Store::open(folder.path(), keys).unwrap_err();
         assert_eq!(error.code(), "state.key-missing");
-        assert!(error.to_string().contains("1 record(s)"), "{error}");
+        assert!(error.to_string().contains("2 record(s)"), "{error}");
     }
     assert_eq!(record(), before);
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
@@ -192,13 +214,13 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     {
         let store = Store::open(folder.path(), vec![key(1)]).unwrap();
         for job in [&job, &other] {
-            store
-                .replace_generation(job, "refresh_token", generation("rt"))
-                .await
-                .unwrap();
+            rotate(&store, job, "rt").await.unwrap();
         }
     }
-    let record = record::key(&job, record::Kind::Generation, "refresh_token");
+    let record = {
+        let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+        record::chain_key(store.chain_id(b"seed of job"))
+    };
     let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
     let mut damaged = get(&database, &record).unwrap().unwrap();
     *damaged.last_mut().unwrap() ^= 1;
@@ -210,20 +232,28 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     drop(database);
 
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
-    let read = store.generation(&job, "refresh_token").await.unwrap_err();
-    let written = store
-        .replace_generation(&job, "refresh_token", generation("new"))
-        .await
-        .unwrap_err();
-    for failure in [read, written] {
+    let unread = store.find_chain(&job, "refresh_token", None).await;
+    let read = store
+        .find_chain(&job, "refresh_token", Some(b"seed of job"))
+        .await;
+    for failure in [unread.unwrap_err(), read.unwrap_err()] {
         assert_eq!(failure.code.as_deref(), Some("state.undecryptable"));
         assert!(
             failure
                 .message
-                .contains("rotating secret `refresh_token` of job job"),
+                .contains("chain of secret `refresh_token` of job job"),
             "{failure}"
         );
     }
+    let change = ChainChange {
+        job: &job,
+        secret: "refresh_token",
+        seed: None,
+        next: &Chain::new(store.chain_id(b"seed of job"), b"new".to_vec().into()),
+        expected: None,
+    };
+    let written = store.swap_chain(change).await.unwrap_err();
+    assert_eq!(written.code.as_deref(), Some("state.undecryptable"));
     assert_eq!(refresh_token(&store, &other).await.as_deref(), Some("rt"));
     drop(store);
     let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
@@ -231,12 +261,64 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     drop(database);
 
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
-    store.forget(&job).await.unwrap();
-    store
-        .replace_generation(&job, "refresh_token", generation("new"))
-        .await
-        .unwrap();
+    forget(&store, &job).await;
+    rotate(&store, &job, "new").await.unwrap();
     assert_eq!(refresh_token(&store, &job).await.as_deref(), Some("new"));
+}
+
+#[test]
+fn in_one_commit_each_change_sees_those_before_and_one_that_is_late_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path(), Vec::new()).unwrap());
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    let (chain, fingerprint) = (ChainId([1; 16]), Fingerprint([2; 16]));
+    let swap = |expected: Option<&[u8]>, next: &[u8]| {
+        Change::Swap(Swap {
+            chain,
+            expected: expected.map(revision),
+            next: Zeroizing::new(next.to_vec()),
+            binding: None,
+            links: vec![(fingerprint, [next[0]; 32])],
+        })
+    };
+    let put = |key: &[u8]| Change::Put(key.to_vec(), Zeroizing::new(b"v".to_vec()));
+    let changes = [
+        put(b"\x01one"),
+        swap(None, b"1"),
+        swap(None, b"2"),
+        swap(Some(b"1"), b"3"),
+        swap(Some(b"1"), b"4"),
+        put(b"\x01two"),
+    ];
+    let applied = apply(&database, changes.iter()).unwrap();
+    assert_eq!(applied, [true, true, false, true, false, true]);
+    let stored = get(&database, &record::chain_key(chain)).unwrap();
+    assert_eq!(stored.unwrap().as_slice(), b"3");
+    assert_eq!(link(&database, fingerprint).unwrap(), Some([b'3'; 32]));
+    for key in [b"\x01one", b"\x01two"] {
+        assert!(get(&database, key).unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_fingerprint_key_is_damaged_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path(), vec![key(1)]).unwrap());
+    let name = record::fingerprint_key_key();
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    let mut damaged = get(&database, &name).unwrap().unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    apply(
+        &database,
+        [Change::Put(name.clone(), damaged.clone())].iter(),
+    )
+    .unwrap();
+    drop(database);
+    let error = Store::open(folder.path(), vec![key(1)]).unwrap_err();
+    assert_eq!(error.code(), "state.damaged");
+    assert!(error.to_string().contains("fingerprint key"), "{error}");
+    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+    assert_eq!(get(&database, &name).unwrap(), Some(damaged));
 }
 
 #[tokio::test]
@@ -341,14 +423,18 @@ async fn writers_that_wait_together_share_a_commit_and_all_are_durable() {
     drop(store);
     let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
     let table = database.begin_read().unwrap().open_table(RECORDS).unwrap();
-    assert_eq!(table.len().unwrap(), WRITERS as u64);
+    assert_eq!(
+        table.len().unwrap(),
+        WRITERS as u64 + 1,
+        "and the fingerprint key"
+    );
 }
 
 #[tokio::test]
 async fn a_plugin_keeps_no_more_than_its_quota() {
     let folder = tempfile::tempdir().unwrap();
     let directory = Store::open(folder.path(), Vec::new()).unwrap();
-    for store in [&directory, &Store::memory()] {
+    for store in [&directory, &Store::memory().unwrap()] {
         let job = JobId::file("job");
         for n in 0..crate::state::PLUGIN_VALUES_PER_JOB {
             store
@@ -384,12 +470,7 @@ async fn crash_writer() {
     };
     let store = Store::open(Path::new(&directory), vec![key(1)]).unwrap();
     for n in 0u64.. {
-        store
-            .replace_generation(
-                &JobId::file("job"),
-                "refresh_token",
-                generation(&n.to_string()),
-            )
+        rotate(&store, &JobId::file("job"), &n.to_string())
             .await
             .unwrap();
         let said = Path::new(&directory).join("said");

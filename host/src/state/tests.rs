@@ -1,0 +1,495 @@
+//! Chains as the journal needs them kept: found by value, changed by one at a time, forgotten with their last job. Memory and
+//! directory are held to one model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use super::*;
+use crate::capability::chain::Chain;
+use crate::capability::keep::Seed;
+use crate::failure::FailureKind;
+
+const SECRET: &str = "refresh_token";
+
+fn job(name: &str) -> JobId {
+    JobId::file(name)
+}
+
+fn memory() -> Store {
+    Store::in_memory(MemoryState::new([7; 32]))
+}
+
+/// A directory store, and where it is.
+fn directory() -> (Store, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), vec![StateKey::parse(&[1; 32]).unwrap()]).unwrap();
+    (store, folder)
+}
+
+/// What a job with this configured value finds: the newest value, and what the configured one is to it.
+async fn found(store: &Store, job: &JobId, seed: Option<&str>) -> Option<(String, Seed)> {
+    let seed = seed.map(str::as_bytes);
+    let found = store.find_chain(job, SECRET, seed).await.unwrap()?;
+    let value = found.stored.chain.value.expose_secret().to_vec();
+    Some((String::from_utf8(value).unwrap(), found.seed))
+}
+
+fn some(value: &str, seed: Seed) -> Option<(String, Seed)> {
+    Some((value.to_owned(), seed))
+}
+
+/// A change on what was found, as the journal makes it.
+async fn change(
+    store: &Store,
+    job: &JobId,
+    seed: Option<&str>,
+    next: &Chain,
+    expected: Option<&Revision>,
+) -> Option<Revision> {
+    let change = ChainChange {
+        job,
+        secret: SECRET,
+        seed: seed.map(str::as_bytes),
+        next,
+        expected,
+    };
+    store.swap_chain(change).await.unwrap()
+}
+
+/// The next value, as the journal would have it.
+async fn rotate(store: &Store, job: &JobId, seed: Option<&str>, value: &str) -> bool {
+    let bytes = seed.map(str::as_bytes);
+    let found = store.find_chain(job, SECRET, bytes).await.unwrap();
+    let (chain, expected) = match found {
+        Some(found) => (found.stored.chain, Some(found.stored.revision)),
+        None => {
+            let first = bytes.unwrap_or(value.as_bytes()).to_vec();
+            let id = store.chain_id(&first);
+            match store.chain(id).await.unwrap() {
+                Some(stored) => (stored.chain, Some(stored.revision)),
+                None => (Chain::new(id, first.into()), None),
+            }
+        }
+    };
+    let next = chain.succeeded_by(value.as_bytes().to_vec().into(), None);
+    change(store, job, seed, &next, expected.as_ref())
+        .await
+        .is_some()
+}
+
+async fn forget(store: &Store, job: &JobId) {
+    store.forget(job, &|_| Ok(())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_chain_is_found_by_every_value_it_ever_had() {
+    let (directory, _folder) = directory();
+    for store in [&directory, &memory()] {
+        let (a, unknown) = (job("a"), job("unknown"));
+        assert_eq!(found(store, &a, Some("v0")).await, None);
+        assert_eq!(found(store, &a, None).await, None);
+        for value in ["v1", "v2"] {
+            assert!(rotate(store, &a, Some("v0"), value).await);
+        }
+        for (seed, expected) in [
+            (Some("v0"), some("v2", Seed::Unchanged)),
+            (Some("v1"), some("v2", Seed::Restored)),
+            (Some("v2"), some("v2", Seed::Newest)),
+            (Some("login"), None),
+            (None, some("v2", Seed::Unread)),
+        ] {
+            assert_eq!(found(store, &a, seed).await, expected, "{seed:?}");
+        }
+        assert_eq!(found(store, &unknown, None).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_was_written_back_to_its_home_and_was_overtaken_is_no_restored_one() {
+    let store = memory();
+    let a = job("a");
+    assert!(rotate(&store, &a, Some("v0"), "v1").await);
+    // v1 is in the job's own secret now; v2 is not yet.
+    assert!(rotate(&store, &a, Some("v1"), "v2").await);
+    assert_eq!(
+        found(&store, &a, Some("v1")).await,
+        some("v2", Seed::Unchanged)
+    );
+    assert_eq!(
+        found(&store, &a, Some("v0")).await,
+        some("v2", Seed::Restored)
+    );
+    // The seed could not be read once: what it was is still known.
+    assert!(rotate(&store, &a, None, "v3").await);
+    assert_eq!(
+        found(&store, &a, Some("v1")).await,
+        some("v3", Seed::Unchanged)
+    );
+}
+
+#[tokio::test]
+async fn two_jobs_with_one_value_share_a_chain_and_a_renamed_job_keeps_it() {
+    let store = memory();
+    let (a, renamed) = (job("a"), job("renamed"));
+    assert!(rotate(&store, &a, Some("v0"), "v1").await);
+    assert_eq!(
+        found(&store, &renamed, Some("v0")).await,
+        some("v1", Seed::Unchanged)
+    );
+    assert_eq!(
+        found(&store, &renamed, Some("v1")).await,
+        some("v1", Seed::Newest)
+    );
+    assert!(rotate(&store, &renamed, Some("v0"), "v2").await);
+    assert_eq!(
+        found(&store, &a, Some("v0")).await,
+        some("v2", Seed::Unchanged)
+    );
+}
+
+#[tokio::test]
+async fn a_new_login_is_a_new_chain_and_the_old_seed_put_back_is_known_as_spent() {
+    let store = memory();
+    let a = job("a");
+    assert!(rotate(&store, &a, Some("v0"), "v1").await);
+    assert_eq!(found(&store, &a, Some("w0")).await, None);
+    assert!(rotate(&store, &a, Some("w0"), "w1").await);
+    assert_eq!(found(&store, &a, None).await, some("w1", Seed::Unread));
+    assert_eq!(
+        found(&store, &a, Some("v0")).await,
+        some("v1", Seed::Restored)
+    );
+    assert_eq!(
+        found(&store, &a, Some("w0")).await,
+        some("w1", Seed::Unchanged)
+    );
+}
+
+#[tokio::test]
+async fn of_two_who_change_a_chain_in_one_state_one_succeeds() {
+    let (directory, _folder) = directory();
+    for store in [&directory, &memory()] {
+        let a = job("a");
+        let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
+        let created = change(store, &a, Some("v0"), &first, None).await.unwrap();
+        assert_eq!(change(store, &a, Some("v0"), &first, None).await, None);
+        let next = |value: &str| first.succeeded_by(value.as_bytes().to_vec().into(), None);
+        let (one, other) = (next("one"), next("other"));
+        let (left, right) = tokio::join!(
+            change(store, &a, None, &one, Some(&created)),
+            change(store, &a, None, &other, Some(&created))
+        );
+        let winner = match (&left, &right) {
+            (Some(_), None) => "one",
+            (None, Some(_)) => "other",
+            _ => panic!("{left:?} {right:?}"),
+        };
+        assert_eq!(found(store, &a, None).await, some(winner, Seed::Unread));
+        // What lost is nobody's value.
+        let loser = if winner == "one" { "other" } else { "one" };
+        assert_eq!(found(store, &a, Some(loser)).await, None);
+        let stored = store.chain(first.id).await.unwrap().unwrap();
+        assert_eq!(Some(stored.revision), left.or(right));
+        assert_eq!(change(store, &a, None, &first, Some(&created)).await, None);
+    }
+}
+
+#[tokio::test]
+async fn the_same_chain_written_twice_is_two_states() {
+    let store = memory();
+    let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
+    let one = change(&store, &job("a"), None, &first, None).await.unwrap();
+    let two = change(&store, &job("a"), None, &first, Some(&one))
+        .await
+        .unwrap();
+    assert_ne!(one, two);
+}
+
+#[tokio::test]
+async fn a_chain_is_forgotten_with_the_last_job_that_it_is_kept_for() {
+    let (directory, _folder) = directory();
+    for store in [&directory, &memory()] {
+        let (a, b) = (job("a"), job("b"));
+        assert!(rotate(store, &a, Some("old"), "old-1").await);
+        assert!(rotate(store, &a, Some("v0"), "v1").await);
+        assert!(rotate(store, &b, Some("v0"), "v2").await);
+        forget(store, &a).await;
+        assert_eq!(found(store, &a, None).await, None);
+        assert_eq!(
+            found(store, &a, Some("old")).await,
+            None,
+            "an earlier login"
+        );
+        assert_eq!(
+            found(store, &a, Some("v0")).await,
+            some("v2", Seed::Unchanged)
+        );
+        forget(store, &b).await;
+        for value in ["v0", "v1", "v2"] {
+            assert_eq!(found(store, &a, Some(value)).await, None, "{value}");
+        }
+        assert_eq!(store.jobs().await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn what_may_not_go_stays_whole() {
+    let store = memory();
+    let a = job("a");
+    assert!(rotate(&store, &a, Some("v0"), "v1").await);
+    let refusal = Failure::new(FailureKind::Denied, "test.in-use", "in use");
+    let refused = store.forget(&a, &|_| Err(refusal.clone())).await;
+    assert_eq!(refused, Err(refusal));
+    assert_eq!(
+        found(&store, &a, Some("v0")).await,
+        some("v1", Seed::Unchanged)
+    );
+}
+
+#[tokio::test]
+async fn chains_are_found_after_a_restart_and_under_another_state_key() {
+    let (store, folder) = directory();
+    assert!(rotate(&store, &job("a"), Some("v0"), "v1").await);
+    let id = store.chain_id(b"v0");
+    drop(store);
+    let key = |byte| StateKey::parse(&[byte; 32]).unwrap();
+    for keys in [vec![key(1)], vec![key(2), key(1)], vec![key(2)]] {
+        let store = Store::open(folder.path(), keys).unwrap();
+        assert_eq!(store.chain_id(b"v0"), id);
+        assert_eq!(
+            found(&store, &job("b"), Some("v0")).await,
+            some("v1", Seed::Unchanged)
+        );
+    }
+    let (elsewhere, _folder) = directory();
+    assert_ne!(
+        elsewhere.chain_id(b"v0"),
+        id,
+        "each store has a key of its own"
+    );
+}
+
+#[tokio::test]
+async fn the_chains_of_a_job_are_listed_under_their_secrets() {
+    let store = memory();
+    let a = job("a");
+    assert!(rotate(&store, &a, Some("v0"), "v1").await);
+    assert!(rotate(&store, &job("b"), Some("w0"), "w1").await);
+    let chains = store.chains(&a).await.unwrap();
+    let names: Vec<_> = chains.iter().map(|held| held.secret.as_str()).collect();
+    assert_eq!(names, [SECRET]);
+    let stored = chains[0].chain.as_ref().unwrap().as_ref().unwrap();
+    assert_eq!(
+        (stored.chain.id, stored.chain.generation),
+        (store.chain_id(b"v0"), 1)
+    );
+}
+
+/// Fails what is next.
+#[derive(Default)]
+struct Once(Mutex<Option<&'static str>>);
+
+impl Once {
+    fn due(&self, place: &str) -> Result<(), Failure> {
+        let mut due = self.0.lock().unwrap();
+        if due.is_some_and(|due| due == place) {
+            *due = None;
+            return Err(Failure::new(FailureKind::Unavailable, "test", place));
+        }
+        Ok(())
+    }
+}
+
+impl Faults for Once {
+    fn read(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async { self.due("read") })
+    }
+
+    fn before<'a>(&'a self, _: &'a Write) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { self.due("before") })
+    }
+
+    fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            assert!(matches!(write, Write::Chain(_)) && applied);
+            self.due("after")
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
+    let faults = Arc::new(Once::default());
+    let state = MemoryState::new([1; 32]);
+    let store = Store::in_memory(state.clone().with_faults(faults.clone()));
+    let a = job("a");
+    let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
+    for (place, is_written) in [("before", false), ("after", true)] {
+        let change = ChainChange {
+            job: &a,
+            secret: SECRET,
+            seed: None,
+            next: &first,
+            expected: None,
+        };
+        *faults.0.lock().unwrap() = Some(place);
+        assert_eq!(store.swap_chain(change).await.unwrap_err().message, place);
+        let other = Store::in_memory(state.clone());
+        assert_eq!(other.chain(first.id).await.unwrap().is_some(), is_written);
+    }
+    *faults.0.lock().unwrap() = Some("read");
+    assert!(store.chain(first.id).await.is_err());
+    drop(store);
+    let restarted = Store::in_memory(state.clone());
+    assert!(restarted.is_exclusive());
+    assert_eq!(found(&restarted, &a, None).await, some("v0", Seed::Unread));
+    assert!(!Store::in_memory(state.shared_by_processes()).is_exclusive());
+}
+
+/// What jobs, values and chains are, without records.
+#[derive(Default)]
+struct Model {
+    /// By first value: all values, the newest last.
+    chains: BTreeMap<u8, Vec<u8>>,
+    /// Which chain a value leads to.
+    leads: BTreeMap<u8, u8>,
+    /// By job: the chain, the seed, the chains before.
+    bindings: BTreeMap<u8, (u8, Option<u8>, BTreeSet<u8>)>,
+}
+
+impl Model {
+    fn find(&self, job: u8, seed: Option<u8>) -> Option<(u8, u8, Seed)> {
+        let binding = self.bindings.get(&job);
+        let Some(value) = seed else {
+            let first = binding?.0;
+            return Some((first, *self.chains.get(&first)?.last()?, Seed::Unread));
+        };
+        let first = *self.leads.get(&value).unwrap_or(&value);
+        let newest = *self.chains.get(&first)?.last()?;
+        let untouched = match binding {
+            Some((_, seed, _)) => *seed == Some(value),
+            None => self
+                .bindings
+                .values()
+                .any(|(chain, seed, _)| *chain == first && *seed == Some(value)),
+        };
+        let seed = match (newest == value, untouched) {
+            (true, _) => Seed::Newest,
+            (false, true) => Seed::Unchanged,
+            (false, false) => Seed::Restored,
+        };
+        Some((first, newest, seed))
+    }
+
+    fn rotate(&mut self, job: u8, seed: Option<u8>, value: u8) {
+        let first = match self.find(job, seed) {
+            Some((first, ..)) => first,
+            None => seed.unwrap_or(value),
+        };
+        self.chains.entry(first).or_default().push(value);
+        for value in seed.into_iter().chain([value]) {
+            self.leads.insert(value, first);
+        }
+        let (_, last_seed, mut all) =
+            self.bindings
+                .remove(&job)
+                .unwrap_or((0, None, BTreeSet::new()));
+        all.insert(first);
+        self.bindings.insert(job, (first, seed.or(last_seed), all));
+    }
+
+    fn forget(&mut self, job: u8) {
+        let Some((_, _, ours)) = self.bindings.remove(&job) else {
+            return;
+        };
+        for first in ours {
+            if !self
+                .bindings
+                .values()
+                .any(|(_, _, all)| all.contains(&first))
+            {
+                self.chains.remove(&first);
+                self.leads.retain(|_, chain| *chain != first);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Rotate(u8, Option<u8>, u8),
+    Forget(u8),
+    Restart,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let rotate = (0..3_u8, proptest::option::of(0..12_u8), 0..12_u8);
+    prop_oneof![
+        8 => rotate.prop_map(|(job, seed, value)| Step::Rotate(job, seed, value)),
+        1 => (0..3_u8).prop_map(Step::Forget),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn text(value: u8) -> String {
+    format!("value {value}")
+}
+
+async fn assert_is(store: &Store, model: &Model) {
+    for number in 0..3 {
+        let job = job(&text(number));
+        for seed in (0..12).map(Some).chain([None]) {
+            let seen = found(store, &job, seed.map(text).as_deref()).await;
+            let expected = model.find(number, seed);
+            let expected = expected.map(|(_, newest, seed)| (text(newest), seed));
+            assert_eq!(seen, expected, "job {number}, seed {seed:?}");
+        }
+    }
+}
+
+async fn step(store: &Store, step: &Step) {
+    match step {
+        Step::Rotate(number, seed, value) => {
+            let seed = seed.map(text);
+            let job = job(&text(*number));
+            assert!(rotate(store, &job, seed.as_deref(), &text(*value)).await);
+        }
+        Step::Forget(number) => forget(store, &job(&text(*number))).await,
+        Step::Restart => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn memory_and_directory_keep_what_the_model_keeps(steps in proptest::collection::vec(any_step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let state = MemoryState::new([3; 32]);
+            let (mut on_disk, folder) = directory();
+            let mut in_memory = Store::in_memory(state.clone());
+            let mut model = Model::default();
+            for taken in &steps {
+                match taken {
+                    Step::Rotate(job, seed, value) => model.rotate(*job, *seed, *value),
+                    Step::Forget(job) => model.forget(*job),
+                    Step::Restart => {
+                        drop(on_disk);
+                        let key = StateKey::parse(&[1; 32]).unwrap();
+                        on_disk = Store::open(folder.path(), vec![key]).unwrap();
+                        in_memory = Store::in_memory(state.clone());
+                    }
+                }
+                step(&on_disk, taken).await;
+                step(&in_memory, taken).await;
+            }
+            assert_is(&on_disk, &model).await;
+            assert_is(&in_memory, &model).await;
+        });
+    }
+}
