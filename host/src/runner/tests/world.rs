@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::refresh::Policy;
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
-    Acquirer, Call, Chance, Change as Wrote, Lane, Obtained, Ports, Publisher, Write,
+    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Obtained, Ports, Publisher, Write,
 };
 use crate::runner::{Change, Handle, Runner};
 use crate::time::{Clock, Timestamp};
@@ -28,8 +28,12 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) origin: &'static str,
+    /// The client that the job is to its issuer; none: one of its own.
+    pub(crate) client: Option<u8>,
     pub(crate) life: Duration,
     pub(crate) takes: Duration,
+    /// What the rotating secret lives that comes with each token.
+    pub(crate) rotating_life: Option<Duration>,
     /// What the nth call (from 0) fails with.
     pub(crate) fails: Arc<dyn Fn(u64) -> Option<Failure> + Send + Sync>,
 }
@@ -38,8 +42,10 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             origin: "https://issuer",
+            client: None,
             life: Duration::from_secs(300),
             takes: Duration::from_millis(50),
+            rotating_life: None,
             fails: Arc::new(|_| None),
         }
     }
@@ -97,6 +103,10 @@ impl World {
 
     pub(crate) fn plan(&self, job: &str, plan: Plan) {
         self.facts().plans.insert(job.to_owned(), plan);
+    }
+
+    fn plan_of(&self, job: &str) -> Plan {
+        self.facts().plans.get(job).cloned().unwrap_or_default()
     }
 
     /// When the issuer was asked for this job.
@@ -244,9 +254,21 @@ impl Acquirer for World {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        let facts = self.facts();
-        let plan = facts.plans.get(&job.id.name).cloned().unwrap_or_default();
-        Lane::Remote(plan.origin.into())
+        Lane::Remote(self.plan_of(&job.id.name).origin.into())
+    }
+
+    fn issuer(&self, job: &Job) -> Option<Issuer> {
+        let plan = self.plan_of(&job.id.name);
+        let mut client = [plan.client.unwrap_or_default(); 32];
+        if plan.client.is_none() {
+            for (to, from) in client.iter_mut().zip(job.id.name.bytes()) {
+                *to = from;
+            }
+        }
+        Some(Issuer {
+            origin: plan.origin.into(),
+            client,
+        })
     }
 
     fn secrets<'a>(&'a self, _: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
@@ -287,6 +309,7 @@ impl Acquirer for World {
             Ok(Obtained {
                 token: token(&value, Expiry::At(sent.after(plan.life))),
                 obtained_at: sent,
+                rotating_expires_at: plan.rotating_life.map(|life| sent.after(life)),
             })
         })
     }
@@ -316,6 +339,7 @@ pub(crate) fn kept(value: &str, obtained_at: Timestamp, expires_at: Timestamp) -
         token: token(value, Expiry::At(expires_at)),
         obtained_at,
         expires_at: Some(expires_at),
+        rotating_expires_at: None,
         source_hash,
     }
 }
