@@ -44,7 +44,7 @@ const LADDER: [Duration; 5] = [
 pub struct Stake {
     /// The held token's whole life; none: there is no token, or it never dies.
     pub life: Option<Duration>,
-    /// What is left of it; none: there is no token that could die.
+    /// What is left of it, nothing if there is no token; none: it never dies.
     pub remaining: Option<Duration>,
 }
 
@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn the_longest_wait_shrinks_with_the_life_and_towards_its_end() {
         for (life_s, remaining_s, expected_s, what) in [
-            (None, None, 300, "no token yet, or one that never dies"),
+            (None, None, 300, "a token that never dies"),
+            (None, Some(0), 30, "no token at all"),
             (Some(300), Some(90), 30, "a life of five minutes"),
             (Some(1200), Some(600), 120, "a tenth of the life"),
             (Some(86_400), Some(17_280), 300, "a long life"),

@@ -266,13 +266,24 @@ impl Job {
         if self.drops_answer(now) {
             return;
         }
-        let stake = Stake {
-            life: self.held.and_then(|held| held.life.length()),
-            remaining: self.remaining(now),
-        };
+        let stake = self.stake(now);
         let nth = self.failures.failed(kind);
         let wait = backoff::wait(kind, nth, retry_after, stake, sample);
         self.next = Next::Retry(now.boot.saturating_add(wait));
+    }
+
+    /// What is at stake: consumers that have no token at all are no better off than with a dead one.
+    fn stake(&self, now: Reading) -> Stake {
+        match self.held {
+            Some(held) => Stake {
+                life: held.life.length(),
+                remaining: self.remaining(now),
+            },
+            None => Stake {
+                life: None,
+                remaining: Some(Duration::ZERO),
+            },
+        }
     }
 
     /// Whether the answer that just came is nobody's; then the source is asked again.

@@ -512,3 +512,20 @@ fn an_issuer_that_answers_again_ends_the_wait_after_a_failure_and_no_other_wait(
     assert_eq!(fresh().step(Event::IssuerAnswered, at(10), 0.0), []);
     assert_eq!(started().step(Event::IssuerAnswered, at(10), 0.0), []);
 }
+
+#[test]
+fn a_job_without_any_token_tries_as_often_as_one_whose_token_is_dead() {
+    let mut without = started();
+    let mut dead = fresh();
+    dead.step(Event::Woken, at(210), 0.0);
+    for nth in 0..20 {
+        for job in [&mut without, &mut dead] {
+            job.step(failure(FailureKind::Unavailable), at(1000 + nth), 1.0);
+            job.step(Event::Asked, at(1000 + nth), 0.0);
+        }
+    }
+    for job in [&mut without, &mut dead] {
+        job.step(failure(FailureKind::Unavailable), at(2000), 1.0);
+        assert_eq!(job.wakes_at(at(2000)), Some(Duration::from_secs(2030)));
+    }
+}

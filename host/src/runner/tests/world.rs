@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) client: Option<u8>,
     pub(crate) life: Duration,
     pub(crate) takes: Duration,
+    /// How long it takes instead, right now.
+    pub(crate) slow: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
     /// What the rotating secret lives that comes with each token.
     pub(crate) rotating_life: Option<Duration>,
     /// What the nth call (from 0) fails with.
@@ -45,6 +47,7 @@ impl Default for Plan {
             client: None,
             life: Duration::from_secs(300),
             takes: Duration::from_millis(50),
+            slow: Arc::new(|| None),
             rotating_life: None,
             fails: Arc::new(|_| None),
         }
@@ -88,6 +91,8 @@ pub(crate) struct Facts {
     pub(crate) store_fails: bool,
     /// By token value: when it really dies.
     pub(crate) deaths: HashMap<String, Duration>,
+    /// Whether of calls and outputs only the last of each is remembered, for long runs.
+    is_forgetful: bool,
 }
 
 #[derive(Clone, Default)]
@@ -97,6 +102,13 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// A world that remembers no history.
+    pub(crate) fn forgetful() -> Self {
+        let world = Self::default();
+        world.facts().is_forgetful = true;
+        world
+    }
+
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap()
     }
@@ -287,6 +299,10 @@ impl Acquirer for World {
                 let calls = facts.calls.entry(name.clone()).or_default();
                 let nth = *calls;
                 *calls += 1;
+                if facts.is_forgetful {
+                    facts.asked.clear();
+                    facts.deaths.clear();
+                }
                 facts.asked.push(Asked {
                     job: name.clone(),
                     at: self.time.passed(),
@@ -298,7 +314,8 @@ impl Acquirer for World {
             };
             let flight = Flight(self.clone());
             let sent = self.time.now().wall;
-            self.time.wait(plan.takes).await;
+            let takes = (plan.slow)().unwrap_or(plan.takes);
+            self.time.wait(takes).await;
             drop(flight);
             if let Some(failure) = (plan.fails)(nth) {
                 return Err(failure);
@@ -368,9 +385,13 @@ impl Publisher for World {
                 value: values.join(","),
                 since: self.time.passed(),
             };
+            let is_forgetful = facts.is_forgetful;
             let history = facts.written.entry(path).or_default();
             if history.last().is_some_and(|last| last.value == held.value) {
                 return Ok(Wrote::Unchanged);
+            }
+            if is_forgetful {
+                history.clear();
             }
             history.push(held);
             Ok(Wrote::Written)
