@@ -17,6 +17,7 @@ use crate::output::{Homes, Outputs};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
+use crate::state::manual::Manual;
 use crate::state::{StateKey, Store};
 use crate::time::SystemClock;
 
@@ -28,6 +29,8 @@ pub(super) struct House {
     pub(super) capabilities: capability::Host,
     /// The world as the runner sees it.
     pub(super) ports: Ports,
+    /// What a person may ask of the state store.
+    pub(super) state: Manual,
 }
 
 impl House {
@@ -60,11 +63,14 @@ impl House {
         for job in &config.jobs {
             live.learn(&job.source.plugin).await;
         }
+        let holder = Some(capabilities.holder());
+        let state = Manual::new(Arc::clone(&store), holder, Arc::new(SystemClock));
         let ports = Ports::live(Arc::clone(&live) as _, live, store);
         Ok(Self {
             plugins,
             capabilities,
             ports,
+            state,
         })
     }
 }
@@ -124,7 +130,14 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
     }
 }
 
-async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow::Result<Store> {
+/// Opens the store that a configuration names.
+///
+/// # Errors
+/// It cannot be opened, or a key of it not be read.
+pub(super) async fn open_store(
+    location: &StateLocation,
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<Store> {
     match location {
         StateLocation::Memory => Ok(Store::memory()?),
         StateLocation::Directory { path, keys } => {

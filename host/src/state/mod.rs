@@ -6,6 +6,7 @@ mod directory;
 mod error;
 mod fingerprint;
 mod local;
+pub mod manual;
 mod memory;
 mod quota;
 mod record;
@@ -29,6 +30,13 @@ use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revisi
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::token::KeptToken;
+
+/// Random bytes.
+fn random<const N: usize>() -> Result<[u8; N], StateError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StateError::Crypto("drawing random bytes"))?;
+    Ok(bytes)
+}
 
 /// The state store of one process.
 pub struct Store(Local);

@@ -15,6 +15,7 @@ mod rotating;
 mod scene;
 mod serve;
 mod shared_outputs;
+mod state;
 mod trouble_issuer;
 mod trouble_machine;
 mod trouble_output;
