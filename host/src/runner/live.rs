@@ -296,3 +296,65 @@ fn place(origin: &SecretOrigin) -> String {
         other => format!("{other:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::Secret;
+    use crate::runner::tests::world::job;
+
+    fn with(client_id: Option<&str>, secrets: &[(&str, SecretOrigin, bool)]) -> Job {
+        let mut job = job("a");
+        if let Some(client_id) = client_id {
+            job.source.config = serde_json::json!({"client_id": client_id, "scope": [client_id]});
+        }
+        for (name, origin, rotating) in secrets {
+            let secret = Secret {
+                origin: origin.clone(),
+                rotating: *rotating,
+                to: None,
+            };
+            job.source.secrets.insert((*name).to_owned(), secret);
+        }
+        job
+    }
+
+    #[test]
+    fn jobs_are_one_client_if_their_client_id_and_the_places_of_their_lasting_secrets_are_the_same()
+    {
+        let file = |path: &str| SecretOrigin::File(path.into());
+        let of_file = |path| with(Some("svc"), &[("client_secret", file(path), false)]);
+        let rotating = |path| with(Some("svc"), &[("refresh_token", file(path), true)]);
+        let mut scoped = of_file("/a");
+        scoped.source.config["scope"] = serde_json::json!(["other"]);
+        let mut with_certificate = of_file("/a");
+        with_certificate.source.tls.cert_file = Some("/cert".into());
+        for (a, b, is_same, what) in [
+            (of_file("/a"), of_file("/a"), true, "the same"),
+            (of_file("/a"), scoped, true, "another scope"),
+            (of_file("/a"), of_file("/b"), false, "another secret"),
+            (
+                of_file("/a"),
+                with_certificate,
+                false,
+                "a client certificate",
+            ),
+            (rotating("/a"), rotating("/b"), true, "another grant"),
+            (rotating("/a"), of_file("/a"), false, "a public client"),
+            (
+                with(Some("a"), &[]),
+                with(Some("b"), &[]),
+                false,
+                "another client_id",
+            ),
+            (
+                with(None, &[]),
+                with(None, &[]),
+                true,
+                "nothing tells them apart",
+            ),
+        ] {
+            assert_eq!(client(&a) == client(&b), is_same, "{what}");
+        }
+    }
+}

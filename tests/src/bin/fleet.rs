@@ -233,14 +233,15 @@ fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<(Row, Res
 fn resource_versions(cluster: &ApiServer, namespace: &str) -> Result<BTreeSet<(String, String)>> {
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
     let listed = cluster.admin().get(&path)?.context("no such namespace")?;
-    let items = listed["items"].as_array().context("no items")?;
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let items = listed.get("items").and_then(|items| items.as_array());
+    let text = |item: &serde_json::Value, field: &str| {
+        let value = item.pointer(&format!("/metadata/{field}"))?;
+        Some(value.as_str()?.to_owned())
+    };
     Ok(items
+        .context("no items")?
         .iter()
-        .map(|item| {
-            let metadata = &item["metadata"];
-            (text(&metadata["name"]), text(&metadata["resourceVersion"]))
-        })
+        .filter_map(|item| Some((text(item, "name")?, text(item, "resourceVersion")?)))
         .collect())
 }
 
