@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let plugins = house::plugins(&loaded.config)?;
+        let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
             return Ok(exit);
         }

@@ -1,6 +1,6 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::capability::{self, process_environment};
-use crate::config::model::{Config, SecretOrigin, StateLocation};
+use crate::config::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
 use crate::kubernetes::Kubernetes;
 use crate::output::Outputs;
 use crate::plugin::{CacheSettings, Compiler, Plugins};
@@ -90,14 +90,17 @@ pub(super) fn prepare_plugins(plugins: &Plugins, config: &Config) {
     }
 }
 
-/// The plugins of a configuration, with the process's compile cache.
+/// The built-in plugins and these, with the process's compile cache.
 ///
 /// # Errors
 /// The engine cannot be made.
-pub(super) fn plugins(config: &Config) -> anyhow::Result<Plugins> {
+pub(super) fn plugins(
+    files: &BTreeMap<String, PluginFile>,
+    limits: &PluginLimits,
+) -> anyhow::Result<Plugins> {
     Ok(Plugins::new(
-        &config.plugins,
-        config.limits.plugin.clone(),
+        files,
+        limits.clone(),
         cache(|name| std::env::var_os(name)),
     )?)
 }
