@@ -135,6 +135,11 @@ impl Acquirer for Live {
                 .endpoints(&source.plugin, &source.config)
                 .await
                 .map_err(|error| error.to_failure())?;
+            // The call's time begins with its capabilities, and is not for compiling.
+            self.plugins
+                .prepare(&source.plugin)
+                .await
+                .map_err(|error| error.to_failure())?;
             self.learn(&source.plugin).await;
             let capabilities = self.capabilities.call(job, &endpoints);
             let began = capabilities.now();
@@ -225,5 +230,68 @@ fn place(origin: &SecretOrigin) -> String {
         // The value itself stays out: a digest of a short one could be guessed.
         SecretOrigin::Value(_) => "value".to_owned(),
         other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::capability::testing::{Fixture, Server};
+    use crate::config::defaults::plugin_limits;
+    use crate::kubernetes::Kubernetes;
+    use crate::plugin::{CacheSettings, Compiler};
+
+    /// The built-in plugins, not compiled so far.
+    fn cold(cache: &tempfile::TempDir) -> Plugins {
+        let settings = CacheSettings {
+            directory: Some(cache.path().to_owned()),
+            prefilled: None,
+            compiler: Compiler::InProcess,
+        };
+        Plugins::new(&BTreeMap::new(), plugin_limits(), settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn compiling_takes_no_time_from_the_requests_of_a_call() {
+        let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let began = Instant::now();
+        cold(&caches[0]).prepare("oauth2").await.unwrap();
+        let compiling = began.elapsed();
+
+        let answer = r#"{"access_token":"fresh","token_type":"Bearer","expires_in":300}"#;
+        let server = Server::answering(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        ))
+        .await;
+        let mut fixture = Fixture::new();
+        fixture.secret("client_secret", "s");
+        fixture.job.source.plugin = "oauth2".to_owned();
+        fixture.job.source.config = serde_json::json!({
+            "grant": "client_credentials",
+            "token_url": server.url("/token"),
+            "client_id": "svc",
+        });
+        fixture.job.source.timeout = compiling / 2;
+        let live = Live::new(
+            cold(&caches[1]),
+            fixture.host(),
+            Outputs::new(Arc::new(Kubernetes::new())),
+            CancellationToken::new(),
+        );
+        let call = Call {
+            attempt: 0,
+            previous_expires_at: None,
+        };
+        let obtained = live
+            .acquire(&Arc::new(fixture.job), call)
+            .await
+            .unwrap_or_else(|failure| panic!("compiled in {compiling:?}: {failure}"));
+        assert_eq!(obtained.token.value.expose_secret(), "fresh");
     }
 }

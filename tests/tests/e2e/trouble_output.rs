@@ -166,8 +166,8 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
     );
     let table = [
         ("immutable", false, "kubernetes.immutable", "immutable"),
-        ("forbidden", false, "kubernetes.forbidden", "patch"),
-        ("late", true, "kubernetes.forbidden", "create"),
+        ("forbidden", false, "kubernetes.forbidden", "verb `patch`"),
+        ("late", true, "kubernetes.forbidden", "verb `create`"),
         ("absent", false, "kubernetes.not-found", "create: true"),
     ];
     let names = table.iter().map(|(name, create, ..)| (*name, *create));
