@@ -129,21 +129,41 @@ async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow
     match location {
         StateLocation::Memory => Ok(Store::memory()),
         StateLocation::Directory { path, keys } => {
-            let mut parsed = Vec::with_capacity(keys.len());
-            for key in keys {
-                let content = read_key(key, kubernetes)
-                    .await
-                    .context("cannot read a key of `state.key`")?;
-                parsed.push(StateKey::parse(content.expose_secret()).with_context(|| {
-                    format!("cannot use {} as a key of `state.key`", describe(key))
-                })?);
-            }
+            let keys = read_keys(keys, kubernetes).await?;
             let path: PathBuf = path.clone();
-            tokio::task::spawn_blocking(move || Store::open(&path, parsed))
+            tokio::task::spawn_blocking(move || Store::open(&path, keys))
                 .await?
                 .context("cannot open the state store")
         }
     }
+}
+
+/// Why the state store could not be opened, as far as that shows beside a process that has it open.
+pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
+    let StateLocation::Directory { path, keys } = location else {
+        return Vec::new();
+    };
+    let directory = Store::look(path).err().map(|error| error.to_string());
+    let keys = read_keys(keys, &Kubernetes::new()).await;
+    let keys = keys.err().map(|error| format!("{error:#}"));
+    directory.into_iter().chain(keys).collect()
+}
+
+async fn read_keys(
+    keys: &[SecretOrigin],
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<Vec<StateKey>> {
+    let mut parsed = Vec::with_capacity(keys.len());
+    for key in keys {
+        let content = read_key(key, kubernetes)
+            .await
+            .context("cannot read a key of `state.key`")?;
+        parsed
+            .push(StateKey::parse(content.expose_secret()).with_context(|| {
+                format!("cannot use {} as a key of `state.key`", describe(key))
+            })?);
+    }
+    Ok(parsed)
 }
 
 /// A key of the store is read once, before any job exists, so no job's rules apply to it.
