@@ -142,6 +142,9 @@ impl Acquirer for Live {
             let plugin = &job.source.plugin;
             let info = self.plugins.info(plugin).await;
             let info = info.map_err(|error| error.to_failure())?;
+            // The call's time begins with its capabilities, and is not for compiling.
+            let prepared = self.plugins.prepare(plugin).await;
+            prepared.map_err(|error| error.to_failure())?;
             self.learn(plugin).await;
             let source = Component {
                 plugins: &self.plugins,
@@ -299,8 +302,17 @@ fn place(origin: &SecretOrigin) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use secrecy::ExposeSecret as _;
+
     use super::*;
-    use crate::config::model::Secret;
+    use crate::capability::testing::{Fixture, Server};
+    use crate::config::defaults::plugin_limits;
+    use crate::config::model::{RetryUnanswered, Secret};
+    use crate::kubernetes::Kubernetes;
+    use crate::plugin::{CacheSettings, Compiler};
     use crate::runner::tests::world::job;
 
     fn with(client_id: Option<&str>, secrets: &[(&str, SecretOrigin, bool)]) -> Job {
@@ -312,6 +324,8 @@ mod tests {
             let secret = Secret {
                 origin: origin.clone(),
                 rotating: *rotating,
+                retry_unanswered: RetryUnanswered::default(),
+                write_back: false,
                 to: None,
             };
             job.source.secrets.insert((*name).to_owned(), secret);
@@ -356,5 +370,54 @@ mod tests {
         ] {
             assert_eq!(client(&a) == client(&b), is_same, "{what}");
         }
+    }
+
+    /// The built-in plugins, not compiled so far.
+    fn cold(cache: &tempfile::TempDir) -> Plugins {
+        let settings = CacheSettings {
+            directory: Some(cache.path().to_owned()),
+            prefilled: None,
+            compiler: Compiler::InProcess,
+        };
+        Plugins::new(&BTreeMap::new(), plugin_limits(), settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn compiling_takes_no_time_from_the_requests_of_a_call() {
+        let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let began = Instant::now();
+        cold(&caches[0]).prepare("oauth2").await.unwrap();
+        let compiling = began.elapsed();
+
+        let answer = r#"{"access_token":"fresh","token_type":"Bearer","expires_in":300}"#;
+        let server = Server::answering(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        ))
+        .await;
+        let mut fixture = Fixture::new();
+        fixture.secret("client_secret", "s");
+        fixture.job.source.plugin = "oauth2".to_owned();
+        fixture.job.source.config = serde_json::json!({
+            "grant": "client_credentials",
+            "token_url": server.url("/token"),
+            "client_id": "svc",
+        });
+        fixture.job.source.timeout = compiling / 2;
+        let live = Live::new(
+            cold(&caches[1]),
+            fixture.host(),
+            Outputs::new(Arc::new(Kubernetes::new())),
+            CancellationToken::new(),
+        );
+        let call = Call {
+            attempt: 0,
+            previous_expires_at: None,
+        };
+        let obtained = live
+            .acquire(&Arc::new(fixture.job), call)
+            .await
+            .unwrap_or_else(|failure| panic!("compiled in {compiling:?}: {failure}"));
+        assert_eq!(obtained.token.value.expose_secret(), "fresh");
     }
 }

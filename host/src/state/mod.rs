@@ -99,6 +99,14 @@ impl Store {
         }))
     }
 
+    /// Whether the store in a directory could be opened, as far as that shows without opening it: another process may have it.
+    ///
+    /// # Errors
+    /// The directory is not there and cannot be made, or this process may not write in it.
+    pub fn look(directory: &Path) -> Result<(), StateError> {
+        directory::look(directory)
+    }
+
     /// Every job that something is kept for.
     ///
     /// # Errors
