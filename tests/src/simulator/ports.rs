@@ -10,7 +10,7 @@ use evertoken::capability::{Host, Kubernetes};
 use evertoken::config::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::runner::ports::{
-    Acquirer, Call, Chance, Change, Lane, Obtained, Publisher, Timer, Write, cluster,
+    Acquirer, Call, Chance, Change, Issuer, Lane, Obtained, Publisher, Timer, Write, cluster,
 };
 use fastrand::Rng;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
@@ -48,6 +48,14 @@ impl Acquirer for Sources {
         Lane::Remote(jobs::origin(job).into())
     }
 
+    fn issuer(&self, job: &Job) -> Option<Issuer> {
+        let client = job.source.config.get("client_id").map(ToString::to_string);
+        Some(Issuer {
+            origin: jobs::origin(job).into(),
+            client: Sha256::digest(client.unwrap_or_default()).into(),
+        })
+    }
+
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
         Box::pin(async move {
             let call = self.host.call(job, &[]);
@@ -82,6 +90,7 @@ impl Acquirer for Sources {
             result.map(|acquired| Obtained {
                 token: acquired.token,
                 obtained_at: acquired.obtained_at,
+                rotating_expires_at: acquired.rotating_expires_at,
             })
         })
     }

@@ -250,6 +250,7 @@ async fn another_jobs_token_is_a_secret_while_it_lives() {
             },
             obtained_at: NOW,
             expires_at,
+            rotating_expires_at: None,
             source_hash: [0; 32],
         };
         fixture
