@@ -70,8 +70,14 @@ impl Store {
     /// A store in a memory that may outlive it.
     #[must_use]
     pub fn in_memory(memory: MemoryState) -> Self {
+        Self::in_sealed_memory(memory, Vec::new())
+    }
+
+    /// The same with keys: the first encrypts, all decrypt.
+    #[must_use]
+    pub fn in_sealed_memory(memory: MemoryState, keys: Vec<StateKey>) -> Self {
         Self(Local {
-            keys: Keyring::default(),
+            keys: Keyring::new(keys),
             fingerprints: Fingerprints::new(memory.fingerprint_key()),
             backend: Backend::Memory(memory),
         })
