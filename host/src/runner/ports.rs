@@ -251,12 +251,42 @@ mod tests {
     fn a_token_is_not_taken_for_younger_because_the_clock_was_set_back_while_it_was_asked_for() {
         let began = reading(10_000, 100);
         for (sent_s, now, obtained_s, what) in [
-            (10_001, reading(10_005, 105), 10_001, "the clock was left alone"),
-            (10_001, reading(7_005, 105), 7_001, "set back by 3000 s after the sending"),
-            (7_003, reading(7_005, 105), 7_003, "set back before the sending"),
-            (10_001, reading(9_995, 105), 9_991, "set back by 10 s after the sending"),
-            (10_001, reading(20_005, 105), 10_001, "set forward: it only looks older"),
-            (9_000, reading(7_005, 105), 7_005, "an answer of an earlier call, from the future"),
+            (
+                10_001,
+                reading(10_005, 105),
+                10_001,
+                "the clock was left alone",
+            ),
+            (
+                10_001,
+                reading(7_005, 105),
+                7_001,
+                "set back by 3000 s after the sending",
+            ),
+            (
+                7_003,
+                reading(7_005, 105),
+                7_003,
+                "set back before the sending",
+            ),
+            (
+                10_001,
+                reading(9_995, 105),
+                9_991,
+                "set back by 10 s after the sending",
+            ),
+            (
+                10_001,
+                reading(20_005, 105),
+                10_001,
+                "set forward: it only looks older",
+            ),
+            (
+                9_000,
+                reading(7_005, 105),
+                7_005,
+                "an answer of an earlier call, from the future",
+            ),
         ] {
             let obtained = Obtained {
                 token: Token {

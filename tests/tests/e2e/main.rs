@@ -3,6 +3,7 @@
 
 mod bad_config;
 mod cluster_secrets;
+mod crashes;
 mod demo;
 mod deploy;
 mod examples;
