@@ -18,9 +18,9 @@ use crate::refresh::lifetime;
 use crate::time::Timestamp;
 use crate::token::{Token, jwt};
 
-/// Calls for one token: the answer of another job or of an earlier run, that of a login that came meanwhile, and the one that is
-/// wanted.
-const MAX_CALLS: u32 = 3;
+/// Calls for one token: the answer of another job or of an earlier run, the repetition of a request that went unanswered, a login
+/// that came meanwhile, and the one that is wanted.
+const MAX_CALLS: u32 = 4;
 
 /// What words a job's requests and reads their answers: a component, or the simulator's model of one.
 pub trait Source: Send + Sync {
@@ -74,7 +74,7 @@ pub struct Acquired {
 /// How one call ended.
 enum Round {
     Done(Acquired),
-    /// It settled what was open; the token is still to be had.
+    /// It settled what was open, or its request may be repeated; the token is still to be had.
     Again,
 }
 
@@ -127,6 +127,7 @@ impl Host {
                     Round::Again
                 })
             }
+            Err(_) if journal::repeats_at_once(job, call.held()).await => Ok(Round::Again),
             Err(unsuccessful) if unsuccessful.failure().kind == FailureKind::Denied => {
                 if journal::has_news(&self.0, job, call.held()).await {
                     Ok(Round::Again)
