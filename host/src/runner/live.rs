@@ -13,6 +13,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::output::{Outputs, Publication, Written};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
+use crate::refresh::clock;
 use crate::refresh::publication::Purpose;
 use crate::token::{Artifact, NamedToken};
 
@@ -154,6 +155,9 @@ impl Acquirer for Live {
                 token,
                 obtained_at: capabilities.last_sent_at().unwrap_or(began),
                 rotating_expires_at: None,
+                issuer_ahead_ms: capabilities
+                    .last_dated()
+                    .map(|dated| clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date)),
             })
         })
     }
