@@ -6,7 +6,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::call::Call;
+use super::call::{Call, Dated};
 use super::chain::{Exchange, Plugin};
 use super::host::Host;
 use super::journal::{self, Ending, Settled};
@@ -69,6 +69,8 @@ pub struct Acquired {
     pub obtained_at: Timestamp,
     /// When the first of the job's rotating secrets dies, where its issuer said so.
     pub rotating_expires_at: Option<Timestamp>,
+    /// The last answer that had a date.
+    pub last_dated: Option<Dated>,
 }
 
 /// How one call ended.
@@ -117,6 +119,7 @@ impl Host {
                 let acquired = Acquired {
                     obtained_at: call.last_sent_at().unwrap_or(began),
                     rotating_expires_at: journal::expires_at(call.held()).await,
+                    last_dated: call.last_dated(),
                     token,
                 };
                 let is_wanted = replayed
