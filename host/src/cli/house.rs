@@ -18,7 +18,7 @@ use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
 use crate::state::manual::Manual;
-use crate::state::{StateKey, Store};
+use crate::state::{ClusterPlace, StateKey, Store};
 use crate::time::SystemClock;
 
 /// Every room that a job needs.
@@ -136,26 +136,49 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
 /// It cannot be opened, or a key of it not be read.
 pub(super) async fn open_store(
     location: &StateLocation,
-    kubernetes: &Kubernetes,
+    kubernetes: &Arc<Kubernetes>,
 ) -> anyhow::Result<Store> {
     match location {
         StateLocation::Memory => Ok(Store::memory()?),
         StateLocation::Directory { path, keys } => {
-            let mut parsed = Vec::with_capacity(keys.len());
-            for key in keys {
-                let content = read_key(key, kubernetes)
-                    .await
-                    .context("cannot read a key of `state.key`")?;
-                parsed.push(StateKey::parse(content.expose_secret()).with_context(|| {
-                    format!("cannot use {} as a key of `state.key`", describe(key))
-                })?);
-            }
+            let keys = read_keys(keys, kubernetes).await?;
             let path: PathBuf = path.clone();
-            tokio::task::spawn_blocking(move || Store::open(&path, parsed))
+            tokio::task::spawn_blocking(move || Store::open(&path, keys))
                 .await?
                 .context("cannot open the state store")
         }
+        StateLocation::Secrets {
+            namespace,
+            prefix,
+            keys,
+        } => {
+            let keys = read_keys(keys, kubernetes).await?;
+            let place = ClusterPlace {
+                namespace: namespace.clone(),
+                prefix: prefix.clone(),
+            };
+            Store::in_cluster(Arc::clone(kubernetes), place, keys)
+                .await
+                .context("cannot open the state store")
+        }
     }
+}
+
+async fn read_keys(
+    keys: &[SecretOrigin],
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<Vec<StateKey>> {
+    let mut parsed = Vec::with_capacity(keys.len());
+    for key in keys {
+        let content = read_key(key, kubernetes)
+            .await
+            .context("cannot read a key of `state.key`")?;
+        parsed
+            .push(StateKey::parse(content.expose_secret()).with_context(|| {
+                format!("cannot use {} as a key of `state.key`", describe(key))
+            })?);
+    }
+    Ok(parsed)
 }
 
 /// A key of the store is read once, before any job exists, so no job's rules apply to it.
