@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
-use self::known::{Chains, FINGERPRINTS_MAX, Known};
+use self::known::{Chains, FINGERPRINTS_MAX, Known, is_newer};
 use self::object::{
     CHAIN, Data, JOB, Object, Place, RawList, SECRET_MAX_BYTES, STORE, STORE_LABEL,
 };
@@ -228,11 +228,15 @@ impl Cluster {
             }
             JOB => {
                 if let Some(job) = self.job_in(object) {
-                    let known = KnownJob {
-                        revision: object.revision.clone(),
-                        data: object.data.clone(),
-                    };
-                    self.state().jobs.insert(job, known);
+                    let mut state = self.state();
+                    let held = state.jobs.get(&job).map(|held| held.revision.as_str());
+                    if held.is_none_or(|held| !is_newer(held, &object.revision)) {
+                        let known = KnownJob {
+                            revision: object.revision.clone(),
+                            data: object.data.clone(),
+                        };
+                        state.jobs.insert(job, known);
+                    }
                 }
             }
             _ => {}
@@ -583,28 +587,35 @@ impl Cluster {
     async fn list_anew(&self) -> Result<(), Failure> {
         let arrival = self.state().lists_begun;
         let _turn = self.listing.lock().await;
-        let (before, list) = {
+        let (chains, jobs, list) = {
             let mut state = self.state();
             if state.list_done > arrival {
                 return Ok(());
             }
             state.lists_begun += 1;
-            (state.chains.ids(), state.lists_begun)
+            let jobs: Vec<JobId> = state.jobs.keys().cloned().collect();
+            (state.chains.ids(), jobs, state.lists_begun)
         };
         let objects = self.list().await?;
-        let listed: Vec<ChainId> = objects
-            .iter()
-            .filter(|object| object.kind == CHAIN)
-            .filter_map(|object| object::id_of(&self.place.prefix, CHAIN, &object.name))
-            .map(ChainId)
-            .collect();
         for object in &objects {
             if let Err(failure) = self.learn(object) {
                 tracing::error!(error = %failure, "a Secret of the state store is left as it is");
             }
         }
+        // What was known before and is not listed is gone.
+        let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
         let mut state = self.state();
-        state.chains.keep_only(&listed, &before);
+        for id in chains {
+            let name = object::name(&self.place.prefix, CHAIN, &id.0);
+            if !names.contains(name.as_str()) {
+                state.chains.drop_chain(id);
+            }
+        }
+        for job in jobs {
+            if !names.contains(self.job_name(&job).as_str()) {
+                state.jobs.remove(&job);
+            }
+        }
         state.list_done = list;
         Ok(())
     }

@@ -23,6 +23,15 @@ pub(super) struct Known {
     pub(super) fingerprints: Vec<Fingerprint>,
 }
 
+/// Whether what is held is newer than what was read: a list that began before our last write must not bring back what was before it.
+/// Where versions are no numbers, which no server's are, what is read counts.
+pub(super) fn is_newer(held: &str, read: &str) -> bool {
+    let number = |version: &str| version.parse::<u64>().ok();
+    number(held)
+        .zip(number(read))
+        .is_some_and(|(held, read)| held > read)
+}
+
 /// All chains that were seen.
 #[derive(Default)]
 pub(super) struct Chains {
@@ -63,12 +72,10 @@ impl Chains {
         bindings.map(|binding| &binding.job)
     }
 
-    /// What was read: a list that began before our last write must not bring back what was before it. Versions are numbers for
-    /// all servers that there are, and comparable by their documentation.
+    /// What was read, unless something newer is known.
     pub(super) fn learn(&mut self, known: Known) {
-        let version = |known: &Known| known.revision.parse::<u64>().ok();
         if let Some(held) = self.by_id.get(&known.chain.id)
-            && version(held) > version(&known)
+            && is_newer(&held.revision, &known.revision)
         {
             return;
         }
@@ -88,15 +95,6 @@ impl Chains {
     pub(super) fn drop_chain(&mut self, id: ChainId) {
         if self.by_id.remove(&id).is_some() {
             self.leads.retain(|_, chain| *chain != id);
-        }
-    }
-
-    /// Those that a complete list did not have are gone.
-    pub(super) fn keep_only(&mut self, listed: &[ChainId], before: &[ChainId]) {
-        for id in before {
-            if !listed.contains(id) {
-                self.drop_chain(*id);
-            }
         }
     }
 
@@ -138,5 +136,104 @@ impl Chains {
         let surplus = fingerprints.len().saturating_sub(FINGERPRINTS_MAX);
         fingerprints.drain(..surplus);
         (bindings, fingerprints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: ChainId = ChainId([1; 16]);
+    const Y: ChainId = ChainId([2; 16]);
+
+    fn known(id: ChainId, revision: &str) -> Known {
+        Known {
+            revision: revision.to_owned(),
+            chain: Chain::new(id, b"value".to_vec().into()),
+            bindings: Vec::new(),
+            fingerprints: Vec::new(),
+        }
+    }
+
+    fn fingerprint(byte: u8) -> Option<Fingerprint> {
+        Some(Fingerprint([byte; 16]))
+    }
+
+    /// Changes a chain of the job's secret `rt`.
+    fn change(chains: &mut Chains, id: ChainId, job: &str, seed: u8, newest: u8) {
+        let job = JobId::file(job);
+        let (bindings, fingerprints) = chains.after(
+            chains.get(id),
+            (&job, "rt"),
+            fingerprint(seed),
+            fingerprint(newest),
+        );
+        let next = Known {
+            bindings,
+            fingerprints,
+            ..known(id, "")
+        };
+        chains.learn(next);
+    }
+
+    #[test]
+    fn what_was_read_late_brings_nothing_back() {
+        let mut chains = Chains::default();
+        for (revision, expected) in [("9", "9"), ("10", "10"), ("9", "10"), ("11", "11")] {
+            chains.learn(known(X, revision));
+            assert_eq!(
+                chains.get(X).map(|known| known.revision.as_str()),
+                Some(expected)
+            );
+        }
+    }
+
+    #[test]
+    fn of_a_secrets_bindings_the_last_that_was_made_counts() {
+        let mut chains = Chains::default();
+        let bound = |chains: &Chains, job: &str| {
+            let (known, binding) = chains.binding(&JobId::file(job), "rt")?;
+            Some((known.chain.id, binding.seed))
+        };
+        change(&mut chains, X, "a", 1, 2);
+        change(&mut chains, X, "b", 1, 3);
+        assert_eq!(bound(&chains, "a"), Some((X, fingerprint(1))));
+        change(&mut chains, Y, "a", 5, 6);
+        assert_eq!(bound(&chains, "a"), Some((Y, fingerprint(5))));
+        change(&mut chains, X, "a", 1, 4);
+        change(&mut chains, X, "a", 1, 7);
+        assert_eq!(bound(&chains, "a"), Some((X, fingerprint(1))));
+        assert_eq!(bound(&chains, "b"), Some((X, fingerprint(1))));
+        for (value, chain) in [(1, X), (2, X), (7, X), (6, Y)] {
+            let led_to = chains.led_to(Fingerprint([value; 16]));
+            assert_eq!(led_to.map(|known| known.chain.id), Some(chain), "{value}");
+        }
+        chains.drop_chain(X);
+        assert_eq!(bound(&chains, "b"), None);
+        assert!(chains.led_to(Fingerprint([2; 16])).is_none());
+    }
+
+    #[test]
+    fn a_chain_knows_its_newest_values_and_those_that_jobs_are_configured_with() {
+        let mut chains = Chains::default();
+        let job = JobId::file("a");
+        let value = |n: usize| {
+            let mut bytes = [9; 16];
+            bytes[..8].copy_from_slice(&n.to_be_bytes());
+            Some(Fingerprint(bytes))
+        };
+        let mut held = known(X, "");
+        for n in 1..=FINGERPRINTS_MAX + 10 {
+            (held.bindings, held.fingerprints) =
+                chains.after(Some(&held), (&job, "rt"), value(0), value(n));
+        }
+        assert_eq!(held.fingerprints.len(), FINGERPRINTS_MAX);
+        assert_eq!(
+            held.fingerprints.last().copied(),
+            value(FINGERPRINTS_MAX + 10)
+        );
+        chains.learn(held);
+        let leads = |n| chains.led_to(value(n).unwrap()).is_some();
+        assert!(leads(0) && leads(FINGERPRINTS_MAX) && !leads(1));
     }
 }
