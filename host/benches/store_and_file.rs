@@ -32,6 +32,7 @@ fn kept(n: u64) -> KeptToken {
         },
         obtained_at: Timestamp(n),
         expires_at: Some(Timestamp(n)),
+        rotating_expires_at: None,
         source_hash: [0; 32],
     }
 }

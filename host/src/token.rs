@@ -132,6 +132,9 @@ pub struct KeptToken {
     pub obtained_at: Timestamp,
     /// When it dies, all sources of that knowledge weighed; none: never.
     pub expires_at: Option<Timestamp>,
+    /// When the first of the source's rotating secrets dies unless it is used, as it was known then; none: never, or it is not
+    /// known.
+    pub rotating_expires_at: Option<Timestamp>,
     /// Digest of the source that obtained it: a token of another source is not this job's.
     pub source_hash: [u8; 32],
 }

@@ -1,11 +1,13 @@
-//! A reverse proxy before a real issuer: it counts what arrives, can lose an answer that the issuer has given, and can be taken down.
+//! A reverse proxy before a real issuer: it counts what arrives and what is carried out, can lose a request or the answer that the
+//! issuer has given, and can be taken down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 
 use crate::client::{Answer, Client};
+use crate::lock;
 use crate::server::{Behaviour, Request, Server};
 
 /// Fields of one connection, not of the message (RFC 9110 §7.6.1), and the length, which both sides compute anew.
@@ -22,7 +24,23 @@ const PER_CONNECTION: [&str; 6] = [
 #[derive(Debug)]
 pub struct Proxy {
     server: Server,
-    losses: Arc<AtomicUsize>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lose_requests: AtomicUsize,
+    lose_answers: AtomicUsize,
+    carried_out: Mutex<Vec<CarriedOut>>,
+}
+
+/// A request that reached the issuer.
+#[derive(Clone, Debug)]
+pub struct CarriedOut {
+    /// The request.
+    pub request: Request,
+    /// The status of its answer, whether that was passed on or not.
+    pub status: u16,
 }
 
 impl Proxy {
@@ -33,17 +51,21 @@ impl Proxy {
     /// When no port can be bound.
     pub fn start(upstream: &str) -> Result<Self> {
         let (client, upstream) = (Client::plain(), upstream.trim_end_matches('/').to_owned());
-        let losses = Arc::new(AtomicUsize::new(0));
-        let due = Arc::clone(&losses);
+        let state = Arc::new(State::default());
+        let seen = Arc::clone(&state);
         let server = Server::start(
             None,
-            Box::new(move |request| match forward(&client, &upstream, request) {
-                Err(error) => Behaviour::answer(502, format!("{error:#}")),
-                Ok(_) if take(&due) => Behaviour::close(),
-                Ok(answer) => pass_on(&answer),
+            Box::new(move |request| {
+                if take(&seen.lose_requests) {
+                    return Behaviour::close();
+                }
+                match forward(&client, &upstream, request) {
+                    Err(error) => Behaviour::answer(502, format!("{error:#}")),
+                    Ok(answer) => seen.answered(request, &answer),
+                }
             }),
         )?;
-        Ok(Self { server, losses })
+        Ok(Self { server, state })
     }
 
     /// The origin to use instead of the upstream's.
@@ -60,7 +82,18 @@ impl Proxy {
 
     /// The next `count` requests reach the issuer and are carried out, but their answers are lost: the connection just closes.
     pub fn lose_answers(&self, count: usize) {
-        self.losses.store(count, Ordering::SeqCst);
+        self.state.lose_answers.store(count, Ordering::SeqCst);
+    }
+
+    /// The next `count` requests never reach the issuer: the connection just closes.
+    pub fn lose_requests(&self, count: usize) {
+        self.state.lose_requests.store(count, Ordering::SeqCst);
+    }
+
+    /// What the issuer carried out so far, in the order of its answers.
+    #[must_use]
+    pub fn carried_out(&self) -> Vec<CarriedOut> {
+        lock(&self.state.carried_out).clone()
     }
 
     /// Every request so far, in the order of their arrival.
@@ -73,6 +106,20 @@ impl Proxy {
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
+    }
+}
+
+impl State {
+    fn answered(&self, request: &Request, answer: &Answer) -> Behaviour {
+        lock(&self.carried_out).push(CarriedOut {
+            request: request.clone(),
+            status: answer.status,
+        });
+        if take(&self.lose_answers) {
+            Behaviour::close()
+        } else {
+            pass_on(answer)
+        }
     }
 }
 

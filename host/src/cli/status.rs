@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::configuration::ConfigArguments;
 use super::{Exit, runtime, say};
 use crate::config::Loaded;
-use crate::runner::status::{FailureStatus, JobStatus, Snapshot};
+use crate::runner::status::{ChainState, FailureStatus, JobStatus, Snapshot};
 use crate::serve::control;
 use crate::time::Timestamp;
 
@@ -149,15 +149,27 @@ fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
     };
     [
         job.id.to_string(),
-        job.state.to_string(),
+        state(job),
         point(job.expires_at),
         point(job.next_refresh),
         last_error(job).unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
-/// The newest of what went wrong: with the source, an output, or the store.
+/// The job's state, and its chain's unless that is well.
+fn state(job: &JobStatus) -> String {
+    match job.chain {
+        None | Some(ChainState::Ok) => job.state.to_string(),
+        Some(chain) => format!("{}, chain {chain}", job.state),
+    }
+}
+
+/// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store.
 fn last_error(job: &JobStatus) -> Option<String> {
+    if let Some(held_back) = &job.held_back {
+        let why = described(&held_back.failure);
+        return Some(format!("waits for {}: {why}", held_back.issuer));
+    }
     let outputs = job
         .outputs
         .iter()
@@ -166,8 +178,12 @@ fn last_error(job: &JobStatus) -> Option<String> {
         .chain(&job.last_failure)
         .chain(&job.keep_failure)
         .max_by_key(|failure| failure.at)?;
+    Some(described(failure))
+}
+
+fn described(failure: &FailureStatus) -> String {
     let code = failure.code.as_deref().unwrap_or(failure.kind.as_str());
-    Some(format!("{code}: {}", failure.message))
+    format!("{code}: {}", failure.message)
 }
 
 /// "in 4m10s", "12s ago": what people ask for.

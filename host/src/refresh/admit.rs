@@ -29,6 +29,8 @@ pub struct Candidate {
     pub expires_at: Option<Timestamp>,
     /// From when it is good; none: at once.
     pub not_before: Option<Timestamp>,
+    /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
+    pub rotating_expires_at: Option<Timestamp>,
 }
 
 /// What becomes of a token that is good.
@@ -138,6 +140,7 @@ mod tests {
             obtained_at: NOW.wall,
             expires_at: expires_in_s.map(in_s),
             not_before: None,
+            rotating_expires_at: None,
         }
     }
 

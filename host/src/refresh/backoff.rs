@@ -28,7 +28,7 @@ const LIFE_PART: u32 = 10;
 const REMAINING_PART: u32 = 4;
 
 /// `Retry-After` is obeyed up to this; an issuer that says more has lost its way.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The waits for what somebody has to mend; the last one repeats.
 const LADDER: [Duration; 5] = [
@@ -44,7 +44,7 @@ const LADDER: [Duration; 5] = [
 pub struct Stake {
     /// The held token's whole life; none: there is no token, or it never dies.
     pub life: Option<Duration>,
-    /// What is left of it; none: there is no token that could die.
+    /// What is left of it, nothing if there is no token; none: it never dies.
     pub remaining: Option<Duration>,
 }
 
@@ -80,7 +80,8 @@ fn cap(stake: Stake) -> Duration {
     by_life.min(by_remaining).clamp(LONGEST_AT_LEAST, LONGEST)
 }
 
-fn ladder(nth: u32) -> Duration {
+/// The `nth` wait (from 1) for what somebody has to mend.
+pub(super) fn ladder(nth: u32) -> Duration {
     let [.., last] = LADDER;
     let rung = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
     LADDER.get(rung).copied().unwrap_or(last)
@@ -177,7 +178,8 @@ mod tests {
     #[test]
     fn the_longest_wait_shrinks_with_the_life_and_towards_its_end() {
         for (life_s, remaining_s, expected_s, what) in [
-            (None, None, 300, "no token yet, or one that never dies"),
+            (None, None, 300, "a token that never dies"),
+            (None, Some(0), 30, "no token at all"),
             (Some(300), Some(90), 30, "a life of five minutes"),
             (Some(1200), Some(600), 120, "a tenth of the life"),
             (Some(86_400), Some(17_280), 300, "a long life"),
@@ -240,14 +242,44 @@ mod tests {
         assert_eq!(streak.all(), 5);
     }
 
+    fn any_kind() -> impl Strategy<Value = FailureKind> {
+        prop_oneof![
+            Just(FailureKind::Unavailable),
+            Just(FailureKind::Internal),
+            Just(FailureKind::Denied),
+            Just(FailureKind::InvalidConfig),
+        ]
+    }
+
     proptest! {
         #[test]
+        fn retries_get_denser_towards_the_end_of_the_published_token_and_never_a_hammer(
+            kind in any_kind(), nth in 1_u32..40, life_s in 1_u64..10_000_000, parts in (0.0_f64..=1.0, 0.0_f64..=1.0),
+            sample in 0.0_f64..=1.0,
+        ) {
+            let (sooner, later) = (parts.0.min(parts.1), parts.0.max(parts.1));
+            let with_left = |part| {
+                let stake = Stake { life: Some(s(life_s)), remaining: Some(scaled(s(life_s), part)) };
+                wait(kind, nth, None, stake, sample)
+            };
+            prop_assert!(with_left(sooner) <= with_left(later));
+            prop_assert!(with_left(0.0) >= Duration::from_millis(250));
+        }
+
+        #[test]
+        fn a_streak_counts_all_failures_and_of_the_last_kind_those_in_a_row(
+            kinds in proptest::collection::vec(any_kind(), 1..50),
+        ) {
+            let mut streak = Streak::default();
+            let nth = kinds.iter().map(|kind| streak.failed(*kind)).last();
+            let in_a_row = kinds.iter().rev().take_while(|kind| Some(**kind) == streak.last()).count();
+            prop_assert_eq!(nth.map(|nth| nth as usize), Some(in_a_row));
+            prop_assert_eq!(streak.all() as usize, kinds.len());
+        }
+
+        #[test]
         fn no_wait_is_a_hammer_and_none_is_longer_than_an_hour(
-            kind in prop_oneof![
-                Just(FailureKind::Unavailable), Just(FailureKind::Internal),
-                Just(FailureKind::Denied), Just(FailureKind::InvalidConfig),
-            ],
-            nth in any::<u32>(), retry_ms in proptest::option::of(any::<u64>()),
+            kind in any_kind(), nth in any::<u32>(), retry_ms in proptest::option::of(any::<u64>()),
             life_ms in proptest::option::of(any::<u64>()), remaining_ms in proptest::option::of(any::<u64>()),
             sample in 0.0_f64..=1.0,
         ) {

@@ -180,6 +180,30 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_clock_that_nobody_set_has_not_jumped_however_long_the_machine_slept(
+            passed_ms in 0_u64..10_000_000_000, slewed_ms in -1000_i64..=1000,
+        ) {
+            let reference = reading(1_700_000_000, 1000);
+            let now = Reading {
+                wall: Timestamp((reference.wall.0 + passed_ms).saturating_add_signed(slewed_ms)),
+                boot: reference.boot + Duration::from_millis(passed_ms),
+            };
+            prop_assert_eq!(jump(reference, now), None);
+        }
+
+        #[test]
+        fn a_token_from_the_future_is_one_beyond_the_tolerance_and_a_longer_life_tolerates_more(
+            ahead_ms in 0_u64..1_000_000_000, a_s in 0_u64..100_000_000, b_s in 0_u64..100_000_000,
+        ) {
+            let now = Timestamp(1_700_000_000_000);
+            let obtained_at = Timestamp(now.0 + ahead_ms);
+            let is_from_it = |s: u64| is_from_the_future(obtained_at, Some(Duration::from_secs(s)), now);
+            prop_assert!(is_from_it(a_s.min(b_s)) || !is_from_it(a_s.max(b_s)));
+            prop_assert_eq!(is_from_it(a_s), ahead_ms > 60_000.max(a_s * 50));
+            prop_assert_eq!(is_from_the_future(obtained_at, None, now), ahead_ms > 60_000);
+        }
+
+        #[test]
         fn no_jump_ever_makes_a_moment_later_than_the_boot_clock_says(
             wait_ms in 0_u64..100_000_000, wall in 0_u64..u64::MAX, passed_ms in 0_u64..200_000_000,
         ) {

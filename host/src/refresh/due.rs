@@ -1,9 +1,11 @@
 //! When a token is obtained anew while all goes well.
 //!
-//! With `L` the token's life, `before = min(before_expiry, L/2)` and `jitter' = uniform(0, min(jitter, L/10, every/10))`:
-//! `due = max(min(max(min(o + at·L, e − before) − jitter', o + L/4), o + every − jitter'), o + 1 s)`.
-//! The quarter of the life bounds what `at` and `before_expiry` may ask of the issuer; `every` is asked for by name and is not
-//! bounded by it, else it would mean nothing to a token that lives longer than four times `every`.
+//! With `L` the token's life, `before(L) = min(before_expiry, L/2)` and `jitter(L) = uniform(0, min(jitter, L/10, every/10))`:
+//! `in_life(L) = max(min(at·L, L − before(L)) − jitter(L), L/4)`, and
+//! `due = o + max(min(in_life(L), every − jitter(L), in_life(R)), 1 s)`, where `R` is what the rotating secret that came with the
+//! token lives, if it says so. The quarter of the life bounds what `at` and `before_expiry` may ask of the issuer; `every` is
+//! asked for by name and is not bounded by it, else it would mean nothing to a token that lives longer than four times `every`.
+//! Nor is the rotating secret's end: a chain that dies unused is lost until somebody logs in again.
 
 use std::time::Duration;
 
@@ -16,32 +18,46 @@ pub const SOONEST: Duration = Duration::from_secs(1);
 /// Of what the jitter may take away, the largest part of life and of `every`.
 const JITTER_PART: u32 = 10;
 
-/// When a token that was obtained at `obtained_at` is obtained anew. `life` is none for a token that never dies; `sample`
-/// (0 to 1) chooses within the jitter. For one policy and sample the result grows with the life.
+/// When a token that was obtained at `obtained_at` is obtained anew. `life` is none for a token that never dies;
+/// `rotating_expires_at` is when the first of the source's rotating secrets dies unless it is used, where that is known;
+/// `sample` (0 to 1) chooses within the jitter. For one policy and sample the result grows with both lives.
 #[must_use]
 pub fn due(
     policy: &Policy,
     obtained_at: Timestamp,
     life: Option<Duration>,
+    rotating_expires_at: Option<Timestamp>,
     sample: f64,
 ) -> Timestamp {
-    obtained_at.after(wait(policy, life.unwrap_or(Duration::MAX), sample))
+    let life = life.unwrap_or(Duration::MAX);
+    let rotating_life = rotating_expires_at.map(|at| at.since(obtained_at));
+    obtained_at.after(wait(policy, life, rotating_life, sample))
 }
 
-fn wait(policy: &Policy, life: Duration, sample: f64) -> Duration {
+fn wait(policy: &Policy, life: Duration, rotating_life: Option<Duration>, sample: f64) -> Duration {
+    let by_every = policy.every.saturating_sub(jitter(policy, life, sample));
+    let by_rotating = rotating_life.map_or(Duration::MAX, |life| in_life(policy, life, sample));
+    in_life(policy, life, sample)
+        .min(by_every)
+        .min(by_rotating)
+        .max(SOONEST)
+}
+
+/// When something that lives this long is replaced: in time before its end, and not before a quarter of its life is over.
+fn in_life(policy: &Policy, life: Duration, sample: f64) -> Duration {
     let before = policy.before_expiry.min(life / 2);
-    let most_jitter = policy
+    scaled(life, policy.at)
+        .min(life.saturating_sub(before))
+        .saturating_sub(jitter(policy, life, sample))
+        .max(life / 4)
+}
+
+fn jitter(policy: &Policy, life: Duration, sample: f64) -> Duration {
+    let most = policy
         .jitter
         .min(life / JITTER_PART)
         .min(policy.every / JITTER_PART);
-    let jitter = scaled(most_jitter, sample);
-    let by_life = scaled(life, policy.at)
-        .min(life.saturating_sub(before))
-        .saturating_sub(jitter)
-        .max(life / 4);
-    by_life
-        .min(policy.every.saturating_sub(jitter))
-        .max(SOONEST)
+    scaled(most, sample)
 }
 
 #[cfg(test)]
@@ -82,7 +98,13 @@ mod tests {
             (365 * DAY * 1000, 0.0, DAY * 1000, "a year: every 24 h"),
         ] {
             assert_eq!(
-                due(&policy(), o, Some(Duration::from_millis(life_ms)), sample),
+                due(
+                    &policy(),
+                    o,
+                    Some(Duration::from_millis(life_ms)),
+                    None,
+                    sample
+                ),
                 o.after(Duration::from_millis(expected_ms)),
                 "{what}"
             );
@@ -92,9 +114,9 @@ mod tests {
     #[test]
     fn a_token_that_never_dies_is_due_after_every() {
         let o = Timestamp(1_000_000);
-        assert_eq!(due(&policy(), o, None, 0.0), o.after(policy().every));
+        assert_eq!(due(&policy(), o, None, None, 0.0), o.after(policy().every));
         assert_eq!(
-            due(&policy(), o, None, 1.0),
+            due(&policy(), o, None, None, 1.0),
             o.after(policy().every - policy().jitter)
         );
     }
@@ -109,7 +131,7 @@ mod tests {
             ..policy()
         };
         assert_eq!(
-            due(&impatient, o, hour, 1.0),
+            due(&impatient, o, hour, None, 1.0),
             Timestamp(15 * MINUTE * 1000),
             "at: 1%"
         );
@@ -118,7 +140,49 @@ mod tests {
             jitter: Duration::ZERO,
             ..policy()
         };
-        assert_eq!(due(&often, o, hour, 0.0), Timestamp(5000), "every: 5s");
+        assert_eq!(
+            due(&often, o, hour, None, 0.0),
+            Timestamp(5000),
+            "every: 5s"
+        );
+    }
+
+    #[test]
+    fn a_rotating_secret_is_used_before_it_dies_however_long_the_token_lives() {
+        let o = Timestamp(1_000_000);
+        for (life_s, rotating_s, expected_s, what) in [
+            (300, None, 210, "it says nothing"),
+            (300, Some(DAY), 210, "it lives longer than the token"),
+            (DAY, Some(1800), 1440, "idle for half an hour at most: 80 %"),
+            (DAY, Some(300), 210, "90 s before its end"),
+            (DAY, Some(60), 30, "at most half of its life before its end"),
+            (
+                300,
+                Some(40),
+                20,
+                "sooner than a quarter of the token's life",
+            ),
+            (
+                300,
+                Some(0),
+                1,
+                "it is dead already: never more than once a second",
+            ),
+        ] {
+            let rotating_expires_at = rotating_s.map(|s| o.after(Duration::from_secs(s)));
+            let life = Some(Duration::from_secs(life_s));
+            assert_eq!(
+                due(&policy(), o, life, rotating_expires_at, 0.0),
+                o.after(Duration::from_secs(expected_s)),
+                "{what}"
+            );
+        }
+        let idle = Some(o.after(Duration::from_secs(1800)));
+        assert_eq!(
+            due(&policy(), o, None, idle, 1.0),
+            o.after(Duration::from_secs(1430)),
+            "also for a token that never dies, and with jitter"
+        );
     }
 
     fn any_policy() -> impl Strategy<Value = Policy> {
@@ -151,20 +215,34 @@ mod tests {
             let (short, long) = (a.min(b), a.max(b));
             // Fractions of a life are rounded in floating point; a nanosecond is no order.
             let slack = Duration::from_millis(1);
-            prop_assert!(wait(&policy, short, sample) <= wait(&policy, long, sample) + slack);
-            prop_assert!(wait(&policy, long, sample) <= wait(&policy, Duration::MAX, sample) + slack);
+            prop_assert!(wait(&policy, short, None, sample) <= wait(&policy, long, None, sample) + slack);
+            prop_assert!(wait(&policy, long, None, sample) <= wait(&policy, Duration::MAX, None, sample) + slack);
         }
 
         #[test]
         fn a_token_is_due_while_it_lives_and_never_in_a_hurry(
             policy in any_policy(), life in any_life(), sample in 0.0_f64..=1.0,
         ) {
-            let wait = wait(&policy, life, sample);
+            let wait = wait(&policy, life, None, sample);
             prop_assert!(wait >= SOONEST);
             prop_assert!(wait <= life.max(SOONEST));
             prop_assert!(wait <= policy.every.max(SOONEST));
             let floor = (life / 4).min(policy.every - policy.every / JITTER_PART);
             prop_assert!(wait >= floor);
+        }
+
+        #[test]
+        fn a_rotating_secret_only_makes_a_token_due_earlier_and_always_before_its_own_end(
+            policy in any_policy(), life in any_life(), a in any_life(), b in any_life(), sample in 0.0_f64..=1.0,
+        ) {
+            let (short, long) = (a.min(b), a.max(b));
+            let slack = Duration::from_millis(1);
+            let by_short = wait(&policy, life, Some(short), sample);
+            prop_assert!(by_short <= wait(&policy, life, None, sample));
+            prop_assert!(by_short <= wait(&policy, life, Some(long), sample) + slack);
+            prop_assert!(by_short >= SOONEST);
+            let margin = policy.before_expiry.min(short / 2);
+            prop_assert!(by_short <= (short - margin).max(SOONEST));
         }
     }
 }

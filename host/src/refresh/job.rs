@@ -18,6 +18,8 @@ pub struct Life {
     pub obtained_at: Timestamp,
     /// When it dies; none: never.
     pub expires_at: Option<Timestamp>,
+    /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
+    pub rotating_expires_at: Option<Timestamp>,
 }
 
 impl Life {
@@ -41,6 +43,8 @@ pub enum Event {
     SourceChanged,
     /// The value of a secret is another than at the last failure.
     SecretsChanged,
+    /// The issuer, which was away for everybody when the source last failed, answers again.
+    IssuerAnswered,
     /// The source returned a token.
     Acquired(Candidate),
     /// The source failed.
@@ -110,6 +114,8 @@ enum Next {
     Due,
     /// On the boot clock.
     Retry(Duration),
+    /// Its turn, which is others' to give.
+    Turn,
     Answer,
 }
 
@@ -147,6 +153,11 @@ impl Job {
                     self.is_due(now);
                 }
             }
+            Event::IssuerAnswered => {
+                if matches!(self.next, Next::Retry(_)) {
+                    self.is_due(now);
+                }
+            }
             Event::Acquired(candidate) => {
                 actions.extend(self.acquired(&candidate, now, sample));
             }
@@ -160,6 +171,13 @@ impl Job {
         }
         self.act(now, &mut actions);
         actions
+    }
+
+    /// The source is being asked; until then it waited for its turn.
+    pub fn begun(&mut self) {
+        if matches!(self.next, Next::Turn) {
+            self.next = Next::Answer;
+        }
     }
 
     fn restored(&mut self, life: Option<Life>, now: Reading, sample: f64) -> Option<Action> {
@@ -206,6 +224,7 @@ impl Job {
                 let life = Life {
                     obtained_at: candidate.obtained_at.min(now.wall),
                     expires_at: candidate.expires_at,
+                    rotating_expires_at: candidate.rotating_expires_at,
                 };
                 self.hold(life, now);
                 self.succeeded();
@@ -216,9 +235,7 @@ impl Job {
             }
             Ok(Verdict::Unchanged) => {
                 self.succeeded();
-                let remaining = self.remaining(now);
-                let wait = remaining.map_or(self.policy.every, admit::wait_when_unchanged);
-                self.due = Moment::after(now, wait);
+                self.wait_for_a_longer_life(candidate, now, sample);
                 Some(Action::Unchanged)
             }
             Err(failure) => {
@@ -226,6 +243,17 @@ impl Job {
                 Some(Action::Refuse(failure))
             }
         }
+    }
+
+    /// Due when the issuer may have more to give, and before the rotating secret that came along dies.
+    fn wait_for_a_longer_life(&mut self, candidate: &Candidate, now: Reading, sample: f64) {
+        let remaining = self.remaining(now);
+        let wait = remaining.map_or(self.policy.every, admit::wait_when_unchanged);
+        let obtained_at = candidate.obtained_at.min(now.wall);
+        let rotating = candidate.rotating_expires_at;
+        let by_rotating = due::due(&self.policy, obtained_at, None, rotating, sample);
+        let at = now.wall.after(wait).min(by_rotating);
+        self.due = Moment::at(at.max(now.wall.after(due::SOONEST)), now);
     }
 
     fn failed(
@@ -238,13 +266,24 @@ impl Job {
         if self.drops_answer(now) {
             return;
         }
-        let stake = Stake {
-            life: self.held.and_then(|held| held.life.length()),
-            remaining: self.remaining(now),
-        };
+        let stake = self.stake(now);
         let nth = self.failures.failed(kind);
         let wait = backoff::wait(kind, nth, retry_after, stake, sample);
         self.next = Next::Retry(now.boot.saturating_add(wait));
+    }
+
+    /// What is at stake: consumers that have no token at all are no better off than with a dead one.
+    fn stake(&self, now: Reading) -> Stake {
+        match self.held {
+            Some(held) => Stake {
+                life: held.life.length(),
+                remaining: self.remaining(now),
+            },
+            None => Stake {
+                life: None,
+                remaining: Some(Duration::ZERO),
+            },
+        }
     }
 
     /// Whether the answer that just came is nobody's; then the source is asked again.
@@ -267,15 +306,20 @@ impl Job {
         self.held = Some(Held { life, dies });
     }
 
+    /// Due now, or since whenever it was: who waits for a token does not wait less because it is asked for once more.
     fn is_due(&mut self, now: Reading) {
         self.next = Next::Due;
-        self.due = Moment::after(now, Duration::ZERO);
+        if !self.due.is_reached(now) {
+            self.due = Moment::after(now, Duration::ZERO);
+        }
     }
 
     /// Due as the policy says for the held token.
     fn retime(&mut self, now: Reading, sample: f64) {
         if let Some(Held { life, .. }) = self.held {
-            let at = due::due(&self.policy, life.obtained_at, life.length(), sample);
+            let rotating = life.rotating_expires_at;
+            let length = life.length();
+            let at = due::due(&self.policy, life.obtained_at, length, rotating, sample);
             self.due = Moment::at(at, now);
         }
     }
@@ -299,7 +343,7 @@ impl Job {
             }
         }
         if self.acquires_at(now).is_some_and(|at| at <= now.boot) {
-            self.next = Next::Answer;
+            self.next = Next::Turn;
             actions.push(Action::Acquire);
         }
     }
@@ -308,7 +352,7 @@ impl Job {
         match self.next {
             Next::Due => Some(self.due.on_boot_clock(now)),
             Next::Retry(at) => Some(at),
-            Next::Restored | Next::Answer => None,
+            Next::Restored | Next::Turn | Next::Answer => None,
         }
     }
 
@@ -355,10 +399,16 @@ impl Job {
         self.keep.is_writing() || self.outputs.iter().any(Publication::is_writing)
     }
 
-    /// Whether the source is being asked.
+    /// Whether the source is being asked, or waits for its turn to be.
     #[must_use]
     pub fn is_acquiring(&self) -> bool {
-        matches!(self.next, Next::Answer)
+        matches!(self.next, Next::Turn | Next::Answer)
+    }
+
+    /// Whether the source is to be asked and waits for its turn.
+    #[must_use]
+    pub fn waits_for_turn(&self) -> bool {
+        matches!(self.next, Next::Turn)
     }
 
     /// Whether there is a token that lives.

@@ -8,6 +8,7 @@ pub mod due;
 pub mod job;
 pub mod lifetime;
 pub mod publication;
+pub mod restraint;
 
 use std::time::Duration;
 

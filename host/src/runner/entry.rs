@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::ports::{Call, JobToken, Obtained, Owner, Ports, Write};
-use super::status::{FailureStatus, JobState, JobStatus, OutputState, OutputStatus, SharedStatus};
+use super::ports::{Call, Issuer, JobToken, Obtained, Owner, Ports, Write};
+use super::status::{
+    ChainState, FailureStatus, HeldBack, JobState, JobStatus, OutputState, OutputStatus,
+    SharedStatus,
+};
 use super::work::Task;
 use crate::config::model::{Destination, Job, Output, SharedOutput};
 use crate::failure::FailureKind;
@@ -31,6 +34,8 @@ pub(super) struct Entry {
     pub(super) source_hash: [u8; 32],
     pub(super) machine: refresh::job::Job,
     pub(super) token: Option<Arc<KeptToken>>,
+    /// Whom the source asks, as of when it was last to be asked.
+    pub(super) issuer: Option<Issuer>,
     /// Writes of outputs that wait or run.
     pub(super) writes: usize,
     pub(super) pending: Option<Pending>,
@@ -51,6 +56,7 @@ impl Entry {
             machine: refresh::job::Job::new(config.refresh.clone(), config.verify, outputs, now),
             config,
             token: None,
+            issuer: None,
             writes: 0,
             pending: None,
             last_success: None,
@@ -69,13 +75,18 @@ impl Entry {
         let life = Life {
             obtained_at: kept.obtained_at,
             expires_at: kept.expires_at,
+            rotating_expires_at: kept.rotating_expires_at,
         };
         Some((life, Arc::new(kept)))
     }
 
     /// The token that the source returned, with what is known about it.
     pub(super) fn weigh(&self, obtained: Obtained) -> (Candidate, Arc<KeptToken>) {
-        let Obtained { token, obtained_at } = obtained;
+        let Obtained {
+            token,
+            obtained_at,
+            rotating_expires_at,
+        } = obtained;
         let claims = jwt::read(token.value.expose_secret());
         let assumed = self.config.refresh.default_lifetime;
         let expires_at = lifetime::expires_at(obtained_at, token.expiry, claims.as_ref(), assumed);
@@ -85,11 +96,13 @@ impl Entry {
             obtained_at,
             expires_at,
             not_before: lifetime::not_before(obtained_at, claims.as_ref()),
+            rotating_expires_at,
         };
         let kept = KeptToken {
             token,
             obtained_at,
             expires_at,
+            rotating_expires_at,
             source_hash: self.source_hash,
         };
         (candidate, Arc::new(kept))
@@ -144,7 +157,7 @@ impl Entry {
             || (!self.machine.is_acquiring() && self.output_failures.iter().any(needs_mending))
     }
 
-    pub(super) fn state(&self, now: Reading) -> JobState {
+    fn state(&self, now: Reading, is_held_back: bool) -> JobState {
         let machine = &self.machine;
         let has_failed = machine.failures() > 0;
         match (&self.token, machine.lives(now)) {
@@ -152,7 +165,7 @@ impl Entry {
             (None, _) => JobState::Pending,
             (Some(_), false) => JobState::Expired,
             (Some(_), true) if machine.is_ready(now) => {
-                if has_failed {
+                if has_failed || is_held_back {
                     JobState::Retrying
                 } else {
                     JobState::Ready
@@ -165,18 +178,34 @@ impl Entry {
         }
     }
 
-    pub(super) fn status(&self, now: Reading) -> JobStatus {
+    /// What the chain of the job's rotating secrets is in for; none: it has none.
+    fn chain(&self) -> Option<ChainState> {
+        let code = self.last_failure.as_deref().and_then(|f| f.code.as_deref());
+        self.rotates().then(|| ChainState::of(code))
+    }
+
+    /// `held_back`: why it waits for its issuer, if it does, and when the next job may try.
+    pub(super) fn status(
+        &self,
+        now: Reading,
+        held_back: Option<(HeldBack, Option<Timestamp>)>,
+    ) -> JobStatus {
         let outputs = self.config.outputs.iter();
         let states = self.machine.output_states();
         let failures = self.output_failures.iter();
         JobStatus {
             id: self.config.id.clone(),
-            state: self.state(now),
+            state: self.state(now, held_back.is_some()),
             expires_at: self.expires_at(now),
-            next_refresh: self.machine.next_refresh(now),
+            next_refresh: match &held_back {
+                Some((_, next)) => *next,
+                None => self.machine.next_refresh(now),
+            },
             last_success: self.last_success,
             attempt: self.machine.failures(),
             last_failure: self.last_failure.as_deref().cloned(),
+            held_back: held_back.map(|(held_back, _)| held_back),
+            chain: self.chain(),
             keep_failure: self.keep_failure.as_deref().cloned(),
             outputs: outputs
                 .zip(states)

@@ -1,12 +1,12 @@
 //! The real world behind the runner's ports: plugins with what they may ask for, formats, files and Secrets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::ports::{self, Acquirer, Call, Change, Lane, Obtained, Owner, Publisher, Write};
+use super::ports::{self, Acquirer, Call, Change, Issuer, Lane, Obtained, Owner, Publisher, Write};
 use crate::capability::chain::Plugin;
 use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
 use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
@@ -68,6 +68,13 @@ impl Live {
             .cloned()
     }
 
+    /// Of the first endpoint in a job's configuration; none: it has none, or its plugin is not known yet.
+    fn origin(&self, job: &Job) -> Option<Arc<str>> {
+        let info = self.known(&job.source.plugin)?;
+        let endpoints = endpoints(info.schema.as_ref()?, &job.source.config);
+        Some(endpoints.into_iter().next()?.to_string().into())
+    }
+
     async fn artifacts(&self, write: &Write) -> Result<Vec<Artifact>, Failure> {
         let tokens = write.tokens.iter().map(|token| NamedToken {
             job: token.job.name.clone(),
@@ -95,12 +102,13 @@ impl Acquirer for Live {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        let origin = self.known(&job.source.plugin).and_then(|info| {
-            let endpoints = endpoints(info.schema.as_ref()?, &job.source.config);
-            endpoints.into_iter().next()
-        });
-        origin.map_or(Lane::Local, |origin| {
-            Lane::Remote(origin.to_string().into())
+        self.origin(job).map_or(Lane::Local, Lane::Remote)
+    }
+
+    fn issuer(&self, job: &Job) -> Option<Issuer> {
+        Some(Issuer {
+            origin: self.origin(job)?,
+            client: client(job),
         })
     }
 
@@ -145,6 +153,7 @@ impl Acquirer for Live {
             Ok(Obtained {
                 token: acquired.token,
                 obtained_at: acquired.obtained_at,
+                rotating_expires_at: acquired.rotating_expires_at,
             })
         })
     }
@@ -231,21 +240,43 @@ impl Publisher for Live {
     }
 }
 
+/// Digest of what tells an issuer's clients from each other: where a job's secrets and client certificate come from, and the
+/// plugin's `client_id` if it has one. Not their values: those cannot be read without waiting, and whoever schedules must not
+/// wait. A rotating secret tells a grant, not a client.
+fn client(job: &Job) -> [u8; 32] {
+    let source = &job.source;
+    let secrets = source.secrets.values().filter(|secret| !secret.rotating);
+    let places: BTreeSet<String> = secrets.map(|secret| place(&secret.origin)).collect();
+    let client_id = source.config.get("client_id");
+    let client_id = client_id.and_then(serde_json::Value::as_str);
+    let certificate = [&source.tls.cert_file, &source.tls.key_file];
+    digest(
+        certificate
+            .map(|path| format!("{path:?}"))
+            .into_iter()
+            .chain([format!("{client_id:?}")])
+            .chain(places),
+    )
+}
+
+/// Digest of a list of texts; no two lists run together.
+fn digest(parts: impl IntoIterator<Item = String>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
 /// Digest of what makes a source what it is: the plugin's name, its options, and where its secrets are. Not the plugin's own
 /// digest, since a new version of a plugin is no reason to ask ten thousand times at once, and no value of a secret.
 fn source_hash(job: &Job) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
-    };
-    part(job.source.plugin.as_bytes());
-    part(job.source.config.to_string().as_bytes());
-    for (name, secret) in &job.source.secrets {
-        part(name.as_bytes());
-        part(place(&secret.origin).as_bytes());
-    }
-    hash.finalize().into()
+    let source = &job.source;
+    let secrets = source.secrets.iter();
+    let secrets = secrets.flat_map(|(name, secret)| [name.clone(), place(&secret.origin)]);
+    let plugin = [source.plugin.clone(), source.config.to_string()];
+    digest(plugin.into_iter().chain(secrets))
 }
 
 /// Whether others may change it while this process runs. A requested token is another each time, and another job's token comes with

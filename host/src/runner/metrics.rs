@@ -15,9 +15,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::status::{JobStatus, Snapshot};
+use super::status::{ChainState, JobStatus, Snapshot};
 use crate::config::model::Destination;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 
 /// The media type of what [`Metrics::encode`] returns.
@@ -29,9 +29,9 @@ const CODES: usize = 100;
 /// A longer code is no code.
 const CODE_LENGTH: usize = 64;
 
-/// Seconds. Finest around the bound that DESIGN §9 sets (1 s), coarse up to outages.
-const LATENESS_BUCKETS: [f64; 14] = [
-    0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 21_600.0,
+/// Seconds. Finest below the bound that DESIGN §9 sets (1 s), coarse up to outages.
+const LATENESS_BUCKETS: [f64; 15] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
 ];
 
 /// Seconds. From a source without network to the longest usual `timeout`.
@@ -66,6 +66,17 @@ struct RefreshLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    origin: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OriginLabels {
+    origin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     kind: &'static str,
     result: &'static str,
@@ -88,6 +99,8 @@ pub struct Metrics {
     codes: Mutex<HashSet<String>>,
     refresh_duration: Histogram,
     lateness: Histogram,
+    issuer_requests: Family<RequestLabels, Counter>,
+    issuers_restrained: Family<OriginLabels, Gauge>,
     writes: Family<WriteLabels, Counter>,
     write_failures: Family<CodeLabels, Counter>,
     keep_failures: Counter,
@@ -122,6 +135,8 @@ impl Metrics {
             codes: Mutex::default(),
             refresh_duration: Histogram::new(DURATION_BUCKETS),
             lateness: Histogram::new(LATENESS_BUCKETS),
+            issuer_requests: Family::default(),
+            issuers_restrained: Family::default(),
             writes: Family::default(),
             write_failures: Family::default(),
             keep_failures: Counter::default(),
@@ -155,8 +170,18 @@ impl Metrics {
         );
         registry.register(
             "refresh_lateness_seconds",
-            "How long after it was due a new token was there, failed calls and waiting included",
+            "How long after it was due a source had given its token: calls that failed, waiting for a turn or for an issuer in trouble, and the machine's sleep are included",
             self.lateness.clone(),
+        );
+        registry.register(
+            "issuer_requests",
+            "Calls of sources by the origin of their issuer: result ok, or the failure's kind",
+            self.issuer_requests.clone(),
+        );
+        registry.register(
+            "issuer_restrained",
+            "How many clients of an issuer are held back because it is in trouble: one job at a time tries",
+            self.issuers_restrained.clone(),
         );
         registry.register(
             "output_writes",
@@ -221,6 +246,28 @@ impl Metrics {
             .get_or_create(&CodeLabels { kind, code })
             .inc();
         self.refresh_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts a call of a source at its issuer; `failure`: of which kind, if it failed.
+    pub fn issuer_asked(&self, origin: &str, failure: Option<FailureKind>) {
+        let labels = RequestLabels {
+            origin: origin.to_owned(),
+            result: failure.map_or("ok", FailureKind::as_str),
+        };
+        self.issuer_requests.get_or_create(&labels).inc();
+    }
+
+    /// Says that a client of this issuer is held back from now on, or is not any more.
+    pub fn issuer_restrained(&self, origin: &str, is_held_back: bool) {
+        let origin = origin.to_owned();
+        let clients = self
+            .issuers_restrained
+            .get_or_create(&OriginLabels { origin });
+        if is_held_back {
+            clients.inc();
+        } else {
+            clients.dec();
+        }
     }
 
     fn bounded_code(&self, code: &str) -> String {
@@ -317,7 +364,7 @@ const JOB_GAUGES: [JobGauge; 4] = [
     ),
     (
         "job_next_refresh_timestamp_seconds",
-        "When the source is asked next",
+        "When the source is asked next, or one of those that wait for the same issuer",
         |job| job.next_refresh.map(seconds),
     ),
     (
@@ -347,8 +394,28 @@ impl Collector for PerJob {
                 }
             }
         }
-        Ok(())
+        chain_states(&mut encoder, &snapshot)
     }
+}
+
+/// One gauge per job with rotating secrets and state: 1 for the present one.
+fn chain_states(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let gauge = ConstGauge::new(0_i64);
+    let mut family = encoder.encode_descriptor(
+        "chain_state",
+        "Whether the chain of a job's rotating secrets is in this state: ok, in-doubt, needs-attention or dead",
+        None,
+        gauge.metric_type(),
+    )?;
+    for job in &snapshot.jobs {
+        let Some(present) = job.chain else { continue };
+        for state in ChainState::ALL {
+            let labels = [("job", job.id.to_string()), ("state", state.to_string())];
+            let value = ConstGauge::new(i64::from(state == present));
+            value.encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 #[expect(
@@ -375,6 +442,8 @@ mod tests {
             last_success: None,
             attempt: 0,
             last_failure: None,
+            held_back: None,
+            chain: (name == "a").then_some(ChainState::Dead),
             keep_failure: None,
             outputs: Vec::new(),
         }
@@ -411,6 +480,13 @@ mod tests {
             &file,
             &Failure::new(FailureKind::Unavailable, "file.disk-full", "no room"),
         );
+        let issuer = "https://idp.example.org";
+        metrics.issuer_asked(issuer, None);
+        metrics.issuer_asked(issuer, Some(FailureKind::Unavailable));
+        for (client, is_held_back) in [(1, true), (2, true), (1, false)] {
+            let origin = format!("{issuer}:{}", 8000 + client);
+            metrics.issuer_restrained(&origin, is_held_back);
+        }
         metrics.config_loaded(true, Timestamp(1_700_000_000_000));
         let text = metrics
             .encode(snapshot(vec![
@@ -426,6 +502,12 @@ mod tests {
             "evertoken_source_failures_total{kind=\"denied\",code=\"invalid_client\"} 1",
             "evertoken_refresh_duration_seconds_count 3",
             "evertoken_refresh_lateness_seconds_bucket{le=\"0.05\"} 2",
+            "evertoken_issuer_requests_total{origin=\"https://idp.example.org\",result=\"ok\"} 1",
+            "evertoken_issuer_requests_total{origin=\"https://idp.example.org\",result=\"unavailable\"} 1",
+            "evertoken_issuer_restrained{origin=\"https://idp.example.org:8001\"} 0",
+            "evertoken_issuer_restrained{origin=\"https://idp.example.org:8002\"} 1",
+            "evertoken_chain_state{job=\"a\",state=\"ok\"} 0",
+            "evertoken_chain_state{job=\"a\",state=\"dead\"} 1",
             "evertoken_output_writes_total{kind=\"file\",result=\"unchanged\"} 1",
             "evertoken_output_writes_total{kind=\"file\",result=\"failed\"} 1",
             "evertoken_output_failures_total{kind=\"file\",code=\"file.disk-full\"} 1",
@@ -441,6 +523,7 @@ mod tests {
                 "{line} is missing in:\n{text}"
             );
         }
+        assert_eq!(text.matches("evertoken_chain_state{").count(), 4);
         assert!(
             !text.contains("last_success_timestamp_seconds{"),
             "there was none"

@@ -69,6 +69,16 @@ pub fn cluster() -> Lane {
     Lane::Remote("kubernetes".into())
 }
 
+/// Whom a source asks, and on whose behalf: jobs with the same issuer and client are restrained together when that issuer is in
+/// trouble.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Issuer {
+    /// Its origin, e.g. `https://idp.example.org`.
+    pub origin: Arc<str>,
+    /// Digest of what tells one of its clients from another.
+    pub client: [u8; 32],
+}
+
 /// What a source is told beside its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
@@ -85,6 +95,8 @@ pub struct Obtained {
     pub token: Token,
     /// When the request that brought it was sent; without requests, when the call began.
     pub obtained_at: Timestamp,
+    /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
+    pub rotating_expires_at: Option<Timestamp>,
 }
 
 /// Asks sources for tokens.
@@ -94,6 +106,9 @@ pub trait Acquirer: Send + Sync {
 
     /// What asking this job's source leans on.
     fn lane(&self, job: &Job) -> Lane;
+
+    /// The issuer that asking this job's source leans on; none: it is not known, or there is none.
+    fn issuer(&self, job: &Job) -> Option<Issuer>;
 
     /// Digest of the secrets that others may change while the process runs, in files and in the cluster; a missing one counts by why
     /// it is missing. None: they cannot be read now.

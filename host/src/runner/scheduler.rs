@@ -1,6 +1,7 @@
 //! All that the runner knows, in one place and without waiting: what came, what is due, what may begin. Each end of a piece of
 //! work is told to the job's state machine, and what that says is put in line.
 
+mod issuers;
 mod secrets;
 mod shared;
 
@@ -25,11 +26,12 @@ use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
 use crate::time::{Reading, Timestamp};
 use crate::token::KeptToken;
+use issuers::Issuers;
 
 /// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// A job's or shared output's place in the runner. Never used twice, so that what ends late finds nobody.
+/// A job's, shared output's or troubled issuer's place in the runner. Never used twice, so that what ends late finds nobody.
 pub(super) type Key = u64;
 
 /// Who is woken.
@@ -38,6 +40,7 @@ enum Sleeper {
     Job(Key),
     Secrets(Key),
     Shared(Key),
+    Issuer(Key),
 }
 
 /// What waits for its turn or runs.
@@ -83,6 +86,7 @@ pub(super) struct Scheduler {
     unfinished: BTreeSet<Key>,
     last_key: Key,
     queue: Queue<Sleeper>,
+    issuers: Issuers,
     admission: Admission<Urgency, Work>,
     /// Both clocks when all was last judged.
     judged: Reading,
@@ -119,6 +123,7 @@ impl Scheduler {
             unfinished: BTreeSet::new(),
             last_key: 0,
             queue: Queue::new(),
+            issuers: Issuers::default(),
             admission: Admission::new(Bounds {
                 all: limits.concurrency,
                 per_remote: limits.in_flight_per_origin,
@@ -199,6 +204,7 @@ impl Scheduler {
             Pending::Replace(job) => self.replace(key, job),
             Pending::Remove => {
                 self.keys.remove(&entry.config.id);
+                self.leave_issuer(key);
                 self.jobs.remove(&key);
                 self.unfinished.remove(&key);
                 self.queue.set(Sleeper::Job(key), None);
@@ -213,6 +219,7 @@ impl Scheduler {
             return;
         };
         let source_hash = self.world.ports.acquirer.source_hash(&job);
+        let waited_for_turn = entry.machine.waits_for_turn();
         let old = std::mem::replace(&mut entry.config, Arc::clone(&job));
         let old_hash = std::mem::replace(&mut entry.source_hash, source_hash);
         let mut actions = Vec::new();
@@ -229,6 +236,12 @@ impl Scheduler {
             actions.extend(entry.machine.step(Event::SourceChanged, now, sample));
         }
         self.carry_out(key, actions, None);
+        if waited_for_turn {
+            self.follow_issuer(key);
+        }
+        if old_hash != source_hash {
+            self.client_changed(key);
+        }
     }
 
     fn refresh(&mut self, names: &[String]) -> Asked {
@@ -236,6 +249,7 @@ impl Scheduler {
         let mut asked = Vec::new();
         for key in keys {
             self.tell(key, Event::Asked);
+            self.hurry_issuer(key);
             asked.extend(self.jobs.get(&key).map(|entry| entry.config.id.clone()));
         }
         Asked { asked, unknown }
@@ -261,8 +275,8 @@ impl Scheduler {
     pub(super) fn snapshot(&self, names: &[String]) -> Snapshot {
         let now = self.world.now();
         let (keys, _) = self.named(names);
-        let entries = keys.iter().filter_map(|key| self.jobs.get(key));
-        let mut jobs: Vec<_> = entries.map(|entry| entry.status(now)).collect();
+        let status = |key: &Key| Some(self.jobs.get(key)?.status(now, self.held_back(*key)));
+        let mut jobs: Vec<_> = keys.iter().filter_map(status).collect();
         jobs.sort_by(|a, b| a.id.cmp(&b.id));
         let asked_for = |shared: &&SharedEntry| {
             let mut from = shared.config.from.iter();
@@ -293,6 +307,7 @@ impl Scheduler {
                 Sleeper::Job(key) => self.tell(key, Event::Woken),
                 Sleeper::Secrets(key) => self.look(key),
                 Sleeper::Shared(key) => self.write_shared_if_due(key),
+                Sleeper::Issuer(id) => self.probe(id),
             }
         }
     }
@@ -324,7 +339,16 @@ impl Scheduler {
     pub(super) fn begin(&mut self) -> Option<(Work, Lane, Task)> {
         loop {
             let (lane, work) = self.admission.next()?;
+            if let Work::Acquire(key) = work
+                && self.holds_back(key)
+            {
+                self.admission.release(&lane);
+                continue;
+            }
             if let Some(task) = self.task(work) {
+                if let Work::Acquire(key) = work {
+                    self.call_began(key);
+                }
                 return Some((work, lane, task));
             }
             // Its job, or one of those that share the output, has gone.
@@ -364,17 +388,7 @@ impl Scheduler {
     pub(super) fn ended(&mut self, work: Work, outcome: Outcome, took: Duration) {
         match (work, outcome) {
             (Work::Load(key), Outcome::Loaded(result)) => self.loaded(key, result),
-            (Work::Acquire(key), Outcome::Acquired(Ok(obtained))) => {
-                self.acquired(key, obtained, took);
-            }
-            (Work::Acquire(key), Outcome::Acquired(Err(failure))) => {
-                let event = Event::Failed {
-                    kind: failure.kind,
-                    retry_after: failure.retry_after,
-                };
-                self.tell(key, event);
-                self.source_failed(key, failure, took);
-            }
+            (Work::Acquire(key), Outcome::Acquired(result)) => self.answered(key, result, took),
             (Work::Look(key), Outcome::Looked(digest)) => self.looked(key, digest),
             (Work::Keep(key), Outcome::Kept(result)) => self.kept(key, result),
             (Work::Write(key, index, _), Outcome::Written(result)) => {
@@ -398,6 +412,27 @@ impl Scheduler {
         let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
         let actions = self.step(key, Event::Restored(life));
         self.carry_out(key, actions, token);
+    }
+
+    fn answered(&mut self, key: Key, result: Result<Obtained, Failure>, took: Duration) {
+        let entry = self.jobs.get(&key);
+        let was_well = entry.is_some_and(|entry| entry.machine.failures() == 0);
+        let failure = match result {
+            Ok(obtained) => {
+                self.acquired(key, obtained, took);
+                None
+            }
+            Err(failure) => {
+                let event = Event::Failed {
+                    kind: failure.kind,
+                    retry_after: failure.retry_after,
+                };
+                self.tell(key, event);
+                self.source_failed(key, failure.clone(), took);
+                Some(failure)
+            }
+        };
+        self.call_ended(key, failure, was_well);
     }
 
     fn acquired(&mut self, key: Key, obtained: Obtained, took: Duration) {
@@ -526,10 +561,7 @@ impl Scheduler {
             let ports = &self.world.ports;
             match action {
                 Action::Adopt | Action::Unchanged | Action::Refuse(_) => {}
-                Action::Acquire => {
-                    let lane = ports.acquirer.lane(&entry.config);
-                    self.enqueue(lane, (Class::Refresh, urgency), Work::Acquire(key));
-                }
+                Action::Acquire => self.enqueue_acquire(key),
                 Action::Keep => self.enqueue(Lane::Local, (Class::Keep, urgency), Work::Keep(key)),
                 Action::Write(index, purpose) => {
                     let Some(output) = entry.config.outputs.get(index) else {
@@ -557,7 +589,7 @@ impl Scheduler {
         };
         self.queue
             .set(Sleeper::Job(key), entry.machine.wakes_at(now));
-        if entry.is_finished(now) {
+        if entry.is_finished(now) || self.is_held_for_people(key) {
             self.unfinished.remove(&key);
         } else {
             self.unfinished.insert(key);

@@ -36,7 +36,8 @@ pub struct JobStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<Timestamp>,
-    /// When its source is asked next; none: it is being asked.
+    /// When its source is asked next; while it is held back, when one of the jobs that are may try. None: it is being asked, or
+    /// another job tries right now.
     #[serde(
         default,
         with = "rfc3339::optional",
@@ -55,6 +56,12 @@ pub struct JobStatus {
     /// The source's last failure, until it succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<FailureStatus>,
+    /// Why its source is not asked although it is time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBack>,
+    /// What became of the chain of its rotating secrets; none: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<ChainState>,
     /// Why the token could not be kept for a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_failure: Option<FailureStatus>,
@@ -76,7 +83,7 @@ pub enum JobState {
     Unwritten,
     /// The token lives and is in every output.
     Ready,
-    /// The same, but the source failed when it was asked for the next one.
+    /// The same, but the source failed when it was asked for the next one, or waits because its issuer is in trouble.
     Retrying,
     /// The token is dead and there is no other yet.
     Expired,
@@ -105,6 +112,65 @@ impl JobState {
 }
 
 impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// An issuer in trouble: of the jobs that ask it as one client, one at a time tries, and the others wait for its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// The issuer's origin.
+    pub issuer: String,
+    /// Since when it is in trouble.
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
+    /// How it failed last, whichever job that was.
+    pub failure: FailureStatus,
+}
+
+/// What became of a chain, by the source's last failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChainState {
+    /// Nothing is known against it.
+    Ok,
+    /// Its newest value was sent and no answer came: it may be spent.
+    InDoubt,
+    /// An answer is kept that the plugin cannot read: `evertoken state` shows the way out.
+    NeedsAttention,
+    /// The issuer does not take it any more: somebody has to log in again.
+    Dead,
+}
+
+impl ChainState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::InDoubt, Self::NeedsAttention, Self::Dead];
+
+    /// By the code of the source's last failure, if it failed.
+    #[must_use]
+    pub fn of(code: Option<&str>) -> Self {
+        match code {
+            Some("chain.in-doubt") => Self::InDoubt,
+            Some("chain.needs-attention") => Self::NeedsAttention,
+            Some("chain.dead") => Self::Dead,
+            _ => Self::Ok,
+        }
+    }
+
+    /// The word in status and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::InDoubt => "in-doubt",
+            Self::NeedsAttention => "needs-attention",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for ChainState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -239,6 +305,15 @@ mod tests {
                     Failure::new(FailureKind::Denied, "invalid_client", "the issuer refused"),
                     Timestamp(1_700_000_001_000),
                 )),
+                held_back: Some(HeldBack {
+                    issuer: "https://idp.example.org".to_owned(),
+                    since: Timestamp(1_700_000_001_000),
+                    failure: FailureStatus::new(
+                        Failure::new(FailureKind::Unavailable, "http.503", "no"),
+                        Timestamp(1_700_000_002_000),
+                    ),
+                }),
+                chain: Some(ChainState::InDoubt),
                 keep_failure: None,
                 outputs: vec![OutputStatus {
                     destination: "/run/tokens/eos".to_owned(),
@@ -265,10 +340,36 @@ mod tests {
                         "code": "invalid_client",
                         "message": "the issuer refused",
                     },
+                    "held_back": {
+                        "issuer": "https://idp.example.org",
+                        "since": "2023-11-14T22:13:21Z",
+                        "failure": {
+                            "at": "2023-11-14T22:13:22Z",
+                            "kind": "unavailable",
+                            "code": "http.503",
+                            "message": "no",
+                        },
+                    },
+                    "chain": "in-doubt",
                     "outputs": [{"destination": "/run/tokens/eos", "state": "written"}],
                 }],
             })
         );
         assert_eq!(serde_json::from_value::<Snapshot>(json).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn a_chain_is_what_the_last_failure_says_of_it() {
+        for (code, expected) in [
+            (None, "ok"),
+            (Some("http.connect"), "ok"),
+            (Some("chain.in-doubt"), "in-doubt"),
+            (Some("chain.needs-attention"), "needs-attention"),
+            (Some("chain.dead"), "dead"),
+        ] {
+            let state = ChainState::of(code);
+            assert_eq!(state.as_str(), expected);
+            assert_eq!(serde_json::to_value(state).unwrap(), expected);
+        }
     }
 }

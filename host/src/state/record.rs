@@ -209,6 +209,8 @@ struct TokenOut<'a> {
     fields: Vec<FieldOut<'a>>,
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotating_expires_at: Option<Timestamp>,
     source_hash: String,
 }
 
@@ -238,6 +240,8 @@ struct TokenIn {
     fields: Vec<FieldIn>,
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
+    #[serde(default)]
+    rotating_expires_at: Option<Timestamp>,
     source_hash: String,
 }
 
@@ -286,6 +290,7 @@ pub(super) fn encode_token(kept: &KeptToken) -> Result<Zeroizing<Vec<u8>>, State
                 .collect(),
             obtained_at: kept.obtained_at,
             expires_at: kept.expires_at,
+            rotating_expires_at: kept.rotating_expires_at,
             source_hash: BASE64.encode(&kept.source_hash),
         },
     )
@@ -315,6 +320,7 @@ pub(super) fn decode_token(bytes: &[u8]) -> Result<KeptToken, StateError> {
         },
         obtained_at: stored.obtained_at,
         expires_at: stored.expires_at,
+        rotating_expires_at: stored.rotating_expires_at,
         source_hash: fixed("kept token", &stored.source_hash)?,
     })
 }
@@ -427,6 +433,7 @@ mod tests {
                     },
                     obtained_at: Timestamp(obtained),
                     expires_at: expires.map(Timestamp),
+                    rotating_expires_at: expires.map(|at| Timestamp(at / 2)),
                     source_hash,
                 },
             )

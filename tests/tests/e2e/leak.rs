@@ -15,13 +15,14 @@ use serde_json::json;
 use crate::scene::{PATIENCE, Scene, failure_in};
 
 /// Values with characters that each encoding spells differently.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
     "client+secret/with=every&kind of%character\"1",
     "access+token/with=every&kind of%character\"2",
     "refresh+token/with=every&kind of%character\"3",
     "successor+token/with=every&kind of%character\"4",
     "id+token/with=every&kind of%character\"5",
     "mirrored+token/with=every&kind of%character\"6",
+    "other+refresh+token/with=every&kind of%character\"7",
 ];
 
 /// How a secret may be spelled. Base64 is searched for at the three offsets at which it can stand inside a longer text.
@@ -94,13 +95,14 @@ fn no_secret_is_in_logs_status_metrics_failures_or_state() {
         successor,
         id_token,
         mirrored,
+        other_refresh_token,
     ] = SECRETS;
     issuer.always(
         "/good",
         Behaviour::json(200, &json!({"access_token": access_token, "token_type": "Bearer", "expires_in": 4, "refresh_token": successor, "id_token": id_token})),
     );
     // Issuers that repeat what they were sent in their errors.
-    issuer.always("/echo", Behaviour::json(400, &json!({"error": "invalid_grant", "error_description": format!("{refresh_token} and {client_secret} are wrong")})));
+    issuer.always("/echo", Behaviour::json(400, &json!({"error": "invalid_grant", "error_description": format!("{other_refresh_token} and {client_secret} are wrong")})));
     issuer.always(
         "/echo-raw",
         Behaviour::answer(500, format!("{client_secret} {access_token}")),
@@ -112,6 +114,7 @@ fn no_secret_is_in_logs_status_metrics_failures_or_state() {
     for (name, secret) in [
         ("client-secret", client_secret),
         ("refresh-token", refresh_token),
+        ("other-refresh-token", other_refresh_token),
         ("mirrored", mirrored),
     ] {
         scene.write(name, secret).unwrap();
@@ -120,7 +123,14 @@ fn no_secret_is_in_logs_status_metrics_failures_or_state() {
         .write("key", &data_encoding::BASE64.encode(&[7; 32]))
         .unwrap();
     let port = free_port().unwrap();
-    let job = |name: &str, path: &str, grant: &str| {
+    let job = |name: &str, path: &str, refresh_token: Option<&str>| {
+        let (grant, rotating) = match refresh_token {
+            None => ("client_credentials", String::new()),
+            Some(file) => (
+                "refresh_token",
+                format!(r#"refresh_token: {{file: "{{here}}/{file}", rotating: true}}"#),
+            ),
+        };
         format!(
             r#"
 - name: {name}
@@ -129,7 +139,7 @@ fn no_secret_is_in_logs_status_metrics_failures_or_state() {
     config: {{grant: {grant}, token_url: "{}", client_id: client}}
     secrets:
       client_secret: {{file: "{{here}}/client-secret"}}
-      refresh_token: {{file: "{{here}}/refresh-token", rotating: true}}
+      {rotating}
   outputs:
   - file: {{path: "{{out}}/{name}"}}
   - file: {{path: "{{out}}/{name}-typo"}}
@@ -148,10 +158,10 @@ jobs:{}{}{}{}
   source: {{plugin: mirror, secrets: {{token: {{file: "{{here}}/mirrored"}}}}, reveal: [token]}}
   outputs: [{{file: {{path: "{{out}}/mirror"}}}}, {{file: {{path: "{{out}}/no-such-folder/mirror"}}}}]
 "#,
-            job("good", "/good", "refresh_token"),
-            job("echo", "/echo", "refresh_token"),
-            job("echo-raw", "/echo-raw", "client_credentials"),
-            job("garbage", "/garbage", "client_credentials"),
+            job("good", "/good", Some("refresh-token")),
+            job("echo", "/echo", Some("other-refresh-token")),
+            job("echo-raw", "/echo-raw", None),
+            job("garbage", "/garbage", None),
         ))
         .unwrap();
     let process = scene

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use secrecy::SecretSlice;
+use secrecy::{ExposeSecret, SecretSlice};
 use tokio::time::Instant;
 
 use crate::capability::crypto::{self, PublicKey};
@@ -467,13 +467,17 @@ impl Call {
         let Inner {
             host, job, held, ..
         } = &*self.0;
-        match held.flight(name) {
-            None => journal::newest(host, job, name, secret).await,
-            Some(flight) => match flight.newest().await {
-                Some(newest) => Ok(newest),
-                // It says why there is none.
-                None => Ok((self.configured(name, secret).await?, 0)),
-            },
+        let Some(flight) = held.flight(name) else {
+            return journal::newest(host, job, name, secret).await;
+        };
+        // An issuer may repeat an earlier value, too.
+        if let Some(configured) = flight.configured() {
+            self.remember(configured.expose_secret());
+        }
+        match flight.newest().await {
+            Some(newest) => Ok(newest),
+            // It says why there is none.
+            None => Ok((self.configured(name, secret).await?, 0)),
         }
     }
 

@@ -250,6 +250,7 @@ async fn another_jobs_token_is_a_secret_while_it_lives() {
             },
             obtained_at: NOW,
             expires_at,
+            rotating_expires_at: None,
             source_hash: [0; 32],
         };
         fixture
@@ -347,7 +348,7 @@ async fn only_a_rotating_secret_is_replaced_and_only_by_what_may_do_as_much() {
     let own = call.open("rt").await.unwrap();
     call.replace("rt", Value::Secret(own), None).await.unwrap();
     fixture.job.source.reveal.insert("fixed".to_owned());
-    let call = fixture.call();
+    let call = fixture.holding_call().await;
     let revealed = call.open("fixed").await.unwrap();
     call.replace("rt", Value::Secret(revealed), None)
         .await

@@ -72,7 +72,7 @@ impl Flight {
     }
 
     /// The configured value as it was when the call began.
-    pub(super) fn configured(&self) -> Option<&SecretSlice<u8>> {
+    pub(in crate::capability) fn configured(&self) -> Option<&SecretSlice<u8>> {
         self.configured.as_ref()
     }
 

@@ -347,3 +347,15 @@ async fn another_processs_intent_is_left_alone_until_it_is_over() {
     world.acquire().await.unwrap();
     assert_eq!(world.values_sent(), ["seed", "seed"]);
 }
+
+#[tokio::test]
+async fn an_earlier_value_that_the_issuer_repeats_is_scrubbed_too() {
+    let world = World::new();
+    world.acquire().await.unwrap();
+    world.source(Script::repeats("the value seed is spent, rt-1 is not"));
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(
+        failure.message,
+        "the value [redacted] is spent, [redacted] is not"
+    );
+}

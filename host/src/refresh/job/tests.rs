@@ -34,6 +34,18 @@ fn token(obtained_s: u64, life_s: u64) -> Event {
         obtained_at: wall(obtained_s),
         expires_at: Some(wall(obtained_s + life_s)),
         not_before: None,
+        rotating_expires_at: None,
+    })
+}
+
+/// A token whose source has a rotating secret that dies unless it is used.
+fn token_with_rotating(obtained_s: u64, life_s: u64, rotating_life_s: u64) -> Event {
+    let Event::Acquired(candidate) = token(obtained_s, life_s) else {
+        unreachable!()
+    };
+    Event::Acquired(Candidate {
+        rotating_expires_at: Some(wall(obtained_s + rotating_life_s)),
+        ..candidate
     })
 }
 
@@ -115,6 +127,7 @@ fn a_restored_token_is_verified_in_its_outputs_and_asked_for_only_when_due() {
         let life = Life {
             obtained_at: wall(obtained_s),
             expires_at: Some(wall(obtained_s + life_s)),
+            rotating_expires_at: None,
         };
         let mut job = Job::new(policy(), VERIFY, 1, now);
         (job.step(Event::Restored(Some(life)), now, 0.0), job)
@@ -252,6 +265,7 @@ fn what_another_source_is_about_to_return_is_dropped() {
     for answer in [token(12, 300), failure(FailureKind::Denied)] {
         let mut job = fresh();
         job.step(Event::Asked, at(10), 0.0);
+        job.begun();
         assert_eq!(job.step(Event::SourceChanged, at(11), 0.0), []);
         assert_eq!(job.step(answer, at(12), 0.0), [Action::Acquire]);
         assert_eq!(job.failures(), 0);
@@ -339,7 +353,7 @@ proptest! {
             prop_assert_eq!(acquiring, job.is_acquiring());
             now_s += pass;
             let failed = |kind| publication::Event::Failed { kind, retry_after: None };
-            let event = match choice % 8 {
+            let event = match choice % 12 {
                 0 if acquiring => { acquiring = false; token(now_s, life) }
                 1 if acquiring => { acquiring = false; failure(FailureKind::Unavailable) }
                 2 if writing[0] => { writing[0] = false; Event::Output(0, WRITTEN) }
@@ -347,6 +361,9 @@ proptest! {
                 4 if keeping => { keeping = false; Event::Keep(WRITTEN) }
                 5 => Event::Asked,
                 6 => Event::SourceChanged,
+                7 => Event::IssuerAnswered,
+                8 => { job.begun(); Event::Woken }
+                9 => Event::SecretsChanged,
                 _ => Event::Woken,
             };
             actions = job.step(event, at(now_s), sample);
@@ -367,6 +384,7 @@ proptest! {
                 obtained_at: now.wall,
                 expires_at: Some(now.wall.after(Duration::from_secs(life))),
                 not_before: None,
+                rotating_expires_at: None,
             }), now, sample);
             job.step(Event::Keep(WRITTEN), now, sample);
             while !job.is_acquiring() {
@@ -419,4 +437,95 @@ fn after_a_changed_secret_the_waits_for_somebody_start_anew() {
     job.step(failure(FailureKind::Denied), at(300), 0.0);
     assert_eq!(job.wakes_at(at(300)), Some(Duration::from_secs(310)));
     assert_eq!(job.failures(), 5);
+}
+
+#[test]
+fn a_source_that_changes_before_its_turn_is_asked_once() {
+    let mut job = fresh();
+    assert_eq!(job.step(Event::Asked, at(10), 0.0), [Action::Acquire]);
+    assert!(job.waits_for_turn());
+    assert_eq!(job.step(Event::SourceChanged, at(11), 0.0), []);
+    job.begun();
+    assert!(job.is_acquiring() && !job.waits_for_turn());
+    let actions = job.step(token(12, 30), at(13), 0.0);
+    assert_eq!(actions.first(), Some(&Action::Adopt));
+}
+
+#[test]
+fn a_rotating_secret_is_used_before_it_dies_whatever_became_of_the_token() {
+    let day = 86_400;
+    let mut adopted = started();
+    adopted.step(token_with_rotating(0, day, 1800), at(0), 0.0);
+    assert_eq!(adopted.due().wall, wall(1440));
+    let mut unchanged = started();
+    unchanged.step(token(0, day), at(0), 0.0);
+    let actions = unchanged.step(token_with_rotating(100, day - 100, 1800), at(100), 0.0);
+    assert_eq!(actions, [Action::Unchanged]);
+    assert_eq!(unchanged.due().wall, wall(100 + 1440));
+    let life = Life {
+        obtained_at: wall(0),
+        expires_at: Some(wall(day)),
+        rotating_expires_at: Some(wall(1800)),
+    };
+    let mut restored = Job::new(policy(), VERIFY, 0, at(100));
+    restored.step(Event::Restored(Some(life)), at(100), 0.0);
+    assert_eq!(restored.due().wall, wall(1440));
+}
+
+#[test]
+fn a_job_counts_as_late_since_it_was_first_due_whatever_was_tried_since() {
+    let mut job = fresh();
+    let due = job.due();
+    assert_eq!(job.step(Event::Woken, at(210), 0.0), [Action::Acquire]);
+    job.step(failure(FailureKind::Denied), at(211), 0.0);
+    assert_eq!(job.due(), due, "after a failure");
+    for (again, what) in [
+        (Event::SecretsChanged, "a changed secret"),
+        (Event::Asked, "a wish"),
+        (Event::SourceChanged, "another source"),
+        (Event::IssuerAnswered, "an issuer that is back"),
+    ] {
+        job.step(again, at(220), 0.0);
+        assert_eq!(job.due(), due, "{what}");
+        job.step(failure(FailureKind::Denied), at(221), 0.0);
+    }
+    let mut job = fresh();
+    job.step(Event::Asked, at(10), 0.0);
+    assert_eq!(
+        job.due().boot,
+        Duration::from_secs(10),
+        "wanted before it was due"
+    );
+}
+
+#[test]
+fn an_issuer_that_answers_again_ends_the_wait_after_a_failure_and_no_other_wait() {
+    for kind in [FailureKind::Unavailable, FailureKind::Denied] {
+        let mut job = started();
+        job.step(failure(kind), at(1), 1.0);
+        assert_eq!(
+            job.step(Event::IssuerAnswered, at(1), 1.0),
+            [Action::Acquire]
+        );
+        assert_eq!(job.failures(), 1, "it has not succeeded yet");
+    }
+    assert_eq!(fresh().step(Event::IssuerAnswered, at(10), 0.0), []);
+    assert_eq!(started().step(Event::IssuerAnswered, at(10), 0.0), []);
+}
+
+#[test]
+fn a_job_without_any_token_tries_as_often_as_one_whose_token_is_dead() {
+    let mut without = started();
+    let mut dead = fresh();
+    dead.step(Event::Woken, at(210), 0.0);
+    for nth in 0..20 {
+        for job in [&mut without, &mut dead] {
+            job.step(failure(FailureKind::Unavailable), at(1000 + nth), 1.0);
+            job.step(Event::Asked, at(1000 + nth), 0.0);
+        }
+    }
+    for job in [&mut without, &mut dead] {
+        job.step(failure(FailureKind::Unavailable), at(2000), 1.0);
+        assert_eq!(job.wakes_at(at(2000)), Some(Duration::from_secs(2030)));
+    }
 }

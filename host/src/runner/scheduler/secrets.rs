@@ -42,6 +42,7 @@ impl Scheduler {
         if before.is_some_and(|before| before != digest) {
             tracing::info!(job = %entry.config.id, "a secret has changed; the source is tried again");
             self.tell(key, Event::SecretsChanged);
+            self.client_changed(key);
         }
     }
 }

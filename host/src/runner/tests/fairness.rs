@@ -41,6 +41,36 @@ fn a_hung_issuer_with_a_thousand_jobs_delays_nobody_else() {
 }
 
 #[test]
+fn a_hung_issuer_with_a_thousand_jobs_changes_nothing_for_the_others() {
+    let asked = |hung_jobs: usize| {
+        let world = World::default();
+        let steady = |name: &str| {
+            let mut job = job(name);
+            job.refresh.jitter = std::time::Duration::ZERO;
+            job
+        };
+        let mut jobs = Vec::new();
+        for n in 0..hung_jobs {
+            let name = format!("hung-{n}");
+            world.plan(&name, hung());
+            jobs.push(steady(&name));
+        }
+        jobs.extend((0..300).map(|n| steady(&format!("well-{n}"))));
+        world.time.run(async {
+            let started = world.start(jobs).await;
+            world.time.wait(3600 * SECOND).await;
+            started.stop().await;
+        });
+        let facts = world.facts();
+        let well = facts.asked.iter().filter(|a| a.job.starts_with("well"));
+        well.map(|a| (a.job.clone(), a.at)).collect::<Vec<_>>()
+    };
+    let without = asked(0);
+    assert!(without.len() > 300 * 16, "{}", without.len());
+    assert_eq!(asked(1000), without);
+}
+
+#[test]
 fn a_call_that_never_ends_is_given_up_and_is_the_jobs_failure() {
     let world = World::default();
     world.plan("a", hung());

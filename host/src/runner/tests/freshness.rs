@@ -145,9 +145,11 @@ fn a_foreign_value_in_an_output_is_put_right_at_the_next_verification() {
 #[test]
 fn neither_a_clock_that_is_set_nor_sleep_shows_a_dead_token_to_consumers() {
     type Trouble = fn(&World);
-    let troubles: [(&str, Trouble); 3] = [
+    let troubles: [(&str, Trouble); 5] = [
         ("set back an hour", |w| w.time.set_wall_clock_by(-3600)),
         ("set forward an hour", |w| w.time.set_wall_clock_by(3600)),
+        ("set back a day", |w| w.time.set_wall_clock_by(-86_400)),
+        ("set forward a day", |w| w.time.set_wall_clock_by(86_400)),
         ("slept for 3 minutes", |w| w.time.suspend(180 * SECOND)),
     ];
     for (what, trouble) in troubles {
@@ -160,6 +162,69 @@ fn neither_a_clock_that_is_set_nor_sleep_shows_a_dead_token_to_consumers() {
             assert_no_dead_token(&world, "a", what);
             let asked = world.asked("a").len();
             assert!((6..=9).contains(&asked), "{what}: asked {asked} times");
+            started.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_machine_that_slept_for_an_hour_has_fresh_tokens_within_seconds_and_asks_once_for_each() {
+    let world = World::default();
+    let names: Vec<String> = (0..500).map(|n| format!("job-{n}")).collect();
+    world.time.run(async {
+        let started = world
+            .start(names.iter().map(|name| job(name)).collect())
+            .await;
+        world.time.wait(60 * SECOND).await;
+        world.time.suspend(3600 * SECOND);
+        world.time.wait(33 * SECOND).await;
+        let status = started.handle.status(vec![]).await.unwrap();
+        for job in &status.jobs {
+            assert_eq!(job.state, JobState::Ready, "{job:?}");
+            assert!(
+                job.expires_at.unwrap() > status.at.after(200 * SECOND),
+                "{job:?}"
+            );
+        }
+        assert_eq!(
+            world.facts().asked.len(),
+            1000,
+            "once before it and once after"
+        );
+        assert_eq!(world.facts().most_in_flight, 16);
+        let text = started.metrics.encode(status).unwrap();
+        let in_time = "evertoken_refresh_lateness_seconds_bucket{le=\"900.0\"} 500";
+        assert!(text.contains(in_time), "sleep makes late:\n{text}");
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_by_a_day_asks_at_most_once_for_each_of_many_jobs() {
+    for seconds in [-86_400, 86_400] {
+        let world = World::default();
+        let names: Vec<String> = (0..500).map(|n| format!("job-{n}")).collect();
+        world.time.run(async {
+            let started = world
+                .start(names.iter().map(|name| job(name)).collect())
+                .await;
+            world.time.wait(60 * SECOND).await;
+            world.time.set_wall_clock_by(seconds);
+            world.time.wait(60 * SECOND).await;
+            for name in &names {
+                assert_no_dead_token(&world, name, name);
+            }
+            let asked = world.facts().asked.len();
+            let expected = if seconds > 0 { 1000 } else { 500 };
+            assert_eq!(asked, expected, "set by {seconds} s");
+            let status = started.handle.status(vec![]).await.unwrap();
+            for job in &status.jobs {
+                assert_eq!(job.state, JobState::Ready, "{job:?}");
+                assert!(
+                    job.expires_at.unwrap() > status.at.after(100 * SECOND),
+                    "{job:?}"
+                );
+            }
             started.stop().await;
         });
     }

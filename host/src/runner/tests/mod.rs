@@ -4,6 +4,8 @@ mod changes;
 mod fairness;
 mod freshness;
 mod log;
+mod outages;
+mod scale;
 mod stopping;
 mod virtual_time;
 pub(crate) mod world;

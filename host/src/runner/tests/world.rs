@@ -17,7 +17,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::refresh::Policy;
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
-    Acquirer, Call, Chance, Change as Wrote, Lane, Obtained, Ports, Publisher, Write,
+    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Obtained, Ports, Publisher, Write,
 };
 use crate::runner::{Change, Handle, Runner};
 use crate::time::{Clock, Timestamp};
@@ -29,8 +29,14 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) origin: &'static str,
+    /// The client that the job is to its issuer; none: one of its own.
+    pub(crate) client: Option<u8>,
     pub(crate) life: Duration,
     pub(crate) takes: Duration,
+    /// How long it takes instead, right now.
+    pub(crate) slow: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
+    /// What the rotating secret lives that comes with each token.
+    pub(crate) rotating_life: Option<Duration>,
     /// What the nth call (from 0) fails with.
     pub(crate) fails: Arc<dyn Fn(u64) -> Option<Failure> + Send + Sync>,
 }
@@ -39,8 +45,11 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             origin: "https://issuer",
+            client: None,
             life: Duration::from_secs(300),
             takes: Duration::from_millis(50),
+            slow: Arc::new(|| None),
+            rotating_life: None,
             fails: Arc::new(|_| None),
         }
     }
@@ -83,6 +92,8 @@ pub(crate) struct Facts {
     pub(crate) store_fails: bool,
     /// By token value: when it really dies.
     pub(crate) deaths: HashMap<String, Duration>,
+    /// Whether of calls and outputs only the last of each is remembered, for long runs.
+    is_forgetful: bool,
 }
 
 #[derive(Clone, Default)]
@@ -92,12 +103,23 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// A world that remembers no history.
+    pub(crate) fn forgetful() -> Self {
+        let world = Self::default();
+        world.facts().is_forgetful = true;
+        world
+    }
+
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap()
     }
 
     pub(crate) fn plan(&self, job: &str, plan: Plan) {
         self.facts().plans.insert(job.to_owned(), plan);
+    }
+
+    fn plan_of(&self, job: &str) -> Plan {
+        self.facts().plans.get(job).cloned().unwrap_or_default()
     }
 
     /// When the issuer was asked for this job.
@@ -245,9 +267,21 @@ impl Acquirer for World {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        let facts = self.facts();
-        let plan = facts.plans.get(&job.id.name).cloned().unwrap_or_default();
-        Lane::Remote(plan.origin.into())
+        Lane::Remote(self.plan_of(&job.id.name).origin.into())
+    }
+
+    fn issuer(&self, job: &Job) -> Option<Issuer> {
+        let plan = self.plan_of(&job.id.name);
+        let mut client = [plan.client.unwrap_or_default(); 32];
+        if plan.client.is_none() {
+            for (to, from) in client.iter_mut().zip(job.id.name.bytes()) {
+                *to = from;
+            }
+        }
+        Some(Issuer {
+            origin: plan.origin.into(),
+            client,
+        })
     }
 
     fn secrets<'a>(&'a self, _: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
@@ -266,6 +300,10 @@ impl Acquirer for World {
                 let calls = facts.calls.entry(name.clone()).or_default();
                 let nth = *calls;
                 *calls += 1;
+                if facts.is_forgetful {
+                    facts.asked.clear();
+                    facts.deaths.clear();
+                }
                 facts.asked.push(Asked {
                     job: name.clone(),
                     at: self.time.passed(),
@@ -277,7 +315,8 @@ impl Acquirer for World {
             };
             let flight = Flight(self.clone());
             let sent = self.time.now().wall;
-            self.time.wait(plan.takes).await;
+            let takes = (plan.slow)().unwrap_or(plan.takes);
+            self.time.wait(takes).await;
             drop(flight);
             if let Some(failure) = (plan.fails)(nth) {
                 return Err(failure);
@@ -288,6 +327,7 @@ impl Acquirer for World {
             Ok(Obtained {
                 token: token(&value, Expiry::At(sent.after(plan.life))),
                 obtained_at: sent,
+                rotating_expires_at: plan.rotating_life.map(|life| sent.after(life)),
             })
         })
     }
@@ -317,6 +357,7 @@ pub(crate) fn kept(value: &str, obtained_at: Timestamp, expires_at: Timestamp) -
         token: token(value, Expiry::At(expires_at)),
         obtained_at,
         expires_at: Some(expires_at),
+        rotating_expires_at: None,
         source_hash,
     }
 }
@@ -345,9 +386,13 @@ impl Publisher for World {
                 value: values.join(","),
                 since: self.time.passed(),
             };
+            let is_forgetful = facts.is_forgetful;
             let history = facts.written.entry(path).or_default();
             if history.last().is_some_and(|last| last.value == held.value) {
                 return Ok(Wrote::Unchanged);
+            }
+            if is_forgetful {
+                history.clear();
             }
             history.push(held);
             Ok(Wrote::Written)

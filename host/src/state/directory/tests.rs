@@ -31,6 +31,7 @@ fn kept(value: &str) -> KeptToken {
         },
         obtained_at: Timestamp(1),
         expires_at: Some(Timestamp(2)),
+        rotating_expires_at: None,
         source_hash: [3; 32],
     }
 }

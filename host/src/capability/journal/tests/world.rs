@@ -80,6 +80,7 @@ pub(super) enum Script {
     AsksAnother(FailureKind),
     SendsTwice,
     WorksWith(serde_json::Value),
+    Repeats(String),
 }
 
 impl Script {
@@ -93,6 +94,10 @@ impl Script {
 
     pub(super) fn asks_another_first(kind: FailureKind) -> Self {
         Self::AsksAnother(kind)
+    }
+
+    pub(super) fn repeats(text: &str) -> Self {
+        Self::Repeats(text.to_owned())
     }
 
     pub(super) fn sends_twice() -> Self {
@@ -466,6 +471,10 @@ impl Source for Model {
                     finished.map_err(Unsuccessful::Said)
                 }
                 Script::Fails(unsuccessful) => Err(unsuccessful),
+                Script::Repeats(text) => {
+                    let failure = Failure::new(FailureKind::Denied, "said", text);
+                    Err(Unsuccessful::Said(call.scrub_failure(failure)))
+                }
                 Script::Hangs => std::future::pending().await,
                 Script::AsksAnother(kind) => {
                     let answer = call.send(get("https://idp.test/userinfo")).await;

@@ -1,0 +1,597 @@
+//! Restraint towards an issuer in trouble, for all jobs that ask it as one client: a circuit that closes when the issuer is
+//! away, overloaded, or refuses the client whoever asks. While it is closed one job at a time tries, and the others wait
+//! without failing themselves; the first answer opens it, and all go on. Open circuits need no memory: there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::backoff::{LONGEST_RETRY_AFTER, ladder};
+use super::scaled;
+use crate::failure::{Failure, FailureKind};
+use crate::time::Reading;
+
+/// The first wait between two probes is up to this long.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Of the first wait, this part is always kept.
+const LEAST_PART: u32 = 4;
+
+/// From here on probes are this far apart: a little less than two a minute for as long as an outage lasts, and an issuer that
+/// came back is noticed early enough that all jobs are fresh within a minute.
+const STEADY: Duration = Duration::from_secs(31);
+
+/// Steady probes are up to this part later, at random, so that many processes do not ask in step.
+const STEADY_JITTER: f64 = 0.1;
+
+/// What the end of a call says about the issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It answered and knows the client, whatever it said to this job.
+    Answered,
+    /// It is away or overloaded, or refuses the client: nobody who asks as this client will be served now.
+    Trouble {
+        /// How the call failed.
+        kind: FailureKind,
+        /// How long the issuer asks us to stay away.
+        retry_after: Option<Duration>,
+    },
+    /// Something was sent perhaps, and what came of it says nothing.
+    Unclear,
+    /// Nothing was sent: something on our own side failed before.
+    Unsent,
+}
+
+/// Codes of failures on our own side, before anything is sent: secrets, the state store, the API server that keeps secrets, a
+/// chain that is not to be used.
+const OURS: [&str; 5] = ["secret.", "state.", "kubernetes.", "crypto.", "chain."];
+
+/// Calls that waited for an answer until their time was up.
+const TIMEOUTS: [&str; 2] = ["plugin.timeout", "host.timeout"];
+
+/// What a failed call says about the issuer.
+#[must_use]
+pub fn sign(failure: &Failure) -> Sign {
+    use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
+    let code = failure.code.as_deref().unwrap_or_default();
+    let trouble = Sign::Trouble {
+        kind: failure.kind,
+        retry_after: failure.retry_after,
+    };
+    match failure.kind {
+        _ if code == "invalid_client" => trouble,
+        Unavailable if TIMEOUTS.contains(&code) => trouble,
+        _ if code == "chain.in-doubt" || code.starts_with("plugin.") => Sign::Unclear,
+        _ if OURS.iter().any(|ours| code.starts_with(ours)) => Sign::Unsent,
+        Unavailable => trouble,
+        Internal => Sign::Unclear,
+        Denied | InvalidConfig => match (code.split_once('.'), code) {
+            // The OAuth plugins' code for an answer without one.
+            (Some(("http", rest)), _) if rest.bytes().all(|b| b.is_ascii_digit()) => Sign::Answered,
+            (Some(("http", _)), _) => Sign::Unsent,
+            (Some(_), _) | (None, "") => Sign::Unclear,
+            (None, _) => Sign::Answered,
+        },
+    }
+}
+
+/// How long after the `nth` failure (from 1) the next probe may go. `sample` is from 0 to 1.
+#[must_use]
+pub fn spacing(kind: FailureKind, nth: u32, sample: f64) -> Duration {
+    let is_mended_by_people = matches!(kind, FailureKind::Denied | FailureKind::InvalidConfig);
+    let longest = if is_mended_by_people {
+        ladder(nth)
+    } else {
+        FIRST.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX))
+    };
+    if longest >= STEADY {
+        STEADY + scaled(STEADY, STEADY_JITTER * sample)
+    } else if is_mended_by_people {
+        longest
+    } else {
+        scaled(longest, sample).max(FIRST / LEAST_PART)
+    }
+}
+
+/// A closed circuit and the jobs (`J`) behind it.
+#[derive(Debug, Clone)]
+pub struct Circuit<J> {
+    /// How the issuer failed last.
+    kind: FailureKind,
+    /// Of what closed it and of probes.
+    failures: u32,
+    /// When the next probe may go, on the boot clock.
+    next: Duration,
+    /// Until when the issuer asked us to stay away, on the boot clock.
+    obeys_until: Duration,
+    probe: Option<J>,
+    /// Who waits: those first that failed least while the circuit was closed, so that one job's own trouble does not keep all
+    /// others waiting; then the most urgent.
+    line: BTreeSet<(u32, u64, J)>,
+    places: BTreeMap<J, (u32, u64)>,
+    struck: BTreeMap<J, Struck>,
+    /// How many jobs met the trouble.
+    in_trouble: u32,
+}
+
+/// What a job suffered while the circuit was closed.
+#[derive(Debug, Clone, Copy)]
+struct Struck {
+    failures: u32,
+    /// Whether it met the issuer's trouble.
+    in_trouble: bool,
+    /// Whether that is all that it fails for.
+    by_trouble_alone: bool,
+}
+
+/// Who goes on when a circuit opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened<J> {
+    /// Those that waited for their turn.
+    pub waiting: Vec<J>,
+    /// Those that failed for the issuer's trouble alone: they need not wait any longer. A job that failed before the trouble, or
+    /// again after it, keeps to its own waits: what it fails for is its own.
+    pub struck: Vec<J>,
+}
+
+impl<J: Copy + Ord> Circuit<J> {
+    /// A circuit that the trouble of `job` closes. `was_well`: the job had not failed before.
+    #[must_use]
+    pub fn close(
+        job: J,
+        kind: FailureKind,
+        retry_after: Option<Duration>,
+        was_well: bool,
+        now: Reading,
+        sample: f64,
+    ) -> Self {
+        let mut circuit = Self {
+            kind,
+            failures: 0,
+            next: now.boot,
+            obeys_until: now.boot,
+            probe: None,
+            line: BTreeSet::new(),
+            places: BTreeMap::new(),
+            struck: BTreeMap::new(),
+            in_trouble: 0,
+        };
+        circuit.strike(job, true, was_well);
+        circuit.obey(retry_after, now);
+        circuit.failed(kind, now, sample);
+        circuit
+    }
+
+    /// Lets a job wait for its turn; the lower `urgency`, the sooner that is.
+    pub fn wait(&mut self, job: J, urgency: u64) {
+        self.leave(job);
+        let failures = self.struck.get(&job).map_or(0, |struck| struck.failures);
+        self.line.insert((failures, urgency, job));
+        self.places.insert(job, (failures, urgency));
+    }
+
+    /// A job does not want to ask any more, or not as this client.
+    pub fn leave(&mut self, job: J) {
+        if let Some((failures, urgency)) = self.places.remove(&job) {
+            self.line.remove(&(failures, urgency, job));
+        }
+        if self.probe == Some(job) {
+            self.probe = None;
+        }
+    }
+
+    /// When the next probe may go, on the boot clock; none: nobody waits, or one is under way.
+    ///
+    /// What only one job met may be its own trouble: the next job tells, and need not wait for that.
+    #[must_use]
+    pub fn probes_at(&self) -> Option<Duration> {
+        let (failures, _, _) = self.line.first()?;
+        let tells = *failures == 0 && self.in_trouble <= 1;
+        let at = if tells { Duration::ZERO } else { self.next };
+        self.probe.is_none().then(|| at.max(self.obeys_until))
+    }
+
+    /// The job that may ask now, if it is time.
+    pub fn take_probe(&mut self, now: Reading) -> Option<J> {
+        self.probes_at().filter(|at| *at <= now.boot)?;
+        let (_, _, job) = self.line.pop_first()?;
+        self.places.remove(&job);
+        self.probe = Some(job);
+        Some(job)
+    }
+
+    /// Something changed, or somebody wants to know: the next probe does not wait.
+    pub fn hurry(&mut self, now: Reading) {
+        self.next = now.boot;
+        self.obeys_until = now.boot;
+    }
+
+    /// Takes note of how a job's call ended, be it the probe or one that began before the circuit closed. `was_well`: the job had
+    /// not failed before. Whether the circuit opens.
+    #[must_use]
+    pub fn ended(&mut self, job: J, sign: Sign, was_well: bool, now: Reading, sample: f64) -> bool {
+        let was_probe = self.probe == Some(job);
+        if was_probe {
+            self.probe = None;
+        }
+        match sign {
+            Sign::Answered => {
+                let forgiven = self.struck.remove(&job);
+                let in_trouble = forgiven.is_some_and(|struck| struck.in_trouble);
+                self.in_trouble -= u32::from(in_trouble);
+                return was_probe || self.obeys_until <= now.boot;
+            }
+            Sign::Trouble { kind, retry_after } => {
+                self.strike(job, true, was_well);
+                self.obey(retry_after, now);
+                if was_probe {
+                    self.failed(kind, now, sample);
+                }
+            }
+            Sign::Unclear | Sign::Unsent => {
+                self.strike(job, false, false);
+                if was_probe && sign == Sign::Unclear {
+                    self.next = now
+                        .boot
+                        .saturating_add(spacing(self.kind, self.failures, sample));
+                }
+            }
+        }
+        false
+    }
+
+    fn failed(&mut self, kind: FailureKind, now: Reading, sample: f64) {
+        self.kind = kind;
+        self.failures = self.failures.saturating_add(1);
+        self.next = now
+            .boot
+            .saturating_add(spacing(kind, self.failures, sample));
+    }
+
+    fn obey(&mut self, retry_after: Option<Duration>, now: Reading) {
+        let wait = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        self.obeys_until = self.obeys_until.max(now.boot.saturating_add(wait));
+    }
+
+    fn strike(&mut self, job: J, in_trouble: bool, by_trouble_alone: bool) {
+        let struck = self.struck.entry(job).or_insert(Struck {
+            failures: 0,
+            in_trouble: false,
+            by_trouble_alone,
+        });
+        struck.failures = struck.failures.saturating_add(1);
+        if in_trouble && !struck.in_trouble {
+            struck.in_trouble = true;
+            self.in_trouble += 1;
+        }
+    }
+
+    /// Opens it: who goes on now.
+    #[must_use]
+    pub fn open(self) -> Opened<J> {
+        let struck = self.struck.into_iter();
+        Opened {
+            waiting: self.line.into_iter().map(|(_, _, job)| job).collect(),
+            struck: struck
+                .filter(|(_, struck)| struck.by_trouble_alone)
+                .map(|(job, _)| job)
+                .collect(),
+        }
+    }
+
+    /// Whether this job waits for its turn.
+    #[must_use]
+    pub fn is_waiting(&self, job: J) -> bool {
+        self.places.contains_key(&job)
+    }
+
+    /// Whether it is this job's turn.
+    #[must_use]
+    pub fn is_probe(&self, job: J) -> bool {
+        self.probe == Some(job)
+    }
+
+    /// Those that wait, in no order that matters.
+    pub fn waiting(&self) -> impl Iterator<Item = J> {
+        self.places.keys().copied()
+    }
+
+    /// How the issuer failed last.
+    #[must_use]
+    pub const fn kind(&self) -> FailureKind {
+        self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::time::Timestamp;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn on(boot: Duration) -> Reading {
+        Reading {
+            wall: Timestamp(1_700_000_000_000).after(boot),
+            boot,
+        }
+    }
+
+    fn at(seconds: u64) -> Reading {
+        on(s(seconds))
+    }
+
+    const AWAY: Sign = Sign::Trouble {
+        kind: FailureKind::Unavailable,
+        retry_after: None,
+    };
+
+    /// A circuit that job 0 closed at second 0, and job 100 failed, too; the first probe may go at second 1.
+    fn closed() -> Circuit<u32> {
+        let mut circuit = Circuit::close(0, FailureKind::Unavailable, None, true, at(0), 1.0);
+        assert!(!circuit.ended(100, AWAY, true, at(0), 1.0));
+        circuit
+    }
+
+    #[test]
+    fn only_trouble_that_all_share_closes_and_any_answer_opens() {
+        use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
+        let trouble = |kind| Sign::Trouble {
+            kind,
+            retry_after: None,
+        };
+        for (kind, code, expected) in [
+            (Unavailable, "http.connect", trouble(Unavailable)),
+            (Unavailable, "http.timeout", trouble(Unavailable)),
+            (Unavailable, "http.503", trouble(Unavailable)),
+            (Unavailable, "http.429", trouble(Unavailable)),
+            (Unavailable, "temporarily_unavailable", trouble(Unavailable)),
+            (Unavailable, "", trouble(Unavailable)),
+            (Unavailable, "plugin.timeout", trouble(Unavailable)),
+            (Unavailable, "host.timeout", trouble(Unavailable)),
+            (Denied, "invalid_client", trouble(Denied)),
+            (InvalidConfig, "invalid_client", trouble(InvalidConfig)),
+            (Denied, "invalid_grant", Sign::Answered),
+            (InvalidConfig, "invalid_scope", Sign::Answered),
+            (InvalidConfig, "http.404", Sign::Answered),
+            (Denied, "", Sign::Unclear),
+            (Denied, "acme.locked", Sign::Unclear),
+            (Internal, "malformed", Sign::Unclear),
+            (Internal, "http.too-large", Sign::Unclear),
+            (Unavailable, "chain.in-doubt", Sign::Unclear),
+            (Denied, "chain.dead", Sign::Unsent),
+            (Internal, "chain.needs-attention", Sign::Unsent),
+            (InvalidConfig, "secret.not-found", Sign::Unsent),
+            (Unavailable, "secret.job-pending", Sign::Unsent),
+            (Unavailable, "kubernetes.unreachable", Sign::Unsent),
+            (Unavailable, "state.io", Sign::Unsent),
+            (Internal, "plugin.trap", Sign::Unclear),
+            (Internal, "plugin.timeout", Sign::Unclear),
+            (Unavailable, "plugin.compile", Sign::Unclear),
+            (InvalidConfig, "http.origin-denied", Sign::Unsent),
+        ] {
+            let failure = Failure::new(kind, code, "");
+            assert_eq!(sign(&failure), expected, "{kind} {code}");
+        }
+        let throttled = Failure {
+            retry_after: Some(s(30)),
+            ..Failure::new(Unavailable, "http.429", "")
+        };
+        let expected = Sign::Trouble {
+            kind: Unavailable,
+            retry_after: Some(s(30)),
+        };
+        assert_eq!(sign(&throttled), expected);
+    }
+
+    #[test]
+    fn probes_are_further_apart_each_time_up_to_just_under_two_a_minute() {
+        use FailureKind::{Denied, Unavailable};
+        for (kind, nth, sample, expected_ms) in [
+            (Unavailable, 1, 0.0, 250),
+            (Unavailable, 1, 1.0, 1000),
+            (Unavailable, 3, 0.5, 2000),
+            (Unavailable, 5, 1.0, 16_000),
+            (Unavailable, 6, 0.0, 31_000),
+            (Unavailable, 6, 1.0, 34_100),
+            (Unavailable, u32::MAX, 0.5, 32_550),
+            (Denied, 1, 0.3, 10_000),
+            (Denied, 2, 0.0, 31_000),
+            (Denied, 9, 0.0, 31_000),
+        ] {
+            assert_eq!(
+                spacing(kind, nth, sample),
+                Duration::from_millis(expected_ms),
+                "{kind} no. {nth}, sample {sample}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_tries_and_the_first_answer_lets_all_go() {
+        let mut circuit = closed();
+        assert_eq!(circuit.probes_at(), None, "nobody waits");
+        for (job, urgency) in [(1, 30), (2, 10), (3, 20)] {
+            circuit.wait(job, urgency);
+        }
+        assert_eq!(circuit.probes_at(), Some(s(1)));
+        assert_eq!(circuit.take_probe(on(Duration::from_millis(999))), None);
+        assert_eq!(circuit.take_probe(at(1)), Some(2), "the most urgent");
+        assert_eq!(circuit.take_probe(at(100)), None, "one at a time");
+        assert!(!circuit.ended(2, AWAY, true, at(100), 1.0));
+        assert_eq!(circuit.probes_at(), Some(s(102)));
+        assert_eq!(circuit.take_probe(at(102)), Some(3), "somebody else");
+        circuit.wait(2, 10);
+        assert!(circuit.ended(3, Sign::Answered, true, at(103), 1.0));
+        let opened = circuit.open();
+        assert_eq!(opened.waiting, [1, 2]);
+        assert_eq!(opened.struck, [0, 2, 100]);
+    }
+
+    #[test]
+    fn a_job_that_fails_for_reasons_of_its_own_keeps_to_its_own_waits() {
+        let mut circuit = Circuit::close(0, FailureKind::Unavailable, None, false, at(0), 0.0);
+        assert!(!circuit.ended(100, AWAY, false, at(0), 1.0));
+        circuit.wait(1, 0);
+        circuit.wait(2, 0);
+        assert_eq!(circuit.take_probe(at(1)), Some(1));
+        assert!(!circuit.ended(1, Sign::Unsent, true, at(1), 0.0));
+        assert_eq!(
+            circuit.take_probe(at(1)),
+            Some(2),
+            "nothing was sent: the next may try at once"
+        );
+        assert!(!circuit.ended(2, Sign::Unclear, true, at(1), 0.0));
+        circuit.wait(3, 0);
+        assert_eq!(
+            circuit.take_probe(at(1)),
+            None,
+            "something was sent perhaps"
+        );
+        assert_eq!(circuit.take_probe(at(2)), Some(3));
+        assert!(circuit.ended(3, Sign::Answered, true, at(2), 0.0));
+        assert!(circuit.open().struck.is_empty());
+    }
+
+    #[test]
+    fn what_one_job_met_alone_is_not_held_against_the_next() {
+        let away = |job| Circuit::close(job, FailureKind::Unavailable, None, true, at(0), 1.0);
+        let mut circuit = away(0);
+        circuit.wait(0, 0);
+        assert_eq!(circuit.take_probe(at(0)), None, "it has had its turn");
+        circuit.wait(1, 9);
+        assert_eq!(circuit.take_probe(at(0)), Some(1), "another tells at once");
+        assert!(circuit.ended(1, Sign::Answered, true, at(0), 1.0));
+        let mut circuit = away(0);
+        circuit.wait(1, 0);
+        circuit.wait(2, 0);
+        assert_eq!(circuit.take_probe(at(0)), Some(1));
+        assert!(!circuit.ended(1, AWAY, true, at(0), 1.0));
+        assert_eq!(
+            circuit.take_probe(at(0)),
+            None,
+            "the trouble is not one job's"
+        );
+        assert_eq!(circuit.probes_at(), Some(s(2)));
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_up_to_an_hour_by_all() {
+        for (retry_after_s, expected_s) in [(100, 100), (86_400, 3600)] {
+            let retry_after = Some(s(retry_after_s));
+            let kind = FailureKind::Unavailable;
+            let mut circuit = Circuit::close(0, kind, retry_after, true, at(0), 1.0);
+            circuit.wait(1, 0);
+            assert_eq!(circuit.probes_at(), Some(s(expected_s)));
+            let is_open = circuit.ended(2, Sign::Answered, true, at(1), 1.0);
+            assert!(!is_open, "an answer to a question of before");
+            circuit.hurry(at(5));
+            assert_eq!(circuit.take_probe(at(5)), Some(1), "somebody wants to know");
+            assert!(circuit.ended(1, Sign::Answered, true, at(6), 1.0));
+        }
+    }
+
+    #[test]
+    fn a_late_failure_of_an_earlier_call_makes_probes_no_rarer() {
+        let mut circuit = closed();
+        circuit.wait(9, 0);
+        for job in 1..8 {
+            assert!(!circuit.ended(job, AWAY, true, at(0), 1.0));
+        }
+        assert_eq!(circuit.probes_at(), Some(s(1)));
+        assert!(
+            circuit.ended(8, Sign::Answered, true, at(0), 1.0),
+            "nor does it take more than one answer"
+        );
+        assert_eq!(circuit.open().struck.len(), 9);
+    }
+
+    #[test]
+    fn a_probe_that_is_not_wanted_any_more_leaves_its_turn_to_the_next() {
+        let mut circuit = closed();
+        circuit.wait(1, 0);
+        circuit.wait(2, 5);
+        assert_eq!(circuit.take_probe(at(1)), Some(1));
+        circuit.leave(1);
+        assert_eq!(circuit.take_probe(at(1)), Some(2));
+    }
+
+    /// What may happen: seconds pass, a job joins, a probe ends.
+    fn any_happening() -> impl Strategy<Value = (u64, u32, u8)> {
+        (0_u64..40_000, 0_u32..20, any::<u8>())
+    }
+
+    proptest! {
+        #[test]
+        fn in_a_long_outage_two_probes_a_minute_at_most_and_never_a_wait_that_misses_the_return(
+            takes_ms in 0_u64..40_000, samples in proptest::collection::vec(0.0_f64..=1.0, 60),
+        ) {
+            let mut circuit = closed();
+            let mut now = Duration::ZERO;
+            let mut begun = Vec::new();
+            for sample in samples {
+                circuit.wait(1, 0);
+                let wait = circuit.probes_at().unwrap().saturating_sub(now);
+                prop_assert!(wait <= STEADY.mul_f64(1.0 + STEADY_JITTER));
+                now += wait;
+                prop_assert_eq!(circuit.take_probe(on(now)), Some(1));
+                begun.push(now);
+                now += Duration::from_millis(takes_ms);
+                prop_assert!(!circuit.ended(1, AWAY, true, on(now), sample));
+            }
+            let long_since = begun.get(5..).unwrap_or_default();
+            for three in long_since.windows(3) {
+                prop_assert!(three[2] - three[0] > s(60), "{three:?}");
+            }
+        }
+
+        #[test]
+        fn whatever_happens_one_at_a_time_tries_everybody_gets_a_turn_and_nobody_is_lost(
+            happenings in proptest::collection::vec(any_happening(), 1..200), sample in 0.0_f64..=1.0,
+        ) {
+            let mut circuit = closed();
+            let mut now = Duration::ZERO;
+            let mut waiting = BTreeSet::new();
+            let mut probe = None;
+            for (pass_ms, job, choice) in happenings {
+                now += Duration::from_millis(pass_ms);
+                if probe != Some(job) && choice % 4 != 0 {
+                    circuit.wait(job, u64::from(choice));
+                    waiting.insert(job);
+                }
+                if let Some(taken) = circuit.take_probe(on(now)) {
+                    prop_assert_eq!(probe, None);
+                    prop_assert!(waiting.remove(&taken));
+                    probe = Some(taken);
+                }
+                if let (Some(job), true) = (probe, choice % 3 == 0) {
+                    let sign = [AWAY, Sign::Unclear, Sign::Unsent][usize::from(choice) % 3];
+                    prop_assert!(!circuit.ended(job, sign, true, on(now), sample));
+                    probe = None;
+                }
+                prop_assert_eq!(circuit.probes_at().is_none(), probe.is_some() || waiting.is_empty());
+            }
+            // Everybody that waits gets a turn before anybody gets a second.
+            let mut turns = Vec::new();
+            if let Some(job) = probe {
+                prop_assert!(!circuit.ended(job, AWAY, true, on(now), sample));
+            }
+            let mut fewest = waiting.clone();
+            while !fewest.is_empty() {
+                now = now.max(circuit.probes_at().unwrap());
+                let job = circuit.take_probe(on(now)).unwrap();
+                turns.push(job);
+                fewest.remove(&job);
+                prop_assert!(!circuit.ended(job, AWAY, true, on(now), sample));
+                circuit.wait(job, 0);
+                prop_assert!(turns.len() <= 20 * 250, "somebody starves");
+            }
+            let mut left: Vec<_> = circuit.open().waiting;
+            left.sort_unstable();
+            prop_assert_eq!(left, waiting.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Ten thousand jobs, for long, in time.
+
+use std::time::{Duration, Instant};
+
+use super::world::{Plan, SECOND, Started, World, job, limits};
+
+/// How many refreshes there were, and how many were no later than a second.
+async fn lateness(started: &Started) -> (f64, f64) {
+    let status = started.handle.status(vec![]).await.unwrap();
+    let text = started.metrics.encode(status).unwrap();
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    (
+        value("evertoken_refresh_lateness_seconds_count"),
+        value("evertoken_refresh_lateness_seconds_bucket{le=\"1.0\"}"),
+    )
+}
+
+#[test]
+fn ten_thousand_jobs_of_five_minutes_are_late_by_less_than_a_second_for_an_hour() {
+    let world = World::forgetful();
+    let jobs = (0..10_000).map(|n| job(&format!("job-{n}"))).collect();
+    let began = Instant::now();
+    world.time.run(async {
+        let started = world.start_within(&limits(64, 64), jobs).await;
+        world.time.wait(60 * SECOND).await;
+        let (first, first_in_time) = lateness(&started).await;
+        assert!((first - 10_000.0).abs() < 0.5, "all have their first token");
+        world.time.wait(3600 * SECOND).await;
+        let (all, in_time) = lateness(&started).await;
+        let refreshes = all - first;
+        assert!(refreshes > 165_000.0, "{refreshes}");
+        assert!(
+            in_time - first_in_time >= 0.99 * refreshes,
+            "{in_time} of {refreshes}"
+        );
+        started.stop().await;
+    });
+    eprintln!("an hour of ten thousand jobs took {:?}", began.elapsed());
+}
+
+#[test]
+fn a_start_with_a_thousand_good_and_a_thousand_overdue_tokens_asks_for_the_overdue_by_their_end() {
+    use super::virtual_time::EPOCH;
+    use super::world::kept;
+    use crate::config::model::JobId;
+
+    let world = World::default();
+    let now = EPOCH.after(10_000 * SECOND);
+    let mut dice = fastrand::Rng::with_seed(1);
+    let mut jobs = Vec::new();
+    for n in 0..1000 {
+        let good = kept("good", now, now.after(300 * SECOND));
+        let left = Duration::from_millis(dice.u64(20_000..60_000));
+        let overdue = kept(
+            "overdue",
+            now.after(left).before(300 * SECOND),
+            now.after(left),
+        );
+        for (what, token) in [("good", good), ("overdue", overdue)] {
+            let name = format!("{what}-{n}");
+            world
+                .facts()
+                .store
+                .insert(JobId::file(name.as_str()), token);
+            world.plan(
+                &name,
+                Plan {
+                    client: Some(1),
+                    ..Plan::default()
+                },
+            );
+            jobs.push(job(&name));
+        }
+    }
+    world.time.run(async {
+        world.time.wait(10_000 * SECOND).await;
+        let started = world.start(jobs).await;
+        world.time.wait(10 * SECOND).await;
+        {
+            let facts = world.facts();
+            assert_eq!(facts.asked.len(), 1000);
+            assert!(
+                facts
+                    .asked
+                    .iter()
+                    .all(|asked| asked.job.starts_with("overdue"))
+            );
+            assert_eq!(facts.most_in_flight, 16);
+            // While the store is still being read, those begin that are known already; as many as one origin may have.
+            let later = facts.asked.iter().skip(16);
+            let ends = later.map(|asked| asked.call.previous_expires_at.unwrap());
+            assert!(ends.is_sorted(), "by what consumers see end first");
+            let last = facts.asked.last().unwrap().at;
+            assert!(last < 10_004 * SECOND, "{last:?}");
+        }
+        started.stop().await;
+    });
+}
