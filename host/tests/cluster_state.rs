@@ -113,6 +113,7 @@ fn kept(value: &str) -> KeptToken {
         obtained_at: Timestamp(1),
         expires_at: Some(Timestamp(2)),
         source_hash: [3; 32],
+        rotating_expires_at: None,
     }
 }
 

@@ -477,6 +477,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             "jobs: []\nstate: {dir: var/lib, key: []}\n",
             vec![
                 "2:14: `var/lib` is not an absolute path (write the path from `/` on; the working directory must not decide where a token goes)",
+                "2:28: an empty list of keys (name a key, or remove `key` to store without encryption)",
             ],
         ),
         (
@@ -577,7 +578,7 @@ jobs:
 #[test]
 fn a_state_store_in_secrets_bounds_answers_to_what_a_secret_holds() {
     let text = "jobs: []\nstate: {secret: {namespace: n}}\n";
-    let config = read(text).unwrap();
+    let config = read(text).unwrap().config;
     let StateLocation::Secrets {
         namespace,
         prefix,
@@ -593,7 +594,7 @@ fn a_state_store_in_secrets_bounds_answers_to_what_a_secret_holds() {
     assert!(keys.is_empty() && config.control.is_none());
     assert_eq!(config.limits.plugin.response_bytes, 512 << 10);
     let limited = |size: &str| format!("{text}limits: {{plugin: {{response: {size}}}}}\n");
-    let config = read(&limited("64KiB")).unwrap();
+    let config = read(&limited("64KiB")).unwrap().config;
     assert_eq!(config.limits.plugin.response_bytes, 64 << 10);
     let refused = read(&limited("1MiB")).unwrap_err();
     assert_eq!(

@@ -33,7 +33,7 @@ type Right = (
 );
 
 /// What the README's table says of each file, for the names in the manifests. No name: of any object.
-const RIGHTS: [(&str, Right); 4] = [
+const RIGHTS: [(&str, Right); 5] = [
     (
         "rbac-write-named.yaml",
         ("patch", "secrets", "", "shop", "warehouse-token"),
@@ -47,6 +47,7 @@ const RIGHTS: [(&str, Right); 4] = [
         "rbac-tokenrequest.yaml",
         ("create", "serviceaccounts", "token", "shop", "warehouse"),
     ),
+    ("rbac-state.yaml", ("list", "secrets", "", "evertoken", "")),
 ];
 
 /// The objects of a manifest.

@@ -3,6 +3,7 @@
 
 mod bad_config;
 mod cluster_secrets;
+mod cluster_state;
 mod demo;
 mod deploy;
 mod examples;

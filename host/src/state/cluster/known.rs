@@ -143,8 +143,8 @@ impl Chains {
 mod tests {
     use super::*;
 
-    const X: ChainId = ChainId([1; 16]);
-    const Y: ChainId = ChainId([2; 16]);
+    const X: ChainId = ChainId([100; 16]);
+    const Y: ChainId = ChainId([200; 16]);
 
     fn known(id: ChainId, revision: &str) -> Known {
         Known {
