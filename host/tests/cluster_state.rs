@@ -56,20 +56,31 @@ impl Scene {
         })
     }
 
-    /// The store of another process.
-    async fn open(&self, keys: &[u8]) -> Result<Store, Failure> {
+    async fn kubernetes(&self) -> Kubernetes {
         let kubeconfig = Kubeconfig::read_from(&self.account.kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        let kubernetes = Arc::new(Kubernetes::with_config(config.unwrap()));
-        let place = ClusterPlace {
+        Kubernetes::with_config(config.unwrap())
+    }
+
+    fn place(&self) -> ClusterPlace {
+        ClusterPlace {
             namespace: self.namespace.clone(),
             prefix: PREFIX.to_owned(),
-        };
+        }
+    }
+
+    /// The store of another process.
+    async fn open(&self, keys: &[u8]) -> Result<Store, Failure> {
         let keys = keys
             .iter()
             .map(|byte| StateKey::parse(&[*byte; 32]).unwrap());
-        Store::in_cluster(kubernetes, place, keys.collect()).await
+        Store::in_cluster(
+            Arc::new(self.kubernetes().await),
+            self.place(),
+            keys.collect(),
+        )
+        .await
     }
 
     async fn store(&self) -> Store {
@@ -480,6 +491,46 @@ async fn what_cannot_be_decrypted_is_said_and_never_overwritten() {
 }
 
 #[tokio::test]
+async fn a_token_that_cannot_be_decrypted_stays_until_its_job_is_forgotten() {
+    let Some(scene) = Scene::new("state-damaged-token", &ALL) else {
+        return;
+    };
+    let a = job("a");
+    scene
+        .store()
+        .await
+        .keep_token(&a, &kept("one"))
+        .await
+        .unwrap();
+    let secrets = scene.secrets();
+    let names = secrets
+        .iter()
+        .map(|secret| secret["metadata"]["name"].as_str().unwrap());
+    let name = names.clone().find(|name| name.contains("-job-")).unwrap();
+    let patch = json!({"data": {"token": "AAAA"}});
+    let admin = scene.server.admin();
+    admin.patch_secret(&scene.namespace, name, &patch).unwrap();
+    let store = scene.store().await;
+    for failure in [
+        store.token(&a).await.unwrap_err(),
+        store.keep_token(&a, &kept("two")).await.unwrap_err(),
+    ] {
+        refused(
+            &failure,
+            FailureKind::InvalidConfig,
+            "state.undecryptable",
+            &["token of job a", "evertoken state forget"],
+        );
+    }
+    store.forget(&a, &|_| Ok(())).await.unwrap();
+    store.keep_token(&a, &kept("two")).await.unwrap();
+    assert_eq!(
+        scene.store().await.token(&a).await.unwrap(),
+        Some(kept("two"))
+    );
+}
+
+#[tokio::test]
 async fn a_request_whose_answer_would_find_no_room_is_not_begun() {
     let Some(scene) = Scene::new("state-room", &ALL) else {
         return;
@@ -529,7 +580,7 @@ async fn a_job_is_forgotten_with_the_chains_that_no_other_has() {
     assert_eq!(other.jobs().await.unwrap(), [a.clone(), b.clone()]);
     store.forget(&a, &|_| Ok(())).await.unwrap();
     for store in [&store, &other] {
-        assert_eq!(store.jobs().await.unwrap(), [b.clone()]);
+        assert_eq!(store.jobs().await.unwrap(), std::slice::from_ref(&b));
         assert_eq!(found(store, &a, None).await, None);
         assert_eq!(found(store, &a, Some("own")).await, None);
         assert_eq!(
@@ -574,13 +625,15 @@ async fn what_rbac_forbids_is_said_with_the_verbs_to_grant() {
         let Some(scene) = Scene::new("state-forbidden", verbs) else {
             return;
         };
-        let failure = scene.open(&[1]).await.unwrap_err();
-        refused(
-            &failure,
-            FailureKind::Denied,
-            "kubernetes.forbidden",
-            &["rbac-state.yaml"],
-        );
+        let looked = Store::look_in_cluster(&scene.kubernetes().await, &scene.place()).await;
+        for failure in [scene.open(&[1]).await.unwrap_err(), looked.unwrap_err()] {
+            refused(
+                &failure,
+                FailureKind::Denied,
+                "kubernetes.forbidden",
+                &["rbac-state.yaml"],
+            );
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Real parts for tests: an API server, Keycloak, an issuer that misbehaves on demand, and the built `evertoken` itself.
-//! Nothing here knows the host crate, so this library compiles in seconds and sees evertoken only from outside, as a user does. Parts that
+//! Nothing here but the simulator knows the host crate, so without that feature this library compiles in seconds and sees evertoken only from outside, as a user does. Parts that
 //! need Go or a JDK are built once into the target folder; where those are missing the error says so, unless the part is switched off by
 //! name: `EVERTOKEN_SKIP=kubernetes,keycloak`. Every process started here dies with the test process, however that ends.
 
@@ -17,6 +17,8 @@ pub mod process;
 pub mod proxy;
 pub mod reader;
 pub mod server;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 pub mod switch;
 mod toolchain;
 pub mod workdir;

@@ -1,6 +1,6 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::capability::{self, Network, process_environment};
-use crate::config::model::{Config, SecretOrigin, StateLocation};
+use crate::config::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
 use crate::kubernetes::Kubernetes;
 use crate::output::{Homes, Outputs};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
@@ -98,14 +98,17 @@ pub(super) fn prepare_plugins(plugins: &Plugins, config: &Config) {
     }
 }
 
-/// The plugins of a configuration, with the process's compile cache.
+/// The built-in plugins and these, with the process's compile cache.
 ///
 /// # Errors
 /// The engine cannot be made.
-pub(super) fn plugins(config: &Config) -> anyhow::Result<Plugins> {
+pub(super) fn plugins(
+    files: &BTreeMap<String, PluginFile>,
+    limits: &PluginLimits,
+) -> anyhow::Result<Plugins> {
     Ok(Plugins::new(
-        &config.plugins,
-        config.limits.plugin.clone(),
+        files,
+        limits.clone(),
         cache(|name| std::env::var_os(name)),
     )?)
 }
@@ -162,6 +165,33 @@ pub(super) async fn open_store(
                 .context("cannot open the state store")
         }
     }
+}
+
+/// Why the state store could not be opened, as far as that shows beside a process that has it open.
+pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
+    let kubernetes = Kubernetes::new();
+    let (store, keys) = match location {
+        StateLocation::Memory => return Vec::new(),
+        StateLocation::Directory { path, keys } => {
+            let looked = Store::look(path);
+            (looked.err().map(|error| error.to_string()), keys)
+        }
+        StateLocation::Secrets {
+            namespace,
+            prefix,
+            keys,
+        } => {
+            let place = ClusterPlace {
+                namespace: namespace.clone(),
+                prefix: prefix.clone(),
+            };
+            let looked = Store::look_in_cluster(&kubernetes, &place).await;
+            (looked.err().map(|failure| failure.message), keys)
+        }
+    };
+    let keys = read_keys(keys, &kubernetes).await;
+    let keys = keys.err().map(|error| format!("{error:#}"));
+    store.into_iter().chain(keys).collect()
 }
 
 async fn read_keys(

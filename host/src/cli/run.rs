@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let plugins = house::plugins(&loaded.config)?;
+        let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
             return Ok(exit);
         }

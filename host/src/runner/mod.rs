@@ -31,6 +31,7 @@ use status::Snapshot;
 use work::{Outcome, panicked};
 
 use crate::config::model::Limits;
+use crate::time::Reading;
 
 /// How long a stop waits for writes under way and for exchanges that must not be lost. Kubernetes kills after 30 s; a write
 /// takes milliseconds unless its destination is in trouble.
@@ -51,8 +52,7 @@ pub struct Runner {
 struct Running {
     work: Work,
     lane: Lane,
-    /// On the boot clock.
-    since: Duration,
+    since: Reading,
     abort: AbortHandle,
 }
 
@@ -125,7 +125,7 @@ impl Runner {
     fn begin(&mut self) {
         while let Some((work, lane, task)) = self.scheduler.begin() {
             let abort = self.tasks.spawn(task.run(self.ports.clone()));
-            let since = self.ports.clock.now().boot;
+            let since = self.ports.clock.now();
             let running = Running {
                 work,
                 lane,
@@ -153,8 +153,7 @@ impl Runner {
             }
             Err(_abandoned) => return,
         };
-        let took = self.ports.clock.now().boot.saturating_sub(running.since);
-        self.scheduler.ended(running.work, outcome, took);
+        self.scheduler.ended(running.work, outcome, running.since);
     }
 
     async fn wind_down(&mut self) {

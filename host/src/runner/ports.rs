@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, Output};
 use crate::failure::Failure;
+use crate::refresh::clock::{self, Jump};
 use crate::refresh::publication::Purpose;
-use crate::time::{Clock, SystemClock, Timestamp};
-use crate::token::{KeptToken, Token};
+use crate::time::{Clock, Reading, SystemClock, Timestamp};
+use crate::token::{Expiry, KeptToken, Token};
 
 /// The world.
 #[derive(Clone)]
@@ -97,6 +98,28 @@ pub struct Obtained {
     pub obtained_at: Timestamp,
     /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
+}
+
+impl Obtained {
+    /// The same, for a wall clock that was set back while the source was asked: its times are on the clock as it was, unless the
+    /// call began only after that. In doubt the token is taken for older than it is, never for younger.
+    #[must_use]
+    pub fn by_present_clock(self, began: Reading, now: Reading) -> Self {
+        let set_back = match clock::jump(began, now) {
+            Some(Jump::Backward(by)) if self.obtained_at >= began.wall => by,
+            _ => Duration::ZERO,
+        };
+        let too_late = set_back.max(self.obtained_at.since(now.wall));
+        let mut token = self.token;
+        if let Expiry::At(at) = token.expiry {
+            token.expiry = Expiry::At(at.before(too_late));
+        }
+        Self {
+            token,
+            obtained_at: self.obtained_at.before(too_late),
+            rotating_expires_at: self.rotating_expires_at.map(|at| at.before(too_late)),
+        }
+    }
 }
 
 /// Asks sources for tokens.
@@ -210,5 +233,77 @@ pub struct SystemChance;
 impl Chance for SystemChance {
     fn sample(&self) -> f64 {
         fastrand::f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn reading(wall_s: u64, boot_s: u64) -> Reading {
+        Reading {
+            wall: Timestamp(wall_s * 1000),
+            boot: Duration::from_secs(boot_s),
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_taken_for_younger_because_the_clock_was_set_back_while_it_was_asked_for() {
+        let began = reading(10_000, 100);
+        for (sent_s, now, obtained_s, what) in [
+            (
+                10_001,
+                reading(10_005, 105),
+                10_001,
+                "the clock was left alone",
+            ),
+            (
+                10_001,
+                reading(7_005, 105),
+                7_001,
+                "set back by 3000 s after the sending",
+            ),
+            (
+                7_003,
+                reading(7_005, 105),
+                7_003,
+                "set back before the sending",
+            ),
+            (
+                10_001,
+                reading(9_995, 105),
+                9_991,
+                "set back by 10 s after the sending",
+            ),
+            (
+                10_001,
+                reading(20_005, 105),
+                10_001,
+                "set forward: it only looks older",
+            ),
+            (
+                9_000,
+                reading(7_005, 105),
+                7_005,
+                "an answer of an earlier call, from the future",
+            ),
+        ] {
+            let obtained = Obtained {
+                token: Token {
+                    value: "t".into(),
+                    token_type: "Bearer".to_owned(),
+                    expiry: Expiry::At(Timestamp((sent_s + 60) * 1000)),
+                    fields: Vec::new(),
+                },
+                obtained_at: Timestamp(sent_s * 1000),
+                rotating_expires_at: Some(Timestamp((sent_s + 600) * 1000)),
+            };
+            let obtained = obtained.by_present_clock(began, now);
+            assert_eq!(obtained.obtained_at, Timestamp(obtained_s * 1000), "{what}");
+            let expiry = Expiry::At(Timestamp((obtained_s + 60) * 1000));
+            assert_eq!(obtained.token.expiry, expiry, "{what}");
+            let rotating = Timestamp((obtained_s + 600) * 1000);
+            assert_eq!(obtained.rotating_expires_at, Some(rotating), "{what}");
+        }
     }
 }

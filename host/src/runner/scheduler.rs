@@ -385,10 +385,10 @@ impl Scheduler {
     }
 
     /// Takes note of how work ended.
-    pub(super) fn ended(&mut self, work: Work, outcome: Outcome, took: Duration) {
+    pub(super) fn ended(&mut self, work: Work, outcome: Outcome, began: Reading) {
         match (work, outcome) {
             (Work::Load(key), Outcome::Loaded(result)) => self.loaded(key, result),
-            (Work::Acquire(key), Outcome::Acquired(result)) => self.answered(key, result, took),
+            (Work::Acquire(key), Outcome::Acquired(result)) => self.answered(key, result, began),
             (Work::Look(key), Outcome::Looked(digest)) => self.looked(key, digest),
             (Work::Keep(key), Outcome::Kept(result)) => self.kept(key, result),
             (Work::Write(key, index, _), Outcome::Written(result)) => {
@@ -414,12 +414,14 @@ impl Scheduler {
         self.carry_out(key, actions, token);
     }
 
-    fn answered(&mut self, key: Key, result: Result<Obtained, Failure>, took: Duration) {
+    fn answered(&mut self, key: Key, result: Result<Obtained, Failure>, began: Reading) {
+        let now = self.world.now();
+        let took = now.boot.saturating_sub(began.boot);
         let entry = self.jobs.get(&key);
         let was_well = entry.is_some_and(|entry| entry.machine.failures() == 0);
         let failure = match result {
             Ok(obtained) => {
-                self.acquired(key, obtained, took);
+                self.acquired(key, obtained.by_present_clock(began, now), took);
                 None
             }
             Err(failure) => {

@@ -532,6 +532,8 @@ impl Cluster {
 
     /// Changes one value of a job's Secret. Another process's change of another value is kept.
     async fn set_job_value(&self, job: &JobId, key: &str, value: &[u8]) -> Result<(), Failure> {
+        // What cannot be decrypted is not overwritten.
+        self.job_value(job, key)?;
         let name = self.job_name(job);
         let sealed = |key: &str, value: &[u8]| {
             let name = sealed_under(&self.place.prefix, JOB, &name, key).unwrap_or_default();
@@ -754,6 +756,14 @@ fn sealed_under(prefix: &str, kind: &str, name: &str, key: &str) -> Option<Vec<u
     sealed_under.push(0);
     sealed_under.extend_from_slice(key.as_bytes());
     Some(sealed_under)
+}
+
+/// Whether the store's Secrets may be listed.
+pub(super) async fn look(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<(), Failure> {
+    let mut call = Call::secret(Verb::List, &place.namespace, "");
+    let selector = format!("{STORE_LABEL}={}", place.prefix);
+    call.query = vec![("labelSelector", selector), ("limit", "1".to_owned())];
+    send(kubernetes, &call).await.map(drop)
 }
 
 /// The key of fingerprints: the one that is there, or a new one if ours is the first.

@@ -108,6 +108,19 @@ impl MemoryState {
         self
     }
 
+    /// Whether these bytes are anywhere in it, as they are: what a key should see to that they are not.
+    #[must_use]
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        let records = self.records();
+        let holds = |record: &[u8]| {
+            record
+                .windows(bytes.len().max(1))
+                .any(|window| window == bytes)
+        };
+        let mut values = records.values.iter();
+        values.any(|(key, value)| holds(key) || holds(value))
+    }
+
     pub(super) const fn is_exclusive(&self) -> bool {
         self.exclusive
     }

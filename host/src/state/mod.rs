@@ -81,8 +81,14 @@ impl Store {
     /// A store in a memory that may outlive it.
     #[must_use]
     pub fn in_memory(memory: MemoryState) -> Self {
+        Self::in_sealed_memory(memory, Vec::new())
+    }
+
+    /// The same with keys: the first encrypts, all decrypt.
+    #[must_use]
+    pub fn in_sealed_memory(memory: MemoryState, keys: Vec<StateKey>) -> Self {
         Self(Place::Here(Box::new(Local {
-            keys: Keyring::default(),
+            keys: Keyring::new(keys),
             fingerprints: Fingerprints::new(memory.fingerprint_key()),
             backend: Backend::Memory(memory),
         })))
@@ -143,6 +149,25 @@ impl Store {
             Place::Here(local) => &**local,
             Place::Cluster(cluster) => &**cluster,
         }
+    }
+
+    /// Whether the store in a directory could be opened, as far as that shows without opening it: another process may have it.
+    ///
+    /// # Errors
+    /// The directory is not there and cannot be made, or this process may not write in it.
+    pub fn look(directory: &Path) -> Result<(), StateError> {
+        directory::look(directory)
+    }
+
+    /// Whether the store in Secrets of a cluster could be read: one request, which writes nothing.
+    ///
+    /// # Errors
+    /// The API server is away, or refuses.
+    pub async fn look_in_cluster(
+        kubernetes: &Kubernetes,
+        place: &ClusterPlace,
+    ) -> Result<(), Failure> {
+        cluster::look(kubernetes, place).await
     }
 
     /// Every job that something is kept for.

@@ -1,0 +1,125 @@
+//! The disk: what a process writes survives it, takes its time, is refused for a while, or is written although its writer is told
+//! that it was not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evertoken::capability::chain::ChainId;
+use evertoken::capability::keep::BoxFuture;
+use evertoken::failure::{Failure, FailureKind};
+use evertoken::state::{Faults, Write};
+
+use super::life::{Life, Taken};
+use super::scenario::{Edge, Part, Step};
+use super::world::World;
+
+/// A commit takes up to so many milliseconds before it happens, and as many after.
+const COMMIT_MS: u64 = 8;
+
+/// The disk as one process sees it.
+#[derive(Debug)]
+pub struct Disk {
+    /// Where it is.
+    pub world: Arc<World>,
+    /// Who writes.
+    pub life: Arc<Life>,
+}
+
+impl Faults for Disk {
+    fn read(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(self.life.step(Step::Read, async { Ok(()) }))
+    }
+
+    fn before<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let taken = self.life.before(Step::Commit).await;
+            self.take_time().await;
+            self.life.remember(taken);
+            self.refuse_if_full(write)?;
+            // Between the time and the write nothing else happens, a kill excepted.
+            self.life.at(Taken::default(), Edge::Before).await;
+            Ok(())
+        })
+    }
+
+    fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let taken = self.life.remembered();
+            self.wrote(write, applied);
+            self.life.at(taken, Edge::Midway).await;
+            self.take_time().await;
+            self.life.at(taken, Edge::After).await;
+            self.lose_the_answer()
+        })
+    }
+}
+
+impl Disk {
+    async fn take_time(&self) {
+        let milliseconds = self.world.facts().rng.u64(0..COMMIT_MS);
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    }
+
+    fn refuse_if_full(&self, write: &Write) -> Result<(), Failure> {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        if facts.strikes(now, |part| part == Part::Disk).is_none() {
+            return Ok(());
+        }
+        if let Write::Chain(id) = write {
+            facts.store_failed.entry(*id).or_insert(now);
+        }
+        facts.hinder_all(now, now, "a full disk");
+        facts.note(now, format_args!("the disk refuses {}", Shown(write)));
+        Err(failure("state.disk-full"))
+    }
+
+    fn wrote(&self, write: &Write, applied: bool) {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        facts.count("commits");
+        if let Write::Chain(id) = write {
+            facts.store_failed.remove(id);
+        }
+        let what = if applied {
+            "writes"
+        } else {
+            "would have written"
+        };
+        facts.note(
+            now,
+            format_args!("start {} {what} {}", self.life.id, Shown(write)),
+        );
+    }
+
+    fn lose_the_answer(&self) -> Result<(), Failure> {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        if facts
+            .strikes(now, |part| part == Part::DiskAnswer)
+            .is_none()
+        {
+            return Ok(());
+        }
+        facts.hinder_all(now, now, "a disk whose answer was lost");
+        Err(failure("state.io"))
+    }
+}
+
+fn failure(code: &str) -> Failure {
+    Failure::new(FailureKind::Unavailable, code, "the model's disk fails")
+}
+
+/// Chains by the beginning of their name: the same in every run, as the store's key is.
+struct Shown<'a>(&'a Write);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Write::Chain(ChainId([a, b, ..])) => write!(f, "chain {a:02x}{b:02x}"),
+            Write::Token(job) => write!(f, "the token of {job}"),
+            Write::PluginValue(job) => write!(f, "a plugin's value for {job}"),
+            Write::Forget(job) => write!(f, "nothing of {job} any more"),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! A model issuer: a token endpoint as a pure state machine. It knows every token that it gave out, so it can tell a good one from
+//! a dead or a foreign one, and it knows of every refresh token what became of it, so it can say who killed a family.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+
+/// In all tokens, so that they are found wherever they should not be.
+pub const MARK: &str = "sim-token";
+
+/// What a refresh token is worth after its use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// As much as before.
+    Never,
+    /// Each use brings a successor. Its repetition within the grace brings the same successor again; beyond, it revokes the family.
+    Always {
+        /// How long after its use a refresh token may be repeated.
+        grace: Duration,
+    },
+}
+
+/// When access tokens die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// So long after they were given out.
+    After(Duration),
+    /// With the session, which begins anew when it is over: asking early brings nothing.
+    WithSession(Duration),
+}
+
+/// How an issuer behaves while all is well.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// When its access tokens die.
+    pub expiry: Expiry,
+    /// What becomes of its refresh tokens.
+    pub rotation: Rotation,
+    /// Requests per minute and client beyond which it answers 429; none: as many as come.
+    pub per_minute: Option<u32>,
+}
+
+impl Manner {
+    /// The life of an access token, at most.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        match self.expiry {
+            Expiry::After(life) | Expiry::WithSession(life) => life,
+        }
+    }
+}
+
+/// A request to the token endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Who asks.
+    pub client: String,
+    /// The refresh token, for that grant; none: client credentials.
+    pub refresh_token: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
+    /// The content.
+    pub body: String,
+}
+
+/// Which refresh token: the family and its place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Link {
+    /// The family.
+    pub family: usize,
+    /// Counts its tokens from 0.
+    pub generation: u32,
+}
+
+/// What a request did to a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// It brought a successor of this one.
+    Rotated(Link),
+    /// It used one that is good as often as one likes.
+    Used(Link),
+    /// It repeated this one within the grace and was given the same successor again.
+    Repeated(Link),
+    /// It repeated this one too late: the family is dead.
+    Killed(Link),
+    /// It used one of a family that was dead already.
+    Refused(Link),
+}
+
+/// A line of refresh tokens from one login.
+#[derive(Debug, Clone)]
+pub struct Family {
+    /// Whose it is.
+    pub client: String,
+    newest: u32,
+    /// When the one before the newest was first used.
+    spent_at: Duration,
+    /// Whether it takes none of them any more.
+    pub is_dead: bool,
+}
+
+/// An access token that was given out.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// To whom.
+    pub client: String,
+    /// When it dies, in time since the beginning.
+    pub dies: Duration,
+}
+
+/// A token endpoint.
+#[derive(Debug)]
+pub struct Issuer {
+    name: String,
+    manner: Manner,
+    families: Vec<Family>,
+    issued: BTreeMap<String, Issued>,
+    recent: BTreeMap<String, (Duration, u32)>,
+    serial: u64,
+}
+
+impl Issuer {
+    /// One without clients.
+    #[must_use]
+    pub fn new(name: &str, manner: Manner) -> Self {
+        Self {
+            name: name.to_owned(),
+            manner,
+            families: Vec::new(),
+            issued: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            serial: 0,
+        }
+    }
+
+    /// How it behaves.
+    #[must_use]
+    pub fn manner(&self) -> &Manner {
+        &self.manner
+    }
+
+    /// Somebody logs in: a new family and its first refresh token.
+    pub fn log_in(&mut self, client: &str) -> (usize, String) {
+        self.families.push(Family {
+            client: client.to_owned(),
+            newest: 0,
+            spent_at: Duration::ZERO,
+            is_dead: false,
+        });
+        let link = Link {
+            family: self.families.len() - 1,
+            generation: 0,
+        };
+        (link.family, self.refresh_token(link))
+    }
+
+    /// The administrator ends a session.
+    pub fn revoke(&mut self, family: usize) {
+        if let Some(family) = self.families.get_mut(family) {
+            family.is_dead = true;
+        }
+    }
+
+    /// A family.
+    #[must_use]
+    pub fn family(&self, family: usize) -> Option<&Family> {
+        self.families.get(family)
+    }
+
+    /// Whose refresh token this is; none: nobody's.
+    #[must_use]
+    pub fn link(&self, refresh_token: &str) -> Option<Link> {
+        let rest = refresh_token.strip_prefix(&format!("{MARK}.rt.{}.", self.name))?;
+        let (family, generation) = rest.split_once('.')?;
+        let link = Link {
+            family: family.parse().ok()?,
+            generation: generation.parse().ok()?,
+        };
+        let known = self.families.get(link.family)?;
+        (link.generation <= known.newest).then_some(link)
+    }
+
+    /// What is known of an access token; none: it is not ours.
+    #[must_use]
+    pub fn issued(&self, access_token: &str) -> Option<&Issued> {
+        self.issued.get(access_token)
+    }
+
+    /// Forgets access tokens that died before `horizon`.
+    pub fn forget_before(&mut self, horizon: Duration) {
+        self.issued.retain(|_, issued| issued.dies >= horizon);
+    }
+
+    /// Answers a request at `now`.
+    pub fn handle(&mut self, now: Duration, request: &Request) -> (Reply, Effect) {
+        if self.is_too_often(now, &request.client) {
+            let body = json!({"error": "temporarily_unavailable"}).to_string();
+            let reply = Reply {
+                status: 429,
+                retry_after: Some(30),
+                body,
+            };
+            return (reply, Effect::None);
+        }
+        let Some(refresh_token) = &request.refresh_token else {
+            return (self.grant(now, &request.client, None), Effect::None);
+        };
+        let Some(link) = self.link(refresh_token) else {
+            return (refusal("unknown refresh token"), Effect::None);
+        };
+        self.refresh(now, &request.client, link)
+    }
+
+    fn refresh(&mut self, now: Duration, client: &str, link: Link) -> (Reply, Effect) {
+        let rotation = self.manner.rotation;
+        let Some(family) = self.families.get_mut(link.family) else {
+            return (refusal("unknown refresh token"), Effect::None);
+        };
+        if family.is_dead || family.client != client {
+            return (refusal("session is not active"), Effect::Refused(link));
+        }
+        let Rotation::Always { grace } = rotation else {
+            let same = self.refresh_token(link);
+            return (self.grant(now, client, Some(same)), Effect::Used(link));
+        };
+        let successor = Link {
+            generation: link.generation + 1,
+            ..link
+        };
+        let effect = if link.generation == family.newest {
+            family.newest = successor.generation;
+            family.spent_at = now;
+            Effect::Rotated(link)
+        } else if successor.generation == family.newest && now < family.spent_at + grace {
+            Effect::Repeated(link)
+        } else {
+            family.is_dead = true;
+            return (
+                refusal("refresh token was used before"),
+                Effect::Killed(link),
+            );
+        };
+        let successor = self.refresh_token(successor);
+        (self.grant(now, client, Some(successor)), effect)
+    }
+
+    fn refresh_token(&self, link: Link) -> String {
+        format!(
+            "{MARK}.rt.{}.{}.{}",
+            self.name, link.family, link.generation
+        )
+    }
+
+    fn grant(&mut self, now: Duration, client: &str, refresh_token: Option<String>) -> Reply {
+        let dies = match self.manner.expiry {
+            Expiry::After(life) => now + life,
+            Expiry::WithSession(session) => session_end(now, session),
+        };
+        self.serial += 1;
+        let value = format!("{MARK}.at.{}.{client}.{}", self.name, self.serial);
+        self.issued.insert(
+            value.clone(),
+            Issued {
+                client: client.to_owned(),
+                dies,
+            },
+        );
+        let mut body = json!({
+            "access_token": value,
+            "token_type": "Bearer",
+            "expires_in": (dies - now).as_secs(),
+        });
+        if let (Some(members), Some(refresh_token)) = (body.as_object_mut(), refresh_token) {
+            members.insert("refresh_token".to_owned(), refresh_token.into());
+        }
+        Reply {
+            status: 200,
+            retry_after: None,
+            body: body.to_string(),
+        }
+    }
+
+    fn is_too_often(&mut self, now: Duration, client: &str) -> bool {
+        let Some(most) = self.manner.per_minute else {
+            return false;
+        };
+        let (since, count) = self.recent.entry(client.to_owned()).or_insert((now, 0));
+        if now >= *since + Duration::from_secs(60) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count > most
+    }
+}
+
+/// The end of the session under way at `now`; at least a second off, so that no token is dead when it comes.
+fn session_end(now: Duration, session: Duration) -> Duration {
+    let passed = Duration::from_millis(
+        u64::try_from(now.as_millis() % session.as_millis().max(1)).unwrap_or_default(),
+    );
+    let left = session - passed;
+    now + if left < Duration::from_secs(2) {
+        left + session
+    } else {
+        left
+    }
+}
+
+fn refusal(description: &str) -> Reply {
+    let body = json!({"error": "invalid_grant", "error_description": description});
+    Reply {
+        status: 400,
+        retry_after: None,
+        body: body.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn issuer(rotation: Rotation) -> (Issuer, Request) {
+        let manner = Manner {
+            expiry: Expiry::After(s(300)),
+            rotation,
+            per_minute: None,
+        };
+        let mut issuer = Issuer::new("i", manner);
+        let request = Request {
+            client: "c".to_owned(),
+            refresh_token: Some(issuer.log_in("c").1),
+        };
+        (issuer, request)
+    }
+
+    fn link(generation: u32) -> Link {
+        Link {
+            family: 0,
+            generation,
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_may_be_repeated_within_the_grace_and_kills_its_family_beyond() {
+        for (grace, repeated_after, expected) in [
+            (s(0), s(0), Effect::Killed(link(0))),
+            (s(10), s(9), Effect::Repeated(link(0))),
+            (s(10), s(10), Effect::Killed(link(0))),
+        ] {
+            let (mut issuer, first) = issuer(Rotation::Always { grace });
+            let (reply, effect) = issuer.handle(s(100), &first);
+            assert_eq!(effect, Effect::Rotated(link(0)));
+            let (again, effect) = issuer.handle(s(100) + repeated_after, &first);
+            assert_eq!(effect, expected);
+            let successor = |reply: &Reply| {
+                let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+                body["refresh_token"].as_str().map(str::to_owned)
+            };
+            if matches!(expected, Effect::Repeated(_)) {
+                assert_eq!(successor(&again), successor(&reply));
+            } else {
+                assert_eq!(again.status, 400);
+                let next = Request {
+                    refresh_token: successor(&reply),
+                    ..first
+                };
+                assert_eq!(
+                    issuer.handle(s(200), &next).1,
+                    Effect::Refused(link(1)),
+                    "the newest is dead with its family"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_issuer_that_does_not_rotate_takes_one_refresh_token_for_ever() {
+        let (mut issuer, request) = issuer(Rotation::Never);
+        for now in [0, 1, 1000] {
+            assert_eq!(issuer.handle(s(now), &request).1, Effect::Used(link(0)));
+        }
+    }
+
+    #[test]
+    fn tokens_that_die_with_the_session_get_no_later_end_by_asking_early() {
+        assert_eq!(session_end(s(0), s(100)), s(100));
+        assert_eq!(session_end(s(97), s(100)), s(100));
+        assert_eq!(session_end(s(99), s(100)), s(200));
+        assert_eq!(session_end(s(100), s(100)), s(200));
+    }
+}

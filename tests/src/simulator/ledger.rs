@@ -1,0 +1,299 @@
+//! The account of refresh tokens: each request that carried one, and what became of its answer. It says who killed a family, and
+//! notices a refresh token that should not have been sent. No clock, no network: only who did what when.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::issuer::{Effect, Link};
+
+/// Between the arrival of an answer and its being durable there is one write, which takes at most so long while the store works;
+/// who is killed within it loses the answer, whatever he does.
+pub const UNAVOIDABLE: Duration = Duration::from_millis(25);
+
+/// A refresh token: whose issuer's, and which.
+pub type Token = (usize, Link);
+
+/// A request that carried a refresh token, by its place in the account.
+pub type Id = usize;
+
+/// One start of a process.
+pub type Life = u32;
+
+/// What became of an answer with a successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is on its way, or the request is.
+    Open,
+    /// It never came: the network lost it, or whoever waited for it was killed, or it took longer than anybody waits.
+    Lost,
+    /// Whoever waited for it stopped to, for no good reason.
+    Abandoned,
+    /// It came.
+    Arrived(Duration),
+    /// It came, and its receiver was killed within the one write that makes it durable.
+    Unavoidable,
+    /// The source saw it: from then on it must survive everything.
+    Seen,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Exchange {
+    token: Token,
+    life: Life,
+    /// The answer has the token's successor in it.
+    has_successor: bool,
+    fate: Fate,
+}
+
+/// The account.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    exchanges: Vec<Exchange>,
+    /// Refresh tokens whose successor we had.
+    answered: BTreeSet<Token>,
+    /// Refresh tokens that the issuer refused, and we took note.
+    refused: BTreeSet<Token>,
+}
+
+/// Whose fault a death is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The only answers with the successor were lost before they were ours.
+    Excused,
+    /// We had the successor.
+    WeHadTheSuccessor,
+    /// An answer came and was not kept.
+    NotKept,
+    /// We stopped listening.
+    StoppedListening,
+}
+
+impl Ledger {
+    /// A request with this refresh token leaves the machine.
+    ///
+    /// # Errors
+    /// It should not have; the request is entered all the same.
+    pub fn sent(&mut self, token: Token, life: Life) -> (Id, Result<(), &'static str>) {
+        self.exchanges.push(Exchange {
+            token,
+            life,
+            has_successor: false,
+            fate: Fate::Open,
+        });
+        let judged = if self.answered.contains(&token) {
+            Err("a refresh token whose successor we had was sent again")
+        } else if self.refused.contains(&token) {
+            Err("a chain that was declared dead was sent again")
+        } else {
+            Ok(())
+        };
+        (self.exchanges.len() - 1, judged)
+    }
+
+    /// The issuer dealt with it.
+    pub fn dealt_with(&mut self, id: Id, effect: Effect) {
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.has_successor = matches!(effect, Effect::Rotated(_) | Effect::Repeated(_));
+        }
+    }
+
+    /// The answer will never come.
+    pub fn lost(&mut self, id: Id) {
+        self.set(id, Fate::Lost);
+    }
+
+    /// Nobody waited for the answer any more, although everybody lived and it was not late.
+    pub fn abandoned(&mut self, id: Id) {
+        self.set(id, Fate::Abandoned);
+    }
+
+    /// The answer came.
+    pub fn arrived(&mut self, id: Id, now: Duration) {
+        self.set(id, Fate::Arrived(now));
+    }
+
+    /// The source was given the answer.
+    pub fn seen(&mut self, id: Id) {
+        self.set(id, Fate::Seen);
+        if let Some(exchange) = self.exchanges.get(id)
+            && exchange.has_successor
+        {
+            self.answered.insert(exchange.token);
+        }
+    }
+
+    /// The source was given the answer that the issuer takes this one no more.
+    pub fn refused(&mut self, id: Id) {
+        if let Some(exchange) = self.exchanges.get(id) {
+            self.refused.insert(exchange.token);
+        }
+    }
+
+    /// A process was killed; `store_failed`: since when the store has taken nothing.
+    pub fn killed(&mut self, life: Life, now: Duration, store_failed: Option<Duration>) {
+        for exchange in self.exchanges.iter_mut().filter(|e| e.life == life) {
+            exchange.fate = match exchange.fate {
+                Fate::Open => Fate::Lost,
+                Fate::Arrived(at)
+                    if now <= at + UNAVOIDABLE
+                        || store_failed.is_some_and(|since| since <= at + UNAVOIDABLE) =>
+                {
+                    Fate::Unavoidable
+                }
+                fate => fate,
+            };
+        }
+    }
+
+    /// Requests of this process that are not answered yet.
+    #[must_use]
+    pub fn open(&self, life: Life) -> usize {
+        let of_life = self.exchanges.iter().filter(|e| e.life == life);
+        of_life.filter(|e| e.fate == Fate::Open).count()
+    }
+
+    /// The issuer killed a family because this refresh token was repeated: whose fault is it?
+    #[must_use]
+    pub fn judge(&self, token: Token) -> Verdict {
+        let with_successor = self
+            .exchanges
+            .iter()
+            .filter(|e| e.token == token && e.has_successor);
+        let mut verdict = Verdict::Excused;
+        for exchange in with_successor {
+            match exchange.fate {
+                Fate::Seen => return Verdict::WeHadTheSuccessor,
+                Fate::Arrived(_) => verdict = Verdict::NotKept,
+                Fate::Abandoned => verdict = Verdict::StoppedListening,
+                Fate::Open | Fate::Lost | Fate::Unavoidable => {}
+            }
+        }
+        verdict
+    }
+
+    fn set(&mut self, id: Id, fate: Fate) {
+        if let Some(exchange) = self.exchanges.get_mut(id)
+            && exchange.fate != Fate::Seen
+        {
+            exchange.fate = fate;
+        }
+    }
+}
+
+impl Verdict {
+    /// In a sentence; none: nobody's fault.
+    #[must_use]
+    pub const fn sentence(self) -> Option<&'static str> {
+        match self {
+            Self::Excused => None,
+            Self::WeHadTheSuccessor => Some(
+                "a chain died by our hand: a refresh token was repeated although its successor was ours",
+            ),
+            Self::NotKept => {
+                Some("a chain died by our hand: an answer with the successor came and was not kept")
+            }
+            Self::StoppedListening => {
+                Some("a chain died by our hand: nobody waited for the answer with the successor")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: Token = (
+        0,
+        Link {
+            family: 0,
+            generation: 3,
+        },
+    );
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_death_is_excused_only_if_no_answer_with_the_successor_was_ours() {
+        type Story = fn(&mut Ledger, Id);
+        let cases: [(Story, Verdict, &str); 8] = [
+            (|l, id| l.lost(id), Verdict::Excused, "the network lost it"),
+            (
+                |l, _| l.killed(1, ms(50), None),
+                Verdict::Excused,
+                "killed while it was on its way",
+            ),
+            (
+                |l, id| l.abandoned(id),
+                Verdict::StoppedListening,
+                "nobody waited",
+            ),
+            (
+                |l, id| l.arrived(id, ms(50)),
+                Verdict::NotKept,
+                "it came and nothing hindered us",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    l.killed(1, ms(60), None);
+                },
+                Verdict::Excused,
+                "killed within the write",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    l.killed(1, ms(500), None);
+                },
+                Verdict::NotKept,
+                "killed long after",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    l.killed(1, ms(500), Some(ms(0)));
+                },
+                Verdict::Excused,
+                "killed while the disk was full",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    l.seen(id);
+                    l.killed(1, ms(51), None);
+                },
+                Verdict::WeHadTheSuccessor,
+                "seen is ours",
+            ),
+        ];
+        for (story, expected, what) in cases {
+            let mut ledger = Ledger::default();
+            let (id, _) = ledger.sent(TOKEN, 1);
+            ledger.dealt_with(id, Effect::Rotated(TOKEN.1));
+            story(&mut ledger, id);
+            assert_eq!(ledger.judge(TOKEN), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_was_answered_or_refused_must_not_be_sent_again() {
+        let mut ledger = Ledger::default();
+        let (id, judged) = ledger.sent(TOKEN, 1);
+        assert!(judged.is_ok());
+        ledger.dealt_with(id, Effect::Rotated(TOKEN.1));
+        let (again, judged) = ledger.sent(TOKEN, 1);
+        assert!(judged.is_ok(), "the answer may have been lost");
+        ledger.seen(id);
+        assert!(ledger.sent(TOKEN, 2).1.is_err());
+        let _ = again;
+
+        let mut ledger = Ledger::default();
+        let (id, _) = ledger.sent(TOKEN, 1);
+        ledger.dealt_with(id, Effect::Refused(TOKEN.1));
+        ledger.refused(id);
+        assert!(ledger.sent(TOKEN, 1).1.is_err());
+    }
+}

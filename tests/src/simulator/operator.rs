@@ -1,0 +1,126 @@
+//! The people around the processes: who logs in when a chain has died, renames jobs, installs plugins, restores old Secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evertoken::runner::{Change, Handle};
+
+use super::jobs;
+use super::scenario::Hand;
+use super::world::{Facts, World};
+
+/// How long it takes until somebody who was called has logged in, in seconds.
+const COMES_WITHIN_S: std::ops::Range<u64> = 30..600;
+
+/// Somebody is called because a job's chain takes no token any more, and logs in.
+pub fn call(world: &Arc<World>, facts: &mut Facts, job: usize) {
+    let Some(login) = facts.jobs.get(job).and_then(|job| job.plan.login) else {
+        return;
+    };
+    let is_attended = facts
+        .logins
+        .get_mut(login)
+        .is_none_or(|login| std::mem::replace(&mut login.is_attended, true));
+    if is_attended {
+        return;
+    }
+    let wait = Duration::from_secs(facts.rng.u64(COMES_WITHIN_S));
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        let now = world.time.now();
+        let mut facts = world.facts();
+        if facts.could_have_one(job) {
+            // Another login, or the plugin, has helped.
+            if let Some(login) = facts.logins.get_mut(login) {
+                login.is_attended = false;
+            }
+        } else {
+            facts.log_in(login, now);
+        }
+    });
+}
+
+/// Somebody does something; running processes that read the configuration are told.
+pub async fn act(world: &World, hand: Hand, running: &[Handle]) {
+    let changes = {
+        let mut facts = world.facts();
+        changes(world, &mut facts, hand)
+    };
+    if changes.is_empty() {
+        return;
+    }
+    for handle in running {
+        // A process that has just ended reads the new configuration at its start.
+        let _ = handle.apply(changes.clone()).await;
+    }
+}
+
+fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<Change> {
+    let now = world.time.now();
+    facts.count("hands on it");
+    facts.note(now, format_args!("somebody does: {hand:?}"));
+    match hand {
+        Hand::Rename(index) => {
+            let Some(job) = facts.jobs.get_mut(index) else {
+                return Vec::new();
+            };
+            let before = jobs::id(index, job.renamed);
+            job.renamed += 1;
+            facts.hinder(index, now, now, "a new name");
+            let mut changes = vec![Change::Remove(before)];
+            changes.extend(put(facts, index));
+            changes
+        }
+        Hand::Reconfigure(index) => {
+            let Some(job) = facts.jobs.get_mut(index) else {
+                return Vec::new();
+            };
+            job.reconfigured += 1;
+            put(facts, index).into_iter().collect()
+        }
+        Hand::Upgrade => {
+            facts.plugin_version += 1;
+            Vec::new()
+        }
+        Hand::LogIn(index) => {
+            if let Some(login) = facts.jobs.get(index).and_then(|job| job.plan.login) {
+                facts.log_in(login, now);
+            }
+            Vec::new()
+        }
+        Hand::Restore(index) => {
+            restore(facts, index, now);
+            Vec::new()
+        }
+        Hand::Revoke(index) => {
+            revoke(facts, index);
+            Vec::new()
+        }
+    }
+}
+
+fn put(facts: &Facts, index: usize) -> Option<Change> {
+    let job = jobs::one(facts, index)?;
+    Some(Change::Put(Arc::new(job)))
+}
+
+fn restore(facts: &mut Facts, index: usize, now: Duration) {
+    let login = facts.jobs.get(index).and_then(|job| job.plan.login);
+    if let Some(login) = login.and_then(|login| facts.logins.get_mut(login)) {
+        login.configured.clone_from(&login.first);
+        login.changed = now;
+    }
+}
+
+fn revoke(facts: &mut Facts, index: usize) {
+    let login = facts.jobs.get(index).and_then(|job| job.plan.login);
+    let Some(login) = login.and_then(|login| facts.logins.get(login)) else {
+        return;
+    };
+    let (issuer, family) = (login.issuer, login.family);
+    if let Some(issuer) = facts.issuers.get_mut(issuer) {
+        issuer.revoke(family);
+        facts.count("chains ended by the issuer");
+    }
+}

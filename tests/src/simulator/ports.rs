@@ -1,0 +1,331 @@
+//! What a process has of the world besides disk and network: the source of its tokens, outputs, configured secrets, time, chance.
+//! Each passes the process's [`Life`], where it may be killed.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use evertoken::capability::keep::BoxFuture;
+use evertoken::capability::secrets::Home;
+use evertoken::capability::{Host, Kubernetes};
+use evertoken::config::model::{Destination, Job, Output, SecretOrigin};
+use evertoken::failure::{Failure, FailureKind};
+use evertoken::runner::ports::{
+    Acquirer, Call, Chance, Change, Issuer, Lane, Obtained, Publisher, Timer, Write, cluster,
+};
+use fastrand::Rng;
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use sha2::{Digest as _, Sha256};
+
+use super::jobs;
+use super::life::Life;
+use super::operator;
+use super::scenario::{Part, Step};
+use super::source::OAuth2;
+use super::time::MachineClock;
+use super::world::World;
+use crate::lock;
+
+/// An output is written within so many milliseconds.
+const WRITE_MS: u64 = 50;
+
+/// The waits after failures that somebody has to mend (DESIGN §5).
+const LADDER_S: [u64; 5] = [10, 60, 300, 900, 3600];
+
+/// Asks the model of the plugin through the host's own rules.
+pub struct Sources {
+    /// Where they are.
+    pub world: Arc<World>,
+    /// The host.
+    pub host: Host,
+}
+
+impl Acquirer for Sources {
+    fn source_hash(&self, job: &Job) -> [u8; 32] {
+        Sha256::digest(job.source.config.to_string()).into()
+    }
+
+    fn lane(&self, job: &Job) -> Lane {
+        Lane::Remote(jobs::origin(job).into())
+    }
+
+    fn issuer(&self, job: &Job) -> Option<Issuer> {
+        let client = job.source.config.get("client_id").map(ToString::to_string);
+        Some(Issuer {
+            origin: jobs::origin(job).into(),
+            client: Sha256::digest(client.unwrap_or_default()).into(),
+        })
+    }
+
+    fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
+        Box::pin(async move {
+            let call = self.host.call(job, &[]);
+            let mut hash = Sha256::new();
+            for name in job.source.secrets.keys() {
+                match call.open(name).await {
+                    Ok(value) => hash.update(value.digest()),
+                    Err(failure) if failure.kind == FailureKind::Unavailable => return None,
+                    Err(failure) => hash.update(Sha256::digest(failure.code.unwrap_or_default())),
+                }
+            }
+            Some(hash.finalize().into())
+        })
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Arc<Job>,
+        _: Call,
+    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
+        Box::pin(async move {
+            let index = jobs::index(job);
+            let source = OAuth2 {
+                world: Arc::clone(&self.world),
+                job: index,
+            };
+            let result = self.host.acquire(job, &source).await;
+            match &result {
+                Ok(_) => self.succeeded(index),
+                Err(failure) => self.failed(index, failure),
+            }
+            result.map(|acquired| Obtained {
+                token: acquired.token,
+                obtained_at: acquired.obtained_at,
+                rotating_expires_at: acquired.rotating_expires_at,
+            })
+        })
+    }
+}
+
+impl Sources {
+    fn succeeded(&self, index: usize) {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        facts.count("refreshes");
+        facts.note(now, format_args!("job {index} has a token"));
+        if let Some(job) = facts.jobs.get_mut(index) {
+            job.denials = 0;
+            if let Some(login) = job.plan.login
+                && let Some(login) = facts.logins.get_mut(login)
+            {
+                login.is_garbled = false;
+            }
+        }
+    }
+
+    /// The wait that follows is excused; the failure must have a reason.
+    fn failed(&self, index: usize, failure: &Failure) {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        let code = failure.code.as_deref().unwrap_or_default();
+        facts.count("failures");
+        facts.note(
+            now,
+            format_args!(
+                "job {index} failed: {} {code}: {}",
+                failure.kind, failure.message
+            ),
+        );
+        let is_shared = self.world.scenario.processes > 1
+            && matches!(code, "chain.in-use" | "chain.changed" | "chain.busy");
+        if !is_shared && !facts.has_reason(index, now) {
+            facts.violated(
+                now,
+                format!("job {index} failed with {code} although nothing was in its way"),
+            );
+        }
+        let wait = match failure.kind {
+            FailureKind::Denied | FailureKind::InvalidConfig => {
+                let denials = facts.jobs.get_mut(index).map_or(0, |job| {
+                    job.denials += 1;
+                    job.denials
+                });
+                let rung = usize::try_from(denials)
+                    .unwrap_or_default()
+                    .min(LADDER_S.len());
+                Duration::from_secs(LADDER_S[rung.saturating_sub(1)])
+            }
+            _ => Duration::ZERO,
+        };
+        let wait = wait.max(failure.retry_after.unwrap_or_default());
+        if facts.has_reason(index, now) {
+            facts.hinder(index, now, now + wait, "a failure");
+        }
+        if !facts.could_have_one(index) {
+            operator::call(&self.world, &mut facts, index);
+        }
+    }
+}
+
+/// Writes outputs, whole or not at all.
+#[derive(Debug)]
+pub struct Outputs {
+    /// Where they are.
+    pub world: Arc<World>,
+    /// Who writes.
+    pub life: Arc<Life>,
+    /// The writer's clock.
+    pub clock: Arc<MachineClock>,
+}
+
+impl Publisher for Outputs {
+    fn lane(&self, _: &Output) -> Lane {
+        cluster()
+    }
+
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>> {
+        Box::pin(self.life.step(Step::Publish, async move {
+            let milliseconds = self.world.facts().rng.u64(1..WRITE_MS);
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            // A kill meanwhile leaves the output as it was.
+            self.life
+                .at(super::life::Taken::default(), super::scenario::Edge::Before)
+                .await;
+            self.write(write)
+        }))
+    }
+}
+
+impl Outputs {
+    fn write(&self, write: &Write) -> Result<Change, Failure> {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        let path = path(&write.output);
+        let index = jobs::index_of_path(&path);
+        if facts.strikes(now, |part| part == Part::Outputs).is_some() {
+            facts.excuse(
+                index,
+                now,
+                now + Duration::from_secs(310),
+                "an output that could not be written",
+            );
+            return Err(failure("kubernetes.unavailable"));
+        }
+        let Some(token) = write.tokens.first() else {
+            return Ok(Change::Unchanged);
+        };
+        let value = token.kept.token.value.expose_secret();
+        if facts.outputs.get(&path).is_some_and(|held| held == value) {
+            return Ok(Change::Unchanged);
+        }
+        facts.count("writes");
+        facts.note(
+            now,
+            format_args!("start {} writes {value} to {path}", self.life.id),
+        );
+        facts.published(index, path, value, self.clock.off_by());
+        Ok(Change::Written)
+    }
+}
+
+fn path(output: &Output) -> String {
+    match &output.destination {
+        Destination::File(file) => file.path.display().to_string(),
+        Destination::Secret(secret) => format!("{}/{}", secret.namespace, secret.name),
+    }
+}
+
+/// The Secrets where refresh tokens and client secrets are configured.
+#[derive(Debug)]
+pub struct Secrets {
+    /// Where they are.
+    pub world: Arc<World>,
+    /// Who reads.
+    pub life: Arc<Life>,
+}
+
+impl Kubernetes for Secrets {
+    fn get_secret_key<'a>(
+        &'a self,
+        _: &'a str,
+        name: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<SecretSlice<u8>, Failure>> {
+        Box::pin(self.life.step(Step::Secret, async move {
+            let now = self.world.time.now();
+            let mut facts = self.world.facts();
+            if facts.strikes(now, |part| part == Part::Secrets).is_some() {
+                facts.hinder_all(now, now, "a secret that could not be read");
+                return Err(failure("kubernetes.unavailable"));
+            }
+            let value = match login(name).and_then(|login| facts.logins.get(login)) {
+                Some(login) => login.configured.clone(),
+                None => "a client's secret".to_owned(),
+            };
+            Ok(value.into_bytes().into())
+        }))
+    }
+
+    fn request_token<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a [String],
+        _: Duration,
+    ) -> BoxFuture<'a, Result<SecretString, Failure>> {
+        Box::pin(async { Err(failure("kubernetes.model")) })
+    }
+}
+
+impl Home for Secrets {
+    fn replace<'a>(
+        &'a self,
+        origin: &'a SecretOrigin,
+        spent: &'a [u8],
+        next: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(self.life.step(Step::Secret, async move {
+            let now = self.world.time.now();
+            let mut facts = self.world.facts();
+            if facts.strikes(now, |part| part == Part::Secrets).is_some() {
+                return Err(failure("kubernetes.unavailable"));
+            }
+            let SecretOrigin::KubernetesSecret { name, .. } = origin else {
+                return Ok(false);
+            };
+            let Some(login) = login(name).and_then(|login| facts.logins.get_mut(login)) else {
+                return Ok(false);
+            };
+            let is_there = login.configured.as_bytes() == spent;
+            if is_there {
+                login.configured = String::from_utf8_lossy(next).into_owned();
+                facts.note(now, format_args!("the newest value of {name} is put back"));
+            }
+            Ok(is_there)
+        }))
+    }
+}
+
+/// Whose login a Secret is.
+fn login(secret: &str) -> Option<usize> {
+    secret.strip_prefix("login-")?.parse().ok()
+}
+
+fn failure(code: &str) -> Failure {
+    Failure::new(FailureKind::Unavailable, code, "the model's cluster fails")
+}
+
+/// Tokio's timer, which is virtual here; a killed process never wakes.
+#[derive(Debug)]
+pub struct Sleeps(pub Arc<Life>);
+
+impl Timer for Sleeps {
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let life = Arc::clone(&self.0);
+        Box::pin(async move {
+            let taken = life.before(Step::Timer).await;
+            tokio::time::sleep(duration).await;
+            life.at(taken, super::scenario::Edge::Midway).await;
+            life.at(taken, super::scenario::Edge::After).await;
+        })
+    }
+}
+
+/// Dice that fall the same in every run.
+#[derive(Debug)]
+pub struct Dice(pub Mutex<Rng>);
+
+impl Chance for Dice {
+    fn sample(&self) -> f64 {
+        lock(&self.0).f64()
+    }
+}

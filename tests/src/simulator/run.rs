@@ -1,0 +1,235 @@
+//! One run of one seed, from its beginning to its end, on one thread and in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evertoken::state::MemoryState;
+use fastrand::Rng;
+use tokio::sync::mpsc;
+
+use super::issuer::MARK;
+use super::jobs;
+use super::lax::Journal;
+use super::operator;
+use super::process::{Machine, Order};
+use super::scenario::{Part, Scenario, Trouble};
+use super::trace::Show;
+use super::world::{Tally, Violation, World};
+
+/// A consumer reads so often in the life of a token, on average.
+const READS_PER_LIFE: u32 = 2;
+
+/// Nobody reads more often.
+const READ_LEAST: Duration = Duration::from_secs(5);
+
+/// Nobody reads less often.
+const READ_MOST: Duration = Duration::from_secs(1200);
+
+/// How often issuers forget tokens that nobody can hold any more.
+const FORGET_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// For so long dead tokens are told from foreign ones.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the clocks of two machines are apart at most, in milliseconds: less than what the journal allows for.
+const MOST_APART_MS: i64 = 8000;
+
+/// How a run went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// The virtual time.
+    pub span: Duration,
+    /// The fingerprint of all that happened.
+    pub hash: u64,
+    /// Counts.
+    pub tally: Tally,
+    /// What must not be and was.
+    pub violations: Vec<Violation>,
+    /// The last lines before the first of these, or before the end.
+    pub last: Vec<String>,
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+///
+/// The runtime cannot be built.
+pub fn run(scenario: Scenario, journal: Journal, show: Show) -> std::io::Result<Outcome> {
+    fastrand::seed(scenario.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()?;
+    Ok(runtime.block_on(live(scenario, journal, show)))
+}
+
+async fn live(scenario: Scenario, journal: Journal, show: Show) -> Outcome {
+    let seed = scenario.seed;
+    let world = World::new(scenario, show);
+    let mut rng = Rng::with_seed(seed.wrapping_add(0xfeed));
+    let mut key = [0; 32];
+    rng.fill(&mut key);
+    let memory = MemoryState::new(key);
+    let mut orders = Vec::new();
+    let mut machines = Vec::new();
+    for index in 0..world.scenario.processes {
+        let machine = Arc::new(Machine::new(&world, index, memory.clone(), journal));
+        let (order, ordered) = mpsc::unbounded_channel();
+        let running = Arc::clone(&machine);
+        tokio::spawn(async move { running.run(ordered).await });
+        orders.push(order);
+        machines.push(machine);
+    }
+    for job in 0..world.scenario.jobs.len() {
+        tokio::spawn(consume(Arc::clone(&world), job, rng.fork()));
+    }
+    tokio::spawn(forget(Arc::clone(&world)));
+    weather(&world, &machines, &orders).await;
+    world.time.until(world.scenario.span).await;
+    look_at_disk(&world, &memory);
+    conclude(&world)
+}
+
+/// Lets everything go wrong that was drawn, when it was drawn.
+async fn weather(
+    world: &Arc<World>,
+    machines: &[Arc<Machine>],
+    orders: &[mpsc::UnboundedSender<Order>],
+) {
+    for (at, trouble) in world.scenario.weather.clone() {
+        world.time.until(at).await;
+        world.note(format_args!("weather: {trouble:?}"));
+        match trouble {
+            Trouble::Crash {
+                process,
+                aim,
+                down,
+                again,
+                meanwhile,
+            } => order(
+                orders,
+                process,
+                Order::Kill {
+                    aim,
+                    down,
+                    again,
+                    meanwhile,
+                },
+            ),
+            Trouble::Restart { process, meanwhile } => {
+                order(orders, process, Order::Restart(meanwhile));
+            }
+            Trouble::Broken {
+                part,
+                chance,
+                lasts,
+            } => broken(world, part, chance, lasts),
+            Trouble::ClockSet { process, by } => clock_set(world, machines, process, by),
+            Trouble::Suspend(duration) => suspend(world, duration),
+            Trouble::Hand(hand) => {
+                let running: Vec<_> = machines.iter().filter_map(|m| m.handle()).collect();
+                operator::act(world, hand, &running).await;
+            }
+        }
+    }
+}
+
+fn order(orders: &[mpsc::UnboundedSender<Order>], process: usize, order: Order) {
+    if let Some(process) = orders.get(process) {
+        // A machine ends with its orders, never before.
+        let _ = process.send(order);
+    }
+}
+
+fn broken(world: &Arc<World>, part: Part, chance: f64, lasts: Duration) {
+    let until = world.time.now() + lasts;
+    world.facts().break_down(part, chance, until);
+    if matches!(part, Part::Traps(_) | Part::Hangs(_)) {
+        // A plugin breaks until somebody installs one that does not.
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            world.time.until(until).await;
+            operator::act(&world, super::scenario::Hand::Upgrade, &[]).await;
+        });
+    }
+}
+
+fn clock_set(world: &World, machines: &[Arc<Machine>], process: usize, by: i64) {
+    if let Some(machine) = machines.get(process) {
+        let off_by = machine.clock.off_by();
+        // Two machines keep together, as NTP keeps them.
+        let by = if machines.len() > 1 {
+            (off_by + by).clamp(-MOST_APART_MS / 2, MOST_APART_MS / 2) - off_by
+        } else {
+            by
+        };
+        machine.clock.set_by(by);
+    }
+    let now = world.time.now();
+    let mut facts = world.facts();
+    facts.count("fault: clock set");
+    facts.jumped(now, "a clock that was set");
+}
+
+fn suspend(world: &World, duration: Duration) {
+    world.time.suspend(duration);
+    let now = world.time.now();
+    let mut facts = world.facts();
+    facts.count("fault: suspended");
+    facts.jumped(now, "a machine that slept");
+}
+
+/// Reads a job's outputs at random times and has judged what is there.
+async fn consume(world: Arc<World>, job: usize, mut rng: Rng) {
+    let life = world.scenario.life(job);
+    let mean = (life / READS_PER_LIFE).clamp(READ_LEAST, READ_MOST);
+    loop {
+        tokio::time::sleep(mean.mul_f64(rng.f64() * 2.0)).await;
+        read(&world, job);
+    }
+}
+
+fn read(world: &World, job: usize) {
+    let now = world.time.now();
+    let mut facts = world.facts();
+    let outputs = world.scenario.jobs.get(job).map_or(0, |plan| plan.outputs);
+    for output in 0..outputs {
+        facts.read(job, &jobs::path(job, output), now);
+    }
+}
+
+async fn forget(world: Arc<World>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        let horizon = world.time.now().saturating_sub(REMEMBERED);
+        for issuer in &mut world.facts().issuers {
+            issuer.forget_before(horizon);
+        }
+    }
+}
+
+/// With a key, no token is on disk in the clear.
+fn look_at_disk(world: &World, memory: &MemoryState) {
+    if world.scenario.is_sealed && memory.holds(MARK.as_bytes()) {
+        let now = world.time.now();
+        let what = "the state store has a token in the clear although there is a key";
+        world.facts().violated(now, what.to_owned());
+    }
+}
+
+fn conclude(world: &World) -> Outcome {
+    for job in 0..world.scenario.jobs.len() {
+        read(world, job);
+    }
+    let facts = world.facts();
+    Outcome {
+        seed: world.scenario.seed,
+        span: world.scenario.span,
+        hash: facts.trace.hash(),
+        tally: facts.tally.clone(),
+        violations: facts.violations.clone(),
+        last: facts.trace.last(),
+    }
+}

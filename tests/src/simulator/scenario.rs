@@ -1,0 +1,554 @@
+//! What a seed stands for: issuers, jobs, and what goes wrong when. Drawn whole before the run, so that a run is its scenario and
+//! nothing else. Each seed switches on some kinds of fault only: what one kind provokes is not drowned by all others.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::issuer::{Expiry, Manner, Rotation};
+
+/// Refreshes that a run has at most, about: what keeps a run within some tens of milliseconds.
+const REFRESHES: f64 = 250.0;
+
+/// At the end nothing goes wrong any more for so long: time enough to come back from all but what waits for an hour.
+pub const QUIET: Duration = Duration::from_secs(15 * 60);
+
+/// Nothing goes wrong before: first tokens are not what is tried here.
+const CALM: Duration = Duration::from_secs(20);
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// A run before it begins.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// How long it lasts, the quiet end included.
+    pub span: Duration,
+    /// Processes that share the store: one that has it alone, or two that do not.
+    pub processes: usize,
+    /// Whether the store has a key.
+    pub is_sealed: bool,
+    /// The issuers.
+    pub issuers: Vec<Manner>,
+    /// The jobs.
+    pub jobs: Vec<JobPlan>,
+    /// What goes wrong, in the order of time.
+    pub weather: Vec<(Duration, Trouble)>,
+}
+
+/// A job before it begins.
+#[derive(Debug, Clone)]
+pub struct JobPlan {
+    /// Which issuer it asks.
+    pub issuer: usize,
+    /// Where its refresh token comes from; none: client credentials.
+    pub login: Option<usize>,
+    /// What its source does beside the exchange.
+    pub habit: Habit,
+    /// Whether newest refresh tokens are put back where the first one is configured.
+    pub writes_back: bool,
+    /// Outputs that it writes.
+    pub outputs: usize,
+}
+
+/// What a source does beside the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// Nothing.
+    Plain,
+    /// It asks for the user's name after the exchange, before it stores the successor.
+    AsksMore,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trouble {
+    /// A process is killed, and started again after `down`.
+    Crash {
+        /// Which.
+        process: usize,
+        /// When exactly.
+        aim: Aim,
+        /// How long it is away.
+        down: Duration,
+        /// How many times more it is killed soon after its start.
+        again: u32,
+        /// What somebody changes meanwhile.
+        meanwhile: Option<Hand>,
+    },
+    /// A process is told to end, and started again.
+    Restart {
+        /// Which.
+        process: usize,
+        /// What somebody changes meanwhile.
+        meanwhile: Option<Hand>,
+    },
+    /// Something does not work for a while.
+    Broken {
+        /// What.
+        part: Part,
+        /// How often, from 0 to 1.
+        chance: f64,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// A machine's wall clock is set.
+    ClockSet {
+        /// Of which process.
+        process: usize,
+        /// Milliseconds.
+        by: i64,
+    },
+    /// Everything of ours sleeps.
+    Suspend(Duration),
+    /// Somebody does something while all runs.
+    Hand(Hand),
+}
+
+/// What somebody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hand {
+    /// Gives a job another name.
+    Rename(usize),
+    /// Gives a job's source another configuration, which asks for the same.
+    Reconfigure(usize),
+    /// Installs another version of the plugin.
+    Upgrade,
+    /// Logs in anew and configures the new refresh token.
+    LogIn(usize),
+    /// Puts the first refresh token of the login under way back in its place.
+    Restore(usize),
+    /// Ends the session at the issuer.
+    Revoke(usize),
+}
+
+/// What does not work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// No connection to this issuer.
+    Unreachable(usize),
+    /// Requests to this issuer are lost on the way.
+    RequestsLost(usize),
+    /// Its answers are.
+    AnswersLost(usize),
+    /// It answers late: 20 to 50 s.
+    Slow(usize),
+    /// It has no database: 503, and nothing is done.
+    Unwell(usize),
+    /// 429 for all, with a `Retry-After` of so many seconds.
+    Busy(usize, u64),
+    /// Something in front of it answers in its place: HTML with 502, and nothing is done.
+    Impostor(usize),
+    /// An error inside 200, and nothing is done.
+    ErrorInside200(usize),
+    /// Its answers are cut off.
+    Truncated(usize),
+    /// Where the source asks for more after the exchange.
+    UserInfo(usize),
+    /// The plugin traps after the exchange.
+    Traps(usize),
+    /// The plugin hangs after the exchange.
+    Hangs(usize),
+    /// The state store cannot be written.
+    Disk,
+    /// The state store writes, but says that it did not.
+    DiskAnswer,
+    /// Outputs cannot be written.
+    Outputs,
+    /// Configured secrets cannot be read.
+    Secrets,
+}
+
+/// Where a crash hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aim {
+    /// Steps of this kind are counted.
+    pub step: Step,
+    /// The how many-th of them.
+    pub nth: u32,
+    /// Before its effect or after.
+    pub edge: Edge,
+}
+
+/// What a process does at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It waits.
+    Timer,
+    /// It reads the store.
+    Read,
+    /// It writes the store.
+    Commit,
+    /// It sends a request.
+    Send,
+    /// It writes an output.
+    Publish,
+    /// It reads a configured secret.
+    Secret,
+}
+
+/// A side of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Nothing of it happened.
+    Before,
+    /// A request has reached its issuer, the answer is on its way; of other steps, all happened.
+    Midway,
+    /// It happened, and nobody was told.
+    After,
+}
+
+impl Scenario {
+    /// What `seed` stands for.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let issuers: Vec<Manner> = (0..rng.usize(1..4)).map(|_| manner(&mut rng)).collect();
+        let jobs = jobs(&mut rng, &issuers);
+        let span = span(&mut rng, &issuers, &jobs);
+        let processes = if rng.u32(0..4) == 0 { 2 } else { 1 };
+        let mut scenario = Self {
+            seed,
+            span,
+            processes,
+            is_sealed: rng.u32(0..8) != 0,
+            issuers,
+            jobs,
+            weather: Vec::new(),
+        };
+        scenario.weather = Weather::new(&mut rng, &scenario).draw();
+        scenario
+    }
+
+    /// Three months of a hundred jobs, most with rotating refresh tokens, and now and then a crash.
+    #[must_use]
+    pub fn season(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let hour = |rotation| Manner {
+            expiry: Expiry::After(Duration::from_secs(HOUR)),
+            rotation,
+            per_minute: None,
+        };
+        let grace = Duration::from_secs(10);
+        let issuers = vec![
+            hour(Rotation::Never),
+            hour(Rotation::Always { grace }),
+            hour(Rotation::Always {
+                grace: Duration::ZERO,
+            }),
+        ];
+        let jobs = (0..100)
+            .map(|index| JobPlan {
+                issuer: index % 3,
+                login: (index % 3 != 0).then_some(index),
+                habit: Habit::Plain,
+                writes_back: false,
+                outputs: 1,
+            })
+            .collect();
+        let span = Duration::from_secs(90 * DAY);
+        let days = 1..(span.as_secs() / DAY - 1);
+        let weather = days
+            .map(|day| {
+                let crash = Trouble::Crash {
+                    process: 0,
+                    aim: aim(&mut rng),
+                    down: Duration::from_secs(2),
+                    again: 0,
+                    meanwhile: None,
+                };
+                (Duration::from_secs(day * DAY + rng.u64(0..HOUR)), crash)
+            })
+            .collect();
+        Self {
+            seed,
+            span,
+            processes: 1,
+            is_sealed: true,
+            issuers,
+            jobs,
+            weather,
+        }
+    }
+
+    /// The longest life of a job's token.
+    #[must_use]
+    pub fn life(&self, job: usize) -> Duration {
+        let issuer = self.jobs.get(job).map(|job| job.issuer).unwrap_or_default();
+        self.issuers
+            .get(issuer)
+            .map(Manner::life)
+            .unwrap_or_default()
+    }
+}
+
+fn manner(rng: &mut Rng) -> Manner {
+    const LIVES: [u64; 9] = [
+        10,
+        30,
+        60,
+        5 * MINUTE,
+        5 * MINUTE,
+        15 * MINUTE,
+        HOUR,
+        HOUR,
+        12 * HOUR,
+    ];
+    let life = Duration::from_secs(rng.choice(LIVES).unwrap_or(HOUR));
+    let grace = |seconds| Rotation::Always {
+        grace: Duration::from_secs(seconds),
+    };
+    Manner {
+        expiry: if rng.u32(0..8) == 0 {
+            Expiry::WithSession(life.max(Duration::from_secs(60)))
+        } else {
+            Expiry::After(life)
+        },
+        rotation: match rng.u32(0..8) {
+            0 => Rotation::Never,
+            1 | 2 => grace(10),
+            3 => grace(60),
+            _ => grace(0),
+        },
+        per_minute: (rng.u32(0..6) == 0).then(|| rng.u32(20..60)),
+    }
+}
+
+fn jobs(rng: &mut Rng, issuers: &[Manner]) -> Vec<JobPlan> {
+    let mut logins = 0;
+    let mut jobs: Vec<JobPlan> = Vec::new();
+    for _ in 0..rng.usize(3..13) {
+        let issuer = rng.usize(0..issuers.len());
+        let shared = jobs
+            .iter()
+            .find(|other| other.issuer == issuer)
+            .and_then(|other| other.login);
+        let login = match rng.u32(0..8) {
+            0 | 1 => None,
+            2 if shared.is_some() => shared,
+            _ => {
+                logins += 1;
+                Some(logins - 1)
+            }
+        };
+        jobs.push(JobPlan {
+            issuer,
+            login,
+            habit: if rng.u32(0..4) == 0 {
+                Habit::AsksMore
+            } else {
+                Habit::Plain
+            },
+            writes_back: rng.u32(0..4) == 0,
+            outputs: rng.usize(1..3),
+        });
+    }
+    jobs
+}
+
+/// Hours to days, fewer where tokens are short-lived.
+fn span(rng: &mut Rng, issuers: &[Manner], jobs: &[JobPlan]) -> Duration {
+    let lives = jobs.iter().filter_map(|job| issuers.get(job.issuer));
+    let per_second: f64 = lives
+        .map(|issuer| 1.4 / issuer.life().as_secs_f64().max(1.0))
+        .sum();
+    let longest = Duration::from_secs_f64(REFRESHES / per_second.max(f64::MIN_POSITIVE))
+        .min(Duration::from_secs(3 * DAY));
+    longest
+        .mul_f64(0.5 + rng.f64() / 2.0)
+        .max(Duration::from_secs(10 * MINUTE))
+        + QUIET
+}
+
+fn aim(rng: &mut Rng) -> Aim {
+    const STEPS: [Step; 10] = [
+        Step::Timer,
+        Step::Read,
+        Step::Commit,
+        Step::Commit,
+        Step::Commit,
+        Step::Send,
+        Step::Send,
+        Step::Send,
+        Step::Publish,
+        Step::Secret,
+    ];
+    Aim {
+        step: rng.choice(STEPS).unwrap_or(Step::Timer),
+        nth: rng.u32(1..6),
+        edge: rng
+            .choice([Edge::Before, Edge::Midway, Edge::After])
+            .unwrap_or(Edge::Before),
+    }
+}
+
+/// Draws what goes wrong.
+struct Weather<'a> {
+    rng: &'a mut Rng,
+    scenario: &'a Scenario,
+    /// Kinds of fault that this seed has.
+    kinds: Vec<u32>,
+}
+
+/// Kinds of fault, for switching them on and off by seed.
+const KINDS: u32 = 24;
+
+impl<'a> Weather<'a> {
+    fn new(rng: &'a mut Rng, scenario: &'a Scenario) -> Self {
+        let mut kinds: Vec<u32> = (0..KINDS).filter(|_| rng.u32(0..3) == 0).collect();
+        if kinds.is_empty() {
+            kinds.push(0);
+        }
+        Self {
+            rng,
+            scenario,
+            kinds,
+        }
+    }
+
+    fn draw(mut self) -> Vec<(Duration, Trouble)> {
+        let end = self.scenario.span.saturating_sub(QUIET);
+        let mut troubles = Vec::new();
+        for _ in 0..self.rng.usize(4..16) {
+            let at = CALM + end.saturating_sub(CALM).mul_f64(self.rng.f64());
+            let left = end.saturating_sub(at);
+            troubles.push((at, self.trouble(left)));
+        }
+        troubles.sort_by_key(|(at, _)| *at);
+        troubles
+    }
+
+    fn trouble(&mut self, left: Duration) -> Trouble {
+        let kind = self.rng.choice(self.kinds.iter().copied()).unwrap_or(0);
+        let issuer = self.rng.usize(0..self.scenario.issuers.len());
+        let job = self.rng.usize(0..self.scenario.jobs.len());
+        match kind {
+            0..=2 => self.crash(0),
+            3 => {
+                let again = self.rng.u32(2..8);
+                self.crash(again)
+            }
+            4 => Trouble::Restart {
+                process: self.process(),
+                meanwhile: self.maybe_hand(),
+            },
+            5 => self.broken(Part::Unreachable(issuer), left),
+            6 => self.broken(Part::RequestsLost(issuer), left),
+            7 => self.broken(Part::AnswersLost(issuer), left),
+            8 => self.broken(Part::Slow(issuer), left),
+            9 => self.broken(Part::Unwell(issuer), left),
+            10 => {
+                let retry_after = self.rng.choice([1, 10, 60, 300]).unwrap_or(1);
+                self.broken(Part::Busy(issuer, retry_after), left)
+            }
+            11 => self.broken(Part::Impostor(issuer), left),
+            12 => self.broken(Part::ErrorInside200(issuer), left),
+            13 => self.broken(Part::Truncated(issuer), left),
+            14 => self.broken(Part::UserInfo(issuer), left),
+            15 => self.broken(Part::Traps(job), left),
+            16 => self.broken(Part::Hangs(job), left),
+            17 => self.broken(Part::Disk, left),
+            18 => self.broken(Part::DiskAnswer, left),
+            19 => self.broken(Part::Outputs, left),
+            20 => self.broken(Part::Secrets, left),
+            21 => self.clock_set(),
+            22 => Trouble::Suspend(Duration::from_secs(self.rng.u64(5..4 * HOUR))),
+            _ => Trouble::Hand(self.hand()),
+        }
+    }
+
+    fn process(&mut self) -> usize {
+        self.rng.usize(0..self.scenario.processes)
+    }
+
+    fn crash(&mut self, again: u32) -> Trouble {
+        Trouble::Crash {
+            process: self.process(),
+            aim: aim(self.rng),
+            down: match self.rng.u32(0..4) {
+                0 => Duration::ZERO,
+                1 => Duration::from_secs(self.rng.u64(10..20 * MINUTE)),
+                _ => Duration::from_millis(self.rng.u64(100..5000)),
+            },
+            again,
+            meanwhile: self.maybe_hand(),
+        }
+    }
+
+    fn maybe_hand(&mut self) -> Option<Hand> {
+        (self.rng.u32(0..3) == 0).then(|| self.hand())
+    }
+
+    fn hand(&mut self) -> Hand {
+        let job = self.rng.usize(0..self.scenario.jobs.len());
+        match self.rng.u32(0..6) {
+            0 => Hand::Rename(job),
+            1 => Hand::Reconfigure(job),
+            2 => Hand::Upgrade,
+            3 => Hand::LogIn(job),
+            4 => Hand::Restore(job),
+            _ => Hand::Revoke(job),
+        }
+    }
+
+    /// Two processes keep their clocks within what the journal allows for; one alone may be set anywhere.
+    fn clock_set(&mut self) -> Trouble {
+        let by = if self.scenario.processes > 1 {
+            self.rng.i64(-2000..2000)
+        } else {
+            let most = self.rng.choice([3_000, 90_000, 7_200_000]).unwrap_or(3_000);
+            self.rng.i64(-most..most)
+        };
+        Trouble::ClockSet {
+            process: self.process(),
+            by,
+        }
+    }
+
+    fn broken(&mut self, part: Part, left: Duration) -> Trouble {
+        let longest = match self.rng.u32(0..6) {
+            0 => 6 * HOUR,
+            1 | 2 => 30 * MINUTE,
+            _ => 3 * MINUTE,
+        };
+        let chance = match self.rng.u32(0..3) {
+            0 => 0.2,
+            1 => 0.6,
+            _ => 1.0,
+        };
+        Trouble::Broken {
+            part,
+            chance,
+            lasts: Duration::from_secs(self.rng.u64(5..longest)).min(left),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_stands_for_one_scenario_and_another_for_another() {
+        let drawn = |seed| format!("{:?}", Scenario::draw(seed));
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7), drawn(8));
+    }
+
+    #[test]
+    fn nothing_goes_wrong_in_the_quiet_end() {
+        for seed in 0..500 {
+            let scenario = Scenario::draw(seed);
+            let end = scenario.span - QUIET;
+            for (at, trouble) in scenario.weather {
+                assert!(at <= end, "seed {seed}: {trouble:?}");
+                if let Trouble::Broken { lasts, .. } = trouble {
+                    assert!(at + lasts <= end, "seed {seed}: {trouble:?}");
+                }
+            }
+        }
+    }
+}

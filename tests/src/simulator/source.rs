@@ -1,0 +1,268 @@
+//! A native model of the `oauth2` plugin: it asks the host for the same things in the same order as the component does, and can do
+//! what components do wrong. The component itself would only cost time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evertoken::capability::chain::Plugin;
+use evertoken::capability::keep::BoxFuture;
+use evertoken::capability::{Body, Call, Request, Response, Source, Unsuccessful, Value};
+use evertoken::config::model::Job;
+use evertoken::config::origin::Origin;
+use evertoken::failure::{Failure, FailureKind};
+use evertoken::time::Timestamp;
+use evertoken::token::{Expiry, Token};
+use serde_json::Value as Json;
+
+use super::network::EXCHANGE_HEADER;
+use super::scenario::{Habit, Part};
+use super::world::World;
+
+/// The name of the refresh token.
+pub const REFRESH_TOKEN: &str = "refresh_token";
+
+/// The name of the client's secret.
+pub const CLIENT_SECRET: &str = "client_secret";
+
+/// The plugin, as a job calls it.
+#[derive(Debug)]
+pub struct OAuth2 {
+    /// Where it is installed.
+    pub world: Arc<World>,
+    /// Which job calls it.
+    pub job: usize,
+}
+
+impl Source for OAuth2 {
+    fn plugin(&self) -> Plugin {
+        let version = self.world.facts().plugin_version;
+        let mut digest = [0; 32];
+        digest[..4].copy_from_slice(&version.to_be_bytes());
+        Plugin {
+            name: "oauth2".to_owned(),
+            digest,
+            interface: "0.1".to_owned(),
+        }
+    }
+
+    fn endpoints(&self, config: &Json) -> Vec<Origin> {
+        let url = config.get("token_url").and_then(Json::as_str);
+        let url = url.and_then(|url| url::Url::parse(url).ok());
+        url.and_then(|url| Origin::of(&url)).into_iter().collect()
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        job: &'a Job,
+        call: &'a Call,
+    ) -> BoxFuture<'a, Result<Token, Unsuccessful>> {
+        Box::pin(async move {
+            tokio::time::timeout(job.source.timeout, self.run(job, call))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Unsuccessful::Broke(Failure::new(
+                        FailureKind::Unavailable,
+                        "plugin.timeout",
+                        "the call took too long",
+                    )))
+                })
+        })
+    }
+}
+
+impl OAuth2 {
+    async fn run(&self, job: &Job, call: &Call) -> Result<Token, Unsuccessful> {
+        let is_refresh = job.source.secrets.contains_key(REFRESH_TOKEN);
+        let request = request(job, call, is_refresh)
+            .await
+            .map_err(Unsuccessful::Said)?;
+        let response = call.send(request).await.map_err(Unsuccessful::Said)?;
+        self.saw(&response);
+        self.break_if_due(is_refresh).await?;
+        let answer = read(&response).map_err(Unsuccessful::Said)?;
+        self.ask_more(job, call, &answer)
+            .await
+            .map_err(Unsuccessful::Said)?;
+        if is_refresh && let Some(successor) = answer.get(REFRESH_TOKEN).and_then(Json::as_str) {
+            call.replace(REFRESH_TOKEN, Value::Text(successor.to_owned()), None)
+                .await
+                .map_err(Unsuccessful::Said)?;
+        }
+        token(&answer, response.sent_at).map_err(Unsuccessful::Said)
+    }
+
+    /// From here on what is in the answer is ours.
+    fn saw(&self, response: &Response) {
+        let header = |(name, value): &(String, String)| {
+            (name == EXCHANGE_HEADER)
+                .then(|| value.parse().ok())
+                .flatten()
+        };
+        let Some(id) = response.headers.iter().find_map(header) else {
+            return;
+        };
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        if response.status < 400 {
+            facts.ledger.seen(id);
+        } else if is_invalid_grant(response) && facts.store_failed.is_empty() {
+            facts.ledger.refused(id);
+        }
+        facts.note(
+            now,
+            format_args!("job {} sees the answer to exchange {id}", self.job),
+        );
+    }
+
+    async fn break_if_due(&self, is_refresh: bool) -> Result<(), Unsuccessful> {
+        let now = self.world.time.now();
+        let struck = {
+            let mut facts = self.world.facts();
+            let struck = facts.strikes(now, |part| {
+                part == Part::Traps(self.job) || part == Part::Hangs(self.job)
+            });
+            if struck.is_some() {
+                let end = now + Duration::from_secs(30);
+                facts.hinder(self.job, now, end, "a plugin that broke");
+                // The answer is kept, and the jobs on the same chain meet it.
+                let client = facts.jobs.get(self.job).map(|job| job.client.clone());
+                if let Some(client) = client.filter(|_| is_refresh) {
+                    facts.hinder_client(&client, now, end, "a plugin that broke");
+                }
+            }
+            struck
+        };
+        match struck {
+            Some(Part::Traps(_)) => Err(Unsuccessful::Broke(Failure::new(
+                FailureKind::Internal,
+                "plugin.trap",
+                "the model traps",
+            ))),
+            Some(_) => std::future::pending().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask_more(&self, job: &Job, call: &Call, answer: &Json) -> Result<(), Failure> {
+        let habit = self
+            .world
+            .scenario
+            .jobs
+            .get(self.job)
+            .map(|plan| plan.habit);
+        if habit != Some(Habit::AsksMore) {
+            return Ok(());
+        }
+        let token = answer.get("access_token").and_then(Json::as_str);
+        let url = job.source.config.get("user_url").and_then(Json::as_str);
+        let response = call
+            .send(Request {
+                method: "GET".to_owned(),
+                url: url.unwrap_or_default().to_owned(),
+                query: Vec::new(),
+                headers: vec![(
+                    "authorization".to_owned(),
+                    Value::Text(format!("Bearer {}", token.unwrap_or_default())),
+                )],
+                body: Body::Empty,
+            })
+            .await?;
+        if response.status == 200 {
+            Ok(())
+        } else {
+            Err(refused(&response, None))
+        }
+    }
+}
+
+async fn request(job: &Job, call: &Call, is_refresh: bool) -> Result<Request, Failure> {
+    let text = |name: &str| {
+        let value = job.source.config.get(name).and_then(Json::as_str);
+        value.unwrap_or_default().to_owned()
+    };
+    let field = |name: &str, value: Value| (name.to_owned(), value);
+    let mut fields = vec![field("client_id", Value::Text(text("client_id")))];
+    if is_refresh {
+        let refresh_token = call.open(REFRESH_TOKEN).await?;
+        fields.push(field("grant_type", Value::Text("refresh_token".to_owned())));
+        fields.push(field(REFRESH_TOKEN, Value::Secret(refresh_token)));
+    } else {
+        let secret = call.open(CLIENT_SECRET).await?;
+        fields.push(field(
+            "grant_type",
+            Value::Text("client_credentials".to_owned()),
+        ));
+        fields.push(field(CLIENT_SECRET, Value::Secret(secret)));
+    }
+    Ok(Request {
+        method: "POST".to_owned(),
+        url: text("token_url"),
+        query: Vec::new(),
+        headers: Vec::new(),
+        body: Body::Form(fields),
+    })
+}
+
+/// The answer as the SDK reads it.
+fn read(response: &Response) -> Result<Json, Failure> {
+    let json: Option<Json> = serde_json::from_slice(&response.body).ok();
+    let error = json
+        .as_ref()
+        .and_then(|json| json.get("error"))
+        .and_then(Json::as_str);
+    if response.status != 200 || error.is_some() {
+        return Err(refused(response, error));
+    }
+    json.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Internal,
+            "answer.unreadable",
+            "the issuer's answer is no JSON",
+        )
+    })
+}
+
+fn refused(response: &Response, error: Option<&str>) -> Failure {
+    let kind = match (response.status, error) {
+        (429 | 500.., _) | (_, Some("temporarily_unavailable")) => FailureKind::Unavailable,
+        _ => FailureKind::Denied,
+    };
+    let retry_after = response
+        .headers
+        .iter()
+        .find(|(name, _)| name == "retry-after")
+        .and_then(|(_, value)| value.parse().ok())
+        .map(Duration::from_secs);
+    Failure {
+        retry_after,
+        ..Failure::new(
+            kind,
+            error.unwrap_or("http.status"),
+            format!("the issuer answers {}", response.status),
+        )
+    }
+}
+
+fn is_invalid_grant(response: &Response) -> bool {
+    read(response).is_err_and(|failure| failure.code.as_deref() == Some("invalid_grant"))
+}
+
+fn token(answer: &Json, sent_at: Timestamp) -> Result<Token, Failure> {
+    let value = answer.get("access_token").and_then(Json::as_str);
+    let value = value.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Internal,
+            "answer.no-token",
+            "the issuer's answer has no access_token",
+        )
+    })?;
+    let expires_in = answer.get("expires_in").and_then(Json::as_u64);
+    Ok(Token {
+        value: value.into(),
+        token_type: "Bearer".to_owned(),
+        expiry: expires_in.map_or(Expiry::Unknown, |seconds| {
+            Expiry::At(sent_at.after(Duration::from_secs(seconds)))
+        }),
+        fields: Vec::new(),
+    })
+}
