@@ -102,6 +102,10 @@ impl Sources {
         let mut facts = self.world.facts();
         facts.count("refreshes");
         facts.note(now, format_args!("job {index} has a token"));
+        let client = facts.jobs.get(index);
+        if let Some(client) = client.map(|job| (job.plan.issuer, job.client.clone())) {
+            facts.pace.succeeded(&client);
+        }
         if let Some(job) = facts.jobs.get_mut(index) {
             job.denials = 0;
             if let Some(login) = job.plan.login

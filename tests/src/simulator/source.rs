@@ -84,7 +84,9 @@ impl OAuth2 {
             .await
             .map_err(Unsuccessful::Said)?;
         if is_refresh && let Some(successor) = answer.get(REFRESH_TOKEN).and_then(Json::as_str) {
-            call.replace(REFRESH_TOKEN, Value::Text(successor.to_owned()), None)
+            let idle = answer.get("refresh_expires_in").and_then(Json::as_u64);
+            let dies = idle.map(|seconds| response.sent_at.after(Duration::from_secs(seconds)));
+            call.replace(REFRESH_TOKEN, Value::Text(successor.to_owned()), dies)
                 .await
                 .map_err(Unsuccessful::Said)?;
         }

@@ -11,6 +11,7 @@ use fastrand::Rng;
 
 use super::issuer::{Effect, Issuer, Link};
 use super::ledger::{self, Ledger};
+use super::pace::Pace;
 use super::scenario::{JobPlan, Part, Scenario};
 use super::time::Time;
 use super::trace::{Show, Trace};
@@ -71,6 +72,8 @@ pub struct Facts {
     pub issuers: Vec<Issuer>,
     /// What became of refresh tokens.
     pub ledger: Ledger,
+    /// How often clients ask in vain.
+    pub pace: Pace,
     /// The jobs.
     pub jobs: Vec<Job>,
     /// The logins.
@@ -170,6 +173,7 @@ impl World {
             violations: Vec::new(),
             issuers,
             ledger: Ledger::default(),
+            pace: Pace::default(),
             jobs: jobs.collect(),
             logins,
             outputs: BTreeMap::new(),
@@ -212,7 +216,7 @@ fn logins(scenario: &Scenario, issuers: &mut [Issuer]) -> Vec<Login> {
             let client = format!("login{login}");
             let (family, first) = issuers
                 .get_mut(issuer)
-                .map(|issuer| issuer.log_in(&client))
+                .map(|issuer| issuer.log_in(Duration::ZERO, &client))
                 .unwrap_or_default();
             Login {
                 issuer,
@@ -328,6 +332,7 @@ impl Facts {
     /// A process was started, by a clock that is so many milliseconds off.
     pub fn started(&mut self, process: usize, now: Duration, left_open: bool, off_by: i64) {
         self.down.remove(&process);
+        self.pace.started(now);
         for job in 0..self.jobs.len() {
             self.misjudged(job, now, off_by);
             let has_login = self
@@ -393,7 +398,7 @@ impl Facts {
         let Some(issuer) = self.issuers.get_mut(entry.issuer) else {
             return;
         };
-        (entry.family, entry.first) = issuer.log_in(&entry.client);
+        (entry.family, entry.first) = issuer.log_in(now, &entry.client);
         entry.configured.clone_from(&entry.first);
         (entry.changed, entry.is_garbled, entry.is_attended) = (now, false, false);
         let (client, family) = (entry.client.clone(), entry.family);
@@ -467,7 +472,30 @@ impl Facts {
             Effect::Rotated(_) => self.count("rotations"),
             Effect::Repeated(_) => self.count("repeated within the grace"),
             Effect::Killed(link) => self.died(now, issuer, link),
+            Effect::Expired(link) => self.expired(now, issuer, link),
             Effect::None | Effect::Used(_) | Effect::Refused(_) => {}
+        }
+    }
+
+    /// A refresh token lay unused for too long: was there a reason?
+    fn expired(&mut self, now: Duration, issuer: usize, link: Link) {
+        self.count("chains expired at the issuer");
+        let issuer = self.issuers.get(issuer);
+        let idle = issuer.and_then(|issuer| issuer.manner().idle);
+        let client = issuer
+            .and_then(|issuer| issuer.family(link.family))
+            .map(|family| family.client.clone())
+            .unwrap_or_default();
+        let since = now.saturating_sub(idle.unwrap_or_default());
+        let jobs = self.jobs.iter().filter(|job| job.client == client);
+        let was_hindered = jobs
+            .into_iter()
+            .any(|job| job.troubled.max(job.excused_until) + DOUBT >= since);
+        if !was_hindered {
+            self.violated(
+                now,
+                format!("a chain of {client} died by our hand: {link:?} lay unused until it expired, and nothing was in the way"),
+            );
         }
     }
 
