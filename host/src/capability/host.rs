@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::call::Call;
+use super::chain::Holder;
 use super::http::{ProxyRules, Transport};
 use super::journal::{Held, Journal};
 use super::keep::Keeper;
@@ -112,6 +113,12 @@ impl Host {
             limits,
             held,
         )
+    }
+
+    /// This process as intents name it.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.0.journal.holder()
     }
 
     /// Waits for requests with rotating secrets that are under way, for a while. No call should begin any more.

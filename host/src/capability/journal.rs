@@ -60,6 +60,11 @@ impl Journal {
         }
     }
 
+    /// This process.
+    pub(super) const fn holder(&self) -> Holder {
+        self.holder
+    }
+
     /// Waits for the exchanges under way, for a while.
     pub(super) async fn drain(&self) {
         self.exchanges.close();

@@ -24,8 +24,8 @@ pub(super) struct CheckArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// Also read every secret, load every plugin, look whether every file could be written, and reach every issuer (one HEAD request that
-    /// carries no secret). Writes nothing.
+    /// Also read every secret, load every plugin, look whether every file and the state could be written, and reach every issuer (one HEAD
+    /// request that carries no secret). Writes nothing.
     #[arg(long)]
     pub(super) online: bool,
 }
@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let plugins = house::plugins(&loaded.config)?;
+        let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
             return Ok(exit);
         }
@@ -91,7 +91,7 @@ impl Found {
     }
 }
 
-/// Tries what a job needs before its first request: plugins, secrets, files to write, issuers.
+/// Tries what is needed before the first request: the state store, and for each job plugins, secrets, files to write, issuers.
 ///
 /// # Errors
 /// The rooms cannot be put together.
@@ -107,6 +107,10 @@ pub(super) async fn online(config: &Config, plugins: Plugins, issuers: Issuers) 
     )
     .await?;
     let mut found = Found::default();
+    found.add(
+        "state".to_owned(),
+        house::missing_for_store(&config.state).await,
+    );
     for job in &config.jobs {
         found.add(
             format!("job {}", job.id),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Exit;
-use crate::config::{self, Loaded, Mistakes};
+use super::{Exit, house, plugin_options, runtime};
+use crate::config::{self, Loaded, Mistakes, Refused, defaults};
 
 /// The option that names the configuration.
 #[derive(Debug, Clone, Args)]
@@ -28,11 +28,18 @@ impl ConfigArguments {
     /// # Errors
     /// All mistakes have been shown; the exit code is left.
     pub(super) fn load(&self) -> Result<Loaded, Exit> {
-        config::load(&self.config).map_err(|mistakes| {
-            show(&mistakes);
-            Exit::Usage
-        })
+        config::load(&self.config).map_err(|refused| runtime::block_on(refuse(*refused)))
     }
+}
+
+/// Shows the mistakes, and with them those that plugins find in their own options: who mends the file wants all at once.
+async fn refuse(refused: Refused) -> anyhow::Result<Exit> {
+    let mut mistakes = refused.mistakes;
+    if let Ok(plugins) = house::plugins(&refused.plugins, &defaults::plugin_limits()) {
+        mistakes = mistakes.and(plugin_options::mistakes(&refused.places, &plugins).await);
+    }
+    show(&mistakes);
+    Ok(Exit::Usage)
 }
 
 /// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.

@@ -1,6 +1,6 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::capability::{self, Network, process_environment};
-use crate::config::model::{Config, SecretOrigin, StateLocation};
+use crate::config::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
 use crate::kubernetes::Kubernetes;
 use crate::output::{Homes, Outputs};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
+use crate::state::manual::Manual;
 use crate::state::{StateKey, Store};
 use crate::time::SystemClock;
 
@@ -28,6 +29,8 @@ pub(super) struct House {
     pub(super) capabilities: capability::Host,
     /// The world as the runner sees it.
     pub(super) ports: Ports,
+    /// What a person may ask of the state store.
+    pub(super) state: Manual,
 }
 
 impl House {
@@ -60,11 +63,14 @@ impl House {
         for job in &config.jobs {
             live.learn(&job.source.plugin).await;
         }
+        let holder = Some(capabilities.holder());
+        let state = Manual::new(Arc::clone(&store), holder, Arc::new(SystemClock));
         let ports = Ports::live(Arc::clone(&live) as _, live, store);
         Ok(Self {
             plugins,
             capabilities,
             ports,
+            state,
         })
     }
 }
@@ -92,14 +98,17 @@ pub(super) fn prepare_plugins(plugins: &Plugins, config: &Config) {
     }
 }
 
-/// The plugins of a configuration, with the process's compile cache.
+/// The built-in plugins and these, with the process's compile cache.
 ///
 /// # Errors
 /// The engine cannot be made.
-pub(super) fn plugins(config: &Config) -> anyhow::Result<Plugins> {
+pub(super) fn plugins(
+    files: &BTreeMap<String, PluginFile>,
+    limits: &PluginLimits,
+) -> anyhow::Result<Plugins> {
     Ok(Plugins::new(
-        &config.plugins,
-        config.limits.plugin.clone(),
+        files,
+        limits.clone(),
         cache(|name| std::env::var_os(name)),
     )?)
 }
@@ -124,25 +133,52 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
     }
 }
 
-async fn open_store(location: &StateLocation, kubernetes: &Kubernetes) -> anyhow::Result<Store> {
+/// Opens the store that a configuration names.
+///
+/// # Errors
+/// It cannot be opened, or a key of it not be read.
+pub(super) async fn open_store(
+    location: &StateLocation,
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<Store> {
     match location {
         StateLocation::Memory => Ok(Store::memory()?),
         StateLocation::Directory { path, keys } => {
-            let mut parsed = Vec::with_capacity(keys.len());
-            for key in keys {
-                let content = read_key(key, kubernetes)
-                    .await
-                    .context("cannot read a key of `state.key`")?;
-                parsed.push(StateKey::parse(content.expose_secret()).with_context(|| {
-                    format!("cannot use {} as a key of `state.key`", describe(key))
-                })?);
-            }
+            let keys = read_keys(keys, kubernetes).await?;
             let path: PathBuf = path.clone();
-            tokio::task::spawn_blocking(move || Store::open(&path, parsed))
+            tokio::task::spawn_blocking(move || Store::open(&path, keys))
                 .await?
                 .context("cannot open the state store")
         }
     }
+}
+
+/// Why the state store could not be opened, as far as that shows beside a process that has it open.
+pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
+    let StateLocation::Directory { path, keys } = location else {
+        return Vec::new();
+    };
+    let directory = Store::look(path).err().map(|error| error.to_string());
+    let keys = read_keys(keys, &Kubernetes::new()).await;
+    let keys = keys.err().map(|error| format!("{error:#}"));
+    directory.into_iter().chain(keys).collect()
+}
+
+async fn read_keys(
+    keys: &[SecretOrigin],
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<Vec<StateKey>> {
+    let mut parsed = Vec::with_capacity(keys.len());
+    for key in keys {
+        let content = read_key(key, kubernetes)
+            .await
+            .context("cannot read a key of `state.key`")?;
+        parsed
+            .push(StateKey::parse(content.expose_secret()).with_context(|| {
+                format!("cannot use {} as a key of `state.key`", describe(key))
+            })?);
+    }
+    Ok(parsed)
 }
 
 /// A key of the store is read once, before any job exists, so no job's rules apply to it.

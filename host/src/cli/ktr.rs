@@ -45,7 +45,10 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
         tracing::warn!("{warning}");
     }
     let config = settings.into_config();
-    runtime::block_on(async { run::keep_fresh(&config, house::plugins(&config)?).await })
+    runtime::block_on(async {
+        let plugins = house::plugins(&config.plugins, &config.limits.plugin)?;
+        run::keep_fresh(&config, plugins).await
+    })
 }
 
 fn texts(arguments: &[OsString]) -> Option<Vec<String>> {

@@ -16,6 +16,7 @@ mod run;
 mod runtime;
 mod schema;
 mod signals;
+mod state;
 mod status;
 
 use std::ffi::OsString;
@@ -54,6 +55,9 @@ enum Command {
     Status(status::StatusArguments),
     /// Ask the running process to refresh jobs now
     Refresh(refresh::RefreshArguments),
+    /// Show what is kept of jobs, give a rotating secret another value, or forget a job
+    #[command(subcommand)]
+    State(state::StateCommand),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// List and inspect plugins
@@ -105,6 +109,11 @@ fn dispatch(arguments: Arguments) -> Exit {
         }
         Command::Status(arguments) => status::run(&arguments),
         Command::Refresh(arguments) => refresh::run(&arguments),
+        Command::State(command) => {
+            // Its answer is what it prints.
+            log::start(log.level(LevelFilter::WARN), log.log_format);
+            state::run(&command)
+        }
         Command::Schema => schema::run(),
         Command::Plugin(command) => plugin::run(&command),
         Command::Ktr(arguments) => ktr::run(&arguments.arguments),

@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let plugins = super::house::plugins(&loaded.config)?;
+        let plugins = super::house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
             return Ok(exit);
         }

@@ -67,7 +67,10 @@ fn configured(path: Option<&Path>) -> Result<anyhow::Result<Plugins>, Exit> {
         config: path.to_owned(),
     }
     .load()?;
-    Ok(house::plugins(&loaded.config))
+    Ok(house::plugins(
+        &loaded.config.plugins,
+        &loaded.config.limits.plugin,
+    ))
 }
 
 fn built_in(cache: CacheSettings) -> anyhow::Result<Plugins> {

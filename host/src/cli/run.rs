@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
-        let plugins = house::plugins(&loaded.config)?;
+        let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
             return Ok(exit);
         }
@@ -77,7 +77,8 @@ pub(super) async fn keep_fresh(config: &Config, plugins: Plugins) -> anyhow::Res
         tokio::spawn(Probes::bind(address).await?.serve(shown, served.clone()));
     }
     if let Some(path) = &config.control {
-        tokio::spawn(Control::bind(path).await?.serve(handle.clone(), served));
+        let control = Control::bind(path).await?;
+        tokio::spawn(control.serve(handle.clone(), house.state.clone(), served));
     }
     let running = tokio::spawn(runner.run(stop.clone()));
     handle.apply(changes(config)).await?;

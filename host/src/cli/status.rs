@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::configuration::ConfigArguments;
 use super::{Exit, runtime, say};
+use crate::config::Loaded;
 use crate::runner::status::{ChainState, FailureStatus, JobStatus, Snapshot};
 use crate::serve::control;
 use crate::time::Timestamp;
@@ -28,7 +29,7 @@ pub(super) struct StatusArguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
+pub(super) enum OutputFormat {
     /// For people.
     Table,
     /// For programs.
@@ -47,6 +48,19 @@ pub(super) struct TargetArguments {
 }
 
 impl TargetArguments {
+    /// The control socket, if the command line or the environment names it.
+    pub(super) fn named_socket(&self) -> Option<&PathBuf> {
+        self.socket.as_ref()
+    }
+
+    /// The checked configuration.
+    ///
+    /// # Errors
+    /// All mistakes have been shown; the exit code is left.
+    pub(super) fn load(&self) -> Result<Loaded, Exit> {
+        self.config.load()
+    }
+
     /// The control socket.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::model::{
 };
 use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
-use super::{FORMATTER_PLUGINS, SOURCE_PLUGINS, defaults, file};
+use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, defaults, file};
 use crate::refresh::Policy;
 
 /// The control socket's name in the state directory.
@@ -55,12 +55,6 @@ struct Checker<'d> {
     keys: HashMap<(String, String, String), Span>,
     /// Jobs whose token somebody uses.
     used: HashSet<&'d str>,
-}
-
-#[derive(Clone, Copy)]
-enum PluginUse {
-    Source,
-    Formatter,
 }
 
 impl<'d> Checker<'d> {

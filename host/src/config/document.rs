@@ -1,6 +1,6 @@
 //! Reads the configuration's files, the first and those it includes, into records; keeps their trees for [`Places`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -11,11 +11,12 @@ use super::check::Document;
 use super::file::{File, Included, Job, SharedOutput};
 use super::hide::{hide_secrets, unknown_words};
 use super::mistake::{Mistake, Mistakes, Sources, Span};
+use super::model::PluginFile;
 use super::places::Places;
 use super::read::{At, Gathered, Read};
 use super::unit::AnyPath;
 use super::yaml::{self, Content, Node};
-use super::{Loaded, Surroundings, check};
+use super::{Loaded, Refused, Surroundings, check};
 
 /// Files that patterns in `include` may name in all; more is a pattern that caught a foreign directory.
 const MAX_FILES: usize = 10_000;
@@ -99,9 +100,9 @@ impl Reading {
         text: Zeroizing<String>,
         name: &str,
         surroundings: &Surroundings,
-    ) -> Result<Loaded, Mistakes> {
+    ) -> Result<Loaded, Box<Refused>> {
         let Some(mut file) = self.record::<File>(text, name, &surroundings.base_dir) else {
-            return Err(self.into_mistakes());
+            return Err(self.refused(BTreeMap::new()));
         };
         let mut jobs: Vec<At<Job>> = file.jobs.take().map(|jobs| jobs.value).unwrap_or_default();
         let mut outputs: Vec<At<SharedOutput>> = file
@@ -141,7 +142,7 @@ impl Reading {
         };
         let config = check::check(&document, &mut self.gathered);
         if !self.gathered.notes.is_empty() || !self.bare.is_empty() {
-            return Err(self.into_mistakes());
+            return Err(self.refused(config.plugins));
         }
         let (sources, trees) = self.into_sources();
         Ok(Loaded {
@@ -305,20 +306,25 @@ impl Reading {
         ((sources, self.files), trees)
     }
 
-    fn into_mistakes(mut self) -> Mistakes {
+    fn refused(mut self, plugins: BTreeMap<String, PluginFile>) -> Box<Refused> {
         let notes = std::mem::take(&mut self.gathered.notes);
         let mut mistakes = std::mem::take(&mut self.bare);
-        let ((sources, _), _) = self.into_sources();
+        let ((sources, _), trees) = self.into_sources();
         if let Some(noted) = Mistakes::of_notes(notes, &sources) {
             mistakes.extend(noted.iter().cloned());
         }
-        Mistakes::of(mistakes).unwrap_or_else(|| {
+        let mistakes = Mistakes::of(mistakes).unwrap_or_else(|| {
             // Unreachable by construction: whoever gives up has noted why.
             Mistakes::one(Mistake::without_text(
                 "configuration",
                 "cannot be read",
                 None,
             ))
+        });
+        Box::new(Refused {
+            mistakes,
+            plugins,
+            places: Places::new(sources, trees),
         })
     }
 }

@@ -144,6 +144,8 @@ pub struct Mistake {
     pub message: String,
     /// What to write instead.
     pub help: Option<String>,
+    /// For the order; none comes first.
+    span: Option<Span>,
     source: Option<NamedSource<Arc<str>>>,
     labels: Vec<LabeledSpan>,
 }
@@ -162,6 +164,7 @@ impl Mistake {
             column: None,
             message: message.into(),
             help,
+            span: None,
             source: None,
             labels: Vec::new(),
         }
@@ -199,6 +202,7 @@ impl Mistake {
             column: Some(column),
             message,
             help: note.help,
+            span: Some(note.span),
             source: sources
                 .drawable(note.span)
                 .map(|source| NamedSource::new(file.clone(), Arc::clone(&source.text))),
@@ -261,6 +265,14 @@ impl Mistakes {
     #[must_use]
     pub fn of(mistakes: Vec<Mistake>) -> Option<Self> {
         (!mistakes.is_empty()).then_some(Self(mistakes))
+    }
+
+    /// These and others of the same files, in the order of their places.
+    #[must_use]
+    pub fn and(mut self, others: Vec<Mistake>) -> Self {
+        self.0.extend(others);
+        self.0.sort_by_key(|mistake| mistake.span);
+        self
     }
 
     pub(super) fn one(mistake: Mistake) -> Self {

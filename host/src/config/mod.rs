@@ -18,6 +18,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use hide::{has_userinfo, is_telling};
 pub use mistake::{Mistake, Mistakes};
-pub use places::{Place, Places};
+pub use places::{Place, Places, PluginOptions, PluginUse};
 
 use read::{Read as _, Word as _};
 
@@ -45,6 +46,28 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
 }
 
+/// A configuration with mistakes, and what plugins need to tell theirs with the others: who has them to mend wants to see all.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is wrong, as far as no plugin is asked.
+    pub mistakes: Mistakes,
+    /// The plugins that are not built in, as far as they are described without a mistake.
+    pub plugins: BTreeMap<String, model::PluginFile>,
+    /// Finds what is said to plugins, and places for their mistakes.
+    pub places: Places,
+}
+
+impl From<Mistakes> for Refused {
+    /// Nothing is known of the files but that they have these mistakes.
+    fn from(mistakes: Mistakes) -> Self {
+        Self {
+            mistakes,
+            plugins: BTreeMap::new(),
+            places: Places::default(),
+        }
+    }
+}
+
 /// What decides about a configuration beside its text.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -58,8 +81,8 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// Every mistake in all of these files.
-pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
-    let text = document::read_text(path)?;
+pub fn load(path: &Path) -> Result<Loaded, Box<Refused>> {
+    let text = document::read_text(path).map_err(Refused::from)?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -79,7 +102,7 @@ pub fn load(path: &Path) -> Result<Loaded, Mistakes> {
 ///
 /// # Errors
 /// Every mistake in the text and in what it includes.
-pub fn parse(text: &str, name: &str, surroundings: &Surroundings) -> Result<Loaded, Mistakes> {
+pub fn parse(text: &str, name: &str, surroundings: &Surroundings) -> Result<Loaded, Box<Refused>> {
     document::Reading::new().read(Zeroizing::new(text.to_owned()), name, surroundings)
 }
 

@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::document::{get, items};
 use super::mistake::{Mistake, Note, Sources, Span};
-use super::yaml::{Content, Node};
+use super::read::{Gathered, json_of};
+use super::yaml::{Content, Kind, Node};
 
 /// The files' texts, secrets painted over, and where everything stands in them.
+#[derive(Default)]
 pub struct Places {
     sources: Sources,
-    /// The first file's tree.
-    root: Option<Arc<Node>>,
-    jobs: Vec<Arc<Node>>,
-    outputs: Vec<Arc<Node>>,
+    trees: Vec<Arc<Node>>,
 }
 
 impl std::fmt::Debug for Places {
@@ -22,38 +23,44 @@ impl std::fmt::Debug for Places {
     }
 }
 
+/// What a plugin is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PluginUse {
+    /// It is a job's source.
+    Source,
+    /// It formats an output.
+    Formatter,
+}
+
+/// What is said to a plugin, and where.
+pub struct PluginOptions<'p> {
+    /// As what it is used.
+    pub wanted: PluginUse,
+    /// Its name.
+    pub plugin: &'p str,
+    /// Its own options.
+    pub config: Value,
+    /// The options' place; where there are none, that of the mapping that names the plugin.
+    pub place: Place<'p>,
+}
+
 impl Places {
     pub(super) fn new(sources: Sources, trees: Vec<Arc<Node>>) -> Self {
-        let all = |key| {
-            trees
-                .iter()
-                .flat_map(|tree| items(tree, key).cloned())
-                .collect()
-        };
-        Self {
-            jobs: all("jobs"),
-            outputs: all("outputs"),
-            root: trees.into_iter().next(),
-            sources,
-        }
+        Self { sources, trees }
     }
 
-    /// A job, by its index in [`super::model::Config::jobs`].
-    #[must_use]
-    pub fn job(&self, index: usize) -> Place<'_> {
-        Place(self.jobs.get(index).or(self.root.as_ref()))
-    }
-
-    /// A shared output, by its index in [`super::model::Config::shared_outputs`].
-    #[must_use]
-    pub fn shared_output(&self, index: usize) -> Place<'_> {
-        Place(self.outputs.get(index).or(self.root.as_ref()))
-    }
-
-    /// The first file as a whole.
-    #[must_use]
-    pub fn root(&self) -> Place<'_> {
-        Place(self.root.as_ref())
+    /// What is said to plugins, in the order of the files. Options that could not be read have been told of and are not among them.
+    pub fn plugin_options(&self) -> impl Iterator<Item = PluginOptions<'_>> {
+        let all = |key: &'static str| self.trees.iter().flat_map(move |tree| items(tree, key));
+        let of_jobs = all("jobs").flat_map(|job| {
+            let source = get(job, "source").map(|node| (PluginUse::Source, node));
+            source
+                .into_iter()
+                .chain(items(job, "outputs").filter_map(format))
+        });
+        of_jobs
+            .chain(all("outputs").filter_map(format))
+            .filter_map(|(wanted, node)| options(wanted, node))
     }
 
     /// A mistake at a place. The message must hold no secret.
@@ -95,9 +102,7 @@ impl Place<'_> {
         Self(self.0.and_then(|node| get(node, key)).or(self.0))
     }
 
-    /// An item of a list, from 0.
-    #[must_use]
-    pub fn item(self, index: usize) -> Self {
+    fn item(self, index: usize) -> Self {
         match self.0.map(|node| &node.content) {
             Some(Content::List(items)) => Self(items.get(index).or(self.0)),
             _ => self,
@@ -115,4 +120,29 @@ impl Place<'_> {
             }
         })
     }
+}
+
+fn format(output: &Arc<Node>) -> Option<(PluginUse, &Arc<Node>)> {
+    Some((PluginUse::Formatter, get(output, "format")?))
+}
+
+/// `node` is the mapping that has `plugin` and `config`.
+fn options(wanted: PluginUse, node: &Arc<Node>) -> Option<PluginOptions<'_>> {
+    let plugin = match &get(node, "plugin")?.content {
+        Content::Scalar(name) if name.kind() == Kind::Text => name.text.as_str(),
+        _ => return None,
+    };
+    let config = match get(node, "config") {
+        None => Value::Object(serde_json::Map::new()),
+        Some(config) if matches!(config.content, Content::Map(_)) => {
+            json_of(config, &mut Gathered::default())?
+        }
+        Some(_) => return None,
+    };
+    Some(PluginOptions {
+        wanted,
+        plugin,
+        config,
+        place: Place(Some(node)).key("config"),
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::model::{Config, Destination, SecretOrigin, StateLocation};
-use super::{Loaded, Mistakes, Surroundings, load, parse, schema};
+use super::{Loaded, Mistakes, PluginUse, Surroundings, load, parse, schema};
 
 fn outside_a_cluster() -> Surroundings {
     Surroundings {
@@ -16,7 +16,11 @@ fn outside_a_cluster() -> Surroundings {
 }
 
 fn read(text: &str) -> Result<Loaded, Mistakes> {
-    parse(text, "f.yaml", &outside_a_cluster())
+    parse(text, "f.yaml", &outside_a_cluster()).map_err(|refused| refused.mistakes)
+}
+
+fn load_refused(path: &Path) -> Mistakes {
+    load(path).unwrap_err().mistakes
 }
 
 fn config(text: &str) -> Config {
@@ -584,7 +588,7 @@ fn a_rotating_secret_in_a_cluster_needs_a_state_store() {
     assert!(read(&text).is_ok());
     let refused = parse(&text, "f.yaml", &in_cluster).unwrap_err();
     assert_eq!(
-        lines(&refused),
+        lines(&refused.mistakes),
         [
             "3:61: a rotating secret would be lost with this Pod, because there is no `state` (add `state: {dir: /var/lib/evertoken}` on a persistent volume)"
         ]
@@ -772,7 +776,7 @@ fn included_files_add_jobs_and_are_named_in_their_mistakes() {
     );
     write("jobs.d/d.yaml", "jobs: [");
     write("main.yaml", "include: [jobs.d/*.yaml, jobs.d/none.yaml]\n");
-    let shown = load(&main).unwrap_err().to_string();
+    let shown = load_refused(&main).to_string();
     let shown = shown.replace(&format!("{}/", directory.path().display()), "");
     assert_eq!(
         shown.lines().collect::<Vec<_>>(),
@@ -790,12 +794,12 @@ fn a_file_that_is_no_text_is_refused_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("f.yaml");
     std::fs::write(&path, b"jobs:\n- \xff\n").unwrap();
-    let shown = load(&path).unwrap_err().to_string();
+    let shown = load_refused(&path).to_string();
     assert!(
         shown.ends_with("f.yaml:2:3: not UTF-8 text (save the file as UTF-8)"),
         "{shown}"
     );
-    let shown = load(directory.path()).unwrap_err().to_string();
+    let shown = load_refused(directory.path()).to_string();
     assert!(shown.contains("cannot be read"), "{shown}");
 }
 
@@ -838,32 +842,81 @@ jobs:
 ",
     )
     .unwrap();
-    let config = loaded.places.job(0).key("source").key("config");
-    for (place, expected) in [
-        (config.pointer("/token_url"), "f.yaml:7:18: wrong (mend)"),
-        (config.pointer("/scope/1"), "f.yaml:8:18: wrong (mend)"),
+    let said: Vec<_> = loaded.places.plugin_options().collect();
+    let [source, format] = &said[..] else {
+        panic!("{} options", said.len());
+    };
+    assert_eq!(
+        (source.wanted, source.plugin, &source.config["token_url"]),
+        (PluginUse::Source, "oauth2", &serde_json::json!(5))
+    );
+    assert_eq!(
+        (format.wanted, format.plugin, &format.config),
         (
-            config.pointer("/missing/deeper"),
+            PluginUse::Formatter,
+            "template",
+            &serde_json::json!({"tmpl": 1})
+        )
+    );
+    for (place, expected) in [
+        (
+            source.place.pointer("/token_url"),
+            "f.yaml:7:18: wrong (mend)",
+        ),
+        (
+            source.place.pointer("/scope/1"),
+            "f.yaml:8:18: wrong (mend)",
+        ),
+        (
+            source.place.pointer("/missing/deeper"),
             "f.yaml:7:7: wrong (mend)",
         ),
-        (config.pointer(""), "f.yaml:7:7: wrong (mend)"),
-        (
-            loaded
-                .places
-                .job(0)
-                .key("outputs")
-                .item(0)
-                .key("format")
-                .key("config")
-                .pointer("/tmpl"),
-            "f.yaml:11:47: wrong (mend)",
-        ),
+        (source.place.pointer(""), "f.yaml:7:7: wrong (mend)"),
+        (format.place.pointer("/tmpl"), "f.yaml:11:47: wrong (mend)"),
     ] {
         let mistake = loaded
             .places
             .mistake(place, "wrong", Some("mend".to_owned()));
         assert_eq!(mistake.to_string(), expected);
     }
+}
+
+#[test]
+fn what_is_said_to_plugins_is_known_beside_mistakes_but_not_where_it_has_one() {
+    let refused = parse(
+        "
+limits: {concurrency: lots}
+plugins: {own: {path: own.wasm, sha256: 9f2cdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdead}, broken: {path: x.wasm}}
+jobs:
+- {name: a, nmae: a, source: {plugin: own, timeout: 5}}
+- {name: b, source: {plugin: unreadable, config: [list]}}
+- {name: c, source: {plugin: unreadable, config: {number: 007}}}
+- {name: d, source: {plugin: [unreadable]}, outputs: [{file: {path: relative}}, {format: {plugin: in-output, config: {x: 1}}}]}
+- what
+outputs: [{from: [nobody], format: {plugin: shared}}]
+",
+        "f.yaml",
+        &outside_a_cluster(),
+    )
+    .unwrap_err();
+    let names: Vec<_> = refused
+        .places
+        .plugin_options()
+        .map(|said| said.plugin)
+        .collect();
+    assert_eq!(names, ["own", "in-output", "shared"]);
+    assert_eq!(refused.plugins.keys().collect::<Vec<_>>(), ["own"]);
+
+    let count = refused.mistakes.len();
+    let place = refused.places.plugin_options().nth(1).unwrap().place;
+    let mistake = refused.places.mistake(place, "wrong", None);
+    let all = lines(&refused.mistakes.and(vec![mistake]));
+    let at = all.iter().position(|line| line.ends_with("wrong"));
+    assert_eq!(all.len(), count + 1);
+    assert!(
+        at.is_some_and(|at| at > 0 && at < count),
+        "in the order of the places: {all:#?}"
+    );
 }
 
 #[test]

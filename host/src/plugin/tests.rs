@@ -312,6 +312,23 @@ async fn a_flood_of_log_lines_is_cut_with_one_warning() {
 }
 
 #[tokio::test]
+async fn a_formatters_flood_of_log_lines_is_cut_too() {
+    let (result, log) =
+        logged(async { Bench::new().format(json!({"mode": "flood-log"})).await }).await;
+    assert!(result.is_ok());
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("evertoken::plugin: "))
+        .collect();
+    assert_eq!(lines.len(), 101);
+    assert!(
+        lines[100].contains("more than 100 lines in one call; the rest is dropped"),
+        "{}",
+        lines[100]
+    );
+}
+
+#[tokio::test]
 async fn a_long_log_line_is_cut() {
     let (result, log) = logged(async {
         let mut bench = Bench::new();

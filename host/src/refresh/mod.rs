@@ -1,5 +1,18 @@
 //! A job's life as a pure state machine: when to obtain a token anew, what to do next. No clock, no I/O, no await; what
 //! chance there is comes in as a sample. Each rule is one function in a file of its own; [`job::Job`] puts them together.
+//!
+//! | rule | who decides |
+//! | --- | --- |
+//! | when a token is due, a rotating secret's end included | [`due::due`] |
+//! | when a token dies, and from when it is good | [`lifetime::expires_at`], [`lifetime::not_before`] |
+//! | which of two tokens is held | [`admit::admit`] |
+//! | when an issuer is asked again that gave no longer life | [`admit::wait_when_unchanged`] |
+//! | how long a job waits after a failure, `Retry-After` included | [`backoff::wait`], [`backoff::Streak`] |
+//! | what a failure says about the issuer | [`restraint::sign`] |
+//! | who may try an issuer in trouble, and when | [`restraint::Circuit`], [`restraint::spacing`] |
+//! | when an output is written, verified, tried again | [`publication::Publication`] |
+//! | whether a clock was set, whether a point in time is there | [`clock::jump`], [`clock::Moment`] |
+//! | whether a stored token shows that the clock was set back | [`clock::is_from_the_future`] |
 
 pub mod admit;
 pub mod backoff;

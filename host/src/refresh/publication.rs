@@ -194,6 +194,8 @@ impl Publication {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::time::Timestamp;
 
@@ -284,5 +286,44 @@ mod tests {
             Some(Purpose::Publish),
             "it came while the old one failed"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_one_write_at_a_time_and_the_newest_content_is_written_in_the_end(
+            happenings in proptest::collection::vec((0_u64..1000, any::<u8>()), 1..80), sample in 0.0_f64..=1.0,
+        ) {
+            let mut output = Publication::new(Some(VERIFY));
+            let (mut now_s, mut newest, mut written, mut writing) = (0, 0, 0, None);
+            for (pass_s, choice) in happenings {
+                now_s += pass_s;
+                match (choice % 4, writing) {
+                    (0, _) => {
+                        newest += 1;
+                        output.step(Event::Changed, at(now_s), sample);
+                    }
+                    (1, Some(content)) => {
+                        (written, writing) = (content, None);
+                        output.step(Event::Written, at(now_s), sample);
+                    }
+                    (2, Some(_)) => {
+                        writing = None;
+                        output.step(failure(FailureKind::Denied), at(now_s), sample);
+                    }
+                    _ => {}
+                }
+                if output.take(at(now_s)).is_some() {
+                    prop_assert_eq!(writing.replace(newest), None, "two writes at a time");
+                }
+                prop_assert_eq!(writing.is_some(), output.is_writing());
+                if output.state() == State::Written {
+                    prop_assert_eq!(written, newest);
+                }
+                if newest > 0 && writing.is_none() {
+                    let wait = output.wakes_at().map(|at| at.saturating_sub(Duration::from_secs(now_s)));
+                    prop_assert!(wait.is_some_and(|wait| wait <= VERIFY), "it is never right again: {wait:?}");
+                }
+            }
+        }
     }
 }

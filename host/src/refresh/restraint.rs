@@ -109,13 +109,17 @@ pub struct Circuit<J> {
     line: BTreeSet<(u32, u64, J)>,
     places: BTreeMap<J, (u32, u64)>,
     struck: BTreeMap<J, Struck>,
+    /// How many jobs met the trouble.
+    in_trouble: u32,
 }
 
 /// What a job suffered while the circuit was closed.
 #[derive(Debug, Clone, Copy)]
 struct Struck {
     failures: u32,
-    /// Whether the issuer's trouble is all that it fails for.
+    /// Whether it met the issuer's trouble.
+    in_trouble: bool,
+    /// Whether that is all that it fails for.
     by_trouble_alone: bool,
 }
 
@@ -149,8 +153,9 @@ impl<J: Copy + Ord> Circuit<J> {
             line: BTreeSet::new(),
             places: BTreeMap::new(),
             struck: BTreeMap::new(),
+            in_trouble: 0,
         };
-        circuit.strike(job, was_well);
+        circuit.strike(job, true, was_well);
         circuit.obey(retry_after, now);
         circuit.failed(kind, now, sample);
         circuit
@@ -175,10 +180,14 @@ impl<J: Copy + Ord> Circuit<J> {
     }
 
     /// When the next probe may go, on the boot clock; none: nobody waits, or one is under way.
+    ///
+    /// What only one job met may be its own trouble: the next job tells, and need not wait for that.
     #[must_use]
     pub fn probes_at(&self) -> Option<Duration> {
-        let may_probe = self.probe.is_none() && !self.line.is_empty();
-        may_probe.then(|| self.next.max(self.obeys_until))
+        let (failures, _, _) = self.line.first()?;
+        let tells = *failures == 0 && self.in_trouble <= 1;
+        let at = if tells { Duration::ZERO } else { self.next };
+        self.probe.is_none().then(|| at.max(self.obeys_until))
     }
 
     /// The job that may ask now, if it is time.
@@ -206,18 +215,20 @@ impl<J: Copy + Ord> Circuit<J> {
         }
         match sign {
             Sign::Answered => {
-                self.struck.remove(&job);
+                let forgiven = self.struck.remove(&job);
+                let in_trouble = forgiven.is_some_and(|struck| struck.in_trouble);
+                self.in_trouble -= u32::from(in_trouble);
                 return was_probe || self.obeys_until <= now.boot;
             }
             Sign::Trouble { kind, retry_after } => {
-                self.strike(job, was_well);
+                self.strike(job, true, was_well);
                 self.obey(retry_after, now);
                 if was_probe {
                     self.failed(kind, now, sample);
                 }
             }
             Sign::Unclear | Sign::Unsent => {
-                self.strike(job, false);
+                self.strike(job, false, false);
                 if was_probe && sign == Sign::Unclear {
                     self.next = now
                         .boot
@@ -241,12 +252,17 @@ impl<J: Copy + Ord> Circuit<J> {
         self.obeys_until = self.obeys_until.max(now.boot.saturating_add(wait));
     }
 
-    fn strike(&mut self, job: J, by_trouble_alone: bool) {
+    fn strike(&mut self, job: J, in_trouble: bool, by_trouble_alone: bool) {
         let struck = self.struck.entry(job).or_insert(Struck {
             failures: 0,
+            in_trouble: false,
             by_trouble_alone,
         });
         struck.failures = struck.failures.saturating_add(1);
+        if in_trouble && !struck.in_trouble {
+            struck.in_trouble = true;
+            self.in_trouble += 1;
+        }
     }
 
     /// Opens it: who goes on now.
@@ -313,9 +329,11 @@ mod tests {
         retry_after: None,
     };
 
-    /// A circuit that job 0 closed at second 0; the first probe may go at second 1.
+    /// A circuit that job 0 closed at second 0, and job 100 failed, too; the first probe may go at second 1.
     fn closed() -> Circuit<u32> {
-        Circuit::close(0, FailureKind::Unavailable, None, true, at(0), 1.0)
+        let mut circuit = Circuit::close(0, FailureKind::Unavailable, None, true, at(0), 1.0);
+        assert!(!circuit.ended(100, AWAY, true, at(0), 1.0));
+        circuit
     }
 
     #[test]
@@ -410,12 +428,13 @@ mod tests {
         assert!(circuit.ended(3, Sign::Answered, true, at(103), 1.0));
         let opened = circuit.open();
         assert_eq!(opened.waiting, [1, 2]);
-        assert_eq!(opened.struck, [0, 2]);
+        assert_eq!(opened.struck, [0, 2, 100]);
     }
 
     #[test]
     fn a_job_that_fails_for_reasons_of_its_own_keeps_to_its_own_waits() {
         let mut circuit = Circuit::close(0, FailureKind::Unavailable, None, false, at(0), 0.0);
+        assert!(!circuit.ended(100, AWAY, false, at(0), 1.0));
         circuit.wait(1, 0);
         circuit.wait(2, 0);
         assert_eq!(circuit.take_probe(at(1)), Some(1));
@@ -435,6 +454,28 @@ mod tests {
         assert_eq!(circuit.take_probe(at(2)), Some(3));
         assert!(circuit.ended(3, Sign::Answered, true, at(2), 0.0));
         assert!(circuit.open().struck.is_empty());
+    }
+
+    #[test]
+    fn what_one_job_met_alone_is_not_held_against_the_next() {
+        let away = |job| Circuit::close(job, FailureKind::Unavailable, None, true, at(0), 1.0);
+        let mut circuit = away(0);
+        circuit.wait(0, 0);
+        assert_eq!(circuit.take_probe(at(0)), None, "it has had its turn");
+        circuit.wait(1, 9);
+        assert_eq!(circuit.take_probe(at(0)), Some(1), "another tells at once");
+        assert!(circuit.ended(1, Sign::Answered, true, at(0), 1.0));
+        let mut circuit = away(0);
+        circuit.wait(1, 0);
+        circuit.wait(2, 0);
+        assert_eq!(circuit.take_probe(at(0)), Some(1));
+        assert!(!circuit.ended(1, AWAY, true, at(0), 1.0));
+        assert_eq!(
+            circuit.take_probe(at(0)),
+            None,
+            "the trouble is not one job's"
+        );
+        assert_eq!(circuit.probes_at(), Some(s(2)));
     }
 
     #[test]
@@ -465,7 +506,7 @@ mod tests {
             circuit.ended(8, Sign::Answered, true, at(0), 1.0),
             "nor does it take more than one answer"
         );
-        assert_eq!(circuit.open().struck.len(), 8);
+        assert_eq!(circuit.open().struck.len(), 9);
     }
 
     #[test]

@@ -142,6 +142,9 @@ impl Acquirer for Live {
             let plugin = &job.source.plugin;
             let info = self.plugins.info(plugin).await;
             let info = info.map_err(|error| error.to_failure())?;
+            // The call's time begins with its capabilities, and is not for compiling.
+            let prepared = self.plugins.prepare(plugin).await;
+            prepared.map_err(|error| error.to_failure())?;
             self.learn(plugin).await;
             let source = Component {
                 plugins: &self.plugins,
@@ -294,5 +297,127 @@ fn place(origin: &SecretOrigin) -> String {
         // The value itself stays out: a digest of a short one could be guessed.
         SecretOrigin::Value(_) => "value".to_owned(),
         other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::capability::testing::{Fixture, Server};
+    use crate::config::defaults::plugin_limits;
+    use crate::config::model::{RetryUnanswered, Secret};
+    use crate::kubernetes::Kubernetes;
+    use crate::plugin::{CacheSettings, Compiler};
+    use crate::runner::tests::world::job;
+
+    fn with(client_id: Option<&str>, secrets: &[(&str, SecretOrigin, bool)]) -> Job {
+        let mut job = job("a");
+        if let Some(client_id) = client_id {
+            job.source.config = serde_json::json!({"client_id": client_id, "scope": [client_id]});
+        }
+        for (name, origin, rotating) in secrets {
+            let secret = Secret {
+                origin: origin.clone(),
+                rotating: *rotating,
+                retry_unanswered: RetryUnanswered::default(),
+                write_back: false,
+                to: None,
+            };
+            job.source.secrets.insert((*name).to_owned(), secret);
+        }
+        job
+    }
+
+    #[test]
+    fn jobs_are_one_client_if_their_client_id_and_the_places_of_their_lasting_secrets_are_the_same()
+    {
+        let file = |path: &str| SecretOrigin::File(path.into());
+        let of_file = |path| with(Some("svc"), &[("client_secret", file(path), false)]);
+        let rotating = |path| with(Some("svc"), &[("refresh_token", file(path), true)]);
+        let mut scoped = of_file("/a");
+        scoped.source.config["scope"] = serde_json::json!(["other"]);
+        let mut with_certificate = of_file("/a");
+        with_certificate.source.tls.cert_file = Some("/cert".into());
+        for (a, b, is_same, what) in [
+            (of_file("/a"), of_file("/a"), true, "the same"),
+            (of_file("/a"), scoped, true, "another scope"),
+            (of_file("/a"), of_file("/b"), false, "another secret"),
+            (
+                of_file("/a"),
+                with_certificate,
+                false,
+                "a client certificate",
+            ),
+            (rotating("/a"), rotating("/b"), true, "another grant"),
+            (rotating("/a"), of_file("/a"), false, "a public client"),
+            (
+                with(Some("a"), &[]),
+                with(Some("b"), &[]),
+                false,
+                "another client_id",
+            ),
+            (
+                with(None, &[]),
+                with(None, &[]),
+                true,
+                "nothing tells them apart",
+            ),
+        ] {
+            assert_eq!(client(&a) == client(&b), is_same, "{what}");
+        }
+    }
+
+    /// The built-in plugins, not compiled so far.
+    fn cold(cache: &tempfile::TempDir) -> Plugins {
+        let settings = CacheSettings {
+            directory: Some(cache.path().to_owned()),
+            prefilled: None,
+            compiler: Compiler::InProcess,
+        };
+        Plugins::new(&BTreeMap::new(), plugin_limits(), settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn compiling_takes_no_time_from_the_requests_of_a_call() {
+        let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let began = Instant::now();
+        cold(&caches[0]).prepare("oauth2").await.unwrap();
+        let compiling = began.elapsed();
+
+        let answer = r#"{"access_token":"fresh","token_type":"Bearer","expires_in":300}"#;
+        let server = Server::answering(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        ))
+        .await;
+        let mut fixture = Fixture::new();
+        fixture.secret("client_secret", "s");
+        fixture.job.source.plugin = "oauth2".to_owned();
+        fixture.job.source.config = serde_json::json!({
+            "grant": "client_credentials",
+            "token_url": server.url("/token"),
+            "client_id": "svc",
+        });
+        fixture.job.source.timeout = compiling / 2;
+        let live = Live::new(
+            cold(&caches[1]),
+            fixture.host(),
+            Outputs::new(Arc::new(Kubernetes::new())),
+            CancellationToken::new(),
+        );
+        let call = Call {
+            attempt: 0,
+            previous_expires_at: None,
+        };
+        let obtained = live
+            .acquire(&Arc::new(fixture.job), call)
+            .await
+            .unwrap_or_else(|failure| panic!("compiled in {compiling:?}: {failure}"));
+        assert_eq!(obtained.token.value.expose_secret(), "fresh");
     }
 }

@@ -111,7 +111,12 @@ impl Runner {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            Some(end) = self.tasks.join_next_with_id() => self.ended(end),
+            Some(end) = self.tasks.join_next_with_id() => {
+                self.ended(end);
+                while let Some(end) = self.tasks.try_join_next_with_id() {
+                    self.ended(end);
+                }
+            }
             Some(command) = self.commands.recv() => self.scheduler.command(command),
             () = timer => {}
         }

@@ -21,6 +21,9 @@ impl<K: Copy + Ord + Hash> Queue<K> {
 
     /// Wakes `sleeper` at `at` instead of whenever it was to be woken; none: not at all.
     pub(super) fn set(&mut self, sleeper: K, at: Option<Duration>) {
+        if self.at.get(&sleeper).copied() == at {
+            return;
+        }
         if let Some(before) = self.at.remove(&sleeper) {
             self.order.remove(&(before, sleeper));
         }

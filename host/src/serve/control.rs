@@ -1,22 +1,28 @@
 //! The control socket: a Unix socket for the program's own commands. One request per connection, one line of JSON each way.
 //! Only the user the process runs as, and root, are heard.
 
+use std::fmt;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
+use crate::config::model::JobId;
+use crate::failure::Failure;
 use crate::runner::status::Snapshot;
 use crate::runner::{Asked, Handle};
+use crate::state::manual::{KeptJob, Manual, Replaced};
 
 /// Bytes of a request: names of ten thousand jobs fit.
 const REQUEST_BYTES: u64 = 1024 * 1024;
@@ -52,6 +58,63 @@ pub enum Request {
         #[serde(default)]
         jobs: Vec<String>,
     },
+    /// What is kept of jobs; answered by [`KeptJob`]s.
+    StateShow {
+        /// By name or `namespace/name`; none: all.
+        #[serde(default)]
+        jobs: Vec<String>,
+    },
+    /// Gives a chain its next value; answered by [`Replaced`].
+    StateSet {
+        /// By name or `namespace/name`.
+        job: String,
+        /// The secret's name.
+        secret: String,
+        /// The value.
+        value: SecretBytes,
+    },
+    /// Forgets what is kept of a job; answered by the job's id.
+    StateForget {
+        /// By name or `namespace/name`.
+        job: String,
+    },
+}
+
+/// A secret on its way through the socket, in base64.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// These bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+}
+
+impl TryFrom<String> for SecretBytes {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let text = Zeroizing::new(text);
+        let bytes = BASE64.decode(text.as_bytes());
+        bytes
+            .map(|bytes| Self(Zeroizing::new(bytes)))
+            .map_err(|_| "a value must be in base64")
+    }
+}
+
+impl Serialize for SecretBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&BASE64.encode_display(&self.0))
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes([redacted])")
+    }
 }
 
 /// What comes back.
@@ -151,7 +214,8 @@ impl Control {
     }
 
     /// Answers requests until `stop`.
-    pub async fn serve(self, runner: Handle, stop: CancellationToken) {
+    pub async fn serve(self, runner: Handle, state: Manual, stop: CancellationToken) {
+        let rooms = Rooms { runner, state };
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -161,7 +225,7 @@ impl Control {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        tokio::spawn(connection(stream, runner.clone(), place));
+                        tokio::spawn(connection(stream, rooms.clone(), place));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection on the control socket");
@@ -205,18 +269,25 @@ async fn check_place(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-async fn connection(stream: UnixStream, runner: Handle, _place: OwnedSemaphorePermit) {
-    match tokio::time::timeout(TIMEOUT, exchange(stream, &runner)).await {
+/// Who knows the answers.
+#[derive(Debug, Clone)]
+struct Rooms {
+    runner: Handle,
+    state: Manual,
+}
+
+async fn connection(stream: UnixStream, rooms: Rooms, _place: OwnedSemaphorePermit) {
+    match tokio::time::timeout(TIMEOUT, exchange(stream, &rooms)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a connection on the control socket ended"),
         Err(_) => debug!("a connection on the control socket took too long"),
     }
 }
 
-async fn exchange(mut stream: UnixStream, runner: &Handle) -> io::Result<()> {
+async fn exchange(mut stream: UnixStream, rooms: &Rooms) -> io::Result<()> {
     let answer = if is_allowed(&stream)? {
         match read_line(&mut stream, REQUEST_BYTES).await? {
-            Some(line) => answer(&line, runner).await,
+            Some(line) => answer(&line, rooms).await,
             None => refusal(format!(
                 "a request is one line of at most {REQUEST_BYTES} bytes"
             )),
@@ -237,12 +308,32 @@ fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
     Ok(uid == 0 || uid == rustix::process::geteuid().as_raw())
 }
 
-async fn answer(line: &[u8], runner: &Handle) -> Vec<u8> {
+async fn answer(line: &[u8], Rooms { runner, state }: &Rooms) -> Vec<u8> {
     match serde_json::from_slice(line) {
         Ok(Request::Status { jobs }) => answered(runner.status(jobs).await),
         Ok(Request::Refresh { jobs }) => answered(runner.refresh(jobs).await),
+        Ok(Request::StateShow { jobs }) => answered(state.show(&jobs).await),
+        Ok(Request::StateSet { job, secret, value }) => {
+            answered(set(runner, state, &job, &secret, &value).await)
+        }
+        Ok(Request::StateForget { job }) => answered(state.forget(&job).await),
         Err(error) => refusal(format!("the request cannot be understood: {error}")),
     }
+}
+
+/// A new value is tried at once: the job may have waited for it.
+async fn set(
+    runner: &Handle,
+    state: &Manual,
+    job: &str,
+    secret: &str,
+    value: &SecretBytes,
+) -> Result<Replaced, Failure> {
+    let replaced = state.set(job, secret, &value.0).await?;
+    if runner.refresh(vec![job.to_owned()]).await.is_err() {
+        debug!("the process is stopping; the value is tried after the next start");
+    }
+    Ok(replaced)
 }
 
 fn answered<T: Serialize>(result: Result<T, impl ToString>) -> Vec<u8> {
@@ -264,8 +355,8 @@ fn line<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
 }
 
 /// One line without its end, none if it is longer than `limit`.
-async fn read_line(stream: &mut UnixStream, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
+async fn read_line(stream: &mut UnixStream, limit: u64) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut line = Zeroizing::new(Vec::new());
     let mut reader = BufReader::new(stream.take(limit));
     reader.read_until(b'\n', &mut line).await?;
     Ok((line.pop() == Some(b'\n')).then_some(line))
@@ -289,6 +380,43 @@ pub async fn refresh(socket: &Path, jobs: Vec<String>) -> Result<Asked, ControlE
     ask(socket, &Request::Refresh { jobs }).await
 }
 
+/// Whether a process listens on `socket`.
+pub async fn is_served(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_ok()
+}
+
+/// Asks the process that listens on `socket` what is kept of jobs; no names: of all jobs.
+///
+/// # Errors
+///
+/// Nobody listens, nothing is kept of one of them, or the answer is none.
+pub async fn state_show(socket: &Path, jobs: Vec<String>) -> Result<Vec<KeptJob>, ControlError> {
+    ask(socket, &Request::StateShow { jobs }).await
+}
+
+/// Asks the process that listens on `socket` to give a chain its next value.
+///
+/// # Errors
+///
+/// Nobody listens, the process refuses, or the answer is none.
+pub async fn state_set(
+    socket: &Path,
+    job: String,
+    secret: String,
+    value: SecretBytes,
+) -> Result<Replaced, ControlError> {
+    ask(socket, &Request::StateSet { job, secret, value }).await
+}
+
+/// Asks the process that listens on `socket` to forget what is kept of a job.
+///
+/// # Errors
+///
+/// Nobody listens, the process refuses, or the answer is none.
+pub async fn state_forget(socket: &Path, job: String) -> Result<JobId, ControlError> {
+    ask(socket, &Request::StateForget { job }).await
+}
+
 async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ControlError> {
     let path = socket.to_owned();
     let stream = match UnixStream::connect(socket).await {
@@ -307,7 +435,7 @@ async fn ask_on<T: DeserializeOwned>(
     mut stream: UnixStream,
     request: &Request,
 ) -> io::Result<Answer<T>> {
-    let mut line = serde_json::to_vec(request)?;
+    let mut line = Zeroizing::new(serde_json::to_vec(request)?);
     line.push(b'\n');
     stream.write_all(&line).await?;
     let answer = read_line(&mut stream, ANSWER_BYTES).await?;

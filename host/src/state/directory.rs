@@ -14,6 +14,7 @@ use redb::backends::FileBackend;
 use redb::{
     Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
 };
+use rustix::fs::{Access, AtFlags, CWD};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
@@ -34,6 +35,10 @@ const SCHEMA: u64 = 1;
 /// Memory for database pages. Tokens are read at start and written from then on, so a larger cache (redb's default is
 /// 1 GiB) would only hold what nobody asks for again.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The mends of a directory that cannot be opened.
+const MAKE_PARENT: &str = "create its parent directory and let this process write there";
+const LET_US_WRITE: &str = "let this process write in the state directory";
 
 /// Operations that wait for the thread; more make their callers wait. One for each attempt in flight is plenty.
 const QUEUE: usize = 1024;
@@ -353,6 +358,38 @@ impl Tables for Open<'_> {
     }
 }
 
+/// Whether the directory could be opened, as far as that shows beside a process that holds it.
+pub(super) fn look(path: &Path) -> Result<(), StateError> {
+    let failed = |source: io::Error, mend| StateError::Open {
+        path: path.to_owned(),
+        source: Arc::new(source),
+        mend,
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            may_write_in(path).map_err(|error| failed(error, LET_US_WRITE))
+        }
+        Ok(_) => Err(failed(
+            io::ErrorKind::NotADirectory.into(),
+            "it must be a directory",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            may_write_in(path.parent().unwrap_or(path)).map_err(|error| failed(error, MAKE_PARENT))
+        }
+        Err(error) => Err(failed(error, MAKE_PARENT)),
+    }
+}
+
+fn may_write_in(directory: &Path) -> io::Result<()> {
+    let enter_and_create = Access::WRITE_OK | Access::EXEC_OK;
+    Ok(rustix::fs::accessat(
+        CWD,
+        directory,
+        enter_and_create,
+        AtFlags::EACCESS,
+    )?)
+}
+
 /// Creates the directory for us alone. Its parent is the user's to make.
 fn create_directory(path: &Path) -> Result<(), StateError> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
@@ -361,7 +398,7 @@ fn create_directory(path: &Path) -> Result<(), StateError> {
         Err(source) => Err(StateError::Open {
             path: path.to_owned(),
             source: Arc::new(source),
-            mend: "create its parent directory and let this process write there",
+            mend: MAKE_PARENT,
         }),
     }
 }

@@ -5,11 +5,11 @@ use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
-use aws_lc_rs::rand;
 use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use super::error::StateError;
+use super::random;
 use crate::capability::chain::ChainId;
 
 /// Bytes of a fingerprint. Two of 2^32 values share one with a probability of 2^-64.
@@ -47,9 +47,7 @@ impl Fingerprints {
 
     /// A key for a new store.
     pub(super) fn random_key() -> Result<Zeroizing<[u8; KEY_LEN]>, StateError> {
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        rand::fill(&mut *key).map_err(|_| StateError::Crypto("drawing random bytes"))?;
-        Ok(key)
+        random().map(Zeroizing::new)
     }
 
     pub(super) fn of(&self, value: &[u8]) -> Fingerprint {

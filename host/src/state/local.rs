@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use aws_lc_rs::rand;
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
@@ -13,7 +12,7 @@ use super::fingerprint::{Fingerprint, Fingerprints, Link};
 use super::memory::{MemoryState, Write};
 use super::record::{self, Binding, Kind, Name};
 use super::seal::Keyring;
-use super::{HeldChain, quota};
+use super::{HeldChain, quota, random};
 use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{
     BoxFuture, ChainChange, FoundChain, Keeper, Revision, Seed, StoredChain,
@@ -258,8 +257,13 @@ impl Local {
 
     async fn swap(&self, change: ChainChange<'_>) -> Result<Option<Revision>, Failure> {
         let id = change.next.id;
-        let seed = change.seed.map(|seed| self.fingerprints.of(seed));
-        let newest = self.fingerprints.of(change.next.value.expose_secret());
+        let seed = change
+            .seed
+            .filter(|seed| !seed.is_empty())
+            .map(|seed| self.fingerprints.of(seed));
+        // The empty value is no value: many chains begin with it.
+        let newest = change.next.value.expose_secret();
+        let newest = (!newest.is_empty()).then(|| self.fingerprints.of(newest));
         let next = self.sealed_chain(change.next)?;
         let revision = revision(&next);
         let swap = Swap {
@@ -271,7 +275,7 @@ impl Local {
                 .await?,
             links: seed
                 .into_iter()
-                .chain([newest])
+                .chain(newest)
                 .map(|fingerprint| (fingerprint, self.fingerprints.link(fingerprint, id)))
                 .collect(),
         };
@@ -283,9 +287,7 @@ impl Local {
     }
 
     fn sealed_chain(&self, chain: &Chain) -> Result<Value, StateError> {
-        let mut stamp = record::Stamp::default();
-        rand::fill(&mut stamp).map_err(|_| StateError::Crypto("drawing random bytes"))?;
-        let value = record::encode_chain(chain, stamp)?;
+        let value = record::encode_chain(chain, random()?)?;
         self.keys.seal(&record::chain_key(chain.id), &value)
     }
 

@@ -6,6 +6,7 @@ mod directory;
 mod error;
 mod fingerprint;
 mod local;
+pub mod manual;
 mod memory;
 mod quota;
 mod record;
@@ -29,6 +30,13 @@ use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revisi
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::token::KeptToken;
+
+/// Random bytes.
+fn random<const N: usize>() -> Result<[u8; N], StateError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StateError::Crypto("drawing random bytes"))?;
+    Ok(bytes)
+}
 
 /// The state store of one process.
 pub struct Store(Local);
@@ -95,6 +103,14 @@ impl Store {
             keys,
             fingerprints: Fingerprints::new(&fingerprint_key),
         }))
+    }
+
+    /// Whether the store in a directory could be opened, as far as that shows without opening it: another process may have it.
+    ///
+    /// # Errors
+    /// The directory is not there and cannot be made, or this process may not write in it.
+    pub fn look(directory: &Path) -> Result<(), StateError> {
+        directory::look(directory)
     }
 
     /// Every job that something is kept for.

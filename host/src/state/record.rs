@@ -16,7 +16,7 @@ use crate::time::Timestamp;
 use crate::token::{Expiry, Field, KeptToken, Token};
 
 pub(super) use self::binding::Binding;
-pub(super) use self::chain::{Stamp, decode_chain, encode_chain};
+pub(super) use self::chain::{decode_chain, encode_chain};
 
 /// The form of values that this version writes, and the newest that it reads.
 const VALUE_VERSION: u32 = 1;

@@ -6,14 +6,13 @@ use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
-use aws_lc_rs::rand;
 use data_encoding::{
     BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE,
 };
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use super::record;
+use super::{random, record};
 
 /// Bytes of a state key.
 const KEY_LEN: usize = 32;
@@ -143,8 +142,7 @@ impl Keyring {
             plain.extend_from_slice(value);
             return Ok(plain);
         };
-        let mut salt = [0; SALT_LEN];
-        rand::fill(&mut salt).map_err(|_| StateError::Crypto("drawing random bytes"))?;
+        let salt: [u8; SALT_LEN] = random()?;
         let (cipher, nonce) = cipher(prk, &salt)?;
         let mut body = Zeroizing::new(Vec::with_capacity(value.len() + AES_256_GCM.tag_len()));
         body.extend_from_slice(value);

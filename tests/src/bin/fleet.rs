@@ -1,5 +1,6 @@
 //! Measures whole processes from outside: resident memory and requests to the API server with 1, 100 and 1,000 jobs, and, where
-//! its binary is at hand, kube-token-refresher's with the one job that it can hold.
+//! its binary is at hand, kube-token-refresher's with the one job that it can hold. Then evertoken is started again with its good
+//! tokens: how soon it is ready, and what that costs whom.
 //!
 //! ```console
 //! $ cargo build --release -p evertoken
@@ -11,16 +12,18 @@
     reason = "the numbers are what the program is for"
 )]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use evertoken_tests::client::Client;
 use evertoken_tests::evertoken::{Evertoken, Launch, binary};
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
 use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
-use evertoken_tests::workdir::RunDir;
+use evertoken_tests::workdir::{RunDir, free_port};
 use serde_json::json;
 
 /// What the issuer takes for an answer: a database query and a signature.
@@ -33,6 +36,16 @@ struct Arguments {
     jobs: Vec<usize>,
     seconds: u64,
     ktr: Option<PathBuf>,
+}
+
+/// A second start with good tokens.
+struct Restart {
+    jobs: usize,
+    ready: Duration,
+    verified: Duration,
+    issuer_requests: usize,
+    api_requests: usize,
+    changed: usize,
 }
 
 struct Row {
@@ -49,9 +62,11 @@ fn main() -> Result<()> {
     let Some(cluster) = ApiServer::shared()? else {
         bail!("Kubernetes is switched off by EVERTOKEN_SKIP")
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut restarts) = (Vec::new(), Vec::new());
     for &jobs in &arguments.jobs {
-        rows.push(evertoken(cluster, jobs, arguments.seconds)?);
+        let (row, restart) = evertoken(cluster, jobs, arguments.seconds)?;
+        rows.push(row);
+        restarts.push(restart);
     }
     if let Some(ktr) = &arguments.ktr {
         rows.push(kube_token_refresher(cluster, ktr, arguments.seconds)?);
@@ -74,6 +89,22 @@ fn main() -> Result<()> {
             row.rss_bytes as f64 / f64::from(1 << 20),
             row.issuer_requests,
             requests.join(", ")
+        );
+    }
+    println!();
+    println!(
+        "| restarted with good tokens | ready after | all outputs verified after | issuer requests | API requests | resourceVersions changed |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for restart in restarts {
+        println!(
+            "| {} | {:.2} s | {:.2} s | {} | {} | {} |",
+            restart.jobs,
+            restart.ready.as_secs_f64(),
+            restart.verified.as_secs_f64(),
+            restart.issuer_requests,
+            restart.api_requests,
+            restart.changed
         );
     }
     Ok(())
@@ -124,11 +155,11 @@ fn account(cluster: &ApiServer, name: &str) -> Result<(String, ServiceAccount)> 
     Ok((namespace, account))
 }
 
-fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<Row> {
+fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<(Row, Restart)> {
     let (namespace, account) = account(cluster, "fleet")?;
-    let (run, issuer) = (RunDir::new("fleet")?, issuer()?);
+    let (run, issuer, port) = (RunDir::new("fleet")?, issuer()?, free_port()?);
     let mut yaml = format!(
-        "state: {{dir: \"{}/state\"}}\nlimits: {{per_origin: {{in_flight: 64}}}}\njobs:\n",
+        "state: {{dir: \"{}/state\"}}\nserve: {{address: \"127.0.0.1:{port}\"}}\nlimits: {{per_origin: {{in_flight: 64}}}}\njobs:\n",
         run.path().display()
     );
     for number in 0..jobs {
@@ -138,17 +169,20 @@ fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<Row> {
         ));
     }
     let config = run.write("fleet.yaml", yaml)?;
+    let start = || {
+        Launch::of(binary()?)
+            .env("KUBECONFIG", &account.kubeconfig)
+            .env(
+                "XDG_CACHE_HOME",
+                evertoken_tests::workdir::parts()?.join("cache"),
+            )
+            .args(["run", "--quiet", "--config"])
+            .args([&config])
+            .spawn()
+    };
     let begun = Instant::now();
-    let process = Launch::of(binary()?)
-        .env("KUBECONFIG", &account.kubeconfig)
-        .env(
-            "XDG_CACHE_HOME",
-            evertoken_tests::workdir::parts()?.join("cache"),
-        )
-        .args(["run", "--quiet", "--config"])
-        .args([&config])
-        .spawn()?;
-    measure(
+    let process = start()?;
+    let row = measure(
         "evertoken",
         cluster,
         &account,
@@ -157,7 +191,58 @@ fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<Row> {
         jobs,
         begun,
         seconds,
+    )?;
+    process.terminate(Duration::from_secs(60))?;
+    let versions = resource_versions(cluster, &namespace)?;
+    let requests = issuer.requests().len();
+    let patches = || Ok::<_, anyhow::Error>(cluster.audit_events_of_user(&account.username)?.len());
+    let patches_before = patches()?;
+    let begun = Instant::now();
+    let process = start()?;
+    let url = format!("http://127.0.0.1:{port}/readyz");
+    wait_until("readiness", Duration::from_secs(60), || {
+        let answer = Client::plain().send("GET", &url, &[], &[]).ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .with_context(|| process.stderr())?;
+    let ready = begun.elapsed();
+    wait_until(
+        "every output's verification",
+        Duration::from_secs(60),
+        || (patches().ok()? >= patches_before + jobs).then_some(()),
     )
+    .with_context(|| process.stderr())?;
+    let verified = begun.elapsed();
+    std::thread::sleep(Duration::from_secs(1));
+    let versions_after = resource_versions(cluster, &namespace)?;
+    let restart = Restart {
+        jobs,
+        ready,
+        verified,
+        issuer_requests: issuer.requests().len() - requests,
+        api_requests: patches()? - patches_before,
+        changed: versions
+            .iter()
+            .filter(|version| !versions_after.contains(version))
+            .count(),
+    };
+    Ok((row, restart))
+}
+
+/// Names and resourceVersions of the namespace's Secrets.
+fn resource_versions(cluster: &ApiServer, namespace: &str) -> Result<BTreeSet<(String, String)>> {
+    let path = format!("/api/v1/namespaces/{namespace}/secrets");
+    let listed = cluster.admin().get(&path)?.context("no such namespace")?;
+    let items = listed.get("items").and_then(|items| items.as_array());
+    let text = |item: &serde_json::Value, field: &str| {
+        let value = item.pointer(&format!("/metadata/{field}"))?;
+        Some(value.as_str()?.to_owned())
+    };
+    Ok(items
+        .context("no items")?
+        .iter()
+        .filter_map(|item| Some((text(item, "name")?, text(item, "resourceVersion")?)))
+        .collect())
 }
 
 fn kube_token_refresher(

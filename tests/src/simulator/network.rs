@@ -120,7 +120,9 @@ impl Net {
         facts.count("requests");
         let processes = self.world.scenario.processes;
         if let Err(requests) = facts.pace.asks((issuer, client.clone()), now, processes) {
-            let what = format!("{client} asked issuer {issuer} {requests} times in ten minutes of a long outage");
+            let what = format!(
+                "{client} asked issuer {issuer} {requests} times in ten minutes of a long outage"
+            );
             facts.violated(now, what);
         }
         if facts

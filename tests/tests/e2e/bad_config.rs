@@ -26,6 +26,9 @@ jobs:
 - name: one-key-b
   source: {plugin: dummy}
   outputs: [{secret: {namespace: ns, name: shared, key: token}}]
+- name: options
+  source: {plugin: oauth2, config: {grant: client_credential}}
+  outputs: [{file: {path: "{out}/options"}, format: {plugin: template, config: {templat: x}}}]
 "#;
 
 #[test]
@@ -51,6 +54,8 @@ fn every_mistake_is_shown_at_once_with_its_line_and_nothing_is_started() {
             (16, "oauth2"),
             (17, "0400"),
             (23, "shared"),
+            (25, "client_credentials"),
+            (26, "template"),
         ] {
             let place = format!("evertoken.yaml:{line}:");
             let found = finished
@@ -75,7 +80,8 @@ fn a_plugins_own_options_are_checked_against_its_schema_without_network() {
     let scene = Scene::new("options").unwrap();
     let config = scene
         .config(
-            r#"jobs:
+            r#"state: {dir: "{here}/state"}
+jobs:
 - name: a
   source:
     plugin: oauth2
@@ -93,14 +99,14 @@ fn a_plugins_own_options_are_checked_against_its_schema_without_network() {
 "#,
         )
         .unwrap();
-    for command in ["check", "run"] {
+    for command in ["check", "run", "once"] {
         let finished = scene.command(&[command], &config).unwrap();
         assert_eq!(finished.code(), Some(64), "{}", finished.stderr);
         for (line, said) in [
-            (6, "client_credentials"),
-            (9, "scope"),
-            (12, "template"),
-            (14, "token_url"),
+            (7, "client_credentials"),
+            (10, "scope"),
+            (13, "template"),
+            (15, "token_url"),
         ] {
             let place = format!("evertoken.yaml:{line}:");
             let found = finished
@@ -113,6 +119,10 @@ fn a_plugins_own_options_are_checked_against_its_schema_without_network() {
                 finished.stderr
             );
         }
+        assert!(
+            !scene.path("state").exists() && !scene.out("b").exists(),
+            "{command} started something"
+        );
     }
 }
 

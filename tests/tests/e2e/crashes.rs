@@ -140,7 +140,8 @@ impl Stage {
         let process = self.run();
         for (job, before) in JOBS.iter().zip(before) {
             wait_until(&format!("a new token of {job}"), PATIENCE, || {
-                self.token(job).filter(|token| Some(token) != before.as_ref())
+                self.token(job)
+                    .filter(|token| Some(token) != before.as_ref())
             })
             .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
         }
@@ -217,7 +218,10 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
     stage.realm.proxy().lose_requests(0);
     stage.realm.proxy().lose_answers(0);
     println!("{tally:?}, {} exchanges", stage.requests());
-    assert!(tally.inside * INSIDE.1 >= tally.kills * INSIDE.0, "{tally:?}");
+    assert!(
+        tally.inside * INSIDE.1 >= tally.kills * INSIDE.0,
+        "{tally:?}"
+    );
     assert!(tally.with_answer > 0 || tally.kills < INSIDE.1, "{tally:?}");
     revive(&stage);
     stage.assert_all_live();
@@ -266,7 +270,10 @@ fn a_full_disk_loses_no_chain() {
     let process = stage.run();
     for _ in 0..10 {
         let before = stage.requests();
-        wait_until("exchanges", PATIENCE, || (stage.requests() > before + 4).then_some(())).unwrap();
+        wait_until("exchanges", PATIENCE, || {
+            (stage.requests() > before + 4).then_some(())
+        })
+        .unwrap();
         let filler = disk.fill().unwrap();
         std::thread::sleep(Duration::from_millis(1200));
         std::fs::remove_file(filler).unwrap();

@@ -3,6 +3,7 @@
 
 mod bad_config;
 mod cluster_secrets;
+mod crashes;
 mod demo;
 mod deploy;
 mod examples;
@@ -15,6 +16,7 @@ mod rotating;
 mod scene;
 mod serve;
 mod shared_outputs;
+mod state;
 mod trouble_issuer;
 mod trouble_machine;
 mod trouble_output;

@@ -268,3 +268,39 @@ fn check_online_finds_what_check_cannot_know() {
         Some(0)
     );
 }
+
+#[test]
+fn an_issuer_that_is_away_is_an_error_of_check_online_but_not_of_a_strict_start() {
+    let scene = Scene::new("issuer-away").unwrap();
+    let config = scene
+        .config(&format!(
+            r#"jobs:
+- name: away
+  source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: "http://127.0.0.1:{}/token", client_id: c}}, secrets: {{client_secret: {{value: s}}}}}}
+  outputs: [{{file: {{path: "{{out}}/away"}}}}]
+- name: here
+  source: {{plugin: dummy, config: {{lifetime: 1h}}}}
+  outputs: [{{file: {{path: "{{out}}/here"}}}}]
+"#,
+            free_port().unwrap()
+        ))
+        .unwrap();
+    let online = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(online.code(), Some(1), "{}", online.stderr);
+    for said in ["job away:", "connection refused"] {
+        assert!(online.stderr.contains(said), "{}", online.stderr);
+    }
+    assert!(!online.stderr.contains("job here:"), "{}", online.stderr);
+
+    let process = scene
+        .launch()
+        .unwrap()
+        .args(["run", "--strict", "--config"])
+        .args([&config])
+        .spawn()
+        .unwrap();
+    wait_until("the job whose source is here", PATIENCE, || {
+        scene.out("here").exists().then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+}

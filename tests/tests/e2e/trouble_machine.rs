@@ -41,14 +41,86 @@ fn launch(scene: &Scene) -> Launch {
     }
 }
 
-#[test]
-fn what_the_machine_lacks_is_one_jobs_state_and_an_error_only_when_asked() {
+/// Whether there is a user for these tests; says so if not.
+fn can_be_somebody() -> bool {
     let runnable = binary().unwrap().ancestors().all(|path| {
         path.metadata()
             .is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
     });
     if is_root() && !runnable {
         println!("skipped: another user cannot run the program where it was built");
+        return false;
+    }
+    true
+}
+
+#[test]
+fn a_state_store_that_cannot_be_opened_ends_a_start_and_check_online_knows_before() {
+    if !can_be_somebody() {
+        return;
+    }
+    let scene = Scene::new("state").unwrap();
+    for name in ["cache", "out", "closed", "held"] {
+        folder(&scene.path(name));
+    }
+    mode(&scene.path("closed"), 0o555);
+    scene.write("file", "").unwrap();
+    scene.write("bad-key", "too short").unwrap();
+    let job = r#"jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: "{out}/a"}}]}]"#;
+    for (state, said) in [
+        (r#"dir: "{here}/closed""#, "closed"),
+        (r#"dir: "{here}/closed/state""#, "closed/state"),
+        (r#"dir: "{here}/nowhere/state""#, "nowhere/state"),
+        (r#"dir: "{here}/file""#, "file"),
+        (
+            r#"dir: "{here}/held", key: {file: "{here}/no-key"}"#,
+            "no-key",
+        ),
+        (
+            r#"dir: "{here}/held", key: {file: "{here}/bad-key"}"#,
+            "bad-key",
+        ),
+    ] {
+        let config = scene
+            .config(&format!("state: {{{state}}}\n{job}\n"))
+            .unwrap();
+        let said = scene.path(said).display().to_string();
+        for command in [
+            &["check", "--online"][..],
+            &["run", "--strict"],
+            &["run"],
+            &["once"],
+        ] {
+            let finished = launch(&scene)
+                .args(command)
+                .args(["--config"])
+                .args([&config])
+                .finish(PATIENCE)
+                .unwrap();
+            assert_eq!(finished.code(), Some(1), "{command:?}: {}", finished.stderr);
+            assert!(
+                finished.stderr.contains(&said),
+                "{command:?} says nothing of {said}: {}",
+                finished.stderr
+            );
+            assert!(!scene.out("a").exists(), "{command:?} started something");
+        }
+    }
+    let config = scene
+        .config(&format!("state: {{dir: \"{{here}}/held/state\"}}\n{job}\n"))
+        .unwrap();
+    let finished = launch(&scene)
+        .args(["check", "--online", "--config"])
+        .args([&config])
+        .finish(PATIENCE)
+        .unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
+    assert!(!scene.path("held/state").exists(), "it only looks");
+}
+
+#[test]
+fn what_the_machine_lacks_is_one_jobs_state_and_an_error_only_when_asked() {
+    if !can_be_somebody() {
         return;
     }
     let scene = Scene::new("machine").unwrap();

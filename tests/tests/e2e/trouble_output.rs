@@ -15,6 +15,13 @@ use serde_json::json;
 
 use crate::scene::{Failure, PATIENCE, RECOVERY, Scene};
 
+fn metrics(port: u16) -> String {
+    let answer = Client::plain()
+        .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
+        .unwrap();
+    String::from_utf8(answer.body).unwrap()
+}
+
 #[test]
 fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
     let scene = Scene::new("files").unwrap();
@@ -113,10 +120,7 @@ fn a_full_disk_leaves_the_old_token_whole_and_the_newest_follows_once_there_is_r
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(names.len(), 2, "something half-written stays: {names:?}");
-    let metrics = Client::plain()
-        .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
-        .unwrap();
-    let metrics = String::from_utf8(metrics.body).unwrap();
+    let metrics = metrics(port);
     let counted = "evertoken_output_failures_total{kind=\"file\",code=\"file.disk-full\"}";
     assert!(metrics.contains(counted), "{metrics}");
     let before = number(&scene.out("healthy"));
@@ -139,7 +143,7 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
         return;
     };
     let namespace = cluster.namespace("trouble").unwrap();
-    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["immutable", "absent", "late"], "verbs": ["patch"]}]);
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["immutable", "absent", "late", "healthy"], "verbs": ["patch"]}]);
     let account = cluster
         .service_account(&namespace, "evertoken", &rules)
         .unwrap();
@@ -151,15 +155,23 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
             json!({"immutable": true, "stringData": {"token": "old"}}),
         )
         .unwrap();
+    cluster
+        .admin()
+        .create_secret(&namespace, "healthy", json!({}))
+        .unwrap();
     let scene = Scene::new("secrets").unwrap();
-    let mut yaml = String::from("state: {dir: \"{here}/state\"}\njobs:\n");
+    let port = free_port().unwrap();
+    let mut yaml = format!(
+        "state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\njobs:\n"
+    );
     let table = [
         ("immutable", false, "kubernetes.immutable", "immutable"),
-        ("forbidden", false, "kubernetes.forbidden", "patch"),
-        ("late", true, "kubernetes.forbidden", "create"),
+        ("forbidden", false, "kubernetes.forbidden", "verb `patch`"),
+        ("late", true, "kubernetes.forbidden", "verb `create`"),
         ("absent", false, "kubernetes.not-found", "create: true"),
     ];
-    for (name, create, ..) in &table {
+    let names = table.iter().map(|(name, create, ..)| (*name, *create));
+    for (name, create) in names.chain([("healthy", false)]) {
         yaml.push_str(&format!(
             "- {{name: {name}, source: {{plugin: dummy, config: {{lifetime: 1h}}}}, outputs: [{{secret: {{namespace: {namespace}, name: {name}, create: {create}}}}}]}}\n"
         ));
@@ -186,6 +198,18 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
         .secret_value(&namespace, "immutable", "token")
         .unwrap();
     assert_eq!(kept.as_deref(), Some(b"old".as_slice()));
+    let metrics = metrics(port);
+    for (_, _, code, _) in &table {
+        let counted = format!("evertoken_output_failures_total{{kind=\"secret\",code=\"{code}\"}}");
+        assert!(metrics.contains(&counted), "no {counted} in\n{metrics}");
+    }
+    wait_until("the healthy job", PATIENCE, || {
+        cluster
+            .admin()
+            .secret_value(&namespace, "healthy", "token")
+            .ok()?
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
 
     // What stood in the way is gone: the jobs recover by themselves.
     for name in ["absent", "late"] {

@@ -159,6 +159,28 @@ async fn a_target_that_is_no_regular_file_is_refused_and_stays() {
     );
 }
 
+#[test]
+fn what_stands_in_the_way_is_told_without_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    symlink("nowhere", at("link")).unwrap();
+    std::fs::create_dir(at("directory")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (name, expected) in [
+        ("link", "file.is-symlink"),
+        ("directory", "file.is-directory"),
+        ("socket", "file.not-regular"),
+        ("missing/token", "file.no-directory"),
+    ] {
+        let failure = check(&to(at(name)), false).unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some(expected), "{failure}");
+    }
+    check(&to(at("token")), false).unwrap();
+    // A format may make several files, for which a directory is the right place.
+    check(&to(at("directory")), true).unwrap();
+    assert_eq!(names(folder.path()), ["directory", "link", "socket"]);
+}
+
 #[tokio::test]
 async fn a_way_that_is_missing_or_leads_through_a_foreign_link_is_refused() {
     let folder = tempfile::tempdir().unwrap();

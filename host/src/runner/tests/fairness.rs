@@ -169,8 +169,9 @@ fn one_jobs_failures_are_nobody_elses() {
         world.time.wait(3600 * SECOND).await;
         assert!(world.written("b").len() > 15);
         assert_eq!(world.written("a").len(), 0);
+        // Without a token the longest wait is 30 s, and chance leaves a quarter of it.
         let asked = world.asked("a").len();
-        assert!(asked < 60, "{asked} calls in an hour");
+        assert!(asked <= 480, "{asked} calls in an hour");
         started.stop().await;
     });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, put};
-use crate::config::model::{Job, Secret, SecretOrigin};
+use crate::config::model::{Job, RetryUnanswered, Secret, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::runner::status::{ChainState, JobState, Snapshot};
 
@@ -37,6 +37,8 @@ fn with_secret(name: &str) -> Job {
     let secret = Secret {
         origin: SecretOrigin::File("/secret".into()),
         rotating: false,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
         to: None,
     };
     job.source
@@ -441,6 +443,8 @@ fn a_chain_that_is_dead_is_said_in_status_and_metrics_until_the_job_succeeds() {
     let secret = Secret {
         origin: SecretOrigin::Env("RT".to_owned()),
         rotating: true,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
         to: None,
     };
     rotating.source.secrets.insert("rt".to_owned(), secret);

@@ -79,22 +79,21 @@ fn a_start_with_a_thousand_good_and_a_thousand_overdue_tokens_asks_for_the_overd
         world.time.wait(10_000 * SECOND).await;
         let started = world.start(jobs).await;
         world.time.wait(10 * SECOND).await;
-        let facts = world.facts();
-        assert_eq!(facts.asked.len(), 1000);
-        assert!(
-            facts
-                .asked
-                .iter()
-                .all(|asked| asked.job.starts_with("overdue"))
-        );
-        assert_eq!(facts.most_in_flight, 16);
-        // While the store is still being read, those begin that are known already; as many as one origin may have.
-        let later = facts.asked.iter().skip(16);
-        let ends = later.map(|asked| asked.call.previous_expires_at.unwrap());
-        assert!(ends.is_sorted(), "by what consumers see end first");
-        let last = facts.asked.last().unwrap().at;
-        assert!(last < 10_004 * SECOND, "{last:?}");
-        drop(facts);
         started.stop().await;
     });
+    let facts = world.facts();
+    assert_eq!(facts.asked.len(), 1000);
+    assert!(
+        facts
+            .asked
+            .iter()
+            .all(|asked| asked.job.starts_with("overdue"))
+    );
+    assert_eq!(facts.most_in_flight, 16);
+    // While the store is still being read, those begin that are known already; as many as one origin may have.
+    let later = facts.asked.iter().skip(16);
+    let ends = later.map(|asked| asked.call.previous_expires_at.unwrap());
+    assert!(ends.is_sorted(), "by what consumers see end first");
+    let last = facts.asked.last().unwrap().at;
+    assert!(last < 10_004 * SECOND, "{last:?}");
 }

@@ -1,8 +1,13 @@
 use super::*;
+use crate::capability::chain::Chain;
+use crate::capability::keep::{ChainChange, Keeper};
 use crate::config::model::JobId;
 use crate::runner::tests::world::{World, job, limits, put};
+use crate::state::Store;
+use crate::time::SystemClock;
 
 struct Served {
+    store: Arc<Store>,
     socket: PathBuf,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
@@ -18,8 +23,11 @@ async fn served() -> Served {
     tokio::spawn(runner.run(stop.clone()));
     handle.apply(put(vec![job("a"), job("b")])).await.unwrap();
     let control = Control::bind(&socket).await.unwrap();
-    let server = tokio::spawn(control.serve(handle, stop.clone()));
+    let store = Arc::new(Store::memory().unwrap());
+    let state = Manual::new(Arc::clone(&store), None, Arc::new(SystemClock));
+    let server = tokio::spawn(control.serve(handle, state, stop.clone()));
     Served {
+        store,
         socket,
         stop,
         server,
@@ -54,6 +62,59 @@ async fn refresh_says_whom_it_asks() {
     let asked = refresh(&served.socket, names).await.unwrap();
     assert_eq!(asked.asked, [JobId::file("a")]);
     assert_eq!(asked.unknown, ["nobody"]);
+}
+
+#[tokio::test]
+async fn a_chain_is_shown_given_another_value_and_forgotten() {
+    let served = served().await;
+    let a = JobId::file("a");
+    let first = Chain::new(served.store.chain_id(b"seed"), b"seed".to_vec().into());
+    let change = ChainChange {
+        job: &a,
+        secret: "rt",
+        seed: Some(b"seed"),
+        next: &first,
+        expected: None,
+    };
+    served.store.swap_chain(change).await.unwrap();
+
+    let kept = state_show(&served.socket, Vec::new()).await.unwrap();
+    assert_eq!(kept[0].id, a);
+    let value = SecretBytes::new(b"next");
+    let set = |value| state_set(&served.socket, "a".to_owned(), "rt".to_owned(), value);
+    assert_eq!(set(value).await.unwrap().generation, 1);
+    let refused = set(SecretBytes::new(b"seed")).await.unwrap_err();
+    assert!(refused.to_string().contains("earlier value"), "{refused}");
+    let found = served.store.find_chain(&a, "rt", None).await.unwrap();
+    assert!(found.unwrap().stored.chain.has_newest(b"next"));
+    assert_eq!(
+        state_forget(&served.socket, "a".to_owned()).await.unwrap(),
+        a
+    );
+    let refused = state_show(&served.socket, vec!["a".to_owned()]).await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("nothing is kept of a job `a`")
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_not_quoted() {
+    let served = served().await;
+    let request = br#"{"verb":"state-set","job":"a","secret":"rt","value":"hunter2!"}"#;
+    let answer = raw(&served.socket, &[request, &b"\n"[..]].concat()).await;
+    assert!(
+        answer.contains("cannot be understood") && !answer.contains("hunter2"),
+        "{answer}"
+    );
+    let request = Request::StateSet {
+        job: "a".to_owned(),
+        secret: "rt".to_owned(),
+        value: SecretBytes::new(b"hunter2"),
+    };
+    assert!(!format!("{request:?}").contains("hunter2"));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::LET_US_WRITE;
 use crate::state::error::StateError;
 
 /// The lock's name in the directory.
@@ -25,7 +26,7 @@ impl DirectoryLock {
         let failed = |source| StateError::Open {
             path: path.clone(),
             source: Arc::new(source),
-            mend: "let this process write in the state directory",
+            mend: LET_US_WRITE,
         };
         let mut file = OpenOptions::new()
             .read(true)

@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 const RECORD: &str = "chain";
 
 /// Random bytes in each record, so that no two writes of a chain have the same bytes, encrypted or not.
-pub(in crate::state) type Stamp = [u8; 16];
+type Stamp = [u8; 16];
 
 /// Bytes that become base64 without a copy that would have to be wiped.
 struct Binary<'a>(&'a [u8]);

@@ -38,6 +38,12 @@ impl Guest for Misbehaving {
                 log::log(log::Level::Warn, &format!("the token is {value}"));
                 Ok(vec![artifact("", Vec::new())])
             }
+            "flood-log" => {
+                for line in 0..100_000 {
+                    log::log(log::Level::Warn, &format!("line {line}"));
+                }
+                Ok(vec![artifact("", Vec::new())])
+            }
             "spin" => loop {
                 std::hint::black_box(0);
             },

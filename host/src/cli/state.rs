@@ -1,0 +1,361 @@
+//! `evertoken state`: what is kept of jobs, for a person to look at and to put right. The process that holds the store is asked;
+//! if none runs, the store is opened here.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use super::status::{OutputFormat, TargetArguments};
+use super::{Exit, house, runtime, say};
+use crate::config::model::{Config, JobId, StateLocation};
+use crate::kubernetes::Kubernetes;
+use crate::serve::control::{self, SecretBytes};
+use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
+use crate::time::{SystemClock, Timestamp};
+
+/// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
+const VALUE_MAX_BYTES: usize = 64 * 1024;
+
+/// Shows and changes what is kept of jobs. No command shows a secret.
+///
+/// A rotating secret (`rotating: true`) is replaced by the issuer at each use; its newest value is in the state store, and perhaps nowhere
+/// else. The store finds a chain by any value it ever had, so the seed in the configuration stays as it is.
+#[derive(Debug, Subcommand)]
+pub(super) enum StateCommand {
+    /// Show the chains of jobs: generation, expiry, whether an answer is missing or waits
+    Show(ShowArguments),
+    /// Give a job's rotating secret its next value, read from a file or from standard input
+    Set(SetArguments),
+    /// Forget all that is kept of a job: its token, its chains, what its plugin cached
+    Forget(ForgetArguments),
+}
+
+/// Shows what is kept of jobs.
+///
+/// A chain is `ok`; `under way`: a request with its newest value may still be answered; `in doubt`: such requests went unanswered, and
+/// whether the value is spent is not known; `answer waiting`: the answer is kept, and the source could not read it yet; `dead`: the
+/// issuer takes no value of it, and somebody must log in again; `unreadable`: its record cannot be decrypted.
+#[derive(Debug, Args)]
+pub(super) struct ShowArguments {
+    /// The jobs to show; none: all that something is kept of.
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+
+    #[command(flatten)]
+    target: TargetArguments,
+
+    /// How it is shown.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: OutputFormat,
+}
+
+/// Gives a job's rotating secret its next value, and closes what is open: an unanswered request, an answer that waits, a death.
+///
+/// The value comes from a file or from standard input, never from the command line, where other users could read it:
+///
+///   evertoken state set warehouse refresh_token < new-token
+///
+/// It is refused while a request is under way, and if the value is known to be spent.
+#[derive(Debug, Args)]
+pub(super) struct SetArguments {
+    /// The job.
+    job: String,
+
+    /// The secret's name in the job's `source.secrets`.
+    secret: String,
+
+    /// The file that the value is in; none: standard input. One newline at the end is left out.
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+/// Forgets all that is kept of a job: its token, the chains that no other job uses, what its plugin cached.
+///
+/// What was written to outputs stays. If the configured value of a rotating secret is spent, somebody must log in again afterwards. It is
+/// refused while a request with one of the chains is under way.
+#[derive(Debug, Args)]
+pub(super) struct ForgetArguments {
+    /// The job.
+    job: String,
+
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+pub(super) fn run(command: &StateCommand) -> Exit {
+    match command {
+        StateCommand::Show(arguments) => show(arguments),
+        StateCommand::Set(arguments) => set(arguments),
+        StateCommand::Forget(arguments) => forget(arguments),
+    }
+}
+
+fn show(arguments: &ShowArguments) -> Exit {
+    with_state(&arguments.target, async |state| {
+        let jobs = state.show(arguments.jobs.clone()).await?;
+        let text = match arguments.output {
+            OutputFormat::Json => serde_json::to_string_pretty(&jobs)?,
+            OutputFormat::Table => shown(&jobs),
+        };
+        writeln!(io::stdout(), "{}", text.trim_end())?;
+        Ok(Exit::Success)
+    })
+}
+
+fn set(arguments: &SetArguments) -> Exit {
+    with_state(&arguments.target, async |state| {
+        let value = read_value(arguments.file.as_ref())?;
+        let (job, secret) = (arguments.job.clone(), arguments.secret.clone());
+        let Replaced {
+            chain, generation, ..
+        } = state.set(job, secret, &value).await?;
+        say(&format!(
+            "{}: {} is generation {generation} of chain {chain} now",
+            arguments.job, arguments.secret
+        ));
+        Ok(Exit::Success)
+    })
+}
+
+fn forget(arguments: &ForgetArguments) -> Exit {
+    with_state(&arguments.target, async |state| {
+        let name = &arguments.job;
+        let kept = state.show(vec![name.clone()]).await?;
+        if !arguments.yes && !confirmed(name, &kept)? {
+            return Ok(Exit::Usage);
+        }
+        state.forget(name.clone()).await?;
+        say(&format!("{name}: forgotten"));
+        Ok(Exit::Success)
+    })
+}
+
+/// Whoever can answer.
+enum State {
+    Process(PathBuf),
+    Store(Manual),
+}
+
+impl State {
+    async fn show(&self, jobs: Vec<String>) -> anyhow::Result<Vec<KeptJob>> {
+        Ok(match self {
+            Self::Process(socket) => control::state_show(socket, jobs).await?,
+            Self::Store(manual) => manual.show(&jobs).await?,
+        })
+    }
+
+    async fn set(&self, job: String, secret: String, value: &[u8]) -> anyhow::Result<Replaced> {
+        Ok(match self {
+            Self::Process(socket) => {
+                control::state_set(socket, job, secret, SecretBytes::new(value)).await?
+            }
+            Self::Store(manual) => manual.set(&job, &secret, value).await?,
+        })
+    }
+
+    async fn forget(&self, job: String) -> anyhow::Result<JobId> {
+        Ok(match self {
+            Self::Process(socket) => control::state_forget(socket, job).await?,
+            Self::Store(manual) => manual.forget(&job).await?,
+        })
+    }
+}
+
+fn with_state(
+    target: &TargetArguments,
+    command: impl AsyncFnOnce(State) -> anyhow::Result<Exit>,
+) -> Exit {
+    if let Some(socket) = target.named_socket() {
+        return runtime::block_on(command(State::Process(socket.clone())));
+    }
+    let config = match target.load() {
+        Ok(loaded) => loaded.config,
+        Err(exit) => return exit,
+    };
+    runtime::block_on(async {
+        let state = reach(&config).await?;
+        command(state).await
+    })
+}
+
+/// The process that holds the store, if one runs, because it alone may; the store else.
+async fn reach(config: &Config) -> anyhow::Result<State> {
+    if let Some(socket) = &config.control
+        && control::is_served(socket).await
+    {
+        return Ok(State::Process(socket.clone()));
+    }
+    match &config.state {
+        StateLocation::Memory => bail!(
+            "the configuration names no state store, so nothing is kept but in the memory of a running process; add `state: {{dir: …}}`"
+        ),
+        StateLocation::Directory { path, .. } if !path.exists() => {
+            bail!("there is no state directory {} yet", path.display())
+        }
+        StateLocation::Directory { .. } => {}
+    }
+    let store = house::open_store(&config.state, &Kubernetes::new()).await?;
+    let manual = Manual::new(Arc::new(store), None, Arc::new(SystemClock));
+    Ok(State::Store(manual))
+}
+
+/// The value, without the newline that editors and `echo` add.
+fn read_value(file: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    // Room for all of it from the start: growing would leave copies behind.
+    let mut value = Zeroizing::new(Vec::with_capacity(VALUE_MAX_BYTES + 2));
+    let limit = VALUE_MAX_BYTES as u64 + 1;
+    match file {
+        Some(path) => {
+            let file = std::fs::File::open(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            file.take(limit)
+                .read_to_end(&mut value)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        None => {
+            if io::stdin().is_terminal() {
+                say("the new value, then Ctrl-D:");
+            }
+            io::stdin()
+                .take(limit)
+                .read_to_end(&mut value)
+                .context("cannot read standard input")?;
+        }
+    }
+    if value.len() > VALUE_MAX_BYTES {
+        bail!("the value has more than {VALUE_MAX_BYTES} bytes, which no issuer's token has");
+    }
+    let length = value
+        .strip_suffix(b"\r\n")
+        .or_else(|| value.strip_suffix(b"\n"))
+        .map_or(value.len(), <[u8]>::len);
+    value.truncate(length);
+    if value.is_empty() {
+        bail!("the value is empty");
+    }
+    Ok(value)
+}
+
+/// Asks whoever sits at the terminal; where nobody does, `--yes` is needed.
+fn confirmed(name: &str, kept: &[KeptJob]) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        say("error: this is not undone; add --yes where nobody can be asked");
+        return Ok(false);
+    }
+    say(&shown(kept));
+    let mut stderr = io::stderr();
+    write!(
+        stderr,
+        "Forget all of this? The configured secrets must be good then. Type the job's name ({name}): "
+    )?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let is_confirmed = answer.trim() == name;
+    if !is_confirmed {
+        say("nothing was forgotten");
+    }
+    Ok(is_confirmed)
+}
+
+/// All jobs, for people.
+fn shown(jobs: &[KeptJob]) -> String {
+    if jobs.is_empty() {
+        return "nothing is kept".to_owned();
+    }
+    let mut text = String::new();
+    for job in jobs {
+        let _ = writeln!(text, "{}", job.id);
+        if let Some(token) = &job.token {
+            let _ = writeln!(
+                text,
+                "  token: obtained {}, {}",
+                token.obtained_at,
+                token
+                    .expires_at
+                    .map_or_else(|| "never expires".to_owned(), |at| format!("expires {at}"))
+            );
+        }
+        for chain in &job.chains {
+            chain_shown(&mut text, chain);
+        }
+    }
+    text
+}
+
+fn chain_shown(text: &mut String, kept: &KeptChain) {
+    let _ = writeln!(text, "  {}: {}", kept.secret, kept.state);
+    if let Some(error) = &kept.error {
+        let _ = writeln!(text, "    {error}");
+    }
+    if let Some(facts) = &kept.chain {
+        facts_shown(text, facts);
+    }
+}
+
+fn facts_shown(text: &mut String, facts: &ChainFacts) {
+    let _ = writeln!(text, "    chain       {}", facts.id);
+    let _ = writeln!(text, "    generation  {}", facts.generation);
+    let times: [(&str, Option<Timestamp>); 2] = [
+        ("expires", facts.expires_at),
+        ("dead since", facts.dead_since),
+    ];
+    for (label, at) in times {
+        if let Some(at) = at {
+            let _ = writeln!(text, "    {label:10}  {at}");
+        }
+    }
+    if let (Some(last), 1..) = (facts.last_sent, facts.unanswered) {
+        let _ = writeln!(
+            text,
+            "    unanswered  {}, the last sent {last}",
+            facts.unanswered
+        );
+    }
+    if let Some(exchange) = &facts.exchange {
+        exchange_shown(text, exchange);
+    }
+}
+
+fn exchange_shown(text: &mut String, exchange: &ExchangeFacts) {
+    let ExchangeFacts {
+        method,
+        url,
+        job,
+        plugin,
+        ..
+    } = exchange;
+    let _ = writeln!(
+        text,
+        "    request     {method} {url} of job {job} (plugin {plugin})"
+    );
+    let whose = if exchange.is_ours {
+        "the running process"
+    } else {
+        "another process"
+    };
+    let _ = writeln!(
+        text,
+        "                written down {} by {whose} ({}), given up {}",
+        exchange.written_at, exchange.holder, exchange.not_after
+    );
+    if exchange.is_answered {
+        let _ = writeln!(
+            text,
+            "    answer      kept; the source could not use it {} time(s)",
+            exchange.failed_replays
+        );
+    }
+}

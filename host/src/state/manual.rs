@@ -1,0 +1,412 @@
+//! What a person may ask of the store: to see what is kept of a job, to give a chain another value, to forget a job. Never shows
+//! a secret, and changes nothing while a request is under way whose answer may bring the next value.
+
+use std::fmt;
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use secrecy::SecretSlice;
+use serde::{Deserialize, Serialize};
+
+use super::{Store, random};
+use crate::capability::chain::{CLOCK_SKEW, Chain, Exchange, Holder, Intent};
+use crate::capability::keep::{ChainChange, FoundChain, Keeper, Seed, StoredChain};
+use crate::config::model::JobId;
+use crate::failure::{Failure, FailureKind};
+use crate::time::{Clock, Timestamp};
+
+/// What is kept of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptJob {
+    /// Which job.
+    pub id: JobId,
+    /// Its token; none: none is kept, or it cannot be read.
+    pub token: Option<TokenTimes>,
+    /// The chains of its rotating secrets.
+    pub chains: Vec<KeptChain>,
+}
+
+/// When a kept token was obtained, and when it dies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenTimes {
+    /// When the request that brought it was sent.
+    pub obtained_at: Timestamp,
+    /// When it dies; none: never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A chain, without its values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptChain {
+    /// The secret's name.
+    pub secret: String,
+    /// What can be said of it at a glance.
+    pub state: ChainState,
+    /// The chain; none: it cannot be read.
+    pub chain: Option<ChainFacts>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+}
+
+/// A chain at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChainState {
+    /// Its newest value can be sent.
+    Ok,
+    /// A request with the newest value was sent or is about to be, and its answer may still come.
+    UnderWay,
+    /// Requests with the newest value went unanswered: whether it is spent is not known.
+    InDoubt,
+    /// The issuer's answer is kept and waits for the source to read it.
+    AnswerWaiting,
+    /// The issuer takes no value of it any more.
+    Dead,
+    /// It cannot be read.
+    Unreadable,
+}
+
+impl fmt::Display for ChainState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::UnderWay => "under way",
+            Self::InDoubt => "in doubt",
+            Self::AnswerWaiting => "answer waiting",
+            Self::Dead => "dead",
+            Self::Unreadable => "unreadable",
+        })
+    }
+}
+
+/// What a chain holds beside its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainFacts {
+    /// The chain's id, hexadecimal.
+    pub id: String,
+    /// Counts the values, from 0.
+    pub generation: u64,
+    /// When the newest value dies, where the issuer said so.
+    pub expires_at: Option<Timestamp>,
+    /// Since when the issuer takes no value of it.
+    pub dead_since: Option<Timestamp>,
+    /// Requests that carried the newest value and of whose answer nothing is known.
+    pub unanswered: u32,
+    /// When the last of these was about to be sent.
+    pub last_sent: Option<Timestamp>,
+    /// What is open.
+    pub exchange: Option<ExchangeFacts>,
+}
+
+/// A request that was written down, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeFacts {
+    /// Its method.
+    pub method: String,
+    /// Its URL without the query.
+    pub url: String,
+    /// Whose source sends it.
+    pub job: JobId,
+    /// The plugin that words it.
+    pub plugin: String,
+    /// When it was written down.
+    pub written_at: Timestamp,
+    /// When its holder gives it up.
+    pub not_after: Timestamp,
+    /// The process that wrote it, hexadecimal: another one after each start.
+    pub holder: String,
+    /// Whether that is the process that answers this.
+    pub is_ours: bool,
+    /// Whether the answer is kept.
+    pub is_answered: bool,
+    /// How often the source was called with the answer and could not use it.
+    pub failed_replays: u32,
+}
+
+/// A chain after a person gave it another value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The job.
+    pub job: JobId,
+    /// The chain's id, hexadecimal.
+    pub chain: String,
+    /// The value's number.
+    pub generation: u64,
+}
+
+/// Serves a person, for the process that holds the store.
+#[derive(Clone)]
+pub struct Manual {
+    store: Arc<Store>,
+    /// The process, if it sends requests itself.
+    us: Option<Holder>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Manual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manual").finish_non_exhaustive()
+    }
+}
+
+impl Manual {
+    /// `us`: this process as the journal knows it; none: it sends no requests.
+    #[must_use]
+    pub fn new(store: Arc<Store>, us: Option<Holder>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, us, clock }
+    }
+
+    /// What is kept of these jobs, by name or `namespace/name`; no names: of all.
+    ///
+    /// # Errors
+    /// The store cannot be read, or nothing is kept of one of them: `state.no-such-job`.
+    pub async fn show(&self, names: &[String]) -> Result<Vec<KeptJob>, Failure> {
+        let mut jobs = self.store.jobs().await?;
+        if let Some(name) = names
+            .iter()
+            .find(|name| !jobs.iter().any(|job| job.to_string() == **name))
+        {
+            return Err(no_such_job(name));
+        }
+        if !names.is_empty() {
+            jobs.retain(|job| names.contains(&job.to_string()));
+        }
+        let mut kept = Vec::with_capacity(jobs.len());
+        for id in jobs {
+            let token = self.store.token(&id).await.ok().flatten();
+            let chains = self.store.chains(&id).await?;
+            kept.push(KeptJob {
+                token: token.map(|kept| TokenTimes {
+                    obtained_at: kept.obtained_at,
+                    expires_at: kept.expires_at,
+                }),
+                chains: chains
+                    .into_iter()
+                    .map(|held| self.kept_chain(held.secret, held.chain))
+                    .collect(),
+                id,
+            });
+        }
+        Ok(kept)
+    }
+
+    /// Makes `value` the next value of the chain that the job's secret stands for, and closes what is open there.
+    ///
+    /// # Errors
+    /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), a request is under way (`state.in-use`), the
+    /// value is known to be spent or another chain's (`state.spent`), or somebody else changed the chain (`state.changed`).
+    pub async fn set(&self, name: &str, secret: &str, value: &[u8]) -> Result<Replaced, Failure> {
+        let job = self.job(name).await?;
+        let Some(FoundChain { stored, .. }) = self.store.find_chain(&job, secret, None).await?
+        else {
+            return Err(self.no_such_chain(&job, secret).await);
+        };
+        self.may_change(&stored)?;
+        self.is_unspent(&job, secret, &stored.chain, value).await?;
+        let next = Chain {
+            change: random()?,
+            ..stored
+                .chain
+                .succeeded_by(SecretSlice::from(value.to_vec()), None)
+        };
+        let change = ChainChange {
+            job: &job,
+            secret,
+            seed: None,
+            next: &next,
+            expected: Some(&stored.revision),
+        };
+        if self.store.swap_chain(change).await?.is_none() {
+            return Err(Failure::new(
+                FailureKind::Unavailable,
+                "state.changed",
+                format!(
+                    "the chain of secret `{secret}` of job `{job}` was changed at the same moment; try again"
+                ),
+            ));
+        }
+        Ok(Replaced {
+            job,
+            chain: next.id.to_string(),
+            generation: next.generation,
+        })
+    }
+
+    /// Forgets all that is kept of a job.
+    ///
+    /// # Errors
+    /// Nothing is kept of it, or a request with one of its chains is under way (`state.in-use`).
+    pub async fn forget(&self, name: &str) -> Result<JobId, Failure> {
+        let job = self.job(name).await?;
+        self.store
+            .forget(&job, &|stored| self.may_change(stored))
+            .await?;
+        Ok(job)
+    }
+
+    async fn job(&self, name: &str) -> Result<JobId, Failure> {
+        let jobs = self.store.jobs().await?;
+        jobs.into_iter()
+            .find(|job| job.to_string() == name)
+            .ok_or_else(|| no_such_job(name))
+    }
+
+    async fn no_such_chain(&self, job: &JobId, secret: &str) -> Failure {
+        let held = self.store.chains(job).await.unwrap_or_default();
+        let names: Vec<String> = held
+            .iter()
+            .map(|held| format!("`{}`", held.secret))
+            .collect();
+        let known = if names.is_empty() {
+            "no chain is kept of this job".to_owned()
+        } else {
+            format!("chains are kept of {}", names.join(", "))
+        };
+        Failure::new(
+            FailureKind::InvalidConfig,
+            "state.no-such-chain",
+            format!(
+                "no chain is kept of secret `{secret}` of job `{job}` ({known}); a first value goes where the configuration reads it"
+            ),
+        )
+    }
+
+    /// That no value which was sent before is sent again by a mistake. The newest one may be tried again.
+    async fn is_unspent(
+        &self,
+        job: &JobId,
+        secret: &str,
+        chain: &Chain,
+        value: &[u8],
+    ) -> Result<(), Failure> {
+        let Some(known) = self.store.find_chain(job, secret, Some(value)).await? else {
+            return Ok(());
+        };
+        let why = if known.stored.chain.id != chain.id {
+            format!("it is a value of another chain, {}", known.stored.chain.id)
+        } else if known.seed != Seed::Newest {
+            "it is an earlier value of this chain, and issuers may revoke all of a chain when they see one again".to_owned()
+        } else if chain.answer().is_some() {
+            "it has had its answer, which is kept and waits for the source".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(
+            FailureKind::Denied,
+            "state.spent",
+            format!(
+                "this value of secret `{secret}` of job `{job}` is not taken: {why}; log in again and give the new value"
+            ),
+        ))
+    }
+
+    fn may_change(&self, stored: &StoredChain) -> Result<(), Failure> {
+        let Some(exchange) = &stored.chain.exchange else {
+            return Ok(());
+        };
+        if exchange.answer.is_some() || !self.is_under_way(&exchange.intent) {
+            return Ok(());
+        }
+        let intent = &exchange.intent;
+        Err(Failure::new(
+            FailureKind::Unavailable,
+            "state.in-use",
+            format!(
+                "a request with chain {} is under way ({} {} for job `{}`), and its answer may bring the next value; try again after {}",
+                stored.chain.id,
+                intent.method,
+                intent.url,
+                intent.job,
+                self.over_at(intent)
+            ),
+        ))
+    }
+
+    /// Whether the process that wrote the intent may still get an answer. An intent of a process that had the store to itself
+    /// before us is over.
+    fn is_under_way(&self, intent: &Intent) -> bool {
+        let may_live = self.us == Some(intent.holder) || !self.store.is_exclusive();
+        may_live && self.clock.now().wall < self.over_at(intent)
+    }
+
+    fn over_at(&self, intent: &Intent) -> Timestamp {
+        if self.us == Some(intent.holder) {
+            intent.not_after
+        } else {
+            intent.not_after.after(CLOCK_SKEW)
+        }
+    }
+
+    fn kept_chain(&self, secret: String, chain: Result<Option<StoredChain>, Failure>) -> KeptChain {
+        let unreadable = |error: String| KeptChain {
+            secret: secret.clone(),
+            state: ChainState::Unreadable,
+            chain: None,
+            error: Some(error),
+        };
+        match chain {
+            Ok(Some(StoredChain { chain, .. })) => KeptChain {
+                secret,
+                state: self.state_of(&chain),
+                chain: Some(self.facts(&chain)),
+                error: None,
+            },
+            Ok(None) => unreadable("there is no record of it".to_owned()),
+            Err(failure) => unreadable(failure.message),
+        }
+    }
+
+    fn state_of(&self, chain: &Chain) -> ChainState {
+        match &chain.exchange {
+            _ if chain.dead_since.is_some() => ChainState::Dead,
+            Some(exchange) if exchange.answer.is_some() => ChainState::AnswerWaiting,
+            Some(exchange) if self.is_under_way(&exchange.intent) => ChainState::UnderWay,
+            _ if chain.unanswered > 0 => ChainState::InDoubt,
+            _ => ChainState::Ok,
+        }
+    }
+
+    fn facts(&self, chain: &Chain) -> ChainFacts {
+        ChainFacts {
+            id: chain.id.to_string(),
+            generation: chain.generation,
+            expires_at: chain.expires_at,
+            dead_since: chain.dead_since,
+            unanswered: chain.unanswered,
+            last_sent: chain.last_sent,
+            exchange: chain
+                .exchange
+                .as_ref()
+                .map(|exchange| self.exchange_facts(exchange)),
+        }
+    }
+
+    fn exchange_facts(&self, exchange: &Exchange) -> ExchangeFacts {
+        let intent = &exchange.intent;
+        ExchangeFacts {
+            method: intent.method.clone(),
+            url: intent.url.clone(),
+            job: intent.job.clone(),
+            plugin: intent.plugin.name.clone(),
+            written_at: intent.written_at,
+            not_after: intent.not_after,
+            holder: HEXLOWER.encode(&intent.holder.0),
+            is_ours: self.us == Some(intent.holder),
+            is_answered: exchange.answer.is_some(),
+            failed_replays: exchange.failed_replays,
+        }
+    }
+}
+
+fn no_such_job(name: &str) -> Failure {
+    Failure::new(
+        FailureKind::InvalidConfig,
+        "state.no-such-job",
+        format!(
+            "nothing is kept of a job `{name}`; `evertoken state show` lists all jobs that something is kept of"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! `evertoken state`: a person looks at a rotating secret, gives it another value and forgets it, with and without a running process.
+
+use std::path::PathBuf;
+
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::server::Behaviour;
+use evertoken_tests::wait_until;
+use serde_json::{Value, json};
+
+use crate::scene::{PATIENCE, Scene};
+
+const SECRETS: [&str; 3] = ["the-first-value", "the-issuers-value", "the-value-by-hand"];
+
+struct Stage {
+    scene: Scene,
+    issuer: Issuer,
+    config: PathBuf,
+}
+
+impl Stage {
+    /// An issuer that replaces the first value, and never answers a request with another one.
+    fn new(name: &str) -> Self {
+        let issuer = Issuer::start().unwrap();
+        issuer.respond_with("/token", |request| {
+            if request.field("refresh_token").as_deref() == Some(SECRETS[0]) {
+                Behaviour::json(
+                    200,
+                    &json!({"access_token": "at", "token_type": "Bearer", "expires_in": 3600, "refresh_token": SECRETS[1]}),
+                )
+            } else {
+                Behaviour::hang()
+            }
+        });
+        let scene = Scene::new(name).unwrap();
+        scene.write("refresh-token", SECRETS[0]).unwrap();
+        scene
+            .write("by-hand", &format!("{}\n", SECRETS[2]))
+            .unwrap();
+        let config = scene
+            .config(&format!(
+                r#"
+state: {{dir: "{{here}}/state"}}
+jobs:
+- name: desktop
+  source:
+    plugin: oauth2
+    config: {{grant: refresh_token, token_url: "{}", client_id: svc, client_auth: none}}
+    secrets:
+      refresh_token: {{file: "{{here}}/refresh-token", rotating: true}}
+  outputs:
+  - file: {{path: "{{out}}/token"}}
+"#,
+                issuer.url("/token")
+            ))
+            .unwrap();
+        Self {
+            scene,
+            issuer,
+            config,
+        }
+    }
+
+    /// Runs `evertoken state …` and returns its exit code and all that it printed, in which no secret is.
+    fn state(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let arguments = [&["state"], arguments].concat();
+        let finished = self.scene.command(&arguments, &self.config).unwrap();
+        let text = format!("{}{}", finished.stdout, finished.stderr);
+        for secret in SECRETS {
+            assert!(!text.contains(secret), "{arguments:?}: {text}");
+        }
+        (finished.code(), text)
+    }
+
+    fn chain(&self) -> Value {
+        let (code, text) = self.state(&["show", "desktop", "-o", "json"]);
+        assert_eq!(code, Some(0), "{text}");
+        let jobs: Value = serde_json::from_str(&text).unwrap();
+        jobs[0]["chains"][0].clone()
+    }
+}
+
+#[test]
+fn a_rotating_secret_is_shown_set_and_forgotten_by_the_running_process_and_without_one() {
+    let stage = Stage::new("state");
+    let (code, text) = stage.state(&["show"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("there is no state directory"), "{text}");
+
+    let process = stage.scene.run(&stage.config).unwrap();
+    process
+        .wait_for("a token", PATIENCE, |_| stage.scene.out("token").exists())
+        .unwrap();
+    let chain = wait_until("the successor", PATIENCE, || {
+        Some(stage.chain()).filter(|chain| chain["chain"]["generation"] == 1)
+    })
+    .unwrap();
+    assert_eq!(
+        (&chain["secret"], &chain["state"]),
+        (&json!("refresh_token"), &json!("ok"))
+    );
+
+    let by_hand = stage.scene.path("by-hand").display().to_string();
+    let seed = stage.scene.path("refresh-token").display().to_string();
+    let (code, text) = stage.state(&["set", "desktop", "refresh_token", "--file", &seed]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("earlier value"), "{text}");
+    let (code, text) = stage.state(&["set", "desktop", "refresh_token", "--file", &by_hand]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("generation 2"), "{text}");
+
+    // It is tried at once, and the issuer does not answer.
+    wait_until("a request with the value", PATIENCE, || {
+        let requests = stage.issuer.requests_to("/token");
+        requests
+            .iter()
+            .any(|request| request.field("refresh_token").as_deref() == Some(SECRETS[2]))
+            .then_some(())
+    })
+    .unwrap();
+    let chain = stage.chain();
+    assert_eq!(chain["state"], "under-way", "{chain}");
+    assert_eq!(
+        chain["chain"]["exchange"]["url"],
+        stage.issuer.url("/token")
+    );
+    assert_eq!(chain["chain"]["exchange"]["is_ours"], true);
+    for arguments in [
+        &["forget", "desktop", "--yes"][..],
+        &["set", "desktop", "refresh_token", "--file", &by_hand],
+    ] {
+        let (code, text) = stage.state(arguments);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("is under way"), "{text}");
+    }
+
+    process.kill();
+    let (code, text) = stage.state(&["show"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("refresh_token: in doubt"), "{text}");
+    assert!(text.contains("unanswered  1"), "{text}");
+    let (code, text) = stage.state(&["forget", "desktop"]);
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("--yes"), "{text}");
+    let (code, text) = stage.state(&["forget", "desktop", "--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = stage.state(&["show"]);
+    assert_eq!((code, text.trim()), (Some(0), "nothing is kept"));
+    let (code, text) = stage.state(&["forget", "desktop", "--yes"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("nothing is kept of a job `desktop`"),
+        "{text}"
+    );
+}
