@@ -227,17 +227,17 @@ impl Scenario {
     #[must_use]
     pub fn season(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let hour = |rotation| Manner {
-            expiry: Expiry::After(Duration::from_secs(HOUR)),
+        let half_a_day = |rotation| Manner {
+            expiry: Expiry::After(Duration::from_secs(12 * HOUR)),
             rotation,
             idle: None,
             per_minute: None,
         };
         let grace = Duration::from_secs(10);
         let issuers = vec![
-            hour(Rotation::Never),
-            hour(Rotation::Always { grace }),
-            hour(Rotation::Always {
+            half_a_day(Rotation::Never),
+            half_a_day(Rotation::Always { grace }),
+            half_a_day(Rotation::Always {
                 grace: Duration::ZERO,
             }),
         ];

@@ -13,6 +13,7 @@ use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Timestamp;
 use evertoken::token::{Expiry, Token};
 use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
 
 use super::network::EXCHANGE_HEADER;
 use super::scenario::{Habit, Part};
@@ -36,11 +37,9 @@ pub struct OAuth2 {
 impl Source for OAuth2 {
     fn plugin(&self) -> Plugin {
         let version = self.world.facts().plugin_version;
-        let mut digest = [0; 32];
-        digest[..4].copy_from_slice(&version.to_be_bytes());
         Plugin {
             name: "oauth2".to_owned(),
-            digest,
+            digest: Sha256::digest(version.to_be_bytes()).into(),
             interface: "0.1".to_owned(),
         }
     }

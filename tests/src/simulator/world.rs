@@ -9,7 +9,7 @@ use std::time::Duration;
 use evertoken::capability::chain::ChainId;
 use fastrand::Rng;
 
-use super::issuer::{Effect, Issuer, Link};
+use super::issuer::{Effect, Expiry, Issuer, Link};
 use super::ledger::{self, Ledger};
 use super::pace::Pace;
 use super::scenario::{JobPlan, Part, Scenario};
@@ -31,6 +31,9 @@ const DOUBT: Duration = Duration::from_secs(300);
 
 /// What a request with a rotating secret takes at most before its answer counts as lost (DESIGN §6.3).
 pub const EXCHANGE: Duration = Duration::from_secs(60);
+
+/// No issuer is asked for the next session's token later after the end of the last one (DESIGN §5, same expiry).
+const SESSION: Duration = Duration::from_secs(1);
 
 /// How often the secrets of a job are looked at that waits for somebody.
 const LOOK: Duration = Duration::from_secs(30);
@@ -110,7 +113,8 @@ pub struct Job {
     pub reconfigured: u32,
     /// Failures in a row that somebody has to mend.
     pub denials: u32,
-    life: Duration,
+    /// The life of its tokens, at most.
+    pub life: Duration,
     /// How far the wall clock was off when its token was written, in milliseconds.
     clock_off_by: i64,
     excused_until: Duration,
@@ -246,6 +250,7 @@ impl Facts {
     /// Notes something that must not be.
     pub fn violated(&mut self, now: Duration, what: String) {
         self.trace.line(now, format_args!("VIOLATION {what}"));
+        self.trace.keep();
         self.violations.push(Violation { at: now, what });
     }
 
@@ -442,10 +447,13 @@ impl Facts {
         let is_excused =
             now <= entry.excused_until || !self.down.is_empty() || !self.could_have_one(job);
         let value = self.outputs.get(path);
-        let issued = value.and_then(|value| {
-            let issuer = self.issuers.get(entry.plan.issuer)?;
-            issuer.issued(value)
-        });
+        let issuer = self.issuers.get(entry.plan.issuer);
+        let issued = value.and_then(|value| issuer?.issued(value));
+        // Before a session is over, nobody gets a token of the next one.
+        let grace = match issuer.map(|issuer| issuer.manner().expiry) {
+            Some(Expiry::WithSession(_)) => SESSION + CALL,
+            _ => Duration::ZERO,
+        };
         let excuse = format!("{}, until {:?}", entry.excuse, entry.excused_until);
         let what = match (value, issued) {
             (None, _) if !is_excused => "has no token at all".to_owned(),
@@ -453,7 +461,7 @@ impl Facts {
             (Some(value), Some(issued)) if issued.client != entry.client => {
                 format!("read a token of {}, {value}", issued.client)
             }
-            (Some(value), Some(issued)) if issued.dies <= now && !is_excused => {
+            (Some(value), Some(issued)) if issued.dies + grace <= now && !is_excused => {
                 let dead_for = now - issued.dies;
                 format!("read a token that died {dead_for:?} ago, {value}")
             }
