@@ -119,7 +119,8 @@ impl Host {
                 let acquired = Acquired {
                     obtained_at: call.last_sent_at().unwrap_or(began),
                     rotating_expires_at: journal::expires_at(call.held()).await,
-                    last_dated: call.last_dated(),
+                    // An answer from the journal tells nothing of the clocks now.
+                    last_dated: call.last_dated().filter(|_| replayed.is_none()),
                     token,
                 };
                 let is_wanted = replayed
