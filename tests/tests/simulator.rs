@@ -22,7 +22,7 @@ fn threads() -> usize {
 }
 
 fn swept(journal: Journal, seeds: u64) -> Totals {
-    sweep(0, seeds, journal, threads()).unwrap()
+    sweep(0, seeds, journal, threads(), &|_| ()).unwrap()
 }
 
 #[test]

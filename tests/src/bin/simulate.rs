@@ -43,12 +43,11 @@ fn main() -> Result<ExitCode> {
             first,
             seeds,
             threads,
-        } => sweep(first, seeds, arguments.journal, threads)?,
+        } => sweep(first, seeds, arguments.journal, threads, &|failure| {
+            println!("{failure}");
+        })?,
         What::One(scenario, show) => one(scenario, arguments.journal, show)?,
     };
-    for failure in &totals.failures {
-        println!("{failure}");
-    }
     print!("{totals}");
     Ok(if totals.failed == 0 {
         ExitCode::SUCCESS
@@ -63,7 +62,11 @@ fn one(scenario: Scenario, journal: Journal, show: Show) -> Result<Totals> {
     }
     let began = Instant::now();
     let mut totals = Totals::default();
-    totals.add(run(scenario, journal, show)?);
+    let outcome = run(scenario, journal, show)?;
+    if !outcome.violations.is_empty() {
+        println!("{outcome}");
+    }
+    totals.add(outcome);
     totals.took = began.elapsed();
     Ok(totals)
 }

@@ -37,6 +37,8 @@ pub struct Manner {
     pub expiry: Expiry,
     /// What becomes of its refresh tokens.
     pub rotation: Rotation,
+    /// How long a refresh token may lie unused; none: for ever.
+    pub idle: Option<Duration>,
     /// Requests per minute and client beyond which it answers 429; none: as many as come.
     pub per_minute: Option<u32>,
 }
@@ -93,6 +95,8 @@ pub enum Effect {
     Repeated(Link),
     /// It repeated this one too late: the family is dead.
     Killed(Link),
+    /// It came too late for this one, which lay unused for too long: the family is dead.
+    Expired(Link),
     /// It used one of a family that was dead already.
     Refused(Link),
 }
@@ -103,6 +107,8 @@ pub struct Family {
     /// Whose it is.
     pub client: String,
     newest: u32,
+    /// When the newest was given out, or used where it stays.
+    newest_at: Duration,
     /// When the one before the newest was first used.
     spent_at: Duration,
     /// Whether it takes none of them any more.
@@ -150,10 +156,11 @@ impl Issuer {
     }
 
     /// Somebody logs in: a new family and its first refresh token.
-    pub fn log_in(&mut self, client: &str) -> (usize, String) {
+    pub fn log_in(&mut self, now: Duration, client: &str) -> (usize, String) {
         self.families.push(Family {
             client: client.to_owned(),
             newest: 0,
+            newest_at: now,
             spent_at: Duration::ZERO,
             is_dead: false,
         });
@@ -222,14 +229,19 @@ impl Issuer {
     }
 
     fn refresh(&mut self, now: Duration, client: &str, link: Link) -> (Reply, Effect) {
-        let rotation = self.manner.rotation;
+        let (rotation, idle) = (self.manner.rotation, self.manner.idle);
         let Some(family) = self.families.get_mut(link.family) else {
             return (refusal("unknown refresh token"), Effect::None);
         };
         if family.is_dead || family.client != client {
             return (refusal("session is not active"), Effect::Refused(link));
         }
+        if idle.is_some_and(|idle| now > family.newest_at + idle) {
+            family.is_dead = true;
+            return (refusal("refresh token has expired"), Effect::Expired(link));
+        }
         let Rotation::Always { grace } = rotation else {
+            family.newest_at = now;
             let same = self.refresh_token(link);
             return (self.grant(now, client, Some(same)), Effect::Used(link));
         };
@@ -239,6 +251,7 @@ impl Issuer {
         };
         let effect = if link.generation == family.newest {
             family.newest = successor.generation;
+            family.newest_at = now;
             family.spent_at = now;
             Effect::Rotated(link)
         } else if successor.generation == family.newest && now < family.spent_at + grace {
@@ -282,6 +295,9 @@ impl Issuer {
         });
         if let (Some(members), Some(refresh_token)) = (body.as_object_mut(), refresh_token) {
             members.insert("refresh_token".to_owned(), refresh_token.into());
+            if let Some(idle) = self.manner.idle {
+                members.insert("refresh_expires_in".to_owned(), idle.as_secs().into());
+            }
         }
         Reply {
             status: 200,
@@ -337,12 +353,13 @@ mod tests {
         let manner = Manner {
             expiry: Expiry::After(s(300)),
             rotation,
+            idle: None,
             per_minute: None,
         };
         let mut issuer = Issuer::new("i", manner);
         let request = Request {
             client: "c".to_owned(),
-            refresh_token: Some(issuer.log_in("c").1),
+            refresh_token: Some(issuer.log_in(s(0), "c").1),
         };
         (issuer, request)
     }

@@ -27,6 +27,9 @@ pub const LIMITS: Limits = Limits {
     },
 };
 
+/// Outputs are verified this often where tokens are short-lived, and less where they are not: long runs would do little else.
+const VERIFY_LEAST: Duration = Duration::from_secs(600);
+
 /// All jobs as they are configured now.
 #[must_use]
 pub fn all(facts: &Facts) -> Vec<Arc<Job>> {
@@ -78,7 +81,7 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
             jitter: Duration::from_secs(10),
             default_lifetime: Duration::from_secs(3600),
         },
-        verify: Duration::from_secs(600),
+        verify: (job.life / 2).max(VERIFY_LEAST),
         outputs: (0..job.plan.outputs)
             .map(|output| self::output(&path(index, output)))
             .collect(),

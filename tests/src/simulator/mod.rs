@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod life;
 pub mod network;
 pub mod operator;
+pub mod pace;
 pub mod ports;
 pub mod process;
 pub mod run;

@@ -118,6 +118,13 @@ impl Net {
             Asked::UserInfo => user_of(outgoing, facts, issuer),
         };
         facts.count("requests");
+        let processes = self.world.scenario.processes;
+        if let Err(requests) = facts.pace.asks((issuer, client.clone()), now, processes) {
+            let what = format!(
+                "{client} asked issuer {issuer} {requests} times in ten minutes of a long outage"
+            );
+            facts.violated(now, what);
+        }
         if facts
             .strikes(now, |part| part == Part::Unreachable(issuer))
             .is_some()

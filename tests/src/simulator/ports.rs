@@ -102,6 +102,10 @@ impl Sources {
         let mut facts = self.world.facts();
         facts.count("refreshes");
         facts.note(now, format_args!("job {index} has a token"));
+        let client = facts.jobs.get(index);
+        if let Some(client) = client.map(|job| (job.plan.issuer, job.client.clone())) {
+            facts.pace.succeeded(&client);
+        }
         if let Some(job) = facts.jobs.get_mut(index) {
             job.denials = 0;
             if let Some(login) = job.plan.login
@@ -139,10 +143,7 @@ impl Sources {
                     job.denials += 1;
                     job.denials
                 });
-                let rung = usize::try_from(denials)
-                    .unwrap_or_default()
-                    .min(LADDER_S.len());
-                Duration::from_secs(LADDER_S[rung.saturating_sub(1)])
+                ladder(denials)
             }
             _ => Duration::ZERO,
         };
@@ -154,6 +155,13 @@ impl Sources {
             operator::call(&self.world, &mut facts, index);
         }
     }
+}
+
+/// The wait after so many failures in a row that somebody has to mend.
+fn ladder(denials: u32) -> Duration {
+    let rung = usize::try_from(denials.saturating_sub(1)).unwrap_or(usize::MAX);
+    let [.., last] = LADDER_S;
+    Duration::from_secs(LADDER_S.get(rung).copied().unwrap_or(last))
 }
 
 /// Writes outputs, whole or not at all.

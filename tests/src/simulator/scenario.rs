@@ -227,16 +227,17 @@ impl Scenario {
     #[must_use]
     pub fn season(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let hour = |rotation| Manner {
-            expiry: Expiry::After(Duration::from_secs(HOUR)),
+        let half_a_day = |rotation| Manner {
+            expiry: Expiry::After(Duration::from_secs(12 * HOUR)),
             rotation,
+            idle: None,
             per_minute: None,
         };
         let grace = Duration::from_secs(10);
         let issuers = vec![
-            hour(Rotation::Never),
-            hour(Rotation::Always { grace }),
-            hour(Rotation::Always {
+            half_a_day(Rotation::Never),
+            half_a_day(Rotation::Always { grace }),
+            half_a_day(Rotation::Always {
                 grace: Duration::ZERO,
             }),
         ];
@@ -313,6 +314,10 @@ fn manner(rng: &mut Rng) -> Manner {
             3 => grace(60),
             _ => grace(0),
         },
+        idle: (rng.u32(0..4) == 0)
+            .then(|| rng.choice([30 * MINUTE, 2 * HOUR, DAY]))
+            .flatten()
+            .map(Duration::from_secs),
         per_minute: (rng.u32(0..6) == 0).then(|| rng.u32(20..60)),
     }
 }
@@ -353,7 +358,8 @@ fn jobs(rng: &mut Rng, issuers: &[Manner]) -> Vec<JobPlan> {
 fn span(rng: &mut Rng, issuers: &[Manner], jobs: &[JobPlan]) -> Duration {
     let lives = jobs.iter().filter_map(|job| issuers.get(job.issuer));
     let per_second: f64 = lives
-        .map(|issuer| 1.4 / issuer.life().as_secs_f64().max(1.0))
+        .map(|issuer| issuer.life().min(issuer.idle.unwrap_or(Duration::MAX)))
+        .map(|between| 1.4 / between.as_secs_f64().max(1.0))
         .sum();
     let longest = Duration::from_secs_f64(REFRESHES / per_second.max(f64::MIN_POSITIVE))
         .min(Duration::from_secs(3 * DAY));
@@ -364,12 +370,15 @@ fn span(rng: &mut Rng, issuers: &[Manner], jobs: &[JobPlan]) -> Duration {
 }
 
 fn aim(rng: &mut Rng) -> Aim {
-    const STEPS: [Step; 10] = [
+    // Most often where a chain can be lost.
+    const STEPS: [Step; 12] = [
         Step::Timer,
         Step::Read,
         Step::Commit,
         Step::Commit,
         Step::Commit,
+        Step::Send,
+        Step::Send,
         Step::Send,
         Step::Send,
         Step::Send,
@@ -380,7 +389,7 @@ fn aim(rng: &mut Rng) -> Aim {
         step: rng.choice(STEPS).unwrap_or(Step::Timer),
         nth: rng.u32(1..6),
         edge: rng
-            .choice([Edge::Before, Edge::Midway, Edge::After])
+            .choice([Edge::Before, Edge::Midway, Edge::Midway, Edge::After])
             .unwrap_or(Edge::Before),
     }
 }

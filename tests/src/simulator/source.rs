@@ -13,6 +13,7 @@ use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Timestamp;
 use evertoken::token::{Expiry, Token};
 use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
 
 use super::network::EXCHANGE_HEADER;
 use super::scenario::{Habit, Part};
@@ -36,11 +37,9 @@ pub struct OAuth2 {
 impl Source for OAuth2 {
     fn plugin(&self) -> Plugin {
         let version = self.world.facts().plugin_version;
-        let mut digest = [0; 32];
-        digest[..4].copy_from_slice(&version.to_be_bytes());
         Plugin {
             name: "oauth2".to_owned(),
-            digest,
+            digest: Sha256::digest(version.to_be_bytes()).into(),
             interface: "0.1".to_owned(),
         }
     }
@@ -84,7 +83,9 @@ impl OAuth2 {
             .await
             .map_err(Unsuccessful::Said)?;
         if is_refresh && let Some(successor) = answer.get(REFRESH_TOKEN).and_then(Json::as_str) {
-            call.replace(REFRESH_TOKEN, Value::Text(successor.to_owned()), None)
+            let idle = answer.get("refresh_expires_in").and_then(Json::as_u64);
+            let dies = idle.map(|seconds| response.sent_at.after(Duration::from_secs(seconds)));
+            call.replace(REFRESH_TOKEN, Value::Text(successor.to_owned()), dies)
                 .await
                 .map_err(Unsuccessful::Said)?;
         }

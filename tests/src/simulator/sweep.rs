@@ -13,8 +13,11 @@ use super::trace::Show;
 use super::world::Tally;
 use crate::lock;
 
-/// Failing seeds that are kept; the first few tell what there is to know.
+/// Failing runs that are kept; the first few tell what there is to know.
 const KEPT: usize = 10;
+
+/// Sentences that are shown of a failing run: what goes wrong once often goes on.
+const SHOWN: usize = 5;
 
 /// What all runs of a sweep come to.
 #[derive(Debug, Default)]
@@ -33,12 +36,18 @@ pub struct Totals {
     pub failures: Vec<Outcome>,
 }
 
-/// Runs the seeds from `first` on, on so many threads.
+/// Runs the seeds from `first` on, on so many threads; `failed` is told of each that fails at once.
 ///
 /// # Errors
 ///
 /// A runtime cannot be built.
-pub fn sweep(first: u64, seeds: u64, journal: Journal, threads: usize) -> std::io::Result<Totals> {
+pub fn sweep(
+    first: u64,
+    seeds: u64,
+    journal: Journal,
+    threads: usize,
+    failed: &(dyn Fn(&Outcome) + Sync),
+) -> std::io::Result<Totals> {
     let began = Instant::now();
     let next = AtomicU64::new(first);
     let totals = Mutex::new(Totals::default());
@@ -52,6 +61,9 @@ pub fn sweep(first: u64, seeds: u64, journal: Journal, threads: usize) -> std::i
                             return std::io::Result::Ok(());
                         }
                         let outcome = run(Scenario::draw(seed), journal, Show::Last)?;
+                        if !outcome.violations.is_empty() {
+                            failed(&outcome);
+                        }
                         lock(&totals).add(outcome);
                     }
                 })
@@ -116,13 +128,16 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, .. } = self;
         writeln!(f, "seed {seed}:")?;
-        for violation in &self.violations {
+        for violation in self.violations.iter().take(SHOWN) {
             writeln!(
                 f,
                 "  {} {}",
                 super::trace::Shown(violation.at),
                 violation.what
             )?;
+        }
+        if self.violations.len() > SHOWN {
+            writeln!(f, "  and {} more", self.violations.len() - SHOWN)?;
         }
         for line in &self.last {
             writeln!(f, "    {line}")?;

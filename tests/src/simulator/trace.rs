@@ -27,6 +27,8 @@ pub struct Trace {
     show: Show,
     hash: u64,
     last: VecDeque<String>,
+    /// Whether `last` is to stay as it is.
+    is_kept: bool,
 }
 
 impl Trace {
@@ -37,6 +39,7 @@ impl Trace {
             show,
             hash: FNV_BASIS,
             last: VecDeque::with_capacity(KEPT),
+            is_kept: false,
         }
     }
 
@@ -50,10 +53,18 @@ impl Trace {
         if self.show == Show::Everything {
             eprintln!("{line}");
         }
+        if self.is_kept {
+            return;
+        }
         if self.last.len() == KEPT {
             self.last.pop_front();
         }
         self.last.push_back(line);
+    }
+
+    /// The lines before this one are what is wanted.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
     }
 
     /// The fingerprint of all lines so far.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use evertoken::capability::chain::ChainId;
 use fastrand::Rng;
 
-use super::issuer::{Effect, Issuer, Link};
+use super::issuer::{Effect, Expiry, Issuer, Link};
 use super::ledger::{self, Ledger};
+use super::pace::Pace;
 use super::scenario::{JobPlan, Part, Scenario};
 use super::time::Time;
 use super::trace::{Show, Trace};
@@ -30,6 +31,9 @@ const DOUBT: Duration = Duration::from_secs(300);
 
 /// What a request with a rotating secret takes at most before its answer counts as lost (DESIGN §6.3).
 pub const EXCHANGE: Duration = Duration::from_secs(60);
+
+/// No issuer is asked for the next session's token later after the end of the last one (DESIGN §5, same expiry).
+const SESSION: Duration = Duration::from_secs(1);
 
 /// How often the secrets of a job are looked at that waits for somebody.
 const LOOK: Duration = Duration::from_secs(30);
@@ -71,6 +75,8 @@ pub struct Facts {
     pub issuers: Vec<Issuer>,
     /// What became of refresh tokens.
     pub ledger: Ledger,
+    /// How often clients ask in vain.
+    pub pace: Pace,
     /// The jobs.
     pub jobs: Vec<Job>,
     /// The logins.
@@ -107,7 +113,8 @@ pub struct Job {
     pub reconfigured: u32,
     /// Failures in a row that somebody has to mend.
     pub denials: u32,
-    life: Duration,
+    /// The life of its tokens, at most.
+    pub life: Duration,
     /// How far the wall clock was off when its token was written, in milliseconds.
     clock_off_by: i64,
     excused_until: Duration,
@@ -170,6 +177,7 @@ impl World {
             violations: Vec::new(),
             issuers,
             ledger: Ledger::default(),
+            pace: Pace::default(),
             jobs: jobs.collect(),
             logins,
             outputs: BTreeMap::new(),
@@ -212,7 +220,7 @@ fn logins(scenario: &Scenario, issuers: &mut [Issuer]) -> Vec<Login> {
             let client = format!("login{login}");
             let (family, first) = issuers
                 .get_mut(issuer)
-                .map(|issuer| issuer.log_in(&client))
+                .map(|issuer| issuer.log_in(Duration::ZERO, &client))
                 .unwrap_or_default();
             Login {
                 issuer,
@@ -242,6 +250,7 @@ impl Facts {
     /// Notes something that must not be.
     pub fn violated(&mut self, now: Duration, what: String) {
         self.trace.line(now, format_args!("VIOLATION {what}"));
+        self.trace.keep();
         self.violations.push(Violation { at: now, what });
     }
 
@@ -328,6 +337,7 @@ impl Facts {
     /// A process was started, by a clock that is so many milliseconds off.
     pub fn started(&mut self, process: usize, now: Duration, left_open: bool, off_by: i64) {
         self.down.remove(&process);
+        self.pace.started(now);
         for job in 0..self.jobs.len() {
             self.misjudged(job, now, off_by);
             let has_login = self
@@ -393,7 +403,7 @@ impl Facts {
         let Some(issuer) = self.issuers.get_mut(entry.issuer) else {
             return;
         };
-        (entry.family, entry.first) = issuer.log_in(&entry.client);
+        (entry.family, entry.first) = issuer.log_in(now, &entry.client);
         entry.configured.clone_from(&entry.first);
         (entry.changed, entry.is_garbled, entry.is_attended) = (now, false, false);
         let (client, family) = (entry.client.clone(), entry.family);
@@ -437,10 +447,13 @@ impl Facts {
         let is_excused =
             now <= entry.excused_until || !self.down.is_empty() || !self.could_have_one(job);
         let value = self.outputs.get(path);
-        let issued = value.and_then(|value| {
-            let issuer = self.issuers.get(entry.plan.issuer)?;
-            issuer.issued(value)
-        });
+        let issuer = self.issuers.get(entry.plan.issuer);
+        let issued = value.and_then(|value| issuer?.issued(value));
+        // Before a session is over, nobody gets a token of the next one.
+        let grace = match issuer.map(|issuer| issuer.manner().expiry) {
+            Some(Expiry::WithSession(_)) => SESSION + CALL,
+            _ => Duration::ZERO,
+        };
         let excuse = format!("{}, until {:?}", entry.excuse, entry.excused_until);
         let what = match (value, issued) {
             (None, _) if !is_excused => "has no token at all".to_owned(),
@@ -448,7 +461,7 @@ impl Facts {
             (Some(value), Some(issued)) if issued.client != entry.client => {
                 format!("read a token of {}, {value}", issued.client)
             }
-            (Some(value), Some(issued)) if issued.dies <= now && !is_excused => {
+            (Some(value), Some(issued)) if issued.dies + grace <= now && !is_excused => {
                 let dead_for = now - issued.dies;
                 format!("read a token that died {dead_for:?} ago, {value}")
             }
@@ -467,7 +480,30 @@ impl Facts {
             Effect::Rotated(_) => self.count("rotations"),
             Effect::Repeated(_) => self.count("repeated within the grace"),
             Effect::Killed(link) => self.died(now, issuer, link),
+            Effect::Expired(link) => self.expired(now, issuer, link),
             Effect::None | Effect::Used(_) | Effect::Refused(_) => {}
+        }
+    }
+
+    /// A refresh token lay unused for too long: was there a reason?
+    fn expired(&mut self, now: Duration, issuer: usize, link: Link) {
+        self.count("chains expired at the issuer");
+        let issuer = self.issuers.get(issuer);
+        let idle = issuer.and_then(|issuer| issuer.manner().idle);
+        let client = issuer
+            .and_then(|issuer| issuer.family(link.family))
+            .map(|family| family.client.clone())
+            .unwrap_or_default();
+        let since = now.saturating_sub(idle.unwrap_or_default());
+        let jobs = self.jobs.iter().filter(|job| job.client == client);
+        let was_hindered = jobs
+            .into_iter()
+            .any(|job| job.troubled.max(job.excused_until) + DOUBT >= since);
+        if !was_hindered {
+            self.violated(
+                now,
+                format!("a chain of {client} died by our hand: {link:?} lay unused until it expired, and nothing was in the way"),
+            );
         }
     }
 

@@ -1,0 +1,106 @@
+//! How often issuers are asked by clients whom they give nothing: in a long outage under two requests a minute for each client of an
+//! issuer (DESIGN §5, restraint).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// An outage is long after this.
+const LONG: Duration = Duration::from_secs(20 * 60);
+
+/// Requests are counted over this.
+const WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// So many requests a minute are too many.
+const PER_MINUTE: usize = 2;
+
+/// A process that starts knows nothing of the outage, and learns of it with so many requests at most.
+const PER_START: usize = 6;
+
+/// A client of an issuer.
+pub type Client = (usize, String);
+
+/// The requests of clients without success.
+#[derive(Debug, Default)]
+pub struct Pace {
+    waiting: BTreeMap<Client, Waiting>,
+    starts: VecDeque<Duration>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Duration,
+    requests: VecDeque<Duration>,
+}
+
+impl Pace {
+    /// A process starts.
+    pub fn started(&mut self, now: Duration) {
+        self.starts.push_back(now);
+        forget(&mut self.starts, now);
+    }
+
+    /// A client has what it wanted.
+    pub fn succeeded(&mut self, client: &Client) {
+        self.waiting.remove(client);
+    }
+
+    /// A client asks; `processes` do so on their own.
+    ///
+    /// # Errors
+    ///
+    /// Too often: so many requests in ten minutes.
+    pub fn asks(&mut self, client: Client, now: Duration, processes: usize) -> Result<(), usize> {
+        let waiting = self.waiting.entry(client).or_insert_with(|| Waiting {
+            since: now,
+            requests: VecDeque::new(),
+        });
+        waiting.requests.push_back(now);
+        forget(&mut waiting.requests, now);
+        forget(&mut self.starts, now);
+        let minutes = usize::try_from(WINDOW.as_secs() / 60).unwrap_or_default();
+        let most = PER_MINUTE * minutes * processes + PER_START * self.starts.len();
+        if now.saturating_sub(waiting.since) >= LONG && waiting.requests.len() > most {
+            return Err(waiting.requests.len());
+        }
+        Ok(())
+    }
+}
+
+fn forget(times: &mut VecDeque<Duration>, now: Duration) {
+    while times.front().is_some_and(|at| *at + WINDOW < now) {
+        times.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn too_often(every_s: u64) -> bool {
+        let mut pace = Pace::default();
+        let client = || (0, "c".to_owned());
+        (0..7200 / every_s).any(|nth| {
+            let now = Duration::from_secs(nth * every_s);
+            pace.asks(client(), now, 1).is_err()
+        })
+    }
+
+    #[test]
+    fn two_requests_a_minute_are_borne_in_a_long_outage_and_three_are_not() {
+        assert!(!too_often(31));
+        assert!(too_often(20));
+    }
+
+    #[test]
+    fn success_ends_the_outage() {
+        let mut pace = Pace::default();
+        let client = (0, "c".to_owned());
+        for nth in 0..7200 {
+            let now = Duration::from_secs(nth);
+            assert_eq!(pace.asks(client.clone(), now, 1), Ok(()));
+            if nth % 600 == 0 {
+                pace.succeeded(&client);
+            }
+        }
+    }
+}
