@@ -179,6 +179,23 @@ impl<J: Copy + Ord> Circuit<J> {
         }
     }
 
+    /// A job does not ask as this client any more: what it met is nobody's any more.
+    pub fn forget(&mut self, job: J) {
+        self.leave(job);
+        self.pardon(job);
+    }
+
+    fn pardon(&mut self, job: J) {
+        let struck = self.struck.remove(&job);
+        self.in_trouble -= u32::from(struck.is_some_and(|struck| struck.in_trouble));
+    }
+
+    /// Whether none of those is left that met the trouble, waits, or tries.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        self.struck.is_empty() && self.line.is_empty() && self.probe.is_none()
+    }
+
     /// When the next probe may go, on the boot clock; none: nobody waits, or one is under way.
     ///
     /// What only one job met may be its own trouble: the next job tells, and need not wait for that.
@@ -215,9 +232,7 @@ impl<J: Copy + Ord> Circuit<J> {
         }
         match sign {
             Sign::Answered => {
-                let forgiven = self.struck.remove(&job);
-                let in_trouble = forgiven.is_some_and(|struck| struck.in_trouble);
-                self.in_trouble -= u32::from(in_trouble);
+                self.pardon(job);
                 return was_probe || self.obeys_until <= now.boot;
             }
             Sign::Trouble { kind, retry_after } => {
@@ -517,6 +532,16 @@ mod tests {
         assert_eq!(circuit.take_probe(at(1)), Some(1));
         circuit.leave(1);
         assert_eq!(circuit.take_probe(at(1)), Some(2));
+    }
+
+    #[test]
+    fn a_circuit_is_deserted_once_all_have_gone_that_met_the_trouble_or_wait() {
+        let mut circuit = closed();
+        circuit.wait(1, 0);
+        for (job, is_deserted) in [(0, false), (100, false), (1, true)] {
+            circuit.forget(job);
+            assert_eq!(circuit.is_deserted(), is_deserted, "without {job}");
+        }
     }
 
     /// What may happen: seconds pass, a job joins, a probe ends.

@@ -124,6 +124,7 @@ impl Obtained {
                 .obtained_at
                 .before(if was_before { too_late } else { ahead }),
             rotating_expires_at: self.rotating_expires_at.map(|at| at.before(too_late)),
+            issuer_ahead_ms: self.issuer_ahead_ms,
         }
     }
 }

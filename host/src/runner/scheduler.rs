@@ -219,7 +219,6 @@ impl Scheduler {
             return;
         };
         let source_hash = self.world.ports.acquirer.source_hash(&job);
-        let waited_for_turn = entry.machine.waits_for_turn();
         let old = std::mem::replace(&mut entry.config, Arc::clone(&job));
         let old_hash = std::mem::replace(&mut entry.source_hash, source_hash);
         let mut actions = Vec::new();
@@ -235,9 +234,10 @@ impl Scheduler {
             entry.secrets = None;
             actions.extend(entry.machine.step(Event::SourceChanged, now, sample));
         }
+        let waits_for_another = self.change_issuer(key);
         self.carry_out(key, actions, None);
-        if waited_for_turn {
-            self.follow_issuer(key);
+        if waits_for_another {
+            self.enqueue_acquire(key);
         }
         if old_hash != source_hash {
             self.client_changed(key);

@@ -91,6 +91,7 @@ impl Acquirer for Sources {
                 token: acquired.token,
                 obtained_at: acquired.obtained_at,
                 rotating_expires_at: acquired.rotating_expires_at,
+                issuer_ahead_ms: None,
             })
         })
     }

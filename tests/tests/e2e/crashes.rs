@@ -192,7 +192,8 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
     let mut random = fastrand::Rng::new();
     println!("seed of the moments: {}", random.get_seed());
     let mut tally = Tally::default();
-    let mut lost = BTreeSet::new();
+    // Values whose answer was in no store when the process was killed.
+    let mut unanswered = BTreeSet::new();
     while tally.kills < kills() {
         if tally.kills % LOSES_REQUEST_EVERY == 1 {
             stage.realm.proxy().lose_requests(1);
@@ -202,7 +203,7 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
         }
         kill_once(&stage, &mut random);
         tally.kills += 1;
-        look(&stage, &mut tally, &mut lost);
+        look(&stage, &mut tally, &mut unanswered);
     }
     stage.realm.proxy().lose_requests(0);
     stage.realm.proxy().lose_answers(0);
@@ -217,7 +218,7 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
 }
 
 /// Tells the chains whose only answer is lost from those that must go on, and logs in for the former.
-fn look(stage: &Stage, tally: &mut Tally, lost: &mut BTreeSet<String>) {
+fn look(stage: &Stage, tally: &mut Tally, unanswered: &mut BTreeSet<String>) {
     let (chains, taken) = (stage.chains(), stage.taken());
     let open = || chains.values().filter_map(|chain| chain.exchange.as_ref());
     tally.inside += usize::from(open().next().is_some());
@@ -225,18 +226,21 @@ fn look(stage: &Stage, tally: &mut Tally, lost: &mut BTreeSet<String>) {
     for (job, chain) in &chains {
         let value = String::from_utf8(chain.value.expose_secret().to_vec()).unwrap();
         let was_cut = taken.get(&value).copied();
-        let is_unanswered = chain.unanswered > 0 && chain.answer().is_none();
-        let was_killed = is_unanswered && was_cut == Some(false);
-        if chain.dead_since.is_some() {
+        let is_dead = chain.dead_since.is_some();
+        if is_dead {
             assert!(
-                lost.contains(&value) || was_cut == Some(true),
+                was_cut == Some(true) || (was_cut == Some(false) && unanswered.contains(&value)),
                 "{job}'s chain ended by our hand after {tally:?}: {chain:?}"
             );
         }
-        if chain.dead_since.is_some() || was_killed {
-            lost.insert(value);
+        // The issuer may be at it still; then a later kill tells.
+        let is_unanswered = chain.unanswered > 0 && chain.answer().is_none();
+        if is_dead || (is_unanswered && was_cut == Some(false)) {
             tally.lost_answers += 1;
             stage.log_in(job);
+        }
+        if is_unanswered {
+            unanswered.insert(value);
         }
     }
 }

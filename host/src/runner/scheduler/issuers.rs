@@ -52,12 +52,11 @@ impl Issuers {
 impl Scheduler {
     /// Puts in line that a job's source is asked.
     pub(super) fn enqueue_acquire(&mut self, key: Key) {
-        let Some(entry) = self.jobs.get_mut(&key) else {
+        self.change_issuer(key);
+        let Some(entry) = self.jobs.get(&key) else {
             return;
         };
-        let acquirer = &self.world.ports.acquirer;
-        entry.issuer = acquirer.issuer(&entry.config);
-        let lane = acquirer.lane(&entry.config);
+        let lane = self.world.ports.acquirer.lane(&entry.config);
         let urgency = entry.urgency();
         self.enqueue(lane, (Class::Refresh, urgency), Work::Acquire(key));
     }
@@ -107,9 +106,15 @@ impl Scheduler {
                 other.is_old = true;
             }
         }
+        let entry = self.jobs.get(&key);
+        let is_its_issuer = entry.is_some_and(|e| e.issuer.as_ref() == Some(&call.issuer));
         if self.issuers.keys.contains_key(&call.issuer) {
             self.tell_circuit(key, &call.issuer, sign, failure, was_well);
+            if !is_its_issuer {
+                self.forget(key, &call.issuer);
+            }
         } else if let (Sign::Trouble { kind, retry_after }, Some(failure)) = (sign, failure)
+            && is_its_issuer
             && (retry_after.is_some() || !call.is_old)
         {
             let (now, sample) = (self.world.now(), self.world.sample());
@@ -173,13 +178,10 @@ impl Scheduler {
 
     /// All go on: those that waited, and those that failed for nothing but the issuer's trouble.
     fn open(&mut self, id: Key) {
-        let Some(closed) = self.issuers.closed.remove(&id) else {
+        let Some(closed) = self.take_circuit(id) else {
             return;
         };
-        self.issuers.keys.remove(&closed.issuer);
-        self.queue.set(Sleeper::Issuer(id), None);
         let origin = &closed.issuer.origin;
-        self.world.metrics.issuer_restrained(origin, false);
         let seconds = self.world.now().wall.since(closed.since).as_secs();
         let opened = closed.circuit.open();
         let waited = opened.waiting.len();
@@ -191,6 +193,15 @@ impl Scheduler {
         for key in opened.struck {
             self.tell(key, Event::IssuerAnswered);
         }
+    }
+
+    fn take_circuit(&mut self, id: Key) -> Option<Closed> {
+        let closed = self.issuers.closed.remove(&id)?;
+        self.issuers.keys.remove(&closed.issuer);
+        self.queue.set(Sleeper::Issuer(id), None);
+        let origin = &closed.issuer.origin;
+        self.world.metrics.issuer_restrained(origin, false);
+        Some(closed)
     }
 
     /// Lets the next job try, if it is time.
@@ -214,35 +225,48 @@ impl Scheduler {
         }
     }
 
-    /// A job does not wait for its issuer any more, or not for this one. Whether it waited for its turn to try.
+    /// A job goes, or asks another issuer from now on. Whether it waited for its turn to try this one.
     pub(super) fn leave_issuer(&mut self, key: Key) -> bool {
-        let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
-        let Some((id, closed)) = self.issuers.circuit(issuer) else {
+        let Some(issuer) = self.jobs.get(&key).and_then(|entry| entry.issuer.clone()) else {
             return false;
         };
-        let was_waiting = closed.circuit.is_waiting(key);
-        if was_waiting || closed.circuit.is_probe(key) {
-            closed.circuit.leave(key);
-            self.set_probe(id);
+        let closed = self.issuers.of(Some(&issuer));
+        let was_waiting = closed.is_some_and(|closed| closed.circuit.is_waiting(key));
+        // A try that is under way is one until it ends.
+        if !self.issuers.calls.contains_key(&key) {
+            self.forget(key, &issuer);
         }
         was_waiting
     }
 
-    /// The job's source is another: while it waits for its turn it waits for the issuer that it has now.
-    pub(super) fn follow_issuer(&mut self, key: Key) {
-        let Some(entry) = self.jobs.get(&key) else {
+    /// Whatever this job met at this issuer is no concern of others any more; a circuit that is nobody's goes.
+    fn forget(&mut self, key: Key, issuer: &Issuer) {
+        let Some((id, closed)) = self.issuers.circuit(Some(issuer)) else {
             return;
         };
+        closed.circuit.forget(key);
+        if closed.circuit.is_deserted() {
+            self.take_circuit(id);
+        } else {
+            self.set_probe(id);
+        }
+    }
+
+    /// The job may be configured anew, or more be known of its plugin: from now on its issuer is the one that it has now. Whether it
+    /// waited for its turn to try another.
+    pub(super) fn change_issuer(&mut self, key: Key) -> bool {
+        let Some(entry) = self.jobs.get(&key) else {
+            return false;
+        };
         let issuer = self.world.ports.acquirer.issuer(&entry.config);
-        if !entry.machine.waits_for_turn() || entry.issuer == issuer {
-            return;
+        if entry.issuer == issuer {
+            return false;
         }
         let was_waiting = self.leave_issuer(key);
-        if was_waiting {
-            self.enqueue_acquire(key);
-        } else if let Some(entry) = self.jobs.get_mut(&key) {
+        if let Some(entry) = self.jobs.get_mut(&key) {
             entry.issuer = issuer;
         }
+        was_waiting
     }
 
     /// Somebody wants to know whether the issuer serves this job now: the next try does not wait.

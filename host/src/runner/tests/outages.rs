@@ -413,6 +413,47 @@ fn a_job_that_gets_another_client_or_is_removed_while_it_waits_waits_for_the_old
 }
 
 #[test]
+fn an_issuer_that_nobody_asks_any_more_is_in_trouble_no_more() {
+    let world = World::default();
+    let how = code(FailureKind::Unavailable, "http.503");
+    for name in ["moves", "goes", "is-asked-while-it-goes"] {
+        world.plan(name, away(&world, Duration::ZERO, 10 * HOUR, &how));
+    }
+    world.time.run(async {
+        let jobs = ["moves", "goes", "is-asked-while-it-goes"].map(job).into();
+        let started = world.start(jobs).await;
+        world.time.wait(MINUTE).await;
+        let restrained = async || {
+            let text = started
+                .metrics
+                .encode(started.handle.status(vec![]).await.unwrap());
+            let text = text.unwrap();
+            let line = text
+                .lines()
+                .find(|l| l.starts_with("evertoken_issuer_restrained{"))
+                .unwrap();
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(restrained().await, "1");
+        world.plan("moves", Plan::default());
+        let mut moved = job("moves");
+        moved.source.config = serde_json::json!({"client_id": "other"});
+        let names = vec!["is-asked-while-it-goes".to_owned()];
+        started.handle.refresh(names).await.unwrap();
+        let mut changes = put(vec![moved]);
+        for name in ["goes", "is-asked-while-it-goes"] {
+            let id = crate::config::model::JobId::file(name);
+            changes.push(crate::runner::Change::Remove(id));
+        }
+        started.handle.apply(changes).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(restrained().await, "0");
+        assert_eq!(world.written("moves").len(), 1);
+        started.stop().await;
+    });
+}
+
+#[test]
 fn a_single_run_does_not_wait_for_a_client_that_is_refused() {
     let world = World::default();
     let how = code(FailureKind::Denied, "invalid_client");
