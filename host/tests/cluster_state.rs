@@ -507,7 +507,7 @@ async fn a_token_that_cannot_be_decrypted_stays_until_its_job_is_forgotten() {
         .iter()
         .map(|secret| secret["metadata"]["name"].as_str().unwrap());
     let name = names.clone().find(|name| name.contains("-job-")).unwrap();
-    let patch = json!({"data": {"token": "AAAA"}});
+    let patch = json!({"data": {"token": "AQAA"}});
     let admin = scene.server.admin();
     admin.patch_secret(&scene.namespace, name, &patch).unwrap();
     let store = scene.store().await;
