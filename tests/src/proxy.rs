@@ -39,8 +39,10 @@ struct State {
 pub struct CarriedOut {
     /// The request.
     pub request: Request,
-    /// The status of its answer, whether that was passed on or not.
+    /// The status of its answer.
     pub status: u16,
+    /// Whether the answer was lost here instead of being passed on.
+    pub was_lost: bool,
 }
 
 impl Proxy {
@@ -111,11 +113,13 @@ impl Proxy {
 
 impl State {
     fn answered(&self, request: &Request, answer: &Answer) -> Behaviour {
+        let was_lost = take(&self.lose_answers);
         lock(&self.carried_out).push(CarriedOut {
             request: request.clone(),
             status: answer.status,
+            was_lost,
         });
-        if take(&self.lose_answers) {
+        if was_lost {
             Behaviour::close()
         } else {
             pass_on(answer)

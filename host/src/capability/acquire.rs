@@ -6,7 +6,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::call::Call;
+use super::call::{Call, Dated};
 use super::chain::{Exchange, Plugin};
 use super::host::Host;
 use super::journal::{self, Ending, Settled};
@@ -18,9 +18,9 @@ use crate::refresh::lifetime;
 use crate::time::Timestamp;
 use crate::token::{Token, jwt};
 
-/// Calls for one token: the answer of another job or of an earlier run, that of a login that came meanwhile, and the one that is
-/// wanted.
-const MAX_CALLS: u32 = 3;
+/// Calls for one token: the answer of another job or of an earlier run, the repetition of a request that went unanswered, a login
+/// that came meanwhile, and the one that is wanted.
+const MAX_CALLS: u32 = 4;
 
 /// What words a job's requests and reads their answers: a component, or the simulator's model of one.
 pub trait Source: Send + Sync {
@@ -69,12 +69,14 @@ pub struct Acquired {
     pub obtained_at: Timestamp,
     /// When the first of the job's rotating secrets dies, where its issuer said so.
     pub rotating_expires_at: Option<Timestamp>,
+    /// The last answer that had a date.
+    pub last_dated: Option<Dated>,
 }
 
 /// How one call ended.
 enum Round {
     Done(Acquired),
-    /// It settled what was open; the token is still to be had.
+    /// It settled what was open, or its request may be repeated; the token is still to be had.
     Again,
 }
 
@@ -117,6 +119,7 @@ impl Host {
                 let acquired = Acquired {
                     obtained_at: call.last_sent_at().unwrap_or(began),
                     rotating_expires_at: journal::expires_at(call.held()).await,
+                    last_dated: call.last_dated(),
                     token,
                 };
                 let is_wanted = replayed
@@ -127,6 +130,7 @@ impl Host {
                     Round::Again
                 })
             }
+            Err(_) if journal::repeats_at_once(job, call.held()).await => Ok(Round::Again),
             Err(unsuccessful) if unsuccessful.failure().kind == FailureKind::Denied => {
                 if journal::has_news(&self.0, job, call.held()).await {
                     Ok(Round::Again)

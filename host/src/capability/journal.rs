@@ -17,12 +17,12 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::chain::{Chain, ChainId, Exchange, Holder, Plugin, Settlement};
+use super::chain::{ATTEMPTS_AT_ONCE, Chain, ChainId, Exchange, Holder, Plugin, Settlement};
 use super::crypto;
 use super::host::Shared;
 use super::keep::{FoundChain, Seed};
 use super::secrets::{self, Providers};
-use crate::config::model::{Job, Secret};
+use crate::config::model::{Job, RetryUnanswered, Secret};
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 
@@ -31,6 +31,9 @@ pub(super) use flight::Flight;
 
 /// How long the end of the process waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// A chain that another process uses is looked at again after this at the latest: most exchanges end within a second.
+const IN_USE_LOOK: Duration = Duration::from_secs(5);
 
 /// Writing a value back must not keep the token from its outputs: it is tried again.
 const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -216,7 +219,7 @@ async fn settle_one(
         Settlement::Free => Ok(None),
         Settlement::Replay => Ok(chain.exchange),
         Settlement::InUse { until } => Err(Failure {
-            retry_after: Some(until.since(now)),
+            retry_after: Some(until.since(now).min(IN_USE_LOOK)),
             ..flight.failure(
                 FailureKind::Unavailable,
                 "chain.in-use",
@@ -368,6 +371,21 @@ pub(super) async fn expires_at(held: &Held) -> Option<Timestamp> {
         first = [first, expires_at].into_iter().flatten().min();
     }
     first
+}
+
+/// Whether a request of this call went unanswered for the first time, and its repetition may follow at once: issuers that detect
+/// reuse give seconds of grace, too few to wait for the job's next turn.
+pub(super) async fn repeats_at_once(job: &Job, held: &Held) -> bool {
+    for (name, secret) in rotating(job) {
+        if let Some(flight) = held.flight(name)
+            && secret.retry_unanswered == RetryUnanswered::AtOnce
+            && flight.lost_its_answer()
+            && flight.chain().await.unanswered < ATTEMPTS_AT_ONCE
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a chain that was refused has a newer value by now, or a person has configured another one.

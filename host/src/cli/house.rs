@@ -18,7 +18,7 @@ use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
 use crate::state::manual::Manual;
-use crate::state::{StateKey, Store};
+use crate::state::{ClusterPlace, StateKey, Store};
 use crate::time::SystemClock;
 
 /// Every room that a job needs.
@@ -139,7 +139,7 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
 /// It cannot be opened, or a key of it not be read.
 pub(super) async fn open_store(
     location: &StateLocation,
-    kubernetes: &Kubernetes,
+    kubernetes: &Arc<Kubernetes>,
 ) -> anyhow::Result<Store> {
     match location {
         StateLocation::Memory => Ok(Store::memory()?),
@@ -150,18 +150,48 @@ pub(super) async fn open_store(
                 .await?
                 .context("cannot open the state store")
         }
+        StateLocation::Secrets {
+            namespace,
+            prefix,
+            keys,
+        } => {
+            let keys = read_keys(keys, kubernetes).await?;
+            let place = ClusterPlace {
+                namespace: namespace.clone(),
+                prefix: prefix.clone(),
+            };
+            Store::in_cluster(Arc::clone(kubernetes), place, keys)
+                .await
+                .context("cannot open the state store")
+        }
     }
 }
 
 /// Why the state store could not be opened, as far as that shows beside a process that has it open.
 pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
-    let StateLocation::Directory { path, keys } = location else {
-        return Vec::new();
+    let kubernetes = Kubernetes::new();
+    let (store, keys) = match location {
+        StateLocation::Memory => return Vec::new(),
+        StateLocation::Directory { path, keys } => {
+            let looked = Store::look(path);
+            (looked.err().map(|error| error.to_string()), keys)
+        }
+        StateLocation::Secrets {
+            namespace,
+            prefix,
+            keys,
+        } => {
+            let place = ClusterPlace {
+                namespace: namespace.clone(),
+                prefix: prefix.clone(),
+            };
+            let looked = Store::look_in_cluster(&kubernetes, &place).await;
+            (looked.err().map(|failure| failure.message), keys)
+        }
     };
-    let directory = Store::look(path).err().map(|error| error.to_string());
-    let keys = read_keys(keys, &Kubernetes::new()).await;
+    let keys = read_keys(keys, &kubernetes).await;
     let keys = keys.err().map(|error| format!("{error:#}"));
-    directory.into_iter().chain(keys).collect()
+    store.into_iter().chain(keys).collect()
 }
 
 async fn read_keys(

@@ -204,9 +204,9 @@ async fn reach(config: &Config) -> anyhow::Result<State> {
         StateLocation::Directory { path, .. } if !path.exists() => {
             bail!("there is no state directory {} yet", path.display())
         }
-        StateLocation::Directory { .. } => {}
+        StateLocation::Directory { .. } | StateLocation::Secrets { .. } => {}
     }
-    let store = house::open_store(&config.state, &Kubernetes::new()).await?;
+    let store = house::open_store(&config.state, &Arc::new(Kubernetes::new())).await?;
     let manual = Manual::new(Arc::new(store), None, Arc::new(SystemClock));
     Ok(State::Store(manual))
 }

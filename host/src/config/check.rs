@@ -80,11 +80,11 @@ impl<'d> Checker<'d> {
         Config {
             control: match &state {
                 StateLocation::Directory { path, .. } => Some(path.join(CONTROL_SOCKET)),
-                StateLocation::Memory => None,
+                StateLocation::Memory | StateLocation::Secrets { .. } => None,
             },
             state,
             serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
-            limits: limits(raw.limits.as_ref().map(|limits| &limits.value)),
+            limits: self.limits(),
             plugins,
             jobs,
             shared_outputs,
@@ -105,16 +105,58 @@ impl<'d> Checker<'d> {
                 "name a key, or remove `key` to store without encryption",
             );
         }
-        StateLocation::Directory {
-            path: state.value.dir.value.0.clone(),
-            keys: keys
-                .map(|OneOrMany(keys)| {
-                    keys.iter()
-                        .filter_map(|key| self.state_key(&key.value))
-                        .collect()
-                })
-                .unwrap_or_default(),
+        let keys = keys
+            .map(|OneOrMany(keys)| {
+                keys.iter()
+                    .filter_map(|key| self.state_key(&key.value))
+                    .collect()
+            })
+            .unwrap_or_default();
+        match (&state.value.dir, &state.value.secret) {
+            (Some(dir), _) => StateLocation::Directory {
+                path: dir.value.0.clone(),
+                keys,
+            },
+            (None, Some(secrets)) => StateLocation::Secrets {
+                namespace: secrets.value.namespace.value.0.clone(),
+                prefix: secrets.value.prefix.as_ref().map_or_else(
+                    || defaults::STATE_PREFIX.to_owned(),
+                    |prefix| prefix.value.0.clone(),
+                ),
+                keys,
+            },
+            // The reader has said that one of them is missing.
+            (None, None) => StateLocation::Memory,
         }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let raw = self
+            .document
+            .file
+            .limits
+            .as_ref()
+            .map(|limits| &limits.value);
+        let mut limits = limits(raw);
+        let state = self.document.file.state.as_ref();
+        if state.is_none_or(|state| state.value.secret.is_none()) {
+            return limits;
+        }
+        let plugin = raw.and_then(|limits| limits.plugin.as_ref());
+        match plugin.and_then(|plugin| plugin.value.response.as_ref()) {
+            None => limits.plugin.response_bytes = defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS,
+            Some(size)
+                if limits.plugin.response_bytes > defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS =>
+            {
+                self.gathered.note(
+                    size.span,
+                    "an answer of this size does not fit into a Secret of the state store",
+                    "write at most 512KiB, or keep the state in a directory: `state: {dir: …}`",
+                );
+            }
+            Some(_) => {}
+        }
+        limits
     }
 
     fn state_key(&mut self, key: &file::StateKey) -> Option<SecretOrigin> {
@@ -201,7 +243,7 @@ impl<'d> Checker<'d> {
                 self.gathered.note(
                     rotating.span,
                     "a rotating secret would be lost with this Pod, because there is no `state`",
-                    "add `state: {dir: /var/lib/evertoken}` on a persistent volume",
+                    "add `state: {secret: {namespace: …}}`, or `state: {dir: /var/lib/evertoken}` on a persistent volume",
                 );
             }
         }

@@ -27,6 +27,10 @@ pub const IN_FLIGHT_PER_ORIGIN: u32 = 16;
 pub const FILE_MODE: u32 = 0o600;
 /// The key that kube-token-refresher's users know.
 pub const SECRET_KEY: &str = "token";
+/// What the names of the state store's Secrets begin with.
+pub const STATE_PREFIX: &str = "evertoken-state";
+/// With the state store in Secrets: the answer to a request with a rotating secret must fit into one, in base64 and with its chain.
+pub const PLUGIN_RESPONSE_BYTES_IN_SECRETS: usize = 512 << 10;
 /// The usual lifetime of a projected token.
 pub const SERVICE_ACCOUNT_LIFETIME: Duration = Duration::from_secs(3600);
 /// The API server refuses to issue tokens that live shorter (TokenRequest, `expirationSeconds`).

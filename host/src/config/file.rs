@@ -8,7 +8,8 @@ use super::origin::Origin;
 use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, ObjectName,
-    Percent, Pointer, Proxy, Repetition, SecretKey, SecretName, Sha256, Size, Text, Time, Variable,
+    Percent, Pointer, Proxy, Repetition, SecretKey, SecretName, Sha256, Size, StatePrefix, Text,
+    Time, Variable,
 };
 
 record! {
@@ -48,13 +49,27 @@ record! {
 
 record! {
     /// The state store.
+    #[one_of(dir, secret)]
     #[example("{dir: /var/lib/evertoken}")]
     struct State {
         /// A directory of our own, locked to one process.
-        dir: At<AbsolutePath>,
+        dir: Option<At<AbsolutePath>>,
+        /// Kubernetes Secrets, which several processes may share: one for each job and one for each rotating secret.
+        secret: Option<At<StateSecrets>>,
         /// The key that encrypts what is stored, or a list of them: the first encrypts, all decrypt. Without it files have mode 0600
         /// and are not encrypted.
         key: Option<At<OneOrMany<StateKey>>>,
+    }
+}
+
+record! {
+    /// Where the state store's Secrets are.
+    #[example("{namespace: evertoken}")]
+    struct StateSecrets {
+        /// Their namespace.
+        namespace: At<Namespace>,
+        /// What their names begin with: another store, another prefix. Default `evertoken-state`.
+        prefix: Option<At<StatePrefix>>,
     }
 }
 

@@ -294,6 +294,15 @@ pub enum StateLocation {
         /// The first encrypts, all decrypt; empty: mode 0600 only.
         keys: Vec<SecretOrigin>,
     },
+    /// Secrets of a cluster, which several processes may share.
+    Secrets {
+        /// Their namespace.
+        namespace: String,
+        /// What their names begin with.
+        prefix: String,
+        /// The first encrypts, all decrypt; empty: not encrypted.
+        keys: Vec<SecretOrigin>,
+    },
 }
 
 /// Bounds on what is done at once.

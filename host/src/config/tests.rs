@@ -481,6 +481,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             "jobs: []\nstate: {dir: var/lib, key: []}\n",
             vec![
                 "2:14: `var/lib` is not an absolute path (write the path from `/` on; the working directory must not decide where a token goes)",
+                "2:28: an empty list of keys (name a key, or remove `key` to store without encryption)",
             ],
         ),
         (
@@ -579,6 +580,36 @@ jobs:
 }
 
 #[test]
+fn a_state_store_in_secrets_bounds_answers_to_what_a_secret_holds() {
+    let text = "jobs: []\nstate: {secret: {namespace: n}}\n";
+    let config = read(text).unwrap().config;
+    let StateLocation::Secrets {
+        namespace,
+        prefix,
+        keys,
+    } = &config.state
+    else {
+        panic!("{:?}", config.state);
+    };
+    assert_eq!(
+        (namespace.as_str(), prefix.as_str()),
+        ("n", "evertoken-state")
+    );
+    assert!(keys.is_empty() && config.control.is_none());
+    assert_eq!(config.limits.plugin.response_bytes, 512 << 10);
+    let limited = |size: &str| format!("{text}limits: {{plugin: {{response: {size}}}}}\n");
+    let config = read(&limited("64KiB")).unwrap().config;
+    assert_eq!(config.limits.plugin.response_bytes, 64 << 10);
+    let refused = read(&limited("1MiB")).unwrap_err();
+    assert_eq!(
+        lines(&refused),
+        [
+            "3:29: an answer of this size does not fit into a Secret of the state store (write at most 512KiB, or keep the state in a directory: `state: {dir: …}`)"
+        ]
+    );
+}
+
+#[test]
 fn a_rotating_secret_in_a_cluster_needs_a_state_store() {
     let text = job_with(", secrets: {rt: {env: RT, rotating: true}}", "");
     let in_cluster = Surroundings {
@@ -590,7 +621,7 @@ fn a_rotating_secret_in_a_cluster_needs_a_state_store() {
     assert_eq!(
         lines(&refused.mistakes),
         [
-            "3:61: a rotating secret would be lost with this Pod, because there is no `state` (add `state: {dir: /var/lib/evertoken}` on a persistent volume)"
+            "3:61: a rotating secret would be lost with this Pod, because there is no `state` (add `state: {secret: {namespace: …}}`, or `state: {dir: /var/lib/evertoken}` on a persistent volume)"
         ]
     );
     assert!(
@@ -997,6 +1028,9 @@ mod the_schema {
             ("jobs: []\nstate: {dir: /s, key: [{env: K}, {file: f}]}".to_owned(), true),
             ("jobs: []\nstate: {dir: /s, key: {env: K, file: f}}".to_owned(), false),
             ("jobs: []\nstate: {}".to_owned(), false),
+            ("jobs: []\nstate: {secret: {namespace: n, prefix: p}, key: {env: K}}".to_owned(), true),
+            ("jobs: []\nstate: {secret: {namespace: n, prefix: P_}}".to_owned(), false),
+            ("jobs: []\nstate: {dir: /s, secret: {namespace: n}}".to_owned(), false),
             ("jobs: []\nlimits: {plugin: {memory: 64MiB, requests: 0}}".to_owned(), true),
             ("jobs: []\nlimits: {plugin: {requests: -1}}".to_owned(), false),
             ("jobs: [{name: a}]".to_owned(), false),

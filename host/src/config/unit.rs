@@ -390,6 +390,11 @@ name!(
     "use at most 63 small letters, digits and `-`, a letter or digit first and last"
 );
 name!(
+    /// What the names of the state store's Secrets begin with, also the value of a label: a DNS label (RFC 1123).
+    StatePrefix, "a prefix for names of Secrets", "evertoken-state", 63, "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", is_dns_label,
+    "use at most 63 small letters, digits and `-`, a letter or digit first and last"
+);
+name!(
     /// A Kubernetes object's name: a DNS subdomain (RFC 1123).
     ObjectName, "a Kubernetes object's name", "warehouse-token", 253,
     "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",

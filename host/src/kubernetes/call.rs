@@ -29,18 +29,22 @@ const METADATA_ONLY: &str =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Get,
+    List,
     Create,
     Update,
     Patch,
+    Delete,
 }
 
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Get => "get",
+            Self::List => "list",
             Self::Create => "create",
             Self::Update => "update",
             Self::Patch => "patch",
+            Self::Delete => "delete",
         })
     }
 }
@@ -105,8 +109,8 @@ impl<'a> Call<'a> {
             None => (self.resource, None),
         };
         let mut path = format!("/api/v1/namespaces/{}/{collection}", escape(self.namespace));
-        // An object is created in its collection, a subresource under its object.
-        if self.verb != Verb::Create || subresource.is_some() {
+        // An object is created and listed in its collection, a subresource under its object.
+        if !matches!(self.verb, Verb::Create | Verb::List) || subresource.is_some() {
             path = format!("{path}/{}", escape(self.name));
         }
         if let Some(subresource) = subresource {
@@ -139,6 +143,7 @@ impl fmt::Display for Call<'_> {
             ..
         } = self;
         match self.resource {
+            "secrets" if *verb == Verb::List => write!(f, "list secrets in {namespace}"),
             "secrets" => write!(f, "{verb} secret {namespace}/{name}"),
             "serviceaccounts/token" => {
                 write!(f, "{verb} a token of service account {namespace}/{name}")
@@ -169,7 +174,7 @@ impl Answer {
 /// Text of an answer that is wiped when it is no longer needed.
 #[derive(Deserialize)]
 #[serde(from = "String")]
-pub(super) struct SecretText(pub(super) SecretString);
+pub(crate) struct SecretText(pub(super) SecretString);
 
 impl From<String> for SecretText {
     fn from(text: String) -> Self {
@@ -179,7 +184,7 @@ impl From<String> for SecretText {
 
 impl SecretText {
     /// The bytes of a value of a Secret's `data`.
-    pub(super) fn decode(&self) -> Option<SecretSlice<u8>> {
+    pub(crate) fn decode(&self) -> Option<SecretSlice<u8>> {
         let bytes = BASE64.decode(self.0.expose_secret().as_bytes()).ok()?;
         Some(SecretSlice::from(bytes))
     }
@@ -198,7 +203,19 @@ mod tests {
         ];
         let mut token = Call::secret(Verb::Create, "kube-system", "builder");
         token.resource = "serviceaccounts/token";
+        let mut list = Call::secret(Verb::List, "ns", "");
+        list.query = vec![("labelSelector", "a/b=c".into()), ("limit", "500".into())];
         for (call, path, text) in [
+            (
+                list,
+                "/api/v1/namespaces/ns/secrets?labelSelector=a%2Fb%3Dc&limit=500",
+                "list secrets in ns",
+            ),
+            (
+                Call::secret(Verb::Delete, "ns", "s"),
+                "/api/v1/namespaces/ns/secrets/s",
+                "delete secret ns/s",
+            ),
             (
                 Call::secret(Verb::Get, "ns", "s"),
                 "/api/v1/namespaces/ns/secrets/s",

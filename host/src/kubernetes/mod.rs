@@ -18,8 +18,7 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, Semaphore};
 use zeroize::Zeroizing;
 
-use self::call::SecretText;
-pub(crate) use self::call::{Answer, Call, Verb};
+pub(crate) use self::call::{Answer, Call, SecretText, Verb};
 pub use self::token::ServiceAccountToken;
 
 use crate::failure::{Failure, FailureKind};
@@ -203,10 +202,11 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 impl Verb {
     const fn method(self) -> Method {
         match self {
-            Self::Get => Method::GET,
+            Self::Get | Self::List => Method::GET,
             Self::Create => Method::POST,
             Self::Update => Method::PUT,
             Self::Patch => Method::PATCH,
+            Self::Delete => Method::DELETE,
         }
     }
 }

@@ -16,6 +16,9 @@ const FUTURE_TOLERANCE: Duration = Duration::from_secs(60);
 /// For long-lived tokens the tolerance grows: this part of their life.
 const FUTURE_TOLERANCE_OF_LIFE: u32 = 20;
 
+/// Of the second that a `Date` is cut off to, what is cut off on average.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+
 /// A point on both clocks. It is there as soon as either clock says so: too early costs one request, too late shows a dead
 /// token to its consumers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +102,16 @@ pub fn is_from_the_future(obtained_at: Timestamp, life: Option<Duration>, now: T
     obtained_at.since(now) > FUTURE_TOLERANCE.max(of_life)
 }
 
+/// How many milliseconds an issuer's clock is ahead of ours, less than zero if it is behind: what its answer's `Date` says (RFC
+/// 9110 §6.6.1, whole seconds) against the middle of the exchange. Right to half a second and half of what the exchange took.
+#[must_use]
+pub fn ahead_ms(sent_at: Timestamp, answered_at: Timestamp, date: Timestamp) -> i64 {
+    let middle = sent_at.after(answered_at.since(sent_at) / 2);
+    let theirs = date.after(HALF_A_SECOND);
+    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    signed(theirs.0).saturating_sub(signed(middle.0))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -178,7 +191,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_issuers_clock_is_measured_against_the_middle_of_the_exchange() {
+        let at = |ms: u64| Timestamp(1_700_000_000_000 + ms);
+        for (sent_ms, answered_ms, date_s, expected_ms, what) in [
+            (500, 500, 0, 0, "the same second"),
+            (0, 1000, 0, 0, "in the middle of the exchange"),
+            (0, 100, 60, 60_450, "a minute ahead"),
+            (120_000, 120_100, 60, -59_550, "a minute behind"),
+            (1000, 900, 1, 500, "our clock was set back meanwhile"),
+        ] {
+            let ahead = ahead_ms(at(sent_ms), at(answered_ms), at(date_s * 1000));
+            assert_eq!(ahead, expected_ms, "{what}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn an_issuer_whose_clock_is_right_is_never_far_ahead_or_behind(
+            sent in 0_u64..4_000_000_000_000, there_ms in 0_u64..60_000, back_ms in 0_u64..60_000,
+        ) {
+            let answered_there = sent + there_ms;
+            let date = Timestamp(answered_there / 1000 * 1000);
+            let ahead = ahead_ms(Timestamp(sent), Timestamp(answered_there + back_ms), date);
+            let bound = i64::try_from(u64::midpoint(there_ms, back_ms) + 501).unwrap();
+            prop_assert!(ahead.abs() <= bound, "{ahead} ms");
+        }
+
         #[test]
         fn a_clock_that_nobody_set_has_not_jumped_however_long_the_machine_slept(
             passed_ms in 0_u64..10_000_000_000, slewed_ms in -1000_i64..=1000,

@@ -266,14 +266,15 @@ impl Job {
         if self.drops_answer(now) {
             return;
         }
-        let stake = self.stake(now);
+        let stake = self.stake(kind, now);
         let nth = self.failures.failed(kind);
         let wait = backoff::wait(kind, nth, retry_after, stake, sample);
         self.next = Next::Retry(now.boot.saturating_add(wait));
     }
 
-    /// What is at stake: consumers that have no token at all are no better off than with a dead one.
-    fn stake(&self, now: Reading) -> Stake {
+    /// What is at stake. Consumers that have no token at all are no better off than with a dead one; but what fails for a bug
+    /// before there ever was a token does not pass while they wait.
+    fn stake(&self, kind: FailureKind, now: Reading) -> Stake {
         match self.held {
             Some(held) => Stake {
                 life: held.life.length(),
@@ -281,7 +282,7 @@ impl Job {
             },
             None => Stake {
                 life: None,
-                remaining: Some(Duration::ZERO),
+                remaining: (kind != FailureKind::Internal).then_some(Duration::ZERO),
             },
         }
     }

@@ -86,6 +86,7 @@ impl Entry {
             token,
             obtained_at,
             rotating_expires_at,
+            issuer_ahead_ms: _,
         } = obtained;
         let claims = jwt::read(token.value.expose_secret());
         let assumed = self.config.refresh.default_lifetime;

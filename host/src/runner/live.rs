@@ -15,6 +15,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::output::{Outputs, Publication, Written};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
+use crate::refresh::clock;
 use crate::refresh::publication::Purpose;
 use crate::token::{Artifact, NamedToken, Token};
 
@@ -157,6 +158,9 @@ impl Acquirer for Live {
                 token: acquired.token,
                 obtained_at: acquired.obtained_at,
                 rotating_expires_at: acquired.rotating_expires_at,
+                issuer_ahead_ms: acquired
+                    .last_dated
+                    .map(|dated| clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date)),
             })
         })
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,7 @@ pub struct Metrics {
     lateness: Histogram,
     issuer_requests: Family<RequestLabels, Counter>,
     issuers_restrained: Family<OriginLabels, Gauge>,
+    issuer_clocks: Family<OriginLabels, Gauge<f64, AtomicU64>>,
     writes: Family<WriteLabels, Counter>,
     write_failures: Family<CodeLabels, Counter>,
     keep_failures: Counter,
@@ -137,6 +139,7 @@ impl Metrics {
             lateness: Histogram::new(LATENESS_BUCKETS),
             issuer_requests: Family::default(),
             issuers_restrained: Family::default(),
+            issuer_clocks: Family::default(),
             writes: Family::default(),
             write_failures: Family::default(),
             keep_failures: Counter::default(),
@@ -182,6 +185,11 @@ impl Metrics {
             "issuer_restrained",
             "How many clients of an issuer are held back because it is in trouble: one job at a time tries",
             self.issuers_restrained.clone(),
+        );
+        registry.register(
+            "issuer_clock_skew_seconds",
+            "How far an issuer's clock is ahead of this machine's by the Date of its last answer that brought a token; less than zero: behind",
+            self.issuer_clocks.clone(),
         );
         registry.register(
             "output_writes",
@@ -268,6 +276,13 @@ impl Metrics {
         } else {
             clients.dec();
         }
+    }
+
+    /// Says how far an issuer's clock is ahead of ours, less than zero if it is behind.
+    pub fn issuer_clock(&self, origin: &str, ahead_ms: i64) {
+        let origin = origin.to_owned();
+        let clock = self.issuer_clocks.get_or_create(&OriginLabels { origin });
+        clock.set(milliseconds(ahead_ms));
     }
 
     fn bounded_code(&self, code: &str) -> String {
@@ -418,6 +433,15 @@ fn chain_states(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt
     Ok(())
 }
 
+/// In seconds.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "what is beyond 2^53 milliseconds is wrong by more than a rounding error"
+)]
+fn milliseconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "milliseconds since 1970 are far below 2^53"
@@ -482,6 +506,7 @@ mod tests {
         );
         let issuer = "https://idp.example.org";
         metrics.issuer_asked(issuer, None);
+        metrics.issuer_clock(issuer, -1500);
         metrics.issuer_asked(issuer, Some(FailureKind::Unavailable));
         for (client, is_held_back) in [(1, true), (2, true), (1, false)] {
             let origin = format!("{issuer}:{}", 8000 + client);
@@ -506,6 +531,7 @@ mod tests {
             "evertoken_issuer_requests_total{origin=\"https://idp.example.org\",result=\"unavailable\"} 1",
             "evertoken_issuer_restrained{origin=\"https://idp.example.org:8001\"} 0",
             "evertoken_issuer_restrained{origin=\"https://idp.example.org:8002\"} 1",
+            "evertoken_issuer_clock_skew_seconds{origin=\"https://idp.example.org\"} -1.5",
             "evertoken_chain_state{job=\"a\",state=\"ok\"} 0",
             "evertoken_chain_state{job=\"a\",state=\"dead\"} 1",
             "evertoken_output_writes_total{kind=\"file\",result=\"unchanged\"} 1",

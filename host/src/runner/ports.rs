@@ -98,6 +98,8 @@ pub struct Obtained {
     pub obtained_at: Timestamp,
     /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
+    /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
+    pub issuer_ahead_ms: Option<i64>,
 }
 
 impl Obtained {

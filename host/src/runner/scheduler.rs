@@ -421,6 +421,7 @@ impl Scheduler {
         let was_well = entry.is_some_and(|entry| entry.machine.failures() == 0);
         let failure = match result {
             Ok(obtained) => {
+                self.clock_compared(key, obtained.issuer_ahead_ms);
                 self.acquired(key, obtained.by_present_clock(began, now), took);
                 None
             }

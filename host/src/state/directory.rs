@@ -484,7 +484,7 @@ fn examine(database: &Database, file: &Path, keys: &Keyring) -> Result<(Keys, Ke
     match missing.pop_first() {
         None => Ok((undecryptable, outdated)),
         Some((key_id, records)) => Err(StateError::KeyMissing {
-            path: file.to_owned(),
+            store: file.display().to_string(),
             key_id,
             records,
         }),

@@ -46,11 +46,23 @@ pub enum StateError {
         /// What the database says.
         reason: String,
     },
+    /// The Secrets are no store of ours, or damaged.
+    #[error(
+        "{store} are not a usable state store: {reason}; restore them, or choose another `state.secret.prefix` to start with an empty one"
+    )]
+    DamagedSecrets {
+        /// The Secrets.
+        store: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Records are encrypted with keys that are not given.
-    #[error("{records} record(s) in {path} are encrypted with key {key_id}, which is not among `state.key`; add it behind the first", path = path.display())]
+    #[error(
+        "{records} record(s) in {store} are encrypted with key {key_id}, which is not among `state.key`; add it behind the first"
+    )]
     KeyMissing {
-        /// The database file.
-        path: PathBuf,
+        /// The database file, or the Secrets.
+        store: String,
         /// Fingerprint of the missing key.
         key_id: String,
         /// How many records need it.
@@ -105,7 +117,7 @@ impl StateError {
             Self::Open { .. } => "state.open",
             Self::Locked { .. } => "state.locked",
             Self::NewerSchema { .. } => "state.newer-schema",
-            Self::Damaged { .. } => "state.damaged",
+            Self::Damaged { .. } | Self::DamagedSecrets { .. } => "state.damaged",
             Self::KeyMissing { .. } => "state.key-missing",
             Self::Undecryptable { .. } => "state.undecryptable",
             Self::Unreadable { .. } => "state.unreadable",
@@ -124,6 +136,7 @@ impl StateError {
             }
             Self::NewerSchema { .. }
             | Self::Damaged { .. }
+            | Self::DamagedSecrets { .. }
             | Self::KeyMissing { .. }
             | Self::Undecryptable { .. } => FailureKind::InvalidConfig,
             Self::Unreadable { .. } | Self::Quota { .. } | Self::Crypto(_) => FailureKind::Internal,

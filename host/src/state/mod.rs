@@ -1,7 +1,8 @@
 //! The state store: what survives a crash. It turns chains, tokens and plugin values into records, encrypts them when there is
-//! a key, and keeps them in a directory (durable) or in memory (gone with the process).
+//! a key, and keeps them in a directory (durable), in Secrets of a cluster, or in memory (gone with the process).
 
 mod change;
+mod cluster;
 mod directory;
 mod error;
 mod fingerprint;
@@ -15,12 +16,15 @@ mod seal;
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
+pub use self::cluster::ClusterPlace;
 pub use self::error::StateError;
 pub use self::memory::{Faults, MemoryState, Write};
 pub use self::quota::{PLUGIN_KEY_MAX_BYTES, PLUGIN_VALUE_MAX_BYTES, PLUGIN_VALUES_PER_JOB};
 pub use self::seal::{KeyError, StateKey};
 
+use self::cluster::Cluster;
 use self::directory::Directory;
 use self::fingerprint::Fingerprints;
 use self::local::{Backend, Local};
@@ -29,6 +33,7 @@ use crate::capability::chain::ChainId;
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::JobId;
 use crate::failure::Failure;
+use crate::kubernetes::Kubernetes;
 use crate::token::KeptToken;
 
 /// Random bytes.
@@ -39,7 +44,13 @@ fn random<const N: usize>() -> Result<[u8; N], StateError> {
 }
 
 /// The state store of one process.
-pub struct Store(Local);
+pub struct Store(Place);
+
+/// Where it is.
+enum Place {
+    Here(Box<Local>),
+    Cluster(Box<Cluster>),
+}
 
 /// What a job's secret stands for.
 #[derive(Debug)]
@@ -53,7 +64,7 @@ pub struct HeldChain {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
-            .field("keys", &self.0.keys)
+            .field("keys", self.keys())
             .finish_non_exhaustive()
     }
 }
@@ -76,11 +87,11 @@ impl Store {
     /// The same with keys: the first encrypts, all decrypt.
     #[must_use]
     pub fn in_sealed_memory(memory: MemoryState, keys: Vec<StateKey>) -> Self {
-        Self(Local {
+        Self(Place::Here(Box::new(Local {
             keys: Keyring::new(keys),
             fingerprints: Fingerprints::new(memory.fingerprint_key()),
             backend: Backend::Memory(memory),
-        })
+        })))
     }
 
     /// Opens or creates the store in a directory. The first key encrypts, all decrypt; records that another key or none
@@ -98,11 +109,46 @@ impl Store {
             );
         }
         let (directory, fingerprint_key) = Directory::open(directory, &keys)?;
-        Ok(Self(Local {
+        Ok(Self(Place::Here(Box::new(Local {
             backend: Backend::Directory(directory),
             keys,
             fingerprints: Fingerprints::new(&fingerprint_key),
-        }))
+        }))))
+    }
+
+    /// Opens or creates the store in Secrets of a cluster, which other processes may use at the same time. Keys as with
+    /// [`Self::open`]. An API server that is away is waited for, for a minute.
+    ///
+    /// # Errors
+    /// The Secrets cannot be read or written, or need a key that `keys` does not have. Nothing is overwritten then.
+    pub async fn in_cluster(
+        kubernetes: Arc<Kubernetes>,
+        place: ClusterPlace,
+        keys: Vec<StateKey>,
+    ) -> Result<Self, Failure> {
+        let keys = Keyring::new(keys);
+        if keys.is_empty() {
+            tracing::warn!(
+                store = %place,
+                "state is kept unencrypted in Secrets: whoever may read them has the rotating secrets; set `state.key` to encrypt it"
+            );
+        }
+        let cluster = Cluster::open(kubernetes, place, keys).await?;
+        Ok(Self(Place::Cluster(Box::new(cluster))))
+    }
+
+    fn keys(&self) -> &Keyring {
+        match &self.0 {
+            Place::Here(local) => &local.keys,
+            Place::Cluster(cluster) => &cluster.keys,
+        }
+    }
+
+    fn keeper(&self) -> &dyn Keeper {
+        match &self.0 {
+            Place::Here(local) => &**local,
+            Place::Cluster(cluster) => &**cluster,
+        }
     }
 
     /// Whether the store in a directory could be opened, as far as that shows without opening it: another process may have it.
@@ -113,12 +159,26 @@ impl Store {
         directory::look(directory)
     }
 
+    /// Whether the store in Secrets of a cluster could be read: one request, which writes nothing.
+    ///
+    /// # Errors
+    /// The API server is away, or refuses.
+    pub async fn look_in_cluster(
+        kubernetes: &Kubernetes,
+        place: &ClusterPlace,
+    ) -> Result<(), Failure> {
+        cluster::look(kubernetes, place).await
+    }
+
     /// Every job that something is kept for.
     ///
     /// # Errors
     /// The store cannot be read.
     pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
-        self.0.jobs().await
+        match &self.0 {
+            Place::Here(local) => local.jobs().await,
+            Place::Cluster(cluster) => cluster.jobs().await,
+        }
     }
 
     /// The chains that the job's secrets stand for now.
@@ -126,7 +186,10 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub async fn chains(&self, job: &JobId) -> Result<Vec<HeldChain>, Failure> {
-        self.0.chains(job).await
+        match &self.0 {
+            Place::Here(local) => local.chains(job).await,
+            Place::Cluster(cluster) => Ok(cluster.chains(job)),
+        }
     }
 
     /// Forgets all that is kept for a job, also what cannot be decrypted: its token, what its plugin cached, and the chains
@@ -140,8 +203,15 @@ impl Store {
         may_go: &(dyn Fn(&StoredChain) -> Result<(), Failure> + Sync),
     ) -> Result<(), Failure> {
         // A chain that changed meanwhile is looked at again: a request may be under way now.
-        while !self.0.forget(job, may_go).await? {}
-        Ok(())
+        loop {
+            let forgotten = match &self.0 {
+                Place::Here(local) => local.forget(job, may_go).await?,
+                Place::Cluster(cluster) => cluster.forget(job, may_go).await?,
+            };
+            if forgotten {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -151,7 +221,7 @@ impl Keeper for Store {
         job: &'a JobId,
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
-        self.0.plugin_value(job, key)
+        self.keeper().plugin_value(job, key)
     }
 
     fn set_plugin_value<'a>(
@@ -160,15 +230,15 @@ impl Keeper for Store {
         key: &'a str,
         value: &'a [u8],
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        self.0.set_plugin_value(job, key, value)
+        self.keeper().set_plugin_value(job, key, value)
     }
 
     fn is_exclusive(&self) -> bool {
-        self.0.is_exclusive()
+        self.keeper().is_exclusive()
     }
 
     fn chain_id(&self, first_value: &[u8]) -> ChainId {
-        self.0.chain_id(first_value)
+        self.keeper().chain_id(first_value)
     }
 
     fn find_chain<'a>(
@@ -177,22 +247,22 @@ impl Keeper for Store {
         secret: &'a str,
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
-        self.0.find_chain(job, secret, seed)
+        self.keeper().find_chain(job, secret, seed)
     }
 
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {
-        self.0.chain(id)
+        self.keeper().chain(id)
     }
 
     fn swap_chain<'a>(
         &'a self,
         change: ChainChange<'a>,
     ) -> BoxFuture<'a, Result<Option<Revision>, Failure>> {
-        self.0.swap_chain(change)
+        self.keeper().swap_chain(change)
     }
 
     fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
-        self.0.token(job)
+        self.keeper().token(job)
     }
 
     fn keep_token<'a>(
@@ -200,6 +270,6 @@ impl Keeper for Store {
         job: &'a JobId,
         token: &'a KeptToken,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        self.0.keep_token(job, token)
+        self.keeper().keep_token(job, token)
     }
 }

@@ -3,6 +3,7 @@
 
 mod binding;
 mod chain;
+mod cluster;
 
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret, SecretString};
@@ -17,6 +18,9 @@ use crate::token::{Expiry, Field, KeptToken, Token};
 
 pub(super) use self::binding::Binding;
 pub(super) use self::chain::{decode_chain, encode_chain};
+pub(super) use self::cluster::{
+    BindingInChain, Values, decode_bindings, decode_values, encode_bindings, encode_values,
+};
 
 /// The form of values that this version writes, and the newest that it reads.
 const VALUE_VERSION: u32 = 1;

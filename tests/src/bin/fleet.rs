@@ -223,7 +223,7 @@ fn evertoken(cluster: &ApiServer, jobs: usize, seconds: u64) -> Result<(Row, Res
         api_requests: patches()? - patches_before,
         changed: versions
             .iter()
-            .filter(|version| !versions_after.contains(version))
+            .filter(|version| !versions_after.contains(*version))
             .count(),
     };
     Ok((row, restart))

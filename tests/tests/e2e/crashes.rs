@@ -1,7 +1,7 @@
 //! Crashes at a real issuer that takes each refresh token once: the process is killed at every moment, connections are cut, the disk
 //! is full. No chain may end but those whose only answer was lost on its way to us, and these are counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,10 @@ const LOSES_REQUEST_EVERY: usize = 9;
 const LOSES_ANSWER_EVERY: usize = 40;
 
 /// After a request came in, the process is killed within this time: the issuer needs about 10 ms for an answer.
-const EXCHANGE: Duration = Duration::from_millis(40);
+const BEFORE_THE_ANSWER: Duration = Duration::from_millis(20);
+
+/// After the issuer answered, the process is killed within this time: it writes the answer, then the successor, then the token.
+const AFTER_THE_ANSWER: Duration = Duration::from_millis(30);
 
 struct Stage {
     scene: Scene,
@@ -118,12 +121,17 @@ impl Stage {
         JOBS.iter().filter_map(chain).collect()
     }
 
-    /// Whether the issuer took this refresh token and gave another one for it.
-    fn was_taken(&self, value: &str) -> bool {
-        let carried_out = self.realm.proxy().carried_out();
-        carried_out.iter().any(|done| {
-            done.status == 200 && done.request.field("refresh_token").as_deref() == Some(value)
-        })
+    /// The refresh tokens that the issuer took, and whether its answer was lost on a connection that was cut.
+    fn taken(&self) -> BTreeMap<String, bool> {
+        let carried_out = self.realm.proxy().carried_out().into_iter();
+        carried_out
+            .filter(|done| done.status == 200)
+            .filter_map(|done| Some((done.request.field("refresh_token")?, done.was_lost)))
+            .collect()
+    }
+
+    fn answers(&self) -> usize {
+        self.realm.proxy().carried_out().len()
     }
 
     fn requests(&self) -> usize {
@@ -167,7 +175,7 @@ struct Tally {
     inside: usize,
     /// Of these, kills with an answer kept that was not closed.
     with_answer: usize,
-    /// Chains that ended because their only answer was lost on its way to us.
+    /// Chains that ended because their only answer was lost on its way to us: it is in no store.
     lost_answers: usize,
 }
 
@@ -184,8 +192,7 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
     let mut random = fastrand::Rng::new();
     println!("seed of the moments: {}", random.get_seed());
     let mut tally = Tally::default();
-    // Values that were sent and not answered when the process was killed.
-    let mut unanswered = BTreeMap::<&str, String>::new();
+    let mut lost = BTreeSet::new();
     while tally.kills < kills() {
         if tally.kills % LOSES_REQUEST_EVERY == 1 {
             stage.realm.proxy().lose_requests(1);
@@ -195,25 +202,7 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
         }
         kill_once(&stage, &mut random);
         tally.kills += 1;
-        let chains = stage.chains();
-        let open = || chains.values().filter_map(|chain| chain.exchange.as_ref());
-        tally.inside += usize::from(open().next().is_some());
-        tally.with_answer += usize::from(open().any(|exchange| exchange.answer.is_some()));
-        for (job, chain) in &chains {
-            let value = String::from_utf8(chain.value.expose_secret().to_vec()).unwrap();
-            if chain.dead_since.is_some() {
-                let was_unanswered = unanswered.get(job) == Some(&value) || chain.unanswered > 0;
-                assert!(
-                    was_unanswered && stage.was_taken(&value),
-                    "{job}'s chain ended by our hand after {tally:?}: {chain:?}"
-                );
-                tally.lost_answers += 1;
-                stage.log_in(job);
-            }
-            if chain.unanswered > 0 {
-                unanswered.insert(job, value);
-            }
-        }
+        look(&stage, &mut tally, &mut lost);
     }
     stage.realm.proxy().lose_requests(0);
     stage.realm.proxy().lose_answers(0);
@@ -223,40 +212,50 @@ fn killed_at_every_moment_a_process_loses_no_chain_whose_answer_had_reached_it()
         "{tally:?}"
     );
     assert!(tally.with_answer > 0 || tally.kills < INSIDE.1, "{tally:?}");
-    revive(&stage);
     stage.assert_all_live();
     stage.assert_none_was_spent_twice();
 }
 
-/// Runs the process until something happens, and kills it at a moment near that.
-fn kill_once(stage: &Stage, random: &mut fastrand::Rng) {
-    let before = stage.requests();
-    let process = stage.run();
-    if random.u8(..4) == 0 {
-        std::thread::sleep(Duration::from_millis(random.u64(..1500)));
-    } else {
-        let began = Instant::now();
-        while stage.requests() == before && began.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        std::thread::sleep(EXCHANGE.mul_f64(random.f64()));
-    }
-    process.kill();
-}
-
-/// The last kill may have lost an answer, which the next exchange finds out.
-fn revive(stage: &Stage) {
-    let process = stage.run();
-    let ends = Instant::now() + Duration::from_secs(5);
-    while Instant::now() < ends {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    process.kill();
-    for (job, chain) in stage.chains() {
+/// Tells the chains whose only answer is lost from those that must go on, and logs in for the former.
+fn look(stage: &Stage, tally: &mut Tally, lost: &mut BTreeSet<String>) {
+    let (chains, taken) = (stage.chains(), stage.taken());
+    let open = || chains.values().filter_map(|chain| chain.exchange.as_ref());
+    tally.inside += usize::from(open().next().is_some());
+    tally.with_answer += usize::from(open().any(|exchange| exchange.answer.is_some()));
+    for (job, chain) in &chains {
+        let value = String::from_utf8(chain.value.expose_secret().to_vec()).unwrap();
+        let was_cut = taken.get(&value).copied();
+        let is_unanswered = chain.unanswered > 0 && chain.answer().is_none();
+        let was_killed = is_unanswered && was_cut == Some(false);
         if chain.dead_since.is_some() {
+            assert!(
+                lost.contains(&value) || was_cut == Some(true),
+                "{job}'s chain ended by our hand after {tally:?}: {chain:?}"
+            );
+        }
+        if chain.dead_since.is_some() || was_killed {
+            lost.insert(value);
+            tally.lost_answers += 1;
             stage.log_in(job);
         }
     }
+}
+
+/// Runs the process and kills it: at any time, after a request came in, or after the issuer answered one.
+fn kill_once(stage: &Stage, random: &mut fastrand::Rng) {
+    let (requests, answers) = (stage.requests(), stage.answers());
+    let process = stage.run();
+    let (happened, within): (&dyn Fn() -> bool, Duration) = match random.u8(..8) {
+        0 => (&|| true, Duration::from_millis(1500)),
+        1..3 => (&|| stage.requests() > requests, BEFORE_THE_ANSWER),
+        _ => (&|| stage.answers() > answers, AFTER_THE_ANSWER),
+    };
+    let began = Instant::now();
+    while !happened() && began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    std::thread::sleep(within.mul_f64(random.f64()));
+    process.kill();
 }
 
 #[test]
@@ -278,7 +277,7 @@ fn a_full_disk_loses_no_chain() {
         std::thread::sleep(Duration::from_millis(1200));
         std::fs::remove_file(filler).unwrap();
     }
-    process.kill();
+    process.terminate(PATIENCE).unwrap();
     for (job, chain) in stage.chains() {
         assert_eq!(chain.dead_since, None, "{job}\n{chain:?}");
     }

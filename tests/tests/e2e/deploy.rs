@@ -33,7 +33,7 @@ type Right = (
 );
 
 /// What the README's table says of each file, for the names in the manifests. No name: of any object.
-const RIGHTS: [(&str, Right); 4] = [
+const RIGHTS: [(&str, Right); 5] = [
     (
         "rbac-write-named.yaml",
         ("patch", "secrets", "", "shop", "warehouse-token"),
@@ -46,6 +46,10 @@ const RIGHTS: [(&str, Right); 4] = [
     (
         "rbac-tokenrequest.yaml",
         ("create", "serviceaccounts", "token", "shop", "warehouse"),
+    ),
+    (
+        "rbac-state.yaml",
+        ("list", "secrets", "", "evertoken-state", ""),
     ),
 ];
 
@@ -81,7 +85,7 @@ fn collection(object: &Value) -> String {
     }
 }
 
-/// The cluster with the namespaces `evertoken` and `shop`, empty of what an earlier test put there.
+/// The cluster with the namespaces of the manifests, empty of what an earlier test put there.
 struct Cluster {
     api: &'static ApiServer,
     scene: Scene,
@@ -99,7 +103,7 @@ impl Cluster {
             scene: Scene::new(name).unwrap(),
             _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        for namespace in ["evertoken", "shop"] {
+        for namespace in ["evertoken", "evertoken-state", "shop"] {
             cluster.clear(namespace);
         }
         // The one whose tokens the README's files are about; it is its owner's.
@@ -376,7 +380,7 @@ fn every_right() -> Vec<Right> {
         ("configmaps", "", "evertoken"),
     ];
     let mut rights = Vec::new();
-    for namespace in ["evertoken", "shop"] {
+    for namespace in ["evertoken", "evertoken-state", "shop"] {
         for (resource, subresource, name) in objects {
             for verb in verbs {
                 rights.push((verb, resource, subresource, namespace, name));

@@ -3,6 +3,7 @@
 
 mod bad_config;
 mod cluster_secrets;
+mod cluster_state;
 mod crashes;
 mod demo;
 mod deploy;

@@ -194,7 +194,7 @@ fn what_the_machine_lacks_is_one_jobs_state_and_an_error_only_when_asked() {
         ));
     }
     yaml.push_str(&format!(
-        "- {{name: healthy, source: {dummy}, outputs: [{{file: {{path: \"{out}healthy\"}}}}]}}\n"
+        "- {{name: healthy, source: {{plugin: dummy, config: {{lifetime: 4s}}}}, outputs: [{{file: {{path: \"{out}healthy\"}}}}]}}\n"
     ));
     let config = scene.config(&yaml).unwrap();
 
@@ -237,6 +237,12 @@ fn what_the_machine_lacks_is_one_jobs_state_and_an_error_only_when_asked() {
         let failure = failure.unwrap_or_else(|| scene.failure(&config, &process, name, PATIENCE));
         assert_eq!(failure.code, *expected, "{name}: {failure:?}");
     }
+    let healthy = || std::fs::read(scene.out("healthy")).unwrap();
+    let before = healthy();
+    wait_until("the healthy job to go on", PATIENCE, || {
+        (healthy() != before).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
 
     // Somebody mends it; nothing is restarted.
     scene.write("missing", "it-came").unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use evertoken_tests::client::Client;
 use evertoken_tests::disk::SmallDisk;
+use evertoken_tests::evertoken::Evertoken;
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::kubernetes::ApiServer;
 use evertoken_tests::server::Behaviour;
@@ -20,6 +21,23 @@ fn metrics(port: u16) -> String {
         .send("GET", &format!("http://127.0.0.1:{port}/metrics"), &[], &[])
         .unwrap();
     String::from_utf8(answer.body).unwrap()
+}
+
+/// A job without trouble, which gets a new token every few seconds.
+fn healthy(output: &str) -> String {
+    format!(
+        "- {{name: healthy, source: {{plugin: dummy, config: {{lifetime: 4s}}}}, outputs: [{output}]}}\n"
+    )
+}
+
+/// Waits until the healthy job's output, which `held` reads, is renewed once more.
+fn goes_on(process: &Evertoken, held: impl Fn() -> Option<Vec<u8>>) {
+    let renewed = wait_until("the healthy job", PATIENCE, &held).and_then(|before| {
+        wait_until("the healthy job to go on", PATIENCE, || {
+            (held()? != before).then_some(())
+        })
+    });
+    renewed.unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
 }
 
 #[test]
@@ -47,7 +65,7 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
             path.display()
         ));
     }
-    yaml.push_str("- {name: healthy, source: {plugin: dummy, config: {lifetime: 1h}}, outputs: [{file: {path: \"{out}/healthy\"}}]}\n");
+    yaml.push_str(&healthy("{file: {path: \"{out}/healthy\"}}"));
     let config = scene.config(&yaml).unwrap();
     let process = scene.run(&config).unwrap();
     for (name, path, expected) in &table {
@@ -55,10 +73,7 @@ fn a_file_that_cannot_be_written_is_that_jobs_trouble_only() {
         assert_eq!(code, *expected, "{name}: {message}");
         assert!(message.contains(path.to_str().unwrap()), "{message}");
     }
-    wait_until("the healthy job", PATIENCE, || {
-        scene.out("healthy").exists().then_some(())
-    })
-    .unwrap();
+    goes_on(&process, || std::fs::read(scene.out("healthy")).ok());
     assert_eq!(
         std::fs::read_to_string(scene.path("elsewhere")).unwrap(),
         "not mine"
@@ -87,16 +102,11 @@ fn a_full_disk_leaves_the_old_token_whole_and_the_newest_follows_once_there_is_r
         return;
     };
     let port = free_port().unwrap();
-    let job = |name: &str, path: &str| {
-        format!(
-            "- {{name: {name}, source: {{plugin: dummy, config: {{lifetime: 4s}}}}, outputs: [{{file: {{path: \"{path}\"}}}}]}}\n"
-        )
-    };
     let config = scene
         .config(&format!(
             "state: {{dir: \"{{here}}/state\"}}\nserve: {{address: 127.0.0.1:{port}}}\njobs:\n{}{}",
-            job("full", "{here}/disk/token"),
-            job("healthy", "{out}/healthy")
+            healthy("{file: {path: \"{here}/disk/token\"}}").replace("healthy", "full"),
+            healthy("{file: {path: \"{out}/healthy\"}}")
         ))
         .unwrap();
     let process = scene.run(&config).unwrap();
@@ -123,11 +133,7 @@ fn a_full_disk_leaves_the_old_token_whole_and_the_newest_follows_once_there_is_r
     let metrics = metrics(port);
     let counted = "evertoken_output_failures_total{kind=\"file\",code=\"file.disk-full\"}";
     assert!(metrics.contains(counted), "{metrics}");
-    let before = number(&scene.out("healthy"));
-    wait_until("the other job to go on", PATIENCE, || {
-        (number(&scene.out("healthy")) > before).then_some(())
-    })
-    .unwrap();
+    goes_on(&process, || std::fs::read(scene.out("healthy")).ok());
 
     std::fs::remove_file(filler).unwrap();
     wait_until("a newer token", PATIENCE, || {
@@ -170,8 +176,10 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
         ("late", true, "kubernetes.forbidden", "verb `create`"),
         ("absent", false, "kubernetes.not-found", "create: true"),
     ];
-    let names = table.iter().map(|(name, create, ..)| (*name, *create));
-    for (name, create) in names.chain([("healthy", false)]) {
+    yaml.push_str(&healthy(&format!(
+        "{{secret: {{namespace: {namespace}, name: healthy, create: false}}}}"
+    )));
+    for (name, create, ..) in &table {
         yaml.push_str(&format!(
             "- {{name: {name}, source: {{plugin: dummy, config: {{lifetime: 1h}}}}, outputs: [{{secret: {{namespace: {namespace}, name: {name}, create: {create}}}}}]}}\n"
         ));
@@ -203,13 +211,12 @@ fn a_secret_that_cannot_be_written_says_which_verb_or_state_stands_in_the_way() 
         let counted = format!("evertoken_output_failures_total{{kind=\"secret\",code=\"{code}\"}}");
         assert!(metrics.contains(&counted), "no {counted} in\n{metrics}");
     }
-    wait_until("the healthy job", PATIENCE, || {
+    goes_on(&process, || {
         cluster
             .admin()
             .secret_value(&namespace, "healthy", "token")
             .ok()?
-    })
-    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    });
 
     // What stood in the way is gone: the jobs recover by themselves.
     for name in ["absent", "late"] {
@@ -243,8 +250,9 @@ fn an_api_server_that_is_away_delays_its_secrets_only_and_the_issuer_is_asked_on
     let scene = Scene::new("away").unwrap();
     let config = scene
         .config(&format!(
-            "state: {{dir: \"{{here}}/state\"}}\njobs:\n- name: both\n  source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: \"{}\", client_id: c}}, secrets: {{client_secret: {{value: s}}}}}}\n  outputs:\n  - secret: {{namespace: {namespace}, name: both, create: true}}\n  - file: {{path: \"{{out}}/both\"}}\n",
-            issuer.url("/token")
+            "state: {{dir: \"{{here}}/state\"}}\njobs:\n- name: both\n  source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: \"{}\", client_id: c}}, secrets: {{client_secret: {{value: s}}}}}}\n  outputs:\n  - secret: {{namespace: {namespace}, name: both, create: true}}\n  - file: {{path: \"{{out}}/both\"}}\n{}",
+            issuer.url("/token"),
+            healthy("{file: {path: \"{out}/healthy\"}}")
         ))
         .unwrap();
     cluster.down();
@@ -263,6 +271,7 @@ fn an_api_server_that_is_away_delays_its_secrets_only_and_the_issuer_is_asked_on
         "once",
         "the file does not wait for the Secret"
     );
+    goes_on(&process, || std::fs::read(scene.out("healthy")).ok());
 
     cluster.up().unwrap();
     wait_until("the Secret", PATIENCE, || {

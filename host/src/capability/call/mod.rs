@@ -74,9 +74,21 @@ struct Used {
     state_writes: usize,
     log_lines: u32,
     last_sent_at: Option<Timestamp>,
+    last_dated: Option<Dated>,
     /// Whether a request without rotating secrets was sent after one with: then a failure may be about that one.
     asked_others_since: bool,
     exchanged: bool,
+}
+
+/// An answer by both sides' clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dated {
+    /// The moment before the request was sent, by ours.
+    pub sent_at: Timestamp,
+    /// When the answer was there, by ours.
+    pub answered_at: Timestamp,
+    /// The answer's `Date`.
+    pub date: Timestamp,
 }
 
 impl fmt::Debug for Call {
@@ -196,8 +208,22 @@ impl Call {
         let response = http::send(self, request)
             .await
             .map_err(|failure| self.scrub_failure(failure))?;
-        self.used().last_sent_at = Some(response.sent_at);
+        let answered_at = self.0.host.clock.now().wall;
+        let mut used = self.used();
+        used.last_sent_at = Some(response.sent_at);
+        used.last_dated = response.date().map(|date| Dated {
+            sent_at: response.sent_at,
+            answered_at,
+            date,
+        });
+        drop(used);
         Ok(response)
+    }
+
+    /// What the last answer said about the other side's clock; none: nothing.
+    #[must_use]
+    pub fn last_dated(&self) -> Option<Dated> {
+        self.used().last_dated
     }
 
     /// When the last request that was answered was sent: the token's life counts from there. None without requests.

@@ -17,6 +17,8 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 
@@ -97,6 +99,17 @@ pub struct Response {
     pub body: Vec<u8>,
     /// The moment before the request was sent: `expires_in` counts from here.
     pub sent_at: Timestamp,
+}
+
+impl Response {
+    /// What the other side's clock showed, by its `Date` header (RFC 9110 §6.6.1).
+    #[must_use]
+    pub fn date(&self) -> Option<Timestamp> {
+        let (_, date) = self.headers.iter().find(|(name, _)| name == "date")?;
+        let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", date).ok()?;
+        let date = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
+        Some(Timestamp(u64::try_from(date.as_millisecond()).ok()?))
+    }
 }
 
 /// Neither headers nor body: there are tokens in them.

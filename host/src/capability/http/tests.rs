@@ -518,3 +518,33 @@ async fn a_proxy_that_refuses_is_a_connect_failure_that_names_it() {
         .await;
     assert_eq!(code(&outcome), "http.dns");
 }
+
+#[test]
+fn the_date_of_an_answer_is_read_as_rfc_9110_writes_it() {
+    let dated = |headers: &[(&str, &str)]| {
+        let headers = headers
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        let response = Response {
+            status: 200,
+            headers: headers.collect(),
+            body: Vec::new(),
+            sent_at: NOW,
+        };
+        response.date()
+    };
+    let expected = Some(Timestamp(784_111_777_000));
+    assert_eq!(
+        dated(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")]),
+        expected
+    );
+    for nonsense in [
+        "",
+        "yesterday",
+        "Sun, 06 Nov 1894 08:49:37 GMT",
+        "1994-11-06",
+    ] {
+        assert_eq!(dated(&[("date", nonsense)]), None, "{nonsense}");
+    }
+    assert_eq!(dated(&[("expires", "Sun, 06 Nov 1994 08:49:37 GMT")]), None);
+}

@@ -20,6 +20,10 @@ use crate::failure::{Failure, FailureKind};
 /// successor in it.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Of that, this much must be left when the request is sent: the intent took long to write, or the machine slept, and another process
+/// may take the chain over when the intent is over.
+const SENDING_TIME: Duration = Duration::from_secs(20);
+
 /// The first wait before an answer that could not be kept is written again; doubled up to the longest.
 const REWRITE_FIRST: Duration = Duration::from_millis(250);
 
@@ -82,13 +86,22 @@ struct Exchange {
 
 impl Exchange {
     async fn run(self, outgoing: Outgoing, answered: oneshot::Sender<Result<Response, Failure>>) {
-        let result = match self.intend(outgoing.method.as_str()).await {
+        let began = self.host().clock.now().boot;
+        let intended = self.intend(outgoing.method.as_str()).await;
+        // By the clock that goes on while the machine sleeps.
+        let passed = self.host().clock.now().boot.saturating_sub(began);
+        let left = EXCHANGE_TIMEOUT.saturating_sub(passed);
+        let result = match intended {
             Err(failure) => Err(failure),
             Ok(()) if answered.is_closed() => {
                 self.unsent().await;
                 return;
             }
-            Ok(()) => self.exchanged(outgoing).await,
+            Ok(()) if left < SENDING_TIME => {
+                self.unsent().await;
+                Err(too_late(passed))
+            }
+            Ok(()) => self.exchanged(outgoing, left).await,
         };
         // Whoever waited may have been stopped; the answer is kept for the next call.
         let _ = answered.send(result);
@@ -123,10 +136,10 @@ impl Exchange {
         Ok(())
     }
 
-    async fn exchanged(&self, outgoing: Outgoing) -> Result<Response, Failure> {
+    async fn exchanged(&self, outgoing: Outgoing, within: Duration) -> Result<Response, Failure> {
         let url = &self.url;
         let exchange = self.host().transport.exchange(outgoing);
-        let outcome = timeout(EXCHANGE_TIMEOUT, exchange).await;
+        let outcome = timeout(within, exchange).await;
         let outcome = outcome.unwrap_or_else(|_| {
             Err(NoAnswer::after_sending(Failure::new(
                 FailureKind::Unavailable,
@@ -141,7 +154,7 @@ impl Exchange {
             Err(NoAnswer {
                 was_sent: false, ..
             }) => self.unsent().await,
-            Err(NoAnswer { was_sent: true, .. }) => self.in_doubt().await,
+            Err(NoAnswer { was_sent: true, .. }) => self.lost().await,
             Ok(response) => match meaning(response) {
                 Meaning::Taken => self.keep(response).await,
                 Meaning::Unspent => self.unspent().await,
@@ -156,6 +169,13 @@ impl Exchange {
         for flight in &self.flights {
             flight.unsent().await;
         }
+    }
+
+    async fn lost(&self) {
+        for flight in &self.flights {
+            flight.loses_its_answer();
+        }
+        self.in_doubt().await;
     }
 
     async fn unspent(&self) {
@@ -211,6 +231,17 @@ impl Exchange {
             }
         }
     }
+}
+
+fn too_late(passed: Duration) -> Failure {
+    Failure::new(
+        FailureKind::Unavailable,
+        "state.slow",
+        format!(
+            "writing down a request with a rotating secret took {} s, so it was not sent",
+            passed.as_secs()
+        ),
+    )
 }
 
 /// What is not written down is found as an unanswered request later: nothing is lost by it.

@@ -26,6 +26,8 @@ pub(in crate::capability) struct Flight {
     keeps_answer: AtomicBool,
     /// The source has had the answer: a second request with the same value gets none.
     is_handed_out: AtomicBool,
+    /// The last request was sent, and nothing came back.
+    lost_its_answer: AtomicBool,
     _lock: OwnedMutexGuard<()>,
 }
 
@@ -54,6 +56,7 @@ impl Flight {
             }),
             keeps_answer: AtomicBool::new(false),
             is_handed_out: AtomicBool::new(false),
+            lost_its_answer: AtomicBool::new(false),
             _lock: lock,
         }
     }
@@ -74,6 +77,16 @@ impl Flight {
     /// The configured value as it was when the call began.
     pub(in crate::capability) fn configured(&self) -> Option<&SecretSlice<u8>> {
         self.configured.as_ref()
+    }
+
+    /// Whether nothing came back to the last request.
+    pub(super) fn lost_its_answer(&self) -> bool {
+        self.lost_its_answer.load(Ordering::Relaxed)
+    }
+
+    /// Nothing came back to the last request.
+    pub(super) fn loses_its_answer(&self) {
+        self.lost_its_answer.store(true, Ordering::Relaxed);
     }
 
     /// Whether an answer must outlive the call whatever the source says.

@@ -118,6 +118,15 @@ impl Scheduler {
         }
     }
 
+    /// Takes note of what a job's issuer said about its clock.
+    pub(super) fn clock_compared(&self, key: Key, ahead_ms: Option<i64>) {
+        let call = self.issuers.calls.get(&key);
+        if let (Some(call), Some(ahead_ms)) = (call, ahead_ms) {
+            let metrics = &self.world.metrics;
+            metrics.issuer_clock(&call.issuer.origin, ahead_ms);
+        }
+    }
+
     fn close(&mut self, issuer: Issuer, circuit: Circuit<Key>, failure: Failure) {
         let (origin, code) = (&issuer.origin, failure.code.as_deref());
         warn!(%origin, code, error = failure.message, "the issuer is in trouble; one job at a time tries it until it answers");

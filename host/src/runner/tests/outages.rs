@@ -205,6 +205,7 @@ fn jobs_that_wait_for_their_issuer_have_not_failed_and_are_late() {
         let text = started.metrics.encode(status).unwrap();
         for line in [
             "evertoken_issuer_restrained{origin=\"https://issuer\"} 0",
+            "evertoken_issuer_clock_skew_seconds{origin=\"https://issuer\"} 0.25",
             "evertoken_refresh_lateness_seconds_bucket{le=\"300.0\"} 0",
             "evertoken_refresh_lateness_seconds_bucket{le=\"900.0\"} 100",
         ] {

@@ -18,9 +18,22 @@ async fn lateness(started: &Started) -> (f64, f64) {
     )
 }
 
+/// A run's length in minutes of virtual time. Waves of refreshes come every three and a half minutes and are alike; an hour of them
+/// takes an unoptimised program a minute of processor time.
+const MINUTES: u32 = 15;
+
+/// Says another length.
+const VARIABLE: &str = "EVERTOKEN_SCALE_MINUTES";
+
+fn minutes() -> u32 {
+    let said = std::env::var(VARIABLE).ok();
+    said.map_or(MINUTES, |said| said.parse().expect(VARIABLE))
+}
+
 #[test]
-fn ten_thousand_jobs_of_five_minutes_are_late_by_less_than_a_second_for_an_hour() {
+fn ten_thousand_jobs_of_five_minutes_are_late_by_less_than_a_second() {
     let world = World::forgetful();
+    let minutes = minutes();
     let jobs = (0..10_000).map(|n| job(&format!("job-{n}"))).collect();
     let began = Instant::now();
     world.time.run(async {
@@ -28,17 +41,15 @@ fn ten_thousand_jobs_of_five_minutes_are_late_by_less_than_a_second_for_an_hour(
         world.time.wait(60 * SECOND).await;
         let (first, first_in_time) = lateness(&started).await;
         assert!((first - 10_000.0).abs() < 0.5, "all have their first token");
-        world.time.wait(3600 * SECOND).await;
+        world.time.wait(minutes * 60 * SECOND).await;
         let (all, in_time) = lateness(&started).await;
-        let refreshes = all - first;
-        assert!(refreshes > 165_000.0, "{refreshes}");
-        assert!(
-            in_time - first_in_time >= 0.99 * refreshes,
-            "{in_time} of {refreshes}"
-        );
+        let (refreshes, in_time) = (all - first, in_time - first_in_time);
+        let took = began.elapsed();
+        println!("{minutes} minutes, {refreshes} refreshes, {in_time} of them within a second, in {took:?}");
+        assert!(refreshes > 2600.0 * f64::from(minutes), "{refreshes}");
+        assert!(in_time >= 0.99 * refreshes, "{in_time} of {refreshes}");
         started.stop().await;
     });
-    eprintln!("an hour of ten thousand jobs took {:?}", began.elapsed());
 }
 
 #[test]

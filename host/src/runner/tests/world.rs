@@ -328,6 +328,7 @@ impl Acquirer for World {
                 token: token(&value, Expiry::At(sent.after(plan.life))),
                 obtained_at: sent,
                 rotating_expires_at: plan.rotating_life.map(|life| sent.after(life)),
+                issuer_ahead_ms: Some(250),
             })
         })
     }

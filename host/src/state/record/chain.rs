@@ -18,7 +18,7 @@ const RECORD: &str = "chain";
 type Stamp = [u8; 16];
 
 /// Bytes that become base64 without a copy that would have to be wiped.
-struct Binary<'a>(&'a [u8]);
+pub(super) struct Binary<'a>(pub(super) &'a [u8]);
 
 impl Serialize for Binary<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -64,8 +64,9 @@ struct AnswerOut<'a> {
     sent_at: Timestamp,
 }
 
+/// A job's id.
 #[derive(Serialize, Deserialize)]
-struct StoredJob {
+pub(super) struct StoredJob {
     provider: u8,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     namespace: Option<String>,
@@ -147,12 +148,7 @@ fn exchange_out(exchange: &Exchange) -> ExchangeOut<'_> {
         not_after: intent.not_after,
         method: &intent.method,
         url: &intent.url,
-        job: StoredJob {
-            provider: provider_number(intent.job.provider),
-            namespace: intent.job.namespace.clone(),
-            name: intent.job.name.clone(),
-            uid: intent.job.uid.clone(),
-        },
+        job: job_out(&intent.job),
         plugin: StoredPlugin {
             name: intent.plugin.name.clone(),
             digest: BASE64.encode(&intent.plugin.digest),
@@ -175,7 +171,7 @@ pub(in crate::state) fn decode_chain(id: ChainId, bytes: &[u8]) -> Result<Chain,
     Ok(Chain {
         id,
         generation: stored.generation,
-        value: SecretSlice::from(binary(&stored.value)?),
+        value: SecretSlice::from(binary(RECORD, &stored.value)?),
         expires_at: stored.expires_at,
         dead_since: stored.dead_since,
         unanswered: stored.unanswered,
@@ -186,10 +182,6 @@ pub(in crate::state) fn decode_chain(id: ChainId, bytes: &[u8]) -> Result<Chain,
 }
 
 fn exchange_in(stored: ExchangeIn) -> Result<Exchange, StateError> {
-    let provider = provider_of(stored.job.provider).ok_or_else(|| StateError::Unreadable {
-        record: RECORD,
-        reason: "it names a job of a kind that this version does not know".to_owned(),
-    })?;
     Ok(Exchange {
         intent: Intent {
             holder: Holder(fixed(RECORD, &stored.holder)?),
@@ -197,12 +189,7 @@ fn exchange_in(stored: ExchangeIn) -> Result<Exchange, StateError> {
             not_after: stored.not_after,
             method: stored.method,
             url: stored.url,
-            job: JobId {
-                provider,
-                namespace: stored.job.namespace,
-                name: stored.job.name,
-                uid: stored.job.uid,
-            },
+            job: job_in(RECORD, stored.job)?,
             plugin: Plugin {
                 name: stored.plugin.name,
                 digest: fixed(RECORD, &stored.plugin.digest)?,
@@ -215,20 +202,42 @@ fn exchange_in(stored: ExchangeIn) -> Result<Exchange, StateError> {
     })
 }
 
+pub(super) fn job_out(job: &JobId) -> StoredJob {
+    StoredJob {
+        provider: provider_number(job.provider),
+        namespace: job.namespace.clone(),
+        name: job.name.clone(),
+        uid: job.uid.clone(),
+    }
+}
+
+pub(super) fn job_in(record: &'static str, stored: StoredJob) -> Result<JobId, StateError> {
+    let provider = provider_of(stored.provider).ok_or_else(|| StateError::Unreadable {
+        record,
+        reason: "it names a job of a kind that this version does not know".to_owned(),
+    })?;
+    Ok(JobId {
+        provider,
+        namespace: stored.namespace,
+        name: stored.name,
+        uid: stored.uid,
+    })
+}
+
 fn answer_in(stored: AnswerIn) -> Result<Answer, StateError> {
     Ok(Answer(Response {
         status: stored.status,
         headers: stored.headers,
-        body: binary(&stored.body)?,
+        body: binary(RECORD, &stored.body)?,
         sent_at: stored.sent_at,
     }))
 }
 
-fn binary(text: &SecretText) -> Result<Vec<u8>, StateError> {
+pub(super) fn binary(record: &'static str, text: &SecretText) -> Result<Vec<u8>, StateError> {
     BASE64
         .decode(text.0.expose_secret().as_bytes())
         .map_err(|_| StateError::Unreadable {
-            record: RECORD,
+            record,
             reason: "a part of it is not base64".to_owned(),
         })
 }

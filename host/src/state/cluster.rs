@@ -1,0 +1,974 @@
+//! Keeping in a cluster: one Secret per chain, changed by compare-and-swap on its resourceVersion, so that two processes cannot
+//! spend one refresh token; and one per job for its token and what its plugin cached. What was read is held in memory: a
+//! rotation costs its writes and no reads. A write whose answer was lost is never repeated here; whoever made it compares.
+
+mod known;
+mod object;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Mutex as AsyncMutex;
+use zeroize::Zeroizing;
+
+use self::known::{Chains, FINGERPRINTS_MAX, Known, is_newer};
+use self::object::{
+    CHAIN, Data, JOB, Object, Place, RawList, SECRET_MAX_BYTES, STORE, STORE_LABEL,
+};
+use super::error::StateError;
+use super::fingerprint::{Fingerprint, Fingerprints, KEY_LEN};
+use super::record::{self, Kind, Name};
+use super::seal::{Condition, Keyring};
+use super::{HeldChain, quota, random};
+use crate::capability::chain::ChainId;
+use crate::capability::keep::{
+    BoxFuture, ChainChange, FoundChain, Keeper, Revision, Seed, StoredChain,
+};
+use crate::config::defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS;
+use crate::config::model::JobId;
+use crate::failure::{Failure, FailureKind};
+use crate::kubernetes::{Answer, CONFLICT, Call, Kubernetes, NOT_FOUND, Verb};
+use crate::token::KeptToken;
+
+/// What is kept free in a chain's Secret before a request is sent: the largest answer in base64, and what else its record says.
+const RESERVE_BYTES: usize = PLUGIN_RESPONSE_BYTES_IN_SECRETS / 3 * 4 + 4096;
+
+/// Objects in one answer to a list, kubectl's own number.
+const PAGE: usize = 500;
+
+/// Tries to read the store at start, a pause apart: an API server that restarts is back within a minute, and where it is not, the
+/// Pod's restart tries further.
+const START_TRIES: u32 = 12;
+const START_PAUSE: Duration = Duration::from_secs(5);
+
+/// Rounds of reading and writing a job's Secret when another process writes it at the same moment.
+const CONFLICTS_MAX: usize = 4;
+
+/// Keys of `data`.
+const CHAIN_KEY: &str = "chain";
+const BINDINGS_KEY: &str = "bindings";
+const FINGERPRINTS_KEY: &str = "fingerprints";
+const FINGERPRINT_KEY_KEY: &str = "fingerprint-key";
+const ID_KEY: &str = "id";
+const TOKEN_KEY: &str = "token";
+const VALUES_KEY: &str = "values";
+
+/// Where a store in a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterPlace {
+    /// The namespace of all its Secrets.
+    pub namespace: String,
+    /// What their names begin with.
+    pub prefix: String,
+}
+
+impl std::fmt::Display for ClusterPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "secrets {}/{}-*", self.namespace, self.prefix)
+    }
+}
+
+/// A store in a cluster.
+pub(super) struct Cluster {
+    kubernetes: Arc<Kubernetes>,
+    place: ClusterPlace,
+    pub(super) keys: Keyring,
+    fingerprints: Fingerprints,
+    known: Mutex<State>,
+    /// Held while all is listed.
+    listing: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    chains: Chains,
+    jobs: HashMap<JobId, KnownJob>,
+    /// Chains whose last write may have happened.
+    uncertain: BTreeSet<ChainId>,
+    /// Chains that are there and cannot be read.
+    unreadable: BTreeSet<ChainId>,
+    /// Lists that have begun, and the last of them that succeeded.
+    lists_begun: u64,
+    list_done: u64,
+}
+
+/// A job's Secret as it was last seen.
+#[derive(Clone)]
+struct KnownJob {
+    revision: String,
+    data: Data,
+}
+
+impl Cluster {
+    /// Reads the store, or makes it.
+    pub(super) async fn open(
+        kubernetes: Arc<Kubernetes>,
+        place: ClusterPlace,
+        keys: Keyring,
+    ) -> Result<Self, Failure> {
+        let mut tries = 1;
+        let fingerprint_key = loop {
+            match fingerprint_key(&kubernetes, &place, &keys).await {
+                Err(failure) if failure.kind == FailureKind::Unavailable && tries < START_TRIES => {
+                    tracing::warn!(error = %failure, "the state store cannot be read yet; it is tried again");
+                    tries += 1;
+                    tokio::time::sleep(START_PAUSE).await;
+                }
+                result => break result?,
+            }
+        };
+        let cluster = Self {
+            kubernetes,
+            place,
+            keys,
+            fingerprints: Fingerprints::new(&fingerprint_key),
+            known: Mutex::default(),
+            listing: AsyncMutex::default(),
+        };
+        let objects = cluster.list().await?;
+        cluster.examine(&objects)?;
+        for object in objects {
+            cluster.take_over(object).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// A key that is missing altogether is a mistake in the configuration: nothing is read or written then.
+    fn examine(&self, objects: &[Object]) -> Result<(), StateError> {
+        let mut missing: BTreeMap<String, usize> = BTreeMap::new();
+        for object in objects {
+            for (key, value) in &object.data {
+                if let Some(name) = self.sealed_under(object, key)
+                    && let Condition::KeyMissing(id) = self.keys.examine(&name, value)
+                {
+                    *missing.entry(id).or_default() += 1;
+                }
+            }
+        }
+        match missing.pop_first() {
+            None => Ok(()),
+            Some((key_id, records)) => Err(StateError::KeyMissing {
+                store: self.place.to_string(),
+                key_id,
+                records,
+            }),
+        }
+    }
+
+    /// Learns an object, encrypted with the first key from now on.
+    async fn take_over(&self, mut object: Object) -> Result<(), Failure> {
+        let mut outdated = false;
+        for key in object.data.keys().cloned().collect::<Vec<_>>() {
+            let (Some(name), Some(value)) =
+                (self.sealed_under(&object, &key), object.data.get(&key))
+            else {
+                continue;
+            };
+            match self.keys.examine(&name, value) {
+                Condition::Outdated => {
+                    let sealed = self.keys.seal(&name, &self.keys.open(&name, value)?)?;
+                    object.data.insert(key, sealed);
+                    outdated = true;
+                }
+                Condition::Current => {}
+                Condition::Undecryptable | Condition::KeyMissing(_) => {
+                    tracing::error!(secret = %object.name, key, "a record of the state store cannot be decrypted; it is left as it is");
+                    // A chain is remembered as unreadable.
+                    let _ = self.learn(&object);
+                    return Ok(());
+                }
+            }
+        }
+        if outdated {
+            let written = self
+                .write(
+                    &object.kind,
+                    &object.name,
+                    Some(&object.revision),
+                    &object.data,
+                )
+                .await;
+            match written {
+                Ok(revision) => object.revision = revision,
+                // Another process is at work on it, and has the new key too or will.
+                Err(failure) if has_code(&failure, CONFLICT) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        self.learn(&object)?;
+        Ok(())
+    }
+
+    fn sealed_under(&self, object: &Object, key: &str) -> Option<Vec<u8>> {
+        sealed_under(&self.place.prefix, &object.kind, &object.name, key)
+    }
+
+    /// Adds what was read to what is known. What cannot be decrypted is not known.
+    fn learn(&self, object: &Object) -> Result<(), Failure> {
+        match object.kind.as_str() {
+            CHAIN => {
+                if let Some(id) = object::id_of(&self.place.prefix, CHAIN, &object.name) {
+                    let (id, read) = (ChainId(id), self.chain_in(ChainId(id), object));
+                    let mut state = self.state();
+                    match read {
+                        Ok(known) => {
+                            state.unreadable.remove(&id);
+                            state.chains.learn(known);
+                        }
+                        Err(error) => {
+                            state.unreadable.insert(id);
+                            return Err(error.into());
+                        }
+                    }
+                }
+            }
+            JOB => {
+                if let Some(job) = self.job_in(object) {
+                    let mut state = self.state();
+                    let held = state.jobs.get(&job).map(|held| held.revision.as_str());
+                    if held.is_none_or(|held| !is_newer(held, &object.revision)) {
+                        let known = KnownJob {
+                            revision: object.revision.clone(),
+                            data: object.data.clone(),
+                        };
+                        state.jobs.insert(job, known);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn job_in(&self, object: &Object) -> Option<JobId> {
+        let name = self.sealed_under(object, ID_KEY)?;
+        let id = self.keys.open(&name, object.data.get(ID_KEY)?).ok()?;
+        match record::decode_key(&id) {
+            Ok(Name::OfJob(job, ..)) => Some(job),
+            _ => None,
+        }
+    }
+
+    fn chain_in(&self, id: ChainId, object: &Object) -> Result<Known, StateError> {
+        let opened = |key: &str| {
+            let undecryptable = || StateError::Undecryptable {
+                record: format!(
+                    "chain {id} (secret {}/{})",
+                    self.place.namespace, object.name
+                ),
+            };
+            let value = object.data.get(key).ok_or_else(undecryptable)?;
+            let name = self.sealed_under(object, key).ok_or_else(undecryptable)?;
+            self.keys.open(&name, value).map_err(|_| undecryptable())
+        };
+        Ok(Known {
+            revision: object.revision.clone(),
+            chain: record::decode_chain(id, &opened(CHAIN_KEY)?)?,
+            bindings: record::decode_bindings(&opened(BINDINGS_KEY)?)?,
+            fingerprints: opened(FINGERPRINTS_KEY)?
+                .chunks_exact(16)
+                .filter_map(|chunk| Some(Fingerprint(chunk.try_into().ok()?)))
+                .collect(),
+        })
+    }
+
+    pub(super) async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
+        self.list_anew().await?;
+        let state = self.state();
+        let jobs: BTreeSet<&JobId> = state.jobs.keys().chain(state.chains.jobs()).collect();
+        Ok(jobs.into_iter().cloned().collect())
+    }
+
+    /// The chains that the job's secrets stand for, as they were when all was last listed.
+    pub(super) fn chains(&self, job: &JobId) -> Vec<HeldChain> {
+        let state = self.state();
+        let secrets: BTreeSet<&str> = state
+            .chains
+            .bindings_of(job)
+            .map(|(_, binding)| binding.secret.as_str())
+            .collect();
+        secrets
+            .into_iter()
+            .filter_map(|secret| {
+                let (known, _) = state.chains.binding(job, secret)?;
+                Some(HeldChain {
+                    secret: secret.to_owned(),
+                    chain: Ok(Some(stored(known))),
+                })
+            })
+            .collect()
+    }
+
+    /// Forgets a job's Secret and the chains that no other job is bound to. False: one of them was changed since it was read.
+    pub(super) async fn forget(
+        &self,
+        job: &JobId,
+        may_go: &(dyn Fn(&StoredChain) -> Result<(), Failure> + Sync),
+    ) -> Result<bool, Failure> {
+        self.list_anew().await?;
+        let (ours, shared, kept) = {
+            let state = self.state();
+            let mut seen = BTreeSet::new();
+            let bound: Vec<Known> = state
+                .chains
+                .bindings_of(job)
+                .filter(|(known, _)| seen.insert(known.chain.id))
+                .map(|(known, _)| known.clone())
+                .collect();
+            let (ours, shared): (Vec<_>, Vec<_>) = bound
+                .into_iter()
+                .partition(|known| known.bindings.iter().all(|binding| binding.job == *job));
+            (ours, shared, state.jobs.get(job).cloned())
+        };
+        for known in &ours {
+            may_go(&stored(known))?;
+        }
+        for known in &ours {
+            let name = object::name(&self.place.prefix, CHAIN, &known.chain.id.0);
+            if !self.delete(&name, &known.revision).await? {
+                return Ok(false);
+            }
+            self.state().chains.drop_chain(known.chain.id);
+        }
+        for known in shared {
+            if !self.unbind(known, job).await? {
+                return Ok(false);
+            }
+        }
+        if let Some(kept) = kept {
+            if !self.delete(&self.job_name(job), &kept.revision).await? {
+                return Ok(false);
+            }
+            self.state().jobs.remove(job);
+        }
+        Ok(true)
+    }
+
+    async fn unbind(&self, mut known: Known, job: &JobId) -> Result<bool, Failure> {
+        known.bindings.retain(|binding| binding.job != *job);
+        let expected = known.revision.clone();
+        let data = self.data_of(&known)?;
+        match self.write_chain(&mut known, Some(&expected), &data).await {
+            Ok(()) => Ok(true),
+            Err(failure) if has_code(&failure, CONFLICT) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn find(
+        &self,
+        job: &JobId,
+        secret: &str,
+        seed: Option<&[u8]>,
+    ) -> Result<Option<FoundChain>, Failure> {
+        let seed = seed.map(|value| (value, self.fingerprints.of(value)));
+        let uncertain = {
+            let state = self.state();
+            let found = state.find(job, secret, seed);
+            let id = found.map(|found| found.stored.chain.id);
+            id.filter(|id| state.uncertain.contains(id))
+        };
+        if let Some(id) = uncertain {
+            self.read_chain(id).await?;
+        }
+        if let Some(found) = self.state().find(job, secret, seed) {
+            return Ok(Some(found));
+        }
+        // Another process may have begun the chain, or rotated it to this value.
+        self.list_anew().await?;
+        let unreadable = {
+            let state = self.state();
+            if let Some(found) = state.find(job, secret, seed) {
+                return Ok(Some(found));
+            }
+            let first = seed.map(|(_, fingerprint)| ChainId(fingerprint.0));
+            first.filter(|id| state.unreadable.contains(id))
+        };
+        if let Some(id) = unreadable {
+            // It says why; nothing is begun in its place.
+            self.read_chain(id).await?;
+        }
+        Ok(None)
+    }
+
+    async fn swap(&self, change: ChainChange<'_>) -> Result<Option<Revision>, Failure> {
+        let id = change.next.id;
+        let expected = change.expected.map(|revision| revision.0.as_str());
+        let is_known = |state: &State| {
+            let known = state.chains.get(id).map(|known| known.revision.as_str());
+            known == expected
+        };
+        if !is_known(&self.state()) {
+            self.read_chain(id).await?;
+            if !is_known(&self.state()) {
+                return Ok(None);
+            }
+        }
+        let mut next = self.next(&change);
+        let data = self.data_of(&next)?;
+        if opens(&change) {
+            has_room(id, &data)?;
+        }
+        match self.write_chain(&mut next, expected, &data).await {
+            Ok(()) => Ok(Some(Revision(next.revision))),
+            Err(failure) if has_code(&failure, CONFLICT) || has_code(&failure, NOT_FOUND) => {
+                self.read_chain(id).await?;
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The chain as it is to be written; its revision is not known yet.
+    fn next(&self, change: &ChainChange<'_>) -> Known {
+        let fingerprint = |value: &[u8]| (!value.is_empty()).then(|| self.fingerprints.of(value));
+        let state = self.state();
+        let before = state.chains.get(change.next.id);
+        let (bindings, fingerprints) = state.chains.after(
+            before,
+            (change.job, change.secret),
+            change.seed.and_then(fingerprint),
+            fingerprint(change.next.value.expose_secret()),
+        );
+        Known {
+            revision: String::new(),
+            chain: change.next.clone(),
+            bindings,
+            fingerprints,
+        }
+    }
+
+    fn data_of(&self, known: &Known) -> Result<Data, Failure> {
+        let name = object::name(&self.place.prefix, CHAIN, &known.chain.id.0);
+        let mut packed = Zeroizing::new(Vec::with_capacity(16 * FINGERPRINTS_MAX));
+        for fingerprint in &known.fingerprints {
+            packed.extend_from_slice(&fingerprint.0);
+        }
+        let mut data = Data::new();
+        for (key, value) in [
+            (CHAIN_KEY, record::encode_chain(&known.chain, random()?)?),
+            (BINDINGS_KEY, record::encode_bindings(&known.bindings)?),
+            (FINGERPRINTS_KEY, packed),
+        ] {
+            let sealed_under = sealed_under(&self.place.prefix, CHAIN, &name, key);
+            let sealed = self.keys.seal(&sealed_under.unwrap_or_default(), &value)?;
+            data.insert(key.to_owned(), sealed);
+        }
+        Ok(data)
+    }
+
+    /// Writes a chain and learns what came of it.
+    async fn write_chain(
+        &self,
+        known: &mut Known,
+        expected: Option<&str>,
+        data: &Data,
+    ) -> Result<(), Failure> {
+        let id = known.chain.id;
+        let name = object::name(&self.place.prefix, CHAIN, &id.0);
+        // Until the answer is there, or if this future is dropped, nobody knows whether it happened.
+        self.state().uncertain.insert(id);
+        let written = self.write(CHAIN, &name, expected, data).await;
+        let is_refused = |failure: &Failure| failure.kind != FailureKind::Unavailable;
+        let mut state = self.state();
+        match written {
+            Ok(revision) => {
+                known.revision = revision;
+                state.chains.learn(known.clone());
+                state.uncertain.remove(&id);
+                Ok(())
+            }
+            Err(failure) => {
+                if is_refused(&failure) {
+                    state.uncertain.remove(&id);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Reads a chain anew.
+    async fn read_chain(&self, id: ChainId) -> Result<Option<StoredChain>, Failure> {
+        let name = object::name(&self.place.prefix, CHAIN, &id.0);
+        let object = self.get(&name).await?;
+        if let Some(object) = &object {
+            self.learn(object)?;
+        }
+        let mut state = self.state();
+        state.uncertain.remove(&id);
+        if object.is_none() {
+            state.chains.drop_chain(id);
+        }
+        Ok(state.chains.get(id).map(stored))
+    }
+
+    fn job_name(&self, job: &JobId) -> String {
+        let id = self.fingerprints.of(&record::job_prefix(job));
+        object::name(&self.place.prefix, JOB, &id.0)
+    }
+
+    /// A sealed value of a job.
+    fn job_value(&self, job: &JobId, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        let value = {
+            let state = self.state();
+            let known = state.jobs.get(job);
+            known.and_then(|known| known.data.get(key).cloned())
+        };
+        let name = sealed_under(&self.place.prefix, JOB, &self.job_name(job), key);
+        value
+            .map(|value| self.keys.open(&name.unwrap_or_default(), &value))
+            .transpose()
+            .map_err(|error| match error {
+                StateError::Undecryptable { .. } => StateError::Undecryptable {
+                    record: format!("{key} of job {job}"),
+                },
+                other => other,
+            })
+    }
+
+    /// Changes one value of a job's Secret. Another process's change of another value is kept.
+    async fn set_job_value(&self, job: &JobId, key: &str, value: &[u8]) -> Result<(), Failure> {
+        // What cannot be decrypted is not overwritten.
+        self.job_value(job, key)?;
+        let name = self.job_name(job);
+        let sealed = |key: &str, value: &[u8]| {
+            let name = sealed_under(&self.place.prefix, JOB, &name, key).unwrap_or_default();
+            self.keys.seal(&name, value)
+        };
+        let id = sealed(ID_KEY, &record::key(job, Kind::Token, ""))?;
+        let value = sealed(key, value)?;
+        let mut attempt = 1;
+        loop {
+            let known = self.state().jobs.get(job).cloned();
+            let (revision, mut data) = match known {
+                Some(known) => (Some(known.revision), known.data),
+                None => (None, Data::from([(ID_KEY.to_owned(), id.clone())])),
+            };
+            data.insert(key.to_owned(), value.clone());
+            match self.write(JOB, &name, revision.as_deref(), &data).await {
+                Ok(revision) => {
+                    let known = KnownJob { revision, data };
+                    self.state().jobs.insert(job.clone(), known);
+                    return Ok(());
+                }
+                Err(failure)
+                    if (has_code(&failure, CONFLICT) || has_code(&failure, NOT_FOUND))
+                        && attempt < CONFLICTS_MAX =>
+                {
+                    attempt += 1;
+                    self.state().jobs.remove(job);
+                    if let Some(object) = self.get(&name).await? {
+                        self.learn(&object)?;
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn cache(&self, job: &JobId, name: &str, value: &[u8]) -> Result<(), Failure> {
+        let mut values = self.cached(job)?;
+        quota::admit(name, value, values.len(), values.contains_key(name))?;
+        values.insert(name.to_owned(), Zeroizing::new(value.to_vec()));
+        let bytes = record::encode_values(&values)?;
+        self.set_job_value(job, VALUES_KEY, &bytes).await
+    }
+
+    fn cached(&self, job: &JobId) -> Result<record::Values, StateError> {
+        match self.job_value(job, VALUES_KEY)? {
+            Some(bytes) => record::decode_values(&bytes),
+            None => Ok(record::Values::new()),
+        }
+    }
+
+    /// Lists all chains and jobs. Whoever waits while another list begins takes part in that one.
+    async fn list_anew(&self) -> Result<(), Failure> {
+        let arrival = self.state().lists_begun;
+        let _turn = self.listing.lock().await;
+        let (chains, jobs, list) = {
+            let mut state = self.state();
+            if state.list_done > arrival {
+                return Ok(());
+            }
+            state.lists_begun += 1;
+            let jobs: Vec<JobId> = state.jobs.keys().cloned().collect();
+            (state.chains.ids(), jobs, state.lists_begun)
+        };
+        let objects = self.list().await?;
+        for object in &objects {
+            if let Err(failure) = self.learn(object) {
+                tracing::error!(error = %failure, "a Secret of the state store is left as it is");
+            }
+        }
+        // What was known before and is not listed is gone.
+        let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
+        let mut state = self.state();
+        for id in chains {
+            let name = object::name(&self.place.prefix, CHAIN, &id.0);
+            if !names.contains(name.as_str()) {
+                state.chains.drop_chain(id);
+            }
+        }
+        for job in jobs {
+            if !names.contains(self.job_name(&job).as_str()) {
+                state.jobs.remove(&job);
+            }
+        }
+        state.list_done = list;
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Object>, Failure> {
+        let selector = format!("{STORE_LABEL}={}", self.place.prefix);
+        let mut objects = Vec::new();
+        let mut next = String::new();
+        loop {
+            let mut call = Call::secret(Verb::List, &self.place.namespace, "");
+            call.query.push(("labelSelector", selector.clone()));
+            call.query.push(("limit", PAGE.to_string()));
+            if !next.is_empty() {
+                call.query.push(("continue", next));
+            }
+            let page: RawList = self.send(&call).await?.parse(&call)?;
+            for raw in page.items {
+                objects.push(Object::of(raw).ok_or_else(|| call.malformed("no base64"))?);
+            }
+            next = page.metadata.next;
+            if next.is_empty() {
+                return Ok(objects);
+            }
+        }
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Object>, Failure> {
+        get(&self.kubernetes, &self.place, name).await
+    }
+
+    async fn write(
+        &self,
+        kind: &str,
+        name: &str,
+        revision: Option<&str>,
+        data: &Data,
+    ) -> Result<String, Failure> {
+        write(&self.kubernetes, &self.place, (kind, name), revision, data).await
+    }
+
+    /// False: it has changed since.
+    async fn delete(&self, name: &str, revision: &str) -> Result<bool, Failure> {
+        let mut call = Call::secret(Verb::Delete, &self.place.namespace, name);
+        let precondition = json!({"preconditions": {"resourceVersion": revision}});
+        call.body = Zeroizing::new(precondition.to_string().into_bytes());
+        match self.send(&call).await {
+            Ok(_) => Ok(true),
+            Err(failure) if has_code(&failure, NOT_FOUND) => Ok(true),
+            Err(failure) if has_code(&failure, CONFLICT) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        send(&self.kubernetes, call).await
+    }
+
+    /// Every change leaves it whole, so a panic elsewhere does not spoil it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn find(
+        &self,
+        job: &JobId,
+        secret: &str,
+        seed: Option<(&[u8], Fingerprint)>,
+    ) -> Option<FoundChain> {
+        let bound = self.chains.binding(job, secret);
+        let Some((value, fingerprint)) = seed else {
+            return Some(FoundChain {
+                stored: stored(bound?.0),
+                seed: Seed::Unread,
+            });
+        };
+        let known = self.chains.led_to(fingerprint)?;
+        let is_untouched = match bound {
+            Some((_, binding)) => binding.seed == Some(fingerprint),
+            None => known
+                .bindings
+                .iter()
+                .any(|binding| binding.seed == Some(fingerprint)),
+        };
+        let seed = if known.chain.has_newest(value) {
+            Seed::Newest
+        } else if is_untouched {
+            Seed::Unchanged
+        } else {
+            Seed::Restored
+        };
+        Some(FoundChain {
+            stored: stored(known),
+            seed,
+        })
+    }
+}
+
+fn stored(known: &Known) -> StoredChain {
+    StoredChain {
+        chain: known.chain.clone(),
+        revision: Revision(known.revision.clone()),
+    }
+}
+
+/// Whether a request is about to be sent.
+fn opens(change: &ChainChange<'_>) -> bool {
+    let exchange = change.next.exchange.as_ref();
+    exchange.is_some_and(|exchange| exchange.answer.is_none())
+}
+
+/// That the answer can be kept when it comes.
+fn has_room(id: ChainId, data: &Data) -> Result<(), Failure> {
+    let held = object::size(data);
+    if held + RESERVE_BYTES <= SECRET_MAX_BYTES {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::InvalidConfig,
+        "state.no-room",
+        format!(
+            "the Secret of chain {id} holds {held} bytes and could not take the issuer's answer as well (a Secret holds {SECRET_MAX_BYTES}), so no request is sent; make the source's configuration smaller"
+        ),
+    ))
+}
+
+/// The name that a value of a Secret is sealed under, so that it cannot be moved; none: it is none of ours.
+fn sealed_under(prefix: &str, kind: &str, name: &str, key: &str) -> Option<Vec<u8>> {
+    let mut sealed_under = match kind {
+        CHAIN => record::chain_key(ChainId(object::id_of(prefix, CHAIN, name)?)),
+        JOB => name.as_bytes().to_vec(),
+        STORE => record::fingerprint_key_key(),
+        _ => return None,
+    };
+    sealed_under.push(0);
+    sealed_under.extend_from_slice(key.as_bytes());
+    Some(sealed_under)
+}
+
+/// Whether the store's Secrets may be listed.
+pub(super) async fn look(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<(), Failure> {
+    let mut call = Call::secret(Verb::List, &place.namespace, "");
+    let selector = format!("{STORE_LABEL}={}", place.prefix);
+    call.query = vec![("labelSelector", selector), ("limit", "1".to_owned())];
+    send(kubernetes, &call).await.map(drop)
+}
+
+/// The key of fingerprints: the one that is there, or a new one if ours is the first.
+async fn fingerprint_key(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    keys: &Keyring,
+) -> Result<Zeroizing<[u8; KEY_LEN]>, Failure> {
+    let name = format!("{}-{STORE}", place.prefix);
+    let sealed_under = sealed_under(&place.prefix, STORE, &name, FINGERPRINT_KEY_KEY);
+    let sealed_under = sealed_under.unwrap_or_default();
+    if let Some(object) = get(kubernetes, place, &name).await? {
+        return opened_key(place, keys, &sealed_under, &object);
+    }
+    let key = Fingerprints::random_key()?;
+    let data = Data::from([(
+        FINGERPRINT_KEY_KEY.to_owned(),
+        keys.seal(&sealed_under, &*key)?,
+    )]);
+    match write(kubernetes, place, (STORE, &name), None, &data).await {
+        Ok(_) => Ok(key),
+        Err(failure) if has_code(&failure, CONFLICT) => {
+            let object = get(kubernetes, place, &name).await?.ok_or(failure)?;
+            opened_key(place, keys, &sealed_under, &object)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn opened_key(
+    place: &ClusterPlace,
+    keys: &Keyring,
+    sealed_under: &[u8],
+    object: &Object,
+) -> Result<Zeroizing<[u8; KEY_LEN]>, Failure> {
+    let damaged = || StateError::DamagedSecrets {
+        store: place.to_string(),
+        reason: format!("the fingerprint key in {} cannot be decrypted", object.name),
+    };
+    let stored = object.data.get(FINGERPRINT_KEY_KEY).ok_or_else(damaged)?;
+    if let Condition::KeyMissing(key_id) = keys.examine(sealed_under, stored) {
+        return Err(StateError::KeyMissing {
+            store: place.to_string(),
+            key_id,
+            records: 1,
+        }
+        .into());
+    }
+    let key = keys.open(sealed_under, stored).map_err(|_| damaged())?;
+    let key: [u8; KEY_LEN] = key.as_slice().try_into().map_err(|_| damaged())?;
+    Ok(Zeroizing::new(key))
+}
+
+async fn get(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    name: &str,
+) -> Result<Option<Object>, Failure> {
+    let call = Call::secret(Verb::Get, &place.namespace, name);
+    match send(kubernetes, &call).await {
+        Ok(answer) => {
+            let object = Object::of(answer.parse(&call)?);
+            object.map(Some).ok_or_else(|| call.malformed("no base64"))
+        }
+        Err(failure) if has_code(&failure, NOT_FOUND) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Creates an object, or changes the one that has this revision. Its revision after that.
+async fn write(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    (kind, name): (&str, &str),
+    revision: Option<&str>,
+    data: &Data,
+) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Written {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        resource_version: String,
+    }
+    let verb = if revision.is_some() {
+        Verb::Update
+    } else {
+        Verb::Create
+    };
+    let mut call = Call::secret(verb, &place.namespace, name);
+    call.metadata_only = true;
+    call.query
+        .push(("fieldManager", "evertoken-state".to_owned()));
+    let place = Place {
+        namespace: &place.namespace,
+        prefix: &place.prefix,
+        name,
+        kind,
+    };
+    call.body = object::body(&place, revision, data);
+    let written: Written = send(kubernetes, &call).await?.parse(&call)?;
+    Ok(written.metadata.resource_version)
+}
+
+async fn send(kubernetes: &Kubernetes, call: &Call<'_>) -> Result<Answer, Failure> {
+    let answered = kubernetes.send(call).await;
+    answered.map_err(|failure| worded(failure, call))
+}
+
+/// What the store's owner can do about a refusal; the client's own words are about outputs.
+fn worded(failure: Failure, call: &Call<'_>) -> Failure {
+    let namespace = call.namespace;
+    let mend = match failure.code.as_deref() {
+        Some("kubernetes.forbidden") => format!(
+            "RBAC does not allow it; grant the verbs get, list, create and update (and delete, for `evertoken state forget`) on resource `secrets` in namespace `{namespace}`: deploy/kubernetes/rbac-state.yaml has the Role"
+        ),
+        Some("kubernetes.terminating") => format!(
+            "namespace {namespace} is being deleted; name another one in `state.secret.namespace`"
+        ),
+        Some("kubernetes.too-large") => "a Secret holds at most 1 MiB".to_owned(),
+        _ => {
+            return Failure {
+                message: format!("state store: {}", failure.message),
+                ..failure
+            };
+        }
+    };
+    Failure {
+        message: format!("state store: cannot {call}: {mend}"),
+        ..failure
+    }
+}
+
+fn has_code(failure: &Failure, code: &str) -> bool {
+    failure.code.as_deref() == Some(code)
+}
+
+impl Keeper for Cluster {
+    fn plugin_value<'a>(
+        &'a self,
+        job: &'a JobId,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
+        Box::pin(async move {
+            let value = self.cached(job)?.remove(key);
+            Ok(value.map(|mut value| std::mem::take(&mut *value)))
+        })
+    }
+
+    fn set_plugin_value<'a>(
+        &'a self,
+        job: &'a JobId,
+        key: &'a str,
+        value: &'a [u8],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.cache(job, key, value))
+    }
+
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    fn chain_id(&self, first_value: &[u8]) -> ChainId {
+        self.fingerprints.chain_id(first_value)
+    }
+
+    fn find_chain<'a>(
+        &'a self,
+        job: &'a JobId,
+        secret: &'a str,
+        seed: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
+        Box::pin(self.find(job, secret, seed))
+    }
+
+    fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {
+        Box::pin(self.read_chain(id))
+    }
+
+    fn swap_chain<'a>(
+        &'a self,
+        change: ChainChange<'a>,
+    ) -> BoxFuture<'a, Result<Option<Revision>, Failure>> {
+        Box::pin(self.swap(change))
+    }
+
+    fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
+        Box::pin(async move {
+            match self.job_value(job, TOKEN_KEY)? {
+                Some(bytes) => Ok(Some(record::decode_token(&bytes)?)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn keep_token<'a>(
+        &'a self,
+        job: &'a JobId,
+        token: &'a KeptToken,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let bytes = record::encode_token(token)?;
+            self.set_job_value(job, TOKEN_KEY, &bytes).await
+        })
+    }
+}
