@@ -124,6 +124,7 @@ impl Obtained {
                 .obtained_at
                 .before(if was_before { too_late } else { ahead }),
             rotating_expires_at: self.rotating_expires_at.map(|at| at.before(too_late)),
+            issuer_ahead_ms: self.issuer_ahead_ms,
         }
     }
 }
@@ -291,6 +292,7 @@ mod tests {
                 },
                 obtained_at: Timestamp(sent_s * 1000),
                 rotating_expires_at: None,
+                issuer_ahead_ms: None,
             };
             let obtained = obtained.by_present_clock(began, now);
             assert_eq!(obtained.obtained_at, Timestamp(obtained_s * 1000), "{what}");
