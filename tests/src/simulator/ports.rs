@@ -103,10 +103,7 @@ impl Sources {
         let mut facts = self.world.facts();
         facts.count("refreshes");
         facts.note(now, format_args!("job {index} has a token"));
-        let client = facts.jobs.get(index);
-        if let Some(client) = client.map(|job| (job.plan.issuer, job.client.clone())) {
-            facts.pace.succeeded(&client);
-        }
+        facts.is_served(index);
         if let Some(job) = facts.jobs.get_mut(index) {
             job.denials = 0;
             if let Some(login) = job.plan.login
@@ -137,6 +134,10 @@ impl Sources {
                 now,
                 format!("job {index} failed with {code} although nothing was in its way"),
             );
+        }
+        if failure.kind == FailureKind::Internal {
+            // An issuer that answers what nobody can read is not away.
+            facts.is_served(index);
         }
         let wait = match failure.kind {
             FailureKind::Denied | FailureKind::InvalidConfig => {

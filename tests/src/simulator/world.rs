@@ -290,6 +290,13 @@ impl Facts {
         of_client.map(|(index, _)| index).collect()
     }
 
+    /// A job's client has an answer from its issuer.
+    pub fn is_served(&mut self, job: usize) {
+        if let Some(job) = self.jobs.get(job) {
+            self.pace.succeeded(&(job.plan.issuer, job.client.clone()));
+        }
+    }
+
     /// The consumers of a job need not have a good token before `until`.
     pub fn excuse(&mut self, job: usize, now: Duration, until: Duration, why: &'static str) {
         let Some(job) = self.jobs.get_mut(job) else {
