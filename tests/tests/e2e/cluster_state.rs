@@ -13,13 +13,16 @@ use evertoken_tests::wait_until;
 use crate::scene::{PATIENCE, Scene};
 
 const CLIENT: (&str, &str) = ("desktop", "desktop-secret-1");
-const USER: (&str, &str) = ("alice", "alice-password-1");
+const PASSWORD: &str = "password-1";
+/// Each has a login of its own.
+const JOBS: [&str; 4] = ["anna", "bert", "cleo", "dora"];
 /// With `every: 1s` a token of this life is refreshed after a quarter of it.
 const LIFESPAN_SECONDS: u32 = 6;
-/// Uses of the chain that two processes share in the test.
-const USES: usize = 40;
+/// Uses of the chains that two processes share in the test, all together. The long form is the same test with
+/// `EVERTOKEN_ROTATIONS=1000`.
+const USES: (&str, usize) = ("EVERTOKEN_ROTATIONS", 60);
 /// Some seconds per use if the processes wait for each other's clocks; this machine may be busy.
-const USES_PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE_PER_USE: Duration = Duration::from_secs(5);
 
 struct Stage {
     scene: Scene,
@@ -41,14 +44,9 @@ impl Stage {
         let client = ClientSpec::new(CLIENT.0, CLIENT.1)
             .lifespan(LIFESPAN_SECONDS)
             .direct_grants();
-        let spec = RealmSpec::new(name)
-            .rotating(0)
-            .client(client)
-            .user(USER.0, USER.1);
+        let spec = RealmSpec::new(name).rotating(0).client(client);
+        let spec = JOBS.iter().fold(spec, |spec, job| spec.user(job, PASSWORD));
         let realm = keycloak.realm(&spec).unwrap();
-        let seed = realm
-            .refresh_token(CLIENT, USER, "openid offline_access")
-            .unwrap();
         let namespace = api.namespace(name).unwrap();
         let rules = serde_json::json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "create", "update"]}]);
         let account = api
@@ -56,28 +54,31 @@ impl Stage {
             .unwrap();
         let scene = Scene::new(name).unwrap();
         scene.write("client-secret", CLIENT.1).unwrap();
-        scene.write("refresh-token", &seed).unwrap();
         scene.write("key", &"5a".repeat(32)).unwrap();
-        let config = scene
-            .config(&format!(
+        let mut yaml = format!(
+            "state: {{secret: {{namespace: {namespace}}}, key: {{file: \"{{here}}/key\"}}}}\njobs:\n"
+        );
+        for job in JOBS {
+            let login = realm.refresh_token(CLIENT, (job, PASSWORD), "openid offline_access");
+            scene.write(job, &login.unwrap()).unwrap();
+            yaml.push_str(&format!(
                 r#"
-state: {{secret: {{namespace: {namespace}}}, key: {{file: "{{here}}/key"}}}}
-jobs:
-- name: desktop
+- name: {job}
   source:
     plugin: oauth2
     config: {{grant: refresh_token, token_url: "{}", client_id: {}}}
     secrets:
       client_secret: {{file: "{{here}}/client-secret"}}
-      refresh_token: {{file: "{{here}}/refresh-token", rotating: true}}
+      refresh_token: {{file: "{{here}}/{job}", rotating: true}}
   refresh: {{every: 1s, jitter: 1s}}
   outputs:
-  - file: {{path: "{{out}}/token"}}
+  - file: {{path: "{{out}}/{job}"}}
 "#,
                 realm.token_url(),
                 CLIENT.0
-            ))
-            .unwrap();
+            ));
+        }
+        let config = scene.config(&yaml).unwrap();
         Some(Self {
             scene,
             realm,
@@ -123,7 +124,10 @@ jobs:
     }
 
     fn wait_for_uses(&self, uses: usize, processes: &[&Evertoken]) {
-        let waited = wait_until("uses of the refresh token", USES_PATIENCE, || {
+        let sent = self.sent().len();
+        let wanted = u32::try_from(uses.saturating_sub(sent)).unwrap();
+        let patience = PATIENCE + PATIENCE_PER_USE * wanted;
+        let waited = wait_until("uses of the refresh tokens", patience, || {
             (self.sent().len() >= uses).then_some(())
         });
         waited.unwrap_or_else(|error| {
@@ -146,9 +150,10 @@ fn two_processes_on_one_store_spend_no_refresh_token_twice() {
     let Some(stage) = Stage::new("state-two") else {
         return;
     };
+    let uses = std::env::var(USES.0).map_or(USES.1, |uses| uses.parse().unwrap());
     let (one, other) = (stage.run(), stage.run());
-    stage.wait_for_uses(USES, &[&one, &other]);
-    let shown = stage.state(&["show", "desktop"]);
+    stage.wait_for_uses(uses, &[&one, &other]);
+    let shown = stage.state(&["show", JOBS[0]]);
     assert!(shown.contains("refresh_token: "), "{shown}");
     for process in [&one, &other] {
         process.terminate(PATIENCE).unwrap();
@@ -165,5 +170,5 @@ fn two_processes_on_one_store_spend_no_refresh_token_twice() {
         stage.namespace
     );
     let list = stage.api.admin().get(&chains).unwrap().unwrap();
-    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    assert_eq!(list["items"].as_array().unwrap().len(), JOBS.len());
 }
