@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability;
-use evertoken::config::model::{Destination, JobId, SecretDestination, SecretWrite};
+use evertoken::capability::{self, Home as _};
+use evertoken::config::model::{Destination, JobId, SecretDestination, SecretOrigin, SecretWrite};
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::kubernetes::Kubernetes;
-use evertoken::output::{Outputs, Publication, Written};
+use evertoken::output::{Homes, Outputs, Publication, Written};
 use evertoken::time::Timestamp;
 use evertoken::token::Artifact;
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
@@ -702,4 +702,71 @@ fn claims(jwt: &str) -> Value {
         .decode(payload.as_bytes())
         .unwrap();
     serde_json::from_slice(&bytes).unwrap()
+}
+
+/// A Secret that a person made, with the seed of a chain among other things.
+fn login(scene: &Scene, document: &str) {
+    let body = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "login", "labels": {"owner": "a-person"}},
+        "stringData": {"oauth.json": document, "plain": "spent", "other": "untouched"},
+    });
+    let path = format!("/api/v1/namespaces/{}/secrets", scene.namespace);
+    scene.server.admin().create(&path, &body).unwrap();
+}
+
+fn place(scene: &Scene, key: &str, pointer: Option<&str>) -> SecretOrigin {
+    SecretOrigin::KubernetesSecret {
+        namespace: scene.namespace.clone(),
+        name: "login".to_owned(),
+        key: key.to_owned(),
+        pointer: pointer.map(str::to_owned),
+    }
+}
+
+#[tokio::test]
+async fn a_newest_value_is_written_back_to_its_key_while_the_spent_one_is_there() {
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["login"], "verbs": ["get", "patch"]}]);
+    let Some(scene) = Scene::new("home", rules).await else {
+        return;
+    };
+    login(&scene, r#"{"client":"desktop","refresh_token":"spent"}"#);
+    let homes = Homes::new(Arc::clone(&scene.kubernetes));
+    let value = async |key: &str| {
+        let value = scene
+            .kubernetes
+            .secret_key(&scene.namespace, "login", key)
+            .await;
+        String::from_utf8(value.unwrap().expose_secret().to_vec()).unwrap()
+    };
+    for (key, pointer, expected) in [
+        ("plain", None, "next"),
+        (
+            "oauth.json",
+            Some("/refresh_token"),
+            r#"{"client":"desktop","refresh_token":"next"}"#,
+        ),
+    ] {
+        let place = place(&scene, key, pointer);
+        assert_eq!(homes.replace(&place, b"spent", b"next").await, Ok(true));
+        assert_eq!(value(key).await, expected);
+        // What stands there now is no longer the spent value.
+        assert_eq!(homes.replace(&place, b"spent", b"lost").await, Ok(false));
+        assert_eq!(value(key).await, expected);
+    }
+    assert_eq!(value("other").await, "untouched");
+}
+
+#[tokio::test]
+async fn a_value_that_may_not_be_written_back_is_said_with_the_verb() {
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]);
+    let Some(scene) = Scene::new("home-denied", rules).await else {
+        return;
+    };
+    login(&scene, "{}");
+    let homes = Homes::new(Arc::clone(&scene.kubernetes));
+    let place = place(&scene, "plain", None);
+    let failure = homes.replace(&place, b"spent", b"next").await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::InvalidConfig, "{failure}");
+    assert!(failure.message.contains("patch"), "{failure}");
 }
