@@ -138,3 +138,26 @@ fn a_process_that_starts_in_an_outage_with_dead_tokens_does_not_wait_longer_for_
     };
     assert_holds(eight_jobs(s(60), vec![(s(60), away), (s(300), restart)]));
 }
+
+/// Found by seed 125: an answer from before the clock was set back was replayed after it, and its token taken for an hour younger.
+#[test]
+fn an_answer_that_waited_while_the_clock_was_set_back_brings_no_token_that_seems_young() {
+    let no_user_info = Trouble::Broken {
+        part: Part::UserInfo(0),
+        chance: 1.0,
+        lasts: s(60),
+    };
+    let set_back = Trouble::ClockSet {
+        process: 0,
+        by: -3_829_512,
+    };
+    let mut scenario = eight_jobs(s(30), vec![(s(60), no_user_info), (s(100), set_back)]);
+    let grace = Duration::ZERO;
+    for issuer in &mut scenario.issuers {
+        issuer.rotation = Rotation::Always { grace };
+    }
+    for (login, job) in scenario.jobs.iter_mut().enumerate() {
+        job.login = Some(login);
+    }
+    assert_holds(scenario);
+}

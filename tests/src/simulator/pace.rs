@@ -58,7 +58,8 @@ impl Pace {
         forget(&mut waiting.requests, now);
         forget(&mut self.starts, now);
         let minutes = usize::try_from(WINDOW.as_secs() / 60).unwrap_or_default();
-        let most = PER_MINUTE * minutes * processes + PER_START * self.starts.len();
+        // One more at each end of the window.
+        let most = (PER_MINUTE * minutes + 1) * processes + PER_START * self.starts.len();
         if now.saturating_sub(waiting.since) >= LONG && waiting.requests.len() > most {
             return Err(waiting.requests.len());
         }

@@ -35,6 +35,9 @@ pub const EXCHANGE: Duration = Duration::from_secs(60);
 /// No issuer is asked for the next session's token later after the end of the last one (DESIGN §5, same expiry).
 const SESSION: Duration = Duration::from_secs(1);
 
+/// Within so long after an issuer is back its clients have what they want (issue 4, an outage of hours).
+const RETURN: Duration = Duration::from_secs(60);
+
 /// How often the secrets of a job are looked at that waits for somebody.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -337,7 +340,7 @@ impl Facts {
         if job.plan.login.is_some() {
             return DOUBT;
         }
-        let (least, most) = (Duration::from_secs(30), Duration::from_secs(300));
+        let (least, most) = (RETURN, Duration::from_secs(300));
         (job.life / 10).clamp(least, most)
     }
 

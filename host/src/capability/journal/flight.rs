@@ -130,7 +130,10 @@ impl Flight {
         if self.is_handed_out.swap(true, Ordering::Relaxed) {
             return Err(self.spent());
         }
-        Ok(Some(response.clone()))
+        Ok(Some(as_old_as_it_may_be(
+            response.clone(),
+            self.host.clock.now().wall,
+        )))
     }
 
     /// Writes down that a request with the newest value is about to be sent.
@@ -281,5 +284,19 @@ fn fresh(chain: Chain) -> Chain {
     Chain {
         change: stamp(),
         ..chain
+    }
+}
+
+/// An answer from the future says that the clock was set back since, and nobody knows how old it is: it counts as older than any
+/// token lives, so that its successor is kept and its token is asked for anew.
+fn as_old_as_it_may_be(response: Response, now: Timestamp) -> Response {
+    let sent_at = if response.sent_at > now {
+        Timestamp(0)
+    } else {
+        response.sent_at
+    };
+    Response {
+        sent_at,
+        ..response
     }
 }
