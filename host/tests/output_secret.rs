@@ -767,6 +767,6 @@ async fn a_value_that_may_not_be_written_back_is_said_with_the_verb() {
     let homes = Homes::new(Arc::clone(&scene.kubernetes));
     let place = place(&scene, "plain", None);
     let failure = homes.replace(&place, b"spent", b"next").await.unwrap_err();
-    assert_eq!(failure.kind, FailureKind::InvalidConfig, "{failure}");
+    assert_eq!(failure.kind, FailureKind::Denied, "{failure}");
     assert!(failure.message.contains("patch"), "{failure}");
 }
