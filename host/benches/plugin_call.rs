@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use evertoken::capability::{Call, Host, Network, Settings, process_environment};
@@ -74,6 +74,30 @@ fn call(job: &Arc<Job>) -> Call {
     host.call(job, &[])
 }
 
+/// Calls of which percentiles are told: with fewer, the 99th would be one call's accident.
+const CALLS: usize = 10_000;
+
+/// What criterion does not tell of single calls: the median and the 99th percentile.
+#[allow(clippy::print_stdout, reason = "a benchmark's report")]
+fn percentiles(name: &str, runtime: &tokio::runtime::Runtime, mut call: impl AsyncFnMut()) {
+    let mut took: Vec<Duration> = runtime.block_on(async {
+        let mut took = Vec::with_capacity(CALLS);
+        for _ in 0..CALLS {
+            let began = Instant::now();
+            call().await;
+            took.push(began.elapsed());
+        }
+        took
+    });
+    took.sort_unstable();
+    let at = |share: usize| took.get(CALLS * share / 100).copied().unwrap_or_default();
+    println!(
+        "{name}: p50 {:?}, p99 {:?} of {CALLS} calls\n",
+        at(50),
+        at(99)
+    );
+}
+
 fn plugin_call(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -107,27 +131,29 @@ fn plugin_call(criterion: &mut Criterion) {
         Some("http.origin-denied"),
         "{failure}"
     );
-    criterion.bench_function("oauth2 up to the network", |bencher| {
-        bencher.to_async(&runtime).iter(async || {
-            black_box(
-                plugins
-                    .acquire(&oauth2, &to_network, 0, None)
-                    .await
-                    .is_err(),
-            )
-        });
-    });
+    let refused = async || {
+        black_box(
+            plugins
+                .acquire(&oauth2, &to_network, 0, None)
+                .await
+                .is_err(),
+        );
+    };
+    let name = "oauth2 up to the network";
+    criterion.bench_function(name, |bencher| bencher.to_async(&runtime).iter(refused));
+    percentiles(name, &runtime, refused);
 
     let dummy = job("dummy", json!({"lifetime": "1h"}));
     let to_token = call(&dummy);
     runtime
         .block_on(plugins.acquire(&dummy, &to_token, 0, None))
         .unwrap();
-    criterion.bench_function("dummy to a token", |bencher| {
-        bencher
-            .to_async(&runtime)
-            .iter(async || plugins.acquire(&dummy, &to_token, 0, None).await.is_ok());
-    });
+    let obtained = async || {
+        black_box(plugins.acquire(&dummy, &to_token, 0, None).await.is_ok());
+    };
+    let name = "dummy to a token";
+    criterion.bench_function(name, |bencher| bencher.to_async(&runtime).iter(obtained));
+    percentiles(name, &runtime, obtained);
 
     let tokens = [NamedToken {
         job: "warehouse".to_owned(),
@@ -141,17 +167,13 @@ fn plugin_call(criterion: &mut Criterion) {
     let config = json!({"template": "oauth2:{{ token }}:auth.example.org/userinfo"});
     // Compiled before the clock runs.
     runtime.block_on(plugins.prepare("template")).unwrap();
-    criterion.bench_function("template of one token", |bencher| {
-        bencher.to_async(&runtime).iter(async || {
-            black_box(
-                plugins
-                    .format("template", &tokens, &config)
-                    .await
-                    .unwrap()
-                    .len(),
-            )
-        });
-    });
+    let formatted = async || {
+        let artifacts = plugins.format("template", &tokens, &config).await;
+        black_box(artifacts.unwrap().len());
+    };
+    let name = "template of one token";
+    criterion.bench_function(name, |bencher| bencher.to_async(&runtime).iter(formatted));
+    percentiles(name, &runtime, formatted);
 }
 
 criterion_group!(benches, plugin_call);
