@@ -24,14 +24,14 @@ use evertoken::token::{Expiry, NamedToken, Token};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-fn secret() -> Secret {
-    Secret {
+fn secret() -> Box<Secret> {
+    Box::new(Secret {
         origin: SecretOrigin::Value(SecretString::from("a-client-secret")),
         rotating: false,
         retry_unanswered: RetryUnanswered::default(),
         write_back: false,
         to: None,
-    }
+    })
 }
 
 fn job(plugin: &str, config: Value) -> Arc<Job> {

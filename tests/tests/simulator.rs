@@ -1,5 +1,5 @@
 //! The simulator: a short sweep, the seeds that ever found a fault, and the test of the test. The long sweep is a command:
-//! `cargo run --profile simulate -p evertoken-tests --bin simulate -- --seeds 10000`.
+//! `cargo run --profile bench -p evertoken-tests --bin simulate -- --seeds 10000`.
 #![cfg(test)]
 
 use std::time::Duration;

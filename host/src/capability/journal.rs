@@ -198,6 +198,7 @@ pub(super) async fn settle(
 
 fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
     let secrets = job.source.secrets.iter();
+    let secrets = secrets.map(|(name, secret)| (name, &**secret));
     secrets.filter(|(_, secret)| secret.rotating)
 }
 

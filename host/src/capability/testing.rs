@@ -95,7 +95,7 @@ impl Fixture {
             .source
             .secrets
             .entry(name.to_owned())
-            .or_insert(secret)
+            .or_insert_with(|| Box::new(secret))
     }
 
     pub(crate) fn environment(&self) -> Environment {

@@ -10,7 +10,6 @@ use super::check::{self, Issuers};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, signals};
-use crate::config::Loaded;
 use crate::config::model::Config;
 use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
@@ -50,8 +49,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
                 return Ok(Exit::Failure);
             }
         }
-        // The files' texts and the places in them are as large as the jobs and needed no more.
-        let Loaded { config, .. } = loaded;
+        let config = loaded.into_config();
         keep_fresh(&config, plugins).await
     })
 }

@@ -333,22 +333,22 @@ impl<'d> Checker<'d> {
             .outputs
             .as_ref()
             .map_or(&[][..], |outputs| &outputs.value);
+        // With room for one where there is one: jobs are many.
+        let mut checked = Vec::with_capacity(outputs.len());
+        checked.extend(outputs.iter().filter_map(|output| {
+            self.output(
+                output.value.file.as_ref(),
+                output.value.secret.as_ref(),
+                output.value.format.as_ref(),
+            )
+        }));
         Job {
             id: JobId::file(raw.name.value.0.clone()),
             scope: Scope::Administrator,
             source: self.source(&raw.source.value),
             refresh: self.policy(raw.refresh.as_ref().map(|refresh| &refresh.value)),
             verify: self.period(raw.verify.as_ref(), defaults::VERIFY),
-            outputs: outputs
-                .iter()
-                .filter_map(|output| {
-                    self.output(
-                        output.value.file.as_ref(),
-                        output.value.secret.as_ref(),
-                        output.value.format.as_ref(),
-                    )
-                })
-                .collect(),
+            outputs: checked,
         }
     }
 
@@ -430,7 +430,10 @@ impl<'d> Checker<'d> {
             .note(name.span, format!("there is no plugin `{text}`"), help);
     }
 
-    fn secrets(&mut self, named: &'d Named<SecretName, file::Secret>) -> BTreeMap<String, Secret> {
+    fn secrets(
+        &mut self,
+        named: &'d Named<SecretName, file::Secret>,
+    ) -> BTreeMap<String, Box<Secret>> {
         let mut secrets = BTreeMap::new();
         for (name, secret) in &named.0 {
             if let Some(secret) = secret
@@ -443,7 +446,7 @@ impl<'d> Checker<'d> {
                     write_back: self.write_back(&secret.value),
                     to: secret.value.to.as_ref().map(|to| values(Some(to))),
                 };
-                secrets.insert(name.value.0.clone(), secret);
+                secrets.insert(name.value.0.clone(), Box::new(secret));
             }
         }
         secrets

@@ -803,7 +803,7 @@ impl KtrSettings {
                 (
                     "oauth2",
                     config,
-                    BTreeMap::from([(CLIENT_SECRET.to_owned(), secret)]),
+                    BTreeMap::from([(CLIENT_SECRET.to_owned(), Box::new(secret))]),
                 )
             }
         };

@@ -46,6 +46,14 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
 }
 
+impl Loaded {
+    /// What is wanted, without the files' texts and the places in them, which are larger than the jobs.
+    #[must_use]
+    pub fn into_config(self) -> model::Config {
+        self.config
+    }
+}
+
 /// A configuration with mistakes, and what plugins need to tell theirs with the others: who has them to mend wants to see all.
 #[derive(Debug)]
 pub struct Refused {

@@ -114,8 +114,8 @@ pub struct Source {
     pub plugin: String,
     /// The plugin's own configuration, a JSON object.
     pub config: serde_json::Value,
-    /// The secrets that the plugin may open, by name.
-    pub secrets: BTreeMap<String, Secret>,
+    /// The secrets that the plugin may open, by name. Boxed: a map has room for eleven in each node, and most jobs have one.
+    pub secrets: BTreeMap<String, Box<Secret>>,
     /// Origins the plugin may reach beyond the endpoints in its configuration.
     pub allow: Vec<Origin>,
     /// Addresses that may be reached although the egress rules refuse them.

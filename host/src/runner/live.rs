@@ -332,7 +332,9 @@ mod tests {
                 write_back: false,
                 to: None,
             };
-            job.source.secrets.insert((*name).to_owned(), secret);
+            job.source
+                .secrets
+                .insert((*name).to_owned(), Box::new(secret));
         }
         job
     }

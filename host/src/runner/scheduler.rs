@@ -75,7 +75,7 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Scheduler {
     world: World,
-    jobs: BTreeMap<Key, Entry>,
+    jobs: BTreeMap<Key, Box<Entry>>,
     keys: HashMap<JobId, Key>,
     shared: BTreeMap<Key, SharedEntry>,
     /// Shared outputs by the jobs they are made from.
@@ -175,7 +175,7 @@ impl Scheduler {
         let key = self.next_key();
         self.keys.insert(job.id.clone(), key);
         let entry = Entry::new(job, &self.world.ports, self.world.now());
-        self.jobs.insert(key, entry);
+        self.jobs.insert(key, Box::new(entry));
         self.unfinished.insert(key);
         self.enqueue(Lane::Local, (Class::Refresh, 0), Work::Load(key));
     }
@@ -365,7 +365,7 @@ impl Scheduler {
                 let job = Arc::clone(&self.jobs.get(&key)?.config);
                 Some(Task::Load(job))
             }
-            Work::Acquire(key) => self.jobs.get(&key).map(Entry::acquire),
+            Work::Acquire(key) => self.jobs.get(&key).map(|entry| entry.acquire()),
             Work::Look(key) => {
                 let job = Arc::clone(&self.jobs.get(&key)?.config);
                 Some(Task::Look(job))

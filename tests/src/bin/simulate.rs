@@ -1,9 +1,9 @@
 //! Runs the simulator over many seeds, or over one with all that happens in it.
 //!
 //! ```console
-//! $ cargo run --profile simulate -p evertoken-tests --bin simulate -- --seeds 10000 [--first 0] [--threads 2] [--journal on|off|reversed]
-//! $ cargo run --profile simulate -p evertoken-tests --bin simulate -- --seed 42
-//! $ cargo run --profile simulate -p evertoken-tests --bin simulate -- --season 1
+//! $ cargo run --profile bench -p evertoken-tests --bin simulate -- --seeds 10000 [--first 0] [--threads 2] [--journal on|off|reversed]
+//! $ cargo run --profile bench -p evertoken-tests --bin simulate -- --seed 42
+//! $ cargo run --profile bench -p evertoken-tests --bin simulate -- --season 1
 //! ```
 
 #![expect(

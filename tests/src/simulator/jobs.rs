@@ -66,7 +66,7 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
                 "scope": format!("read-{}", job.reconfigured),
                 "job": index,
             }),
-            secrets: BTreeMap::from([(name.to_owned(), secret)]),
+            secrets: BTreeMap::from([(name.to_owned(), Box::new(secret))]),
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             reveal: BTreeSet::new(),

@@ -144,7 +144,7 @@ impl fmt::Display for Outcome {
         }
         writeln!(
             f,
-            "  again: cargo run --profile simulate -p evertoken-tests --bin simulate -- --seed {seed}"
+            "  again: cargo run --profile bench -p evertoken-tests --bin simulate -- --seed {seed}"
         )
     }
 }

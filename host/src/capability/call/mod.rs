@@ -464,7 +464,8 @@ impl Call {
     }
 
     fn listed(&self, name: &str) -> Result<&Secret, Failure> {
-        self.0.job.source.secrets.get(name).ok_or_else(|| {
+        let secret = self.0.job.source.secrets.get(name);
+        secret.map(|secret| &**secret).ok_or_else(|| {
             let name = self.scrub(name);
             Failure::new(
                 FailureKind::InvalidConfig,

@@ -43,7 +43,7 @@ fn with_secret(name: &str) -> Job {
     };
     job.source
         .secrets
-        .insert("client_secret".to_owned(), secret);
+        .insert("client_secret".to_owned(), Box::new(secret));
     job
 }
 
@@ -489,7 +489,10 @@ fn a_chain_that_is_dead_is_said_in_status_and_metrics_until_the_job_succeeds() {
         write_back: false,
         to: None,
     };
-    rotating.source.secrets.insert("rt".to_owned(), secret);
+    rotating
+        .source
+        .secrets
+        .insert("rt".to_owned(), Box::new(secret));
     world.time.run(async {
         let started = world.start(vec![rotating, job("b")]).await;
         for (chain, line) in [

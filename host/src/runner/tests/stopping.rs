@@ -63,7 +63,10 @@ fn a_stop_waits_for_an_exchange_that_must_not_be_lost_and_keeps_its_token() {
         write_back: false,
         to: None,
     };
-    rotating.source.secrets.insert("rt".to_owned(), secret);
+    rotating
+        .source
+        .secrets
+        .insert("rt".to_owned(), Box::new(secret));
     world.time.run(async {
         let started = world.start(vec![rotating]).await;
         world.time.wait(SECOND).await;
