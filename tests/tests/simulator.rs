@@ -102,6 +102,44 @@ fn assert_holds(scenario: Scenario) {
     assert!(outcome.violations.is_empty(), "{outcome}");
 }
 
+/// Six hours without the issuer, for jobs of which half hold rotating refresh tokens. The model issuers count what each client asks
+/// in the meantime, and complain of more than two requests a minute.
+#[test]
+fn an_issuer_that_was_away_for_six_hours_finds_every_chain_alive_and_within_a_minute_every_job_fresh()
+ {
+    for (seed, part) in [
+        Part::Unreachable(0),
+        Part::RequestsLost(0),
+        Part::Unwell(0),
+        Part::Busy(0, 20),
+        Part::Impostor(0),
+        Part::ErrorInside200(0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let away = Trouble::Broken {
+            part,
+            chance: 1.0,
+            lasts: s(6 * 3600),
+        };
+        let mut scenario = eight_jobs(s(300), vec![(s(600), away)]);
+        scenario.seed = seed as u64;
+        scenario.span = s(600 + 6 * 3600 + 60);
+        let grace = Duration::ZERO;
+        for issuer in &mut scenario.issuers {
+            issuer.rotation = Rotation::Always { grace };
+        }
+        for (login, job) in scenario.jobs.iter_mut().step_by(2).enumerate() {
+            job.login = Some(login);
+        }
+        let outcome = run(scenario, Journal::On, Show::Last).unwrap();
+        assert!(outcome.violations.is_empty(), "{part:?}: {outcome}");
+        assert_eq!(outcome.dead_at_end, 0, "{part:?}: {outcome}");
+        assert_eq!(outcome.tally.get("logins"), None, "{part:?}: {outcome}");
+    }
+}
+
 /// Found by seed 12: the token was taken for younger by as much as the clock was set back, and its consumers had a dead one for so long.
 #[test]
 fn a_clock_that_is_set_back_while_tokens_are_on_their_way_makes_none_younger() {

@@ -5,6 +5,7 @@
 //! stay in handles.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -27,14 +28,16 @@ const MIN_LINE_BYTES: usize = 16;
 /// The secrets to take out. Wiped when dropped.
 #[derive(Clone, Default)]
 pub struct Scrubber {
-    spellings: Vec<Zeroizing<String>>,
+    secrets: Vec<Zeroizing<Vec<u8>>>,
+    /// Spelled when there is a first text to scrub: most calls say nothing.
+    spellings: OnceLock<Spellings>,
 }
 
-/// How many spellings it knows, none of them.
+/// How many secrets it knows, none of them.
 impl fmt::Debug for Scrubber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scrubber")
-            .field("spellings", &self.spellings.len())
+            .field("secrets", &self.secrets.len())
             .finish()
     }
 }
@@ -43,9 +46,37 @@ impl Scrubber {
     /// Looks for `secret` from now on: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded,
     /// JSON- and XML-escaped, and the long lines of one with several.
     pub fn add(&mut self, secret: &[u8]) {
-        if secret.len() < MIN_SECRET_BYTES {
-            return;
+        if secret.len() >= MIN_SECRET_BYTES && !self.secrets.iter().any(|known| **known == secret) {
+            self.secrets.push(Zeroizing::new(secret.to_vec()));
+            self.spellings = OnceLock::new();
         }
+    }
+
+    /// `text` without secrets and control characters, cut to [`MAX_TEXT_BYTES`].
+    #[must_use]
+    pub fn scrub(&self, text: &str) -> String {
+        let spellings = self.spellings.get_or_init(|| Spellings::of(&self.secrets));
+        let without_secrets = spellings.redact(text);
+        // A secret may have been interrupted by control characters, so that it is whole only now.
+        let printable = spellings.redact(&printable(&without_secrets));
+        truncated(printable)
+    }
+}
+
+/// What is looked for.
+#[derive(Clone, Default)]
+struct Spellings(Vec<Zeroizing<String>>);
+
+impl Spellings {
+    fn of(secrets: &[Zeroizing<Vec<u8>>]) -> Self {
+        let mut spellings = Self::default();
+        for secret in secrets {
+            spellings.add(secret);
+        }
+        spellings
+    }
+
+    fn add(&mut self, secret: &[u8]) {
         for encoding in [
             Encoding::Raw,
             Encoding::Form,
@@ -77,23 +108,14 @@ impl Scrubber {
         let Ok(text) = std::str::from_utf8(spelling) else {
             return;
         };
-        if text.len() >= MIN_SECRET_BYTES && !self.spellings.iter().any(|known| **known == text) {
-            self.spellings.push(Zeroizing::new(text.to_owned()));
+        if text.len() >= MIN_SECRET_BYTES && !self.0.iter().any(|known| **known == text) {
+            self.0.push(Zeroizing::new(text.to_owned()));
         }
-    }
-
-    /// `text` without secrets and control characters, cut to [`MAX_TEXT_BYTES`].
-    #[must_use]
-    pub fn scrub(&self, text: &str) -> String {
-        let without_secrets = self.redact(text);
-        // A secret may have been interrupted by control characters, so that it is whole only now.
-        let printable = self.redact(&printable(&without_secrets));
-        truncated(printable)
     }
 
     fn redact(&self, text: &str) -> String {
         let mut hits: Vec<(usize, usize)> = self
-            .spellings
+            .0
             .iter()
             .flat_map(|spelling| text.match_indices(spelling.as_str()))
             .map(|(start, hit)| (start, start + hit.len()))

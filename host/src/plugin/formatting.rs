@@ -2,7 +2,7 @@
 //! sees them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 
@@ -13,40 +13,25 @@ use crate::config::model::PluginLimits;
 use crate::failure::{Failure, FailureKind};
 use crate::token::{Artifact, NamedToken};
 
-/// Takes the tokens of one format call out of what its formatter says. Most calls say nothing, so the tokens' many spellings are made
-/// when a first word is to be scrubbed: for a token of 2 KiB they cost more than the call.
+/// Takes the tokens of one format call, and their secret fields, out of what its formatter says.
 #[derive(Clone)]
-pub(super) struct TokenScrubber(Arc<Tokens>);
-
-struct Tokens {
-    tokens: Vec<NamedToken>,
-    scrubber: OnceLock<Scrubber>,
-}
+pub(super) struct TokenScrubber(Arc<Scrubber>);
 
 impl TokenScrubber {
     pub(super) fn new(tokens: &[NamedToken]) -> Self {
-        Self(Arc::new(Tokens {
-            tokens: tokens.to_vec(),
-            scrubber: OnceLock::new(),
-        }))
-    }
-
-    /// `text` without the tokens and their secret fields.
-    pub(super) fn scrub(&self, text: &str) -> String {
-        let Tokens { tokens, scrubber } = &*self.0;
-        scrubber.get_or_init(|| scrubber_of(tokens)).scrub(text)
-    }
-}
-
-fn scrubber_of(tokens: &[NamedToken]) -> Scrubber {
-    let mut scrubber = Scrubber::default();
-    for NamedToken { token, .. } in tokens {
-        scrubber.add(token.value.expose_secret().as_bytes());
-        for field in token.fields.iter().filter(|field| !field.public) {
-            scrubber.add(field.value.expose_secret().as_bytes());
+        let mut scrubber = Scrubber::default();
+        for NamedToken { token, .. } in tokens {
+            scrubber.add(token.value.expose_secret().as_bytes());
+            for field in token.fields.iter().filter(|field| !field.public) {
+                scrubber.add(field.value.expose_secret().as_bytes());
+            }
         }
+        Self(Arc::new(scrubber))
     }
-    scrubber
+
+    pub(super) fn scrub(&self, text: &str) -> String {
+        self.0.scrub(text)
+    }
 }
 
 /// The log of one format call: scrubbed of the tokens, and bounded.

@@ -82,6 +82,8 @@ pub enum Action {
 pub struct Job {
     policy: Policy,
     held: Option<Held>,
+    /// Whether a token was there before this process that was dead when it began.
+    had_one: bool,
     next: Next,
     /// Since when a token is wanted, or when it will be.
     due: Moment,
@@ -126,6 +128,7 @@ impl Job {
         Self {
             policy,
             held: None,
+            had_one: false,
             next: Next::Restored,
             due: Moment::after(now, Duration::ZERO),
             is_forced: false,
@@ -187,6 +190,7 @@ impl Job {
         self.next = Next::Due;
         let life = life?;
         if life.expires_at.is_some_and(|at| at <= now.wall) {
+            self.had_one = true;
             return None;
         }
         if is_from_the_future(life.obtained_at, life.length(), now.wall) {
@@ -282,7 +286,8 @@ impl Job {
             },
             None => Stake {
                 life: None,
-                remaining: (kind != FailureKind::Internal).then_some(Duration::ZERO),
+                remaining: (kind != FailureKind::Internal || self.had_one)
+                    .then_some(Duration::ZERO),
             },
         }
     }

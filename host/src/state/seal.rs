@@ -144,16 +144,18 @@ impl Keyring {
         };
         let salt: [u8; SALT_LEN] = random()?;
         let (cipher, nonce) = cipher(prk, &salt)?;
-        let mut body = Zeroizing::new(Vec::with_capacity(value.len() + AES_256_GCM.tag_len()));
-        body.extend_from_slice(value);
-        cipher
-            .seal_in_place_append_tag(nonce, Aad::from(key), &mut *body)
-            .map_err(|_| StateError::Crypto("encrypting a record"))?;
-        let mut sealed = Zeroizing::new(Vec::with_capacity(1 + KEY_ID_LEN + SALT_LEN + body.len()));
+        let head = 1 + KEY_ID_LEN + SALT_LEN;
+        let length = head + value.len() + AES_256_GCM.tag_len();
+        let mut sealed = Zeroizing::new(Vec::with_capacity(length));
         sealed.push(FORMAT_SEALED);
         sealed.extend_from_slice(id);
         sealed.extend_from_slice(&salt);
-        sealed.extend_from_slice(&body);
+        sealed.extend_from_slice(value);
+        let (_, body) = sealed.split_at_mut(head);
+        let tag = cipher
+            .seal_in_place_separate_tag(nonce, Aad::from(key), body)
+            .map_err(|_| StateError::Crypto("encrypting a record"))?;
+        sealed.extend_from_slice(tag.as_ref());
         Ok(sealed)
     }
 

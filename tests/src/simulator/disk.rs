@@ -66,6 +66,7 @@ impl Disk {
         if facts.strikes(now, |part| part == Part::Disk).is_none() {
             return Ok(());
         }
+        facts.store_refused = Some(now);
         if let Write::Chain(id) = write {
             facts.store_failed.entry(*id).or_insert(now);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::issuer::{Effect, Link};
+use super::world::EXCHANGE;
 
 /// Between the arrival of an answer and its being durable there is one write, which takes at most so long while the store works;
 /// who is killed within it loses the answer, whatever he does.
@@ -30,7 +31,8 @@ enum Fate {
     Abandoned,
     /// It came.
     Arrived(Duration),
-    /// It came, and its receiver was killed within the one write that makes it durable.
+    /// It came, and its receiver was killed within the one write that makes it durable, or the store took that write from it for so long
+    /// that another process had to take over.
     Unavoidable,
     /// The source saw it: from then on it must survive everything.
     Seen,
@@ -40,6 +42,7 @@ enum Fate {
 struct Exchange {
     token: Token,
     life: Life,
+    sent: Duration,
     /// The answer has the token's successor in it.
     has_successor: bool,
     fate: Fate,
@@ -69,14 +72,25 @@ pub enum Verdict {
 }
 
 impl Ledger {
-    /// A request with this refresh token leaves the machine.
+    /// A request with this refresh token leaves the machine. `store_refuses`: since the last request with it, the store has taken nothing
+    /// from somebody.
     ///
     /// # Errors
     /// It should not have; the request is entered all the same.
-    pub fn sent(&mut self, token: Token, life: Life) -> (Id, Result<(), &'static str>) {
+    pub fn sent(
+        &mut self,
+        token: Token,
+        life: Life,
+        now: Duration,
+        store_refuses: bool,
+    ) -> (Id, Result<(), &'static str>) {
+        if store_refuses {
+            self.taken_over(token, life, now);
+        }
         self.exchanges.push(Exchange {
             token,
             life,
+            sent: now,
             has_successor: false,
             fate: Fate::Open,
         });
@@ -88,6 +102,16 @@ impl Ledger {
             Ok(())
         };
         (self.exchanges.len() - 1, judged)
+    }
+
+    /// Whoever cannot write down an answer, for longer than an intent lasts, cannot tell another process that there is one (DESIGN §6.7).
+    fn taken_over(&mut self, token: Token, life: Life, now: Duration) {
+        let others = self.exchanges.iter_mut();
+        for exchange in others.filter(|e| e.token == token && e.life != life) {
+            if matches!(exchange.fate, Fate::Arrived(_)) && now >= exchange.sent + EXCHANGE {
+                exchange.fate = Fate::Unavoidable;
+            }
+        }
     }
 
     /// The issuer dealt with it.
@@ -268,10 +292,34 @@ mod tests {
                 Verdict::WeHadTheSuccessor,
                 "seen is ours",
             ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    let _ = l.sent(TOKEN, 2, EXCHANGE, true);
+                },
+                Verdict::Excused,
+                "the store took it from its holder until another took over",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    let _ = l.sent(TOKEN, 2, EXCHANGE - ms(1), true);
+                },
+                Verdict::NotKept,
+                "another did not wait for the end of the intent",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    let _ = l.sent(TOKEN, 2, EXCHANGE, false);
+                },
+                Verdict::NotKept,
+                "the store worked, and it was not written",
+            ),
         ];
         for (story, expected, what) in cases {
             let mut ledger = Ledger::default();
-            let (id, _) = ledger.sent(TOKEN, 1);
+            let (id, _) = ledger.sent(TOKEN, 1, ms(0), false);
             ledger.dealt_with(id, Effect::Rotated(TOKEN.1));
             story(&mut ledger, id);
             assert_eq!(ledger.judge(TOKEN), expected, "{what}");
@@ -281,19 +329,19 @@ mod tests {
     #[test]
     fn what_was_answered_or_refused_must_not_be_sent_again() {
         let mut ledger = Ledger::default();
-        let (id, judged) = ledger.sent(TOKEN, 1);
+        let (id, judged) = ledger.sent(TOKEN, 1, ms(0), false);
         assert!(judged.is_ok());
         ledger.dealt_with(id, Effect::Rotated(TOKEN.1));
-        let (again, judged) = ledger.sent(TOKEN, 1);
+        let (again, judged) = ledger.sent(TOKEN, 1, ms(0), false);
         assert!(judged.is_ok(), "the answer may have been lost");
         ledger.seen(id);
-        assert!(ledger.sent(TOKEN, 2).1.is_err());
+        assert!(ledger.sent(TOKEN, 2, ms(0), false).1.is_err());
         let _ = again;
 
         let mut ledger = Ledger::default();
-        let (id, _) = ledger.sent(TOKEN, 1);
+        let (id, _) = ledger.sent(TOKEN, 1, ms(0), false);
         ledger.dealt_with(id, Effect::Refused(TOKEN.1));
         ledger.refused(id);
-        assert!(ledger.sent(TOKEN, 1).1.is_err());
+        assert!(ledger.sent(TOKEN, 1, ms(0), false).1.is_err());
     }
 }

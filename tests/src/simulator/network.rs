@@ -162,7 +162,12 @@ fn enter(
         facts.violated(now, format!("{client} sent what is no refresh token"));
         return None;
     };
-    let (id, judged) = facts.ledger.sent((issuer, link), life.id);
+    let (id, judged) = facts.ledger.sent(
+        (issuer, link),
+        life.id,
+        now,
+        facts.store_refused_since(now.saturating_sub(EXCHANGE)),
+    );
     facts.note(
         now,
         format_args!(

@@ -67,7 +67,10 @@ fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<Change> {
             };
             let before = jobs::id(index, job.renamed);
             job.renamed += 1;
+            job.had_one = false;
             facts.hinder(index, now, now, "a new name");
+            // Under another name it is another job, which learns of an outage anew.
+            facts.pace.started(now);
             let mut changes = vec![Change::Remove(before)];
             changes.extend(put(facts, index));
             changes

@@ -16,6 +16,9 @@ const PER_MINUTE: usize = 2;
 /// A process that starts knows nothing of the outage, and learns of it with so many requests at most.
 const PER_START: usize = 6;
 
+/// For so long after its start a process learns of an outage.
+const LEARNS: Duration = Duration::from_secs(2 * 60);
+
 /// A client of an issuer.
 pub type Client = (usize, String);
 
@@ -36,7 +39,6 @@ impl Pace {
     /// A process starts.
     pub fn started(&mut self, now: Duration) {
         self.starts.push_back(now);
-        forget(&mut self.starts, now);
     }
 
     /// A client has what it wanted.
@@ -55,8 +57,8 @@ impl Pace {
             requests: VecDeque::new(),
         });
         waiting.requests.push_back(now);
-        forget(&mut waiting.requests, now);
-        forget(&mut self.starts, now);
+        forget(&mut waiting.requests, now, WINDOW);
+        forget(&mut self.starts, now, WINDOW + LEARNS);
         let minutes = usize::try_from(WINDOW.as_secs() / 60).unwrap_or_default();
         // One more at each end of the window.
         let most = (PER_MINUTE * minutes + 1) * processes + PER_START * self.starts.len();
@@ -67,8 +69,8 @@ impl Pace {
     }
 }
 
-fn forget(times: &mut VecDeque<Duration>, now: Duration) {
-    while times.front().is_some_and(|at| *at + WINDOW < now) {
+fn forget(times: &mut VecDeque<Duration>, now: Duration, after: Duration) {
+    while times.front().is_some_and(|at| *at + after < now) {
         times.pop_front();
     }
 }
@@ -90,6 +92,20 @@ mod tests {
     fn two_requests_a_minute_are_borne_in_a_long_outage_and_three_are_not() {
         assert!(!too_often(31));
         assert!(too_often(20));
+    }
+
+    #[test]
+    fn whoever_starts_in_an_outage_learns_of_it_by_asking() {
+        let mut pace = Pace::default();
+        let client = || (0, "c".to_owned());
+        let s = Duration::from_secs;
+        for nth in 0..=60 {
+            assert_eq!(pace.asks(client(), s(nth * 31), 1), Ok(()));
+        }
+        pace.started(s(1890));
+        for at in (1890..1950).step_by(10).chain((1980..3000).step_by(31)) {
+            assert_eq!(pace.asks(client(), s(at), 1), Ok(()), "{at}");
+        }
     }
 
     #[test]

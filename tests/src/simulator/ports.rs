@@ -31,6 +31,9 @@ const WRITE_MS: u64 = 50;
 /// The waits after failures that somebody has to mend (DESIGN §5).
 const LADDER_S: [u64; 5] = [10, 60, 300, 900, 3600];
 
+/// The longest wait after a bug of a job that never had a token (DESIGN §5).
+const LONGEST_BUG: Duration = Duration::from_secs(300);
+
 /// Asks the model of the plugin through the host's own rules.
 pub struct Sources {
     /// Where they are.
@@ -106,6 +109,7 @@ impl Sources {
         facts.is_served(index);
         if let Some(job) = facts.jobs.get_mut(index) {
             job.denials = 0;
+            job.had_one = true;
             if let Some(login) = job.plan.login
                 && let Some(login) = facts.logins.get_mut(login)
             {
@@ -146,6 +150,9 @@ impl Sources {
                     job.denials
                 });
                 ladder(denials)
+            }
+            FailureKind::Internal if facts.jobs.get(index).is_some_and(|job| !job.had_one) => {
+                LONGEST_BUG
             }
             _ => Duration::ZERO,
         };

@@ -45,6 +45,8 @@ pub struct Outcome {
     pub hash: u64,
     /// Counts.
     pub tally: Tally,
+    /// Outputs without a token that lives, when it was over.
+    pub dead_at_end: usize,
     /// What must not be and was.
     pub violations: Vec<Violation>,
     /// The last lines before the first of these, or before the end.
@@ -229,6 +231,7 @@ fn conclude(world: &World) -> Outcome {
         span: world.scenario.span,
         hash: facts.trace.hash(),
         tally: facts.tally.clone(),
+        dead_at_end: facts.dead_outputs(world.time.now()),
         violations: facts.violations.clone(),
         last: facts.trace.last(),
     }

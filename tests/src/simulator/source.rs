@@ -79,6 +79,8 @@ impl OAuth2 {
         self.saw(&response);
         self.break_if_due(is_refresh).await?;
         let answer = read(&response).map_err(Unsuccessful::Said)?;
+        // What comes after it may fail: the issuer is not away.
+        self.world.facts().is_served(self.job);
         self.ask_more(job, call, &answer)
             .await
             .map_err(Unsuccessful::Said)?;

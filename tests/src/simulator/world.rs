@@ -90,6 +90,8 @@ pub struct Facts {
     pub plugin_version: u32,
     /// Chains that the store did not take when they were last written, and since when.
     pub store_failed: BTreeMap<ChainId, Duration>,
+    /// When the store last refused to write.
+    pub store_refused: Option<Duration>,
     /// Processes that do not run.
     pub down: BTreeSet<usize>,
     broken: Vec<Broken>,
@@ -112,6 +114,8 @@ pub struct Job {
     pub client: String,
     /// Times that it was renamed.
     pub renamed: u32,
+    /// Whether it had a token under its name: of one that never had, a bug is not expected to pass soon (DESIGN §5).
+    pub had_one: bool,
     /// Times that its source was configured anew.
     pub reconfigured: u32,
     /// Failures in a row that somebody has to mend.
@@ -165,6 +169,7 @@ impl World {
                 None => format!("client{index}"),
             },
             renamed: 0,
+            had_one: false,
             reconfigured: 0,
             denials: 0,
             life: scenario.life(index),
@@ -186,6 +191,7 @@ impl World {
             outputs: BTreeMap::new(),
             plugin_version: 1,
             store_failed: BTreeMap::new(),
+            store_refused: None,
             down: BTreeSet::new(),
             broken: Vec::new(),
             lives: 0,
@@ -405,6 +411,12 @@ impl Facts {
         }
     }
 
+    /// Whether the store has refused to write since then.
+    #[must_use]
+    pub fn store_refused_since(&self, then: Duration) -> bool {
+        self.store_refused.is_some_and(|at| at >= then)
+    }
+
     /// Somebody logs in and configures the new refresh token.
     pub fn log_in(&mut self, login: usize, now: Duration) {
         let Some(entry) = self.logins.get_mut(login) else {
@@ -446,6 +458,24 @@ impl Facts {
             return true;
         };
         !self.could_have_one(job) || now <= entry.troubled.max(entry.excused_until) + DOUBT
+    }
+
+    /// Outputs that have no token, or one that has died, whatever the reason.
+    #[must_use]
+    pub fn dead_outputs(&self, now: Duration) -> usize {
+        let outputs = |index: usize, job: &Job| {
+            let issuer = self.issuers.get(job.plan.issuer);
+            let paths = (0..job.plan.outputs).map(move |output| super::jobs::path(index, output));
+            let is_dead = move |path: &String| {
+                let value = self.outputs.get(path);
+                value
+                    .and_then(|value| issuer?.issued(value))
+                    .is_none_or(|issued| issued.dies <= now)
+            };
+            paths.filter(is_dead).count()
+        };
+        let jobs = self.jobs.iter().enumerate();
+        jobs.map(|(index, job)| outputs(index, job)).sum()
     }
 
     /// What a consumer reads is judged.

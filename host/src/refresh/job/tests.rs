@@ -409,6 +409,32 @@ fn states_say_where_each_output_stands() {
 }
 
 #[test]
+fn whoever_starts_with_a_dead_token_does_not_wait_as_if_there_never_had_been_one() {
+    let dead = Life {
+        obtained_at: wall(0),
+        expires_at: Some(wall(50)),
+        rotating_expires_at: None,
+    };
+    let lives_of_another_source = None;
+    for (kind, restored, longest_s) in [
+        (FailureKind::Internal, Some(dead), 30),
+        (FailureKind::Internal, lives_of_another_source, 300),
+        (FailureKind::Unavailable, Some(dead), 30),
+        (FailureKind::Unavailable, lives_of_another_source, 30),
+    ] {
+        let mut job = Job::new(policy(), VERIFY, 1, at(100));
+        job.step(Event::Restored(restored), at(100), 0.0);
+        for _ in 0..10 {
+            job.step(failure(kind), at(100), 1.0);
+            job.step(Event::Asked, at(100), 1.0);
+        }
+        job.step(failure(kind), at(100), 1.0);
+        let wait = job.wakes_at(at(100)).unwrap() - at(100).boot;
+        assert_eq!(wait, Duration::from_secs(longest_s), "{kind} {restored:?}");
+    }
+}
+
+#[test]
 fn a_changed_secret_ends_the_wait_for_somebody_and_no_other_wait() {
     for (kind, is_tried) in [
         (FailureKind::Denied, true),
