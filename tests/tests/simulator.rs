@@ -7,7 +7,9 @@ use std::time::Duration;
 use evertoken_tests::simulator::issuer::{Expiry, Manner, Rotation};
 use evertoken_tests::simulator::lax::Journal;
 use evertoken_tests::simulator::run::{Outcome, run};
-use evertoken_tests::simulator::scenario::{Habit, JobPlan, Part, Scenario, Trouble};
+use evertoken_tests::simulator::scenario::{
+    Aim, Edge, Habit, JobPlan, Part, Scenario, Step, Trouble,
+};
 use evertoken_tests::simulator::sweep::{Totals, sweep};
 use evertoken_tests::simulator::trace::Show;
 
@@ -126,6 +128,7 @@ fn an_issuer_that_was_away_for_six_hours_finds_every_chain_alive_and_within_a_mi
         let mut scenario = eight_jobs(s(300), vec![(s(600), away)]);
         scenario.seed = seed as u64;
         scenario.span = s(600 + 6 * 3600 + 60);
+        scenario.jobs.truncate(4);
         let grace = Duration::ZERO;
         for issuer in &mut scenario.issuers {
             issuer.rotation = Rotation::Always { grace };
@@ -175,6 +178,54 @@ fn a_process_that_starts_in_an_outage_with_dead_tokens_does_not_wait_longer_for_
         meanwhile: None,
     };
     assert_holds(eight_jobs(s(60), vec![(s(60), away), (s(300), restart)]));
+}
+
+/// Found by seeds 45, 62 and 179: a process that started with a dead token and met answers that nobody can read waited for up to five
+/// minutes between tries, as if there never had been a token.
+#[test]
+fn a_process_that_starts_with_dead_tokens_among_unreadable_answers_does_not_wait_longer_for_it() {
+    let unreadable = Trouble::Broken {
+        part: Part::Truncated(0),
+        chance: 1.0,
+        lasts: s(3000),
+    };
+    let restart = Trouble::Restart {
+        process: 0,
+        meanwhile: None,
+    };
+    let weather = vec![(s(300), unreadable), (s(1800), restart)];
+    let mut scenario = eight_jobs(s(900), weather);
+    scenario.span = s(4200);
+    assert_holds(scenario);
+}
+
+/// Found by seed 99: a request that was on its way when its process was killed was overtaken by its repetition, and the issuer took it
+/// for a replay.
+#[test]
+fn a_repeated_request_does_not_overtake_the_first_one() {
+    let crash = |nth: u64| {
+        let crash = Trouble::Crash {
+            process: 0,
+            aim: Aim {
+                step: Step::Send,
+                nth: 2,
+                edge: Edge::Midway,
+            },
+            down: Duration::ZERO,
+            again: 0,
+            meanwhile: None,
+        };
+        (s(30 + 20 * nth), crash)
+    };
+    let mut scenario = eight_jobs(s(30), (0..150).map(crash).collect());
+    let grace = Duration::ZERO;
+    for issuer in &mut scenario.issuers {
+        issuer.rotation = Rotation::Always { grace };
+    }
+    for (login, job) in scenario.jobs.iter_mut().enumerate() {
+        job.login = Some(login);
+    }
+    assert_holds(scenario);
 }
 
 /// Found by seed 125: an answer from before the clock was set back was replayed after it, and its token taken for an hour younger.

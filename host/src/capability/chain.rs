@@ -11,9 +11,13 @@ use super::http::Response;
 use crate::config::model::{JobId, RetryUnanswered};
 use crate::time::Timestamp;
 
-/// Requests that may carry one generation without a wait, as long as none is answered. The second one uses the grace that many
+/// Requests that may carry one generation one soon after the other, as long as none is answered. The second one uses the grace that many
 /// issuers give to a repeated refresh token; a third would teach nothing new.
 pub const ATTEMPTS_AT_ONCE: u32 = 2;
+
+/// The least time between any two. A request that was cut off may still be on its way: overtaken by its repetition, it would reach the
+/// issuer as a replay of a spent value, and end the chain whose answer had just come.
+pub const OVERTAKEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The least time between further ones. If the value was spent, its successor is lost already and nothing that is sent makes it
 /// worse; if it was not, the issuer is away, and the chain should be fresh soon after it is back. So the wait does not grow.
@@ -193,7 +197,7 @@ impl Chain {
             RetryUnanswered::After(wait) => wait,
         };
         let doubt = if self.unanswered < ATTEMPTS_AT_ONCE {
-            Duration::ZERO
+            OVERTAKEN_WITHIN
         } else {
             DOUBT
         };
@@ -392,7 +396,15 @@ mod tests {
                 0,
                 Replay,
             ),
-            ("ours, unanswered", sent(US), false, AtOnce, 0, Free),
+            ("ours, unanswered", sent(US), false, AtOnce, 1, in_doubt(2)),
+            (
+                "ours, unanswered for a while",
+                sent(US),
+                false,
+                AtOnce,
+                2,
+                Free,
+            ),
             (
                 "others', under way",
                 sent(OTHERS),
@@ -414,8 +426,24 @@ mod tests {
                 },
             ),
             ("others', over", sent(OTHERS), false, AtOnce, 70, Free),
-            ("a dead process's", sent(OTHERS), true, AtOnce, 0, Free),
-            ("once", unanswered(1), true, AtOnce, 0, Free),
+            (
+                "a dead process's",
+                sent(OTHERS),
+                true,
+                AtOnce,
+                1,
+                in_doubt(2),
+            ),
+            (
+                "a dead process's, later",
+                sent(OTHERS),
+                true,
+                AtOnce,
+                2,
+                Free,
+            ),
+            ("once", unanswered(1), true, AtOnce, 1, in_doubt(2)),
+            ("once, a little later", unanswered(1), true, AtOnce, 2, Free),
             (
                 "once, to be repeated later",
                 unanswered(1),

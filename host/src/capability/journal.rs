@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::chain::{ATTEMPTS_AT_ONCE, Chain, ChainId, Exchange, Holder, Plugin, Settlement};
+use super::chain::{
+    ATTEMPTS_AT_ONCE, Chain, ChainId, Exchange, Holder, OVERTAKEN_WITHIN, Plugin, Settlement,
+};
 use super::crypto;
 use super::host::Shared;
 use super::keep::{FoundChain, Seed};
@@ -227,6 +229,10 @@ async fn settle_one(
                 "another process has sent a request with it and may still get the answer",
             )
         }),
+        Settlement::InDoubt { until } if until.since(now) <= OVERTAKEN_WITHIN => {
+            sleep(until.since(now)).await;
+            Ok(None)
+        }
         Settlement::InDoubt { until } => Err(Failure {
             retry_after: Some(until.since(now)),
             ..flight.failure(

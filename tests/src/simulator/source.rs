@@ -111,6 +111,10 @@ impl OAuth2 {
         } else if is_invalid_grant(response) && facts.store_failed.is_empty() {
             facts.ledger.refused(id);
         }
+        if (400..500).contains(&response.status) && response.status != 429 {
+            // A refusal is no outage.
+            facts.is_served(self.job);
+        }
         facts.note(
             now,
             format_args!("job {} sees the answer to exchange {id}", self.job),
