@@ -57,9 +57,13 @@ impl Scrubber {
     pub fn scrub(&self, text: &str) -> String {
         let spellings = self.spellings.get_or_init(|| Spellings::of(&self.secrets));
         let without_secrets = spellings.redact(text);
-        // A secret may have been interrupted by control characters, so that it is whole only now.
-        let printable = spellings.redact(&printable(&without_secrets));
-        truncated(printable)
+        let printable = printable(&without_secrets);
+        truncated(if printable == without_secrets {
+            printable
+        } else {
+            // A secret may have been interrupted by control characters, so that it is whole only now.
+            spellings.redact(&printable)
+        })
     }
 }
 
@@ -117,6 +121,8 @@ impl Spellings {
         let mut hits: Vec<(usize, usize)> = self
             .0
             .iter()
+            // Getting ready to look for a long one costs more than looking.
+            .filter(|spelling| spelling.len() <= text.len())
             .flat_map(|spelling| text.match_indices(spelling.as_str()))
             .map(|(start, hit)| (start, start + hit.len()))
             .collect();

@@ -230,6 +230,9 @@ fn recipe(
 
 /// One event for each request: what was asked of whom and how it went, never a query, a header or a body.
 fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response, Failure>) {
+    if !tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO) {
+        return;
+    }
     let job = &call.0.job.id;
     let plugin = &call.0.job.source.plugin;
     let method = call.scrub(target.method.as_str());
