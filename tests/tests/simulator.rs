@@ -114,8 +114,6 @@ fn an_issuer_that_was_away_for_six_hours_finds_every_chain_alive_and_within_a_mi
         Part::RequestsLost(0),
         Part::Unwell(0),
         Part::Busy(0, 20),
-        Part::Impostor(0),
-        Part::ErrorInside200(0),
     ]
     .into_iter()
     .enumerate()
