@@ -7,9 +7,7 @@ use std::time::Duration;
 use evertoken_tests::simulator::issuer::{Expiry, Manner, Rotation};
 use evertoken_tests::simulator::lax::Journal;
 use evertoken_tests::simulator::run::{Outcome, run};
-use evertoken_tests::simulator::scenario::{
-    Aim, Edge, Habit, JobPlan, Part, Scenario, Step, Trouble,
-};
+use evertoken_tests::simulator::scenario::{Habit, JobPlan, Part, Scenario, Trouble};
 use evertoken_tests::simulator::sweep::{Totals, sweep};
 use evertoken_tests::simulator::trace::Show;
 
@@ -194,35 +192,6 @@ fn a_process_that_starts_with_dead_tokens_among_unreadable_answers_does_not_wait
     let weather = vec![(s(300), unreadable), (s(1800), restart)];
     let mut scenario = eight_jobs(s(900), weather);
     scenario.span = s(4200);
-    assert_holds(scenario);
-}
-
-/// Found by seed 99: a request that was on its way when its process was killed was overtaken by its repetition, and the issuer took it
-/// for a replay.
-#[test]
-fn a_repeated_request_does_not_overtake_the_first_one() {
-    let crash = |nth: u64| {
-        let crash = Trouble::Crash {
-            process: 0,
-            aim: Aim {
-                step: Step::Send,
-                nth: 2,
-                edge: Edge::Midway,
-            },
-            down: Duration::ZERO,
-            again: 0,
-            meanwhile: None,
-        };
-        (s(30 + 20 * nth), crash)
-    };
-    let mut scenario = eight_jobs(s(30), (0..150).map(crash).collect());
-    let grace = Duration::ZERO;
-    for issuer in &mut scenario.issuers {
-        issuer.rotation = Rotation::Always { grace };
-    }
-    for (login, job) in scenario.jobs.iter_mut().enumerate() {
-        job.login = Some(login);
-    }
     assert_holds(scenario);
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use self::world::{Reply, Script, World, code};
 use crate::capability::acquire::Unsuccessful;
+use crate::capability::chain::OVERTAKEN_WITHIN;
 use crate::config::model::RetryUnanswered;
 use crate::failure::{Failure, FailureKind};
 
@@ -133,8 +134,7 @@ async fn a_request_that_never_left_costs_nothing() {
 }
 
 #[tokio::test]
-async fn after_a_lost_answer_one_more_request_is_sent_at_once_and_further_ones_half_a_minute_apart()
-{
+async fn after_a_lost_answer_one_more_request_is_sent_soon_and_further_ones_half_a_minute_apart() {
     let world = World::new();
     world.issuer(Reply::is_lost());
     let failure = world.acquire().await.unwrap_err();
@@ -148,6 +148,18 @@ async fn after_a_lost_answer_one_more_request_is_sent_at_once_and_further_ones_h
     world.pass(Duration::from_secs(30));
     world.acquire().await.unwrap_err();
     assert_eq!(world.values_sent().len(), 3);
+}
+
+/// The first may still be on its way: if it came last, the issuer would take it for a replay and end the chain.
+#[tokio::test]
+async fn a_repeated_request_does_not_overtake_the_first_one() {
+    let world = World::new();
+    world.issuer(Reply::is_lost());
+    world.acquire().await.unwrap_err();
+    let [first, second] = &world.seen_at_the_issuer()[..] else {
+        panic!("two were sent");
+    };
+    assert!(second.at - first.at > OVERTAKEN_WITHIN.mul_f64(0.9));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 
@@ -112,6 +112,7 @@ impl Script {
 /// A request as the issuer saw it, and what the store had then.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
+    pub(super) at: Instant,
     pub(super) value: String,
     pub(super) was_intended: bool,
     pub(super) had_answer: bool,
@@ -374,6 +375,7 @@ impl Transport for Issuer {
             let kept = self.0.kept().await;
             let exchange = kept.as_ref().and_then(|chain| chain.exchange.as_ref());
             self.0.facts().seen.push(Seen {
+                at: Instant::now(),
                 value: Self::value(&outgoing),
                 was_intended: exchange.is_some(),
                 had_answer: exchange.is_some_and(|exchange| exchange.answer.is_some()),
