@@ -1,5 +1,5 @@
-//! The one engine of the process, and the thread that lets it interrupt guests. The thread ticks only while a call is in flight, so
-//! that a process that waits for its next refresh uses no CPU.
+//! The engines that compile and run components, and the thread that lets running ones be interrupted. It ticks only while a call is in
+//! flight, so that a process that waits for its next refresh uses no CPU.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -14,11 +14,16 @@ use super::limits;
 /// wasmtime's errors as the standard library knows errors.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compiles and runs components. Every engine made here has the same settings: what one compiles, another loads.
+/// Compiles components, and runs them, each call in memory of its own.
 ///
 /// # Errors
 /// The machine is none that wasmtime compiles for.
 pub(super) fn new_engine() -> Result<Engine, BoxError> {
+    Ok(Engine::new(&settings())?)
+}
+
+/// What all engines have in common: all that machine code depends on.
+pub(super) fn settings() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -28,7 +33,7 @@ pub(super) fn new_engine() -> Result<Engine, BoxError> {
         .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)
         .generate_address_map(false);
-    Ok(Engine::new(&config)?)
+    config
 }
 
 /// Names everything that a compiled component depends on besides the component: wasmtime's version, settings, CPU features.
