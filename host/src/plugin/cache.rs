@@ -311,7 +311,7 @@ impl Cache {
 }
 
 fn precompile(bytes: &[u8], mut out: impl Write) -> Result<(), CacheError> {
-    let compiled = engine::new_engine()
+    let compiled = engine::new_compiler()
         .map_err(CacheError::Load)?
         .precompile_component(bytes)
         .map_err(|error| CacheError::Rejected {

@@ -14,7 +14,17 @@ use super::limits;
 /// wasmtime's errors as the standard library knows errors.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compiles components, and runs them, each call in memory of its own.
+/// Compiles components for the engines that run them: all have the same [`settings`].
+///
+/// # Errors
+/// The machine is none that wasmtime compiles for.
+pub(super) fn new_compiler() -> Result<Engine, BoxError> {
+    let mut settings = settings();
+    settings.enable_compiler(true);
+    Ok(Engine::new(&settings)?)
+}
+
+/// Runs compiled components, each call in memory of its own.
 ///
 /// # Errors
 /// The machine is none that wasmtime compiles for.
@@ -22,7 +32,8 @@ pub(super) fn new_engine() -> Result<Engine, BoxError> {
     Ok(Engine::new(&settings())?)
 }
 
-/// What all engines have in common: all that machine code depends on.
+/// What all engines have in common: all that machine code depends on. Without a compiler, whose tables a process that finds its plugins
+/// compiled would only carry along.
 pub(super) fn settings() -> Config {
     let mut config = Config::new();
     config
@@ -32,11 +43,13 @@ pub(super) fn settings() -> Config {
         // Nobody reads guests' backtraces: without them compiled plugins are smaller.
         .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)
-        .generate_address_map(false);
+        .generate_address_map(false)
+        .enable_compiler(false);
     config
 }
 
-/// Names everything that a compiled component depends on besides the component: wasmtime's version, settings, CPU features.
+/// Names what a compiled component depends on besides the component and the machine: wasmtime's version and our settings. Whether the
+/// machine has what the code needs, wasmtime checks when it loads it.
 pub(super) fn compatibility(engine: &Engine) -> u64 {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
