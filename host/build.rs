@@ -15,6 +15,10 @@ const BUILT_IN: [&str; 4] = ["dummy", "mirror", "oauth2", "template"];
 
 const TARGET: &str = "wasm32-wasip2";
 
+/// Rust's megabyte of stack would be most of a plugin's memory, and the host clears that after each call. What the plugins do needs a few
+/// KiB, and the deepest JSON that serde_json reads (128 levels) some dozens.
+const SMALL_STACK: &str = "-C link-arg=-zstack-size=131072";
+
 /// A folder with ready components, for those who build the plugins themselves.
 const FOLDER_VARIABLE: &str = "EVERTOKEN_PLUGINS";
 
@@ -77,6 +81,7 @@ fn build(out: &Path) -> Result<PathBuf, Box<dyn Error>> {
     for name in NOT_INHERITED {
         cargo.env_remove(name);
     }
+    cargo.env("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", SMALL_STACK);
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PROFILE_") {
             cargo.env_remove(name);

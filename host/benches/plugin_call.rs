@@ -24,6 +24,10 @@ use evertoken::token::{Expiry, NamedToken, Token};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn secret() -> Box<Secret> {
     Box::new(Secret {
         origin: SecretOrigin::Value(SecretString::from("a-client-secret")),

@@ -1,5 +1,5 @@
-//! The one engine of the process, and the thread that lets it interrupt guests. The thread ticks only while a call is in flight, so
-//! that a process that waits for its next refresh uses no CPU.
+//! The engines that compile and run components, and the thread that lets running ones be interrupted. It ticks only while a call is in
+//! flight, so that a process that waits for its next refresh uses no CPU.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -14,11 +14,27 @@ use super::limits;
 /// wasmtime's errors as the standard library knows errors.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compiles and runs components. Every engine made here has the same settings: what one compiles, another loads.
+/// Compiles components for the engines that run them: all have the same [`settings`].
+///
+/// # Errors
+/// The machine is none that wasmtime compiles for.
+pub(super) fn new_compiler() -> Result<Engine, BoxError> {
+    let mut settings = settings();
+    settings.enable_compiler(true);
+    Ok(Engine::new(&settings)?)
+}
+
+/// Runs compiled components, each call in memory of its own.
 ///
 /// # Errors
 /// The machine is none that wasmtime compiles for.
 pub(super) fn new_engine() -> Result<Engine, BoxError> {
+    Ok(Engine::new(&settings())?)
+}
+
+/// What all engines have in common: all that machine code depends on. Without a compiler, whose tables a process that finds its plugins
+/// compiled would only carry along.
+pub(super) fn settings() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -27,11 +43,13 @@ pub(super) fn new_engine() -> Result<Engine, BoxError> {
         // Nobody reads guests' backtraces: without them compiled plugins are smaller.
         .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)
-        .generate_address_map(false);
-    Ok(Engine::new(&config)?)
+        .generate_address_map(false)
+        .enable_compiler(false);
+    config
 }
 
-/// Names everything that a compiled component depends on besides the component: wasmtime's version, settings, CPU features.
+/// Names what a compiled component depends on besides the component and the machine: wasmtime's version and our settings. Whether the
+/// machine has what the code needs, wasmtime checks when it loads it.
 pub(super) fn compatibility(engine: &Engine) -> u64 {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
 use wasmtime::Engine;
+use wasmtime::component::Component;
 
 use super::built_in::{BUILT_IN, BuiltIn};
-use super::cache::{Cache, CacheError, CacheSettings};
+use super::cache::{Cache, CacheError, CacheSettings, Compiled};
 use super::engine::BoxError;
 use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
@@ -321,31 +322,37 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 /// A plugin that can be called.
 pub(super) struct Loaded {
     pub(super) info: Arc<PluginInfo>,
-    pub(super) prepared: Prepared,
+    /// For calls in a slot of the pool; none if there is no pool, or the component does not fit a slot.
+    pub(super) pooled: Option<Prepared>,
+    /// For calls with memory of their own, made for the first of them.
+    unpooled: OnceCell<Prepared>,
+    compiled: Compiled,
 }
 
 /// Loads plugins, each digest once.
 pub(super) struct Loader {
     engine: Engine,
-    linkers: Linkers,
+    linkers: OnceCell<Linkers>,
+    pooled: Option<Linkers>,
     cache: Arc<Cache>,
     inspected: Mutex<BTreeMap<Digest, Arc<PluginInfo>>>,
     loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<Loaded>>>>>,
 }
 
 impl Loader {
-    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Result<Self, BoxError> {
+    pub(super) fn new(
+        engine: Engine,
+        pooled: Option<Engine>,
+        settings: CacheSettings,
+    ) -> Result<Self, BoxError> {
         Ok(Self {
-            linkers: Linkers::new(&engine)?,
-            cache: Arc::new(Cache::new(engine.clone(), settings)),
+            linkers: OnceCell::new(),
+            pooled: pooled.as_ref().map(Linkers::new).transpose()?,
+            cache: Arc::new(Cache::new(engine.clone(), pooled, settings)),
             engine,
             inspected: Mutex::default(),
             loaded: Mutex::default(),
         })
-    }
-
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
     }
 
     /// What the plugin says about itself.
@@ -395,7 +402,7 @@ impl Loader {
         digest: Digest,
     ) -> Result<Loaded, LoadError> {
         let (info, bytes) = self.read(registry, name).await?;
-        let (component, found) = self
+        let (compiled, found) = self
             .cache
             .component(digest, bytes)
             .await
@@ -403,15 +410,44 @@ impl Loader {
                 name: name.to_owned(),
                 source,
             })?;
-        let prepared = self
-            .linkers
-            .prepare(&component, info.world)
-            .map_err(|source| LoadError::Link {
+        tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
+        let pooled = match (&self.pooled, &compiled.pooled) {
+            (Some(linkers), Some(component)) => {
+                Some(prepare(name, linkers, component, info.world)?)
+            }
+            _ => None,
+        };
+        let loaded = Loaded {
+            info,
+            pooled,
+            unpooled: OnceCell::new(),
+            compiled,
+        };
+        if loaded.pooled.is_none() {
+            self.unpooled(name, &loaded).await?;
+        }
+        Ok(loaded)
+    }
+
+    /// The plugin for a call with memory of its own.
+    pub(super) async fn unpooled<'a>(
+        &self,
+        name: &str,
+        loaded: &'a Loaded,
+    ) -> Result<&'a Prepared, LoadError> {
+        let prepared = loaded.unpooled.get_or_try_init(async || {
+            let linkers = self
+                .linkers
+                .get_or_try_init(async || Linkers::new(&self.engine));
+            let linkers = linkers.await.map_err(|source| link_error(name, source))?;
+            let component = loaded.compiled.unpooled();
+            let component = component.map_err(|source| LoadError::Compile {
                 name: name.to_owned(),
                 source,
             })?;
-        tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
-        Ok(Loaded { info, prepared })
+            prepare(name, linkers, &component, loaded.info.world)
+        });
+        prepared.await
     }
 
     /// Reads, compares and audits, without holding up other tasks of the process.
@@ -441,6 +477,24 @@ impl Loader {
         };
         lock(&self.inspected).insert(info.digest, Arc::clone(&info));
         Ok((info, bytes))
+    }
+}
+
+fn prepare(
+    name: &str,
+    linkers: &Linkers,
+    component: &Component,
+    world: World,
+) -> Result<Prepared, LoadError> {
+    linkers
+        .prepare(component, world)
+        .map_err(|source| link_error(name, source))
+}
+
+fn link_error(name: &str, source: BoxError) -> LoadError {
+    LoadError::Link {
+        name: name.to_owned(),
+        source,
     }
 }
 

@@ -9,6 +9,7 @@ mod formatting;
 pub mod inspect;
 pub mod limits;
 mod load;
+mod pool;
 pub mod schema;
 mod store;
 mod v0_1;
@@ -19,6 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
+use wasmtime::Engine;
 
 pub use built_in::{BUILT_IN, BuiltIn};
 pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
@@ -36,6 +38,7 @@ use crate::token::{Artifact, NamedToken, Token};
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
 use load::{Loader, Registry};
+use pool::{Pool, Slot};
 use v0_1::{Acquire, Bounds, Prepared};
 
 /// The machine cannot run plugins.
@@ -49,6 +52,7 @@ pub struct Plugins(Arc<Inner>);
 
 struct Inner {
     loader: Loader,
+    pool: Option<Pool>,
     ticker: Ticker,
     registry: RwLock<Arc<Registry>>,
     limits: RwLock<PluginLimits>,
@@ -82,12 +86,15 @@ impl Plugins {
         cache: CacheSettings,
     ) -> Result<Self, EngineError> {
         let engine = engine::new_engine().map_err(EngineError)?;
-        let ticking = engine.clone();
-        let ticker = Ticker::start(move || ticking.increment_epoch())
+        let pool = Pool::new();
+        let pooled = pool.as_ref().map(|pool| pool.engine().clone());
+        let ticking: Vec<_> = pooled.iter().chain([&engine]).cloned().collect();
+        let ticker = Ticker::start(move || ticking.iter().for_each(Engine::increment_epoch))
             .map_err(|error| EngineError(error.into()))?;
-        let loader = Loader::new(engine, cache).map_err(EngineError)?;
+        let loader = Loader::new(engine, pooled, cache).map_err(EngineError)?;
         Ok(Self(Arc::new(Inner {
             loader,
+            pool,
             ticker,
             registry: RwLock::new(Arc::new(Registry::new(files))),
             limits: RwLock::new(limits),
@@ -178,11 +185,13 @@ impl Plugins {
         let name = job.source.plugin.as_str();
         let loaded = self.loaded(name, World::Source).await;
         let loaded = loaded.map_err(Unsuccessful::Broke)?;
-        let Prepared::Source(source) = &loaded.prepared else {
+        let limits = self.limits();
+        let place = self.place(name, &loaded, &limits).await;
+        let (_slot, prepared) = place.map_err(Unsuccessful::Broke)?;
+        let Prepared::Source(source) = prepared else {
             let failure = load::wrong_world(name, &loaded.info, World::Source).to_failure();
             return Err(Unsuccessful::Broke(failure));
         };
-        let limits = self.limits();
         let bounds = self.bounds(&limits, job.source.timeout);
         let request = Acquire {
             job: &job.id.name,
@@ -210,10 +219,11 @@ impl Plugins {
         config: &Value,
     ) -> Result<Vec<Artifact>, Failure> {
         let loaded = self.loaded(plugin, World::Formatter).await?;
-        let Prepared::Formatter(formatter) = &loaded.prepared else {
+        let limits = self.limits();
+        let (_slot, prepared) = self.place(plugin, &loaded, &limits).await?;
+        let Prepared::Formatter(formatter) = prepared else {
             return Err(load::wrong_world(plugin, &loaded.info, World::Formatter).to_failure());
         };
-        let limits = self.limits();
         let bounds = self.bounds(&limits, limits::FORMAT_TIME);
         let log = FormatLog::new(plugin, tokens, &limits);
         let full_name = full_name(plugin, &loaded.info);
@@ -231,9 +241,24 @@ impl Plugins {
         Ok(loaded)
     }
 
+    /// A slot of the pool if there is one for this call, else memory of its own. The caller keeps the slot until the call is over.
+    async fn place<'a>(
+        &'a self,
+        name: &str,
+        loaded: &'a load::Loaded,
+        limits: &PluginLimits,
+    ) -> Result<(Option<Slot<'a>>, &'a Prepared), Failure> {
+        if let (Some(pool), Some(pooled)) = (&self.0.pool, &loaded.pooled)
+            && let Some(slot) = pool.take(limits)
+        {
+            return Ok((Some(slot), pooled));
+        }
+        let unpooled = self.0.loader.unpooled(name, loaded).await;
+        Ok((None, unpooled.map_err(|error| error.to_failure())?))
+    }
+
     fn bounds<'a>(&'a self, limits: &'a PluginLimits, timeout: Duration) -> Bounds<'a> {
         Bounds {
-            engine: self.0.loader.engine(),
             ticker: &self.0.ticker,
             limits,
             timeout,

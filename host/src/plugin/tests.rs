@@ -47,6 +47,13 @@ impl Bench {
         }
     }
 
+    /// Whether calls of the misbehaving source find slots.
+    async fn runs_in_slots(&self) -> bool {
+        let loader = &self.plugins.0.loader;
+        let loaded = loader.load(&self.plugins.registry(), "misbehaving").await;
+        loaded.unwrap().pooled.is_some()
+    }
+
     async fn acquire(&mut self, config: Value) -> Result<Token, Failure> {
         self.fixture.job.source.config = config;
         let call = self.fixture.call();
@@ -124,6 +131,51 @@ async fn each_call_has_an_instance_of_its_own_and_shares_only_the_jobs_state() {
 }
 
 #[tokio::test]
+async fn nothing_in_a_calls_memory_is_seen_by_the_next_call_in_its_slot() {
+    let mut bench = Bench::new();
+    assert!(bench.runs_in_slots().await);
+    let found = bench.acquire(json!({"mode": "leave-and-find-marks"})).await;
+    let found: usize = value(&found.unwrap()).parse().unwrap();
+    assert!(found > 2000, "{found}");
+    for leaving in [
+        "leave-marks",
+        "leave-marks-and-trap",
+        "leave-and-find-marks",
+    ] {
+        let left = bench.acquire(json!({"mode": leaving})).await;
+        assert_eq!(left.is_err(), leaving.ends_with("trap"));
+        let found = bench.acquire(json!({"mode": "find-marks"})).await.unwrap();
+        assert_eq!(value(&found), "0", "after {leaving}");
+    }
+}
+
+#[tokio::test]
+async fn calls_beyond_the_slots_and_calls_that_may_use_more_memory_have_memory_of_their_own() {
+    let mut bench = Bench::new();
+    assert!(bench.runs_in_slots().await);
+    bench.fixture.job.source.config = json!({"mode": "park"});
+    let parked: Vec<_> = (0..2 * limits::SLOTS)
+        .map(|_| {
+            let (plugins, job) = (bench.plugins.clone(), bench.fixture.job.clone());
+            let call = bench.fixture.call();
+            tokio::spawn(async move { plugins.acquire(&job, &call, 0, None).await })
+        })
+        .collect();
+    while bench.plugins.0.ticker.calls_in_flight() < parked.len() {
+        tokio::task::yield_now().await;
+    }
+    let token = bench.acquire(json!({"mode": "good"})).await.unwrap();
+    assert_eq!(value(&token), "a-good-token");
+    parked.iter().for_each(tokio::task::JoinHandle::abort);
+
+    let mut large = plugin_limits();
+    large.memory_bytes = 3 * limits::SLOT_MEMORY_BYTES;
+    let mut bench = Bench::with_limits(large);
+    let found = bench.acquire(json!({"mode": "allocate", "mib": 100})).await;
+    assert_eq!(value(&found.unwrap()), (100 << 20).to_string());
+}
+
+#[tokio::test]
 async fn a_plugins_own_failure_is_handed_on_without_secrets() {
     let mut bench = Bench::new();
     let failure = bench
@@ -166,7 +218,7 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
             "waited for an answer until its 0.3 s were over",
         ),
         (
-            json!({"mode": "allocate-at-once"}),
+            json!({"mode": "allocate", "mib": 1024}),
             5000,
             FailureKind::Internal,
             "plugin.out-of-memory",

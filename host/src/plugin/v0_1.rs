@@ -143,18 +143,17 @@ pub(super) struct Acquire<'a> {
     pub(super) previous_expires_at: Option<Timestamp>,
 }
 
-/// Where and within what a call runs.
+/// Within what a call runs.
 pub(super) struct Bounds<'a> {
-    pub(super) engine: &'a Engine,
     pub(super) ticker: &'a Ticker,
     pub(super) limits: &'a PluginLimits,
     pub(super) timeout: Duration,
 }
 
 impl Bounds<'_> {
-    fn store<H: Send + 'static>(&self, host: H) -> Store<Guest<H>> {
+    fn store<H: Send + 'static>(&self, engine: &Engine, host: H) -> Store<Guest<H>> {
         let deadline = Instant::now() + self.timeout;
-        store::new_store(self.engine, self.ticker.hold(), host, self.limits, deadline)
+        store::new_store(engine, self.ticker.hold(), host, self.limits, deadline)
     }
 
     /// Runs a call within its time, and tells what ended it.
@@ -195,7 +194,7 @@ pub(super) async fn acquire(
         attempt: request.attempt,
         previous_expires_at: request.previous_expires_at.map(|at| at.0),
     };
-    let mut store = bounds.store(call.clone());
+    let mut store = bounds.store(source.engine(), call.clone());
     let answer = bounds
         .run(&mut store, &|text| call.scrub(text), async |store| {
             let instance = source.instantiate_async(&mut *store).await?;
@@ -227,7 +226,7 @@ pub(super) async fn format(
     let config = config.to_string();
     let scrubber = log.scrubber();
     let scrub = |text: &str| scrubber.scrub(text);
-    let mut store = bounds.store(log);
+    let mut store = bounds.store(formatter.engine(), log);
     let answer = bounds
         .run(&mut store, &scrub, async |store| {
             let instance = formatter.instantiate_async(&mut *store).await?;

@@ -34,7 +34,7 @@ const SCHEMA: u64 = 1;
 
 /// Memory for database pages. Tokens are read at start and written from then on, so a larger cache (redb's default is
 /// 1 GiB) would only hold what nobody asks for again.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
+const CACHE_BYTES: usize = 1024 * 1024;
 
 /// The mends of a directory that cannot be opened.
 const MAKE_PARENT: &str = "create its parent directory and let this process write there";

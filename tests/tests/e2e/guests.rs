@@ -85,7 +85,7 @@ fn a_plugin_that_misbehaves_is_stopped_by_its_own_limit_with_its_own_error() {
         ("parks", "{mode: park}", "plugin.timeout"),
         (
             "allocates-at-once",
-            "{mode: allocate-at-once}",
+            "{mode: allocate, mib: 1024}",
             "plugin.out-of-memory",
         ),
         (

@@ -29,7 +29,7 @@ impl Guest for Misbehaving {
             "fail" => Err(denied(text(&config, "message"))),
             "spin" => spin(),
             "park" => park(),
-            "allocate-at-once" => Ok(token(allocate_at_once())),
+            "allocate" => allocate(&config),
             "allocate-slowly" => allocate_slowly(),
             "recurse" => Ok(token(recurse(1).to_string())),
             "panic" => panic!(
@@ -53,6 +53,16 @@ impl Guest for Misbehaving {
                 ..token("expired".to_owned())
             }),
             "state" => remember(),
+            "leave-marks" => leave_marks(),
+            "leave-marks-and-trap" => {
+                leave_marks()?;
+                std::process::abort()
+            }
+            "find-marks" => Ok(token(find_marks().to_string())),
+            "leave-and-find-marks" => {
+                leave_marks()?;
+                Ok(token(find_marks().to_string()))
+            }
             other => Err(failed(&format!("no such mode: `{other}`"))),
         }
     }
@@ -71,9 +81,12 @@ fn park() -> Result<Token, Failure> {
     }
 }
 
-fn allocate_at_once() -> String {
-    let bytes = std::hint::black_box(vec![1_u8; 1 << 30]);
-    bytes.len().to_string()
+fn allocate(config: &Value) -> Result<Token, Failure> {
+    let mib = config.get("mib").and_then(Value::as_u64);
+    let bytes = mib.and_then(|mib| usize::try_from(mib << 20).ok());
+    let bytes = bytes.ok_or_else(|| failed("`mib` must say how much"))?;
+    let bytes = std::hint::black_box(vec![1_u8; bytes]);
+    Ok(token(bytes.len().to_string()))
 }
 
 fn allocate_slowly() -> Result<Token, Failure> {
@@ -154,6 +167,34 @@ fn remember() -> Result<Token, Failure> {
         expiry: Expiry::At(clock::now() + 60_000),
         ..token(if seen == b"yes" { "again" } else { "first" }.to_owned())
     })
+}
+
+/// A page of a pattern that is in no program's data.
+type Mark = [u8; 4096];
+
+const MARK: Mark = [0xA7; 4096];
+
+/// Leaves marks all over the memory: far beyond the bytes that a host might clear by hand, where it ends after growing, and on the stack.
+fn leave_marks() -> Result<Token, Failure> {
+    let on_the_stack = std::hint::black_box([MARK; 16]);
+    for _ in 0..4 {
+        std::mem::forget(std::hint::black_box(vec![MARK; 512]));
+    }
+    Ok(token(on_the_stack.len().to_string()))
+}
+
+/// How many marks are in the memory, all of it, and in as much as it can grow by 16 MiB.
+fn find_marks() -> usize {
+    core::arch::wasm32::memory_grow::<0>(256);
+    let bytes = core::arch::wasm32::memory_size::<0>() << 16;
+    let address = std::hint::black_box(4096_usize);
+    // SAFETY: linear memory is readable from its beginning to its end, and nothing writes to it while this looks.
+    let memory = unsafe { std::slice::from_raw_parts(address as *const u8, bytes - address) };
+    memory
+        .chunks_exact(64)
+        .filter(|piece| **piece == MARK[..64])
+        .count()
+        / 64
 }
 
 fn request(url: &str) -> Request<'_> {
