@@ -182,6 +182,9 @@ pub(super) async fn settle(
         let lock = host.journal.lock(id).lock_owned().await;
         // It may have changed while it was somebody else's.
         let found = find(host, job, &name, secret).await?;
+        if found.chain.id != id {
+            return Err(changed(job, &name));
+        }
         if found.seed == Some(Seed::Restored) {
             tracing::warn!(
                 job = %job.id, secret = name, chain = %found.chain.id,
@@ -313,10 +316,34 @@ pub(super) async fn newest(
 ) -> Result<(SecretSlice<u8>, u64), Failure> {
     let found = find(host, job, name, secret).await?;
     if found.chain.value.expose_secret().is_empty() {
-        // It says why.
-        configured(host, job, name, secret).await?;
+        return Err(why_there_is_none(host, job, name, secret).await);
     }
     Ok((found.chain.value, found.chain.generation))
+}
+
+/// Why a chain has no value. A value that can be read by now may belong to another chain, and be spent there: it is not used before
+/// it has been looked for.
+pub(super) async fn why_there_is_none(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    secret: &Secret,
+) -> Failure {
+    match configured(host, job, name, secret).await {
+        Ok(_) => changed(job, name),
+        Err(failure) => failure,
+    }
+}
+
+fn changed(job: &Job, name: &str) -> Failure {
+    Failure::new(
+        FailureKind::Unavailable,
+        "chain.changed",
+        format!(
+            "the configured value of rotating secret `{name}` of job `{}` changed, or became readable, just now; it is looked for anew",
+            job.id
+        ),
+    )
 }
 
 async fn configured(

@@ -503,8 +503,7 @@ impl Call {
         }
         match flight.newest().await {
             Some(newest) => Ok(newest),
-            // It says why there is none.
-            None => Ok((self.configured(name, secret).await?, 0)),
+            None => Err(journal::why_there_is_none(host, job, name, secret).await),
         }
     }
 

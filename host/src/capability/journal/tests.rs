@@ -239,6 +239,24 @@ async fn a_spent_value_from_a_backup_is_not_sent() {
     assert_eq!(world.values_sent(), ["seed", "rt-1", "rt-2"]);
 }
 
+/// A renamed job knows its chain by the configured value alone. If that comes into reach between the look for the chain and its
+/// use, it may be a value that was spent long ago.
+#[tokio::test]
+async fn a_value_that_was_out_of_reach_when_its_chain_was_looked_for_is_not_sent() {
+    let world = World::new();
+    world.acquire().await.unwrap();
+    world.loses_login();
+    world.source(Script::finds_login("seed"));
+    let failure = world.acquire_for("renamed").await.unwrap_err();
+    assert_eq!(code(&failure), "chain.changed");
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert_eq!(world.values_sent(), ["seed"]);
+    world.source(Script::Works);
+    world.acquire_for("renamed").await.unwrap();
+    assert_eq!(world.values_sent().len(), 2);
+    assert_ne!(world.values_sent()[1], "seed");
+}
+
 #[tokio::test]
 async fn a_second_request_with_the_same_value_is_not_sent() {
     let world = World::new();

@@ -79,6 +79,7 @@ pub(super) enum Script {
     Hangs,
     AsksAnother(FailureKind),
     SendsTwice,
+    FindsLogin(String),
     WorksWith(serde_json::Value),
     Repeats(String),
 }
@@ -98,6 +99,11 @@ impl Script {
 
     pub(super) fn repeats(text: &str) -> Self {
         Self::Repeats(text.to_owned())
+    }
+
+    /// The login, which could not be read so far, is there before the source opens it.
+    pub(super) fn finds_login(login: &str) -> Self {
+        Self::FindsLogin(login.to_owned())
     }
 
     pub(super) fn sends_twice() -> Self {
@@ -237,6 +243,10 @@ impl World {
 
     pub(super) fn configure(&mut self, login: &str) {
         std::fs::write(&self.inner.login, login).unwrap();
+    }
+
+    pub(super) fn loses_login(&self) {
+        std::fs::remove_file(&self.inner.login).unwrap();
     }
 
     pub(super) fn reconfigure(&mut self, config: serde_json::Value) {
@@ -463,12 +473,15 @@ impl Source for Model {
                 facts.configurations.push(config.to_string());
                 facts.script.clone()
             };
+            if let Script::FindsLogin(login) = &script {
+                std::fs::write(&self.0.login, login).unwrap();
+            }
             let answer = self.exchange(call).await.map_err(Unsuccessful::Said)?;
             match script {
                 Script::WorksWith(wanted) if *config != wanted => Err(Unsuccessful::Broke(
                     failure(FailureKind::Internal, "plugin.trap"),
                 )),
-                Script::Works | Script::WorksWith(_) => {
+                Script::Works | Script::WorksWith(_) | Script::FindsLogin(_) => {
                     let finished = self.finish(call, &answer).await;
                     finished.map_err(Unsuccessful::Said)
                 }
