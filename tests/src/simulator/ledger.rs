@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_death_is_excused_only_if_no_answer_with_the_successor_was_ours() {
         type Story = fn(&mut Ledger, Id);
-        let cases: [(Story, Verdict, &str); 8] = [
+        let cases: [(Story, Verdict, &str); 11] = [
             (|l, id| l.lost(id), Verdict::Excused, "the network lost it"),
             (
                 |l, _| l.killed(1, ms(50), None),
