@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::issuer::{Expiry, Manner, Rotation};
 
 /// Refreshes that a run has at most, about: ten thousand seeds within ten minutes on two cores.
-const REFRESHES: f64 = 100.0;
+const REFRESHES: f64 = 75.0;
 
 /// At the end nothing goes wrong any more for so long: time enough to come back from all but what waits for an hour.
 pub const QUIET: Duration = Duration::from_secs(15 * 60);
