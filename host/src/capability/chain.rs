@@ -267,11 +267,15 @@ impl Chain {
         }
     }
 
-    /// The source could not use the answer, which stays.
+    /// The source could not use the answer, which stays. That it is from the future is to be seen only until the clock has come so far
+    /// again: it is remembered.
     #[must_use]
-    pub fn unread(&self) -> Self {
+    pub fn unread(&self, now: Timestamp) -> Self {
         let exchange = self.exchange.clone().map(|exchange| Exchange {
             failed_replays: exchange.failed_replays.saturating_add(1),
+            answer: exchange
+                .answer
+                .map(|Answer(response)| Answer(as_old_as_it_may_be(response, now))),
             ..exchange
         });
         Self {
@@ -316,6 +320,21 @@ impl Chain {
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {
         self.exchange.as_ref()?.answer.as_ref()
+    }
+}
+
+/// An answer from the future says that the clock was set back since, and nobody knows how old it is: it counts as older than any
+/// token lives, so that its successor is kept and its token is asked for anew.
+#[must_use]
+pub fn as_old_as_it_may_be(response: Response, now: Timestamp) -> Response {
+    let sent_at = if response.sent_at > now {
+        Timestamp(0)
+    } else {
+        response.sent_at
+    };
+    Response {
+        sent_at,
+        ..response
     }
 }
 
@@ -468,6 +487,20 @@ mod tests {
         ] {
             let found = chain.settlement(US, alone, retry, NOW.after(s(later)));
             assert_eq!(found, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_from_the_future_once_is_never_young_again() {
+        let answered = chain().intending(intent(US, NOW)).answered(answer());
+        let sent_at = |chain: &Chain| chain.answer().unwrap().0.sent_at;
+        for (now, expected) in [
+            (NOW.before(s(1)), Timestamp(0)),
+            (NOW, NOW),
+            (NOW.after(s(3600)), NOW),
+        ] {
+            let unread = answered.unread(now).unread(NOW.after(s(7200)));
+            assert_eq!(sent_at(&unread), expected, "{now}");
         }
     }
 

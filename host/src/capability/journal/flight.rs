@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{Found, stamp};
-use crate::capability::chain::{Answer, Chain, Intent};
+use crate::capability::chain::{Answer, Chain, Intent, as_old_as_it_may_be};
 use crate::capability::host::Shared;
 use crate::capability::http::Response;
 use crate::capability::keep::{ChainChange, Revision};
@@ -180,7 +180,8 @@ impl Flight {
     }
 
     pub(super) async fn unread(&self) -> Result<(), Failure> {
-        self.change(Chain::unread).await
+        let now = self.host.clock.now().wall;
+        self.change(|chain| chain.unread(now)).await
     }
 
     pub(super) async fn died(&self) -> Result<(), Failure> {
@@ -284,19 +285,5 @@ fn fresh(chain: Chain) -> Chain {
     Chain {
         change: stamp(),
         ..chain
-    }
-}
-
-/// An answer from the future says that the clock was set back since, and nobody knows how old it is: it counts as older than any
-/// token lives, so that its successor is kept and its token is asked for anew.
-fn as_old_as_it_may_be(response: Response, now: Timestamp) -> Response {
-    let sent_at = if response.sent_at > now {
-        Timestamp(0)
-    } else {
-        response.sent_at
-    };
-    Response {
-        sent_at,
-        ..response
     }
 }
