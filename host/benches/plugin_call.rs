@@ -82,7 +82,10 @@ fn call(job: &Arc<Job>) -> Call {
 const CALLS: usize = 10_000;
 
 /// What criterion does not tell of single calls: the median and the 99th percentile.
-#[allow(clippy::print_stdout, reason = "a benchmark's report")]
+#[expect(
+    clippy::print_stdout,
+    reason = "criterion prints its figures there, and these belong beside them"
+)]
 fn percentiles(name: &str, runtime: &tokio::runtime::Runtime, mut call: impl AsyncFnMut()) {
     let mut took: Vec<Duration> = runtime.block_on(async {
         let mut took = Vec::with_capacity(CALLS);

@@ -97,6 +97,28 @@ fn eight_jobs(life: Duration, weather: Vec<(Duration, Trouble)>) -> Scenario {
     }
 }
 
+const RESTART: Trouble = Trouble::Restart {
+    process: 0,
+    meanwhile: None,
+};
+
+/// It does not work at all for so long.
+const fn broken(part: Part, lasts: Duration) -> Trouble {
+    Trouble::Broken {
+        part,
+        chance: 1.0,
+        lasts,
+    }
+}
+
+/// Refresh tokens are good for one use.
+fn rotate(scenario: &mut Scenario) {
+    let grace = Duration::ZERO;
+    for issuer in &mut scenario.issuers {
+        issuer.rotation = Rotation::Always { grace };
+    }
+}
+
 fn assert_holds(scenario: Scenario) {
     let outcome = run(scenario, Journal::On, Show::Last).unwrap();
     assert!(outcome.violations.is_empty(), "{outcome}");
@@ -116,19 +138,12 @@ fn an_issuer_that_was_away_for_six_hours_finds_every_chain_alive_and_within_a_mi
     .into_iter()
     .enumerate()
     {
-        let away = Trouble::Broken {
-            part,
-            chance: 1.0,
-            lasts: s(6 * 3600),
-        };
+        let away = broken(part, s(6 * 3600));
         let mut scenario = eight_jobs(s(300), vec![(s(600), away)]);
         scenario.seed = seed as u64;
         scenario.span = s(600 + 6 * 3600 + 60);
         scenario.jobs.truncate(4);
-        let grace = Duration::ZERO;
-        for issuer in &mut scenario.issuers {
-            issuer.rotation = Rotation::Always { grace };
-        }
+        rotate(&mut scenario);
         for (login, job) in scenario.jobs.iter_mut().step_by(2).enumerate() {
             job.login = Some(login);
         }
@@ -142,11 +157,7 @@ fn an_issuer_that_was_away_for_six_hours_finds_every_chain_alive_and_within_a_mi
 /// Found by seed 12: the token was taken for younger by as much as the clock was set back, and its consumers had a dead one for so long.
 #[test]
 fn a_clock_that_is_set_back_while_tokens_are_on_their_way_makes_none_younger() {
-    let slow = Trouble::Broken {
-        part: Part::Slow(0),
-        chance: 1.0,
-        lasts: s(600),
-    };
+    let slow = broken(Part::Slow(0), s(600));
     let set_back = |at| {
         (
             s(at),
@@ -164,32 +175,16 @@ fn a_clock_that_is_set_back_while_tokens_are_on_their_way_makes_none_younger() {
 /// Found by seed 12: a process that starts with nothing but a dead token waited for up to five minutes between tries.
 #[test]
 fn a_process_that_starts_in_an_outage_with_dead_tokens_does_not_wait_longer_for_it() {
-    let away = Trouble::Broken {
-        part: Part::Impostor(0),
-        chance: 1.0,
-        lasts: s(1200),
-    };
-    let restart = Trouble::Restart {
-        process: 0,
-        meanwhile: None,
-    };
-    assert_holds(eight_jobs(s(60), vec![(s(60), away), (s(300), restart)]));
+    let away = broken(Part::Impostor(0), s(1200));
+    assert_holds(eight_jobs(s(60), vec![(s(60), away), (s(300), RESTART)]));
 }
 
 /// Found by seeds 45, 62 and 179: a process that started with a dead token and met answers that nobody can read waited for up to five
 /// minutes between tries, as if there never had been a token.
 #[test]
 fn a_process_that_starts_with_dead_tokens_among_unreadable_answers_does_not_wait_longer_for_it() {
-    let unreadable = Trouble::Broken {
-        part: Part::Truncated(0),
-        chance: 1.0,
-        lasts: s(3000),
-    };
-    let restart = Trouble::Restart {
-        process: 0,
-        meanwhile: None,
-    };
-    let weather = vec![(s(300), unreadable), (s(1800), restart)];
+    let unreadable = broken(Part::Truncated(0), s(3000));
+    let weather = vec![(s(300), unreadable), (s(1800), RESTART)];
     let mut scenario = eight_jobs(s(900), weather);
     scenario.span = s(4200);
     assert_holds(scenario);
@@ -198,20 +193,13 @@ fn a_process_that_starts_with_dead_tokens_among_unreadable_answers_does_not_wait
 /// Found by seed 125: an answer from before the clock was set back was replayed after it, and its token taken for an hour younger.
 #[test]
 fn an_answer_that_waited_while_the_clock_was_set_back_brings_no_token_that_seems_young() {
-    let no_user_info = Trouble::Broken {
-        part: Part::UserInfo(0),
-        chance: 1.0,
-        lasts: s(60),
-    };
+    let no_user_info = broken(Part::UserInfo(0), s(60));
     let set_back = Trouble::ClockSet {
         process: 0,
         by: -3_829_512,
     };
     let mut scenario = eight_jobs(s(30), vec![(s(60), no_user_info), (s(100), set_back)]);
-    let grace = Duration::ZERO;
-    for issuer in &mut scenario.issuers {
-        issuer.rotation = Rotation::Always { grace };
-    }
+    rotate(&mut scenario);
     for (login, job) in scenario.jobs.iter_mut().enumerate() {
         job.login = Some(login);
     }
