@@ -189,4 +189,13 @@ mod tests {
         assert!(memory.memory_growing(0, 100, None).unwrap());
         assert_eq!(memory.refused(), None);
     }
+
+    /// In a slot of the pool the table's own bound would hide it.
+    #[test]
+    fn a_table_is_no_larger_than_its_limit() {
+        let most = limits::TABLE_ELEMENTS;
+        let mut memory = MemoryLimit::new(100);
+        assert!(memory.table_growing(0, most, None).unwrap());
+        assert!(!memory.table_growing(most, most + 1, None).unwrap());
+    }
 }
