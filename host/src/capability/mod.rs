@@ -12,6 +12,7 @@ mod journal;
 pub mod keep;
 pub mod scrub;
 pub mod secrets;
+pub mod spelling;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -4,33 +4,62 @@
 //! wall against hostile ones: whoever may read a value can spell it in a way that nobody looks for. The wall is that values
 //! stay in handles.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::encoding::Encoding;
+use super::spelling::{MIN_SECRET_BYTES, Spellings, spell};
+use crate::printable::printable;
+use crate::worker;
 
 /// What stands where a secret stood.
 pub const REDACTED: &str = "[redacted]";
 
+/// What stands for a text when there were more secrets than are looked for.
+pub const WITHHELD: &str =
+    "(not shown: this call saw more secrets than could be taken out of its text)";
+
 /// The longest text that is kept, in bytes: a screenful. More helps nobody and fills logs and status.
 pub const MAX_TEXT_BYTES: usize = 4096;
 
-/// Shorter values are not looked for: they are in any text by chance, and taking them out would tell where.
-pub const MIN_SECRET_BYTES: usize = 4;
+/// How much of a text is looked at: what is kept, and some more, so that a secret at its end is known by its beginning.
+const WINDOW_BYTES: usize = MAX_TEXT_BYTES + 64;
+
+/// Secrets, and lines of key files, that are looked for. A call that opens all it can has 256, a key file of 4096 bits some 50 lines.
+pub const MAX_SECRETS: usize = 1024;
+
+/// Bytes of these. Their spellings are ten times as many, and made in some milliseconds.
+const MAX_SECRETS_BYTES: usize = 128 << 10;
 
 /// Lines of a key file are looked for one by one from this length on; a shorter line is no use to a thief.
 const MIN_LINE_BYTES: usize = 16;
 
-/// The secrets to take out. Wiped when dropped.
-#[derive(Clone, Default)]
+/// The secrets to take out. Wiped when dropped, but for the first bytes of each spelling.
+#[derive(Default)]
 pub struct Scrubber {
-    secrets: Vec<Zeroizing<Vec<u8>>>,
+    secrets: HashSet<Piece>,
+    bytes: usize,
+    /// Once there are more than are looked for, no text is shown: nobody could say what is in it.
+    overflowed: bool,
     /// Spelled when there is a first text to scrub: most calls say nothing.
     spellings: OnceLock<Spellings>,
+}
+
+/// A secret, or the beginning of one that is longer than any text; or a line of a key file.
+#[derive(PartialEq, Eq)]
+struct Piece {
+    bytes: Zeroizing<Vec<u8>>,
+    is_line: bool,
+}
+
+impl Hash for Piece {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes.hash(state);
+        self.is_line.hash(state);
+    }
 }
 
 /// How many secrets it knows, none of them.
@@ -44,118 +73,88 @@ impl fmt::Debug for Scrubber {
 
 impl Scrubber {
     /// Looks for `secret` from now on: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded,
-    /// JSON- and XML-escaped, and the long lines of one with several.
+    /// JSON- and XML-escaped, and the long lines of one with several. Beyond [`MAX_SECRETS`] no text is shown any more.
     pub fn add(&mut self, secret: &[u8]) {
-        if secret.len() >= MIN_SECRET_BYTES && !self.secrets.iter().any(|known| **known == secret) {
-            self.secrets.push(Zeroizing::new(secret.to_vec()));
-            self.spellings = OnceLock::new();
+        self.look_for(secret, false);
+        if secret.contains(&b'\n') {
+            let lines = secret.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+            for line in lines.filter(|line| is_telling(line)) {
+                self.look_for(line, true);
+            }
+        }
+    }
+
+    fn look_for(&mut self, bytes: &[u8], is_line: bool) {
+        if self.overflowed || bytes.len() < MIN_SECRET_BYTES {
+            return;
+        }
+        // What is longer than the window is found by reaching its end.
+        let bytes = bytes.get(..=WINDOW_BYTES).map_or(bytes, whole_characters);
+        let piece = Piece {
+            bytes: Zeroizing::new(bytes.to_vec()),
+            is_line,
+        };
+        if !self.secrets.insert(piece) {
+            return;
+        }
+        self.bytes += bytes.len();
+        self.spellings = OnceLock::new();
+        if self.secrets.len() > MAX_SECRETS || self.bytes > MAX_SECRETS_BYTES {
+            self.overflowed = true;
+            self.secrets = HashSet::new();
         }
     }
 
     /// `text` without secrets and control characters, cut to [`MAX_TEXT_BYTES`].
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
-        let spellings = self.spellings.get_or_init(|| Spellings::of(&self.secrets));
-        let without_secrets = spellings.redact(text);
-        let printable = printable(&without_secrets);
-        truncated(if printable == without_secrets {
-            printable
-        } else {
-            // A secret may have been interrupted by control characters, so that it is whole only now.
-            spellings.redact(&printable)
+        if self.overflowed {
+            return WITHHELD.to_owned();
+        }
+        let window = text
+            .get(..text.floor_char_boundary(WINDOW_BYTES))
+            .unwrap_or(text);
+        let is_cut = window.len() < text.len();
+        // Before secrets are looked for: one may have been interrupted by control characters.
+        let window = printable(window);
+        let spellings = self.spellings.get_or_init(|| self.spelled());
+        let scrubbed = match is_cut {
+            true => spellings.replace_in_cut(&window, REDACTED).into(),
+            false => spellings.replace(window.as_bytes(), REDACTED),
+        };
+        // Spellings of text are text, so that what is around them is.
+        truncated(String::from_utf8_lossy(&scrubbed).into_owned(), is_cut)
+    }
+
+    /// All spellings as they are in printable text.
+    fn spelled(&self) -> Spellings {
+        worker::aside_if_large(self.bytes, || {
+            let mut spellings = Vec::new();
+            let mut add = |spelling: Zeroizing<Vec<u8>>| {
+                if let Ok(text) = std::str::from_utf8(&spelling) {
+                    let text = printable(text).into_owned();
+                    spellings.push(Zeroizing::new(text.into_bytes()));
+                }
+            };
+            for Piece { bytes, is_line } in &self.secrets {
+                match is_line {
+                    true => add(bytes.clone()),
+                    false => spell(bytes, &mut add),
+                }
+            }
+            Spellings::exactly(spellings)
         })
     }
 }
 
-/// What is looked for.
-#[derive(Clone, Default)]
-struct Spellings(Vec<Zeroizing<String>>);
-
-impl Spellings {
-    fn of(secrets: &[Zeroizing<Vec<u8>>]) -> Self {
-        let mut spellings = Self::default();
-        for secret in secrets {
-            spellings.add(secret);
+/// Without the beginning of a character at the end.
+fn whole_characters(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => {
+            bytes.get(..error.valid_up_to()).unwrap_or(bytes)
         }
-        spellings
+        _ => bytes,
     }
-
-    fn add(&mut self, secret: &[u8]) {
-        for encoding in [
-            Encoding::Raw,
-            Encoding::Form,
-            Encoding::Percent,
-            Encoding::Json,
-            Encoding::Xml,
-            Encoding::Hex,
-        ] {
-            // A value without such a spelling cannot appear in it.
-            if let Ok(spelling) = encoding.encode(secret) {
-                self.look_for(&spelling);
-            }
-        }
-        self.look_for(Zeroizing::new(data_encoding::HEXUPPER.encode(secret)).as_bytes());
-        for offset in 0..3 {
-            let (standard, url) = inside_base64(secret, offset);
-            self.look_for(standard.as_bytes());
-            self.look_for(url.as_bytes());
-        }
-        if secret.contains(&b'\n') {
-            let lines = secret.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-            for line in lines.filter(|line| is_telling(line)) {
-                self.look_for(line);
-            }
-        }
-    }
-
-    fn look_for(&mut self, spelling: &[u8]) {
-        let Ok(text) = std::str::from_utf8(spelling) else {
-            return;
-        };
-        if text.len() >= MIN_SECRET_BYTES && !self.0.iter().any(|known| **known == text) {
-            self.0.push(Zeroizing::new(text.to_owned()));
-        }
-    }
-
-    fn redact(&self, text: &str) -> String {
-        let mut hits: Vec<(usize, usize)> = self
-            .0
-            .iter()
-            // Getting ready to look for a long one costs more than looking.
-            .filter(|spelling| spelling.len() <= text.len())
-            .flat_map(|spelling| text.match_indices(spelling.as_str()))
-            .map(|(start, hit)| (start, start + hit.len()))
-            .collect();
-        hits.sort_unstable();
-        let mut kept = String::with_capacity(text.len());
-        let mut end = 0;
-        for (start, stop) in hits {
-            if start >= end {
-                kept.push_str(text.get(end..start).unwrap_or_default());
-                kept.push_str(REDACTED);
-            }
-            end = end.max(stop);
-        }
-        kept.push_str(text.get(end..).unwrap_or_default());
-        kept
-    }
-}
-
-/// The characters that `secret` alone decides when it stands `offset` bytes into a group of three: whatever stands before and
-/// after it, these are in the text.
-fn inside_base64(secret: &[u8], offset: usize) -> (Zeroizing<String>, Zeroizing<String>) {
-    let mut padded = Zeroizing::new(vec![0; offset]);
-    padded.extend_from_slice(secret);
-    let first = (offset * 8).div_ceil(6);
-    let last = padded.len() * 8 / 6;
-    let inside = |text: String| {
-        let text = Zeroizing::new(text);
-        Zeroizing::new(text.get(first..last).unwrap_or_default().to_owned())
-    };
-    (
-        inside(STANDARD_NO_PAD.encode(&*padded)),
-        inside(URL_SAFE_NO_PAD.encode(&*padded)),
-    )
 }
 
 /// Whether a line of a key file is worth hiding by itself; the armour of PEM is the same in all of them.
@@ -163,28 +162,11 @@ fn is_telling(line: &[u8]) -> bool {
     line.len() >= MIN_LINE_BYTES && !line.starts_with(b"-----")
 }
 
-/// Line ends and tabs become spaces, so that a line stays a line; other control characters, and those that reorder text,
-/// go.
-fn printable(text: &str) -> String {
-    text.chars()
-        .filter_map(|character| match character {
-            '\n' | '\r' | '\t' => Some(' '),
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => None,
-            other if other.is_control() => None,
-            other => Some(other),
-        })
-        .collect()
-}
-
-fn truncated(mut text: String) -> String {
+fn truncated(mut text: String, was_cut: bool) -> String {
     const ELLIPSIS: char = '…';
-    if text.len() > MAX_TEXT_BYTES {
-        let room = MAX_TEXT_BYTES - ELLIPSIS.len_utf8();
-        let cut = (0..=room)
-            .rev()
-            .find(|at| text.is_char_boundary(*at))
-            .unwrap_or_default();
-        text.truncate(cut);
+    let room = MAX_TEXT_BYTES - ELLIPSIS.len_utf8();
+    if was_cut || text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(room));
         text.push(ELLIPSIS);
     }
     text
@@ -192,9 +174,12 @@ fn truncated(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::capability::encoding::Encoding;
 
     fn scrubber(secret: &str) -> Scrubber {
         let mut scrubber = Scrubber::default();
@@ -275,6 +260,62 @@ mod tests {
             "{}",
             cut.len()
         );
+    }
+
+    #[test]
+    fn a_cut_lets_no_beginning_of_a_secret_through() {
+        for secret in [
+            "tiny!".to_owned(),
+            "twelve-bytes".to_owned(),
+            "a key of é, and more".repeat(5),
+            (0..2000).map(|n| n.to_string()).collect(),
+        ] {
+            let scrubber = scrubber(&secret);
+            let most = WINDOW_BYTES + 16;
+            for before in most.saturating_sub(secret.len().min(200) + 200)..most {
+                let text = format!("{}{secret}{}", "x".repeat(before), "y".repeat(most));
+                let scrubbed = scrubber.scrub(&text);
+                let left = scrubbed.trim_start_matches('x');
+                assert!(
+                    REDACTED.starts_with(left.trim_end_matches('…')) || left.starts_with(REDACTED),
+                    "{before} bytes, then {} bytes of secret: {left}",
+                    secret.len()
+                );
+                assert!(scrubbed.len() <= MAX_TEXT_BYTES);
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_longer_than_any_text_is_taken_out_as_far_as_it_goes() {
+        let secret: String = (0..3000).map(|n| format!("{n:x}/")).collect();
+        let scrubber = scrubber(&secret);
+        for text in [
+            format!("it is {secret}"),
+            format!("it is {secret} and {secret}"),
+        ] {
+            assert_eq!(scrubber.scrub(&text), "it is …");
+        }
+    }
+
+    #[test]
+    fn beyond_the_bounds_no_text_is_shown() {
+        let many = |count: usize, length: usize| {
+            let mut scrubber = Scrubber::default();
+            for n in 0..count {
+                scrubber.add(format!("{n}{}", "s".repeat(length)).as_bytes());
+            }
+            scrubber
+        };
+        assert_eq!(many(MAX_SECRETS, 16).scrub("a text"), "a text");
+        assert_eq!(many(MAX_SECRETS + 1, 16).scrub("a text"), WITHHELD);
+        assert_eq!(many(32, 1 << 20).scrub("a text"), WITHHELD);
+        // The same one again is nothing new.
+        let mut repeated = Scrubber::default();
+        for _ in 0..=MAX_SECRETS {
+            repeated.add(b"the same one");
+        }
+        assert_eq!(repeated.scrub("is the same one"), "is [redacted]");
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! What in an answer must not be seen again in a log: the plugin reads answers, and a careless one repeats them.
 
-use zeroize::Zeroizing;
-
 use super::Response;
+use crate::worker;
 
 /// Parts of names that issuers give to what is secret: `access_token`, `client_secret`, `SecretAccessKey`, `assertion`.
 const TELLING: [&str; 8] = [
@@ -19,23 +18,23 @@ const TELLING: [&str; 8] = [
 /// Members with a telling name that are nothing secret.
 const HARMLESS: [&str; 6] = ["type", "endpoint", "url", "uri", "expires", "expiration"];
 
-/// The strings in an answer that are secrets by their name or their look.
-pub(super) fn secrets_in(response: &Response) -> Vec<Zeroizing<String>> {
-    let mut found = Vec::new();
-    for (name, value) in &response.headers {
-        collect(name, value, &mut found);
-    }
-    if let Ok(json) = serde_json::from_slice(&response.body) {
-        collect_json("", &json, &mut found);
-    } else if let Ok(text) = std::str::from_utf8(&response.body) {
-        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-            collect(&name, &value, &mut found);
+/// Gives `found` the strings in an answer that are secrets by their name or their look.
+pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
+    worker::aside_if_large(response.body.len(), || {
+        for (name, value) in &response.headers {
+            collect(name, value, found);
         }
-    }
-    found
+        if let Ok(json) = serde_json::from_slice(&response.body) {
+            collect_json("", &json, found);
+        } else if let Ok(text) = std::str::from_utf8(&response.body) {
+            for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+                collect(&name, &value, found);
+            }
+        }
+    });
 }
 
-fn collect_json(name: &str, json: &serde_json::Value, found: &mut Vec<Zeroizing<String>>) {
+fn collect_json(name: &str, json: &serde_json::Value, found: &mut dyn FnMut(&str)) {
     match json {
         serde_json::Value::String(text) => collect(name, text, found),
         serde_json::Value::Array(items) => {
@@ -52,9 +51,9 @@ fn collect_json(name: &str, json: &serde_json::Value, found: &mut Vec<Zeroizing<
     }
 }
 
-fn collect(name: &str, value: &str, found: &mut Vec<Zeroizing<String>>) {
+fn collect(name: &str, value: &str, found: &mut dyn FnMut(&str)) {
     if has_telling_name(name) || looks_like_jwt(value) {
-        found.push(Zeroizing::new(value.to_owned()));
+        found(value);
     }
 }
 
@@ -84,10 +83,9 @@ mod tests {
             body: body.as_bytes().to_vec(),
             sent_at: Timestamp(0),
         };
-        secrets_in(&response)
-            .iter()
-            .map(|secret| secret.to_string())
-            .collect()
+        let mut found = Vec::new();
+        secrets_in(&response, &mut |secret| found.push(secret.to_owned()));
+        found
     }
 
     #[test]

@@ -133,9 +133,7 @@ pub(super) async fn send(call: &Call, request: Request) -> Result<Response, Fail
         .unwrap_or_else(|_| Err(error::timed_out(&target, timeout)));
     audit(call, &target, began.elapsed(), &outcome);
     if let Ok(response) = &outcome {
-        for secret in answer::secrets_in(response) {
-            call.remember(secret.as_bytes());
-        }
+        answer::secrets_in(response, &mut |secret| call.remember(secret.as_bytes()));
     }
     outcome
 }

@@ -1,0 +1,99 @@
+//! Text that somebody else wrote, made fit for a line of a log or a terminal.
+
+use std::borrow::Cow;
+
+/// `text` on one line: line ends and tabs become spaces; other control characters (ECMA-48: C0, C1 and DEL), and what is invisible or
+/// reorders its neighbours, go. What is left can neither steer a terminal nor look like something else.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
+        return Cow::Borrowed(text);
+    }
+    text.chars()
+        .filter_map(|character| match character {
+            '\n' | '\r' | '\t' => Some(' '),
+            other if steers(other) => None,
+            other => Some(other),
+        })
+        .collect::<String>()
+        .into()
+}
+
+/// JSON text as a terminal may show it: the same values, with what steers a terminal written as escapes (RFC 8259 §7). The line ends and
+/// spaces between values stay.
+#[must_use]
+pub fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        // Outside of strings JSON has nothing but ASCII, and serializers escape what is below U+0020 in them.
+        if character == '\n' || !steers(character) {
+            shown.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    shown
+}
+
+/// Whether a character does something to a terminal or to its neighbours instead of being seen.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            // Soft hyphen; Arabic letter mark; Mongolian vowel separator.
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            // Zero-width spaces and joiners, direction marks.
+            | '\u{200b}'..='\u{200f}'
+            // Line and paragraph separators, embeddings and overrides.
+            | '\u{2028}'..='\u{202e}'
+            // Word joiner, invisible operators, isolates, deprecated format characters.
+            | '\u{2060}'..='\u{206f}'
+            // Byte order mark; interlinear annotations; tags.
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a hostile text might do with a terminal, and what is left of it.
+    const TEXTS: [(&str, &str); 12] = [
+        ("plain", "plain"),
+        ("schlüssel 鍵", "schlüssel 鍵"),
+        ("a\r\nb\tc", "a  b c"),
+        ("\u{1b}[31mred\u{1b}[0m", "[31mred[0m"),
+        ("\u{9b}31mred", "31mred"),
+        ("\u{1b}]0;title\u{7}", "]0;title"),
+        (
+            "\u{1b}]8;;https://evil\u{1b}\\here",
+            "]8;;https://evil\\here",
+        ),
+        ("gone\u{8}\u{7f}", "gone"),
+        ("a\u{202e}b\u{2066}c\u{200f}", "abc"),
+        ("a\u{200b}b\u{2060}c\u{feff}d\u{ad}", "abcd"),
+        ("\u{e0041}\u{fff9}x", "x"),
+        ("\0", ""),
+    ];
+
+    #[test]
+    fn nothing_that_steers_a_terminal_is_left() {
+        for (text, expected) in TEXTS {
+            assert_eq!(printable(text), expected, "{text:?}");
+            assert!(!printable(text).chars().any(steers), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_values() {
+        for (text, _) in TEXTS {
+            let value = serde_json::json!({"text": text, text: ["x"]});
+            let shown = printable_json(&serde_json::to_string_pretty(&value).unwrap());
+            assert!(!shown.chars().any(|c| c != '\n' && steers(c)), "{shown:?}");
+            let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            assert_eq!(read, value);
+        }
+    }
+}
