@@ -37,14 +37,14 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, to the second.
+/// RFC 3339 in UTC, to the second. Years have four digits there, so that later times are shown as the last one: whoever reads it reads a
+/// time, whatever a plugin or an issuer said.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = i64::try_from(self.0 / 1000).unwrap_or(i64::MAX);
-        match jiff::Timestamp::from_second(seconds) {
-            Ok(at) => write!(f, "{at}"),
-            Err(_) => f.write_str("never"),
-        }
+        let last = jiff::Timestamp::MAX.as_second();
+        let seconds = i64::try_from(self.0 / 1000).map_or(last, |seconds| seconds.min(last));
+        let shown = jiff::Timestamp::from_second(seconds).map_err(|_| fmt::Error)?;
+        write!(f, "{shown}")
     }
 }
 
@@ -79,6 +79,27 @@ impl Clock for SystemClock {
                 u64::try_from(boot.tv_sec).unwrap_or_default(),
                 u32::try_from(boot.tv_nsec).unwrap_or_default(),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_shown_as_one_that_can_be_read() {
+        for (milliseconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_700_000_000_999, "2023-11-14T22:13:20Z"),
+            (253_402_207_200_000, "9999-12-30T22:00:00Z"),
+            (253_402_300_800_000, "9999-12-30T22:00:00Z"),
+            (i64::MAX as u64, "9999-12-30T22:00:00Z"),
+            (u64::MAX, "9999-12-30T22:00:00Z"),
+        ] {
+            let shown = Timestamp(milliseconds).to_string();
+            assert_eq!(shown, expected, "{milliseconds}");
+            assert!(shown.parse::<jiff::Timestamp>().is_ok(), "{milliseconds}");
         }
     }
 }

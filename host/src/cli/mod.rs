@@ -25,9 +25,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
 pub use exit::Exit;
+
+use crate::printable::{printable, printable_json};
 
 /// Keeps short-lived tokens fresh where unmodified programs read them.
 ///
@@ -134,9 +137,30 @@ fn is_ktr_variable(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("KTR_"))
 }
 
-/// Says something to whoever started the process.
+/// Says something to whoever started the process. Parts of it may be words of a plugin, an issuer or a file.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    for line in text.lines() {
+        let _ = writeln!(std::io::stderr(), "{}", printable(line));
+    }
+}
+
+/// Prints an answer for people, whatever is in it.
+///
+/// # Errors
+/// Standard output does not take it.
+fn print(text: &str) -> std::io::Result<()> {
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    writeln!(std::io::stdout(), "{}", lines.join("\n"))
+}
+
+/// Prints an answer for programs. People read it too, on a terminal.
+///
+/// # Errors
+/// Standard output does not take it.
+fn print_json(answer: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(answer)?;
+    writeln!(std::io::stdout(), "{}", printable_json(&text))?;
+    Ok(())
 }
 
 /// Help and version are answers, everything else is a mistake.

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
 use super::configuration::ConfigArguments;
-use super::{Exit, house, runtime};
+use super::{Exit, house, print, runtime};
 use crate::plugin::{BUILT_IN, CacheSettings, Compiler, Listed, PluginInfo, Plugins, inspect};
+use crate::printable::printable_json;
 
 /// Lists and inspects plugins.
 #[derive(Debug, Subcommand)]
@@ -54,7 +54,7 @@ pub(super) fn run(command: &PluginCommand) -> Exit {
             PluginCommand::Inspect(arguments) => describe(&read(&arguments.file)?),
             PluginCommand::Precompile(arguments) => precompile(&arguments.output).await?,
         };
-        write!(std::io::stdout(), "{text}")?;
+        print(&text)?;
         Ok(Exit::Success)
     })
 }
@@ -161,7 +161,7 @@ fn describe(info: &PluginInfo) -> String {
     }
     if let Some(schema) = &info.schema {
         let shown = serde_json::to_string_pretty(schema).unwrap_or_default();
-        let _ = writeln!(text, "options\n{shown}");
+        let _ = writeln!(text, "options\n{}", printable_json(&shown));
     }
     text
 }

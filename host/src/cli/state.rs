@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
 use super::status::{OutputFormat, TargetArguments};
-use super::{Exit, house, runtime, say};
+use super::{Exit, house, print, print_json, runtime, say};
 use crate::config::model::{Config, JobId, StateLocation};
 use crate::kubernetes::Kubernetes;
 use crate::serve::control::{self, SecretBytes};
@@ -105,11 +105,10 @@ pub(super) fn run(command: &StateCommand) -> Exit {
 fn show(arguments: &ShowArguments) -> Exit {
     with_state(&arguments.target, async |state| {
         let jobs = state.show(arguments.jobs.clone()).await?;
-        let text = match arguments.output {
-            OutputFormat::Json => serde_json::to_string_pretty(&jobs)?,
-            OutputFormat::Table => shown(&jobs),
-        };
-        writeln!(io::stdout(), "{}", text.trim_end())?;
+        match arguments.output {
+            OutputFormat::Json => print_json(&jobs)?,
+            OutputFormat::Table => print(shown(&jobs).trim_end())?,
+        }
         Ok(Exit::Success)
     })
 }

@@ -1,13 +1,13 @@
 //! `evertoken status`: where the jobs of the running process stand.
 
 use std::collections::HashSet;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::configuration::ConfigArguments;
-use super::{Exit, runtime, say};
+use super::{Exit, print, print_json, runtime, say};
 use crate::config::Loaded;
 use crate::runner::status::{ChainState, FailureStatus, JobStatus, Snapshot};
 use crate::serve::control;
@@ -83,11 +83,10 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
     };
     runtime::block_on(async {
         let snapshot = control::status(&socket, arguments.jobs.clone()).await?;
-        let text = match arguments.output {
-            OutputFormat::Json => serde_json::to_string_pretty(&snapshot)?,
-            OutputFormat::Table => table(&snapshot, std::io::stdout().is_terminal()),
-        };
-        writeln!(std::io::stdout(), "{text}")?;
+        match arguments.output {
+            OutputFormat::Json => print_json(&snapshot)?,
+            OutputFormat::Table => print(&table(&snapshot, std::io::stdout().is_terminal()))?,
+        }
         let unknown = unknown(&arguments.jobs, &snapshot);
         for name in &unknown {
             say(&format!("error: no such job: {name}"));

@@ -290,37 +290,41 @@ mod rfc3339 {
 mod tests {
     use super::*;
 
+    fn job_status() -> JobStatus {
+        JobStatus {
+            id: JobId::file("warehouse"),
+            state: JobState::Retrying,
+            expires_at: Some(Timestamp(1_700_000_300_000)),
+            next_refresh: None,
+            last_success: Some(Timestamp(1_700_000_000_000)),
+            attempt: 2,
+            last_failure: Some(FailureStatus::new(
+                Failure::new(FailureKind::Denied, "invalid_client", "the issuer refused"),
+                Timestamp(1_700_000_001_000),
+            )),
+            held_back: Some(HeldBack {
+                issuer: "https://idp.example.org".to_owned(),
+                since: Timestamp(1_700_000_001_000),
+                failure: FailureStatus::new(
+                    Failure::new(FailureKind::Unavailable, "http.503", "no"),
+                    Timestamp(1_700_000_002_000),
+                ),
+            }),
+            chain: Some(ChainState::InDoubt),
+            keep_failure: None,
+            outputs: vec![OutputStatus {
+                destination: "/run/tokens/eos".to_owned(),
+                state: OutputState::Written,
+                failure: None,
+            }],
+        }
+    }
+
     #[test]
     fn a_snapshot_is_json_that_people_and_machines_read_and_comes_back_the_same() {
         let snapshot = Snapshot {
             at: Timestamp(1_700_000_000_000),
-            jobs: vec![JobStatus {
-                id: JobId::file("warehouse"),
-                state: JobState::Retrying,
-                expires_at: Some(Timestamp(1_700_000_300_000)),
-                next_refresh: None,
-                last_success: Some(Timestamp(1_700_000_000_000)),
-                attempt: 2,
-                last_failure: Some(FailureStatus::new(
-                    Failure::new(FailureKind::Denied, "invalid_client", "the issuer refused"),
-                    Timestamp(1_700_000_001_000),
-                )),
-                held_back: Some(HeldBack {
-                    issuer: "https://idp.example.org".to_owned(),
-                    since: Timestamp(1_700_000_001_000),
-                    failure: FailureStatus::new(
-                        Failure::new(FailureKind::Unavailable, "http.503", "no"),
-                        Timestamp(1_700_000_002_000),
-                    ),
-                }),
-                chain: Some(ChainState::InDoubt),
-                keep_failure: None,
-                outputs: vec![OutputStatus {
-                    destination: "/run/tokens/eos".to_owned(),
-                    state: OutputState::Written,
-                    failure: None,
-                }],
-            }],
+            jobs: vec![job_status()],
             shared_outputs: Vec::new(),
         };
         let json = serde_json::to_value(&snapshot).unwrap();
@@ -356,6 +360,24 @@ mod tests {
             })
         );
         assert_eq!(serde_json::from_value::<Snapshot>(json).unwrap(), snapshot);
+    }
+
+    /// A plugin, a JWT or a damaged record may say any number.
+    #[test]
+    fn a_time_behind_the_last_year_breaks_nobodys_status() {
+        for at in [253_402_300_800_000, i64::MAX as u64, u64::MAX] {
+            let job = JobStatus {
+                expires_at: Some(Timestamp(at)),
+                next_refresh: Some(Timestamp(at)),
+                ..job_status()
+            };
+            let json = serde_json::to_string(&job).unwrap();
+            let read: JobStatus = serde_json::from_str(&json).unwrap();
+            assert!(
+                read.expires_at > Some(Timestamp(253_402_000_000_000)),
+                "{json}"
+            );
+        }
     }
 
     #[test]
