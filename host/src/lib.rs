@@ -2,12 +2,13 @@
 //!
 //! Each module is one room of the house; who may know whom goes downwards only:
 //! [`cli`] → [`runner`], [`serve`] → [`plugin`], [`state`], [`output`] → [`capability`] → the types of [`config`].
-//! [`refresh`] knows none of them: it decides, without clock or I/O.
+//! [`file`] is below them all. [`refresh`] knows none of them: it decides, without clock or I/O.
 
 pub mod capability;
 pub mod cli;
 pub mod config;
 pub mod failure;
+mod file;
 pub mod kubernetes;
 pub mod output;
 pub mod plugin;

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::capability::{self, Network, process_environment};
 use crate::config::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
+use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::output::{Homes, Outputs};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
@@ -194,6 +195,9 @@ pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
     store.into_iter().chain(keys).collect()
 }
 
+/// Bytes of a state key's file: 32 in hex, with room for white space around.
+const STATE_KEY_MAX_BYTES: usize = 4096;
+
 async fn read_keys(
     keys: &[SecretOrigin],
     kubernetes: &Kubernetes,
@@ -215,10 +219,11 @@ async fn read_keys(
 async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result<SecretSlice<u8>> {
     match key {
         SecretOrigin::File(path) => {
-            let content = tokio::fs::read(path)
-                .await
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            Ok(SecretSlice::from(content))
+            let to_read = path.clone();
+            let read = move || file::read_own(&to_read, STATE_KEY_MAX_BYTES);
+            let content = file::aside(path, read).await.flatten();
+            let content = content.with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(SecretSlice::from(content.to_vec()))
         }
         SecretOrigin::Env(name) => {
             let value = std::env::var(name)

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
 use super::{Exit, configuration, house, log, run, runtime, say};
 use crate::config::ktr::{self, LogFormat, LogLevel};
+use crate::{config, file};
 
 /// kube-token-refresher's own flags; they are not ours to parse.
 #[derive(Debug, Args)]
@@ -33,7 +35,11 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
     }
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let settings = match ktr::settings(&arguments, variables, |path| std::fs::read(path)) {
+    let read = |path: &Path| match file::read(path, config::MAX_FILE_BYTES) {
+        Ok(mut bytes) => Ok(std::mem::take(&mut *bytes)),
+        Err(why) => Err(why.into()),
+    };
+    let settings = match ktr::settings(&arguments, variables, read) {
         Ok(settings) => settings,
         Err(mistakes) => {
             configuration::show(&mistakes);

@@ -9,6 +9,8 @@ use clap::Subcommand;
 
 use super::configuration::ConfigArguments;
 use super::{Exit, house, print, runtime};
+use crate::file;
+use crate::plugin::limits::COMPONENT_BYTES;
 use crate::plugin::{BUILT_IN, CacheSettings, Compiler, Listed, PluginInfo, Plugins, inspect};
 use crate::printable::printable_json;
 
@@ -117,7 +119,7 @@ fn read(file: &Path) -> anyhow::Result<PluginInfo> {
     {
         return Ok(inspect(plugin.bytes)?);
     }
-    let bytes = std::fs::read(file).with_context(|| {
+    let bytes = file::read(file, COMPONENT_BYTES).with_context(|| {
         format!(
             "cannot read {}, and no built-in plugin has this name",
             file.display()

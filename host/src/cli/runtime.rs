@@ -1,12 +1,13 @@
 //! The async runtime of a command.
 
 use super::Exit;
+use crate::file;
 
 /// Threads that run jobs. Their work is waiting for issuers; two keep one slow plugin call from holding up the rest.
 const WORKERS: usize = 2;
 
-/// Threads for files and the state store, which block. Each has a stack; more would only queue at the disk.
-const BLOCKING_THREADS: usize = 16;
+/// Threads for what blocks. Beside those that hang on dead file systems there are some left for looking names up.
+const BLOCKING_THREADS: usize = file::THREADS_MAX + 16;
 
 /// Runs a command to its end; an error is shown and becomes an exit code.
 pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> Exit {

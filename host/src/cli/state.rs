@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::status::{OutputFormat, TargetArguments};
 use super::{Exit, house, print, print_json, runtime, say};
 use crate::config::model::{Config, JobId, StateLocation};
+use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::serve::control::{self, SecretBytes};
 use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
@@ -211,28 +212,23 @@ async fn reach(config: &Config) -> anyhow::Result<State> {
 }
 
 /// The value, without the newline that editors and `echo` add.
-fn read_value(file: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    // Room for all of it from the start: growing would leave copies behind.
-    let mut value = Zeroizing::new(Vec::with_capacity(VALUE_MAX_BYTES + 2));
-    let limit = VALUE_MAX_BYTES as u64 + 1;
-    match file {
-        Some(path) => {
-            let file = std::fs::File::open(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            file.take(limit)
-                .read_to_end(&mut value)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-        }
+fn read_value(named: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let mut value = match named {
+        Some(path) => file::read(path, VALUE_MAX_BYTES + 2)
+            .with_context(|| format!("cannot read {}", path.display()))?,
         None => {
             if io::stdin().is_terminal() {
                 say("the new value, then Ctrl-D:");
             }
+            // Room for all of it from the start: growing would leave copies behind.
+            let mut value = Zeroizing::new(Vec::with_capacity(VALUE_MAX_BYTES + 2));
             io::stdin()
-                .take(limit)
+                .take(VALUE_MAX_BYTES as u64 + 1)
                 .read_to_end(&mut value)
                 .context("cannot read standard input")?;
+            value
         }
-    }
+    };
     if value.len() > VALUE_MAX_BYTES {
         bail!("the value has more than {VALUE_MAX_BYTES} bytes, which no issuer's token has");
     }

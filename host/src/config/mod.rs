@@ -28,6 +28,8 @@ pub(crate) use hide::{has_userinfo, is_telling};
 pub use mistake::{Mistake, Mistakes};
 pub use places::{Place, Places, PluginOptions, PluginUse};
 
+pub(crate) use yaml::MAX_FILE_BYTES;
+
 use read::{Read as _, Word as _};
 
 /// Source plugins that are built in.

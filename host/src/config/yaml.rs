@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::mistake::{Note, Span};
 
 /// Ten thousand generously written jobs are below 10 MiB; more than this is not a configuration.
-pub(super) const MAX_FILE_BYTES: usize = 32 << 20;
+pub(crate) const MAX_FILE_BYTES: usize = 32 << 20;
 /// Nodes with aliases expanded. Ten thousand jobs have some 300,000; a YAML bomb has billions.
 const MAX_NODES: usize = 4_000_000;
 /// Levels of nesting. The configuration itself needs eight; the rest is for a plugin's own.

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 
 use http::header::{HeaderValue, USER_AGENT};
 use kube::client::AuthError;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{KubeConfigOptions, KubeconfigError};
 
 use super::call::Call;
-use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
+use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, kubeconfig};
 use crate::failure::{Failure, FailureKind};
 
 /// The Pod's variable for the API server's address; set in every Pod.
@@ -25,7 +25,7 @@ pub(super) enum ConnectError {
     #[error(
         "this is a Pod ({IN_CLUSTER_VARIABLE} is set), but {0}; let it mount its service account token"
     )]
-    InCluster(#[source] kube::config::InClusterError),
+    InCluster(String),
     /// The last place to look.
     #[error(
         "no Kubernetes API server is configured: KUBECONFIG is not set, this is not a Pod, and in ~/.kube/config {0}"
@@ -49,17 +49,23 @@ impl From<ConnectError> for Failure {
 /// A client for the cluster that the environment names.
 pub(super) async fn from_environment() -> Result<kube::Client, ConnectError> {
     let options = KubeConfigOptions::default();
-    let config = match Kubeconfig::from_env() {
-        Err(error) => return Err(ConnectError::Variable(describe_kubeconfig(&error))),
-        Ok(Some(kubeconfig)) => kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+    let listed = kubeconfig::from_variable();
+    let config = if !listed.is_empty() {
+        let read = kubeconfig::read(listed).await;
+        let kubeconfig = read.map_err(ConnectError::Variable)?;
+        kube::Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
-            .map_err(|error| ConnectError::Variable(describe_kubeconfig(&error)))?,
-        Ok(None) if std::env::var_os(IN_CLUSTER_VARIABLE).is_some() => {
-            kube::Config::incluster().map_err(ConnectError::InCluster)?
-        }
-        Ok(None) => kube::Config::from_kubeconfig(&options)
+            .map_err(|error| ConnectError::Variable(describe_kubeconfig(&error)))?
+    } else if std::env::var_os(IN_CLUSTER_VARIABLE).is_some() {
+        let looked = kubeconfig::look_at_pod().await;
+        looked.map_err(ConnectError::InCluster)?;
+        kube::Config::incluster().map_err(|error| ConnectError::InCluster(error.to_string()))?
+    } else {
+        let read = kubeconfig::read(kubeconfig::at_home().into_iter().collect()).await;
+        let kubeconfig = read.map_err(ConnectError::Home)?;
+        kube::Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
-            .map_err(|error| ConnectError::Home(describe_kubeconfig(&error)))?,
+            .map_err(|error| ConnectError::Home(describe_kubeconfig(&error)))?
     };
     from_config(config).await
 }
@@ -98,7 +104,7 @@ pub(super) fn unreachable(call: &Call<'_>, error: &kube::Error) -> Failure {
 }
 
 /// A kubeconfig holds credentials, and a parser's message quotes it.
-fn describe_kubeconfig(error: &KubeconfigError) -> String {
+pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(_) => "the file is not a kubeconfig (malformed YAML)".to_owned(),
         other => other.to_string(),

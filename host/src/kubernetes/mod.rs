@@ -4,6 +4,7 @@
 
 mod call;
 mod connect;
+mod kubeconfig;
 mod provider;
 mod refusal;
 mod token;

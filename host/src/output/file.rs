@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawMode, Stat};
 use rustix::io::Errno;
 use secrecy::ExposeSecret;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use self::failure::Problem;
@@ -28,10 +27,8 @@ use self::temporary::Temporary;
 use super::Written;
 use crate::config::model::FileDestination;
 use crate::failure::{Failure, FailureKind};
+use crate::file;
 use crate::token::Artifact;
-
-/// Files written at once, each on a thread that waits for its disk. More threads do not make a disk faster.
-const WRITES_IN_FLIGHT: usize = 16;
 
 /// The permission bits; set-user-ID and its kind have no place on a token.
 const PERMISSION_BITS: RawMode = 0o777;
@@ -40,19 +37,15 @@ const PERMISSION_BITS: RawMode = 0o777;
 const ANY_NAME: &str = "artifact";
 
 /// The file sink.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Files {
-    in_flight: Arc<Semaphore>,
     /// Hashes of the paths whose leftovers this process has removed: what a killed predecessor left is there at start or never.
     cleaned: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Files {
     pub(super) fn new() -> Self {
-        Self {
-            in_flight: Arc::new(Semaphore::new(WRITES_IN_FLIGHT)),
-            cleaned: Arc::default(),
-        }
+        Self::default()
     }
 
     /// Writes the artifacts that are not there yet: one without a name to the path itself, others into the directory there.
@@ -71,14 +64,14 @@ impl Files {
                 ),
             )
         };
-        let permit = Arc::clone(&self.in_flight)
-            .acquire_owned()
+        // Waited for to its end, however long: a write that was given up could still put its old content over a newer one.
+        let turn = file::turn(&destination.path)
             .await
             .map_err(|error| gone(&error))?;
         let (destination_of_task, artifacts) = (destination.clone(), artifacts.to_vec());
         let cleaned = Arc::clone(&self.cleaned);
         tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             write_all(&destination_of_task, &artifacts, &cleaned)
         })
         .await

@@ -2,8 +2,6 @@
 //! while the value that was spent is still there: what a person has put there since is a new login.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +17,15 @@ use crate::capability::keep::BoxFuture;
 use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
 use crate::config::model::{FileDestination, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
+use crate::file::{self, Unreadable};
 use crate::kubernetes::{CONFLICT, Call, Kubernetes, Verb};
 use crate::token::Artifact;
 
 /// Rounds of GET and PATCH when others change other keys of the Secret at the same moment.
 const CONFLICTS_MAX: usize = 4;
+
+/// Bytes of a line's end.
+const LINE_END_BYTES: usize = 2;
 
 /// The permission bits of a file.
 const PERMISSION_BITS: u32 = 0o777;
@@ -47,12 +49,9 @@ impl Homes {
 
     /// Owner, group and mode stay, and the newline at the end if there is one.
     async fn replace_file(&self, path: &Path, spent: &[u8], next: &[u8]) -> Result<bool, Failure> {
-        let read = {
-            let (path, spent) = (path.to_owned(), Zeroizing::new(spent.to_vec()));
-            tokio::task::spawn_blocking(move || read_file(&path, &spent))
-        };
-        let read = read.await.map_err(|error| unreadable(path, &error))?;
-        let Some(found) = read.map_err(|error| unreadable(path, &error))? else {
+        let (to_read, expected) = (path.to_owned(), Zeroizing::new(spent.to_vec()));
+        let read = file::aside(path, move || read_file(&to_read, &expected)).await;
+        let Some(found) = read.flatten().map_err(|why| unreadable(path, &why))? else {
             return Ok(false);
         };
         let mut content = Zeroizing::new(Vec::with_capacity(next.len() + 1));
@@ -186,12 +185,9 @@ struct FoundFile {
 }
 
 /// None: it holds something else.
-fn read_file(path: &Path, spent: &[u8]) -> std::io::Result<Option<FoundFile>> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let mut held = Zeroizing::new(Vec::with_capacity(spent.len() + 3));
-    let longest = u64::try_from(MAX_SECRET_BYTES + 3).unwrap_or(u64::MAX);
-    file.take(longest).read_to_end(&mut held)?;
+fn read_file(path: &Path, spent: &[u8]) -> Result<Option<FoundFile>, Unreadable> {
+    let (file, metadata) = file::open(path)?;
+    let held = file::content(file, &metadata, MAX_SECRET_BYTES + LINE_END_BYTES)?;
     let line_end: &[u8] = match held.strip_prefix(spent) {
         Some(b"") => b"",
         Some(b"\n") => b"\n",
@@ -206,12 +202,13 @@ fn read_file(path: &Path, spent: &[u8]) -> std::io::Result<Option<FoundFile>> {
     }))
 }
 
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureKind::InvalidConfig,
-        "secret.unreadable",
-        format!("cannot read {}: {error}", path.display()),
-    )
+fn unreadable(path: &Path, why: &Unreadable) -> Failure {
+    let kind = match why {
+        Unreadable::Stuck => FailureKind::Unavailable,
+        _ => FailureKind::InvalidConfig,
+    };
+    let message = format!("cannot read {}: {why}", path.display());
+    Failure::new(kind, "secret.unreadable", message)
 }
 
 /// The key's content with the spent value replaced, whole or at a JSON pointer (RFC 6901); none: it is not there.
@@ -235,9 +232,11 @@ fn replaced(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Duration;
 
     use super::*;
+    use crate::test_support::make_fifo;
 
     #[test]
     fn a_value_is_replaced_where_it_stands_and_nothing_else_is_touched() {
@@ -282,8 +281,37 @@ mod tests {
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o640);
         }
-        std::fs::remove_file(&path).unwrap();
-        let failure = homes.replace(&origin, b"spent", b"next").await.unwrap_err();
-        assert_eq!(failure.code.as_deref(), Some("secret.unreadable"));
+    }
+
+    #[tokio::test]
+    async fn what_has_been_put_in_a_homes_place_is_named_and_never_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        make_fifo(&at("pipe"));
+        symlink("nowhere", at("dangling")).unwrap();
+        std::fs::File::create(at("sparse"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        let homes = Homes::new(Arc::new(Kubernetes::new()));
+        for (path, said) in [
+            (at("pipe"), "it is a pipe"),
+            ("/dev/zero".into(), "it is a device"),
+            (at(""), "it is a directory"),
+            (at("dangling"), "it is a symbolic link to nowhere"),
+            (at("sparse"), "it has more than"),
+            (at("missing"), "it does not exist"),
+        ] {
+            let origin = SecretOrigin::File(path.clone());
+            // More often than there are threads.
+            for _ in 0..3 {
+                let replaced = homes.replace(&origin, b"spent", b"next");
+                let replaced = tokio::time::timeout(Duration::from_secs(20), replaced).await;
+                let failure = replaced.expect("it waits").unwrap_err();
+                assert_eq!(failure.code.as_deref(), Some("secret.unreadable"));
+                let message = format!("cannot read {}: {said}", path.display());
+                assert!(failure.message.starts_with(&message), "{failure}");
+            }
+        }
     }
 }

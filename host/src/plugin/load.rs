@@ -20,6 +20,7 @@ use super::limits;
 use super::v0_1::{Linkers, Prepared};
 use crate::config::model::PluginFile;
 use crate::failure::{Failure, FailureKind};
+use crate::file;
 
 /// Why a plugin cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -289,10 +290,11 @@ impl Entry {
         match &self.place {
             Place::Binary(bytes) => Ok(Cow::Borrowed(bytes)),
             Place::File(path) => {
-                let bytes = read_bounded(path).map_err(|source| LoadError::Unreadable {
+                let read = file::read(path, limits::COMPONENT_BYTES);
+                let mut bytes = read.map_err(|why| LoadError::Unreadable {
                     name: name.to_owned(),
                     path: path.clone(),
-                    source,
+                    source: why.into(),
                 })?;
                 let found = Digest::of(&bytes);
                 if found != self.digest {
@@ -303,20 +305,10 @@ impl Entry {
                         found,
                     });
                 }
-                Ok(Cow::Owned(bytes))
+                Ok(Cow::Owned(std::mem::take(&mut *bytes)))
             }
         }
     }
-}
-
-/// A byte more than a plugin may have is enough to refuse it.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(limits::COMPONENT_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A plugin that can be called.

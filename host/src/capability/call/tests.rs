@@ -13,6 +13,7 @@ use crate::capability::keep::{BoxFuture, Keeper};
 use crate::capability::secrets::Kubernetes;
 use crate::capability::testing::{Fixture, Logs, NOW};
 use crate::config::model::{JobId, SecretOrigin};
+use crate::test_support::make_fifo;
 use crate::token::{Expiry, KeptToken, Token};
 
 fn code(failure: &Failure) -> &str {
@@ -79,14 +80,7 @@ async fn a_file_is_read_anew_for_each_call_without_its_last_newline() {
 async fn what_is_no_readable_file_says_so_and_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     let fifo = folder.path().join("fifo");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    make_fifo(&fifo);
     let locked = folder.path().join("locked");
     std::fs::write(&locked, "value").unwrap();
     std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o000)).unwrap();

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use zeroize::Zeroizing;
 use super::proxy::Proxy;
 use super::resolve::{Guarded, Lookup, system_lookup};
 use crate::failure::{Failure, FailureKind};
+use crate::file::{self, Unreadable};
 
 /// What a request says it comes from, unless the plugin says something else.
 const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
@@ -34,7 +34,10 @@ const MAX_IDLE_PER_ORIGIN: usize = 4;
 const MAX_CLIENTS: usize = 64;
 
 /// Bytes of a PEM file; the largest bundles of public authorities have a quarter of a megabyte.
-const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where most systems have their certificates.
+const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs";
 
 /// Whom a client trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -108,16 +111,17 @@ impl Clients {
     /// failure is kept: the next request tries again.
     pub(crate) async fn get(&self, recipe: &Recipe) -> Result<Client, Failure> {
         let files: Vec<PathBuf> = recipe.files().map(Path::to_owned).collect();
-        let stamps = if files.is_empty() {
-            Vec::new()
-        } else {
-            blocking(move || files.iter().map(|file| stamp(file)).collect()).await?
+        let first = files.first().cloned();
+        let stamps = match &first {
+            None => Vec::new(),
+            Some(first) => aside(first, move || files.iter().map(|f| stamp(f)).collect()).await?,
         };
         let cell = self.cell(recipe, stamps);
         let client = cell
             .get_or_try_init(|| async {
                 let (recipe, lookup) = (recipe.clone(), Arc::clone(&self.lookup));
-                blocking(move || build(&recipe, lookup)).await?
+                let place = first.as_deref().unwrap_or(Path::new(SYSTEM_CERTIFICATES));
+                aside(place, move || build(&recipe, lookup)).await?
             })
             .await?;
         Ok(client.clone())
@@ -169,15 +173,13 @@ impl Recipe {
 }
 
 /// Reading files and the system's certificates takes milliseconds to seconds: not on a thread that others share.
-async fn blocking<T: Send + 'static>(
+async fn aside<T: Send + 'static>(
+    first: &Path,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| {
-        Failure::new(
-            FailureKind::Internal,
-            "http.client",
-            "the work of making an HTTP client was broken off",
-        )
+    file::aside(first, work).await.map_err(|why| {
+        let message = format!("cannot read {}: {why}", first.display());
+        Failure::new(FailureKind::Unavailable, "http.client", message)
     })
 }
 
@@ -263,25 +265,12 @@ impl TlsFile {
     }
 
     fn read(self, file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let metadata = std::fs::metadata(file).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
+        file::read(file, MAX_PEM_BYTES).map_err(|why| match why {
+            Unreadable::Missing => {
                 self.failure(file, "it does not exist; create it or correct the path")
-            } else {
-                self.failure(file, error)
             }
-        })?;
-        if !metadata.is_file() {
-            return Err(self.failure(file, "it is not a regular file"));
-        }
-        if metadata.len() > MAX_PEM_BYTES {
-            return Err(self.failure(
-                file,
-                format_args!("it has more than {MAX_PEM_BYTES} bytes; a PEM file is smaller"),
-            ));
-        }
-        std::fs::read(file)
-            .map(Zeroizing::new)
-            .map_err(|error| self.failure(file, error))
+            why => self.failure(file, why),
+        })
     }
 }
 

@@ -2,20 +2,18 @@
 //! call, so that a changed value counts at the next refresh.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use zeroize::Zeroizing;
 
 use super::string_at;
 use crate::capability::host::Environment;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
+use crate::file::{self, Unreadable};
 use crate::time::Timestamp;
 
 /// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
@@ -81,7 +79,7 @@ pub(in crate::capability) async fn fetch(
 ) -> Result<SecretSlice<u8>, Failure> {
     let of = Asked { job: &job.id, name };
     let value = match origin {
-        SecretOrigin::File(path) => file(&of, path).await,
+        SecretOrigin::File(path) => from_file(&of, path).await,
         SecretOrigin::Env(variable) => environment(&of, variable, providers.environment),
         SecretOrigin::Value(value) => Ok(bytes_of(value)),
         SecretOrigin::KubernetesSecret {
@@ -183,46 +181,30 @@ impl Asked<'_> {
     }
 }
 
-async fn file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failure> {
-    let to_read = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || read_file(&to_read))
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the reader stopped")));
+async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failure> {
+    let why = match file::read_aside(path, MAX_SECRET_BYTES).await {
+        Ok(bytes) => return Ok(without_newline(&bytes)),
+        Err(why) => why,
+    };
     let shown = path.display();
-    match read {
-        Ok(bytes) if bytes.len() > MAX_SECRET_BYTES => Err(of.too_large()),
-        Ok(bytes) => Ok(without_newline(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(of.invalid(
+    Err(match why {
+        Unreadable::TooLong(_) => of.too_large(),
+        Unreadable::Missing => of.invalid(
             "secret.not-found",
             &format!(
                 "file {shown} does not exist; create it or correct `source.secrets.{}.file`",
                 of.name
             ),
-        )),
-        Err(error) => Err(of.invalid(
-            "secret.unreadable",
-            &format!("file {shown} cannot be read: {error}"),
-        )),
-    }
-}
-
-/// The file's bytes, one more than [`MAX_SECRET_BYTES`] at most. A pipe or device would block: only regular files are read.
-fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let nonblocking = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(nonblocking.bits()).unwrap_or_default())
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let limit = MAX_SECRET_BYTES as u64 + 1;
-    // Room for the whole file from the start: growing would leave unwiped copies behind.
-    let room = usize::try_from(metadata.len().min(limit)).unwrap_or_default() + 1;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+        ),
+        why => {
+            let (kind, code) = match why {
+                Unreadable::Dangling(_) => (FailureKind::InvalidConfig, "secret.not-found"),
+                Unreadable::Stuck => (FailureKind::Unavailable, "secret.unreadable"),
+                _ => (FailureKind::InvalidConfig, "secret.unreadable"),
+            };
+            of.failure(kind, code, &format!("file {shown} cannot be read: {why}"))
+        }
+    })
 }
 
 /// Editors and `echo` end a file with a newline that nobody meant.
