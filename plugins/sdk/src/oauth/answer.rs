@@ -92,16 +92,17 @@ impl Answer {
         })
     }
 
-    /// The new refresh token and when it dies, if the answer has one. A lifetime of 0 means that it has no end (Keycloak's offline tokens, Apigee).
+    /// The new refresh token and when it dies, if the answer has one and says so. A lifetime of 0 means that it has no end (Keycloak's offline tokens,
+    /// Apigee), less than that nothing.
     #[must_use]
     pub fn refresh_token(&self) -> Option<(&str, Option<Timestamp>)> {
         let value = self.text("refresh_token")?;
         let lifetime = REFRESH_LIFETIMES
             .iter()
             .find_map(|name| lifetime(self.members.get(*name)?));
-        let expires_at = match lifetime.map(|seconds| self.after(seconds)) {
-            Some(Expiry::At(at)) => Some(at),
-            Some(Expiry::Never | Expiry::Unknown) | None => None,
+        let expires_at = match lifetime.map_or(Expiry::Unknown, |seconds| self.after(seconds)) {
+            Expiry::At(at) => Some(at),
+            Expiry::Never | Expiry::Unknown => None,
         };
         Some((value, expires_at))
     }
@@ -117,27 +118,46 @@ impl Answer {
 
     /// `expires_in` counts from the sending and needs no agreement of clocks, so it goes before a time.
     fn expiry(&self) -> Expiry {
-        let given = |name: &&str| self.members.get(*name).filter(|value| !value.is_null());
-        if let Some(value) = given(&"expires_in") {
-            if let Some(seconds) = lifetime(value) {
-                return self.after(seconds);
-            }
+        let given = |name: &str| self.members.get(name).filter(|value| !value.is_null());
+        let expires_in = given("expires_in").map(lifetime);
+        if expires_in == Some(None) {
             log::warn(
                 "the answer's expires_in is no number of seconds; the expiry is taken as unknown",
             );
         }
-        match EXPIRY_TIMES.iter().find_map(given) {
-            Some(value) => Timestamp::from_json(value).map_or(Expiry::Unknown, Expiry::At),
-            None => Expiry::Unknown,
+        let by_lifetime = expires_in.flatten().map(|seconds| self.after(seconds));
+        let by_times = EXPIRY_TIMES
+            .iter()
+            .filter_map(|name| Timestamp::from_json(given(name)?))
+            .map(|at| self.at(at));
+        by_lifetime
+            .into_iter()
+            .chain(by_times)
+            .find(|expiry| *expiry != Expiry::Unknown)
+            .unwrap_or(Expiry::Unknown)
+    }
+
+    /// Nobody gives out a dead token: a lifetime of 0 or less is a way not to say how long it is.
+    fn after(&self, seconds: f64) -> Expiry {
+        if seconds <= 0.0 {
+            Expiry::Unknown
+        } else if seconds > MAX_LIFETIME_SECONDS {
+            Expiry::Never
+        } else {
+            Expiry::At(self.sent_at.plus_millis((seconds * 1000.0) as u64))
         }
     }
 
-    /// 0 is "never" (Mailchimp); less than that is over already.
-    fn after(&self, seconds: f64) -> Expiry {
-        if seconds == 0.0 || seconds > MAX_LIFETIME_SECONDS {
-            return Expiry::Never;
+    /// The same for a time.
+    fn at(&self, at: Timestamp) -> Expiry {
+        match at
+            .as_unix_millis()
+            .checked_sub(self.sent_at.as_unix_millis())
+        {
+            None | Some(0) => Expiry::Unknown,
+            Some(millis) if millis as f64 > MAX_LIFETIME_SECONDS * 1000.0 => Expiry::Never,
+            Some(_) => Expiry::At(at),
         }
-        Expiry::At(self.sent_at.plus_millis((seconds.max(0.0) * 1000.0) as u64))
     }
 
     fn fields(&self) -> Vec<Field> {
