@@ -43,12 +43,19 @@ pub struct Token {
     pub fields: Vec<Field>,
 }
 
-impl PartialEq for Token {
-    fn eq(&self, other: &Self) -> bool {
+impl Token {
+    /// Whether it is the other one again, whenever that is said to die.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
         self.value.expose_secret() == other.value.expose_secret()
             && self.token_type == other.token_type
-            && self.expiry == other.expiry
             && self.fields == other.fields
+    }
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) && self.expiry == other.expiry
     }
 }
 

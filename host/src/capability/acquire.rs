@@ -171,7 +171,7 @@ fn is_wanted(
     let claims = jwt::read(acquired.token.value.expose_secret());
     let expires_at = lifetime::expires_at(
         acquired.obtained_at,
-        acquired.token.expiry,
+        lifetime::said(acquired.obtained_at, acquired.token.expiry),
         claims.as_ref(),
         job.refresh.default_lifetime,
     );

@@ -1,8 +1,10 @@
-//! Whether a token that was obtained is taken: is it one at all, is it good now, and is it better than the one held?
+//! Whether a token that was obtained is taken, and whether its issuer has more to give: is it a token at all, is it good now, is it
+//! another than the one held, does it live longer?
 
 use std::time::Duration;
 
 use super::clock::Moment;
+use super::due::SOONEST;
 use crate::failure::{Failure, FailureKind};
 use crate::time::{Reading, Timestamp};
 
@@ -13,15 +15,15 @@ const NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(60);
 /// Two expiries closer than this are the same: `expires_in` counts whole seconds.
 const SAME_EXPIRY: Duration = Duration::from_secs(1);
 
-/// After an issuer gave the same expiry again, it is left alone for at least this long.
-const UNCHANGED_WAIT: Duration = Duration::from_secs(10);
+/// An issuer that gave no longer life is left alone for at least this long, if the token lives so long.
+const NO_LONGER_LIFE_WAIT: Duration = Duration::from_secs(10);
 
 /// A token that was obtained, as far as the rules need to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
     /// Whether its value is empty.
     pub is_empty: bool,
-    /// Whether it is the held token, field for field.
+    /// Whether it is the held token again: the same value, type and fields.
     pub is_held_one: bool,
     /// When the request that brought it was sent.
     pub obtained_at: Timestamp,
@@ -36,14 +38,13 @@ pub struct Candidate {
 /// What becomes of a token that is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It takes the place of the held one.
+    /// It takes the place of the held one, also if it dies earlier: whoever gave it may have revoked the one before.
     Adopt,
-    /// The held one lives at least as long and stays.
+    /// It is the held one, with the same end.
     Unchanged,
 }
 
-/// Judges a token. `held_dies` is the end of the held token's life: `None` if there is no held token that counts (none at
-/// all, from another source, or a new one was asked for whatever the held one is), `Some(None)` if it never dies.
+/// Judges a token. `held_dies` is the end of the held token's life: `None` if none is held, `Some(None)` if it never dies.
 ///
 /// # Errors
 ///
@@ -54,13 +55,17 @@ pub fn admit(
     now: Reading,
 ) -> Result<Verdict, Failure> {
     usable(candidate, now)?;
-    let Some(held_dies) = held_dies.filter(|dies| dies.is_none_or(|at| !at.is_reached(now))) else {
-        return Ok(Verdict::Adopt);
+    let has_same_end = match (candidate.expires_at, held_dies) {
+        (Some(at), Some(Some(held))) => {
+            at.since(now.wall).abs_diff(held.remaining(now)) <= SAME_EXPIRY
+        }
+        (None, Some(None)) => true,
+        _ => false,
     };
-    Ok(if lives_longer(candidate, held_dies, now) {
-        Verdict::Adopt
-    } else {
+    Ok(if candidate.is_held_one && has_same_end {
         Verdict::Unchanged
+    } else {
+        Verdict::Adopt
     })
 }
 
@@ -97,25 +102,33 @@ fn usable(candidate: &Candidate, now: Reading) -> Result<(), Failure> {
     Ok(())
 }
 
-fn lives_longer(candidate: &Candidate, held_dies: Option<Moment>, now: Reading) -> bool {
+/// Whether a token lives longer than the held one, so that asking for it was worth it. `held_dies` as for [`admit`].
+#[must_use]
+pub fn lives_longer(
+    candidate: &Candidate,
+    held_dies: Option<Option<Moment>>,
+    now: Reading,
+) -> bool {
     match (candidate.expires_at, held_dies) {
-        (Some(candidate), Some(held)) => {
-            candidate.since(now.wall) > held.remaining(now).saturating_add(SAME_EXPIRY)
+        (_, None) => true,
+        (Some(at), Some(Some(held))) => {
+            at.since(now.wall) > held.remaining(now).saturating_add(SAME_EXPIRY)
         }
-        (None, Some(_)) => true,
-        (Some(_), None) => false,
-        // Of two that never die, the later one is what its issuer now holds for right.
-        (None, None) => !candidate.is_held_one,
+        (None, Some(Some(_))) => true,
+        (Some(_), Some(None)) => false,
+        // Of two that never die, another one is news.
+        (None, Some(None)) => !candidate.is_held_one,
     }
 }
 
-/// How long to wait after an issuer gave the same expiry again; `remaining` is what is left of the held token's life.
+/// How long to wait after an issuer gave a token that lives no longer than the one before; `remaining` is what is left of its life.
 ///
-/// Half of what is left, so that a change is seen in time, and no less than ten seconds, so that the issuer is not hammered;
-/// but not beyond the end, when the issuer may have a new token at last.
+/// Half of what is left, so that a change is seen in time, and no less than ten seconds, so that the issuer is not hammered; of a
+/// token that does not live so long three quarters, so that its consumers have the next one before it dies.
 #[must_use]
-pub fn wait_when_unchanged(remaining: Duration) -> Duration {
-    (remaining / 2).max(UNCHANGED_WAIT.min(remaining.max(super::due::SOONEST)))
+pub fn wait_for_longer_life(remaining: Duration) -> Duration {
+    let at_least = NO_LONGER_LIFE_WAIT.min(remaining - remaining / 4);
+    (remaining / 2).max(at_least).max(SOONEST)
 }
 
 #[cfg(test)]
@@ -192,82 +205,121 @@ mod tests {
     }
 
     #[test]
-    fn of_two_good_tokens_the_one_that_lives_longer_is_held() {
+    fn the_newest_token_is_held_and_the_same_again_changes_nothing() {
         let held = |s: i64| Some(Some(Moment::at(in_s(s), NOW)));
         let same = |s| Candidate {
             is_held_one: true,
             ..candidate(s)
         };
-        for (candidate, held_dies, expected, what) in [
-            (candidate(Some(300)), None, Verdict::Adopt, "none is held"),
+        for (candidate, held_dies, expected, longer, what) in [
+            (
+                candidate(Some(300)),
+                None,
+                Verdict::Adopt,
+                true,
+                "none is held",
+            ),
             (
                 candidate(Some(300)),
                 held(60),
                 Verdict::Adopt,
+                true,
                 "it lives longer",
+            ),
+            (
+                candidate(Some(30)),
+                held(60),
+                Verdict::Adopt,
+                false,
+                "it dies earlier",
             ),
             (
                 candidate(Some(60)),
                 held(60),
-                Verdict::Unchanged,
-                "same end: a session's cap",
+                Verdict::Adopt,
+                false,
+                "a session's cap",
             ),
             (
                 candidate(Some(61)),
                 held(60),
-                Verdict::Unchanged,
-                "same end, rounded",
+                Verdict::Adopt,
+                false,
+                "the same cap, rounded",
             ),
             (
                 candidate(Some(62)),
                 held(60),
                 Verdict::Adopt,
+                true,
                 "two seconds more are more",
-            ),
-            (
-                same(Some(3600)),
-                held(60),
-                Verdict::Adopt,
-                "the same value, known to live on",
-            ),
-            (
-                candidate(Some(30)),
-                held(60),
-                Verdict::Unchanged,
-                "it dies earlier",
             ),
             (
                 candidate(Some(30)),
                 held(-1),
                 Verdict::Adopt,
+                true,
                 "the held one is dead",
             ),
             (
                 candidate(Some(30)),
                 Some(None),
-                Verdict::Unchanged,
+                Verdict::Adopt,
+                false,
                 "the held one never dies",
             ),
             (
                 candidate(None),
                 held(60),
                 Verdict::Adopt,
+                true,
                 "the new one never dies",
             ),
             (
                 candidate(None),
                 Some(None),
                 Verdict::Adopt,
-                "both never die: the newer",
+                true,
+                "both never die",
+            ),
+            (
+                same(Some(60)),
+                held(60),
+                Verdict::Unchanged,
+                false,
+                "the same again",
+            ),
+            (
+                same(Some(61)),
+                held(60),
+                Verdict::Unchanged,
+                false,
+                "the same again, rounded",
+            ),
+            (
+                same(Some(3600)),
+                held(60),
+                Verdict::Adopt,
+                true,
+                "the same, known to live on",
+            ),
+            (
+                same(Some(30)),
+                held(60),
+                Verdict::Adopt,
+                false,
+                "the same, known to die earlier",
             ),
             (
                 same(None),
                 Some(None),
                 Verdict::Unchanged,
-                "both never die and are one",
+                false,
+                "the same, for ever",
             ),
         ] {
             assert_eq!(admit(&candidate, held_dies, NOW), Ok(expected), "{what}");
+            assert_eq!(lives_longer(&candidate, held_dies, NOW), longer, "{what}");
         }
     }
 
@@ -282,48 +334,37 @@ mod tests {
             expires_at: Some(set_back_a_day.wall.after(Duration::from_secs(300))),
             ..candidate(None)
         };
-        assert_eq!(
-            admit(&candidate, Some(Some(held)), set_back_a_day),
-            Ok(Verdict::Adopt)
-        );
+        assert!(lives_longer(&candidate, Some(Some(held)), set_back_a_day));
     }
 
     #[test]
     fn an_issuer_that_does_not_advance_is_asked_again_after_half_of_what_is_left() {
-        for (remaining_s, expected_s) in [
-            (3600, 1800),
-            (40, 20),
-            (20, 10),
-            (15, 10),
-            (10, 10),
-            (6, 6),
-            (0, 1),
+        for (remaining_ms, expected_ms) in [
+            (3_600_000, 1_800_000),
+            (40_000, 20_000),
+            (20_000, 10_000),
+            (15_000, 10_000),
+            (12_000, 9_000),
+            (4_000, 3_000),
+            (1_000, 1_000),
+            (0, 1_000),
         ] {
             assert_eq!(
-                wait_when_unchanged(Duration::from_secs(remaining_s)),
-                Duration::from_secs(expected_s),
-                "{remaining_s} s are left"
+                wait_for_longer_life(Duration::from_millis(remaining_ms)),
+                Duration::from_millis(expected_ms),
+                "{remaining_ms} ms are left"
             );
         }
     }
 
     proptest! {
         #[test]
-        fn a_good_held_token_is_never_given_up_for_one_that_dies_earlier(
-            held_s in 1_i64..1_000_000, candidate_s in -1_000_000_i64..1_000_000,
-        ) {
-            let held = Some(Some(Moment::at(in_s(held_s), NOW)));
-            if let Ok(Verdict::Adopt) = admit(&candidate(Some(candidate_s)), held, NOW) {
-                prop_assert!(candidate_s > held_s);
-            }
-        }
-
-        #[test]
-        fn waiting_on_an_unchanged_expiry_ends_before_the_token_does_and_never_hammers(ms in 0_u64..100_000_000_000) {
+        fn waiting_for_a_longer_life_ends_before_the_token_does_and_never_hammers(ms in 0_u64..100_000_000_000) {
             let remaining = Duration::from_millis(ms);
-            let wait = wait_when_unchanged(remaining);
+            let wait = wait_for_longer_life(remaining);
             prop_assert!(wait >= Duration::from_secs(1));
-            prop_assert!(wait <= remaining.max(Duration::from_secs(1)));
+            prop_assert!(wait < remaining || remaining <= Duration::from_secs(1));
+            prop_assert!(wait >= Duration::from_secs(10) || remaining < Duration::from_secs(14));
         }
     }
 }

@@ -3,17 +3,18 @@
 
 use std::time::Duration;
 
+use super::due::SOONEST;
 use super::scaled;
 use crate::failure::FailureKind;
 
-/// The first wait after `unavailable` is up to this long.
+/// Waits after `unavailable` begin with this.
 const UNAVAILABLE_FIRST: Duration = Duration::from_secs(1);
 
 /// The first wait after `internal` is up to this long: a bug does not pass within a second.
 const INTERNAL_FIRST: Duration = Duration::from_secs(30);
 
-/// Of the first wait, this part is always kept: full jitter may choose next to nothing, a program should not.
-const LEAST_PART: u32 = 4;
+/// No wait after `internal` is shorter: full jitter may choose next to nothing, a program should not.
+const INTERNAL_LEAST: Duration = Duration::from_millis(7500);
 
 /// No wait for what may pass by itself is longer: an issuer that came back is noticed within five minutes.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -58,8 +59,10 @@ pub fn wait(
     sample: f64,
 ) -> Duration {
     let own = match kind {
-        FailureKind::Unavailable => exponential(UNAVAILABLE_FIRST, nth, stake, sample),
-        FailureKind::Internal => exponential(INTERNAL_FIRST, nth, stake, sample),
+        FailureKind::Unavailable => exponential(UNAVAILABLE_FIRST, nth, stake, sample).max(SOONEST),
+        FailureKind::Internal => {
+            exponential(INTERNAL_FIRST, nth, stake, sample).max(INTERNAL_LEAST)
+        }
         FailureKind::Denied | FailureKind::InvalidConfig => ladder(nth),
     };
     own.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
@@ -68,7 +71,7 @@ pub fn wait(
 fn exponential(first: Duration, nth: u32, stake: Stake, sample: f64) -> Duration {
     let doubled =
         first.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX));
-    scaled(doubled.min(cap(stake)), sample).max(first / LEAST_PART)
+    scaled(doubled.min(cap(stake)), sample)
 }
 
 /// The longest wait: five minutes, less for short-lived tokens, and ever less as the published token nears its end.
@@ -164,9 +167,9 @@ mod tests {
     }
 
     #[test]
-    fn full_jitter_chooses_from_nearly_nothing_to_the_whole_wait() {
+    fn full_jitter_chooses_from_a_second_to_the_whole_wait() {
         let stake = Stake::default();
-        for (sample, expected_ms) in [(0.0, 250), (0.25, 4000), (0.5, 8000), (1.0, 16_000)] {
+        for (sample, expected_ms) in [(0.0, 1000), (0.25, 4000), (0.5, 8000), (1.0, 16_000)] {
             assert_eq!(
                 wait(FailureKind::Unavailable, 5, None, stake, sample),
                 Duration::from_millis(expected_ms),
@@ -263,7 +266,7 @@ mod tests {
                 wait(kind, nth, None, stake, sample)
             };
             prop_assert!(with_left(sooner) <= with_left(later));
-            prop_assert!(with_left(0.0) >= Duration::from_millis(250));
+            prop_assert!(with_left(0.0) >= SOONEST);
         }
 
         #[test]
@@ -288,7 +291,7 @@ mod tests {
                 remaining: remaining_ms.map(Duration::from_millis),
             };
             let wait = wait(kind, nth, retry_ms.map(Duration::from_millis), stake, sample);
-            prop_assert!(wait >= Duration::from_millis(250));
+            prop_assert!(wait >= SOONEST);
             prop_assert!(wait <= LONGEST_RETRY_AFTER);
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{Policy, scaled};
 use crate::time::Timestamp;
 
-/// Whatever the policy says, no token is asked for anew sooner: a policy is no reason to hammer an issuer.
+/// Whatever the policy or an answer says, no token is asked for anew sooner: neither is a reason to hammer an issuer.
 pub const SOONEST: Duration = Duration::from_secs(1);
 
 /// Of what the jitter may take away, the largest part of life and of `every`.

@@ -67,7 +67,7 @@ pub enum Action {
     Acquire,
     /// The token just obtained or restored is the job's token from now on.
     Adopt,
-    /// The token just obtained is dropped: the held one lives as long.
+    /// The token just obtained is the held one.
     Unchanged,
     /// The token just obtained is dropped: it is not good.
     Refuse(Failure),
@@ -87,8 +87,8 @@ pub struct Job {
     next: Next,
     /// Since when a token is wanted, or when it will be.
     due: Moment,
-    /// Whether the next good token is taken even if the held one lives longer.
-    is_forced: bool,
+    /// Until when the source is left alone after its last answer, on the boot clock.
+    rests_until: Duration,
     /// Whether what is under way comes from a source that is no longer the job's.
     is_outdated: bool,
     failures: Streak,
@@ -131,7 +131,7 @@ impl Job {
             had_one: false,
             next: Next::Restored,
             due: Moment::after(now, Duration::ZERO),
-            is_forced: false,
+            rests_until: Duration::ZERO,
             is_outdated: false,
             failures: Streak::default(),
             keep: Publication::new(None),
@@ -195,7 +195,6 @@ impl Job {
         }
         if is_from_the_future(life.obtained_at, life.length(), now.wall) {
             self.hold(life, now);
-            self.is_forced = true;
         } else {
             let obtained_at = life.obtained_at.min(now.wall);
             self.hold(
@@ -212,7 +211,7 @@ impl Job {
     }
 
     fn asked(&mut self, now: Reading) {
-        self.is_forced = true;
+        self.rests_until = Duration::ZERO;
         if matches!(self.next, Next::Due | Next::Retry(_)) {
             self.is_due(now);
         }
@@ -222,42 +221,45 @@ impl Job {
         if self.drops_answer(now) {
             return None;
         }
-        let held_dies = self.held.filter(|_| !self.is_forced).map(|held| held.dies);
-        match admit::admit(candidate, held_dies, now) {
-            Ok(Verdict::Adopt) => {
-                let life = Life {
-                    obtained_at: candidate.obtained_at.min(now.wall),
-                    expires_at: candidate.expires_at,
-                    rotating_expires_at: candidate.rotating_expires_at,
-                };
-                self.hold(life, now);
-                self.succeeded();
-                self.retime(now, sample);
-                self.keep.step(publication::Event::Changed, now, sample);
-                self.tell_outputs(&publication::Event::Changed, now, sample);
-                Some(Action::Adopt)
-            }
-            Ok(Verdict::Unchanged) => {
-                self.succeeded();
-                self.wait_for_a_longer_life(candidate, now, sample);
-                Some(Action::Unchanged)
-            }
+        let held_dies = self.held.map(|held| held.dies);
+        let lives_longer = admit::lives_longer(candidate, held_dies, now);
+        let verdict = match admit::admit(candidate, held_dies, now) {
+            Ok(verdict) => verdict,
             Err(failure) => {
                 self.failed(failure.kind, failure.retry_after, now, sample);
-                Some(Action::Refuse(failure))
+                return Some(Action::Refuse(failure));
             }
+        };
+        self.succeeded(now);
+        if verdict == Verdict::Adopt {
+            let life = Life {
+                obtained_at: candidate.obtained_at.min(now.wall),
+                expires_at: candidate.expires_at,
+                rotating_expires_at: candidate.rotating_expires_at,
+            };
+            self.hold(life, now);
+            self.keep.step(publication::Event::Changed, now, sample);
+            self.tell_outputs(&publication::Event::Changed, now, sample);
         }
+        if lives_longer {
+            self.retime(now, sample);
+        } else {
+            self.wait_for_longer_life(candidate, now, sample);
+        }
+        Some(match verdict {
+            Verdict::Adopt => Action::Adopt,
+            Verdict::Unchanged => Action::Unchanged,
+        })
     }
 
     /// Due when the issuer may have more to give, and before the rotating secret that came along dies.
-    fn wait_for_a_longer_life(&mut self, candidate: &Candidate, now: Reading, sample: f64) {
+    fn wait_for_longer_life(&mut self, candidate: &Candidate, now: Reading, sample: f64) {
         let remaining = self.remaining(now);
-        let wait = remaining.map_or(self.policy.every, admit::wait_when_unchanged);
+        let wait = remaining.map_or(self.policy.every, admit::wait_for_longer_life);
         let obtained_at = candidate.obtained_at.min(now.wall);
         let rotating = candidate.rotating_expires_at;
         let by_rotating = due::due(&self.policy, obtained_at, None, rotating, sample);
-        let at = now.wall.after(wait).min(by_rotating);
-        self.due = Moment::at(at.max(now.wall.after(due::SOONEST)), now);
+        self.due = Moment::at(now.wall.after(wait).min(by_rotating), now);
     }
 
     fn failed(
@@ -273,6 +275,7 @@ impl Job {
         let stake = self.stake(kind, now);
         let nth = self.failures.failed(kind);
         let wait = backoff::wait(kind, nth, retry_after, stake, sample);
+        self.rest(now);
         self.next = Next::Retry(now.boot.saturating_add(wait));
     }
 
@@ -301,10 +304,15 @@ impl Job {
         drops
     }
 
-    fn succeeded(&mut self) {
+    fn succeeded(&mut self, now: Reading) {
         self.failures = Streak::default();
-        self.is_forced = false;
+        self.rest(now);
         self.next = Next::Due;
+    }
+
+    /// Whatever an answer says and whatever else happens, it is not followed by a question at once.
+    fn rest(&mut self, now: Reading) {
+        self.rests_until = now.boot.saturating_add(due::SOONEST);
     }
 
     fn hold(&mut self, life: Life, now: Reading) {
@@ -355,11 +363,12 @@ impl Job {
     }
 
     fn acquires_at(&self, now: Reading) -> Option<Duration> {
-        match self.next {
-            Next::Due => Some(self.due.on_boot_clock(now)),
-            Next::Retry(at) => Some(at),
-            Next::Restored | Next::Turn | Next::Answer => None,
-        }
+        let at = match self.next {
+            Next::Due => self.due.on_boot_clock(now),
+            Next::Retry(at) => at,
+            Next::Restored | Next::Turn | Next::Answer => return None,
+        };
+        Some(at.max(self.rests_until))
     }
 
     /// When the job is to be woken, on the boot clock; none: not until something else happens. It holds until the next event

@@ -6,11 +6,48 @@ use crate::time::Timestamp;
 use crate::token::Expiry;
 use crate::token::jwt::Claims;
 
-/// When a token dies by our clock: the earlier of what the plugin says and what the JWT says; none: never.
+/// An issuer's clock counts as another than ours beyond this; less is as much the exchange's duration, half of which a comparison of
+/// clocks may be wrong by.
+const SKEW_NOTICED: Duration = Duration::from_secs(10);
+
+/// What a plugin says of a token's end, as far as it says anything: nobody gives out a dead token, so a life that was over when it was
+/// asked for is a way not to say how long it is.
+#[must_use]
+pub fn said(obtained_at: Timestamp, expiry: Expiry) -> Expiry {
+    match expiry {
+        Expiry::At(at) if at <= obtained_at => Expiry::Unknown,
+        expiry => expiry,
+    }
+}
+
+/// When the first of the rotating secrets dies, as far as that is known; the end of one that was taken just now is not what was said
+/// of it once.
+#[must_use]
+pub fn rotating_expires_at(obtained_at: Timestamp, said: Option<Timestamp>) -> Option<Timestamp> {
+    said.filter(|at| *at > obtained_at)
+}
+
+/// A JWT's times by our clock, where it is known how many milliseconds the issuer's is ahead of it.
+#[must_use]
+pub fn by_our_clock(claims: Claims, issuer_ahead_ms: Option<i64>) -> Claims {
+    let ahead_ms = issuer_ahead_ms.unwrap_or_default();
+    if u128::from(ahead_ms.unsigned_abs()) <= SKEW_NOTICED.as_millis() {
+        return claims;
+    }
+    let ours = |at: Timestamp| Timestamp(at.0.saturating_add_signed(ahead_ms.saturating_neg()));
+    Claims {
+        expires_at: claims.expires_at.map(ours),
+        issued_at: claims.issued_at.map(ours),
+        not_before: claims.not_before.map(ours),
+    }
+}
+
+/// When a token dies by our clock: the earlier of what is [`said`] and what the JWT says; none: never.
 ///
 /// A JWT's life is `exp − iat`, both by the issuer's clock, counted from `obtained_at`: so its clock need not agree with ours.
-/// Only where the plugin says nothing does the absolute `exp` count too, because then nothing else would tell a new token
-/// from one that came out of a cache. Without any word the token is assumed to live for `default_lifetime`.
+/// Only where nothing is said does the absolute `exp` count too, because then nothing else would tell a new token
+/// from one that came out of a cache. A JWT without `iat` that seems dead although it was said to live only tells that the clocks
+/// disagree: `expires_in` counts (RFC 6749 §5.1). Without any word the token is assumed to live for `default_lifetime`.
 #[must_use]
 pub fn expires_at(
     obtained_at: Timestamp,
@@ -30,25 +67,31 @@ pub fn expires_at(
 
 fn claimed_expiry(obtained_at: Timestamp, said: Expiry, claims: &Claims) -> Option<Timestamp> {
     let exp = claims.expires_at?;
-    let Some(iat) = claims.issued_at.filter(|iat| *iat < exp) else {
-        return Some(exp);
-    };
-    let by_issuers_clock = obtained_at.after(exp.since(iat));
-    Some(match said {
-        Expiry::At(_) => by_issuers_clock,
-        Expiry::Unknown | Expiry::Never => by_issuers_clock.min(exp),
-    })
+    let by_issuers_clock = claims
+        .issued_at
+        .filter(|iat| *iat < exp)
+        .map(|iat| obtained_at.after(exp.since(iat)));
+    match (said, by_issuers_clock) {
+        (Expiry::At(_), Some(at)) => Some(at),
+        (Expiry::At(_), None) => (exp > obtained_at).then_some(exp),
+        (Expiry::Unknown | Expiry::Never, at) => Some(at.unwrap_or(exp).min(exp)),
+    }
 }
 
-/// From when a token is good by our clock, counted like its expiry; none: at once.
+/// From when a token is good by our clock, counted like its expiry; none: at once. A life that is said begins with the answer.
 #[must_use]
-pub fn not_before(obtained_at: Timestamp, claims: Option<&Claims>) -> Option<Timestamp> {
+pub fn not_before(
+    obtained_at: Timestamp,
+    said: Expiry,
+    claims: Option<&Claims>,
+) -> Option<Timestamp> {
     let claims = claims?;
     let nbf = claims.not_before?;
-    Some(match claims.issued_at {
-        Some(iat) => obtained_at.after(nbf.since(iat)),
-        None => nbf,
-    })
+    match (claims.issued_at, said) {
+        (Some(iat), _) => Some(obtained_at.after(nbf.since(iat))),
+        (None, Expiry::At(_)) => None,
+        (None, Expiry::Unknown | Expiry::Never) => Some(nbf),
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +205,71 @@ mod tests {
     }
 
     #[test]
+    fn a_life_that_is_over_says_nothing() {
+        for (told, expected) in [
+            (Expiry::At(s(O + 1)), Expiry::At(s(O + 1))),
+            (Expiry::At(s(O)), Expiry::Unknown),
+            (Expiry::At(s(O - 3600)), Expiry::Unknown),
+            (Expiry::At(s(0)), Expiry::Unknown),
+            (Expiry::Never, Expiry::Never),
+            (Expiry::Unknown, Expiry::Unknown),
+        ] {
+            assert_eq!(said(s(O), told), expected, "{told:?}");
+        }
+        for (told, expected) in [
+            (None, None),
+            (Some(O + 1), Some(O + 1)),
+            (Some(O), None),
+            (Some(0), None),
+        ] {
+            let at = rotating_expires_at(s(O), told.map(s));
+            assert_eq!(at, expected.map(s), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_by_hours_changes_no_life_that_is_told() {
+        const LIFE: u64 = 300;
+        const HOUR: i64 = 3600;
+        let life = Some(O + LIFE);
+        let assumed = Some(O + DEFAULT.as_secs());
+        for ahead_s in [-24 * HOUR, -2 * HOUR, -60, 0, 60, 2 * HOUR, 24 * HOUR] {
+            let at_issuer = |ours: u64| ours.saturating_add_signed(ahead_s);
+            let now = at_issuer(O);
+            let with_iat = Some(claims(Some(now + LIFE), Some(now), Some(now)));
+            let without = Some(claims(Some(now + LIFE), None, Some(now)));
+            let expires_in = Expiry::At(s(O + LIFE));
+            // With an opaque token there is nothing to compare.
+            let rows = [
+                (None, expires_in, life, life, "opaque, expires_in"),
+                (None, Expiry::Unknown, assumed, assumed, "opaque, none"),
+                (with_iat, expires_in, life, life, "iat, expires_in"),
+                (with_iat, Expiry::Unknown, life, None, "iat, none"),
+                (without, expires_in, life, None, "no iat, expires_in"),
+                (without, Expiry::Unknown, life, None, "no iat, none"),
+            ];
+            for (claims, said, with_date, without_date, what) in rows {
+                let what = format!("{what}, the issuer is {ahead_s} s ahead");
+                let ours = claims.map(|c| by_our_clock(c, Some(ahead_s * 1000)));
+                let dies = expires_at(s(O), said, ours.as_ref(), DEFAULT);
+                assert_eq!(dies, with_date.map(s), "{what}, and said so");
+                let good_from = not_before(s(O), said, ours.as_ref());
+                assert!(good_from.is_none_or(|at| at <= s(O)), "{what}");
+                let dies = expires_at(s(O), said, claims.as_ref(), DEFAULT);
+                let lives = dies.is_some_and(|at| at > s(O));
+                if let Some(expected) = without_date {
+                    assert_eq!(dies, Some(s(expected)), "{what}");
+                } else if said != Expiry::Unknown {
+                    assert!(lives, "{what}: {dies:?}");
+                    let is_off_by_hours = ahead_s.abs() >= HOUR;
+                    assert!(!is_off_by_hours || dies == life.map(s), "{what}: {dies:?}");
+                    assert_eq!(not_before(s(O), said, claims.as_ref()), None, "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn not_before_is_counted_by_the_issuers_clock_where_there_is_one() {
         for (nbf, iat, expected) in [
             (None, Some(O), None),
@@ -172,12 +280,12 @@ mod tests {
         ] {
             let claims = claims(Some(O + 9999), iat, nbf);
             assert_eq!(
-                not_before(s(O), Some(&claims)),
+                not_before(s(O), Expiry::Unknown, Some(&claims)),
                 expected.map(s),
                 "nbf {nbf:?}, iat {iat:?}"
             );
         }
-        assert_eq!(not_before(s(O), None), None);
+        assert_eq!(not_before(s(O), Expiry::Unknown, None), None);
     }
 
     proptest! {
@@ -185,12 +293,12 @@ mod tests {
         fn no_word_ever_makes_a_token_live_longer_than_another_word_allows(
             at in proptest::option::of(0_u64..2 * O), exp in proptest::option::of(0_u64..2 * O), iat in proptest::option::of(0_u64..2 * O),
         ) {
-            let said = at.map_or(Expiry::Never, |at| Expiry::At(s(at)));
+            let told = said(s(O), at.map_or(Expiry::Never, |at| Expiry::At(s(at))));
             let claims = claims(exp, iat, None);
-            let expires = expires_at(s(O), said, Some(&claims), DEFAULT);
+            let expires = expires_at(s(O), told, Some(&claims), DEFAULT);
             prop_assert_eq!(expires.is_none(), at.is_none() && exp.is_none());
-            if let (Some(expires), Some(at)) = (expires, at) {
-                prop_assert!(expires <= s(at));
+            if let (Some(expires), Expiry::At(at)) = (expires, told) {
+                prop_assert!(s(O) < expires && expires <= at, "nobody gives out a dead token");
             }
         }
     }

@@ -5,8 +5,10 @@
 //! | --- | --- |
 //! | when a token is due, a rotating secret's end included | [`due::due`] |
 //! | when a token dies, and from when it is good | [`lifetime::expires_at`], [`lifetime::not_before`] |
-//! | which of two tokens is held | [`admit::admit`] |
-//! | when an issuer is asked again that gave no longer life | [`admit::wait_when_unchanged`] |
+//! | which lifetimes say nothing | [`lifetime::said`], [`lifetime::rotating_expires_at`] |
+//! | whether a token is taken | [`admit::admit`] |
+//! | when an issuer is asked again that gave no longer life | [`admit::wait_for_longer_life`] |
+//! | how long a source is left alone after any answer | [`due::SOONEST`] |
 //! | how long a job waits after a failure, `Retry-After` included | [`backoff::wait`], [`backoff::Streak`] |
 //! | what a failure says about the issuer | [`restraint::sign`] |
 //! | who may try an issuer in trouble, and when | [`restraint::Circuit`], [`restraint::spacing`] |

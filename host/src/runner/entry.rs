@@ -18,7 +18,7 @@ use crate::refresh::lifetime;
 use crate::refresh::publication::{Publication, Purpose, State};
 use crate::refresh::{self, clock, job::Life};
 use crate::time::{Reading, Timestamp};
-use crate::token::{KeptToken, jwt};
+use crate::token::{Expiry, KeptToken, Token, jwt};
 
 /// What waits until no output of the job is being written.
 #[derive(Debug)]
@@ -83,20 +83,24 @@ impl Entry {
     /// The token that the source returned, with what is known about it.
     pub(super) fn weigh(&self, obtained: Obtained) -> (Candidate, Arc<KeptToken>) {
         let Obtained {
-            token,
+            mut token,
             obtained_at,
             rotating_expires_at,
-            issuer_ahead_ms: _,
+            issuer_ahead_ms,
         } = obtained;
+        token.expiry = self.said(&token, obtained_at);
         let claims = jwt::read(token.value.expose_secret());
+        let claims = claims.map(|claims| lifetime::by_our_clock(claims, issuer_ahead_ms));
+        let claims = claims.as_ref();
         let assumed = self.config.refresh.default_lifetime;
-        let expires_at = lifetime::expires_at(obtained_at, token.expiry, claims.as_ref(), assumed);
+        let expires_at = lifetime::expires_at(obtained_at, token.expiry, claims, assumed);
+        let rotating_expires_at = lifetime::rotating_expires_at(obtained_at, rotating_expires_at);
         let candidate = Candidate {
             is_empty: token.value.expose_secret().is_empty(),
-            is_held_one: self.token.as_ref().is_some_and(|held| held.token == token),
+            is_held_one: (self.token.as_ref()).is_some_and(|held| held.token.is_same(&token)),
             obtained_at,
             expires_at,
-            not_before: lifetime::not_before(obtained_at, claims.as_ref()),
+            not_before: lifetime::not_before(obtained_at, token.expiry, claims),
             rotating_expires_at,
         };
         let kept = KeptToken {
@@ -107,6 +111,24 @@ impl Entry {
             source_hash: self.source_hash,
         };
         (candidate, Arc::new(kept))
+    }
+
+    /// What is said of a token's end. If that is nothing, what was said before of the same value holds: an issuer that hands on what
+    /// it has in a cache may say "0 seconds" in the last one.
+    fn said(&self, token: &Token, obtained_at: Timestamp) -> Expiry {
+        match lifetime::said(obtained_at, token.expiry) {
+            Expiry::Unknown if self.has_value_of(token) => self
+                .token
+                .as_ref()
+                .map_or(Expiry::Unknown, |held| held.token.expiry),
+            said => said,
+        }
+    }
+
+    /// Whether consumers would present the same as they do now.
+    pub(super) fn has_value_of(&self, token: &Token) -> bool {
+        let held = self.token.as_ref().map(|held| &held.token.value);
+        held.is_some_and(|held| held.expose_secret() == token.value.expose_secret())
     }
 
     pub(super) fn acquire(&self) -> Task {
@@ -306,4 +328,61 @@ pub(super) fn destination(destination: &Destination) -> String {
 /// Whether two outputs are the same place and spelling.
 pub(super) fn is_same_output(a: &Output, b: &Output) -> bool {
     a.destination == b.destination && a.format == b.format
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::tests::world::{World, job, token};
+    use crate::time::Clock as _;
+
+    #[test]
+    fn a_life_that_is_over_says_nothing_and_leaves_what_was_said_of_the_same_value() {
+        let world = World::default();
+        let now = world.time.now();
+        let sent = now.wall;
+        let at = |seconds: i64| Timestamp(sent.0.saturating_add_signed(seconds * 1000));
+        let assumed = sent.after(job("a").refresh.default_lifetime);
+        for (held, value, said, expected, what) in [
+            (None, "new", at(60), at(60), "it is told"),
+            (None, "new", at(0), assumed, "nothing is held"),
+            (None, "new", at(-3600), assumed, "long over"),
+            (Some(at(9)), "new", at(-1), assumed, "another is held"),
+            (Some(at(9)), "held", at(-1), at(9), "the same is held"),
+            (Some(at(9)), "held", at(60), at(60), "the same lives on"),
+            (
+                Some(at(-9)),
+                "held",
+                at(-1),
+                at(-9),
+                "the same was to die meanwhile",
+            ),
+        ] {
+            let mut entry = Entry::new(Arc::new(job("a")), &world.ports(), now);
+            entry.token = held.map(|dies| {
+                Arc::new(KeptToken {
+                    token: token("held", Expiry::At(dies)),
+                    obtained_at: at(-100),
+                    expires_at: Some(dies),
+                    rotating_expires_at: None,
+                    source_hash: [0; 32],
+                })
+            });
+            let (candidate, kept) = entry.weigh(Obtained {
+                token: token(value, Expiry::At(said)),
+                obtained_at: sent,
+                rotating_expires_at: Some(said),
+                issuer_ahead_ms: None,
+            });
+            assert_eq!(candidate.expires_at, Some(expected), "{what}");
+            assert_eq!(kept.expires_at, Some(expected), "{what}");
+            assert_eq!(
+                candidate.is_held_one,
+                held.is_some() && value == "held",
+                "{what}"
+            );
+            let rotating = Some(said).filter(|said| *said > sent);
+            assert_eq!(candidate.rotating_expires_at, rotating, "{what}");
+        }
+    }
 }

@@ -45,7 +45,7 @@ const DURATION_BUCKETS: [f64; 13] = [
 pub enum Refreshed {
     /// With a new token.
     New,
-    /// With one that lives no longer than the held one.
+    /// With the same one again.
     Unchanged,
 }
 

@@ -104,10 +104,12 @@ pub struct Obtained {
 
 impl Obtained {
     /// The same, for a wall clock that was set back while the source was asked. Which of its times are on the clock as it was,
-    /// nobody can tell once several requests were sent, so in doubt the token is taken for older than it is, never for younger.
+    /// nobody can tell once several requests were sent, so in doubt the token is taken for older than it is, never for younger. A
+    /// comparison with a clock that was set says nothing.
     #[must_use]
     pub fn by_present_clock(self, began: Reading, now: Reading) -> Self {
-        let set_back = match clock::jump(began, now) {
+        let jump = clock::jump(began, now);
+        let set_back = match jump {
             Some(Jump::Backward(by)) => by,
             _ => Duration::ZERO,
         };
@@ -124,7 +126,7 @@ impl Obtained {
                 .obtained_at
                 .before(if was_before { too_late } else { ahead }),
             rotating_expires_at: self.rotating_expires_at.map(|at| at.before(too_late)),
-            issuer_ahead_ms: self.issuer_ahead_ms,
+            issuer_ahead_ms: self.issuer_ahead_ms.filter(|_| jump.is_none()),
         }
     }
 }

@@ -445,11 +445,15 @@ impl Scheduler {
         };
         let lateness = now.boot.saturating_sub(entry.machine.due().boot);
         let (candidate, token) = entry.weigh(obtained);
+        let how = if entry.has_value_of(&token.token) {
+            Refreshed::Unchanged
+        } else {
+            Refreshed::New
+        };
         let actions = self.step(key, Event::Acquired(candidate));
         for action in &actions {
             match action {
-                Action::Adopt => self.source_gave(key, Refreshed::New, took, lateness),
-                Action::Unchanged => self.source_gave(key, Refreshed::Unchanged, took, lateness),
+                Action::Adopt | Action::Unchanged => self.source_gave(key, how, took, lateness),
                 Action::Refuse(failure) => self.source_failed(key, failure.clone(), took),
                 Action::Acquire | Action::Keep | Action::Write(..) => {}
             }
@@ -472,7 +476,7 @@ impl Scheduler {
         match how {
             Refreshed::New => info!(%job, %expires_at, %next, "refreshed token"),
             Refreshed::Unchanged => {
-                info!(%job, %expires_at, %next, "the source has no token that lives longer");
+                info!(%job, %expires_at, %next, "the source gave the same token again");
             }
         }
     }

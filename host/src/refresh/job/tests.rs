@@ -38,6 +38,17 @@ fn token(obtained_s: u64, life_s: u64) -> Event {
     })
 }
 
+/// The token that is held, with this life.
+fn same_token(obtained_s: u64, life_s: u64) -> Event {
+    let Event::Acquired(candidate) = token(obtained_s, life_s) else {
+        unreachable!()
+    };
+    Event::Acquired(Candidate {
+        is_held_one: true,
+        ..candidate
+    })
+}
+
 /// A token whose source has a rotating secret that dies unless it is used.
 fn token_with_rotating(obtained_s: u64, life_s: u64, rotating_life_s: u64) -> Event {
     let Event::Acquired(candidate) = token(obtained_s, life_s) else {
@@ -230,14 +241,52 @@ fn a_token_that_is_no_good_is_a_failure() {
 }
 
 #[test]
-fn an_issuer_that_does_not_advance_is_a_success_that_changes_nothing() {
+fn the_same_token_again_is_a_success_that_changes_nothing() {
     let mut job = fresh();
     assert_eq!(job.step(Event::Woken, at(210), 0.0), [Action::Acquire]);
-    assert_eq!(job.step(token(211, 89), at(211), 0.0), [Action::Unchanged]);
+    let actions = job.step(same_token(211, 89), at(211), 0.0);
+    assert_eq!(actions, [Action::Unchanged]);
     assert_eq!(job.failures(), 0);
     let half_of_89 = Duration::from_millis(211_000 + 44_500);
     assert_eq!(job.wakes_at(at(211)), Some(half_of_89));
     assert!(job.is_ready(at(211)));
+}
+
+#[test]
+fn a_token_that_dies_earlier_is_published_and_only_makes_the_next_try_later() {
+    let published = [
+        Action::Adopt,
+        Action::Keep,
+        Action::Write(0, Purpose::Publish),
+    ];
+    for (answer, next_s, what) in [
+        (token(211, 40), 211 + 20, "it dies earlier"),
+        (
+            token(211, 89),
+            211 + 44,
+            "at the same time: a session's cap",
+        ),
+        (token(211, 16), 211 + 10, "ten seconds are the least"),
+        (token(211, 300), 211 + 210, "it lives longer"),
+        (
+            same_token(211, 300),
+            211 + 210,
+            "the same one, known to live on",
+        ),
+        (
+            same_token(211, 40),
+            211 + 20,
+            "the same one, known to die earlier",
+        ),
+    ] {
+        let mut job = fresh();
+        job.step(Event::Woken, at(210), 0.0);
+        assert_eq!(job.step(answer, at(211), 0.0), published, "{what}");
+        job.step(Event::Keep(WRITTEN), at(211), 0.0);
+        job.step(Event::Output(0, WRITTEN), at(211), 0.0);
+        let next = job.wakes_at(at(211)).unwrap();
+        assert_eq!(next.as_secs(), next_s, "{what}");
+    }
 }
 
 #[test]
@@ -322,12 +371,149 @@ fn neither_a_jump_nor_sleep_makes_a_job_late() {
     }
 }
 
+/// The end of a source's call: when it was asked, anything may be said of any lifetime.
+#[derive(Debug, Clone)]
+struct AnyAnswer {
+    takes_ms: u64,
+    /// Of token, rotating secret and `nbf`, from when it was asked for.
+    ends_s: (Option<i64>, Option<i64>, Option<i64>),
+    is_empty: bool,
+    is_held_one: bool,
+    fails: Option<(FailureKind, Option<u64>)>,
+    /// What else happens right after it.
+    then: u8,
+}
+
+fn any_answer() -> impl Strategy<Value = AnyAnswer> {
+    let kind = prop_oneof![
+        Just(FailureKind::Unavailable),
+        Just(FailureKind::Internal),
+        Just(FailureKind::Denied),
+        Just(FailureKind::InvalidConfig),
+    ];
+    let end = || {
+        proptest::option::of(prop_oneof![
+            -5_i64..20,
+            -100_000_i64..100_000,
+            Just(i64::MIN / 1000),
+            Just(i64::MAX / 1000),
+        ])
+    };
+    (
+        0_u64..60_000,
+        (end(), end(), end()),
+        proptest::bool::weighted(0.05),
+        any::<bool>(),
+        proptest::option::weighted(0.2, (kind, proptest::option::of(any::<u64>()))),
+        any::<u8>(),
+    )
+        .prop_map(
+            |(takes_ms, ends_s, is_empty, is_held_one, fails, then)| AnyAnswer {
+                takes_ms,
+                ends_s,
+                is_empty,
+                is_held_one,
+                fails,
+                then,
+            },
+        )
+}
+
+impl AnyAnswer {
+    fn event(&self, sent: Timestamp) -> Event {
+        let point = |s: i64| Timestamp(sent.0.saturating_add_signed(s.saturating_mul(1000)));
+        if let Some((kind, retry_after_s)) = self.fails {
+            let retry_after = retry_after_s.map(Duration::from_secs);
+            return Event::Failed { kind, retry_after };
+        }
+        let (token, rotating, not_before) = self.ends_s;
+        Event::Acquired(Candidate {
+            is_empty: self.is_empty,
+            is_held_one: self.is_held_one,
+            obtained_at: sent,
+            expires_at: token.map(point),
+            not_before: not_before.map(point),
+            rotating_expires_at: rotating.map(point),
+        })
+    }
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    (
+        0.01_f64..0.99,
+        0_u64..100_000,
+        0_u64..100_000,
+        0_u64..100_000,
+    )
+        .prop_map(|(at, before_s, every_s, jitter_s)| Policy {
+            at,
+            before_expiry: Duration::from_secs(before_s),
+            every: Duration::from_secs(every_s),
+            jitter: Duration::from_secs(jitter_s),
+            ..policy()
+        })
+}
+
+/// Lets time pass until the source is asked; says when that is.
+fn until_asked(job: &mut Job, mut now: Reading, sample: f64) -> Reading {
+    while !job.is_acquiring() {
+        let wait = job.wakes_at(now).unwrap().saturating_sub(now.boot);
+        now = Reading {
+            wall: now.wall.after(wait),
+            boot: now.boot + wait,
+        };
+        job.step(Event::Woken, now, sample);
+    }
+    now
+}
+
 /// What may happen next, with the seconds that pass before it.
 fn any_happening() -> impl Strategy<Value = (u64, u8, u64)> {
     (0_u64..400, any::<u8>(), 0_u64..700)
 }
 
 proptest! {
+    #[test]
+    fn whatever_answers_say_no_source_is_asked_more_often_than_its_floor(
+        policy in any_policy(), answers in proptest::collection::vec(any_answer(), 1..60), sample in 0.0_f64..=1.0,
+    ) {
+        let mut job = Job::new(policy, VERIFY, 0, at(0));
+        job.step(Event::Restored(None), at(0), sample);
+        let mut now = at(0);
+        for answer in answers {
+            now = until_asked(&mut job, now, sample);
+            let sent = now.wall;
+            let takes = Duration::from_millis(answer.takes_ms);
+            now = Reading { wall: now.wall.after(takes), boot: now.boot + takes };
+            let (held, answered) = (job.remaining(now), now);
+            let was_endless = job.life().is_some_and(|life| life.expires_at.is_none());
+            let actions = job.step(answer.event(sent), now, sample);
+            let is_taken = actions.iter().any(|a| matches!(a, Action::Adopt | Action::Unchanged));
+            job.step(Event::Keep(WRITTEN), now, sample);
+            match answer.then % 4 {
+                0 => { job.step(Event::IssuerAnswered, now, sample); }
+                1 => { job.step(Event::SecretsChanged, now, sample); }
+                2 => { job.step(Event::Woken, now, sample); }
+                _ => {}
+            }
+            prop_assert!(!job.is_acquiring(), "asked again at once");
+            let left = job.remaining(now);
+            now = until_asked(&mut job, now, sample);
+            let waited = now.boot - answered.boot;
+            prop_assert!(waited >= Duration::from_secs(1), "{waited:?}");
+            // Of a token that lives no longer than the one before, nothing else is known that would be reason to ask sooner.
+            let lives_no_longer = match (left, held) {
+                (Some(left), Some(held)) => left <= held,
+                (Some(_), None) => was_endless,
+                (None, _) => false,
+            };
+            if let (true, true, (_, None, _), Some(left)) = (is_taken, lives_no_longer, answer.ends_s, left) {
+                let floor = Duration::from_secs(10).min(left - left / 4);
+                prop_assert!(waited + Duration::from_millis(1) >= floor, "{waited:?} of {left:?}");
+            }
+        }
+    }
+
     #[test]
     fn whatever_happens_each_thing_is_under_way_at_most_once_and_the_job_always_goes_on(
         happenings in proptest::collection::vec(any_happening(), 1..80), sample in 0.0_f64..=1.0,
@@ -444,7 +630,8 @@ fn a_changed_secret_ends_the_wait_for_somebody_and_no_other_wait() {
     ] {
         let mut job = started();
         job.step(failure(kind), at(1), 1.0);
-        let actions = job.step(Event::SecretsChanged, at(1), 1.0);
+        job.step(failure(kind), at(1), 1.0);
+        let actions = job.step(Event::SecretsChanged, at(2), 1.0);
         assert_eq!(actions == [Action::Acquire], is_tried, "{kind:?}");
     }
     assert_eq!(fresh().step(Event::SecretsChanged, at(10), 0.0), []);
@@ -483,11 +670,11 @@ fn a_rotating_secret_is_used_before_it_dies_whatever_became_of_the_token() {
     let mut adopted = started();
     adopted.step(token_with_rotating(0, day, 1800), at(0), 0.0);
     assert_eq!(adopted.due().wall, wall(1440));
-    let mut unchanged = started();
-    unchanged.step(token(0, day), at(0), 0.0);
-    let actions = unchanged.step(token_with_rotating(100, day - 100, 1800), at(100), 0.0);
-    assert_eq!(actions, [Action::Unchanged]);
-    assert_eq!(unchanged.due().wall, wall(100 + 1440));
+    let mut no_longer = started();
+    no_longer.step(token(0, day), at(0), 0.0);
+    let actions = no_longer.step(token_with_rotating(100, day - 100, 1800), at(100), 0.0);
+    assert_eq!(actions.first(), Some(&Action::Adopt));
+    assert_eq!(no_longer.due().wall, wall(100 + 1440));
     let life = Life {
         obtained_at: wall(0),
         expires_at: Some(wall(day)),
@@ -529,11 +716,12 @@ fn an_issuer_that_answers_again_ends_the_wait_after_a_failure_and_no_other_wait(
     for kind in [FailureKind::Unavailable, FailureKind::Denied] {
         let mut job = started();
         job.step(failure(kind), at(1), 1.0);
+        job.step(failure(kind), at(1), 1.0);
         assert_eq!(
-            job.step(Event::IssuerAnswered, at(1), 1.0),
+            job.step(Event::IssuerAnswered, at(2), 1.0),
             [Action::Acquire]
         );
-        assert_eq!(job.failures(), 1, "it has not succeeded yet");
+        assert_eq!(job.failures(), 2, "it has not succeeded yet");
     }
     assert_eq!(fresh().step(Event::IssuerAnswered, at(10), 0.0), []);
     assert_eq!(started().step(Event::IssuerAnswered, at(10), 0.0), []);

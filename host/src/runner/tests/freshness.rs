@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
+
 use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
-use crate::config::model::JobId;
+use crate::config::model::{JobId, SharedOutput};
 use crate::failure::FailureKind;
+use crate::runner::Change;
 use crate::runner::status::{JobState, OutputState};
 
 #[test]
@@ -25,6 +28,38 @@ fn a_token_is_obtained_published_kept_and_obtained_anew_before_it_dies() {
         assert!(world.facts().store.contains_key(&JobId::file("a")));
         let status = started.handle.status(vec![]).await.unwrap();
         assert_eq!(status.jobs[0].state, JobState::Ready);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn the_newest_token_is_everywhere_also_if_it_dies_before_the_one_it_replaces() {
+    let world = World::default();
+    let shared = SharedOutput {
+        from: vec![JobId::file("a")],
+        output: super::world::output("shared"),
+    };
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        let shared = vec![Arc::new(shared)];
+        let change = Change::SharedOutputs(shared);
+        started.handle.apply(vec![change]).await.unwrap();
+        world.time.wait(150 * SECOND).await;
+        let short = Plan {
+            life: 40 * SECOND,
+            ..Plan::default()
+        };
+        world.plan("a", short);
+        world.time.wait(61 * SECOND).await;
+        for path in ["a", "shared"] {
+            assert_eq!(world.written(path), ["a.0", "a.1"], "{path}");
+        }
+        let kept = world.facts().store[&JobId::file("a")].clone();
+        assert_eq!(kept.token.value.expose_secret(), "a.1");
+        let status = started.handle.status(vec![]).await.unwrap();
+        assert!(status.jobs[0].expires_at.unwrap() < status.at.after(40 * SECOND));
+        world.time.wait(600 * SECOND).await;
+        assert_no_dead_token(&world, "a", "short lives");
         started.stop().await;
     });
 }
