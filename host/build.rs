@@ -99,7 +99,7 @@ fn watch(plugins: &Path, wit: &Path) {
     let manifests = ["Cargo.toml", "Cargo.lock"].map(|file| plugins.join(file));
     let packages = BUILT_IN
         .iter()
-        .chain(&["sdk"])
+        .chain(&["answer", "sdk"])
         .map(|name| plugins.join(name));
     for path in manifests
         .into_iter()

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability::Response;
-use evertoken::capability::chain::{Answer, Chain, Holder, Intent, Plugin};
+use evertoken::capability::chain::{Chain, Holder, Intent, Plugin};
+use evertoken::capability::http::Arrived;
 use evertoken::capability::keep::{ChainChange, FoundChain, Keeper, Revision, Seed};
 use evertoken::config::model::JobId;
 use evertoken::failure::{Failure, FailureKind};
@@ -304,12 +304,10 @@ async fn a_rotation_takes_three_requests_and_a_token_one() {
     assert!(rotate(&store, &a, "v0", "v1").await);
     store.keep_token(&a, &kept("t0")).await.unwrap();
     let before = scene.requests();
-    let answer = Answer(Response {
-        status: 200,
-        headers: Vec::new(),
-        body: b"{}".to_vec(),
+    let answer = Arrived {
         sent_at: Timestamp(1),
-    });
+        bytes: b"{}".to_vec(),
+    };
     let found = find(&store, &a, Some("v0")).await.unwrap().stored;
     let open = found.chain.intending(intent(json!({})));
     let revision = swap(&store, &a, Some("v0"), &open, Some(&found.revision)).await;
@@ -552,12 +550,10 @@ async fn a_request_whose_answer_would_find_no_room_is_not_begun() {
     // The largest answer fits beside all that a chain can have.
     let open = chain.intending(intent(json!({"padding": "x".repeat(100 * 1024)})));
     let revision = swap(&store, &a, Some("v0"), &open, None).await.unwrap();
-    let answered = open.answered(Answer(Response {
-        status: 200,
-        headers: Vec::new(),
-        body: vec![b'x'; 512 * 1024],
+    let answered = open.answered(Arrived {
         sent_at: Timestamp(1),
-    }));
+        bytes: vec![b'x'; 512 * 1024],
+    });
     let written = swap(&store, &a, Some("v0"), &answered, revision.as_ref()).await;
     assert!(written.unwrap().is_some());
     let stored = scene.store().await.chain(chain.id).await.unwrap().unwrap();

@@ -209,7 +209,7 @@ fn said(unsuccessful: Unsuccessful, answer_waits: bool, job: &Job) -> Failure {
     Failure {
         code: Some("chain.needs-attention".to_owned()),
         message: format!(
-            "{} (the issuer's answer is kept; it is tried again, also when the plugin or the configuration changes; `evertoken state show {id}` has more)",
+            "{} (the issuer's answer is kept and tried again, also when the plugin or the configuration changes; if nothing helps, another one is asked for; `evertoken state show {id}` has more)",
             failure.message
         ),
         ..failure

@@ -7,7 +7,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretSlice};
 
-use super::http::Response;
+use super::http::Arrived;
 use crate::config::model::{JobId, RetryUnanswered};
 use crate::time::Timestamp;
 
@@ -22,6 +22,14 @@ pub const OVERTAKEN_WITHIN: Duration = Duration::from_secs(2);
 /// The least time between further ones. If the value was spent, its successor is lost already and nothing that is sent makes it
 /// worse; if it was not, the issuer is away, and the chain should be fresh soon after it is back. So the wait does not grow.
 const DOUBT: Duration = Duration::from_secs(30);
+
+/// How often a source is called with an answer that it cannot use. By the pace of tries after an internal failure that is half an hour, in
+/// which somebody may mend plugin or configuration; after that the answer counts as one that never came, for a job must not wait for
+/// a person.
+pub const MAX_REPLAYS: u32 = 8;
+
+/// Bytes of an unread answer that are kept beside what comes after it. Token answers have a few KiB.
+const MAX_UNREAD_BYTES: usize = 16 * 1024;
 
 /// How far the clocks of two processes on one store may differ: another process's intent is left alone for so long beyond its
 /// end. NTP keeps machines within a second; ten are a clock that drifts without anybody having noticed.
@@ -67,6 +75,8 @@ pub struct Chain {
     pub last_sent: Option<Timestamp>,
     /// What is under way with the newest value.
     pub exchange: Option<Exchange>,
+    /// The last exchange with the newest value whose answer came and was not understood: a later version may.
+    pub unread: Option<Exchange>,
     /// Which change made it so, at random: tells one's own write of which the store's answer was lost from another's.
     pub change: [u8; 16],
 }
@@ -76,8 +86,8 @@ pub struct Chain {
 pub struct Exchange {
     /// What was written down before it was sent.
     pub intent: Intent,
-    /// The answer; the successor is in it and perhaps nowhere else.
-    pub answer: Option<Answer>,
+    /// The answer; the successor may be in it and nowhere else.
+    pub answer: Option<Arrived>,
     /// How often the source was called with the answer and could not use it.
     pub failed_replays: u32,
 }
@@ -112,17 +122,6 @@ pub struct Plugin {
     pub digest: [u8; 32],
     /// The interface version that it was made for, e.g. `0.1`.
     pub interface: String,
-}
-
-/// An issuer's answer as it came.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Answer(pub Response);
-
-/// Not even its length.
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Answer([redacted])")
-    }
 }
 
 /// What is to be done about a chain before a source is called that uses it.
@@ -161,6 +160,7 @@ impl Chain {
             unanswered: 0,
             last_sent: None,
             exchange: None,
+            unread: None,
             change: [0; 16],
         }
     }
@@ -179,7 +179,7 @@ impl Chain {
             return Settlement::Dead;
         }
         match &self.exchange {
-            Some(exchange) if exchange.answer.is_some() => Settlement::Replay,
+            Some(exchange) if exchange.waits_for_the_source() => Settlement::Replay,
             Some(exchange) if exchange.intent.is_foreign_at(us, alone, now) => Settlement::InUse {
                 until: exchange.intent.not_after.after(CLOCK_SKEW),
             },
@@ -221,8 +221,14 @@ impl Chain {
                 answer: None,
                 failed_replays: 0,
             }),
+            unread: self.unread_exchange(),
             ..self.clone()
         }
+    }
+
+    fn unread_exchange(&self) -> Option<Exchange> {
+        let given_up = self.exchange.clone().filter(Exchange::may_be_read_later);
+        given_up.or_else(|| self.unread.clone())
     }
 
     /// Nothing of the request left this machine: it counts for nothing.
@@ -241,22 +247,36 @@ impl Chain {
         Self {
             unanswered: 0,
             exchange: None,
+            unread: None,
             ..self.clone()
         }
     }
 
-    /// Whether the request was taken is not known.
+    /// Whether the request was taken is not known; what came of an answer does not say it, or nothing came.
     #[must_use]
-    pub fn in_doubt(&self) -> Self {
+    pub fn in_doubt(&self, answer: Arrived) -> Self {
+        let answered = self.answered(answer);
         Self {
             exchange: None,
+            unread: answered.unread_exchange(),
+            ..self.clone()
+        }
+    }
+
+    /// The answer that was not understood is: it waits for the source, whatever became of the requests after it.
+    #[must_use]
+    pub fn understood(&self) -> Self {
+        Self {
+            dead_since: None,
+            exchange: self.unread.clone(),
+            unread: None,
             ..self.clone()
         }
     }
 
     /// The answer came.
     #[must_use]
-    pub fn answered(&self, answer: Answer) -> Self {
+    pub fn answered(&self, answer: Arrived) -> Self {
         let exchange = self.exchange.clone().map(|exchange| Exchange {
             answer: Some(answer),
             ..exchange
@@ -275,7 +295,7 @@ impl Chain {
             failed_replays: exchange.failed_replays.saturating_add(1),
             answer: exchange
                 .answer
-                .map(|Answer(response)| Answer(as_old_as_it_may_be(response, now))),
+                .map(|answer| as_old_as_it_may_be(answer, now)),
             ..exchange
         });
         Self {
@@ -305,6 +325,7 @@ impl Chain {
             unanswered: 0,
             last_sent: None,
             exchange: None,
+            unread: None,
             id: self.id,
             change: self.change,
         }
@@ -318,24 +339,35 @@ impl Chain {
 
     /// The answer that waits for the source, if there is one.
     #[must_use]
-    pub fn answer(&self) -> Option<&Answer> {
-        self.exchange.as_ref()?.answer.as_ref()
+    pub fn answer(&self) -> Option<&Arrived> {
+        let waits = self.exchange.as_ref().filter(|e| e.waits_for_the_source());
+        waits?.answer.as_ref()
+    }
+}
+
+impl Exchange {
+    /// Whether its answer is there and the source is still called with it.
+    #[must_use]
+    pub fn waits_for_the_source(&self) -> bool {
+        self.answer.is_some() && self.failed_replays < MAX_REPLAYS
+    }
+
+    fn may_be_read_later(&self) -> bool {
+        let bytes = self.answer.as_ref().map_or(0, |answer| answer.bytes.len());
+        (1..=MAX_UNREAD_BYTES).contains(&bytes)
     }
 }
 
 /// An answer from the future says that the clock was set back since, and nobody knows how old it is: it counts as older than any
 /// token lives, so that its successor is kept and its token is asked for anew.
 #[must_use]
-pub fn as_old_as_it_may_be(response: Response, now: Timestamp) -> Response {
-    let sent_at = if response.sent_at > now {
+pub fn as_old_as_it_may_be(answer: Arrived, now: Timestamp) -> Arrived {
+    let sent_at = if answer.sent_at > now {
         Timestamp(0)
     } else {
-        response.sent_at
+        answer.sent_at
     };
-    Response {
-        sent_at,
-        ..response
-    }
+    Arrived { sent_at, ..answer }
 }
 
 impl Intent {
@@ -373,19 +405,21 @@ mod tests {
         }
     }
 
-    fn answer() -> Answer {
-        Answer(Response {
-            status: 200,
-            headers: Vec::new(),
-            body: Vec::new(),
+    fn answer() -> Arrived {
+        Arrived {
             sent_at: NOW,
-        })
+            bytes: b"HTTP/1.1 200 OK".to_vec(),
+        }
+    }
+
+    fn nothing() -> Arrived {
+        Arrived::nothing_yet(NOW)
     }
 
     /// A chain whose newest value was sent so often without an answer, the last time at NOW.
     fn unanswered(times: u32) -> Chain {
         (0..times).fold(chain(), |chain, _| {
-            chain.intending(intent(US, NOW)).in_doubt()
+            chain.intending(intent(US, NOW)).in_doubt(nothing())
         })
     }
 
@@ -493,7 +527,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_from_the_future_once_is_never_young_again() {
         let answered = chain().intending(intent(US, NOW)).answered(answer());
-        let sent_at = |chain: &Chain| chain.answer().unwrap().0.sent_at;
+        let sent_at = |chain: &Chain| chain.answer().unwrap().sent_at;
         for (now, expected) in [
             (NOW.before(s(1)), Timestamp(0)),
             (NOW, NOW),
@@ -516,13 +550,65 @@ mod tests {
         let sent = unanswered(1).intending(intent(US, NOW));
         assert_eq!(sent.unanswered, 2);
         assert_eq!(sent.unsent().unanswered, 1);
-        assert_eq!(sent.in_doubt().unanswered, 2);
+        assert_eq!(sent.in_doubt(nothing()).unanswered, 2);
         assert_eq!(sent.unspent().unanswered, 0);
         let next = sent.succeeded_by(b"next".to_vec().into(), None);
         assert_eq!((next.unanswered, next.generation), (0, 1));
-        for closed in [sent.unsent(), sent.in_doubt(), sent.unspent(), next] {
+        for closed in [
+            sent.unsent(),
+            sent.in_doubt(nothing()),
+            sent.unspent(),
+            next,
+        ] {
             assert!(closed.exchange.is_none());
         }
+    }
+
+    #[test]
+    fn an_answer_that_the_source_cannot_use_counts_as_none_after_a_while_and_is_kept() {
+        let answered = chain().intending(intent(US, NOW)).answered(answer());
+        let given_up = (0..MAX_REPLAYS).fold(answered, |chain, _| {
+            let settlement = chain.settlement(US, true, RetryUnanswered::AtOnce, NOW);
+            assert_eq!(settlement, Settlement::Replay);
+            chain.unread(NOW)
+        });
+        let later = NOW.after(s(60));
+        let settlement = given_up.settlement(US, true, RetryUnanswered::AtOnce, later);
+        assert_eq!(settlement, Settlement::Free);
+        assert!(given_up.answer().is_none());
+        let again = given_up.intending(intent(US, later));
+        assert_eq!(again.unread.as_ref().unwrap().answer, Some(answer()));
+        for (what, chain, is_kept) in [
+            ("lost", again.in_doubt(nothing()), true),
+            ("dead", again.died(later), true),
+            ("unsent", again.unsent(), true),
+            ("unspent", again.unspent(), false),
+            (
+                "new",
+                again.succeeded_by(b"next".to_vec().into(), None),
+                false,
+            ),
+        ] {
+            assert_eq!(chain.unread.is_some(), is_kept, "{what}");
+        }
+        let understood = again.died(later).understood();
+        assert_eq!(understood.dead_since, None);
+        assert!(understood.unread.is_none() && understood.exchange.unwrap().answer.is_some());
+    }
+
+    #[test]
+    fn of_an_answer_that_says_nothing_what_came_is_kept() {
+        let sent = chain().intending(intent(US, NOW));
+        let unread = |answer| sent.in_doubt(answer).unread;
+        assert_eq!(unread(answer()).unwrap().answer, Some(answer()));
+        assert!(unread(nothing()).is_none());
+        let bytes = vec![b'a'; MAX_UNREAD_BYTES + 1];
+        assert!(
+            unread(Arrived { bytes, ..answer() }).is_none(),
+            "too much beside another"
+        );
+        let earlier = sent.in_doubt(answer()).intending(intent(US, NOW));
+        assert!(earlier.in_doubt(nothing()).unread.is_some());
     }
 
     #[test]
@@ -541,7 +627,7 @@ mod tests {
             chain().intending(intent(US, NOW)).answered(answer())
         );
         assert!(
-            !shown.contains("seed") && !shown.contains("status"),
+            !shown.contains("seed") && !shown.contains("HTTP"),
             "{shown}"
         );
     }

@@ -58,6 +58,14 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
 }
 
+impl Shared {
+    /// What a call that begins now may use.
+    pub(super) fn limits(&self) -> PluginLimits {
+        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        limits.clone()
+    }
+}
+
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host").finish_non_exhaustive()
@@ -100,17 +108,11 @@ impl Host {
 
     /// Begins a call that holds chains.
     pub(super) fn call_holding(&self, job: &Arc<Job>, endpoints: &[Origin], held: Held) -> Call {
-        let limits = self
-            .0
-            .limits
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         Call::begin(
             Arc::clone(&self.0),
             Arc::clone(job),
             endpoints,
-            limits,
+            self.0.limits(),
             held,
         )
     }

@@ -192,6 +192,7 @@ pub(super) async fn settle(
             );
         }
         let flight = Arc::new(Flight::new(host, job, &name, found, lock));
+        flight.reread().await;
         if let Some(exchange) = settle_one(host, secret, &flight).await? {
             replayed = Some(exchange);
         }

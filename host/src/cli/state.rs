@@ -322,6 +322,12 @@ fn facts_shown(text: &mut String, facts: &ChainFacts) {
     if let Some(exchange) = &facts.exchange {
         exchange_shown(text, exchange);
     }
+    if let Some(bytes) = facts.unread_bytes {
+        let _ = writeln!(
+            text,
+            "    unread      an answer of {bytes} bytes that was not understood is kept"
+        );
+    }
 }
 
 fn exchange_shown(text: &mut String, exchange: &ExchangeFacts) {

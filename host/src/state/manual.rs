@@ -96,6 +96,8 @@ pub struct ChainFacts {
     pub last_sent: Option<Timestamp>,
     /// What is open.
     pub exchange: Option<ExchangeFacts>,
+    /// Bytes of the last answer that was not understood; they are kept, for a later version to read.
+    pub unread_bytes: Option<usize>,
 }
 
 /// A request that was written down, and what became of it.
@@ -359,7 +361,7 @@ impl Manual {
     fn state_of(&self, chain: &Chain) -> ChainState {
         match &chain.exchange {
             _ if chain.dead_since.is_some() => ChainState::Dead,
-            Some(exchange) if exchange.answer.is_some() => ChainState::AnswerWaiting,
+            Some(exchange) if exchange.waits_for_the_source() => ChainState::AnswerWaiting,
             Some(exchange) if self.is_under_way(&exchange.intent) => ChainState::UnderWay,
             _ if chain.unanswered > 0 => ChainState::InDoubt,
             _ => ChainState::Ok,
@@ -378,6 +380,10 @@ impl Manual {
                 .exchange
                 .as_ref()
                 .map(|exchange| self.exchange_facts(exchange)),
+            unread_bytes: chain
+                .unread
+                .as_ref()
+                .and_then(|unread| Some(unread.answer.as_ref()?.bytes.len())),
         }
     }
 

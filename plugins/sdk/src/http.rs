@@ -119,13 +119,18 @@ impl Response {
         (200..300).contains(&self.status)
     }
 
-    /// The body as JSON.
+    /// The body as JSON, read as leniently as browsers do, and more.
     ///
     /// # Errors
     ///
     /// `internal` with code "answer.not-json"; the message quotes nothing of the body.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+        let strictly = serde_json::from_slice(&self.body);
+        let read = strictly.or_else(|error| {
+            let value = evertoken_answer::json(&self.body).ok_or(error)?;
+            serde_json::from_value(value)
+        });
+        read.map_err(|error| {
             let message = format!(
                 "the answer ({}) is not the JSON expected: line {}, column {}",
                 self.summary(),

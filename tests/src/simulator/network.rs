@@ -1,11 +1,11 @@
 //! The network between a process and the issuers: what is sent may be lost on the way there or back, come late, or be answered by
 //! something else. What has left the machine is dealt with whether or not its sender lives.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability::Response;
-use evertoken::capability::http::{NoAnswer, Outgoing, Transport};
+use evertoken::capability::http::{Arrived, NoAnswer, Outgoing, Transport};
 use evertoken::capability::keep::BoxFuture;
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Clock as _;
@@ -64,15 +64,19 @@ struct Parcel {
 }
 
 impl Transport for Net {
-    fn exchange(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<Response, NoAnswer>> {
-        Box::pin(self.carry(outgoing))
+    fn exchange<'a>(
+        &'a self,
+        outgoing: Outgoing,
+        arrived: &'a mut Arrived,
+    ) -> BoxFuture<'a, Result<(), NoAnswer>> {
+        Box::pin(self.carry(outgoing, arrived))
     }
 }
 
 impl Net {
-    async fn carry(&self, outgoing: Outgoing) -> Result<Response, NoAnswer> {
+    async fn carry(&self, outgoing: Outgoing, arrived: &mut Arrived) -> Result<(), NoAnswer> {
         let taken = self.life.before(Step::Send).await;
-        let sent_at = self.clock.now().wall;
+        arrived.sent_at = self.clock.now().wall;
         let (parcel, breaks_off) = self.send(&outgoing).inspect_err(|none| {
             self.world.note(format_args!("not sent: {}", none.failure));
         })?;
@@ -103,7 +107,8 @@ impl Net {
             self.world.facts().ledger.arrived(id, now);
         }
         self.life.at(taken, Edge::After).await;
-        Ok(response(&reply, id, sent_at))
+        arrived.bytes = message(&reply, id);
+        Ok(())
     }
 
     /// The request leaves; what becomes of it is decided now. Second: whether its sender learns that its answer is lost.
@@ -328,20 +333,20 @@ fn user_info() -> Reply {
     }
 }
 
-fn response(reply: &Reply, id: Option<Id>, sent_at: evertoken::time::Timestamp) -> Response {
-    let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    headers.extend(
-        reply
-            .retry_after
-            .map(|s| ("retry-after".to_owned(), s.to_string())),
+/// The answer as it is sent.
+fn message(reply: &Reply, id: Option<Id>) -> Vec<u8> {
+    let mut head = format!(
+        "HTTP/1.1 {} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        reply.status,
+        reply.body.len()
     );
-    headers.extend(id.map(|id| (EXCHANGE_HEADER.to_owned(), id.to_string())));
-    Response {
-        status: reply.status,
-        headers,
-        body: reply.body.clone().into_bytes(),
-        sent_at,
+    if let Some(seconds) = reply.retry_after {
+        let _ = write!(head, "retry-after: {seconds}\r\n");
     }
+    if let Some(id) = id {
+        let _ = write!(head, "{EXCHANGE_HEADER}: {id}\r\n");
+    }
+    format!("{head}\r\n{}", reply.body).into_bytes()
 }
 
 /// `https://i2.example/…` is the issuer with number 2.

@@ -1,4 +1,4 @@
-//! The clients that send requests: one per trust, client certificate, proxy and address policy, kept and shared by all jobs
+//! The clients that make connections: one per trust, client certificate, proxy and address policy, kept and shared by all jobs
 //! that agree on these, made anew when a file changes.
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,22 +13,17 @@ use reqwest::{Certificate, Client, Identity};
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
+use super::connect::TakeOut;
 use super::proxy::Proxy;
 use super::resolve::{Guarded, Lookup, system_lookup};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
 
 /// What a request says it comes from, unless the plugin says something else.
-const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
 
 /// The longest that resolving, connecting and the TLS handshake may take together. Three SYNs fit: 1 s + 2 s + 4 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Idle connections are kept this long: the few requests of one call share a connection, the next refresh rarely meets one.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Idle connections per origin: each costs both sides memory.
-const MAX_IDLE_PER_ORIGIN: usize = 4;
 
 /// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
 const MAX_CLIENTS: usize = 64;
@@ -61,9 +56,6 @@ pub(crate) struct Recipe {
     pub proxy: Option<Proxy>,
     /// Addresses that may be reached although the egress rules refuse them.
     pub allow_addresses: BTreeSet<IpAddr>,
-    /// Whether every request gets a connection of its own: one that must not be sent twice must not meet a connection that the
-    /// other side is about to close.
-    pub fresh_connection: bool,
 }
 
 /// What tells that a file has changed: a new one in its place, or new content in the same.
@@ -201,6 +193,8 @@ fn build(recipe: &Recipe, lookup: Lookup) -> Result<Client, Failure> {
         recipe.proxy.is_some(),
     );
     let mut builder = Client::builder()
+        .connector_layer(TakeOut)
+        .http1_only()
         .user_agent(USER_AGENT)
         .dns_resolver(Arc::new(resolver))
         .redirect(reqwest::redirect::Policy::none())
@@ -208,12 +202,7 @@ fn build(recipe: &Recipe, lookup: Lookup) -> Result<Client, Failure> {
         .referer(false)
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(if recipe.fresh_connection {
-            0
-        } else {
-            MAX_IDLE_PER_ORIGIN
-        });
+        .pool_max_idle_per_host(0);
     if let Some(proxy) = &recipe.proxy {
         builder = builder.proxy(through(proxy)?);
     }

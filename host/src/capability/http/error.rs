@@ -41,40 +41,64 @@ pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error 
     last
 }
 
-/// The request was not answered.
-pub(super) fn no_answer(target: &Target, through: Option<&str>, error: &reqwest::Error) -> Failure {
-    let at = match through {
-        Some(proxy) => format!("{} through proxy {proxy}", target.origin),
-        None => target.origin.to_string(),
-    };
+/// There is no connection.
+pub(super) fn not_connected(
+    target: &Target,
+    through: Option<&str>,
+    error: &reqwest::Error,
+) -> Failure {
+    let at = at(target, through);
     if let Some(error) = find::<ResolveError>(error) {
         return unresolved(&at, error);
     }
     if let Some(error) = find::<rustls::Error>(error) {
         return tls(&at, target, error);
     }
-    let cause = find::<io::Error>(error).map_or_else(|| innermost(error).to_string(), plain);
-    if error.is_connect() {
-        let what = if error.is_timeout() {
-            format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
-        } else {
-            cause
-        };
-        return unavailable("http.connect", format!("cannot connect to {at}: {what}"));
+    let what = if error.is_timeout() {
+        format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
+    } else {
+        find::<io::Error>(error).map_or_else(|| innermost(error).to_string(), plain)
+    };
+    unavailable("http.connect", format!("cannot connect to {at}: {what}"))
+}
+
+/// The connection broke before the answer was whole. A refusal of the client certificate comes after the request in TLS 1.3.
+pub(super) fn broken_off(target: &Target, through: Option<&str>, error: &io::Error) -> Failure {
+    let at = at(target, through);
+    if let Some(error) = find::<rustls::Error>(error) {
+        return tls(&at, target, error);
     }
     unavailable(
         "http.protocol",
-        format!("{at} did not answer in HTTP: {cause}"),
+        format!("the answer of {at} broke off: {}", plain(error)),
     )
 }
 
-/// The answer broke off.
-pub(super) fn broken_off(target: &Target, error: &reqwest::Error) -> Failure {
-    let cause = find::<io::Error>(error).map_or_else(|| innermost(error).to_string(), plain);
+/// What came is no answer, or only a part of one.
+pub(super) fn unreadable(target: &Target, through: Option<&str>) -> Failure {
+    let at = at(target, through);
     unavailable(
         "http.protocol",
-        format!("the answer of {} broke off: {cause}", target.origin),
+        format!("{at} did not answer in HTTP, or its answer is damaged or has no end"),
     )
+}
+
+/// It says again and again that an answer will come.
+pub(super) fn only_interim(target: &Target) -> Failure {
+    unavailable(
+        "http.protocol",
+        format!(
+            "{} sent interim answers (1xx) and no final one",
+            target.origin
+        ),
+    )
+}
+
+fn at(target: &Target, through: Option<&str>) -> String {
+    match through {
+        Some(proxy) => format!("{} through proxy {proxy}", target.origin),
+        None => target.origin.to_string(),
+    }
 }
 
 /// The time was up.

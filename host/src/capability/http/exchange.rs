@@ -1,85 +1,159 @@
-//! The exchange: the one place where a request leaves the process and its answer is read. It happens once: nothing is repeated
-//! here.
+//! The exchange: the one place where a request leaves the process and its answer arrives. It happens once, on a connection of its own:
+//! nothing is repeated here, and a connection that the other side is about to close is never met.
 
-use reqwest::{Client, Request, Response as Answer};
+use std::io;
+use std::time::Duration;
 
-use super::Response;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::Client;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use url::Position;
+use zeroize::Zeroizing;
+
+use super::client::USER_AGENT;
+use super::connect::{Connection, connect};
 use super::error;
-use super::request::Target;
-use super::transport::{NoAnswer, Outgoing};
-use crate::failure::Failure;
-use crate::time::Timestamp;
+use super::message::{Look, Progress};
+use super::reading::Reading;
+use super::transport::{Arrived, NoAnswer, Outgoing, Way};
 
-/// Bytes that a header takes beside name and value.
-const HEADER_OVERHEAD: usize = 4;
+/// When nothing comes for so long, an answer is at its end that by its framing is not, if what it holds is; and one that by its framing
+/// is at its end, and by what it holds is not.
+const LULL: Duration = Duration::from_secs(2);
 
-/// Sends the request and reads its answer within the limit on headers and body together.
+/// Bytes that are read at once.
+const READ: usize = 16 * 1024;
+
+/// Sends the request and reads its answer, byte for byte, until it ends or exceeds the limit.
 pub(super) async fn exchange(
     client: &Client,
     outgoing: Outgoing,
-    sent_at: Timestamp,
-) -> Result<Response, NoAnswer> {
-    let way = outgoing.way;
-    let mut request = Request::new(outgoing.method, outgoing.url);
-    *request.headers_mut() = outgoing.headers;
-    if !outgoing.body.is_empty() {
-        *request.body_mut() = Some(outgoing.body.into());
+    arrived: &mut Arrived,
+) -> Result<(), NoAnswer> {
+    let mut connection = connect(client, &outgoing.way)
+        .await
+        .map_err(NoAnswer::before_sending)?;
+    let written = write(&mut connection, &outgoing).await;
+    // A server may answer before it has read all, and refuse the rest.
+    let read = read(&mut connection, &outgoing, arrived).await;
+    match written {
+        Err(error) if arrived.bytes.is_empty() => Err(broken_off(&outgoing.way, &error)),
+        _ => read,
     }
-    let answer = client
-        .execute(request)
-        .await
-        .map_err(|error| no_answer(&way.target, way.through.as_deref(), error))?;
-    read(answer, &way.target, sent_at, way.limit)
-        .await
-        .map_err(NoAnswer::after_sending)
 }
 
-/// Only what fails while resolving, connecting or shaking hands has sent nothing. A refusal of the client certificate comes after
-/// the request in TLS 1.3.
-fn no_answer(target: &Target, through: Option<&str>, error: reqwest::Error) -> NoAnswer {
-    let was_sent = !error.is_connect();
-    NoAnswer {
-        failure: error::no_answer(target, through, &error.without_url()),
-        was_sent,
+fn broken_off(way: &Way, error: &io::Error) -> NoAnswer {
+    NoAnswer::after_sending(error::broken_off(
+        &way.target,
+        way.through.as_deref(),
+        error,
+    ))
+}
+
+async fn write(connection: &mut Connection, outgoing: &Outgoing) -> io::Result<()> {
+    connection.write_all(&spelled(outgoing)).await?;
+    connection.write_all(&outgoing.body).await?;
+    connection.flush().await
+}
+
+/// The request's head (RFC 9112 §3).
+fn spelled(outgoing: &Outgoing) -> Zeroizing<Vec<u8>> {
+    let Outgoing {
+        method,
+        url,
+        headers,
+        body,
+        way,
+    } = outgoing;
+    let plain_proxy = way.recipe.proxy.as_ref().filter(|_| url.scheme() == "http");
+    let target = if plain_proxy.is_some() {
+        &url[..Position::AfterQuery]
+    } else {
+        &url[Position::BeforePath..Position::AfterQuery]
+    };
+    let host = &url[Position::BeforeHost..Position::AfterPort];
+    let mut head = Zeroizing::new(Vec::with_capacity(1024 + target.len()));
+    for part in [
+        method.as_str(),
+        " ",
+        target,
+        " HTTP/1.1\r\nhost: ",
+        host,
+        "\r\n",
+    ] {
+        head.extend_from_slice(part.as_bytes());
     }
+    let mut own = HeaderMap::new();
+    let mut add = |name: HeaderName, value: HeaderValue| {
+        if !headers.contains_key(&name) {
+            own.insert(name, value);
+        }
+    };
+    add(header::CONNECTION, HeaderValue::from_static("close"));
+    add(header::ACCEPT, HeaderValue::from_static("*/*"));
+    add(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+    add(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    if !body.is_empty() || !method.is_safe() {
+        add(header::CONTENT_LENGTH, body.len().into());
+    }
+    if let Some(authorization) = plain_proxy.and_then(|proxy| proxy.authorization.clone()) {
+        add(header::PROXY_AUTHORIZATION, authorization);
+    }
+    for (name, value) in own.iter().chain(headers) {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 async fn read(
-    mut answer: Answer,
-    target: &Target,
-    sent_at: Timestamp,
-    limit: usize,
-) -> Result<Response, Failure> {
-    let headers: Vec<(String, String)> = answer
-        .headers()
-        .iter()
-        .map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.as_str().to_owned(), value)
-        })
-        .collect();
-    let mut room = headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD)
-        .try_fold(limit, usize::checked_sub)
-        .ok_or_else(|| error::too_large(target, limit))?;
-    let status = answer.status().as_u16();
-    let mut body = Vec::new();
-    // Content-Length is the server's word; what counts is what comes.
-    while let Some(chunk) = answer
-        .chunk()
-        .await
-        .map_err(|error| error::broken_off(target, &error.without_url()))?
-    {
-        room = room
-            .checked_sub(chunk.len())
-            .ok_or_else(|| error::too_large(target, limit))?;
-        body.extend_from_slice(&chunk);
+    connection: &mut Connection,
+    outgoing: &Outgoing,
+    arrived: &mut Arrived,
+) -> Result<(), NoAnswer> {
+    let way = &outgoing.way;
+    let method = outgoing.method.as_str();
+    let is_whole = |arrived: &Arrived, is_closed| {
+        Reading::of(arrived, method, is_closed, way.limit).is_some_and(|reading| reading.is_whole)
+    };
+    let mut progress = Progress::to(method);
+    let mut buffer = Zeroizing::new(vec![0; READ]);
+    let mut is_at_end = false;
+    loop {
+        let read = match timeout(LULL, connection.read(&mut buffer)).await {
+            Ok(Ok(0)) if is_at_end || progress.ends_with_connection() => return Ok(()),
+            Ok(Ok(0)) => return Err(broken_off(way, &io::ErrorKind::UnexpectedEof.into())),
+            Ok(Ok(read)) => read,
+            Ok(Err(_)) if is_at_end => return Ok(()),
+            Ok(Err(error)) => return Err(broken_off(way, &error)),
+            Err(_) if is_at_end || is_whole(arrived, false) => return Ok(()),
+            Err(_) => continue,
+        };
+        arrived
+            .bytes
+            .extend_from_slice(buffer.get(..read).unwrap_or_default());
+        let look = progress.look(&mut arrived.bytes);
+        if arrived.bytes.len() > way.limit {
+            arrived.bytes.truncate(way.limit);
+            return Err(NoAnswer::after_sending(error::too_large(
+                &way.target,
+                way.limit,
+            )));
+        }
+        match look {
+            Look::MoreToCome => {}
+            Look::OnlyInterim => {
+                return Err(NoAnswer::after_sending(error::only_interim(&way.target)));
+            }
+            Look::AtEnd if is_at_end => {}
+            Look::AtEnd if is_whole(arrived, false) => return Ok(()),
+            Look::AtEnd => is_at_end = true,
+        }
     }
-    Ok(Response {
-        status,
-        headers,
-        body,
-        sent_at,
-    })
 }

@@ -3,10 +3,14 @@
 
 mod answer;
 mod client;
+mod coding;
+mod connect;
 mod egress;
 mod error;
 mod exchange;
+mod message;
 mod proxy;
+mod reading;
 mod request;
 mod resolve;
 mod transport;
@@ -31,11 +35,12 @@ use crate::time::Timestamp;
 pub use client::CONNECT_TIMEOUT;
 pub use egress::{AddressKind, kind_of};
 pub use request::{MAX_HEADERS, MAX_REQUEST_BYTES};
-pub use transport::{Network, NoAnswer, Outgoing, Transport};
+pub use transport::{Arrived, Network, NoAnswer, Outgoing, Transport};
 
 #[cfg(test)]
 pub(super) use client::Clients;
 pub(super) use proxy::ProxyRules;
+pub(super) use reading::{Meaning, Reading};
 
 use client::{Recipe, Trust};
 use egress::Written;
@@ -155,7 +160,7 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         check_literal(call, "the proxy", address, Written::Proxy)?;
     }
     let through = proxy.as_ref().map(|proxy| proxy.uri.to_string());
-    let recipe = recipe(call, target, proxy, !prepared.rotating.is_empty())?;
+    let recipe = recipe(call, target, proxy)?;
     let outgoing = Outgoing {
         method: prepared.method,
         url: prepared.url,
@@ -170,8 +175,13 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
     };
     call.note_request(!prepared.rotating.is_empty());
     if prepared.rotating.is_empty() {
-        let answer = host.transport.exchange(outgoing).await;
-        return answer.map_err(|none| none.failure);
+        let question = outgoing.question();
+        let mut arrived = Arrived::nothing_yet(host.clock.now().wall);
+        let outcome = host.transport.exchange(outgoing, &mut arrived).await;
+        return question
+            .answered_by(&arrived, outcome)
+            .map(|reading| reading.response)
+            .map_err(|none| none.failure);
     }
     let flights = call.flights(&prepared.rotating)?;
     journal::send(call, flights, outgoing).await
@@ -187,12 +197,7 @@ fn check_literal(call: &Call, what: &str, host: &str, written: Written) -> Resul
         .map_err(|kind| error::address_denied(what, address, kind))
 }
 
-fn recipe(
-    call: &Call,
-    target: &Target,
-    proxy: Option<Proxy>,
-    fresh_connection: bool,
-) -> Result<Recipe, Failure> {
+fn recipe(call: &Call, target: &Target, proxy: Option<Proxy>) -> Result<Recipe, Failure> {
     let source = &call.0.job.source;
     let https = target.origin.scheme() == "https";
     let https_proxy = proxy
@@ -222,7 +227,6 @@ fn recipe(
         identity,
         proxy,
         allow_addresses: source.allow_addresses.iter().copied().collect(),
-        fresh_connection,
     })
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use url::Url;
 
-use super::Response;
 use super::client::{Clients, Recipe};
 use super::exchange::exchange;
+use super::reading::Question;
 use super::request::Target;
 use crate::capability::keep::BoxFuture;
 use crate::failure::Failure;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// A request that passed every rule, with the secrets in it: no Debug of its content.
 pub struct Outgoing {
@@ -36,6 +36,18 @@ pub(super) struct Way {
     pub(super) recipe: Recipe,
     /// Bytes that the answer may have.
     pub(super) limit: usize,
+}
+
+impl Outgoing {
+    /// What its answer is read with.
+    pub(in crate::capability) fn question(&self) -> Question {
+        Question {
+            method: self.method.to_string(),
+            target: self.way.target.clone(),
+            through: self.way.through.clone(),
+            limit: self.way.limit,
+        }
+    }
 }
 
 impl fmt::Debug for Outgoing {
@@ -76,13 +88,47 @@ impl NoAnswer {
     }
 }
 
+/// An answer as it arrives.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// The moment before the request was sent: `expires_in` counts from here.
+    pub sent_at: Timestamp,
+    /// What came, byte for byte, but for interim answers.
+    pub bytes: Vec<u8>,
+}
+
+impl Arrived {
+    /// Nothing of it is there.
+    #[must_use]
+    pub const fn nothing_yet(now: Timestamp) -> Self {
+        Self {
+            sent_at: now,
+            bytes: Vec::new(),
+        }
+    }
+}
+
+/// Not even its length: there are tokens in it.
+impl fmt::Debug for Arrived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrived")
+            .field("sent_at", &self.sent_at)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Carries requests.
 pub trait Transport: Send + Sync {
-    /// Sends a request once and reads the answer whole.
+    /// Sends a request once. Its answer comes into `arrived` piece by piece, so that what came is there when the wait for the rest is
+    /// given up.
     ///
     /// # Errors
-    /// There is none.
-    fn exchange(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<Response, NoAnswer>>;
+    /// The answer did not come to its end.
+    fn exchange<'a>(
+        &'a self,
+        outgoing: Outgoing,
+        arrived: &'a mut Arrived,
+    ) -> BoxFuture<'a, Result<(), NoAnswer>>;
 }
 
 /// The network.
@@ -110,12 +156,16 @@ impl Network {
 }
 
 impl Transport for Network {
-    fn exchange(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<Response, NoAnswer>> {
+    fn exchange<'a>(
+        &'a self,
+        outgoing: Outgoing,
+        arrived: &'a mut Arrived,
+    ) -> BoxFuture<'a, Result<(), NoAnswer>> {
         Box::pin(async move {
             let client = self.clients.get(&outgoing.way.recipe).await;
             let client = client.map_err(NoAnswer::before_sending)?;
-            let sent_at = self.clock.now().wall;
-            exchange(&client, outgoing, sent_at).await
+            arrived.sent_at = self.clock.now().wall;
+            exchange(&client, outgoing, arrived).await
         })
     }
 }

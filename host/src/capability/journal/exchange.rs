@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
-use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -13,7 +11,7 @@ use super::Flight;
 use crate::capability::call::Call;
 use crate::capability::chain::Intent;
 use crate::capability::host::Shared;
-use crate::capability::http::{NoAnswer, Outgoing, Response};
+use crate::capability::http::{Arrived, Meaning, NoAnswer, Outgoing, Reading, Response};
 use crate::failure::{Failure, FailureKind};
 
 /// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
@@ -138,9 +136,10 @@ impl Exchange {
 
     async fn exchanged(&self, outgoing: Outgoing, within: Duration) -> Result<Response, Failure> {
         let url = &self.url;
-        let exchange = self.host().transport.exchange(outgoing);
-        let outcome = timeout(within, exchange).await;
-        let outcome = outcome.unwrap_or_else(|_| {
+        let question = outgoing.question();
+        let mut arrived = Arrived::nothing_yet(self.host().clock.now().wall);
+        let exchange = self.host().transport.exchange(outgoing, &mut arrived);
+        let outcome = timeout(within, exchange).await.unwrap_or_else(|_| {
             Err(NoAnswer::after_sending(Failure::new(
                 FailureKind::Unavailable,
                 "http.timeout",
@@ -150,19 +149,27 @@ impl Exchange {
                 ),
             )))
         });
-        match &outcome {
-            Err(NoAnswer {
-                was_sent: false, ..
-            }) => self.unsent().await,
-            Err(NoAnswer { was_sent: true, .. }) => self.lost().await,
-            Ok(response) => match meaning(response) {
-                Meaning::Taken => self.keep(response).await,
-                Meaning::Unspent => self.unspent().await,
-                Meaning::Unknown => self.in_doubt().await,
-                Meaning::Dead => self.dead().await,
-            },
+        match question.answered_by(&arrived, outcome) {
+            Err(none) if !none.was_sent => {
+                self.unsent().await;
+                Err(none.failure)
+            }
+            Err(none) => {
+                self.lost(&arrived).await;
+                Err(none.failure)
+            }
+            Ok(Reading {
+                response, meaning, ..
+            }) => {
+                match meaning {
+                    Meaning::Taken => self.keep(&arrived).await,
+                    Meaning::Unspent => self.unspent().await,
+                    Meaning::Unknown => self.in_doubt(&arrived).await,
+                    Meaning::Dead => self.dead().await,
+                }
+                Ok(response)
+            }
         }
-        outcome.map_err(|none| none.failure)
     }
 
     async fn unsent(&self) {
@@ -171,11 +178,11 @@ impl Exchange {
         }
     }
 
-    async fn lost(&self) {
+    async fn lost(&self, arrived: &Arrived) {
         for flight in &self.flights {
             flight.loses_its_answer();
         }
-        self.in_doubt().await;
+        self.in_doubt(arrived).await;
     }
 
     async fn unspent(&self) {
@@ -184,9 +191,9 @@ impl Exchange {
         }
     }
 
-    async fn in_doubt(&self) {
+    async fn in_doubt(&self, arrived: &Arrived) {
         for flight in &self.flights {
-            said(flight, flight.in_doubt().await);
+            said(flight, flight.in_doubt(arrived).await);
         }
     }
 
@@ -213,9 +220,9 @@ impl Exchange {
     }
 
     /// Keeps the answer, however long that takes: it may have the only copy of the successor in it.
-    async fn keep(&self, response: &Response) {
+    async fn keep(&self, arrived: &Arrived) {
         for flight in &self.flights {
-            let next = flight.with_answer(response).await;
+            let next = flight.with_answer(arrived).await;
             let mut wait = REWRITE_FIRST;
             while let Err(failure) = flight.keep_answer(&next).await {
                 if failure.code.as_deref() == Some("chain.changed") {
@@ -245,80 +252,11 @@ fn too_late(passed: Duration) -> Failure {
 }
 
 /// What is not written down is found as an unanswered request later: nothing is lost by it.
-fn said(flight: &Flight, result: Result<(), Failure>) {
+pub(super) fn said(flight: &Flight, result: Result<(), Failure>) {
     if let Err(failure) = result {
         tracing::warn!(
             job = %flight.job(), secret = flight.secret(), error = %failure,
             "the end of a request with a rotating secret cannot be written down"
         );
-    }
-}
-
-/// What an answer says about the value that the request carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
-    /// It may be spent, and the successor may be in the answer.
-    Taken,
-    /// It was refused for another reason: it can be sent again.
-    Unspent,
-    /// The server failed: who knows how far it came.
-    Unknown,
-    /// It is spent, revoked or expired (RFC 6749 §5.2, `invalid_grant`).
-    Dead,
-}
-
-fn meaning(response: &Response) -> Meaning {
-    match StatusCode::from_u16(response.status) {
-        Ok(status) if status.is_server_error() => Meaning::Unknown,
-        Ok(StatusCode::TOO_MANY_REQUESTS) => Meaning::Unspent,
-        Ok(status) if status.is_client_error() && is_invalid_grant(&response.body) => Meaning::Dead,
-        Ok(status) if status.is_client_error() => Meaning::Unspent,
-        _ => Meaning::Taken,
-    }
-}
-
-fn is_invalid_grant(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct OauthError {
-        error: String,
-    }
-    serde_json::from_slice::<OauthError>(body).is_ok_and(|body| body.error == "invalid_grant")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::time::Timestamp;
-
-    #[test]
-    fn an_answer_tells_what_became_of_the_value() {
-        for (status, body, expected) in [
-            (200, r#"{"access_token":"a"}"#, Meaning::Taken),
-            // Some issuers put errors into a 200; only the plugin can tell.
-            (200, r#"{"error":"invalid_grant"}"#, Meaning::Taken),
-            (201, "", Meaning::Taken),
-            (302, "", Meaning::Taken),
-            (400, r#"{"error":"invalid_grant"}"#, Meaning::Dead),
-            (401, r#"{"error":"invalid_grant","x":1}"#, Meaning::Dead),
-            (400, r#"{"error":"use_dpop_nonce"}"#, Meaning::Unspent),
-            (401, r#"{"error":"invalid_client"}"#, Meaning::Unspent),
-            (
-                400,
-                r#"{"error":{"code":"invalid_grant"}}"#,
-                Meaning::Unspent,
-            ),
-            (403, "<html>blocked</html>", Meaning::Unspent),
-            (429, r#"{"error":"invalid_grant"}"#, Meaning::Unspent),
-            (500, r#"{"error":"invalid_grant"}"#, Meaning::Unknown),
-            (503, "", Meaning::Unknown),
-        ] {
-            let response = Response {
-                status,
-                headers: Vec::new(),
-                body: body.as_bytes().to_vec(),
-                sent_at: Timestamp(0),
-            };
-            assert_eq!(meaning(&response), expected, "{status} {body}");
-        }
     }
 }

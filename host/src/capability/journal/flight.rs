@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::exchange::said;
 use super::{Found, stamp};
-use crate::capability::chain::{Answer, Chain, Intent, as_old_as_it_may_be};
+use crate::capability::chain::{Chain, Exchange, Intent, as_old_as_it_may_be};
 use crate::capability::host::Shared;
-use crate::capability::http::Response;
+use crate::capability::http::{Arrived, Meaning, Reading, Response};
 use crate::capability::keep::{ChainChange, Revision};
 use crate::config::model::{Job, JobId};
 use crate::failure::{Failure, FailureKind};
@@ -109,31 +110,52 @@ impl Flight {
         if generation != chain.generation {
             return Err(self.spent());
         }
-        let Some((exchange, Answer(response))) = chain
-            .exchange
-            .as_ref()
-            .and_then(|exchange| Some((exchange, exchange.answer.as_ref()?)))
-        else {
+        let waiting = chain.exchange.as_ref().zip(chain.answer());
+        let Some((exchange, answer)) = waiting else {
             return Ok(None);
         };
         let intent = &exchange.intent;
+        let needs_attention = |why: &str| {
+            let why = format!("the answer to {} {} {why}", intent.method, intent.url);
+            self.failure(FailureKind::Internal, "chain.needs-attention", &why)
+        };
         if intent.method != method || intent.url != url {
-            return Err(self.failure(
-                FailureKind::Internal,
-                "chain.needs-attention",
-                &format!(
-                    "the answer to {} {} waits for the plugin, which asks {method} {url} instead",
-                    intent.method, intent.url
-                ),
-            ));
+            return Err(needs_attention(&format!(
+                "waits for the plugin, which asks {method} {url} instead"
+            )));
         }
         if self.is_handed_out.swap(true, Ordering::Relaxed) {
             return Err(self.spent());
         }
-        Ok(Some(as_old_as_it_may_be(
-            response.clone(),
-            self.host.clock.now().wall,
-        )))
+        let answer = as_old_as_it_may_be(answer.clone(), self.host.clock.now().wall);
+        match Reading::of(&answer, method, true, self.host.limits().response_bytes) {
+            Some(reading) => Ok(Some(reading.response)),
+            None => Err(needs_attention("is not understood by this version")),
+        }
+    }
+
+    /// Takes up an answer that was not understood when it came, if it is now.
+    pub(super) async fn reread(&self) {
+        let chain = self.chain().await;
+        let Some(Exchange {
+            intent,
+            answer: Some(answer),
+            failed_replays: 0,
+        }) = &chain.unread
+        else {
+            return;
+        };
+        let reading = Reading::of(
+            answer,
+            &intent.method,
+            false,
+            self.host.limits().response_bytes,
+        );
+        if chain.answer().is_none()
+            && reading.is_some_and(|reading| reading.meaning == Meaning::Taken)
+        {
+            said(self, self.change(Chain::understood).await);
+        }
     }
 
     /// Writes down that a request with the newest value is about to be sent.
@@ -159,10 +181,10 @@ impl Flight {
     }
 
     /// The chain with this answer, as it is to be stored; storing it again and again changes nothing.
-    pub(super) async fn with_answer(&self, response: &Response) -> Chain {
+    pub(super) async fn with_answer(&self, answer: &Arrived) -> Chain {
         let state = self.state.lock().await;
         self.is_handed_out.store(true, Ordering::Relaxed);
-        fresh(state.chain.answered(Answer(response.clone())))
+        fresh(state.chain.answered(answer.clone()))
     }
 
     /// Stores what [`Self::with_answer`] made.
@@ -175,8 +197,8 @@ impl Flight {
         self.change(Chain::unspent).await
     }
 
-    pub(super) async fn in_doubt(&self) -> Result<(), Failure> {
-        self.change(Chain::in_doubt).await
+    pub(super) async fn in_doubt(&self, answer: &Arrived) -> Result<(), Failure> {
+        self.change(|chain| chain.in_doubt(answer.clone())).await
     }
 
     pub(super) async fn unread(&self) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use self::world::{Reply, Script, World, code};
 use crate::capability::acquire::Unsuccessful;
-use crate::capability::chain::OVERTAKEN_WITHIN;
+use crate::capability::chain::{Chain, MAX_REPLAYS, OVERTAKEN_WITHIN};
 use crate::config::model::RetryUnanswered;
 use crate::failure::{Failure, FailureKind};
 
@@ -198,6 +198,103 @@ async fn a_server_that_fails_leaves_doubt_and_a_limit_on_requests_leaves_none() 
     world.issuer(Reply::status(429, ""));
     world.acquire().await.unwrap_err();
     assert_eq!(world.chain().await.unanswered, 0);
+}
+
+/// Nothing was issued: as after a failure, the value is good and is sent again, and nobody has to do anything.
+#[tokio::test]
+async fn an_answer_that_issued_nothing_leaves_the_chain_as_it_was() {
+    for answer in [
+        "HTTP/1.1 302 Found\r\nlocation: https://idp.test/sorry\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 301 Moved\r\ncontent-length: 99\r\n\r\n<html>cut",
+        "HTTP/1.1 307 Elsewhere\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n  \r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<!doctype html><h1>Back soon</h1>",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n<html>Back soon</html>",
+        "HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n<html>Back so",
+        "HTTP/1.1 200 OK\r\n\r\nBack soon",
+        "HTTP/1.1 200 OK\r\n\r\n[]",
+        "HTTP/1.1 200 OK\r\n\r\nnull",
+        "HTTP/1.1 200 OK\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\n\r\n{\"message\":\"back soon\"}",
+        "HTTP/1.1 200 OK\r\n\r\n{\"error\":\"temporarily_unavailable\"}",
+        "HTTP/1.1 403 Forbidden\r\n\r\n<html>blocked</html>",
+        "HTTP/1.1 404 Not Found\r\n\r\n",
+        "HTTP/1.1 429 Slow Down\r\n\r\n",
+    ] {
+        let world = World::new();
+        world.issuer(Reply::raw(answer));
+        for _ in 0..3 {
+            world.acquire().await.unwrap_err();
+        }
+        let chain = world.chain().await;
+        assert_eq!((chain.unanswered, chain.dead_since), (0, None), "{answer}");
+        assert!(chain.exchange.is_none(), "{answer}");
+        world.issuer(Reply::rotates());
+        assert_eq!(world.acquire().await.unwrap(), "at-1", "{answer}");
+        assert_eq!(world.values_sent(), ["seed"; 4], "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_behind_the_successor_keeps_the_chain() {
+    let body = r#"{"access_token":"at-1","expires_in":3600,"refresh_token":"rt-1"}"#;
+    for missing in 0..body.len() {
+        let mut world = World::new();
+        world.secret(|secret| secret.retry_unanswered = RetryUnanswered::Never);
+        world.issuer(Reply::breaks_off(missing));
+        let first = world.acquire().await;
+        world.issuer(Reply::rotates());
+        let has_successor = missing <= 1;
+        assert_eq!(first.is_ok(), missing == 0, "{missing}");
+        if has_successor {
+            world.acquire().await.unwrap();
+            assert_eq!(world.values_sent(), ["seed", "rt-1"], "{missing}");
+        } else {
+            // Doubt: what came is kept while the value is sent again.
+            let chain = world.chain().await;
+            assert!(chain.unread.is_some() || chain.generation > 0, "{missing}");
+        }
+    }
+}
+
+/// Half an hour of tries with an answer that the plugin cannot read; then it counts as one that never came, and nobody is needed.
+#[tokio::test]
+async fn an_answer_that_no_plugin_can_read_does_not_stop_the_job_for_ever() {
+    let world = World::new();
+    world.source(breaks());
+    for _ in 0..=MAX_REPLAYS {
+        world.acquire().await.unwrap_err();
+        assert_eq!(world.values_sent(), ["seed"]);
+        world.pass(Duration::from_secs(300));
+    }
+    world.source(Script::Works);
+    world.acquire().await.unwrap();
+    assert_eq!(world.values_sent(), ["seed", "seed"]);
+    let chain = world.chain().await;
+    assert!(chain.unread.is_none() && chain.generation == 1);
+}
+
+/// A later version reads more: what is a fragment to this one is given to the source as soon as it is understood.
+#[tokio::test]
+async fn an_answer_that_was_not_understood_is_used_once_it_is() {
+    let mut world = World::new();
+    world.secret(|secret| secret.retry_unanswered = RetryUnanswered::Never);
+    world.issuer(Reply::breaks_off(20));
+    world.acquire().await.unwrap_err();
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "chain.needs-attention");
+    let understood = |chain: &mut Chain| {
+        let answer = chain.unread.as_mut().unwrap().answer.as_mut().unwrap();
+        answer.bytes = b"{\"access_token\":\"at-9\",\"refresh_token\":\"rt-9\"}".to_vec();
+    };
+    world.rewrite(understood).await;
+    world.restart();
+    assert_eq!(world.acquire().await.unwrap(), "at-9");
+    assert_eq!(world.values_sent(), ["seed"]);
+    assert!(world.chain().await.has_newest(b"rt-9"));
 }
 
 #[tokio::test]

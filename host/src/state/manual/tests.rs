@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::capability::chain::{Answer, Plugin};
-use crate::capability::http::Response;
+use crate::capability::chain::Plugin;
+use crate::capability::http::Arrived;
 use crate::state::MemoryState;
 use crate::time::Reading;
 
@@ -40,13 +40,11 @@ fn intent(holder: Holder) -> Intent {
     }
 }
 
-fn answer() -> Answer {
-    Answer(Response {
-        status: 200,
-        headers: Vec::new(),
-        body: b"secret-answer".to_vec(),
+fn answer() -> Arrived {
+    Arrived {
         sent_at: NOW,
-    })
+        bytes: b"secret-answer".to_vec(),
+    }
 }
 
 /// A store whose job `a` has this chain, `seconds` after NOW, for the process `us`.
@@ -145,7 +143,7 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
         ),
         (
             "unanswered",
-            |c| c.intending(intent(US)).in_doubt(),
+            |c| c.intending(intent(US)).in_doubt(answer()),
             true,
             Some(US),
             0,
@@ -193,7 +191,7 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
 
 #[tokio::test]
 async fn a_value_set_by_hand_closes_what_is_open_and_is_the_next_generation() {
-    let died = |chain: Chain| chain.intending(intent(US)).in_doubt().died(NOW);
+    let died = |chain: Chain| chain.intending(intent(US)).in_doubt(answer()).died(NOW);
     let (store, manual) = with(MemoryState::new([7; 32]), died, Some(US), 0).await;
     manual.set("a", "rt", b"next").await.unwrap();
     let found = store

@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use super::super::error::StateError;
 use super::{SecretText, VALUE_VERSION, fixed, from_json, provider_number, provider_of, to_json};
-use crate::capability::chain::{Answer, Chain, ChainId, Exchange, Holder, Intent, Plugin};
-use crate::capability::http::Response;
+use crate::capability::chain::{Chain, ChainId, Exchange, Holder, Intent, Plugin};
+use crate::capability::http::Arrived;
 use crate::config::model::JobId;
 use crate::time::Timestamp;
 
@@ -39,6 +39,8 @@ struct ChainOut<'a> {
     change: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     exchange: Option<ExchangeOut<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<ExchangeOut<'a>>,
 }
 
 #[derive(Serialize)]
@@ -58,10 +60,8 @@ struct ExchangeOut<'a> {
 
 #[derive(Serialize)]
 struct AnswerOut<'a> {
-    status: u16,
-    headers: &'a [(String, String)],
-    body: Binary<'a>,
     sent_at: Timestamp,
+    bytes: Binary<'a>,
 }
 
 /// A job's id.
@@ -93,6 +93,8 @@ struct ChainIn {
     change: String,
     #[serde(default)]
     exchange: Option<ExchangeIn>,
+    #[serde(default)]
+    unread: Option<ExchangeIn>,
 }
 
 #[derive(Deserialize)]
@@ -112,10 +114,8 @@ struct ExchangeIn {
 
 #[derive(Deserialize)]
 struct AnswerIn {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: SecretText,
     sent_at: Timestamp,
+    bytes: SecretText,
 }
 
 /// A chain's value in a record.
@@ -136,6 +136,7 @@ pub(in crate::state) fn encode_chain(
             last_sent: chain.last_sent,
             change: BASE64.encode(&chain.change),
             exchange: chain.exchange.as_ref().map(exchange_out),
+            unread: chain.unread.as_ref().map(exchange_out),
         },
     )
 }
@@ -155,11 +156,9 @@ fn exchange_out(exchange: &Exchange) -> ExchangeOut<'_> {
             interface: intent.plugin.interface.clone(),
         },
         config: &intent.config,
-        answer: exchange.answer.as_ref().map(|Answer(answer)| AnswerOut {
-            status: answer.status,
-            headers: &answer.headers,
-            body: Binary(&answer.body),
+        answer: exchange.answer.as_ref().map(|answer| AnswerOut {
             sent_at: answer.sent_at,
+            bytes: Binary(&answer.bytes),
         }),
         failed_replays: exchange.failed_replays,
     }
@@ -177,6 +176,7 @@ pub(in crate::state) fn decode_chain(id: ChainId, bytes: &[u8]) -> Result<Chain,
         unanswered: stored.unanswered,
         last_sent: stored.last_sent,
         exchange: stored.exchange.map(exchange_in).transpose()?,
+        unread: stored.unread.map(exchange_in).transpose()?,
         change: fixed(RECORD, &stored.change)?,
     })
 }
@@ -224,13 +224,11 @@ pub(super) fn job_in(record: &'static str, stored: StoredJob) -> Result<JobId, S
     })
 }
 
-fn answer_in(stored: AnswerIn) -> Result<Answer, StateError> {
-    Ok(Answer(Response {
-        status: stored.status,
-        headers: stored.headers,
-        body: binary(RECORD, &stored.body)?,
+fn answer_in(stored: AnswerIn) -> Result<Arrived, StateError> {
+    Ok(Arrived {
         sent_at: stored.sent_at,
-    }))
+        bytes: binary(RECORD, &stored.bytes)?,
+    })
 }
 
 pub(super) fn binary(record: &'static str, text: &SecretText) -> Result<Vec<u8>, StateError> {
@@ -253,21 +251,11 @@ pub(in crate::state) mod tests {
         proptest::option::of(any::<u64>().prop_map(Timestamp))
     }
 
-    fn any_answer() -> impl Strategy<Value = Answer> {
-        (
-            any::<u16>(),
-            proptest::collection::vec((".{0,10}", ".{0,20}"), 0..4),
-            any::<Vec<u8>>(),
-            any::<u64>(),
-        )
-            .prop_map(|(status, headers, body, sent_at)| {
-                Answer(Response {
-                    status,
-                    headers,
-                    body,
-                    sent_at: Timestamp(sent_at),
-                })
-            })
+    fn any_answer() -> impl Strategy<Value = Arrived> {
+        any::<(u64, Vec<u8>)>().prop_map(|(sent_at, bytes)| Arrived {
+            sent_at: Timestamp(sent_at),
+            bytes,
+        })
     }
 
     fn any_exchange() -> impl Strategy<Value = Exchange> {
@@ -310,12 +298,14 @@ pub(in crate::state) mod tests {
             any::<([u8; 16], u64, Vec<u8>, u32, [u8; 16])>(),
             (any_time(), any_time(), any_time()),
             proptest::option::of(any_exchange()),
+            proptest::option::of(any_exchange()),
         )
             .prop_map(
                 |(
                     (id, generation, value, unanswered, change),
                     (expires_at, dead_since, last_sent),
                     exchange,
+                    unread,
                 )| {
                     Chain {
                         id: ChainId(id),
@@ -326,6 +316,7 @@ pub(in crate::state) mod tests {
                         unanswered,
                         last_sent,
                         exchange,
+                        unread,
                         change,
                     }
                 },

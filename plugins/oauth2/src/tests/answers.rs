@@ -254,55 +254,55 @@ fn a_refusal_is_a_failure_of_its_kind_with_the_issuers_code() {
         ),
         (
             Answer::json(204, ""),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.unreadable",
             None,
         ),
         (
             Answer::new(200, "text/html", "<a href='?x=s3cr3t'>"),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.unreadable",
             None,
         ),
         (
             Answer::new(200, "text/plain", "s3cr3t=s3cr3t"),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.unreadable",
             None,
         ),
         (
             Answer::json(200, r#"{"access_token":"s3cr3t""#),
-            FailureKind::Internal,
-            "answer.unreadable",
+            FailureKind::Unavailable,
+            "answer.cut",
             None,
         ),
         (
             Answer::json(200, r#"["s3cr3t"]"#),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.unreadable",
             None,
         ),
         (
             Answer::json(200, r#"{"token":"s3cr3t"}"#),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.no-token",
             None,
         ),
         (
             Answer::json(200, r#"{"access_token":"","a":"s3cr3t"}"#),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.no-token",
             None,
         ),
         (
             Answer::json(200, r#"{"access_token":5}"#),
-            FailureKind::Internal,
+            FailureKind::Unavailable,
             "answer.no-token",
             None,
         ),
         (
             Answer::json(302, "").header("Location", "https://x.example/?code=s3cr3t"),
-            FailureKind::InvalidConfig,
+            FailureKind::Unavailable,
             "http.302",
             None,
         ),
@@ -398,6 +398,40 @@ fn a_new_refresh_token_is_stored_even_when_the_rest_of_the_answer_is_of_no_use()
             .has_code("answer.no-token")
     );
     assert_eq!(host.replaced().len(), 1);
+}
+
+#[test]
+fn of_an_answer_that_was_cut_the_refresh_token_is_kept_and_another_token_is_asked_for() {
+    let body = r#"{"access_token":"abc","expires_in":60,"refresh_token":"new","id_token":"ey"}"#;
+    for end in 1..body.len() {
+        let host = Host::new();
+        host.rotating_secret("refresh_token", "old");
+        host.answer(Answer::json(200, &body[..end]));
+        let failure = acquire::<OAuth2>(&config("refresh_token", json!({}))).unwrap_err();
+        assert_eq!(
+            (failure.kind, failure.code.as_deref()),
+            (FailureKind::Unavailable, Some("answer.cut")),
+            "{end}"
+        );
+        let is_there = body[..end].contains(r#":"new""#);
+        assert_eq!(host.replaced().len(), usize::from(is_there), "{end}");
+    }
+}
+
+#[test]
+fn odd_texts_beside_the_tokens_do_not_hide_them() {
+    for body in [
+        &b"{\"access_token\":\"abc\",\"organisation\":\"Z\xfcrich\",\"refresh_token\":\"new\"}"[..],
+        b"{\"access_token\":\"abc\",\"motd\":\"one\ntwo\",\"refresh_token\":\"new\"}",
+        b")]}'\n{\"access_token\":\"abc\",\"refresh_token\":\"new\",\"n\":1e999}",
+        b"access_token=abc&refresh_token=new&organisation=Z%FCrich",
+    ] {
+        let host = Host::new();
+        host.rotating_secret("refresh_token", "old");
+        host.answer(Answer::new(200, "text/html", body));
+        let token = acquire::<OAuth2>(&config("refresh_token", json!({}))).unwrap();
+        assert_eq!((token.value.as_str(), host.replaced().len()), ("abc", 1));
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use evertoken_answer::{Members, is_refresh_token};
+use serde_json::Value;
 
 use super::error::{refusal, refused};
 use super::members;
@@ -35,7 +36,7 @@ const EXPIRY_TIMES: [&str; 2] = ["expires_at", "expires_on"];
 /// An answer that issued something. Its `Debug` shows the names of its members only.
 #[derive(Clone, PartialEq)]
 pub struct Answer {
-    members: Map<String, Value>,
+    answer: Members,
     sent_at: Timestamp,
 }
 
@@ -44,15 +45,16 @@ impl Answer {
     ///
     /// # Errors
     ///
-    /// [`super::failure`] for other statuses and for an error inside a 2xx; `internal` with code "answer.unreadable" for what is no answer at all.
+    /// [`super::failure`] for other statuses and for an error inside a 2xx; `unavailable` with code "answer.unreadable" for what is no answer at all,
+    /// such as a page that says when the issuer is back.
     pub fn read(response: &Response) -> Result<Self, Failure> {
         let members = members(response);
-        let refusal = members.as_ref().and_then(refusal);
+        let refusal = members.as_ref().and_then(|found| refusal(&found.members));
         match (members, refusal) {
             (_, Some(refusal)) => Err(refused(response, &refusal)),
             (_, None) if !response.is_success() => Err(super::failure(response)),
-            (Some(members), None) => Ok(Self {
-                members,
+            (Some(answer), None) => Ok(Self {
+                answer,
                 sent_at: response.sent_at,
             }),
             (None, None) => {
@@ -60,7 +62,7 @@ impl Answer {
                     "the issuer's answer is neither a JSON object nor a form ({})",
                     response.summary()
                 );
-                Err(Failure::internal(message).with_code("answer.unreadable"))
+                Err(Failure::unavailable(message).with_code("answer.unreadable"))
             }
         }
     }
@@ -69,10 +71,16 @@ impl Answer {
     ///
     /// # Errors
     ///
-    /// `internal` with code "answer.no-token" when there is no `access_token`; the message names the members that there are.
+    /// `unavailable` with code "answer.no-token" when there is no `access_token`; the message names the members that there are. With code
+    /// "answer.cut" when the answer was cut off: nobody knows what else it would have said of the token. What [`Self::refresh_token`] has is good.
     pub fn token(&self) -> Result<Token, Failure> {
+        if !self.answer.is_whole {
+            let message = "the issuer's answer was cut off; another one is asked for";
+            return Err(Failure::unavailable(message).with_code("answer.cut"));
+        }
         let Some(value) = self.text("access_token") else {
             let names: Vec<_> = self
+                .answer
                 .members
                 .keys()
                 .take(MAX_NAMES_SHOWN)
@@ -82,7 +90,7 @@ impl Answer {
                 "the issuer's answer has no access_token; it has: {}",
                 names.join(", ")
             );
-            return Err(Failure::internal(message).with_code("answer.no-token"));
+            return Err(Failure::unavailable(message).with_code("answer.no-token"));
         };
         Ok(Token {
             value: value.to_owned(),
@@ -99,7 +107,7 @@ impl Answer {
         let value = self.text("refresh_token")?;
         let lifetime = REFRESH_LIFETIMES
             .iter()
-            .find_map(|name| lifetime(self.members.get(*name)?));
+            .find_map(|name| lifetime(self.answer.members.get(*name)?));
         let expires_at = match lifetime.map_or(Expiry::Unknown, |seconds| self.after(seconds)) {
             Expiry::At(at) => Some(at),
             Expiry::Never | Expiry::Unknown => None,
@@ -110,15 +118,17 @@ impl Answer {
     /// A member that is a text and not empty.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.members
-            .get(name)?
-            .as_str()
-            .filter(|text| !text.is_empty())
+        self.answer.text(name)
     }
 
     /// `expires_in` counts from the sending and needs no agreement of clocks, so it goes before a time.
     fn expiry(&self) -> Expiry {
-        let given = |name: &str| self.members.get(name).filter(|value| !value.is_null());
+        let given = |name: &str| {
+            self.answer
+                .members
+                .get(name)
+                .filter(|value| !value.is_null())
+        };
         let expires_in = given("expires_in").map(lifetime);
         if expires_in == Some(None) {
             log::warn(
@@ -179,14 +189,13 @@ impl Answer {
                 public,
             })
         };
-        self.members.iter().filter_map(field).collect()
+        self.answer.members.iter().filter_map(field).collect()
     }
 }
 
 /// Also by another spelling: a refresh token must not reach a consumer because its issuer writes `refreshToken`.
 fn is_excluded(name: &str) -> bool {
-    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-    NOT_FIELDS.contains(&name) || plain.eq_ignore_ascii_case("refreshtoken")
+    NOT_FIELDS.contains(&name) || is_refresh_token(name)
 }
 
 /// Seconds as number, float or text.
@@ -201,6 +210,6 @@ fn lifetime(value: &Value) -> Option<f64> {
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.members.keys()).finish()
+        f.debug_set().entries(self.answer.members.keys()).finish()
     }
 }

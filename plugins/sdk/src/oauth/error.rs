@@ -23,7 +23,7 @@ pub(super) struct Refusal {
 #[must_use]
 pub fn failure(response: &Response) -> Failure {
     let refusal = members(response)
-        .and_then(|members| refusal(&members))
+        .and_then(|found| refusal(&found.members))
         .unwrap_or_default();
     refused(response, &refusal)
 }
@@ -84,8 +84,9 @@ fn without_query(location: &str) -> String {
 /// The code decides where it is a known one, for issuers send it with any status (403 and 500 for invalid_grant); a rate limit is one in any case.
 fn kind(status: u16, code: Option<&str>) -> FailureKind {
     let by_status = match status {
-        408 | 425 | 429 | 500.. => FailureKind::Unavailable,
-        300..400 | 400 | 404 | 405 | 410 | 411 | 413..=415 | 422 => FailureKind::InvalidConfig,
+        // A redirect is how issuers and gateways say that they are being repaired, too.
+        300..400 | 408 | 425 | 429 | 500.. => FailureKind::Unavailable,
+        400 | 404 | 405 | 410 | 411 | 413..=415 | 422 => FailureKind::InvalidConfig,
         401..500 => FailureKind::Denied,
         _ => FailureKind::Internal,
     };
@@ -241,7 +242,7 @@ mod tests {
     fn without_a_code_the_status_decides() {
         for (status, expected) in [
             (200, Internal),
-            (302, InvalidConfig),
+            (302, Unavailable),
             (400, InvalidConfig),
             (401, Denied),
             (403, Denied),

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use evertoken_answer::Content;
 use secrecy::ExposeSecret;
 
 use crate::capability::acquire::{Source, Unsuccessful};
 use crate::capability::chain::{Chain, ChainId, Plugin};
 use crate::capability::host::{Host, Settings};
-use crate::capability::http::{Body, NoAnswer, Outgoing, Request, Response, Transport};
+use crate::capability::http::{Arrived, Body, NoAnswer, Outgoing, Request, Response, Transport};
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::capability::testing::{Fixture, NOW, get};
 use crate::capability::{Call, Value};
@@ -39,6 +40,10 @@ pub(super) enum Reply {
     IsLost,
     Status(u16, String),
     RefusesAndLogin(String),
+    /// These bytes, and the end of the connection.
+    Raw(Vec<u8>),
+    /// It rotates, and of its answer so many bytes are missing.
+    BreaksOff(usize),
 }
 
 impl Reply {
@@ -64,6 +69,14 @@ impl Reply {
 
     pub(super) fn status(status: u16, body: &str) -> Self {
         Self::Status(status, body.to_owned())
+    }
+
+    pub(super) fn raw(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::Raw(bytes.into())
+    }
+
+    pub(super) fn breaks_off(missing: usize) -> Self {
+        Self::BreaksOff(missing)
     }
 
     pub(super) fn refuses_and_a_person_logs_in(login: &str) -> Self {
@@ -288,6 +301,22 @@ impl World {
         self.inner.kept().await.unwrap()
     }
 
+    /// Changes the chain behind the process's back.
+    pub(super) async fn rewrite(&self, change: impl FnOnce(&mut Chain)) {
+        let mut chain = self.chain().await;
+        let store = &self.inner.keeper.inner;
+        let revision = store.chain(chain.id).await.unwrap().unwrap().revision;
+        change(&mut chain);
+        let change = ChainChange {
+            job: &self.job.id,
+            secret: "rt",
+            seed: None,
+            next: &chain,
+            expected: Some(&revision),
+        };
+        store.swap_chain(change).await.unwrap().unwrap();
+    }
+
     pub(super) fn seen_at_the_issuer(&self) -> Vec<Seen> {
         self.inner.facts().seen.clone()
     }
@@ -344,7 +373,7 @@ impl Issuer {
         values.next().unwrap().1.into_owned()
     }
 
-    fn token(&self, with_successor: bool) -> Response {
+    fn token(&self, with_successor: bool) -> Vec<u8> {
         let mut facts = self.0.facts();
         facts.tokens += 1;
         let n = facts.tokens;
@@ -356,26 +385,28 @@ impl Issuer {
         response(
             200,
             &format!(r#"{{"access_token":"at-{n}","expires_in":3600{successor}}}"#),
-            facts.now,
         )
     }
 }
 
-fn response(status: u16, body: &str, sent_at: Timestamp) -> Response {
-    Response {
-        status,
-        headers: Vec::new(),
-        body: body.as_bytes().to_vec(),
-        sent_at,
-    }
+fn response(status: u16, body: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into()
 }
 
 impl Transport for Issuer {
-    fn exchange(&self, outgoing: Outgoing) -> BoxFuture<'_, Result<Response, NoAnswer>> {
+    fn exchange<'a>(
+        &'a self,
+        outgoing: Outgoing,
+        arrived: &'a mut Arrived,
+    ) -> BoxFuture<'a, Result<(), NoAnswer>> {
         Box::pin(async move {
-            let now = self.0.facts().now;
             if outgoing.url.as_str() != TOKEN_URL {
-                return Ok(response(500, "", now));
+                arrived.bytes = response(500, "");
+                return Ok(());
             }
             let reply = self.0.facts().reply.clone();
             if matches!(reply, Reply::Unreachable) {
@@ -390,23 +421,32 @@ impl Transport for Issuer {
                 was_intended: exchange.is_some(),
                 had_answer: exchange.is_some_and(|exchange| exchange.answer.is_some()),
             });
+            let broken_off = || {
+                let failure = failure(FailureKind::Unavailable, "http.protocol");
+                Err(NoAnswer::after_sending(failure))
+            };
             match reply {
                 Reply::Rotates(wait) => {
                     tokio::time::sleep(wait).await;
-                    Ok(self.token(true))
+                    arrived.bytes = self.token(true);
                 }
-                Reply::WithoutSuccessor => Ok(self.token(false)),
-                Reply::Status(status, body) => Ok(response(status, &body, now)),
+                Reply::WithoutSuccessor => arrived.bytes = self.token(false),
+                Reply::Status(status, body) => arrived.bytes = response(status, &body),
                 Reply::RefusesAndLogin(login) => {
                     std::fs::write(&self.0.login, login).unwrap();
                     self.0.facts().reply = Reply::rotates();
-                    Ok(response(400, r#"{"error":"invalid_grant"}"#, now))
+                    arrived.bytes = response(400, r#"{"error":"invalid_grant"}"#);
                 }
-                Reply::IsLost | Reply::Unreachable => {
-                    let failure = failure(FailureKind::Unavailable, "http.protocol");
-                    Err(NoAnswer::after_sending(failure))
+                Reply::Raw(bytes) => arrived.bytes = bytes,
+                Reply::BreaksOff(missing) => {
+                    arrived.bytes = self.token(true);
+                    let end = arrived.bytes.len() - missing;
+                    arrived.bytes.truncate(end);
+                    return broken_off();
                 }
+                Reply::IsLost | Reply::Unreachable => return broken_off(),
             }
+            Ok(())
         })
     }
 }
@@ -429,19 +469,24 @@ impl Model {
         self.0.facts().answer_was_kept = kept.is_some_and(|chain| chain.answer().is_some());
         match answer.status {
             200 => Ok(answer),
-            429 | 500.. => Err(failure(FailureKind::Unavailable, "status")),
+            300..400 | 429 | 500.. => Err(failure(FailureKind::Unavailable, "status")),
             _ => Err(failure(FailureKind::Denied, "invalid_grant")),
         }
     }
 
     async fn finish(&self, call: &Call, answer: &Response) -> Result<Token, Failure> {
-        let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        if let Some(successor) = body["refresh_token"].as_str() {
+        let Content::Members(body) = evertoken_answer::read(None, &answer.body) else {
+            return Err(failure(FailureKind::Unavailable, "answer.unreadable"));
+        };
+        if let Some(successor) = body.text("refresh_token") {
             let successor = Value::Text(successor.to_owned());
             call.replace("rt", successor, None).await?;
         }
+        let Some(token) = body.text("access_token").filter(|_| body.is_whole) else {
+            return Err(failure(FailureKind::Unavailable, "answer.cut"));
+        };
         Ok(Token {
-            value: body["access_token"].as_str().unwrap().into(),
+            value: token.into(),
             token_type: "Bearer".to_owned(),
             expiry: Expiry::At(answer.sent_at.after(Duration::from_secs(3600))),
             fields: Vec::new(),

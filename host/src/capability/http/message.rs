@@ -1,0 +1,364 @@
+//! Reads an answer in HTTP/1.1 (RFC 9112) from the bytes that arrived. Nobody else's answer is on the connection, so the reader is as
+//! lenient as it likes: what cannot be read leaves out itself and nothing more.
+
+use std::ops::Range;
+
+/// Answers that only announce the answer (RFC 9110 §15.2). Servers send one or two.
+const MAX_INTERIM: u32 = 32;
+
+/// Why no more is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// By its own word the answer is not at its end.
+    MoreToCome,
+    /// By its own word it is.
+    AtEnd,
+    /// There are interim answers without end.
+    OnlyInterim,
+}
+
+/// What is known of an answer while it comes.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Whether the answer has no body whatever it says of it: to HEAD.
+    has_no_body: bool,
+    /// Where the search for the head's end goes on.
+    searched: usize,
+    interim: u32,
+    /// Where the body begins, and how it ends.
+    body: Option<(usize, Framing)>,
+}
+
+/// How a body ends (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length(usize),
+    /// The next chunk begins here.
+    Chunked(usize),
+    UntilClosed,
+}
+
+impl Progress {
+    /// An answer to a request with this method.
+    pub(super) fn to(method: &str) -> Self {
+        Self {
+            has_no_body: method.eq_ignore_ascii_case("HEAD"),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the end of the connection is the end of the answer.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        matches!(self.body, Some((_, Framing::UntilClosed)))
+    }
+
+    /// Looks at what has come; interim answers are taken out of it.
+    pub(super) fn look(&mut self, bytes: &mut Vec<u8>) -> Look {
+        while self.body.is_none() {
+            // Some servers end their answers with a line end too many, also interim ones.
+            let blanks = bytes
+                .iter()
+                .take_while(|byte| matches!(byte, b'\r' | b'\n'));
+            let blanks = blanks.count();
+            bytes.drain(..blanks);
+            let Some(end) = head_end(bytes, self.searched) else {
+                self.searched = bytes.len().saturating_sub(3);
+                return Look::MoreToCome;
+            };
+            let head = Head::read(bytes.get(..end).unwrap_or_default());
+            if head.as_ref().is_some_and(Head::is_interim) {
+                bytes.drain(..end);
+                self.searched = 0;
+                self.interim += 1;
+                if self.interim > MAX_INTERIM {
+                    return Look::OnlyInterim;
+                }
+                continue;
+            }
+            let framing = head.map_or(Framing::UntilClosed, |head| {
+                head.framing(self.has_no_body, end)
+            });
+            self.body = Some((end, framing));
+        }
+        match &mut self.body {
+            Some((begin, Framing::Length(length))) => {
+                if bytes.len() - *begin >= *length {
+                    Look::AtEnd
+                } else {
+                    Look::MoreToCome
+                }
+            }
+            Some((_, Framing::Chunked(at))) => loop {
+                match chunk(bytes, *at) {
+                    Chunk::Data { next, .. } => *at = next,
+                    Chunk::Last => return Look::AtEnd,
+                    Chunk::Unfinished(_) | Chunk::Damaged => return Look::MoreToCome,
+                }
+            },
+            Some((_, Framing::UntilClosed)) | None => Look::MoreToCome,
+        }
+    }
+}
+
+/// An answer in its parts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) status: u16,
+    /// Names in lower case; repeated ones apart.
+    pub(super) headers: Vec<(String, String)>,
+    /// What the body may be, the likeliest first: as it is framed, then what came whatever its framing says. At least one.
+    pub(super) bodies: Vec<Body>,
+}
+
+/// A body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    /// Whether all of it came, by its framing.
+    pub(super) is_whole: bool,
+}
+
+impl Message {
+    /// Reads what arrived of an answer to a request with this method, after which nothing will come. `is_closed`: the other side ended the
+    /// connection as is right. None: there is no status.
+    pub(super) fn read(arrived: &[u8], method: &str, is_closed: bool) -> Option<Self> {
+        let mut bytes = arrived.to_vec();
+        let mut progress = Progress::to(method);
+        progress.look(&mut bytes);
+        let Some((begin, framing)) = progress.body else {
+            return Self::without_an_end_of_the_head(&bytes, is_closed);
+        };
+        let head = Head::read(bytes.get(..begin)?)?;
+        let rest = bytes.get(begin..)?;
+        Some(Self {
+            status: head.status,
+            headers: head.headers,
+            bodies: match framing {
+                Framing::Length(length) => with_length(rest, length),
+                Framing::Chunked(_) => chunked(rest),
+                Framing::UntilClosed => vec![so_far(rest, is_closed)],
+            },
+        })
+    }
+
+    /// A body may follow its head without a blank line between, or stand alone (HTTP/0.9).
+    fn without_an_end_of_the_head(bytes: &[u8], is_closed: bool) -> Option<Self> {
+        if bytes.trim_ascii_start().starts_with(b"{") {
+            return Some(Self {
+                status: 200,
+                headers: Vec::new(),
+                bodies: vec![so_far(bytes, is_closed)],
+            });
+        }
+        let begin = bytes.windows(2).position(|pair| pair == b"\n{")? + 1;
+        let head = Head::read(bytes.get(..begin)?)?;
+        Some(Self {
+            status: head.status,
+            headers: head.headers,
+            bodies: vec![so_far(bytes.get(begin..)?, is_closed)],
+        })
+    }
+}
+
+fn so_far(bytes: &[u8], is_whole: bool) -> Body {
+    Body {
+        bytes: bytes.to_vec(),
+        is_whole,
+    }
+}
+
+fn with_length(rest: &[u8], length: usize) -> Vec<Body> {
+    match rest.get(..length) {
+        Some(body) if body.len() == rest.len() => vec![so_far(body, true)],
+        Some(body) => vec![so_far(body, true), so_far(rest, true)],
+        None => vec![so_far(rest, false)],
+    }
+}
+
+/// The chunks as far as they go; and if one is damaged, all that came but the lines that look like sizes.
+fn chunked(rest: &[u8]) -> Vec<Body> {
+    let mut bytes = Vec::with_capacity(rest.len());
+    let mut at = 0;
+    let is_whole = loop {
+        match chunk(rest, at) {
+            Chunk::Data { data, next } => {
+                bytes.extend_from_slice(rest.get(data).unwrap_or_default());
+                at = next;
+            }
+            Chunk::Last => break true,
+            Chunk::Unfinished(data) => {
+                bytes.extend_from_slice(rest.get(data).unwrap_or_default());
+                break false;
+            }
+            Chunk::Damaged => break false,
+        }
+    };
+    let mut bodies = vec![Body { bytes, is_whole }];
+    if !is_whole {
+        bodies.push(so_far(&without_sizes(rest), false));
+    }
+    bodies
+}
+
+/// A chunk (RFC 9112 §7.1).
+enum Chunk {
+    Data {
+        data: Range<usize>,
+        next: usize,
+    },
+    Last,
+    /// As far as it came.
+    Unfinished(Range<usize>),
+    /// Its size is none, or it goes on beyond that.
+    Damaged,
+}
+
+fn chunk(bytes: &[u8], at: usize) -> Chunk {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let Some(line) = rest.iter().position(|byte| *byte == b'\n') else {
+        return Chunk::Unfinished(at..at);
+    };
+    let Some(size) = rest.get(..line).and_then(size) else {
+        return Chunk::Damaged;
+    };
+    if size == 0 {
+        return Chunk::Last;
+    }
+    let begin = at + line + 1;
+    let end = begin.saturating_add(size);
+    match bytes.get(end..) {
+        None | Some([] | [b'\r']) => Chunk::Unfinished(begin..end.min(bytes.len())),
+        Some([b'\r', b'\n', ..]) => Chunk::Data {
+            data: begin..end,
+            next: end + 2,
+        },
+        Some([b'\n', ..]) => Chunk::Data {
+            data: begin..end,
+            next: end + 1,
+        },
+        Some(_) => Chunk::Damaged,
+    }
+}
+
+/// The size in a chunk's first line, whatever else is there.
+fn size(line: &[u8]) -> Option<usize> {
+    let digits = line.split(|byte| *byte == b';').next()?;
+    let digits = std::str::from_utf8(digits).ok()?.trim();
+    let is_size = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_size.then(|| usize::from_str_radix(digits, 16).unwrap_or(usize::MAX))
+}
+
+fn without_sizes(rest: &[u8]) -> Vec<u8> {
+    let lines = rest.split_inclusive(|byte| *byte == b'\n');
+    let mut content: Vec<u8> = Vec::with_capacity(rest.len());
+    for line in lines.filter(|line| size(line).is_none()) {
+        content.extend_from_slice(line.trim_ascii_end());
+    }
+    content
+}
+
+/// Where the head ends: behind the first blank line.
+fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut ends = (from..bytes.len()).filter(|at| bytes.get(*at) == Some(&b'\n'));
+    ends.find_map(|at| match bytes.get(at + 1..) {
+        Some([b'\n', ..]) => Some(at + 2),
+        Some([b'\r', b'\n', ..]) => Some(at + 3),
+        _ => None,
+    })
+}
+
+struct Head {
+    status: u16,
+    headers: Vec<(String, String)>,
+}
+
+impl Head {
+    /// The status line and what can be read of the header lines. A line that begins with a blank goes on with the one before
+    /// (RFC 9112 §5.2).
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut lines = bytes
+            .split(|byte| *byte == b'\n')
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let status = lines
+            .by_ref()
+            .find(|line| !line.is_empty())
+            .and_then(status)?;
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for line in lines {
+            let is_folded = line
+                .first()
+                .is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+            match headers.last_mut() {
+                Some((_, value)) if is_folded => {
+                    value.push(' ');
+                    value.push_str(&text(line.trim_ascii()));
+                }
+                _ => headers.extend(header(line)),
+            }
+        }
+        Some(Self { status, headers })
+    }
+
+    /// 101 is final: nobody asked for another protocol.
+    fn is_interim(&self) -> bool {
+        matches!(self.status, 100 | 102..200)
+    }
+
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let named = self.headers.iter().filter(move |(have, _)| have == name);
+        named.flat_map(|(_, value)| value.split(',').map(str::trim))
+    }
+
+    /// How the body ends that begins at `begin`. Lengths that are none or differ say nothing.
+    fn framing(&self, has_no_body: bool, begin: usize) -> Framing {
+        if has_no_body || matches!(self.status, 204 | 304) {
+            return Framing::Length(0);
+        }
+        let is = |coding: &str, name: &str| coding.eq_ignore_ascii_case(name);
+        let mut codings = self
+            .values("transfer-encoding")
+            .filter(|coding| !is(coding, "identity"));
+        if let Some(coding) = codings.next() {
+            let is_chunked = is(coding, "chunked") || codings.any(|coding| is(coding, "chunked"));
+            return if is_chunked {
+                Framing::Chunked(begin)
+            } else {
+                Framing::UntilClosed
+            };
+        }
+        let mut lengths = self
+            .values("content-length")
+            .map(|length| length.parse().ok());
+        match lengths.next() {
+            Some(Some(length)) if lengths.all(|other| other == Some(length)) => {
+                Framing::Length(length)
+            }
+            _ => Framing::UntilClosed,
+        }
+    }
+}
+
+/// The code in `HTTP/1.1 200 OK`.
+fn status(line: &[u8]) -> Option<u16> {
+    let line = text(line);
+    let mut words = line.split_ascii_whitespace();
+    words.next().filter(|version| version.starts_with("HTTP"))?;
+    let code = words.next().filter(|code| code.len() == 3)?;
+    code.parse().ok().filter(|code| *code >= 100)
+}
+
+fn header(line: &[u8]) -> Option<(String, String)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let name = line.get(..colon)?.trim_ascii();
+    let is_name = !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic());
+    let value = line.get(colon + 1..)?.trim_ascii();
+    is_name.then(|| (text(name).to_ascii_lowercase(), text(value)))
+}
+
+/// Without control characters, which mean nothing in a header.
+fn text(bytes: &[u8]) -> String {
+    let text = evertoken_answer::decoded(bytes);
+    text.chars()
+        .filter(|c| !c.is_control() || *c == '\t')
+        .collect()
+}

@@ -1,0 +1,188 @@
+//! What an answer says, and what it says of a rotating secret that the request carried. Read from the bytes each time: a later
+//! version may understand what this one does not.
+
+use evertoken_answer::Content;
+
+use super::Response;
+use super::coding;
+use super::error;
+use super::message::{Body, Message};
+use super::request::Target;
+use super::transport::{Arrived, NoAnswer};
+
+/// What an answer says about the value that the request carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::capability) enum Meaning {
+    /// The value may be spent, and the successor may be in the answer.
+    Taken,
+    /// Surely nothing was issued: the value can be sent again.
+    Unspent,
+    /// Who knows how far it came: the server failed, or the answer was cut before it said.
+    Unknown,
+    /// The value is spent, revoked or expired (RFC 6749 §5.2, `invalid_grant`).
+    Dead,
+}
+
+/// An answer that was read.
+#[derive(Debug)]
+pub(in crate::capability) struct Reading {
+    /// As plugins see it.
+    pub(in crate::capability) response: Response,
+    /// What it says about the value that the request carried.
+    pub(in crate::capability) meaning: Meaning,
+    /// Whether it is at its end: by its framing, or because the object in it is.
+    pub(super) is_whole: bool,
+}
+
+impl Reading {
+    /// Reads what arrived of an answer to a request with this method. `is_closed`: the other side ended the connection as is right.
+    /// None: it does not even say its status.
+    pub(in crate::capability) fn of(
+        arrived: &Arrived,
+        method: &str,
+        is_closed: bool,
+        limit: usize,
+    ) -> Option<Self> {
+        let Message {
+            status,
+            mut headers,
+            bodies,
+        } = Message::read(&arrived.bytes, method, is_closed)?;
+        let candidates = bodies
+            .into_iter()
+            .map(|body| Candidate::of(body, &headers, limit))
+            .rev();
+        let best = candidates.max_by_key(Candidate::worth)?;
+        if best.was_coded {
+            // They are about what came, not about what it is.
+            headers.retain(|(name, _)| name != "content-encoding" && name != "content-length");
+        }
+        Some(Self {
+            meaning: meaning(status, &best),
+            is_whole: best.is_whole,
+            response: Response {
+                status,
+                headers,
+                body: best.bytes,
+                sent_at: arrived.sent_at,
+            },
+        })
+    }
+
+    /// Whether it can be acted upon: more of it would bring nothing.
+    fn is_of_use(&self) -> bool {
+        self.is_whole || self.meaning != Meaning::Unknown || !is_success(self.response.status)
+    }
+}
+
+/// What must be known of a request to read its answer.
+#[derive(Debug)]
+pub(in crate::capability) struct Question {
+    pub(super) method: String,
+    pub(super) target: Target,
+    pub(super) through: Option<String>,
+    /// Bytes that the answer may have.
+    pub(super) limit: usize,
+}
+
+impl Question {
+    /// The answer, if what arrived is one: all of it, or as much as matters.
+    ///
+    /// # Errors
+    /// It is none; if it broke off, as `outcome` says.
+    pub(in crate::capability) fn answered_by(
+        &self,
+        arrived: &Arrived,
+        outcome: Result<(), NoAnswer>,
+    ) -> Result<Reading, NoAnswer> {
+        let is_closed = outcome.is_ok();
+        let none = match outcome {
+            Err(none) if !none.was_sent => return Err(none),
+            Err(none) => none,
+            Ok(()) => {
+                NoAnswer::after_sending(error::unreadable(&self.target, self.through.as_deref()))
+            }
+        };
+        Reading::of(arrived, &self.method, is_closed, self.limit)
+            .filter(Reading::is_of_use)
+            .ok_or(none)
+    }
+}
+
+/// A body that an answer may have.
+struct Candidate {
+    bytes: Vec<u8>,
+    was_coded: bool,
+    is_whole: bool,
+    content: Content,
+}
+
+impl Candidate {
+    fn of(body: Body, headers: &[(String, String)], limit: usize) -> Self {
+        let said = |wanted: &str| {
+            let mut named = headers.iter().filter(|(name, _)| name == wanted);
+            named.next().map(|(_, value)| value.as_str())
+        };
+        let coding = said("content-encoding").unwrap_or_default();
+        let decoded = coding::decoded(&body.bytes, coding, limit);
+        let content = evertoken_answer::read(said("content-type"), &decoded.bytes);
+        Self {
+            is_whole: match &content {
+                Content::Members(members) => members.is_whole,
+                _ => body.is_whole && decoded.is_whole,
+            },
+            bytes: decoded.bytes,
+            was_coded: decoded.was_coded,
+            content,
+        }
+    }
+
+    /// Which of several is the best: an object with its end, what is no object, one with a successor, one that was cut before it.
+    fn worth(&self) -> u8 {
+        match &self.content {
+            Content::Members(members) if members.is_whole => 3,
+            Content::Members(members) => u8::from(members.has_refresh_token()),
+            _ if self.is_whole => 2,
+            _ => 0,
+        }
+    }
+}
+
+fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
+fn meaning(status: u16, body: &Candidate) -> Meaning {
+    match (status, error(&body.content)) {
+        (200..300, None) => of_success(body),
+        (200..300 | 400..=428 | 430..500, Some("invalid_grant")) => Meaning::Dead,
+        (200..500, _) => Meaning::Unspent,
+        _ => Meaning::Unknown,
+    }
+}
+
+/// The error in a body that has no token (RFC 6749 §5.2); some issuers send it with 200.
+fn error(content: &Content) -> Option<&str> {
+    match content {
+        Content::Members(members) | Content::Form(members)
+            if members.text("access_token").is_none() && !members.has_refresh_token() =>
+        {
+            members.text("error")
+        }
+        _ => None,
+    }
+}
+
+fn of_success(body: &Candidate) -> Meaning {
+    match &body.content {
+        Content::Members(members) if members.has_refresh_token() => Meaning::Taken,
+        Content::Html => Meaning::Unspent,
+        Content::Empty if body.is_whole => Meaning::Unspent,
+        // Only the plugin knows what its issuer's tokens look like.
+        _ if body.is_whole => Meaning::Taken,
+        _ => Meaning::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests;

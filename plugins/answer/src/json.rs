@@ -1,0 +1,201 @@
+//! JSON as it is sent. What `JSON.parse` takes is read in the same way; beyond that: control characters within strings, commas too many, numbers
+//! that are none, what stands behind the end, and, of an object that was cut, the members that came whole.
+
+use serde_json::{Map, Number, Value};
+
+/// Values within values beyond this are left out; token answers have two or three levels.
+const MAX_DEPTH: usize = 32;
+
+/// The members of the object that `text` begins with, and whether it has an end.
+pub(crate) fn object(text: &str) -> (Map<String, Value>, bool) {
+    let mut reader = Reader { rest: text };
+    let mut members = Map::new();
+    let end = reader.object(&mut members, 0);
+    (members, end.is_some())
+}
+
+/// The value that `text` begins with; none: it begins with none, or the value has no end.
+pub(crate) fn value(text: &str) -> Option<Value> {
+    if !text.starts_with(['{', '[', '"', '-', 't', 'f', 'n'])
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return None;
+    }
+    if text.starts_with(['{', '[', '"']) {
+        return Reader { rest: text }.value(0);
+    }
+    serde_json::from_str(text).ok()
+}
+
+/// What is still to be read. Each method gives nothing where the text ends, or goes on in no way that could be meant, too early.
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl Reader<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.rest.bytes().next()
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
+    }
+
+    fn skip_blanks(&mut self) {
+        self.rest = self.rest.trim_start();
+    }
+
+    fn take(&mut self, wanted: u8) -> Option<()> {
+        self.skip_blanks();
+        (self.peek()? == wanted).then(|| self.skip(1))
+    }
+
+    /// Members come into `members` one by one, so that they are there when the object is cut.
+    fn object(&mut self, members: &mut Map<String, Value>, depth: usize) -> Option<()> {
+        self.take(b'{')?;
+        loop {
+            self.skip_blanks();
+            match self.peek()? {
+                b'}' => return Some(self.skip(1)),
+                b',' => self.skip(1),
+                _ => {
+                    let name = self.string()?;
+                    self.take(b':')?;
+                    let value = self.value(depth + 1)?;
+                    members.insert(name, value);
+                }
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Option<Vec<Value>> {
+        self.take(b'[')?;
+        let mut items = Vec::new();
+        loop {
+            self.skip_blanks();
+            match self.peek()? {
+                b']' => {
+                    self.skip(1);
+                    return Some(items);
+                }
+                b',' => self.skip(1),
+                _ => items.push(self.value(depth + 1)?),
+            }
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Option<Value> {
+        self.skip_blanks();
+        match self.peek()? {
+            b'"' => self.string().map(Value::String),
+            b'{' | b'[' if depth > MAX_DEPTH => self.skip_nested().map(|()| Value::Null),
+            b'{' => {
+                let mut members = Map::new();
+                self.object(&mut members, depth)?;
+                Some(Value::Object(members))
+            }
+            b'[' => self.array(depth).map(Value::Array),
+            _ => self.word(),
+        }
+    }
+
+    /// Over an object or an array, however deep it is.
+    fn skip_nested(&mut self) -> Option<()> {
+        let mut open = 0_usize;
+        loop {
+            match self.peek()? {
+                b'"' => {
+                    self.string()?;
+                    continue;
+                }
+                b'{' | b'[' => open += 1,
+                b'}' | b']' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            let first = self.rest.chars().next()?;
+            self.skip(first.len_utf8());
+            if open == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    /// A number, `true`, `false`, `null`, or what other languages write in their place, which is nothing. A word that reaches to the end may go on
+    /// behind it.
+    fn word(&mut self) -> Option<Value> {
+        let end = self.rest.find(|c: char| {
+            c.is_whitespace() || matches!(c, ',' | '}' | ']' | ':' | '"' | '{' | '[')
+        })?;
+        let word = self.rest.get(..end).filter(|word| !word.is_empty())?;
+        let value = serde_json::from_str(word).ok().or_else(|| number(word));
+        self.skip(end);
+        Some(value.unwrap_or(Value::Null))
+    }
+
+    fn string(&mut self) -> Option<String> {
+        self.take(b'"')?;
+        let mut text = String::new();
+        loop {
+            let end = self.rest.find(['"', '\\'])?;
+            text.push_str(self.rest.get(..end)?);
+            self.skip(end);
+            let is_end = self.peek()? == b'"';
+            self.skip(1);
+            if is_end {
+                return Some(text);
+            }
+            text.push(self.escaped()?);
+        }
+    }
+
+    /// The character behind a backslash.
+    fn escaped(&mut self) -> Option<char> {
+        let escape = self.rest.chars().next()?;
+        self.skip(escape.len_utf8());
+        Some(match escape {
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'u' => self.unicode()?,
+            other => other,
+        })
+    }
+
+    /// The character behind `\u`; half of a surrogate pair stands for none.
+    fn unicode(&mut self) -> Option<char> {
+        let first = self.unit()?;
+        let mut second = Reader { rest: self.rest };
+        let pair = match (first, second.rest.strip_prefix("\\u")) {
+            (0xd800..0xdc00, Some(rest)) => {
+                second.rest = rest;
+                second.unit().map(|unit| [first, unit])
+            }
+            _ => None,
+        };
+        let paired = pair.and_then(|pair| char::decode_utf16(pair).next()?.ok());
+        if paired.is_some() {
+            self.rest = second.rest;
+        }
+        paired
+            .or_else(|| char::from_u32(first.into()))
+            .or(Some(char::REPLACEMENT_CHARACTER))
+    }
+
+    fn unit(&mut self) -> Option<u16> {
+        let digits = self.rest.get(..4)?;
+        let unit = u16::from_str_radix(digits, 16).ok()?;
+        self.skip(4);
+        Some(unit)
+    }
+}
+
+/// A number in a spelling that JSON does not have, such as `03600`, or beyond what a double holds, which then is the largest.
+fn number(word: &str) -> Option<Value> {
+    let number: f64 = word.parse().ok()?;
+    let whole = word.parse::<i64>().ok().map(Number::from);
+    whole
+        .or_else(|| Number::from_f64(number.clamp(f64::MIN, f64::MAX)))
+        .map(Value::Number)
+}

@@ -1,0 +1,256 @@
+//! Real answers, and those that other clients read.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn members(body: &[u8]) -> Members {
+    match read(Some("application/json"), body) {
+        Content::Members(members) => members,
+        other => panic!("{other:?} of {}", String::from_utf8_lossy(body)),
+    }
+}
+
+#[test]
+fn what_other_clients_read_is_read() {
+    let expected = json!({"refresh_token": "r", "access_token": "a"});
+    for body in [
+        &br#"{"refresh_token":"r","access_token":"a"}"#[..],
+        b"\xef\xbb\xbf{\"refresh_token\":\"r\",\"access_token\":\"a\"}",
+        b" \r\n\t{ \"refresh_token\" : \"r\" ,\r\n \"access_token\":\"a\" } \n",
+        b"\x0b{\"refresh_token\":\"r\",\"access_token\":\"a\"}\0\0",
+        b")]}',\n{\"refresh_token\":\"r\",\"access_token\":\"a\"}",
+        b"while(1);{\"refresh_token\":\"r\",\"access_token\":\"a\"}",
+        b"for(;;); {\"refresh_token\":\"r\",\"access_token\":\"a\"}",
+        br#"{"refresh_token":"r","access_token":"a",}"#,
+        br#"{,"refresh_token":"r",,"access_token":"a"}"#,
+        br#"{"refresh_token":"r","access_token":"a"}{"refresh_token":"x","access_token":"x"}"#,
+        br#"{"refresh_token":"r","access_token":"a"}<!-- served by web-7 -->"#,
+        br#"{"refresh_token":"x","refresh_token":"r","access_token":"a"}"#,
+        b"{\"refresh_token\":\"\\u0072\",\"access_token\":\"\\u0061\"}",
+    ] {
+        let found = members(body);
+        assert!(found.is_whole, "{}", String::from_utf8_lossy(body));
+        assert_eq!(
+            Value::Object(found.members),
+            expected,
+            "{}",
+            String::from_utf8_lossy(body)
+        );
+    }
+}
+
+#[test]
+fn what_is_odd_in_one_member_does_not_hide_the_others() {
+    for (odd, expected) in [
+        (&b"\"na\xefve\""[..], json!("na\u{ef}ve")),
+        ("\"naïve\"".as_bytes(), json!("naïve")),
+        (b"\"line\nbreak\ttab\x01\"", json!("line\nbreak\ttab\u{1}")),
+        (br#""\ud83d\ude00""#, json!("\u{1f600}")),
+        (br#""\ud800""#, json!("\u{fffd}")),
+        (br#""\ud800x""#, json!("\u{fffd}x")),
+        (br#""\udc00\ud800""#, json!("\u{fffd}\u{fffd}")),
+        (br#""\q\/\\\"""#, json!("q/\\\"")),
+        (b"03600", json!(3600)),
+        (b"+5", json!(5)),
+        (b"1e999", json!(f64::MAX)),
+        (b"-1e999", json!(f64::MIN)),
+        (b"NaN", Value::Null),
+        (b"undefined", Value::Null),
+        (b"None", Value::Null),
+        (b"{}", json!({})),
+        (b"[1,[2],]", json!([1, [2]])),
+        (
+            b"12345678901234567890123",
+            json!(12_345_678_901_234_567_890_123_f64),
+        ),
+    ] {
+        let body = [
+            &br#"{"refresh_token":"r","odd":"#[..],
+            odd,
+            br#","access_token":"a"}"#,
+        ]
+        .concat();
+        let found = members(&body);
+        let shown = String::from_utf8_lossy(&body);
+        assert!(found.is_whole, "{shown}");
+        assert_eq!(found.members.get("odd"), Some(&expected), "{shown}");
+        assert_eq!(
+            (found.text("refresh_token"), found.text("access_token")),
+            (Some("r"), Some("a")),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn nesting_without_end_is_left_out() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = format!("{}\"]}}\"{}", open.repeat(5000), close.repeat(5000));
+        let body = format!(r#"{{"refresh_token":"r","deep":{deep},"access_token":"a"}}"#);
+        let found = members(body.as_bytes());
+        assert!(found.is_whole);
+        assert_eq!(found.text("access_token"), Some("a"));
+    }
+}
+
+#[test]
+fn utf_16_is_read() {
+    let text = r#"{"access_token":"a","scope":"ü"}"#;
+    let units = |to: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(to).collect::<Vec<u8>>();
+    let (little, big) = (units(u16::to_le_bytes), units(u16::to_be_bytes));
+    for body in [
+        [&[0xff, 0xfe][..], &little].concat(),
+        [&[0xfe, 0xff][..], &big].concat(),
+        little,
+        big,
+    ] {
+        let found = members(&body);
+        assert_eq!(
+            (found.text("access_token"), found.text("scope")),
+            (Some("a"), Some("ü"))
+        );
+    }
+}
+
+#[test]
+fn of_what_was_cut_the_whole_members_are_there_and_no_others() {
+    let body = br#"{"access_token":"at","expires_in":3600,"nested":{"a":[1]},"refresh_token":"rt","x":"y"}"#;
+    for end in 1..=body.len() {
+        let found = members(&body[..end]);
+        assert_eq!(found.is_whole, end == body.len(), "{end}");
+        let whole = serde_json::from_slice::<Map<String, Value>>(body).unwrap();
+        for (name, value) in &found.members {
+            assert_eq!(whole.get(name), Some(value), "{end}");
+        }
+        let has_end = |of: &str| String::from_utf8_lossy(&body[..end]).contains(of);
+        assert_eq!(
+            found.text("access_token").is_some(),
+            has_end(r#":"at""#),
+            "{end}"
+        );
+        assert_eq!(found.has_refresh_token(), has_end(r#":"rt""#), "{end}");
+    }
+}
+
+#[test]
+fn a_page_is_told_from_an_answer() {
+    for (content_type, body, expected) in [
+        ("text/html", "<!DOCTYPE html><p>Back soon", Content::Html),
+        ("application/json", "\u{feff}\n <HTML>", Content::Html),
+        ("text/html", "<svg/>", Content::Html),
+        (
+            "text/plain",
+            "<?xml version=\"1.0\"?><!DOCTYPE x><html/>",
+            Content::Html,
+        ),
+        ("text/plain", "<!-- maintenance -->", Content::Html),
+        (
+            "text/xml",
+            "<AssumeRoleResponse><a/></AssumeRoleResponse>",
+            Content::Other,
+        ),
+        ("text/plain", "try again later", Content::Other),
+        ("text/plain", "eyJhbGciOiJub25lIn0.e30.", Content::Other),
+        ("application/json", " \r\n", Content::Empty),
+        ("application/json", "", Content::Empty),
+        ("application/json", "null", Content::Json(Value::Null)),
+        (
+            "application/json",
+            "[{\"a\":1}] ",
+            Content::Json(json!([{"a": 1}])),
+        ),
+        ("application/json", "\"text\"", Content::Json(json!("text"))),
+        ("application/json", "[1", Content::Other),
+    ] {
+        assert_eq!(
+            read(Some(content_type), body.as_bytes()),
+            expected,
+            "{content_type} {body}"
+        );
+    }
+}
+
+#[test]
+fn a_form_is_read_where_it_has_one_of_the_names_that_matter() {
+    for content_type in [
+        None,
+        Some("application/x-www-form-urlencoded; charset=utf-8"),
+        Some("text/plain"),
+        Some("text/html; charset=utf-8"),
+    ] {
+        let Content::Form(found) = read(content_type, b"access_token=a%2Bb+c&refresh_token=r")
+        else {
+            panic!("{content_type:?}");
+        };
+        assert_eq!(
+            (found.text("access_token"), found.is_whole),
+            (Some("a+b c"), true)
+        );
+    }
+    for (content_type, body) in [
+        ("text/plain", "we=are&away=now"),
+        ("application/json", "access_token=a"),
+    ] {
+        assert_eq!(
+            read(Some(content_type), body.as_bytes()),
+            Content::Other,
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn a_refresh_token_is_known_in_every_spelling() {
+    for name in [
+        "refresh_token",
+        "refreshToken",
+        "RefreshToken",
+        "refresh-token",
+        "REFRESH_TOKEN",
+    ] {
+        assert!(is_refresh_token(name), "{name}");
+    }
+    for name in ["token", "refresh_token_expires_in", "refresh"] {
+        assert!(!is_refresh_token(name), "{name}");
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".*".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            proptest::collection::btree_map(".*", inner, 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_serde_json_reads_is_read_in_the_same_way(value in any_json(), pretty: bool) {
+        let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+        let expected: Value = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(json(text.as_bytes()), Some(expected));
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(content_type in ".{0,20}", body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = read(Some(&content_type), &body);
+        let _ = json(&body);
+    }
+
+    #[test]
+    fn no_text_like_json_makes_the_reader_panic(body in r#"[\[\]{}",:\\a0u\-. é]{0,60}"#) {
+        let _ = read(None, body.as_bytes());
+    }
+}

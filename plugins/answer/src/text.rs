@@ -1,0 +1,34 @@
+//! Bytes to text.
+
+use std::borrow::Cow;
+
+/// A body as text: UTF-8, UTF-16 where a byte order mark or its zeros tell, and ISO 8859-1 for what is neither. Without the mark.
+#[must_use]
+pub fn decoded(body: &[u8]) -> Cow<'_, str> {
+    match body {
+        [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [first, 0, ..] if *first != 0 => utf16(body, u16::from_le_bytes),
+        [0, second, ..] if *second != 0 => utf16(body, u16::from_be_bytes),
+        _ => utf8(body),
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        // Cut within a character.
+        Err(error) if error.error_len().is_none() => String::from_utf8_lossy(bytes),
+        Err(_) => bytes.iter().copied().map(char::from).collect(),
+    }
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'static, str> {
+    let units = bytes
+        .chunks_exact(2)
+        .filter_map(|pair| pair.try_into().ok().map(unit));
+    char::decode_utf16(units)
+        .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect()
+}
