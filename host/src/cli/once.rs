@@ -166,10 +166,10 @@ fn why_not(job: &JobStatus) -> Option<String> {
         .last_failure
         .iter()
         .map(|failure| failure.message.clone());
-    let of_issuer = job.held_back.iter().map(|held_back| {
-        let (issuer, failure) = (&held_back.issuer, &held_back.failure);
-        format!("waits for {issuer}: {}", failure.message)
-    });
+    let of_issuer = job
+        .held_back
+        .iter()
+        .map(|held_back| format!("{held_back}: {}", held_back.failure.message));
     let reasons: Vec<String> = of_source.chain(of_issuer).chain(of_outputs).collect();
     Some(if reasons.is_empty() {
         format!("{}; the time is up", job.state)

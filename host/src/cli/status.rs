@@ -167,7 +167,7 @@ fn state(job: &JobStatus) -> String {
 fn last_error(job: &JobStatus) -> Option<String> {
     if let Some(held_back) = &job.held_back {
         let why = described(&held_back.failure);
-        return Some(format!("waits for {}: {why}", held_back.issuer));
+        return Some(format!("{held_back}: {why}"));
     }
     let outputs = job
         .outputs

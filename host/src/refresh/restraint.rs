@@ -1,9 +1,11 @@
-//! Restraint towards an issuer in trouble, for all jobs that ask it as one client: a circuit that closes when the issuer is
-//! away, overloaded, or refuses the client whoever asks. While it is closed one job at a time tries, and the others wait
-//! without failing themselves; the first answer opens it, and all go on. Open circuits need no memory: there is none.
+//! Restraint for all jobs that ask an issuer as one client: a circuit that closes when the issuer is away or overloaded, or when it
+//! refuses the client whoever asks. While it is closed one job at a time tries, and the others wait without failing themselves; the
+//! first answer opens it, and all go on. Open circuits need no memory: there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::backoff::{LONGEST_RETRY_AFTER, ladder};
 use super::scaled;
@@ -23,15 +25,25 @@ const STEADY: Duration = Duration::from_secs(31);
 /// Steady probes are up to this part later, at random, so that many processes do not ask in step.
 const STEADY_JITTER: f64 = 0.1;
 
+/// Why nobody who asks an issuer as one client will be served now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The issuer is away or overloaded. That passes by itself.
+    IssuerInTrouble,
+    /// The issuer is well and refuses the client: somebody has to mend its secret, or what the issuer holds of it.
+    ClientRefused,
+}
+
 /// What the end of a call says about the issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
     /// It answered and knows the client, whatever it said to this job.
     Answered,
-    /// It is away or overloaded, or refuses the client: nobody who asks as this client will be served now.
+    /// Nobody who asks as this client will be served now.
     Trouble {
-        /// How the call failed.
-        kind: FailureKind,
+        /// Why.
+        cause: Cause,
         /// How long the issuer asks us to stay away.
         retry_after: Option<Duration>,
     },
@@ -48,21 +60,29 @@ const OURS: [&str; 5] = ["secret.", "state.", "kubernetes.", "crypto.", "chain."
 /// Calls that waited for an answer until their time was up.
 const TIMEOUTS: [&str; 2] = ["plugin.timeout", "host.timeout"];
 
+/// An issuer's words for a client that it does not take: RFC 6749 §5.2, and the statuses of answers without such a word.
+const REFUSALS: [&str; 4] = [
+    "invalid_client",
+    "unauthorized_client",
+    "http.401",
+    "http.403",
+];
+
 /// What a failed call says about the issuer.
 #[must_use]
 pub fn sign(failure: &Failure) -> Sign {
     use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
     let code = failure.code.as_deref().unwrap_or_default();
-    let trouble = Sign::Trouble {
-        kind: failure.kind,
+    let trouble = |cause| Sign::Trouble {
+        cause,
         retry_after: failure.retry_after,
     };
     match failure.kind {
-        _ if code == "invalid_client" => trouble,
-        Unavailable if TIMEOUTS.contains(&code) => trouble,
+        _ if REFUSALS.contains(&code) => trouble(Cause::ClientRefused),
+        Unavailable if TIMEOUTS.contains(&code) => trouble(Cause::IssuerInTrouble),
         _ if code == "chain.in-doubt" || code.starts_with("plugin.") => Sign::Unclear,
         _ if OURS.iter().any(|ours| code.starts_with(ours)) => Sign::Unsent,
-        Unavailable => trouble,
+        Unavailable => trouble(Cause::IssuerInTrouble),
         Internal => Sign::Unclear,
         Denied | InvalidConfig => match (code.split_once('.'), code) {
             // The OAuth plugins' code for an answer without one.
@@ -76,27 +96,25 @@ pub fn sign(failure: &Failure) -> Sign {
 
 /// How long after the `nth` failure (from 1) the next probe may go. `sample` is from 0 to 1.
 #[must_use]
-pub fn spacing(kind: FailureKind, nth: u32, sample: f64) -> Duration {
-    let is_mended_by_people = matches!(kind, FailureKind::Denied | FailureKind::InvalidConfig);
-    let longest = if is_mended_by_people {
-        ladder(nth)
-    } else {
-        FIRST.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX))
+pub fn spacing(cause: Cause, nth: u32, sample: f64) -> Duration {
+    let longest = match cause {
+        Cause::ClientRefused => ladder(nth),
+        Cause::IssuerInTrouble => {
+            FIRST.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX))
+        }
     };
-    if longest >= STEADY {
-        STEADY + scaled(STEADY, STEADY_JITTER * sample)
-    } else if is_mended_by_people {
-        longest
-    } else {
-        scaled(longest, sample).max(FIRST / LEAST_PART)
+    match cause {
+        _ if longest >= STEADY => STEADY + scaled(STEADY, STEADY_JITTER * sample),
+        Cause::ClientRefused => longest,
+        Cause::IssuerInTrouble => scaled(longest, sample).max(FIRST / LEAST_PART),
     }
 }
 
 /// A closed circuit and the jobs (`J`) behind it.
 #[derive(Debug, Clone)]
 pub struct Circuit<J> {
-    /// How the issuer failed last.
-    kind: FailureKind,
+    /// Why it is closed.
+    cause: Cause,
     /// Of what closed it and of probes.
     failures: u32,
     /// When the next probe may go, on the boot clock.
@@ -138,14 +156,14 @@ impl<J: Copy + Ord> Circuit<J> {
     #[must_use]
     pub fn close(
         job: J,
-        kind: FailureKind,
+        cause: Cause,
         retry_after: Option<Duration>,
         was_well: bool,
         now: Reading,
         sample: f64,
     ) -> Self {
         let mut circuit = Self {
-            kind,
+            cause,
             failures: 0,
             next: now.boot,
             obeys_until: now.boot,
@@ -157,7 +175,7 @@ impl<J: Copy + Ord> Circuit<J> {
         };
         circuit.strike(job, true, was_well);
         circuit.obey(retry_after, now);
-        circuit.failed(kind, now, sample);
+        circuit.failed(cause, now, sample);
         circuit
     }
 
@@ -235,11 +253,11 @@ impl<J: Copy + Ord> Circuit<J> {
                 self.pardon(job);
                 return was_probe || self.obeys_until <= now.boot;
             }
-            Sign::Trouble { kind, retry_after } => {
+            Sign::Trouble { cause, retry_after } => {
                 self.strike(job, true, was_well);
                 self.obey(retry_after, now);
                 if was_probe {
-                    self.failed(kind, now, sample);
+                    self.failed(cause, now, sample);
                 }
             }
             Sign::Unclear | Sign::Unsent => {
@@ -247,19 +265,19 @@ impl<J: Copy + Ord> Circuit<J> {
                 if was_probe && sign == Sign::Unclear {
                     self.next = now
                         .boot
-                        .saturating_add(spacing(self.kind, self.failures, sample));
+                        .saturating_add(spacing(self.cause, self.failures, sample));
                 }
             }
         }
         false
     }
 
-    fn failed(&mut self, kind: FailureKind, now: Reading, sample: f64) {
-        self.kind = kind;
+    fn failed(&mut self, cause: Cause, now: Reading, sample: f64) {
+        self.cause = cause;
         self.failures = self.failures.saturating_add(1);
         self.next = now
             .boot
-            .saturating_add(spacing(kind, self.failures, sample));
+            .saturating_add(spacing(cause, self.failures, sample));
     }
 
     fn obey(&mut self, retry_after: Option<Duration>, now: Reading) {
@@ -310,10 +328,10 @@ impl<J: Copy + Ord> Circuit<J> {
         self.places.keys().copied()
     }
 
-    /// How the issuer failed last.
+    /// Why it is closed.
     #[must_use]
-    pub const fn kind(&self) -> FailureKind {
-        self.kind
+    pub const fn cause(&self) -> Cause {
+        self.cause
     }
 }
 
@@ -340,13 +358,13 @@ mod tests {
     }
 
     const AWAY: Sign = Sign::Trouble {
-        kind: FailureKind::Unavailable,
+        cause: Cause::IssuerInTrouble,
         retry_after: None,
     };
 
     /// A circuit that job 0 closed at second 0, and job 100 failed, too; the first probe may go at second 1.
     fn closed() -> Circuit<u32> {
-        let mut circuit = Circuit::close(0, FailureKind::Unavailable, None, true, at(0), 1.0);
+        let mut circuit = Circuit::close(0, Cause::IssuerInTrouble, None, true, at(0), 1.0);
         assert!(!circuit.ended(100, AWAY, true, at(0), 1.0));
         circuit
     }
@@ -354,21 +372,24 @@ mod tests {
     #[test]
     fn only_trouble_that_all_share_closes_and_any_answer_opens() {
         use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
-        let trouble = |kind| Sign::Trouble {
-            kind,
+        let refused = Sign::Trouble {
+            cause: Cause::ClientRefused,
             retry_after: None,
         };
         for (kind, code, expected) in [
-            (Unavailable, "http.connect", trouble(Unavailable)),
-            (Unavailable, "http.timeout", trouble(Unavailable)),
-            (Unavailable, "http.503", trouble(Unavailable)),
-            (Unavailable, "http.429", trouble(Unavailable)),
-            (Unavailable, "temporarily_unavailable", trouble(Unavailable)),
-            (Unavailable, "", trouble(Unavailable)),
-            (Unavailable, "plugin.timeout", trouble(Unavailable)),
-            (Unavailable, "host.timeout", trouble(Unavailable)),
-            (Denied, "invalid_client", trouble(Denied)),
-            (InvalidConfig, "invalid_client", trouble(InvalidConfig)),
+            (Unavailable, "http.connect", AWAY),
+            (Unavailable, "http.timeout", AWAY),
+            (Unavailable, "http.503", AWAY),
+            (Unavailable, "http.429", AWAY),
+            (Unavailable, "temporarily_unavailable", AWAY),
+            (Unavailable, "", AWAY),
+            (Unavailable, "plugin.timeout", AWAY),
+            (Unavailable, "host.timeout", AWAY),
+            (Denied, "invalid_client", refused),
+            (InvalidConfig, "invalid_client", refused),
+            (Denied, "unauthorized_client", refused),
+            (Denied, "http.401", refused),
+            (Denied, "http.403", refused),
             (Denied, "invalid_grant", Sign::Answered),
             (InvalidConfig, "invalid_scope", Sign::Answered),
             (InvalidConfig, "http.404", Sign::Answered),
@@ -396,7 +417,7 @@ mod tests {
             ..Failure::new(Unavailable, "http.429", "")
         };
         let expected = Sign::Trouble {
-            kind: Unavailable,
+            cause: Cause::IssuerInTrouble,
             retry_after: Some(s(30)),
         };
         assert_eq!(sign(&throttled), expected);
@@ -404,23 +425,23 @@ mod tests {
 
     #[test]
     fn probes_are_further_apart_each_time_up_to_just_under_two_a_minute() {
-        use FailureKind::{Denied, Unavailable};
-        for (kind, nth, sample, expected_ms) in [
-            (Unavailable, 1, 0.0, 250),
-            (Unavailable, 1, 1.0, 1000),
-            (Unavailable, 3, 0.5, 2000),
-            (Unavailable, 5, 1.0, 16_000),
-            (Unavailable, 6, 0.0, 31_000),
-            (Unavailable, 6, 1.0, 34_100),
-            (Unavailable, u32::MAX, 0.5, 32_550),
-            (Denied, 1, 0.3, 10_000),
-            (Denied, 2, 0.0, 31_000),
-            (Denied, 9, 0.0, 31_000),
+        use Cause::{ClientRefused, IssuerInTrouble};
+        for (cause, nth, sample, expected_ms) in [
+            (IssuerInTrouble, 1, 0.0, 250),
+            (IssuerInTrouble, 1, 1.0, 1000),
+            (IssuerInTrouble, 3, 0.5, 2000),
+            (IssuerInTrouble, 5, 1.0, 16_000),
+            (IssuerInTrouble, 6, 0.0, 31_000),
+            (IssuerInTrouble, 6, 1.0, 34_100),
+            (IssuerInTrouble, u32::MAX, 0.5, 32_550),
+            (ClientRefused, 1, 0.3, 10_000),
+            (ClientRefused, 2, 0.0, 31_000),
+            (ClientRefused, 9, 0.0, 31_000),
         ] {
             assert_eq!(
-                spacing(kind, nth, sample),
+                spacing(cause, nth, sample),
                 Duration::from_millis(expected_ms),
-                "{kind} no. {nth}, sample {sample}"
+                "{cause:?} no. {nth}, sample {sample}"
             );
         }
     }
@@ -448,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_job_that_fails_for_reasons_of_its_own_keeps_to_its_own_waits() {
-        let mut circuit = Circuit::close(0, FailureKind::Unavailable, None, false, at(0), 0.0);
+        let mut circuit = Circuit::close(0, Cause::IssuerInTrouble, None, false, at(0), 0.0);
         assert!(!circuit.ended(100, AWAY, false, at(0), 1.0));
         circuit.wait(1, 0);
         circuit.wait(2, 0);
@@ -473,7 +494,7 @@ mod tests {
 
     #[test]
     fn what_one_job_met_alone_is_not_held_against_the_next() {
-        let away = |job| Circuit::close(job, FailureKind::Unavailable, None, true, at(0), 1.0);
+        let away = |job| Circuit::close(job, Cause::IssuerInTrouble, None, true, at(0), 1.0);
         let mut circuit = away(0);
         circuit.wait(0, 0);
         assert_eq!(circuit.take_probe(at(0)), None, "it has had its turn");
@@ -497,8 +518,8 @@ mod tests {
     fn retry_after_is_obeyed_up_to_an_hour_by_all() {
         for (retry_after_s, expected_s) in [(100, 100), (86_400, 3600)] {
             let retry_after = Some(s(retry_after_s));
-            let kind = FailureKind::Unavailable;
-            let mut circuit = Circuit::close(0, kind, retry_after, true, at(0), 1.0);
+            let cause = Cause::IssuerInTrouble;
+            let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
             circuit.wait(1, 0);
             assert_eq!(circuit.probes_at(), Some(s(expected_s)));
             let is_open = circuit.ended(2, Sign::Answered, true, at(1), 1.0);

@@ -1,8 +1,10 @@
 //! The real world behind the runner's ports: plugins with what they may ask for, formats, files and Secrets.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,8 @@ pub struct Live {
     outputs: Outputs,
     /// What is known of the plugins that jobs use: lanes are asked for without waiting.
     known: RwLock<HashMap<String, Arc<PluginInfo>>>,
+    /// Tells values in the configuration from each other, in this process only.
+    values: RandomState,
     /// Cancelled when the process is to end. A write under way is finished then; one that still waits for its formatter is not.
     stop: CancellationToken,
 }
@@ -45,6 +49,7 @@ impl Live {
             capabilities,
             outputs,
             known: RwLock::default(),
+            values: RandomState::new(),
             stop,
         }
     }
@@ -109,7 +114,7 @@ impl Acquirer for Live {
     fn issuer(&self, job: &Job) -> Option<Issuer> {
         Some(Issuer {
             origin: self.origin(job)?,
-            client: client(job),
+            client: client(job, &self.values),
         })
     }
 
@@ -249,11 +254,19 @@ impl Publisher for Live {
 
 /// Digest of what tells an issuer's clients from each other: where a job's secrets and client certificate come from, and the
 /// plugin's `client_id` if it has one. Not their values: those cannot be read without waiting, and whoever schedules must not
-/// wait. A rotating secret tells a grant, not a client.
-fn client(job: &Job) -> [u8; 32] {
+/// wait. Those in the configuration itself are at hand; `values` tells them apart, by a key that dies with the process. A rotating
+/// secret tells a grant, not a client.
+fn client(job: &Job, values: &RandomState) -> [u8; 32] {
     let source = &job.source;
     let secrets = source.secrets.values().filter(|secret| !secret.rotating);
-    let places: BTreeSet<String> = secrets.map(|secret| place(&secret.origin)).collect();
+    let places: BTreeSet<String> = secrets
+        .map(|secret| match &secret.origin {
+            SecretOrigin::Value(value) => {
+                format!("value {:x}", values.hash_one(value.expose_secret()))
+            }
+            origin => place(origin),
+        })
+        .collect();
     let client_id = source.config.get("client_id");
     let client_id = client_id.and_then(serde_json::Value::as_str);
     let certificate = [&source.tls.cert_file, &source.tls.key_file];
@@ -309,8 +322,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Instant;
 
-    use secrecy::ExposeSecret as _;
-
     use super::*;
     use crate::capability::testing::{Fixture, Server};
     use crate::config::defaults::plugin_limits;
@@ -342,9 +353,12 @@ mod tests {
     #[test]
     fn jobs_are_one_client_if_their_client_id_and_the_places_of_their_lasting_secrets_are_the_same()
     {
+        let values = RandomState::new();
         let file = |path: &str| SecretOrigin::File(path.into());
         let of_file = |path| with(Some("svc"), &[("client_secret", file(path), false)]);
         let rotating = |path| with(Some("svc"), &[("refresh_token", file(path), true)]);
+        let value = |value: &str| SecretOrigin::Value(value.into());
+        let of_value = |text| with(Some("svc"), &[("client_secret", value(text), false)]);
         let mut scoped = of_file("/a");
         scoped.source.config["scope"] = serde_json::json!(["other"]);
         let mut with_certificate = of_file("/a");
@@ -353,6 +367,8 @@ mod tests {
             (of_file("/a"), of_file("/a"), true, "the same"),
             (of_file("/a"), scoped, true, "another scope"),
             (of_file("/a"), of_file("/b"), false, "another secret"),
+            (of_value("a"), of_value("a"), true, "the same value"),
+            (of_value("a"), of_value("b"), false, "another value"),
             (
                 of_file("/a"),
                 with_certificate,
@@ -374,7 +390,8 @@ mod tests {
                 "nothing tells them apart",
             ),
         ] {
-            assert_eq!(client(&a) == client(&b), is_same, "{what}");
+            let is_one = client(&a, &values) == client(&b, &values);
+            assert_eq!(is_one, is_same, "{what}");
         }
     }
 

@@ -19,6 +19,7 @@ use prometheus_client::registry::Registry;
 use super::status::{ChainState, JobStatus, Snapshot};
 use crate::config::model::Destination;
 use crate::failure::{Failure, FailureKind};
+use crate::refresh::restraint::Cause;
 use crate::time::Timestamp;
 
 /// The media type of what [`Metrics::encode`] returns.
@@ -102,6 +103,7 @@ pub struct Metrics {
     lateness: Histogram,
     issuer_requests: Family<RequestLabels, Counter>,
     issuers_restrained: Family<OriginLabels, Gauge>,
+    clients_refused: Family<OriginLabels, Gauge>,
     issuer_clocks: Family<OriginLabels, Gauge<f64, AtomicU64>>,
     writes: Family<WriteLabels, Counter>,
     write_failures: Family<CodeLabels, Counter>,
@@ -139,6 +141,7 @@ impl Metrics {
             lateness: Histogram::new(LATENESS_BUCKETS),
             issuer_requests: Family::default(),
             issuers_restrained: Family::default(),
+            clients_refused: Family::default(),
             issuer_clocks: Family::default(),
             writes: Family::default(),
             write_failures: Family::default(),
@@ -185,6 +188,11 @@ impl Metrics {
             "issuer_restrained",
             "How many clients of an issuer are held back because it is in trouble: one job at a time tries",
             self.issuers_restrained.clone(),
+        );
+        registry.register(
+            "issuer_clients_refused",
+            "How many clients an issuer refuses although it is well: somebody has to mend their secrets",
+            self.clients_refused.clone(),
         );
         registry.register(
             "issuer_clock_skew_seconds",
@@ -266,11 +274,13 @@ impl Metrics {
     }
 
     /// Says that a client of this issuer is held back from now on, or is not any more.
-    pub fn issuer_restrained(&self, origin: &str, is_held_back: bool) {
+    pub fn client_restrained(&self, origin: &str, cause: Cause, is_held_back: bool) {
         let origin = origin.to_owned();
-        let clients = self
-            .issuers_restrained
-            .get_or_create(&OriginLabels { origin });
+        let clients = match cause {
+            Cause::IssuerInTrouble => &self.issuers_restrained,
+            Cause::ClientRefused => &self.clients_refused,
+        };
+        let clients = clients.get_or_create(&OriginLabels { origin });
         if is_held_back {
             clients.inc();
         } else {
@@ -510,8 +520,9 @@ mod tests {
         metrics.issuer_asked(issuer, Some(FailureKind::Unavailable));
         for (client, is_held_back) in [(1, true), (2, true), (1, false)] {
             let origin = format!("{issuer}:{}", 8000 + client);
-            metrics.issuer_restrained(&origin, is_held_back);
+            metrics.client_restrained(&origin, Cause::IssuerInTrouble, is_held_back);
         }
+        metrics.client_restrained(issuer, Cause::ClientRefused, true);
         metrics.config_loaded(true, Timestamp(1_700_000_000_000));
         let text = metrics
             .encode(snapshot(vec![
@@ -531,6 +542,7 @@ mod tests {
             "evertoken_issuer_requests_total{origin=\"https://idp.example.org\",result=\"unavailable\"} 1",
             "evertoken_issuer_restrained{origin=\"https://idp.example.org:8001\"} 0",
             "evertoken_issuer_restrained{origin=\"https://idp.example.org:8002\"} 1",
+            "evertoken_issuer_clients_refused{origin=\"https://idp.example.org\"} 1",
             "evertoken_issuer_clock_skew_seconds{origin=\"https://idp.example.org\"} -1.5",
             "evertoken_chain_state{job=\"a\",state=\"ok\"} 0",
             "evertoken_chain_state{job=\"a\",state=\"dead\"} 1",

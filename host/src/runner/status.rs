@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
+use crate::refresh::restraint::Cause;
 use crate::time::Timestamp;
 
 /// Everything at a moment.
@@ -83,7 +84,7 @@ pub enum JobState {
     Unwritten,
     /// The token lives and is in every output.
     Ready,
-    /// The same, but the source failed when it was asked for the next one, or waits because its issuer is in trouble.
+    /// The same, but the source failed when it was asked for the next one, or waits because its issuer is in trouble or refuses its client.
     Retrying,
     /// The token is dead and there is no other yet.
     Expired,
@@ -117,16 +118,28 @@ impl fmt::Display for JobState {
     }
 }
 
-/// An issuer in trouble: of the jobs that ask it as one client, one at a time tries, and the others wait for its answer.
+/// An issuer in trouble, or one that refuses a client: of the jobs that ask it as that client, one at a time tries, and the others wait
+/// for its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBack {
     /// The issuer's origin.
     pub issuer: String,
-    /// Since when it is in trouble.
+    /// Which of the two.
+    pub cause: Cause,
+    /// Since when.
     #[serde(with = "rfc3339")]
     pub since: Timestamp,
     /// How it failed last, whichever job that was.
     pub failure: FailureStatus,
+}
+
+impl fmt::Display for HeldBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause {
+            Cause::IssuerInTrouble => write!(f, "waits for {}", self.issuer),
+            Cause::ClientRefused => write!(f, "client refused by {}", self.issuer),
+        }
+    }
 }
 
 /// What became of a chain, by the source's last failure.
@@ -304,6 +317,7 @@ mod tests {
             )),
             held_back: Some(HeldBack {
                 issuer: "https://idp.example.org".to_owned(),
+                cause: Cause::IssuerInTrouble,
                 since: Timestamp(1_700_000_001_000),
                 failure: FailureStatus::new(
                     Failure::new(FailureKind::Unavailable, "http.503", "no"),
@@ -346,6 +360,7 @@ mod tests {
                     },
                     "held_back": {
                         "issuer": "https://idp.example.org",
+                        "cause": "issuer-in-trouble",
                         "since": "2023-11-14T22:13:21Z",
                         "failure": {
                             "at": "2023-11-14T22:13:22Z",

@@ -1,19 +1,19 @@
 //! Restraint per issuer and client: calls of sources wait behind a closed circuit instead of failing one by one at an issuer that
-//! is away, and all go on with its first answer. Who may try when is [`crate::refresh::restraint`]'s to say.
+//! is away or refuses them all, and all go on with its first answer. Who may try when is [`crate::refresh::restraint`]'s to say.
 
 use std::collections::BTreeMap;
 
 use tracing::{info, warn};
 
 use super::{Class, Key, Scheduler, Sleeper, Work};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::refresh::job::Event;
-use crate::refresh::restraint::{Circuit, Sign, sign};
+use crate::refresh::restraint::{Cause, Circuit, Sign, sign};
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
 use crate::time::Timestamp;
 
-/// Issuers that are in trouble, and whoever is being asked.
+/// Issuers that are in trouble or refuse a client, and whoever is being asked.
 #[derive(Debug, Default)]
 pub(super) struct Issuers {
     closed: BTreeMap<Key, Closed>,
@@ -61,7 +61,7 @@ impl Scheduler {
         self.enqueue(lane, (Class::Refresh, urgency), Work::Acquire(key));
     }
 
-    /// Whether a call that could begin has to wait because its issuer is in trouble; then it waits from now on.
+    /// Whether a call that could begin has to wait because its issuer serves nobody like it; then it waits from now on.
     pub(super) fn holds_back(&mut self, key: Key) -> bool {
         let Some(entry) = self.jobs.get(&key) else {
             return false;
@@ -113,12 +113,12 @@ impl Scheduler {
             if !is_its_issuer {
                 self.forget(key, &call.issuer);
             }
-        } else if let (Sign::Trouble { kind, retry_after }, Some(failure)) = (sign, failure)
+        } else if let (Sign::Trouble { cause, retry_after }, Some(failure)) = (sign, failure)
             && is_its_issuer
             && (retry_after.is_some() || !call.is_old)
         {
             let (now, sample) = (self.world.now(), self.world.sample());
-            let circuit = Circuit::close(key, kind, retry_after, was_well, now, sample);
+            let circuit = Circuit::close(key, cause, retry_after, was_well, now, sample);
             self.close(call.issuer, circuit, failure);
         }
     }
@@ -133,9 +133,7 @@ impl Scheduler {
     }
 
     fn close(&mut self, issuer: Issuer, circuit: Circuit<Key>, failure: Failure) {
-        let (origin, code) = (&issuer.origin, failure.code.as_deref());
-        warn!(%origin, code, error = failure.message, "the issuer is in trouble; one job at a time tries it until it answers");
-        self.world.metrics.issuer_restrained(origin, true);
+        self.restrained(&issuer, circuit.cause(), &failure);
         let (id, since) = (self.next_key(), self.world.now().wall);
         self.issuers.keys.insert(issuer.clone(), id);
         let why = FailureStatus::new(failure, since);
@@ -146,6 +144,20 @@ impl Scheduler {
             why,
         };
         self.issuers.closed.insert(id, closed);
+    }
+
+    /// Says that this client is held back from now on.
+    fn restrained(&self, issuer: &Issuer, cause: Cause, failure: &Failure) {
+        let (origin, code, error) = (&issuer.origin, failure.code.as_deref(), &failure.message);
+        match cause {
+            Cause::IssuerInTrouble => {
+                warn!(%origin, code, error, "the issuer is in trouble; one job at a time tries it until it answers");
+            }
+            Cause::ClientRefused => {
+                warn!(%origin, code, error, "the issuer refuses a client; one of its jobs at a time tries until it is accepted");
+            }
+        }
+        self.world.metrics.client_restrained(origin, cause, true);
     }
 
     fn tell_circuit(
@@ -160,18 +172,25 @@ impl Scheduler {
         let Some((id, closed)) = self.issuers.circuit(Some(issuer)) else {
             return;
         };
-        let before = closed.circuit.kind();
+        let before = closed.circuit.cause();
         if closed.circuit.ended(key, sign, was_well, now, sample) {
             self.open(id);
             return;
         }
-        if let (Sign::Trouble { .. }, Some(failure)) = (sign, failure) {
-            closed.why = FailureStatus::new(failure, now.wall);
+        let cause = closed.circuit.cause();
+        let failure = failure.filter(|_| matches!(sign, Sign::Trouble { .. }));
+        if let Some(failure) = &failure {
+            closed.why = FailureStatus::new(failure.clone(), now.wall);
         }
-        let has_changed = closed.circuit.kind() != before;
-        let waiting: Vec<Key> = closed.circuit.waiting().filter(|_| has_changed).collect();
-        for key in waiting {
-            self.update(key);
+        if let (true, Some(failure)) = (cause != before, failure) {
+            closed.since = now.wall;
+            let waiting: Vec<Key> = closed.circuit.waiting().collect();
+            let metrics = &self.world.metrics;
+            metrics.client_restrained(&issuer.origin, before, false);
+            self.restrained(issuer, cause, &failure);
+            for key in waiting {
+                self.update(key);
+            }
         }
         self.set_probe(id);
     }
@@ -183,9 +202,15 @@ impl Scheduler {
         };
         let origin = &closed.issuer.origin;
         let seconds = self.world.now().wall.since(closed.since).as_secs();
+        let cause = closed.circuit.cause();
         let opened = closed.circuit.open();
         let waited = opened.waiting.len();
-        info!(%origin, seconds, waited, "the issuer answers again");
+        match cause {
+            Cause::IssuerInTrouble => info!(%origin, seconds, waited, "the issuer answers again"),
+            Cause::ClientRefused => {
+                info!(%origin, seconds, waited, "the issuer accepts the client again")
+            }
+        }
         for key in opened.waiting {
             self.enqueue_acquire(key);
             self.update(key);
@@ -199,8 +224,8 @@ impl Scheduler {
         let closed = self.issuers.closed.remove(&id)?;
         self.issuers.keys.remove(&closed.issuer);
         self.queue.set(Sleeper::Issuer(id), None);
-        let origin = &closed.issuer.origin;
-        self.world.metrics.issuer_restrained(origin, false);
+        let (origin, cause) = (&closed.issuer.origin, closed.circuit.cause());
+        self.world.metrics.client_restrained(origin, cause, false);
         Some(closed)
     }
 
@@ -283,7 +308,7 @@ impl Scheduler {
     pub(super) fn client_changed(&mut self, key: Key) {
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
         let closed = self.issuers.of(issuer);
-        if closed.is_some_and(|closed| is_for_people(closed.circuit.kind())) {
+        if closed.is_some_and(|closed| closed.circuit.cause() == Cause::ClientRefused) {
             self.hurry_issuer(key);
         }
     }
@@ -297,6 +322,7 @@ impl Scheduler {
         }
         let held_back = HeldBack {
             issuer: closed.issuer.origin.to_string(),
+            cause: closed.circuit.cause(),
             since: closed.since,
             failure: closed.why.clone(),
         };
@@ -312,12 +338,7 @@ impl Scheduler {
             .issuers
             .of(entry.and_then(|entry| entry.issuer.as_ref()));
         closed.is_some_and(|closed| {
-            closed.circuit.is_waiting(key) && is_for_people(closed.circuit.kind())
+            closed.circuit.is_waiting(key) && closed.circuit.cause() == Cause::ClientRefused
         })
     }
-}
-
-/// Whether waiting alone will not help.
-const fn is_for_people(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Denied | FailureKind::InvalidConfig)
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::world::{Plan, SECOND, World, failure, job, limits, put};
 use crate::config::model::{Job, RetryUnanswered, Secret, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
+use crate::refresh::restraint::Cause;
 use crate::runner::status::{ChainState, JobState, Snapshot};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -306,6 +307,62 @@ fn a_client_that_is_refused_is_one_clients_trouble_and_ends_with_its_secret_chan
         world.time.wait(MINUTE).await;
         let status = started.handle.status(vec![]).await.unwrap();
         assert_all_fresh(&status, "after the secret was changed");
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_refused_client_and_an_issuer_in_trouble_are_told_apart_in_status_and_metrics() {
+    let world = World::default();
+    world.facts().secrets = Some([1; 32]);
+    let refused = code(FailureKind::Denied, "unauthorized_client");
+    let away_too = code(FailureKind::Unavailable, "http.503");
+    let mut names = Vec::new();
+    for n in 0..60 {
+        names.extend([format!("refused-{n}"), format!("well-{n}")]);
+        let plan = Plan {
+            client: Some(2),
+            ..away(&world, HOUR / 2, HOUR, &away_too)
+        };
+        world.plan(&format!("well-{n}"), plan);
+        let plan = away(&world, Duration::ZERO, HOUR, &refused);
+        world.plan(&format!("refused-{n}"), plan);
+    }
+    world.time.run(async {
+        let started = world
+            .start(names.iter().map(|name| with_secret(name)).collect())
+            .await;
+        for (pass, restrained, refused, causes) in [
+            (10 * MINUTE, "0", "1", vec![Cause::ClientRefused]),
+            (
+                30 * MINUTE,
+                "1",
+                "1",
+                vec![Cause::IssuerInTrouble, Cause::ClientRefused],
+            ),
+            (25 * MINUTE, "0", "0", vec![]),
+        ] {
+            world.time.wait(pass).await;
+            let status = started.handle.status(vec![]).await.unwrap();
+            let held_back = status.jobs.iter().filter_map(|job| job.held_back.as_ref());
+            let seen: std::collections::BTreeSet<_> = held_back.map(|held| held.cause).collect();
+            assert_eq!(seen.into_iter().collect::<Vec<_>>(), causes, "{pass:?}");
+            let text = started.metrics.encode(status).unwrap();
+            for (gauge, value) in [
+                ("evertoken_issuer_restrained", restrained),
+                ("evertoken_issuer_clients_refused", refused),
+            ] {
+                let line = format!("{gauge}{{origin=\"https://issuer\"}}");
+                let found = text.lines().find(|found| found.starts_with(&line));
+                let found = found.and_then(|found| found.rsplit(' ').next());
+                assert_eq!(found.unwrap_or("0"), value, "{gauge} after {pass:?}");
+            }
+            if refused == "1" && restrained == "0" {
+                for n in 0..60 {
+                    assert_eq!(world.written(&format!("well-{n}")).len(), 3, "others go on");
+                }
+            }
+        }
         started.stop().await;
     });
 }
