@@ -19,6 +19,7 @@ pub mod serve;
 pub mod state;
 #[cfg(test)]
 mod test_support;
+mod text;
 pub mod time;
 pub mod token;
 pub mod worker;

@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
     }
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let read = |path: &Path| match file::read(path, config::MAX_FILE_BYTES) {
+    let read = |path: &Path| match file::read(path, config::MAX_BYTES) {
         Ok(mut bytes) => Ok(std::mem::take(&mut *bytes)),
         Err(why) => Err(why.into()),
     };

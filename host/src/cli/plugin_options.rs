@@ -20,10 +20,13 @@ pub(super) async fn require(loaded: &Loaded, plugins: &Plugins) -> Result<(), Ex
     }
 }
 
-/// What plugins find wrong with what is said to them.
+/// What plugins find wrong with what is said to them and with the secrets that they are given.
 pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake> {
     let mut found = Vec::new();
     for said in places.plugin_options() {
+        if found.len() >= Mistakes::ENOUGH {
+            break;
+        }
         let world = match said.wanted {
             PluginUse::Source => World::Source,
             PluginUse::Formatter => World::Formatter,
@@ -31,11 +34,27 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         let Ok(mistakes) = plugins.check_config(said.plugin, world, &said.config).await else {
             continue;
         };
-        found.extend(mistakes.into_iter().map(|mistake| {
-            let place = said.place.pointer(&mistake.pointer);
-            let message = format!("plugin `{}`: {}", said.plugin, mistake.message);
-            places.mistake(place, message, None)
-        }));
+        let tell = |place, message| {
+            places.mistake(place, format!("plugin `{}`: {message}", said.plugin), None)
+        };
+        found.extend(
+            mistakes
+                .into_iter()
+                .map(|mistake| tell(said.place.pointer(&mistake.pointer), mistake.message)),
+        );
+        if world == World::Source
+            && let Ok(mistakes) = plugins
+                .check_secrets(said.plugin, &said.config, &said.secrets)
+                .await
+        {
+            found.extend(mistakes.into_iter().map(|mistake| {
+                let place = match &mistake.listed {
+                    Some(name) => said.secrets_place.key(name),
+                    None => said.secrets_place,
+                };
+                tell(place, mistake.message)
+            }));
+        }
     }
     found
 }

@@ -12,11 +12,13 @@ use zeroize::Zeroizing;
 
 use super::status::{OutputFormat, TargetArguments};
 use super::{Exit, house, print, print_json, runtime, say};
+use crate::capability::secrets::oddity;
 use crate::config::model::{Config, JobId, StateLocation};
 use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::serve::control::{self, SecretBytes};
 use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
+use crate::text;
 use crate::time::{SystemClock, Timestamp};
 
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
@@ -70,7 +72,7 @@ pub(super) struct SetArguments {
     /// The secret's name in the job's `source.secrets`.
     secret: String,
 
-    /// The file that the value is in; none: standard input. One newline at the end is left out.
+    /// The file that the value is in; none: standard input. A byte order mark before it and one line end behind it are left out.
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 
@@ -116,7 +118,7 @@ fn show(arguments: &ShowArguments) -> Exit {
 
 fn set(arguments: &SetArguments) -> Exit {
     with_state(&arguments.target, async |state| {
-        let value = read_value(arguments.file.as_ref())?;
+        let value = read_value(&arguments.secret, arguments.file.as_ref())?;
         let (job, secret) = (arguments.job.clone(), arguments.secret.clone());
         let Replaced {
             chain, generation, ..
@@ -211,9 +213,9 @@ async fn reach(config: &Config) -> anyhow::Result<State> {
     Ok(State::Store(manual))
 }
 
-/// The value, without the newline that editors and `echo` add.
-fn read_value(named: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let mut value = match named {
+/// The value for this secret, without what editors and `echo` put around it.
+fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let value = match named {
         Some(path) => file::read(path, VALUE_MAX_BYTES + 2)
             .with_context(|| format!("cannot read {}", path.display()))?,
         None => {
@@ -232,15 +234,14 @@ fn read_value(named: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     if value.len() > VALUE_MAX_BYTES {
         bail!("the value has more than {VALUE_MAX_BYTES} bytes, which no issuer's token has");
     }
-    let length = value
-        .strip_suffix(b"\r\n")
-        .or_else(|| value.strip_suffix(b"\n"))
-        .map_or(value.len(), <[u8]>::len);
-    value.truncate(length);
+    let value = Zeroizing::new(text::meant(&value)?.to_vec());
     if value.is_empty() {
         bail!("the value is empty");
     }
-    Ok(value)
+    match oddity(secret, &value) {
+        Some(oddity) => bail!("the value cannot be used: {oddity}"),
+        None => Ok(value),
+    }
 }
 
 /// Asks whoever sits at the terminal; where nobody does, `--yes` is needed.

@@ -31,7 +31,6 @@ pub(super) struct Document {
     pub(super) job_names: HashSet<String>,
     /// Each file's directory.
     pub(super) directories: Vec<PathBuf>,
-    pub(super) in_cluster: bool,
 }
 
 /// Judges the whole and makes the model.
@@ -232,18 +231,27 @@ impl<'d> Checker<'d> {
         }
     }
 
+    /// The issuer replaces a rotating secret at its use: a new value that is only in memory is lost with the process, and the spent one
+    /// that is left gets nobody a token.
     fn rotating_secrets_need_state(&mut self) {
-        if self.document.file.state.is_some() || !self.document.in_cluster {
+        if self.document.file.state.is_some() {
             return;
         }
-        for (_, _, secret) in secrets(&self.document.jobs) {
-            if let Some(rotating) = &secret.value.rotating
+        for (_, name, secret) in secrets(&self.document.jobs) {
+            let secret = &secret.value;
+            let kept = secret.write_back.as_ref().is_some_and(|kept| kept.value);
+            if let Some(rotating) = &secret.rotating
                 && rotating.value
+                && !kept
+                && !made_anew(secret)
             {
                 self.gathered.note(
                     rotating.span,
-                    "a rotating secret would be lost with this Pod, because there is no `state`",
-                    "add `state: {secret: {namespace: …}}`, or `state: {dir: /var/lib/evertoken}` on a persistent volume",
+                    format!(
+                        "the rotating secret `{}` would be lost with this process, because there is no `state`",
+                        name.value.0
+                    ),
+                    "add `state: {dir: /var/lib/evertoken}`, in a cluster on a persistent volume or `state: {secret: {namespace: …}}`; or add `write_back: true` to a `file` or `secret`",
                 );
             }
         }
@@ -266,24 +274,24 @@ impl<'d> Checker<'d> {
             let start = job.value.name.value.0.as_str();
             // Depth first with an own stack: a chain of ten thousand jobs is no reason to overflow ours.
             let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+            let mut on_the_way: HashSet<&str> = HashSet::from([start]);
             while let Some((at, next)) = way.pop() {
-                if done.contains(at) {
-                    continue;
-                }
-                let Some(other) = needs.get(at).and_then(|needs| needs.get(next)) else {
+                let needed = needs.get(at).and_then(|needs| needs.get(next));
+                let Some(other) = needed.filter(|_| !done.contains(at)) else {
                     done.insert(at);
+                    on_the_way.remove(at);
                     continue;
                 };
                 way.push((at, next + 1));
                 let name = other.value.0.as_str();
-                if way.iter().any(|(on_the_way, _)| *on_the_way == name) {
+                if on_the_way.insert(name) {
+                    way.push((name, 0));
+                } else {
                     self.gathered.note(
                         other.span,
                         format!("the job `{at}` needs its own token, by way of `{name}`"),
                         "let one of these jobs take its secret from elsewhere",
                     );
-                } else {
-                    way.push((name, 0));
                 }
             }
         }
@@ -456,7 +464,7 @@ impl<'d> Checker<'d> {
         let Some(rotating) = secret.rotating.as_ref().filter(|rotating| rotating.value) else {
             return false;
         };
-        if secret.service_account.is_some() || secret.job.is_some() {
+        if made_anew(secret) {
             self.gathered.note(
                 rotating.span,
                 "a token that is made anew for each call does not rotate",
@@ -554,7 +562,12 @@ impl<'d> Checker<'d> {
         if self.document.job_names.contains(name) {
             return;
         }
-        let help = match nearest(name, self.document.job_names.iter().map(String::as_str)) {
+        let meant = match self.gathered.notes.is_full() {
+            // Thousands of names to compare with thousands of names, for a message that nobody sees.
+            true => None,
+            false => nearest(name, self.document.job_names.iter().map(String::as_str)),
+        };
+        let help = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => "name one of the jobs in this configuration".to_owned(),
         };
@@ -658,8 +671,7 @@ impl<'d> Checker<'d> {
             return default;
         };
         // A default is looked at once for each job and said once.
-        let said = |gathered: &Gathered| gathered.notes.iter().any(|note| note.span == time.span);
-        if time.value.0 < MIN_PERIOD && !said(self.gathered) {
+        if time.value.0 < MIN_PERIOD && !self.gathered.notes.has(time.span) {
             self.gathered
                 .note(time.span, "shorter than a second", "write `1s` or more");
         }
@@ -881,4 +893,9 @@ fn empty_object() -> serde_json::Value {
 fn rotates(secret: &file::Secret) -> bool {
     let rotating = secret.rotating.as_ref();
     rotating.is_some_and(|rotating| rotating.value)
+}
+
+/// Whether the secret is a token that is obtained for each call.
+fn made_anew(secret: &file::Secret) -> bool {
+    secret.service_account.is_some() || secret.job.is_some()
 }

@@ -1,6 +1,7 @@
 //! Reads the configuration's files, the first and those it includes, into records; keeps their trees for [`Places`].
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -15,34 +16,91 @@ use super::model::PluginFile;
 use super::places::Places;
 use super::read::{At, Gathered, Read};
 use super::unit::AnyPath;
-use super::yaml::{self, Content, Node};
-use super::{Loaded, Refused, Surroundings, check};
+use super::variables::note_variables;
+use super::yaml::{self, Budget, Content, Node};
+use super::{Loaded, Refused, check, include};
+use crate::file::{self, Unreadable};
 
-/// Files that patterns in `include` may name in all; more is a pattern that caught a foreign directory.
-const MAX_FILES: usize = 10_000;
+/// What stands for standard input where a file is named.
+const STANDARD_INPUT: &str = "-";
 
-/// Reads a file that holds a configuration.
-pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, Mistakes> {
-    let unreadable = |error: std::io::Error| {
-        Mistakes::one(Mistake::without_text(
-            path.display().to_string(),
-            format!("cannot be read: {error}"),
-            Some("name a readable YAML file".to_owned()),
-        ))
-    };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > yaml::MAX_FILE_BYTES as u64 {
-        return Err(Mistakes::one(too_long(&path.display().to_string())));
+/// A configuration's first file, with what decides about it beside its text.
+pub(super) struct Given {
+    pub(super) text: Zeroizing<String>,
+    /// For mistakes.
+    pub(super) name: String,
+    /// Where relative paths count from.
+    pub(super) directory: PathBuf,
+    /// None for standard input.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// Reads the first file, or standard input for `-`.
+pub(super) fn read_given(path: &Path) -> Result<Given, Mistakes> {
+    if path == Path::new(STANDARD_INPUT) {
+        let name = "standard input".to_owned();
+        return Ok(Given {
+            text: read_standard_input(&name)?,
+            name,
+            directory: absolute(Path::new(".")),
+            file: None,
+        });
     }
-    let bytes = Zeroizing::new(std::fs::read(path).map_err(unreadable)?);
-    text_of(&bytes, &path.display().to_string())
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    Ok(Given {
+        text: read_text(path, yaml::MAX_BYTES)?,
+        name: path.display().to_string(),
+        directory: absolute(directory),
+        file: Some(path.to_owned()),
+    })
+}
+
+fn absolute(directory: &Path) -> PathBuf {
+    std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())
+}
+
+/// Reads a file that holds a configuration; `left` are the bytes that it may have.
+fn read_text(path: &Path, left: usize) -> Result<Zeroizing<String>, Mistakes> {
+    let name = path.display().to_string();
+    match file::read(path, left) {
+        Ok(bytes) => text_of(&bytes, &name),
+        Err(Unreadable::TooLong(_)) => Err(Mistakes::one(too_long(&name))),
+        Err(why) => Err(unreadable(&name, &why)),
+    }
+}
+
+fn read_standard_input(name: &str) -> Result<Zeroizing<String>, Mistakes> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    std::io::stdin()
+        .lock()
+        .take(yaml::MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(name, &error))?;
+    if bytes.len() > yaml::MAX_BYTES {
+        return Err(Mistakes::one(too_long(name)));
+    }
+    text_of(&bytes, name)
+}
+
+fn unreadable(name: &str, why: &dyn std::error::Error) -> Mistakes {
+    Mistakes::one(Mistake::without_text(
+        name,
+        format!("cannot be read: {why}"),
+        Some("name a readable YAML file".to_owned()),
+    ))
 }
 
 fn too_long(name: &str) -> Mistake {
     Mistake::without_text(
         name,
-        format!("longer than {} MiB", yaml::MAX_FILE_BYTES >> 20),
-        Some("split it with `include`".to_owned()),
+        format!(
+            "longer than {} MiB, all files of the configuration together",
+            yaml::MAX_BYTES >> 20
+        ),
+        Some("ten thousand jobs have 5 MiB; leave out what is no configuration".to_owned()),
     )
 }
 
@@ -65,6 +123,9 @@ pub(super) fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mis
         })
 }
 
+/// A longer text that is no YAML is not shown at all: looking at each of its words takes too long.
+const MAX_SHOWN_BYTES: usize = 1 << 20;
+
 /// What one file gave.
 struct Parsed {
     name: String,
@@ -79,6 +140,9 @@ pub(super) struct Reading {
     directories: Vec<PathBuf>,
     files: Vec<PathBuf>,
     gathered: Gathered,
+    budget: Budget,
+    /// Bytes that further files may have.
+    bytes_left: usize,
     /// Mistakes that have no place in a text.
     bare: Vec<Mistake>,
 }
@@ -90,18 +154,16 @@ impl Reading {
             directories: Vec::new(),
             files: Vec::new(),
             gathered: Gathered::default(),
+            budget: Budget::default(),
+            bytes_left: yaml::MAX_BYTES,
             bare: Vec::new(),
         }
     }
 
-    /// Reads the configuration whose first file is this text.
-    pub(super) fn read(
-        mut self,
-        text: Zeroizing<String>,
-        name: &str,
-        surroundings: &Surroundings,
-    ) -> Result<Loaded, Box<Refused>> {
-        let Some(mut file) = self.record::<File>(text, name, &surroundings.base_dir) else {
+    /// Reads the configuration whose first file this is.
+    pub(super) fn read(mut self, given: Given) -> Result<Loaded, Box<Refused>> {
+        self.files.extend(given.file);
+        let Some(mut file) = self.record::<File>(given.text, &given.name, &given.directory) else {
             return Err(self.refused(BTreeMap::new()));
         };
         let mut jobs: Vec<At<Job>> = file.jobs.take().map(|jobs| jobs.value).unwrap_or_default();
@@ -111,7 +173,7 @@ impl Reading {
             .map(|outputs| outputs.value)
             .unwrap_or_default();
         for path in self.included(&file) {
-            let text = match read_text(&path) {
+            let text = match read_text(&path, self.bytes_left) {
                 Ok(text) => text,
                 Err(mistakes) => {
                     self.bare.extend(mistakes.iter().cloned());
@@ -138,7 +200,6 @@ impl Reading {
             outputs,
             job_names: self.job_names(),
             directories: self.directories.clone(),
-            in_cluster: surroundings.in_cluster,
         };
         let config = check::check(&document, &mut self.gathered);
         if !self.gathered.notes.is_empty() || !self.bare.is_empty() {
@@ -160,6 +221,7 @@ impl Reading {
     ) -> Option<R> {
         let tree = self.tree(text, name, directory)?;
         hide_secrets(&tree, &mut self.gathered);
+        note_variables(&tree, &mut self.gathered);
         R::read(&tree, &mut self.gathered)
     }
 
@@ -171,10 +233,9 @@ impl Reading {
             start: 0,
             end: 0,
         };
+        self.bytes_left = self.bytes_left.saturating_sub(text.len());
         let mut tree = None;
-        if text.len() > yaml::MAX_FILE_BYTES {
-            self.bare.push(too_long(name));
-        } else if let Some(at) = text.find('\0') {
+        if let Some(at) = text.find('\0') {
             let at = u32::try_from(at).unwrap_or(u32::MAX);
             self.gathered.note(
                 Span {
@@ -186,7 +247,7 @@ impl Reading {
                 "this is not a text file; save it as UTF-8",
             );
         } else {
-            let parsed = yaml::parse(&text, source);
+            let parsed = yaml::parse(&text, source, &mut self.budget);
             if parsed.tree.is_none() && parsed.notes.is_empty() {
                 self.gathered
                     .note(start, "the file is empty", "write at least `jobs: […]`");
@@ -212,52 +273,17 @@ impl Reading {
         let Some(patterns) = &file.include else {
             return Vec::new();
         };
-        let mut paths = Vec::new();
-        for pattern in &patterns.value {
-            let found = self.matching(pattern);
-            paths.extend(
-                found
-                    .into_iter()
-                    .filter(|path| !paths.contains(path))
-                    .collect::<Vec<_>>(),
-            );
-        }
-        if paths.len() > MAX_FILES {
-            self.gathered.note(
-                patterns.span,
-                format!(
-                    "`include` names {} files, more than {MAX_FILES}",
-                    paths.len()
-                ),
-                "name a directory that holds nothing else",
-            );
-            paths.clear();
-        }
-        paths
-    }
-
-    fn matching(&mut self, pattern: &At<AnyPath>) -> Vec<PathBuf> {
-        let text = pattern.value.0.to_string_lossy();
         let directory = self.directories.first().cloned().unwrap_or_default();
-        if !text.contains(['*', '?', '[']) {
-            return vec![directory.join(&pattern.value.0)];
-        }
-        // The directory's own name may have characters that mean something in a pattern.
-        let whole = Path::new(&glob::Pattern::escape(&directory.to_string_lossy())).join(&*text);
-        match glob::glob(&whole.to_string_lossy()) {
-            Ok(paths) => paths
-                .filter_map(Result::ok)
-                .filter(|path| path.is_file())
-                .collect(),
-            Err(error) => {
-                self.gathered.note(
-                    pattern.span,
-                    format!("`{text}` is not a pattern: {}", error.msg),
-                    "write it like `jobs.d/*.yaml`",
-                );
-                Vec::new()
+        let mut search = include::Search::new(&directory);
+        for pattern in &patterns.value {
+            let AnyPath(path) = &pattern.value;
+            if let Err(refusal) = search.add(path) {
+                let (message, help) = refusal.words(path);
+                self.gathered.note(pattern.span, message, help);
+                return Vec::new();
             }
         }
+        search.found
     }
 
     fn no_jobs(&mut self, file: &File) {
@@ -299,6 +325,9 @@ impl Reading {
                     trees.push(tree);
                     self.gathered.hidden_in(sources.next_id())
                 }
+                None if parsed.text.len() > MAX_SHOWN_BYTES => {
+                    std::iter::once(0..parsed.text.len()).collect()
+                }
                 None => unknown_words(&parsed.text, &KNOWN_WORDS),
             };
             sources.add(&parsed.name, &parsed.text, &hidden);
@@ -308,12 +337,9 @@ impl Reading {
 
     fn refused(mut self, plugins: BTreeMap<String, PluginFile>) -> Box<Refused> {
         let notes = std::mem::take(&mut self.gathered.notes);
-        let mut mistakes = std::mem::take(&mut self.bare);
+        let bare = std::mem::take(&mut self.bare);
         let ((sources, _), trees) = self.into_sources();
-        if let Some(noted) = Mistakes::of_notes(notes, &sources) {
-            mistakes.extend(noted.iter().cloned());
-        }
-        let mistakes = Mistakes::of(mistakes).unwrap_or_else(|| {
+        let mistakes = Mistakes::of_notes(bare, notes, &sources).unwrap_or_else(|| {
             // Unreachable by construction: whoever gives up has noted why.
             Mistakes::one(Mistake::without_text(
                 "configuration",

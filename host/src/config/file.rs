@@ -17,7 +17,7 @@ record! {
     #[example("jobs: […]")]
     struct File {
         /// Where rotating secrets, journals and tokens survive a crash. Without it they are kept in memory, which is not allowed for
-        /// rotating secrets in a cluster.
+        /// rotating secrets unless they have `write_back`.
         state: Option<At<State>>,
         /// Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, nothing else. Without it nothing is served.
         serve: Option<At<Serve>>,
@@ -217,7 +217,7 @@ record! {
     #[one_of(file, env, value, secret, service_account, job)]
     #[example("{file: /run/secrets/name}")]
     struct Secret {
-        /// A file whose content is the value; one newline at the end does not count.
+        /// A file whose content is the value. Of no value a byte order mark at its start and one line end at its end are part.
         file: Option<At<AnyPath>>,
         /// The environment variable that holds the value.
         env: Option<At<Variable>>,

@@ -14,14 +14,14 @@ use zeroize::Zeroizing;
 use super::defaults;
 use super::document::text_of;
 use super::hide::has_userinfo;
-use super::mistake::{Mistake, Mistakes, Note, Sources, Span};
+use super::mistake::{Mistake, Mistakes, Note, Notes, Sources, Span};
 use super::model::{
     Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret,
     SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
 };
 use super::read::{Complaint, Gathered, Word, nearest};
 use super::unit::{Namespace, ObjectName, SecretKey};
-use super::yaml::{self, Content, Kind, Node};
+use super::yaml::{self, Budget, Content, Kind, Node};
 use crate::refresh::Policy;
 
 /// How KTR's variables start.
@@ -226,7 +226,7 @@ struct Flags {
 struct Reader {
     given: BTreeMap<Setting, Given>,
     sources: Sources,
-    notes: Vec<Note>,
+    notes: Notes,
     bare: Vec<Mistake>,
     warnings: Vec<String>,
 }
@@ -333,7 +333,7 @@ impl Reader {
                     "name a readable YAML file",
                 );
             }
-            Ok(bytes) if bytes.len() > yaml::MAX_FILE_BYTES => {
+            Ok(bytes) if bytes.len() > yaml::MAX_BYTES => {
                 return self.bare(&name, "too long for a configuration", "name a YAML file");
             }
             Ok(bytes) => text_of(&Zeroizing::new(bytes), &name),
@@ -342,7 +342,7 @@ impl Reader {
             Ok(text) => text,
             Err(mistakes) => return self.bare.extend(mistakes.iter().cloned()),
         };
-        let parsed = yaml::parse(&text, self.sources.next_id());
+        let parsed = yaml::parse(&text, self.sources.next_id(), &mut Budget::default());
         let mut gathered = Gathered::default();
         parsed
             .orphans
@@ -518,11 +518,7 @@ impl Reader {
     }
 
     fn into_mistakes(self) -> Mistakes {
-        let mut mistakes = self.bare;
-        if let Some(noted) = Mistakes::of_notes(self.notes, &self.sources) {
-            mistakes.extend(noted.iter().cloned());
-        }
-        Mistakes::of(mistakes).unwrap_or_else(|| {
+        Mistakes::of_notes(self.bare, self.notes, &self.sources).unwrap_or_else(|| {
             // Unreachable by construction: a setting is only absent with a mistake.
             Mistakes::one(Mistake::without_text("settings", "incomplete", None))
         })

@@ -1,6 +1,7 @@
 //! Mistakes in what a user wrote: the place, what is wrong, and the mend. They are gathered, never thrown one by one, and shown
 //! either as one line each or drawn into the source text. The source text that is kept here has every secret painted over.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +10,12 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
 
 /// The most mistakes that are shown: who has more sees the same ones again and again.
 const MAX_SHOWN: usize = 100;
+
+/// The most mistakes that are kept: each is shown with its place, and finding that in a long line takes time.
+const MAX_KEPT: usize = 200;
+
+/// The most bytes of a message or mend: they repeat what was written, and that may be a megabyte.
+const MAX_WORDS: usize = 500;
 
 /// The longest line that is drawn, in bytes: the whole line is drawn for each mistake, and a file may be one line.
 const MAX_DRAWN_LINE: usize = 1000;
@@ -129,6 +136,51 @@ pub(super) struct Note {
     pub(super) help: Option<String>,
     /// The other place of a clash.
     pub(super) other: Option<Span>,
+}
+
+/// Mistakes while they are gathered: the first ones, and how many there are.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    kept: Vec<Note>,
+    more: usize,
+}
+
+impl Notes {
+    /// Whether further ones are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.kept.len() >= MAX_KEPT
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    pub(super) fn push(&mut self, mut note: Note) {
+        if self.is_full() {
+            self.more += 1;
+            return;
+        }
+        shorten(&mut note.message);
+        note.help.iter_mut().for_each(shorten);
+        self.kept.push(note);
+    }
+
+    pub(super) fn extend(&mut self, others: Self) {
+        self.more += others.more;
+        others.kept.into_iter().for_each(|note| self.push(note));
+    }
+
+    /// Whether something is noted about this place.
+    pub(super) fn has(&self, span: Span) -> bool {
+        self.kept.iter().any(|note| note.span == span)
+    }
+}
+
+fn shorten(text: &mut String) {
+    if text.len() > MAX_WORDS {
+        text.truncate(text.floor_char_boundary(MAX_WORDS));
+        text.push('…');
+    }
 }
 
 /// One mistake, with its place and its mend. Holds no secret.
@@ -258,47 +310,65 @@ impl miette::Diagnostic for Drawn<'_> {
 
 /// All mistakes of one reading, in the order of their places. Never empty.
 #[derive(Debug, Clone)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Mistakes {
+    kept: Vec<Mistake>,
+    /// How many more there are.
+    more: usize,
+}
 
 impl Mistakes {
+    /// Who has found so many need not look for more.
+    pub const ENOUGH: usize = MAX_KEPT;
+
     /// None if there are none.
     #[must_use]
     pub fn of(mistakes: Vec<Mistake>) -> Option<Self> {
-        (!mistakes.is_empty()).then_some(Self(mistakes))
+        (!mistakes.is_empty()).then_some(Self {
+            kept: mistakes,
+            more: 0,
+        })
     }
 
-    /// These and others of the same files, in the order of their places.
+    /// These and others of the same files, in the order of their places; one is told of each place.
     #[must_use]
     pub fn and(mut self, others: Vec<Mistake>) -> Self {
-        self.0.extend(others);
-        self.0.sort_by_key(|mistake| mistake.span);
+        let known: HashSet<_> = self
+            .kept
+            .iter()
+            .filter_map(|mistake| mistake.span)
+            .collect();
+        let is_new = |mistake: &Mistake| mistake.span.is_none_or(|span| !known.contains(&span));
+        self.kept.extend(others.into_iter().filter(is_new));
+        self.kept.sort_by_key(|mistake| mistake.span);
         self
     }
 
     pub(super) fn one(mistake: Mistake) -> Self {
-        Self(vec![mistake])
+        Self {
+            kept: vec![mistake],
+            more: 0,
+        }
     }
 
-    pub(super) fn of_notes(mut notes: Vec<Note>, sources: &Sources) -> Option<Self> {
-        notes.sort_by_key(|note| note.span);
-        Self::of(
-            notes
-                .into_iter()
-                .map(|note| Mistake::of(note, sources))
-                .collect(),
-        )
+    /// These, which have no place in a text, and then the noted ones; none if there are none.
+    pub(super) fn of_notes(bare: Vec<Mistake>, notes: Notes, sources: &Sources) -> Option<Self> {
+        let Notes { mut kept, more } = notes;
+        kept.sort_by_key(|note| note.span);
+        let noted = kept.into_iter().map(|note| Mistake::of(note, sources));
+        let kept: Vec<_> = bare.into_iter().chain(noted).collect();
+        (!kept.is_empty()).then_some(Self { kept, more })
     }
 
-    /// Every mistake.
+    /// Every mistake that is told.
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
-        self.0.iter()
+        self.kept.iter()
     }
 
     /// How many there are.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "never empty by construction")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.kept.len() + self.more
     }
 
     /// Every mistake drawn into its source text, for a terminal; with `colour` also in colour.
@@ -311,7 +381,7 @@ impl Mistakes {
         };
         let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(1);
         let mut text = String::new();
-        for mistake in self.0.iter().take(MAX_SHOWN) {
+        for mistake in self.kept.iter().take(MAX_SHOWN) {
             // Writing into a string does not fail; a mistake that cannot be drawn is still said.
             if handler.render_report(&mut text, &Drawn(mistake)).is_err() {
                 text.push_str(&mistake.to_string());
@@ -323,7 +393,7 @@ impl Mistakes {
     }
 
     fn remainder(&self) -> String {
-        match self.0.len().saturating_sub(MAX_SHOWN) {
+        match self.len().saturating_sub(MAX_SHOWN) {
             0 => String::new(),
             more => format!("and {more} more\n"),
         }
@@ -333,7 +403,7 @@ impl Mistakes {
 /// One line per mistake.
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.0.iter().take(MAX_SHOWN).enumerate() {
+        for (index, mistake) in self.kept.iter().take(MAX_SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }

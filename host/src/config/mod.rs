@@ -6,6 +6,7 @@ pub mod defaults;
 mod document;
 mod file;
 mod hide;
+mod include;
 pub mod ktr;
 mod mistake;
 pub mod model;
@@ -13,6 +14,7 @@ pub mod origin;
 mod places;
 mod read;
 mod unit;
+mod variables;
 mod yaml;
 
 #[cfg(test)]
@@ -27,8 +29,9 @@ use zeroize::Zeroizing;
 pub(crate) use hide::{has_userinfo, is_telling};
 pub use mistake::{Mistake, Mistakes};
 pub use places::{Place, Places, PluginOptions, PluginUse};
+pub(crate) use read::nearest;
 
-pub(crate) use yaml::MAX_FILE_BYTES;
+pub(crate) use yaml::MAX_BYTES;
 
 use read::{Read as _, Word as _};
 
@@ -44,7 +47,7 @@ pub struct Loaded {
     pub config: model::Config,
     /// Finds places for mistakes that are found later.
     pub places: Places,
-    /// The files that were read, the first included: what a reload has to watch.
+    /// The files that were read, the first included unless it is standard input: what a reload has to watch.
     pub files: Vec<PathBuf>,
 }
 
@@ -78,42 +81,27 @@ impl From<Mistakes> for Refused {
     }
 }
 
-/// What decides about a configuration beside its text.
-#[derive(Debug, Clone)]
-pub struct Surroundings {
-    /// Where relative paths count from.
-    pub base_dir: PathBuf,
-    /// Whether this process runs in a Kubernetes cluster, where memory is gone with the Pod.
-    pub in_cluster: bool,
-}
-
-/// Reads a configuration file and those it includes. Nothing that the configuration refers to is read.
+/// Reads a configuration file and those it includes; `-` is standard input. Nothing that the configuration refers to is read.
 ///
 /// # Errors
 /// Every mistake in all of these files.
 pub fn load(path: &Path) -> Result<Loaded, Box<Refused>> {
-    let text = document::read_text(path).map_err(Refused::from)?;
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let surroundings = Surroundings {
-        base_dir: std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf()),
-        // Kubelet sets it in every container.
-        in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
-    };
-    let mut loaded =
-        document::Reading::new().read(text, &path.display().to_string(), &surroundings)?;
-    loaded.files.insert(0, path.to_path_buf());
-    Ok(loaded)
+    let given = document::read_given(path).map_err(Refused::from)?;
+    document::Reading::new().read(given)
 }
 
-/// Reads a configuration from a text; `name` stands for the file in mistakes. Only files in `include` are read.
+/// Reads a configuration from a text; `name` stands for the file in mistakes, relative paths count from `directory`. Only files in
+/// `include` are read.
 ///
 /// # Errors
 /// Every mistake in the text and in what it includes.
-pub fn parse(text: &str, name: &str, surroundings: &Surroundings) -> Result<Loaded, Box<Refused>> {
-    document::Reading::new().read(Zeroizing::new(text.to_owned()), name, surroundings)
+pub fn parse(text: &str, name: &str, directory: &Path) -> Result<Loaded, Box<Refused>> {
+    document::Reading::new().read(document::Given {
+        text: Zeroizing::new(text.to_owned()),
+        name: name.to_owned(),
+        directory: directory.to_owned(),
+        file: None,
+    })
 }
 
 /// A span of time as it is written in the file: `90s`, `1h30m`, `500ms`. For command-line options, so that both read alike.

@@ -160,7 +160,7 @@ pub enum RetryUnanswered {
 /// Where a secret's value is.
 #[derive(Debug, Clone)]
 pub enum SecretOrigin {
-    /// A file's content; one trailing newline is not part of it.
+    /// A file's content.
     File(PathBuf),
     /// An environment variable.
     Env(String),

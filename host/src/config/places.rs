@@ -42,6 +42,10 @@ pub struct PluginOptions<'p> {
     pub config: Value,
     /// The options' place; where there are none, that of the mapping that names the plugin.
     pub place: Place<'p>,
+    /// The names of the secrets that it is given.
+    pub secrets: Vec<&'p str>,
+    /// The secrets' place; where there are none, that of the mapping that names the plugin.
+    pub secrets_place: Place<'p>,
 }
 
 impl Places {
@@ -144,5 +148,12 @@ fn options(wanted: PluginUse, node: &Arc<Node>) -> Option<PluginOptions<'_>> {
         plugin,
         config,
         place: Place(Some(node)).key("config"),
+        secrets: match get(node, "secrets").map(|secrets| &secrets.content) {
+            Some(Content::Map(entries)) => {
+                entries.iter().map(|(name, _)| name.text.as_str()).collect()
+            }
+            _ => Vec::new(),
+        },
+        secrets_place: Place(Some(node)).key("secrets"),
     })
 }

@@ -9,16 +9,20 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
-use super::mistake::{Note, Span};
+use super::mistake::{Note, Notes, Span};
 use super::yaml::{Content, Key, Kind, Node, Scalar};
+use crate::text::Alphabet;
 
 /// How alike two words must be to be offered as the one that was meant: one edit in three letters.
 const LETTERS_PER_EDIT: usize = 3;
 
+/// Longer words are no slip of a known one; comparing them takes time and memory.
+const MAX_LETTERS: usize = 100;
+
 /// What reading gathers.
 #[derive(Default)]
 pub(super) struct Gathered {
-    pub(super) notes: Vec<Note>,
+    pub(super) notes: Notes,
     hidden: HashSet<Span>,
 }
 
@@ -70,7 +74,7 @@ impl Gathered {
         self.hidden.insert(key.span);
     }
 
-    fn is_hidden(&self, span: Span) -> bool {
+    pub(super) fn is_hidden(&self, span: Span) -> bool {
         self.hidden.contains(&span)
     }
 
@@ -219,7 +223,10 @@ fn key_help(key: &str, known: &[&str]) -> String {
 }
 
 /// The known word that was probably meant.
-pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    if word.len() > MAX_LETTERS {
+        return None;
+    }
     let letters = word.chars().count().max(LETTERS_PER_EDIT);
     known
         .map(|candidate| {
@@ -390,6 +397,9 @@ pub(super) trait Word: Sized {
     /// How one looks.
     const EXAMPLE: &'static str;
 
+    /// Whether it may have line ends and other control characters.
+    const LINES: bool = false;
+
     /// Reads the text.
     fn parse(text: &str) -> Result<Self, Complaint>;
 
@@ -418,6 +428,14 @@ impl<W: Word> Read for W {
             }
         };
         let read = match scalar.kind() {
+            _ if !W::LINES
+                && let Some(odd) = Alphabet::OneLine.odd(scalar.text.as_bytes()) =>
+            {
+                Err(Complaint::new(
+                    format!("{} has {odd}", W::EXPECTED),
+                    "write it on one line; behind `|` and `>` YAML keeps the line end, behind `|-` and `>-` it does not",
+                ))
+            }
             Kind::Text => W::parse(&scalar.text),
             _ => W::parse_bare(&scalar.text),
         };

@@ -6,17 +6,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::model::{Config, Destination, SecretOrigin, StateLocation};
-use super::{Loaded, Mistakes, PluginUse, Surroundings, load, parse, schema};
+use super::{Loaded, Mistakes, PluginUse, load, parse, schema};
 
-fn outside_a_cluster() -> Surroundings {
-    Surroundings {
-        base_dir: PathBuf::from("/etc/evertoken"),
-        in_cluster: false,
-    }
-}
+/// Where the files of these tests count from.
+const DIRECTORY: &str = "/etc/evertoken";
 
 fn read(text: &str) -> Result<Loaded, Mistakes> {
-    parse(text, "f.yaml", &outside_a_cluster()).map_err(|refused| refused.mistakes)
+    parse(text, "f.yaml", Path::new(DIRECTORY)).map_err(|refused| refused.mistakes)
 }
 
 fn load_refused(path: &Path) -> Mistakes {
@@ -610,28 +606,45 @@ fn a_state_store_in_secrets_bounds_answers_to_what_a_secret_holds() {
 }
 
 #[test]
-fn a_rotating_secret_in_a_cluster_needs_a_state_store() {
-    let text = job_with(", secrets: {rt: {env: RT, rotating: true}}", "");
-    let in_cluster = Surroundings {
-        in_cluster: true,
-        ..outside_a_cluster()
-    };
-    assert!(read(&text).is_ok());
-    let refused = parse(&text, "f.yaml", &in_cluster).unwrap_err();
-    assert_eq!(
-        lines(&refused.mistakes),
-        [
-            "3:61: a rotating secret would be lost with this Pod, because there is no `state` (add `state: {secret: {namespace: …}}`, or `state: {dir: /var/lib/evertoken}` on a persistent volume)"
-        ]
-    );
-    assert!(
-        parse(
-            &format!("state: {{dir: /s}}\n{text}"),
-            "f.yaml",
-            &in_cluster
-        )
-        .is_ok()
-    );
+fn a_rotating_secret_needs_a_place_that_outlives_the_process() {
+    let refused = "would be lost with this process, because there is no `state` (add `state: {dir: /var/lib/evertoken}`, in a cluster on a persistent volume or `state: {secret: {namespace: …}}`; or add `write_back: true` to a `file` or `secret`)";
+    for (state, secret, good) in [
+        ("", "{env: RT, rotating: true}", false),
+        ("", "{value: seed, rotating: true}", false),
+        ("", "{file: rt, rotating: true}", false),
+        ("", "{file: rt, rotating: true, write_back: false}", false),
+        (
+            "",
+            "{secret: {namespace: n, name: s, key: k}, rotating: true}",
+            false,
+        ),
+        ("", "{file: rt, rotating: false}", true),
+        ("", "{file: rt, rotating: true, write_back: true}", true),
+        (
+            "",
+            "{secret: {namespace: n, name: s, key: k}, rotating: true, write_back: true}",
+            true,
+        ),
+        ("state: {dir: /s}\n", "{env: RT, rotating: true}", true),
+        (
+            "state: {secret: {namespace: n}}\n",
+            "{env: RT, rotating: true}",
+            true,
+        ),
+    ] {
+        let text = format!(
+            "{state}{}",
+            job_with(&format!(", secrets: {{rt: {secret}}}"), "")
+        );
+        let found = mistakes(&text);
+        assert_eq!(found.is_empty(), good, "{text}{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|line| line.contains("the rotating secret `rt` ") && line.ends_with(refused)),
+            "{found:?}"
+        );
+    }
 }
 
 #[test]
@@ -726,7 +739,7 @@ fn a_bomb_of_aliases_is_refused_in_no_time() {
         text.push_str(&format!("a{level}: &a{level} [{below}]\n"));
     }
     let started = std::time::Instant::now();
-    assert!(mistakes(&text)[0].contains("more than 4000000 values once aliases are expanded"));
+    assert!(mistakes(&text)[0].contains("more than 1000000 values once aliases are expanded"));
     assert!(started.elapsed() < Duration::from_secs(2));
     let deep = format!("jobs: {}{}", "[".repeat(100), "]".repeat(100));
     assert_eq!(
@@ -735,6 +748,157 @@ fn a_bomb_of_aliases_is_refused_in_no_time() {
     );
     let deeper = format!("jobs: {}", "[".repeat(100_000));
     assert_eq!(mistakes(&deeper).len(), 1);
+}
+
+#[test]
+fn what_a_small_file_makes_large_is_refused_in_no_time() {
+    let long = "x".repeat(1 << 20);
+    let aliases = "*a, ".repeat(1000);
+    // What this costs is a promise of the release build; the debug build is measured with a part of it.
+    let scale = if cfg!(debug_assertions) { 16 } else { 1 };
+    let many = |item: &str, bytes: usize| item.repeat(bytes / scale / item.len());
+    for (text, words) in [
+        // A scalar of a megabyte, repeated: in a configuration, where a name belongs, where a mapping belongs.
+        (
+            job_with(&format!(", config: {{a: &a {long}, b: [{aliases}]}}"), ""),
+            "more than 32 MiB of text once aliases are expanded",
+        ),
+        (
+            format!("include: &a [{long}]\njobs: [{aliases}]\n"),
+            "more than 32 MiB of text once aliases are expanded",
+        ),
+        (
+            format!(
+                "jobs: [&a {{{}: 1}}, {}]",
+                "x".repeat(1000),
+                "*a, ".repeat(1000)
+            ),
+            "the key `name` is missing",
+        ),
+        // Hundreds of thousands of mistakes, on one line and on as many.
+        (
+            format!("jobs: [{}]", many("a,", 2 << 20)),
+            "expected a mapping",
+        ),
+        (
+            format!("jobs:\n{}", many("- a\n", 2 << 20)),
+            "expected a mapping",
+        ),
+        (
+            format!(
+                "jobs:\n{}",
+                many(
+                    "- {name: b, source: {plugin: dummy, secrets: {x: {job: c}}}}\n",
+                    1 << 20
+                )
+            ),
+            "two jobs are called `b`",
+        ),
+        // No YAML at all, after a while.
+        (
+            format!("jobs: [{}", many("a b ", 8 << 20)),
+            "not valid YAML",
+        ),
+    ] {
+        let started = std::time::Instant::now();
+        let refused = read(&text).unwrap_err();
+        let shown = format!("{refused}{}", refused.drawn(false));
+        let took = started.elapsed();
+        println!("{words}: {took:?}");
+        assert!(
+            shown.contains(words),
+            "{words}: {}",
+            &shown[..shown.len().min(300)]
+        );
+        assert!(shown.len() < 1 << 20, "{words}: {} bytes", shown.len());
+        let most = if cfg!(debug_assertions) { 20 } else { 2 };
+        assert!(took < Duration::from_secs(most), "{words}: {took:?}");
+    }
+}
+
+#[test]
+fn more_than_a_configuration_has_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let main = directory.path().join("main.yaml");
+    // Of 32 MiB something can be said, of one byte more only that.
+    let most = 32 << 20;
+    let zeros = |bytes: usize| vec![0; bytes];
+    std::fs::write(&main, zeros(most)).unwrap();
+    let refused = load_refused(&main).to_string();
+    assert!(refused.contains("a NUL character"), "{refused}");
+    std::fs::write(&main, zeros(most + 1)).unwrap();
+    let refused = load_refused(&main).to_string();
+    assert!(
+        refused.contains("longer than 32 MiB, all files of the configuration together"),
+        "{refused}"
+    );
+    std::fs::write(&main, "include: [part-*]\n").unwrap();
+    for part in 0..3 {
+        std::fs::write(
+            directory.path().join(format!("part-{part}")),
+            zeros(12 << 20),
+        )
+        .unwrap();
+    }
+    let refused = load_refused(&main).to_string();
+    assert!(refused.contains("part-1:1:1: a NUL character"), "{refused}");
+    assert!(refused.contains("part-2: longer than 32 MiB"), "{refused}");
+    // What has no end.
+    std::fs::write(&main, "include: [/dev/zero]\n").unwrap();
+    let refused = load_refused(&main).to_string();
+    assert!(refused.contains("/dev/zero: cannot be read"), "{refused}");
+}
+
+#[test]
+fn a_line_end_in_a_word_and_a_variable_are_no_values() {
+    let expanded = "variables like `${NAME}` are not put in; this would be taken as it stands (for a secret write `env: NAME`; else write the value, or put it in before: `envsubst < FILE | evertoken run --config -`)";
+    let one_line = "(write it on one line; behind `|` and `>` YAML keeps the line end, behind `|-` and `>-` it does not)";
+    for (text, expected) in [
+        (
+            job_with(", tls: {ca_file: \"ca.pem\\n\"}", ""),
+            format!("3:42: a path has a line end (U+000A) at byte 7 of 7 {one_line}"),
+        ),
+        (
+            job_with(", allow: [\"https://idp.example\\r.org\"]", ""),
+            format!("3:35: an origin has a line end (U+000D) at byte 20 of 24 {one_line}"),
+        ),
+        (
+            job_with(", proxy: \"http://p:1\\t\"", ""),
+            format!("3:34: a proxy's URL has a tab (U+0009) at byte 11 of 11 {one_line}"),
+        ),
+        (
+            job_with("", "  verify: |\n    10m\n"),
+            format!("6:5: a time with its unit has a line end (U+000A) at byte 4 of 4 {one_line}"),
+        ),
+        (
+            job_with(", secrets: {x: {value: \"${TOKEN}\"}}", ""),
+            format!("3:48: {expanded}"),
+        ),
+        (
+            job_with(", secrets: {x: {file: \"/run/${TOKEN}\"}}", ""),
+            format!("3:47: {expanded}"),
+        ),
+        (
+            job_with(", config: {a: [x, $(ID)]}", ""),
+            format!("3:43: {expanded}"),
+        ),
+        (
+            job_with(", config: {a: \"x ${ID:-none} y\"}", ""),
+            format!("3:39: {expanded}"),
+        ),
+    ] {
+        assert_eq!(mistakes(&text), [expected], "{text}");
+    }
+    for text in [
+        job_with(", secrets: {x: {value: \"a${b}c\"}}", ""),
+        job_with(", secrets: {x: {value: $ecret}}", ""),
+        job_with(", secrets: {x: {value: \"-----BEGIN KEY-----\\n-----END KEY-----\\n\"}}", ""),
+        "jobs:\n- name: a\n  source: {plugin: dummy}\n  outputs: [{file: {path: /t}, format: {plugin: template, config: {template: \"export T=${T}\\n\"}}}]\n".to_owned(),
+        "jobs:\n- name: a\n  source: {plugin: dummy}\n  outputs: [{secret: {namespace: n, name: s, annotations: {a: \"${X}\\n\"}}}]\n".to_owned(),
+        "plugins: {own: {path: p, sha256: 9f2cdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdead}}\njobs:\n- name: a\n  source: {plugin: own, config: {body: \"${X}\"}}\n  outputs: [{file: {path: /t}}]\n".to_owned(),
+    ] {
+        assert_eq!(mistakes(&text), [""; 0], "{text}");
+    }
 }
 
 #[test]
@@ -812,7 +976,7 @@ fn included_files_add_jobs_and_are_named_in_their_mistakes() {
     assert_eq!(
         shown.lines().collect::<Vec<_>>(),
         [
-            "jobs.d/none.yaml: cannot be read: No such file or directory (os error 2) (name a readable YAML file)",
+            "jobs.d/none.yaml: cannot be read: it does not exist (name a readable YAML file)",
             "jobs.d/c.yaml:1:15: two jobs are called `a` (the other: jobs.d/a.yaml:1:15) (give one of them another name)",
             "jobs.d/c.yaml:2:1: unknown key `serve` (the keys here are `jobs`, `outputs`)",
             "jobs.d/d.yaml:1:7: not valid YAML: unclosed bracket '[' (close the bracket)",
@@ -927,7 +1091,7 @@ jobs:
 outputs: [{from: [nobody], format: {plugin: shared}}]
 ",
         "f.yaml",
-        &outside_a_cluster(),
+        Path::new(DIRECTORY),
     )
     .unwrap_err();
     let names: Vec<_> = refused
@@ -1038,7 +1202,8 @@ mod the_schema {
             ("jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: /t, mode: '0666'}}]}]".to_owned(), false),
             ("jobs: [{name: a, source: {plugin: dummy}, outputs: [{}]}]".to_owned(), false),
         ] {
-            let tree = crate::config::yaml::parse(&text, 0).tree;
+            let mut budget = crate::config::yaml::Budget::default();
+            let tree = crate::config::yaml::parse(&text, 0, &mut budget).tree;
             let mut gathered = crate::config::read::Gathered::default();
             let json = crate::config::read::json_of(&tree.unwrap(), &mut gathered).unwrap();
             assert_eq!(validator.is_valid(&json), good, "schema: {text}");

@@ -334,6 +334,7 @@ pub(super) struct FreeText(pub(super) String);
 impl Word for FreeText {
     const EXPECTED: &'static str = "text";
     const EXAMPLE: &'static str = "text";
+    const LINES: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         Ok(Self(text.to_owned()))

@@ -8,14 +8,54 @@ use std::sync::Arc;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, StrInput};
 use zeroize::Zeroizing;
 
-use super::mistake::{Note, Span};
+use super::mistake::{Note, Notes, Span};
 
 /// Ten thousand generously written jobs are below 10 MiB; more than this is not a configuration.
-pub(crate) const MAX_FILE_BYTES: usize = 32 << 20;
-/// Nodes with aliases expanded. Ten thousand jobs have some 300,000; a YAML bomb has billions.
-const MAX_NODES: usize = 4_000_000;
+pub(crate) const MAX_BYTES: usize = 32 << 20;
+/// Values with aliases expanded. Ten thousand jobs have some 300,000; a YAML bomb has billions. Each takes some hundred bytes.
+const MAX_NODES: usize = 1_000_000;
 /// Levels of nesting. The configuration itself needs eight; the rest is for a plugin's own.
 const MAX_DEPTH: usize = 64;
+
+/// What is left of what all files of a configuration may take together, aliases expanded: they share memory here, but not in what is
+/// made of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            nodes: MAX_NODES,
+            bytes: MAX_BYTES,
+        }
+    }
+}
+
+impl Budget {
+    fn take(&mut self, size: Size) -> Result<(), &'static str> {
+        match (
+            self.nodes.checked_sub(size.nodes),
+            self.bytes.checked_sub(size.bytes),
+        ) {
+            (Some(nodes), Some(bytes)) => {
+                *self = Self { nodes, bytes };
+                Ok(())
+            }
+            (None, _) => Err("more than 1000000 values once aliases are expanded"),
+            (_, None) => Err("more than 32 MiB of text once aliases are expanded"),
+        }
+    }
+}
+
+/// Values and bytes of text.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
 
 /// A value with its place.
 pub(super) struct Node {
@@ -103,19 +143,19 @@ pub(super) struct Parsed {
     pub(super) tree: Option<Arc<Node>>,
     /// What is written but has no place in the tree, because its key is none or stands there twice. May be a secret.
     pub(super) orphans: Vec<Arc<Node>>,
-    pub(super) notes: Vec<Note>,
+    pub(super) notes: Notes,
 }
 
 /// Reads one document. Mistakes that leave a tree standing are gathered.
-pub(super) fn parse(text: &str, source: u32) -> Parsed {
+pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> Parsed {
     let mut builder = Builder {
         events: Parser::new_from_str(text),
         source,
         length: text.len(),
-        notes: Vec::new(),
+        notes: Notes::default(),
         orphans: Vec::new(),
         anchors: HashMap::new(),
-        nodes: 0,
+        budget,
     };
     let tree = builder.document().unwrap_or_else(|fatal| {
         builder.notes.push(fatal);
@@ -128,20 +168,20 @@ pub(super) fn parse(text: &str, source: u32) -> Parsed {
     }
 }
 
-struct Builder<'t> {
+struct Builder<'t, 'b> {
     events: Parser<'t, StrInput<'t>>,
     source: u32,
     length: usize,
-    notes: Vec<Note>,
+    notes: Notes,
     orphans: Vec<Arc<Node>>,
     /// Finished nodes that have an anchor, with their size when expanded.
-    anchors: HashMap<usize, (Arc<Node>, usize)>,
-    nodes: usize,
+    anchors: HashMap<usize, (Arc<Node>, Size)>,
+    budget: &'b mut Budget,
 }
 
 type Built<T> = Result<T, Note>;
 
-impl<'t> Builder<'t> {
+impl<'t> Builder<'t, '_> {
     fn document(&mut self) -> Built<Option<Arc<Node>>> {
         let mut root = None;
         let mut documents = 0;
@@ -213,8 +253,8 @@ impl<'t> Builder<'t> {
         if let Event::Alias(id) = event {
             return self.alias(id, span);
         }
-        let before = self.nodes;
-        self.count(1, span)?;
+        let before = *self.budget;
+        self.count(size_of(&event), span)?;
         if let Some(tag) = event.tag() {
             self.notes.push(note(
                 span,
@@ -243,8 +283,11 @@ impl<'t> Builder<'t> {
         };
         let node = Arc::new(node);
         if let Some(id) = anchor {
-            self.anchors
-                .insert(id, (Arc::clone(&node), self.nodes - before));
+            let size = Size {
+                nodes: before.nodes - self.budget.nodes,
+                bytes: before.bytes - self.budget.bytes,
+            };
+            self.anchors.insert(id, (Arc::clone(&node), size));
         }
         Ok(node)
     }
@@ -261,16 +304,14 @@ impl<'t> Builder<'t> {
         Ok(node)
     }
 
-    fn count(&mut self, nodes: usize, span: Span) -> Built<()> {
-        self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MAX_NODES {
-            return Err(note(
+    fn count(&mut self, size: Size, span: Span) -> Built<()> {
+        self.budget.take(size).map_err(|message| {
+            note(
                 span,
-                &format!("more than {MAX_NODES} values once aliases are expanded"),
-                "split the file with `include`, and do not nest aliases",
-            ));
-        }
-        Ok(())
+                message,
+                "do not nest or multiply aliases; all files of a configuration count together",
+            )
+        })
     }
 
     fn list(&mut self, start: Span, depth: usize) -> Built<Node> {
@@ -326,6 +367,14 @@ impl<'t> Builder<'t> {
             entries.push((Key { text, span }, value));
         }
     }
+}
+
+fn size_of(event: &Event<'_>) -> Size {
+    let bytes = match event {
+        Event::Scalar(text, ..) => text.len(),
+        _ => 0,
+    };
+    Size { nodes: 1, bytes }
 }
 
 fn is_presentation(event: &Event<'_>) -> bool {
@@ -390,4 +439,38 @@ fn syntax_help(kind: &ErrorKind) -> Option<&'static str> {
         ErrorKind::RecursionLimitExceeded => "write it flatter",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left of a budget of a hundred values and a thousand bytes after this text; none: it was not enough.
+    fn left(text: &str) -> Option<(usize, usize)> {
+        let mut budget = Budget {
+            nodes: 100,
+            bytes: 1000,
+        };
+        let parsed = parse(text, 0, &mut budget);
+        parsed.tree.map(|_| (budget.nodes, budget.bytes))
+    }
+
+    #[test]
+    fn values_and_text_count_as_often_as_they_stand_for_themselves() {
+        let long = "x".repeat(300);
+        for (text, expected) in [
+            ("[a, b]", Some((97, 998))),
+            ("{a: b}", Some((97, 998))),
+            ("[&a [x, y], *a]", Some((93, 996))),
+            ("{a: &a {k: v}, b: *a}", Some((91, 994))),
+            (&format!("[{}]", "a,".repeat(99)), Some((0, 901))),
+            (&format!("[{}]", "a,".repeat(100)), None),
+            (&format!("[&a {long}, *a, *a]"), Some((96, 100))),
+            (&format!("[&a {long}, *a, *a, *a]"), None),
+            (&format!("[&a [{long}], *a, *a, *a]"), None),
+            (&format!("{{? &a {long} : 1, b: *a, c: *a, d: *a}}"), None),
+        ] {
+            assert_eq!(left(text), expected, "{text}");
+        }
+    }
 }

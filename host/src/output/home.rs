@@ -19,13 +19,14 @@ use crate::config::model::{FileDestination, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
 use crate::kubernetes::{CONFLICT, Call, Kubernetes, Verb};
+use crate::text;
 use crate::token::Artifact;
 
 /// Rounds of GET and PATCH when others change other keys of the Secret at the same moment.
 const CONFLICTS_MAX: usize = 4;
 
-/// Bytes of a line's end.
-const LINE_END_BYTES: usize = 2;
+/// Bytes of a byte order mark and a line end.
+const AROUND_MAX: usize = 5;
 
 /// The permission bits of a file.
 const PERMISSION_BITS: u32 = 0o777;
@@ -47,16 +48,14 @@ impl Homes {
         }
     }
 
-    /// Owner, group and mode stay, and the newline at the end if there is one.
+    /// Owner, group and mode stay, and what stands around the value without being meant.
     async fn replace_file(&self, path: &Path, spent: &[u8], next: &[u8]) -> Result<bool, Failure> {
-        let (to_read, expected) = (path.to_owned(), Zeroizing::new(spent.to_vec()));
-        let read = file::aside(path, move || read_file(&to_read, &expected)).await;
+        let (to_read, spent, next) = (path.to_owned(), spent.to_vec(), next.to_vec());
+        let (spent, next) = (Zeroizing::new(spent), Zeroizing::new(next));
+        let read = file::aside(path, move || read_file(&to_read, &spent, &next)).await;
         let Some(found) = read.flatten().map_err(|why| unreadable(path, &why))? else {
             return Ok(false);
         };
-        let mut content = Zeroizing::new(Vec::with_capacity(next.len() + 1));
-        content.extend_from_slice(next);
-        content.extend_from_slice(found.line_end);
         let destination = FileDestination {
             path: path.to_owned(),
             mode: found.mode,
@@ -65,7 +64,7 @@ impl Homes {
         };
         let artifact = Artifact {
             name: String::new(),
-            content: SecretSlice::from(content.to_vec()),
+            content: SecretSlice::from(found.content.to_vec()),
         };
         self.files.write(&destination, &[artifact]).await?;
         Ok(true)
@@ -181,25 +180,30 @@ struct FoundFile {
     mode: u32,
     owner: u32,
     group: u32,
-    line_end: &'static [u8],
+    content: Zeroizing<Vec<u8>>,
 }
 
 /// None: it holds something else.
-fn read_file(path: &Path, spent: &[u8]) -> Result<Option<FoundFile>, Unreadable> {
+fn read_file(path: &Path, spent: &[u8], next: &[u8]) -> Result<Option<FoundFile>, Unreadable> {
     let (file, metadata) = file::open(path)?;
-    let held = file::content(file, &metadata, MAX_SECRET_BYTES + LINE_END_BYTES)?;
-    let line_end: &[u8] = match held.strip_prefix(spent) {
-        Some(b"") => b"",
-        Some(b"\n") => b"\n",
-        Some(b"\r\n") => b"\r\n",
-        _ => return Ok(None),
+    let held = file::content(file, &metadata, MAX_SECRET_BYTES + AROUND_MAX)?;
+    let Some(content) = in_place(&held, spent, next) else {
+        return Ok(None);
     };
     Ok(Some(FoundFile {
         mode: metadata.mode() & PERMISSION_BITS,
         owner: metadata.uid(),
         group: metadata.gid(),
-        line_end,
+        content,
     }))
+}
+
+/// The content with `next` where `spent` stands, and the byte order mark and the line end that stand around it; none: it holds
+/// something else.
+fn in_place(held: &[u8], spent: &[u8], next: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (mark, end) = text::around(held);
+    let content = |value: &[u8]| Zeroizing::new([mark, value, end].concat());
+    (*content(spent) == held).then(|| content(next))
 }
 
 fn unreadable(path: &Path, why: &Unreadable) -> Failure {
@@ -219,13 +223,11 @@ fn replaced(
     next: &[u8],
 ) -> Option<Zeroizing<Vec<u8>>> {
     let Some(pointer) = pointer else {
-        return (held == spent).then(|| Zeroizing::new(next.to_vec()));
+        return in_place(held, spent, next);
     };
-    let mut document: Value = serde_json::from_slice(held).ok()?;
+    let mut document: Value = serde_json::from_slice(text::meant(held).ok()?).ok()?;
     let member = document.pointer_mut(pointer)?;
-    if member.as_str()?.as_bytes() != spent {
-        return None;
-    }
+    let next = in_place(member.as_str()?.as_bytes(), spent, next)?;
     *member = Value::String(String::from_utf8(next.to_vec()).ok()?);
     serde_json::to_vec(&document).ok().map(Zeroizing::new)
 }
@@ -244,7 +246,18 @@ mod tests {
         for (held, pointer, expected) in [
             (&b"spent"[..], None, Some(&b"next"[..])),
             (b"another", None, None),
-            (b"spent\n", None, None),
+            (b"spent\n", None, Some(b"next\n")),
+            (
+                b"\xef\xbb\xbfspent\r\n",
+                None,
+                Some(b"\xef\xbb\xbfnext\r\n"),
+            ),
+            (b"spent\n\n", None, None),
+            (
+                br#"{"rt":"spent\n"}"#,
+                Some("/rt"),
+                Some(br#"{"rt":"next\n"}"#),
+            ),
             (
                 document,
                 Some("/oauth/rt"),
@@ -269,6 +282,7 @@ mod tests {
             ("spent", "next", true),
             ("spent\n", "next\n", true),
             ("spent\r\n", "next\r\n", true),
+            ("\u{feff}spent\n", "\u{feff}next\n", true),
             ("a new login", "a new login", false),
             ("spent and more", "spent and more", false),
             ("", "", false),

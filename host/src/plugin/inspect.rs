@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use wasmparser::{Parser, Payload};
 
+use super::needs::{self, SecretMistake, SecretNeed};
 use super::{ConfigMistake, limits, schema};
 
 /// The package of the plugin interface.
@@ -163,6 +164,13 @@ impl PluginInfo {
         let judge = self.judge.get_or_init(|| schema::judge(schema));
         schema::check_config(schema, judge, config)
     }
+
+    /// The mistakes in the names of the secrets that a job lists beside a configuration.
+    #[must_use]
+    pub fn check_secrets(&self, config: &Value, listed: &[&str]) -> Vec<SecretMistake> {
+        let needs = self.about.as_ref().map_or(&[][..], |about| &about.secrets);
+        needs::check_secrets(needs, config, listed)
+    }
 }
 
 /// How a plugin describes itself.
@@ -178,19 +186,6 @@ pub struct About {
     /// The secrets it opens.
     #[serde(default)]
     pub secrets: Vec<SecretNeed>,
-}
-
-/// A secret that a plugin opens by name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct SecretNeed {
-    /// The name under which a job lists it.
-    pub name: String,
-    /// Whether the plugin never works without it.
-    #[serde(default)]
-    pub required: bool,
-    /// What it is.
-    #[serde(default)]
-    pub description: String,
 }
 
 /// Why a file is no plugin that this host can run.

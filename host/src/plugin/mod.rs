@@ -9,6 +9,7 @@ mod formatting;
 pub mod inspect;
 pub mod limits;
 mod load;
+mod needs;
 mod pool;
 pub mod schema;
 mod store;
@@ -27,6 +28,7 @@ pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_pl
 pub use error::CallError;
 pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
 pub use load::LoadError;
+pub use needs::{SecretMistake, SecretNeed};
 pub use schema::ConfigMistake;
 
 use crate::capability::{Call, Unsuccessful};
@@ -168,6 +170,21 @@ impl Plugins {
         let info = self.info(name).await?;
         load::require(name, &info, world)?;
         Ok(info.check_config(config))
+    }
+
+    /// The mistakes in the names of the secrets that a job lists for its source plugin; one that tells of no secret has none to tell.
+    ///
+    /// # Errors
+    /// As [`Plugins::check_config`].
+    pub async fn check_secrets(
+        &self,
+        name: &str,
+        config: &Value,
+        listed: &[&str],
+    ) -> Result<Vec<SecretMistake>, Arc<LoadError>> {
+        let info = self.info(name).await?;
+        load::require(name, &info, World::Source)?;
+        Ok(info.check_secrets(config, listed))
     }
 
     /// Obtains a token: one call of the job's source plugin, in a fresh instance, within the job's timeout. The time that it takes to

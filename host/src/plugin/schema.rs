@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::config::origin::Origin;
 use crate::config::{has_userinfo, is_telling};
+use crate::text::{Alphabet, has_variable};
 
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
 const ENDPOINT: &str = "x-evertoken-endpoint";
@@ -72,15 +73,11 @@ pub(super) fn check_config(schema: &Value, judge: &Judge, config: &Value) -> Vec
         tell(schema, &error, &mut mistakes);
     }
     visit(schema, config, &mut |pointer, value| {
-        if origin(value).is_none() {
-            mistakes.push(ConfigMistake {
-                pointer: pointer.to_owned(),
-                message: format!(
-                    "{} is not an endpoint; write `https://host/path`",
-                    shown(pointer, value)
-                ),
-            });
-        }
+        let wrong = wrong_endpoint(pointer, value);
+        mistakes.extend(wrong.map(|message| ConfigMistake {
+            pointer: pointer.to_owned(),
+            message,
+        }));
     });
     let mut seen = BTreeSet::new();
     mistakes.retain(|mistake| seen.insert((mistake.pointer.clone(), mistake.message.clone())));
@@ -97,6 +94,29 @@ pub(super) fn endpoint_fields(schema: &Value) -> Vec<String> {
 fn origin(value: &Value) -> Option<Origin> {
     let url = url::Url::parse(value.as_str()?).ok()?;
     Origin::of(&url)
+}
+
+/// Why a value is no endpoint. A URL parser drops line ends and takes what stands before an `@`; an issuer would see neither.
+fn wrong_endpoint(pointer: &str, value: &Value) -> Option<String> {
+    let text = value.as_str().unwrap_or_default();
+    if let Some(odd) = Alphabet::OneLine.odd(text.as_bytes()) {
+        return Some(format!("the URL has {odd}; write it on one line"));
+    }
+    if has_userinfo(text) {
+        return Some(
+            "the URL has a user or password before its host; leave it out, and give a password as a secret"
+                .to_owned(),
+        );
+    }
+    if has_variable(text) {
+        return Some("variables are not put in here; write the URL itself".to_owned());
+    }
+    (text.contains(char::is_whitespace) || origin(value).is_none()).then(|| {
+        format!(
+            "{} is not an endpoint; write `https://host/path`",
+            shown(pointer, value)
+        )
+    })
 }
 
 fn is_endpoint(schema: &Value) -> bool {
@@ -284,7 +304,12 @@ fn message(kind: &ValidationErrorKind, value: &str, error: &ValidationError<'_>)
             format!("{value} is not known; write {}", quoted(expected_value))
         }
         ValidationErrorKind::Pattern { pattern } => {
-            format!("{value} does not match the pattern `{pattern}`")
+            let text = error.instance().as_str().unwrap_or_default();
+            match Alphabet::OneLine.odd(text.as_bytes()) {
+                // A line end is hard to see in a value, and what comes behind it may be anything.
+                Some(odd) => format!("the value has {odd}; write it on one line"),
+                None => format!("{value} does not match the pattern `{pattern}`"),
+            }
         }
         ValidationErrorKind::Minimum { limit } => format!("{value} is less than {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("{value} is more than {limit}"),
@@ -575,6 +600,67 @@ mod tests {
                     .to_owned(),
             }]
         );
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_as_it_is_sent() {
+        let long = format!("https://idp.example.org/{}\n", "x".repeat(80));
+        for (url, expected) in [
+            (
+                "https://idp.example.org/token\n",
+                "the URL has a line end (U+000A) at byte 30 of 30; write it on one line",
+            ),
+            (
+                "https://idp.exam\r\nple.org/token",
+                "the URL has a line end (U+000D) at byte 17 of 31; write it on one line",
+            ),
+            (
+                "https://idp\t.example.org/",
+                "the URL has a tab (U+0009) at byte 12 of 25; write it on one line",
+            ),
+            (
+                &long,
+                "the URL has a line end (U+000A) at byte 105 of 105; write it on one line",
+            ),
+            (
+                "https://user:hunter2@idp.example.org/token",
+                "the URL has a user or password before its host; leave it out, and give a password as a secret",
+            ),
+            (
+                "https://user@idp.example.org",
+                "the URL has a user or password before its host; leave it out, and give a password as a secret",
+            ),
+            (
+                "https://idp.example.org/${REALM}/token",
+                "variables are not put in here; write the URL itself",
+            ),
+            (
+                "https://$(HOST)/token",
+                "variables are not put in here; write the URL itself",
+            ),
+            (
+                " https://idp.example.org",
+                "` https://idp.example.org` is not an endpoint; write `https://host/path`",
+            ),
+            (
+                "https://idp.example.org/a b",
+                "`https://idp.example.org/a b` is not an endpoint; write `https://host/path`",
+            ),
+        ] {
+            let config = json!({"grant": "refresh_token", "token_url": url});
+            let messages: Vec<_> = check_config(&schema(), &config)
+                .into_iter()
+                .map(|mistake| mistake.message)
+                .collect();
+            assert_eq!(messages, [expected], "{url:?}");
+        }
+        for url in [
+            "https://idp.example.org/@me?user=a@b",
+            "http://[::1]:8080/realms/x/token",
+        ] {
+            let config = json!({"grant": "refresh_token", "token_url": url});
+            assert!(check_config(&schema(), &config).is_empty(), "{url}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::error::StateError;
 use super::{random, record};
+use crate::text;
 
 /// Bytes of a state key.
 const KEY_LEN: usize = 32;
@@ -38,6 +39,9 @@ pub enum KeyError {
         "a state key is 32 random bytes, as they are or in base64 or hex; these are 32 readable characters, which is too little. Make one: `head -c 32 /dev/urandom | base64`"
     )]
     Readable,
+    /// 32 bytes of base64 or hex in another encoding.
+    #[error("{}. Or make a key: `head -c 32 /dev/urandom | base64`", text::Utf16)]
+    Utf16,
 }
 
 /// A key of the state store.
@@ -46,16 +50,21 @@ pub struct StateKey {
 }
 
 impl StateKey {
-    /// A key from the content of its file or Secret: 32 bytes, or their base64 (either alphabet, with or without padding) or
-    /// hex with white space around.
+    /// A key from the content of its file, variable or Secret: 32 bytes, or their base64 (either alphabet, with or without padding)
+    /// or hex with white space around. A byte order mark and a line end around either are not part of it.
     ///
     /// # Errors
     /// Anything else, with the command that makes a key.
     pub fn parse(content: &[u8]) -> Result<Self, KeyError> {
-        if content.len() == KEY_LEN && !content.iter().all(u8::is_ascii_graphic) {
-            return Self::exact(content).ok_or(KeyError::Malformed(content.len()));
+        let meant = text::meant(content).map_err(|text::Utf16| KeyError::Utf16)?;
+        // 32 random bytes may end in what looks like a line end.
+        let raw = [content, meant]
+            .into_iter()
+            .find(|raw| raw.len() == KEY_LEN);
+        if let Some(raw) = raw.filter(|_| !meant.iter().all(u8::is_ascii_graphic)) {
+            return Self::exact(raw).ok_or(KeyError::Malformed(raw.len()));
         }
-        let text = content.trim_ascii();
+        let text = meant.trim_ascii();
         [
             HEXLOWER_PERMISSIVE,
             BASE64,
@@ -269,10 +278,15 @@ mod tests {
             format!("{}\n", BASE64.encode(&raw)).into_bytes(),
             format!(" {}\r\n", BASE64URL_NOPAD.encode(&raw)).into_bytes(),
             hex.to_uppercase().into_bytes(),
+            format!("\u{feff}{hex}\r\n").into_bytes(),
             hex.into_bytes(),
+            [&raw[..], b"\n"].concat(),
+            [&raw[..], b"\r\n"].concat(),
         ] {
             assert_eq!(*StateKey::parse(&good).unwrap().bytes, raw, "{good:?}");
         }
+        let newline = [[0xf1; 31].as_slice(), b"\n"].concat();
+        assert_eq!(*StateKey::parse(&newline).unwrap().bytes, *newline);
         for (bad, error) in [
             (&b""[..], KeyError::Malformed(0)),
             (b"hunter2", KeyError::Malformed(7)),
@@ -280,6 +294,11 @@ mod tests {
             (&[0xf1; 33], KeyError::Malformed(33)),
             (b"0123456789abcdef0123456789abcdef", KeyError::Readable),
             (b"0123456789abcdef0123456789abcdef\n", KeyError::Readable),
+            (
+                b"0123456789abcdef0123456789abcde\n",
+                KeyError::Malformed(32),
+            ),
+            (b"a\0b\0c\0d\0", KeyError::Utf16),
         ] {
             let found = StateKey::parse(bad).unwrap_err();
             assert_eq!(found, error);

@@ -30,19 +30,12 @@ impl Source for Mirror {
         let bytes = secrets::open(name)?.reveal()?;
         let text = String::from_utf8(bytes)
             .map_err(|_| unusable(name, "is not UTF-8 text, so it is no token"))?;
-        let value = without_newline(&text);
-        if value.is_empty() {
+        if text.is_empty() {
             return Err(unusable(name, "is empty"));
         }
-        let expiry = jwt::expires_at(value).map_or(Expiry::Unknown, Expiry::At);
-        Ok(Token::bearer(value).expiring(expiry))
+        let expiry = jwt::expires_at(&text).map_or(Expiry::Unknown, Expiry::At);
+        Ok(Token::bearer(text).expiring(expiry))
     }
-}
-
-/// Editors and `echo` end a file with a newline that is not part of the token.
-fn without_newline(text: &str) -> &str {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    text.strip_suffix('\r').unwrap_or(text)
 }
 
 fn unusable(name: &str, what: &str) -> Failure {
@@ -50,7 +43,7 @@ fn unusable(name: &str, what: &str) -> Failure {
 }
 
 evertoken_plugin::export_source!(Mirror, secrets: {
-    "token": optional "the token to hand on, also listed under reveal; the key secret gives it another name",
+    "token": required (named_by: "secret") "the token to hand on, also listed under reveal; the key secret gives it another name",
 });
 
 #[cfg(test)]
@@ -69,19 +62,13 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_is_handed_on_without_the_newline_at_its_end() {
-        for (stored, value) in [
-            ("abc", "abc"),
-            ("abc\n", "abc"),
-            ("abc\r\n", "abc"),
-            (" a b ", " a b "),
-            ("abc\n\n", "abc\n"),
-        ] {
-            let _host = host("token", stored.as_bytes());
+    fn the_secret_is_handed_on_as_the_host_has_it() {
+        for value in ["abc", " a b ", "a\nb"] {
+            let _host = host("token", value.as_bytes());
             assert_eq!(
                 acquire::<Mirror>(&json!({})).unwrap(),
                 Token::bearer(value),
-                "{stored:?}"
+                "{value:?}"
             );
         }
     }
@@ -89,7 +76,7 @@ mod tests {
     #[test]
     fn the_expiry_is_that_of_the_jwt() {
         let value = jwt::unsigned([("exp", 1_700_000_000_u64.into())]);
-        let _host = host("kubernetes", format!("{value}\n").as_bytes());
+        let _host = host("kubernetes", value.as_bytes());
         let token = acquire::<Mirror>(&json!({"secret": "kubernetes"})).unwrap();
         assert_eq!(
             (token.value, token.expiry),
@@ -102,11 +89,7 @@ mod tests {
 
     #[test]
     fn a_secret_that_is_no_token_is_refused_by_name() {
-        for (stored, what) in [
-            (b"".as_slice(), "is empty"),
-            (b"\n", "is empty"),
-            (b"\xff\xfe", "is not UTF-8"),
-        ] {
+        for (stored, what) in [(b"".as_slice(), "is empty"), (b"\xff\xfe", "is not UTF-8")] {
             let _host = host("token", stored);
             let failure = acquire::<Mirror>(&json!({})).unwrap_err();
             assert_eq!(failure.kind, FailureKind::InvalidConfig);

@@ -17,28 +17,30 @@ pub struct Config {
     pub token_url: String,
     /// The client identifier (RFC 6749 §2.2).
     #[serde(default)]
-    #[cfg_attr(test, schemars(length(min = 1)))]
+    #[cfg_attr(test, schemars(length(min = 1), regex(pattern = r"^[\x20-\x7E]*$")))]
     pub client_id: Option<String>,
     /// How the client authenticates. Default: client_secret_basic when the job lists a secret client_secret, else none.
     #[serde(default)]
     pub client_auth: Option<ClientAuth>,
     /// The scope asked for (RFC 6749 §3.3); a list is joined by blanks.
     #[serde(default)]
-    #[cfg_attr(test, schemars(schema_with = "one_or_many"))]
+    #[cfg_attr(test, schemars(schema_with = "texts::scopes"))]
     pub scope: OneOrMany,
     /// The audience, as Auth0, CERN and others want it; a list becomes several fields.
     #[serde(default)]
-    #[cfg_attr(test, schemars(schema_with = "one_or_many"))]
+    #[cfg_attr(test, schemars(schema_with = "texts::values"))]
     pub audience: OneOrMany,
     /// The resource (RFC 8707), or that of Microsoft Entra v1; a list becomes several fields.
     #[serde(default)]
-    #[cfg_attr(test, schemars(schema_with = "one_or_many"))]
+    #[cfg_attr(test, schemars(schema_with = "texts::values"))]
     pub resource: OneOrMany,
     /// Further form fields. One named like a field that the plugin sends replaces it, e.g. grant_type: account_credentials.
     #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "texts::params"))]
     pub params: BTreeMap<String, String>,
     /// Further headers. Accept is application/json unless it is among them.
     #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "texts::headers"))]
     pub headers: BTreeMap<String, String>,
 }
 
@@ -108,9 +110,48 @@ impl Config {
     }
 }
 
+/// The schemas of texts, with the characters that they may have: what a line end breaks is told by `evertoken check`.
 #[cfg(test)]
-fn one_or_many(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+mod texts {
+    use schemars::{Schema, SchemaGenerator, json_schema};
+
+    /// No control characters.
+    const ONE_LINE: &str = r"^[^\x00-\x1F\x7F]*$";
+    /// Scope tokens (RFC 6749 §3.3) with blanks between.
+    const SCOPE: &str = r"^[\x20\x21\x23-\x5B\x5D-\x7E]*$";
+    /// A header field's name (RFC 9110 §5.6.2).
+    const FIELD_NAME: &str = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+    /// Any text; a line end behind it is a slip.
+    const NO_LINE_END: &str = r"^([\s\S]*[^\r\n])?$";
+
+    fn one_or_many(pattern: &str) -> Schema {
+        let one = json_schema!({"type": "string", "pattern": pattern});
+        json_schema!({"oneOf": [one, {"type": "array", "items": one}]})
+    }
+
+    pub(super) fn values(_: &mut SchemaGenerator) -> Schema {
+        one_or_many(ONE_LINE)
+    }
+
+    pub(super) fn scopes(_: &mut SchemaGenerator) -> Schema {
+        one_or_many(SCOPE)
+    }
+
+    pub(super) fn params(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "propertyNames": {"pattern": ONE_LINE},
+            "additionalProperties": {"type": "string", "pattern": NO_LINE_END},
+        })
+    }
+
+    pub(super) fn headers(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "propertyNames": {"pattern": FIELD_NAME},
+            "additionalProperties": {"type": "string", "pattern": ONE_LINE},
+        })
+    }
 }
 
 #[cfg(test)]

@@ -51,8 +51,10 @@ fn keep_successor(answer: &oauth::Answer) -> Result<(), Failure> {
 }
 
 evertoken_plugin::export_source!(OAuth2, secrets: {
-    "client_secret": optional "the client's secret; with it the client authenticates by client_secret_basic unless client_auth says otherwise",
-    "refresh_token": optional "the refresh token, needed for grant refresh_token; mark it rotating: true if the issuer replaces it",
+    "client_secret": optional (required_for: {"client_auth": ["client_secret_basic", "client_secret_post"]})
+        "the client's secret; with it the client authenticates by client_secret_basic unless client_auth says otherwise",
+    "refresh_token": optional (required_for: {"grant": ["refresh_token"]})
+        "the refresh token, needed for grant refresh_token; mark it rotating: true if the issuer replaces it",
 });
 
 #[cfg(test)]

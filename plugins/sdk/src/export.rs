@@ -2,18 +2,24 @@
 //!
 //! Two custom sections, in the component's core module:
 //! - `evertoken:config-schema`: the crate's `schema.json`, the JSON Schema of its configuration ([`crate::testing::assert_described`] keeps it true);
-//! - `evertoken:about`: `{"name", "version", "description", "secrets": [{"name", "required", "description"}]}`, from Cargo.toml and the macro.
+//! - `evertoken:about`: `{"name", "version", "description", "secrets": [{"name", "required", …, "description"}]}`, from Cargo.toml and the macro.
 
 /// Exports a [`crate::Source`] and says which secrets it knows.
 ///
 /// ```text
-/// evertoken_plugin::export_source!(Acme, secrets: { "api_key": required "the account's API key" });
+/// evertoken_plugin::export_source!(Acme, secrets: {
+///     "api_key": required "the account's API key",
+///     "pin": optional (required_for: {"login": ["pin", null]}) "needed where the option login is pin or not set",
+///     "token": required (named_by: "secret") "the option secret gives it another name",
+/// });
 /// ```
+///
+/// A job that lists a secret of another name, or lacks one that is needed, is told so before anything runs. A plugin that names none may open any.
 #[macro_export]
 macro_rules! export_source {
     ($source:ident) => { $crate::export_source!($source, secrets: {}); };
-    ($source:ident, secrets: { $($name:literal: $need:ident $description:literal),* $(,)? }) => {
-        $crate::__describe!($($name: $need $description),*);
+    ($source:ident, secrets: { $($secrets:tt)* }) => {
+        $crate::__describe!($($secrets)*);
 
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, reason = "generated code crosses the component's boundary")]
@@ -66,10 +72,10 @@ macro_rules! export_formatter {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __describe {
-    ($($name:literal: $need:ident $description:literal),*) => {
+    ($($secrets:tt)*) => {
         /// What the plugin says about itself in its section `evertoken:about`.
         #[doc(hidden)]
-        pub const ABOUT: &str = $crate::__about!($($name: $need $description),*);
+        pub const ABOUT: &str = $crate::__about!($($secrets)*);
 
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, reason = "a custom section is a link section to Rust, and those can break programs on other targets")]
@@ -91,10 +97,13 @@ macro_rules! __describe {
 #[macro_export]
 macro_rules! __about {
     () => { concat!($crate::__about!(@crate), "[]}") };
-    ($name:literal: $need:ident $description:literal $(, $names:literal: $needs:ident $descriptions:literal)*) => {
+    (
+        $name:literal: $need:ident $(($when:ident: $what:tt))? $description:literal
+        $(, $names:literal: $needs:ident $(($whens:ident: $whats:tt))? $descriptions:literal)* $(,)?
+    ) => {
         concat!(
-            $crate::__about!(@crate), "[", $crate::__about!(@secret $name $need $description),
-            $(",", $crate::__about!(@secret $names $needs $descriptions),)* "]}"
+            $crate::__about!(@crate), "[", $crate::__about!(@secret $name $need [$($when: $what)?] $description),
+            $(",", $crate::__about!(@secret $names $needs [$($whens: $whats)?] $descriptions),)* "]}"
         )
     };
     (@crate) => {
@@ -103,9 +112,11 @@ macro_rules! __about {
             "\",\"description\":\"", env!("CARGO_PKG_DESCRIPTION"), "\",\"secrets\":"
         )
     };
-    (@secret $name:literal $need:ident $description:literal) => {
+    (@secret $name:literal $need:ident [$($when:ident: $what:tt)?] $description:literal) => {
         concat!(
-            "{\"name\":", stringify!($name), ",\"required\":", $crate::__about!(@need $need), ",\"description\":", stringify!($description), "}"
+            "{\"name\":", stringify!($name), ",\"required\":", $crate::__about!(@need $need),
+            $(",\"", stringify!($when), "\":", stringify!($what),)?
+            ",\"description\":", stringify!($description), "}"
         )
     };
     (@need required) => { "true" };

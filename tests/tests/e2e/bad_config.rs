@@ -126,6 +126,117 @@ jobs:
     }
 }
 
+/// What the form allows and the issuer would refuse, or nobody would ever open.
+#[test]
+fn what_would_fail_at_the_issuer_is_found_before_anything_runs() {
+    let scene = Scene::new("slips").unwrap();
+    let config = scene
+        .config(
+            r#"jobs:
+- name: a
+  source:
+    plugin: oauth2
+    config:
+      grant: client_credentials
+      token_url: "https://idp.example.org/token\n"
+      client_id: "a\n"
+      scope: [read, "write\r"]
+      headers: {X-Tenant: "t\n", "X Tenant": t}
+      audience: ${AUDIENCE}
+      client_auth: client_secret_post
+    secrets:
+      client_sercet: {value: s}
+  outputs: [{file: {path: "{out}/a"}}]
+- name: b
+  source:
+    plugin: oauth2
+    config: {grant: refresh_token, token_url: "https://user:hush@idp.example.org/token", client_id: b}
+    secrets: {client_secret: {value: s}}
+  outputs: [{file: {path: "{out}/b"}}]
+- name: c
+  source:
+    plugin: oauth2
+    config: {grant: refresh_token, token_url: "https://idp.example.org/token", client_id: b}
+    secrets:
+      refresh_token: {value: s, rotating: true}
+  outputs: [{file: {path: "{out}/c"}}]
+- name: d
+  source: {plugin: mirror, config: {secret: mine}, secrets: {token: {value: s}}, reveal: [token]}
+  outputs: [{file: {path: "{out}/d"}}]
+"#,
+        )
+        .unwrap();
+    for command in ["check", "once"] {
+        let finished = scene.command(&[command], &config).unwrap();
+        assert_eq!(finished.code(), Some(64), "{}", finished.stderr);
+        for (line, said) in [
+            (7, "the URL has a line end"),
+            (8, "a line end (U+000A) at byte 2 of 2"),
+            (9, "a line end (U+000D) at byte 6 of 6"),
+            (10, "a line end (U+000A) at byte 2 of 2"),
+            (10, "X Tenant"),
+            (11, "variables like `${NAME}` are not put in"),
+            (14, "did you mean `client_secret`?"),
+            (14, "the secret `client_secret`"),
+            (19, "a user or password before its host"),
+            (
+                20,
+                "`refresh_token` (the refresh token, needed for grant refresh_token",
+            ),
+            (27, "the rotating secret `refresh_token` would be lost"),
+            (30, "it knows no secret `token`"),
+            (30, "the secret `mine`"),
+        ] {
+            let place = format!("evertoken.yaml:{line}:");
+            let found = finished
+                .stderr
+                .lines()
+                .any(|shown| shown.contains(&place) && shown.contains(said));
+            assert!(
+                found,
+                "{command}: nothing about `{said}` in line {line}:\n{}",
+                finished.stderr
+            );
+        }
+        assert!(!finished.stderr.contains("hush"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_configuration_may_come_from_standard_input() {
+    let scene = Scene::new("stdin").unwrap();
+    let text = |job: &str| {
+        format!(
+            "jobs:\n- {{name: {job}, source: {{plugin: dummy}}, outputs: [{{file: {{path: \"{{out}}/stdin\"}}}}]}}\n"
+        )
+    };
+    for (job, command, code, said) in [
+        ("a", "check", 0, ""),
+        ("a", "once", 0, ""),
+        (
+            "a, b: c",
+            "check",
+            64,
+            "standard input:2:13: unknown key `b`",
+        ),
+    ] {
+        let file = scene.config(&text(job)).unwrap();
+        let finished = std::process::Command::new(evertoken_tests::evertoken::binary().unwrap())
+            .args([command, "--config", "-"])
+            .env(
+                "XDG_CACHE_HOME",
+                evertoken_tests::workdir::parts().unwrap().join("cache"),
+            )
+            .stdin(std::fs::File::open(&file).unwrap())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&finished.stderr);
+        assert_eq!(finished.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+    assert!(scene.out("stdin").exists());
+}
+
 #[test]
 fn a_secret_in_the_configuration_is_not_shown_beside_a_mistake() {
     let scene = Scene::new("painted").unwrap();

@@ -109,7 +109,7 @@ async fn environment_and_configuration_are_secrets_too() {
     fixture.secret("env", "").origin = SecretOrigin::Env("TOKEN".to_owned());
     fixture.secret("unset", "").origin = SecretOrigin::Env("UNSET".to_owned());
     fixture.secret("value", "from config");
-    assert_eq!(opened(&fixture, "env").await.unwrap(), "from env\n");
+    assert_eq!(opened(&fixture, "env").await.unwrap(), "from env");
     assert_eq!(opened(&fixture, "value").await.unwrap(), "from config");
     let failure = opened(&fixture, "unset").await.unwrap_err();
     assert_eq!(code(&failure), "secret.not-found");
@@ -122,6 +122,101 @@ async fn environment_and_configuration_are_secrets_too() {
             .contains("`other: {file: …}` under `source.secrets`"),
         "{failure}"
     );
+}
+
+/// Whatever a secret's value comes from, what nobody means is not part of it, and what it cannot have is named instead of sent.
+#[tokio::test]
+async fn one_rule_holds_for_what_stands_around_a_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = |key: &str, pointer: Option<&str>| SecretOrigin::KubernetesSecret {
+        namespace: "default".to_owned(),
+        name: "idp".to_owned(),
+        key: key.to_owned(),
+        pointer: pointer.map(str::to_owned),
+    };
+    let blank_line = "it has a line end (U+000A) at byte 6 of 6, which no `client_secret` can have (RFC 6749, appendix A)";
+    let utf16 = "it is UTF-16 text; save it as UTF-8";
+    let written = |content: &str, expected: Result<&'static str, &'static str>| {
+        let path = folder.path().join(fastrand::u64(..).to_string());
+        std::fs::write(&path, content).unwrap();
+        let value = SecretString::from(content);
+        [
+            (from_file(path), content.to_owned(), expected),
+            (SecretOrigin::Value(value), content.to_owned(), expected),
+            (
+                SecretOrigin::Env("S".to_owned()),
+                content.to_owned(),
+                expected,
+            ),
+        ]
+    };
+    let mut cases = vec![
+        (cluster("plain", None), String::new(), Ok("value")),
+        (cluster("windows", None), String::new(), Ok("value")),
+        (cluster("blank line", None), String::new(), Err(blank_line)),
+        (cluster("utf-16", None), String::new(), Err(utf16)),
+        (
+            cluster("json with line ends", Some("/a")),
+            String::new(),
+            Ok("value"),
+        ),
+    ];
+    cases.extend(written("value", Ok("value")));
+    cases.extend(written("\u{feff}value\r\n", Ok("value")));
+    cases.extend(written(" value ", Ok(" value ")));
+    cases.extend(written("value\n\n", Err(blank_line)));
+    cases.extend(written(
+        "\nvalue",
+        Err("it has a line end (U+000A) at byte 1 of 6"),
+    ));
+    cases.extend(written(
+        "va\tlue",
+        Err("it has a tab (U+0009) at byte 3 of 6"),
+    ));
+    cases.extend(written(
+        "valu\u{e9}",
+        Err("it has a character other than ASCII at byte 5 of 6"),
+    ));
+    cases.extend(written("\u{feff}\n", Err("it is empty")));
+    for (origin, in_environment, expected) in cases {
+        let mut fixture = Fixture::new();
+        fixture.kubernetes = Some(Arc::new(Cluster::default()));
+        fixture
+            .environment
+            .insert("S".to_owned(), in_environment.into());
+        fixture.secret("client_secret", "").origin = origin.clone();
+        let outcome = opened(&fixture, "client_secret").await;
+        match (outcome, expected) {
+            (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{origin:?}"),
+            (Err(failure), Err(expected)) => {
+                assert!(failure.message.contains(expected), "{origin:?} {failure}");
+                assert_eq!(failure.kind, FailureKind::InvalidConfig);
+                assert!(!failure.message.contains("valu"), "{failure}");
+            }
+            (outcome, _) => panic!("{origin:?} {outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_what_has_an_alphabet_is_held_to_it() {
+    for (name, value, good) in [
+        ("refresh_token", "a b~!", true),
+        ("refresh_token", "a\nb", false),
+        ("client_id", "\u{e4}", false),
+        ("password", "p\u{e4}ss", true),
+        ("password", "p\nss", false),
+        ("key", "-----BEGIN\n\nPRIVATE KEY-----", true),
+        ("assertion", "<a>\n</a>", true),
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.secret(name, value);
+        let outcome = opened(&fixture, name).await;
+        assert_eq!(outcome.is_ok(), good, "{name} {value:?}");
+        if let Err(failure) = outcome {
+            assert_eq!(code(&failure), "secret.malformed", "{failure}");
+        }
+    }
 }
 
 /// A cluster with one Secret, which notes what tokens are asked of it.
@@ -140,6 +235,10 @@ impl Kubernetes for Cluster {
         Box::pin(async move {
             let keys = BTreeMap::from([
                 ("plain", "value"),
+                ("windows", "\u{feff}value\r\n"),
+                ("blank line", "value\n\n"),
+                ("utf-16", "v\0a\0l\0u\0e\0\n\0"),
+                ("json with line ends", "\u{feff}{\"a\": \"value\\n\"}\n"),
                 ("json", r#"{"a":{"b/c":"deep"},"n":1}"#),
             ]);
             match (namespace, name, keys.get(key)) {

@@ -18,6 +18,7 @@ use super::proxy::Proxy;
 use super::resolve::{Guarded, Lookup, system_lookup};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
+use crate::text;
 
 /// What a request says it comes from, unless the plugin says something else.
 pub(super) const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
@@ -254,12 +255,14 @@ impl TlsFile {
     }
 
     fn read(self, file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        file::read(file, MAX_PEM_BYTES).map_err(|why| match why {
+        let bytes = file::read(file, MAX_PEM_BYTES).map_err(|why| match why {
             Unreadable::Missing => {
                 self.failure(file, "it does not exist; create it or correct the path")
             }
             why => self.failure(file, why),
-        })
+        })?;
+        let meant = text::meant(&bytes).map_err(|error| self.failure(file, error))?;
+        Ok(Zeroizing::new(meant.to_vec()))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::capability::encoding::{Encoding, EncodingError};
 use crate::capability::secrets::{Reach, Value};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::text::Alphabet;
 
 /// Bytes of one request before encoding. Token requests have a few KiB; the largest SAML assertions a hundred.
 pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
@@ -243,14 +244,13 @@ fn headers(fields: &[(String, Value)]) -> Result<HeaderMap, Failure> {
             )));
         }
         let mut content = HeaderValue::from_bytes(value.expose()).map_err(|_| {
-            invalid(format!(
-                "the value of header `{field}` holds a line end or another control character{}",
-                if value.secret().is_some() {
-                    "; does the secret end in a newline?"
-                } else {
-                    ""
-                }
-            ))
+            let odd = Alphabet::OneLine.odd(value.expose());
+            let odd = odd.map_or("a control character".to_owned(), |odd| odd.to_string());
+            let whose = match value.secret() {
+                Some(_) => "; the secret in it has it, store it without",
+                None => "",
+            };
+            invalid(format!("the value of header `{field}` has {odd}{whose}"))
         })?;
         // A plugin's own text may hold what was revealed to it.
         content.set_sensitive(true);

@@ -29,9 +29,9 @@ fn code(outcome: &Result<Response, Failure>) -> &str {
 async fn secrets_are_spliced_into_query_header_and_form() {
     let server = Server::answering(OK).await;
     let mut fixture = Fixture::reaching(&server);
-    fixture.secret("client_secret", "s&c r+t/é");
+    fixture.secret("key", "s&c r+t/é");
     let call = fixture.call();
-    let secret = call.open("client_secret").await.unwrap();
+    let secret = call.open("key").await.unwrap();
     let basic = call
         .join(&[
             Piece::Text("id:".to_owned()),
@@ -194,7 +194,10 @@ async fn requests_that_cannot_be_sent_say_why() {
             header("Proxy-Authorization", "Basic eA=="),
             "`proxy-authorization`",
         ),
-        (header("X-A", "a\r\nX-B: b"), "`x-a` holds a line end"),
+        (
+            header("X-A", "a\r\nX-B: b"),
+            "`x-a` has a line end (U+000D) at byte 2 of 9",
+        ),
         (header("X A", "a"), "name holds a forbidden character"),
         (method("CONNECT"), "`CONNECT` is not a method"),
         (method("GET / HTTP/1.1\r\nX: y"), "is not a method"),

@@ -16,6 +16,7 @@ use crate::config::model::{Job, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 
+pub(crate) use provider::oddity;
 pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
 pub(super) use provider::{Providers, fetch};
 

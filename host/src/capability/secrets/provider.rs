@@ -1,12 +1,12 @@
 //! Where the values of secrets come from: file, environment, configuration, Kubernetes, another job. Read anew for every
 //! call, so that a changed value counts at the next refresh.
 
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use zeroize::Zeroizing;
 
 use super::string_at;
 use crate::capability::host::Environment;
@@ -14,6 +14,7 @@ use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
+use crate::text::{self, Alphabet};
 use crate::time::Timestamp;
 
 /// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
@@ -81,7 +82,7 @@ pub(in crate::capability) async fn fetch(
     let value = match origin {
         SecretOrigin::File(path) => from_file(&of, path).await,
         SecretOrigin::Env(variable) => environment(&of, variable, providers.environment),
-        SecretOrigin::Value(value) => Ok(bytes_of(value)),
+        SecretOrigin::Value(value) => of.meant(value.expose_secret().as_bytes()),
         SecretOrigin::KubernetesSecret {
             namespace,
             name,
@@ -90,15 +91,19 @@ pub(in crate::capability) async fn fetch(
         } => {
             let cluster = of.cluster(providers.kubernetes)?;
             let value = cluster.get_secret_key(namespace, name, key).await?;
+            let value = of.meant(value.expose_secret())?;
             match pointer {
-                Some(pointer) => string_at(value.expose_secret(), pointer).map_err(|reason| {
-                    of.invalid(
-                        "secret.no-such-part",
-                        &format!(
-                            "key `{key}` of Secret {namespace}/{name} {reason}; correct `pointer`"
-                        ),
-                    )
-                }),
+                Some(pointer) => {
+                    let found = string_at(value.expose_secret(), pointer).map_err(|reason| {
+                        of.invalid(
+                            "secret.no-such-part",
+                            &format!(
+                                "key `{key}` of Secret {namespace}/{name} {reason}; correct `pointer`"
+                            ),
+                        )
+                    })?;
+                    of.meant(found.expose_secret())
+                }
                 None => Ok(value),
             }
         }
@@ -133,6 +138,22 @@ fn bytes_of(text: &SecretString) -> SecretSlice<u8> {
     SecretSlice::from(text.expose_secret().as_bytes().to_vec())
 }
 
+/// What a value has that the secret of this name cannot have, and the mend. What OAuth 2.0 calls by a name has the alphabet that it
+/// gives it (RFC 6749, appendix A); others are any bytes.
+pub(crate) fn oddity(name: &str, value: &[u8]) -> Option<String> {
+    let alphabet = match name {
+        "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {
+            Alphabet::Visible
+        }
+        "username" | "password" => Alphabet::OneLine,
+        _ => return None,
+    };
+    let odd = alphabet.odd(value)?;
+    Some(format!(
+        "it has {odd}, which no `{name}` can have (RFC 6749, appendix A); store it without, e.g. with `printf %s`"
+    ))
+}
+
 /// Whose secret is asked for, for messages.
 struct Asked<'a> {
     job: &'a JobId,
@@ -153,11 +174,22 @@ impl Asked<'_> {
         )
     }
 
+    /// What somebody wrote, without what nobody means.
+    fn meant(&self, written: &[u8]) -> Result<SecretSlice<u8>, Failure> {
+        text::meant(written)
+            .map(|meant| SecretSlice::from(meant.to_vec()))
+            .map_err(|error| self.invalid("secret.malformed", &error.to_string()))
+    }
+
     fn check(&self, value: SecretSlice<u8>) -> Result<SecretSlice<u8>, Failure> {
         match value.expose_secret().len() {
-            0 => Err(self.invalid("secret.empty", "it is empty")),
-            len if len > MAX_SECRET_BYTES => Err(self.too_large()),
-            _ => Ok(value),
+            0 => return Err(self.invalid("secret.empty", "it is empty")),
+            len if len > MAX_SECRET_BYTES => return Err(self.too_large()),
+            _ => {}
+        }
+        match oddity(self.name, value.expose_secret()) {
+            Some(oddity) => Err(self.invalid("secret.malformed", &oddity)),
+            None => Ok(value),
         }
     }
 
@@ -183,7 +215,7 @@ impl Asked<'_> {
 
 async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failure> {
     let why = match file::read_aside(path, MAX_SECRET_BYTES).await {
-        Ok(bytes) => return Ok(without_newline(&bytes)),
+        Ok(bytes) => return of.meant(&bytes),
         Err(why) => why,
     };
     let shown = path.display();
@@ -207,31 +239,21 @@ async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failu
     })
 }
 
-/// Editors and `echo` end a file with a newline that nobody meant.
-fn without_newline(bytes: &[u8]) -> SecretSlice<u8> {
-    let kept = bytes
-        .strip_suffix(b"\r\n")
-        .or_else(|| bytes.strip_suffix(b"\n"))
-        .unwrap_or(bytes);
-    SecretSlice::from(kept.to_vec())
-}
-
 fn environment(
     of: &Asked<'_>,
     variable: &str,
     environment: &Environment,
 ) -> Result<SecretSlice<u8>, Failure> {
-    environment(variable)
-        .map(|value: OsString| SecretSlice::from(value.into_vec()))
-        .ok_or_else(|| {
-            of.invalid(
-                "secret.not-found",
-                &format!(
-                    "environment variable {variable} is not set; set it or correct `source.secrets.{}.env`",
-                    of.name
-                ),
-            )
-        })
+    let value = environment(variable).ok_or_else(|| {
+        of.invalid(
+            "secret.not-found",
+            &format!(
+                "environment variable {variable} is not set; set it or correct `source.secrets.{}.env`",
+                of.name
+            ),
+        )
+    })?;
+    of.meant(&Zeroizing::new(value.into_vec()))
 }
 
 async fn token_of(

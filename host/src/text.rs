@@ -1,0 +1,251 @@
+//! Texts as people write them into files, variables, Secrets and configurations: what surrounds them without being meant, and what
+//! cannot be in them. Messages say place and kind of what is odd, never the text, since it may be a secret.
+
+use std::fmt;
+
+/// What Windows' editors put before UTF-8.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What stands before UTF-16, with the lower byte first or last.
+const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+
+/// A text in an encoding that nobody downstream reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is UTF-16 text; save it as UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`")]
+pub(crate) struct Utf16;
+
+/// The content of a file, variable or key without what nobody means: a byte order mark before it, and one line end behind it.
+///
+/// # Errors
+/// It is UTF-16 text.
+pub(crate) fn meant(bytes: &[u8]) -> Result<&[u8], Utf16> {
+    if is_utf16(bytes) {
+        return Err(Utf16);
+    }
+    let (mark, end) = around(bytes);
+    Ok(bytes
+        .get(mark.len()..bytes.len() - end.len())
+        .unwrap_or_default())
+}
+
+/// The byte order mark and the line end around what is meant; empty where there is none.
+pub(crate) fn around(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (mark, rest) = match bytes.strip_prefix(UTF8_MARK) {
+        Some(rest) => (UTF8_MARK, rest),
+        None => (&b""[..], bytes),
+    };
+    let end: &[u8] = if rest.ends_with(b"\r\n") {
+        b"\r\n"
+    } else if rest.ends_with(b"\n") {
+        b"\n"
+    } else {
+        b""
+    };
+    (mark, end)
+}
+
+/// Whether these are ASCII characters of two bytes each: a random key is not, whatever it begins with.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let (marked, text) = UTF16_MARKS
+        .iter()
+        .find_map(|mark| bytes.strip_prefix(*mark))
+        .map_or((false, bytes), |text| (true, text));
+    let (pairs, rest) = text.as_chunks::<2>();
+    // Without a mark, two characters could be a key by chance.
+    let enough = if marked { 1 } else { 4 };
+    let ascii = |byte: u8| byte != 0 && byte.is_ascii();
+    rest.is_empty()
+        && pairs.len() >= enough
+        && (pairs.iter().all(|[low, high]| *high == 0 && ascii(*low))
+            || pairs.iter().all(|[high, low]| *high == 0 && ascii(*low)))
+}
+
+/// Which characters a text may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alphabet {
+    /// Visible ASCII characters and blanks: VSCHAR of RFC 6749, appendix A.
+    Visible,
+    /// Any but control characters: a user name or password of RFC 6749, or a text on one line.
+    OneLine,
+}
+
+/// The first thing that a text may not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Odd {
+    /// From 1.
+    byte: usize,
+    of: usize,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Control(char),
+    /// Not told: it is a part of a secret.
+    Other,
+    NotText,
+}
+
+impl Alphabet {
+    /// The first thing in `bytes` that this alphabet does not have.
+    pub(crate) fn odd(self, bytes: &[u8]) -> Option<Odd> {
+        let (text, broken) = match std::str::from_utf8(bytes) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let (valid, _) = bytes.split_at_checked(error.valid_up_to())?;
+                (std::str::from_utf8(valid).ok()?, Some(valid.len()))
+            }
+        };
+        let odd = |at: usize, what| Odd {
+            byte: at + 1,
+            of: bytes.len(),
+            what,
+        };
+        text.char_indices()
+            .find_map(|(at, c)| Some(odd(at, self.forbids(c)?)))
+            .or_else(|| broken.map(|at| odd(at, What::NotText)))
+    }
+
+    fn forbids(self, c: char) -> Option<What> {
+        match self {
+            _ if c.is_control() => Some(What::Control(c)),
+            Self::Visible if !c.is_ascii() => Some(What::Other),
+            Self::Visible | Self::OneLine => None,
+        }
+    }
+}
+
+/// E.g. `a line end (U+000A) at byte 7 of 7`.
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            What::Control(c @ ('\n' | '\r')) => write!(f, "a line end (U+{:04X})", u32::from(c))?,
+            What::Control('\t') => write!(f, "a tab (U+0009)")?,
+            What::Control(c) => write!(f, "a control character (U+{:04X})", u32::from(c))?,
+            What::Other => write!(f, "a character other than ASCII")?,
+            What::NotText => write!(f, "something that is not UTF-8")?,
+        }
+        write!(f, " at byte {} of {}", self.byte, self.of)
+    }
+}
+
+/// Whether something in `text` looks like a variable to be put in: `${NAME}`, `${NAME:-default}`, `$(NAME)`. Nothing here puts one in.
+pub(crate) fn has_variable(text: &str) -> bool {
+    text.match_indices('$').any(|(at, _)| {
+        let rest = text.get(at + 1..).unwrap_or_default();
+        let Some(name) = rest.strip_prefix(['{', '(']) else {
+            return false;
+        };
+        let length = name
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(name.len());
+        let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        starts
+            && name
+                .get(length..)
+                .is_some_and(|rest| rest.starts_with(['}', ')', ':']))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_before_and_one_line_end_behind_are_not_meant() {
+        for (bytes, expected) in [
+            (&b"abc"[..], &b"abc"[..]),
+            (b"abc\n", b"abc"),
+            (b"abc\r\n", b"abc"),
+            (b"\xef\xbb\xbfabc\r\n", b"abc"),
+            (b"\xef\xbb\xbf", b""),
+            (b"abc\n\n", b"abc\n"),
+            (b"\nabc\n", b"\nabc"),
+            (b"abc\r", b"abc\r"),
+            (b" abc ", b" abc "),
+            (b"\n", b""),
+            (b"", b""),
+            // Keys as they come out of a generator.
+            (b"\xff\xfe\x01\x02", b"\xff\xfe\x01\x02"),
+            (b"\xff\xfea\0\0\0", b"\xff\xfea\0\0\0"),
+            (b"\0\x01\0\x02", b"\0\x01\0\x02"),
+        ] {
+            assert_eq!(meant(bytes), Ok(expected), "{}", bytes.escape_ascii());
+        }
+        for bytes in [
+            &b"\xff\xfea\0b\0\n\0"[..],
+            b"\xfe\xff\0a\0b",
+            b"a\0b\0c\0d\0",
+            b"\0a\0b\0c\0\n",
+        ] {
+            assert_eq!(meant(bytes), Err(Utf16), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_in_a_text_is_named_and_its_characters_are_not() {
+        use Alphabet::{OneLine, Visible};
+        for (alphabet, bytes, expected) in [
+            (Visible, &b"s3cret with a blank ~"[..], None),
+            (
+                Visible,
+                b"abc\n",
+                Some("a line end (U+000A) at byte 4 of 4"),
+            ),
+            (
+                Visible,
+                b"\rabc",
+                Some("a line end (U+000D) at byte 1 of 4"),
+            ),
+            (Visible, b"a\tb", Some("a tab (U+0009) at byte 2 of 3")),
+            (
+                Visible,
+                b"ab\0",
+                Some("a control character (U+0000) at byte 3 of 3"),
+            ),
+            (
+                Visible,
+                b"a\x7f",
+                Some("a control character (U+007F) at byte 2 of 2"),
+            ),
+            (
+                Visible,
+                "abc\u{e4}".as_bytes(),
+                Some("a character other than ASCII at byte 4 of 5"),
+            ),
+            (
+                Visible,
+                "\u{85}".as_bytes(),
+                Some("a control character (U+0085) at byte 1 of 2"),
+            ),
+            (
+                Visible,
+                b"ab\xff",
+                Some("something that is not UTF-8 at byte 3 of 3"),
+            ),
+            (OneLine, "p\u{e4}ss w\u{f6}rd".as_bytes(), None),
+            (OneLine, b"a\nb", Some("a line end (U+000A) at byte 2 of 3")),
+        ] {
+            let odd = alphabet.odd(bytes).map(|odd| odd.to_string());
+            assert_eq!(odd.as_deref(), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_variable_is_seen_wherever_it_stands() {
+        for (text, expected) in [
+            ("${X}", true),
+            ("https://${HOST}/token", true),
+            ("${X:-default}", true),
+            ("$(CLIENT_ID)", true),
+            ("$X", false),
+            ("a$", false),
+            ("${", false),
+            ("${}", false),
+            ("${a b}", false),
+            ("$2b$12$abc", false),
+            ("{{ token }}", false),
+        ] {
+            assert_eq!(has_variable(text), expected, "{text}");
+        }
+    }
+}
