@@ -2,6 +2,8 @@
 //! it: nothing here waits for the other end of a pipe, opens a device or takes more memory than the file may have, and a file system
 //! that hangs keeps few threads.
 
+pub(crate) mod walk;
+
 use std::fs::{File, FileType, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _};

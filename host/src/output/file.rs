@@ -6,7 +6,6 @@
 
 mod failure;
 mod temporary;
-mod walk;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -27,7 +26,7 @@ use self::temporary::Temporary;
 use super::Written;
 use crate::config::model::FileDestination;
 use crate::failure::{Failure, FailureKind};
-use crate::file;
+use crate::file::{self, walk};
 use crate::token::Artifact;
 
 /// The permission bits; set-user-ID and its kind have no place on a token.
@@ -126,7 +125,8 @@ impl<'a> Target<'a> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Problem::NoFileName.at(&path));
         };
-        let directory = walk::open_directory(parent).map_err(|problem| problem.at(&path))?;
+        let directory =
+            walk::open_directory(parent).map_err(|error| Problem::Way(error).at(&path))?;
         Ok(Self {
             name: name.to_owned(),
             directory,

@@ -22,6 +22,7 @@ use wasmtime::component::Component;
 use super::engine::{self, BoxError};
 use super::inspect::Digest;
 use super::limits;
+use crate::file::walk::{self, WayError};
 
 /// The hidden subcommand that compiles: a component on standard input, machine code on standard output.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
@@ -435,6 +436,8 @@ enum Refusal {
     Foreign(&'static str, u32),
     #[error("{0} can be written by others, mode {1:04o}; take that from them with `chmod go-w`")]
     Writable(&'static str, u32),
+    #[error(transparent)]
+    Way(#[from] WayError),
     #[error("{0}")]
     System(#[from] std::io::Error),
 }
@@ -451,11 +454,9 @@ struct Directory(OwnedFd);
 
 impl Directory {
     fn open(path: &Path, owner: Owner) -> Result<Self, Refusal> {
-        let directory = rustix::fs::open(
-            path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let found = walk::open_directory(&std::path::absolute(path)?)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(found, ".", flags, Mode::empty())?;
         check(&directory, "the directory", owner)?;
         Ok(Self(directory))
     }
@@ -471,7 +472,7 @@ impl Directory {
 
     /// The file, if there is one; never through a symbolic link.
     fn file(&self, name: &str) -> Result<Option<File>, Refusal> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
             Ok(file) => {
                 check(&file, "the file", Owner::RootOrSelf)?;

@@ -1,25 +1,20 @@
 //! What can be wrong with a file output, each with its code and its mend. The old file is in place in every case.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 
 use crate::failure::{Failure, FailureKind};
+use crate::file::walk::WayError;
 
 /// Why a file was not written.
 #[derive(Debug)]
 pub(super) enum Problem {
     /// The path ends in `/` or `..`.
     NoFileName,
-    /// A directory on the way does not exist.
-    NoDirectory(PathBuf),
-    /// Something on the way is no directory.
-    NotADirectory(PathBuf),
-    /// A symbolic link on the way that somebody else could have put there.
-    ForeignSymlink(PathBuf),
-    /// Links that lead to links without end.
-    TooManySymlinks,
+    /// The directory is not reached.
+    Way(WayError),
     /// The target is a symbolic link.
     TargetIsSymlink,
     /// The target is a directory.
@@ -71,32 +66,7 @@ impl Problem {
                 "file.path",
                 "the path does not end in a file name".to_owned(),
             ),
-            Self::NoDirectory(directory) => (
-                InvalidConfig,
-                "file.no-directory",
-                format!(
-                    "directory {} does not exist; create it for the users who shall read there",
-                    directory.display()
-                ),
-            ),
-            Self::NotADirectory(directory) => (
-                InvalidConfig,
-                "file.not-a-directory",
-                format!("{} is not a directory", directory.display()),
-            ),
-            Self::ForeignSymlink(link) => (
-                InvalidConfig,
-                "file.symlink-in-path",
-                format!(
-                    "{} is a symbolic link that others than root could have put there; write the path without it",
-                    link.display()
-                ),
-            ),
-            Self::TooManySymlinks => (
-                InvalidConfig,
-                "file.symlink-in-path",
-                "the path goes through too many symbolic links".to_owned(),
-            ),
+            Self::Way(error) => judge_way(error),
             Self::TargetIsSymlink => (
                 InvalidConfig,
                 "file.is-symlink",
@@ -129,6 +99,22 @@ impl Problem {
             Self::Os { step, errno } => judge_errno(step, errno),
         }
     }
+}
+
+fn judge_way(error: WayError) -> (FailureKind, &'static str, String) {
+    let said = error.to_string();
+    let (code, why) = match error {
+        WayError::Missing(_) => (
+            "file.no-directory",
+            format!("{said}; create it for the users who shall read there"),
+        ),
+        WayError::NotADirectory(_) => ("file.not-a-directory", said),
+        WayError::ForeignSymlink(_) | WayError::TooManySymlinks | WayError::Exposed(_) => {
+            ("file.symlink-in-path", said)
+        }
+        WayError::Os { step, errno } => return judge_errno(step, errno),
+    };
+    (FailureKind::InvalidConfig, code, why)
 }
 
 fn judge_errno(step: &'static str, errno: Errno) -> (FailureKind, &'static str, String) {

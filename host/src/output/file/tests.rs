@@ -186,19 +186,24 @@ async fn a_way_that_is_missing_or_leads_through_a_foreign_link_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::create_dir(at("real")).unwrap();
-    symlink("real", at("link")).unwrap();
+    std::fs::create_dir(at("open")).unwrap();
+    symlink("../real", at("open/link")).unwrap();
+    std::fs::set_permissions(at("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
     symlink("loop", at("loop")).unwrap();
     std::fs::write(at("file"), "old").unwrap();
     for (name, expected) in [
         ("missing/token", "file.no-directory"),
         ("file/token", "file.not-a-directory"),
-        ("link/token", "file.symlink-in-path"),
+        ("open/link/token", "file.symlink-in-path"),
         ("loop/token", "file.symlink-in-path"),
     ] {
         assert_eq!(code(&to(at(name))).await, expected, "{name}");
     }
     assert_eq!(code(&to("/")).await, "file.path");
     assert!(names(&at("real")).is_empty());
+    symlink("real", at("own")).unwrap();
+    write(&to(at("own/token")), "one").await.unwrap();
+    assert_eq!(names(&at("real")), ["token"]);
 }
 
 #[tokio::test]
