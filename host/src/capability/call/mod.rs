@@ -38,6 +38,10 @@ pub const MAX_STATE_KEY_BYTES: usize = 128;
 /// Values that one call may cache; each is a durable write.
 pub const MAX_STATE_WRITES: usize = 16;
 
+/// Successors of one secret that a call may have stored. An answer brings one, and a call that refreshes again after a refusal has two
+/// answers; every one more stays in the store for good.
+pub const MAX_REPLACEMENTS: usize = 4;
+
 /// How grave a plugin's log line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -72,6 +76,8 @@ struct Used {
     held_bytes: usize,
     requests: u32,
     state_writes: usize,
+    /// By the secret's name.
+    replacements: BTreeMap<String, usize>,
     log_lines: u32,
     last_sent_at: Option<Timestamp>,
     last_dated: Option<Dated>,
@@ -171,8 +177,8 @@ impl Call {
     /// `secrets.replace`: stores the successor of a rotating secret, or its first value. Durable when it returns.
     ///
     /// # Errors
-    /// `secret.not-listed`, `secret.not-rotating`, `secret.mixed` for a value made of secrets that may do less, and the
-    /// keeper's.
+    /// `secret.not-listed`, `secret.not-rotating`, `secret.mixed` for a value made of secrets that may do less, `secret.too-many`
+    /// after the call's last one, and the keeper's.
     pub async fn replace(
         &self,
         name: &str,
@@ -190,6 +196,15 @@ impl Call {
         let target = self.handle(name, secret, SecretSlice::from(bytes.to_vec()), 0);
         if value.secret().is_some_and(|made| !made.may_become(&target)) {
             return Err(self.mixed(name));
+        }
+        if self.count_replacement(name) > MAX_REPLACEMENTS {
+            return Err(Failure::new(
+                FailureKind::Internal,
+                "secret.too-many",
+                format!(
+                    "the plugin replaced secret `{name}` more than {MAX_REPLACEMENTS} times in one call"
+                ),
+            ));
         }
         // From here on it is a secret, whatever becomes of the write.
         self.remember(bytes);
@@ -401,6 +416,13 @@ impl Call {
         let mut used = self.used();
         used.state_writes = used.state_writes.saturating_add(1);
         used.state_writes
+    }
+
+    fn count_replacement(&self, name: &str) -> usize {
+        let mut used = self.used();
+        let count = used.replacements.entry(name.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        *count
     }
 
     /// Counts a handle against the call's limits and has its value scrubbed from now on.

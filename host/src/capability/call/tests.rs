@@ -404,6 +404,31 @@ async fn a_chain_may_begin_without_a_seed() {
 }
 
 #[tokio::test]
+async fn a_call_replaces_a_secret_a_handful_of_times_and_what_it_had_stored_stays() {
+    let mut fixture = Fixture::new();
+    fixture.secret("rt", "seed").rotating = true;
+    fixture.secret("other", "its seed").rotating = true;
+    let call = fixture.holding_call().await;
+    for number in 1..=MAX_REPLACEMENTS {
+        let value = Value::Text(format!("value-{number}"));
+        call.replace("rt", value, None).await.unwrap();
+    }
+    for _ in 0..3 {
+        let one_more = Value::Text("one more".to_owned());
+        let failure = call.replace("rt", one_more, None).await.unwrap_err();
+        assert_eq!(code(&failure), "secret.too-many");
+        assert!(
+            failure.message.contains("`rt` more than 4 times"),
+            "{failure}"
+        );
+    }
+    let value = Value::Text("of another".to_owned());
+    call.replace("other", value, None).await.unwrap();
+    let last = format!("value-{MAX_REPLACEMENTS}");
+    assert_eq!(opened(&fixture, "rt").await.unwrap(), last);
+}
+
+#[tokio::test]
 async fn only_a_rotating_secret_is_replaced_and_only_by_what_may_do_as_much() {
     let mut fixture = Fixture::new();
     fixture.endpoints = vec![origin("https://idp.test")];
