@@ -150,6 +150,14 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody else listens.
+    #[error("user {uid} listens on the control socket {}, and only root and the user of this command are told anything; run this command as that user if the socket is evertoken's", path.display())]
+    Foreign {
+        /// The socket.
+        path: PathBuf,
+        /// Who.
+        uid: u32,
+    },
     /// The connection broke, or what came is no answer.
     #[error("no answer on the control socket {}", path.display())]
     NoAnswer {
@@ -304,8 +312,11 @@ async fn exchange(mut stream: UnixStream, rooms: &Rooms) -> io::Result<()> {
 
 /// The file's mode says so too, but not on every system and not for a descriptor that was handed on.
 fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
-    let uid = stream.peer_cred()?.uid();
-    Ok(uid == 0 || uid == rustix::process::geteuid().as_raw())
+    Ok(is_trusted(stream.peer_cred()?.uid()))
+}
+
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
 async fn answer(line: &[u8], Rooms { runner, state }: &Rooms) -> Vec<u8> {
@@ -423,6 +434,17 @@ async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T,
         Ok(stream) => stream,
         Err(source) => return Err(ControlError::Connect { path, source }),
     };
+    // Whoever could make a socket in this place would get what is asked, and a new value with it.
+    match stream.peer_cred() {
+        Ok(peer) if is_trusted(peer.uid()) => {}
+        Ok(peer) => {
+            return Err(ControlError::Foreign {
+                path,
+                uid: peer.uid(),
+            });
+        }
+        Err(source) => return Err(ControlError::NoAnswer { path, source }),
+    }
     let asked = tokio::time::timeout(TIMEOUT, ask_on(stream, request)).await;
     match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(Answer::Ok(value)) => Ok(value),

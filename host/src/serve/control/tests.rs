@@ -187,3 +187,52 @@ async fn a_socket_that_cannot_be_made_is_an_error_that_names_it() {
     let expected = "cannot listen on the control socket /nonexistent/control.sock";
     assert_eq!(error.to_string(), expected);
 }
+
+/// A process of somebody else, who has made a socket in the place of ours and writes down what it hears.
+const FOREIGN_FOLDER: &str = "EVERTOKEN_TEST_FOREIGN_FOLDER";
+
+#[test]
+fn foreign_listener() {
+    use std::io::Read as _;
+    let Some(folder) = std::env::var_os(FOREIGN_FOLDER).map(PathBuf::from) else {
+        return;
+    };
+    let socket = folder.join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::write(folder.join("ready"), "").unwrap();
+    let mut heard = String::new();
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.read_to_string(&mut heard).unwrap();
+    std::fs::write(folder.join("heard"), heard).unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_of_somebody_else_is_told_nothing() {
+    use std::os::unix::process::CommandExt as _;
+    if !crate::test_support::is_root() {
+        eprintln!("skipped: being two users needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(4711), None).unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "serve::control::tests::foreign_listener"])
+        .env(FOREIGN_FOLDER, folder.path())
+        .stdout(std::process::Stdio::null())
+        .uid(4711)
+        .spawn()
+        .unwrap();
+    while !folder.path().join("ready").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "nobody listens");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let socket = folder.path().join("control.sock");
+    let value = SecretBytes::new(b"precious");
+    let told = super::state_set(&socket, "job".into(), "rt".into(), value).await;
+    let refused = told.unwrap_err();
+    assert!(matches!(refused, ControlError::Foreign { uid: 4711, .. }));
+    assert!(child.wait().unwrap().success());
+    let heard = std::fs::read_to_string(folder.path().join("heard")).unwrap();
+    assert_eq!(heard, "");
+}
