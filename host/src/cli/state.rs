@@ -42,7 +42,8 @@ pub(super) enum StateCommand {
 ///
 /// A chain is `ok`; `under way`: a request with its newest value may still be answered; `in doubt`: such requests went unanswered, and
 /// whether the value is spent is not known; `answer waiting`: the answer is kept, and the source could not read it yet; `dead`: the
-/// issuer takes no value of it, and somebody must log in again; `unreadable`: its record cannot be decrypted.
+/// issuer takes no value of it, and somebody must log in again; `restored copy`: it is of an older copy of the
+/// state store, so its value may be spent and is not sent; `unreadable`: its record cannot be decrypted.
 #[derive(Debug, Args)]
 pub(super) struct ShowArguments {
     /// The jobs to show; none: all that something is kept of.

@@ -150,7 +150,7 @@ pub enum ChainState {
     Ok,
     /// Its newest value was sent and no answer came: it may be spent.
     InDoubt,
-    /// An answer is kept that the plugin cannot read: `evertoken state` shows the way out.
+    /// An answer is kept that the plugin cannot read, or the chain is of a copy of the state store: `evertoken state` shows the way out.
     NeedsAttention,
     /// The issuer does not take it any more: somebody has to log in again.
     Dead,
@@ -165,7 +165,7 @@ impl ChainState {
     pub fn of(code: Option<&str>) -> Self {
         match code {
             Some("chain.in-doubt") => Self::InDoubt,
-            Some("chain.needs-attention") => Self::NeedsAttention,
+            Some("chain.needs-attention" | "chain.restored") => Self::NeedsAttention,
             Some("chain.dead") => Self::Dead,
             _ => Self::Ok,
         }
@@ -402,6 +402,7 @@ mod tests {
             (Some("http.connect"), "ok"),
             (Some("chain.in-doubt"), "in-doubt"),
             (Some("chain.needs-attention"), "needs-attention"),
+            (Some("chain.restored"), "needs-attention"),
             (Some("chain.dead"), "dead"),
         ] {
             let state = ChainState::of(code);

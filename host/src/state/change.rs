@@ -107,6 +107,15 @@ impl Change {
         }
     }
 
+    /// The chains that it gives another state, or removes.
+    pub(super) fn chains(&self) -> Vec<ChainId> {
+        match self {
+            Self::Put(..) => Vec::new(),
+            Self::Swap(swap) => vec![swap.chain],
+            Self::Forget(forget) => forget.chains.iter().map(|(chain, _)| *chain).collect(),
+        }
+    }
+
     /// Whether a record is gone after it.
     pub(super) fn removes(&self, key: &[u8]) -> bool {
         match self {

@@ -129,12 +129,44 @@ impl Cluster {
             known: Mutex::default(),
             listing: AsyncMutex::default(),
         };
-        let objects = cluster.list().await?;
+        let mut objects = cluster.list().await?;
         cluster.examine(&objects)?;
+        let encrypted = cluster.is_encrypted(&objects)?;
+        // Its own Secret last: that it is encrypted says that all are.
+        objects.sort_by_key(|object| object.kind == STORE);
         for object in objects {
-            cluster.take_over(object).await?;
+            cluster.take_over(object, encrypted).await?;
         }
         Ok(cluster)
+    }
+
+    /// Whether the store has been encrypted, so that what is not encrypted was put there by somebody without the key. If its own
+    /// Secret says that it was not, a chain that is encrypted proves the fingerprint key there: else a foreign one would open the
+    /// store to foreign chains.
+    fn is_encrypted(&self, objects: &[Object]) -> Result<bool, StateError> {
+        let is_plain = |object: &Object, key: &String, value: &[u8]| {
+            let name = self.sealed_under(object, key).unwrap_or_default();
+            self.keys.examine(&name, value) == Condition::Plain
+        };
+        let store = objects.iter().find(|object| object.kind == STORE);
+        if !store.is_some_and(|store| store.data.iter().any(|(key, v)| is_plain(store, key, v))) {
+            return Ok(true);
+        }
+        let chains = objects.iter().filter(|object| object.kind == CHAIN);
+        for known in chains.filter_map(|object| {
+            let id = object::id_of(&self.place.prefix, CHAIN, &object.name)?;
+            self.chain_in(ChainId(id), object).ok()
+        }) {
+            let newest = known.chain.value.expose_secret();
+            if !newest.is_empty() && !known.fingerprints.contains(&self.fingerprints.of(newest)) {
+                return Err(StateError::DamagedSecrets {
+                    store: self.place.to_string(),
+                    reason: "their fingerprint key is not the one that they were written with"
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(false)
     }
 
     /// A key that is missing altogether is a mistake in the configuration: nothing is read or written then.
@@ -160,7 +192,7 @@ impl Cluster {
     }
 
     /// Learns an object, encrypted with the first key from now on.
-    async fn take_over(&self, mut object: Object) -> Result<(), Failure> {
+    async fn take_over(&self, mut object: Object, encrypted: bool) -> Result<(), Failure> {
         let mut outdated = false;
         for key in object.data.keys().cloned().collect::<Vec<_>>() {
             let (Some(name), Some(value)) =
@@ -169,9 +201,13 @@ impl Cluster {
                 continue;
             };
             match self.keys.examine(&name, value) {
-                Condition::Outdated => {
-                    let sealed = self.keys.seal(&name, &self.keys.open(&name, value)?)?;
-                    object.data.insert(key, sealed);
+                Condition::Plain if encrypted => {
+                    tracing::error!(secret = %object.name, key, "a record of the state store is not encrypted although the store is: somebody without the key has put it there; it is not used and left as it is");
+                    let _ = self.learn(&object);
+                    return Ok(());
+                }
+                Condition::Outdated | Condition::Plain => {
+                    object.data.insert(key, self.keys.reseal(&name, value)?);
                     outdated = true;
                 }
                 Condition::Current => {}
@@ -227,7 +263,7 @@ impl Cluster {
                 }
             }
             JOB => {
-                if let Some(job) = self.job_in(object) {
+                if let Some(job) = self.job_in(object)? {
                     let mut state = self.state();
                     let held = state.jobs.get(&job).map(|held| held.revision.as_str());
                     if held.is_none_or(|held| !is_newer(held, &object.revision)) {
@@ -244,26 +280,34 @@ impl Cluster {
         Ok(())
     }
 
-    fn job_in(&self, object: &Object) -> Option<JobId> {
-        let name = self.sealed_under(object, ID_KEY)?;
-        let id = self.keys.open(&name, object.data.get(ID_KEY)?).ok()?;
-        match record::decode_key(&id) {
+    /// The job that a Secret is of; none: it names none that this version knows.
+    fn job_in(&self, object: &Object) -> Result<Option<JobId>, StateError> {
+        let (Some(name), Some(sealed)) =
+            (self.sealed_under(object, ID_KEY), object.data.get(ID_KEY))
+        else {
+            return Ok(None);
+        };
+        let id = self.keys.open(&name, sealed).map_err(|error| {
+            let place = format!("job in secret {}/{}", self.place.namespace, object.name);
+            named(error, place)
+        })?;
+        Ok(match record::decode_key(&id) {
             Ok(Name::OfJob(job, ..)) => Some(job),
             _ => None,
-        }
+        })
     }
 
     fn chain_in(&self, id: ChainId, object: &Object) -> Result<Known, StateError> {
         let opened = |key: &str| {
-            let undecryptable = || StateError::Undecryptable {
-                record: format!(
-                    "chain {id} (secret {}/{})",
-                    self.place.namespace, object.name
-                ),
+            let record = || {
+                let Self { place, .. } = self;
+                format!("chain {id} (secret {}/{})", place.namespace, object.name)
             };
+            let undecryptable = || StateError::Undecryptable { record: record() };
             let value = object.data.get(key).ok_or_else(undecryptable)?;
             let name = self.sealed_under(object, key).ok_or_else(undecryptable)?;
-            self.keys.open(&name, value).map_err(|_| undecryptable())
+            let opened = self.keys.open(&name, value);
+            opened.map_err(|error| named(error, record()))
         };
         Ok(Known {
             revision: object.revision.clone(),
@@ -522,12 +566,7 @@ impl Cluster {
         value
             .map(|value| self.keys.open(&name.unwrap_or_default(), &value))
             .transpose()
-            .map_err(|error| match error {
-                StateError::Undecryptable { .. } => StateError::Undecryptable {
-                    record: format!("{key} of job {job}"),
-                },
-                other => other,
-            })
+            .map_err(|error| named(error, format!("{key} of job {job}")))
     }
 
     /// Changes one value of a job's Secret. Another process's change of another value is kept.
@@ -717,6 +756,15 @@ impl State {
     }
 }
 
+/// The same error about what people know.
+fn named(error: StateError, record: String) -> StateError {
+    match error {
+        StateError::Undecryptable { .. } => StateError::Undecryptable { record },
+        StateError::Plaintext { .. } => StateError::Plaintext { record },
+        other => other,
+    }
+}
+
 fn stored(known: &Known) -> StoredChain {
     StoredChain {
         chain: known.chain.clone(),
@@ -812,7 +860,10 @@ fn opened_key(
         }
         .into());
     }
-    let key = keys.open(sealed_under, stored).map_err(|_| damaged())?;
+    // In a store that is encrypted for the first time it is as it is.
+    let key = keys
+        .open_unproven(sealed_under, stored)
+        .map_err(|_| damaged())?;
     let key: [u8; KEY_LEN] = key.as_slice().try_into().map_err(|_| damaged())?;
     Ok(Zeroizing::new(key))
 }

@@ -1,28 +1,35 @@
 //! Records in a directory: a redb database that one thread owns, because the database blocks and because the thread can commit
 //! everything that is waiting at once. A write is durable when its future is ready; a thousand writers share one fsync.
 
+mod folder;
 mod lock;
+mod reserve;
+mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use redb::backends::FileBackend;
 use redb::{
     Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
 };
-use rustix::fs::{Access, AtFlags, CWD};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
+use self::folder::Folder;
+pub(super) use self::folder::look;
 use self::lock::DirectoryLock;
+use self::reserve::Reserve;
+use self::witness::{Testimony, Witness};
 use super::change::{Change, Tables, Value};
 use super::error::StateError;
 use super::fingerprint::{Fingerprint, Fingerprints, KEY_LEN, Link, chain_of};
-use super::record;
+use super::record::{self, Name};
 use super::seal::{Condition, Keyring};
 use crate::capability::chain::ChainId;
 
@@ -36,9 +43,8 @@ const SCHEMA: u64 = 1;
 /// 1 GiB) would only hold what nobody asks for again.
 const CACHE_BYTES: usize = 1024 * 1024;
 
-/// The mends of a directory that cannot be opened.
-const MAKE_PARENT: &str = "create its parent directory and let this process write there";
-const LET_US_WRITE: &str = "let this process write in the state directory";
+/// What `stat` counts the bytes on a disk in.
+const BLOCK_BYTES: u64 = 512;
 
 /// Operations that wait for the thread; more make their callers wait. One for each attempt in flight is plenty.
 const QUEUE: usize = 1024;
@@ -51,6 +57,10 @@ const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records
 const LINKS: TableDefinition<'_, &[u8; 16], &[u8; 32]> = TableDefinition::new("links");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_SCHEMA: &str = "schema";
+/// How often chains have been changed.
+const META_GENERATION: &str = "generation";
+/// Chains of a copy that was put back: their values may be spent.
+const RESTORED: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("restored");
 
 type Answer<T> = oneshot::Sender<Result<T, StateError>>;
 
@@ -65,6 +75,17 @@ enum Operation {
 pub(super) struct Directory {
     operations: Option<mpsc::Sender<Operation>>,
     thread: Option<JoinHandle<()>>,
+    restored: Restored,
+}
+
+/// Chains of a copy that was put back, until they get another value.
+#[derive(Clone, Default)]
+struct Restored(Arc<Mutex<BTreeSet<ChainId>>>);
+
+impl Restored {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<ChainId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Directory {
@@ -74,23 +95,34 @@ impl Directory {
         path: &Path,
         keys: &Keyring,
     ) -> Result<(Self, Zeroizing<[u8; KEY_LEN]>), StateError> {
-        create_directory(path)?;
-        let lock = DirectoryLock::acquire(path)?;
+        let folder = Folder::open(path)?;
+        let lock = DirectoryLock::acquire(&folder)?;
+        let mut witness = Witness::open(&folder)?;
+        let reserve = Reserve::open(&folder)?;
         let file = path.join(DATABASE_FILE);
-        let database = open_database(&file)?;
-        let (undecryptable, outdated) = examine(&database, &file, keys)?;
-        for key in &undecryptable {
-            tracing::error!(
-                record = record::describe(key),
-                "a record cannot be decrypted; it is left as it is"
-            );
+        let database = open_database(&folder)?;
+        let found = examine(&database, &file, keys, witness.last().encrypted)?;
+        for error in found.refused.values() {
+            tracing::error!("{error}");
         }
-        reseal(&database, keys, outdated)?;
+        reseal(&database, keys, &found.outdated)?;
         let fingerprint_key = fingerprint_key(&database, &file, keys)?;
+        let restored = Restored::default();
+        *restored.lock() = restored_chains(&database, witness.last().generation)?;
+        let now = Testimony {
+            generation: generation(&database).map_err(|error| storage("reading", error))?,
+            encrypted: witness.last().encrypted || !keys.is_empty(),
+        };
+        witness
+            .testify(now)
+            .map_err(|error| storage("writing", error.into()))?;
         let owner = Owner {
-            file,
+            folder,
             database: Some(database),
-            undecryptable,
+            refused: found.refused,
+            restored: restored.clone(),
+            witness,
+            reserve,
             _lock: lock,
         };
         let (operations, queue) = mpsc::channel(QUEUE);
@@ -105,8 +137,14 @@ impl Directory {
         let directory = Self {
             operations: Some(operations),
             thread: Some(thread),
+            restored,
         };
         Ok((directory, fingerprint_key))
+    }
+
+    /// Whether the chain is of a copy that was put back, so that its value may be spent.
+    pub(super) fn is_restored(&self, chain: ChainId) -> bool {
+        self.restored.lock().contains(&chain)
     }
 
     pub(super) async fn get(&self, key: Vec<u8>) -> Result<Option<Value>, StateError> {
@@ -155,11 +193,14 @@ impl Drop for Directory {
 
 /// The thread's side.
 struct Owner {
-    file: PathBuf,
+    folder: Folder,
     /// None after an I/O error: redb wants to be opened anew then.
     database: Option<Database>,
-    /// Records that are never overwritten, only forgotten.
-    undecryptable: Vec<Vec<u8>>,
+    /// Records that are never overwritten, only forgotten, and why.
+    refused: BTreeMap<Vec<u8>, StateError>,
+    restored: Restored,
+    witness: Witness,
+    reserve: Reserve,
     _lock: DirectoryLock,
 }
 
@@ -193,44 +234,117 @@ impl Owner {
 
     /// What could not be decrypted may be someone's only copy of a chain: nothing but an explicit `forget` removes it.
     fn admit(&self, change: &Change) -> Result<(), StateError> {
-        if self.undecryptable.is_empty() {
-            return Ok(());
-        }
-        let overwritten = change.overwrites();
-        match overwritten
-            .iter()
-            .find(|key| self.undecryptable.contains(key))
-        {
+        let refused = change
+            .overwrites()
+            .into_iter()
+            .find_map(|key| self.refused.get(&key));
+        match refused {
             None => Ok(()),
-            Some(key) => Err(StateError::Undecryptable {
-                record: record::describe(key),
-            }),
+            Some(error) => Err(error.clone()),
         }
     }
 
-    fn commit(&mut self, changes: Vec<(Change, Answer<bool>)>) {
+    fn commit(&mut self, mut changes: Vec<(Change, Answer<bool>)>) {
+        if changes.iter().any(|(change, _)| is_ordinary(change)) && !self.has_room() {
+            refuse_ordinary(&mut changes, &storage("writing", full_disk()));
+        }
         if changes.is_empty() {
             return;
         }
-        let result = self
-            .with_database(|database| apply(database, changes.iter().map(|(change, _)| change)))
-            .map_err(|error| storage("writing", error));
+        let result = match self.apply(&changes) {
+            Err(error) if is_disk_full(&error) => {
+                refuse_ordinary(&mut changes, &error);
+                self.apply_with_reserve(&changes)
+            }
+            result => result,
+        };
         match result {
             Err(error) => {
                 for (_, answer) in changes {
                     let _ = answer.send(Err(error.clone()));
                 }
             }
-            Ok(applied) => {
-                for ((change, answer), applied) in changes.into_iter().zip(applied) {
-                    if applied {
-                        self.undecryptable.retain(|key| !change.removes(key));
-                    }
-                    // The asker may have given up; the write counts all the same.
-                    let _ = answer.send(Ok(applied));
+            Ok(applied) => self.answer(changes, applied),
+        }
+    }
+
+    /// Whether what must not fail finds room: the reserve is there, or as much is free in the database's own file.
+    fn has_room(&mut self) -> bool {
+        if self.reserve.is_whole() {
+            return true;
+        }
+        let file = self.folder.file(DATABASE_FILE);
+        let Some(held) = file.ok().and_then(|file| file.metadata().ok()) else {
+            return false;
+        };
+        let used = self.with_database(used_bytes);
+        used.is_ok_and(|used| {
+            (held.blocks() * BLOCK_BYTES).saturating_sub(used) >= self.reserve.bytes()
+        })
+    }
+
+    /// Tries it once more, and then without the reserve.
+    fn apply_with_reserve(
+        &mut self,
+        changes: &[(Change, Answer<bool>)],
+    ) -> Result<Vec<bool>, StateError> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.apply(changes) {
+            Err(error) if is_disk_full(&error) && self.reserve.release() => {
+                tracing::warn!(
+                    directory = %self.folder.path().display(),
+                    "the disk is full: the state store uses what it has kept for rotating secrets; make room"
+                );
+                self.apply(changes)
+            }
+            result => result,
+        }
+    }
+
+    fn apply(&mut self, changes: &[(Change, Answer<bool>)]) -> Result<Vec<bool>, StateError> {
+        self.with_database(|database| apply(database, changes.iter().map(|(change, _)| change)))
+            .map_err(|error| storage("writing", error))
+    }
+
+    /// Says what became of changes. A chain's change counts when the witness knows of it too: nothing is sent before.
+    fn answer(&mut self, changes: Vec<(Change, Answer<bool>)>, applied: Vec<bool>) {
+        let changed_chains = changes
+            .iter()
+            .zip(&applied)
+            .any(|((change, _), applied)| *applied && matches!(change, Change::Swap(_)));
+        let known = if changed_chains {
+            self.testify()
+        } else {
+            Ok(())
+        };
+        for ((change, answer), applied) in changes.into_iter().zip(applied) {
+            if applied {
+                self.refused.retain(|key, _| !change.removes(key));
+                let mut restored = self.restored.lock();
+                for chain in change.chains() {
+                    restored.remove(&chain);
                 }
             }
+            let result = match &known {
+                Err(error) if matches!(change, Change::Swap(_)) => Err(error.clone()),
+                _ => Ok(applied),
+            };
+            // The asker may have given up; the write counts all the same.
+            let _ = answer.send(result);
         }
+    }
+
+    fn testify(&mut self) -> Result<(), StateError> {
+        let generation = self.reading(generation)?;
+        let now = Testimony {
+            generation,
+            ..self.witness.last()
+        };
+        self.witness
+            .testify(now)
+            .map_err(|error| storage("writing", error.into()))
     }
 
     fn reading<T>(
@@ -249,7 +363,7 @@ impl Owner {
     ) -> Result<T, redb::Error> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => build(&self.file)?,
+            None => reopen(&self.folder)?,
         };
         let result = operation(&database);
         if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
@@ -257,6 +371,36 @@ impl Owner {
         }
         result
     }
+}
+
+/// Bytes of the database's file that hold something.
+fn used_bytes(database: &Database) -> Result<u64, redb::Error> {
+    // What was removed is free after the next commit.
+    database.begin_write()?.commit()?;
+    let transaction = database.begin_write()?;
+    let stats = transaction.stats()?;
+    transaction.abort()?;
+    Ok(stats.allocated_pages() * stats.page_size() as u64)
+}
+
+/// What can be had again: an issuer gives another token, a plugin asks once more.
+const fn is_ordinary(change: &Change) -> bool {
+    matches!(change, Change::Put(..))
+}
+
+fn refuse_ordinary(changes: &mut Vec<(Change, Answer<bool>)>, error: &StateError) {
+    let all = std::mem::take(changes);
+    for (change, answer) in all {
+        if is_ordinary(&change) {
+            let _ = answer.send(Err(error.clone()));
+        } else {
+            changes.push((change, answer));
+        }
+    }
+}
+
+fn full_disk() -> redb::Error {
+    io::Error::from(io::ErrorKind::StorageFull).into()
 }
 
 fn get(database: &Database, key: &[u8]) -> Result<Option<Value>, redb::Error> {
@@ -298,12 +442,94 @@ fn apply<'a>(
 ) -> Result<Vec<bool>, redb::Error> {
     let transaction = database.begin_write()?;
     let mut tables = Open::of(&transaction)?;
-    let applied = changes
-        .map(|change| change.apply(&mut tables))
-        .collect::<Result<_, _>>()?;
+    let mut applied = Vec::new();
+    let mut changed = BTreeSet::new();
+    let mut chains_have_changed = false;
+    for change in changes {
+        let is_applied = change.apply(&mut tables)?;
+        if is_applied {
+            changed.extend(change.chains());
+            chains_have_changed |= matches!(change, Change::Swap(_));
+        }
+        applied.push(is_applied);
+    }
     drop(tables);
+    if chains_have_changed {
+        let mut meta = transaction.open_table(META)?;
+        let before = meta.get(META_GENERATION)?.map_or(0, |found| found.value());
+        meta.insert(META_GENERATION, before + 1)?;
+    }
+    if !changed.is_empty() {
+        let mut restored = transaction.open_table(RESTORED)?;
+        for chain in changed {
+            restored.remove(&chain.0)?;
+        }
+    }
     transaction.commit()?;
     Ok(applied)
+}
+
+/// How often chains have been changed.
+fn generation(database: &Database) -> Result<u64, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get(META_GENERATION)?.map_or(0, |found| found.value()))
+}
+
+/// The chains of a copy that was put back, now or before; a copy is known by the witness of later changes.
+fn restored_chains(database: &Database, witnessed: u64) -> Result<BTreeSet<ChainId>, StateError> {
+    let reading = |error| storage("reading", error);
+    if generation(database).map_err(reading)? < witnessed {
+        let chains = all_chains(database).map_err(reading)?;
+        if !chains.is_empty() {
+            tracing::error!(
+                chains = chains.len(),
+                "the state directory holds an older copy of its database: values of rotating secrets in it may be spent, so none is sent before somebody gives a new one with `evertoken state set` or logs in again"
+            );
+        }
+        mark_restored(database, &chains, witnessed).map_err(|error| storage("writing", error))?;
+    }
+    marked_restored(database).map_err(reading)
+}
+
+fn all_chains(database: &Database) -> Result<BTreeSet<ChainId>, redb::Error> {
+    let mut chains = BTreeSet::new();
+    for_each(database, |key, _| {
+        if let Ok(Name::Chain(id)) = record::decode_key(key) {
+            chains.insert(id);
+        }
+    })?;
+    Ok(chains)
+}
+
+fn mark_restored(
+    database: &Database,
+    chains: &BTreeSet<ChainId>,
+    generation: u64,
+) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut restored = transaction.open_table(RESTORED)?;
+    for chain in chains {
+        restored.insert(&chain.0, ())?;
+    }
+    drop(restored);
+    transaction
+        .open_table(META)?
+        .insert(META_GENERATION, generation)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn marked_restored(database: &Database) -> Result<BTreeSet<ChainId>, redb::Error> {
+    let table = match database.begin_read()?.open_table(RESTORED) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut chains = BTreeSet::new();
+    for entry in table.iter()? {
+        chains.insert(ChainId(*entry?.0.value()));
+    }
+    Ok(chains)
 }
 
 /// The tables in a transaction.
@@ -358,92 +584,42 @@ impl Tables for Open<'_> {
     }
 }
 
-/// Whether the directory could be opened, as far as that shows beside a process that holds it.
-pub(super) fn look(path: &Path) -> Result<(), StateError> {
-    let failed = |source: io::Error, mend| StateError::Open {
-        path: path.to_owned(),
-        source: Arc::new(source),
-        mend,
-    };
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => {
-            may_write_in(path).map_err(|error| failed(error, LET_US_WRITE))
-        }
-        Ok(_) => Err(failed(
-            io::ErrorKind::NotADirectory.into(),
-            "it must be a directory",
-        )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            may_write_in(path.parent().unwrap_or(path)).map_err(|error| failed(error, MAKE_PARENT))
-        }
-        Err(error) => Err(failed(error, MAKE_PARENT)),
-    }
-}
-
-fn may_write_in(directory: &Path) -> io::Result<()> {
-    let enter_and_create = Access::WRITE_OK | Access::EXEC_OK;
-    Ok(rustix::fs::accessat(
-        CWD,
-        directory,
-        enter_and_create,
-        AtFlags::EACCESS,
-    )?)
-}
-
-/// Creates the directory for us alone. Its parent is the user's to make.
-fn create_directory(path: &Path) -> Result<(), StateError> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(source) => Err(StateError::Open {
-            path: path.to_owned(),
-            source: Arc::new(source),
-            mend: MAKE_PARENT,
-        }),
-    }
-}
-
 /// Opens or creates the file, checks the schema, creates the tables.
-fn open_database(file: &Path) -> Result<Database, StateError> {
+fn open_database(folder: &Folder) -> Result<Database, StateError> {
+    let path = folder.path().join(DATABASE_FILE);
     let damaged = |error: redb::Error| match error {
         redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => StateError::Open {
-            path: file.to_owned(),
+            path: path.clone(),
             source: Arc::new(error),
-            mend: "it must be a regular file that this process may read and write",
+            mend: "let this process read and write it",
         },
         other => StateError::Damaged {
-            path: file.to_owned(),
+            path: path.clone(),
             reason: other.to_string(),
         },
     };
-    let database = build(file).map_err(damaged)?;
+    let database = build(folder.file(DATABASE_FILE)?).map_err(damaged)?;
     match check_schema(&database).map_err(damaged)? {
         SCHEMA => Ok(database),
         found => Err(StateError::NewerSchema {
-            path: file.to_owned(),
+            path,
             found,
             known: SCHEMA,
         }),
     }
 }
 
-fn build(file: &Path) -> Result<Database, redb::Error> {
-    let handle = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default())
-        .open(file)?;
-    if handle.metadata()?.permissions().mode() & 0o077 != 0 {
-        handle.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    }
+fn reopen(folder: &Folder) -> Result<Database, redb::Error> {
+    let file = folder.file(DATABASE_FILE);
+    build(file.map_err(|error| redb::Error::Io(io::Error::other(error)))?)
+}
+
+fn build(file: File) -> Result<Database, redb::Error> {
     Ok(Builder::new()
         .set_cache_size(CACHE_BYTES)
         // Without it, redb trusts the file and panics over one that a failing disk or a hand has altered.
         .set_check_integrity_on_open(true)
-        .create_with_backend(FileBackend::new(handle)?)?)
+        .create_with_backend(FileBackend::new(file)?)?)
 }
 
 /// The schema of the database; a new one gets ours. Nothing is written to a database that has one.
@@ -465,30 +641,59 @@ fn check_schema(database: &Database) -> Result<u64, redb::Error> {
     Ok(SCHEMA)
 }
 
-type Keys = Vec<Vec<u8>>;
+/// What there is to do about the records of a database.
+#[derive(Default)]
+struct Examined {
+    /// Those that are not used, and why.
+    refused: BTreeMap<Vec<u8>, StateError>,
+    /// Those that the first key should encrypt anew.
+    outdated: Vec<Vec<u8>>,
+}
 
-/// The records that do not decrypt, and those that the first key should encrypt anew. A key that is missing altogether is a
-/// mistake in the configuration, not damage: the store is refused before anything is written to it.
-fn examine(database: &Database, file: &Path, keys: &Keyring) -> Result<(Keys, Keys), StateError> {
-    let failed = |error| storage("reading", error);
-    let mut undecryptable = Vec::new();
-    let mut outdated = Vec::new();
+/// Looks at all records. A key that is missing altogether is a mistake in the configuration, not damage: the store is refused before
+/// anything is written to it. Records are taken over unencrypted once: where one is encrypted, or all were, others must be.
+fn examine(
+    database: &Database,
+    file: &Path,
+    keys: &Keyring,
+    were_encrypted: bool,
+) -> Result<Examined, StateError> {
+    let mut found = Examined::default();
+    let mut plain = Vec::new();
+    let mut encrypted = were_encrypted;
     let mut missing: BTreeMap<String, usize> = BTreeMap::new();
-    for_each(database, |key, value| match keys.examine(key, value) {
-        Condition::Current => {}
-        Condition::Outdated => outdated.push(key.to_vec()),
-        Condition::Undecryptable => undecryptable.push(key.to_vec()),
-        Condition::KeyMissing(id) => *missing.entry(id).or_default() += 1,
+    for_each(database, |key, value| {
+        let condition = keys.examine(key, value);
+        encrypted |= !keys.is_empty() && condition != Condition::Plain;
+        match condition {
+            Condition::Current => {}
+            Condition::Outdated => found.outdated.push(key.to_vec()),
+            Condition::Plain => plain.push(key.to_vec()),
+            Condition::Undecryptable => {
+                let record = record::describe(key);
+                let why = StateError::Undecryptable { record };
+                found.refused.insert(key.to_vec(), why);
+            }
+            Condition::KeyMissing(id) => *missing.entry(id).or_default() += 1,
+        }
     })
-    .map_err(failed)?;
-    match missing.pop_first() {
-        None => Ok((undecryptable, outdated)),
-        Some((key_id, records)) => Err(StateError::KeyMissing {
+    .map_err(|error| storage("reading", error))?;
+    if let Some((key_id, records)) = missing.pop_first() {
+        return Err(StateError::KeyMissing {
             store: file.display().to_string(),
             key_id,
             records,
-        }),
+        });
     }
+    if encrypted {
+        found.refused.extend(plain.into_iter().map(|key| {
+            let record = record::describe(&key);
+            (key, StateError::Plaintext { record })
+        }));
+    } else {
+        found.outdated.append(&mut plain);
+    }
+    Ok(found)
 }
 
 fn for_each(database: &Database, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), redb::Error> {
@@ -500,8 +705,9 @@ fn for_each(database: &Database, mut visit: impl FnMut(&[u8], &[u8])) -> Result<
     Ok(())
 }
 
-/// Encrypts records anew with the first key, a batch a commit. Until redb uses their pages again, old forms stay in the file.
-fn reseal(database: &Database, keys: &Keyring, outdated: Keys) -> Result<(), StateError> {
+/// Encrypts records anew with the first key, all in one commit: a store is encrypted or it is not. Until redb uses their pages again,
+/// old forms stay in the file.
+fn reseal(database: &Database, keys: &Keyring, outdated: &[Vec<u8>]) -> Result<(), StateError> {
     if outdated.is_empty() {
         return Ok(());
     }
@@ -509,20 +715,18 @@ fn reseal(database: &Database, keys: &Keyring, outdated: Keys) -> Result<(), Sta
         records = outdated.len(),
         "encrypting records anew with the first state key"
     );
-    for batch in outdated.chunks(BATCH) {
-        let changes = batch
-            .iter()
-            .map(|key| {
-                let stored = get(database, key)
-                    .map_err(|error| storage("reading", error))?
-                    .unwrap_or_default();
-                let value = keys.open(key, &stored)?;
-                Ok(Change::Put(key.clone(), keys.seal(key, &value)?))
-            })
-            .collect::<Result<Vec<_>, StateError>>()?;
-        apply(database, changes.iter()).map_err(|error| storage("writing", error))?;
-    }
-    Ok(())
+    let changes = outdated
+        .iter()
+        .map(|key| {
+            let stored = get(database, key)
+                .map_err(|error| storage("reading", error))?
+                .unwrap_or_default();
+            Ok(Change::Put(key.clone(), keys.reseal(key, &stored)?))
+        })
+        .collect::<Result<Vec<_>, StateError>>()?;
+    apply(database, changes.iter())
+        .map(drop)
+        .map_err(|error| storage("writing", error))
 }
 
 /// The key of fingerprints, made with the store. Without it no chain is found by its values, so a store in which it is damaged
@@ -535,19 +739,29 @@ fn fingerprint_key(
     let name = record::fingerprint_key_key();
     let stored = get(database, &name).map_err(|error| storage("reading", error))?;
     if let Some(stored) = stored {
-        return keys
-            .open(&name, &stored)
-            .ok()
-            .and_then(|key| Some(Zeroizing::new(key.as_slice().try_into().ok()?)))
-            .ok_or_else(|| StateError::Damaged {
-                path: file.to_owned(),
-                reason: "its fingerprint key cannot be decrypted".to_owned(),
-            });
+        let damaged = |reason: &str| StateError::Damaged {
+            path: file.to_owned(),
+            reason: format!("its fingerprint key {reason}"),
+        };
+        let key = keys.open(&name, &stored).map_err(|error| match error {
+            StateError::Plaintext { .. } => {
+                damaged("is not encrypted although the store was: somebody else has put it there")
+            }
+            _ => damaged("cannot be decrypted"),
+        })?;
+        let key = key.as_slice().try_into();
+        return key
+            .map(Zeroizing::new)
+            .map_err(|_| damaged("has the wrong length"));
     }
     let key = Fingerprints::random_key()?;
     let put = Change::Put(name.clone(), keys.seal(&name, &*key)?);
     apply(database, [put].iter()).map_err(|error| storage("writing", error))?;
     Ok(key)
+}
+
+fn is_disk_full(error: &StateError) -> bool {
+    error.code() == super::error::DISK_FULL
 }
 
 fn storage(operation: &'static str, error: redb::Error) -> StateError {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use crate::failure::{Failure, FailureKind};
 
+/// The code where there is no room left.
+pub(super) const DISK_FULL: &str = "state.disk-full";
+
 /// Why the state store cannot do what it is asked for. No variant holds a value from the store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StateError {
@@ -19,6 +22,12 @@ pub enum StateError {
         source: Arc<io::Error>,
         /// What to do about it.
         mend: &'static str,
+    },
+    /// Others could have put something into the directory.
+    #[error("the state directory is not used: {why}")]
+    Exposed {
+        /// Which place, who, and the mend.
+        why: String,
     },
     /// Another process holds the directory.
     #[error("state directory {path} is in use by {holder}; stop that process, or give this one a directory of its own", path = path.display())]
@@ -76,6 +85,22 @@ pub enum StateError {
         /// Kind, name and job of the record.
         record: String,
     },
+    /// A record is as it is in a store whose records are encrypted.
+    #[error(
+        "the {record} is not encrypted although the state store is: somebody without the key has put it there. It is not used and left as it is; restore the state store, or run `evertoken state forget` for the job"
+    )]
+    Plaintext {
+        /// Kind, name and job of the record.
+        record: String,
+    },
+    /// A copy of the store from before was put back.
+    #[error(
+        "the {record} is from a copy of the state store that was put back: what was newer is lost, so its value may be spent and is not sent. Log in again and put the new value where the configuration has it, or give it to `evertoken state set`"
+    )]
+    Restored {
+        /// Whose chain.
+        record: String,
+    },
     /// A record decrypts to something this version cannot read.
     #[error("the {record} cannot be read: {reason}")]
     Unreadable {
@@ -115,13 +140,16 @@ impl StateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Open { .. } => "state.open",
+            Self::Exposed { .. } => "state.exposed",
+            Self::Plaintext { .. } => "state.plaintext",
+            Self::Restored { .. } => "chain.restored",
             Self::Locked { .. } => "state.locked",
             Self::NewerSchema { .. } => "state.newer-schema",
             Self::Damaged { .. } | Self::DamagedSecrets { .. } => "state.damaged",
             Self::KeyMissing { .. } => "state.key-missing",
             Self::Undecryptable { .. } => "state.undecryptable",
             Self::Unreadable { .. } => "state.unreadable",
-            Self::Storage { source, .. } if is_disk_full(source) => "state.disk-full",
+            Self::Storage { source, .. } if is_disk_full(source) => DISK_FULL,
             Self::Storage { .. } => "state.io",
             Self::Closed => "state.closed",
             Self::Quota { .. } => "state.quota",
@@ -134,7 +162,10 @@ impl StateError {
             Self::Storage { .. } | Self::Closed | Self::Open { .. } | Self::Locked { .. } => {
                 FailureKind::Unavailable
             }
+            Self::Restored { .. } => FailureKind::Denied,
             Self::NewerSchema { .. }
+            | Self::Exposed { .. }
+            | Self::Plaintext { .. }
             | Self::Damaged { .. }
             | Self::DamagedSecrets { .. }
             | Self::KeyMissing { .. }

@@ -179,7 +179,32 @@ impl Local {
         record::decode_chain(id, &self.keys.open(&record::chain_key(id), stored)?)
     }
 
-    async fn find(
+    /// A chain whose value may be sent.
+    async fn find_usable(
+        &self,
+        job: &JobId,
+        secret: &str,
+        seed: Option<&[u8]>,
+    ) -> Result<Option<FoundChain>, Failure> {
+        let found = self.find(job, secret, seed).await?;
+        match found {
+            Some(found) if self.is_restored(found.stored.chain.id) => Err(StateError::Restored {
+                record: chain_of(job, secret),
+            }
+            .into()),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether the chain is of a copy that was put back, so that its value may be spent.
+    pub(super) fn is_restored(&self, chain: ChainId) -> bool {
+        match &self.backend {
+            Backend::Memory(_) => false,
+            Backend::Directory(directory) => directory.is_restored(chain),
+        }
+    }
+
+    pub(super) async fn find(
         &self,
         job: &JobId,
         secret: &str,
@@ -231,7 +256,11 @@ impl Local {
                 revision: revision(&stored),
             })),
             Err(StateError::Undecryptable { .. }) => Err(StateError::Undecryptable {
-                record: format!("chain of secret `{secret}` of job {job}"),
+                record: chain_of(job, secret),
+            }
+            .into()),
+            Err(StateError::Plaintext { .. }) => Err(StateError::Plaintext {
+                record: chain_of(job, secret),
             }
             .into()),
             Err(other) => Err(other.into()),
@@ -341,6 +370,10 @@ impl Local {
     }
 }
 
+fn chain_of(job: &JobId, secret: &str) -> String {
+    format!("chain of secret `{secret}` of job {job}")
+}
+
 impl Keeper for Local {
     fn plugin_value<'a>(
         &'a self,
@@ -379,7 +412,7 @@ impl Keeper for Local {
         secret: &'a str,
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
-        Box::pin(self.find(job, secret, seed))
+        Box::pin(self.find_usable(job, secret, seed))
     }
 
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {

@@ -62,6 +62,8 @@ pub enum ChainState {
     AnswerWaiting,
     /// The issuer takes no value of it any more.
     Dead,
+    /// It is of a copy of the store that was put back, so its value may be spent and is not sent.
+    Restored,
     /// It cannot be read.
     Unreadable,
 }
@@ -74,6 +76,7 @@ impl fmt::Display for ChainState {
             Self::InDoubt => "in doubt",
             Self::AnswerWaiting => "answer waiting",
             Self::Dead => "dead",
+            Self::Restored => "restored copy",
             Self::Unreadable => "unreadable",
         })
     }
@@ -199,7 +202,8 @@ impl Manual {
     /// value is known to be spent or another chain's (`state.spent`), or somebody else changed the chain (`state.changed`).
     pub async fn set(&self, name: &str, secret: &str, value: &[u8]) -> Result<Replaced, Failure> {
         let job = self.job(name).await?;
-        let Some(FoundChain { stored, .. }) = self.store.find_chain(&job, secret, None).await?
+        let Some(FoundChain { stored, .. }) =
+            self.store.find_chain_to_replace(&job, secret, None).await?
         else {
             return Err(self.no_such_chain(&job, secret).await);
         };
@@ -281,7 +285,11 @@ impl Manual {
         chain: &Chain,
         value: &[u8],
     ) -> Result<(), Failure> {
-        let Some(known) = self.store.find_chain(job, secret, Some(value)).await? else {
+        let Some(known) = self
+            .store
+            .find_chain_to_replace(job, secret, Some(value))
+            .await?
+        else {
             return Ok(());
         };
         let why = if known.stored.chain.id != chain.id {
@@ -361,6 +369,7 @@ impl Manual {
     fn state_of(&self, chain: &Chain) -> ChainState {
         match &chain.exchange {
             _ if chain.dead_since.is_some() => ChainState::Dead,
+            _ if self.store.is_restored(chain.id) => ChainState::Restored,
             Some(exchange) if exchange.waits_for_the_source() => ChainState::AnswerWaiting,
             Some(exchange) if self.is_under_way(&exchange.intent) => ChainState::UnderWay,
             _ if chain.unanswered > 0 => ChainState::InDoubt,

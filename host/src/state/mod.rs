@@ -192,6 +192,31 @@ impl Store {
         }
     }
 
+    /// The chain that a person may give another value: also one whose own must not be sent.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn find_chain_to_replace(
+        &self,
+        job: &JobId,
+        secret: &str,
+        seed: Option<&[u8]>,
+    ) -> Result<Option<FoundChain>, Failure> {
+        match &self.0 {
+            Place::Here(local) => local.find(job, secret, seed).await,
+            Place::Cluster(cluster) => cluster.find_chain(job, secret, seed).await,
+        }
+    }
+
+    /// Whether a chain is of a copy of the store that was put back, so that its value may be spent.
+    #[must_use]
+    pub fn is_restored(&self, chain: ChainId) -> bool {
+        match &self.0 {
+            Place::Here(local) => local.is_restored(chain),
+            Place::Cluster(_) => false,
+        }
+    }
+
     /// Forgets all that is kept for a job, also what cannot be decrypted: its token, what its plugin cached, and the chains
     /// that no other job's secret stands or stood for. `may_go` is asked about each of these that can be read.
     ///

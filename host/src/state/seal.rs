@@ -118,6 +118,8 @@ pub(super) enum Condition {
     Current,
     /// Encrypting with the first key.
     Outdated,
+    /// Encrypting for the first time, if the store was never encrypted; else it is not to be believed.
+    Plain,
     /// A key that is not here; its fingerprint.
     KeyMissing(String),
     /// It does not decrypt with the key that it names.
@@ -168,8 +170,31 @@ impl Keyring {
         Ok(sealed)
     }
 
-    /// The value that is stored under `key`.
+    /// The value that is stored under `key`. Where there are keys, one that is stored as it is proves nothing about who wrote it.
     pub(super) fn open(&self, key: &[u8], stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        match split(stored) {
+            Some(Stored::Plain(_)) if !self.is_empty() => Err(StateError::Plaintext {
+                record: record::describe(key),
+            }),
+            _ => self.open_unproven(key, stored),
+        }
+    }
+
+    /// The form in which this keyring stores what is stored under `key`, by whomever.
+    pub(super) fn reseal(
+        &self,
+        key: &[u8],
+        stored: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        self.seal(key, &self.open_unproven(key, stored)?)
+    }
+
+    /// The value that is stored under `key`, also where nothing proves who wrote it.
+    pub(super) fn open_unproven(
+        &self,
+        key: &[u8],
+        stored: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         let undecryptable = || StateError::Undecryptable {
             record: record::describe(key),
         };
@@ -198,7 +223,7 @@ impl Keyring {
         match split(stored) {
             None => Condition::Undecryptable,
             Some(Stored::Plain(_)) if self.is_empty() => Condition::Current,
-            Some(Stored::Plain(_)) => Condition::Outdated,
+            Some(Stored::Plain(_)) => Condition::Plain,
             Some(Stored::Sealed { id, .. }) => {
                 match self.keys.iter().position(|(known, _)| known == id) {
                     None => Condition::KeyMissing(HEXLOWER.encode(id)),
@@ -324,7 +349,11 @@ mod tests {
             Condition::KeyMissing(_)
         ));
         let plain = Keyring::default().seal(b"k", b"value").unwrap();
-        assert_eq!(both.examine(b"k", &plain), Condition::Outdated);
+        assert_eq!(both.examine(b"k", &plain), Condition::Plain);
+        let refused = both.open(b"k", &plain).unwrap_err();
+        assert_eq!(refused.code(), "state.plaintext");
+        let taken = both.reseal(b"k", &plain).unwrap();
+        assert_eq!(&**both.open(b"k", &taken).unwrap(), b"value");
         assert_eq!(Keyring::default().examine(b"k", &plain), Condition::Current);
     }
 

@@ -1,13 +1,11 @@
 //! The lock that gives a state directory to one process: `flock` on a file of its own, so that the kernel gives it back
 //! whatever way the process ends. The file says who holds it, for people only.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::LET_US_WRITE;
+use super::folder::Folder;
 use crate::state::error::StateError;
 
 /// The lock's name in the directory.
@@ -21,27 +19,18 @@ pub(super) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock"
 
 impl DirectoryLock {
     /// Takes the lock or says who has it.
-    pub(super) fn acquire(directory: &Path) -> Result<Self, StateError> {
-        let path = directory.join(LOCK_FILE);
+    pub(super) fn acquire(folder: &Folder) -> Result<Self, StateError> {
         let failed = |source| StateError::Open {
-            path: path.clone(),
+            path: folder.path().join(LOCK_FILE),
             source: Arc::new(source),
-            mend: LET_US_WRITE,
+            mend: "let this process lock and write it",
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default())
-            .open(&path)
-            .map_err(failed)?;
+        let mut file = folder.file(LOCK_FILE)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(StateError::Locked {
-                    path: directory.to_owned(),
+                    path: folder.path().to_owned(),
                     holder: holder(&file),
                 });
             }

@@ -17,6 +17,12 @@ use crate::state::{StateKey, Store};
 use crate::time::Timestamp;
 use crate::token::{Expiry, KeptToken, Token};
 
+/// The database, as whoever gets at the file may open it.
+fn build(file: &Path) -> Result<Database, redb::Error> {
+    let file = File::options().read(true).write(true).open(file)?;
+    super::build(file)
+}
+
 fn key(byte: u8) -> StateKey {
     StateKey::parse(&[byte; 32]).unwrap()
 }
@@ -545,4 +551,267 @@ async fn a_full_disk_fails_the_write_and_heals_without_a_restart() {
     std::fs::remove_file(&filler).unwrap();
     store.keep_token(&job, &kept("after")).await.unwrap();
     assert_eq!(store.token(&job).await.unwrap(), Some(kept("after")));
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Why neither `check` nor a start takes the directory.
+fn refusals(directory: &Path) -> [StateError; 2] {
+    [
+        super::look(directory).unwrap_err(),
+        Store::open(directory, Vec::new()).unwrap_err(),
+    ]
+}
+
+#[test]
+fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let state = at("way/state");
+    std::fs::create_dir(at("way")).unwrap();
+    drop(Store::open(&state, Vec::new()).unwrap());
+    for (place, good, bad) in [("way", 0o755, 0o777), ("way/state", 0o700, 0o770)] {
+        chmod(&at(place), bad);
+        for error in refusals(&state) {
+            assert_eq!(error.code(), "state.exposed", "{place}: {error}");
+            let mend = format!("`chmod go-w {}`", at(place).display());
+            assert!(error.to_string().contains(&mend), "{error}");
+        }
+        chmod(&at(place), good);
+    }
+    let files = [DATABASE_FILE, "lock", "generation", "reserve"];
+    for name in files {
+        chmod(&state.join(name), 0o660);
+        let error = Store::open(&state, Vec::new()).unwrap_err();
+        assert_eq!(error.code(), "state.exposed", "{name}: {error}");
+        assert!(error.to_string().contains("chmod go= "), "{error}");
+        chmod(&state.join(name), 0o600);
+    }
+    if crate::test_support::is_root() {
+        let places = ["way", "way/state"].map(str::to_owned);
+        let files = files.map(|name| format!("way/state/{name}"));
+        for place in places.iter().chain(&files) {
+            std::os::unix::fs::chown(at(place), Some(4711), None).unwrap();
+            let error = Store::open(&state, Vec::new()).unwrap_err();
+            assert_eq!(error.code(), "state.exposed", "{place}: {error}");
+            assert!(
+                error.to_string().contains("belongs to user 4711"),
+                "{error}"
+            );
+            assert!(error.to_string().contains("`chown 0 "), "{error}");
+            std::os::unix::fs::chown(at(place), Some(0), None).unwrap();
+        }
+    }
+    drop(Store::open(&state, Vec::new()).unwrap());
+    super::look(&state).unwrap();
+}
+
+#[test]
+fn what_is_no_regular_file_in_the_directory_is_refused_at_once() {
+    for name in [DATABASE_FILE, "lock", "generation", "reserve"] {
+        let folder = tempfile::tempdir().unwrap();
+        crate::test_support::make_fifo(&folder.path().join(name));
+        let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("is no regular file"), "{error}");
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+        std::os::unix::fs::symlink("elsewhere", folder.path().join(name)).unwrap();
+        let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+        assert_eq!(error.code(), "state.open", "{error}");
+        assert!(!folder.path().join("elsewhere").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_users_own_link_leads_to_the_state_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("disk")).unwrap();
+    std::os::unix::fs::symlink("disk", at("link")).unwrap();
+    drop(Store::open(&at("link/state"), Vec::new()).unwrap());
+    assert!(at("disk/state").join(DATABASE_FILE).exists());
+    super::look(&at("link/state")).unwrap();
+}
+
+/// A record of a job as somebody without the key would write it.
+fn plain_token(job: &JobId, value: &str) -> Change {
+    let name = record::key(job, record::Kind::Token, "");
+    let bytes = record::encode_token(&kept(value)).unwrap();
+    let plain = Keyring::default().seal(&name, &bytes).unwrap();
+    Change::Put(name, plain)
+}
+
+#[tokio::test]
+async fn records_are_taken_over_unencrypted_once_and_what_is_put_there_later_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (job, victim) = (JobId::file("job"), JobId::file("victim"));
+    {
+        let store = Store::open(folder.path(), Vec::new()).unwrap();
+        store.keep_token(&job, &kept("before")).await.unwrap();
+    }
+    {
+        let store = Store::open(folder.path(), vec![key(1)]).unwrap();
+        assert_eq!(store.token(&job).await.unwrap(), Some(kept("before")));
+        store.keep_token(&victim, &kept("own")).await.unwrap();
+    }
+    {
+        let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+        apply(&database, [plain_token(&victim, "attacker's")].iter()).unwrap();
+    }
+    // Also after more than one start, and under a new key.
+    for keys in [vec![key(1)], vec![key(1)], vec![key(2), key(1)]] {
+        let store = Store::open(folder.path(), keys).unwrap();
+        assert_eq!(store.token(&job).await.unwrap(), Some(kept("before")));
+        for failure in [
+            store.token(&victim).await.unwrap_err(),
+            store.keep_token(&victim, &kept("new")).await.unwrap_err(),
+        ] {
+            assert_eq!(failure.code.as_deref(), Some("state.plaintext"));
+            for said in ["kept token of job victim", "evertoken state forget"] {
+                assert!(failure.message.contains(said), "{failure}");
+            }
+        }
+    }
+    let store = Store::open(folder.path(), vec![key(2)]).unwrap();
+    forget(&store, &victim).await;
+    store.keep_token(&victim, &kept("new")).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unencrypted_database_in_the_place_of_an_encrypted_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    drop(Store::open(&at("state"), vec![key(1)]).unwrap());
+    {
+        let store = Store::open(&at("foreign"), Vec::new()).unwrap();
+        rotate(&store, &JobId::file("job"), "attacker's")
+            .await
+            .unwrap();
+    }
+    std::fs::copy(
+        at("foreign").join(DATABASE_FILE),
+        at("state").join(DATABASE_FILE),
+    )
+    .unwrap();
+    let error = Store::open(&at("state"), vec![key(1)]).unwrap_err();
+    assert_eq!(error.code(), "state.damaged");
+    assert!(error.to_string().contains("is not encrypted"), "{error}");
+}
+
+#[tokio::test]
+async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (
+        folder.path().join(DATABASE_FILE),
+        folder.path().join("copy"),
+    );
+    let jobs = ["rotated", "replaced", "forgotten", "untouched"].map(JobId::file);
+    let [rotated, replaced, forgotten, untouched] = &jobs;
+    let open = || std::sync::Arc::new(Store::open(folder.path(), vec![key(1)]).unwrap());
+    {
+        let store = open();
+        for job in &jobs {
+            rotate(&store, job, &format!("v0 of {job}")).await.unwrap();
+        }
+        store.keep_token(rotated, &kept("token")).await.unwrap();
+    }
+    std::fs::copy(&file, &copy).unwrap();
+    // As it is, or with what is no chain newer, it is no older copy.
+    {
+        let store = open();
+        store.keep_token(rotated, &kept("newer")).await.unwrap();
+    }
+    std::fs::copy(&copy, &file).unwrap();
+    {
+        let store = open();
+        assert_eq!(
+            refresh_token(&store, rotated).await.as_deref(),
+            Some("v0 of rotated")
+        );
+        rotate(&store, rotated, "v1").await.unwrap();
+    }
+    std::fs::copy(&copy, &file).unwrap();
+    // Also after another start.
+    drop(open());
+    let store = open();
+    for job in &jobs {
+        let seed = format!("seed of {job}").into_bytes();
+        for seed in [None, Some(&seed[..])] {
+            let found = store.find_chain(job, "refresh_token", seed).await;
+            let failure = found.unwrap_err();
+            assert_eq!(failure.code.as_deref(), Some("chain.restored"));
+            for said in ["refresh_token", "evertoken state set"] {
+                assert!(failure.message.contains(said), "{failure}");
+            }
+        }
+        // Somebody logged in again and put the new value where the configuration has it: a new chain.
+        let login = store.find_chain(job, "refresh_token", Some(b"a new login"));
+        assert!(login.await.unwrap().is_none());
+    }
+    // What lives is no worse for it.
+    assert_eq!(store.token(rotated).await.unwrap(), Some(kept("token")));
+    let clock = std::sync::Arc::new(crate::time::SystemClock);
+    let manual = crate::state::manual::Manual::new(store.clone(), None, clock);
+    let shown = manual.show(&["replaced".to_owned()]).await.unwrap();
+    let state = shown[0].chains[0].state;
+    assert_eq!(state, crate::state::manual::ChainState::Restored);
+    manual
+        .set("replaced", "refresh_token", b"logged in")
+        .await
+        .unwrap();
+    manual.forget("forgotten").await.unwrap();
+    drop(manual);
+    drop(store);
+    let store = open();
+    assert_eq!(
+        refresh_token(&store, replaced).await.as_deref(),
+        Some("logged in")
+    );
+    assert_eq!(refresh_token(&store, forgotten).await, None);
+    let failure = store.find_chain(untouched, "refresh_token", None).await;
+    assert_eq!(failure.unwrap_err().code.as_deref(), Some("chain.restored"));
+}
+
+#[tokio::test]
+async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = crate::test_support::SmallDisk::mount(folder.path(), "16m") else {
+        return;
+    };
+    let directory = folder.path().join("state");
+    let (victim, flooder) = (JobId::file("victim"), JobId::file("flooder"));
+    let mut store = Store::open(&directory, vec![key(1)]).unwrap();
+    rotate(&store, &victim, "v0").await.unwrap();
+    store.keep_token(&victim, &kept("before")).await.unwrap();
+    // What plugins may keep, of as many jobs as it takes; then others take the rest of the disk.
+    let value = vec![b'x'; crate::state::PLUGIN_VALUE_MAX_BYTES];
+    let mut full = None;
+    for n in 0..400 {
+        let key = format!("{n}");
+        let job = JobId::file(format!("flooder{}", n / 64));
+        if let Err(failure) = store.set_plugin_value(&job, &key, &value).await {
+            full = Some(failure);
+            break;
+        }
+    }
+    assert_eq!(full.unwrap().code.as_deref(), Some("state.disk-full"));
+    let _ = std::fs::write(folder.path().join("filler"), vec![0; 16 << 20]);
+    rotate(&store, &flooder, "f0").await.unwrap();
+    // An answer of the largest size, and some rotations, also after a restart.
+    let large = "a".repeat(1024 * 1024);
+    for (n, value) in ["v1", &large, "v2", "v3", "v4"].into_iter().enumerate() {
+        rotate(&store, &victim, value)
+            .await
+            .unwrap_or_else(|failure| panic!("rotation {n}: {failure}"));
+        drop(store);
+        store = Store::open(&directory, vec![key(1)]).unwrap();
+    }
+    assert_eq!(refresh_token(&store, &victim).await.as_deref(), Some("v4"));
+    forget(&store, &flooder).await;
+    forget(&store, &JobId::file("flooder0")).await;
+    std::fs::remove_file(folder.path().join("filler")).unwrap();
+    // With room again, the reserve is filled and everything is taken.
+    store.keep_token(&victim, &kept("after")).await.unwrap();
+    assert_eq!(store.token(&victim).await.unwrap(), Some(kept("after")));
 }

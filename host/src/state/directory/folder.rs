@@ -1,0 +1,135 @@
+//! The state directory and the files in it: ours alone. What somebody else may have written there is refused, because what is in it
+//! decides which values are sent where.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::file::walk::{Missing, OwnDirectory, WayError, check_parent, open_own_directory};
+use crate::state::error::StateError;
+
+/// The mends of a directory that cannot be opened.
+const MAKE_PARENT: &str = "create its parent directory and let this process write there";
+const LET_US_WRITE: &str = "let this process write in the state directory";
+
+/// The mend of a file in it that cannot be opened.
+const MAKE_REGULAR: &str = "it must be a regular file that this process may read and write";
+
+/// The state directory, held open: nobody can move another one under it.
+pub(super) struct Folder {
+    directory: OwnDirectory,
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Opens the directory, made for us alone if it is missing. Its parent is the user's to make.
+    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
+        Ok(Self {
+            directory: open_own_directory(path, Missing::Made)
+                .map_err(|error| refused(path, error))?,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file to read and write, made if it is missing.
+    pub(super) fn file(&self, name: &str) -> Result<File, StateError> {
+        let path = self.path.join(name);
+        let failed = |source: io::Error| StateError::Open {
+            path: path.clone(),
+            source: Arc::new(source),
+            mend: MAKE_REGULAR,
+        };
+        // Not blocking: somebody may have put a pipe there.
+        let flags = OFlags::RDWR
+            | OFlags::CREATE
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.directory.directory, name, flags, mode)
+            .map_err(|errno| failed(errno.into()))?;
+        let file = File::from(file);
+        let found = file.metadata().map_err(failed)?;
+        let refused = |why: String| StateError::Exposed { why };
+        let shown = path.display();
+        if !found.is_file() {
+            return Err(refused(format!("{shown} is no regular file; move it away")));
+        }
+        let us = geteuid().as_raw();
+        if found.uid() != us {
+            return Err(refused(format!(
+                "{shown} belongs to user {}, who could have put anything into it; give it to user {us} if you trust it (`chown {us} {shown}`), or run as its owner",
+                found.uid()
+            )));
+        }
+        // In a volume the kubelet lets the Pod's group write every file at every start.
+        let writers = if self.directory.in_volume {
+            0o002
+        } else {
+            0o022
+        };
+        if found.mode() & writers != 0 {
+            return Err(refused(format!(
+                "{shown} can be written by others (mode {:04o}), who could have put anything into it; take that from them if you trust it (`chmod go= {shown}`)",
+                found.mode() & 0o7777
+            )));
+        }
+        if found.mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(0o600))
+                .map_err(failed)?;
+        }
+        Ok(file)
+    }
+}
+
+/// Whether the directory could be opened, as far as that shows beside a process that holds it.
+pub(in crate::state) fn look(path: &Path) -> Result<(), StateError> {
+    let failed = |errno: Errno, mend| StateError::Open {
+        path: path.to_owned(),
+        source: Arc::new(errno.into()),
+        mend,
+    };
+    match open_own_directory(path, Missing::Refused) {
+        Err(WayError::Missing(missing)) if missing == path => {
+            let parent = path.parent().unwrap_or(path);
+            let parent = check_parent(parent).map_err(|error| refused(path, error))?;
+            may_write_in(&parent).map_err(|errno| failed(errno, MAKE_PARENT))
+        }
+        Err(error) => Err(refused(path, error)),
+        Ok(own) => may_write_in(&own.directory).map_err(|errno| failed(errno, LET_US_WRITE)),
+    }
+}
+
+fn may_write_in(directory: impl rustix::fd::AsFd) -> Result<(), Errno> {
+    let enter_and_create = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(directory, ".", enter_and_create, AtFlags::EACCESS)
+}
+
+fn refused(path: &Path, error: WayError) -> StateError {
+    let (kind, mend) = match &error {
+        WayError::Exposed(_) | WayError::ForeignSymlink(_) | WayError::TooManySymlinks => {
+            return StateError::Exposed {
+                why: error.to_string(),
+            };
+        }
+        WayError::NotADirectory(_) => (io::ErrorKind::NotADirectory, "it must be a directory"),
+        WayError::Missing(_) => (io::ErrorKind::NotFound, MAKE_PARENT),
+        WayError::Os { errno, .. } => (errno.kind(), MAKE_PARENT),
+    };
+    StateError::Open {
+        path: path.to_owned(),
+        source: Arc::new(io::Error::new(kind, error)),
+        mend,
+    }
+}
