@@ -111,6 +111,12 @@ impl Streak {
         self.of_last_kind
     }
 
+    /// The waits go on where they were `before`; the failures since count as such.
+    pub fn resume(&mut self, before: Self) {
+        self.last = before.last;
+        self.of_last_kind = before.of_last_kind;
+    }
+
     /// What the last failure was; none: there was none since the last success.
     #[must_use]
     pub const fn last(&self) -> Option<FailureKind> {

@@ -89,6 +89,8 @@ pub struct Job {
     due: Moment,
     /// Until when the source is left alone after its last answer, on the boot clock.
     rests_until: Duration,
+    /// The try that somebody asked for.
+    asked: Option<Asked>,
     /// Whether what is under way comes from a source that is no longer the job's.
     is_outdated: bool,
     failures: Streak,
@@ -107,6 +109,15 @@ impl Held {
     fn lives(&self, now: Reading) -> bool {
         self.dies.is_none_or(|at| !at.is_reached(now))
     }
+}
+
+/// A try that somebody asked for must not put off those that come by themselves.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// When the source would have been asked next, on the boot clock: it is by then, whatever comes of the try.
+    otherwise: Duration,
+    /// The failures until then: from there the waits go on.
+    before: Streak,
 }
 
 /// What the source waits for.
@@ -132,6 +143,7 @@ impl Job {
             next: Next::Restored,
             due: Moment::after(now, Duration::ZERO),
             rests_until: Duration::ZERO,
+            asked: None,
             is_outdated: false,
             failures: Streak::default(),
             keep: Publication::new(None),
@@ -145,10 +157,17 @@ impl Job {
         match event {
             Event::Woken => {}
             Event::Restored(life) => actions.extend(self.restored(life, now, sample)),
-            Event::Asked => self.asked(now),
+            Event::Asked => {
+                if let Some(otherwise) = self.acquires_at(now).filter(|at| *at > now.boot) {
+                    let before = self.asked.map_or(self.failures, |asked| asked.before);
+                    self.asked = Some(Asked { otherwise, before });
+                }
+                self.hurry(now);
+            }
             Event::SourceChanged => {
                 self.is_outdated = matches!(self.next, Next::Answer);
-                self.asked(now);
+                self.asked = None;
+                self.hurry(now);
             }
             Event::SecretsChanged => {
                 if self.needs_mending() {
@@ -210,7 +229,7 @@ impl Job {
         Some(Action::Adopt)
     }
 
-    fn asked(&mut self, now: Reading) {
+    fn hurry(&mut self, now: Reading) {
         self.rests_until = Duration::ZERO;
         if matches!(self.next, Next::Due | Next::Retry(_)) {
             self.is_due(now);
@@ -273,10 +292,16 @@ impl Job {
             return;
         }
         let stake = self.stake(kind, now);
+        let by_itself = self.asked.take_if(|asked| asked.otherwise <= now.boot);
+        if let Some(Asked { before, .. }) = by_itself {
+            self.failures.resume(before);
+        }
         let nth = self.failures.failed(kind);
         let wait = backoff::wait(kind, nth, retry_after, stake, sample);
         self.rest(now);
-        self.next = Next::Retry(now.boot.saturating_add(wait));
+        let next = now.boot.saturating_add(wait);
+        let latest = self.asked.map_or(next, |asked| asked.otherwise);
+        self.next = Next::Retry(next.min(latest));
     }
 
     /// What is at stake. Consumers that have no token at all are no better off than with a dead one; but what fails for a bug
@@ -307,6 +332,7 @@ impl Job {
     fn succeeded(&mut self, now: Reading) {
         self.failures = Streak::default();
         self.rest(now);
+        self.asked = None;
         self.next = Next::Due;
     }
 
@@ -436,6 +462,13 @@ impl Job {
     #[must_use]
     pub fn remaining(&self, now: Reading) -> Option<Duration> {
         self.held?.dies.map(|at| at.remaining(now))
+    }
+
+    /// When the held token dies, on the boot clock; none: there is none that lives, or it never dies.
+    #[must_use]
+    pub fn dies_at(&self, now: Reading) -> Option<Duration> {
+        let left = self.remaining(now).filter(|left| !left.is_zero())?;
+        Some(now.boot.saturating_add(left))
     }
 
     /// The held token's life.

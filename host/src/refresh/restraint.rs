@@ -121,6 +121,8 @@ pub struct Circuit<J> {
     next: Duration,
     /// Until when the issuer asked us to stay away, on the boot clock.
     obeys_until: Duration,
+    /// When the next probe would have gone if nobody had been in a hurry, on the boot clock: it goes by then, whatever comes of theirs.
+    otherwise: Option<Duration>,
     probe: Option<J>,
     /// Who waits: those first that failed least while the circuit was closed, so that one job's own trouble does not keep all
     /// others waiting; then the most urgent.
@@ -167,6 +169,7 @@ impl<J: Copy + Ord> Circuit<J> {
             failures: 0,
             next: now.boot,
             obeys_until: now.boot,
+            otherwise: None,
             probe: None,
             line: BTreeSet::new(),
             places: BTreeMap::new(),
@@ -236,6 +239,10 @@ impl<J: Copy + Ord> Circuit<J> {
 
     /// Something changed, or somebody wants to know: the next probe does not wait.
     pub fn hurry(&mut self, now: Reading) {
+        let at = self.next.max(self.obeys_until);
+        if at > now.boot {
+            self.otherwise = Some(at);
+        }
         self.next = now.boot;
         self.obeys_until = now.boot;
     }
@@ -278,6 +285,10 @@ impl<J: Copy + Ord> Circuit<J> {
         self.next = now
             .boot
             .saturating_add(spacing(cause, self.failures, sample));
+        self.otherwise = self.otherwise.filter(|at| *at > now.boot);
+        if let Some(otherwise) = self.otherwise {
+            self.next = self.next.min(otherwise);
+        }
     }
 
     fn obey(&mut self, retry_after: Option<Duration>, now: Reading) {

@@ -309,6 +309,61 @@ fn whoever_asks_gets_a_new_token_even_if_it_dies_earlier() {
     );
 }
 
+/// Asks the source at `now` and fails.
+fn fail(job: &mut Job, kind: FailureKind, retry_after: Option<Duration>, now: Reading) {
+    job.step(Event::Woken, now, 1.0);
+    job.begun();
+    let failed = Event::Failed { kind, retry_after };
+    job.step(failed, now, 1.0);
+}
+
+fn next(job: &Job, now: Reading) -> u64 {
+    let next = job.acquires_at(now).expect("it is not being asked");
+    next.as_secs_f64().ceil() as u64
+}
+
+#[test]
+fn whoever_asks_makes_no_later_try_later() {
+    use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
+    for kind in [Unavailable, Internal, Denied, InvalidConfig] {
+        for (failures, times) in (0..7).flat_map(|failures| [(failures, 1), (failures, 3)]) {
+            let what = format!("{kind} after {failures} failures, asked {times} times");
+            let mut without = fresh();
+            let mut now = 0;
+            for _ in 0..failures {
+                now = next(&without, at(now));
+                fail(&mut without, kind, None, at(now));
+            }
+            let by_itself = next(&without, at(now));
+            let mut job = without.clone();
+            let asked_at = now + (by_itself - now) / 2;
+            for _ in 0..times {
+                job.step(Event::Asked, at(asked_at), 1.0);
+                fail(
+                    &mut job,
+                    kind,
+                    Some(Duration::from_secs(3600)),
+                    at(asked_at),
+                );
+            }
+            let mut now = asked_at;
+            assert!(next(&job, at(now)) <= by_itself, "{what}");
+            while next(&job, at(now)) < by_itself {
+                now = next(&job, at(now));
+                fail(&mut job, kind, None, at(now));
+            }
+            // What comes by itself comes when it would have come, and so does what follows.
+            for _ in 0..3 {
+                let expected = next(&without, at(now));
+                assert_eq!(next(&job, at(now)), expected, "{what}");
+                now = expected;
+                fail(&mut without, kind, None, at(now));
+                fail(&mut job, kind, None, at(now));
+            }
+        }
+    }
+}
+
 #[test]
 fn what_another_source_is_about_to_return_is_dropped() {
     for answer in [token(12, 300), failure(FailureKind::Denied)] {
@@ -610,12 +665,13 @@ fn whoever_starts_with_a_dead_token_does_not_wait_as_if_there_never_had_been_one
     ] {
         let mut job = Job::new(policy(), VERIFY, 1, at(100));
         job.step(Event::Restored(restored), at(100), 0.0);
+        let mut now = 100;
         for _ in 0..10 {
-            job.step(failure(kind), at(100), 1.0);
-            job.step(Event::Asked, at(100), 1.0);
+            fail(&mut job, kind, None, at(now));
+            now = next(&job, at(now));
         }
-        job.step(failure(kind), at(100), 1.0);
-        let wait = job.wakes_at(at(100)).unwrap() - at(100).boot;
+        fail(&mut job, kind, None, at(now));
+        let wait = job.wakes_at(at(now)).unwrap() - at(now).boot;
         assert_eq!(wait, Duration::from_secs(longest_s), "{kind} {restored:?}");
     }
 }
@@ -640,15 +696,13 @@ fn a_changed_secret_ends_the_wait_for_somebody_and_no_other_wait() {
 #[test]
 fn after_a_changed_secret_the_waits_for_somebody_start_anew() {
     let mut job = started();
-    for second in [1, 20, 100] {
-        job.step(failure(FailureKind::Denied), at(second), 0.0);
-        job.step(Event::Asked, at(second), 0.0);
+    for second in [1, 11, 71, 371] {
+        fail(&mut job, FailureKind::Denied, None, at(second));
     }
-    job.step(failure(FailureKind::Denied), at(200), 0.0);
-    assert_eq!(job.wakes_at(at(200)), Some(Duration::from_secs(200 + 900)));
-    job.step(Event::SecretsChanged, at(300), 0.0);
-    job.step(failure(FailureKind::Denied), at(300), 0.0);
-    assert_eq!(job.wakes_at(at(300)), Some(Duration::from_secs(310)));
+    assert_eq!(job.wakes_at(at(371)), Some(Duration::from_secs(371 + 900)));
+    job.step(Event::SecretsChanged, at(400), 0.0);
+    fail(&mut job, FailureKind::Denied, None, at(400));
+    assert_eq!(job.wakes_at(at(400)), Some(Duration::from_secs(410)));
     assert_eq!(job.failures(), 5);
 }
 
