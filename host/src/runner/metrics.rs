@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::status::{ChainState, JobStatus, Snapshot};
+use super::status::{ChainState, JobState, JobStatus, Snapshot};
 use crate::config::model::Destination;
 use crate::failure::{Failure, FailureKind};
 use crate::refresh::restraint::Cause;
@@ -110,8 +110,7 @@ pub struct Metrics {
     keep_failures: Counter,
     in_flight: Gauge,
     waiting: Gauge,
-    config_loaded: Gauge,
-    config_loaded_at: Gauge,
+    log_lines_lost: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -148,8 +147,7 @@ impl Metrics {
             keep_failures: Counter::default(),
             in_flight: Gauge::default(),
             waiting: Gauge::default(),
-            config_loaded: Gauge::default(),
-            config_loaded_at: Gauge::default(),
+            log_lines_lost: Counter::default(),
         };
         metrics.register();
         metrics
@@ -225,14 +223,9 @@ impl Metrics {
             self.waiting.clone(),
         );
         registry.register(
-            "config_last_reload_successful",
-            "Whether the newest configuration is in use",
-            self.config_loaded.clone(),
-        );
-        registry.register(
-            "config_last_reload_success_timestamp_seconds",
-            "When a configuration was last taken into use",
-            self.config_loaded_at.clone(),
+            "log_lines_lost",
+            "Log lines that were dropped because nobody read standard error",
+            self.log_lines_lost.clone(),
         );
         registry.register_collector(Box::new(self.per_job.clone()));
     }
@@ -337,13 +330,10 @@ impl Metrics {
         self.waiting.set(gauge(waiting));
     }
 
-    /// Says whether the newest configuration was taken into use.
-    pub fn config_loaded(&self, is_taken: bool, now: Timestamp) {
-        self.config_loaded.set(i64::from(is_taken));
-        if is_taken {
-            let seconds = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
-            self.config_loaded_at.set(seconds);
-        }
+    /// The counter of log lines that were dropped, for whoever writes them.
+    #[must_use]
+    pub fn log_lines_lost(&self) -> Counter {
+        self.log_lines_lost.clone()
     }
 
     /// Everything as OpenMetrics text, with the jobs as they are in `snapshot`.
@@ -378,14 +368,23 @@ impl PerJob {
     }
 }
 
+/// Who the job is, by cert-manager's labels; a job of the configuration file is in no namespace. Prometheus itself has a label `job`.
+fn labels_of(job: &JobStatus) -> [(&'static str, String); 2] {
+    let namespace = job.id.namespace.clone().unwrap_or_default();
+    [("name", job.id.name.clone()), ("namespace", namespace)]
+}
+
 /// One gauge per job: its name, what it says, and its value where it has one.
 type JobGauge = (&'static str, &'static str, fn(&JobStatus) -> Option<f64>);
 
 const JOB_GAUGES: [JobGauge; 4] = [
     (
         "job_expiration_timestamp_seconds",
-        "When the token that consumers have dies",
-        |job| job.expires_at.map(seconds),
+        "When the token that consumers have dies; 0: they have none yet",
+        |job| {
+            let has_none = matches!(job.state, JobState::Pending | JobState::Failing);
+            job.expires_at.map(seconds).or(has_none.then_some(0.0))
+        },
     ),
     (
         "job_next_refresh_timestamp_seconds",
@@ -414,7 +413,7 @@ impl Collector for PerJob {
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             for job in &snapshot.jobs {
                 if let Some(value) = value(job) {
-                    let labels = [("job", job.id.to_string())];
+                    let labels = labels_of(job);
                     ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
                 }
             }
@@ -434,8 +433,13 @@ fn chain_states(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt
     )?;
     for job in &snapshot.jobs {
         let Some(present) = job.chain else { continue };
+        let [name, namespace] = labels_of(job);
         for state in ChainState::ALL {
-            let labels = [("job", job.id.to_string()), ("state", state.to_string())];
+            let labels = [
+                name.clone(),
+                namespace.clone(),
+                ("state", state.to_string()),
+            ];
             let value = ConstGauge::new(i64::from(state == present));
             value.encode(family.encode_family(&labels)?)?;
         }
@@ -465,7 +469,6 @@ mod tests {
     use super::*;
     use crate::config::model::{FileDestination, JobId};
     use crate::failure::FailureKind;
-    use crate::runner::status::JobState;
 
     fn job(name: &str, state: JobState, expires_at: Option<u64>) -> JobStatus {
         JobStatus {
@@ -523,11 +526,21 @@ mod tests {
             metrics.client_restrained(&origin, Cause::IssuerInTrouble, is_held_back);
         }
         metrics.client_restrained(issuer, Cause::ClientRefused, true);
-        metrics.config_loaded(true, Timestamp(1_700_000_000_000));
+        metrics.log_lines_lost().inc_by(3);
         let text = metrics
             .encode(snapshot(vec![
                 job("a", JobState::Ready, Some(1_700_000_300_000)),
                 job("b\"\n", JobState::Expired, None),
+                job("never-had-one", JobState::Failing, None),
+                job("not-yet", JobState::Pending, None),
+                job("lives-for-ever", JobState::Ready, None),
+                JobStatus {
+                    id: JobId {
+                        namespace: Some("shop".to_owned()),
+                        ..JobId::file("tenant")
+                    },
+                    ..job("", JobState::Ready, Some(1_700_000_300_000))
+                },
             ]))
             .unwrap();
         for line in [
@@ -544,16 +557,19 @@ mod tests {
             "evertoken_issuer_restrained{origin=\"https://idp.example.org:8002\"} 1",
             "evertoken_issuer_clients_refused{origin=\"https://idp.example.org\"} 1",
             "evertoken_issuer_clock_skew_seconds{origin=\"https://idp.example.org\"} -1.5",
-            "evertoken_chain_state{job=\"a\",state=\"ok\"} 0",
-            "evertoken_chain_state{job=\"a\",state=\"dead\"} 1",
+            "evertoken_chain_state{name=\"a\",namespace=\"\",state=\"ok\"} 0",
+            "evertoken_chain_state{name=\"a\",namespace=\"\",state=\"dead\"} 1",
             "evertoken_output_writes_total{kind=\"file\",result=\"unchanged\"} 1",
             "evertoken_output_writes_total{kind=\"file\",result=\"failed\"} 1",
             "evertoken_output_failures_total{kind=\"file\",code=\"file.disk-full\"} 1",
-            "evertoken_config_last_reload_successful 1",
-            "evertoken_job_expiration_timestamp_seconds{job=\"a\"} 1700000300.0",
-            "evertoken_job_next_refresh_timestamp_seconds{job=\"a\"} 1700000000.5",
-            "evertoken_job_ready{job=\"a\"} 1.0",
-            "evertoken_job_ready{job=\"b\\\"\\n\"} 0.0",
+            "evertoken_log_lines_lost_total 3",
+            "evertoken_job_expiration_timestamp_seconds{name=\"a\",namespace=\"\"} 1700000300.0",
+            "evertoken_job_next_refresh_timestamp_seconds{name=\"a\",namespace=\"\"} 1700000000.5",
+            "evertoken_job_ready{name=\"a\",namespace=\"\"} 1.0",
+            "evertoken_job_ready{name=\"b\\\"\\n\",namespace=\"\"} 0.0",
+            "evertoken_job_expiration_timestamp_seconds{name=\"never-had-one\",namespace=\"\"} 0.0",
+            "evertoken_job_expiration_timestamp_seconds{name=\"not-yet\",namespace=\"\"} 0.0",
+            "evertoken_job_expiration_timestamp_seconds{name=\"tenant\",namespace=\"shop\"} 1700000300.0",
             "# EOF",
         ] {
             assert!(
@@ -562,6 +578,9 @@ mod tests {
             );
         }
         assert_eq!(text.matches("evertoken_chain_state{").count(), 4);
+        let of_one_that_lives_for_ever = "expiration_timestamp_seconds{name=\"lives-for-ever\"";
+        assert!(!text.contains(of_one_that_lives_for_ever), "{text}");
+        assert!(!text.contains("job=\""), "Prometheus' own label: {text}");
         assert!(
             !text.contains("last_success_timestamp_seconds{"),
             "there was none"

@@ -173,6 +173,7 @@ fn jobs_that_wait_for_their_issuer_have_not_failed_and_are_late() {
     for name in &names {
         world.plan(name, away(&world, Duration::ZERO, 10 * MINUTE, &how));
     }
+    world.facts().ahead_ms = 250;
     world.time.run(async {
         let started = world
             .start(names.iter().map(|name| job(name)).collect())
@@ -555,11 +556,11 @@ fn a_chain_that_is_dead_is_said_in_status_and_metrics_until_the_job_succeeds() {
         for (chain, line) in [
             (
                 ChainState::Dead,
-                "evertoken_chain_state{job=\"a\",state=\"dead\"} 1",
+                "evertoken_chain_state{name=\"a\",namespace=\"\",state=\"dead\"} 1",
             ),
             (
                 ChainState::Ok,
-                "evertoken_chain_state{job=\"a\",state=\"ok\"} 1",
+                "evertoken_chain_state{name=\"a\",namespace=\"\",state=\"ok\"} 1",
             ),
         ] {
             world.time.wait(SECOND).await;
