@@ -16,6 +16,12 @@ const FUTURE_TOLERANCE: Duration = Duration::from_secs(60);
 /// For long-lived tokens the tolerance grows: this part of their life.
 const FUTURE_TOLERANCE_OF_LIFE: u32 = 20;
 
+/// Issuers commonly take a minute's difference for granted and refuse what is beyond it.
+const OFF_BEYOND: Duration = Duration::from_secs(60);
+
+/// A clock that was off is right again below this.
+const BACK_BELOW: Duration = Duration::from_secs(50);
+
 /// Of the second that a `Date` is cut off to, what is cut off on average.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
@@ -112,6 +118,13 @@ pub fn ahead_ms(sent_at: Timestamp, answered_at: Timestamp, date: Timestamp) -> 
     signed(theirs.0).saturating_sub(signed(middle.0))
 }
 
+/// Whether an issuer's clock counts as wrong, or ours; `was_off`: it did before, so that one at the bound is not told of over and over.
+#[must_use]
+pub const fn is_off(ahead_ms: i64, was_off: bool) -> bool {
+    let bound = if was_off { BACK_BELOW } else { OFF_BEYOND };
+    Duration::from_millis(ahead_ms.unsigned_abs()).as_millis() > bound.as_millis()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -122,6 +135,23 @@ mod tests {
         Reading {
             wall: Timestamp(wall_s * 1000),
             boot: Duration::from_secs(boot_s),
+        }
+    }
+
+    #[test]
+    fn a_clock_is_off_beyond_a_minute_and_right_again_well_below() {
+        for (ahead_s, was_off, expected) in [
+            (0, false, false),
+            (60, false, false),
+            (61, false, true),
+            (-61, false, true),
+            (-60, false, false),
+            (55, true, true),
+            (-55, true, true),
+            (50, true, false),
+            (i64::MIN / 1000, false, true),
+        ] {
+            assert_eq!(is_off(ahead_s * 1000, was_off), expected, "{ahead_s} s");
         }
     }
 

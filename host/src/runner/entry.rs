@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) keep_failure: Option<Box<FailureStatus>>,
     /// By output.
     pub(super) output_failures: Vec<Option<Box<FailureStatus>>>,
+    /// Whether it has been said that the token died.
+    is_death_told: bool,
 }
 
 impl Entry {
@@ -64,6 +66,7 @@ impl Entry {
             secrets: None,
             keep_failure: None,
             output_failures: vec![None; outputs],
+            is_death_told: false,
         }
     }
 
@@ -178,6 +181,20 @@ impl Entry {
         self.machine.is_settled(now)
             || needs_mending(&self.last_failure)
             || (!self.machine.is_acquiring() && self.output_failures.iter().any(needs_mending))
+    }
+
+    /// Says once that the token has died before there was another. `held_back`: why the job waits for its issuer, if it does.
+    pub(super) fn tell_death(&mut self, now: Reading, held_back: Option<HeldBack>) {
+        let is_dead = self.token.is_some() && !self.machine.lives(now);
+        if is_dead && !self.is_death_told {
+            let failure = held_back.map(|held_back| held_back.failure);
+            let failure = failure.as_ref().or(self.last_failure.as_deref());
+            let code = failure.and_then(|failure| failure.code.as_deref());
+            let error = failure.map(|failure| failure.message.as_str());
+            let expired_at = self.expires_at(now).map(tracing::field::display);
+            tracing::error!(job = %self.config.id, expired_at, code, error, "the token has expired and there is no other yet");
+        }
+        self.is_death_told = is_dead;
     }
 
     fn state(&self, now: Reading, is_held_back: bool) -> JobState {

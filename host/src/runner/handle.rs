@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::Snapshot;
 use crate::config::model::{Job, JobId, SharedOutput};
+use crate::time::Timestamp;
 
 /// Commands that wait while the runner is busy; whoever sends more waits.
 const COMMANDS: usize = 64;
@@ -24,11 +24,11 @@ pub enum Change {
 }
 
 /// What became of a wish for new tokens.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The jobs that are being refreshed.
-    pub asked: Vec<JobId>,
-    /// Names that are no job's.
+    /// When; whatever a job's source gives from here on is an answer to the wish.
+    pub at: Timestamp,
+    /// Names that are no job's. If there are any, no job was asked.
     pub unknown: Vec<String>,
 }
 
@@ -65,7 +65,8 @@ impl Handle {
         self.ask(|reply| Command::Apply(changes, reply)).await
     }
 
-    /// Asks the sources of these jobs, by name or `namespace/name`, for new tokens now; no names: of all jobs.
+    /// Asks the sources of these jobs, by name or `namespace/name`, for new tokens now; no names: of all jobs. If one of the names is no
+    /// job's, none is asked.
     ///
     /// # Errors
     ///

@@ -158,10 +158,22 @@ impl Runner {
 
     async fn wind_down(&mut self) {
         self.scheduler.stop();
-        for running in self.running.values() {
-            if self.scheduler.may_abandon(running.work) {
-                running.abort.abort();
-            }
+        let running = self.running.values();
+        let abandoned: Vec<&Running> = running
+            .filter(|running| self.scheduler.may_abandon(running.work))
+            .collect();
+        for running in &abandoned {
+            running.abort.abort();
+        }
+        let calls = abandoned.iter().map(|running| running.work);
+        let jobs = self
+            .scheduler
+            .names(calls.filter(|work| matches!(work, Work::Acquire(_))));
+        if !jobs.is_empty() {
+            warn!(
+                jobs,
+                "stopping: requests under way are abandoned, and the next start asks again"
+            );
         }
         let mut grace = self.ports.timer.sleep(GRACE);
         loop {
@@ -173,7 +185,8 @@ impl Runner {
                     None => break,
                 },
                 () = &mut grace => {
-                    warn!(tasks = self.tasks.len(), "stopping although something did not end in time");
+                    let jobs = self.scheduler.names(self.running.values().map(|running| running.work));
+                    warn!(tasks = self.tasks.len(), jobs, "stopping although something did not end in time");
                     break;
                 }
             }

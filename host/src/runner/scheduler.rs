@@ -31,6 +31,9 @@ use issuers::Issuers;
 /// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// Names in one log line.
+const NAMES: usize = 10;
+
 /// A job's, shared output's or troubled issuer's place in the runner. Never used twice, so that what ends late finds nobody.
 pub(super) type Key = u64;
 
@@ -245,14 +248,15 @@ impl Scheduler {
     }
 
     fn refresh(&mut self, names: &[String]) -> Asked {
+        let at = self.world.now().wall;
         let (keys, unknown) = self.named(names);
-        let mut asked = Vec::new();
-        for key in keys {
-            self.tell(key, Event::Asked);
-            self.hurry_issuer(key);
-            asked.extend(self.jobs.get(&key).map(|entry| entry.config.id.clone()));
+        if unknown.is_empty() {
+            for key in keys {
+                self.tell(key, Event::Asked);
+                self.hurry_issuer(key);
+            }
         }
-        Asked { asked, unknown }
+        Asked { at, unknown }
     }
 
     /// The keys of jobs with these names, all without names, and the names that are no job's.
@@ -503,6 +507,9 @@ impl Scheduler {
         let event = Event::Keep(written_event(result.as_ref().err()));
         let now = self.world.now().wall;
         if let Some(entry) = self.jobs.get_mut(&key) {
+            if result.is_ok() && entry.keep_failure.is_some() {
+                info!(job = %entry.config.id, "the token is kept for a restart again");
+            }
             entry.keep_failure = result.err().map(|failure| {
                 self.world.metrics.keep_failed();
                 warn!(job = %entry.config.id, error = %failure, "the token cannot be kept for a restart");
@@ -520,9 +527,10 @@ impl Scheduler {
             let output = entry.config.outputs.get(index);
             if let (Some(output), Some(note)) = (output, entry.output_failures.get_mut(index)) {
                 let job = entry.config.id.to_string();
+                let was_failing = note.is_some();
                 *note = self
                     .world
-                    .note_write(&job, &output.destination, result, now);
+                    .note_write(&job, &output.destination, was_failing, result, now);
             }
         }
         self.tell(key, event);
@@ -591,11 +599,16 @@ impl Scheduler {
     /// Keeps right when the job wakes and whether it is finished.
     fn update(&mut self, key: Key) {
         let now = self.world.now();
-        let Some(entry) = self.jobs.get(&key) else {
+        let held_back = self.held_back(key);
+        let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        self.queue
-            .set(Sleeper::Job(key), entry.machine.wakes_at(now));
+        entry.tell_death(now, held_back.map(|(held_back, _)| held_back));
+        let death = entry.machine.dies_at(now);
+        let wakes_at = entry.machine.wakes_at(now);
+        let wakes_at = wakes_at.into_iter().chain(death).min();
+        self.queue.set(Sleeper::Job(key), wakes_at);
+        let entry = &*entry;
         if entry.is_finished(now) || self.is_held_for_people(key) {
             self.unfinished.remove(&key);
         } else {
@@ -636,6 +649,27 @@ impl Scheduler {
         }
     }
 
+    /// The jobs that this work is for, for people.
+    pub(super) fn names(&self, works: impl Iterator<Item = Work>) -> String {
+        let of_jobs = works.filter_map(|work| match work {
+            Work::Load(key)
+            | Work::Acquire(key)
+            | Work::Look(key)
+            | Work::Keep(key)
+            | Work::Write(key, ..) => Some(self.jobs.get(&key)?.config.id.to_string()),
+            Work::WriteShared(key, _) => {
+                let shared = &self.shared.get(&key)?.config;
+                Some(entry::destination(&shared.output.destination))
+            }
+        });
+        let names: BTreeSet<String> = of_jobs.collect();
+        let mut shown: Vec<&str> = names.iter().take(NAMES).map(String::as_str).collect();
+        let more = names.len().saturating_sub(NAMES);
+        let more = (more > 0).then(|| format!("{more} more"));
+        shown.extend(more.as_deref());
+        shown.join(", ")
+    }
+
     /// Tells the metrics how much there is to do.
     pub(super) fn measure(&self) {
         let (running, waiting) = (self.admission.running(), self.admission.waiting());
@@ -659,6 +693,7 @@ impl World {
         &self,
         job: &str,
         destination: &Destination,
+        was_failing: bool,
         result: Result<ports::Change, Failure>,
         now: Timestamp,
     ) -> Option<Box<FailureStatus>> {
@@ -670,7 +705,11 @@ impl World {
                     ports::Change::Unchanged => WriteResult::Unchanged,
                 };
                 self.metrics.wrote(destination, result);
-                debug!(job, output, ?change, "output is right");
+                if was_failing {
+                    info!(job, output, "output is written again");
+                } else {
+                    debug!(job, output, ?change, "output is right");
+                }
                 None
             }
             Err(failure) => {

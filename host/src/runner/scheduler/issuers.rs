@@ -1,12 +1,14 @@
 //! Restraint per issuer and client: calls of sources wait behind a closed circuit instead of failing one by one at an issuer that
 //! is away or refuses them all, and all go on with its first answer. Who may try when is [`crate::refresh::restraint`]'s to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tracing::{info, warn};
 
 use super::{Class, Key, Scheduler, Sleeper, Work};
 use crate::failure::Failure;
+use crate::refresh::clock;
 use crate::refresh::job::Event;
 use crate::refresh::restraint::{Cause, Circuit, Sign, sign};
 use crate::runner::ports::Issuer;
@@ -20,6 +22,8 @@ pub(super) struct Issuers {
     keys: BTreeMap<Issuer, Key>,
     /// Calls under way, by job.
     calls: BTreeMap<Key, UnderWay>,
+    /// Origins whose clock is off, or ours is.
+    off: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -124,11 +128,25 @@ impl Scheduler {
     }
 
     /// Takes note of what a job's issuer said about its clock.
-    pub(super) fn clock_compared(&self, key: Key, ahead_ms: Option<i64>) {
+    pub(super) fn clock_compared(&mut self, key: Key, ahead_ms: Option<i64>) {
         let call = self.issuers.calls.get(&key);
-        if let (Some(call), Some(ahead_ms)) = (call, ahead_ms) {
-            let metrics = &self.world.metrics;
-            metrics.issuer_clock(&call.issuer.origin, ahead_ms);
+        let (Some(call), Some(ahead_ms)) = (call, ahead_ms) else {
+            return;
+        };
+        let origin = Arc::clone(&call.issuer.origin);
+        self.world.metrics.issuer_clock(&origin, ahead_ms);
+        let was_off = self.issuers.off.contains(&origin);
+        let ahead_seconds = ahead_ms / 1000;
+        match (was_off, clock::is_off(ahead_ms, was_off)) {
+            (false, true) => {
+                warn!(%origin, ahead_seconds, "the issuer's clock and this machine's differ by more than a minute; tokens may be refused or die early");
+                self.issuers.off.insert(origin);
+            }
+            (true, false) => {
+                info!(%origin, ahead_seconds, "the issuer's clock and this machine's agree again");
+                self.issuers.off.remove(&origin);
+            }
+            _ => {}
         }
     }
 

@@ -110,9 +110,10 @@ impl Scheduler {
             let from: Vec<_> = shared.config.from.iter().map(ToString::to_string).collect();
             let destination = &shared.config.output.destination;
             let wall = now.wall;
-            shared.failure = self
-                .world
-                .note_write(&from.join(","), destination, result, wall);
+            let was_failing = shared.failure.is_some();
+            shared.failure =
+                self.world
+                    .note_write(&from.join(","), destination, was_failing, result, wall);
         }
         self.write_shared_if_due(key);
         self.settle_shared();

@@ -7,6 +7,7 @@ use super::world::{Plan, SECOND, World, failure, job, output, put};
 use crate::config::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::failure::FailureKind;
 use crate::runner::{Asked, Change};
+use crate::time::Clock as _;
 
 fn shared(from: &[&str], path: &str) -> Change {
     Change::SharedOutputs(vec![Arc::new(SharedOutput {
@@ -193,10 +194,14 @@ fn whoever_asks_for_a_refresh_gets_one_and_learns_of_names_that_are_no_jobs() {
         let names = vec!["a".to_owned(), "nobody".to_owned()];
         let asked = started.handle.refresh(names).await.unwrap();
         let expected = Asked {
-            asked: vec![JobId::file("a")],
+            at: world.time.now().wall,
             unknown: vec!["nobody".to_owned()],
         };
         assert_eq!(asked, expected);
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("a"), ["a.0"], "none is asked then");
+        let asked = started.handle.refresh(vec!["a".to_owned()]).await.unwrap();
+        assert_eq!(asked.unknown, Vec::<String>::new());
         world.time.wait(SECOND).await;
         assert_eq!(world.written("a"), ["a.0", "a.1"]);
         assert_eq!(world.written("b"), ["b.0"]);

@@ -30,6 +30,141 @@ impl MakeWriter<'_> for Lines {
     }
 }
 
+/// What is logged at INFO and above while this goes on in the world, without what is before the message.
+fn told(world: &World, during: impl AsyncFnOnce()) -> Vec<String> {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(lines.clone())
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(subscriber, || world.time.run(during()));
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    text.lines()
+        .map(|line| line.trim_start().split_once(": ").unwrap())
+        .map(|(place, message)| {
+            let level = place.split_once(' ').unwrap().0;
+            format!("{level} {message}")
+        })
+        .collect()
+}
+
+/// The lines that hold this.
+fn with<'a>(lines: &'a [String], text: &str) -> Vec<&'a str> {
+    let lines = lines.iter().filter(|line| line.contains(text));
+    lines.map(String::as_str).collect()
+}
+
+#[test]
+fn an_output_that_works_again_is_one_line() {
+    let world = World::default();
+    let full = failure(FailureKind::Unavailable);
+    let lines = told(&world, async || {
+        world.facts().write_fails.insert("a".to_owned(), full);
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(20 * SECOND).await;
+        world.facts().write_fails.clear();
+        // Verified many times since.
+        world.time.wait(3600 * SECOND).await;
+        started.stop().await;
+    });
+    assert!(with(&lines, "output cannot be written").len() > 1);
+    let again = with(&lines, "again");
+    assert_eq!(
+        again,
+        ["INFO output is written again job=\"a\" output=\"a\""]
+    );
+}
+
+#[test]
+fn a_store_that_works_again_is_one_line() {
+    let world = World::default();
+    let lines = told(&world, async || {
+        world.facts().store_fails = true;
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(20 * SECOND).await;
+        world.facts().store_fails = false;
+        world.time.wait(3600 * SECOND).await;
+        started.stop().await;
+    });
+    let again = with(&lines, "again");
+    assert_eq!(again, ["INFO the token is kept for a restart again job=a"]);
+}
+
+#[test]
+fn a_token_that_dies_without_another_is_one_line_each_time() {
+    let world = World::default();
+    let lines = told(&world, async || {
+        let fails = |nth| (nth % 20 != 0).then(|| failure(FailureKind::Unavailable));
+        world.plan(
+            "a",
+            Plan {
+                fails: Arc::new(fails),
+                ..Plan::default()
+            },
+        );
+        let started = world.start(vec![job("a"), job("well")]).await;
+        world.time.wait(4000 * SECOND).await;
+        started.stop().await;
+    });
+    let refreshed = with(&lines, "refreshed token job=a").len();
+    let died = with(
+        &lines,
+        "ERROR the token has expired and there is no other yet job=a",
+    );
+    assert!(refreshed > 2, "{lines:#?}");
+    assert!(
+        died.len() == refreshed || died.len() == refreshed - 1,
+        "{lines:#?}"
+    );
+    let expired = "expired_at=2023-11-14T22:18:20Z code=\"model\" error=\"the model fails\"";
+    assert!(died[0].ends_with(expired), "{}", died[0]);
+    assert!(
+        with(&lines, "expired")
+            .iter()
+            .all(|line| !line.contains("well"))
+    );
+}
+
+#[test]
+fn a_clock_that_is_off_is_one_line_and_one_when_it_is_right_again() {
+    let world = World::default();
+    let lines = told(&world, async || {
+        let started = world.start(vec![job("a")]).await;
+        for ahead_s in [250, 250, 55, -250, 0, 40] {
+            world.facts().ahead_ms = ahead_s * 1000;
+            world.time.wait(300 * SECOND).await;
+        }
+        started.stop().await;
+    });
+    let off = with(&lines, "differ by more than a minute");
+    assert_eq!(off.len(), 1, "{lines:#?}");
+    assert!(
+        off[0].starts_with("WARN") && off[0].contains("origin=https://issuer ahead_seconds=250")
+    );
+    assert_eq!(with(&lines, "agree again").len(), 1);
+}
+
+#[test]
+fn requests_that_a_stop_abandons_are_one_line() {
+    let world = World::default();
+    let slow = Plan {
+        takes: 20 * SECOND,
+        ..Plan::default()
+    };
+    for name in ["a", "b"] {
+        world.plan(name, slow.clone());
+    }
+    let lines = told(&world, async || {
+        let started = world.start(vec![job("a"), job("b"), job("c")]).await;
+        world.time.wait(SECOND).await;
+        started.stop().await;
+    });
+    let expected = "WARN stopping: requests under way are abandoned, and the next start asks again jobs=\"a, b\"";
+    assert_eq!(with(&lines, "stopping"), [expected]);
+}
+
 #[test]
 fn a_refresh_is_one_line_a_failure_another_and_no_line_holds_a_token() {
     let lines = Lines::default();

@@ -90,6 +90,8 @@ pub(crate) struct Facts {
     /// Tokens in the store.
     pub(crate) store: HashMap<JobId, KeptToken>,
     pub(crate) store_fails: bool,
+    /// How far all issuers' clocks are ahead.
+    pub(crate) ahead_ms: i64,
     /// By token value: when it really dies.
     pub(crate) deaths: HashMap<String, Duration>,
     /// Whether of calls and outputs only the last of each is remembered, for long runs.
@@ -328,7 +330,7 @@ impl Acquirer for World {
                 token: token(&value, Expiry::At(sent.after(plan.life))),
                 obtained_at: sent,
                 rotating_expires_at: plan.rotating_life.map(|life| sent.after(life)),
-                issuer_ahead_ms: Some(250),
+                issuer_ahead_ms: Some(self.facts().ahead_ms),
             })
         })
     }
