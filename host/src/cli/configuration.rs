@@ -1,12 +1,15 @@
 //! Reads the configuration file for the commands that need it and shows all mistakes at once.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Exit, house, plugin_options, runtime};
+use super::terminal::Look;
+use super::{Exit, house, plugin_options, runtime, say, stderr};
 use crate::config::{self, Loaded, Mistakes, Refused, defaults};
+
+/// Which one is read if none is named.
+pub(super) const DEFAULT_PATH: &str = "/etc/evertoken/evertoken.yaml";
 
 /// The option that names the configuration.
 #[derive(Debug, Clone, Args)]
@@ -17,7 +20,7 @@ pub(super) struct ConfigArguments {
         long,
         value_name = "FILE",
         env = "EVERTOKEN_CONFIG",
-        default_value = "/etc/evertoken/evertoken.yaml"
+        default_value = DEFAULT_PATH
     )]
     pub(super) config: PathBuf,
 }
@@ -44,11 +47,8 @@ async fn refuse(refused: Refused) -> anyhow::Result<Exit> {
 
 /// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.
 pub(super) fn show(mistakes: &Mistakes) {
-    let mut stderr = std::io::stderr();
-    let text = if stderr.is_terminal() {
-        mistakes.drawn(true)
-    } else {
-        mistakes.to_string()
-    };
-    let _ = stderr.write_all(text.as_bytes());
+    match Look::of(&std::io::stderr()) {
+        Look::Plain => say(&mistakes.to_string()),
+        look => stderr::write(mistakes.drawn(look == Look::Unicode).as_bytes()),
+    }
 }

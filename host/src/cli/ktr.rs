@@ -1,13 +1,12 @@
 //! `evertoken ktr`: kube-token-refresher's job from its own file, variables and flags.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::Path;
 
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
-use super::{Exit, configuration, house, log, run, runtime, say};
+use super::{Exit, configuration, house, log, print, run, runtime, say, signals};
 use crate::config::ktr::{self, LogFormat, LogLevel};
 use crate::{config, file};
 
@@ -28,7 +27,7 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
         return Exit::Usage;
     };
     if ktr::asks_for_help(&arguments) {
-        return match write!(std::io::stdout(), "{}", ktr::USAGE) {
+        return match print(ktr::USAGE) {
             Ok(()) => Exit::Success,
             Err(_) => Exit::Failure,
         };
@@ -46,14 +45,15 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
             return Exit::Usage;
         }
     };
-    log::start(level(settings.log_level), format(settings.log_format));
+    log::start_apart(level(settings.log_level), format(settings.log_format));
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
     let config = settings.into_config();
     runtime::block_on(async {
+        let stop = signals::stop_on_signal()?;
         let plugins = house::plugins(&config.plugins, &config.limits.plugin)?;
-        run::keep_fresh(&config, plugins).await
+        run::keep_fresh(&config, None, plugins, stop).await
     })
 }
 

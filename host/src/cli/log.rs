@@ -1,14 +1,19 @@
 //! Where log lines go and which are let through. Lines of the libraries below us stop at `warn` however often `-v` is given:
 //! at finer levels HTTP and TLS libraries print headers and bodies, and those hold secrets.
 
-use std::io::IsTerminal as _;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io;
 
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::stderr;
+use super::terminal::Look;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,18 +68,39 @@ impl LogArguments {
 
 /// Sends log lines to standard error from here on.
 pub(super) fn start(level: LevelFilter, format: Format) {
+    start_with(level, format, BoxMakeWriter::new(io::stderr));
+}
+
+/// The same for a process that keeps tokens fresh: it waits for nobody who reads its log, and a panic is a line of it.
+pub(super) fn start_apart(level: LevelFilter, format: Format) {
+    match stderr::start() {
+        Ok(lines) => start_with(level, format, BoxMakeWriter::new(move || lines)),
+        // Without a thread to spare, lines that may be waited for are better than none.
+        Err(_) => start(level, format),
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured)
+            .then(|| tracing::field::display(backtrace));
+        let place = panic.location().map(tracing::field::display);
+        let why = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place, backtrace, "panicked: {why}");
+    }));
+}
+
+fn start_with(level: LevelFilter, format: Format, writer: BoxMakeWriter) {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("evertoken", level)
         // It repeats as an error what the job's own line says with its name and the mend.
         .with_target("kube_client::client::builder", LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry();
     // A second call (tests start several commands in one process) keeps the first subscriber.
     let _ = match format {
         Format::Text => {
             let lines = lines
-                .with_ansi(std::io::stderr().is_terminal())
+                .with_ansi(Look::of(&io::stderr()) != Look::Plain)
                 .with_target(false);
             registry.with(lines.with_filter(filter)).try_init()
         }

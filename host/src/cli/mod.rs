@@ -16,11 +16,14 @@ mod run;
 mod runtime;
 mod schema;
 mod signals;
+mod socket;
 mod state;
 mod status;
+mod stderr;
+mod terminal;
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,6 +32,7 @@ use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
 pub use exit::Exit;
+use stderr::say;
 
 use crate::printable::{printable, printable_json};
 
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
             Err(error) => report_usage(&error),
         }
     };
+    stderr::finish();
     exit.into()
 }
 
@@ -98,12 +103,12 @@ fn dispatch(arguments: Arguments) -> Exit {
     let log = &arguments.log;
     match arguments.command {
         Command::Run(arguments) => {
-            log::start(level, log.log_format);
+            log::start_apart(level, log.log_format);
             run::run(&arguments)
         }
         Command::Once(arguments) => {
             // It ends with a line for each job; cron sends a mail for more.
-            log::start(log.level(LevelFilter::WARN), log.log_format);
+            log::start_apart(log.level(LevelFilter::WARN), log.log_format);
             once::run(&arguments)
         }
         Command::Check(arguments) => {
@@ -137,20 +142,13 @@ fn is_ktr_variable(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("KTR_"))
 }
 
-/// Says something to whoever started the process. Parts of it may be words of a plugin, an issuer or a file.
-fn say(text: &str) {
-    for line in text.lines() {
-        let _ = writeln!(std::io::stderr(), "{}", printable(line));
-    }
-}
-
 /// Prints an answer for people, whatever is in it.
 ///
 /// # Errors
 /// Standard output does not take it.
-fn print(text: &str) -> std::io::Result<()> {
+fn print(text: &str) -> io::Result<()> {
     let lines: Vec<_> = text.lines().map(printable).collect();
-    writeln!(std::io::stdout(), "{}", lines.join("\n"))
+    write_out(&lines.join("\n"))
 }
 
 /// Prints an answer for programs. People read it too, on a terminal.
@@ -159,8 +157,17 @@ fn print(text: &str) -> std::io::Result<()> {
 /// Standard output does not take it.
 fn print_json(answer: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(answer)?;
-    writeln!(std::io::stdout(), "{}", printable_json(&text))?;
-    Ok(())
+    Ok(write_out(&printable_json(&text))?)
+}
+
+/// Writes text and the newline at its end. Whoever closes the pipe has read enough: that is no failure.
+fn write_out(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Help and version are answers, everything else is a mistake.

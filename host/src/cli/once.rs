@@ -1,16 +1,15 @@
 //! `evertoken once`: writes the tokens of all jobs, or of the named ones, and ends.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio_util::sync::CancellationToken;
 
 use super::configuration::ConfigArguments;
 use super::house::House;
-use super::{Exit, plugin_options, runtime, say, signals};
+use super::terminal::Look;
+use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::config::model::Config;
 use crate::runner::metrics::Metrics;
 use crate::runner::status::{JobStatus, OutputState, Snapshot};
@@ -50,17 +49,18 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
+        let stop = signals::stop_on_signal()?;
         let plugins = super::house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
-        if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
-            return Ok(exit);
+        let required = plugin_options::require(&loaded, &plugins);
+        match stop.run_until_cancelled(required).await {
+            Some(Ok(())) => {}
+            Some(Err(exit)) => return Ok(exit),
+            None => return Ok(Exit::Failure),
         }
-        let stop = CancellationToken::new();
-        signals::stop_on_signal(&stop)?;
         let house = House::open(&loaded.config, plugins, &stop).await?;
         let (runner, handle) =
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
-        let progress = std::io::stderr()
-            .is_terminal()
+        let progress = (Look::of(&std::io::stderr()) != Look::Plain)
             .then(|| tokio::spawn(show_progress(handle)));
         let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
         if let Some(progress) = progress {
@@ -74,12 +74,11 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
 
 /// Keeps one line of the terminal up to date until the runner ends, and takes it away then.
 async fn show_progress(runner: Handle) {
-    let mut stderr = std::io::stderr();
     while let Ok(snapshot) = runner.status(Vec::new()).await {
-        let _ = write!(stderr, "{LINE_START}{}", progress(&snapshot));
+        stderr::write(format!("{LINE_START}{}", progress(&snapshot)).as_bytes());
         tokio::time::sleep(PROGRESS_INTERVAL).await;
     }
-    let _ = write!(stderr, "{LINE_START}");
+    stderr::write(LINE_START.as_bytes());
 }
 
 fn progress(snapshot: &Snapshot) -> String {

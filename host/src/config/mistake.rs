@@ -371,13 +371,13 @@ impl Mistakes {
         self.kept.len() + self.more
     }
 
-    /// Every mistake drawn into its source text, for a terminal; with `colour` also in colour.
+    /// Every mistake drawn into its source text, for a terminal with colours; `unicode`: which has line-drawing characters.
     #[must_use]
-    pub fn drawn(&self, colour: bool) -> String {
-        let theme = if colour {
+    pub fn drawn(&self, unicode: bool) -> String {
+        let theme = if unicode {
             GraphicalTheme::unicode()
         } else {
-            GraphicalTheme::unicode_nocolor()
+            GraphicalTheme::ascii()
         };
         let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(1);
         let mut text = String::new();

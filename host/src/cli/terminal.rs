@@ -1,0 +1,68 @@
+//! What a stream can show: a terminal colours, boxes and lines that change, everything else plain text.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+/// How text for people may look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Lines of text and nothing else: a pipe, a file, `TERM=dumb`, or the user wants no colours (<https://no-color.org>).
+    Plain,
+    /// Colours, and frames of ASCII: the locale has no other.
+    Ascii,
+    /// Colours, and frames of line-drawing characters.
+    Unicode,
+}
+
+impl Look {
+    /// On this stream.
+    pub(super) fn of(stream: &impl IsTerminal) -> Self {
+        Self::judge(stream.is_terminal(), |name| std::env::var_os(name))
+    }
+
+    fn judge(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let is_dumb = set("TERM").is_none_or(|term| term == "dumb");
+        if !is_terminal || is_dumb || set("NO_COLOR").is_some() {
+            return Self::Plain;
+        }
+        // The first that is set decides (POSIX, locale).
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+        let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
+        if locale.contains("utf-8") || locale.contains("utf8") {
+            Self::Unicode
+        } else {
+            Self::Ascii
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_that_can_and_may_gets_more_than_plain_text() {
+        let utf8 = ("LANG", "en_US.UTF-8");
+        let xterm = ("TERM", "xterm-256color");
+        for (is_terminal, variables, expected) in [
+            (true, vec![xterm, utf8], Look::Unicode),
+            (true, vec![xterm, ("LC_CTYPE", "C.utf8")], Look::Unicode),
+            (true, vec![xterm, utf8, ("LC_ALL", "C")], Look::Ascii),
+            (true, vec![xterm, utf8, ("LC_ALL", "")], Look::Unicode),
+            (true, vec![xterm, ("LANG", "de_DE.ISO-8859-1")], Look::Ascii),
+            (true, vec![xterm], Look::Ascii),
+            (true, vec![xterm, utf8, ("NO_COLOR", "1")], Look::Plain),
+            (true, vec![xterm, utf8, ("NO_COLOR", "")], Look::Unicode),
+            (true, vec![("TERM", "dumb"), utf8], Look::Plain),
+            (true, vec![utf8], Look::Plain),
+            (false, vec![xterm, utf8], Look::Plain),
+        ] {
+            let look = Look::judge(is_terminal, |name| {
+                let found = variables.iter().find(|(of, _)| *of == name);
+                found.map(|(_, value)| OsString::from(value))
+            });
+            assert_eq!(look, expected, "{is_terminal} {variables:?}");
+        }
+    }
+}
