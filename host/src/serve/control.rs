@@ -1,11 +1,12 @@
 //! The control socket: a Unix socket for the program's own commands. One request per connection, one line of JSON each way.
 //! Only the user the process runs as, and root, are heard.
 
+mod refresh;
+
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::BASE64;
@@ -13,16 +14,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
+use super::connections::{Connections, Place};
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::runner::status::Snapshot;
-use crate::runner::{Asked, Handle};
+use crate::runner::{Handle, Stopped};
 use crate::state::manual::{KeptJob, Manual, Replaced};
+pub use refresh::{Refreshed, RefreshedJob};
 
 /// Bytes of a request: names of ten thousand jobs fit.
 const REQUEST_BYTES: u64 = 1024 * 1024;
@@ -30,17 +32,29 @@ const REQUEST_BYTES: u64 = 1024 * 1024;
 /// Bytes of an answer: a row of status takes some 500, so ten thousand jobs fit many times.
 const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
-/// For a request to come, and for an answer to be taken.
+/// For a request to come, for an answer to be made unless the request says how long, and for it to be taken.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests at once.
-const CONNECTIONS: usize = 16;
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+
+/// How often the socket's file is looked after: whoever cleans a directory of temporary files takes it away.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// After accepting failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Only the owner may connect.
 const MODE: u32 = 0o600;
+
+/// Of a directory that is made for the socket.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Group and others may make and rename files.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Who may make files in a directory may not touch those of others (as in /tmp).
+const STICKY: u32 = 0o1000;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,11 +66,14 @@ pub enum Request {
         #[serde(default)]
         jobs: Vec<String>,
     },
-    /// Asks sources for new tokens now; answered by [`Asked`].
+    /// Asks sources for new tokens now and waits for what comes of it; answered by [`Refreshed`].
     Refresh {
         /// By name or `namespace/name`; none: all.
         #[serde(default)]
         jobs: Vec<String>,
+        /// How long to wait, in milliseconds.
+        #[serde(default)]
+        wait_ms: u64,
     },
     /// What is kept of jobs; answered by [`KeptJob`]s.
     StateShow {
@@ -78,6 +95,18 @@ pub enum Request {
         /// By name or `namespace/name`.
         job: String,
     },
+}
+
+impl Request {
+    /// How long its answer may take to be made.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Refresh { wait_ms, .. } => {
+                TIMEOUT.saturating_add(Duration::from_millis(*wait_ms))
+            }
+            _ => TIMEOUT,
+        }
+    }
 }
 
 /// A secret on its way through the socket, in base64.
@@ -122,7 +151,35 @@ impl fmt::Debug for SecretBytes {
 #[serde(rename_all = "kebab-case")]
 enum Answer<T> {
     Ok(T),
-    Error(String),
+    Error(Refusal),
+}
+
+/// Why a request is not granted.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs; none: the request itself is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// For people.
+    pub message: String,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self {
+            message: failure.to_string(),
+            code: failure.code,
+        }
+    }
+}
+
+impl From<Stopped> for Refusal {
+    fn from(stopped: Stopped) -> Self {
+        Self {
+            code: None,
+            message: stopped.to_string(),
+        }
+    }
 }
 
 /// The socket cannot be served, or a request was not answered.
@@ -137,13 +194,16 @@ pub enum ControlError {
         source: io::Error,
     },
     /// A living process has it.
-    #[error("another process listens on the control socket {}; stop it, or give this one another state directory", .0.display())]
+    #[error("another process listens on the control socket {}; stop it, or give this one another: `control: {{socket: …}}`", .0.display())]
     InUse(PathBuf),
+    /// Others could put a socket of theirs there.
+    #[error("the directory {} of the control socket is not this user's or root's alone; take group's and others' write permission away, or choose another: `control: {{socket: …}}`", .0.display())]
+    Directory(PathBuf),
     /// What is there was not made by us.
     #[error("{} is in the control socket's place and is no socket; remove it, or choose another path", .0.display())]
     NoSocket(PathBuf),
     /// Nobody listens.
-    #[error("no evertoken process listens on {}; is it running, and is this its state directory?", path.display())]
+    #[error("no evertoken process listens on {}; is it running?", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -167,8 +227,8 @@ pub enum ControlError {
         source: io::Error,
     },
     /// The process answered with an error.
-    #[error("the process refused: {0}")]
-    Refused(String),
+    #[error("the process refused: {}", .0.message)]
+    Refused(Refusal),
 }
 
 /// The bound socket; its file goes with it.
@@ -181,12 +241,13 @@ pub struct Control {
 }
 
 impl Control {
-    /// Makes the socket. One that a dead process left is replaced.
+    /// Makes the socket, and its directory if only that is missing. One that a dead process left is replaced.
     ///
     /// # Errors
     ///
     /// A living process has it, something else is in its place, or the directory does not allow it.
     pub async fn bind(path: &Path) -> Result<Self, ControlError> {
+        make_directory(path)?;
         check_place(path).await?;
         let bound = Self::bind_beside(path).map_err(|source| ControlError::Bind {
             path: path.to_owned(),
@@ -222,18 +283,19 @@ impl Control {
     }
 
     /// Answers requests until `stop`.
-    pub async fn serve(self, runner: Handle, state: Manual, stop: CancellationToken) {
+    pub async fn serve(mut self, runner: Handle, state: Manual, stop: CancellationToken) {
         let rooms = Rooms { runner, state };
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let connections = Connections::new(CONNECTIONS);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut is_there = true;
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
             tokio::select! {
                 () = stop.cancelled() => return,
+                _ = look.tick() => is_there = self.restore(is_there).await,
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        tokio::spawn(connection(stream, rooms.clone(), place));
+                        let rooms = rooms.clone();
+                        connections.admit(|place| connection(stream, rooms, place));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection on the control socket");
@@ -243,6 +305,36 @@ impl Control {
             }
         }
     }
+
+    /// Makes the socket again if somebody took it away. Whether it is there; `was_there`: it was before.
+    async fn restore(&mut self, was_there: bool) -> bool {
+        if identity(&self.path).is_ok_and(|there| there == self.identity) {
+            return true;
+        }
+        match Self::bind(&self.path).await {
+            Ok(again) => {
+                info!(path = %again.path.display(), "the control socket had gone and is made again");
+                *self = again;
+                true
+            }
+            Err(error) => {
+                if was_there {
+                    let error = error_chain(&error);
+                    warn!(
+                        error,
+                        "the control socket has gone; `evertoken status` does not find this process"
+                    );
+                }
+                false
+            }
+        }
+    }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
 }
 
 impl Drop for Control {
@@ -257,6 +349,33 @@ impl Drop for Control {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+/// That the socket's directory is there and that nobody else can put another socket into the place.
+fn make_directory(path: &Path) -> Result<(), ControlError> {
+    let bind_error = |source| ControlError::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    let Some(directory) = path.parent() else {
+        return Err(bind_error(io::ErrorKind::NotADirectory.into()));
+    };
+    let made = std::fs::DirBuilder::new()
+        .mode(DIRECTORY_MODE)
+        .create(directory);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(bind_error(error));
+        }
+        _ => {}
+    }
+    let metadata = std::fs::metadata(directory).map_err(bind_error)?;
+    let (owner, mode) = (metadata.uid(), metadata.mode());
+    if is_trusted(owner) && (mode & WRITABLE_BY_OTHERS == 0 || mode & STICKY != 0) {
+        Ok(())
+    } else {
+        Err(ControlError::Directory(directory.to_owned()))
+    }
 }
 
 /// That the path is free, or a dead process's socket.
@@ -284,18 +403,18 @@ struct Rooms {
     state: Manual,
 }
 
-async fn connection(stream: UnixStream, rooms: Rooms, _place: OwnedSemaphorePermit) {
-    match tokio::time::timeout(TIMEOUT, exchange(stream, &rooms)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a connection on the control socket ended"),
-        Err(_) => debug!("a connection on the control socket took too long"),
+async fn connection(stream: UnixStream, rooms: Rooms, place: Place) {
+    if let Err(error) = exchange(stream, &rooms, &place).await {
+        debug!(%error, "a connection on the control socket ended");
     }
 }
 
-async fn exchange(mut stream: UnixStream, rooms: &Rooms) -> io::Result<()> {
+async fn exchange(mut stream: UnixStream, rooms: &Rooms, place: &Place) -> io::Result<()> {
     let answer = if is_allowed(&stream)? {
-        match read_line(&mut stream, REQUEST_BYTES).await? {
-            Some(line) => answer(&line, rooms).await,
+        let line = timeout(TIMEOUT, read_line(&mut stream, REQUEST_BYTES)).await??;
+        place.asked();
+        match line {
+            Some(line) => answer(&line, rooms).await?,
             None => refusal(format!(
                 "a request is one line of at most {REQUEST_BYTES} bytes"
             )),
@@ -303,7 +422,11 @@ async fn exchange(mut stream: UnixStream, rooms: &Rooms) -> io::Result<()> {
     } else {
         refusal("only root and the user that evertoken runs as may ask")
     };
-    stream.write_all(&answer).await?;
+    timeout(TIMEOUT, hand_over(stream, &answer)).await?
+}
+
+async fn hand_over(mut stream: UnixStream, answer: &[u8]) -> io::Result<()> {
+    stream.write_all(answer).await?;
     stream.shutdown().await?;
     // Closing before all was read would reset the connection, and the answer would be lost.
     tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
@@ -319,16 +442,24 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-async fn answer(line: &[u8], Rooms { runner, state }: &Rooms) -> Vec<u8> {
-    match serde_json::from_slice(line) {
-        Ok(Request::Status { jobs }) => answered(runner.status(jobs).await),
-        Ok(Request::Refresh { jobs }) => answered(runner.refresh(jobs).await),
-        Ok(Request::StateShow { jobs }) => answered(state.show(&jobs).await),
-        Ok(Request::StateSet { job, secret, value }) => {
+async fn answer(line: &[u8], rooms: &Rooms) -> io::Result<Vec<u8>> {
+    Ok(match serde_json::from_slice::<Request>(line) {
+        Ok(request) => timeout(request.patience(), grant(request, rooms)).await?,
+        Err(error) => refusal(format!("the request cannot be understood: {error}")),
+    })
+}
+
+async fn grant(request: Request, Rooms { runner, state }: &Rooms) -> Vec<u8> {
+    match request {
+        Request::Status { jobs } => answered(runner.status(jobs).await),
+        Request::Refresh { jobs, wait_ms } => {
+            answered(refresh::refresh(runner, jobs, Duration::from_millis(wait_ms)).await)
+        }
+        Request::StateShow { jobs } => answered(state.show(&jobs).await),
+        Request::StateSet { job, secret, value } => {
             answered(set(runner, state, &job, &secret, &value).await)
         }
-        Ok(Request::StateForget { job }) => answered(state.forget(&job).await),
-        Err(error) => refusal(format!("the request cannot be understood: {error}")),
+        Request::StateForget { job } => answered(state.forget(&job).await),
     }
 }
 
@@ -347,20 +478,24 @@ async fn set(
     Ok(replaced)
 }
 
-fn answered<T: Serialize>(result: Result<T, impl ToString>) -> Vec<u8> {
+fn answered<T: Serialize>(result: Result<T, impl Into<Refusal>>) -> Vec<u8> {
     line(&match result {
         Ok(value) => Answer::Ok(value),
-        Err(error) => Answer::Error(error.to_string()),
+        Err(error) => Answer::Error(error.into()),
     })
 }
 
 fn refusal(why: impl Into<String>) -> Vec<u8> {
-    line(&Answer::<()>::Error(why.into()))
+    line(&Answer::<()>::Error(Refusal {
+        code: None,
+        message: why.into(),
+    }))
 }
 
 fn line<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
-    let mut line = serde_json::to_vec(answer)
-        .unwrap_or_else(|_| br#"{"error":"the answer cannot be written as JSON"}"#.to_vec());
+    let mut line = serde_json::to_vec(answer).unwrap_or_else(|_| {
+        br#"{"error":{"message":"the answer cannot be written as JSON"}}"#.to_vec()
+    });
     line.push(b'\n');
     line
 }
@@ -382,13 +517,18 @@ pub async fn status(socket: &Path, jobs: Vec<String>) -> Result<Snapshot, Contro
     ask(socket, &Request::Status { jobs }).await
 }
 
-/// Asks the process that listens on `socket` for new tokens now; no names: of all jobs.
+/// Asks the process that listens on `socket` for new tokens now, and waits for what comes of it; no names: of all jobs.
 ///
 /// # Errors
 ///
 /// Nobody listens, or the answer is none.
-pub async fn refresh(socket: &Path, jobs: Vec<String>) -> Result<Asked, ControlError> {
-    ask(socket, &Request::Refresh { jobs }).await
+pub async fn refresh(
+    socket: &Path,
+    jobs: Vec<String>,
+    wait: Duration,
+) -> Result<Refreshed, ControlError> {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    ask(socket, &Request::Refresh { jobs, wait_ms }).await
 }
 
 /// Whether a process listens on `socket`.
@@ -445,12 +585,19 @@ async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T,
         }
         Err(source) => return Err(ControlError::NoAnswer { path, source }),
     }
-    let asked = tokio::time::timeout(TIMEOUT, ask_on(stream, request)).await;
-    match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    let patience = request.patience().saturating_add(TIMEOUT);
+    let asked = timeout(patience, ask_on(stream, request)).await;
+    match asked.and_then(|answer| answer) {
         Ok(Answer::Ok(value)) => Ok(value),
         Ok(Answer::Error(why)) => Err(ControlError::Refused(why)),
         Err(source) => Err(ControlError::NoAnswer { path, source }),
     }
+}
+
+/// Bounds an exchange in time.
+async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> io::Result<T> {
+    let ended = tokio::time::timeout(limit, work).await;
+    ended.map_err(|_| io::ErrorKind::TimedOut.into())
 }
 
 async fn ask_on<T: DeserializeOwned>(

@@ -12,24 +12,26 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::connections::{Connections, Place};
 use crate::runner::Handle;
 use crate::runner::metrics::{self, Metrics};
 
-/// Connections at once; kubelet and a few Prometheus servers need a handful. Further ones wait in the kernel's queue.
+/// Connections at once; kubelet and a few Prometheus servers need a handful.
 const CONNECTIONS: usize = 64;
 
-/// From the first byte of a request to the end of its head, also how long an idle connection is kept.
+/// For a request's head to come.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole of a connection: whoever reads too slowly, or keeps it for long, connects again.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+/// The whole of a connection, which is one request: the scrape, and twice as long again for a client that reads slowly.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's head. Nobody asks for much here.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -128,18 +130,18 @@ impl Probes {
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(scrape))
-            .with_state(shown);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+            .with_state(Scraped {
+                shown,
+                turn: Arc::new(Semaphore::new(1)),
+            });
+        let connections = Connections::new(CONNECTIONS);
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let connection = connection(stream, router.clone(), place, stop.clone());
-                        tokio::spawn(connection);
+                        let (router, stop) = (router.clone(), stop.clone());
+                        connections.admit(|place| connection(stream, router, place, stop));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection for probes");
@@ -151,17 +153,18 @@ impl Probes {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    _place: OwnedSemaphorePermit,
-    stop: CancellationToken,
-) {
+async fn connection(stream: TcpStream, router: Router, place: Place, stop: CancellationToken) {
+    let router = TowerToHyperService::new(router);
+    let answer = service_fn(move |request| {
+        place.asked();
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), answer);
     tokio::select! {
         () = stop.cancelled() => {}
         end = tokio::time::timeout(CONNECTION_TIMEOUT, connection) => {
@@ -172,11 +175,19 @@ async fn connection(
     }
 }
 
+/// What the router's endpoints share.
+#[derive(Debug, Clone)]
+struct Scraped {
+    shown: Shown,
+    /// Scrapes take turns: each is a row per job, and many at once would take the processor from the probes.
+    turn: Arc<Semaphore>,
+}
+
 async fn livez() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
+async fn readyz(State(Scraped { shown, .. }): State<Scraped>) -> (StatusCode, &'static str) {
     match shown.readiness.get() {
         Phase::Ready => (StatusCode::OK, "ok\n"),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
@@ -186,14 +197,9 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
 
 type Scrape = (StatusCode, [(http::HeaderName, &'static str); 1], String);
 
-async fn scrape(State(shown): State<Shown>) -> Scrape {
-    let status = shown.runner.status(Vec::new());
-    let text = match tokio::time::timeout(SCRAPE_TIMEOUT, status).await {
-        Ok(Ok(snapshot)) => shown.metrics.encode(snapshot).map_err(|e| e.to_string()),
-        Ok(Err(stopped)) => Err(stopped.to_string()),
-        Err(_) => Err("the runner does not answer".to_owned()),
-    };
-    match text {
+async fn scrape(State(scraped): State<Scraped>) -> Scrape {
+    let text = tokio::time::timeout(SCRAPE_TIMEOUT, text_of_metrics(scraped)).await;
+    match text.unwrap_or_else(|_| Err("the runner does not answer".to_owned())) {
         Ok(text) => (
             StatusCode::OK,
             [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
@@ -205,6 +211,16 @@ async fn scrape(State(shown): State<Shown>) -> Scrape {
             why + "\n",
         ),
     }
+}
+
+async fn text_of_metrics(Scraped { shown, turn }: Scraped) -> Result<String, String> {
+    let _turn = turn.acquire().await.map_err(|e| e.to_string())?;
+    let snapshot = shown.runner.status(Vec::new()).await;
+    let snapshot = snapshot.map_err(|stopped| stopped.to_string())?;
+    // Ten thousand jobs take some milliseconds, which the runtime's workers have not.
+    let encoding = tokio::task::spawn_blocking(move || shown.metrics.encode(snapshot));
+    let text = encoding.await.map_err(|e| e.to_string())?;
+    text.map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use super::refresh::RefreshedJob;
 use super::*;
 use crate::capability::chain::Chain;
 use crate::capability::keep::{ChainChange, Keeper};
@@ -56,12 +59,18 @@ async fn status_answers_with_all_jobs_or_those_named() {
 }
 
 #[tokio::test]
-async fn refresh_says_whom_it_asks() {
+async fn refresh_waits_for_the_result_as_long_as_it_may_and_asks_nobody_if_a_name_is_unknown() {
     let served = served().await;
-    let names = vec!["a".to_owned(), "nobody".to_owned()];
-    let asked = refresh(&served.socket, names).await.unwrap();
-    assert_eq!(asked.asked, [JobId::file("a")]);
-    assert_eq!(asked.unknown, ["nobody"]);
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let wait = Duration::from_millis(200);
+    let refused = refresh(&served.socket, names(&["a", "nobody"]), wait).await;
+    assert_eq!(refused.unwrap().unknown, ["nobody"]);
+    // Time stands still in this runner's world, so that its issuer never answers.
+    let began = std::time::Instant::now();
+    let pending = refresh(&served.socket, names(&["a"]), wait).await.unwrap();
+    assert!(began.elapsed() >= wait);
+    assert_eq!(pending.jobs, [RefreshedJob::Pending]);
+    assert_eq!(pending.now.jobs[0].id, JobId::file("a"));
 }
 
 #[tokio::test]
@@ -133,7 +142,7 @@ async fn what_is_no_request_gets_an_answer_that_says_so() {
         (&long, "one line"),
     ] {
         let answer = raw(&served.socket, request).await;
-        assert!(answer.starts_with("{\"error\":"), "{answer}");
+        assert!(answer.starts_with("{\"error\":{\"message\":"), "{answer}");
         assert!(answer.contains(expected), "{answer}");
     }
     assert!(status(&served.socket, Vec::new()).await.is_ok());
@@ -155,6 +164,88 @@ async fn only_the_owner_may_connect_and_the_socket_goes_with_its_process() {
     assert!(!served.socket.exists());
     let error = status(&served.socket, Vec::new()).await.unwrap_err();
     assert!(matches!(error, ControlError::Connect { .. }), "{error}");
+}
+
+/// What our own user's clients may do, each many times more than there are places.
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    for (what, said) in [
+        ("nothing", &b""[..]),
+        ("half a request", b"{\"verb\":"),
+        (
+            "a request whose answer it waits for",
+            b"{\"verb\":\"refresh\",\"jobs\":[\"a\"],\"wait_ms\":3600000}\n",
+        ),
+        (
+            "a request whose answer it does not read",
+            b"{\"verb\":\"status\"}\n",
+        ),
+    ] {
+        let served = served().await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS * 2 {
+            let mut stream = UnixStream::connect(&served.socket).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            silent.push(stream);
+        }
+        let answer = tokio::time::timeout(TIMEOUT / 2, status(&served.socket, Vec::new())).await;
+        assert_eq!(answer.unwrap().unwrap().jobs.len(), 2, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_was_taken_away_comes_back_but_not_in_the_place_of_a_living_one() {
+    let served = served().await;
+    let directory = served.socket.parent().unwrap().to_owned();
+    let is_back = async || {
+        for _ in 0..200 {
+            if status(&served.socket, Vec::new()).await.is_ok() {
+                return true;
+            }
+            tokio::time::sleep(LOOK_EVERY / 20).await;
+        }
+        false
+    };
+    std::fs::remove_file(&served.socket).unwrap();
+    assert!(is_back().await, "the file was deleted");
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert!(is_back().await, "its directory was deleted");
+
+    std::fs::remove_file(&served.socket).unwrap();
+    let other = UnixListener::bind(&served.socket).unwrap();
+    let others = identity(&served.socket).unwrap();
+    tokio::time::sleep(LOOK_EVERY * 2).await;
+    assert_eq!(identity(&served.socket).unwrap(), others, "another's");
+    drop(other);
+    assert!(is_back().await, "the other one died and left its file");
+    served.stop.cancel();
+    served.server.await.unwrap();
+    assert!(!served.socket.exists(), "the last one made goes too");
+}
+
+#[tokio::test]
+async fn the_socket_is_put_only_where_nobody_else_can_replace_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("made");
+    let socket = directory.join("control.sock");
+    drop(Control::bind(&socket).await.unwrap());
+    let mode = std::fs::metadata(&directory).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o700, "made for the socket");
+    for (mode, is_taken) in [
+        (0o755, true),
+        (0o775, false),
+        (0o757, false),
+        (0o777, false),
+        (0o1777, true),
+    ] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&directory, permissions).unwrap();
+        let bound = Control::bind(&socket).await;
+        assert_eq!(bound.is_ok(), is_taken, "{mode:o}: {bound:?}");
+        if let Err(error) = bound {
+            assert!(matches!(error, ControlError::Directory(_)), "{error}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -181,10 +272,10 @@ async fn a_dead_processs_socket_is_replaced_and_what_is_no_socket_is_left_alone(
 
 #[tokio::test]
 async fn a_socket_that_cannot_be_made_is_an_error_that_names_it() {
-    let error = Control::bind(Path::new("/nonexistent/control.sock"))
+    let error = Control::bind(Path::new("/nonexistent/there/control.sock"))
         .await
         .unwrap_err();
-    let expected = "cannot listen on the control socket /nonexistent/control.sock";
+    let expected = "cannot listen on the control socket /nonexistent/there/control.sock";
     assert_eq!(error.to_string(), expected);
 }
 

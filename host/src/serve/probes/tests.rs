@@ -81,7 +81,7 @@ fn metrics_are_openmetrics_with_a_row_per_job() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
         assert!(
-            answer.contains("evertoken_job_ready{job=\"a\"} 0.0"),
+            answer.contains("evertoken_job_ready{name=\"a\",namespace=\"\"} 0.0"),
             "{answer}"
         );
         assert!(answer.ends_with("# EOF\n"));
@@ -109,14 +109,51 @@ async fn an_address_in_use_is_an_error_that_names_it() {
     assert_eq!(error.to_string(), expected);
 }
 
+/// What slow clients do, each many times more than there are places.
 #[tokio::test]
-async fn whoever_says_nothing_keeps_nobody_out() {
-    let served = served().await;
-    let mut silent = Vec::new();
-    for _ in 0..CONNECTIONS / 2 {
-        silent.push(TcpStream::connect(served.address).await.unwrap());
+async fn slow_clients_keep_nobody_out() {
+    let long_head = [
+        b"GET /livez HTTP/1.1\r\nx: ".to_vec(),
+        vec![b'x'; HEAD_BYTES / 2],
+    ];
+    for (what, said) in [
+        ("nothing", Vec::new()),
+        ("half a line", b"GET /li".to_vec()),
+        (
+            "half a head",
+            b"GET /livez HTTP/1.1\r\nhost: x\r\n".to_vec(),
+        ),
+        ("a long head", long_head.concat()),
+        (
+            "a body that does not come",
+            b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n".to_vec(),
+        ),
+        (
+            // Its runner never answers.
+            "a request whose answer it waits for",
+            b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+        ),
+        (
+            "a request and half of the next",
+            b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nGET".to_vec(),
+        ),
+    ] {
+        let served = served().await;
+        let mut slow = Vec::new();
+        for n in 0..CONNECTIONS * 3 {
+            let mut stream = TcpStream::connect(served.address).await.unwrap();
+            stream.write_all(&said).await.unwrap();
+            slow.push(stream);
+            if n % 16 == 0 {
+                let answered = request(served.address, "GET /livez");
+                let answered = tokio::time::timeout(5 * SECOND, answered).await;
+                assert!(answered.is_ok_and(|answer| answer.contains("ok")), "{what}");
+            }
+        }
+        let answer = request(served.address, "GET /livez").await;
+        assert!(answer.contains("ok"), "{what}: {answer}");
+        served.stop.cancel();
     }
-    assert!(request(served.address, "GET /livez").await.contains("ok"));
 }
 
 #[tokio::test]
