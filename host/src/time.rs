@@ -48,6 +48,54 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Points in time as RFC 3339 in UTC, to the second, as Kubernetes writes them.
+pub(crate) mod rfc3339 {
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    use super::Timestamp;
+
+    pub(crate) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(at)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(from)?;
+        let at: jiff::Timestamp = text.parse().map_err(de::Error::custom)?;
+        Ok(Timestamp(
+            u64::try_from(at.as_millisecond()).unwrap_or_default(),
+        ))
+    }
+
+    pub(crate) mod optional {
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        use crate::time::Timestamp;
+
+        #[derive(Deserialize)]
+        struct Wrapped(#[serde(with = "super")] Timestamp);
+
+        #[expect(
+            clippy::ref_option,
+            reason = "serde's `with` passes the field by reference"
+        )]
+        pub(crate) fn serialize<S: Serializer>(
+            at: &Option<Timestamp>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            match at {
+                Some(at) => super::serialize(at, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Timestamp>, D::Error> {
+            Ok(Option::<Wrapped>::deserialize(from)?.map(|Wrapped(at)| at))
+        }
+    }
+}
+
 /// Both clocks, read together. Only their common advance tells a jump of the wall clock from time that passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {

@@ -1,12 +1,20 @@
-//! `evertoken refresh`: asks the running process for new tokens now.
+//! `evertoken refresh`: asks the running process for new tokens now, and tells what came of it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::status::TargetArguments;
-use super::{Exit, runtime, say};
-use crate::serve::control;
+use super::socket::TargetArguments;
+use super::status::described;
+use super::stderr::say;
+use super::{Exit, print, runtime};
+use crate::runner::status::{JobStatus, OutputState, OutputStatus};
+use crate::serve::control::{self, Refreshed, RefreshedJob};
 
-/// Asks the running process to refresh jobs now, whatever their tokens' age.
+/// Asks the running process to refresh jobs now, whatever their tokens' age, and waits until the new tokens are in all outputs.
+///
+/// A try that fails changes nothing about when the process itself tries next, but that it may be sooner.
 #[derive(Debug, Args)]
 pub(super) struct RefreshArguments {
     /// The jobs to refresh.
@@ -15,25 +23,93 @@ pub(super) struct RefreshArguments {
 
     #[command(flatten)]
     target: TargetArguments,
+
+    /// How long to wait for the result, with its unit: 30s, 5m. What is not done then goes on without anybody who waits.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = crate::config::parse_duration)]
+    timeout: Duration,
 }
 
 pub(super) fn run(arguments: &RefreshArguments) -> Exit {
-    let socket = match arguments.target.socket() {
-        Ok(socket) => socket,
-        Err(exit) => return exit,
-    };
     runtime::block_on(async {
-        let asked = control::refresh(&socket, arguments.jobs.clone()).await?;
-        for job in &asked.asked {
-            say(&format!("{job}: being refreshed"));
+        let socket = match arguments.target.require().await {
+            Ok(socket) => socket,
+            Err(exit) => return Ok(exit),
+        };
+        let refreshed =
+            control::refresh(&socket, arguments.jobs.clone(), arguments.timeout).await?;
+        if !refreshed.unknown.is_empty() {
+            for name in &refreshed.unknown {
+                say(&format!("error: no such job: {name}"));
+            }
+            return Ok(Exit::Usage);
         }
-        for name in &asked.unknown {
-            say(&format!("error: no such job: {name}"));
-        }
-        Ok(if asked.unknown.is_empty() {
-            Exit::Success
-        } else {
-            Exit::Failure
-        })
+        report(&refreshed, arguments.timeout)
     })
+}
+
+fn report(refreshed: &Refreshed, timeout: Duration) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Success;
+    for (job, result) in refreshed.now.jobs.iter().zip(&refreshed.jobs) {
+        let shared = refreshed.now.shared_outputs.iter();
+        let shared = shared.filter(|shared| shared.from.contains(&job.id));
+        let outputs: Vec<&OutputStatus> = job
+            .outputs
+            .iter()
+            .chain(shared.map(|shared| &shared.output))
+            .collect();
+        if *result == RefreshedJob::Done {
+            print(&format!("{}: {}", job.id, done(job, &outputs)))?;
+            continue;
+        }
+        exit = Exit::Failure;
+        let why = failed(job, &outputs).unwrap_or_else(|| {
+            format!(
+                "nothing came of it within {} s; it goes on, see `evertoken status`",
+                timeout.as_secs()
+            )
+        });
+        say(&format!("error: {}: not refreshed: {why}", job.id));
+    }
+    Ok(exit)
+}
+
+fn done(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
+    let mut text = "refreshed".to_owned();
+    let _ = match job.expires_at {
+        Some(at) => write!(text, ", expires {at}"),
+        None => write!(text, ", never expires"),
+    };
+    for output in outputs {
+        let _ = match output.state {
+            OutputState::Waiting => write!(
+                text,
+                "; {} waits for another job's token",
+                output.destination
+            ),
+            _ => write!(text, "; written to {}", output.destination),
+        };
+    }
+    text
+}
+
+/// What went wrong, if anything did, and when the process tries again.
+fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> Option<String> {
+    let of_source = job.last_failure.iter().map(described);
+    let of_issuer = job.held_back.iter().map(|held_back| {
+        let why = described(&held_back.failure);
+        format!("waits for {}: {why}", held_back.issuer)
+    });
+    let of_outputs = outputs.iter().filter_map(|output| {
+        let failure = output.failure.as_ref()?;
+        Some(format!("{}: {}", output.destination, described(failure)))
+    });
+    let reasons: Vec<String> = of_source.chain(of_issuer).chain(of_outputs).collect();
+    if reasons.is_empty() {
+        return None;
+    }
+    let mut text = reasons.join("; ");
+    if let Some(next) = job.next_refresh {
+        let _ = write!(text, " (asked again {next})");
+    }
+    Some(text)
 }

@@ -1,5 +1,6 @@
 //! `evertoken run`: keeps the tokens of all jobs fresh until it is told to stop.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::check::{self, Issuers};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
-use super::{Exit, plugin_options, runtime, signals};
+use super::{Exit, plugin_options, runtime, signals, socket, stderr};
+use crate::config::Loaded;
 use crate::config::model::Config;
 use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
 use crate::runner::{Change, Runner};
-use crate::serve::control::Control;
 use crate::serve::probes::{Phase, Probes, Readiness, Shown};
 
 /// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
@@ -38,29 +39,55 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
         Err(exit) => return exit,
     };
     runtime::block_on(async {
+        let stop = signals::stop_on_signal()?;
         let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
-        if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
-            return Ok(exit);
-        }
-        if arguments.strict {
-            let found = check::online(&loaded.config, plugins.clone(), Issuers::MayBeAway).await?;
-            if !found.is_empty() {
-                found.show();
-                return Ok(Exit::Failure);
-            }
+        let ready = prepared(&loaded, &plugins, arguments.strict);
+        match stop.run_until_cancelled(ready).await {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(exit))) => return Ok(exit),
+            Some(Err(error)) => return Err(error),
+            // Nothing was started.
+            None => return Ok(Exit::Success),
         }
         let config = loaded.into_config();
-        keep_fresh(&config, plugins).await
+        keep_fresh(&config, Some(&arguments.config.config), plugins, stop).await
     })
 }
 
-/// Runs the jobs of a configuration until a signal.
-pub(super) async fn keep_fresh(config: &Config, plugins: Plugins) -> anyhow::Result<Exit> {
-    let stop = CancellationToken::new();
-    signals::stop_on_signal(&stop)?;
+/// Judges what can be judged before anything is started; if something is wrong, it has been shown and the exit code is left.
+async fn prepared(
+    loaded: &Loaded,
+    plugins: &Plugins,
+    is_strict: bool,
+) -> anyhow::Result<Option<Exit>> {
+    if let Err(exit) = plugin_options::require(loaded, plugins).await {
+        return Ok(Some(exit));
+    }
+    if is_strict {
+        let found = check::online(&loaded.config, plugins.clone(), Issuers::MayBeAway).await?;
+        if !found.is_empty() {
+            found.show();
+            return Ok(Some(Exit::Failure));
+        }
+    }
+    Ok(None)
+}
+
+/// Runs the jobs of a configuration until `stop`. With the path that it was read from, the process can be talked to.
+pub(super) async fn keep_fresh(
+    config: &Config,
+    path: Option<&Path>,
+    plugins: Plugins,
+    stop: CancellationToken,
+) -> anyhow::Result<Exit> {
     let house = House::open(config, plugins, &stop).await?;
+    let control = match path {
+        Some(path) => socket::bind(config, path).await?,
+        None => None,
+    };
     house::prepare_plugins(&house.plugins, config);
     let metrics = Arc::new(Metrics::new());
+    stderr::count_lost(metrics.log_lines_lost());
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));
     let readiness = Readiness::default();
     // Served until the runner has ended: a probe that is answered "stopping" says more than none.
@@ -74,13 +101,11 @@ pub(super) async fn keep_fresh(config: &Config, plugins: Plugins) -> anyhow::Res
         };
         tokio::spawn(Probes::bind(address).await?.serve(shown, served.clone()));
     }
-    if let Some(path) = &config.control {
-        let control = Control::bind(path).await?;
+    if let Some(control) = control {
         tokio::spawn(control.serve(handle.clone(), house.state.clone(), served));
     }
     let running = tokio::spawn(runner.run(stop.clone()));
     handle.apply(changes(config)).await?;
-    metrics.config_loaded(true, house.ports.clock.now().wall);
     readiness.set(Phase::Ready);
     tokio::spawn(async move {
         stop.cancelled().await;

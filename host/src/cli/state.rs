@@ -10,14 +10,18 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use super::status::{OutputFormat, TargetArguments};
+use super::socket::TargetArguments;
+use super::status::OutputFormat;
 use super::{Exit, house, print, print_json, runtime, say};
 use crate::capability::secrets::oddity;
 use crate::config::model::{Config, JobId, StateLocation};
+use crate::failure::Failure;
 use crate::file;
 use crate::kubernetes::Kubernetes;
-use crate::serve::control::{self, SecretBytes};
-use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
+use crate::serve::control::{self, ControlError, SecretBytes};
+use crate::state::manual::{
+    ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, NO_SUCH_JOB, Replaced,
+};
 use crate::text;
 use crate::time::{SystemClock, Timestamp};
 
@@ -180,26 +184,37 @@ fn with_state(
     target: &TargetArguments,
     command: impl AsyncFnOnce(State) -> anyhow::Result<Exit>,
 ) -> Exit {
-    if let Some(socket) = target.named_socket() {
-        return runtime::block_on(command(State::Process(socket.clone())));
-    }
-    let config = match target.load() {
-        Ok(loaded) => loaded.config,
-        Err(exit) => return exit,
-    };
     runtime::block_on(async {
-        let state = reach(&config).await?;
-        command(state).await
+        let state = match target.find().await {
+            Ok(socket) if target.names_socket() || control::is_served(&socket).await => {
+                State::Process(socket)
+            }
+            _ => match target.load() {
+                Ok(loaded) => open(&loaded.config).await?,
+                Err(exit) => return Ok(exit),
+            },
+        };
+        match command(state).await {
+            Err(error) if is_no_such_job(&error) => {
+                say(&format!("error: {error:#}"));
+                Ok(Exit::Usage)
+            }
+            ended => ended,
+        }
     })
 }
 
-/// The process that holds the store, if one runs, because it alone may; the store else.
-async fn reach(config: &Config) -> anyhow::Result<State> {
-    if let Some(socket) = &config.control
-        && control::is_served(socket).await
-    {
-        return Ok(State::Process(socket.clone()));
-    }
+fn is_no_such_job(error: &anyhow::Error) -> bool {
+    let code = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ControlError::Refused(refusal)), _) => refusal.code.as_deref(),
+        (_, Some(Failure { code, .. })) => code.as_deref(),
+        _ => None,
+    };
+    code == Some(NO_SUCH_JOB)
+}
+
+/// The store, which no process holds: that would have been found.
+async fn open(config: &Config) -> anyhow::Result<State> {
     match &config.state {
         StateLocation::Memory => bail!(
             "the configuration names no state store, so nothing is kept but in the memory of a running process; add `state: {{dir: …}}`"

@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::configuration::ConfigArguments;
-use super::{Exit, print, print_json, runtime, say};
-use crate::config::Loaded;
+use super::socket::TargetArguments;
+use super::stderr::say;
+use super::{Exit, print, print_json, runtime};
 use crate::runner::status::{ChainState, FailureStatus, JobStatus, Snapshot};
 use crate::serve::control;
 use crate::time::Timestamp;
@@ -36,52 +35,12 @@ pub(super) enum OutputFormat {
     Json,
 }
 
-/// Which running process is meant.
-#[derive(Debug, Args)]
-pub(super) struct TargetArguments {
-    #[command(flatten)]
-    config: ConfigArguments,
-
-    /// The control socket of the process; none: the one that the configuration names.
-    #[arg(long, value_name = "PATH", env = "EVERTOKEN_SOCKET")]
-    socket: Option<PathBuf>,
-}
-
-impl TargetArguments {
-    /// The control socket, if the command line or the environment names it.
-    pub(super) fn named_socket(&self) -> Option<&PathBuf> {
-        self.socket.as_ref()
-    }
-
-    /// The checked configuration.
-    ///
-    /// # Errors
-    /// All mistakes have been shown; the exit code is left.
-    pub(super) fn load(&self) -> Result<Loaded, Exit> {
-        self.config.load()
-    }
-
-    /// The control socket.
-    ///
-    /// # Errors
-    /// The configuration has mistakes, or has no socket; it has been said.
-    pub(super) fn socket(&self) -> Result<PathBuf, Exit> {
-        if let Some(socket) = &self.socket {
-            return Ok(socket.clone());
-        }
-        self.config.load()?.config.control.ok_or_else(|| {
-            say("error: the configuration has no state directory and so no control socket; add `state: {dir: …}`");
-            Exit::Failure
-        })
-    }
-}
-
 pub(super) fn run(arguments: &StatusArguments) -> Exit {
-    let socket = match arguments.target.socket() {
-        Ok(socket) => socket,
-        Err(exit) => return exit,
-    };
     runtime::block_on(async {
+        let socket = match arguments.target.require().await {
+            Ok(socket) => socket,
+            Err(exit) => return Ok(exit),
+        };
         let snapshot = control::status(&socket, arguments.jobs.clone()).await?;
         match arguments.output {
             OutputFormat::Json => print_json(&snapshot)?,
@@ -94,7 +53,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
         Ok(if unknown.is_empty() {
             Exit::Success
         } else {
-            Exit::Failure
+            Exit::Usage
         })
     })
 }
@@ -180,7 +139,8 @@ fn last_error(job: &JobStatus) -> Option<String> {
     Some(described(failure))
 }
 
-fn described(failure: &FailureStatus) -> String {
+/// Its code and what it says to people.
+pub(super) fn described(failure: &FailureStatus) -> String {
     let code = failure.code.as_deref().unwrap_or(failure.kind.as_str());
     format!("{code}: {}", failure.message)
 }

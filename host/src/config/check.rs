@@ -17,8 +17,6 @@ use super::unit::{AnyPath, JobName, SecretName, Size, Time};
 use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, defaults, file};
 use crate::refresh::Policy;
 
-/// The control socket's name in the state directory.
-const CONTROL_SOCKET: &str = "control.sock";
 /// Times that say how often something is done: below this the loop would do nothing else.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 
@@ -77,10 +75,10 @@ impl<'d> Checker<'d> {
         self.every_job_is_used();
         let state = self.state();
         Config {
-            control: match &state {
-                StateLocation::Directory { path, .. } => Some(path.join(CONTROL_SOCKET)),
-                StateLocation::Memory | StateLocation::Secrets { .. } => None,
-            },
+            control: raw
+                .control
+                .as_ref()
+                .map(|control| control.value.socket.value.0.clone()),
             state,
             serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
             limits: self.limits(),

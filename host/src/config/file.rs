@@ -21,6 +21,8 @@ record! {
         state: Option<At<State>>,
         /// Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, nothing else. Without it nothing is served.
         serve: Option<At<Serve>>,
+        /// The control socket, over which `evertoken status`, `refresh` and `state` talk to the process.
+        control: Option<At<Control>>,
         /// Bounds on what is done at once.
         limits: Option<At<Limits>>,
         /// Plugins that are not built in, by the name that jobs use.
@@ -93,6 +95,17 @@ record! {
     struct Serve {
         /// IP address and port.
         address: At<SocketAddr>,
+    }
+}
+
+record! {
+    /// Over which the program's own commands talk to the process.
+    #[example("{socket: /run/evertoken/warehouse.sock}")]
+    struct Control {
+        /// The socket's path. Its directory is made with mode 0700 if only that is missing; group and others may not write to it. Default:
+        /// a name of this configuration's own in `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/evertoken`, `/run/evertoken`, or else the state
+        /// directory, whichever is there to write to.
+        socket: At<AbsolutePath>,
     }
 }
 

@@ -5,6 +5,7 @@ mod check;
 pub mod defaults;
 mod document;
 mod file;
+pub mod glance;
 mod hide;
 mod include;
 pub mod ktr;

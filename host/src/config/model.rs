@@ -20,7 +20,7 @@ pub struct Config {
     pub state: StateLocation,
     /// The address of probes and metrics; none: not served.
     pub serve: Option<SocketAddr>,
-    /// Where the control socket stands; none: no control socket.
+    /// Where the control socket is to be; none: the process chooses.
     pub control: Option<PathBuf>,
     /// Bounds on what is done at once.
     pub limits: Limits,

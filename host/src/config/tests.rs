@@ -52,6 +52,7 @@ fn the_design_page_s_example_is_understood() {
     let config = config(
         r#"
 state: {dir: /var/lib/evertoken, key: {file: /run/secrets/state}}
+control: {socket: /run/evertoken/warehouse.sock}
 serve: {address: 0.0.0.0:8080}              # /livez /readyz /metrics, nothing else; absent: none
 limits: {concurrency: 64, per_origin: {in_flight: 16}}
 plugins:                                    # only for plugins that are not built in
@@ -113,7 +114,7 @@ outputs:                                    # several jobs' tokens in one place
     );
     assert_eq!(
         config.control.as_deref(),
-        Some(Path::new("/var/lib/evertoken/control.sock"))
+        Some(Path::new("/run/evertoken/warehouse.sock"))
     );
     let StateLocation::Directory { keys, .. } = &config.state else {
         panic!("{:?}", config.state);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
 use crate::refresh::restraint::Cause;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, rfc3339};
 
 /// Everything at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -249,54 +249,6 @@ pub struct SharedStatus {
     /// The output.
     #[serde(flatten)]
     pub output: OutputStatus,
-}
-
-/// Points in time as RFC 3339 in UTC, to the second, as Kubernetes writes them.
-mod rfc3339 {
-    use serde::{Deserialize as _, Deserializer, Serializer, de};
-
-    use crate::time::Timestamp;
-
-    pub(super) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(at)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        let text = String::deserialize(from)?;
-        let at: jiff::Timestamp = text.parse().map_err(de::Error::custom)?;
-        Ok(Timestamp(
-            u64::try_from(at.as_millisecond()).unwrap_or_default(),
-        ))
-    }
-
-    pub(super) mod optional {
-        use serde::{Deserialize, Deserializer, Serializer};
-
-        use crate::time::Timestamp;
-
-        #[derive(Deserialize)]
-        struct Wrapped(#[serde(with = "super")] Timestamp);
-
-        #[expect(
-            clippy::ref_option,
-            reason = "serde's `with` passes the field by reference"
-        )]
-        pub(in super::super) fn serialize<S: Serializer>(
-            at: &Option<Timestamp>,
-            to: S,
-        ) -> Result<S::Ok, S::Error> {
-            match at {
-                Some(at) => super::serialize(at, to),
-                None => to.serialize_none(),
-            }
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            from: D,
-        ) -> Result<Option<Timestamp>, D::Error> {
-            Ok(Option::<Wrapped>::deserialize(from)?.map(|Wrapped(at)| at))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use crate::capability::chain::{CLOCK_SKEW, Chain, Exchange, Holder, Intent};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Seed, StoredChain};
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
-use crate::time::{Clock, Timestamp};
+use crate::time::{Clock, Timestamp, rfc3339};
+
+/// The code of a failure about a job that nothing is kept of.
+pub const NO_SUCH_JOB: &str = "state.no-such-job";
 
 /// What is kept of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +33,10 @@ pub struct KeptJob {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenTimes {
     /// When the request that brought it was sent.
+    #[serde(with = "rfc3339")]
     pub obtained_at: Timestamp,
     /// When it dies; none: never.
+    #[serde(default, with = "rfc3339::optional")]
     pub expires_at: Option<Timestamp>,
 }
 
@@ -90,12 +95,15 @@ pub struct ChainFacts {
     /// Counts the values, from 0.
     pub generation: u64,
     /// When the newest value dies, where the issuer said so.
+    #[serde(default, with = "rfc3339::optional")]
     pub expires_at: Option<Timestamp>,
     /// Since when the issuer takes no value of it.
+    #[serde(default, with = "rfc3339::optional")]
     pub dead_since: Option<Timestamp>,
     /// Requests that carried the newest value and of whose answer nothing is known.
     pub unanswered: u32,
     /// When the last of these was about to be sent.
+    #[serde(default, with = "rfc3339::optional")]
     pub last_sent: Option<Timestamp>,
     /// What is open.
     pub exchange: Option<ExchangeFacts>,
@@ -115,8 +123,10 @@ pub struct ExchangeFacts {
     /// The plugin that words it.
     pub plugin: String,
     /// When it was written down.
+    #[serde(with = "rfc3339")]
     pub written_at: Timestamp,
     /// When its holder gives it up.
+    #[serde(with = "rfc3339")]
     pub not_after: Timestamp,
     /// The process that wrote it, hexadecimal: another one after each start.
     pub holder: String,
@@ -416,7 +426,7 @@ impl Manual {
 fn no_such_job(name: &str) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        "state.no-such-job",
+        NO_SUCH_JOB,
         format!(
             "nothing is kept of a job `{name}`; `evertoken state show` lists all jobs that something is kept of"
         ),
