@@ -45,27 +45,27 @@ const RIGHTS: [(&str, Right); 9] = [
         ("get", "secrets", "", "evertoken", "warehouse-client"),
     ),
     (
-        "rbac-tokenrequest.yaml",
+        "optional/rbac-tokenrequest.yaml",
         ("create", "serviceaccounts", "token", "shop", "warehouse"),
     ),
     (
-        "rbac-state.yaml",
+        "optional/rbac-state.yaml",
         ("get", "secrets", "", "evertoken-state", ""),
     ),
     (
-        "rbac-state.yaml",
+        "optional/rbac-state.yaml",
         ("list", "secrets", "", "evertoken-state", ""),
     ),
     (
-        "rbac-state.yaml",
+        "optional/rbac-state.yaml",
         ("create", "secrets", "", "evertoken-state", ""),
     ),
     (
-        "rbac-state.yaml",
+        "optional/rbac-state.yaml",
         ("update", "secrets", "", "evertoken-state", ""),
     ),
     (
-        "rbac-state.yaml",
+        "optional/rbac-state.yaml",
         ("delete", "secrets", "", "evertoken-state", ""),
     ),
 ];
@@ -77,17 +77,40 @@ fn manifest(file: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Every manifest in the order of `kubectl apply -f FOLDER`, after the namespace that README applies first.
-fn all_files() -> Vec<String> {
-    let folder = workspace().unwrap().join("deploy/kubernetes");
-    let mut files: Vec<String> = std::fs::read_dir(folder)
+/// The manifests that `kubectl apply -f FOLDER` takes, in its order.
+fn files_in(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(workspace().unwrap().join("deploy/kubernetes").join(folder));
+    let mut files: Vec<String> = entries
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "namespace.yaml")
+        .map(|entry| entry.unwrap())
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|ending| ending == "yaml")
+        })
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .map(|name| {
+            if folder.is_empty() {
+                name
+            } else {
+                format!("{folder}/{name}")
+            }
+        })
         .collect();
     files.sort();
-    files.insert(0, "namespace.yaml".to_owned());
     files
+}
+
+/// The first commands of the README, word by word.
+fn first_commands() -> Vec<Vec<String>> {
+    let page = std::fs::read_to_string(workspace().unwrap().join("deploy/README.md")).unwrap();
+    let block = page.split("```console\n").nth(1).unwrap();
+    let block = block.split("```").next().unwrap();
+    let commands = block.lines().map(|line| line.strip_prefix("$ ").unwrap());
+    commands
+        .map(|command| command.split(' ').map(str::to_owned).collect())
+        .collect()
 }
 
 /// Where objects of this kind are created.
@@ -100,6 +123,17 @@ fn collection(object: &Value) -> String {
         Some(namespace) => format!("/{group}/{version}/namespaces/{namespace}/{kind}"),
         None => format!("/{group}/{version}/{kind}"),
     }
+}
+
+/// The objects that `kubectl apply -f PATH` takes.
+fn applied(path: &str) -> Vec<Value> {
+    let path = path.strip_prefix("deploy/kubernetes/").unwrap();
+    let files = if path.is_empty() {
+        files_in("")
+    } else {
+        vec![path.to_owned()]
+    };
+    files.iter().flat_map(|file| manifest(file)).collect()
 }
 
 /// The cluster with the namespaces of the manifests, empty of what an earlier test put there.
@@ -164,6 +198,52 @@ impl Cluster {
     fn apply(&self, files: &[&str]) {
         for object in files.iter().flat_map(|file| manifest(file)) {
             self.create(&object);
+        }
+    }
+
+    /// Does what the README's first commands do, as far as nothing is missing that they do not make themselves.
+    fn follow_the_readme(&self) {
+        let mut namespaces = BTreeSet::new();
+        for command in first_commands() {
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            let objects = match words[..] {
+                ["kubectl", "apply", "-f", path] => applied(path),
+                ["kubectl", "create", "namespace", name] => {
+                    vec![
+                        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+                    ]
+                }
+                [
+                    "kubectl",
+                    "create",
+                    "secret",
+                    "generic",
+                    name,
+                    "-n",
+                    namespace,
+                    literal,
+                ] => {
+                    let pair = literal.strip_prefix("--from-literal=").unwrap();
+                    let (key, _) = pair.split_once('=').unwrap();
+                    vec![json!({
+                        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
+                        "stringData": {(key): "warehouse-secret-1"},
+                    })]
+                }
+                _ => panic!("what does {words:?} do?"),
+            };
+            for object in objects {
+                let metadata = &object["metadata"];
+                if object["kind"] == "Namespace" {
+                    namespaces.insert(metadata["name"].clone().to_string());
+                }
+                let namespace = &metadata["namespace"];
+                assert!(
+                    namespace.is_null() || namespaces.contains(&namespace.to_string()),
+                    "{words:?}: nobody has made the namespace {namespace}"
+                );
+                self.create(&object);
+            }
         }
     }
 
@@ -275,21 +355,16 @@ fn the_manifests_apply_as_they_stand_and_their_configuration_does_its_job() {
     let Some(cluster) = Cluster::new("deploy") else {
         return;
     };
-    let files = all_files();
-    cluster.apply(&files.iter().map(String::as_str).collect::<Vec<_>>());
-    let rbac: Vec<&str> = files
-        .iter()
-        .map(String::as_str)
-        .filter(|file| file.starts_with("rbac-"))
-        .collect();
+    cluster.follow_the_readme();
+    let is_rbac = |file: &&String| file.rsplit('/').next().unwrap().starts_with("rbac-");
+    let (applied, optional) = (files_in(""), files_in("optional"));
+    let rbac: Vec<&str> = applied.iter().filter(is_rbac).map(String::as_str).collect();
     let with_rights: BTreeSet<&str> = RIGHTS.iter().map(|(file, _)| *file).collect();
-    assert_eq!(
-        BTreeSet::from_iter(rbac.clone()),
-        with_rights,
-        "each RBAC file has its rights"
-    );
+    let all = applied.iter().chain(&optional).filter(is_rbac);
+    let all: BTreeSet<&str> = all.map(String::as_str).collect();
+    assert_eq!(all, with_rights, "each RBAC file has its rights");
+    // No rights but those of the files that were applied.
     cluster.wait_for_rights(&rbac);
-    cluster.client_secret("warehouse-secret-1");
     let account = cluster.api.login("evertoken", "evertoken").unwrap();
     let (issuer, port) = (issuer(), free_port().unwrap());
     let config = cluster.configuration(&issuer.url("/token"), port);
@@ -466,7 +541,7 @@ fn a_requested_service_account_token_reaches_a_file_and_is_good_for_its_audience
     let Some(cluster) = Cluster::new("token-request") else {
         return;
     };
-    let account = cluster.account(&["rbac-tokenrequest.yaml"]);
+    let account = cluster.account(&["optional/rbac-tokenrequest.yaml"]);
     cluster.create(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "warehouse", "namespace": "shop"}}));
     let config = cluster
         .scene
