@@ -97,7 +97,7 @@ fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> Option<String> {
     let of_source = job.last_failure.iter().map(described);
     let of_issuer = job.held_back.iter().map(|held_back| {
         let why = described(&held_back.failure);
-        format!("waits for {}: {why}", held_back.issuer)
+        format!("{held_back}: {why}")
     });
     let of_outputs = outputs.iter().filter_map(|output| {
         let failure = output.failure.as_ref()?;

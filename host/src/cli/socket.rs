@@ -22,8 +22,8 @@ const NAME: &str = "evertoken.sock";
 /// Where services of the whole machine have such files (hier(7), FHS 3.0 §3.15).
 const SYSTEM_DIRECTORY: &str = "/run/evertoken";
 
-/// In the state directory, which is of the configuration alone.
-const NAME_IN_STATE: &str = "control.sock";
+/// In the state directory, which is this configuration's alone; in a directory of its own, since a volume in a Pod is everybody's to write.
+const NAME_IN_STATE: &str = "control/evertoken.sock";
 
 /// Which running process is meant.
 #[derive(Debug, Args)]

@@ -63,7 +63,7 @@ fn absolute(directory: &Path) -> PathBuf {
 }
 
 /// Reads a file that holds a configuration; `left` are the bytes that it may have.
-fn read_text(path: &Path, left: usize) -> Result<Zeroizing<String>, Mistakes> {
+pub(super) fn read_text(path: &Path, left: usize) -> Result<Zeroizing<String>, Mistakes> {
     let name = path.display().to_string();
     match file::read(path, left) {
         Ok(bytes) => text_of(&bytes, &name),

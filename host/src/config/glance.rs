@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document;
-use super::yaml::{self, Content, Node};
+use super::yaml::{self, Budget, Content, Node};
 
 /// Two places in a configuration, as far as they can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Glance {
 /// Looks into a configuration file; one that cannot be read says nothing.
 #[must_use]
 pub fn glance(path: &Path) -> Glance {
-    let text = document::read_text(path);
+    let text = document::read_text(path, yaml::MAX_BYTES);
     text.map_or_else(|_| Glance::default(), |text| of_text(&text))
 }
 
@@ -39,7 +39,7 @@ fn path_in(text: &str, block: &str, key: &str) -> Option<PathBuf> {
     } else {
         lines_of(text, block)?
     };
-    let tree = yaml::parse(block_text, 0).tree?;
+    let tree = yaml::parse(block_text, 0, &mut Budget::default()).tree?;
     let path = member(&*member(&tree, block)?, key)?;
     match &path.content {
         Content::Scalar(scalar) => Some(PathBuf::from(scalar.text.as_str())),

@@ -353,6 +353,30 @@ mod tests {
     use super::*;
     use crate::time::Timestamp;
 
+    #[test]
+    fn a_probe_that_somebody_asked_for_puts_off_no_other() {
+        for cause in [Cause::IssuerInTrouble, Cause::ClientRefused] {
+            for (failures, retry_after) in [(0, None), (3, None), (9, None), (0, Some(s(600)))] {
+                let mut circuit = Circuit::close(1, cause, retry_after, true, at(0), 1.0);
+                (0..failures).for_each(|_| circuit.failed(cause, at(0), 1.0));
+                let by_itself = circuit.next.max(circuit.obeys_until);
+                let asked_at = Reading {
+                    boot: by_itself / 2,
+                    ..at(0)
+                };
+                for _ in 0..2 {
+                    circuit.hurry(asked_at);
+                    circuit.failed(cause, asked_at, 1.0);
+                }
+                let next = circuit.next.max(circuit.obeys_until);
+                assert!(
+                    asked_at.boot < next && next <= by_itself,
+                    "{cause:?} {failures} {retry_after:?}: {next:?}"
+                );
+            }
+        }
+    }
+
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use evertoken_tests::evertoken::{Evertoken, Finished, Launch};
+use evertoken_tests::evertoken::{Evertoken, Finished, Launch, binary};
 use evertoken_tests::wait_until;
 use evertoken_tests::workdir::RunDir;
 use serde_json::Value;
@@ -52,9 +52,19 @@ impl Scene {
 
     /// A command line with the shared compile cache and nothing else from outside.
     pub(crate) fn launch(&self) -> Result<Launch> {
+        self.furnish(Launch::new()?)
+    }
+
+    /// A shell that runs `script`, in which `"$0"` is the built program.
+    pub(crate) fn shell(&self, script: &str) -> Result<Launch> {
+        let shell = Launch::of(Path::new("sh")).args(["-c", script]);
+        self.furnish(shell.args([binary()?]))
+    }
+
+    fn furnish(&self, launch: Launch) -> Result<Launch> {
         let cache = evertoken_tests::workdir::parts()?.join("cache");
         std::fs::create_dir_all(&cache)?;
-        Ok(Launch::new()?
+        Ok(launch
             .env("XDG_CACHE_HOME", cache)
             .env("XDG_RUNTIME_DIR", self.folder.path())
             .folder(self.folder.path()))

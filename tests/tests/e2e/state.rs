@@ -147,7 +147,7 @@ fn a_rotating_secret_is_shown_set_and_forgotten_by_the_running_process_and_witho
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("nothing is kept\n"), "{text}");
     let (code, text) = stage.state(&["forget", "desktop", "--yes"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(64));
     assert!(
         text.contains("nothing is kept of a job `desktop`"),
         "{text}"

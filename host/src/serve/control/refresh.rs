@@ -109,6 +109,7 @@ mod tests {
     use super::*;
     use crate::config::model::JobId;
     use crate::failure::FailureKind;
+    use crate::refresh::restraint::Cause;
     use crate::runner::status::{FailureStatus, HeldBack, JobState, SharedStatus};
 
     const ASKED_AT: Timestamp = Timestamp(1_000_000);
@@ -164,6 +165,7 @@ mod tests {
         let held_back = |at| JobStatus {
             held_back: Some(HeldBack {
                 issuer: "https://idp.example.org".to_owned(),
+                cause: Cause::IssuerInTrouble,
                 since: Timestamp(before),
                 failure: failure(at),
             }),

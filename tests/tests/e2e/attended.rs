@@ -1,0 +1,382 @@
+//! Whoever looks after a running process: reads its log or does not, sends signals, asks where jobs stand and for new tokens, deletes its
+//! socket, breaks its configuration meanwhile, and reads what commands print on whatever terminal.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evertoken_tests::evertoken::{Evertoken, Launch, binary};
+use evertoken_tests::wait_until;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::process::Signal;
+
+use crate::scene::{PATIENCE, Scene};
+
+/// A job whose token is another every two seconds.
+const QUICK: &str = r#"
+- name: quick
+  source: {plugin: dummy, config: {lifetime: 4s}}
+  refresh: {at: 50%, jitter: 0s}
+  outputs: [{file: {path: "{out}/quick"}}]
+"#;
+
+/// Waits for two more tokens.
+fn goes_on(scene: &Scene, process: &Evertoken) {
+    for _ in 0..2 {
+        let now = || std::fs::read(scene.out("quick")).ok();
+        let before = now();
+        process
+            .wait_for("the next token", PATIENCE, |_| now() != before)
+            .unwrap();
+    }
+}
+
+/// A pipe that somebody holds open and does not read.
+struct Unread(File);
+
+impl Unread {
+    fn new(path: &Path) -> Self {
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let both_ends = open(path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        Self(both_ends.into())
+    }
+
+    fn fill(&mut self) {
+        for chunk in [&[b'.'; 4096][..], b"."] {
+            loop {
+                match self.0.write(chunk) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+
+    /// All that is in it now.
+    fn read(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let end = self.0.read_to_end(&mut bytes).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::WouldBlock);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_tokens_nor_status_nor_the_end() {
+    let scene = Scene::new("unread").unwrap();
+    let config = scene.config(&format!("jobs:{QUICK}")).unwrap();
+    let pipe = scene.path("stderr");
+    let mut unread = Unread::new(&pipe);
+    unread.fill();
+    let process = scene
+        .shell("exec \"$0\" run -vv --config \"$1\" 2>\"$2\"")
+        .unwrap()
+        .args([&config, &pipe])
+        .spawn()
+        .unwrap();
+    goes_on(&scene, &process);
+    assert_eq!(scene.status(&config).unwrap().len(), 1);
+
+    // Who reads again misses nothing that there was room for.
+    let mut log = String::new();
+    process
+        .wait_for("the log's first and newest lines", PATIENCE, |_| {
+            log += &unread.read();
+            log.contains("started") && log.contains("refreshed token")
+        })
+        .unwrap();
+
+    unread.fill();
+    goes_on(&scene, &process);
+    let status = process.terminate(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn signals_that_ask_for_what_there_is_not_do_no_harm_and_are_a_line_each() {
+    let scene = Scene::new("signals").unwrap();
+    let config = scene.config(&format!("jobs:{QUICK}")).unwrap();
+    let process = scene.run(&config).unwrap();
+    process
+        .wait_for("the start", PATIENCE, |process| {
+            process.stderr().contains("started")
+        })
+        .unwrap();
+    for (signal, name) in [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+    ] {
+        process.signal(signal).unwrap();
+        process
+            .wait_for(name, PATIENCE, |process| process.stderr().contains(name))
+            .unwrap();
+    }
+    goes_on(&scene, &process);
+    let said = process.stderr();
+    let said: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("ignored"))
+        .collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].contains("a restart takes"), "{said:?}");
+    let status = process.terminate(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+/// A process with this configuration, whose socket is where nothing but the environment says.
+fn serving(scene: &Scene, name: &str, yaml: &str) -> (PathBuf, Evertoken) {
+    let text = scene.config(yaml).unwrap();
+    let config = scene.path(name);
+    std::fs::rename(text, &config).unwrap();
+    let process = scene.run(&config).unwrap();
+    process
+        .wait_for("an answer", PATIENCE, |_| scene.status(&config).is_ok())
+        .unwrap();
+    (config, process)
+}
+
+fn job(name: &str) -> String {
+    QUICK.replace("quick", name)
+}
+
+#[test]
+fn each_process_is_found_by_its_configuration_whatever_that_says_meanwhile() {
+    let scene = Scene::new("found").unwrap();
+    let names = |config: &Path| -> Vec<String> {
+        let rows = scene.status(config).unwrap();
+        let names = rows.iter().map(|row| row["id"]["name"].as_str());
+        names.map(|name| name.unwrap().to_owned()).collect()
+    };
+    // Without a state directory, and two of one user beside each other.
+    let (one, _one) = serving(&scene, "one.yaml", &format!("jobs:{}", job("one")));
+    let (two, _two) = serving(&scene, "two.yaml", &format!("jobs:{}", job("two")));
+    let socket = scene.path("here.sock");
+    let named = format!(
+        "control: {{socket: \"{}\"}}\njobs:{}",
+        socket.display(),
+        job("named")
+    );
+    let (named, named_process) = serving(&scene, "named.yaml", &named);
+    assert!(socket.exists());
+    for broken in [false, true] {
+        if broken {
+            for config in [&one, &two, &named] {
+                let text = std::fs::read_to_string(config).unwrap();
+                std::fs::write(config, format!("serv: [\n{text}")).unwrap();
+            }
+        }
+        assert_eq!(names(&one), ["one"]);
+        assert_eq!(names(&two), ["two"]);
+        assert_eq!(names(&named), ["named"]);
+    }
+
+    // A socket that somebody deletes comes back.
+    std::fs::remove_file(&socket).unwrap();
+    wait_until("the socket", PATIENCE, || scene.status(&named).ok()).unwrap();
+    named_process.terminate(Duration::from_secs(10)).unwrap();
+    assert!(!socket.exists());
+
+    // A second process of one configuration does its work without a socket, and says so.
+    std::fs::write(
+        &one,
+        std::fs::read_to_string(&one)
+            .unwrap()
+            .replace("serv: [\n", ""),
+    )
+    .unwrap();
+    let second = scene.run(&one).unwrap();
+    second
+        .wait_for("that it has no socket", PATIENCE, |process| {
+            let said = process.stderr();
+            said.contains("no control socket") && said.contains("refreshed token")
+        })
+        .unwrap();
+    assert_eq!(names(&one), ["one"]);
+
+    // Who names a configuration of nobody's learns where was looked, and who is there.
+    let nobody = scene
+        .command(&["status"], &scene.path("nobody.yaml"))
+        .unwrap();
+    assert_eq!(nobody.code(), Some(1));
+    assert!(nobody.stderr.contains("is it running"), "{}", nobody.stderr);
+    assert!(nobody.stderr.contains("--socket"), "{}", nobody.stderr);
+}
+
+#[test]
+fn refresh_waits_prints_what_came_of_it_and_ends_by_it() {
+    let scene = Scene::new("refresh").unwrap();
+    let config = scene
+        .config(
+            r#"
+jobs:
+- name: good
+  source: {plugin: dummy, config: {lifetime: 1h}}
+  outputs: [{file: {path: "{out}/good"}}]
+- name: bad
+  source: {plugin: mirror, secrets: {token: {file: "{here}/missing"}}, reveal: [token]}
+  outputs: [{file: {path: "{out}/bad"}}]
+- name: unwritten
+  source: {plugin: dummy, config: {lifetime: 1h}}
+  outputs: [{file: {path: "{here}/nowhere/unwritten"}}]
+"#,
+        )
+        .unwrap();
+    let process = scene.run(&config).unwrap();
+    process
+        .wait_for("the first token", PATIENCE, |_| scene.out("good").exists())
+        .unwrap();
+    let refresh = |jobs: &[&str]| {
+        scene
+            .command(&[&["refresh"], jobs].concat(), &config)
+            .unwrap()
+    };
+
+    let before = std::fs::read(scene.out("good")).unwrap();
+    let good = refresh(&["good"]);
+    assert_eq!(good.code(), Some(0), "{}", good.stderr);
+    assert_ne!(std::fs::read(scene.out("good")).unwrap(), before);
+    let written = format!("written to {}\n", scene.out("good").display());
+    assert!(
+        good.stdout.starts_with("good: refreshed, expires 2"),
+        "{}",
+        good.stdout
+    );
+    assert!(good.stdout.ends_with(&written), "{}", good.stdout);
+
+    for (job, code) in [("bad", "secret.not-found"), ("unwritten", "nowhere")] {
+        let failed = refresh(&[job]);
+        assert_eq!(failed.code(), Some(1), "{}", failed.stderr);
+        let said = format!("error: {job}: not refreshed: ");
+        assert!(failed.stderr.starts_with(&said), "{}", failed.stderr);
+        assert!(failed.stderr.contains(code), "{}", failed.stderr);
+    }
+    let both = refresh(&["good", "bad"]);
+    assert_eq!(both.code(), Some(1));
+    assert!(both.stdout.contains("good: refreshed"), "{}", both.stdout);
+
+    // A name that is no job's has one exit code with every command, and nothing is done then.
+    let before = std::fs::read(scene.out("good")).unwrap();
+    for command in [
+        &["refresh", "good", "nobody"][..],
+        &["status", "nobody"],
+        &["state", "show", "nobody"],
+        &["state", "forget", "nobody", "--yes"],
+        &["once", "good", "nobody"],
+    ] {
+        let unknown = scene.command(command, &config).unwrap();
+        assert_eq!(unknown.code(), Some(64), "{command:?}: {}", unknown.stderr);
+        assert!(unknown.stderr.contains("nobody"), "{}", unknown.stderr);
+    }
+    assert_eq!(std::fs::read(scene.out("good")).unwrap(), before);
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
+    let scene = Scene::new("stdout").unwrap();
+    let enough = scene
+        .shell("{ sleep 1; \"$0\" schema; echo \"code $?\" >&2; } | true")
+        .unwrap()
+        .finish(PATIENCE)
+        .unwrap();
+    assert_eq!(enough.stderr, "code 0\n");
+    let full = scene
+        .shell("\"$0\" schema > /dev/full")
+        .unwrap()
+        .finish(PATIENCE)
+        .unwrap();
+    assert_eq!(full.code(), Some(1));
+    assert!(
+        full.stderr.starts_with("error: No space"),
+        "{}",
+        full.stderr
+    );
+}
+
+#[test]
+fn all_text_ends_in_a_newline_and_what_goes_into_a_pipe_is_plain() {
+    let scene = Scene::new("plain").unwrap();
+    let good = scene.config(&format!("jobs:{QUICK}")).unwrap();
+    let bad = scene.write("bad.yaml", "jbos: 1\n").unwrap();
+    let (good, bad) = (good.display().to_string(), bad.display().to_string());
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["nonsense"],
+        &["ktr", "--help"],
+        &["ktr", "--nonsense"],
+        &["schema"],
+        &["plugin", "list"],
+        &["plugin", "list", "--config", &bad],
+        &["plugin", "inspect", "oauth2"],
+        &["plugin", "inspect", "/nonexistent"],
+        &["check", "--config", &good],
+        &["check", "--config", &bad],
+        &["run", "--config", &bad],
+        &["once", "--config", &good],
+        &["once", "nobody", "--config", &good],
+        &["status", "--config", &good],
+        &["state", "show", "--config", &good],
+    ] {
+        let launch = scene.launch().unwrap().env("TERM", "xterm");
+        let finished = launch.args(arguments).finish(PATIENCE).unwrap();
+        assert!(!(finished.stdout.is_empty() && finished.stderr.is_empty()));
+        for text in [finished.stdout, finished.stderr] {
+            assert!(
+                text.is_empty() || text.ends_with('\n'),
+                "{arguments:?}: {text:?}"
+            );
+            assert!(
+                !text.contains(['\u{1b}', '╭', '│', '×']),
+                "{arguments:?}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_terminal_gets_colours_and_boxes_if_it_can_show_them_and_the_user_wants_them() {
+    let scene = Scene::new("terminal").unwrap();
+    let bad = scene.write("bad.yaml", "jbos: 1\n").unwrap();
+    // `script` gives a command a terminal.
+    let line = format!(
+        "{} check --config {}",
+        binary().unwrap().display(),
+        bad.display()
+    );
+    for (variables, colours, boxes) in [
+        (vec![("TERM", "xterm"), ("LANG", "en_US.UTF-8")], true, true),
+        (vec![("TERM", "xterm"), ("LANG", "C")], true, false),
+        (
+            vec![
+                ("TERM", "xterm"),
+                ("LANG", "en_US.UTF-8"),
+                ("NO_COLOR", "1"),
+            ],
+            false,
+            false,
+        ),
+        (
+            vec![("TERM", "dumb"), ("LANG", "en_US.UTF-8")],
+            false,
+            false,
+        ),
+    ] {
+        let mut launch = Launch::of(Path::new("script")).args(["-qec", &line, "/dev/null"]);
+        for (name, value) in &variables {
+            launch = launch.env(name, value);
+        }
+        let shown = launch.folder(&scene.path("")).finish(PATIENCE).unwrap();
+        if shown.code() == Some(127) {
+            println!("skipped: needs script (util-linux)");
+            return;
+        }
+        let text = &shown.stdout;
+        assert!(text.contains("jbos"), "{variables:?}: {text}");
+        assert_eq!(text.contains('\u{1b}'), colours, "{variables:?}: {text}");
+        let has_boxes = text.contains(['╭', '│', '─']);
+        assert_eq!(has_boxes, boxes, "{variables:?}: {text}");
+    }
+}
