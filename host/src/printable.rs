@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize as _, Deserializer};
+
 /// `text` on one line: line ends and tabs become spaces; other control characters (ECMA-48: C0, C1 and DEL), and what is invisible or
 /// reorders its neighbours, go. What is left can neither steer a terminal nor look like something else.
 #[must_use]
@@ -17,6 +19,14 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         })
         .collect::<String>()
         .into()
+}
+
+/// Reads a text as [`printable`].
+///
+/// # Errors
+/// It is no text.
+pub fn deserialize<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
+    Ok(printable(&String::deserialize(text)?).into_owned())
 }
 
 /// JSON text as a terminal may show it: the same values, with what steers a terminal written as escapes (RFC 8259 §7). The line ends and

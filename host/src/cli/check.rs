@@ -41,11 +41,14 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             return Ok(exit);
         }
         if arguments.online {
-            let found = online(&loaded.config, plugins, Issuers::MustAnswer).await?;
+            let found = online(&loaded.config, plugins.clone(), Issuers::MustAnswer).await?;
             if !found.is_empty() {
                 found.show();
                 return Ok(Exit::Failure);
             }
+        }
+        if plugin_options::say_unusable(&loaded.places, &plugins).await {
+            return Ok(Exit::Failure);
         }
         let (jobs, shared) = (loaded.config.jobs.len(), loaded.config.shared_outputs.len());
         say(&format!(

@@ -55,6 +55,7 @@ impl House {
             clock: Arc::new(SystemClock),
             environment: process_environment(),
         });
+        plugins.stop_with(stop.clone());
         let live = Arc::new(Live::new(
             plugins.clone(),
             capabilities.clone(),

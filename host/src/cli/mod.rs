@@ -6,6 +6,7 @@ mod compile_plugin;
 mod configuration;
 mod exit;
 mod house;
+mod judge_options;
 mod ktr;
 mod log;
 mod once;
@@ -75,6 +76,8 @@ enum Command {
     Ktr(ktr::KtrArguments),
     #[command(hide = true)]
     CompilePlugin(compile_plugin::CompileArguments),
+    #[command(hide = true)]
+    JudgeOptions(judge_options::JudgeArguments),
 }
 
 /// Runs the command that the process was started with.
@@ -126,6 +129,7 @@ fn dispatch(arguments: Arguments) -> Exit {
         Command::Plugin(command) => plugin::run(&command),
         Command::Ktr(arguments) => ktr::run(&arguments.arguments),
         Command::CompilePlugin(arguments) => compile_plugin::run(&arguments),
+        Command::JudgeOptions(arguments) => judge_options::run(&arguments),
     }
 }
 

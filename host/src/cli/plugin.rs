@@ -11,7 +11,9 @@ use super::configuration::ConfigArguments;
 use super::{Exit, house, print, runtime};
 use crate::file;
 use crate::plugin::limits::COMPONENT_BYTES;
-use crate::plugin::{BUILT_IN, CacheSettings, Compiler, Listed, PluginInfo, Plugins, inspect};
+use crate::plugin::{
+    BUILT_IN, CacheSettings, Compiler, Listed, PluginInfo, Plugins, check_schema, inspect,
+};
 use crate::printable::printable_json;
 
 /// Lists and inspects plugins.
@@ -53,7 +55,7 @@ pub(super) fn run(command: &PluginCommand) -> Exit {
                 Ok(config) => list(&config?).await,
                 Err(exit) => return Ok(exit),
             },
-            PluginCommand::Inspect(arguments) => describe(&read(&arguments.file)?),
+            PluginCommand::Inspect(arguments) => describe(&read(&arguments.file).await?),
             PluginCommand::Precompile(arguments) => precompile(&arguments.output).await?,
         };
         print(&text)?;
@@ -112,7 +114,7 @@ async fn list(plugins: &Plugins) -> String {
 }
 
 /// A file by its path, or a built-in plugin by its name.
-fn read(file: &Path) -> anyhow::Result<PluginInfo> {
+async fn read(file: &Path) -> anyhow::Result<PluginInfo> {
     if let Some(plugin) = BUILT_IN
         .iter()
         .find(|plugin| Path::new(plugin.name) == file)
@@ -125,7 +127,10 @@ fn read(file: &Path) -> anyhow::Result<PluginInfo> {
             file.display()
         )
     })?;
-    inspect(&bytes).with_context(|| format!("{} cannot be used", file.display()))
+    let unusable = || format!("{} cannot be used", file.display());
+    let info = inspect(&bytes).with_context(unusable)?;
+    check_schema(&info).await.with_context(unusable)?;
+    Ok(info)
 }
 
 fn describe(info: &PluginInfo) -> String {

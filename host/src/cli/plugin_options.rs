@@ -1,10 +1,14 @@
 //! Judges the plugins' own options in a configuration by the schemas that the plugins carry, and tells mistakes at their place
 //! in the file. A plugin that cannot be loaded is no mistake of the file: its jobs say so when they run.
 
-use crate::config::{Loaded, Mistake, Mistakes, Places, PluginUse};
-use crate::plugin::{Plugins, World};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Exit, configuration};
+use serde_json::Value;
+
+use crate::config::{Loaded, Mistake, Mistakes, Places, PluginOptions, PluginUse};
+use crate::plugin::{LoadError, Plugins, World};
+
+use super::{Exit, configuration, say};
 
 /// Shows all mistakes, if there are any.
 ///
@@ -22,39 +26,63 @@ pub(super) async fn require(loaded: &Loaded, plugins: &Plugins) -> Result<(), Ex
 
 /// What plugins find wrong with what is said to them and with the secrets that they are given.
 pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake> {
-    let mut found = Vec::new();
+    let mut by_plugin: BTreeMap<(&str, PluginUse), Vec<PluginOptions<'_>>> = BTreeMap::new();
     for said in places.plugin_options() {
+        by_plugin
+            .entry((said.plugin, said.wanted))
+            .or_default()
+            .push(said);
+    }
+    let mut found = Vec::new();
+    for ((plugin, wanted), all_said) in by_plugin {
         if found.len() >= Mistakes::ENOUGH {
             break;
         }
-        let world = match said.wanted {
+        let world = match wanted {
             PluginUse::Source => World::Source,
             PluginUse::Formatter => World::Formatter,
         };
-        let Ok(mistakes) = plugins.check_config(said.plugin, world, &said.config).await else {
+        let configs: Vec<&Value> = all_said.iter().map(|said| &said.config).collect();
+        let Ok(mistakes) = plugins.check_configs(plugin, world, &configs).await else {
             continue;
         };
-        let tell = |place, message| {
-            places.mistake(place, format!("plugin `{}`: {message}", said.plugin), None)
-        };
-        found.extend(
-            mistakes
-                .into_iter()
-                .map(|mistake| tell(said.place.pointer(&mistake.pointer), mistake.message)),
-        );
-        if world == World::Source
-            && let Ok(mistakes) = plugins
-                .check_secrets(said.plugin, &said.config, &said.secrets)
-                .await
-        {
-            found.extend(mistakes.into_iter().map(|mistake| {
-                let place = match &mistake.listed {
-                    Some(name) => said.secrets_place.key(name),
-                    None => said.secrets_place,
-                };
-                tell(place, mistake.message)
-            }));
+        let tell =
+            |place, message| places.mistake(place, format!("plugin `{plugin}`: {message}"), None);
+        for (said, mistakes) in all_said.iter().zip(mistakes) {
+            found.extend(
+                mistakes
+                    .into_iter()
+                    .map(|mistake| tell(said.place.pointer(&mistake.pointer), mistake.message)),
+            );
+            if world == World::Source
+                && let Ok(mistakes) = plugins
+                    .check_secrets(plugin, &said.config, &said.secrets)
+                    .await
+            {
+                found.extend(mistakes.into_iter().map(|mistake| {
+                    let place = match &mistake.listed {
+                        Some(name) => said.secrets_place.key(name),
+                        None => said.secrets_place,
+                    };
+                    tell(place, mistake.message)
+                }));
+            }
         }
     }
     found
+}
+
+/// Says which plugins no job can use, whatever is said to them, and whether there are any. One whose file is missing may come.
+pub(super) async fn say_unusable(places: &Places, plugins: &Plugins) -> bool {
+    let used: BTreeSet<&str> = places.plugin_options().map(|said| said.plugin).collect();
+    let mut is_any = false;
+    for name in used {
+        if let Err(error) = plugins.info(name).await
+            && matches!(*error, LoadError::Refused { .. } | LoadError::Schema { .. })
+        {
+            say(&format!("error: {}", error.to_failure().message));
+            is_any = true;
+        }
+    }
+    is_any
 }

@@ -24,7 +24,7 @@ impl std::fmt::Debug for Places {
 }
 
 /// What a plugin is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PluginUse {
     /// It is a job's source.
     Source,

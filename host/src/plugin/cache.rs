@@ -14,11 +14,10 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::child::{self, Ended};
 use super::engine::{self, BoxError};
 use super::inspect::Digest;
 use super::limits;
@@ -26,9 +25,6 @@ use crate::file::walk::{self, WayError};
 
 /// The hidden subcommand that compiles: a component on standard input, machine code on standard output.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
-
-/// What is kept of a failed compiler's standard error.
-const COMPILER_STDERR_BYTES: u64 = 8 << 10;
 
 /// Where compiled plugins are kept.
 #[derive(Debug, Clone, Default)]
@@ -41,16 +37,28 @@ pub struct CacheSettings {
     pub compiler: Compiler,
 }
 
-/// Who compiles.
+/// Who compiles, and judges what plugins say about themselves.
 #[derive(Debug, Clone, Default)]
 pub enum Compiler {
-    /// This program, run anew with [`COMPILE_COMMAND`] and limits on time and address space.
+    /// This program, run anew with a hidden command and limits on time and address space.
     #[default]
     ThisProgram,
     /// Another program with the same interface.
     Program(PathBuf),
     /// The process itself, without limits: for tests and for short-lived tools that trust the plugin.
     InProcess,
+}
+
+impl Compiler {
+    /// The program to run; none: the process does it itself.
+    pub(super) fn program(&self) -> Option<PathBuf> {
+        match self {
+            // Not its path: that may name a newer version by now, which has its own ways.
+            Self::ThisProgram => Some(PathBuf::from("/proc/self/exe")),
+            Self::Program(program) => Some(program.clone()),
+            Self::InProcess => None,
+        }
+    }
 }
 
 /// Why a plugin could not be compiled or loaded.
@@ -287,15 +295,10 @@ impl Cache {
     }
 
     async fn compile(&self, bytes: Cow<'static, [u8]>, out: File) -> Result<(), CacheError> {
-        let program = match &self.settings.compiler {
-            // Not its path: that may name a newer version by now, which compiles for itself.
-            Compiler::ThisProgram => PathBuf::from("/proc/self/exe"),
-            Compiler::Program(program) => program.clone(),
-            Compiler::InProcess => {
-                return tokio::task::spawn_blocking(move || precompile(&bytes, out))
-                    .await
-                    .map_err(|panic| CacheError::File(std::io::Error::other(panic)))?;
-            }
+        let Some(program) = self.settings.compiler.program() else {
+            return tokio::task::spawn_blocking(move || precompile(&bytes, out))
+                .await
+                .map_err(|panic| CacheError::File(std::io::Error::other(panic)))?;
         };
         match tokio::time::timeout(
             limits::COMPILE_TIME,
@@ -321,50 +324,19 @@ fn precompile(bytes: &[u8], mut out: impl Write) -> Result<(), CacheError> {
     out.write_all(&compiled).map_err(CacheError::File)
 }
 
-/// The child gets no environment: it needs none, and secrets may be in ours.
 async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(), CacheError> {
-    let spawned = |source| CacheError::Spawn {
+    let out = Stdio::from(OwnedFd::from(out));
+    let ended = child::run(program, COMPILE_COMMAND, bytes, out).await;
+    let Ended { status, said, .. } = ended.map_err(|source| CacheError::Spawn {
         program: program.display().to_string(),
         source,
-    };
-    let mut child = tokio::process::Command::new(program)
-        .arg0("evertoken")
-        .arg(COMPILE_COMMAND)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::from(OwnedFd::from(out)))
-        .stderr(Stdio::piped())
-        // A signal to the group of a terminal is for us; we end the compiler ourselves.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(spawned)?;
-    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-    let give = async {
-        if let Some(mut stdin) = stdin {
-            // A child that died early closes its end; its exit status says more.
-            let _ = stdin.write_all(bytes).await;
-        }
-    };
-    let hear = async {
-        let mut said = Vec::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr
-                .take(COMPILER_STDERR_BYTES)
-                .read_to_end(&mut said)
-                .await;
-        }
-        said
-    };
-    let ((), said) = tokio::join!(give, hear);
-    let status = child.wait().await.map_err(spawned)?;
+    })?;
     if status.success() {
         return Ok(());
     }
     if status.code().is_none() {
         return Err(CacheError::Killed { status });
     }
-    let said = String::from_utf8_lossy(&said);
     Err(CacheError::Rejected {
         message: match said.trim() {
             "" => format!("the compiler ended with {status}"),
@@ -378,7 +350,8 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
 /// # Errors
 /// The component is none, or too large; input or output failed.
 pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheError> {
-    limit_this_process().map_err(|error| CacheError::File(error.into()))?;
+    child::limit_this_process(limits::COMPILE_TIME, limits::COMPILE_ADDRESS_SPACE)
+        .map_err(|error| CacheError::File(error.into()))?;
     let mut bytes = Vec::new();
     let limit = limits::COMPONENT_BYTES as u64;
     input
@@ -391,19 +364,6 @@ pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheE
         });
     }
     precompile(&bytes, output)
-}
-
-fn limit_this_process() -> Result<(), Errno> {
-    let limit = |resource, value| {
-        let limit = Rlimit {
-            current: Some(value),
-            maximum: Some(value),
-        };
-        rustix::process::setrlimit(resource, limit)
-    };
-    limit(Resource::Core, 0)?;
-    limit(Resource::Cpu, limits::COMPILE_TIME.as_secs())?;
-    limit(Resource::As, limits::COMPILE_ADDRESS_SPACE)
 }
 
 #[expect(

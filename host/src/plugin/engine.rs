@@ -3,10 +3,11 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use tokio::time::Instant;
 use wasmtime::{Config, Engine};
 
 use super::limits;
@@ -65,6 +66,23 @@ pub(super) struct Ticker {
 struct Shared {
     calls_in_flight: AtomicUsize,
     stopped: AtomicBool,
+    turns: Arc<Turns>,
+}
+
+/// The turns of guests that compute for long: one begins with each tick, so that however many there are, they keep one worker busy and
+/// leave the others to whoever waits.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<Option<Instant>>);
+
+impl Turns {
+    /// When the next free turn begins; it is taken.
+    pub(super) fn take(&self) -> Instant {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let turn = free.map_or(now, |free| free.max(now));
+        *free = Some(turn + limits::TICK);
+        turn
+    }
 }
 
 impl Ticker {
@@ -76,6 +94,7 @@ impl Ticker {
         let shared = Arc::new(Shared {
             calls_in_flight: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
+            turns: Arc::default(),
         });
         let thread = std::thread::Builder::new()
             .name("plugin-ticker".to_owned())
@@ -119,6 +138,13 @@ impl Drop for Ticker {
 /// A call in flight.
 pub(super) struct TickerGuard(Arc<Shared>);
 
+impl TickerGuard {
+    /// The turns that the calls of this ticker share.
+    pub(super) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.0.turns)
+    }
+}
+
 impl Drop for TickerGuard {
     fn drop(&mut self) {
         self.0.calls_in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -140,6 +166,15 @@ fn tick(on_tick: &dyn Fn(), shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_turn_begins_a_tick_after_the_one_before() {
+        let turns = Turns::default();
+        let first = turns.take();
+        for n in 1..5 {
+            assert!(turns.take() >= first + limits::TICK * n);
+        }
+    }
 
     #[test]
     fn the_ticker_ticks_while_a_call_is_in_flight_and_rests_otherwise() {

@@ -9,7 +9,7 @@ use wasmtime_wasi::I32Exit;
 
 use super::engine::BoxError;
 use super::limits;
-use super::store::{DeadlineReached, Guest};
+use super::store::{Guest, Stopped};
 use crate::config::model::PluginLimits;
 use crate::failure::{Failure, FailureKind};
 
@@ -29,6 +29,9 @@ pub enum CallError {
         /// The time that it had.
         limit: Duration,
     },
+    /// It computed on while the process was to end.
+    #[error("it was stopped with the process")]
+    Stopped,
     /// It wanted more memory than it may have.
     #[error(
         "it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory` is the limit"
@@ -81,6 +84,7 @@ impl CallError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Spinning { .. } | Self::Timeout { .. } => "plugin.timeout",
+            Self::Stopped => "plugin.stopped",
             Self::OutOfMemory { .. } => "plugin.out-of-memory",
             Self::TooMuchData { .. } => "plugin.too-much-data",
             Self::TooManyHandles { .. } => "plugin.too-many-handles",
@@ -93,7 +97,7 @@ impl CallError {
     /// What a job is told. A plugin that waited may have a slow issuer: that passes; everything else is a bug of somebody's.
     pub(super) fn into_failure(self, plugin: &str) -> Failure {
         let kind = match self {
-            Self::Timeout { .. } => FailureKind::Unavailable,
+            Self::Timeout { .. } | Self::Stopped => FailureKind::Unavailable,
             _ => FailureKind::Internal,
         };
         let code = self.code();
@@ -114,8 +118,10 @@ pub(super) fn classify<H>(
     timeout: Duration,
     scrub: &dyn Fn(&str) -> String,
 ) -> CallError {
-    if error.downcast_ref::<DeadlineReached>().is_some() {
-        return CallError::Spinning { limit: timeout };
+    match error.downcast_ref::<Stopped>() {
+        Some(Stopped::AtDeadline) => return CallError::Spinning { limit: timeout },
+        Some(Stopped::WithTheProcess) => return CallError::Stopped,
+        None => {}
     }
     if let Some(wanted) = guest.memory.refused() {
         return CallError::OutOfMemory {

@@ -12,6 +12,7 @@ use wasmparser::{Parser, Payload};
 
 use super::needs::{self, SecretMistake, SecretNeed};
 use super::{ConfigMistake, limits, schema};
+use crate::printable::{self, printable};
 
 /// The package of the plugin interface.
 const PACKAGE: &str = "evertoken:plugin";
@@ -55,6 +56,12 @@ const REFUSED_WASI: &[(&str, &str)] = &[
         "send requests with `evertoken:plugin/http`, which knows the job's allow-list, TLS material and secrets",
     ),
 ];
+
+/// How many of a component's names a message lists.
+const MAX_LISTED: usize = 50;
+
+/// How much of such a name it shows.
+const MAX_NAME_CHARS: usize = 100;
 
 /// A digest of a component, as a user writes it in `sha256`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,14 +162,13 @@ pub struct PluginInfo {
 }
 
 impl PluginInfo {
-    /// The mistakes in a configuration, by the plugin's own schema; a plugin without one has none to tell.
-    #[must_use]
-    pub fn check_config(&self, config: &Value) -> Vec<ConfigMistake> {
+    /// The mistakes in a configuration, by the schema of a plugin that is part of the binary: any other may be hostile.
+    pub(super) fn check_config(&self, config: &Value) -> Result<Vec<ConfigMistake>, String> {
         let Some(schema) = &self.schema else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let judge = self.judge.get_or_init(|| schema::judge(schema));
-        schema::check_config(schema, judge, config)
+        schema::check_config(schema, judge.as_ref().map_err(String::clone)?, config)
     }
 
     /// The mistakes in the names of the secrets that a job lists beside a configuration.
@@ -173,15 +179,17 @@ impl PluginInfo {
     }
 }
 
-/// How a plugin describes itself.
+/// How a plugin describes itself, in printable text.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct About {
     /// Its name; jobs use the name in the configuration instead.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub name: String,
     /// Its version.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub version: String,
     /// One sentence.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "printable::deserialize")]
     pub description: String,
     /// The secrets it opens.
     #[serde(default)]
@@ -256,6 +264,24 @@ pub enum InspectError {
         /// The interfaces that a plugin of this world may import.
         offered: Vec<String>,
     },
+    /// An embedded section is larger than it may be.
+    #[error(
+        "the plugin's embedded section `{section}` has {size} bytes, more than the {limit} that it may have"
+    )]
+    LargeSection {
+        /// The section.
+        section: &'static str,
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// An embedded section is there twice, each time with other content.
+    #[error("the plugin has two embedded sections `{section}` that differ")]
+    TwoSections {
+        /// The section.
+        section: &'static str,
+    },
     /// An embedded section is no JSON.
     #[error("the plugin's embedded section `{section}` is not what it should be")]
     Section {
@@ -280,7 +306,9 @@ impl InspectError {
             Self::UnknownVersion { .. } => "plugin.unknown-version",
             Self::RefusedImport { .. } => "plugin.refused-import",
             Self::MissingImport { .. } => "plugin.missing-import",
-            Self::Section { .. } => "plugin.invalid-section",
+            Self::Section { .. } | Self::LargeSection { .. } | Self::TwoSections { .. } => {
+                "plugin.invalid-section"
+            }
         }
     }
 }
@@ -296,7 +324,7 @@ pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
     for import in &surface.imports {
         audit(import, world)?;
     }
-    let schema: Option<Value> = section(SCHEMA_SECTION, surface.schema)?;
+    let schema: Option<Value> = section(SCHEMA_SECTION, &surface.schemas, limits::SCHEMA_BYTES)?;
     Ok(PluginInfo {
         digest: Digest::of(bytes),
         size: bytes.len() as u64,
@@ -308,7 +336,7 @@ pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
             .unwrap_or_default(),
         schema,
         judge: OnceLock::new(),
-        about: section(ABOUT_SECTION, surface.about)?,
+        about: section(ABOUT_SECTION, &surface.abouts, limits::ABOUT_BYTES)?,
         imports: surface.imports,
         exports: surface.exports,
     })
@@ -338,8 +366,8 @@ fn check_is_component(bytes: &[u8]) -> Result<(), InspectError> {
 struct Surface<'a> {
     imports: Vec<String>,
     exports: Vec<String>,
-    schema: Option<&'a [u8]>,
-    about: Option<&'a [u8]>,
+    schemas: BTreeSet<&'a [u8]>,
+    abouts: BTreeSet<&'a [u8]>,
 }
 
 fn read(bytes: &[u8]) -> Result<Surface<'_>, wasmparser::BinaryReaderError> {
@@ -360,10 +388,10 @@ fn read(bytes: &[u8]) -> Result<Surface<'_>, wasmparser::BinaryReaderError> {
                 }
             }
             Payload::CustomSection(section) if section.name() == SCHEMA_SECTION => {
-                surface.schema.get_or_insert(section.data());
+                surface.schemas.insert(section.data());
             }
             Payload::CustomSection(section) if section.name() == ABOUT_SECTION => {
-                surface.about.get_or_insert(section.data());
+                surface.abouts.insert(section.data());
             }
             _ => {}
         }
@@ -372,15 +400,26 @@ fn read(bytes: &[u8]) -> Result<Surface<'_>, wasmparser::BinaryReaderError> {
 }
 
 fn section<T: for<'de> Deserialize<'de>>(
-    name: &'static str,
-    data: Option<&[u8]>,
+    section: &'static str,
+    found: &BTreeSet<&[u8]>,
+    limit: usize,
 ) -> Result<Option<T>, InspectError> {
-    data.map(serde_json::from_slice)
-        .transpose()
-        .map_err(|source| InspectError::Section {
-            section: name,
-            source,
-        })
+    let Some(data) = found.first() else {
+        return Ok(None);
+    };
+    if found.len() > 1 {
+        return Err(InspectError::TwoSections { section });
+    }
+    if data.len() > limit {
+        return Err(InspectError::LargeSection {
+            section,
+            size: data.len(),
+            limit,
+        });
+    }
+    serde_json::from_slice(data)
+        .map(Some)
+        .map_err(|source| InspectError::Section { section, source })
 }
 
 fn world_of(exports: &[String]) -> Result<(World, String), InspectError> {
@@ -448,7 +487,7 @@ fn check_version(interface: &Interface<'_>) -> Result<(), InspectError> {
     Err(InspectError::UnknownVersion {
         found: match interface.version {
             "" => "(none)".to_owned(),
-            version => version.to_owned(),
+            version => shown(version),
         },
         advice,
     })
@@ -467,7 +506,7 @@ fn audit(import: &str, world: World) -> Result<(), InspectError> {
         .find(|(package, _)| *package == interface.package)
     {
         return Err(InspectError::RefusedImport {
-            name: import.to_owned(),
+            name: shown(import),
             advice,
         });
     }
@@ -479,7 +518,7 @@ fn audit(import: &str, world: World) -> Result<(), InspectError> {
         return Ok(());
     }
     Err(InspectError::MissingImport {
-        name: import.to_owned(),
+        name: shown(import),
         world,
         offered: world
             .imports()
@@ -490,11 +529,20 @@ fn audit(import: &str, world: World) -> Result<(), InspectError> {
     })
 }
 
+/// A name of a component's as a message may hold it.
+fn shown(name: &str) -> String {
+    printable(name).chars().take(MAX_NAME_CHARS).collect()
+}
+
 fn list(names: &[String]) -> String {
-    let names: BTreeSet<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let names: BTreeSet<String> = names
+        .iter()
+        .map(|name| format!("`{}`", shown(name)))
+        .collect();
     match names.len() {
         0 => "nothing".to_owned(),
-        _ => names.into_iter().collect::<Vec<_>>().join(", "),
+        1..=MAX_LISTED => names.into_iter().collect::<Vec<_>>().join(", "),
+        more => format!("{more} things"),
     }
 }
 
@@ -680,6 +728,62 @@ mod tests {
             ("acme", "1.2.3")
         );
         assert!(about.secrets[0].required);
+    }
+
+    fn with_section(name: &str, data: &[u8]) -> String {
+        let bytes: String = data.iter().map(|byte| format!("\\{byte:02x}")).collect();
+        format!(r#"(core module (@custom "evertoken:{name}" "{bytes}"))"#)
+    }
+
+    const SOURCE: &str = r#"(instance $i) (export "evertoken:plugin/source@0.1.0" (instance $i))"#;
+
+    #[test]
+    fn a_section_of_any_other_shape_is_refused() {
+        let large = vec![b' '; 10 << 20];
+        for (name, data, part) in [
+            ("config-schema", &b"\xff\xfe"[..], "not what it should be"),
+            ("config-schema", b"{}{}", "not what it should be"),
+            ("config-schema", b"", "not what it should be"),
+            ("config-schema", &[b'['; 1000], "not what it should be"),
+            ("config-schema", &large, "10485760 bytes"),
+            ("about", b"[]", "not what it should be"),
+            ("about", b"{}", "not what it should be"),
+            (
+                "about",
+                br#"{"name": 7, "version": "1"}"#,
+                "not what it should be",
+            ),
+            (
+                "about",
+                br#"{"name": "a", "version": "1", "secrets": {}}"#,
+                "not what it should be",
+            ),
+            ("about", b"\xff", "not what it should be"),
+            ("about", &large, "10485760 bytes"),
+        ] {
+            let (code, message) = refusal(&component(&(with_section(name, data) + SOURCE)));
+            assert_eq!(code, "plugin.invalid-section", "{message}");
+            assert!(message.contains(part), "{message}");
+        }
+        let twice = with_section("about", b"{}") + &with_section("about", b"{ }") + SOURCE;
+        let (code, message) = refusal(&component(&twice));
+        assert_eq!(code, "plugin.invalid-section");
+        assert!(message.contains("two embedded sections"), "{message}");
+    }
+
+    #[test]
+    fn what_a_plugin_says_about_itself_is_printable() {
+        let about = r#"{"name": "a\u001b[31m", "version": "1\u009b", "description": "x\u202ey\nz",
+            "secrets": [{"name": "s\u0007", "description": "\u001b]0;t\u0007"}]}"#;
+        let info = inspect(&component(
+            &(with_section("about", about.as_bytes()) + SOURCE),
+        ));
+        let about = info.unwrap().about.unwrap();
+        assert_eq!(about.name, "a[31m");
+        assert_eq!(about.version, "1");
+        assert_eq!(about.description, "xy z");
+        assert_eq!(about.secrets[0].name, "s");
+        assert_eq!(about.secrets[0].description, "]0;t");
     }
 
     #[test]

@@ -48,6 +48,28 @@ pub(super) const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
 /// How long compiling may take. A 20 MiB component takes about 15 s on one slow core.
 pub(super) const COMPILE_TIME: Duration = Duration::from_secs(120);
 
+/// The schema of a plugin's configuration. That of `oauth2` has 4 KiB.
+pub(super) const SCHEMA_BYTES: usize = 128 << 10;
+
+/// A plugin's description of itself: some sentences.
+pub(super) const ABOUT_BYTES: usize = 32 << 10;
+
+/// Processor time of the process that judges configurations by a plugin's schema, for its start and the schema. A large schema takes
+/// 20 ms; a program that was built without optimisation takes ten times as long.
+pub(super) const JUDGE_TIME: Duration = Duration::from_millis(500);
+
+/// The same, for each KiB of configurations: ten times what it takes.
+pub(super) const JUDGE_TIME_PER_KIB: Duration = Duration::from_millis(1);
+
+/// How many times its processor time that process may last, on a machine that is busy with other things.
+pub(super) const JUDGE_PATIENCE: u32 = 20;
+
+/// Its address space: the program's own, and what ten thousand configurations take.
+pub(super) const JUDGE_ADDRESS_SPACE: u64 = 512 << 20;
+
+/// What it may answer: a thousand mistakes.
+pub(super) const JUDGED_BYTES: u64 = 4 << 20;
+
 /// Reserved address space per memory: as much as the default limit allows to use, so that growing never moves it. wasmtime's
 /// 4 GiB would exhaust an address-space limit with few calls in flight.
 pub(super) const MEMORY_RESERVATION: u64 = 64 << 20;
@@ -82,4 +104,10 @@ pub(super) const TABLE_KEPT_BYTES: usize = 16 << 10;
 pub(super) const STACK_KEPT_BYTES: usize = 32 << 10;
 
 /// How often running guests are interrupted: what a limit may be late, and what a spinning guest may delay others.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(5);
+
+/// How many of these a call computes without waiting for its turn. Ordinary plugins end within the first.
+pub(super) const TICKS_AT_WILL: u32 = 4;
+
+/// How long a guest may run on once the process is to end: long enough to read the answer that it waited for.
+pub const TIME_AFTER_STOP: Duration = Duration::from_millis(500);

@@ -12,11 +12,13 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::built_in::{BUILT_IN, BuiltIn};
-use super::cache::{Cache, CacheError, CacheSettings, Compiled};
+use super::cache::{Cache, CacheError, CacheSettings, Compiled, Compiler};
 use super::engine::BoxError;
 use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
+use super::judge::{self, JudgeError};
 use super::limits;
+use super::schema::ConfigMistake;
 use super::v0_1::{Linkers, Prepared};
 use crate::config::model::PluginFile;
 use crate::failure::{Failure, FailureKind};
@@ -71,6 +73,15 @@ pub enum LoadError {
         #[source]
         source: InspectError,
     },
+    /// No configuration can be judged by its schema.
+    #[error("plugin `{name}` cannot be used")]
+    Schema {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: JudgeError,
+    },
     /// It is for another use.
     #[error("plugin `{name}` ({digest}) is a {found} and cannot be used as a {wanted}; {}", advice(*wanted))]
     WrongWorld {
@@ -112,6 +123,7 @@ impl LoadError {
             Self::Unreadable { .. } => "plugin.unreadable",
             Self::DigestMismatch { .. } => "plugin.digest-mismatch",
             Self::Refused { source, .. } => source.code(),
+            Self::Schema { .. } => "plugin.invalid-schema",
             Self::WrongWorld { .. } => "plugin.wrong-world",
             Self::Compile { .. } => "plugin.compile",
             Self::Link { .. } => "plugin.missing-import",
@@ -122,7 +134,9 @@ impl LoadError {
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let kind = match self {
-            Self::Compile { source, .. } if !source.is_lasting() => FailureKind::Unavailable,
+            Self::Compile { .. } | Self::Schema { .. } if !self.is_lasting() => {
+                FailureKind::Unavailable
+            }
             _ => FailureKind::InvalidConfig,
         };
         Failure::new(kind, self.code(), with_sources(self))
@@ -133,6 +147,7 @@ impl LoadError {
         match self {
             Self::Unreadable { .. } => false,
             Self::Compile { source, .. } => source.is_lasting(),
+            Self::Schema { source, .. } => source.is_lasting(),
             _ => true,
         }
     }
@@ -235,7 +250,7 @@ impl Registry {
     pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
         self.0
             .iter()
-            .map(|(name, entry)| (name.as_str(), matches!(entry.place, Place::Binary(_))))
+            .map(|(name, entry)| (name.as_str(), entry.is_built_in()))
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, LoadError> {
@@ -276,6 +291,10 @@ impl Entry {
             .filter(|_| lasting)
             .map(|stamp| (stamp, Arc::clone(&error)));
         error
+    }
+
+    const fn is_built_in(&self) -> bool {
+        matches!(self.place, Place::Binary(_))
     }
 
     fn stamp(&self) -> Option<Stamp> {
@@ -327,7 +346,10 @@ pub(super) struct Loader {
     linkers: OnceCell<Linkers>,
     pooled: Option<Linkers>,
     cache: Arc<Cache>,
+    compiler: Compiler,
     inspected: Mutex<BTreeMap<Digest, Arc<PluginInfo>>>,
+    /// Plugins by whose schema configurations could not be judged.
+    refused: Mutex<BTreeMap<Digest, Arc<LoadError>>>,
     loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<Loaded>>>>>,
 }
 
@@ -339,10 +361,12 @@ impl Loader {
     ) -> Result<Self, BoxError> {
         Ok(Self {
             linkers: OnceCell::new(),
+            compiler: settings.compiler.clone(),
             pooled: pooled.as_ref().map(Linkers::new).transpose()?,
             cache: Arc::new(Cache::new(engine.clone(), pooled, settings)),
             engine,
             inspected: Mutex::default(),
+            refused: Mutex::default(),
             loaded: Mutex::default(),
         })
     }
@@ -354,6 +378,7 @@ impl Loader {
         name: &str,
     ) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
         let entry = registry.entry(name)?;
+        self.is_not_refused(entry)?;
         if let Some(info) = lock(&self.inspected).get(&entry.digest) {
             return Ok(Arc::clone(info));
         }
@@ -373,6 +398,7 @@ impl Loader {
         name: &str,
     ) -> Result<Arc<Loaded>, Arc<LoadError>> {
         let entry = registry.entry(name)?;
+        self.is_not_refused(entry)?;
         let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
         let loading = cell.get_or_try_init(async || {
             if let Some(error) = entry.failed_before() {
@@ -385,6 +411,13 @@ impl Loader {
                 .map_err(|error| entry.remember_failure(stamp, error))
         });
         loading.await.map(Arc::clone)
+    }
+
+    fn is_not_refused(&self, entry: &Entry) -> Result<(), Arc<LoadError>> {
+        match lock(&self.refused).get(&entry.digest) {
+            Some(error) => Err(Arc::clone(error)),
+            None => Ok(()),
+        }
     }
 
     async fn load_now(
@@ -442,15 +475,58 @@ impl Loader {
         prepared.await
     }
 
-    /// Reads, compares and audits, without holding up other tasks of the process.
+    /// The mistakes in each of `configs`, by the schema of the plugin with this name. A plugin by whose schema they cannot be judged is
+    /// refused from then on: nobody knows what it would make of them.
+    pub(super) async fn mistakes(
+        &self,
+        registry: &Registry,
+        name: &str,
+        info: &PluginInfo,
+        configs: &[&serde_json::Value],
+    ) -> Result<Vec<Vec<ConfigMistake>>, Arc<LoadError>> {
+        let judged = self.judged(registry, name, info, configs).await;
+        judged.map_err(|error| {
+            let is_lasting = error.is_lasting();
+            let error = Arc::new(error);
+            if is_lasting {
+                lock(&self.refused).insert(info.digest, Arc::clone(&error));
+            }
+            error
+        })
+    }
+
+    async fn judged(
+        &self,
+        registry: &Registry,
+        name: &str,
+        info: &PluginInfo,
+        configs: &[&serde_json::Value],
+    ) -> Result<Vec<Vec<ConfigMistake>>, LoadError> {
+        let Some(schema) = &info.schema else {
+            return Ok(vec![Vec::new(); configs.len()]);
+        };
+        let judged = if registry.entry(name)?.is_built_in() {
+            let each = configs.iter().map(|config| info.check_config(config));
+            each.collect::<Result<_, _>>()
+                .map_err(|message| JudgeError::Wrong { message })
+        } else {
+            judge::mistakes(&self.compiler, schema, configs).await
+        };
+        judged.map_err(|source| LoadError::Schema {
+            name: name.to_owned(),
+            source,
+        })
+    }
+
+    /// Reads, compares and audits, without holding up other tasks of the process, and has a schema judged that was not seen before.
     async fn read(
         &self,
         registry: &Arc<Registry>,
         name: &str,
     ) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
-        let (registry, owned) = (Arc::clone(registry), name.to_owned());
+        let (files, owned) = (Arc::clone(registry), name.to_owned());
         let work = move || {
-            let bytes = registry.entry(&owned)?.read(&owned)?;
+            let bytes = files.entry(&owned)?.read(&owned)?;
             let info = inspect(&bytes).map_err(|source| LoadError::Refused {
                 name: owned.clone(),
                 source,
@@ -467,7 +543,11 @@ impl Loader {
                 });
             }
         };
-        lock(&self.inspected).insert(info.digest, Arc::clone(&info));
+        let was_seen = lock(&self.inspected).contains_key(&info.digest);
+        if !was_seen {
+            self.judged(registry, name, &info, &[]).await?;
+            lock(&self.inspected).insert(info.digest, Arc::clone(&info));
+        }
         Ok((info, bytes))
     }
 }

@@ -3,10 +3,12 @@
 
 mod built_in;
 mod cache;
+mod child;
 mod engine;
 mod error;
 mod formatting;
 pub mod inspect;
+mod judge;
 pub mod limits;
 mod load;
 mod needs;
@@ -17,16 +19,18 @@ mod v0_1;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 
 pub use built_in::{BUILT_IN, BuiltIn};
 pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
 pub use error::CallError;
 pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
+pub use judge::{JUDGE_COMMAND, JudgeError, judge_options};
 pub use load::LoadError;
 pub use needs::{SecretMistake, SecretNeed};
 pub use schema::ConfigMistake;
@@ -58,6 +62,7 @@ struct Inner {
     ticker: Ticker,
     registry: RwLock<Arc<Registry>>,
     limits: RwLock<PluginLimits>,
+    stop: OnceLock<CancellationToken>,
 }
 
 /// A plugin in a list.
@@ -100,6 +105,7 @@ impl Plugins {
             ticker,
             registry: RwLock::new(Arc::new(Registry::new(files))),
             limits: RwLock::new(limits),
+            stop: OnceLock::new(),
         })))
     }
 
@@ -107,6 +113,12 @@ impl Plugins {
     pub fn reconfigure(&self, files: &BTreeMap<String, PluginFile>, limits: PluginLimits) {
         *write(&self.0.registry) = Arc::new(Registry::new(files));
         *write(&self.0.limits) = limits;
+    }
+
+    /// From `stop` on a call may still read an answer that it waits for, but run on no longer than [`limits::TIME_AFTER_STOP`]. Of several
+    /// the first counts.
+    pub fn stop_with(&self, stop: CancellationToken) {
+        let _ = self.0.stop.set(stop);
     }
 
     /// What a plugin says about itself. Reads it, but neither compiles nor runs it.
@@ -157,19 +169,35 @@ impl Plugins {
             .unwrap_or_default())
     }
 
-    /// The mistakes in a plugin's configuration, by its own schema; a plugin without one has none to tell.
+    /// The mistakes in each of a plugin's configurations, by its own schema; a plugin without one has none to tell.
     ///
     /// # Errors
-    /// As [`Plugins::info`], and the plugin is not for this use.
+    /// As [`Plugins::info`], the plugin is not for this use, or the configurations cannot be judged by its schema.
+    pub async fn check_configs(
+        &self,
+        name: &str,
+        world: World,
+        configs: &[&Value],
+    ) -> Result<Vec<Vec<ConfigMistake>>, Arc<LoadError>> {
+        let info = self.info(name).await?;
+        load::require(name, &info, world)?;
+        let registry = self.registry();
+        let mistakes = self.0.loader.mistakes(&registry, name, &info, configs);
+        mistakes.await
+    }
+
+    /// The mistakes in one configuration, as [`Plugins::check_configs`].
+    ///
+    /// # Errors
+    /// As there.
     pub async fn check_config(
         &self,
         name: &str,
         world: World,
         config: &Value,
     ) -> Result<Vec<ConfigMistake>, Arc<LoadError>> {
-        let info = self.info(name).await?;
-        load::require(name, &info, world)?;
-        Ok(info.check_config(config))
+        let mistakes = self.check_configs(name, world, &[config]).await?;
+        Ok(mistakes.into_iter().flatten().collect())
     }
 
     /// The mistakes in the names of the secrets that a job lists for its source plugin; one that tells of no secret has none to tell.
@@ -279,6 +307,7 @@ impl Plugins {
             ticker: &self.0.ticker,
             limits,
             timeout,
+            stop: self.0.stop.get(),
         }
     }
 
@@ -298,6 +327,19 @@ impl Plugins {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+/// Whether configurations can be judged by the schema of a plugin that is in no list.
+///
+/// # Errors
+/// They cannot.
+pub async fn check_schema(info: &PluginInfo) -> Result<(), JudgeError> {
+    match &info.schema {
+        Some(schema) => judge::mistakes(&Compiler::ThisProgram, schema, &[])
+            .await
+            .map(drop),
+        None => Ok(()),
     }
 }
 

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::printable;
+
 /// A secret that a plugin opens by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct SecretNeed {
     /// The name under which a job lists it.
+    #[serde(deserialize_with = "printable::deserialize")]
     pub name: String,
     /// Whether the plugin never works without it.
     #[serde(default)]
@@ -20,7 +23,7 @@ pub struct SecretNeed {
     #[serde(default)]
     pub named_by: Option<String>,
     /// What it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "printable::deserialize")]
     pub description: String,
 }
 

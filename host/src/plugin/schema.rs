@@ -1,14 +1,17 @@
 //! What the JSON Schema that a plugin embeds says about a job's configuration: its mistakes, told for people, and the origins of the
-//! endpoints in it. Needs no plugin to run, so that `check` can do it.
+//! endpoints in it. Needs no plugin to run, so that `check` can do it. Of a schema that may be hostile this process only follows the
+//! endpoints, within bounds; [`judge`](super::judge) has the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
-use jsonschema::{Draft, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::origin::Origin;
 use crate::config::{has_userinfo, is_telling};
+use crate::printable::printable;
 use crate::text::{Alphabet, has_variable};
 
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
@@ -16,6 +19,10 @@ const ENDPOINT: &str = "x-evertoken-endpoint";
 
 /// How deep schema and configuration are followed. Configurations are some five levels deep; a schema may refer to itself.
 const MAX_DEPTH: usize = 64;
+
+/// Steps of one walk through a schema, which take a millisecond or two. A walk takes each place of the schema once for each place of the
+/// configuration; an honest one has some hundred steps.
+const MAX_STEPS: usize = 10_000;
 
 /// How long a value may be that a message repeats. What people mistype is a word or a URL; what is longer may be a secret that was pasted
 /// into the wrong place.
@@ -27,8 +34,14 @@ const NOT_SHOWN: &str = "the value (not shown)";
 /// How many mistakes of one configuration are told.
 const MAX_MISTAKES: usize = 50;
 
+/// The longest message about one: words of the schema may be in it, e.g. all values that it allows.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// Stands for the fields that were not named any more.
+const AND_MORE: &str = "…";
+
 /// A mistake in a plugin's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigMistake {
     /// Where: a JSON pointer (RFC 6901) into the configuration; empty for the whole.
     pub pointer: String,
@@ -36,11 +49,13 @@ pub struct ConfigMistake {
     pub message: String,
 }
 
-/// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing; checking the configuration tells of it.
+/// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing, nor does what is behind
+/// [`MAX_STEPS`]; checking the configuration tells of it.
 #[must_use]
 pub fn endpoints(schema: &Value, config: &Value) -> Vec<Origin> {
     let mut found = BTreeSet::new();
-    visit(schema, config, &mut |_, value| {
+    // Checking tells of one that is too complex.
+    let _ = visit(schema, config, &mut |_, value| {
         found.extend(origin(value));
     });
     found.into_iter().collect()
@@ -51,44 +66,93 @@ pub(super) type Judge = Result<Validator, String>;
 
 /// Makes a schema ready to judge configurations.
 pub(super) fn judge(schema: &Value) -> Judge {
+    if !schema.is_object() {
+        return Err("it is not a JSON object".to_owned());
+    }
     jsonschema::options()
         .with_draft(Draft::Draft202012)
+        // Patterns that take time in proportion to the text, which rules out looking ahead and back.
+        .with_pattern_options(PatternOptions::regex())
         .build(schema)
-        .map_err(|error| error.to_string())
+        .map_err(|error| fit(&error.to_string()))
 }
 
-/// The mistakes in a configuration; none: the plugin will understand it. `judge` is of this schema.
-pub(super) fn check_config(schema: &Value, judge: &Judge, config: &Value) -> Vec<ConfigMistake> {
-    let validator = match judge {
-        Ok(validator) => validator,
-        Err(error) => {
-            return vec![ConfigMistake {
-                pointer: String::new(),
-                message: format!("the plugin's own schema is wrong: {error}"),
-            }];
-        }
-    };
+/// The mistakes in a configuration; none: the plugin will understand it.
+///
+/// # Errors
+/// The schema cannot be followed through the configuration.
+pub(super) fn check_config(
+    schema: &Value,
+    validator: &Validator,
+    config: &Value,
+) -> Result<Vec<ConfigMistake>, String> {
     let mut mistakes = Vec::new();
     for error in validator.iter_errors(config).take(MAX_MISTAKES) {
         tell(schema, &error, &mut mistakes);
     }
-    visit(schema, config, &mut |pointer, value| {
+    mistakes.truncate(MAX_MISTAKES);
+    let followed = visit(schema, config, &mut |pointer, value| {
         let wrong = wrong_endpoint(pointer, value);
         mistakes.extend(wrong.map(|message| ConfigMistake {
             pointer: pointer.to_owned(),
             message,
         }));
     });
+    followed.map_err(|TooComplex| {
+        format!("following it through the configuration takes more than {MAX_STEPS} steps")
+    })?;
     let mut seen = BTreeSet::new();
-    mistakes.retain(|mistake| seen.insert((mistake.pointer.clone(), mistake.message.clone())));
-    mistakes
+    mistakes.retain_mut(|mistake| {
+        mistake.message = fit(&mistake.message);
+        seen.insert((mistake.pointer.clone(), mistake.message.clone()))
+    });
+    Ok(mistakes)
 }
 
-/// Paths of the fields that are marked as endpoints, e.g. `token_url` or `mirrors[].url`.
+/// Words of a schema as a message may hold them.
+fn fit(message: &str) -> String {
+    let mut fit = printable(message).into_owned();
+    if fit.len() > MAX_MESSAGE_BYTES {
+        fit.truncate(fit.floor_char_boundary(MAX_MESSAGE_BYTES));
+        fit.push('…');
+    }
+    fit
+}
+
+/// Paths of the fields that are marked as endpoints, e.g. `token_url` or `mirrors[].url`; the last is `…` if there are too many.
 pub(super) fn endpoint_fields(schema: &Value) -> Vec<String> {
-    let mut found = BTreeSet::new();
-    collect_fields(schema, schema, String::new(), &mut Vec::new(), &mut found);
-    found.into_iter().collect()
+    let mut fields = Fields {
+        root: schema,
+        on_the_way: Vec::new(),
+        steps: Steps::default(),
+        found: BTreeSet::new(),
+    };
+    let all_found = fields.collect(schema, String::new()).is_ok();
+    let mut found: Vec<String> = fields.found.iter().map(|field| fit(field)).collect();
+    found.extend((!all_found).then(|| AND_MORE.to_owned()));
+    found
+}
+
+/// The walk has more than [`MAX_STEPS`].
+struct TooComplex;
+
+/// The steps of a walk, each taken once: a place of the schema with a place of what it speaks about.
+struct Steps<P>(HashSet<(*const Value, P)>);
+
+impl<P> Default for Steps<P> {
+    fn default() -> Self {
+        Self(HashSet::new())
+    }
+}
+
+impl<P: std::hash::Hash + Eq> Steps<P> {
+    /// Whether this step is new.
+    fn take(&mut self, schema: &Value, place: P) -> Result<bool, TooComplex> {
+        if self.0.len() >= MAX_STEPS {
+            return Err(TooComplex);
+        }
+        Ok(self.0.insert((std::ptr::from_ref(schema), place)))
+    }
 }
 
 fn origin(value: &Value) -> Option<Origin> {
@@ -124,48 +188,64 @@ fn is_endpoint(schema: &Value) -> bool {
 }
 
 /// Calls `found` with the pointer and the value of each marked field that the configuration has; a list's elements each.
-fn visit(schema: &Value, config: &Value, found: &mut dyn FnMut(&str, &Value)) {
+fn visit(
+    schema: &Value,
+    config: &Value,
+    found: &mut dyn FnMut(&str, &Value),
+) -> Result<(), TooComplex> {
     Visitor {
         root: schema,
+        steps: Steps::default(),
         found,
     }
-    .node(schema, config, "", MAX_DEPTH);
+    .node(schema, config, "", MAX_DEPTH)
 }
 
 struct Visitor<'a> {
     root: &'a Value,
+    steps: Steps<*const Value>,
     found: &'a mut dyn FnMut(&str, &Value),
 }
 
 impl Visitor<'_> {
-    fn node(&mut self, schema: &Value, config: &Value, pointer: &str, depth: usize) {
+    fn node(
+        &mut self,
+        schema: &Value,
+        config: &Value,
+        pointer: &str,
+        depth: usize,
+    ) -> Result<(), TooComplex> {
         let Some(depth) = depth.checked_sub(1) else {
-            return;
+            return Ok(());
         };
+        if !self.steps.take(schema, std::ptr::from_ref(config))? {
+            return Ok(());
+        }
         if is_endpoint(schema) {
             self.endpoint(config, pointer);
         }
         for same in in_place(self.root, schema) {
-            self.node(same, config, pointer, depth);
+            self.node(same, config, pointer, depth)?;
         }
         match config {
             Value::Object(members) => {
                 for (key, value) in members {
-                    let pointer = format!("{pointer}/{}", escaped(key));
                     if let Some(schema) = member_schema(schema, key) {
-                        self.node(schema, value, &pointer, depth);
+                        let pointer = format!("{pointer}/{}", escaped(key));
+                        self.node(schema, value, &pointer, depth)?;
                     }
                 }
             }
             Value::Array(elements) => {
                 for (index, value) in elements.iter().enumerate() {
                     if let Some(schema) = element_schema(schema, index) {
-                        self.node(schema, value, &format!("{pointer}/{index}"), depth);
+                        self.node(schema, value, &format!("{pointer}/{index}"), depth)?;
                     }
                 }
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn endpoint(&mut self, config: &Value, pointer: &str) {
@@ -211,41 +291,52 @@ fn element_schema(schema: &Value, index: usize) -> Option<&Value> {
         .or_else(|| schema.get("items"))
 }
 
-fn collect_fields<'a>(
+struct Fields<'a> {
     root: &'a Value,
-    schema: &'a Value,
-    path: String,
-    on_the_way: &mut Vec<&'a Value>,
-    found: &mut BTreeSet<String>,
-) {
-    // A schema that contains itself has infinitely many fields; one round names them.
-    if on_the_way.len() >= MAX_DEPTH || on_the_way.iter().any(|seen| std::ptr::eq(*seen, schema)) {
-        return;
-    }
-    on_the_way.push(schema);
-    if is_endpoint(schema) {
-        found.insert(path.clone());
-    }
-    for same in in_place(root, schema) {
-        collect_fields(root, same, path.clone(), on_the_way, found);
-    }
-    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        for (key, member) in properties {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
-            collect_fields(root, member, path, on_the_way, found);
+    on_the_way: Vec<&'a Value>,
+    steps: Steps<String>,
+    found: BTreeSet<String>,
+}
+
+impl<'a> Fields<'a> {
+    fn collect(&mut self, schema: &'a Value, path: String) -> Result<(), TooComplex> {
+        let is_on_the_way = self
+            .on_the_way
+            .iter()
+            .any(|seen| std::ptr::eq(*seen, schema));
+        // A schema that contains itself has infinitely many fields; one round names them.
+        if self.on_the_way.len() >= MAX_DEPTH || is_on_the_way {
+            return Ok(());
         }
+        if !self.steps.take(schema, path.clone())? {
+            return Ok(());
+        }
+        self.on_the_way.push(schema);
+        if is_endpoint(schema) {
+            self.found.insert(path.clone());
+        }
+        for same in in_place(self.root, schema) {
+            self.collect(same, path.clone())?;
+        }
+        if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+            for (key, member) in properties {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                self.collect(member, path)?;
+            }
+        }
+        if let Some(member) = schema.get("additionalProperties") {
+            self.collect(member, format!("{path}.*"))?;
+        }
+        if let Some(element) = schema.get("items") {
+            self.collect(element, format!("{path}[]"))?;
+        }
+        self.on_the_way.pop();
+        Ok(())
     }
-    if let Some(member) = schema.get("additionalProperties") {
-        collect_fields(root, member, format!("{path}.*"), on_the_way, found);
-    }
-    if let Some(element) = schema.get("items") {
-        collect_fields(root, element, format!("{path}[]"), on_the_way, found);
-    }
-    on_the_way.pop();
 }
 
 /// Turns a validation error into mistakes: a failed choice is told by the alternative that was meant, an unknown key each.
@@ -404,21 +495,32 @@ fn known_keys(root: &Value, keyword_path: &str) -> BTreeSet<String> {
         .rsplit_once('/')
         .and_then(|(parent, _)| root.pointer(parent));
     if let Some(schema) = around {
-        collect_keys(root, schema, &mut keys, MAX_DEPTH);
+        // The keys that were found are enough for a message.
+        let _ = collect_keys(root, schema, &mut keys, &mut Steps::default(), MAX_DEPTH);
     }
     keys
 }
 
-fn collect_keys(root: &Value, schema: &Value, keys: &mut BTreeSet<String>, depth: usize) {
+fn collect_keys(
+    root: &Value,
+    schema: &Value,
+    keys: &mut BTreeSet<String>,
+    steps: &mut Steps<()>,
+    depth: usize,
+) -> Result<(), TooComplex> {
     let Some(depth) = depth.checked_sub(1) else {
-        return;
+        return Ok(());
     };
+    if !steps.take(schema, ())? {
+        return Ok(());
+    }
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
         keys.extend(properties.keys().cloned());
     }
     for same in in_place(root, schema) {
-        collect_keys(root, same, keys, depth);
+        collect_keys(root, same, keys, steps, depth)?;
     }
+    Ok(())
 }
 
 fn expected(kind: &TypeKind) -> String {
@@ -534,7 +636,7 @@ mod tests {
     }
 
     fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
-        super::check_config(schema, &judge(schema), config)
+        super::check_config(schema, &judge(schema).unwrap(), config).unwrap()
     }
 
     fn origins(config: &Value) -> Vec<String> {
@@ -798,12 +900,102 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_schema_is_the_plugins_mistake() {
-        let mistakes = check_config(&json!({"type": 7}), &json!({}));
-        assert!(
-            mistakes[0].message.contains("plugin's own schema"),
-            "{}",
-            mistakes[0].message
-        );
+    fn what_is_no_schema_is_said_so() {
+        for (schema, part) in [
+            (json!({"type": 7}), "7"),
+            (json!([]), "not a JSON object"),
+            (json!(true), "not a JSON object"),
+            (json!({"$ref": "#/$defs/Nowhere"}), "Nowhere"),
+            (json!({"$ref": "https://example.org/schema"}), "example.org"),
+            (json!({"pattern": "(a"}), "(a"),
+            // Only an engine that may take exponential time knows these.
+            (json!({"pattern": "(a+)+(?=b)"}), "(?=b)"),
+            (json!({"enum": ["\u{1b}[31m"], "type": 7}), "7"),
+        ] {
+            let wrong = judge(&schema).unwrap_err();
+            assert!(wrong.contains(part), "{schema}: {wrong}");
+            assert!(wrong.len() <= MAX_MESSAGE_BYTES + 3 && !wrong.contains('\u{1b}'));
+        }
+    }
+
+    /// Schemas of a few KiB, each of whose ways is twice as many as there were a level above.
+    fn bombs() -> Vec<(&'static str, Value)> {
+        let levels = |level: &dyn Fn(Value) -> Value| {
+            let mut defs = serde_json::Map::new();
+            for n in 0..40 {
+                defs.insert(
+                    format!("d{n}"),
+                    level(json!({"$ref": format!("#/$defs/d{}", n + 1)})),
+                );
+            }
+            defs.insert("d40".to_owned(), json!({"type": "string"}));
+            json!({"$ref": "#/$defs/d0", "$defs": defs})
+        };
+        vec![
+            ("allOf", levels(&|next| json!({"allOf": [next, next]}))),
+            ("anyOf", levels(&|next| json!({"anyOf": [next, next]}))),
+            ("oneOf", levels(&|next| json!({"oneOf": [next, next]}))),
+            (
+                "if",
+                levels(&|next| json!({"if": next, "then": next, "else": next})),
+            ),
+            (
+                "properties",
+                levels(&|next| json!({"properties": {"a": next, "b": next}})),
+            ),
+            (
+                "items",
+                levels(
+                    &|next| json!({"items": next, "additionalProperties": next, "allOf": [next, next]}),
+                ),
+            ),
+            ("itself", json!({"allOf": [{"$ref": "#"}, {"$ref": "#"}]})),
+            (
+                "its members",
+                json!({"properties": {"a": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_schema_that_doubles_with_each_level_is_followed_in_bounded_steps() {
+        let mut deep = json!("https://idp.example.org");
+        for _ in 0..60 {
+            deep = json!({"a": deep, "b": [deep]});
+            if deep.to_string().len() > 100_000 {
+                break;
+            }
+        }
+        for (what, schema) in bombs() {
+            let fields = endpoint_fields(&schema);
+            assert!(fields.len() <= 1, "{what}: {fields:?}");
+            assert!(endpoints(&schema, &deep).is_empty(), "{what}");
+        }
+    }
+
+    #[test]
+    fn more_fields_than_can_be_told_are_told_as_more() {
+        let leaf = json!({"x-evertoken-endpoint": true});
+        let mut schema = json!({"properties": {"a": leaf, "b": leaf}});
+        let mut defs = serde_json::Map::new();
+        for n in 0..20 {
+            defs.insert(format!("d{n}"), schema);
+            let next = json!({"$ref": format!("#/$defs/d{n}")});
+            schema = json!({"properties": {"a": next, "b": next}});
+        }
+        schema["$defs"] = Value::Object(defs);
+        let fields = endpoint_fields(&schema);
+        assert_eq!(fields.last().map(String::as_str), Some(AND_MORE));
+        assert!(fields.len() <= MAX_STEPS);
+    }
+
+    #[test]
+    fn words_of_a_schema_can_neither_fill_nor_steer_a_terminal() {
+        let options: Vec<String> = (0..1000).map(|n| format!("\u{1b}[{n}m")).collect();
+        let schema = json!({"properties": {"colour": {"enum": options}}});
+        let mistakes = check_config(&schema, &json!({"colour": "red"}));
+        let message = &mistakes[0].message;
+        assert!(message.len() <= MAX_MESSAGE_BYTES + 3, "{}", message.len());
+        assert!(!message.contains('\u{1b}'), "{message}");
     }
 }

@@ -1,7 +1,9 @@
 //! The one place where a store is made, so that no limit can be forgotten. A store lives for one call.
 
+use std::pin::Pin;
 use std::time::Instant;
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
@@ -34,21 +36,52 @@ impl<H: Send> WasiView for Guest<H> {
     }
 }
 
-/// The guest ran until its time was over.
-#[derive(Debug, thiserror::Error)]
-#[error("the call's time is over")]
-pub(super) struct DeadlineReached;
+/// Why a guest that ran was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Stopped {
+    /// It ran until its time was over.
+    #[error("the call's time is over")]
+    AtDeadline,
+    /// It ran on while the process was stopping.
+    #[error("the process is stopping")]
+    WithTheProcess,
+}
 
-/// A store with every limit set. The guest yields at each tick, and is stopped at the first one after the deadline; a guest that waits
+/// Until when a guest may run.
+pub(super) struct End {
+    pub(super) deadline: Instant,
+    /// Cancelled when the process is to end.
+    pub(super) stop: Option<CancellationToken>,
+}
+
+impl End {
+    /// Whether a guest that runs has come to its end. `seen_stop` is when it ran for the first time after the process was told to end.
+    fn reached(&self, seen_stop: &mut Option<Instant>) -> Result<(), Stopped> {
+        let now = Instant::now();
+        if now >= self.deadline {
+            return Err(Stopped::AtDeadline);
+        }
+        let is_stopping = |stop: &CancellationToken| stop.is_cancelled();
+        if self.stop.as_ref().is_some_and(is_stopping)
+            && now.duration_since(*seen_stop.get_or_insert(now)) >= limits::TIME_AFTER_STOP
+        {
+            return Err(Stopped::WithTheProcess);
+        }
+        Ok(())
+    }
+}
+
+/// A store with every limit set. The guest yields at each tick, and is stopped at the first one after its end; a guest that waits
 /// in a host call does not tick and is stopped by the caller's timeout.
 pub(super) fn new_store<H: Send + 'static>(
     engine: &Engine,
     ticker: TickerGuard,
     host: H,
     limits: &PluginLimits,
-    deadline: Instant,
+    end: End,
 ) -> Store<Guest<H>> {
     let stderr = MemoryOutputPipe::new(limits::STDERR_BYTES);
+    let turns = ticker.turns();
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::RESOURCES);
     let guest = Guest {
@@ -64,15 +97,17 @@ pub(super) fn new_store<H: Send + 'static>(
     store.set_hostcall_fuel(call_bytes(limits));
     store.set_max_component_handles(limits::HANDLES);
     store.set_epoch_deadline(1);
+    let (mut ticks, mut seen_stop) = (0_u32, None);
     store.epoch_deadline_callback(move |_| {
-        if Instant::now() >= deadline {
-            return Err(DeadlineReached.into());
-        }
-        // tokio's own yield lets timers and sockets of the process be served before the guest goes on.
-        Ok(UpdateDeadline::YieldCustom(
-            1,
-            Box::pin(tokio::task::yield_now()),
-        ))
+        end.reached(&mut seen_stop)?;
+        ticks = ticks.saturating_add(1);
+        // Timers and sockets of the process are served before the guest goes on.
+        let pause: Pin<Box<dyn Future<Output = ()> + Send>> = if ticks > limits::TICKS_AT_WILL {
+            Box::pin(tokio::time::sleep_until(turns.take()))
+        } else {
+            Box::pin(tokio::task::yield_now())
+        };
+        Ok(UpdateDeadline::YieldCustom(1, pause))
     });
     store
 }
@@ -166,7 +201,30 @@ impl ResourceLimiter for MemoryLimit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_guest_that_runs_on_while_the_process_stops_is_stopped_with_it() {
+        let stop = CancellationToken::new();
+        let end = End {
+            deadline: Instant::now() + Duration::from_secs(3600),
+            stop: Some(stop.clone()),
+        };
+        assert_eq!(end.reached(&mut None), Ok(()));
+        stop.cancel();
+        let mut seen = None;
+        assert_eq!(end.reached(&mut seen), Ok(()));
+        assert!(seen.is_some());
+        let mut long_ago = Instant::now().checked_sub(limits::TIME_AFTER_STOP);
+        assert_eq!(end.reached(&mut long_ago), Err(Stopped::WithTheProcess));
+        let over = End {
+            deadline: Instant::now(),
+            stop: None,
+        };
+        assert_eq!(over.reached(&mut None), Err(Stopped::AtDeadline));
+    }
 
     #[test]
     fn memories_are_limited_together_and_a_refusal_is_remembered() {

@@ -498,7 +498,7 @@ async fn another_digest_is_refused_until_the_right_file_is_there() {
     std::fs::remove_file(&path).unwrap();
     let missing = bench.acquire(json!({"mode": "good"})).await.unwrap_err();
     assert_eq!(code(&missing), "plugin.unreadable");
-    assert!(missing.message.contains("No such file"), "{missing}");
+    assert!(missing.message.contains("does not exist"), "{missing}");
 
     std::fs::copy(&right.path, &path).unwrap();
     bench.acquire(json!({"mode": "good"})).await.unwrap();

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::WasiView;
@@ -15,7 +16,7 @@ use super::engine::{BoxError, Ticker};
 use super::error::{self, CallError};
 use super::formatting::FormatLog;
 use super::inspect::World;
-use super::store::{self, Guest};
+use super::store::{self, End, Guest};
 use crate::capability::{self, Call, SecretHandle};
 use crate::config::model::PluginLimits;
 use crate::failure::{Failure, FailureKind};
@@ -148,12 +149,16 @@ pub(super) struct Bounds<'a> {
     pub(super) ticker: &'a Ticker,
     pub(super) limits: &'a PluginLimits,
     pub(super) timeout: Duration,
+    pub(super) stop: Option<&'a CancellationToken>,
 }
 
 impl Bounds<'_> {
     fn store<H: Send + 'static>(&self, engine: &Engine, host: H) -> Store<Guest<H>> {
-        let deadline = Instant::now() + self.timeout;
-        store::new_store(engine, self.ticker.hold(), host, self.limits, deadline)
+        let end = End {
+            deadline: Instant::now() + self.timeout,
+            stop: self.stop.cloned(),
+        };
+        store::new_store(engine, self.ticker.hold(), host, self.limits, end)
     }
 
     /// Runs a call within its time, and tells what ended it.
@@ -210,7 +215,7 @@ pub(super) async fn acquire(
             remember(call, &token);
             Ok(token)
         }
-        Err(failure) => Err(call.scrub_failure(failure_from(failure))),
+        Err(failure) => Err(call.said(failure_from(failure))),
     })
 }
 
@@ -242,7 +247,8 @@ pub(super) async fn format(
             let mut failure = failure_from(failure);
             failure.message = scrub(&failure.message);
             failure.code = failure.code.map(|code| scrub(&code));
-            Err(failure)
+            // The host has no functions that fail for a formatter.
+            Err(failure.as_said_by_plugin(|_| false))
         }
     })
 }
@@ -324,7 +330,9 @@ fn failure_from(failure: types::Failure) -> Failure {
     }
 }
 
-fn failure_to(failure: Failure) -> types::Failure {
+/// What a plugin is told of a failure of the host's, which it may pass on.
+fn failure_to(call: &Call, failure: Failure) -> types::Failure {
+    call.told(&failure);
     types::Failure {
         kind: match failure.kind {
             FailureKind::InvalidConfig => types::FailureKind::InvalidConfig,
@@ -404,7 +412,7 @@ impl SourceGuest {
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
         Ok(match secret {
             Ok(secret) => Ok(self.table.push(secret)?),
-            Err(failure) => Err(failure_to(failure)),
+            Err(failure) => Err(failure_to(&self.host, failure)),
         })
     }
 }
@@ -423,7 +431,7 @@ impl secrets::HostSecret for SourceGuest {
             .host
             .reveal(secret)
             .map(<[u8]>::to_vec)
-            .map_err(failure_to))
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 
     async fn part(
@@ -492,7 +500,7 @@ impl secrets::Host for SourceGuest {
             .host
             .replace(&name, value, expires_at.map(Timestamp))
             .await;
-        Ok(replaced.map_err(failure_to))
+        Ok(replaced.map_err(|failure| failure_to(&self.host, failure)))
     }
 }
 
@@ -508,7 +516,7 @@ impl crypto::Host for SourceGuest {
         Ok(self
             .host
             .sign(key, &algorithm, &message)
-            .map_err(failure_to))
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 
     async fn derive(
@@ -535,7 +543,7 @@ impl crypto::Host for SourceGuest {
                 spki: key.spki,
                 certificate: key.certificate,
             })
-            .map_err(failure_to))
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 
     async fn digest(
@@ -544,7 +552,10 @@ impl crypto::Host for SourceGuest {
         message: secrets::Value,
     ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
         let message = value_from(&self.table, message)?;
-        Ok(self.host.digest(&algorithm, &message).map_err(failure_to))
+        Ok(self
+            .host
+            .digest(&algorithm, &message)
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 
     /// The interface has no failure here: a system without random numbers ends the call.
@@ -567,7 +578,7 @@ impl http::Host for SourceGuest {
                 body: response.body,
                 sent_at: response.sent_at.0,
             })
-            .map_err(failure_to))
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 }
 
@@ -576,7 +587,11 @@ impl state::Host for SourceGuest {
         &mut self,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, types::Failure>> {
-        Ok(self.host.state_get(&key).await.map_err(failure_to))
+        Ok(self
+            .host
+            .state_get(&key)
+            .await
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 
     async fn set(
@@ -584,7 +599,11 @@ impl state::Host for SourceGuest {
         key: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), types::Failure>> {
-        Ok(self.host.state_set(&key, &value).await.map_err(failure_to))
+        Ok(self
+            .host
+            .state_set(&key, &value)
+            .await
+            .map_err(|failure| failure_to(&self.host, failure)))
     }
 }
 

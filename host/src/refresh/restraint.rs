@@ -55,10 +55,10 @@ pub enum Sign {
 
 /// Codes of failures on our own side, before anything is sent: secrets, the state store, the API server that keeps secrets, a
 /// chain that is not to be used.
-const OURS: [&str; 5] = ["secret.", "state.", "kubernetes.", "crypto.", "chain."];
+pub(crate) const OURS: [&str; 5] = ["secret.", "state.", "kubernetes.", "crypto.", "chain."];
 
 /// Calls that waited for an answer until their time was up.
-const TIMEOUTS: [&str; 2] = ["plugin.timeout", "host.timeout"];
+pub(crate) const TIMEOUTS: [&str; 2] = ["plugin.timeout", "host.timeout"];
 
 /// An issuer's words for a client that it does not take: RFC 6749 §5.2, and the statuses of answers without such a word.
 const REFUSALS: [&str; 4] = [

@@ -15,6 +15,7 @@ use crate::capability::chain::ChainId;
 use crate::config::model::{JobId, Provider};
 use crate::time::Timestamp;
 use crate::token::{Expiry, Field, KeptToken, Token};
+use crate::worker;
 
 pub(super) use self::binding::Binding;
 pub(super) use self::chain::{decode_chain, encode_chain};
@@ -345,9 +346,11 @@ fn to_json(record: &'static str, value: &impl Serialize) -> Result<Zeroizing<Vec
     };
     let mut length = Length(0);
     serde_json::to_writer(&mut length, value).map_err(unreadable)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
-    serde_json::to_writer(&mut *bytes, value).map_err(unreadable)?;
-    Ok(bytes)
+    worker::aside_if_large(length.0, || {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
+        serde_json::to_writer(&mut *bytes, value).map_err(unreadable)?;
+        Ok(bytes)
+    })
 }
 
 /// The message of a JSON error can quote the value, so only its place is told.
@@ -359,14 +362,16 @@ fn from_json<'a, T: Deserialize<'a>>(
         record,
         reason: format!("malformed at byte {}", error.column()),
     };
-    let Version { v } = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if v > VALUE_VERSION {
-        return Err(StateError::Unreadable {
-            record,
-            reason: format!("it has form {v}, this version knows {VALUE_VERSION}"),
-        });
-    }
-    serde_json::from_slice(bytes).map_err(unreadable)
+    worker::aside_if_large(bytes.len(), || {
+        let Version { v } = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if v > VALUE_VERSION {
+            return Err(StateError::Unreadable {
+                record,
+                reason: format!("it has form {v}, this version knows {VALUE_VERSION}"),
+            });
+        }
+        serde_json::from_slice(bytes).map_err(unreadable)
+    })
 }
 
 struct Length(usize);

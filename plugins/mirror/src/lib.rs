@@ -39,7 +39,7 @@ impl Source for Mirror {
 }
 
 fn unusable(name: &str, what: &str) -> Failure {
-    Failure::invalid_config(format!("secret {name} {what}")).with_code("secret.unusable")
+    Failure::invalid_config(format!("secret {name} {what}")).with_code("config.secret")
 }
 
 evertoken_plugin::export_source!(Mirror, secrets: {

@@ -27,11 +27,12 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// The `plugins` entry of a guest.
-fn plugin(name: &str, file: &str) -> String {
+pub(crate) fn plugin(name: &str, file: &str) -> String {
     entry(name, &build().unwrap().join(file))
 }
 
-fn entry(name: &str, path: &Path) -> String {
+/// The `plugins` entry of a component.
+pub(crate) fn entry(name: &str, path: &Path) -> String {
     let digest = sha256(&std::fs::read(path).unwrap());
     format!(
         "  {name}: {{path: \"{}\", sha256: {digest}}}\n",

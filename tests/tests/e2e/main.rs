@@ -10,6 +10,7 @@ mod demo;
 mod deploy;
 mod examples;
 mod guests;
+mod hostile;
 mod image;
 mod ktr;
 mod leak;

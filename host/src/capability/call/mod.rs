@@ -72,6 +72,8 @@ pub(in crate::capability) struct Inner {
 #[derive(Default)]
 struct Used {
     scrubber: Scrubber,
+    /// Codes of the failures that the plugin was told.
+    told: BTreeSet<String>,
     handles: usize,
     held_bytes: usize,
     requests: u32,
@@ -382,7 +384,22 @@ impl Call {
         self.used().scrubber.add(secret);
     }
 
-    /// A plugin's own failure, scrubbed: its code too is text that a plugin wrote.
+    /// Notes a failure that the plugin is told: it may pass it on in the host's words.
+    pub fn told(&self, failure: &Failure) {
+        if let Some(code) = &failure.code {
+            self.used().told.insert(code.clone());
+        }
+    }
+
+    /// A plugin's own failure, scrubbed, and in the host's words only as far as the plugin was told so.
+    #[must_use]
+    pub fn said(&self, failure: Failure) -> Failure {
+        let failure = self.scrub_failure(failure);
+        let used = self.used();
+        failure.as_said_by_plugin(|code| used.told.contains(code))
+    }
+
+    /// A failure with text of a plugin's in it, scrubbed: its code too may be such text.
     #[must_use]
     pub fn scrub_failure(&self, failure: Failure) -> Failure {
         Failure {

@@ -70,11 +70,14 @@ fn looks_like_jwt(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::capability::scrub::Scrubber;
     use crate::time::Timestamp;
 
-    fn found(body: &str) -> Vec<String> {
-        let response = Response {
+    fn answer(body: &str) -> Response {
+        Response {
             status: 200,
             headers: vec![
                 ("content-type".to_owned(), "application/json".to_owned()),
@@ -82,9 +85,12 @@ mod tests {
             ],
             body: body.as_bytes().to_vec(),
             sent_at: Timestamp(0),
-        };
+        }
+    }
+
+    fn found(body: &str) -> Vec<String> {
         let mut found = Vec::new();
-        secrets_in(&response, &mut |secret| found.push(secret.to_owned()));
+        secrets_in(&answer(body), &mut |secret| found.push(secret.to_owned()));
         found
     }
 
@@ -115,5 +121,31 @@ mod tests {
         ] {
             assert_eq!(found(body), expected, "{body}");
         }
+    }
+
+    /// What this thread has computed; others may keep the machine busy.
+    fn processor_time() -> Duration {
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::try_from(used).unwrap()
+    }
+
+    /// As many short tokens as fit into an answer, and a plugin that repeats them in a log line. Comparing each with all others would take
+    /// minutes.
+    #[test]
+    fn an_answer_full_of_short_tokens_is_read_and_scrubbed_in_time_that_grows_with_it() {
+        let tokens: Vec<String> = (0..50_000).map(|n| format!("t{n:06}")).collect();
+        let text = tokens.join(" ");
+        let body = serde_json::json!({"tokens": tokens}).to_string();
+        let began = processor_time();
+        let mut scrubber = Scrubber::default();
+        secrets_in(&answer(&body), &mut |secret| {
+            scrubber.add(secret.as_bytes())
+        });
+        for _ in 0..10 {
+            let scrubbed = scrubber.scrub(&text);
+            assert!(!scrubbed.contains("t000"), "{scrubbed}");
+        }
+        let took = processor_time().saturating_sub(began);
+        assert!(took < Duration::from_secs(5), "{took:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! A source plugin that misbehaves in the way that the `mode` in its configuration says.
 
+mod flood;
+
 use std::time::Duration;
 
 use serde_json::Value;
@@ -27,6 +29,10 @@ impl Guest for Misbehaving {
                 job.name, job.attempt, job.previous_expires_at
             ))),
             "fail" => Err(denied(text(&config, "message"))),
+            "fail-as" => Err(Failure {
+                code: Some(text(&config, "code").to_owned()),
+                ..denied("in the words of the host")
+            }),
             "spin" => spin(),
             "park" => park(),
             "allocate" => allocate(&config),
@@ -37,6 +43,7 @@ impl Guest for Misbehaving {
                 revealed(text(&config, "secret"))?
             ),
             "exit" => std::process::exit(3),
+            "flood" => flood::without_end(&config),
             "flood-log" => flood_log(),
             "flood-stderr" => flood_stderr(),
             "long-log-line" => long_log_line(),

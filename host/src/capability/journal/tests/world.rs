@@ -533,7 +533,7 @@ impl Source for Model {
                 Script::Fails(unsuccessful) => Err(unsuccessful),
                 Script::Repeats(text) => {
                     let failure = Failure::new(FailureKind::Denied, "said", text);
-                    Err(Unsuccessful::Said(call.scrub_failure(failure)))
+                    Err(Unsuccessful::Said(call.said(failure)))
                 }
                 Script::Hangs => std::future::pending().await,
                 Script::AsksAnother(kind) => {

@@ -1,0 +1,173 @@
+//! Judges configurations by the schemas that plugins carry. A schema can take any time, memory or stack: by references to itself, by
+//! alternatives of alternatives. So a child with limits judges by those of plugins that are not part of the binary.
+
+use std::io::{Read, Write};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::cache::Compiler;
+use super::child::{self, Ended};
+use super::limits;
+use super::schema::{self, ConfigMistake};
+
+/// The hidden subcommand that judges: a schema and configurations on standard input, their mistakes on standard output.
+pub const JUDGE_COMMAND: &str = "judge-options";
+
+/// The exit status of a child whose time was over.
+const TOO_SLOW: i32 = 3;
+
+/// Why no configuration can be judged by a plugin's schema.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JudgeError {
+    /// It is no schema.
+    #[error("its schema is wrong: {message}")]
+    Wrong {
+        /// What is wrong.
+        message: String,
+    },
+    /// It takes too long.
+    #[error("its schema takes more than {} ms of processor time", limit.as_millis())]
+    TooSlow {
+        /// The limit.
+        limit: Duration,
+    },
+    /// It takes too much memory or stack, or the system stopped the child.
+    #[error(
+        "its schema takes too much memory, or refers to itself without end: the child that judged it was stopped by {status}"
+    )]
+    Killed {
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// The child could not be run or heard.
+    #[error("cannot run a child to judge its schema")]
+    Child(#[source] std::io::Error),
+}
+
+impl JudgeError {
+    /// Whether the schema itself is the reason, so that only another plugin helps.
+    #[must_use]
+    pub const fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Child(_))
+    }
+}
+
+/// How many mistakes of all configurations are told.
+const MAX_MISTAKES: usize = 1000;
+
+#[derive(Serialize)]
+struct Question<'a> {
+    schema: &'a Value,
+    configs: &'a [&'a Value],
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    schema: Value,
+    configs: Vec<Value>,
+}
+
+/// The mistakes in each of `configs`, by a schema that may be hostile.
+///
+/// # Errors
+/// It is no schema, or costs too much.
+pub(super) async fn mistakes(
+    compiler: &Compiler,
+    schema: &Value,
+    configs: &[&Value],
+) -> Result<Vec<Vec<ConfigMistake>>, JudgeError> {
+    let Some(program) = compiler.program() else {
+        return judge(schema, configs.iter().copied());
+    };
+    let question = Question { schema, configs };
+    let question =
+        serde_json::to_vec(&question).map_err(|error| JudgeError::Child(error.into()))?;
+    let limit = time_for(question.len());
+    let child = child::run(&program, JUDGE_COMMAND, &question, Stdio::piped());
+    let Ended {
+        status,
+        output,
+        said,
+    } = tokio::time::timeout(limit * limits::JUDGE_PATIENCE, child)
+        .await
+        .map_err(|_| JudgeError::TooSlow { limit })?
+        .map_err(JudgeError::Child)?;
+    match status.code() {
+        Some(0) => serde_json::from_slice(&output).map_err(|error| JudgeError::Child(error.into())),
+        Some(TOO_SLOW) => Err(JudgeError::TooSlow { limit }),
+        Some(_) => Err(JudgeError::Wrong {
+            message: said.trim().to_owned(),
+        }),
+        None => Err(JudgeError::Killed { status }),
+    }
+}
+
+fn judge<'a>(
+    schema: &Value,
+    configs: impl Iterator<Item = &'a Value>,
+) -> Result<Vec<Vec<ConfigMistake>>, JudgeError> {
+    let judge = schema::judge(schema);
+    let wrong = |message| JudgeError::Wrong { message };
+    let judge = judge.as_ref().map_err(|message| wrong(message.clone()))?;
+    let mut told = 0;
+    configs
+        .map(|config| {
+            // Whoever has so many mends these first.
+            if told >= MAX_MISTAKES {
+                return Ok(Vec::new());
+            }
+            let mistakes = schema::check_config(schema, judge, config).map_err(wrong)?;
+            told += mistakes.len();
+            Ok(mistakes)
+        })
+        .collect()
+}
+
+/// What [`JUDGE_COMMAND`] does: limits itself, reads a question and writes the answer.
+///
+/// # Errors
+/// The question is none, the schema is wrong, or input or output failed.
+pub fn judge_options(mut input: impl Read, output: impl Write) -> Result<(), JudgeError> {
+    let mut question = Vec::new();
+    input
+        .read_to_end(&mut question)
+        .map_err(JudgeError::Child)?;
+    let time = time_for(question.len());
+    // By the second, in case that the thread does not come to look.
+    child::limit_this_process(time * 2, limits::JUDGE_ADDRESS_SPACE)
+        .and_then(|()| end_after(time))
+        .map_err(|error| JudgeError::Child(error.into()))?;
+    let Asked { schema, configs } =
+        serde_json::from_slice(&question).map_err(|error| JudgeError::Child(error.into()))?;
+    let mistakes = judge(&schema, configs.iter())?;
+    serde_json::to_writer(output, &mistakes).map_err(|error| JudgeError::Child(error.into()))
+}
+
+/// The processor time for a question of so many bytes.
+fn time_for(bytes: usize) -> Duration {
+    let kibibytes = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+    limits::JUDGE_TIME + limits::JUDGE_TIME_PER_KIB.saturating_mul(kibibytes)
+}
+
+/// Ends this process once it has used so much processor time.
+fn end_after(time: Duration) -> Result<(), rustix::io::Errno> {
+    let watch = move || {
+        loop {
+            let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+            let used = Duration::try_from(used).unwrap_or_default();
+            match time.checked_sub(used) {
+                Some(left) if !left.is_zero() => std::thread::sleep(left),
+                _ => std::process::exit(TOO_SLOW),
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("time".to_owned());
+    thread
+        .spawn(watch)
+        .map(drop)
+        .map_err(|_| rustix::io::Errno::AGAIN)
+}

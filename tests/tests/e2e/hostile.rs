@@ -1,0 +1,480 @@
+//! Every hostile plugin, schema and issuer beside an innocent job and a probe: no token of the innocent one dies, the probe is answered,
+//! and the process ends when it is told to.
+
+use std::fmt::Write as _;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use evertoken_tests::client::Client;
+use evertoken_tests::evertoken::Evertoken;
+use evertoken_tests::guests::guest;
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::reader::{PollReader, Sight};
+use evertoken_tests::server::Behaviour;
+use evertoken_tests::wait_until;
+use evertoken_tests::workdir::free_port;
+use serde_json::json;
+
+use crate::guests::{entry, plugin};
+use crate::scene::{PATIENCE, Scene, failure_in};
+
+/// How long each token of the innocent job lives; it is renewed after half of it.
+const LIFETIME: Duration = Duration::from_secs(4);
+
+/// How long the hostile ones have.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// Within this time a probe is answered, and the process ends.
+const PROBE: Duration = Duration::from_millis(100);
+const END: Duration = Duration::from_secs(2);
+
+/// Each takes both cores: one at a time, so that a test measures its own guests.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn unix_ms() -> u128 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_millis()
+}
+
+/// An issuer whose tokens say when they die.
+fn good_issuer() -> Issuer {
+    let issuer = Issuer::start().unwrap();
+    issuer.respond_with("/token", |_| {
+        let token = format!("innocent.{}", unix_ms() + LIFETIME.as_millis());
+        Behaviour::token(&token, LIFETIME.as_secs())
+    });
+    issuer
+}
+
+fn judge(content: &[u8]) -> Sight {
+    let text = String::from_utf8_lossy(content);
+    let expiry = text
+        .strip_prefix("innocent.")
+        .and_then(|at| at.parse::<u128>().ok());
+    match expiry {
+        None => Sight::Partial,
+        Some(at) if at < unix_ms() => Sight::Expired,
+        Some(_) => Sight::Good,
+    }
+}
+
+/// Runs the hostile jobs beside the innocent one. What is given is YAML: entries of `plugins`, and jobs.
+fn beside_an_innocent_job(name: &str, plugins: &str, hostile: &str) {
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let issuer = good_issuer();
+    let (beset, calm) = (Scene::new(name).unwrap(), Scene::new("calm").unwrap());
+    let (process, port) = start(&beset, &issuer, plugins, hostile);
+    // What it takes the machine to answer a probe, for it may be busy with other things.
+    let (_calm, calm_port) = start(&calm, &issuer, "  {}", "");
+
+    let reader = PollReader::start(&beset.out("innocent"), judge);
+    let [took, calm_took] = probe([port, calm_port]);
+    let seen = reader.stop().unwrap();
+    let told = Instant::now();
+    process.terminate(PATIENCE).unwrap();
+    let ended_after = told.elapsed();
+
+    println!("{name}: /livez {took:?} (calm: {calm_took:?}), SIGTERM {ended_after:?}");
+    assert!(
+        seen.is_good(),
+        "{name}: of {} readings {} were absent, {} partial, {} expired",
+        seen.readings,
+        seen.absent,
+        seen.partial,
+        seen.expired
+    );
+    assert!(
+        took <= PROBE + 2 * calm_took,
+        "{name}: /livez took {took:?}, and {calm_took:?} of a calm process"
+    );
+    assert!(ended_after <= END, "{name}: SIGTERM took {ended_after:?}");
+}
+
+/// A process with the innocent job, which has its first token, and others; and the port of its probes.
+fn start(scene: &Scene, issuer: &Issuer, plugins: &str, others: &str) -> (Evertoken, u16) {
+    let port = free_port().unwrap();
+    let config = scene
+        .config(&format!(
+            r#"
+state: {{dir: "{{here}}/state"}}
+serve: {{address: "127.0.0.1:{port}"}}
+plugins:
+{plugins}
+jobs:
+- name: innocent
+  source:
+    plugin: oauth2
+    config: {{grant: client_credentials, token_url: "{}", client_id: innocent}}
+    secrets: {{client_secret: {{value: innocent-secret}}}}
+  outputs: [{{file: {{path: "{{out}}/innocent"}}}}]
+{others}"#,
+            issuer.url("/token")
+        ))
+        .unwrap();
+    let process = scene.run(&config).unwrap();
+    wait_until("the innocent job", PATIENCE, || {
+        scene.out("innocent").exists().then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    (process, port)
+}
+
+/// Asks both processes all the time for as long as is watched. What 95 of 100 probes of each took at most: one may meet a moment in which
+/// the machine does something else.
+fn probe(ports: [u16; 2]) -> [Duration; 2] {
+    let client = Client::plain();
+    let began = Instant::now();
+    let mut took = [Vec::new(), Vec::new()];
+    while began.elapsed() < WATCHED {
+        for (port, took) in ports.iter().zip(&mut took) {
+            let asked = Instant::now();
+            let url = format!("http://127.0.0.1:{port}/livez");
+            let answer = client.send("GET", &url, &[], &[]);
+            assert_eq!(answer.unwrap().status, 200);
+            took.push(asked.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    took.map(|mut took| {
+        took.sort_unstable();
+        took[took.len() * 95 / 100]
+    })
+}
+
+/// A job of a guest with these options, which has more time than it is watched.
+fn guest_job(name: &str, options: &str, rest: &str) -> String {
+    format!(
+        r#"
+- name: {name}
+  source:
+    plugin: guest
+    timeout: 60s
+    config: {options}
+{rest}
+  outputs: [{{file: {{path: "{{out}}/{name}"}}}}]"#
+    )
+}
+
+/// A secret that has all that a call asks of one: text, JSON, base64.
+const SECRET: &str = r#"    secrets: {mine: {value: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}
+    reveal: [mine]"#;
+
+#[test]
+fn plugins_that_compute_or_call_the_host_without_end() {
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/", Behaviour::answer(200, "hello"));
+    let url = issuer.url("/");
+    let mut hostile = String::new();
+    for mode in [
+        "spin",
+        "allocate-slowly",
+        "recurse",
+        "flood-log",
+        "flood-stderr",
+        "huge-argument",
+        "hoard-handles",
+    ] {
+        hostile += &guest_job(mode, &format!("{{mode: {mode}, secret: mine}}"), SECRET);
+    }
+    for call in [
+        "digest",
+        "sign",
+        "public-key",
+        "reveal",
+        "part",
+        "decode",
+        "join",
+        "state",
+        "random",
+        "log",
+        "panic",
+    ] {
+        let options = format!("{{mode: flood, call: {call}, secret: mine}}");
+        hostile += &guest_job(&format!("floods-{call}"), &options, SECRET);
+    }
+    for call in ["headers", "send"] {
+        let options = format!("{{mode: flood, call: {call}, url: \"{url}\"}}");
+        let allow = format!("    allow: [\"{}\"]", issuer.origin());
+        hostile += &guest_job(&format!("floods-{call}"), &options, &allow);
+    }
+    let rotating = r#"    secrets: {mine: {value: "a rotating secret", rotating: true}}"#;
+    hostile += &guest_job(
+        "floods-replace",
+        "{mode: flood, call: replace, secret: mine}",
+        rotating,
+    );
+    let plugins = plugin("guest", "guest_source.wasm");
+    beside_an_innocent_job("hostile-guests", &plugins, &hostile);
+}
+
+#[test]
+fn issuers_that_answer_too_much_or_without_end() {
+    let issuer = Issuer::start().unwrap();
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    let many_headers: String = (0..5000).map(|n| format!("x-{n}: y\r\n")).collect();
+    let tokens = |count: usize| {
+        let tokens: Vec<_> = (0..count)
+            .map(|n| json!({"token": format!("t{n:06}")}))
+            .collect();
+        Behaviour::json(200, &json!({"access_token": "one", "tokens": tokens}))
+    };
+    let drip = json!({"access_token": "x".repeat(1000)});
+    let answers = [
+        ("many-tokens", tokens(3000)),
+        ("most-tokens", tokens(40_000)),
+        ("interim", Behaviour::raw(interim.repeat(100_000))),
+        ("drip", Behaviour::drip(&drip, Duration::from_millis(50))),
+        (
+            "headers",
+            Behaviour::raw(format!("HTTP/1.1 200 OK\r\n{many_headers}\r\n{{}}")),
+        ),
+        (
+            "long-header",
+            Behaviour::raw(format!(
+                "HTTP/1.1 200 OK\r\nx: {}\r\n\r\n",
+                "y".repeat(4 << 20)
+            )),
+        ),
+        ("endless", Behaviour::endless(1 << 30)),
+        (
+            "deep",
+            Behaviour::answer(200, "[".repeat(1 << 20)).header("content-type", "application/json"),
+        ),
+        ("members", Behaviour::answer(200, "a=b&".repeat(200_000))),
+        (
+            "compressed",
+            Behaviour::answer(200, vec![0x1f; 1 << 20]).header("content-encoding", "gzip"),
+        ),
+        ("redirected", Behaviour::redirect("/redirected")),
+        ("silent", Behaviour::hang()),
+    ];
+    let mut hostile = String::new();
+    for (name, answer) in answers {
+        let path = format!("/{name}");
+        issuer.always(&path, answer);
+        let url = issuer.url(&path);
+        // Each is a client of its own, so that none is held back for the others; and one that repeats what it got in its log.
+        let _ = write!(
+            hostile,
+            r#"
+- name: {name}
+  source:
+    plugin: oauth2
+    config: {{grant: client_credentials, token_url: "{url}", client_id: {name}}}
+    secrets: {{client_secret: {{value: "secret of {name}"}}}}
+  outputs: [{{file: {{path: "{{out}}/{name}"}}}}]"#
+        );
+        hostile += &guest_job(
+            &format!("logs-{name}"),
+            &format!("{{mode: flood, call: log-answer, url: \"{url}\"}}"),
+            &format!("    allow: [\"{}\"]", issuer.origin()),
+        );
+    }
+    let plugins = plugin("guest", "guest_source.wasm");
+    beside_an_innocent_job("hostile-issuers", &plugins, &hostile);
+}
+
+/// A component with another section at its end.
+fn with_section(component: &[u8], name: &str, data: &[u8]) -> Vec<u8> {
+    fn leb128(mut number: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while number > 0x7f {
+            bytes.push(0x80 | (number & 0x7f) as u8);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+        bytes
+    }
+    let content = [&leb128(name.len()), name.as_bytes(), data].concat();
+    [component, &[0], &leb128(content.len()), &content].concat()
+}
+
+/// A schema in which each of forty definitions is twice the next one.
+fn doubling(keyword: &str) -> String {
+    let mut definitions = serde_json::Map::new();
+    for n in 0..40 {
+        let next = json!({"$ref": format!("#/$defs/d{}", n + 1)});
+        let level = match keyword {
+            "properties" => json!({"properties": {"mode": next, "a": next}}),
+            keyword => json!({keyword: [next, next]}),
+        };
+        definitions.insert(format!("d{n}"), level);
+    }
+    // What nothing is, so that every way is gone to its end.
+    definitions.insert("d40".to_owned(), json!({"type": "null"}));
+    json!({"$ref": "#/$defs/d0", "$defs": definitions}).to_string()
+}
+
+#[test]
+fn schemas_that_are_wrong_or_cost_too_much() {
+    let good = guest("guest-source").unwrap();
+    let scene = Scene::new("hostile-schema-files").unwrap();
+    let (schema, about) = ("evertoken:config-schema", "evertoken:about");
+    let large = vec![b' '; 10 << 20];
+    let table = [
+        ("all-of", schema, doubling("allOf"), "plugin.invalid-schema"),
+        ("any-of", schema, doubling("anyOf"), "plugin.invalid-schema"),
+        ("one-of", schema, doubling("oneOf"), "plugin.invalid-schema"),
+        (
+            "wrong",
+            schema,
+            json!({"type": 7}).to_string(),
+            "plugin.invalid-schema",
+        ),
+        (
+            "nowhere",
+            schema,
+            json!({"$ref": "#/$defs/Nowhere"}).to_string(),
+            "plugin.invalid-schema",
+        ),
+        (
+            "remote",
+            schema,
+            json!({"$ref": "https://example.org/s"}).to_string(),
+            "plugin.invalid-schema",
+        ),
+        ("list", schema, "[]".to_owned(), "plugin.invalid-schema"),
+        (
+            "looks-ahead",
+            schema,
+            json!({"properties": {"mode": {"pattern": "^(a+)+(?=b)"}}}).to_string(),
+            "plugin.invalid-schema",
+        ),
+        ("no-json", schema, "{".to_owned(), "plugin.invalid-section"),
+        (
+            "nested",
+            schema,
+            "[".repeat(100_000),
+            "plugin.invalid-section",
+        ),
+        (
+            "large",
+            schema,
+            String::from_utf8(large).unwrap(),
+            "plugin.invalid-section",
+        ),
+        ("no-about", about, "[]".to_owned(), "plugin.invalid-section"),
+    ];
+    // What says nothing, but that in a circle.
+    let harmless = [
+        ("itself", json!({"$ref": "#"})),
+        (
+            "itself-twice",
+            json!({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}),
+        ),
+        (
+            "dynamic",
+            json!({"$dynamicAnchor": "a", "allOf": [{"$dynamicRef": "#a"}]}),
+        ),
+    ];
+    let (mut plugins, mut hostile) = (String::new(), String::new());
+    let refused = table
+        .iter()
+        .map(|(name, section, data, _)| (*name, *section, data.clone()));
+    let harmless_too = harmless
+        .iter()
+        .map(|(name, data)| (*name, schema, data.to_string()));
+    for (name, section, data) in refused.chain(harmless_too) {
+        let path = scene.path(&format!("{name}.wasm"));
+        std::fs::write(&path, with_section(&good, section, data.as_bytes())).unwrap();
+        plugins += &entry(name, &path);
+        hostile += &guest_job(name, "{mode: good}", "")
+            .replace("plugin: guest", &format!("plugin: {name}"));
+    }
+
+    // What is told of each, and that it is told soon: one after the other, for some time that a busy machine may take more of.
+    let config = scene
+        .config(&format!(
+            "state: {{dir: \"{{here}}/state\"}}\nplugins:\n{plugins}jobs:{hostile}"
+        ))
+        .unwrap();
+    let began = Instant::now();
+    let checked = scene.command(&["check"], &config).unwrap();
+    assert_eq!(checked.code(), Some(1), "{}", checked.stderr);
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    for (name, ..) in &table {
+        assert!(
+            checked
+                .stderr
+                .contains(&format!("plugin `{name}` cannot be used")),
+            "{name}: {}",
+            checked.stderr
+        );
+        let file = scene.path(&format!("{name}.wasm"));
+        let inspected = scene
+            .launch()
+            .unwrap()
+            .args(["plugin", "inspect"])
+            .args([&file])
+            .finish(Duration::from_secs(20))
+            .unwrap();
+        // Some cost nothing until there is a configuration to judge.
+        assert!(
+            inspected.code() == Some(0) && name.ends_with("-of")
+                || inspected.stderr.contains("cannot be used"),
+            "{name}: {} {}",
+            inspected.stdout,
+            inspected.stderr
+        );
+    }
+    let process = scene.run(&config).unwrap();
+    for (name, _, _, code) in &table {
+        let failure = scene.failure(&config, &process, name, PATIENCE);
+        assert_eq!(failure.code, *code, "{name}: {failure:?}");
+        assert_eq!(failure.kind, "invalid-config", "{name}: {failure:?}");
+    }
+    for (name, _) in harmless {
+        wait_until(name, PATIENCE, || scene.out(name).exists().then_some(()))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+    drop(process);
+    beside_an_innocent_job("hostile-schemas", &plugins, &hostile);
+}
+
+#[test]
+fn a_plugin_does_not_speak_in_the_hosts_words() {
+    let scene = Scene::new("words").unwrap();
+    let mut yaml = format!(
+        "state: {{dir: \"{{here}}/state\"}}\nplugins:\n{}jobs:",
+        plugin("guest", "guest_source.wasm")
+    );
+    let rotating = r#"    secrets: {mine: {value: "a rotating secret", rotating: true}}"#;
+    for (n, code) in ["chain.dead", "plugin.timeout", "invalid_scope"]
+        .iter()
+        .enumerate()
+    {
+        yaml += &guest_job(
+            &format!("job-{n}"),
+            &format!("{{mode: fail-as, code: {code}}}"),
+            rotating,
+        );
+    }
+    let config = scene.config(&yaml).unwrap();
+    let process = scene.run(&config).unwrap();
+    for (n, code) in [
+        "plugin-said.chain.dead",
+        "plugin-said.plugin.timeout",
+        "invalid_scope",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let job = format!("job-{n}");
+        let row = wait_until("the failure", PATIENCE, || {
+            scene
+                .row(&config, &job)
+                .filter(|row| failure_in(row).is_some())
+        });
+        let row = row.unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+        assert_eq!(failure_in(&row).unwrap().code, *code);
+        assert_eq!(row["chain"], "ok", "{row}");
+    }
+}
