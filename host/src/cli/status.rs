@@ -110,7 +110,7 @@ fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
         state(job),
         point(job.expires_at),
         point(job.next_refresh),
-        last_error(job).unwrap_or_else(|| "-".to_owned()),
+        last_error(job, point).unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
@@ -122,21 +122,25 @@ fn state(job: &JobStatus) -> String {
     }
 }
 
-/// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store.
-fn last_error(job: &JobStatus) -> Option<String> {
+/// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store. A write that failed
+/// says when it is tried again; when the source is, has a column of its own.
+fn last_error(job: &JobStatus, point: impl Fn(Option<Timestamp>) -> String) -> Option<String> {
     if let Some(held_back) = &job.held_back {
         let why = described(&held_back.failure);
         return Some(format!("{held_back}: {why}"));
     }
-    let outputs = job
-        .outputs
-        .iter()
-        .filter_map(|output| output.failure.as_ref());
-    let failure: &FailureStatus = outputs
-        .chain(&job.last_failure)
-        .chain(&job.keep_failure)
-        .max_by_key(|failure| failure.at)?;
-    Some(described(failure))
+    let outputs = job.outputs.iter();
+    let writes = outputs
+        .map(|output| (&output.failure, output.next_try))
+        .chain([(&job.keep_failure, job.next_keep)])
+        .filter_map(|(failure, next)| Some((failure.as_ref()?, next)));
+    let source = job.last_failure.iter().map(|failure| (failure, None));
+    let (failure, next) = writes.chain(source).max_by_key(|(failure, _)| failure.at)?;
+    let said = described(failure);
+    Some(match next {
+        Some(_) => format!("{said}; next try {}", point(next)),
+        None => said,
+    })
 }
 
 /// Its code and what it says to people.

@@ -40,6 +40,13 @@ const LADDER: [Duration; 5] = [
     Duration::from_secs(60 * 60),
 ];
 
+/// What costs no issuer anything is tried at least so often: whoever mends a folder, a permission or a file sees its effect within half
+/// a minute, the try itself included.
+const LONGEST_AT_HOME: Duration = Duration::from_secs(25);
+
+/// These waits are up to this part shorter, at random.
+const AT_HOME_JITTER: f64 = 0.2;
+
 /// What is at stake while waiting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stake {
@@ -66,6 +73,20 @@ pub fn wait(
         FailureKind::Denied | FailureKind::InvalidConfig => ladder(nth),
     };
     own.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+}
+
+/// The same for what costs no issuer anything: a write, or a call that failed on our own side.
+#[must_use]
+pub fn wait_at_home(
+    kind: FailureKind,
+    nth: u32,
+    retry_after: Option<Duration>,
+    sample: f64,
+) -> Duration {
+    let longest = LONGEST_AT_HOME - scaled(LONGEST_AT_HOME, AT_HOME_JITTER * sample);
+    wait(kind, nth, None, Stake::default(), sample)
+        .min(longest)
+        .max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
 }
 
 fn exponential(first: Duration, nth: u32, stake: Stake, sample: f64) -> Duration {
@@ -216,6 +237,25 @@ mod tests {
                 .collect();
             assert_eq!(waits, [10, 60, 300, 900, 3600, 3600, 3600], "{kind}");
         }
+    }
+
+    #[test]
+    fn what_is_mended_here_is_noticed_within_half_a_minute() {
+        for (kind, waits) in [
+            (FailureKind::Denied, [10, 25, 25, 25, 25, 25]),
+            (FailureKind::InvalidConfig, [10, 25, 25, 25, 25, 25]),
+            (FailureKind::Internal, [7, 7, 7, 7, 7, 7]),
+            (FailureKind::Unavailable, [1, 1, 1, 1, 1, 1]),
+        ] {
+            for (nth, expected) in (1..).zip(waits) {
+                let wait = wait_at_home(kind, nth, None, 0.0);
+                assert_eq!(wait.as_secs(), expected, "{kind} no. {nth}");
+            }
+            let longest = wait_at_home(kind, 100, None, 1.0);
+            assert_eq!(longest, s(20), "{kind}: not all in step");
+        }
+        let asked = wait_at_home(FailureKind::Unavailable, 1, Some(s(90)), 0.0);
+        assert_eq!(asked, s(90), "an API server may ask for rest");
     }
 
     #[test]

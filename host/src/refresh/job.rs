@@ -53,6 +53,8 @@ pub enum Event {
         kind: FailureKind,
         /// How long the other side asks us to stay away.
         retry_after: Option<Duration>,
+        /// Whether the failure was on our own side and cost no issuer anything.
+        is_at_home: bool,
     },
     /// Something happened to the token's copy in the state store.
     Keep(publication::Event),
@@ -183,7 +185,11 @@ impl Job {
             Event::Acquired(candidate) => {
                 actions.extend(self.acquired(&candidate, now, sample));
             }
-            Event::Failed { kind, retry_after } => self.failed(kind, retry_after, now, sample),
+            Event::Failed {
+                kind,
+                retry_after,
+                is_at_home,
+            } => self.failed(kind, retry_after, is_at_home, now, sample),
             Event::Keep(event) => self.keep.step(event, now, sample),
             Event::Output(index, event) => {
                 if let Some(output) = self.outputs.get_mut(index) {
@@ -245,7 +251,7 @@ impl Job {
         let verdict = match admit::admit(candidate, held_dies, now) {
             Ok(verdict) => verdict,
             Err(failure) => {
-                self.failed(failure.kind, failure.retry_after, now, sample);
+                self.failed(failure.kind, failure.retry_after, false, now, sample);
                 return Some(Action::Refuse(failure));
             }
         };
@@ -285,6 +291,7 @@ impl Job {
         &mut self,
         kind: FailureKind,
         retry_after: Option<Duration>,
+        is_at_home: bool,
         now: Reading,
         sample: f64,
     ) {
@@ -297,7 +304,11 @@ impl Job {
             self.failures.resume(before);
         }
         let nth = self.failures.failed(kind);
-        let wait = backoff::wait(kind, nth, retry_after, stake, sample);
+        let wait = if is_at_home {
+            backoff::wait_at_home(kind, nth, retry_after, sample)
+        } else {
+            backoff::wait(kind, nth, retry_after, stake, sample)
+        };
         self.rest(now);
         let next = now.boot.saturating_add(wait);
         let latest = self.asked.map_or(next, |asked| asked.otherwise);
@@ -510,6 +521,20 @@ impl Job {
     #[must_use]
     pub fn keep_state(&self) -> publication::State {
         self.keep.state()
+    }
+
+    /// When the token's copy in the state store is written again after that failed, on the boot clock.
+    #[must_use]
+    pub fn keep_retries_at(&self, now: Reading) -> Option<Duration> {
+        self.keep.retries_at().filter(|_| self.lives(now))
+    }
+
+    /// When each output is written again after that failed, on the boot clock. A dead token is written nowhere.
+    pub fn outputs_retry_at(&self, now: Reading) -> impl Iterator<Item = Option<Duration>> {
+        let lives = self.lives(now);
+        self.outputs
+            .iter()
+            .map(move |output| output.retries_at().filter(|_| lives))
     }
 
     /// The state of each output.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::backoff::{self, Stake, Streak};
+use super::backoff::{self, Streak};
 use super::scaled;
 use crate::failure::FailureKind;
 use crate::time::Reading;
@@ -143,7 +143,7 @@ impl Publication {
             self.phase = Phase::Wanted;
             return;
         }
-        let wait = backoff::wait(kind, nth, retry_after, Stake::default(), sample)
+        let wait = backoff::wait_at_home(kind, nth, retry_after, sample)
             .min(self.verify.unwrap_or(Duration::MAX));
         self.phase = Phase::Failed {
             retry_at: now.boot.saturating_add(wait),
@@ -171,6 +171,15 @@ impl Publication {
             Phase::Wanted => Some(Duration::ZERO),
             Phase::Resting { verify_at } => verify_at,
             Phase::Failed { retry_at } => Some(retry_at),
+        }
+    }
+
+    /// When a write that failed is tried again, on the boot clock; none: the last one did not fail.
+    #[must_use]
+    pub fn retries_at(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Failed { retry_at } => Some(retry_at),
+            _ => None,
         }
     }
 
@@ -258,16 +267,24 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_is_tried_again_at_least_as_often_as_it_is_verified() {
-        let mut output = Publication::new(Some(VERIFY));
-        output.step(Event::Changed, at(0), 0.0);
-        let mut now = 0;
-        for expected_wait in [10, 60, 300, 600, 600] {
-            assert_eq!(output.take(at(now)), Some(Purpose::Publish));
-            output.step(failure(FailureKind::Denied), at(now), 0.0);
-            assert_eq!(output.state(), State::Failing);
-            now += expected_wait;
-            assert_eq!(output.wakes_at(), Some(Duration::from_secs(now)));
+    fn a_failed_write_is_tried_again_within_half_a_minute_and_as_often_as_it_is_verified() {
+        for (verify_s, waits) in [
+            (Some(600), [10, 25, 25]),
+            (None, [10, 25, 25]),
+            (Some(5), [5; 3]),
+        ] {
+            let mut output = Publication::new(verify_s.map(Duration::from_secs));
+            output.step(Event::Changed, at(0), 0.0);
+            let mut now = 0;
+            for expected_wait in waits {
+                assert_eq!(output.take(at(now)), Some(Purpose::Publish));
+                assert_eq!(output.retries_at(), None, "it is being written");
+                output.step(failure(FailureKind::Denied), at(now), 0.0);
+                assert_eq!(output.state(), State::Failing);
+                now += expected_wait;
+                assert_eq!(output.wakes_at(), Some(Duration::from_secs(now)));
+                assert_eq!(output.retries_at(), output.wakes_at());
+            }
         }
     }
 

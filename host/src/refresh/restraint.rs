@@ -53,9 +53,31 @@ pub enum Sign {
     Unsent,
 }
 
-/// Codes of failures on our own side, before anything is sent: secrets, the state store, the API server that keeps secrets, a
-/// chain that is not to be used.
-pub(crate) const OURS: [&str; 5] = ["secret.", "state.", "kubernetes.", "crypto.", "chain."];
+/// Codes of failures on our own side, before anything is sent: secrets, certificate files, the state store, the API server that keeps
+/// secrets, a chain that is not to be used.
+pub(crate) const OURS: [&str; 6] = [
+    "secret.",
+    "tls.",
+    "state.",
+    "kubernetes.",
+    "crypto.",
+    "chain.",
+];
+
+/// Codes of plugins that did not get to run.
+const NOT_LOADED: [&str; 11] = [
+    "plugin.not-found",
+    "plugin.unreadable",
+    "plugin.digest-mismatch",
+    "plugin.wrong-world",
+    "plugin.missing-import",
+    "plugin.too-large",
+    "plugin.not-a-component",
+    "plugin.unknown-version",
+    "plugin.refused-import",
+    "plugin.invalid-section",
+    "plugin.schema",
+];
 
 /// Calls that waited for an answer until their time was up.
 pub(crate) const TIMEOUTS: [&str; 2] = ["plugin.timeout", "host.timeout"];
@@ -80,6 +102,7 @@ pub fn sign(failure: &Failure) -> Sign {
     match failure.kind {
         _ if REFUSALS.contains(&code) => trouble(Cause::ClientRefused),
         Unavailable if TIMEOUTS.contains(&code) => trouble(Cause::IssuerInTrouble),
+        _ if NOT_LOADED.contains(&code) => Sign::Unsent,
         _ if code == "chain.in-doubt" || code.starts_with("plugin.") => Sign::Unclear,
         _ if OURS.iter().any(|ours| code.starts_with(ours)) => Sign::Unsent,
         Unavailable => trouble(Cause::IssuerInTrouble),
@@ -92,6 +115,15 @@ pub fn sign(failure: &Failure) -> Sign {
             (None, _) => Sign::Answered,
         },
     }
+}
+
+/// Whether a failed call cost no issuer anything and is about what somebody may mend on this side at any time: a secret, a permission, a
+/// plugin's file, the certificates to trust. Not a chain, which only a login mends.
+#[must_use]
+pub fn is_at_home(failure: &Failure) -> bool {
+    let code = failure.code.as_deref().unwrap_or_default();
+    let is_unsent = sign(failure) == Sign::Unsent && !code.starts_with("chain.");
+    is_unsent || code == "http.tls"
 }
 
 /// How long after the `nth` failure (from 1) the next probe may go. `sample` is from 0 to 1.
@@ -443,6 +475,8 @@ mod tests {
             (Internal, "plugin.timeout", Sign::Unclear),
             (Unavailable, "plugin.compile", Sign::Unclear),
             (InvalidConfig, "http.origin-denied", Sign::Unsent),
+            (InvalidConfig, "tls.ca-file", Sign::Unsent),
+            (InvalidConfig, "plugin.unreadable", Sign::Unsent),
         ] {
             let failure = Failure::new(kind, code, "");
             assert_eq!(sign(&failure), expected, "{kind} {code}");
@@ -456,6 +490,34 @@ mod tests {
             retry_after: Some(s(30)),
         };
         assert_eq!(sign(&throttled), expected);
+    }
+
+    #[test]
+    fn what_costs_no_issuer_anything_is_at_home() {
+        use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
+        for (kind, code, expected) in [
+            (InvalidConfig, "secret.not-found", true),
+            (InvalidConfig, "secret.unreadable", true),
+            (Denied, "kubernetes.forbidden", true),
+            (Unavailable, "kubernetes.unreachable", true),
+            (InvalidConfig, "tls.ca-file", true),
+            (Unavailable, "http.tls", true),
+            (InvalidConfig, "plugin.unreadable", true),
+            (Unavailable, "state.io", true),
+            (Denied, "chain.dead", false),
+            (Internal, "chain.needs-attention", false),
+            (Unavailable, "plugin.compile", false),
+            (Internal, "plugin.trap", false),
+            (Denied, "invalid_client", false),
+            (Denied, "invalid_grant", false),
+            (InvalidConfig, "http.404", false),
+            (Unavailable, "http.503", false),
+            (Unavailable, "http.connect", false),
+            (Denied, "", false),
+        ] {
+            let failure = Failure::new(kind, code, "");
+            assert_eq!(is_at_home(&failure), expected, "{kind} {code}");
+        }
     }
 
     #[test]

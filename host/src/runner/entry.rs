@@ -232,7 +232,9 @@ impl Entry {
     ) -> JobStatus {
         let outputs = self.config.outputs.iter();
         let states = self.machine.output_states();
-        let failures = self.output_failures.iter();
+        let retries = self.machine.outputs_retry_at(now);
+        let failures = self.output_failures.iter().zip(retries);
+        let on_wall_clock = |at: Duration| now.wall.after(at.saturating_sub(now.boot));
         JobStatus {
             id: self.config.id.clone(),
             state: self.state(now, held_back.is_some()),
@@ -247,10 +249,14 @@ impl Entry {
             held_back: held_back.map(|(held_back, _)| held_back),
             chain: self.chain(),
             keep_failure: self.keep_failure.as_deref().cloned(),
+            next_keep: self.machine.keep_retries_at(now).map(on_wall_clock),
             outputs: outputs
                 .zip(states)
                 .zip(failures)
-                .map(|((output, state), failure)| output_status(output, state, failure.as_deref()))
+                .map(|((output, state), (failure, retry))| {
+                    let next_try = retry.map(on_wall_clock);
+                    output_status(output, state, failure.as_deref(), next_try)
+                })
                 .collect(),
         }
     }
@@ -302,11 +308,18 @@ impl SharedEntry {
                 || self.failure.as_deref().is_some_and(is_for_good))
     }
 
-    pub(super) fn status(&self) -> SharedStatus {
+    pub(super) fn status(&self, now: Reading) -> SharedStatus {
         let state = self.publication.state();
+        let retry = self.publication.retries_at();
+        let next_try = retry.map(|at| now.wall.after(at.saturating_sub(now.boot)));
         SharedStatus {
             from: self.config.from.clone(),
-            output: output_status(&self.config.output, state, self.failure.as_deref()),
+            output: output_status(
+                &self.config.output,
+                state,
+                self.failure.as_deref(),
+                next_try,
+            ),
         }
     }
 }
@@ -319,7 +332,12 @@ const fn is_for_good(failure: &FailureStatus) -> bool {
     )
 }
 
-fn output_status(output: &Output, state: State, failure: Option<&FailureStatus>) -> OutputStatus {
+fn output_status(
+    output: &Output,
+    state: State,
+    failure: Option<&FailureStatus>,
+    next_try: Option<Timestamp>,
+) -> OutputStatus {
     OutputStatus {
         destination: destination(&output.destination),
         state: match state {
@@ -329,6 +347,7 @@ fn output_status(output: &Output, state: State, failure: Option<&FailureStatus>)
             State::Failing => OutputState::Failing,
         },
         failure: failure.cloned(),
+        next_try,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use secrecy::ExposeSecret as _;
@@ -134,6 +136,10 @@ impl Acquirer for Live {
                         hash.update(Sha256::digest(failure.code.unwrap_or_default()));
                     }
                 }
+            }
+            let certificate = [&job.source.tls.cert_file, &job.source.tls.key_file];
+            for path in certificate.into_iter().flatten() {
+                hash.update(stamp(path).await.as_bytes());
             }
             Some(hash.finalize().into())
         })
@@ -277,6 +283,15 @@ fn client(job: &Job, values: &RandomState) -> [u8; 32] {
             .chain([format!("{client_id:?}")])
             .chain(places),
     )
+}
+
+/// What differs once a file was written or replaced.
+async fn stamp(path: &Path) -> String {
+    let metadata = tokio::fs::metadata(path)
+        .await
+        .map_err(|error| error.kind());
+    let stamp = metadata.map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec()));
+    format!("{stamp:?}")
 }
 
 /// Digest of a list of texts; no two lists run together.

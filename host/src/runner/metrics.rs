@@ -482,6 +482,7 @@ mod tests {
             held_back: None,
             chain: (name == "a").then_some(ChainState::Dead),
             keep_failure: None,
+            next_keep: None,
             outputs: Vec::new(),
         }
     }

@@ -142,8 +142,8 @@ pub trait Acquirer: Send + Sync {
     /// The issuer that asking this job's source leans on; none: it is not known, or there is none.
     fn issuer(&self, job: &Job) -> Option<Issuer>;
 
-    /// Digest of the secrets that others may change while the process runs, in files and in the cluster; a missing one counts by why
-    /// it is missing. None: they cannot be read now.
+    /// Digest of the secrets that others may change while the process runs, in files and in the cluster, the client certificate
+    /// included; a missing one counts by why it is missing. None: they cannot be read now.
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>>;
 
     /// One call of the job's plugin.

@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
+use crate::refresh::restraint::is_at_home;
 use crate::time::{Reading, Timestamp};
 use crate::token::KeptToken;
 use issuers::Issuers;
@@ -293,7 +294,7 @@ impl Scheduler {
                 .shared
                 .values()
                 .filter(asked_for)
-                .map(SharedEntry::status)
+                .map(|shared| shared.status(now))
                 .collect(),
         }
     }
@@ -433,6 +434,7 @@ impl Scheduler {
                 let event = Event::Failed {
                     kind: failure.kind,
                     retry_after: failure.retry_after,
+                    is_at_home: is_at_home(&failure),
                 };
                 self.tell(key, event);
                 self.source_failed(key, failure.clone(), took);

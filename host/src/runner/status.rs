@@ -66,6 +66,13 @@ pub struct JobStatus {
     /// Why the token could not be kept for a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_failure: Option<FailureStatus>,
+    /// When that is tried again.
+    #[serde(
+        default,
+        with = "rfc3339::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub next_keep: Option<Timestamp>,
     /// Its outputs, in the order of the configuration.
     pub outputs: Vec<OutputStatus>,
 }
@@ -225,6 +232,13 @@ pub struct OutputStatus {
     /// The last write's failure, until one succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureStatus>,
+    /// When the write that failed is tried again.
+    #[serde(
+        default,
+        with = "rfc3339::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub next_try: Option<Timestamp>,
 }
 
 /// Where an output stands.
@@ -278,10 +292,12 @@ mod tests {
             }),
             chain: Some(ChainState::InDoubt),
             keep_failure: None,
+            next_keep: None,
             outputs: vec![OutputStatus {
                 destination: "/run/tokens/eos".to_owned(),
                 state: OutputState::Written,
                 failure: None,
+                next_try: None,
             }],
         }
     }

@@ -64,6 +64,7 @@ const fn failure(kind: FailureKind) -> Event {
     Event::Failed {
         kind,
         retry_after: None,
+        is_at_home: false,
     }
 }
 
@@ -229,6 +230,28 @@ fn the_issuer_is_asked_again_after_a_failure_as_its_kind_says() {
 }
 
 #[test]
+fn what_failed_on_our_own_side_is_tried_again_within_half_a_minute() {
+    for kind in [FailureKind::Denied, FailureKind::InvalidConfig] {
+        for (is_at_home, waits) in [(true, [10, 25, 25, 25]), (false, [10, 60, 300, 900])] {
+            let mut job = started();
+            let mut now = 0;
+            for wait in waits {
+                let failed = Event::Failed {
+                    kind,
+                    retry_after: None,
+                    is_at_home,
+                };
+                job.step(failed, at(now), 0.0);
+                now += wait;
+                let expected = Some(Duration::from_secs(now));
+                assert_eq!(job.wakes_at(at(now)), expected, "{kind} {is_at_home}");
+                job.step(Event::Woken, at(now), 0.0);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_token_that_is_no_good_is_a_failure() {
     let mut job = started();
     let actions = job.step(token(0, 0), at(1), 0.0);
@@ -313,7 +336,11 @@ fn whoever_asks_gets_a_new_token_even_if_it_dies_earlier() {
 fn fail(job: &mut Job, kind: FailureKind, retry_after: Option<Duration>, now: Reading) {
     job.step(Event::Woken, now, 1.0);
     job.begun();
-    let failed = Event::Failed { kind, retry_after };
+    let failed = Event::Failed {
+        kind,
+        retry_after,
+        is_at_home: false,
+    };
     job.step(failed, now, 1.0);
 }
 
@@ -479,7 +506,11 @@ impl AnyAnswer {
         let point = |s: i64| Timestamp(sent.0.saturating_add_signed(s.saturating_mul(1000)));
         if let Some((kind, retry_after_s)) = self.fails {
             let retry_after = retry_after_s.map(Duration::from_secs);
-            return Event::Failed { kind, retry_after };
+            return Event::Failed {
+                kind,
+                retry_after,
+                is_at_home: self.is_held_one,
+            };
         }
         let (token, rotating, not_before) = self.ends_s;
         Event::Acquired(Candidate {

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
 use crate::config::model::{JobId, SharedOutput};
-use crate::failure::FailureKind;
+use crate::failure::{Failure, FailureKind};
 use crate::runner::Change;
 use crate::runner::status::{JobState, OutputState};
 
@@ -142,15 +142,56 @@ fn an_output_that_cannot_be_written_is_tried_again_and_the_issuer_is_left_alone(
         assert!(status.jobs[0].outputs[0].failure.is_some());
         assert_eq!(status.jobs[0].outputs[1].state, OutputState::Written);
         world.time.wait(3600 * SECOND).await;
+        let status = started.handle.status(vec![]).await.unwrap();
+        let next_try = status.jobs[0].outputs[0].next_try.unwrap();
+        assert!(next_try > status.at && next_try <= status.at.after(25 * SECOND));
+        assert_eq!(status.jobs[0].outputs[1].next_try, None);
         world.facts().write_fails.clear();
-        world.time.wait(600 * SECOND).await;
+        world.time.wait(30 * SECOND).await;
         assert_eq!(world.written("a"), ["a.0"]);
         assert_eq!(world.asked("a").len(), 1);
         let status = started.handle.status(vec![]).await.unwrap();
         assert_eq!(status.jobs[0].state, JobState::Ready);
         assert_eq!(status.jobs[0].outputs[0].failure, None);
+        assert_eq!(status.jobs[0].outputs[0].next_try, None);
         started.stop().await;
     });
+}
+
+#[test]
+fn what_somebody_mends_on_this_side_is_noticed_within_half_a_minute_and_the_issuer_is_not_asked_more()
+ {
+    for (kind, code, is_noticed) in [
+        (FailureKind::InvalidConfig, "secret.not-found", true),
+        (FailureKind::Denied, "kubernetes.forbidden", true),
+        (FailureKind::InvalidConfig, "tls.ca-file", true),
+        (FailureKind::InvalidConfig, "plugin.unreadable", true),
+        (FailureKind::Denied, "invalid_grant", false),
+        (FailureKind::InvalidConfig, "http.404", false),
+    ] {
+        let world = World::default();
+        let time = world.time.clone();
+        let fails = move |_| {
+            let is_mended = time.passed() >= 3600 * SECOND;
+            (!is_mended).then(|| Failure::new(kind, code, "the model fails"))
+        };
+        world.plan(
+            "a",
+            Plan {
+                fails: Arc::new(fails),
+                ..Plan::default()
+            },
+        );
+        world.time.run(async {
+            let started = world.start(vec![job("a")]).await;
+            world.time.wait(3600 * SECOND).await;
+            let asked = world.asked("a").len();
+            assert_eq!(asked > 10, is_noticed, "{code}: {asked} times in an hour");
+            world.time.wait(30 * SECOND).await;
+            assert_eq!(world.written("a").len() == 1, is_noticed, "{code}");
+            started.stop().await;
+        });
+    }
 }
 
 #[test]

@@ -126,6 +126,7 @@ mod tests {
             held_back: None,
             chain: None,
             keep_failure: None,
+            next_keep: None,
             outputs: Vec::new(),
         }
     }
@@ -144,6 +145,7 @@ mod tests {
             destination: "/run/token".to_owned(),
             state,
             failure: None,
+            next_try: None,
         }
     }
 
