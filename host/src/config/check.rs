@@ -387,7 +387,10 @@ impl<'d> Checker<'d> {
                 .map(|secrets| self.secrets(secrets))
                 .unwrap_or_default(),
             allow: values(raw.allow.as_ref()),
-            allow_addresses: values(raw.allow_addresses.as_ref()),
+            allow_addresses: values(raw.allow_addresses.as_ref())
+                .into_iter()
+                .map(|network| network.0)
+                .collect(),
             tls: tls.map(|tls| self.tls(tls)).unwrap_or_default(),
             proxy: proxy.map(|proxy| proxy.value.0.clone()),
             timeout: self.period(timeout, defaults::TIMEOUT),

@@ -2,14 +2,14 @@
 //! JSON Schema come from these records, and their comments are the schema's descriptions. What they mean together is judged in
 //! [`super::check`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::origin::Origin;
 use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
 use super::unit::{
-    AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, ObjectName,
-    Percent, Pointer, Proxy, Repetition, SecretKey, SecretName, Sha256, Size, StatePrefix, Text,
-    Time, Variable,
+    AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, Network,
+    ObjectName, Percent, Pointer, Proxy, Repetition, SecretKey, SecretName, Sha256, Size,
+    StatePrefix, Text, Time, Variable,
 };
 
 record! {
@@ -212,8 +212,8 @@ record! {
         secrets: Option<At<Named<SecretName, Secret>>>,
         /// Origins that the plugin may reach beyond the endpoints in its configuration.
         allow: Option<At<Vec<At<Origin>>>>,
-        /// Addresses that may be reached although they are loopback, link-local or otherwise refused.
-        allow_addresses: Option<At<Vec<At<IpAddr>>>>,
+        /// Addresses, or networks like `10.0.0.0/8`, that may be reached although they are loopback, link-local or otherwise refused.
+        allow_addresses: Option<At<Vec<At<Network>>>>,
         /// Names of secrets whose value the plugin may read; all others it can only have sent.
         reveal: Option<At<Vec<At<SecretName>>>>,
         /// TLS material.

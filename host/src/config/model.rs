@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -118,8 +119,8 @@ pub struct Source {
     pub secrets: BTreeMap<String, Box<Secret>>,
     /// Origins the plugin may reach beyond the endpoints in its configuration.
     pub allow: Vec<Origin>,
-    /// Addresses that may be reached although the egress rules refuse them.
-    pub allow_addresses: Vec<IpAddr>,
+    /// Addresses and networks that may be reached although the egress rules refuse them.
+    pub allow_addresses: Vec<IpNet>,
     /// Names of secrets whose value the plugin may read.
     pub reveal: BTreeSet<String>,
     /// TLS material.

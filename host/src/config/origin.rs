@@ -35,7 +35,7 @@ impl Origin {
         }
         Some(Self {
             scheme: url.scheme().to_owned(),
-            host: url.host_str()?.to_owned(),
+            host: without_root(url.host_str()?).to_owned(),
             port: url.port_or_known_default()?,
         })
     }
@@ -66,7 +66,8 @@ impl Origin {
         &self.scheme
     }
 
-    /// The host as the URL standard normalises it: lower case, an IPv6 address in brackets.
+    /// The host as the URL standard normalises it: lower case, an IPv6 address in brackets. Without the dot that stands for the root
+    /// of the domain name system, so that one host has one name.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -76,6 +77,13 @@ impl Origin {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+}
+
+fn without_root(host: &str) -> &str {
+    match host.strip_suffix('.') {
+        Some(host) if !host.is_empty() => host,
+        _ => host,
     }
 }
 
@@ -104,6 +112,8 @@ mod tests {
             ),
             ("http://127.0.0.1:8080", Ok("http://127.0.0.1:8080")),
             ("https://[::1]:8443", Ok("https://[::1]:8443")),
+            ("https://idp.example.org.", Ok("https://idp.example.org")),
+            ("http://LOCALHOST.:80", Ok("http://localhost")),
             (
                 "idp.example.org",
                 Err(OriginError::NotAUrl("idp.example.org".into())),

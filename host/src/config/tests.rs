@@ -274,9 +274,14 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             vec!["3:35: `idp:8443` has no scheme (write `https://idp:8443`)"],
         ),
         (
-            &job_with(", allow_addresses: [10.0.0.0/8]", ""),
+            &job_with(
+                ", allow_addresses: [10.0.0.0/8, ::1, '10.0.0.1:80', 10.0.0.1/8, 10.0.0.0/33]",
+                "",
+            ),
             vec![
-                "3:45: `10.0.0.0/8` is not an IP address (write one address like `127.0.0.1` or `::1`, without port and prefix length)",
+                "3:62: `10.0.0.1:80` is not an IP address or network (write an address like `127.0.0.1` or `::1`, or a network like `10.0.0.0/8`, without a port)",
+                "3:77: `10.0.0.1/8` has an address beyond its prefix (write `10.0.0.0/8`, or `10.0.0.1` alone)",
+                "3:89: `10.0.0.0/33` is not an IP address or network (write an address like `127.0.0.1` or `::1`, or a network like `10.0.0.0/8`, without a port)",
             ],
         ),
         (

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::origin::{Origin, OriginError};
@@ -541,21 +542,36 @@ impl Word for SocketAddr {
     }
 }
 
-impl Word for IpAddr {
-    const EXPECTED: &'static str = "an IP address";
+/// An IP address, or all those with one prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Network(pub(super) IpNet);
+
+impl Word for Network {
+    const EXPECTED: &'static str = "an IP address or network";
     const EXAMPLE: &'static str = "127.0.0.1";
 
     fn parse(text: &str) -> Result<Self, Complaint> {
-        text.parse().map_err(|_| {
-            Complaint::new(
-                format!("`{text}` is not an IP address"),
-                "write one address like `127.0.0.1` or `::1`, without port and prefix length",
-            )
-        })
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => Some(IpNet::from(address)),
+            Err(_) => text.parse().ok(),
+        };
+        let Some(network) = network else {
+            return Err(Complaint::new(
+                format!("`{text}` is not an IP address or network"),
+                "write an address like `127.0.0.1` or `::1`, or a network like `10.0.0.0/8`, without a port",
+            ));
+        };
+        if network.trunc() != network {
+            return Err(Complaint::new(
+                format!("`{text}` has an address beyond its prefix"),
+                format!("write `{}`, or `{}` alone", network.trunc(), network.addr()),
+            ));
+        }
+        Ok(Self(network))
     }
 
     fn word_schema() -> Value {
-        json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+        json!({"type": "string", "pattern": "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$", "examples": [Self::EXAMPLE, "10.0.0.0/8"]})
     }
 }
 

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 
 use http::header::{HeaderValue, USER_AGENT};
 use kube::client::AuthError;
-use kube::config::{KubeConfigOptions, KubeconfigError};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use super::call::Call;
-use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, kubeconfig};
+use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, kubeconfig, proxy};
 use crate::failure::{Failure, FailureKind};
 
 /// The Pod's variable for the API server's address; set in every Pod.
@@ -48,26 +48,39 @@ impl From<ConnectError> for Failure {
 
 /// A client for the cluster that the environment names.
 pub(super) async fn from_environment() -> Result<kube::Client, ConnectError> {
-    let options = KubeConfigOptions::default();
     let listed = kubeconfig::from_variable();
     let config = if !listed.is_empty() {
         let read = kubeconfig::read(listed).await;
         let kubeconfig = read.map_err(ConnectError::Variable)?;
-        kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .map_err(|error| ConnectError::Variable(describe_kubeconfig(&error)))?
+        named_by(kubeconfig).await.map_err(ConnectError::Variable)?
     } else if std::env::var_os(IN_CLUSTER_VARIABLE).is_some() {
         let looked = kubeconfig::look_at_pod().await;
         looked.map_err(ConnectError::InCluster)?;
-        kube::Config::incluster().map_err(|error| ConnectError::InCluster(error.to_string()))?
+        let mut config = kube::Config::incluster()
+            .map_err(|error| ConnectError::InCluster(error.to_string()))?;
+        let proxy = proxy::from_environment(&config.cluster_url);
+        config.proxy_url = proxy.map_err(ConnectError::InCluster)?;
+        config
     } else {
         let read = kubeconfig::read(kubeconfig::at_home().into_iter().collect()).await;
         let kubeconfig = read.map_err(ConnectError::Home)?;
-        kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .map_err(|error| ConnectError::Home(describe_kubeconfig(&error)))?
+        named_by(kubeconfig).await.map_err(ConnectError::Home)?
     };
     from_config(config).await
+}
+
+/// The cluster of a kubeconfig's current context. The library would ask `NO_PROXY` about the proxy instead of the API server.
+async fn named_by(kubeconfig: Kubeconfig) -> Result<kube::Config, String> {
+    let own_proxy = kubeconfig::proxy_url(&kubeconfig);
+    let options = KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .map_err(|error| describe_kubeconfig(&error))?;
+    config.proxy_url = match own_proxy {
+        Some(own) => Some(proxy::parse(&own)?),
+        None => proxy::from_environment(&config.cluster_url)?,
+    };
+    Ok(config)
 }
 
 /// A client with our user agent and time limits. Retries are the scheduler's, which knows what a retry is worth.
@@ -107,6 +120,10 @@ pub(super) fn unreachable(call: &Call<'_>, error: &kube::Error) -> Failure {
 pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(_) => "the file is not a kubeconfig (malformed YAML)".to_owned(),
+        KubeconfigError::ParseProxyUrl(_) => format!("the proxy {}", proxy::NO_URL),
+        KubeconfigError::ParseNoProxy(error) => format!(
+            "NO_PROXY has an entry that is neither a host nor an address nor a network: {error}; remove it, and doubled commas"
+        ),
         other => other.to_string(),
     }
 }

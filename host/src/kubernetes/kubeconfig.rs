@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kube::config::Kubeconfig;
+use kube::config::{Cluster, Context, Kubeconfig};
 
 use super::connect::describe_kubeconfig;
 use crate::file::{self, Unreadable};
@@ -83,21 +83,36 @@ fn cannot_read(path: &Path, why: &Unreadable) -> String {
     format!("{} cannot be read: {why}", path.display())
 }
 
-/// The files that the current context is made of; data in the kubeconfig itself goes before a file.
-fn named_files(kubeconfig: &Kubeconfig) -> Vec<&String> {
-    let context = kubeconfig
+fn context(kubeconfig: &Kubeconfig) -> Option<&Context> {
+    kubeconfig
         .contexts
         .iter()
-        .find(|named| Some(&named.name) == kubeconfig.current_context.as_ref())
-        .and_then(|named| named.context.as_ref());
-    let Some(context) = context else {
-        return Vec::new();
-    };
-    let cluster = kubeconfig
+        .find(|named| Some(&named.name) == kubeconfig.current_context.as_ref())?
+        .context
+        .as_ref()
+}
+
+fn cluster<'k>(kubeconfig: &'k Kubeconfig, context: &Context) -> Option<&'k Cluster> {
+    kubeconfig
         .clusters
         .iter()
-        .find(|named| named.name == context.cluster)
-        .and_then(|named| named.cluster.as_ref());
+        .find(|named| named.name == context.cluster)?
+        .cluster
+        .as_ref()
+}
+
+/// The proxy that the current context's cluster names; it goes before the environment's.
+pub(super) fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
+    let cluster = cluster(kubeconfig, context(kubeconfig)?)?;
+    cluster.proxy_url.clone().filter(|url| !url.is_empty())
+}
+
+/// The files that the current context is made of; data in the kubeconfig itself goes before a file.
+fn named_files(kubeconfig: &Kubeconfig) -> Vec<&String> {
+    let Some(context) = context(kubeconfig) else {
+        return Vec::new();
+    };
+    let cluster = cluster(kubeconfig, context);
     let user = kubeconfig
         .auth_infos
         .iter()

@@ -6,6 +6,7 @@ mod call;
 mod connect;
 mod kubeconfig;
 mod provider;
+mod proxy;
 mod refusal;
 mod token;
 

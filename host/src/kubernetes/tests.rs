@@ -213,6 +213,53 @@ fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leak
         assert!(failure.message.contains(words), "{variables:?} {failure}");
         assert!(!failure.message.contains("hidden"), "{failure}");
     }
+    // A proxy is no reason to have no client: nobody listens at this one.
+    let proxied = |cluster: &str| {
+        kubeconfig(r#"{"token": "hidden"}"#).replace("\"server\": \"http://127.0.0.1:1\"", cluster)
+    };
+    let own = write(
+        "own",
+        &proxied(r#""server": "http://k8s.test", "proxy-url": "http://127.0.0.1:1""#),
+    );
+    let remote = write("remote", &proxied(r#""server": "http://k8s.test""#));
+    let wrong = write(
+        "wrong",
+        &proxied(r#""server": "http://k8s.test", "proxy-url": "hidden:1""#),
+    );
+    for (variables, code, words) in [
+        (
+            vec![("KUBECONFIG", &*own), ("NO_PROXY", "*")],
+            "kubernetes.unreachable",
+            "onnection refused",
+        ),
+        (
+            vec![
+                ("KUBECONFIG", &*remote),
+                ("HTTP_PROXY", "http://u:hidden@127.0.0.1:1"),
+            ],
+            "kubernetes.unreachable",
+            "onnection refused",
+        ),
+        (
+            vec![("KUBECONFIG", &*remote), ("http_proxy", "127.0.0.1:1")],
+            "kubernetes.unreachable",
+            "onnection refused",
+        ),
+        (
+            vec![("KUBECONFIG", &*wrong)],
+            "kubernetes.config",
+            "`proxy-url` is not the URL of one",
+        ),
+    ] {
+        let failure = probed(home.path(), &variables);
+        assert_eq!(
+            failure.code.as_deref(),
+            Some(code),
+            "{variables:?} {failure}"
+        );
+        assert!(failure.message.contains(words), "{variables:?} {failure}");
+        assert!(!failure.message.contains("hidden"), "{failure}");
+    }
     write(".kube/config", &kubeconfig(r#"{"token": "hidden"}"#));
     let failure = probed(home.path(), &[]);
     assert_eq!(failure.code.as_deref(), Some("kubernetes.unreachable"));

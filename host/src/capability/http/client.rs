@@ -3,22 +3,21 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Identity};
+use ipnet::IpNet;
+use reqwest::Client;
 use tokio::sync::OnceCell;
-use zeroize::Zeroizing;
 
 use super::connect::TakeOut;
 use super::proxy::Proxy;
 use super::resolve::{Guarded, Lookup, system_lookup};
+use super::tls::{self, TlsFile};
 use crate::failure::{Failure, FailureKind};
-use crate::file::{self, Unreadable};
-use crate::text;
+use crate::file;
 
 /// What a request says it comes from, unless the plugin says something else.
 pub(super) const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
@@ -28,9 +27,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
 const MAX_CLIENTS: usize = 64;
-
-/// Bytes of a PEM file; the largest bundles of public authorities have a quarter of a megabyte.
-const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where most systems have their certificates.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs";
@@ -56,7 +52,7 @@ pub(crate) struct Recipe {
     /// The proxy that all its requests go through.
     pub proxy: Option<Proxy>,
     /// Addresses that may be reached although the egress rules refuse them.
-    pub allow_addresses: BTreeSet<IpAddr>,
+    pub allow_addresses: BTreeSet<IpNet>,
 }
 
 /// What tells that a file has changed: a new one in its place, or new content in the same.
@@ -207,14 +203,7 @@ fn build(recipe: &Recipe, lookup: Lookup) -> Result<Client, Failure> {
     if let Some(proxy) = &recipe.proxy {
         builder = builder.proxy(through(proxy)?);
     }
-    builder = match &recipe.trust {
-        Trust::System => builder,
-        Trust::Nobody => builder.tls_certs_only([]),
-        Trust::File(file) => builder.tls_certs_only(authorities(file)?),
-    };
-    if let Some((certificate, key)) = &recipe.identity {
-        builder = builder.identity(identity(certificate, key)?);
-    }
+    let builder = tls::with_files(builder, recipe)?;
     builder.build().map_err(|error| unbuildable(recipe, &error))
 }
 
@@ -232,85 +221,15 @@ fn through(proxy: &Proxy) -> Result<reqwest::Proxy, Failure> {
     })
 }
 
-/// Which of a job's TLS files a message is about.
-#[derive(Clone, Copy)]
-enum TlsFile {
-    Ca,
-    Cert,
-    Key,
-}
-
-impl TlsFile {
-    fn failure(self, file: &Path, what: impl fmt::Display) -> Failure {
-        let (code, setting) = match self {
-            Self::Ca => ("tls.ca-file", "ca_file"),
-            Self::Cert => ("tls.cert-file", "cert_file"),
-            Self::Key => ("tls.key-file", "key_file"),
-        };
-        Failure::new(
-            FailureKind::InvalidConfig,
-            code,
-            format!("`source.tls.{setting}` {}: {what}", file.display()),
-        )
-    }
-
-    fn read(self, file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let bytes = file::read(file, MAX_PEM_BYTES).map_err(|why| match why {
-            Unreadable::Missing => {
-                self.failure(file, "it does not exist; create it or correct the path")
-            }
-            why => self.failure(file, why),
-        })?;
-        let meant = text::meant(&bytes).map_err(|error| self.failure(file, error))?;
-        Ok(Zeroizing::new(meant.to_vec()))
-    }
-}
-
-fn authorities(file: &Path) -> Result<Vec<Certificate>, Failure> {
-    let pem = TlsFile::Ca.read(file)?;
-    let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
-    if found.is_empty() {
-        return Err(TlsFile::Ca.failure(
-            file,
-            "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed",
-        ));
-    }
-    Ok(found)
-}
-
-fn identity(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
-    let certificate_pem = TlsFile::Cert.read(certificate)?;
-    let key_pem = TlsFile::Key.read(key)?;
-    if Certificate::from_pem_bundle(&certificate_pem).map_or(true, |found| found.is_empty()) {
-        return Err(TlsFile::Cert.failure(
-            certificate,
-            "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed",
-        ));
-    }
-    let mut both = Zeroizing::new(Vec::with_capacity(
-        certificate_pem.len() + key_pem.len() + 1,
-    ));
-    both.extend_from_slice(&certificate_pem);
-    both.push(b'\n');
-    both.extend_from_slice(&key_pem);
-    Identity::from_pem(&both).map_err(|_| {
-        TlsFile::Key.failure(
-            key,
-            "it holds no private key; an unencrypted PEM file (PKCS #8, PKCS #1 or SEC 1) is needed",
-        )
-    })
-}
-
 /// What a client cannot be built for: there is nothing to trust, or certificate and key do not fit.
 fn unbuildable(recipe: &Recipe, error: &reqwest::Error) -> Failure {
     let inconsistent = super::error::find::<rustls::Error>(error)
         .is_some_and(|error| matches!(error, rustls::Error::InconsistentKeys(_)));
     let cause = super::error::innermost(error);
     match (&recipe.identity, &recipe.trust) {
-        (Some((certificate, key)), _) if inconsistent => TlsFile::Key.failure(
-            key,
-            format_args!("it is not the key of {}", certificate.display()),
-        ),
+        (Some((certificate, key)), _) if inconsistent => {
+            TlsFile::Key.failure(key, tls::another_key(certificate))
+        }
         (_, Trust::File(file)) => TlsFile::Ca.failure(file, cause),
         (Some((_, key)), Trust::Nobody) => TlsFile::Key.failure(key, cause),
         (_, Trust::System | Trust::Nobody) => Failure::new(

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 
@@ -23,7 +25,7 @@ pub enum AddressKind {
     Unspecified,
     /// 224.0.0.0/4, ff00::/8 and the IPv4 broadcast address.
     Multicast,
-    /// An IPv6 spelling behind which a translator would find some IPv4 address: NAT64, 6to4, Teredo.
+    /// An IPv6 spelling behind which a translator or tunnel would find some IPv4 address: 6to4, Teredo, RFC 2765.
     Translated,
 }
 
@@ -59,18 +61,59 @@ pub fn kind_of(address: IpAddr) -> AddressKind {
     }
 }
 
-/// IPv4-mapped (::ffff:0:0/96) and the deprecated IPv4-compatible (::/96) addresses as the IPv4 addresses that they spell.
+/// IPv4-mapped (::ffff:0:0/96), the deprecated IPv4-compatible (::/96) and NAT64 addresses (64:ff9b::/96, RFC 6052) as the IPv4
+/// addresses that they spell.
 fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
-    if let Some(v4) = v6.to_ipv4_mapped() {
-        return IpAddr::V4(v4);
-    }
     match (v6.segments(), v6) {
         (_, Ipv6Addr::UNSPECIFIED | Ipv6Addr::LOCALHOST) => address,
-        ([0, 0, 0, 0, 0, 0, ..], _) => v6.to_ipv4().map_or(address, IpAddr::V4),
+        ([0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..], _) => {
+            let [.., a, b, c, d] = v6.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
         _ => address,
+    }
+}
+
+/// What a NAT64 prefix of local use (RFC 8215) leads to: nobody but its translator knows how long its prefix is, so every place where
+/// the IPv4 address may stand (RFC 6052 §2.2) counts.
+fn kind_behind_local_nat64(address: Ipv6Addr) -> AddressKind {
+    let o = address.octets();
+    let [
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        o6,
+        o7,
+        _,
+        o9,
+        o10,
+        o11,
+        o12,
+        o13,
+        o14,
+        o15,
+    ] = o;
+    let shorter = [[o6, o7, o9, o10], [o7, o9, o10, o11], [o9, o10, o11, o12]]
+        .map(|octets| kind_of_v4(Ipv4Addr::from(octets)));
+    let longest = Ipv4Addr::from([o12, o13, o14, o15]);
+    let refused =
+        |kind: &AddressKind| !matches!(kind, AddressKind::Plain | AddressKind::Unspecified);
+    match std::iter::once(kind_of_v4(longest))
+        .chain(shorter)
+        .find(refused)
+    {
+        Some(kind) => kind,
+        // Behind a shorter prefix nothing but zeros stand at the end.
+        None if longest.is_unspecified() && shorter.contains(&AddressKind::Plain) => {
+            AddressKind::Plain
+        }
+        None => kind_of_v4(longest),
     }
 }
 
@@ -94,8 +137,7 @@ fn kind_of_v6(address: Ipv6Addr) -> AddressKind {
     match address.segments() {
         // AWS: instance metadata, time and DNS are all in fd00:ec2::/32.
         [0xfd00, 0x0ec2, ..] => AddressKind::Metadata,
-        // NAT64: RFC 6052's prefix, and RFC 8215's for local use.
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => AddressKind::Translated,
+        [0x64, 0xff9b, 1, ..] => kind_behind_local_nat64(address),
         // IPv4-translated addresses of RFC 2765.
         [0, 0, 0, 0, 0xffff, 0, ..] => AddressKind::Translated,
         // 6to4 (RFC 3056) and Teredo (RFC 4380).
@@ -106,6 +148,15 @@ fn kind_of_v6(address: Ipv6Addr) -> AddressKind {
         _ if address.is_unicast_link_local() => AddressKind::LinkLocal,
         _ => AddressKind::Plain,
     }
+}
+
+/// This machine's name.
+pub(super) const LOCALHOST: &str = "localhost";
+
+/// Whether a name is this machine's: `localhost` and everything below it (RFC 6761 §6.3).
+pub(super) fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == LOCALHOST || name.ends_with(".localhost")
 }
 
 /// How an address came to be asked for.
@@ -128,11 +179,24 @@ pub(super) enum Written {
 pub(super) fn check_address(
     address: IpAddr,
     written: Written,
-    exceptions: &BTreeSet<IpAddr>,
+    exceptions: &BTreeSet<IpNet>,
 ) -> Result<(), AddressKind> {
-    if exceptions.contains(&address) || exceptions.contains(&canonical(address)) {
+    let plain = canonical(address);
+    if exceptions
+        .iter()
+        .any(|network| network.contains(&address) || network.contains(&plain))
+    {
         return Ok(());
     }
+    // Who means this machine writes it as everybody does; a spelling that hides it is meant to get around something.
+    let is_disguised = match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    };
+    let written = match written {
+        Written::Literal | Written::Proxy if is_disguised => Written::Resolved,
+        written => written,
+    };
     match (kind_of(address), written) {
         (AddressKind::Plain, _)
         | (AddressKind::Loopback, Written::Localhost | Written::Literal | Written::Proxy)
@@ -185,6 +249,8 @@ pub(super) fn check_origin(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn address(text: &str) -> IpAddr {
@@ -228,10 +294,18 @@ mod tests {
             ("239.255.255.255", Multicast),
             ("255.255.255.255", Multicast),
             ("ff02::1", Multicast),
-            ("64:ff9b::a9fe:a9fe", Translated),
-            ("64:ff9b::cb00:7107", Translated),
-            ("64:ff9b:1::1", Translated),
-            ("64:ff9b:1:ffff::1", Translated),
+            ("64:ff9b::a9fe:a9fe", Metadata),
+            ("64:ff9b::7f00:1", Loopback),
+            ("64:ff9b::a9fe:101", LinkLocal),
+            ("64:ff9b::cb00:7107", Plain),
+            ("64:ff9b::", Unspecified),
+            // For local use: with a prefix of 96, 48, 56 and 64 bits.
+            ("64:ff9b:1::cb00:7107", Plain),
+            ("64:ff9b:1::a9fe:a9fe", Metadata),
+            ("64:ff9b:1:abcd::7f00:1", Loopback),
+            ("64:ff9b:1:a9fe:a9:fe00::", Metadata),
+            ("64:ff9b:1:7f:0:100::", Loopback),
+            ("64:ff9b:1::1", Unspecified),
             ("::ffff:0:127.0.0.1", Translated),
             ("2002:a9fe:a9fe::1", Translated),
             ("2001:0:4136:e378::1", Translated),
@@ -256,7 +330,15 @@ mod tests {
             ("fd00:ec2::254", false, false, false, false),
             ("0.0.0.0", false, false, false, false),
             ("224.0.0.1", false, false, false, false),
-            ("64:ff9b::cb00:7107", false, false, false, false),
+            ("64:ff9b::cb00:7107", true, true, true, true),
+            ("64:ff9b::a9fe:a9fe", false, false, false, false),
+            // Disguised, loopback and link-local are not what anybody writes who means them.
+            ("::ffff:127.0.0.1", false, true, false, false),
+            ("::127.0.0.1", false, true, false, false),
+            ("64:ff9b::7f00:1", false, true, false, false),
+            ("64:ff9b:1::7f00:1", false, true, false, false),
+            ("::ffff:169.254.1.1", false, false, false, false),
+            ("2002:cb00:7107::1", false, false, false, false),
         ] {
             for (written, allowed) in [
                 (Resolved, resolved),
@@ -272,16 +354,81 @@ mod tests {
 
     #[test]
     fn an_exception_opens_its_address_in_every_spelling_and_no_other() {
-        let exceptions = BTreeSet::from([address("169.254.169.254"), address("64:ff9b::1")]);
+        let exceptions = [
+            "169.254.169.254/32",
+            "127.0.0.0/8",
+            "2002:cb00::/32",
+            "fe80::1/128",
+        ]
+        .map(|network| network.parse().unwrap());
+        let exceptions = BTreeSet::from(exceptions);
         for (text, allowed) in [
             ("169.254.169.254", true),
             ("::ffff:169.254.169.254", true),
+            ("64:ff9b::a9fe:a9fe", true),
             ("169.254.170.2", false),
-            ("64:ff9b::1", true),
-            ("64:ff9b::2", false),
+            ("127.200.0.1", true),
+            ("::ffff:127.200.0.1", true),
+            ("::1", false),
+            ("2002:cb00:7107::1", true),
+            ("2002:cb01::1", false),
+            ("fe80::1", true),
+            ("fe80::2", false),
         ] {
             let decision = check_address(address(text), Written::Resolved, &exceptions);
             assert_eq!(decision.is_ok(), allowed, "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_spelling_of_a_refused_address_is_reached(
+            net in proptest::sample::select(vec![
+                "127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/8", "224.0.0.0/4", "169.254.169.254/32", "169.254.170.2/32",
+                "100.100.100.200/32", "168.63.129.16/32", "255.255.255.255/32",
+            ]),
+            host: u32,
+            rest: u16,
+            form in 0..9_usize,
+        ) {
+            let net: ipnet::Ipv4Net = net.parse().unwrap();
+            let v4 = Ipv4Addr::from(u32::from(net.network()) | (host & u32::from(net.hostmask())));
+            let [a, b, c, d] = v4.octets().map(u16::from);
+            let (high, low) = (a << 8 | b, c << 8 | d);
+            let v6 = match form {
+                0 => Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, high, low),
+                1 if high > 0 => Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low),
+                2 => Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                3 => Ipv6Addr::new(0x64, 0xff9b, 1, rest, 0, 0, high, low),
+                4 if a > 0 => Ipv6Addr::new(0x64, 0xff9b, 1, high, c, d << 8, 0, rest),
+                5 if a > 0 => Ipv6Addr::new(0x64, 0xff9b, 1, a, b, low, 0, rest),
+                6 => Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, high, low),
+                7 => Ipv6Addr::new(0x2002, high, low, rest, 0, 0, 0, 1),
+                _ => Ipv6Addr::new(0x2001, 0, rest, rest, 0, 0, !high, !low),
+            };
+            let none = BTreeSet::new();
+            for written in [Written::Resolved, Written::Literal, Written::Proxy] {
+                prop_assert!(check_address(v6.into(), written, &none).is_err(), "{v6} for {v4} {written:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_below_localhost_is_this_machine() {
+        for (name, expected) in [
+            ("localhost", true),
+            ("localhost.", true),
+            ("LOCALHOST", true),
+            ("idp.localhost", true),
+            ("a.b.localhost.", true),
+            ("notlocalhost", false),
+            ("localhost.example.org", false),
+            ("localhost..", false),
+            ("", false),
+        ] {
+            assert_eq!(is_localhost(name), expected, "{name}");
         }
     }
 
@@ -338,10 +485,7 @@ mod tests {
                 "https://idp.example.org.evil.test",
                 Some("allow: [https://idp.example.org.evil.test]"),
             ),
-            (
-                "https://idp.example.org.",
-                Some("allow: [https://idp.example.org.]"),
-            ),
+            ("https://idp.example.org.", None),
         ] {
             let decision = check_origin(&origin(text), "warehouse", &endpoints, &allow);
             match (decision, refused) {

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
 use super::client::CONNECT_TIMEOUT;
 use super::egress::AddressKind;
@@ -168,16 +168,33 @@ fn tls(at: &str, target: &Target, error: &rustls::Error) -> Failure {
     let mend = match error {
         rustls::Error::InvalidCertificate(certificate) => certificate_mend(target, certificate),
         rustls::Error::InvalidMessage(_) => "; is that port for plain http?".to_owned(),
-        rustls::Error::AlertReceived(_) => {
-            "; if the server asks for a client certificate, set `source.tls.cert_file` and `key_file`"
-                .to_owned()
-        }
+        rustls::Error::AlertReceived(alert) => alert_mend(*alert).to_owned(),
+        rustls::Error::PeerIncompatible(_) => NOTHING_IN_COMMON.to_owned(),
         _ => String::new(),
     };
     unavailable(
         "http.tls",
         format!("no TLS connection to {at}: {error}{mend}"),
     )
+}
+
+/// What both sides would have to share.
+const NOTHING_IN_COMMON: &str = "; server and client have no protocol version or cipher suite in common: the server must offer TLS 1.2 or 1.3 with AES-GCM or ChaCha20-Poly1305";
+
+fn alert_mend(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            NOTHING_IN_COMMON
+        }
+        // With TLS 1.2 it also stands for a certificate that is missing.
+        AlertDescription::HandshakeFailure => {
+            "; server and client have no cipher suite in common: the server must offer AES-GCM or ChaCha20-Poly1305 with ECDHE; or, with TLS 1.2, it misses `source.tls.cert_file`"
+        }
+        AlertDescription::UnrecognisedName => "; the server does not know this host name",
+        _ => {
+            "; if the server asks for a client certificate, set `source.tls.cert_file` and `key_file`"
+        }
+    }
 }
 
 fn certificate_mend(target: &Target, error: &CertificateError) -> String {

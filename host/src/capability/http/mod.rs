@@ -9,10 +9,12 @@ mod egress;
 mod error;
 mod exchange;
 mod message;
+mod no_proxy;
 mod proxy;
 mod reading;
 mod request;
 mod resolve;
+mod tls;
 mod transport;
 
 #[cfg(test)]
@@ -39,7 +41,7 @@ pub use transport::{Arrived, Network, NoAnswer, Outgoing, Transport};
 
 #[cfg(test)]
 pub(super) use client::Clients;
-pub(super) use proxy::ProxyRules;
+pub(crate) use proxy::ProxyRules;
 pub(super) use reading::{Meaning, Reading};
 
 use client::{Recipe, Trust};

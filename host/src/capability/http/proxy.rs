@@ -2,16 +2,21 @@
 
 use std::fmt;
 
+use data_encoding::BASE64;
 use http::{HeaderValue, Uri};
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
+use zeroize::Zeroizing;
 
+use super::no_proxy::NoProxy;
 use crate::capability::host::Environment;
 use crate::failure::{Failure, FailureKind};
 
-/// The proxy variables of the environment, read once. Upper case counts before lower case.
+/// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count.
 pub(crate) struct ProxyRules {
     environment: Matcher,
+    direct: NoProxy,
 }
 
 /// A proxy that a request goes through.
@@ -36,19 +41,45 @@ impl ProxyRules {
     #[must_use]
     pub(crate) fn from_environment(environment: &Environment) -> Self {
         let read = |name: &str| {
-            environment(name)
-                .or_else(|| environment(&name.to_ascii_lowercase()))
-                .and_then(|value| value.into_string().ok())
+            [name.to_owned(), name.to_ascii_lowercase()]
+                .iter()
+                .filter_map(|name| environment(name)?.into_string().ok())
+                .find(|value| !value.is_empty())
                 .unwrap_or_default()
         };
         Self {
+            direct: NoProxy::parse(&read("NO_PROXY")),
             environment: Matcher::builder()
                 .https(read("HTTPS_PROXY"))
                 .http(read("HTTP_PROXY"))
                 .all(read("ALL_PROXY"))
-                .no(read("NO_PROXY"))
                 .build(),
         }
+    }
+
+    /// The proxy that the environment names for `url`, as it is written there.
+    ///
+    /// # Errors
+    /// `http.proxy` for a proxy that is reached in another way than those below.
+    pub(crate) fn uri_for(&self, url: &Url) -> Result<Option<Uri>, Failure> {
+        let Some(found) = self.intercept(url) else {
+            return Ok(None);
+        };
+        let scheme = found.uri().scheme_str().unwrap_or_default();
+        if !matches!(scheme, "http" | "https" | "socks5") {
+            return Err(unusable(scheme));
+        }
+        Ok(Some(
+            with_userinfo(&found).unwrap_or_else(|| found.uri().clone()),
+        ))
+    }
+
+    fn intercept(&self, url: &Url) -> Option<Intercept> {
+        let host = url.host_str()?;
+        if self.direct.covers(host, url.port_or_known_default()) {
+            return None;
+        }
+        self.environment.intercept(&target(url)?)
     }
 
     /// The proxy for a request to `url`: the job's own goes before the environment's, and no `NO_PROXY` applies to it.
@@ -60,21 +91,16 @@ impl ProxyRules {
         url: &Url,
         configured: Option<&Url>,
     ) -> Result<Option<Proxy>, Failure> {
-        // Without the query: there may be secrets in it, and no rule looks at it.
-        let mut bare = url.clone();
-        bare.set_query(None);
-        let Ok(target) = bare.as_str().parse::<Uri>() else {
-            return Ok(None);
-        };
-        let found = match configured {
-            Some(proxy) => {
+        let found = match (configured, target(url)) {
+            (Some(proxy), Some(target)) => {
                 let all = Matcher::builder().all(proxy.as_str()).build();
                 Some(
                     all.intercept(&target)
                         .ok_or_else(|| unusable(proxy.scheme()))?,
                 )
             }
-            None => self.environment.intercept(&target),
+            (None, _) => self.intercept(url),
+            (Some(_), None) => None,
         };
         let Some(found) = found else {
             return Ok(None);
@@ -91,6 +117,29 @@ impl ProxyRules {
             }),
         }))
     }
+}
+
+/// The proxy's URL with user and password in it again; none: it has none.
+fn with_userinfo(proxy: &Intercept) -> Option<Uri> {
+    let encoded = proxy.basic_auth()?.as_bytes().strip_prefix(b"Basic ")?;
+    let userinfo = Zeroizing::new(BASE64.decode(encoded).ok()?);
+    let (user, password) = std::str::from_utf8(&userinfo).ok()?.split_once(':')?;
+    let escape = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let scheme = proxy.uri().scheme_str()?;
+    let authority = proxy.uri().authority()?;
+    let url = format!(
+        "{scheme}://{}:{}@{authority}/",
+        escape(user),
+        escape(password)
+    );
+    url.parse().ok()
+}
+
+/// Without the query: there may be secrets in it, and no rule looks at it.
+fn target(url: &Url) -> Option<Uri> {
+    let mut bare = url.clone();
+    bare.set_query(None);
+    bare.as_str().parse().ok()
 }
 
 fn unusable(scheme: &str) -> Failure {

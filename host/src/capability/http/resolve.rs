@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::egress::{self, AddressKind, Written};
@@ -54,7 +55,7 @@ pub(super) enum ResolveError {
 /// A resolver that leaves out what the egress rules refuse.
 pub(super) struct Guarded {
     lookup: Lookup,
-    exceptions: Arc<BTreeSet<IpAddr>>,
+    exceptions: Arc<BTreeSet<IpNet>>,
     /// Whether the only name it is asked for is the proxy's.
     for_proxy: bool,
 }
@@ -71,7 +72,7 @@ impl fmt::Debug for Guarded {
 impl Guarded {
     /// `exceptions` are the job's `allow_addresses`.
     #[must_use]
-    pub(super) fn new(lookup: Lookup, exceptions: BTreeSet<IpAddr>, for_proxy: bool) -> Self {
+    pub(super) fn new(lookup: Lookup, exceptions: BTreeSet<IpNet>, for_proxy: bool) -> Self {
         Self {
             lookup,
             exceptions: Arc::new(exceptions),
@@ -82,7 +83,7 @@ impl Guarded {
     fn written(&self, name: &str) -> Written {
         if self.for_proxy {
             Written::Proxy
-        } else if name == "localhost" {
+        } else if egress::is_localhost(name) {
             Written::Localhost
         } else {
             Written::Resolved
@@ -94,7 +95,12 @@ impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
         let name = name.as_str().to_owned();
         let written = self.written(&name);
-        let lookup = (self.lookup)(name.clone());
+        // No resolver needs to know what is below it (RFC 6761 §6.3), and none that does is believed.
+        let asked = match egress::is_localhost(&name) {
+            true => egress::LOCALHOST.to_owned(),
+            false => name.clone(),
+        };
+        let lookup = (self.lookup)(asked);
         let exceptions = Arc::clone(&self.exceptions);
         Box::pin(async move {
             let found = lookup.await.map_err(|source| ResolveError::Lookup {
@@ -114,7 +120,7 @@ fn permitted(
     name: &str,
     found: &[IpAddr],
     written: Written,
-    exceptions: &BTreeSet<IpAddr>,
+    exceptions: &BTreeSet<IpNet>,
 ) -> Result<Vec<IpAddr>, ResolveError> {
     let mut denied = None;
     let mut allowed = Vec::with_capacity(found.len());

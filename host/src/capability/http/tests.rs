@@ -249,7 +249,8 @@ async fn a_name_that_resolves_to_this_machine_is_refused_unless_it_is_localhost_
     assert_eq!(code(&outcome), "http.dns");
     assert_eq!(outcome.unwrap_err().kind, FailureKind::Unavailable);
 
-    fixture.job.source.allow_addresses = vec![[127, 0, 0, 1].into()];
+    fixture.job.source.allow_addresses =
+        vec![ipnet::Ipv4Net::from(std::net::Ipv4Addr::LOCALHOST).into()];
     send(&fixture, server.origin_as("idp.test")).await.unwrap();
 }
 

@@ -81,7 +81,8 @@ impl Authority {
 fn fixture(folder: &Path, endpoints: Vec<Origin>) -> Fixture {
     let mut fixture = Fixture::new();
     fixture.endpoints = endpoints;
-    fixture.job.source.allow_addresses = vec![[127, 0, 0, 1].into()];
+    fixture.job.source.allow_addresses =
+        vec![ipnet::Ipv4Net::from(std::net::Ipv4Addr::LOCALHOST).into()];
     fixture.job.source.tls.ca_file = Some(folder.join("ca.pem"));
     fixture
 }
@@ -127,6 +128,152 @@ async fn a_wrong_name_an_unknown_authority_and_an_old_certificate_each_name_the_
             }
         }
     }
+}
+
+/// A server that shows one self-signed certificate.
+fn self_signed(name: &str, until_year: i32, is_ca: rcgen::IsCa) -> (rustls::ServerConfig, String) {
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(until_year, 1, 1);
+    params.is_ca = is_ca;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    (config, certificate.pem())
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_file_names_is_trusted_itself_if_name_and_dates_are_right() {
+    let ca = || rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let (_, another) = self_signed("idp.test", 2100, ca());
+    for (name, until_year, is_ca, trusted, expected) in [
+        ("idp.test", 2100, ca(), None, None),
+        ("idp.test", 2100, rcgen::IsCa::ExplicitNoCa, None, None),
+        (
+            "other.test",
+            2100,
+            ca(),
+            None,
+            Some("must be among the certificate's names"),
+        ),
+        (
+            "idp.test",
+            2001,
+            ca(),
+            None,
+            Some("the server needs a new certificate"),
+        ),
+        // Same names, another key.
+        (
+            "idp.test",
+            2100,
+            ca(),
+            Some(another),
+            Some("no TLS connection"),
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, own) = self_signed(name, until_year, is_ca);
+        std::fs::write(folder.path().join("ca.pem"), trusted.unwrap_or(own)).unwrap();
+        let server = Server::tls(config, OK).await;
+        let origin = server.origin_as("idp.test");
+        let outcome = send(&fixture(folder.path(), vec![origin.clone()]), &origin).await;
+        match (outcome, expected) {
+            (Ok(response), None) => assert_eq!(response.status, 200),
+            (Err(failure), Some(part)) => assert!(failure.message.contains(part), "{failure}"),
+            (outcome, _) => panic!("{name} {until_year}: {outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_common_version_is_not_taken_for_a_missing_client_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    Authority::new().write(&folder.path().join("ca.pem"));
+    // handshake_failure, protocol_version, certificate_required.
+    for (alert, expected, not) in [
+        (40, "no cipher suite in common", "client certificate"),
+        (
+            70,
+            "no protocol version or cipher suite in common",
+            "client certificate",
+        ),
+        (116, "asks for a client certificate", "in common"),
+    ] {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, alert]).await;
+            }
+        });
+        let origin = Origin::parse(&format!("https://idp.test:{port}")).unwrap();
+        let outcome = send(&fixture(folder.path(), vec![origin.clone()]), &origin).await;
+        assert_eq!(code(&outcome), "http.tls");
+        let message = outcome.unwrap_err().message;
+        assert!(
+            message.contains(expected) && !message.contains(not),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_pem_that_cannot_be_used_is_named_by_block_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let good = Authority::new().certificate.pem();
+    let lines = good.lines().count();
+    let origin = Origin::parse("https://idp.test").unwrap();
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let block = |label: &str, body: &str| {
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    };
+    for (content, expected) in [
+        (
+            format!("# comment\n{good}{}", block("CERTIFICATE", "AAAA")),
+            format!("block 2 (CERTIFICATE, line {}) is no certificate that can be used", lines + 2),
+        ),
+        (
+            format!("{good}{}", block("CERTIFICATE", "!!!!")),
+            format!("block 2 (CERTIFICATE, line {}) is damaged: what stands in it is not base64", lines + 1),
+        ),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n".to_owned(),
+            "block 1 (CERTIFICATE, line 1) is damaged: its END line is missing".to_owned(),
+        ),
+        (
+            block("TRUSTED CERTIFICATE", "AAAA"),
+            "block 1 (TRUSTED CERTIFICATE, line 1) cannot be used".to_owned(),
+        ),
+        (key.clone(), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
+        (good.encode_utf16().flat_map(u16::to_le_bytes).map(char::from).collect(), "it is UTF-16 text".to_owned()),
+    ] {
+        std::fs::write(&file, &content).unwrap();
+        let outcome = send(&fixture(folder.path(), vec![origin.clone()]), &origin).await;
+        assert_eq!(code(&outcome), "tls.ca-file", "{content}");
+        let message = outcome.unwrap_err().message;
+        assert!(message.contains(&expected), "{expected}: {message}");
+    }
+    // What stands around it is not meant.
+    let authority = Authority::new();
+    let server = Server::tls(authority.serves("idp.test", 2100), OK).await;
+    let origin = server.origin_as("idp.test");
+    let windows = format!(
+        "\u{feff}{}",
+        authority.certificate.pem().replace('\n', "\r\n")
+    );
+    std::fs::write(&file, windows).unwrap();
+    let outcome = send(&fixture(folder.path(), vec![origin.clone()]), &origin).await;
+    assert_eq!(outcome.unwrap().status, 200);
 }
 
 #[tokio::test]

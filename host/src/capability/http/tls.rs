@@ -1,0 +1,334 @@
+//! A job's TLS files, what is made of them, and which part of them is wrong.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use reqwest::{ClientBuilder, Identity};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use zeroize::Zeroizing;
+
+use super::client::{Recipe, Trust};
+use crate::failure::{Failure, FailureKind};
+use crate::file::{self, Unreadable};
+use crate::text;
+
+/// Bytes of a PEM file; the largest bundles of public authorities have a quarter of a megabyte.
+const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
+
+/// What requests are sent in.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Which of a job's TLS files a message is about.
+#[derive(Clone, Copy)]
+pub(super) enum TlsFile {
+    Ca,
+    Cert,
+    Key,
+}
+
+impl TlsFile {
+    pub(super) fn failure(self, file: &Path, what: impl fmt::Display) -> Failure {
+        let (code, setting) = match self {
+            Self::Ca => ("tls.ca-file", "ca_file"),
+            Self::Cert => ("tls.cert-file", "cert_file"),
+            Self::Key => ("tls.key-file", "key_file"),
+        };
+        Failure::new(
+            FailureKind::InvalidConfig,
+            code,
+            format!("`source.tls.{setting}` {}: {what}", file.display()),
+        )
+    }
+
+    fn read(self, file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let bytes = file::read(file, MAX_PEM_BYTES).map_err(|why| match why {
+            Unreadable::Missing => {
+                self.failure(file, "it does not exist; create it or correct the path")
+            }
+            why => self.failure(file, why),
+        })?;
+        let meant = text::meant(&bytes).map_err(|error| self.failure(file, error))?;
+        Ok(Zeroizing::new(meant.to_vec()))
+    }
+
+    /// The certificates in a file; at least one.
+    fn certificates(
+        self,
+        file: &Path,
+        pem: &[u8],
+    ) -> Result<Vec<(String, CertificateDer<'static>)>, Failure> {
+        let mut found = Vec::new();
+        for block in blocks(pem) {
+            if !block.label.ends_with("CERTIFICATE") {
+                continue;
+            }
+            if block.label != "CERTIFICATE" {
+                let mend = "only CERTIFICATE is read; convert it with `openssl x509`";
+                return Err(self.failure(file, format_args!("{block} cannot be used: {mend}")));
+            }
+            let certificate = CertificateDer::from_pem_slice(block.text).map_err(|error| {
+                self.failure(file, format_args!("{block} is damaged: {}", damage(&error)))
+            })?;
+            ParsedCertificate::try_from(&certificate).map_err(|error| {
+                self.failure(
+                    file,
+                    format_args!("{block} is no certificate that can be used: {error}"),
+                )
+            })?;
+            found.push((block.to_string(), certificate));
+        }
+        if found.is_empty() {
+            return Err(self.failure(
+                file,
+                format_args!(
+                    "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed{}",
+                    holds(pem)
+                ),
+            ));
+        }
+        Ok(found)
+    }
+
+    fn private_key(self, file: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Failure> {
+        let mut keys = blocks(pem).filter(|block| block.label.ends_with("PRIVATE KEY"));
+        let Some(block) = keys.next() else {
+            return Err(self.failure(
+                file,
+                format_args!("it holds no private key; {KEY_NEEDED}{}", holds(pem)),
+            ));
+        };
+        PrivateKeyDer::from_pem_slice(block.text).map_err(|error| {
+            let what = match &error {
+                pem::Error::NoItemsFound => "is none that can be used".to_owned(),
+                error => format!("is damaged: {}", damage(error)),
+            };
+            self.failure(file, format_args!("{block} {what}; {KEY_NEEDED}"))
+        })
+    }
+}
+
+const KEY_NEEDED: &str = "an unencrypted PEM file (PKCS #8, PKCS #1 or SEC 1) is needed";
+
+/// Why certificate and key do not fit.
+pub(super) fn another_key(certificate: &Path) -> String {
+    format!("it is not the key of {}", certificate.display())
+}
+
+/// One block of a PEM file.
+struct Block<'p> {
+    number: usize,
+    line: usize,
+    label: &'p str,
+    text: &'p [u8],
+}
+
+/// E.g. `block 2 (CERTIFICATE, line 23)`.
+impl fmt::Display for Block<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "block {} ({}, line {})",
+            self.number, self.label, self.line
+        )
+    }
+}
+
+/// The blocks of a PEM file, each to the next one's beginning.
+fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
+    let mut begins = Vec::new();
+    let mut offset = 0;
+    for (index, line) in pem.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        if let Some(label) = label_of(line) {
+            begins.push((offset, index + 1, label));
+        }
+        offset += line.len();
+    }
+    let ends: Vec<usize> = begins
+        .iter()
+        .skip(1)
+        .map(|(at, ..)| *at)
+        .chain([pem.len()])
+        .collect();
+    begins
+        .into_iter()
+        .zip(ends)
+        .enumerate()
+        .map(move |(index, ((start, line, label), end))| Block {
+            number: index + 1,
+            line,
+            label,
+            text: pem.get(start..end).unwrap_or_default(),
+        })
+}
+
+fn label_of(line: &[u8]) -> Option<&str> {
+    let line = std::str::from_utf8(line.trim_ascii()).ok()?;
+    line.strip_prefix("-----BEGIN ")?.strip_suffix("-----")
+}
+
+/// What is there instead of what was looked for.
+fn holds(pem: &[u8]) -> String {
+    let found: Vec<_> = blocks(pem).take(3).map(|block| block.to_string()).collect();
+    match found.is_empty() {
+        true => String::new(),
+        false => format!("; it holds {}", found.join(", ")),
+    }
+}
+
+/// In words; the parser's own repeat the content, which may be a key.
+fn damage(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "its END line is missing",
+        pem::Error::Base64Decode(_) => "what stands in it is not base64",
+        _ => "it is no PEM",
+    }
+}
+
+/// The builder with the trust and the client certificate of this recipe.
+///
+/// # Errors
+/// `tls.ca-file`, `tls.cert-file`, `tls.key-file`.
+pub(super) fn with_files(
+    builder: ClientBuilder,
+    recipe: &Recipe,
+) -> Result<ClientBuilder, Failure> {
+    let builder = match &recipe.trust {
+        Trust::System => builder,
+        Trust::Nobody => builder.tls_certs_only([]),
+        Trust::File(file) => {
+            return Ok(builder.tls_backend_preconfigured(config(file, recipe.identity.as_ref())?));
+        }
+    };
+    match &recipe.identity {
+        Some((certificate, key)) => Ok(builder.identity(identity(certificate, key)?)),
+        None => Ok(builder),
+    }
+}
+
+fn identity(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
+    let certificate_pem = TlsFile::Cert.read(certificate)?;
+    let key_pem = TlsFile::Key.read(key)?;
+    TlsFile::Cert.certificates(certificate, &certificate_pem)?;
+    TlsFile::Key.private_key(key, &key_pem)?;
+    let both = Zeroizing::new([&**certificate_pem, b"\n", &**key_pem].concat());
+    Identity::from_pem(&both).map_err(|_| TlsFile::Key.failure(key, KEY_NEEDED))
+}
+
+/// TLS that trusts the certificates in a file, and nobody else.
+fn config(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, Failure> {
+    let pem = TlsFile::Ca.read(ca)?;
+    let mut roots = RootCertStore::empty();
+    let mut trusted = Vec::new();
+    for (block, certificate) in TlsFile::Ca.certificates(ca, &pem)? {
+        roots.add(certificate.clone()).map_err(|error| {
+            TlsFile::Ca.failure(ca, format_args!("{block} cannot be trusted: {error}"))
+        })?;
+        trusted.push(certificate);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let unusable = |error: &dyn fmt::Display| TlsFile::Ca.failure(ca, error);
+    let chains = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
+        .build()
+        .map_err(|error| unusable(&error))?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Named { chains, trusted }));
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain =
+                TlsFile::Cert.certificates(certificate, &TlsFile::Cert.read(certificate)?)?;
+            let chain = chain
+                .into_iter()
+                .map(|(_, certificate)| certificate)
+                .collect();
+            let private = TlsFile::Key.private_key(key, &TlsFile::Key.read(key)?)?;
+            builder
+                .with_client_auth_cert(chain, private)
+                .map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => {
+                        TlsFile::Key.failure(key, another_key(certificate))
+                    }
+                    error => TlsFile::Key.failure(key, error),
+                })?
+        }
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// Trusts what an authority of the file has signed, and the file's certificates themselves: a server that shows one of them, as
+/// self-signed ones do that say they are authorities, is the one that was meant. Its name and its dates count all the same.
+#[derive(Debug)]
+struct Named {
+    chains: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.chains.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            // Dates are looked at before this is found.
+            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
+                let certificate = ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&certificate, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}
+
+/// Whether the only thing wrong is that a server's certificate says it is an authority's.
+fn is_authority(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+        return false;
+    };
+    other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
