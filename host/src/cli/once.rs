@@ -57,7 +57,11 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             Some(Err(exit)) => return Ok(exit),
             None => return Ok(Exit::Failure),
         }
-        let house = House::open(&loaded.config, plugins, &stop).await?;
+        let opening = House::open(&loaded.config, plugins, &stop);
+        let Some(house) = stop.run_until_cancelled(opening).await else {
+            return Ok(Exit::Failure);
+        };
+        let house = house?;
         let (runner, handle) =
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let progress = (Look::of(&std::io::stderr()) != Look::Plain)

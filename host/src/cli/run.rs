@@ -80,7 +80,11 @@ pub(super) async fn keep_fresh(
     plugins: Plugins,
     stop: CancellationToken,
 ) -> anyhow::Result<Exit> {
-    let house = House::open(config, plugins, &stop).await?;
+    let opening = House::open(config, plugins, &stop);
+    let Some(house) = stop.run_until_cancelled(opening).await else {
+        return Ok(Exit::Success);
+    };
+    let house = house?;
     let control = match path {
         Some(path) => socket::bind(config, path).await?,
         None => None,

@@ -126,6 +126,48 @@ fn signals_that_ask_for_what_there_is_not_do_no_harm_and_are_a_line_each() {
     assert_eq!(status.code(), Some(0));
 }
 
+#[test]
+fn a_start_that_hangs_at_the_api_server_ends_when_it_is_told_to() {
+    let scene = Scene::new("start").unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let kubeconfig = scene
+        .write(
+            "kubeconfig",
+            &format!(
+                r#"{{apiVersion: v1, kind: Config, current-context: c,
+contexts: [{{name: c, context: {{cluster: c, user: u}}}}], users: [{{name: u, user: {{token: t}}}}],
+clusters: [{{name: c, cluster: {{server: "http://{}"}}}}]}}"#,
+                silent.local_addr().unwrap()
+            ),
+        )
+        .unwrap();
+    let config = scene
+        .config(&format!(
+            "state: {{secret: {{namespace: n}}}}\njobs:{QUICK}"
+        ))
+        .unwrap();
+    for (command, code) in [("run", 0), ("once", 1)] {
+        let process = scene
+            .launch()
+            .unwrap()
+            .env("KUBECONFIG", &kubeconfig)
+            .args([command, "--config"])
+            .args([&config])
+            .spawn()
+            .unwrap();
+        let mut asked = None;
+        process
+            .wait_for("a request that hangs", PATIENCE, |_| {
+                asked = silent.accept().ok();
+                asked.is_some()
+            })
+            .unwrap();
+        let status = process.terminate(Duration::from_secs(10)).unwrap();
+        assert_eq!(status.code(), Some(code), "{command}");
+    }
+}
+
 /// A process with this configuration, whose socket is where nothing but the environment says.
 fn serving(scene: &Scene, name: &str, yaml: &str) -> (PathBuf, Evertoken) {
     let text = scene.config(yaml).unwrap();
