@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, StatxAttributes, StatxFlags,
+};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
@@ -272,7 +274,8 @@ impl Way {
 
     fn go_into(&mut self, directory: OwnedFd, path: PathBuf, stat: &Stat) {
         let is_below = path.file_name().is_some();
-        let is_volume = is_below && stat.st_dev != self.device && is_own_volume(stat);
+        let is_volume =
+            is_below && is_mount_point(&directory, stat, self.device) && is_own_volume(stat);
         self.before = self.exposed_for_a_child();
         self.in_volume = is_volume || (self.in_volume && is_below);
         self.here = if is_volume {
@@ -325,6 +328,21 @@ fn others(stat: &Stat, in_volume: bool) -> Option<Others> {
         Some(Others::Writers(stat.st_mode & 0o7777))
     } else {
         None
+    }
+}
+
+/// A bind mount may be on the device of the directory that it is in; kernels before 5.8 do not tell it from that.
+fn is_mount_point(directory: &OwnedFd, stat: &Stat, device_above: u64) -> bool {
+    let found = rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    match found {
+        Ok(found)
+            if found
+                .stx_attributes_mask
+                .contains(StatxAttributes::MOUNT_ROOT) =>
+        {
+            found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        }
+        _ => stat.st_dev != device_above,
     }
 }
 

@@ -211,7 +211,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// Somebody else listens.
-    #[error("user {uid} listens on the control socket {}, and only root and the user of this command are told anything; run this command as that user if the socket is evertoken's", path.display())]
+    #[error("user {uid} listens on the control socket {}, and is not told this; run the command as that user if the process is evertoken's", path.display())]
     Foreign {
         /// The socket.
         path: PathBuf,
@@ -438,6 +438,12 @@ fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
     Ok(is_trusted(stream.peer_cred()?.uid()))
 }
 
+/// Whoever could make a socket in the place of ours would get what is sent. Root may ask every user's process, but tells it no secret.
+fn may_hear(peer: u32, request: &Request) -> bool {
+    let is_secret = matches!(request, Request::StateSet { .. });
+    is_trusted(peer) || (rustix::process::geteuid().is_root() && !is_secret)
+}
+
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
@@ -574,9 +580,8 @@ async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T,
         Ok(stream) => stream,
         Err(source) => return Err(ControlError::Connect { path, source }),
     };
-    // Whoever could make a socket in this place would get what is asked, and a new value with it.
     match stream.peer_cred() {
-        Ok(peer) if is_trusted(peer.uid()) => {}
+        Ok(peer) if may_hear(peer.uid(), request) => {}
         Ok(peer) => {
             return Err(ControlError::Foreign {
                 path,

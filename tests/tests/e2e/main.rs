@@ -15,6 +15,7 @@ mod image;
 mod ktr;
 mod leak;
 mod one_mint;
+mod paths;
 mod rotating;
 mod scene;
 mod serve;

@@ -220,7 +220,7 @@ async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failu
     };
     let shown = path.display();
     Err(match why {
-        Unreadable::TooLong(_) => of.too_large(),
+        Unreadable::TooLong(_) => of.invalid("secret.too-large", &format!("file {shown}: {why}")),
         Unreadable::Missing => of.invalid(
             "secret.not-found",
             &format!(

@@ -326,4 +326,7 @@ async fn a_socket_of_somebody_else_is_told_nothing() {
     assert!(child.wait().unwrap().success());
     let heard = std::fs::read_to_string(folder.path().join("heard")).unwrap();
     assert_eq!(heard, "");
+    // Root looks after what runs as another user.
+    let status = Request::Status { jobs: Vec::new() };
+    assert!(may_hear(4711, &status));
 }
