@@ -68,7 +68,8 @@ pub(super) struct ShowArguments {
 ///
 ///   evertoken state set warehouse refresh_token < new-token
 ///
-/// It is refused while a request is under way, and if the value is known to be spent.
+/// A new value is taken at once; an answer to a request with an earlier one that comes later counts for nothing. The value that the chain
+/// has may be tried again once no request with it is under way. Refused is what is known to be spent.
 #[derive(Debug, Args)]
 pub(super) struct SetArguments {
     /// The job.
@@ -87,8 +88,8 @@ pub(super) struct SetArguments {
 
 /// Forgets all that is kept of a job: its token, the chains that no other job uses, what its plugin cached.
 ///
-/// What was written to outputs stays. If the configured value of a rotating secret is spent, somebody must log in again afterwards. It is
-/// refused while a request with one of the chains is under way.
+/// What was written to outputs stays. The job begins anew with the configured secrets, at once: if the configured value of a rotating secret
+/// is spent, somebody must log in again. While a request with one of the chains is under way, nothing is forgotten.
 #[derive(Debug, Args)]
 pub(super) struct ForgetArguments {
     /// The job.

@@ -465,7 +465,7 @@ async fn grant(request: Request, Rooms { runner, state }: &Rooms) -> Vec<u8> {
         Request::StateSet { job, secret, value } => {
             answered(set(runner, state, &job, &secret, &value).await)
         }
-        Request::StateForget { job } => answered(state.forget(&job).await),
+        Request::StateForget { job } => answered(forget(runner, state, &job).await),
     }
 }
 
@@ -478,10 +478,21 @@ async fn set(
     value: &SecretBytes,
 ) -> Result<Replaced, Failure> {
     let replaced = state.set(job, secret, &value.0).await?;
-    if runner.refresh(vec![job.to_owned()]).await.is_err() {
-        debug!("the process is stopping; the value is tried after the next start");
-    }
+    try_at_once(runner, job).await;
     Ok(replaced)
+}
+
+/// So is the configured one, when nothing else is known any more.
+async fn forget(runner: &Handle, state: &Manual, job: &str) -> Result<JobId, Failure> {
+    let forgotten = state.forget(job).await?;
+    try_at_once(runner, job).await;
+    Ok(forgotten)
+}
+
+async fn try_at_once(runner: &Handle, job: &str) {
+    if runner.refresh(vec![job.to_owned()]).await.is_err() {
+        debug!("the process is stopping; the job is tried after the next start");
+    }
 }
 
 fn answered<T: Serialize>(result: Result<T, impl Into<Refusal>>) -> Vec<u8> {

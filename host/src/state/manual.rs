@@ -1,12 +1,14 @@
 //! What a person may ask of the store: to see what is kept of a job, to give a chain another value, to forget a job. Never shows
-//! a secret, and changes nothing while a request is under way whose answer may bring the next value.
+//! a secret. While a request is under way, its value is neither given again nor forgotten.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use secrecy::SecretSlice;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use super::{Store, random};
 use crate::capability::chain::{CLOCK_SKEW, Chain, Exchange, Holder, Intent};
@@ -17,6 +19,12 @@ use crate::time::{Clock, Timestamp, rfc3339};
 
 /// The code of a failure about a job that nothing is kept of.
 pub const NO_SUCH_JOB: &str = "state.no-such-job";
+
+/// How long a person waits for the end of a request under way. Most are answered within a second.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often is looked whether it is over.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What is kept of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +164,7 @@ pub struct Manual {
     /// The process, if it sends requests itself.
     us: Option<Holder>,
     clock: Arc<dyn Clock>,
+    patience: Duration,
 }
 
 impl fmt::Debug for Manual {
@@ -168,7 +177,12 @@ impl Manual {
     /// `us`: this process as the journal knows it; none: it sends no requests.
     #[must_use]
     pub fn new(store: Arc<Store>, us: Option<Holder>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, us, clock }
+        Self {
+            store,
+            us,
+            clock,
+            patience: PATIENCE,
+        }
     }
 
     /// What is kept of these jobs, by name or `namespace/name`; no names: of all.
@@ -205,20 +219,39 @@ impl Manual {
         Ok(kept)
     }
 
-    /// Makes `value` the next value of the chain that the job's secret stands for, and closes what is open there.
+    /// Makes `value` the next value of the chain that the job's secret stands for, and closes what is open there. A new value is taken
+    /// at once, whatever the chain's state: an answer to an earlier one that comes later counts for nothing. The newest one may be
+    /// tried again, but not while it is under way.
     ///
     /// # Errors
-    /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), a request is under way (`state.in-use`), the
-    /// value is known to be spent or another chain's (`state.spent`), or somebody else changed the chain (`state.changed`).
+    /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), the newest value is under way (`state.in-use`), the
+    /// value is known to be spent or another chain's (`state.spent`), or others change the chain all the time (`state.changed`).
     pub async fn set(&self, name: &str, secret: &str, value: &[u8]) -> Result<Replaced, Failure> {
         let job = self.job(name).await?;
+        let began = Instant::now();
+        loop {
+            let result = self.try_to_set(&job, secret, value).await;
+            if !self.passes(&result, began).await {
+                return result;
+            }
+        }
+    }
+
+    async fn try_to_set(
+        &self,
+        job: &JobId,
+        secret: &str,
+        value: &[u8],
+    ) -> Result<Replaced, Failure> {
         let Some(FoundChain { stored, .. }) =
-            self.store.find_chain_to_replace(&job, secret, None).await?
+            self.store.find_chain_to_replace(job, secret, None).await?
         else {
-            return Err(self.no_such_chain(&job, secret).await);
+            return Err(self.no_such_chain(job, secret).await);
         };
-        self.may_change(&stored)?;
-        self.is_unspent(&job, secret, &stored.chain, value).await?;
+        self.is_unspent(job, secret, &stored.chain, value).await?;
+        if stored.chain.has_newest(value) {
+            self.is_free(&stored)?;
+        }
         let next = Chain {
             change: random()?,
             ..stored
@@ -226,7 +259,7 @@ impl Manual {
                 .succeeded_by(SecretSlice::from(value.to_vec()), None)
         };
         let change = ChainChange {
-            job: &job,
+            job,
             secret,
             seed: None,
             next: &next,
@@ -242,22 +275,40 @@ impl Manual {
             ));
         }
         Ok(Replaced {
-            job,
+            job: job.clone(),
             chain: next.id.to_string(),
             generation: next.generation,
         })
     }
 
-    /// Forgets all that is kept of a job.
+    /// Forgets all that is kept of a job: its chains begin anew from what is configured.
     ///
     /// # Errors
     /// Nothing is kept of it, or a request with one of its chains is under way (`state.in-use`).
     pub async fn forget(&self, name: &str) -> Result<JobId, Failure> {
         let job = self.job(name).await?;
-        self.store
-            .forget(&job, &|stored| self.may_change(stored))
-            .await?;
-        Ok(job)
+        let began = Instant::now();
+        let is_free = |stored: &StoredChain| self.is_free(stored);
+        loop {
+            let result = self.store.forget(&job, &is_free).await;
+            if !self.passes(&result, began).await {
+                return result.map(|_| job);
+            }
+        }
+    }
+
+    /// Waits a little if others were at it, unless that has been tried for long enough. Whether it is to be tried again.
+    async fn passes<T>(&self, result: &Result<T, Failure>, began: Instant) -> bool {
+        let code = result
+            .as_ref()
+            .err()
+            .and_then(|failure| failure.code.as_deref());
+        let passes = matches!(code, Some("state.in-use" | "state.changed"))
+            && began.elapsed() < self.patience;
+        if passes {
+            sleep(LOOK).await;
+        }
+        passes
     }
 
     async fn job(&self, name: &str) -> Result<JobId, Failure> {
@@ -306,8 +357,6 @@ impl Manual {
             format!("it is a value of another chain, {}", known.stored.chain.id)
         } else if known.seed != Seed::Newest {
             "it is an earlier value of this chain, and issuers may revoke all of a chain when they see one again".to_owned()
-        } else if chain.answer().is_some() {
-            "it has had its answer, which is kept and waits for the source".to_owned()
         } else {
             return Ok(());
         };
@@ -320,7 +369,7 @@ impl Manual {
         ))
     }
 
-    fn may_change(&self, stored: &StoredChain) -> Result<(), Failure> {
+    fn is_free(&self, stored: &StoredChain) -> Result<(), Failure> {
         let Some(exchange) = &stored.chain.exchange else {
             return Ok(());
         };

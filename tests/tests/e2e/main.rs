@@ -14,6 +14,7 @@ mod hostile;
 mod image;
 mod ktr;
 mod leak;
+mod odd_answers;
 mod one_mint;
 mod paths;
 mod rotating;

@@ -45,7 +45,7 @@ fn troubles() -> Vec<Trouble> {
         row(
             "garbage",
             Behaviour::answer(200, "\u{1}\u{2}<html>no token</html>"),
-            "internal",
+            "unavailable",
             &["answer.unreadable"],
         ),
         row(
@@ -57,7 +57,7 @@ fn troubles() -> Vec<Trouble> {
         row(
             "redirect",
             Behaviour::redirect("http://169.254.169.254/latest"),
-            "invalid-config",
+            "unavailable",
             &["http.302"],
         ),
         row(

@@ -1,5 +1,8 @@
 //! What in an answer must not be seen again in a log: the plugin reads answers, and a careless one repeats them.
 
+use evertoken_answer::{Content, Members};
+use serde_json::Value;
+
 use super::Response;
 use crate::worker;
 
@@ -24,25 +27,31 @@ pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
         for (name, value) in &response.headers {
             collect(name, value, found);
         }
-        if let Ok(json) = serde_json::from_slice(&response.body) {
-            collect_json("", &json, found);
-        } else if let Ok(text) = std::str::from_utf8(&response.body) {
-            for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-                collect(&name, &value, found);
+        // As plugins read it, so that what one of them may log is found.
+        match evertoken_answer::read(None, &response.body) {
+            Content::Members(Members { members, .. }) => {
+                collect_json("", &Value::Object(members), found);
+            }
+            Content::Json(json) => collect_json("", &json, found),
+            Content::Empty | Content::Html | Content::Form(_) | Content::Other => {
+                let text = evertoken_answer::decoded(&response.body);
+                for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+                    collect(&name, &value, found);
+                }
             }
         }
     });
 }
 
-fn collect_json(name: &str, json: &serde_json::Value, found: &mut dyn FnMut(&str)) {
+fn collect_json(name: &str, json: &Value, found: &mut dyn FnMut(&str)) {
     match json {
-        serde_json::Value::String(text) => collect(name, text, found),
-        serde_json::Value::Array(items) => {
+        Value::String(text) => collect(name, text, found),
+        Value::Array(items) => {
             for item in items {
                 collect_json(name, item, found);
             }
         }
-        serde_json::Value::Object(members) => {
+        Value::Object(members) => {
             for (name, member) in members {
                 collect_json(name, member, found);
             }

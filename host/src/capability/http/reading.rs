@@ -9,6 +9,7 @@ use super::error;
 use super::message::{Body, Message};
 use super::request::Target;
 use super::transport::{Arrived, NoAnswer};
+use crate::worker;
 
 /// What an answer says about the value that the request carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,12 @@ impl Reading {
         is_closed: bool,
         limit: usize,
     ) -> Option<Self> {
+        worker::aside_if_large(arrived.bytes.len(), || {
+            Self::of_bytes(arrived, method, is_closed, limit)
+        })
+    }
+
+    fn of_bytes(arrived: &Arrived, method: &str, is_closed: bool, limit: usize) -> Option<Self> {
         let Message {
             status,
             mut headers,
@@ -125,7 +132,9 @@ impl Candidate {
         };
         let coding = said("content-encoding").unwrap_or_default();
         let decoded = coding::decoded(&body.bytes, coding, limit);
-        let content = evertoken_answer::read(said("content-type"), &decoded.bytes);
+        let content = worker::aside_if_large(decoded.bytes.len(), || {
+            evertoken_answer::read(said("content-type"), &decoded.bytes)
+        });
         Self {
             is_whole: match &content {
                 Content::Members(members) => members.is_whole,

@@ -64,7 +64,10 @@ async fn with(
     };
     store.swap_chain(change).await.unwrap();
     let clock = Standing(NOW.after(Duration::from_secs(seconds)));
-    let manual = Manual::new(Arc::clone(&store), us, Arc::new(clock));
+    let manual = Manual {
+        patience: Duration::ZERO,
+        ..Manual::new(Arc::clone(&store), us, Arc::new(clock))
+    };
     (store, manual)
 }
 
@@ -173,14 +176,24 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
         let (_, manual) = with(memory(), chain, us, seconds).await;
         let kept = manual.show(&["a".to_owned()]).await.unwrap();
         assert_eq!(kept[0].chains[0].state, state, "{what}");
-        let set = manual.set("a", "rt", b"next").await;
-        assert_eq!(
-            set.as_ref().map(|set| set.generation).map_err(code),
-            if may_change {
-                Ok(1)
-            } else {
-                Err("state.in-use")
-            },
+        let generation = |set: Result<Replaced, Failure>| {
+            set.map(|set| set.generation)
+                .map_err(|failure| code(&failure).to_owned())
+        };
+        let again = generation(manual.set("a", "rt", b"seed").await);
+        let expected = if may_change {
+            Ok(1)
+        } else {
+            Err("state.in-use".to_owned())
+        };
+        assert_eq!(again, expected, "{what}: the newest value again");
+        let (store, manual) = with(memory(), chain, us, seconds).await;
+        let new = generation(manual.set("a", "rt", b"next").await);
+        assert_eq!(new, Ok(1), "{what}: a new value");
+        let id = store.chain_id(b"seed");
+        let kept = store.chain(id).await.unwrap().unwrap().chain;
+        assert!(
+            kept.has_newest(b"next") && kept.exchange.is_none() && kept.dead_since.is_none(),
             "{what}"
         );
         let (_, manual) = with(memory(), chain, us, seconds).await;
@@ -241,10 +254,42 @@ async fn a_value_that_is_known_to_be_spent_is_not_taken() {
             }
         }
     }
-    let answered = |chain: Chain| chain.intending(intent(US)).answered(answer());
-    let (_, manual) = with(MemoryState::new([7; 32]), answered, Some(US), 0).await;
-    let failure = manual.set("a", "rt", b"seed").await.unwrap_err();
-    assert!(failure.message.contains("has had its answer"), "{failure}");
+}
+
+#[tokio::test]
+async fn whoever_sets_or_forgets_waits_for_a_request_under_way() {
+    let sent = |chain: Chain| chain.intending(intent(US));
+    for forgets in [false, true] {
+        let (store, manual) = with(MemoryState::new([7; 32]), sent, Some(US), 0).await;
+        let manual = Manual {
+            patience: Duration::from_secs(60),
+            ..manual
+        };
+        let answers = async {
+            sleep(Duration::from_millis(300)).await;
+            let id = store.chain_id(b"seed");
+            let stored = store.chain(id).await.unwrap().unwrap();
+            let change = ChainChange {
+                job: &JobId::file("a"),
+                secret: "rt",
+                seed: None,
+                next: &stored.chain.unspent(),
+                expected: Some(&stored.revision),
+            };
+            store.swap_chain(change).await.unwrap().unwrap();
+        };
+        let changes = async {
+            if forgets {
+                manual.forget("a").await.map(|_| ())
+            } else {
+                manual.set("a", "rt", b"seed").await.map(|_| ())
+            }
+        };
+        let (changed, ()) = tokio::join!(changes, answers);
+        changed.unwrap();
+        let kept = store.chain(store.chain_id(b"seed")).await.unwrap();
+        assert_eq!(kept.is_none(), forgets);
+    }
 }
 
 #[tokio::test]
