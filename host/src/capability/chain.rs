@@ -24,8 +24,8 @@ pub const OVERTAKEN_WITHIN: Duration = Duration::from_secs(2);
 const DOUBT: Duration = Duration::from_secs(30);
 
 /// How often a source is called with an answer that it cannot use. By the pace of tries after an internal failure that is half an hour, in
-/// which somebody may mend plugin or configuration; after that the answer counts as one that never came, for a job must not wait for
-/// a person.
+/// which somebody may mend plugin or configuration. A job must not wait for a person: after that the host takes the refresh token
+/// that it finds in the answer for the successor, and an answer without one counts as one that never came.
 pub const MAX_REPLAYS: u32 = 8;
 
 /// Bytes of an unread answer that are kept beside what comes after it. Token answers have a few KiB.
@@ -350,6 +350,14 @@ impl Exchange {
     #[must_use]
     pub fn waits_for_the_source(&self) -> bool {
         self.answer.is_some() && self.failed_replays < MAX_REPLAYS
+    }
+
+    /// The answer that the source could not use in all its tries.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&Arrived> {
+        self.answer
+            .as_ref()
+            .filter(|_| !self.waits_for_the_source())
     }
 
     fn may_be_read_later(&self) -> bool {

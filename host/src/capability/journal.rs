@@ -214,6 +214,7 @@ async fn settle_one(
     secret: &Secret,
     flight: &Flight,
 ) -> Result<Option<Exchange>, Failure> {
+    flight.goes_on_without_the_source().await?;
     let chain = flight.chain().await;
     if chain.exchange.is_some() && host.journal.take_unsent(chain.change) {
         flight.unsent().await;

@@ -71,12 +71,14 @@ impl Members {
         text_of(self.members.get(name)?)
     }
 
-    /// Whether there is a refresh token among them, however its name is spelled.
+    /// The refresh token among them, however its name is spelled.
     #[must_use]
-    pub fn has_refresh_token(&self) -> bool {
-        self.members
+    pub fn refresh_token(&self) -> Option<&str> {
+        let mut named = self
+            .members
             .iter()
-            .any(|(name, value)| is_refresh_token(name) && text_of(value).is_some())
+            .filter(|(name, _)| is_refresh_token(name));
+        named.find_map(|(_, value)| text_of(value))
     }
 }
 

@@ -24,4 +24,5 @@ pub mod source;
 pub mod sweep;
 pub mod time;
 pub mod trace;
+pub mod wire;
 pub mod world;

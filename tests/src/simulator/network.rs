@@ -1,7 +1,6 @@
 //! The network between a process and the issuers: what is sent may be lost on the way there or back, come late, or be answered by
 //! something else. What has left the machine is dealt with whether or not its sender lives.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +15,8 @@ use super::ledger::{Id, UNAVOIDABLE};
 use super::life::Life;
 use super::scenario::{Edge, Part, Step};
 use super::time::MachineClock;
+use super::wire::{Oddity, Sent};
 use super::world::{EXCHANGE, Facts, World};
-
-/// Names the exchange in its answer, so that the source's model can say which one it saw, also when it was journaled.
-pub const EXCHANGE_HEADER: &str = "x-exchange";
 
 /// A way to the issuers takes from here to there so many milliseconds; longer than [`UNAVOIDABLE`], so that whoever is killed in a
 /// later request is not excused as if it were in the write after an earlier one.
@@ -59,7 +56,9 @@ struct Parcel {
     instead: Option<Reply>,
     is_lost_there: bool,
     is_lost_back: bool,
-    is_cut: bool,
+    oddity: Oddity,
+    /// Where its answer is cut off, from 0 to 1.
+    cut_at: Option<f64>,
     sent: Duration,
 }
 
@@ -98,17 +97,26 @@ impl Net {
         if is_dealt_with.await.is_ok() {
             self.life.at(taken, Edge::Midway).await;
         }
-        let Ok(reply) = answered.await else {
+        let Ok(sent) = answered.await else {
             // Nothing will ever come: whoever waits has a bound of his own.
             return std::future::pending().await;
         };
         if let Some(id) = id.filter(|_| self.life.is_alive()) {
             let now = self.world.time.now();
-            self.world.facts().ledger.arrived(id, now);
+            let ledger = &mut self.world.facts().ledger;
+            if sent.lost_the_successor {
+                ledger.lost(id);
+            } else {
+                ledger.arrived(id, now);
+            }
         }
         self.life.at(taken, Edge::After).await;
-        arrived.bytes = message(&reply, id);
-        Ok(())
+        arrived.bytes = sent.bytes;
+        if sent.ends_well {
+            Ok(())
+        } else {
+            Err(NoAnswer::after_sending(failure("the answer broke off")))
+        }
     }
 
     /// The request leaves; what becomes of it is decided now. Second: whether its sender learns that its answer is lost.
@@ -217,6 +225,15 @@ fn decide(
         && facts
             .strikes(now, |part| part == Part::Truncated(issuer))
             .is_some();
+    let cut_at = is_cut.then(|| facts.rng.f64());
+    let is_odd = facts
+        .strikes(now, |part| part == Part::Odd(issuer))
+        .is_some();
+    let oddity = if is_odd && !is_cut {
+        Oddity::draw(&mut facts.rng)
+    } else {
+        Oddity::None
+    };
     let instead = instead(facts, now, issuer, is_user_info);
     if is_lost_there || is_lost_back {
         facts.hinder_client(&client, now, now + EXCHANGE, "a lost request or answer");
@@ -233,7 +250,8 @@ fn decide(
         instead,
         is_lost_there,
         is_lost_back,
-        is_cut,
+        oddity,
+        cut_at,
         sent: now,
     }
 }
@@ -241,7 +259,11 @@ fn decide(
 /// What answers in the issuer's place.
 fn instead(facts: &mut Facts, now: Duration, issuer: usize, is_user_info: bool) -> Option<Reply> {
     let struck = facts.strikes(now, |part| match part {
-        Part::Unwell(of) | Part::Busy(of, _) | Part::Impostor(of) => of == issuer,
+        Part::Unwell(of)
+        | Part::Busy(of, _)
+        | Part::Impostor(of)
+        | Part::Redirected(of)
+        | Part::Maintenance(of) => of == issuer,
         Part::ErrorInside200(of) => of == issuer && !is_user_info,
         Part::UserInfo(of) => of == issuer && is_user_info,
         _ => false,
@@ -250,6 +272,8 @@ fn instead(facts: &mut Facts, now: Duration, issuer: usize, is_user_info: bool) 
     let (status, retry_after, body) = match struck {
         Part::Busy(_, seconds) => (429, Some(seconds), json),
         Part::Impostor(_) => (502, None, "<html>Bad Gateway</html>"),
+        Part::Redirected(_) => (302, None, ""),
+        Part::Maintenance(_) => (200, None, "<!doctype html><h1>Back soon</h1>"),
         Part::ErrorInside200(_) => (200, None, json),
         _ => (503, None, json),
     };
@@ -266,20 +290,20 @@ async fn deliver(
     life: Arc<Life>,
     parcel: Parcel,
     dealt_with: oneshot::Sender<()>,
-    answer: oneshot::Sender<Reply>,
+    answer: oneshot::Sender<Sent>,
 ) {
     tokio::time::sleep(parcel.there).await;
     if parcel.is_lost_there {
         return;
     }
-    let reply = deal(&world, &parcel);
+    let sent = deal(&world, &parcel);
     let _ = dealt_with.send(());
     tokio::time::sleep(parcel.back).await;
     if parcel.is_lost_back {
         return;
     }
     let took = world.time.now() - parcel.sent;
-    if answer.send(reply).is_err()
+    if answer.send(sent).is_err()
         && let Some(id) = parcel.id.filter(|_| life.is_alive())
     {
         let mut facts = world.facts();
@@ -291,38 +315,43 @@ async fn deliver(
     }
 }
 
-fn deal(world: &World, parcel: &Parcel) -> Reply {
+fn deal(world: &World, parcel: &Parcel) -> Sent {
     let now = world.time.now();
     let mut facts = world.facts();
     let facts = &mut *facts;
-    let (mut reply, effect) = match (&parcel.instead, &parcel.asked) {
+    let (reply, effect) = match (&parcel.instead, &parcel.asked) {
         (Some(reply), _) => (reply.clone(), Effect::None),
         (None, Asked::UserInfo) => (user_info(), Effect::None),
         (None, Asked::Token(request)) => match facts.issuers.get_mut(parcel.issuer) {
             Some(issuer) => issuer.handle(now, request),
-            None => return user_info(),
+            None => (user_info(), Effect::None),
         },
     };
     if reply.status == 429 {
         facts.hinder_client(&parcel.client, now, now, "too many requests");
     }
-    if parcel.is_cut {
-        reply.body.truncate(reply.body.len() / 2);
+    let mut sent = Sent::new(&reply, parcel.id, parcel.oddity);
+    if let Some(at) = parcel.cut_at {
+        sent = sent.cut(&reply, at);
         for login in &mut facts.logins {
-            login.is_garbled |= login.client == parcel.client && reply.status == 200;
+            login.is_garbled |= login.client == parcel.client && sent.lost_the_successor;
         }
     }
     facts.note(
         now,
         format_args!(
-            "issuer {} answers {} with {}: {effect:?}",
-            parcel.issuer, parcel.client, reply.status
+            "issuer {} answers {} with {} ({:?}, cut: {}): {effect:?}",
+            parcel.issuer,
+            parcel.client,
+            reply.status,
+            parcel.oddity,
+            parcel.cut_at.is_some()
         ),
     );
     if let Some(id) = parcel.id {
         facts.dealt_with(now, parcel.issuer, id, effect);
     }
-    reply
+    sent
 }
 
 fn user_info() -> Reply {
@@ -331,22 +360,6 @@ fn user_info() -> Reply {
         retry_after: None,
         body: r#"{"sub":"somebody"}"#.to_owned(),
     }
-}
-
-/// The answer as it is sent.
-fn message(reply: &Reply, id: Option<Id>) -> Vec<u8> {
-    let mut head = format!(
-        "HTTP/1.1 {} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
-        reply.status,
-        reply.body.len()
-    );
-    if let Some(seconds) = reply.retry_after {
-        let _ = write!(head, "retry-after: {seconds}\r\n");
-    }
-    if let Some(id) = id {
-        let _ = write!(head, "{EXCHANGE_HEADER}: {id}\r\n");
-    }
-    format!("{head}\r\n{}", reply.body).into_bytes()
 }
 
 /// `https://i2.example/…` is the issuer with number 2.

@@ -144,8 +144,14 @@ pub enum Part {
     Impostor(usize),
     /// An error inside 200, and nothing is done.
     ErrorInside200(usize),
-    /// Its answers are cut off.
+    /// Its answers are cut off, anywhere.
     Truncated(usize),
+    /// Its answers come in odd ways: compressed, twice, with a wrong length… All of each is there.
+    Odd(usize),
+    /// Something in front of it redirects, and nothing is done.
+    Redirected(usize),
+    /// Something in front of it answers 200 and a page for people, and nothing is done.
+    Maintenance(usize),
     /// Where the source asks for more after the exchange.
     UserInfo(usize),
     /// The plugin traps after the exchange.
@@ -403,7 +409,7 @@ struct Weather<'a> {
 }
 
 /// Kinds of fault, for switching them on and off by seed.
-const KINDS: u32 = 24;
+const KINDS: u32 = 27;
 
 impl<'a> Weather<'a> {
     fn new(rng: &'a mut Rng, scenario: &'a Scenario) -> Self {
@@ -465,6 +471,9 @@ impl<'a> Weather<'a> {
             20 => self.broken(Part::Secrets, left),
             21 => self.clock_set(),
             22 => Trouble::Suspend(Duration::from_secs(self.rng.u64(5..4 * HOUR))),
+            23 => self.broken(Part::Odd(issuer), left),
+            24 => self.broken(Part::Redirected(issuer), left),
+            25 => self.broken(Part::Maintenance(issuer), left),
             _ => Trouble::Hand(self.hand()),
         }
     }

@@ -12,11 +12,12 @@ use evertoken::config::origin::Origin;
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Timestamp;
 use evertoken::token::{Expiry, Token};
+use evertoken_answer::{Content, Members};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::network::EXCHANGE_HEADER;
 use super::scenario::{Habit, Part};
+use super::wire::EXCHANGE_HEADER;
 use super::world::World;
 
 /// The name of the refresh token.
@@ -81,11 +82,14 @@ impl OAuth2 {
         let answer = read(&response).map_err(Unsuccessful::Said)?;
         // What comes after it may fail: the issuer is not away.
         self.world.facts().is_served(self.job);
-        self.ask_more(job, call, &answer)
-            .await
-            .map_err(Unsuccessful::Said)?;
-        if is_refresh && let Some(successor) = answer.get(REFRESH_TOKEN).and_then(Json::as_str) {
-            let idle = answer.get("refresh_expires_in").and_then(Json::as_u64);
+        if answer.is_whole {
+            self.ask_more(job, call, &answer)
+                .await
+                .map_err(Unsuccessful::Said)?;
+        }
+        if is_refresh && let Some(successor) = answer.text(REFRESH_TOKEN) {
+            let idle = answer.members.get("refresh_expires_in");
+            let idle = idle.and_then(Json::as_u64);
             let dies = idle.map(|seconds| response.sent_at.after(Duration::from_secs(seconds)));
             call.replace(REFRESH_TOKEN, Value::Text(successor.to_owned()), dies)
                 .await
@@ -150,7 +154,7 @@ impl OAuth2 {
         }
     }
 
-    async fn ask_more(&self, job: &Job, call: &Call, answer: &Json) -> Result<(), Failure> {
+    async fn ask_more(&self, job: &Job, call: &Call, answer: &Members) -> Result<(), Failure> {
         let habit = self
             .world
             .scenario
@@ -160,7 +164,7 @@ impl OAuth2 {
         if habit != Some(Habit::AsksMore) {
             return Ok(());
         }
-        let token = answer.get("access_token").and_then(Json::as_str);
+        let token = answer.text("access_token");
         let url = job.source.config.get("user_url").and_then(Json::as_str);
         let response = call
             .send(Request {
@@ -211,27 +215,30 @@ async fn request(job: &Job, call: &Call, is_refresh: bool) -> Result<Request, Fa
 }
 
 /// The answer as the SDK reads it.
-fn read(response: &Response) -> Result<Json, Failure> {
-    let json: Option<Json> = serde_json::from_slice(&response.body).ok();
-    let error = json
-        .as_ref()
-        .and_then(|json| json.get("error"))
-        .and_then(Json::as_str);
+fn read(response: &Response) -> Result<Members, Failure> {
+    let Content::Members(members) = evertoken_answer::read(None, &response.body) else {
+        return Err(if response.status == 200 {
+            Failure::new(
+                FailureKind::Unavailable,
+                "answer.unreadable",
+                "the issuer's answer is no JSON",
+            )
+        } else {
+            refused(response, None)
+        });
+    };
+    let error = members.text("error");
     if response.status != 200 || error.is_some() {
         return Err(refused(response, error));
     }
-    json.ok_or_else(|| {
-        Failure::new(
-            FailureKind::Internal,
-            "answer.unreadable",
-            "the issuer's answer is no JSON",
-        )
-    })
+    Ok(members)
 }
 
 fn refused(response: &Response, error: Option<&str>) -> Failure {
     let kind = match (response.status, error) {
-        (429 | 500.., _) | (_, Some("temporarily_unavailable")) => FailureKind::Unavailable,
+        (300..400 | 429 | 500.., _) | (_, Some("temporarily_unavailable")) => {
+            FailureKind::Unavailable
+        }
         _ => FailureKind::Denied,
     };
     let retry_after = response
@@ -254,16 +261,18 @@ fn is_invalid_grant(response: &Response) -> bool {
     read(response).is_err_and(|failure| failure.code.as_deref() == Some("invalid_grant"))
 }
 
-fn token(answer: &Json, sent_at: Timestamp) -> Result<Token, Failure> {
-    let value = answer.get("access_token").and_then(Json::as_str);
-    let value = value.ok_or_else(|| {
-        Failure::new(
-            FailureKind::Internal,
-            "answer.no-token",
-            "the issuer's answer has no access_token",
-        )
-    })?;
-    let expires_in = answer.get("expires_in").and_then(Json::as_u64);
+fn token(answer: &Members, sent_at: Timestamp) -> Result<Token, Failure> {
+    let value = answer
+        .text("access_token")
+        .filter(|_| answer.is_whole)
+        .ok_or_else(|| {
+            Failure::new(
+                FailureKind::Unavailable,
+                "answer.cut",
+                "the issuer's answer has no access_token, or no end",
+            )
+        })?;
+    let expires_in = answer.members.get("expires_in").and_then(Json::as_u64);
     Ok(Token {
         value: value.into(),
         token_type: "Bearer".to_owned(),

@@ -2,6 +2,7 @@
 //! version may understand what this one does not.
 
 use evertoken_answer::Content;
+use secrecy::SecretString;
 
 use super::Response;
 use super::coding;
@@ -33,6 +34,8 @@ pub(in crate::capability) struct Reading {
     pub(in crate::capability) meaning: Meaning,
     /// Whether it is at its end: by its framing, or because the object in it is.
     pub(super) is_whole: bool,
+    /// The refresh token in it.
+    pub(in crate::capability) successor: Option<SecretString>,
 }
 
 impl Reading {
@@ -67,6 +70,7 @@ impl Reading {
         Some(Self {
             meaning: meaning(status, &best),
             is_whole: best.is_whole,
+            successor: best.successor(),
             response: Response {
                 status,
                 headers,
@@ -146,11 +150,20 @@ impl Candidate {
         }
     }
 
+    fn successor(&self) -> Option<SecretString> {
+        match &self.content {
+            Content::Members(members) | Content::Form(members) => {
+                members.refresh_token().map(SecretString::from)
+            }
+            Content::Empty | Content::Html | Content::Json(_) | Content::Other => None,
+        }
+    }
+
     /// Which of several is the best: an object with its end, what is no object, one with a successor, one that was cut before it.
     fn worth(&self) -> u8 {
         match &self.content {
             Content::Members(members) if members.is_whole => 3,
-            Content::Members(members) => u8::from(members.has_refresh_token()),
+            Content::Members(members) => u8::from(members.refresh_token().is_some()),
             _ if self.is_whole => 2,
             _ => 0,
         }
@@ -174,7 +187,7 @@ fn meaning(status: u16, body: &Candidate) -> Meaning {
 fn error(content: &Content) -> Option<&str> {
     match content {
         Content::Members(members) | Content::Form(members)
-            if members.text("access_token").is_none() && !members.has_refresh_token() =>
+            if members.text("access_token").is_none() && members.refresh_token().is_none() =>
         {
             members.text("error")
         }
@@ -184,7 +197,7 @@ fn error(content: &Content) -> Option<&str> {
 
 fn of_success(body: &Candidate) -> Meaning {
     match &body.content {
-        Content::Members(members) if members.has_refresh_token() => Meaning::Taken,
+        Content::Members(members) if members.refresh_token().is_some() => Meaning::Taken,
         Content::Html => Meaning::Unspent,
         Content::Empty if body.is_whole => Meaning::Unspent,
         // Only the plugin knows what its issuer's tokens look like.

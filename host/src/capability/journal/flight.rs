@@ -158,6 +158,32 @@ impl Flight {
         }
     }
 
+    /// The successor that the host finds in an answer which the source could not use in all its tries becomes the newest value.
+    ///
+    /// # Errors
+    /// It cannot be stored; then nothing must be sent.
+    pub(super) async fn goes_on_without_the_source(&self) -> Result<(), Failure> {
+        let chain = self.chain().await;
+        let Some((exchange, answer)) = chain
+            .exchange
+            .as_ref()
+            .and_then(|exchange| Some((exchange, exchange.given_up()?)))
+        else {
+            return Ok(());
+        };
+        let limit = self.host.limits().response_bytes;
+        let reading = Reading::of(answer, &exchange.intent.method, true, limit);
+        let Some(successor) = reading.and_then(|reading| reading.successor) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            job = %self.job.id, secret = self.secret,
+            "the plugin cannot read the issuer's answer; the refresh token in it is kept, and another answer is asked for"
+        );
+        let value = SecretSlice::from(successor.expose_secret().as_bytes().to_vec());
+        self.succeed(value, None).await
+    }
+
     /// Writes down that a request with the newest value is about to be sent.
     pub(super) async fn intend(&self, intent: Intent) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
