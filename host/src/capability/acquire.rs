@@ -117,7 +117,7 @@ impl Host {
         match result {
             Ok(token) => {
                 let acquired = Acquired {
-                    obtained_at: call.last_sent_at().unwrap_or(began),
+                    obtained_at: call.first_sent_at().unwrap_or(began),
                     rotating_expires_at: journal::expires_at(call.held()).await,
                     // An answer from the journal tells nothing of the clocks now.
                     last_dated: call.last_dated().filter(|_| replayed.is_none()),

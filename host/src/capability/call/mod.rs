@@ -81,7 +81,7 @@ struct Used {
     /// By the secret's name.
     replacements: BTreeMap<String, usize>,
     log_lines: u32,
-    last_sent_at: Option<Timestamp>,
+    first_sent_at: Option<Timestamp>,
     last_dated: Option<Dated>,
     /// Whether a request without rotating secrets was sent after one with: then a failure may be about that one.
     asked_others_since: bool,
@@ -227,7 +227,7 @@ impl Call {
             .map_err(|failure| self.scrub_failure(failure))?;
         let answered_at = self.0.host.clock.now().wall;
         let mut used = self.used();
-        used.last_sent_at = Some(response.sent_at);
+        used.first_sent_at.get_or_insert(response.sent_at);
         used.last_dated = response.date().map(|date| Dated {
             sent_at: response.sent_at,
             answered_at,
@@ -243,10 +243,11 @@ impl Call {
         self.used().last_dated
     }
 
-    /// When the last request that was answered was sent: the token's life counts from there. None without requests.
+    /// When the first request that was answered was sent: the token is no older, whichever of them brought it, so its life counts from
+    /// there. None without requests.
     #[must_use]
-    pub fn last_sent_at(&self) -> Option<Timestamp> {
-        self.used().last_sent_at
+    pub fn first_sent_at(&self) -> Option<Timestamp> {
+        self.used().first_sent_at
     }
 
     /// `state.get`.
