@@ -13,6 +13,7 @@ use md5::{Digest as _, Md5};
 use secrecy::SecretSlice;
 
 use crate::failure::{Failure, FailureKind};
+use crate::worker;
 use key::{Curve, KeyError, PrivateKey};
 
 /// The most random bytes that one call returns; nonces and verifiers have 32 to 96.
@@ -57,12 +58,17 @@ pub(super) fn sha256(message: &[u8]) -> [u8; 32] {
 pub(super) fn sign(key: &[u8], algorithm: &str, message: &[u8]) -> Result<Vec<u8>, Failure> {
     if let Some(mac) = mac_algorithm(algorithm) {
         let key = hmac::Key::new(mac, key);
-        return Ok(hmac::sign(&key, message).as_ref().to_vec());
+        return Ok(worker::aside_if_large(message.len(), || {
+            hmac::sign(&key, message).as_ref().to_vec()
+        }));
     }
     let scheme =
         Scheme::of(algorithm).ok_or_else(|| unknown(algorithm, "sign with", SIGN_ALGORITHMS))?;
-    let key = PrivateKey::parse(key).map_err(unusable)?;
-    scheme.sign(&key, algorithm, message)
+    // A large RSA key takes tens of milliseconds for whatever message.
+    worker::aside(|| {
+        let key = PrivateKey::parse(key).map_err(unusable)?;
+        scheme.sign(&key, algorithm, message)
+    })
 }
 
 /// A MAC that is itself a key.
@@ -87,7 +93,7 @@ pub(super) fn derive(
 /// # Errors
 /// `crypto.key`.
 pub(super) fn public_key(key: &[u8]) -> Result<PublicKey, Failure> {
-    key::public_key(key).map_err(unusable)
+    worker::aside(|| key::public_key(key)).map_err(unusable)
 }
 
 /// A digest by its name.
@@ -95,15 +101,18 @@ pub(super) fn public_key(key: &[u8]) -> Result<PublicKey, Failure> {
 /// # Errors
 /// `crypto.algorithm`.
 pub(super) fn digest(algorithm: &str, message: &[u8]) -> Result<Vec<u8>, Failure> {
-    let algorithm = match algorithm {
-        "SHA-256" => &sha::SHA256,
-        "SHA-384" => &sha::SHA384,
-        "SHA-512" => &sha::SHA512,
-        "SHA-1" => &sha::SHA1_FOR_LEGACY_USE_ONLY,
-        "MD5" => return Ok(Md5::digest(message).to_vec()),
+    let sha = match algorithm {
+        "SHA-256" => Some(&sha::SHA256),
+        "SHA-384" => Some(&sha::SHA384),
+        "SHA-512" => Some(&sha::SHA512),
+        "SHA-1" => Some(&sha::SHA1_FOR_LEGACY_USE_ONLY),
+        "MD5" => None,
         other => return Err(unknown(other, "digest with", DIGEST_ALGORITHMS)),
     };
-    Ok(sha::digest(algorithm, message).as_ref().to_vec())
+    Ok(worker::aside_if_large(message.len(), || match sha {
+        Some(algorithm) => sha::digest(algorithm, message).as_ref().to_vec(),
+        None => Md5::digest(message).to_vec(),
+    }))
 }
 
 /// At most [`MAX_RANDOM_BYTES`] from the system's generator.

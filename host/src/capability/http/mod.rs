@@ -33,6 +33,7 @@ use super::journal;
 use super::secrets::Value;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
+use crate::worker;
 
 pub use client::CONNECT_TIMEOUT;
 pub use egress::{AddressKind, kind_of};
@@ -155,7 +156,9 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         target.origin.host(),
         Written::Literal,
     )?;
-    let prepared = request::prepare(target, request)?;
+    let prepared = worker::aside_if_large(content_bytes(&request.body), || {
+        request::prepare(target, request)
+    })?;
     let host = &call.0.host;
     let proxy = host.proxies.proxy_for(&target.url, source.proxy.as_ref())?;
     if let Some(address) = proxy.as_ref().and_then(|proxy| proxy.uri.host()) {
@@ -187,6 +190,15 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
     }
     let flights = call.flights(&prepared.rotating)?;
     journal::send(call, flights, outgoing).await
+}
+
+/// What there is to spell, as good as all of a request.
+fn content_bytes(body: &Body) -> usize {
+    match body {
+        Body::Empty => 0,
+        Body::Form(fields) => fields.iter().map(|(_, value)| value.expose().len()).sum(),
+        Body::Content(content) => content.expose().len(),
+    }
 }
 
 /// An address that is written as such does not pass the resolver.
