@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use wasmtime::{Config, Engine};
@@ -69,18 +70,18 @@ struct Shared {
     turns: Arc<Turns>,
 }
 
-/// The turns of guests that compute for long: one begins with each tick, so that however many there are, they keep one worker busy and
-/// leave the others to whoever waits.
+/// The turns of guests that compute for long: one after the other, so that however many there are, they keep one worker busy and leave the
+/// others to whoever waits.
 #[derive(Default)]
 pub(super) struct Turns(Mutex<Option<Instant>>);
 
 impl Turns {
-    /// When the next free turn begins; it is taken.
-    pub(super) fn take(&self) -> Instant {
+    /// When the next free turn begins. It is taken for as long as the guest's last one lasted, within bounds: that one may have waited.
+    pub(super) fn take(&self, lasted: Duration) -> Instant {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let turn = free.map_or(now, |free| free.max(now));
-        *free = Some(turn + limits::TICK);
+        *free = Some(turn + lasted.clamp(limits::TICK, limits::LONGEST_TURN));
         turn
     }
 }
@@ -168,11 +169,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_turn_begins_a_tick_after_the_one_before() {
+    fn each_turn_begins_when_the_one_before_has_ended() {
         let turns = Turns::default();
-        let first = turns.take();
-        for n in 1..5 {
-            assert!(turns.take() >= first + limits::TICK * n);
+        let mut before = turns.take(Duration::ZERO);
+        for (lasted, spacing) in [
+            (limits::TICK * 2, limits::TICK),
+            (Duration::from_secs(9), limits::TICK * 2),
+            (Duration::ZERO, limits::LONGEST_TURN),
+        ] {
+            let turn = turns.take(lasted);
+            assert!(turn >= before + spacing, "{spacing:?}");
+            before = turn;
         }
     }
 

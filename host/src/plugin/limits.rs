@@ -107,7 +107,10 @@ pub(super) const STACK_KEPT_BYTES: usize = 32 << 10;
 pub(super) const TICK: Duration = Duration::from_millis(5);
 
 /// How many of these a call computes without waiting for its turn. Ordinary plugins end within the first.
-pub(super) const TICKS_AT_WILL: u32 = 4;
+pub(super) const TICKS_AT_WILL: u32 = 2;
+
+/// How long the turn of a guest that computes is at most thought to last. Longer ones waited for the host.
+pub(super) const LONGEST_TURN: Duration = Duration::from_millis(50);
 
 /// How long a guest may run on once the process is to end: long enough to read the answer that it waited for.
 pub const TIME_AFTER_STOP: Duration = Duration::from_millis(500);

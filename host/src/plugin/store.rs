@@ -97,13 +97,16 @@ pub(super) fn new_store<H: Send + 'static>(
     store.set_hostcall_fuel(call_bytes(limits));
     store.set_max_component_handles(limits::HANDLES);
     store.set_epoch_deadline(1);
-    let (mut ticks, mut seen_stop) = (0_u32, None);
+    let (mut ticks, mut turn, mut seen_stop) = (0_u32, None, None);
     store.epoch_deadline_callback(move |_| {
         end.reached(&mut seen_stop)?;
         ticks = ticks.saturating_add(1);
         // Timers and sockets of the process are served before the guest goes on.
         let pause: Pin<Box<dyn Future<Output = ()> + Send>> = if ticks > limits::TICKS_AT_WILL {
-            Box::pin(tokio::time::sleep_until(turns.take()))
+            let lasted = turn.map_or(limits::TICK, |turn: tokio::time::Instant| turn.elapsed());
+            let next = turns.take(lasted);
+            turn = Some(next);
+            Box::pin(tokio::time::sleep_until(next))
         } else {
             Box::pin(tokio::task::yield_now())
         };
