@@ -1,10 +1,59 @@
 //! The one encoding that plugins need of values which they may see.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
+use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
+
+/// With padding or without.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Base64 with padding (RFC 4648 §4).
 #[must_use]
 pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
+}
+
+/// What a text in base64 or base64url (RFC 4648 §§4, 5) stands for, with padding or without, whatever white space is in it; nothing where it is
+/// neither.
+#[must_use]
+pub fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    let standard = |byte: u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        byte => byte,
+    };
+    let plain: Vec<u8> = text
+        .bytes()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .map(standard)
+        .collect();
+    LENIENT.decode(plain).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_in_all_its_spellings() {
+        for (text, expected) in [
+            ("", Some(&b""[..])),
+            ("YQ==", Some(b"a")),
+            ("YQ", Some(b"a")),
+            (" Y\nQ==\r\n", Some(b"a")),
+            ("+/8=", Some(b"\xfb\xff")),
+            ("-_8", Some(b"\xfb\xff")),
+            ("Y", None),
+            ("Y*==", None),
+            ("\u{e4}", None),
+        ] {
+            assert_eq!(base64_decode(text).as_deref(), expected, "{text:?}");
+        }
+    }
 }

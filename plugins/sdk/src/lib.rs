@@ -70,7 +70,7 @@ pub mod __private;
 #[doc(hidden)]
 pub mod bindings;
 
-pub use encode::base64;
+pub use encode::{base64, base64_decode};
 pub use failure::{Failure, FailureKind};
 pub use text::OneOrMany;
 pub use time::{Timestamp, parse_duration_ms};

@@ -5,10 +5,24 @@ use std::collections::BTreeMap;
 use evertoken_plugin::{Expiry, NamedToken};
 use minijinja::Value;
 
+use crate::words;
+
+/// What a token may have beside its value, whether this one has it or not.
+const PARTS: [&str; 7] = [
+    "job",
+    "token_type",
+    "fields",
+    "claims",
+    "expires_at",
+    "expires_at_unix",
+    "expires_at_unix_ms",
+];
+
 /// The names, and the list of them for messages.
 pub(crate) struct Context {
     pub(crate) values: Value,
     pub(crate) names: Vec<String>,
+    jobs: Vec<String>,
 }
 
 type Names = BTreeMap<String, Value>;
@@ -28,11 +42,30 @@ pub(crate) fn new(tokens: &[NamedToken]) -> Context {
     Context {
         values: Value::from_object(top),
         names,
+        jobs: tokens.iter().map(|named| named.job.clone()).collect(),
     }
 }
 
-/// A token's parts; its value goes by the given name. An expiry that is not known, or that never comes, has no name: a template that needs it
-/// fails instead of writing a time that is made up.
+impl Context {
+    /// Whether tokens of these jobs could give a meaning to a name that these tokens do not have: a field, a claim, an expiry.
+    pub(crate) fn may_have(&self, dotted: &str) -> bool {
+        let mut steps = dotted.split('.');
+        let is_part = |name: Option<&str>, value_name: &str| {
+            name.is_none_or(|name| name == value_name || PARTS.contains(&name))
+        };
+        match steps.next() {
+            Some("tokens") => {
+                let job = steps.next();
+                job.is_none_or(|job| self.jobs.iter().any(|known| known == job))
+                    && is_part(steps.next(), "value")
+            }
+            top => self.jobs.len() == 1 && is_part(top, "token"),
+        }
+    }
+}
+
+/// A token's parts; its value goes by the given name. An expiry that is not known, or that never comes, has no name, and so have the claims of what
+/// is no JWT: a template that needs them fails instead of writing what is made up.
 fn parts(named: &NamedToken, value_name: &str) -> Names {
     let token = &named.token;
     let fields: Names = token
@@ -49,6 +82,9 @@ fn parts(named: &NamedToken, value_name: &str) -> Names {
         ),
         ("fields".to_owned(), Value::from_object(fields)),
     ]);
+    if let Some(claims) = words::claims(&token.value) {
+        parts.insert("claims".to_owned(), claims);
+    }
     if let Expiry::At(at) = token.expiry {
         parts.insert("expires_at".to_owned(), Value::from(at.to_string()));
         parts.insert(

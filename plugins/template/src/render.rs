@@ -10,6 +10,9 @@ use crate::words;
 /// CERN's oauth2-refresh-controller knew this one variable, in its own notation; its templates work here as they are.
 const ACCESS_TOKEN: &str = "$(ACCESS_TOKEN)";
 
+/// The code of what is wrong with the template whatever the tokens are; `evertoken check` goes by it.
+const CONFIG_TEMPLATE: &str = "config.template";
+
 /// A message lists at most this many names: enough for a few tokens, and it still fits a status line.
 const MAX_NAMES_SHOWN: usize = 30;
 
@@ -17,10 +20,11 @@ const MAX_NAMES_SHOWN: usize = 30;
 ///
 /// # Errors
 ///
-/// `invalid-config`: "template.syntax" with the line, "template.undefined" with the unknown name and the known ones, "template.failed" for the rest.
+/// `invalid-config`: "config.template" for what is wrong whatever the tokens are, with the line; "template.undefined" for a name that these tokens
+/// do not have, with those that they have; "template.failed" for the rest.
 pub(crate) fn render(place: &str, source: &str, context: &Context) -> Result<String, Failure> {
     let source = source.replace(ACCESS_TOKEN, "{{ token }}");
-    let syntax = |error: Error| explain(place, &error, "template.syntax");
+    let syntax = |error: Error| explain(place, &error, CONFIG_TEMPLATE);
     let environment = environment().map_err(syntax)?;
     let template = environment.template_from_str(&source).map_err(syntax)?;
     template
@@ -31,6 +35,11 @@ pub(crate) fn render(place: &str, source: &str, context: &Context) -> Result<Str
                 used.sort();
                 undefined(place, &error, &used, context)
             }
+            ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::UnknownFunction
+            | ErrorKind::MissingArgument
+            | ErrorKind::TooManyArguments => syntax(error),
             _ => explain(place, &error, "template.failed"),
         })
 }
@@ -80,7 +89,12 @@ fn undefined(place: &str, error: &Error, used: &[String], context: &Context) -> 
         "{place}{}: {what} is not known here; known are: {known}",
         line(error)
     );
-    Failure::invalid_config(message).with_code("template.undefined")
+    let code = if unknown.iter().all(|name| context.may_have(name)) {
+        "template.undefined"
+    } else {
+        CONFIG_TEMPLATE
+    };
+    Failure::invalid_config(message).with_code(code)
 }
 
 fn is_known(dotted: &str, values: &Value) -> bool {

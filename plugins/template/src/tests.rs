@@ -140,52 +140,89 @@ fn filters_spell_values_for_their_places() {
 
 #[test]
 fn an_unknown_name_is_refused_with_the_known_ones() {
-    for (tokens, template, unknown, known) in [
+    let (always, of_this_token) = ("config.template", "template.undefined");
+    for (tokens, template, code, unknown, known) in [
         (
             one(),
             "a\n{{ tokn }}",
+            always,
             "config.template line 2: tokn is not known",
             "token, token_type",
         ),
         (
             one(),
             "{{ fields.nothing }}",
+            of_this_token,
             "fields.nothing is not known",
             "fields.scope",
         ),
         (
             one(),
+            "{{ fields.nothing }}{{ tokn }}",
+            always,
+            "fields.nothing, tokn is not known",
+            "fields.scope",
+        ),
+        (
+            one(),
+            "{{ claims.sub }}",
+            of_this_token,
+            "claims.sub is not known",
+            "token, token_type",
+        ),
+        (
+            one(),
             "{{ tokens.warehose.value }}",
+            always,
             "tokens.warehose.value is not known",
             "tokens.warehouse.value",
         ),
         (
             one(),
+            "{{ tokens.warehouse.valeu }}",
+            always,
+            "tokens.warehouse.valeu is not known",
+            "tokens.warehouse.value",
+        ),
+        (
+            one(),
+            "{{ tokens.warehouse.fields.nothing }}",
+            of_this_token,
+            "tokens.warehouse.fields.nothing is not known",
+            "tokens.warehouse.value",
+        ),
+        (
+            one(),
             "{% if tokn %}{% endif %}",
+            always,
             "tokn is not known",
             "fields[\"not-before-policy\"]",
         ),
         (
             two(),
             "{{ token }}",
+            always,
             "token is not known",
             "tokens[\"my-registry\"].value",
         ),
         (
             two(),
             "$(ACCESS_TOKEN)",
+            always,
             "token is not known",
             "tokens.warehouse.value",
         ),
         (
             one(),
+            // What is computed in a template is not seen without the values.
             "{{ tokens['x'].value }}",
+            of_this_token,
             "is not known",
             "tokens.warehouse.value",
         ),
     ] {
         let failure = failure(tokens, json!({ "template": template }));
-        assert!(failure.has_code("template.undefined"), "{failure:?}");
+        assert!(failure.has_code(code), "{template}: {failure:?}");
         assert!(
             failure.message.contains(unknown) && failure.message.contains(known),
             "{failure}"
@@ -194,9 +231,86 @@ fn an_unknown_name_is_refused_with_the_known_ones() {
 }
 
 #[test]
+fn values_are_opened() {
+    let jwt = evertoken_plugin::jwt::unsigned([
+        ("sub", "svc".into()),
+        ("groups", json!(["a", "b"])),
+        ("realm_access", json!({"roles": ["r"]})),
+        ("exp", 1_700_000_000.into()),
+    ]);
+    let tokens = || {
+        let mut named = token("t", &jwt);
+        let field = |name: &str, value: &str| Field {
+            name: name.into(),
+            value: value.into(),
+            public: false,
+        };
+        named.token.fields = vec![
+            field("id_token", &jwt),
+            field("packed", "eyJrIjogeyJhIjogWzEsIDJdfX0="),
+            field("packed_for_urls", "aMO8Pz8_"),
+        ];
+        vec![named]
+    };
+    for (template, expected) in [
+        ("{{ claims.sub }} {{ tokens.t.claims.sub }}", "svc svc"),
+        ("{{ (token | claims).sub }}", "svc"),
+        ("{{ (fields.id_token | claims).exp }}", "1700000000"),
+        ("{{ claims.groups | join(',') }}", "a,b"),
+        ("{{ claims.realm_access.roles | first }}", "r"),
+        ("{{ claims['groups'] | tojson }}", "[\"a\", \"b\"]"),
+        ("{{ claims.nothing | default('none') }}", "none"),
+        (
+            "{{ fields.packed | b64decode }}",
+            "{\"k\": {\"a\": [1, 2]}}",
+        ),
+        ("{{ (fields.packed | b64decode | json).k.a | last }}", "2"),
+        ("{{ fields.packed_for_urls | b64decode }}", "h\u{fc}???"),
+        (
+            "{% for name, value in (fields.packed | b64decode | json) | items %}{{ name }}{% endfor %}",
+            "k",
+        ),
+    ] {
+        assert_eq!(
+            rendered(tokens(), template).unwrap(),
+            expected,
+            "{template}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_fails_without_being_quoted_however_large_it_is() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let large = format!("\"{}\"", "s3cr3t".repeat(100_000));
+    let wide = format!("[{}0]", "0,".repeat(300_000));
+    for (value, template, words) in [
+        ("s3cr3t!", "{{ token | b64decode }}", "no text in base64"),
+        ("gICA", "{{ token | b64decode }}", "no text in base64"),
+        ("{\"s3cr3t\": ", "{{ token | json }}", "no JSON"),
+        ("s3cr3t", "{{ token | claims }}", "no JWT"),
+        ("a.s3cr3t.c", "{{ (token | claims).sub }}", "no JWT"),
+        (&deep, "{{ token | json }}", "no JSON"),
+        (&large, "{{ token | json }}", "256 KiB"),
+        (&wide, "{{ token | json }}", "256 KiB"),
+        (&large, "{{ token | b64decode }}", "256 KiB"),
+        (&large, "{{ token | claims }}", "no JWT"),
+        (&large, "{{ claims.sub }}", "claims.sub is not known"),
+    ] {
+        let failure = failure(vec![token("t", value)], json!({ "template": template }));
+        assert!(failure.message.contains(words), "{template}: {failure}");
+        assert!(!failure.message.contains("s3cr3t"), "{failure}");
+        assert!(!failure.has_code("config.template"), "{failure:?}");
+    }
+}
+
+#[test]
 fn no_filter_takes_an_unknown_name_for_an_empty_value() {
     for filter in [
         "b64encode",
+        "b64decode",
+        "claims",
+        "json",
         "urlencode",
         "tojson",
         "first",
@@ -264,22 +378,22 @@ fn a_mistake_in_the_template_is_reported_with_its_line() {
     for (template, code, message) in [
         (
             "a\nb {{ token",
-            "template.syntax",
+            "config.template",
             "config.template line 2: syntax error",
         ),
         (
             "{% if %}",
-            "template.syntax",
+            "config.template",
             "config.template line 1: syntax error",
         ),
         (
             "{% for x in fields %}",
-            "template.syntax",
+            "config.template",
             "config.template line 1: syntax error",
         ),
         (
             "{{ token | nope }}",
-            "template.failed",
+            "config.template",
             "config.template line 1: unknown filter",
         ),
         (
@@ -287,7 +401,26 @@ fn a_mistake_in_the_template_is_reported_with_its_line() {
             "template.failed",
             "config.template line 1: ",
         ),
-        ("{% include 'x' %}", "template.", "config.template line 1: "),
+        (
+            "{% include 'x' %}",
+            "config.template",
+            "config.template line 1: ",
+        ),
+        (
+            "{{ token | replace('a') }}",
+            "config.template",
+            "config.template line 1: ",
+        ),
+        (
+            "{{ token is nope }}",
+            "config.template",
+            "config.template line 1: ",
+        ),
+        (
+            "{{ nope() }}",
+            "config.template",
+            "config.template line 1: ",
+        ),
     ] {
         let failure = failure(one(), json!({ "template": template }));
         assert!(

@@ -1,16 +1,34 @@
-//! The filters and tests that templates can use: those that spell and cut values. Jinja's many others sort and group lists, which a token's text has no
+//! The filters and tests that templates can use: those that spell, cut and open values. Jinja's many others sort and group lists, which a token's text has no
 //! need of; each would make the component larger and every call slower, for a call starts from nothing.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use minijinja::value::Kwargs;
+use evertoken_plugin::jwt;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, filters, tests};
+
+/// Bytes of a text that is opened. What is in it takes many times the room; tokens have a tenth of it.
+const MAX_OPENED_BYTES: usize = 256 * 1024;
 
 /// Makes them known.
 pub(crate) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("b64encode", |text: Cow<'_, str>| {
         evertoken_plugin::base64(text.as_bytes())
+    });
+    environment.add_filter("b64decode", |text: Cow<'_, str>| {
+        let bytes = evertoken_plugin::base64_decode(bounded(&text)?);
+        bytes
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .ok_or_else(|| unfit("the value is no text in base64"))
+    });
+    environment.add_filter("json", |text: Cow<'_, str>| {
+        let json: Result<Value, _> = serde_json::from_str(bounded(&text)?);
+        // The parser's own words may quote the value.
+        json.map_err(|_| unfit("the value is no JSON"))
+    });
+    environment.add_filter("claims", |text: Cow<'_, str>| {
+        claims(&text).ok_or_else(|| unfit("the value is no JWT, so it has no claims"))
     });
     environment.add_filter("urlencode", |text: Cow<'_, str>| {
         filters::urlencode(&Value::from(text.as_ref()))
@@ -36,6 +54,24 @@ pub(crate) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("upper", filters::upper);
     environment.add_test("defined", tests::is_defined);
     environment.add_test("undefined", tests::is_undefined);
+}
+
+/// The claims of a JWT, by their names; nothing of what is none, or is too large to be one.
+pub(crate) fn claims(token: &str) -> Option<Value> {
+    let token = bounded(token).ok()?;
+    jwt::claims(token).map(|claims| Serde(claims).into())
+}
+
+fn bounded(text: &str) -> Result<&str, Error> {
+    if text.len() <= MAX_OPENED_BYTES {
+        Ok(text)
+    } else {
+        Err(unfit("the value has more than 256 KiB"))
+    }
+}
+
+fn unfit(why: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, why)
 }
 
 /// Some filters would take an unknown name for an empty value.
