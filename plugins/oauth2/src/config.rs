@@ -15,7 +15,7 @@ pub struct Config {
     /// The token endpoint (RFC 6749 §3.2).
     #[cfg_attr(test, schemars(url, extend("x-evertoken-endpoint" = true)))]
     pub token_url: String,
-    /// The client identifier (RFC 6749 §2.2).
+    /// The client identifier (RFC 6749 §2.2). Where it is not to stand here, the job lists a secret client_id instead.
     #[serde(default)]
     #[cfg_attr(test, schemars(length(min = 1), regex(pattern = r"^[\x20-\x7E]*$")))]
     pub client_id: Option<String>,
@@ -38,6 +38,10 @@ pub struct Config {
     #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "texts::params"))]
     pub params: BTreeMap<String, String>,
+    /// The member of the answer that is the token, e.g. id_token. Default: access_token.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(length(min = 1)))]
+    pub token_field: Option<String>,
     /// Further headers. Accept is application/json unless it is among them.
     #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "texts::headers"))]
@@ -101,6 +105,11 @@ impl Config {
             return Some(format!(
                 "config.params.{name}: a secret does not belong here; list it as {name} under the job's secrets"
             ));
+        }
+        if self.token_field.as_deref() == Some(super::REFRESH_TOKEN) {
+            return Some(
+                "config.token_field: a refresh token is no token to give away; name another member of the answer".to_owned(),
+            );
         }
         let own = |name: &&String| OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own));
         self.headers

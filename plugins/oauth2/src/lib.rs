@@ -7,6 +7,9 @@ use evertoken_plugin::{Failure, Job, Source, Token, log, oauth, secrets};
 
 pub use config::{ClientAuth, Config, Grant};
 
+/// The name of the client's identifier where it is a secret.
+const CLIENT_ID: &str = "client_id";
+
 /// The name of the client's secret.
 const CLIENT_SECRET: &str = "client_secret";
 
@@ -26,7 +29,10 @@ impl Source for OAuth2 {
         if job.config.grant == Grant::RefreshToken {
             keep_successor(&answer)?;
         }
-        answer.token()
+        match &job.config.token_field {
+            Some(member) => answer.token_in(member),
+            None => answer.token(),
+        }
     }
 }
 
@@ -51,6 +57,8 @@ fn keep_successor(answer: &oauth::Answer) -> Result<(), Failure> {
 }
 
 evertoken_plugin::export_source!(OAuth2, secrets: {
+    "client_id": optional (required_for: {"client_auth": ["client_secret_basic"], "client_id": [null]})
+        "the client's identifier, where it does not stand in the configuration",
     "client_secret": optional (required_for: {"client_auth": ["client_secret_basic", "client_secret_post"]})
         "the client's secret; with it the client authenticates by client_secret_basic unless client_auth says otherwise",
     "refresh_token": optional (required_for: {"grant": ["refresh_token"]})

@@ -5,9 +5,24 @@ use evertoken_plugin::secrets::{self, Secret, Value};
 use evertoken_plugin::{Failure, OneOrMany};
 
 use crate::config::{ClientAuth, Config, Grant};
-use crate::{CLIENT_SECRET, REFRESH_TOKEN};
+use crate::{CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN};
 
-/// Who the client says it is.
+/// The client's identifier (RFC 6749 §2.2).
+enum Identifier<'a> {
+    Text(&'a str),
+    Secret(Secret),
+}
+
+impl Identifier<'_> {
+    fn value(&self) -> Value<'_> {
+        match self {
+            Self::Text(text) => (*text).into(),
+            Self::Secret(secret) => secret.into(),
+        }
+    }
+}
+
+/// How the client shows that it is the one with this identifier.
 enum Client {
     Basic { authorization: Secret },
     Post { secret: Secret },
@@ -24,7 +39,8 @@ pub(crate) fn send(config: &Config) -> Result<Response, Failure> {
         Grant::RefreshToken => Some(secrets::open(REFRESH_TOKEN)?),
         Grant::ClientCredentials => None,
     };
-    let client = client(config)?;
+    let identifier = identifier(config)?;
+    let client = client(config, identifier.as_ref())?;
 
     let mut request = Request::post(&config.token_url);
     if !has_header(config, "accept") {
@@ -36,7 +52,8 @@ pub(crate) fn send(config: &Config) -> Result<Response, Failure> {
     if let Client::Basic { authorization } = &client {
         request = request.header("authorization", authorization);
     }
-    for (name, value) in fields(config, &client, refresh_token.as_ref()) {
+    let fields = fields(config, identifier.as_ref(), &client, refresh_token.as_ref());
+    for (name, value) in fields {
         request = request.field(name, value);
     }
     request.send()
@@ -45,14 +62,15 @@ pub(crate) fn send(config: &Config) -> Result<Response, Failure> {
 /// The form's fields. A parameter of the configuration takes the place of the plugin's own of the same name.
 fn fields<'a>(
     config: &'a Config,
+    identifier: Option<&'a Identifier<'_>>,
     client: &'a Client,
     refresh_token: Option<&'a Secret>,
 ) -> Vec<(&'a str, Value<'a>)> {
     let mut fields: Vec<(&str, Value<'a>)> = Vec::new();
     fields.push(("grant_type", grant_type(config.grant).into()));
     fields.extend(refresh_token.map(|token| (REFRESH_TOKEN, token.into())));
-    if let (Some(client_id), Client::Post { .. } | Client::Public) = (&config.client_id, client) {
-        fields.push(("client_id", client_id.as_str().into()));
+    if let (Some(identifier), Client::Post { .. } | Client::Public) = (identifier, client) {
+        fields.push((CLIENT_ID, identifier.value()));
     }
     if let Client::Post { secret } = client {
         fields.push((CLIENT_SECRET, secret.into()));
@@ -98,7 +116,17 @@ fn scope(scope: &OneOrMany) -> Option<String> {
     (!joined.is_empty()).then_some(joined)
 }
 
-fn client(config: &Config) -> Result<Client, Failure> {
+fn identifier(config: &Config) -> Result<Option<Identifier<'_>>, Failure> {
+    match (&config.client_id, secrets::open_if_listed(CLIENT_ID)?) {
+        (Some(_), Some(_)) => Err(invalid(
+            "config.client_id: the job lists a secret client_id, too; keep one of them",
+        )),
+        (Some(text), None) => Ok(Some(Identifier::Text(text))),
+        (None, secret) => Ok(secret.map(Identifier::Secret)),
+    }
+}
+
+fn client(config: &Config, identifier: Option<&Identifier<'_>>) -> Result<Client, Failure> {
     let auth = match config.client_auth {
         Some(ClientAuth::None) => return Ok(Client::Public),
         auth => auth,
@@ -113,9 +141,9 @@ fn client(config: &Config) -> Result<Client, Failure> {
     if auth == Some(ClientAuth::ClientSecretPost) {
         return Ok(Client::Post { secret });
     }
-    let Some(client_id) = &config.client_id else {
+    let Some(identifier) = identifier else {
         return Err(invalid(
-            "config.client_id: needed, for the client authenticates by client_secret_basic",
+            "config.client_id: needed, or a secret client_id, for the client authenticates by client_secret_basic",
         ));
     };
     if has_header(config, "authorization") {
@@ -124,7 +152,7 @@ fn client(config: &Config) -> Result<Client, Failure> {
         ));
     }
     Ok(Client::Basic {
-        authorization: Secret::basic(client_id.as_str(), &secret)?,
+        authorization: Secret::basic(identifier.value(), &secret)?,
     })
 }
 

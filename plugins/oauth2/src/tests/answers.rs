@@ -143,6 +143,35 @@ fn every_success_is_one_whatever_its_status_and_form() {
 }
 
 #[test]
+fn another_member_may_be_the_token_and_an_id_token_tells_its_lifetime_itself() {
+    let body =
+        r#"{"access_token":"abc","id_token":"ey","expires_in":60,"refresh_token":"r","jwt":"j"}"#;
+    for (member, value, expiry, fields) in [
+        ("access_token", "abc", after(60.0), ["id_token", "jwt"]),
+        ("id_token", "ey", Expiry::Unknown, ["access_token", "jwt"]),
+        ("jwt", "j", after(60.0), ["access_token", "id_token"]),
+    ] {
+        let host = Host::new();
+        host.answer(Answer::json(200, body));
+        let config = config("client_credentials", json!({"token_field": member}));
+        let token = acquire::<OAuth2>(&config).unwrap();
+        assert_eq!((token.value.as_str(), token.expiry), (value, expiry));
+        let names: Vec<&str> = token.fields.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, fields, "{member}");
+        assert!(token.fields.iter().all(|field| !field.public), "{member}");
+    }
+    let host = Host::new();
+    host.answer(Answer::json(200, r#"{"access_token":"abc"}"#));
+    let config = config("client_credentials", json!({"token_field": "id_token"}));
+    let failure = acquire::<OAuth2>(&config).unwrap_err();
+    assert!(failure.has_code("answer.no-token"), "{failure:?}");
+    assert_eq!(
+        failure.message,
+        "the issuer's answer has no id_token; it has: access_token"
+    );
+}
+
+#[test]
 fn what_came_with_the_token_becomes_fields_and_only_the_harmless_are_public() {
     let body = r#"{"access_token":"abc","token_type":"Bearer","expires_in":60,"refresh_token":"r","refreshToken":"r","scope":["a","b"],
         "id_token":"ey","instance_url":"https://x.example","not-before-policy":0,"issued_at":"1700000000000","nested":{"a":1},"list":["a"],

@@ -84,6 +84,34 @@ fn a_client_without_a_secret_sends_its_identifier_alone() {
 }
 
 #[test]
+fn the_identifier_may_be_a_secret_and_goes_wherever_it_would_go_unread() {
+    for (auth, authorization, fields) in [
+        (
+            "client_secret_basic",
+            Some("Basic base64(form({client_id}):form({client_secret}))"),
+            [].as_slice(),
+        ),
+        (
+            "client_secret_post",
+            None,
+            &[
+                ("client_id", "{client_id}"),
+                ("client_secret", "{client_secret}"),
+            ],
+        ),
+        ("none", None, &[("client_id", "{client_id}")]),
+    ] {
+        let more = json!({"client_id": null, "client_auth": auth});
+        let request = request(
+            &config("client_credentials", more),
+            &["client_id", "client_secret"],
+        );
+        assert_eq!(request.header("authorization"), authorization);
+        assert_eq!(form(&request).get(1..), Some(fields), "{auth}");
+    }
+}
+
+#[test]
 fn the_refresh_token_goes_into_the_form_unread() {
     let request = request(&config("refresh_token", json!({})), &["refresh_token"]);
     assert_eq!(
@@ -208,6 +236,16 @@ fn a_configuration_that_cannot_work_is_refused_before_anything_is_sent() {
             json!({"client_id": null}),
             &["client_secret"],
             "config.client_id: needed",
+        ),
+        (
+            json!({}),
+            &["client_id"],
+            "config.client_id: the job lists a secret client_id, too",
+        ),
+        (
+            json!({"token_field": "refresh_token"}),
+            &[],
+            "config.token_field: a refresh token is no token to give away",
         ),
         (
             json!({"client_auth": "client_secret_post"}),

@@ -17,8 +17,14 @@ const MAX_LIFETIME_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
 /// A message lists at most this many members: enough to see what kind of answer it is.
 const MAX_NAMES_SHOWN: usize = 12;
 
+/// The member that is the token, unless somebody wants another one.
+const ACCESS_TOKEN: &str = "access_token";
+
+/// The token of OpenID Connect Core 1.0 §2. What an answer says of lifetimes is not about it.
+const ID_TOKEN: &str = "id_token";
+
 /// Members that a token has a place of its own for, or that must not leave the plugin.
-const NOT_FIELDS: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
+const NOT_FIELDS: [&str; 3] = ["refresh_token", "token_type", "expires_in"];
 
 /// Members that are no secret with any issuer.
 const PUBLIC_FIELDS: [&str; 3] = ["scope", "instance_url", "issued_token_type"];
@@ -74,11 +80,20 @@ impl Answer {
     /// `unavailable` with code "answer.no-token" when there is no `access_token`; the message names the members that there are. With code
     /// "answer.cut" when the answer was cut off: nobody knows what else it would have said of the token. What [`Self::refresh_token`] has is good.
     pub fn token(&self) -> Result<Token, Failure> {
+        self.token_in(ACCESS_TOKEN)
+    }
+
+    /// The same with another member as the token, e.g. `id_token`, which tells its lifetime itself. The access token is a field then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Answer::token`].
+    pub fn token_in(&self, member: &str) -> Result<Token, Failure> {
         if !self.answer.is_whole {
             let message = "the issuer's answer was cut off; another one is asked for";
             return Err(Failure::unavailable(message).with_code("answer.cut"));
         }
-        let Some(value) = self.text("access_token") else {
+        let Some(value) = self.text(member) else {
             let names: Vec<_> = self
                 .answer
                 .members
@@ -87,7 +102,7 @@ impl Answer {
                 .map(String::as_str)
                 .collect();
             let message = format!(
-                "the issuer's answer has no access_token; it has: {}",
+                "the issuer's answer has no {member}; it has: {}",
                 names.join(", ")
             );
             return Err(Failure::unavailable(message).with_code("answer.no-token"));
@@ -95,8 +110,11 @@ impl Answer {
         Ok(Token {
             value: value.to_owned(),
             token_type: self.text("token_type").unwrap_or("Bearer").to_owned(),
-            expiry: self.expiry(),
-            fields: self.fields(),
+            expiry: match member {
+                ID_TOKEN => Expiry::Unknown,
+                _ => self.expiry(),
+            },
+            fields: self.fields(member),
         })
     }
 
@@ -170,7 +188,7 @@ impl Answer {
         }
     }
 
-    fn fields(&self) -> Vec<Field> {
+    fn fields(&self, token: &str) -> Vec<Field> {
         let field = |(name, value): (&String, &Value)| {
             let value = match (name.as_str(), value) {
                 (_, Value::String(text)) => text.clone(),
@@ -183,7 +201,7 @@ impl Answer {
                 _ => return None,
             };
             let public = PUBLIC_FIELDS.contains(&name.as_str());
-            (!is_excluded(name)).then(|| Field {
+            (name != token && !is_excluded(name)).then(|| Field {
                 name: name.clone(),
                 value,
                 public,
