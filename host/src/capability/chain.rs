@@ -69,6 +69,8 @@ pub struct Chain {
     pub expires_at: Option<Timestamp>,
     /// Since when the issuer takes no value of it any more; none: it lives.
     pub dead_since: Option<Timestamp>,
+    /// What the issuer said then; none: it lives, or the issuer said nothing.
+    pub dead_reason: Option<String>,
     /// Requests that carried the newest value and of whose answer nothing is known.
     pub unanswered: u32,
     /// When the last of these was about to be sent.
@@ -157,6 +159,7 @@ impl Chain {
             value,
             expires_at: None,
             dead_since: None,
+            dead_reason: None,
             unanswered: 0,
             last_sent: None,
             exchange: None,
@@ -268,6 +271,7 @@ impl Chain {
     pub fn understood(&self) -> Self {
         Self {
             dead_since: None,
+            dead_reason: None,
             exchange: self.unread.clone(),
             unread: None,
             ..self.clone()
@@ -306,9 +310,10 @@ impl Chain {
 
     /// The issuer takes no value of it any more.
     #[must_use]
-    pub fn died(&self, now: Timestamp) -> Self {
+    pub fn died(&self, now: Timestamp, reason: Option<String>) -> Self {
         Self {
             dead_since: Some(now),
+            dead_reason: reason,
             exchange: None,
             ..self.clone()
         }
@@ -322,6 +327,7 @@ impl Chain {
             value,
             expires_at,
             dead_since: None,
+            dead_reason: None,
             unanswered: 0,
             last_sent: None,
             exchange: None,
@@ -525,7 +531,7 @@ mod tests {
             ("twice", unanswered(2), true, AtOnce, 29, in_doubt(30)),
             ("twice, later", unanswered(2), true, AtOnce, 30, Free),
             ("often", unanswered(50), true, AtOnce, 30, Free),
-            ("dead", sent(US).died(NOW), true, AtOnce, 1000, Dead),
+            ("dead", sent(US).died(NOW, None), true, AtOnce, 1000, Dead),
         ] {
             let found = chain.settlement(US, alone, retry, NOW.after(s(later)));
             assert_eq!(found, expected, "{what}");
@@ -588,7 +594,7 @@ mod tests {
         assert_eq!(again.unread.as_ref().unwrap().answer, Some(answer()));
         for (what, chain, is_kept) in [
             ("lost", again.in_doubt(nothing()), true),
-            ("dead", again.died(later), true),
+            ("dead", again.died(later, None), true),
             ("unsent", again.unsent(), true),
             ("unspent", again.unspent(), false),
             (
@@ -599,7 +605,7 @@ mod tests {
         ] {
             assert_eq!(chain.unread.is_some(), is_kept, "{what}");
         }
-        let understood = again.died(later).understood();
+        let understood = again.died(later, None).understood();
         assert_eq!(understood.dead_since, None);
         assert!(understood.unread.is_none() && understood.exchange.unwrap().answer.is_some());
     }
@@ -622,9 +628,9 @@ mod tests {
     #[test]
     fn a_new_value_brings_a_dead_chain_back_to_life() {
         let next = chain()
-            .died(NOW)
+            .died(NOW, Some("invalid_grant".to_owned()))
             .succeeded_by(b"next".to_vec().into(), None);
-        assert_eq!(next.dead_since, None);
+        assert_eq!((next.dead_since, &next.dead_reason), (None, &None));
         assert!(next.has_newest(b"next"));
     }
 

@@ -254,15 +254,17 @@ async fn settle_one(
             "chain.needs-attention",
             "a request with it was not answered, and `retry_unanswered: never` forbids another; log in again and configure the new value, or let it be tried with `evertoken state set`",
         )),
-        Settlement::Dead => Err(dead(flight)),
+        Settlement::Dead => Err(dead(flight, &chain)),
     }
 }
 
-fn dead(flight: &Flight) -> Failure {
+fn dead(flight: &Flight, chain: &Chain) -> Failure {
+    let said = chain.dead_reason.as_ref();
+    let said = said.map_or_else(String::new, |reason| format!(" ({reason})"));
     flight.failure(
         FailureKind::Denied,
         "chain.dead",
-        "the issuer no longer takes it; log in again and configure the new value",
+        &format!("the issuer no longer takes it{said}; log in again and configure the new value"),
     )
 }
 

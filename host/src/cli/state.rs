@@ -330,6 +330,9 @@ fn facts_shown(text: &mut String, facts: &ChainFacts) {
             let _ = writeln!(text, "    {label:10}  {at}");
         }
     }
+    if let Some(reason) = &facts.dead_reason {
+        let _ = writeln!(text, "    reason      {reason}");
+    }
     if let (Some(last), 1..) = (facts.last_sent, facts.unanswered) {
         let _ = writeln!(
             text,

@@ -108,6 +108,9 @@ pub struct ChainFacts {
     /// Since when the issuer takes no value of it.
     #[serde(default, with = "rfc3339::optional")]
     pub dead_since: Option<Timestamp>,
+    /// What the issuer said then.
+    #[serde(default)]
+    pub dead_reason: Option<String>,
     /// Requests that carried the newest value and of whose answer nothing is known.
     pub unanswered: u32,
     /// When the last of these was about to be sent.
@@ -442,6 +445,7 @@ impl Manual {
             generation: chain.generation,
             expires_at: chain.expires_at,
             dead_since: chain.dead_since,
+            dead_reason: chain.dead_reason.clone(),
             unanswered: chain.unanswered,
             last_sent: chain.last_sent,
             exchange: chain

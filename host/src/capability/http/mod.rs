@@ -43,7 +43,7 @@ pub use transport::{Arrived, Network, NoAnswer, Outgoing, Transport};
 #[cfg(test)]
 pub(super) use client::Clients;
 pub(crate) use proxy::ProxyRules;
-pub(super) use reading::{Meaning, Reading};
+pub(super) use reading::{Meaning, Reading, refusal};
 
 use client::{Recipe, Trust};
 use egress::Written;

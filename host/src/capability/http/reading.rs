@@ -170,6 +170,27 @@ impl Candidate {
     }
 }
 
+/// Characters of an issuer's reason that are kept: its longest are sentences, and each chain's record has one.
+const REASON_MAX_CHARS: usize = 200;
+
+/// What an OAuth error says to people (RFC 6749 §5.2): its code and its description.
+pub(in crate::capability) fn refusal(response: &Response) -> Option<String> {
+    let mut headers = response.headers.iter();
+    let content_type = headers.find(|(name, _)| name == "content-type");
+    let content_type = content_type.map(|(_, value)| value.as_str());
+    let (Content::Members(members) | Content::Form(members)) =
+        evertoken_answer::read(content_type, &response.body)
+    else {
+        return None;
+    };
+    let code = members.text("error")?;
+    let reason = match members.text("error_description") {
+        Some(description) => format!("{code}: {description}"),
+        None => code.to_owned(),
+    };
+    Some(reason.chars().take(REASON_MAX_CHARS).collect())
+}
+
 fn is_success(status: u16) -> bool {
     (200..300).contains(&status)
 }

@@ -11,7 +11,7 @@ use super::Flight;
 use crate::capability::call::Call;
 use crate::capability::chain::Intent;
 use crate::capability::host::Shared;
-use crate::capability::http::{Arrived, Meaning, NoAnswer, Outgoing, Reading, Response};
+use crate::capability::http::{Arrived, Meaning, NoAnswer, Outgoing, Reading, Response, refusal};
 use crate::failure::{Failure, FailureKind};
 
 /// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
@@ -165,7 +165,7 @@ impl Exchange {
                     Meaning::Taken => self.keep(&arrived).await,
                     Meaning::Unspent => self.unspent().await,
                     Meaning::Unknown => self.in_doubt(&arrived).await,
-                    Meaning::Dead => self.dead().await,
+                    Meaning::Dead => self.dead(&response).await,
                 }
                 Ok(response)
             }
@@ -198,7 +198,7 @@ impl Exchange {
     }
 
     /// The issuer takes the value no more, unless another process rotated it meanwhile: then the next call has the newer one.
-    async fn dead(&self) {
+    async fn dead(&self, response: &Response) {
         let [flight] = &self.flights[..] else {
             // Which of them is dead, nobody can tell.
             return self.unspent().await;
@@ -213,7 +213,8 @@ impl Exchange {
                     job = %flight.job(), secret = flight.secret(),
                     "the issuer takes this rotating secret no more; it is not sent again: log in again and configure the new value"
                 );
-                said(flight, flight.died().await);
+                let reason = refusal(response).map(|reason| self.call.scrub(&reason));
+                said(flight, flight.died(reason).await);
             }
             Err(failure) => said(flight, Err(failure)),
         }

@@ -232,9 +232,9 @@ impl Flight {
         self.change(|chain| chain.unread(now)).await
     }
 
-    pub(super) async fn died(&self) -> Result<(), Failure> {
+    pub(super) async fn died(&self, reason: Option<String>) -> Result<(), Failure> {
         let now = self.host.clock.now().wall;
-        self.change(|chain| chain.died(now)).await
+        self.change(|chain| chain.died(now, reason.clone())).await
     }
 
     /// The successor. Durable when it returns; on failure the answer, which has it too, is kept.

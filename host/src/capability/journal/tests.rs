@@ -308,7 +308,11 @@ async fn an_answer_that_was_not_understood_is_used_once_it_is() {
 #[tokio::test]
 async fn a_dead_chain_is_never_sent_again_until_a_new_value_is_configured() {
     let mut world = World::new();
-    world.issuer(Reply::status(400, r#"{"error":"invalid_grant"}"#));
+    let long = "x".repeat(10_000);
+    let refusal = format!(
+        r#"{{"error":"invalid_grant","error_description":"Session of seed\u001b[31m not active {long}"}}"#
+    );
+    world.issuer(Reply::status(400, &refusal));
     world.acquire().await.unwrap_err();
     for _ in 0..3 {
         let failure = world.acquire().await.unwrap_err();
@@ -316,6 +320,17 @@ async fn a_dead_chain_is_never_sent_again_until_a_new_value_is_configured() {
             (failure.kind, code(&failure)),
             (FailureKind::Denied, "chain.dead")
         );
+        // The issuer's own words outlive the process; secrets and what steers a terminal are not in them.
+        assert!(
+            failure.message.contains("(invalid_grant: Session of "),
+            "{failure}"
+        );
+        assert!(failure.message.contains("not active"), "{failure}");
+        assert!(
+            !failure.message.contains("seed") && !failure.message.contains('\u{1b}'),
+            "{failure}"
+        );
+        assert!(failure.message.len() < 600, "{failure}");
         world.restart();
     }
     assert_eq!(world.values_sent(), ["seed"]);

@@ -162,7 +162,7 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
             AnswerWaiting,
             true,
         ),
-        ("dead", |c| c.died(NOW), true, Some(US), 0, Dead, true),
+        ("dead", |c| c.died(NOW, None), true, Some(US), 0, Dead, true),
     ];
     for (what, chain, exclusive, us, seconds, state, may_change) in cases {
         let memory = || {
@@ -204,7 +204,12 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
 
 #[tokio::test]
 async fn a_value_set_by_hand_closes_what_is_open_and_is_the_next_generation() {
-    let died = |chain: Chain| chain.intending(intent(US)).in_doubt(answer()).died(NOW);
+    let died = |chain: Chain| {
+        chain
+            .intending(intent(US))
+            .in_doubt(answer())
+            .died(NOW, None)
+    };
     let (store, manual) = with(MemoryState::new([7; 32]), died, Some(US), 0).await;
     manual.set("a", "rt", b"next").await.unwrap();
     let found = store

@@ -34,6 +34,8 @@ struct ChainOut<'a> {
     value: Binary<'a>,
     expires_at: Option<Timestamp>,
     dead_since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_reason: Option<&'a str>,
     unanswered: u32,
     last_sent: Option<Timestamp>,
     change: String,
@@ -88,6 +90,8 @@ struct ChainIn {
     value: SecretText,
     expires_at: Option<Timestamp>,
     dead_since: Option<Timestamp>,
+    #[serde(default)]
+    dead_reason: Option<String>,
     unanswered: u32,
     last_sent: Option<Timestamp>,
     change: String,
@@ -132,6 +136,7 @@ pub(in crate::state) fn encode_chain(
             value: Binary(chain.value.expose_secret()),
             expires_at: chain.expires_at,
             dead_since: chain.dead_since,
+            dead_reason: chain.dead_reason.as_deref(),
             unanswered: chain.unanswered,
             last_sent: chain.last_sent,
             change: BASE64.encode(&chain.change),
@@ -173,6 +178,7 @@ pub(in crate::state) fn decode_chain(id: ChainId, bytes: &[u8]) -> Result<Chain,
         value: SecretSlice::from(binary(RECORD, &stored.value)?),
         expires_at: stored.expires_at,
         dead_since: stored.dead_since,
+        dead_reason: stored.dead_reason,
         unanswered: stored.unanswered,
         last_sent: stored.last_sent,
         exchange: stored.exchange.map(exchange_in).transpose()?,
@@ -297,6 +303,7 @@ pub(in crate::state) mod tests {
         (
             any::<([u8; 16], u64, Vec<u8>, u32, [u8; 16])>(),
             (any_time(), any_time(), any_time()),
+            proptest::option::of(".*"),
             proptest::option::of(any_exchange()),
             proptest::option::of(any_exchange()),
         )
@@ -304,6 +311,7 @@ pub(in crate::state) mod tests {
                 |(
                     (id, generation, value, unanswered, change),
                     (expires_at, dead_since, last_sent),
+                    dead_reason,
                     exchange,
                     unread,
                 )| {
@@ -313,6 +321,7 @@ pub(in crate::state) mod tests {
                         value: value.into(),
                         expires_at,
                         dead_since,
+                        dead_reason,
                         unanswered,
                         last_sent,
                         exchange,
