@@ -91,6 +91,7 @@ fn atomic_file_write(c: &mut Criterion) {
         mode: 0o400,
         owner: None,
         group: None,
+        replace: Default::default(),
     }));
     let publish = |content: String| {
         let (outputs, destination) = (Arc::clone(&outputs), Arc::clone(&destination));

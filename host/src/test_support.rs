@@ -44,6 +44,31 @@ pub(crate) fn make_fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
 }
 
+/// A single file mounted over another, gone with this value.
+pub(crate) struct BindMount(PathBuf);
+
+impl BindMount {
+    /// Mounts `source` at `target`, which is made for it; none, and the reason printed, where that is not allowed.
+    pub(crate) fn of(source: &Path, target: &Path) -> Option<Self> {
+        std::fs::write(target, "").unwrap();
+        let mounted = Command::new("mount")
+            .arg("--bind")
+            .args([source, target])
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: mounting a file needs root with CAP_SYS_ADMIN");
+        }
+        mounted.then(|| Self(target.to_owned()))
+    }
+}
+
+impl Drop for BindMount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 /// Whether this process may do what only root may.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

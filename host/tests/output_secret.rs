@@ -241,6 +241,105 @@ async fn an_output_is_created_renewed_and_verified_with_one_patch_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
+    let Some(scene) = Scene::new("prove", all_verbs()).await else {
+        return;
+    };
+    let admin = scene.server.admin();
+    let prove = async |scene: &Scene, destination: &SecretDestination| {
+        let artifact = Artifact {
+            name: String::new(),
+            content: b"secret-content".to_vec().into(),
+        };
+        let publication = Publication {
+            job: &JobId::file("job"),
+            output_index: 0,
+            artifacts: &[artifact],
+            expires_at: None,
+        };
+        let destination = Destination::Secret(destination.clone());
+        let proved = scene.outputs.prove(&destination, &publication).await;
+        proved.map(|()| Written::Unchanged)
+    };
+
+    let new = scene.destination("new", "token");
+    prove(&scene, &new).await.unwrap();
+    assert!(admin.secret(&scene.namespace, "new").unwrap().is_none());
+
+    scene.publish("job", &new, "one").await.unwrap();
+    let before = scene.secret("new");
+    prove(&scene, &new).await.unwrap();
+    for write in [SecretWrite::Patch, SecretWrite::GetAndPut] {
+        let existing = SecretDestination {
+            create: false,
+            write,
+            ..new.clone()
+        };
+        prove(&scene, &existing).await.unwrap();
+    }
+    assert_eq!(scene.secret("new"), before);
+
+    let absent = SecretDestination {
+        create: false,
+        ..scene.destination("absent", "token")
+    };
+    refused(
+        prove(&scene, &absent).await,
+        FailureKind::InvalidConfig,
+        "kubernetes.not-found",
+        &["create: true"],
+    );
+    let immutable = json!({"immutable": true, "data": {"token": "eA=="}});
+    admin
+        .create_secret(&scene.namespace, "fixed", immutable)
+        .unwrap();
+    refused(
+        prove(&scene, &scene.destination("fixed", "token")).await,
+        FailureKind::InvalidConfig,
+        "kubernetes.immutable",
+        &["immutable: true"],
+    );
+
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["new"], "verbs": ["patch"]}]);
+    let Some(narrow) = Scene::new("prove-narrow", rules).await else {
+        return;
+    };
+    let nowhere = narrow.destination("new", "token");
+    refused(
+        prove(&narrow, &nowhere).await,
+        FailureKind::Denied,
+        "kubernetes.forbidden",
+        &["`create`"],
+    );
+    let other = narrow.destination("other", "token");
+    refused(
+        prove(&narrow, &other).await,
+        FailureKind::Denied,
+        "kubernetes.forbidden",
+        &["`patch`", "[other]"],
+    );
+
+    // Where the newest value of a rotating secret goes back to.
+    let origin = |name: &str| SecretOrigin::KubernetesSecret {
+        namespace: narrow.namespace.clone(),
+        name: name.to_owned(),
+        key: "k".to_owned(),
+        pointer: None,
+    };
+    let homes = Homes::new(Arc::clone(&narrow.kubernetes));
+    homes.prove(&origin("new")).await.unwrap();
+    refused(
+        homes
+            .prove(&origin("other"))
+            .await
+            .map(|()| Written::Unchanged),
+        FailureKind::Denied,
+        "kubernetes.forbidden",
+        &["`patch`", "[other]"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_value_and_a_deleted_secret_are_put_right() {
     let Some(scene) = Scene::new("verify", all_verbs()).await else {
         return;

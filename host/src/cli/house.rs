@@ -19,7 +19,7 @@ use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
 use crate::state::manual::Manual;
-use crate::state::{ClusterPlace, StateKey, Store};
+use crate::state::{ClusterPlace, Looked, StateError, StateKey, Store};
 use crate::time::SystemClock;
 
 /// Every room that a job needs.
@@ -169,14 +169,37 @@ pub(super) async fn open_store(
     }
 }
 
-/// Why the state store could not be opened, as far as that shows beside a process that has it open.
-pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
-    let kubernetes = Kubernetes::new();
-    let (store, keys) = match location {
-        StateLocation::Memory => return Vec::new(),
+/// Proves that the state store could be used, beside a process that may have it open, and says how.
+///
+/// # Errors
+/// All that stands in the way.
+pub(super) async fn prove_store(location: &StateLocation) -> Result<String, Vec<String>> {
+    let kubernetes = Arc::new(Kubernetes::new());
+    match location {
+        StateLocation::Memory => Ok("is kept in memory".to_owned()),
         StateLocation::Directory { path, keys } => {
-            let looked = Store::look(path);
-            (looked.err().map(|error| error.to_string()), keys)
+            let looked_at = path.clone();
+            let looked = tokio::task::spawn_blocking(move || Store::look(&looked_at)).await;
+            let found = match looked {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => return Err(with_keys(error.to_string(), keys, &kubernetes).await),
+                Err(error) => return Err(vec![error.to_string()]),
+            };
+            let shown = path.display();
+            if found == Looked::NoStore {
+                let read = read_keys(keys, &kubernetes).await;
+                read.map_err(|error| vec![format!("{error:#}")])?;
+                return Ok(format!("can be made in {shown}"));
+            }
+            match open_store(location, &kubernetes).await {
+                Ok(_) => Ok(format!("in {shown} can be opened and written")),
+                Err(error) => match error.downcast_ref() {
+                    Some(StateError::Locked { holder, .. }) => Ok(format!(
+                        "in {shown} can be written, and {holder} has it open"
+                    )),
+                    _ => Err(vec![format!("{error:#}")]),
+                },
+            }
         }
         StateLocation::Secrets {
             namespace,
@@ -187,13 +210,22 @@ pub(super) async fn missing_for_store(location: &StateLocation) -> Vec<String> {
                 namespace: namespace.clone(),
                 prefix: prefix.clone(),
             };
-            let looked = Store::look_in_cluster(&kubernetes, &place).await;
-            (looked.err().map(|failure| failure.message), keys)
+            match Store::look_in_cluster(&kubernetes, &place).await {
+                Err(failure) => Err(with_keys(failure.message, keys, &kubernetes).await),
+                Ok(()) => match read_keys(keys, &kubernetes).await {
+                    Err(error) => Err(vec![format!("{error:#}")]),
+                    Ok(_) => Ok(format!("in Secrets of {namespace} can be read and written")),
+                },
+            }
         }
-    };
-    let keys = read_keys(keys, &kubernetes).await;
-    let keys = keys.err().map(|error| format!("{error:#}"));
-    store.into_iter().chain(keys).collect()
+    }
+}
+
+/// What is wrong with the store, and with its keys.
+async fn with_keys(missing: String, keys: &[SecretOrigin], kubernetes: &Kubernetes) -> Vec<String> {
+    let keys = read_keys(keys, kubernetes).await.err();
+    let keys = keys.map(|error| format!("{error:#}"));
+    [missing].into_iter().chain(keys).collect()
 }
 
 /// Bytes of a state key's file: 32 in hex, with room for white space around.
@@ -247,7 +279,9 @@ async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result
 
 fn describe(origin: &SecretOrigin) -> String {
     match origin {
-        SecretOrigin::File(path) => path.display().to_string(),
+        SecretOrigin::File(path) | SecretOrigin::FileMember { path, .. } => {
+            path.display().to_string()
+        }
         SecretOrigin::Env(name) => format!("environment variable {name}"),
         SecretOrigin::Value(_) => "a value in the configuration".to_owned(),
         SecretOrigin::KubernetesSecret {

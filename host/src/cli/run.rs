@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::check::{self, Issuers};
+use super::check::{self, Issuers, Wanted};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plugin_options, runtime, signals, socket, stderr};
@@ -64,9 +64,13 @@ async fn prepared(
         return Ok(Some(exit));
     }
     if is_strict {
-        let found = check::online(&loaded.config, plugins.clone(), Issuers::MayBeAway).await?;
-        if !found.is_empty() {
-            found.show();
+        let wanted = Wanted {
+            issuers: Issuers::MayBeAway,
+            mint: false,
+        };
+        let report = check::prove(&loaded.config, plugins.clone(), wanted).await?;
+        if !report.is_good() {
+            report.show_failures();
             return Ok(Some(Exit::Failure));
         }
     }

@@ -159,7 +159,7 @@ fn relative(at: Timestamp, now: Timestamp) -> String {
 }
 
 /// Two units are enough to act on.
-fn rounded(seconds: u64) -> String {
+pub(super) fn rounded(seconds: u64) -> String {
     let (days, hours, minutes, rest) = (
         seconds / 86_400,
         seconds / 3600 % 24,

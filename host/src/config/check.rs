@@ -514,8 +514,22 @@ impl<'d> Checker<'d> {
     }
 
     fn secret_origin(&mut self, secret: &'d file::Secret) -> Option<SecretOrigin> {
+        if let (None, Some(pointer)) = (&secret.file, &secret.pointer) {
+            self.gathered.note(
+                pointer.span,
+                "`pointer` without `file`",
+                "it leads into the JSON in a `file`; for a Kubernetes Secret it stands beside the key: `secret: {…, pointer: …}`",
+            );
+        }
         if let Some(path) = &secret.file {
-            Some(SecretOrigin::File(self.path(path)))
+            let path = self.path(path);
+            Some(match &secret.pointer {
+                Some(pointer) => SecretOrigin::FileMember {
+                    path,
+                    pointer: pointer.value.0.clone(),
+                },
+                None => SecretOrigin::File(path),
+            })
         } else if let Some(variable) = &secret.env {
             Some(SecretOrigin::Env(variable.value.0.clone()))
         } else if let Some(value) = &secret.value {
@@ -759,6 +773,10 @@ impl<'d> Checker<'d> {
                 .map_or(defaults::FILE_MODE, |mode| mode.value.0),
             owner: raw.owner.as_ref().map(|owner| owner.value.0),
             group: raw.group.as_ref().map(|group| group.value.0),
+            replace: raw
+                .replace
+                .as_ref()
+                .map_or_else(Default::default, |replace| replace.value.0),
         }
     }
 

@@ -8,8 +8,8 @@ use super::origin::Origin;
 use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, Network,
-    ObjectName, Percent, Pointer, Proxy, Repetition, SecretKey, SecretName, Sha256, Size,
-    StatePrefix, Text, Time, Variable,
+    ObjectName, Percent, Pointer, Proxy, Repetition, Replacement, SecretKey, SecretName, Sha256,
+    Size, StatePrefix, Text, Time, Variable,
 };
 
 record! {
@@ -232,6 +232,8 @@ record! {
     struct Secret {
         /// A file whose content is the value. Of no value a byte order mark at its start and one line end at its end are part.
         file: Option<At<AnyPath>>,
+        /// With `file`: a JSON pointer (RFC 6901) into its content, to the string that is the value.
+        pointer: Option<At<Pointer>>,
         /// The environment variable that holds the value.
         env: Option<At<Variable>>,
         /// The value itself. Better: a file, a variable or a Secret.
@@ -346,7 +348,7 @@ record! {
 }
 
 record! {
-    /// A file that consumers read. It is replaced whole, never written in place.
+    /// A file that consumers read.
     #[example("{path: /run/tokens/name}")]
     struct FileOutput {
         /// Absolute. The directory must exist.
@@ -357,6 +359,9 @@ record! {
         owner: Option<At<Count<0, { u32::MAX - 1 }>>>,
         /// The group's gid. Default: the process's own.
         group: Option<At<Count<0, { u32::MAX - 1 }>>>,
+        /// How it gets its new content. Default `rename`: another file takes its place, and readers see the old content or the new.
+        /// `in_place` writes over the file that is there, for a single file that is bind-mounted; a reader may see a mixture.
+        replace: Option<At<Replacement>>,
     }
 }
 

@@ -163,6 +163,13 @@ pub enum RetryUnanswered {
 pub enum SecretOrigin {
     /// A file's content.
     File(PathBuf),
+    /// A member of the JSON in a file.
+    FileMember {
+        /// The file.
+        path: PathBuf,
+        /// A JSON pointer (RFC 6901) into its content.
+        pointer: String,
+    },
     /// An environment variable.
     Env(String),
     /// Written in the configuration.
@@ -251,6 +258,18 @@ pub struct FileDestination {
     pub owner: Option<u32>,
     /// Group gid; none: the process's own.
     pub group: Option<u32>,
+    /// How the file gets its new content.
+    pub replace: Replace,
+}
+
+/// How a file gets its new content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replace {
+    /// Another file takes its place in one step: a reader sees the old content or the new.
+    #[default]
+    Rename,
+    /// The file that is there is written over, for one whose place no other can take: a single file that is bind-mounted.
+    InPlace,
 }
 
 /// A Kubernetes Secret.

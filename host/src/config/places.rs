@@ -40,6 +40,8 @@ pub struct PluginOptions<'p> {
     pub plugin: &'p str,
     /// Its own options.
     pub config: Value,
+    /// The jobs whose tokens it obtains or formats, as far as they have names.
+    pub jobs: Vec<String>,
     /// The options' place; where there are none, that of the mapping that names the plugin.
     pub place: Place<'p>,
     /// The names of the secrets that it is given.
@@ -57,14 +59,24 @@ impl Places {
     pub fn plugin_options(&self) -> impl Iterator<Item = PluginOptions<'_>> {
         let all = |key: &'static str| self.trees.iter().flat_map(move |tree| items(tree, key));
         let of_jobs = all("jobs").flat_map(|job| {
+            let jobs: Vec<String> = get(job, "name").and_then(text).into_iter().collect();
             let source = get(job, "source").map(|node| (PluginUse::Source, node));
             source
                 .into_iter()
                 .chain(items(job, "outputs").filter_map(format))
+                .map(move |(wanted, node)| (wanted, node, jobs.clone()))
+        });
+        let shared = all("outputs").filter_map(|output| {
+            let (wanted, node) = format(output)?;
+            Some((
+                wanted,
+                node,
+                items(output, "from").filter_map(text).collect(),
+            ))
         });
         of_jobs
-            .chain(all("outputs").filter_map(format))
-            .filter_map(|(wanted, node)| options(wanted, node))
+            .chain(shared)
+            .filter_map(|(wanted, node, jobs)| options(wanted, node, jobs))
     }
 
     /// A mistake at a place. The message must hold no secret.
@@ -130,8 +142,15 @@ fn format(output: &Arc<Node>) -> Option<(PluginUse, &Arc<Node>)> {
     Some((PluginUse::Formatter, get(output, "format")?))
 }
 
+fn text(node: &Arc<Node>) -> Option<String> {
+    match &node.content {
+        Content::Scalar(scalar) => Some(scalar.text.as_str().to_owned()),
+        Content::List(_) | Content::Map(_) => None,
+    }
+}
+
 /// `node` is the mapping that has `plugin` and `config`.
-fn options(wanted: PluginUse, node: &Arc<Node>) -> Option<PluginOptions<'_>> {
+fn options(wanted: PluginUse, node: &Arc<Node>, jobs: Vec<String>) -> Option<PluginOptions<'_>> {
     let plugin = match &get(node, "plugin")?.content {
         Content::Scalar(name) if name.kind() == Kind::Text => name.text.as_str(),
         _ => return None,
@@ -147,6 +166,7 @@ fn options(wanted: PluginUse, node: &Arc<Node>) -> Option<PluginOptions<'_>> {
         wanted,
         plugin,
         config,
+        jobs,
         place: Place(Some(node)).key("config"),
         secrets: match get(node, "secrets").map(|secrets| &secrets.content) {
             Some(Content::Map(entries)) => {

@@ -333,6 +333,12 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             vec!["1:67: `/t/../a` has `..` in it (write the path without `..`)"],
         ),
         (
+            "jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: /t, replace: inplace}}]}]",
+            vec![
+                "1:80: `inplace` is no way to replace a file (write `rename`, or `in_place` for a single file that is bind-mounted)",
+            ],
+        ),
+        (
             "jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: /t, mode: 0400}}]}]",
             vec!["1:77: YAML reads the mode `0400` as a decimal number (quote it: `\"0400\"`)"],
         ),
@@ -404,6 +410,12 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ),
             vec![
                 "3:90: `refresh` is not a JSON pointer (start each step with `/`, like `/refresh`; write `~` as `~0` and `/` as `~1`)",
+            ],
+        ),
+        (
+            &job_with(", secrets: {x: {env: X, pointer: /a}}", ""),
+            vec![
+                "3:58: `pointer` without `file` (it leads into the JSON in a `file`; for a Kubernetes Secret it stands beside the key: `secret: {…, pointer: …}`)",
             ],
         ),
         (

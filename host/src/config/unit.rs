@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::model::Replace;
 use super::origin::{Origin, OriginError};
 use super::read::{Complaint, Word};
 
@@ -205,6 +206,30 @@ impl Word for Percent {
 
     fn word_schema() -> Value {
         json!({"type": "string", "pattern": "^[1-9][0-9]?%$", "examples": ["80%"]})
+    }
+}
+
+/// How a file gets its new content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Replacement(pub(super) Replace);
+
+impl Word for Replacement {
+    const EXPECTED: &'static str = "`rename` or `in_place`";
+    const EXAMPLE: &'static str = "in_place";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        match text {
+            "rename" => Ok(Self(Replace::Rename)),
+            "in_place" => Ok(Self(Replace::InPlace)),
+            _ => Err(Complaint::new(
+                format!("`{text}` is no way to replace a file"),
+                "write `rename`, or `in_place` for a single file that is bind-mounted",
+            )),
+        }
+    }
+
+    fn word_schema() -> Value {
+        json!({"enum": ["rename", "in_place"]})
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::access::REVIEWS;
 use crate::failure::{Failure, FailureKind};
 
 /// What need not be escaped in a path segment or query value (RFC 3986 §2.3).
@@ -103,6 +104,10 @@ impl<'a> Call<'a> {
     }
 
     fn path_and_query(&self) -> String {
+        if self.resource == REVIEWS {
+            // Of no namespace, and of a group of its own.
+            return format!("/apis/authorization.k8s.io/v1/{REVIEWS}");
+        }
         let escape = |text| utf8_percent_encode(text, ESCAPED).to_string();
         let (collection, subresource) = match self.resource.split_once('/') {
             Some((collection, subresource)) => (collection, Some(subresource)),
@@ -145,6 +150,7 @@ impl fmt::Display for Call<'_> {
         match self.resource {
             "secrets" if *verb == Verb::List => write!(f, "list secrets in {namespace}"),
             "secrets" => write!(f, "{verb} secret {namespace}/{name}"),
+            REVIEWS => write!(f, "ask what is allowed on secret {namespace}/{name}"),
             "serviceaccounts/token" => {
                 write!(f, "{verb} a token of service account {namespace}/{name}")
             }

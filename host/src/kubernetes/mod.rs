@@ -2,6 +2,7 @@
 //! first need, so a process without Kubernetes outputs never looks for a cluster, and made again when making it failed.
 //! Bodies hold secrets, so requests are sent raw: the client's own typed calls write unparsable answers to the log.
 
+mod access;
 mod call;
 mod connect;
 mod kubeconfig;
@@ -30,6 +31,9 @@ use crate::time::Timestamp;
 pub const NOT_FOUND: &str = "kubernetes.not-found";
 /// Somebody else changed the object between our read and our write, or created it at the same moment.
 pub const CONFLICT: &str = "kubernetes.conflict";
+
+/// A dry run was asked for, and something that has to look at the request does not take part in dry runs.
+pub const NO_DRY_RUN: &str = "kubernetes.no-dry-run";
 
 /// How long one request may take, connection and answer included. The API server itself gives up on a request after 60 s;
 /// one that takes half of that is in trouble, and the output is tried again.

@@ -6,7 +6,7 @@ use http::StatusCode;
 use kube::core::Status;
 
 use super::call::{Call, Verb};
-use super::{CONFLICT, NOT_FOUND};
+use super::{CONFLICT, NO_DRY_RUN, NOT_FOUND};
 use crate::failure::{Failure, FailureKind};
 
 /// Characters of the server's own words in a message: its longest refusals are about 300, a proxy's error page is longer.
@@ -27,6 +27,20 @@ pub(super) fn failure(
         (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     });
     failure
+}
+
+/// The failure for a request that the API server says it would not allow.
+pub(super) fn denied(call: &Call<'_>, reason: &str) -> Failure {
+    let words = match reason {
+        "" => "so says its SelfSubjectAccessReview",
+        reason => reason,
+    };
+    let why = forbidden(call, &call.verb.to_string(), words);
+    Failure::new(
+        FailureKind::Denied,
+        "kubernetes.forbidden",
+        format!("cannot {call}: {why}"),
+    )
 }
 
 fn judge(
@@ -71,6 +85,11 @@ fn judge(
             "somebody else changed it at the same moment; it is tried again".to_owned(),
         ),
         413 => (InvalidConfig, "kubernetes.too-large", too_large()),
+        400 if answer.message.contains("does not support dry run") => (
+            InvalidConfig,
+            NO_DRY_RUN,
+            format!("it cannot be tried without doing it: {words}"),
+        ),
         400 | 422 => judge_invalid(answer, &words),
         429 => (
             Unavailable,
@@ -318,6 +337,14 @@ mod tests {
                 "kubernetes.type",
                 FailureKind::InvalidConfig,
                 "drop `type`",
+            ),
+            (
+                Verb::Patch,
+                400,
+                json!({"message": "admission webhook \"policy.example.org\" does not support dry run"}),
+                NO_DRY_RUN,
+                FailureKind::InvalidConfig,
+                "policy.example.org",
             ),
             (
                 Verb::Patch,

@@ -1,10 +1,12 @@
-//! Files: each replaced as a whole by a rename, so that a reader sees the old content or the new. Owner and mode are right
-//! before there is content, nothing is followed that somebody else could have put in the way, and what a killed process
-//! left behind goes away.
+//! Files: each replaced as a whole by a rename, so that a reader sees the old content or the new, unless the user wants the file
+//! that is there written over. Owner and mode are right before there is content, nothing is followed that somebody else could have
+//! put in the way, and what a killed process left behind goes away.
 //!
 //! Directories are never created: whose they are and who may enter them is the user's decision.
 
 mod failure;
+mod in_place;
+mod prove;
 mod temporary;
 
 use std::collections::HashSet;
@@ -16,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawMode, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
@@ -24,16 +26,13 @@ use zeroize::Zeroizing;
 use self::failure::Problem;
 use self::temporary::Temporary;
 use super::Written;
-use crate::config::model::FileDestination;
+use crate::config::model::{FileDestination, Replace};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, walk};
 use crate::token::Artifact;
 
 /// The permission bits; set-user-ID and its kind have no place on a token.
 const PERMISSION_BITS: RawMode = 0o777;
-
-/// Stands for an artifact's name where only its directory matters.
-const ANY_NAME: &str = "artifact";
 
 /// The file sink.
 #[derive(Debug, Default)]
@@ -53,6 +52,41 @@ impl Files {
         destination: &FileDestination,
         artifacts: &[Artifact],
     ) -> Result<Written, Failure> {
+        let (of_task, artifacts) = (destination.clone(), artifacts.to_vec());
+        let cleaned = Arc::clone(&self.cleaned);
+        self.at_the_disk(destination, move || {
+            write_all(&of_task, &artifacts, &cleaned)
+        })
+        .await
+    }
+
+    /// Proves that these artifacts, or any if none are known, could be written.
+    pub(super) async fn prove(
+        &self,
+        destination: &FileDestination,
+        artifacts: Option<&[Artifact]>,
+    ) -> Result<(), Failure> {
+        let of_task = destination.clone();
+        let sizes = artifacts.map(|artifacts| {
+            let size = |artifact: &Artifact| {
+                let bytes = artifact.content.expose_secret().len();
+                (artifact.name.clone(), bytes)
+            };
+            artifacts.iter().map(size).collect::<Vec<_>>()
+        });
+        self.at_the_disk(destination, move || match sizes {
+            Some(sizes) => prove::prove(&of_task, &sizes),
+            None => prove::prove_any(&of_task),
+        })
+        .await
+    }
+
+    /// Does what blocks on a thread of its own, when it is its turn.
+    async fn at_the_disk<T: Send + 'static>(
+        &self,
+        destination: &FileDestination,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let gone = |error: &dyn std::fmt::Display| {
             Failure::new(
                 FailureKind::Internal,
@@ -67,11 +101,9 @@ impl Files {
         let turn = file::turn(&destination.path)
             .await
             .map_err(|error| gone(&error))?;
-        let (destination_of_task, artifacts) = (destination.clone(), artifacts.to_vec());
-        let cleaned = Arc::clone(&self.cleaned);
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            write_all(&destination_of_task, &artifacts, &cleaned)
+            work()
         })
         .await
         .map_err(|error| gone(&error))?
@@ -85,12 +117,7 @@ fn write_all(
 ) -> Result<Written, Failure> {
     let mut written = Written::Unchanged;
     for artifact in artifacts {
-        let path = if artifact.name.is_empty() {
-            destination.path.clone()
-        } else {
-            destination.path.join(&artifact.name)
-        };
-        let target = Target::find(path, destination)?;
+        let target = Target::find(path_of(destination, &artifact.name), destination)?;
         target.clean_once(cleaned);
         if target.replace(artifact.content.expose_secret())? == Written::Changed {
             written = Written::Changed;
@@ -99,17 +126,13 @@ fn write_all(
     Ok(written)
 }
 
-/// Whether a file could be written, as far as that shows without writing. What makes `several` artifacts may name their directory.
-pub(super) fn check(destination: &FileDestination, several: bool) -> Result<(), Failure> {
-    let mut path = destination.path.clone();
-    if several && path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        path.push(ANY_NAME);
+/// Where an artifact of this name goes: the empty one to the path itself, others into the directory there.
+fn path_of(destination: &FileDestination, artifact: &str) -> PathBuf {
+    if artifact.is_empty() {
+        destination.path.clone()
+    } else {
+        destination.path.join(artifact)
     }
-    let target = Target::find(path, destination)?;
-    target
-        .check_in_the_way()
-        .and_then(|()| target.check_permission())
-        .map_err(|problem| problem.at(&destination.path))
 }
 
 /// A file's place, with its directory held open: nobody can move another one under it.
@@ -160,6 +183,15 @@ impl<'a> Target<'a> {
         Ok(Written::Changed)
     }
 
+    /// Writes `content` in the way that the user wants.
+    fn put(&self, content: &[u8]) -> Result<(), Problem> {
+        if self.wanted.replace == Replace::InPlace && in_place::write(self, content)? {
+            return Ok(());
+        }
+        self.check_replaceable()?;
+        self.put_another(content)
+    }
+
     /// Only a regular file is replaced: anything else is somebody's intention or somebody's trap.
     fn check_in_the_way(&self) -> Result<(), Problem> {
         match rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -171,27 +203,6 @@ impl<'a> Target<'a> {
                 FileType::Directory => Err(Problem::TargetIsDirectory),
                 _ => Err(Problem::TargetIsSpecial),
             },
-        }
-    }
-
-    /// Whether we may create files here and give them away.
-    fn check_permission(&self) -> Result<(), Problem> {
-        let enter_and_create = Access::WRITE_OK | Access::EXEC_OK;
-        rustix::fs::accessat(&self.directory, ".", enter_and_create, AtFlags::EACCESS)
-            .map_err(|errno| Problem::os("create a file", errno))?;
-        let FileDestination { owner, group, .. } = *self.wanted;
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        let is_member = |group: u32| {
-            let groups = rustix::process::getgroups().unwrap_or_default();
-            groups.iter().chain([&gid]).any(|own| own.as_raw() == group)
-        };
-        // Root without CAP_CHOWN, as in some containers, is told when it writes.
-        let may = uid.is_root()
-            || (owner.is_none_or(|owner| owner == uid.as_raw()) && group.is_none_or(is_member));
-        if may {
-            Ok(())
-        } else {
-            Err(Problem::Owner { owner, group })
         }
     }
 
@@ -211,21 +222,25 @@ impl<'a> Target<'a> {
         file.read_exact(&mut found).is_ok() && found[..] == *content
     }
 
+    /// Whose it shall be.
+    fn owner(&self) -> u32 {
+        self.wanted
+            .owner
+            .unwrap_or_else(|| rustix::process::geteuid().as_raw())
+    }
+
     /// Regular, of the wanted owner (ours, unless configured), group (any, unless configured) and mode.
     fn has_wanted_form(&self, stat: &Stat) -> bool {
-        let owner = self
-            .wanted
-            .owner
-            .unwrap_or_else(|| rustix::process::geteuid().as_raw());
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && stat.st_uid == owner
+            && stat.st_uid == self.owner()
             && self.wanted.group.is_none_or(|group| stat.st_gid == group)
             && stat.st_mode & 0o7777 == self.wanted.mode & PERMISSION_BITS
     }
 
-    fn put(&self, content: &[u8]) -> Result<(), Problem> {
+    /// Lets a new file take the place of the old one.
+    fn put_another(&self, content: &[u8]) -> Result<(), Problem> {
         let temporary = Temporary::create(&self.directory, &self.name)?;
-        self.give_away(&temporary)?;
+        self.give_away(temporary.file())?;
         temporary
             .file()
             .write_all(content)
@@ -238,10 +253,27 @@ impl<'a> Target<'a> {
         sync_directory(&self.directory)
     }
 
+    /// Whether another file can take this one's place. What is mounted here never goes away by a rename.
+    fn check_replaceable(&self) -> Result<(), Problem> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(&self.directory, &self.name, flags, StatxFlags::empty()) {
+            Ok(found) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                Err(Problem::MountPoint)
+            }
+            Ok(found) if found.stx_attributes.contains(StatxAttributes::IMMUTABLE) => {
+                Err(Problem::Attribute("immutable"))
+            }
+            Ok(found) if found.stx_attributes.contains(StatxAttributes::APPEND) => {
+                Err(Problem::Attribute("append-only"))
+            }
+            // Missing, or a kernel or a sandbox that does not know: the rename will tell.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Mode first: the owner never has it writable unless that was asked for. A file system that ignores either is
     /// noticed before it holds a secret.
-    fn give_away(&self, temporary: &Temporary<'_>) -> Result<(), Problem> {
-        let file = temporary.file();
+    fn give_away(&self, file: &File) -> Result<(), Problem> {
         let mode = self.wanted.mode & PERMISSION_BITS;
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
             .map_err(|errno| Problem::os("set the mode", errno))?;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use secrecy::SecretSlice;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::file::Files;
+use super::json_member;
 use crate::capability::keep::BoxFuture;
 use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
-use crate::config::model::{FileDestination, SecretOrigin};
+use crate::config::model::{FileDestination, Replace, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
 use crate::kubernetes::{CONFLICT, Call, Kubernetes, Verb};
@@ -48,23 +49,45 @@ impl Homes {
         }
     }
 
-    /// Owner, group and mode stay, and what stands around the value without being meant.
-    async fn replace_file(&self, path: &Path, spent: &[u8], next: &[u8]) -> Result<bool, Failure> {
-        let (to_read, spent, next) = (path.to_owned(), spent.to_vec(), next.to_vec());
-        let (spent, next) = (Zeroizing::new(spent), Zeroizing::new(next));
-        let read = file::aside(path, move || read_file(&to_read, &spent, &next)).await;
-        let Some(found) = read.flatten().map_err(|why| unreadable(path, &why))? else {
+    /// Proves that a value could be put back where it came from.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn prove(&self, origin: &SecretOrigin) -> Result<(), Failure> {
+        match origin {
+            SecretOrigin::File(path) | SecretOrigin::FileMember { path, .. } => {
+                let (_, destination) = read_file(path).await?;
+                self.files.prove(&destination, None).await
+            }
+            SecretOrigin::KubernetesSecret {
+                namespace, name, ..
+            } => {
+                let patch = Call::secret(Verb::Patch, namespace, name);
+                self.kubernetes.require_access(&patch).await
+            }
+            // The configuration allows nothing else.
+            SecretOrigin::Env(_)
+            | SecretOrigin::Value(_)
+            | SecretOrigin::ServiceAccount { .. }
+            | SecretOrigin::Job(_) => Ok(()),
+        }
+    }
+
+    /// Owner, group and mode stay.
+    async fn replace_file(
+        &self,
+        path: &Path,
+        pointer: Option<&str>,
+        spent: &[u8],
+        next: &[u8],
+    ) -> Result<bool, Failure> {
+        let (held, destination) = read_file(path).await?;
+        let Some(content) = replaced(&held, pointer, spent, next) else {
             return Ok(false);
-        };
-        let destination = FileDestination {
-            path: path.to_owned(),
-            mode: found.mode,
-            owner: Some(found.owner),
-            group: Some(found.group),
         };
         let artifact = Artifact {
             name: String::new(),
-            content: SecretSlice::from(found.content.to_vec()),
+            content: SecretSlice::from(content.to_vec()),
         };
         self.files.write(&destination, &[artifact]).await?;
         Ok(true)
@@ -142,7 +165,11 @@ impl Home for Homes {
     ) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async move {
             match origin {
-                SecretOrigin::File(path) => self.replace_file(path, spent, next).await,
+                SecretOrigin::File(path) => self.replace_file(path, None, spent, next).await,
+                SecretOrigin::FileMember { path, pointer } => {
+                    let pointer = Some(pointer.as_str());
+                    self.replace_file(path, pointer, spent, next).await
+                }
                 SecretOrigin::KubernetesSecret {
                     namespace,
                     name,
@@ -175,35 +202,23 @@ struct KeyPlace<'a> {
     pointer: Option<&'a str>,
 }
 
-/// The file that holds the spent value, as the next one must look.
-struct FoundFile {
-    mode: u32,
-    owner: u32,
-    group: u32,
-    content: Zeroizing<Vec<u8>>,
-}
-
-/// None: it holds something else.
-fn read_file(path: &Path, spent: &[u8], next: &[u8]) -> Result<Option<FoundFile>, Unreadable> {
-    let (file, metadata) = file::open(path)?;
-    let held = file::content(file, &metadata, MAX_SECRET_BYTES + AROUND_MAX)?;
-    let Some(content) = in_place(&held, spent, next) else {
-        return Ok(None);
+/// What a file holds, and how another one must look that takes its place.
+async fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, FileDestination), Failure> {
+    let to_read = path.to_owned();
+    let read = move || {
+        let (file, metadata) = file::open(&to_read)?;
+        let destination = FileDestination {
+            mode: metadata.mode() & PERMISSION_BITS,
+            owner: Some(metadata.uid()),
+            group: Some(metadata.gid()),
+            replace: Replace::Rename,
+            path: to_read,
+        };
+        let held = file::content(file, &metadata, MAX_SECRET_BYTES + AROUND_MAX)?;
+        Ok((held, destination))
     };
-    Ok(Some(FoundFile {
-        mode: metadata.mode() & PERMISSION_BITS,
-        owner: metadata.uid(),
-        group: metadata.gid(),
-        content,
-    }))
-}
-
-/// The content with `next` where `spent` stands, and the byte order mark and the line end that stand around it; none: it holds
-/// something else.
-fn in_place(held: &[u8], spent: &[u8], next: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (mark, end) = text::around(held);
-    let content = |value: &[u8]| Zeroizing::new([mark, value, end].concat());
-    (*content(spent) == held).then(|| content(next))
+    let read = file::aside(path, read).await;
+    read.flatten().map_err(|why| unreadable(path, &why))
 }
 
 fn unreadable(path: &Path, why: &Unreadable) -> Failure {
@@ -215,7 +230,8 @@ fn unreadable(path: &Path, why: &Unreadable) -> Failure {
     Failure::new(kind, "secret.unreadable", message)
 }
 
-/// The key's content with the spent value replaced, whole or at a JSON pointer (RFC 6901); none: it is not there.
+/// The content with the spent value replaced, whole or at a JSON pointer (RFC 6901), and everything else as it was, byte for byte; none:
+/// the value is not there.
 fn replaced(
     held: &[u8],
     pointer: Option<&str>,
@@ -225,11 +241,23 @@ fn replaced(
     let Some(pointer) = pointer else {
         return in_place(held, spent, next);
     };
-    let mut document: Value = serde_json::from_slice(text::meant(held).ok()?).ok()?;
-    let member = document.pointer_mut(pointer)?;
-    let next = in_place(member.as_str()?.as_bytes(), spent, next)?;
-    *member = Value::String(String::from_utf8(next.to_vec()).ok()?);
-    serde_json::to_vec(&document).ok().map(Zeroizing::new)
+    let (mark, _) = text::around(held);
+    let document = held.get(mark.len()..)?;
+    let (place, found) = json_member::string_at(document, pointer)?;
+    let next = in_place(found.as_bytes(), spent, next)?;
+    let next = Zeroizing::new(serde_json::to_string(std::str::from_utf8(&next).ok()?).ok()?);
+    let (before, behind) = (document.get(..place.start)?, document.get(place.end..)?);
+    Some(Zeroizing::new(
+        [mark, before, next.as_bytes(), behind].concat(),
+    ))
+}
+
+/// The content with `next` where `spent` stands, and the byte order mark and the line end that stand around it; none: it holds
+/// something else.
+fn in_place(held: &[u8], spent: &[u8], next: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (mark, end) = text::around(held);
+    let content = |value: &[u8]| Zeroizing::new([mark, value, end].concat());
+    (*content(spent) == held).then(|| content(next))
 }
 
 #[cfg(test)]
@@ -242,34 +270,59 @@ mod tests {
 
     #[test]
     fn a_value_is_replaced_where_it_stands_and_nothing_else_is_touched() {
-        let document = br#"{"a":1,"oauth":{"rt":"spent","x":[true]}}"#;
+        let document =
+            b"{ \"a\": 1.0e2,\r\n\t\"oauth\": {\"rt\":\"sp\\u0065nt\", \"x\": [true], \"x\": 2}}\n";
+        let next =
+            b"{ \"a\": 1.0e2,\r\n\t\"oauth\": {\"rt\":\"n\\\"xt\", \"x\": [true], \"x\": 2}}\n";
         for (held, pointer, expected) in [
-            (&b"spent"[..], None, Some(&b"next"[..])),
-            (b"another", None, None),
-            (b"spent\n", None, Some(b"next\n")),
-            (
-                b"\xef\xbb\xbfspent\r\n",
-                None,
-                Some(b"\xef\xbb\xbfnext\r\n"),
-            ),
+            (&b"spent"[..], None, Some(&b"n\"xt"[..])),
+            (b"spent\n", None, Some(b"n\"xt\n")),
+            (b"spent\r\n", None, Some(b"n\"xt\r\n")),
+            (b"\xef\xbb\xbfspent\n", None, Some(b"\xef\xbb\xbfn\"xt\n")),
             (b"spent\n\n", None, None),
+            (b"another", None, None),
             (
                 br#"{"rt":"spent\n"}"#,
                 Some("/rt"),
-                Some(br#"{"rt":"next\n"}"#),
+                Some(br#"{"rt":"n\"xt\n"}"#),
             ),
+            (document, Some("/oauth/rt"), Some(next)),
             (
-                document,
-                Some("/oauth/rt"),
-                Some(br#"{"a":1,"oauth":{"rt":"next","x":[true]}}"#),
+                b"\xef\xbb\xbf[\"spent\"]",
+                Some("/0"),
+                Some(b"\xef\xbb\xbf[\"n\\\"xt\"]"),
             ),
             (document, Some("/oauth/x"), None),
             (document, Some("/absent"), None),
+            (b"{\"a\":\"spent\",\"a\":\"newer\"}", Some("/a"), None),
             (b"not json", Some("/a"), None),
         ] {
-            let found = replaced(held, pointer, b"spent", b"next");
+            let found = replaced(held, pointer, b"spent", b"n\"xt");
             assert_eq!(found.as_deref().map(Vec::as_slice), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_member_of_a_file_is_replaced_and_the_rest_stays_byte_for_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("login.json");
+        let homes = Homes::new(Arc::new(Kubernetes::new()));
+        let origin = SecretOrigin::FileMember {
+            path: path.clone(),
+            pointer: "/refresh_token".to_owned(),
+        };
+        let of = |value: &str| {
+            format!("{{\n  \"id\": 12345678901234567890,\n  \"refresh_token\" : \"{value}\"\n}}\n")
+        };
+        std::fs::write(&path, of("spent")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(homes.prove(&origin).await, Ok(()));
+        assert_eq!(homes.replace(&origin, b"spent", b"next").await, Ok(true));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), of("next"));
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(homes.replace(&origin, b"spent", b"later").await, Ok(false));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), of("next"));
     }
 
     #[tokio::test]

@@ -3,12 +3,13 @@
 
 mod file;
 mod home;
+mod json_member;
 mod secret;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::model::{Destination, JobId, Output};
+use crate::config::model::{Destination, JobId};
 use crate::failure::{Failure, FailureKind};
 use crate::kubernetes::Kubernetes;
 use crate::time::Timestamp;
@@ -32,6 +33,12 @@ pub struct Publication<'a> {
     pub expires_at: Option<Timestamp>,
 }
 
+/// Whose the outputs are that several jobs share. No job may have this name: a job is named in letters, digits and `.-_`.
+#[must_use]
+pub fn shared_owner() -> JobId {
+    JobId::file("+shared")
+}
+
 /// What a publication did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
@@ -39,17 +46,6 @@ pub enum Written {
     Changed,
     /// It held it before.
     Unchanged,
-}
-
-/// Whether an output could be written, as far as that shows without writing and without asking a cluster.
-///
-/// # Errors
-/// What stands in the way of a file.
-pub fn look(output: &Output) -> Result<(), Failure> {
-    match &output.destination {
-        Destination::File(file) => file::check(file, output.format.is_some()),
-        Destination::Secret(_) => Ok(()),
-    }
 }
 
 /// All sinks of a process.
@@ -102,7 +98,44 @@ impl Outputs {
             Destination::Secret(secret) => self.secrets.write(secret, publication, true).await,
         }
     }
+
+    /// Proves that a publication could be written, by all of a write that leaves nothing behind: a temporary file beside the target,
+    /// a dry run on the API server. Its artifacts are made up; none: nothing is known of what the format makes.
+    ///
+    /// # Errors
+    /// As [`Outputs::publish`].
+    pub async fn prove(
+        &self,
+        destination: &Destination,
+        publication: &Publication<'_>,
+    ) -> Result<(), Failure> {
+        let known = Some(publication.artifacts).filter(|artifacts| !artifacts.is_empty());
+        if let Some(artifacts) = known {
+            check(artifacts)?;
+        }
+        let secret = match destination {
+            Destination::File(file) => return self.files.prove(file, known).await,
+            Destination::Secret(secret) => secret,
+        };
+        match known {
+            Some(_) => self.secrets.prove(secret, publication).await,
+            None => {
+                let any = Artifact {
+                    name: String::new(),
+                    content: ANY_CONTENT.to_vec().into(),
+                };
+                let publication = Publication {
+                    artifacts: &[any],
+                    ..*publication
+                };
+                self.secrets.prove(secret, &publication).await
+            }
+        }
+    }
 }
+
+/// Content that stands for an artifact of which nothing is known: what a Secret of nearly every type takes.
+const ANY_CONTENT: &[u8] = b"{}";
 
 /// Artifact names become file names and Secret keys, so they are one component of `[A-Za-z0-9._-]`, each once.
 fn check(artifacts: &[Artifact]) -> Result<(), Failure> {

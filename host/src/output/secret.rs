@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{Publication, Written};
 use crate::config::model::{SecretDestination, SecretWrite};
 use crate::failure::Failure;
-use crate::kubernetes::{CONFLICT, Call, Kubernetes, NOT_FOUND, Verb};
+use crate::kubernetes::{CONFLICT, Call, Kubernetes, NO_DRY_RUN, NOT_FOUND, Verb};
 
 /// Rounds of GET and PUT when others write the same Secret at the same moment; each round is won by somebody, and the
 /// scheduler tries again later anyway.
@@ -34,6 +34,33 @@ struct Place {
     namespace: String,
     name: String,
     manager: String,
+}
+
+impl Place {
+    fn of(destination: &SecretDestination, publication: &Publication<'_>) -> Self {
+        Self {
+            namespace: destination.namespace.clone(),
+            name: destination.name.clone(),
+            manager: names::field_manager(publication.job, publication.output_index),
+        }
+    }
+
+    /// The query parameters of every write.
+    fn query(&self, effect: Effect) -> Vec<(&'static str, String)> {
+        let mut query = vec![("fieldManager", self.manager.clone())];
+        if effect == Effect::DryRun {
+            query.push(("dryRun", "All".to_owned()));
+        }
+        query
+    }
+}
+
+/// What becomes of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Lasting,
+    /// The API server does everything but store it.
+    DryRun,
 }
 
 /// What this process knows of a place.
@@ -60,22 +87,17 @@ impl Secrets {
         publication: &Publication<'_>,
         verify: bool,
     ) -> Result<Written, Failure> {
-        let place = Place {
-            namespace: destination.namespace.clone(),
-            name: destination.name.clone(),
-            manager: names::field_manager(publication.job, publication.output_index),
-        };
+        let place = Place::of(destination, publication);
         let body = object::desired(destination, publication);
         let digest: [u8; 32] = Sha256::digest(&body).into();
         let known = self.known(&place);
         if !verify && known.as_ref().is_some_and(|known| known.digest == digest) {
             return Ok(Written::Unchanged);
         }
-        let result = match destination.write {
-            SecretWrite::Patch => self.patch(destination, &place, body).await,
-            SecretWrite::GetAndPut => self.get_and_put(destination, &place, &body).await,
-        };
-        match result {
+        match self
+            .send_write(destination, &place, body, Effect::Lasting)
+            .await
+        {
             Ok((resource_version, changed)) => {
                 let same = known.is_some_and(|known| known.resource_version == resource_version);
                 self.remember(place, digest, resource_version);
@@ -93,15 +115,55 @@ impl Secrets {
         }
     }
 
+    /// Proves that a publication could be written, by the same request as a dry run. Where an admission webhook does not take part in
+    /// dry runs, the API server is asked whether it would allow the request.
+    pub(super) async fn prove(
+        &self,
+        destination: &SecretDestination,
+        publication: &Publication<'_>,
+    ) -> Result<(), Failure> {
+        let place = Place::of(destination, publication);
+        let body = object::desired(destination, publication);
+        match self
+            .send_write(destination, &place, body, Effect::DryRun)
+            .await
+        {
+            Err(failure) if has_code(&failure, NO_DRY_RUN) => {
+                let verb = match destination.write {
+                    SecretWrite::Patch => Verb::Patch,
+                    SecretWrite::GetAndPut => Verb::Update,
+                };
+                let write = Call::secret(verb, &place.namespace, &place.name);
+                self.kubernetes.require_access(&write).await
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// The Secret's resourceVersion after the write, and whether anything may have changed.
+    async fn send_write(
+        &self,
+        destination: &SecretDestination,
+        place: &Place,
+        body: Zeroizing<Vec<u8>>,
+        effect: Effect,
+    ) -> Result<(String, bool), Failure> {
+        match destination.write {
+            SecretWrite::Patch => self.patch(destination, place, body, effect).await,
+            SecretWrite::GetAndPut => self.get_and_put(destination, place, &body, effect).await,
+        }
+    }
+
     /// With `create` a server-side apply, which creates what is missing; else a merge patch, which does not.
     async fn patch(
         &self,
         destination: &SecretDestination,
         place: &Place,
         body: Zeroizing<Vec<u8>>,
+        effect: Effect,
     ) -> Result<(String, bool), Failure> {
         let mut call = Call::secret(Verb::Patch, &place.namespace, &place.name);
-        call.query.push(("fieldManager", place.manager.clone()));
+        call.query = place.query(effect);
         if destination.create {
             call.query.push(("force", "true".to_owned()));
             call.content_type = "application/apply-patch+yaml";
@@ -119,10 +181,14 @@ impl Secrets {
         destination: &SecretDestination,
         place: &Place,
         desired: &[u8],
+        effect: Effect,
     ) -> Result<(String, bool), Failure> {
         let mut attempt = 1;
         loop {
-            match self.get_and_put_once(destination, place, desired).await {
+            match self
+                .get_and_put_once(destination, place, desired, effect)
+                .await
+            {
                 Err(failure) if has_code(&failure, CONFLICT) && attempt < CONFLICTS_MAX => {
                     attempt += 1;
                 }
@@ -136,13 +202,14 @@ impl Secrets {
         destination: &SecretDestination,
         place: &Place,
         desired: &[u8],
+        effect: Effect,
     ) -> Result<(String, bool), Failure> {
         let get = Call::secret(Verb::Get, &place.namespace, &place.name);
         let found: object::Found = match self.kubernetes.send(&get).await {
             Ok(answer) => answer.parse(&get)?,
             Err(failure) if has_code(&failure, NOT_FOUND) && destination.create => {
                 let body = object::to_create(desired).ok_or_else(|| get.malformed("own object"))?;
-                return Ok((self.put(Verb::Create, place, body).await?, true));
+                return Ok((self.put(Verb::Create, place, body, effect).await?, true));
             }
             Err(failure) => return Err(failure),
         };
@@ -150,7 +217,7 @@ impl Secrets {
             None => Err(get.malformed("it is no Secret")),
             Some(object::Merged::Same { resource_version }) => Ok((resource_version, false)),
             Some(object::Merged::Changed(body)) => {
-                Ok((self.put(Verb::Update, place, body).await?, true))
+                Ok((self.put(Verb::Update, place, body, effect).await?, true))
             }
         }
     }
@@ -160,9 +227,10 @@ impl Secrets {
         verb: Verb,
         place: &Place,
         body: Zeroizing<Vec<u8>>,
+        effect: Effect,
     ) -> Result<String, Failure> {
         let mut call = Call::secret(verb, &place.namespace, &place.name);
-        call.query.push(("fieldManager", place.manager.clone()));
+        call.query = place.query(effect);
         call.body = body;
         self.send(call).await
     }

@@ -17,7 +17,7 @@ const FUTURE_TOLERANCE: Duration = Duration::from_secs(60);
 const FUTURE_TOLERANCE_OF_LIFE: u32 = 20;
 
 /// Issuers commonly take a minute's difference for granted and refuse what is beyond it.
-const OFF_BEYOND: Duration = Duration::from_secs(60);
+pub const OFF_BEYOND: Duration = Duration::from_secs(60);
 
 /// A clock that was off is right again below this.
 const BACK_BELOW: Duration = Duration::from_secs(50);

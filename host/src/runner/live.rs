@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::ports::{self, Acquirer, Call, Change, Issuer, Lane, Obtained, Owner, Publisher, Write};
 use crate::capability::chain::Plugin;
 use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
-use crate::config::model::{Destination, Job, JobId, Output, SecretOrigin};
+use crate::config::model::{Destination, Job, Output, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
-use crate::output::{Outputs, Publication, Written};
+use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
 use crate::refresh::clock;
@@ -229,8 +229,7 @@ impl Publisher for Live {
                 artifacts = self.artifacts(write) => artifacts?,
                 () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, "stopping", "the process is stopping")),
             };
-            // No job may have this name: a job is named in letters, digits and `.-_`.
-            let shared = JobId::file("+shared");
+            let shared = shared_owner();
             let publication = Publication {
                 job: match &write.owner {
                     Owner::Job(job) => job,
@@ -319,7 +318,9 @@ fn source_hash(job: &Job) -> [u8; 32] {
 const fn may_change(origin: &SecretOrigin) -> bool {
     matches!(
         origin,
-        SecretOrigin::File(_) | SecretOrigin::KubernetesSecret { .. }
+        SecretOrigin::File(_)
+            | SecretOrigin::FileMember { .. }
+            | SecretOrigin::KubernetesSecret { .. }
     )
 }
 

@@ -505,6 +505,7 @@ mod tests {
                 mode: 0o400,
                 owner: None,
                 group: None,
+                replace: Default::default(),
             }),
         );
         metrics.refreshed(Refreshed::New, ms(30), ms(40));

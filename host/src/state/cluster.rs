@@ -806,12 +806,18 @@ fn sealed_under(prefix: &str, kind: &str, name: &str, key: &str) -> Option<Vec<u
     Some(sealed_under)
 }
 
-/// Whether the store's Secrets may be listed.
+/// Lists one of the store's Secrets, and asks whether all that is done with them is allowed.
 pub(super) async fn look(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<(), Failure> {
     let mut call = Call::secret(Verb::List, &place.namespace, "");
     let selector = format!("{STORE_LABEL}={}", place.prefix);
     call.query = vec![("labelSelector", selector), ("limit", "1".to_owned())];
-    send(kubernetes, &call).await.map(drop)
+    send(kubernetes, &call).await?;
+    let name = format!("{}-{STORE}", place.prefix);
+    for verb in [Verb::Get, Verb::Create, Verb::Update] {
+        let request = Call::secret(verb, &place.namespace, &name);
+        kubernetes.require_access(&request).await?;
+    }
+    Ok(())
 }
 
 /// The key of fingerprints: the one that is there, or a new one if ours is the first.

@@ -52,6 +52,15 @@ enum Place {
     Cluster(Box<Cluster>),
 }
 
+/// What a look at a directory found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// It has a store in it.
+    Store,
+    /// It has none, or is not there yet.
+    NoStore,
+}
+
 /// What a job's secret stands for.
 #[derive(Debug)]
 pub struct HeldChain {
@@ -151,15 +160,15 @@ impl Store {
         }
     }
 
-    /// Whether the store in a directory could be opened, as far as that shows without opening it: another process may have it.
+    /// Proves that a process could write in a directory, or make it, without opening the store: another process may have it. Blocks.
     ///
     /// # Errors
-    /// The directory is not there and cannot be made, or this process may not write in it.
-    pub fn look(directory: &Path) -> Result<(), StateError> {
+    /// The directory is not there and cannot be made, this process may not write in it, or its disk is full.
+    pub fn look(directory: &Path) -> Result<Looked, StateError> {
         directory::look(directory)
     }
 
-    /// Whether the store in Secrets of a cluster could be read: one request, which writes nothing.
+    /// Proves that the store in Secrets of a cluster could be read and written: requests that write nothing.
     ///
     /// # Errors
     /// The API server is away, or refuses.

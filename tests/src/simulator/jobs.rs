@@ -116,6 +116,7 @@ fn output(path: &str) -> Output {
             mode: 0o400,
             owner: None,
             group: None,
+            replace: Default::default(),
         }),
         format: None,
     }

@@ -3,6 +3,7 @@
 
 mod attended;
 mod bad_config;
+mod check;
 mod cluster_secrets;
 mod cluster_state;
 mod crashes;

@@ -222,6 +222,14 @@ impl Call {
     /// There is no answer: `http.*`; or a secret may not go there: `secret.origin-denied`.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
         self.count_request()?;
+        self.probe(request).await
+    }
+
+    /// A request of the host's own, which no limit of the plugin's bounds.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub async fn probe(&self, request: Request) -> Result<Response, Failure> {
         let response = http::send(self, request)
             .await
             .map_err(|failure| self.scrub_failure(failure))?;

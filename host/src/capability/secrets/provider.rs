@@ -81,6 +81,10 @@ pub(in crate::capability) async fn fetch(
     let of = Asked { job: &job.id, name };
     let value = match origin {
         SecretOrigin::File(path) => from_file(&of, path).await,
+        SecretOrigin::FileMember { path, pointer } => {
+            let content = from_file(&of, path).await?;
+            of.member(&content, pointer, &format!("file {}", path.display()))
+        }
         SecretOrigin::Env(variable) => environment(&of, variable, providers.environment),
         SecretOrigin::Value(value) => of.meant(value.expose_secret().as_bytes()),
         SecretOrigin::KubernetesSecret {
@@ -94,15 +98,8 @@ pub(in crate::capability) async fn fetch(
             let value = of.meant(value.expose_secret())?;
             match pointer {
                 Some(pointer) => {
-                    let found = string_at(value.expose_secret(), pointer).map_err(|reason| {
-                        of.invalid(
-                            "secret.no-such-part",
-                            &format!(
-                                "key `{key}` of Secret {namespace}/{name} {reason}; correct `pointer`"
-                            ),
-                        )
-                    })?;
-                    of.meant(found.expose_secret())
+                    let place = format!("key `{key}` of Secret {namespace}/{name}");
+                    of.member(&value, pointer, &place)
                 }
                 None => Ok(value),
             }
@@ -191,6 +188,22 @@ impl Asked<'_> {
             Some(oddity) => Err(self.invalid("secret.malformed", &oddity)),
             None => Ok(value),
         }
+    }
+
+    /// The string at a JSON pointer in a document that is at `place`.
+    fn member(
+        &self,
+        document: &SecretSlice<u8>,
+        pointer: &str,
+        place: &str,
+    ) -> Result<SecretSlice<u8>, Failure> {
+        let found = string_at(document.expose_secret(), pointer).map_err(|reason| {
+            self.invalid(
+                "secret.no-such-part",
+                &format!("{place} {reason}; correct `pointer`"),
+            )
+        })?;
+        self.meant(found.expose_secret())
     }
 
     fn too_large(&self) -> Failure {

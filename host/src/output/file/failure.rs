@@ -21,6 +21,22 @@ pub(super) enum Problem {
     TargetIsDirectory,
     /// The target is a device, socket or pipe.
     TargetIsSpecial,
+    /// Something is mounted at the target.
+    MountPoint,
+    /// An attribute of the target (`chattr`) forbids to replace it.
+    Attribute(&'static str),
+    /// The target has more names than this one, and what is written in place is written to all of them.
+    HardLinks,
+    /// The target is somebody else's and stays so when it is written in place.
+    ForeignFile {
+        /// Whose.
+        owner: u32,
+    },
+    /// The target's directory lets only the owners of files replace them (the sticky bit).
+    Sticky {
+        /// Whose the target is.
+        owner: u32,
+    },
     /// We may not give files away.
     Owner {
         /// The wanted owner.
@@ -81,6 +97,37 @@ impl Problem {
                 InvalidConfig,
                 "file.not-regular",
                 "it is a device, socket or pipe; name a regular file".to_owned(),
+            ),
+            Self::MountPoint => (
+                InvalidConfig,
+                "file.mount-point",
+                "it is a mount point (a single file that is bind-mounted), whose place no other file can take; mount its directory instead, or set `replace: in_place` on the output".to_owned(),
+            ),
+            Self::Attribute(attribute) => (
+                InvalidConfig,
+                "file.attribute",
+                format!("it is {attribute}; remove that attribute with `chattr`"),
+            ),
+            Self::HardLinks => (
+                InvalidConfig,
+                "file.hard-links",
+                "it has other names (hard links), which would be written in place with it; remove them, or drop `replace: in_place`".to_owned(),
+            ),
+            Self::ForeignFile { owner } => (
+                InvalidConfig,
+                "file.owner",
+                format!(
+                    "it belongs to uid {owner}, and written in place it stays so; set `owner: {owner}` on the output if that user shall read the token, or give the file to uid {}",
+                    rustix::process::geteuid().as_raw()
+                ),
+            ),
+            Self::Sticky { owner } => (
+                InvalidConfig,
+                "file.permission",
+                format!(
+                    "it belongs to uid {owner}, and its directory has the sticky bit, so that only the owner may replace it; remove it, or write to a directory of uid {}",
+                    rustix::process::geteuid().as_raw()
+                ),
             ),
             Self::Owner { owner, group } => (
                 InvalidConfig,

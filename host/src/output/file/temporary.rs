@@ -74,10 +74,23 @@ impl<'a> Temporary<'a> {
         rustix::fs::renameat(self.directory, &self.name, self.directory, target).map_err(
             |errno| match errno {
                 Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => Problem::TargetIsDirectory,
+                // Within one directory only a mount is in use, or on another device.
+                Errno::BUSY | Errno::XDEV => Problem::MountPoint,
                 other => Problem::os("replace the old file", other),
             },
         )?;
         self.name.clear();
+        Ok(())
+    }
+}
+
+impl Temporary<'_> {
+    /// Takes another temporary name, as a proof that renaming works here.
+    pub(super) fn rename_away(&mut self, target: &OsStr) -> Result<(), Problem> {
+        let name = temporary_name(target, fastrand::u64(..));
+        rustix::fs::renameat(self.directory, &self.name, self.directory, &name)
+            .map_err(|errno| Problem::os("rename a file in the directory", errno))?;
+        self.name = name;
         Ok(())
     }
 }

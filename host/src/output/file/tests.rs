@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::test_support::{SmallDisk, is_root};
+use crate::test_support::{BindMount, SmallDisk, is_root};
 
 fn to(path: impl Into<PathBuf>) -> FileDestination {
     FileDestination {
@@ -13,6 +13,14 @@ fn to(path: impl Into<PathBuf>) -> FileDestination {
         mode: 0o400,
         owner: None,
         group: None,
+        replace: Default::default(),
+    }
+}
+
+fn in_place(path: impl Into<PathBuf>) -> FileDestination {
+    FileDestination {
+        replace: Replace::InPlace,
+        ..to(path)
     }
 }
 
@@ -159,26 +167,144 @@ async fn a_target_that_is_no_regular_file_is_refused_and_stays() {
     );
 }
 
-#[test]
-fn what_stands_in_the_way_is_told_without_writing() {
+#[tokio::test]
+async fn what_stands_in_the_way_is_told_without_writing() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     symlink("nowhere", at("link")).unwrap();
     std::fs::create_dir(at("directory")).unwrap();
+    std::fs::write(at("held"), "old").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    let files = Files::new();
     for (name, expected) in [
         ("link", "file.is-symlink"),
         ("directory", "file.is-directory"),
         ("socket", "file.not-regular"),
         ("missing/token", "file.no-directory"),
     ] {
-        let failure = check(&to(at(name)), false).unwrap_err();
+        let proved = files.prove(&to(at(name)), Some(&one("content"))).await;
+        let failure = proved.unwrap_err();
         assert_eq!(failure.code.as_deref(), Some(expected), "{failure}");
     }
-    check(&to(at("token")), false).unwrap();
+    for name in ["token", "held"] {
+        for destination in [to(at(name)), in_place(at(name))] {
+            files
+                .prove(&destination, Some(&one("content")))
+                .await
+                .unwrap();
+            files.prove(&destination, None).await.unwrap();
+        }
+    }
     // A format may make several files, for which a directory is the right place.
-    check(&to(at("directory")), true).unwrap();
-    assert_eq!(names(folder.path()), ["directory", "link", "socket"]);
+    files.prove(&to(at("directory")), None).await.unwrap();
+    assert_eq!(std::fs::read(at("held")).unwrap(), b"old");
+    assert!(names(&at("directory")).is_empty());
+    assert_eq!(
+        names(folder.path()),
+        ["directory", "held", "link", "socket"]
+    );
+}
+
+#[tokio::test]
+async fn a_disk_without_room_is_told_without_writing_and_its_content_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(folder.path(), "64k") else {
+        return;
+    };
+    let files = Files::new();
+    for destination in [
+        to(folder.path().join("token")),
+        in_place(folder.path().join("token")),
+    ] {
+        write(&destination, "old").await.unwrap();
+        files.prove(&destination, Some(&one("new"))).await.unwrap();
+        let filler = folder.path().join("filler");
+        std::fs::write(&filler, vec![0; 1 << 20]).unwrap_err();
+        for size in ["x".repeat(8 << 10), "x".repeat(1 << 20)] {
+            let proved = files.prove(&destination, Some(&one(&size))).await;
+            let failure = proved.unwrap_err();
+            assert_eq!(failure.code.as_deref(), Some("file.disk-full"), "{failure}");
+            let failure = write(&destination, &size).await.unwrap_err();
+            assert_eq!(failure.code.as_deref(), Some("file.disk-full"), "{failure}");
+        }
+        assert_eq!(std::fs::read(&destination.path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["filler", "token"]);
+        std::fs::remove_file(filler).unwrap();
+        std::fs::remove_file(&destination.path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_mounted_file_is_written_in_place_if_the_user_allows_it_and_else_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("consumer")).unwrap();
+    std::fs::write(at("host"), "old").unwrap();
+    let path = at("consumer/token");
+    let Some(_mount) = BindMount::of(&at("host"), &path) else {
+        return;
+    };
+    let files = Files::new();
+    for failure in [
+        write(&to(&path), "new").await.unwrap_err(),
+        files
+            .prove(&to(&path), Some(&one("new")))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(failure.code.as_deref(), Some("file.mount-point"));
+        assert_eq!(failure.kind, FailureKind::InvalidConfig);
+        assert!(failure.message.contains("replace: in_place"), "{failure}");
+    }
+    assert_eq!(std::fs::read(at("host")).unwrap(), b"old");
+
+    let inode = at("host").metadata().unwrap().ino();
+    files
+        .prove(&in_place(&path), Some(&one("new")))
+        .await
+        .unwrap();
+    for content in ["a longer content", "short", "", "again"] {
+        let written = write(&in_place(&path), content).await.unwrap();
+        assert_eq!(written, Written::Changed);
+        let before = path.metadata().unwrap();
+        let written = write(&in_place(&path), content).await.unwrap();
+        assert_eq!(written, Written::Unchanged);
+        for path in [&path, &at("host")] {
+            assert_eq!(std::fs::read_to_string(path).unwrap(), content);
+        }
+        let found = path.metadata().unwrap();
+        assert_eq!((found.ino(), found.mode() & 0o7777), (inode, 0o400));
+        assert_eq!(found.ctime_nsec(), before.ctime_nsec());
+    }
+    assert_eq!(names(&at("consumer")), ["token"]);
+}
+
+#[tokio::test]
+async fn in_place_is_only_what_is_one_file_of_one_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("victim"), "old").unwrap();
+    std::fs::hard_link(at("victim"), at("hard-link")).unwrap();
+    symlink("victim", at("link")).unwrap();
+    std::fs::create_dir(at("directory")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (name, expected) in [
+        ("hard-link", "file.hard-links"),
+        ("link", "file.is-symlink"),
+        ("directory", "file.is-directory"),
+        ("socket", "file.not-regular"),
+    ] {
+        assert_eq!(code(&in_place(at(name))).await, expected, "{name}");
+        let destination = in_place(at(name));
+        let proved = Files::new().prove(&destination, Some(&one("new"))).await;
+        let failure = proved.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some(expected), "{name}");
+    }
+    assert_eq!(std::fs::read(at("victim")).unwrap(), b"old");
+    // What is not there is made as any other file.
+    write(&in_place(at("token")), "new").await.unwrap();
+    assert_eq!(std::fs::read(at("token")).unwrap(), b"new");
+    assert_eq!(at("token").metadata().unwrap().mode() & 0o7777, 0o400);
 }
 
 #[tokio::test]
@@ -339,6 +465,10 @@ fn an_unprivileged_process_is_told_what_it_may_not() {
     set("shared", 0o777);
     set("closed", 0o555);
     if is_root() {
+        std::fs::create_dir(folder.path().join("sticky")).unwrap();
+        std::fs::write(folder.path().join("sticky/token"), "root's").unwrap();
+        set("sticky", 0o1777);
+        set("sticky/token", 0o666);
         if !is_runnable_by_all(&std::env::current_exe().unwrap()) {
             eprintln!("skipped: another user cannot run this test binary");
             return;
@@ -380,7 +510,33 @@ async fn unprivileged_writer() {
     };
     assert_eq!(code(&group).await, "file.owner");
     assert_eq!(std::fs::read(&shared.path).unwrap(), b"one");
+    for wanted in [&given, &group] {
+        let failure = Files::new().prove(wanted, None).await.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some("file.owner"), "{failure}");
+    }
+    let closed = to(folder.join("closed/token"));
+    let failure = Files::new().prove(&closed, None).await.unwrap_err();
+    assert_eq!(failure.code.as_deref(), Some("file.permission"));
+
+    // Mode 0400 is no hindrance to its owner.
+    for content in ["in place", "and again"] {
+        let destination = in_place(&shared.path);
+        write(&destination, content).await.unwrap();
+        let found = std::fs::read_to_string(&shared.path).unwrap();
+        assert_eq!(found, content);
+        assert_eq!(shared.path.metadata().unwrap().mode() & 0o7777, 0o400);
+    }
     assert_eq!(names(&folder.join("shared")), ["token"]);
+
+    // Somebody else's, which only somebody else may replace here, or make ours.
+    let roots = folder.join("sticky/token");
+    if roots.exists() {
+        let failure = Files::new().prove(&to(&roots), None).await.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some("file.permission"));
+        assert!(failure.message.contains("sticky"), "{failure}");
+        assert_eq!(code(&in_place(&roots)).await, "file.owner");
+        assert_eq!(std::fs::read(&roots).unwrap(), b"root's");
+    }
 }
 
 #[test]

@@ -53,7 +53,13 @@ fn lane_of_secrets(job: &Job) -> Option<Lane> {
     if origins().any(|origin| matches!(origin, SecretOrigin::KubernetesSecret { .. })) {
         return Some(ports::cluster());
     }
-    let has_file = origins().any(|origin| matches!(origin, SecretOrigin::File(_)));
+    let is_file = |origin: &SecretOrigin| {
+        matches!(
+            origin,
+            SecretOrigin::File(_) | SecretOrigin::FileMember { .. }
+        )
+    };
+    let has_file = origins().any(is_file);
     let has_certificate = job.source.tls.cert_file.is_some();
     (has_file || has_certificate).then_some(Lane::Local)
 }

@@ -243,6 +243,7 @@ pub(crate) fn output(path: &str) -> Output {
             mode: 0o400,
             owner: None,
             group: None,
+            replace: Default::default(),
         }),
         format: None,
     }

@@ -2,21 +2,26 @@
 //! decides which values are sent where.
 
 use std::fs::{File, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags, Mode, OFlags};
+use rustix::fd::AsFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::file::walk::{Missing, OwnDirectory, WayError, check_parent, open_own_directory};
+use crate::state::Looked;
 use crate::state::error::StateError;
 
 /// The mends of a directory that cannot be opened.
 const MAKE_PARENT: &str = "create its parent directory and let this process write there";
 const LET_US_WRITE: &str = "let this process write in the state directory";
+
+/// Room that the commit of a rotation takes, in bytes: a few pages for the record and the tree above it.
+const COMMIT_BYTES: usize = 32 * 1024;
 
 /// The mend of a file in it that cannot be opened.
 const MAKE_REGULAR: &str = "it must be a regular file that this process may read and write";
@@ -93,27 +98,57 @@ impl Folder {
     }
 }
 
-/// Whether the directory could be opened, as far as that shows beside a process that holds it.
-pub(in crate::state) fn look(path: &Path) -> Result<(), StateError> {
-    let failed = |errno: Errno, mend| StateError::Open {
+/// Proves that a process could write in the directory, or make it.
+pub(in crate::state) fn look(path: &Path) -> Result<Looked, StateError> {
+    let failed = |source: io::Error, mend| StateError::Open {
         path: path.to_owned(),
-        source: Arc::new(errno.into()),
+        source: Arc::new(source),
         mend,
     };
     match open_own_directory(path, Missing::Refused) {
         Err(WayError::Missing(missing)) if missing == path => {
             let parent = path.parent().unwrap_or(path);
             let parent = check_parent(parent).map_err(|error| refused(path, error))?;
-            may_write_in(&parent).map_err(|errno| failed(errno, MAKE_PARENT))
+            try_writing(&parent).map_err(|error| failed(error, MAKE_PARENT))?;
+            Ok(Looked::NoStore)
         }
         Err(error) => Err(refused(path, error)),
-        Ok(own) => may_write_in(&own.directory).map_err(|errno| failed(errno, LET_US_WRITE)),
+        Ok(own) => {
+            try_writing(&own.directory).map_err(|error| failed(error, LET_US_WRITE))?;
+            let database = super::DATABASE_FILE;
+            let found = rustix::fs::statat(&own.directory, database, AtFlags::SYMLINK_NOFOLLOW);
+            Ok(match found {
+                Ok(_) => Looked::Store,
+                Err(_) => Looked::NoStore,
+            })
+        }
     }
 }
 
-fn may_write_in(directory: impl rustix::fd::AsFd) -> Result<(), Errno> {
-    let enter_and_create = Access::WRITE_OK | Access::EXEC_OK;
-    rustix::fs::accessat(directory, ".", enter_and_create, AtFlags::EACCESS)
+/// Writes what a commit takes into a file without a name, which is gone when it is closed; where the file system knows no such thing,
+/// into one that is removed.
+fn try_writing(directory: impl AsFd) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let unnamed = rustix::fs::openat(&directory, ".", flags | OFlags::TMPFILE, mode);
+    let (file, name) = match unnamed {
+        Ok(file) => (file, None),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let name = format!(".evertoken-probe-{:016x}", fastrand::u64(..));
+            let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            let file = rustix::fs::openat(&directory, &*name, flags, mode)?;
+            (file, Some(name))
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut file = File::from(file);
+    let written = file
+        .write_all(&[0; COMMIT_BYTES])
+        .and_then(|()| file.sync_all());
+    if let Some(name) = name {
+        rustix::fs::unlinkat(&directory, &*name, AtFlags::empty())?;
+    }
+    written
 }
 
 fn refused(path: &Path, error: WayError) -> StateError {

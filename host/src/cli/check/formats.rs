@@ -1,0 +1,115 @@
+//! Formats are tried with a made-up token: what a template's author got wrong shows without any issuer. What depends on the token, such as
+//! a field that only the issuer's answer has, does not show, and is no mistake.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use secrecy::SecretString;
+use serde_json::json;
+
+use crate::config::model::Format;
+use crate::config::{FORMATTER_PLUGINS, Mistake, Place, Places, PluginUse};
+use crate::failure::{Failure, FailureKind};
+use crate::plugin::Plugins;
+use crate::time::{Clock as _, SystemClock, Timestamp};
+use crate::token::{Artifact, Expiry, NamedToken, Token};
+
+/// How long the made-up token lives.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// What the code of a failure begins with that is about the configuration alone, whatever the tokens are.
+const ABOUT_CONFIG: &str = "config.";
+
+/// The mistakes in the formats of built-in plugins. Others are strangers' code, which `check` alone does not run.
+pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake> {
+    let mut found = Vec::new();
+    let mut tried = BTreeSet::new();
+    for said in places.plugin_options() {
+        let is_built_in = FORMATTER_PLUGINS.contains(&said.plugin);
+        if said.wanted != PluginUse::Formatter || !is_built_in {
+            continue;
+        }
+        // The jobs of a fleet have their template in common; their names count only where it names them.
+        let text = said.config.to_string();
+        let names = said.jobs.iter().filter(|job| text.contains(*job));
+        let names: Vec<String> = names.cloned().collect();
+        if !tried.insert((said.plugin, text, names, said.jobs.len())) {
+            continue;
+        }
+        let format = Format {
+            plugin: said.plugin.to_owned(),
+            config: said.config,
+        };
+        if let Err(failure) = artifacts(plugins, &format, &said.jobs).await
+            && is_about_config(&failure)
+        {
+            let place = place_in(said.place, &failure.message);
+            let message = format!("plugin `{}`: {}", said.plugin, failure.message);
+            found.push(places.mistake(place, message, None));
+        }
+    }
+    found
+}
+
+/// What a format makes of a made-up token of each job.
+///
+/// # Errors
+/// The formatter's.
+pub(super) async fn artifacts(
+    plugins: &Plugins,
+    format: &Format,
+    jobs: &[String],
+) -> Result<Vec<Artifact>, Failure> {
+    let tokens = made_up(jobs, SystemClock.now().wall);
+    plugins
+        .format(&format.plugin, &tokens, &format.config)
+        .await
+}
+
+/// What an output without a format gets of a made-up token.
+pub(super) fn bare() -> Vec<Artifact> {
+    let tokens = made_up(&[String::new()], SystemClock.now().wall);
+    tokens
+        .iter()
+        .map(|named| Artifact::bare(&named.token))
+        .collect()
+}
+
+/// Whether a formatter's failure is about its configuration, and not about a token that was made up.
+pub(super) fn is_about_config(failure: &Failure) -> bool {
+    let code = failure.code.as_deref().unwrap_or_default();
+    failure.kind == FailureKind::InvalidConfig && code.starts_with(ABOUT_CONFIG)
+}
+
+/// Tokens that look like most: bearer tokens, JWTs without a signature, without further fields.
+fn made_up(jobs: &[String], now: Timestamp) -> Vec<NamedToken> {
+    let seconds = now.0 / 1000;
+    let claims = json!({
+        "iss": "https://issuer.invalid", "sub": "made-up", "aud": "made-up",
+        "iat": seconds, "exp": seconds + LIFETIME.as_secs(),
+    });
+    let encode = |json: &serde_json::Value| BASE64URL_NOPAD.encode(json.to_string().as_bytes());
+    let header = json!({"alg": "none", "typ": "JWT"});
+    let value = format!("{}.{}.", encode(&header), encode(&claims));
+    let token = |job: &String| NamedToken {
+        job: job.clone(),
+        token: Token {
+            value: SecretString::from(value.clone()),
+            token_type: "Bearer".to_owned(),
+            expiry: Expiry::At(now.after(LIFETIME)),
+            fields: Vec::new(),
+        },
+    };
+    jobs.iter().map(token).collect()
+}
+
+/// The place of the option that a message begins with: `config.template line 1: …`, `config.files.auth.json: …`.
+fn place_in<'p>(options: Place<'p>, message: &str) -> Place<'p> {
+    let path = message.strip_prefix("config.").unwrap_or_default();
+    let path = path.split([' ', ':']).next().unwrap_or_default();
+    match path.split_once('.') {
+        Some((key, below)) => options.key(key).key(below),
+        None => options.key(path),
+    }
+}

@@ -1,0 +1,133 @@
+//! Tokens asked for to see whether they are given. Only where that spends nothing: what a rotating secret buys is kept by a run, and a
+//! check keeps nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+
+use super::report::Report;
+use crate::cli::house::House;
+use crate::cli::status::rounded;
+use crate::config::model::{Job, JobId, SecretOrigin};
+use crate::failure::Failure;
+use crate::refresh::lifetime;
+use crate::runner::ports::{Call, Obtained};
+use crate::token::{Expiry, KeptToken, NamedToken, jwt};
+
+/// The tokens that were given.
+#[derive(Default)]
+pub(super) struct Minted(BTreeMap<JobId, KeptToken>);
+
+impl Minted {
+    /// A job's token as formatters get it.
+    pub(super) fn get(&self, job: &JobId) -> Option<NamedToken> {
+        let kept = self.0.get(job)?;
+        Some(NamedToken {
+            job: job.name.clone(),
+            token: kept.for_consumers(),
+        })
+    }
+}
+
+/// Asks for the tokens of all jobs that may be asked, those first that others need.
+pub(super) async fn all(house: &House, jobs: &[Arc<Job>], report: &mut Report) -> Minted {
+    let mut minted = Minted::default();
+    let mut left: Vec<&Arc<Job>> = jobs.iter().collect();
+    loop {
+        let (ready, waiting): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|job| is_ready(job, &minted));
+        if ready.is_empty() {
+            for job in waiting {
+                let why = "its source needs the token of another job, and there is none";
+                report.not_tried(&format!("job {}", job.id), why);
+            }
+            return minted;
+        }
+        for job in ready {
+            one(house, job, &mut minted, report).await;
+        }
+        left = waiting;
+    }
+}
+
+fn is_ready(job: &Job, minted: &Minted) -> bool {
+    job.source
+        .secrets
+        .values()
+        .all(|secret| match &secret.origin {
+            SecretOrigin::Job(name) => minted.0.keys().any(|id| id.name == *name),
+            _ => true,
+        })
+}
+
+async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Report) {
+    let who = format!("job {}", job.id);
+    let secrets = &job.source.secrets;
+    if let Some((name, _)) = secrets.iter().find(|(_, secret)| secret.rotating) {
+        let why = format!("asking for a token would spend its rotating secret {name}");
+        return report.not_tried(&who, why);
+    }
+    match ask(house, job).await {
+        Ok((kept, words)) => {
+            report.proved(&who, format!("gets a token: {words}"));
+            minted.0.insert(job.id.clone(), kept);
+        }
+        Err(failure) => report.failed(&who, failure.message),
+    }
+}
+
+/// The token, and what may be said of it.
+async fn ask(house: &House, job: &Arc<Job>) -> Result<(KeptToken, String), Failure> {
+    let call = Call {
+        attempt: 0,
+        previous_expires_at: None,
+    };
+    let acquirer = &house.ports.acquirer;
+    let obtained = acquirer.acquire(job, call).await?;
+    let claims = jwt::read(obtained.token.value.expose_secret());
+    let expires_at = lifetime::expires_at(
+        obtained.obtained_at,
+        obtained.token.expiry,
+        claims.as_ref(),
+        job.refresh.default_lifetime,
+    );
+    let life = expires_at.map(|at| at.since(obtained.obtained_at));
+    let words = described(&obtained, life, claims.is_some());
+    let kept = KeptToken {
+        obtained_at: obtained.obtained_at,
+        expires_at,
+        rotating_expires_at: None,
+        source_hash: acquirer.source_hash(job),
+        token: obtained.token,
+    };
+    // In memory, for jobs whose secret it is.
+    house.ports.keeper.keep_token(&job.id, &kept).await?;
+    Ok((kept, words))
+}
+
+fn described(obtained: &Obtained, life: Option<Duration>, is_jwt: bool) -> String {
+    let token = &obtained.token;
+    let kind = match token.token_type.as_str() {
+        "" => "of no type",
+        named => named,
+    };
+    let life = life.map(|life| rounded(life.as_secs()));
+    let life = match (life, token.expiry) {
+        (None, _) => "never expires".to_owned(),
+        (Some(life), Expiry::Unknown) if !is_jwt => {
+            format!("says no lifetime, {life} is assumed")
+        }
+        (Some(life), _) => format!("lives {life}"),
+    };
+    let public = token.fields.iter().filter(|field| field.public);
+    let public = public.map(|field| format!(", {} {}", field.name, field.value.expose_secret()));
+    let hidden = token.fields.iter().filter(|field| !field.public);
+    let hidden: Vec<&str> = hidden.map(|field| field.name.as_str()).collect();
+    let with = match hidden.is_empty() {
+        true => String::new(),
+        false => format!(", with {}", hidden.join(", ")),
+    };
+    format!("{kind}, {life}{}{with}", public.collect::<String>())
+}

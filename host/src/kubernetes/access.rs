@@ -1,0 +1,86 @@
+//! Whether the API server would allow a request, without making it (authorization.k8s.io/v1). Everybody may ask that about himself.
+
+use serde::Deserialize;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{Call, Kubernetes, Verb, refusal};
+use crate::failure::Failure;
+
+/// What a SelfSubjectAccessReview is created as.
+pub(super) const REVIEWS: &str = "selfsubjectaccessreviews";
+
+impl Kubernetes {
+    /// Asks whether a request would be allowed: one POST.
+    ///
+    /// # Errors
+    /// `kubernetes.forbidden` with the verb to grant; the API server is away or does not answer the question.
+    pub(crate) async fn require_access(&self, request: &Call<'_>) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct Review {
+            status: Status,
+        }
+        #[derive(Deserialize)]
+        struct Status {
+            allowed: bool,
+            #[serde(default)]
+            reason: String,
+        }
+        let mut call = Call::secret(Verb::Create, request.namespace, request.name);
+        call.resource = REVIEWS;
+        call.body = Zeroizing::new(body(request).to_string().into_bytes());
+        let Review { status } = self.send(&call).await?.parse(&call)?;
+        if status.allowed {
+            Ok(())
+        } else {
+            Err(refusal::denied(request, &status.reason))
+        }
+    }
+}
+
+fn body(request: &Call<'_>) -> serde_json::Value {
+    let (resource, subresource) = request
+        .resource
+        .split_once('/')
+        .unwrap_or((request.resource, ""));
+    // The authorizer never sees the name of an object that is to be created, nor one of those that are listed.
+    let name = match request.verb {
+        Verb::Create | Verb::List if subresource.is_empty() => "",
+        _ => request.name,
+    };
+    json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {
+            "namespace": request.namespace,
+            "verb": request.verb.to_string(),
+            "resource": resource,
+            "subresource": subresource,
+            "name": name,
+        }},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_review_asks_what_the_authorizer_would_be_asked() {
+        let mut token = Call::secret(Verb::Create, "ns", "builder");
+        token.resource = "serviceaccounts/token";
+        for (request, resource, subresource, name) in [
+            (Call::secret(Verb::Patch, "ns", "s"), "secrets", "", "s"),
+            (Call::secret(Verb::Create, "ns", "s"), "secrets", "", ""),
+            (Call::secret(Verb::List, "ns", "s"), "secrets", "", ""),
+            (token, "serviceaccounts", "token", "builder"),
+        ] {
+            let attributes = body(&request)["spec"]["resourceAttributes"].clone();
+            assert_eq!(attributes["verb"], request.verb.to_string());
+            assert_eq!(attributes["namespace"], "ns");
+            assert_eq!(attributes["resource"], resource);
+            assert_eq!(attributes["subresource"], subresource);
+            assert_eq!(attributes["name"], name);
+        }
+    }
+}

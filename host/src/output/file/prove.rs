@@ -1,0 +1,89 @@
+//! Whether a file could be written, proved by doing all of a write that can be taken back: a temporary file of the right owner and
+//! mode is made beside the target, filled, flushed, renamed and removed.
+
+use std::io::Write as _;
+
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::failure::Problem;
+use super::temporary::Temporary;
+use super::{Target, in_place, path_of};
+use crate::config::model::{FileDestination, Replace};
+use crate::failure::Failure;
+
+/// What a token may well need, in bytes: the block that a file system counts in. A smaller artifact needs it, too.
+const ROOM: usize = 4096;
+
+/// Stands for an artifact's name where only its directory matters.
+const ANY_NAME: &str = "artifact";
+
+/// Proves that artifacts of these names and sizes could be written.
+///
+/// # Errors
+/// What stands in the way.
+pub(super) fn prove(
+    destination: &FileDestination,
+    artifacts: &[(String, usize)],
+) -> Result<(), Failure> {
+    for (name, bytes) in artifacts {
+        let path = path_of(destination, name);
+        let target = Target::find(path, destination)?;
+        prove_one(&target, (*bytes).max(ROOM)).map_err(|problem| problem.at(&target.path))?;
+    }
+    Ok(())
+}
+
+/// The same for an artifact of which nothing is known; one of several if there is a directory.
+///
+/// # Errors
+/// What stands in the way.
+pub(super) fn prove_any(destination: &FileDestination) -> Result<(), Failure> {
+    let is_directory = destination
+        .path
+        .symlink_metadata()
+        .is_ok_and(|found| found.is_dir());
+    let name = if is_directory { ANY_NAME } else { "" };
+    prove(destination, &[(name.to_owned(), ROOM)])
+}
+
+fn prove_one(target: &Target<'_>, bytes: usize) -> Result<(), Problem> {
+    target.check_in_the_way()?;
+    if target.wanted.replace == Replace::InPlace && in_place::prove(target, bytes)? {
+        return Ok(());
+    }
+    target.check_replaceable()?;
+    check_sticky(target)?;
+    let mut temporary = Temporary::create(&target.directory, &target.name)?;
+    target.give_away(temporary.file())?;
+    temporary
+        .file()
+        .write_all(&vec![0; bytes])
+        .map_err(|error| Problem::io("write", &error))?;
+    temporary
+        .file()
+        .sync_all()
+        .map_err(|error| Problem::io("flush to disk", &error))?;
+    temporary.rename_away(&target.name)
+}
+
+/// In a directory with the sticky bit a file is replaced by its owner or the directory's only (root may, as nearly always).
+fn check_sticky(target: &Target<'_>) -> Result<(), Problem> {
+    let uid = rustix::process::geteuid();
+    let look = |errno| Problem::os("look at the file", errno);
+    let directory = rustix::fs::fstat(&target.directory).map_err(look)?;
+    let found = rustix::fs::statat(&target.directory, &target.name, AtFlags::SYMLINK_NOFOLLOW);
+    match found {
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(look(errno)),
+        Ok(file)
+            if Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX)
+                && !uid.is_root()
+                && file.st_uid != uid.as_raw()
+                && directory.st_uid != uid.as_raw() =>
+        {
+            Err(Problem::Sticky { owner: file.st_uid })
+        }
+        Ok(_) => Ok(()),
+    }
+}

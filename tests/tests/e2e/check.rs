@@ -1,0 +1,307 @@
+//! What `check` finds before anything runs: by itself what is wrong in templates, with `--online` what the world lacks, with `--mint` what
+//! only a request for a token tells; and that none of it spends or leaves anything.
+
+use std::time::{Duration, SystemTime};
+
+use evertoken_tests::disk::SmallDisk;
+use evertoken_tests::evertoken::Finished;
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::kubernetes::ApiServer;
+use evertoken_tests::server::Behaviour;
+use serde_json::json;
+
+use crate::scene::Scene;
+
+/// A job of an OAuth 2.0 client at a path of an issuer.
+fn job(name: &str, issuer: &Issuer) -> String {
+    let url = issuer.url(&format!("/{name}"));
+    format!(
+        "- {{name: {name}, source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: \"{url}\", client_id: c}}, secrets: {{client_secret: {{value: s3cr3t-value}}}}}}, outputs: [{{file: {{path: \"{{out}}/{name}\"}}}}]}}\n"
+    )
+}
+
+/// Refuses whoever does not authenticate, as RFC 6749 §5.2 says.
+fn refusal() -> Behaviour {
+    Behaviour::oauth_error(400, "invalid_request")
+}
+
+fn date(at: SystemTime) -> String {
+    let at = jiff::Timestamp::try_from(at).unwrap();
+    at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+fn shown(finished: &Finished) -> String {
+    let shown = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(!shown.contains("s3cr3t"), "{shown}");
+    shown
+}
+
+#[test]
+fn a_template_that_cannot_work_is_a_mistake_of_the_file_and_one_that_needs_a_field_is_not() {
+    let scene = Scene::new("templates").unwrap();
+    let output = |name: &str, config: &str| {
+        format!(
+            "  - file: {{path: \"{{out}}/{name}\"}}\n    format:\n      plugin: template\n      config: {config}\n"
+        )
+    };
+    let good = [
+        r#"{template: "{{ fields.id_token }} {{ claims.groups | join(',') }}"}"#,
+        r#"{template: "{{ (fields.blob | b64decode | json).key }}"}"#,
+        r#"{template: "{{ tokens.a.value }} {{ claims.sub }}"}"#,
+    ];
+    let bad = [
+        (r#"{template: "{{ token"}"#, "syntax error"),
+        (r#"{template: "{{ tokn }}"}"#, "tokn is not known"),
+        (r#"{template: "{{ token | b64 }}"}"#, "unknown filter"),
+        (
+            r#"{template: "{{ tokens.b.value }}"}"#,
+            "tokens.b.value is not known",
+        ),
+        (r#"{files: {"a.json": "{% if %}"}}"#, "config.files.a.json"),
+    ];
+    let head = "jobs:\n- name: a\n  source: {plugin: dummy}\n  outputs:\n";
+    let outputs = |configs: &[&str]| -> String {
+        let numbered = configs.iter().enumerate();
+        numbered
+            .map(|(number, config)| output(&number.to_string(), config))
+            .collect()
+    };
+    let config = scene.config(&format!("{head}{}", outputs(&good))).unwrap();
+    let finished = scene.command(&["check"], &config).unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
+
+    let configs: Vec<&str> = bad.iter().map(|(config, _)| *config).collect();
+    let config = scene
+        .config(&format!("{head}{}", outputs(&configs)))
+        .unwrap();
+    let finished = scene.command(&["check"], &config).unwrap();
+    assert_eq!(finished.code(), Some(64), "{}", finished.stderr);
+    for (number, (config, said)) in bad.iter().enumerate() {
+        // Four lines before the first output, four for each.
+        let place = format!("evertoken.yaml:{}:", 4 + 4 * (number + 1));
+        let told = |line: &str| line.contains(&place) && line.contains(said);
+        assert!(
+            finished.stderr.lines().any(told),
+            "{config}: nothing at {place}\n{}",
+            finished.stderr
+        );
+    }
+}
+
+#[test]
+fn issuers_are_probed_once_without_credentials_and_what_is_no_token_endpoint_is_said() {
+    let scene = Scene::new("probes").unwrap();
+    let issuer = Issuer::start().unwrap();
+    let page = || Behaviour::answer(200, "<html><body>Maintenance</body></html>");
+    let hours = |hours: u64| Duration::from_secs(3600 * hours);
+    let now = SystemTime::now();
+    let table = [
+        ("good", refusal(), None),
+        ("page", page(), Some("HTML")),
+        (
+            "login",
+            Behaviour::redirect("https://login.invalid/?s=s3cr3t"),
+            Some("https://login.invalid/"),
+        ),
+        ("lost", Behaviour::answer(404, "no"), Some("path")),
+        ("down", Behaviour::answer(503, "no"), Some("in trouble")),
+        (
+            "ahead",
+            refusal().header("date", &date(now + hours(1))),
+            Some("ahead of"),
+        ),
+        (
+            "behind",
+            refusal().header("date", &date(now - hours(1))),
+            Some("behind"),
+        ),
+        ("exact", refusal().header("date", &date(now)), None),
+    ];
+    let mut yaml = "limits: {plugin: {requests: 0}}\njobs:\n".to_owned();
+    for (name, behaviour, _) in &table {
+        issuer.always(&format!("/{name}"), behaviour.clone());
+        yaml.push_str(&job(name, &issuer));
+    }
+    yaml.push_str(
+        &job("good", &issuer)
+            .replace("name: good", "name: again")
+            .replace("out}/good", "out}/again"),
+    );
+    let config = scene.config(&yaml).unwrap();
+
+    let finished = scene.command(&["check", "--online"], &config).unwrap();
+    let all = shown(&finished);
+    assert_eq!(finished.code(), Some(1), "{all}");
+    for (name, _, wrong) in &table {
+        let of_job = |text: &str| -> String {
+            let lines = text
+                .lines()
+                .filter(|line| line.contains(&format!("job {name}:")));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        match wrong {
+            Some(said) => assert!(of_job(&finished.stderr).contains(said), "{name}: {all}"),
+            None => {
+                assert_eq!(of_job(&finished.stderr), "", "{all}");
+                assert!(
+                    of_job(&finished.stdout).contains("invalid_request"),
+                    "{all}"
+                );
+            }
+        }
+    }
+    let requests = issuer.requests();
+    assert_eq!(requests.len(), table.len(), "each issuer once");
+    for request in requests {
+        assert!(request.body.is_empty(), "{request:?}");
+        assert!(request.header("authorization").is_none(), "{request:?}");
+    }
+    // A start waits for nobody, whatever an issuer answers.
+    let strict = scene
+        .command(&["once", "--timeout", "1ms"], &config)
+        .unwrap();
+    assert_eq!(strict.code(), Some(1));
+}
+
+#[test]
+fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
+    let scene = Scene::new("mint").unwrap();
+    let issuer = Issuer::start().unwrap();
+    issuer.respond_with("/right", |request| {
+        if request.header("authorization").is_none() {
+            return refusal();
+        }
+        Behaviour::json(
+            200,
+            &json!({"access_token": "s3cr3t-token", "token_type": "Bearer", "expires_in": 4210, "scope": "read write", "id_token": "s3cr3t-id"}),
+        )
+    });
+    issuer.respond_with("/wrong", |request| match request.header("authorization") {
+        None => refusal(),
+        Some(_) => Behaviour::oauth_error(401, "invalid_client"),
+    });
+    issuer.always("/rotating", refusal());
+    let rotating = format!(
+        "- {{name: rotating, source: {{plugin: oauth2, config: {{grant: refresh_token, token_url: \"{}\", client_id: c}}, secrets: {{refresh_token: {{value: s3cr3t-seed, rotating: true}}}}}}, outputs: [{{file: {{path: \"{{out}}/rotating\"}}}}]}}\n",
+        issuer.url("/rotating")
+    );
+    let with_format = job("right", &issuer).replace(
+        "right\"}}]}",
+        "right\"}, format: {plugin: template, config: {template: \"{{ fields.id_token }}\"}}}]}",
+    );
+    let yaml = format!(
+        "state: {{dir: \"{{here}}/state\"}}\njobs:\n{with_format}{}{rotating}",
+        job("wrong", &issuer)
+    );
+    let config = scene.config(&yaml).unwrap();
+
+    let online = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(online.code(), Some(0), "{}", shown(&online));
+    let mint = scene.command(&["check", "--mint"], &config).unwrap();
+    let all = shown(&mint);
+    assert_eq!(mint.code(), Some(1), "{all}");
+    for said in [
+        "ok: job right: gets a token: Bearer, lives 1h10m, scope read write, with id_token",
+        "ok: job right: template takes the token",
+        "not tried: job rotating: asking for a token would spend its rotating secret refresh_token",
+    ] {
+        assert!(mint.stdout.contains(said), "{all}");
+    }
+    let errors: Vec<&str> = mint
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error:"))
+        .collect();
+    assert!(
+        matches!(errors[..], [only] if only.starts_with("error: job wrong:") && only.contains("invalid_client")),
+        "{all}"
+    );
+    for request in issuer.requests_to("/rotating") {
+        assert!(request.body.is_empty(), "{request:?}");
+    }
+    assert!(!scene.out("right").exists() && !scene.path("state/state.redb").exists());
+}
+
+#[test]
+fn the_state_is_proved_beside_a_process_that_has_it_and_a_full_disk_is_said() {
+    let scene = Scene::new("check-state").unwrap();
+    let yaml = "state: {dir: \"{here}/disk/state\"}\njobs: [{name: a, source: {plugin: dummy, config: {lifetime: 1h}}, outputs: [{file: {path: \"{here}/disk/a\"}}]}]\n";
+    let config = scene.config(yaml).unwrap();
+    std::fs::create_dir(scene.path("disk")).unwrap();
+    let Some(disk) = SmallDisk::mount(&scene.path("disk"), "16m") else {
+        return;
+    };
+    let process = scene.run(&config).unwrap();
+    evertoken_tests::wait_until("the first token", crate::scene::PATIENCE, || {
+        scene.path("disk/a").exists().then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let beside = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(beside.code(), Some(0), "{}", beside.stderr);
+    let holder = format!("process {}", process.pid());
+    assert!(beside.stdout.contains(&holder), "{}", beside.stdout);
+    process.terminate(crate::scene::PATIENCE).unwrap();
+    drop(process);
+
+    let filler = disk.fill().unwrap();
+    let full = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(full.code(), Some(1), "{}", full.stdout);
+    for who in ["error: state:", "error: job a:"] {
+        let said = |line: &str| line.starts_with(who) && line.contains("No space left");
+        assert!(full.stderr.lines().any(said), "{who} {}", full.stderr);
+    }
+    std::fs::remove_file(filler).unwrap();
+    let mended = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(mended.code(), Some(0), "{}", mended.stderr);
+}
+
+#[test]
+fn what_the_cluster_would_refuse_is_said_before_and_nothing_is_written_there() {
+    let Some(cluster) = ApiServer::shared().unwrap() else {
+        return;
+    };
+    let namespace = cluster.namespace("check").unwrap();
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["named"], "verbs": ["patch"]}]);
+    let account = cluster
+        .service_account(&namespace, "evertoken", &rules)
+        .unwrap();
+    cluster
+        .admin()
+        .create_secret(&namespace, "named", json!({"data": {}}))
+        .unwrap();
+    let scene = Scene::new("check-cluster").unwrap();
+    let output = |name: &str| {
+        format!(
+            "- {{name: {name}, source: {{plugin: dummy}}, outputs: [{{secret: {{namespace: {namespace}, name: {name}}}}}]}}\n"
+        )
+    };
+    let check = |yaml: &str| {
+        let config = scene.config(yaml).unwrap();
+        scene
+            .launch()
+            .unwrap()
+            .env("KUBECONFIG", &account.kubeconfig)
+            .args(["check", "--online", "--config"])
+            .args([&config])
+            .finish(crate::scene::PATIENCE)
+            .unwrap()
+    };
+    let good = check(&format!("jobs:\n{}", output("named")));
+    assert_eq!(good.code(), Some(0), "{}", good.stderr);
+    let bad = check(&format!(
+        "state: {{secret: {{namespace: {namespace}}}}}\njobs:\n{}{}",
+        output("named"),
+        output("other")
+    ));
+    assert_eq!(bad.code(), Some(1), "{}", bad.stdout);
+    for said in ["error: state:", "error: job other:", "grant verb `patch`"] {
+        assert!(bad.stderr.contains(said), "{}", bad.stderr);
+    }
+    assert!(!bad.stderr.contains("job named:"), "{}", bad.stderr);
+    let found = cluster
+        .admin()
+        .secret(&namespace, "named")
+        .unwrap()
+        .unwrap();
+    assert!(found["data"].is_null(), "{found}");
+}
