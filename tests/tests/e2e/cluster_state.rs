@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use evertoken_tests::evertoken::Evertoken;
 use evertoken_tests::keycloak::Keycloak;
 use evertoken_tests::keycloak::realm::{ClientSpec, Realm, RealmSpec};
@@ -171,4 +173,77 @@ fn two_processes_on_one_store_spend_no_refresh_token_twice() {
     );
     let list = stage.api.admin().get(&chains).unwrap().unwrap();
     assert_eq!(list["items"].as_array().unwrap().len(), JOBS.len());
+}
+
+#[test]
+fn a_store_is_taken_over_unencrypted_once_and_what_is_put_there_later_is_not_believed() {
+    let Some(api) = ApiServer::shared().unwrap() else {
+        println!("skipped: needs Kubernetes");
+        return;
+    };
+    let namespace = api.namespace("state-key").unwrap();
+    let rules = serde_json::json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "create", "update"]}]);
+    let account = api
+        .service_account(&namespace, "evertoken", &rules)
+        .unwrap();
+    let scene = Scene::new("state-key").unwrap();
+    scene.write("key", &"5a".repeat(32)).unwrap();
+    let once = |key: &str| {
+        let config = scene.config(&format!(
+            "state: {{secret: {{namespace: {namespace}}}{key}}}\njobs:\n- name: a\n  source: {{plugin: dummy, config: {{lifetime: 1h}}}}\n  outputs: [{{file: {{path: \"{{out}}/a\"}}}}]\n"
+        ));
+        let launch = scene.launch().unwrap();
+        launch
+            .env("KUBECONFIG", &account.kubeconfig)
+            .args(["once", "--timeout", "20s", "--config"])
+            .args([config.unwrap()])
+            .finish(PATIENCE)
+            .unwrap()
+    };
+    let with_key = ", key: {file: \"{here}/key\"}";
+    let all =
+        format!("/api/v1/namespaces/{namespace}/secrets?labelSelector=state.evertoken.dev%2Fstore");
+    // Every record by its Secret's name and its key.
+    let records = || {
+        let list = api.admin().get(&all).unwrap().unwrap();
+        let mut records = Vec::new();
+        for secret in list["items"].as_array().unwrap() {
+            for (key, value) in secret["data"].as_object().unwrap() {
+                let name = secret["metadata"]["name"].as_str().unwrap().to_owned();
+                records.push((name, key.clone(), value.as_str().unwrap().to_owned()));
+            }
+        }
+        records
+    };
+    // The first byte says whether a record is encrypted.
+    let is_encrypted = |value: &str| STANDARD.decode(value).unwrap().first() == Some(&1);
+    assert_eq!(once("").code(), Some(0));
+    let plain = records();
+    assert!(!plain.iter().any(|(.., value)| is_encrypted(value)));
+    for _ in 0..2 {
+        let finished = once(with_key);
+        assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
+        assert!(
+            !finished.stderr.contains("not encrypted"),
+            "{}",
+            finished.stderr
+        );
+        let taken = records();
+        assert_eq!(taken.len(), plain.len());
+        for (name, key, value) in taken {
+            assert!(is_encrypted(&value), "{name}: {key}");
+        }
+    }
+    for (name, key, value) in plain.iter().filter(|(_, key, _)| key == "token") {
+        let patch = serde_json::json!({"data": {key: value}});
+        api.admin().patch_secret(&namespace, name, &patch).unwrap();
+        let finished = once(with_key);
+        assert!(
+            finished.stderr.contains("is not encrypted") && finished.stderr.contains(name),
+            "{}",
+            finished.stderr
+        );
+        let left = api.admin().secret(&namespace, name).unwrap().unwrap();
+        assert_eq!(left["data"][key], **value, "it is left as it is");
+    }
 }
