@@ -121,6 +121,12 @@ impl Artifact {
     }
 }
 
+impl PartialEq for Artifact {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.content.expose_secret() == other.content.expose_secret()
+    }
+}
+
 impl fmt::Debug for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Artifact")

@@ -36,6 +36,19 @@ pub fn claims(token: &str) -> Result<Value> {
     object(payload).context("bad claims")
 }
 
+/// A JWT with these claims and a signature that nobody can check.
+#[must_use]
+pub fn unchecked(claims: &Value) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let (header, payload) = (br#"{"alg":"ES256"}"#, claims.to_string());
+    format!(
+        "{}.{}.{}",
+        encode(header),
+        encode(payload.as_bytes()),
+        encode(&[7; 64])
+    )
+}
+
 fn object(part: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part)?)?)
 }

@@ -60,6 +60,8 @@ pub enum Event {
     Keep(publication::Event),
     /// Something happened to an output.
     Output(usize, publication::Event),
+    /// Consumers were given a part of the held token that dies at this point.
+    PartDies(Timestamp),
 }
 
 /// What to do for a job. Several may be under way at once, each at most once: asking the source, keeping, and each output.
@@ -190,6 +192,7 @@ impl Job {
                 retry_after,
                 is_at_home,
             } => self.failed(kind, retry_after, is_at_home, now, sample),
+            Event::PartDies(at) => self.part_dies(at, now, sample),
             Event::Keep(event) => self.keep.step(event, now, sample),
             Event::Output(index, event) => {
                 if let Some(output) = self.outputs.get_mut(index) {
@@ -355,6 +358,26 @@ impl Job {
     fn hold(&mut self, life: Life, now: Reading) {
         let dies = life.expires_at.map(|at| Moment::at(at, now));
         self.held = Some(Held { life, dies });
+    }
+
+    /// The held token lives no longer than what consumers were given of it.
+    fn part_dies(&mut self, at: Timestamp, now: Reading, sample: f64) {
+        let Some(Held { life, .. }) = self.held else {
+            return;
+        };
+        if life.expires_at.is_some_and(|token| token <= at) {
+            return;
+        }
+        let life = Life {
+            expires_at: Some(at),
+            ..life
+        };
+        self.hold(life, now);
+        let due = self.due;
+        self.retime(now, sample);
+        if due.wall < self.due.wall {
+            self.due = due;
+        }
     }
 
     /// Due now, or since whenever it was: who waits for a token does not wait less because it is asked for once more.

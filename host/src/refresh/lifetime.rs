@@ -65,6 +65,16 @@ pub fn expires_at(
     }
 }
 
+/// When a JWT beside the token dies by our clock, e.g. an ID token; none: it does not say. Like the token's own end, but nothing is said
+/// of it elsewhere: `exp` counts where it is not over already, which the issuer's clock may seem to make it.
+#[must_use]
+pub fn part_expires_at(obtained_at: Timestamp, claims: &Claims) -> Option<Timestamp> {
+    let exp = claims.expires_at?;
+    let by_issuers_clock = claimed_expiry(obtained_at, Expiry::At(exp), claims);
+    let by_our_clock = Some(exp).filter(|exp| *exp > obtained_at);
+    by_issuers_clock.into_iter().chain(by_our_clock).min()
+}
+
 fn claimed_expiry(obtained_at: Timestamp, said: Expiry, claims: &Claims) -> Option<Timestamp> {
     let exp = claims.expires_at?;
     let by_issuers_clock = claims
@@ -201,6 +211,32 @@ mod tests {
                 expected.map(s),
                 "{what}"
             );
+        }
+    }
+
+    #[test]
+    fn what_comes_beside_the_token_dies_by_its_own_word() {
+        for (exp, iat, expected, what) in [
+            (Some(O + 12), Some(O), Some(O + 12), "clocks agree"),
+            (Some(O + 12), None, Some(O + 12), "no iat"),
+            (Some(O + 12), Some(O - 3588), Some(O + 12), "from a cache"),
+            (
+                Some(O + 7212),
+                Some(O + 7200),
+                Some(O + 12),
+                "the issuer is ahead",
+            ),
+            (
+                Some(O - 7188),
+                Some(O - 7200),
+                Some(O + 12),
+                "the issuer is behind",
+            ),
+            (Some(O - 7188), None, None, "behind, and no iat"),
+            (None, Some(O), None, "it does not say"),
+        ] {
+            let at = part_expires_at(s(O), &claims(exp, iat, None));
+            assert_eq!(at, expected.map(s), "{what}");
         }
     }
 

@@ -76,7 +76,7 @@ const NOT_LOADED: [&str; 11] = [
     "plugin.unknown-version",
     "plugin.refused-import",
     "plugin.invalid-section",
-    "plugin.schema",
+    "plugin.invalid-schema",
 ];
 
 /// Calls that waited for an answer until their time was up.

@@ -263,7 +263,7 @@ impl Entry {
 
     /// By the wall clock as it is now, also if it was set since the token was obtained.
     fn expires_at(&self, now: Reading) -> Option<Timestamp> {
-        let said = self.token.as_ref()?.expires_at?;
+        let said = self.machine.life()?.expires_at?;
         if !self.machine.lives(now) {
             return Some(said);
         }

@@ -10,18 +10,22 @@ use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::ports::{self, Acquirer, Call, Change, Issuer, Lane, Obtained, Owner, Publisher, Write};
+use super::ports::{
+    self, Acquirer, Call, Change, Issuer, JobToken, Lane, Obtained, Owner, Part, Published,
+    Publisher, Write,
+};
 use crate::capability::chain::Plugin;
 use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
-use crate::config::model::{Destination, Job, Output, SecretOrigin};
+use crate::config::model::{Destination, Format, Job, Output, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins};
-use crate::refresh::clock;
 use crate::refresh::publication::Purpose;
-use crate::token::{Artifact, NamedToken, Token};
+use crate::refresh::{clock, lifetime};
+use crate::time::Timestamp;
+use crate::token::{Artifact, KeptToken, NamedToken, Token, jwt};
 
 /// Joins the rooms below the runner.
 #[derive(Debug)]
@@ -83,25 +87,81 @@ impl Live {
         Some(endpoints.into_iter().next()?.to_string().into())
     }
 
-    async fn artifacts(&self, write: &Write) -> Result<Vec<Artifact>, Failure> {
+    /// What an output gets, and what of it dies before its token.
+    async fn content(&self, write: &Write) -> Result<(Vec<Artifact>, Vec<Part>), Failure> {
+        let Some(format) = &write.output.format else {
+            // Without a format an output has one job: configuration sees to it.
+            let token = write.tokens.first();
+            let artifact = token.map(|token| Artifact::bare(&token.kept.token));
+            return Ok((artifact.into_iter().collect(), Vec::new()));
+        };
         let tokens = write.tokens.iter().map(|token| NamedToken {
             job: token.job.name.clone(),
             token: token.kept.for_consumers(),
         });
-        match (&write.output.format, &write.tokens[..]) {
-            (Some(format), _) => {
-                self.plugins
-                    .format(&format.plugin, &tokens.collect::<Vec<_>>(), &format.config)
+        let tokens: Vec<NamedToken> = tokens.collect();
+        let artifacts = self.format(format, &tokens).await?;
+        let mut parts = Vec::new();
+        for (index, JobToken { job, kept }) in write.tokens.iter().enumerate() {
+            for (field, dies_at) in fields_that_die_first(kept) {
+                if self
+                    .is_used(format, &tokens, (index, field), &artifacts)
                     .await
+                {
+                    parts.push(Part {
+                        job: job.clone(),
+                        obtained_at: kept.obtained_at,
+                        dies_at,
+                    });
+                    break;
+                }
             }
-            // Without a format an output has one job: configuration sees to it.
-            (None, tokens) => Ok(tokens
-                .first()
-                .map(|token| Artifact::bare(&token.kept.token))
-                .into_iter()
-                .collect()),
         }
+        Ok((artifacts, parts))
     }
+
+    async fn format(
+        &self,
+        format: &Format,
+        tokens: &[NamedToken],
+    ) -> Result<Vec<Artifact>, Failure> {
+        let Format { plugin, config } = format;
+        self.plugins.format(plugin, tokens, config).await
+    }
+
+    /// Whether what an output gets depends on a field of one of its tokens. A formatter is a function of what it is given, so it shows
+    /// without the field, whatever it makes of it.
+    async fn is_used(
+        &self,
+        format: &Format,
+        tokens: &[NamedToken],
+        (index, field): (usize, &str),
+        artifacts: &[Artifact],
+    ) -> bool {
+        let mut without = tokens.to_vec();
+        if let Some(named) = without.get_mut(index) {
+            named.token.fields.retain(|other| other.name != field);
+        }
+        let made = self.format(format, &without).await;
+        made.map_or(true, |made| made != artifacts)
+    }
+}
+
+/// An answer has one such field or two; beyond this an issuer plays games, and what dies later than so many others is let be.
+const FIELDS_LOOKED_AT: usize = 8;
+
+/// The fields that are JWTs and die before their token, the first to die first.
+fn fields_that_die_first(kept: &KeptToken) -> Vec<(&str, Timestamp)> {
+    let fields = kept.token.fields.iter().filter_map(|field| {
+        let claims = jwt::read(field.value.expose_secret())?;
+        let dies_at = lifetime::part_expires_at(kept.obtained_at, &claims)?;
+        let is_first = kept.expires_at.is_none_or(|token| dies_at < token);
+        is_first.then_some((field.name.as_str(), dies_at))
+    });
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_by_key(|(_, dies_at)| *dies_at);
+    fields.truncate(FIELDS_LOOKED_AT);
+    fields
 }
 
 impl Acquirer for Live {
@@ -223,10 +283,10 @@ impl Publisher for Live {
         }
     }
 
-    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>> {
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>> {
         Box::pin(async move {
-            let artifacts = tokio::select! {
-                artifacts = self.artifacts(write) => artifacts?,
+            let (artifacts, parts) = tokio::select! {
+                content = self.content(write) => content?,
                 () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, "stopping", "the process is stopping")),
             };
             let shared = shared_owner();
@@ -241,6 +301,7 @@ impl Publisher for Live {
                     .tokens
                     .iter()
                     .filter_map(|token| token.kept.expires_at)
+                    .chain(parts.iter().map(|part| part.dies_at))
                     .min(),
             };
             let destination = &write.output.destination;
@@ -249,10 +310,11 @@ impl Publisher for Live {
             } else {
                 self.outputs.publish(destination, &publication).await?
             };
-            Ok(match written {
+            let change = match written {
                 Written::Changed => Change::Written,
                 Written::Unchanged => Change::Unchanged,
-            })
+            };
+            Ok(Published { change, parts })
         })
     }
 }

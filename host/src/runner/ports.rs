@@ -200,6 +200,33 @@ pub enum Change {
     Unchanged,
 }
 
+/// What a write did, and what it gave to consumers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// How it ended.
+    pub change: Change,
+    /// What is in the output and dies before the token that it is a part of.
+    pub parts: Vec<Part>,
+}
+
+impl From<Change> for Published {
+    fn from(change: Change) -> Self {
+        let parts = Vec::new();
+        Self { change, parts }
+    }
+}
+
+/// A part of a token, e.g. an ID token beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Whose token.
+    pub job: JobId,
+    /// When that was obtained.
+    pub obtained_at: Timestamp,
+    /// When the part dies.
+    pub dies_at: Timestamp,
+}
+
 /// Writes outputs.
 pub trait Publisher: Send + Sync {
     /// What writing this output leans on.
@@ -210,7 +237,7 @@ pub trait Publisher: Send + Sync {
     /// # Errors
     ///
     /// What the formatter or the destination says. The output then holds what it held before.
-    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>>;
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>>;
 }
 
 /// Lets time pass.

@@ -521,7 +521,8 @@ impl Scheduler {
         self.tell(key, event);
     }
 
-    fn written(&mut self, key: Key, index: usize, result: Result<ports::Change, Failure>) {
+    fn written(&mut self, key: Key, index: usize, result: Result<ports::Published, Failure>) {
+        let (result, parts) = apart(result);
         let now = self.world.now().wall;
         let event = Event::Output(index, written_event(result.as_ref().err()));
         if let Some(entry) = self.jobs.get_mut(&key) {
@@ -536,12 +537,26 @@ impl Scheduler {
             }
         }
         self.tell(key, event);
+        self.parts_published(parts);
         let pending = self
             .jobs
             .get_mut(&key)
             .and_then(|entry| entry.pending.take());
         if let Some(pending) = pending {
             self.settle(key, pending);
+        }
+    }
+
+    /// Whatever dies first of what consumers were given decides how long a token lives, if it is still the job's.
+    fn parts_published(&mut self, parts: Vec<ports::Part>) {
+        for part in parts {
+            let Some(&key) = self.keys.get(&part.job) else {
+                continue;
+            };
+            let token = self.jobs.get(&key).and_then(|entry| entry.token.as_ref());
+            if token.is_some_and(|token| token.obtained_at == part.obtained_at) {
+                self.tell(key, Event::PartDies(part.dies_at));
+            }
         }
     }
 
@@ -721,6 +736,16 @@ impl World {
                 Some(Box::new(FailureStatus::new(failure, now)))
             }
         }
+    }
+}
+
+/// How a write ended, and what of it dies early.
+fn apart(
+    result: Result<ports::Published, Failure>,
+) -> (Result<ports::Change, Failure>, Vec<ports::Part>) {
+    match result {
+        Ok(ports::Published { change, parts }) => (Ok(change), parts),
+        Err(failure) => (Err(failure), Vec::new()),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::{Call, Change, Obtained, Ports, Write};
+use super::ports::{Call, Obtained, Ports, Published, Write};
 use crate::config::model::{Job, JobId};
 use crate::failure::{Failure, FailureKind};
 use crate::token::KeptToken;
@@ -39,7 +39,7 @@ pub(super) enum Outcome {
     Acquired(Result<Obtained, Failure>),
     Looked(Option<[u8; 32]>),
     Kept(Result<(), Failure>),
-    Written(Result<Change, Failure>),
+    Written(Result<Published, Failure>),
 }
 
 impl Task {

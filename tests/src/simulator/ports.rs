@@ -10,7 +10,8 @@ use evertoken::capability::{Host, Kubernetes};
 use evertoken::config::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::runner::ports::{
-    Acquirer, Call, Chance, Change, Issuer, Lane, Obtained, Publisher, Timer, Write, cluster,
+    Acquirer, Call, Chance, Change, Issuer, Lane, Obtained, Published, Publisher, Timer, Write,
+    cluster,
 };
 use fastrand::Rng;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
@@ -189,7 +190,7 @@ impl Publisher for Outputs {
         cluster()
     }
 
-    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Change, Failure>> {
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>> {
         Box::pin(self.life.step(Step::Publish, async move {
             let milliseconds = self.world.facts().rng.u64(1..WRITE_MS);
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
@@ -197,7 +198,7 @@ impl Publisher for Outputs {
             self.life
                 .at(super::life::Taken::default(), super::scenario::Edge::Before)
                 .await;
-            self.write(write)
+            self.write(write).map(Published::from)
         }))
     }
 }

@@ -10,6 +10,7 @@ mod crashes;
 mod demo;
 mod deploy;
 mod examples;
+mod freshness;
 mod guests;
 mod hostile;
 mod image;

@@ -230,6 +230,30 @@ fn the_issuer_is_asked_again_after_a_failure_as_its_kind_says() {
 }
 
 #[test]
+fn a_token_lives_no_longer_than_the_part_of_it_that_consumers_have() {
+    let mut job = started();
+    job.step(token(0, 3600), at(0), 0.0);
+    job.step(Event::Keep(WRITTEN), at(0), 0.0);
+    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    assert_eq!(job.due().wall, wall(2880));
+    job.step(Event::PartDies(wall(7200)), at(1), 0.0);
+    assert_eq!(job.due().wall, wall(2880), "it outlives the token");
+    job.step(Event::PartDies(wall(12)), at(1), 0.0);
+    assert_eq!(job.due().wall, wall(6));
+    assert_eq!(job.remaining(at(1)), Some(Duration::from_secs(11)));
+    assert_eq!(job.step(Event::Woken, at(6), 0.0), [Action::Acquire]);
+    let actions = job.step(token(6, 3600), at(6), 0.0);
+    assert_eq!(actions.first(), Some(&Action::Adopt));
+    assert_eq!(
+        job.due().wall,
+        wall(6 + 2880),
+        "its parts are not known yet"
+    );
+    let mut none = started();
+    assert_eq!(none.step(Event::PartDies(wall(12)), at(0), 0.0), []);
+}
+
+#[test]
 fn what_failed_on_our_own_side_is_tried_again_within_half_a_minute() {
     for kind in [FailureKind::Denied, FailureKind::InvalidConfig] {
         for (is_at_home, waits) in [(true, [10, 25, 25, 25]), (false, [10, 60, 300, 900])] {

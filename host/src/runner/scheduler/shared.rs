@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Key, Scheduler, Sleeper, Work, class_of, written_event};
+use super::{Key, Scheduler, Sleeper, Work, apart, class_of, written_event};
 use crate::config::model::SharedOutput;
 use crate::failure::Failure;
 use crate::refresh::publication;
@@ -102,7 +102,8 @@ impl Scheduler {
         shared.from.iter().map(token).collect()
     }
 
-    pub(super) fn shared_written(&mut self, key: Key, result: Result<ports::Change, Failure>) {
+    pub(super) fn shared_written(&mut self, key: Key, result: Result<ports::Published, Failure>) {
+        let (result, parts) = apart(result);
         let (now, sample) = (self.world.now(), self.world.sample());
         if let Some(shared) = self.shared.get_mut(&key) {
             let event = written_event(result.as_ref().err());
@@ -115,6 +116,7 @@ impl Scheduler {
                 self.world
                     .note_write(&from.join(","), destination, was_failing, result, wall);
         }
+        self.parts_published(parts);
         self.write_shared_if_due(key);
         self.settle_shared();
     }

@@ -17,7 +17,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::refresh::Policy;
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
-    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Obtained, Ports, Publisher, Write,
+    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Obtained, Ports, Published, Publisher,
+    Write,
 };
 use crate::runner::{Change, Handle, Runner};
 use crate::time::{Clock, Timestamp};
@@ -371,7 +372,7 @@ impl Publisher for World {
         Lane::Local
     }
 
-    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Wrote, Failure>> {
+    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>> {
         let path = path(&write.output);
         let values: Vec<_> = write
             .tokens
@@ -393,13 +394,13 @@ impl Publisher for World {
             let is_forgetful = facts.is_forgetful;
             let history = facts.written.entry(path).or_default();
             if history.last().is_some_and(|last| last.value == held.value) {
-                return Ok(Wrote::Unchanged);
+                return Ok(Wrote::Unchanged.into());
             }
             if is_forgetful {
                 history.clear();
             }
             history.push(held);
-            Ok(Wrote::Written)
+            Ok(Wrote::Written.into())
         })
     }
 }
