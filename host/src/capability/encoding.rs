@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE32, BASE32_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use secrecy::SecretSlice;
 use zeroize::Zeroizing;
@@ -28,6 +28,10 @@ pub enum Encoding {
     Base64Url,
     /// RFC 4648 §8, in lower case.
     Hex,
+    /// RFC 4648 §6, padded.
+    Base32,
+    /// Escaped for the inside of a quoted-string (RFC 9110 §5.6.4).
+    Quoted,
 }
 
 /// Why a value has no such spelling. Never says anything of the value.
@@ -39,11 +43,14 @@ pub enum EncodingError {
     /// XML 1.0 has no spelling for most control characters.
     #[error("it holds a character that XML cannot carry")]
     NotXml,
+    /// A quoted-string has no spelling for control characters.
+    #[error("it holds a control character, which a quoted string cannot carry")]
+    NotQuotable,
     /// The text is not in this encoding.
     #[error("it is not {0}")]
     Malformed(&'static str),
     /// Decoding is for keys handed out as text.
-    #[error("only base64, base64url and hex can be decoded")]
+    #[error("only base64, base64url, base32 and hex can be decoded")]
     NotDecodable,
 }
 
@@ -65,7 +72,7 @@ impl Encoding {
     /// The spelling of `bytes`.
     ///
     /// # Errors
-    /// JSON and XML take text only.
+    /// JSON and XML take text only, quoted strings no control characters.
     pub fn encode(self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, EncodingError> {
         let text = match self {
             Self::Raw => return Ok(Zeroizing::new(bytes.to_vec())),
@@ -76,8 +83,30 @@ impl Encoding {
             Self::Base64 => STANDARD.encode(bytes),
             Self::Base64Url => URL_SAFE_NO_PAD.encode(bytes),
             Self::Hex => HEXLOWER.encode(bytes),
+            Self::Base32 => BASE32.encode(bytes),
+            Self::Quoted => return quoted(bytes),
         };
         Ok(Zeroizing::new(text.into_bytes()))
+    }
+
+    /// Whether only some values have such a spelling.
+    #[must_use]
+    pub const fn is_partial(self) -> bool {
+        matches!(self, Self::Json | Self::Xml | Self::Quoted)
+    }
+
+    /// How long the spelling of `len` bytes is at most.
+    #[must_use]
+    pub const fn longest(self, len: usize) -> usize {
+        match self {
+            Self::Raw => len,
+            Self::Form | Self::Percent => len.saturating_mul(3),
+            // `\u0000`, `&quot;`.
+            Self::Json | Self::Xml => len.saturating_mul(6),
+            Self::Base64 | Self::Base64Url => len.div_ceil(3).saturating_mul(4),
+            Self::Hex | Self::Quoted => len.saturating_mul(2),
+            Self::Base32 => len.div_ceil(5).saturating_mul(8),
+        }
     }
 
     /// The bytes that `text` spells. White space counts for nothing, as keys are often wrapped.
@@ -97,7 +126,14 @@ impl Encoding {
             Self::Hex => HEXLOWER_PERMISSIVE
                 .decode(&bare)
                 .map_err(|_| EncodingError::Malformed("hex")),
-            Self::Raw | Self::Form | Self::Percent | Self::Json | Self::Xml => {
+            Self::Base32 => {
+                bare.make_ascii_uppercase();
+                let unpadded = bare.split(|byte| *byte == b'=').next().unwrap_or_default();
+                BASE32_NOPAD
+                    .decode(unpadded)
+                    .map_err(|_| EncodingError::Malformed("base32"))
+            }
+            Self::Raw | Self::Form | Self::Percent | Self::Json | Self::Xml | Self::Quoted => {
                 Err(EncodingError::NotDecodable)
             }
         };
@@ -107,6 +143,19 @@ impl Encoding {
 
 fn utf8(bytes: &[u8]) -> Result<&str, EncodingError> {
     std::str::from_utf8(bytes).map_err(|_| EncodingError::NotText)
+}
+
+fn quoted(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, EncodingError> {
+    let mut escaped = Zeroizing::new(Vec::with_capacity(2 * bytes.len()));
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => escaped.extend([b'\\', *byte]),
+            b'\t' => escaped.push(*byte),
+            byte if byte.is_ascii_control() => return Err(EncodingError::NotQuotable),
+            byte => escaped.push(*byte),
+        }
+    }
+    Ok(escaped)
 }
 
 fn json(text: &str) -> Result<String, EncodingError> {
@@ -176,6 +225,8 @@ mod tests {
             (Encoding::Base64, b"\xfb\xff", "+/8="),
             (Encoding::Base64Url, b"\xfb\xff", "-_8"),
             (Encoding::Hex, b"\x00\xffA", "00ff41"),
+            (Encoding::Base32, b"foob", "MZXW6YQ="),
+            (Encoding::Quoted, b"a\t\"b\\c", "a\t\\\"b\\\\c"),
         ] {
             assert_eq!(encoded(encoding, bytes), expected, "{encoding:?}");
         }
@@ -191,6 +242,10 @@ mod tests {
             Encoding::Xml.encode(b"\x01").unwrap_err(),
             EncodingError::NotXml
         );
+        assert_eq!(
+            Encoding::Quoted.encode(b"a\n").unwrap_err(),
+            EncodingError::NotQuotable
+        );
     }
 
     #[test]
@@ -200,6 +255,8 @@ mod tests {
             (Encoding::Base64, "Zm9vYg", b"foob"),
             (Encoding::Base64Url, "-_8=", b"\xfb\xff"),
             (Encoding::Hex, "00FF 41", b"\x00\xffA"),
+            (Encoding::Base32, "mzxw 6yq", b"foob"),
+            (Encoding::Base32, "MZXW6YQ=", b"foob"),
         ] {
             let decoded = encoding.decode(text.as_bytes()).unwrap();
             assert_eq!(decoded.expose_secret(), expected, "{text}");
@@ -208,6 +265,7 @@ mod tests {
             (Encoding::Base64, "-_8="),
             (Encoding::Base64Url, "+/8="),
             (Encoding::Hex, "0"),
+            (Encoding::Base32, "1"),
             (Encoding::Form, "a"),
         ] {
             assert!(
@@ -220,7 +278,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_encoded_decodes_to_itself(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            for encoding in [Encoding::Base64, Encoding::Base64Url, Encoding::Hex] {
+            for encoding in [Encoding::Base64, Encoding::Base64Url, Encoding::Hex, Encoding::Base32] {
                 let text = encoding.encode(&bytes).unwrap();
                 let decoded = encoding.decode(&text).unwrap();
                 prop_assert_eq!(decoded.expose_secret(), &bytes[..]);
@@ -228,6 +286,22 @@ mod tests {
             let percent = encoded(Encoding::Percent, &bytes);
             let decoded: Vec<u8> = percent_encoding::percent_decode_str(&percent).collect();
             prop_assert_eq!(&decoded, &bytes);
+        }
+
+        #[test]
+        fn no_spelling_is_longer_than_said(bytes in proptest::collection::vec(any::<u8>(), 0..50), text in any::<String>()) {
+            for encoding in [
+                Encoding::Raw, Encoding::Form, Encoding::Percent, Encoding::Json, Encoding::Xml, Encoding::Base64,
+                Encoding::Base64Url, Encoding::Hex, Encoding::Base32, Encoding::Quoted,
+            ] {
+                for value in [&bytes[..], text.as_bytes()] {
+                    if let Ok(spelling) = encoding.encode(value) {
+                        prop_assert!(spelling.len() <= encoding.longest(value.len()), "{encoding:?} {value:?}");
+                    } else {
+                        prop_assert!(encoding.is_partial());
+                    }
+                }
+            }
         }
 
         #[test]

@@ -5,6 +5,7 @@ pub mod acquire;
 pub mod call;
 pub mod chain;
 pub mod crypto;
+mod echo;
 pub mod encoding;
 pub mod host;
 pub mod http;

@@ -122,6 +122,11 @@ impl Spellings {
         )
     }
 
+    /// Where spellings are, in order; those that overlap are one.
+    pub(super) fn places(&self, text: &[u8]) -> Vec<Range<usize>> {
+        self.find(text).places
+    }
+
     /// All occurrences; those that overlap are one.
     fn find(&self, text: &[u8]) -> Occurrences {
         let Some(heads) = &self.heads else {
@@ -257,7 +262,10 @@ fn lower_case_escapes(spelling: &[u8]) -> Zeroizing<Vec<u8>> {
 
 /// The characters that `secret` alone decides when it stands `offset` bytes into a group of three: whatever stands before and
 /// after it, these are in the text.
-fn inside_base64(secret: &[u8], offset: usize) -> (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>) {
+pub(super) fn inside_base64(
+    secret: &[u8],
+    offset: usize,
+) -> (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>) {
     let mut padded = Zeroizing::new(vec![0; offset]);
     padded.extend_from_slice(secret);
     let first = (offset * 8).div_ceil(6);

@@ -15,10 +15,11 @@ use tracing::instrument::WithSubscriber;
 
 use super::chain::Plugin;
 use super::host::{Environment, Host, Shared};
-use super::http::{Clients, Network, ProxyRules};
+use super::http::{Arrived, Clients, Network, NoAnswer, Outgoing, ProxyRules, Transport};
 use super::journal::{self, Journal};
+use super::keep::BoxFuture;
 use super::secrets::Kubernetes;
-use super::{Body, Call, Request, Value};
+use super::{Body, Call, Request, Response, Value};
 use crate::config::model::{
     Job, JobId, PluginLimits, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls,
 };
@@ -51,6 +52,8 @@ pub(crate) struct Fixture {
     pub(crate) environment: BTreeMap<String, OsString>,
     /// What names resolve to; others do not exist.
     pub(crate) names: HashMap<String, Vec<IpAddr>>,
+    /// What carries requests instead of the network.
+    pub(crate) transport: Option<Arc<Transported>>,
 }
 
 impl Fixture {
@@ -73,6 +76,7 @@ impl Fixture {
                 ("idp.test".to_owned(), vec![[127, 0, 0, 1].into()]),
                 ("other.test".to_owned(), vec![[127, 0, 0, 1].into()]),
             ]),
+            transport: None,
         }
     }
 
@@ -106,12 +110,8 @@ impl Fixture {
     pub(crate) fn host(&self) -> Host {
         let environment = self.environment();
         let names = Arc::new(self.names.clone());
-        Host(Arc::new(Shared {
-            limits: RwLock::new(self.limits.clone()),
-            keeper: self.keeper.clone(),
-            kubernetes: self.kubernetes.clone(),
-            home: None,
-            transport: Arc::new(Network::with_clients(
+        let network = || {
+            Network::with_clients(
                 Clients::new(Arc::new(move |name| {
                     let found = names.get(&name).cloned();
                     Box::pin(async move {
@@ -119,7 +119,17 @@ impl Fixture {
                     })
                 })),
                 Arc::new(StandingClock),
-            )),
+            )
+        };
+        Host(Arc::new(Shared {
+            limits: RwLock::new(self.limits.clone()),
+            keeper: self.keeper.clone(),
+            kubernetes: self.kubernetes.clone(),
+            home: None,
+            transport: match &self.transport {
+                Some(transported) => Arc::clone(transported) as Arc<dyn Transport>,
+                None => Arc::new(network()),
+            },
             clock: Arc::new(StandingClock),
             proxies: ProxyRules::from_environment(&environment),
             environment,
@@ -171,6 +181,73 @@ fn job() -> Job {
     }
 }
 
+/// Answers without a network, and keeps what it was asked last.
+pub(crate) struct Transported {
+    answer: Box<dyn Fn(&Outgoing) -> Response + Send + Sync>,
+    last: Mutex<Option<Outgoing>>,
+}
+
+impl Transported {
+    /// With this body.
+    pub(crate) fn answering(body: &'static str) -> Arc<Self> {
+        Self::by(move |_| Response {
+            status: 200,
+            headers: Vec::new(),
+            body: body.as_bytes().to_vec(),
+            sent_at: NOW,
+        })
+    }
+
+    /// With the request: its header fields as they are, and in the body what else it had.
+    pub(crate) fn echoing() -> Arc<Self> {
+        Self::by(|outgoing| {
+            let headers = outgoing.headers.iter().map(|(name, value)| {
+                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                (name.as_str().to_owned(), value)
+            });
+            Response {
+                status: 200,
+                headers: headers.collect(),
+                body: [outgoing.url.as_str().as_bytes(), &outgoing.body].join(&b' '),
+                sent_at: NOW,
+            }
+        })
+    }
+
+    pub(crate) fn by(answer: impl Fn(&Outgoing) -> Response + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            answer: Box::new(answer),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Of the last request.
+    pub(crate) fn last<T>(&self, look: impl FnOnce(&Outgoing) -> T) -> T {
+        look(self.last.lock().unwrap().as_ref().unwrap())
+    }
+}
+
+impl Transport for Transported {
+    fn exchange<'a>(
+        &'a self,
+        outgoing: Outgoing,
+        arrived: &'a mut Arrived,
+    ) -> BoxFuture<'a, Result<(), NoAnswer>> {
+        let response = (self.answer)(&outgoing);
+        *self.last.lock().unwrap() = Some(outgoing);
+        Box::pin(async move {
+            arrived.sent_at = response.sent_at;
+            let length = ("content-length".to_owned(), response.body.len().to_string());
+            let mut head = format!("HTTP/1.1 {} OK\r\n", response.status);
+            for (name, value) in response.headers.iter().chain([&length]) {
+                head += &format!("{name}: {value}\r\n");
+            }
+            arrived.bytes = [head.as_bytes(), b"\r\n", &response.body].concat();
+            Ok(())
+        })
+    }
+}
+
 /// A GET of `url`.
 pub(crate) fn get(url: impl Into<String>) -> Request {
     Request {
@@ -191,7 +268,9 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 type Script = Arc<
-    dyn Fn(Box<dyn Stream>) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync,
+    dyn Fn(Box<dyn Stream>, String) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>
+        + Send
+        + Sync,
 >;
 
 /// A server on a free port of this machine. Each connection gets one request read and is then the script's.
@@ -225,13 +304,32 @@ impl Server {
         F: Fn(Box<dyn Stream>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = io::Result<()>> + Send + 'static,
     {
-        Self::start(None, Arc::new(move |stream| Box::pin(script(stream)))).await
+        Self::start(None, Arc::new(move |stream, _| Box::pin(script(stream)))).await
+    }
+
+    /// Answers every request with itself.
+    pub(crate) async fn echoing() -> Self {
+        let script: Script = Arc::new(|mut stream, request| {
+            Box::pin(async move {
+                let echo: String = request
+                    .lines()
+                    .filter(|line| line.starts_with("x-"))
+                    .map(|line| format!("{line}\r\n"))
+                    .collect();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\n{echo}Content-Length: {}\r\n\r\n{request}",
+                    request.len()
+                );
+                stream.write_all(answer.as_bytes()).await
+            })
+        });
+        Self::start(None, script).await
     }
 
     /// Like [`Server::answering`], behind TLS.
     pub(crate) async fn tls(config: rustls::ServerConfig, answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
-        let script: Script = Arc::new(move |mut stream| {
+        let script: Script = Arc::new(move |mut stream, _| {
             let answer = answer.clone();
             Box::pin(async move {
                 stream.write_all(&answer).await?;
@@ -262,8 +360,8 @@ impl Server {
                         ),
                     };
                     let request = read_request(&mut stream).await?;
-                    seen.lock().unwrap().push(request);
-                    script(stream).await
+                    seen.lock().unwrap().push(request.clone());
+                    script(stream, request).await
                 });
             }
         });

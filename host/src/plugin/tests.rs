@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::capability::testing::Fixture;
+use crate::capability::testing::{Fixture, Server};
 use crate::config::defaults::plugin_limits;
 use crate::failure::FailureKind;
 use crate::token::Expiry;
@@ -298,6 +302,60 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
             "{config} took {:?}",
             began.elapsed()
         );
+    }
+}
+
+/// The real boundary, an issuer that repeats what it gets, and every way that we know of.
+#[tokio::test]
+async fn a_guest_that_tries_everything_gets_no_secret() {
+    let key = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    let private = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
+    let modulus = URL_SAFE_NO_PAD.encode([0xc1; 256]);
+    let pin = "4938170265";
+    let server = Server::echoing().await;
+    let mut bench = Bench::new();
+    bench.fixture.endpoints = vec![server.origin()];
+    bench.fixture.limits.requests = 100;
+    for (name, value) in [("pin", pin), ("key", key), ("modulus", &modulus)] {
+        bench.fixture.secret(name, value);
+    }
+    let config = json!({
+        "mode": "burgle",
+        "url": server.url("/echo"),
+        "secrets": ["mine", "pin", "key", "modulus"],
+    });
+    let (token, log) = logged(bench.acquire(config)).await;
+    let token = token.unwrap();
+    let loot = value(&token);
+    // It got as far as it could.
+    assert!(
+        loot.contains("echo: ([(") && loot.contains("secret-"),
+        "{loot}"
+    );
+    assert!(
+        loot.contains("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"),
+        "{loot}"
+    );
+    for secret in [SECRET, pin, key, private, &modulus] {
+        for bytes in [
+            secret.as_bytes(),
+            Sha256::digest(secret.as_bytes()).as_slice(),
+        ] {
+            let decimal = bytes
+                .iter()
+                .map(u8::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
+            for spelled in [
+                String::from_utf8_lossy(bytes).into_owned(),
+                HEXLOWER.encode(bytes),
+                URL_SAFE_NO_PAD.encode(bytes),
+                decimal,
+            ] {
+                assert!(!loot.contains(&spelled), "{spelled} in {loot}");
+                assert!(!log.contains(&spelled), "{spelled} in {log}");
+            }
+        }
     }
 }
 

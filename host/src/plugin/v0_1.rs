@@ -358,6 +358,8 @@ fn encoding_from(encoding: secrets::Encoding) -> capability::Encoding {
         secrets::Encoding::Base64 => capability::Encoding::Base64,
         secrets::Encoding::Base64url => capability::Encoding::Base64Url,
         secrets::Encoding::Hex => capability::Encoding::Hex,
+        secrets::Encoding::Base32 => capability::Encoding::Base32,
+        secrets::Encoding::Quoted => capability::Encoding::Quoted,
     }
 }
 
@@ -510,26 +512,10 @@ impl crypto::Host for SourceGuest {
         key: Resource<SecretHandle>,
         algorithm: String,
         message: secrets::Value,
-    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
-        let message = value_from(&self.table, message)?;
-        let key = self.table.get(&key)?;
-        Ok(self
-            .host
-            .sign(key, &algorithm, &message)
-            .map_err(|failure| failure_to(&self.host, failure)))
-    }
-
-    async fn derive(
-        &mut self,
-        key: Resource<SecretHandle>,
-        algorithm: String,
-        message: secrets::Value,
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
         let message = value_from(&self.table, message)?;
-        let derived = self
-            .host
-            .derive(self.table.get(&key)?, &algorithm, &message);
-        self.handed(derived)
+        let signed = self.host.sign(self.table.get(&key)?, &algorithm, message);
+        self.handed(signed)
     }
 
     async fn get_public_key(
@@ -541,7 +527,7 @@ impl crypto::Host for SourceGuest {
             .map(|key| crypto::PublicKey {
                 jwk: key.jwk,
                 spki: key.spki,
-                certificate: key.certificate,
+                certificates: key.certificates,
             })
             .map_err(|failure| failure_to(&self.host, failure)))
     }
@@ -550,12 +536,10 @@ impl crypto::Host for SourceGuest {
         &mut self,
         algorithm: String,
         message: secrets::Value,
-    ) -> wasmtime::Result<Result<Vec<u8>, types::Failure>> {
+    ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
         let message = value_from(&self.table, message)?;
-        Ok(self
-            .host
-            .digest(&algorithm, &message)
-            .map_err(|failure| failure_to(&self.host, failure)))
+        let digest = self.host.digest(&algorithm, message);
+        self.handed(digest)
     }
 
     /// The interface has no failure here: a system without random numbers ends the call.

@@ -10,11 +10,14 @@ pub struct PublicKey {
     pub jwk: String,
     /// DER SubjectPublicKeyInfo.
     pub spki: Vec<u8>,
-    /// DER of the first certificate in the same PEM.
-    pub certificate: Option<Vec<u8>>,
+    /// DER of the certificates in the same PEM, in its order, the key's own first.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 /// Signs with a private key, or makes a MAC. `algorithm` has its name from RFC 7518, 8037 or 5849, e.g. "RS256", "EdDSA", "HMAC-SHA1".
+///
+/// The result is a secret: [`crate::secrets::join`] spells it where it lands, [`crate::jwt::sign`] does so for a JWT, and as the next key it makes the
+/// chains of AWS Signature Version 4. Of plain text and a key that may be read, it may be read too.
 ///
 /// # Errors
 ///
@@ -23,39 +26,36 @@ pub fn sign<'a>(
     key: &Secret,
     algorithm: &str,
     message: impl Into<Value<'a>>,
-) -> Result<Vec<u8>, Failure> {
-    host::sign(&key.0, algorithm, &message.into())
-}
-
-/// A MAC whose result is the next key and stays in the host, as in AWS Signature Version 4.
-///
-/// # Errors
-///
-/// As [`sign`].
-pub fn derive<'a>(
-    key: &Secret,
-    algorithm: &str,
-    message: impl Into<Value<'a>>,
 ) -> Result<Secret, Failure> {
-    host::derive(&key.0, algorithm, &message.into()).map(Secret)
+    host::sign(&key.0, algorithm, &message.into()).map(Secret)
 }
 
 /// The public half of a private key, a public key or a certificate.
 ///
 /// # Errors
 ///
-/// `invalid-config` when the secret is none of them.
+/// `invalid-config` when the secret is none of them, or was made by [`crate::secrets::join`].
 pub fn public_key(key: &Secret) -> Result<PublicKey, Failure> {
     host::public_key(&key.0)
 }
 
-/// A digest: "SHA-256", "SHA-384", "SHA-512", "SHA-1" or "MD5".
+/// A digest: "SHA-256", "SHA-384", "SHA-512", "SHA-1" or "MD5". It is a secret as the message is one; that of plain text may be read, see
+/// [`digest_of_text`].
 ///
 /// # Errors
 ///
 /// `invalid-config` for another name.
-pub fn digest<'a>(algorithm: &str, message: impl Into<Value<'a>>) -> Result<Vec<u8>, Failure> {
-    host::digest(algorithm, &message.into())
+pub fn digest<'a>(algorithm: &str, message: impl Into<Value<'a>>) -> Result<Secret, Failure> {
+    host::digest(algorithm, &message.into()).map(Secret)
+}
+
+/// The bytes of a digest of what is no secret: a PKCE challenge, a thumbprint, the hash of a payload.
+///
+/// # Errors
+///
+/// As [`digest`].
+pub fn digest_of_text(algorithm: &str, message: &str) -> Result<Vec<u8>, Failure> {
+    digest(algorithm, message)?.reveal()
 }
 
 /// Random bytes, at most 1024. A language's own generator may repeat itself in every fresh instance.

@@ -1,10 +1,12 @@
-//! What a JWT says about itself, unverified: a plugin is no relying party, it only wants to know when the token dies.
+//! What a JWT says about itself, unverified: a plugin is no relying party, it only wants to know when the token dies. And JWTs of its own, signed
+//! by the host.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use crate::Timestamp;
+use crate::secrets::{Encoding, Piece, Secret, join};
+use crate::{Failure, Timestamp, crypto};
 
 /// The claims of a JWS in compact form (RFC 7519), or nothing when the text is not one.
 #[must_use]
@@ -43,6 +45,29 @@ pub fn unsigned<'a>(claims: impl IntoIterator<Item = (&'a str, Claim)>) -> Strin
         encode(br#"{"alg":"none","typ":"JWT"}"#),
         encode(payload.as_bytes())
     )
+}
+
+/// A JWT as [`crypto::sign`] signs it, e.g. a client assertion (RFC 7523): a secret, for a form's field or a header. Its header has `alg` and what
+/// `header` has beside it: `kid`, `typ`.
+///
+/// # Errors
+///
+/// As [`crypto::sign`].
+pub fn sign(
+    key: &Secret,
+    algorithm: &str,
+    mut header: Map<String, Value>,
+    claims: Map<String, Value>,
+) -> Result<Secret, Failure> {
+    header.insert("alg".to_owned(), algorithm.into());
+    let part = |members| URL_SAFE_NO_PAD.encode(Value::Object(members).to_string());
+    let signed = format!("{}.{}", part(header), part(claims));
+    let signature = crypto::sign(key, algorithm, signed.as_str())?;
+    join(&[
+        signed.into(),
+        ".".into(),
+        Piece::Secret(&signature, Encoding::Base64Url),
+    ])
 }
 
 #[cfg(test)]

@@ -34,6 +34,10 @@ pub enum Encoding {
     Base64Url,
     /// Hexadecimal in lower case.
     Hex,
+    /// Base32 with padding.
+    Base32,
+    /// Escaped for the inside of a quoted-string of a header.
+    Quoted,
 }
 
 /// What a request is made of: text, bytes, or a secret that the host puts in.
@@ -117,7 +121,7 @@ impl Secret {
         host::part(&self.0, pointer).map(Secret)
     }
 
-    /// Decoded from base64, base64url or hex, for keys handed out as text.
+    /// Decoded from base64, base64url, base32 or hex, for keys handed out as text.
     ///
     /// # Errors
     ///

@@ -56,32 +56,24 @@ pub(crate) fn decode(secret: &Handle, encoding: Encoding) -> Result<Handle, Fail
     Ok(secret.decode(encoding.into())?)
 }
 
-pub(crate) fn sign(key: &Handle, algorithm: &str, message: &Value<'_>) -> Result<Vec<u8>, Failure> {
+pub(crate) fn sign(key: &Handle, algorithm: &str, message: &Value<'_>) -> Result<Handle, Failure> {
     Ok(wit::crypto::sign(key, algorithm, &message.into())?)
-}
-
-pub(crate) fn derive(
-    key: &Handle,
-    algorithm: &str,
-    message: &Value<'_>,
-) -> Result<Handle, Failure> {
-    Ok(wit::crypto::derive(key, algorithm, &message.into())?)
 }
 
 pub(crate) fn public_key(key: &Handle) -> Result<PublicKey, Failure> {
     let wit::crypto::PublicKey {
         jwk,
         spki,
-        certificate,
+        certificates,
     } = wit::crypto::get_public_key(key)?;
     Ok(PublicKey {
         jwk,
         spki,
-        certificate,
+        certificates,
     })
 }
 
-pub(crate) fn digest(algorithm: &str, message: &Value<'_>) -> Result<Vec<u8>, Failure> {
+pub(crate) fn digest(algorithm: &str, message: &Value<'_>) -> Result<Handle, Failure> {
     Ok(wit::crypto::digest(algorithm, &message.into())?)
 }
 
@@ -202,6 +194,8 @@ impl From<Encoding> for wit::secrets::Encoding {
             Encoding::Base64 => Self::Base64,
             Encoding::Base64Url => Self::Base64url,
             Encoding::Hex => Self::Hex,
+            Encoding::Base32 => Self::Base32,
+            Encoding::Quoted => Self::Quoted,
         }
     }
 }

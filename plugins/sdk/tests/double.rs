@@ -2,7 +2,7 @@
 
 use evertoken_plugin::testing::{Answer, Host};
 use evertoken_plugin::{Failure, Timestamp};
-use evertoken_plugin::{clock, crypto, http, log, secrets, state};
+use evertoken_plugin::{clock, crypto, http, jwt, log, secrets, state};
 use secrets::{Encoding, Piece, Secret};
 
 #[test]
@@ -130,7 +130,8 @@ fn clock_cache_log_and_randomness_are_the_tests() {
     log::warn("careful");
     state::set("k", b"v").unwrap();
     let key = secrets::join(&["key".into()]).unwrap();
-    assert_eq!(crypto::sign(&key, "HS256", "m").unwrap(), b"sig");
+    let signature = crypto::sign(&key, "HS256", "m").unwrap();
+    assert_eq!(signature.reveal().unwrap(), b"sig");
     assert_eq!(clock::now(), Timestamp::from_unix_seconds(7));
     assert_eq!(
         (state::get("k").unwrap(), state::get("other").unwrap()),
@@ -138,4 +139,58 @@ fn clock_cache_log_and_randomness_are_the_tests() {
     );
     assert_eq!(host.logged(), [(log::Level::Warn, "careful".to_owned())]);
     assert_ne!(crypto::random_bytes(4), crypto::random_bytes(4));
+}
+
+#[test]
+fn what_is_computed_over_a_secret_is_one_and_is_sent_spelled() {
+    let host = Host::new();
+    host.secret("key", "k");
+    host.signature(b"s\xff");
+    host.digest(b"d");
+    host.digest(b"d");
+    host.answer(Answer::json(200, "{}"));
+    let key = secrets::open("key").unwrap();
+    assert_eq!(crypto::digest_of_text("SHA-256", "text").unwrap(), b"d");
+    let digest = crypto::digest("SHA-256", &key).unwrap();
+    assert!(digest.reveal().unwrap_err().has_code("secret.not-revealed"));
+
+    let claims = serde_json::json!({"iss": "client"});
+    let assertion = jwt::sign(
+        &key,
+        "RS256",
+        serde_json::Map::new(),
+        claims.as_object().unwrap().clone(),
+    )
+    .unwrap();
+    http::Request::post("https://x.example/t")
+        .field("client_assertion", &assertion)
+        .send()
+        .unwrap();
+    let request = host.requests().remove(0);
+    let sent = request.field("client_assertion").unwrap();
+    assert_eq!(
+        jwt::claims(sent).unwrap(),
+        claims.as_object().unwrap().clone()
+    );
+    assert!(sent.ends_with(".base64url(signed({key}))"), "{sent}");
+}
+
+#[test]
+fn nothing_looks_into_a_secret_that_the_plugin_made_unless_it_may_be_read() {
+    let host = Host::new();
+    host.secret("key", r#"{"n":"aa"}"#);
+    let key = secrets::open("key").unwrap();
+    let made = secrets::join(&[Piece::Secret(&key, Encoding::Raw)]).unwrap();
+    for failure in [
+        made.part("/n").unwrap_err(),
+        made.decode(Encoding::Hex).unwrap_err(),
+        crypto::public_key(&made).unwrap_err(),
+        crypto::sign(&made, "ES256", "m").unwrap_err(),
+    ] {
+        assert!(failure.has_code("secret.not-whole"), "{failure:?}");
+    }
+    let part = key.part("/n").unwrap().decode(Encoding::Hex).unwrap();
+    host.reveal("key");
+    assert_eq!(part.reveal().unwrap(), b"\xaa");
+    assert_eq!(made.part("/n").unwrap().reveal().unwrap(), b"aa");
 }

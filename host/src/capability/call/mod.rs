@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use tokio::time::Instant;
 
 use crate::capability::crypto::{self, PublicKey};
+use crate::capability::echo::Echoes;
 use crate::capability::encoding::Encoding;
 use crate::capability::host::Shared;
 use crate::capability::http::{self, Request, Response};
@@ -22,6 +23,7 @@ use crate::config::model::{Job, PluginLimits, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
+use crate::token::Token;
 
 /// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.
 pub const MAX_HANDLES: usize = 256;
@@ -74,6 +76,7 @@ struct Used {
     scrubber: Scrubber,
     /// Codes of the failures that the plugin was told.
     told: BTreeSet<String>,
+    echoes: Echoes,
     handles: usize,
     held_bytes: usize,
     requests: u32,
@@ -151,15 +154,15 @@ impl Call {
     /// `secret.part`: the string at a JSON pointer (RFC 6901).
     ///
     /// # Errors
-    /// `secret.no-such-part`.
+    /// `secret.no-such-part`, `secret.not-whole`.
     pub fn part(&self, secret: &SecretHandle, pointer: &str) -> Result<SecretHandle, Failure> {
         self.hold(secret.part(pointer)?)
     }
 
-    /// `secret.decode`: from base64, base64url or hex.
+    /// `secret.decode`: from base64, base64url, base32 or hex.
     ///
     /// # Errors
-    /// `secret.encoding`.
+    /// `secret.encoding`, `secret.not-whole`.
     pub fn decode(
         &self,
         secret: &SecretHandle,
@@ -173,7 +176,17 @@ impl Call {
     /// # Errors
     /// `secret.encoding`, `secret.too-large`.
     pub fn join(&self, pieces: &[Piece]) -> Result<SecretHandle, Failure> {
-        self.hold(SecretHandle::join(pieces)?)
+        let mut joined = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => match self.used().echoes.pieces(text) {
+                    Some(put_back) => joined.extend(put_back),
+                    None => joined.push(piece.clone()),
+                },
+                Piece::Secret(..) => joined.push(piece.clone()),
+            }
+        }
+        self.hold(SecretHandle::join(&joined)?)
     }
 
     /// `secrets.replace`: stores the successor of a rotating secret, or its first value. Durable when it returns.
@@ -191,8 +204,9 @@ impl Call {
         if !secret.rotating {
             return Err(self.not_rotating(name));
         }
+        let value = self.put_back(value)?;
         let bytes = value.expose();
-        if bytes.is_empty() || bytes.len() > MAX_SECRET_BYTES {
+        if bytes.is_empty() || value.size() > MAX_SECRET_BYTES {
             return Err(self.invalid_successor(name));
         }
         let target = self.handle(name, secret, SecretSlice::from(bytes.to_vec()), 0);
@@ -222,7 +236,21 @@ impl Call {
     /// There is no answer: `http.*`; or a secret may not go there: `secret.origin-denied`.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
         self.count_request()?;
-        self.probe(request).await
+        let request = request.try_map(|value| self.put_back(value))?;
+        for secret in request.values().filter_map(Value::secret) {
+            self.used().echoes.note_sent(secret)?;
+        }
+        let origin = request.origin();
+        let outcome = self.exchanged(request).await;
+        let concerns = |origin: &Origin| self.used().echoes.concern(origin);
+        let Some(origin) = origin.filter(concerns) else {
+            return outcome;
+        };
+        let mut used = self.used();
+        match outcome {
+            Ok(response) => Ok(used.echoes.marked(&origin, response)),
+            Err(failure) => Err(used.echoes.marked_failure(&origin, failure)),
+        }
     }
 
     /// A request of the host's own, which no limit of the plugin's bounds.
@@ -230,9 +258,12 @@ impl Call {
     /// # Errors
     /// As [`Call::send`].
     pub async fn probe(&self, request: Request) -> Result<Response, Failure> {
-        let response = http::send(self, request)
-            .await
-            .map_err(|failure| self.scrub_failure(failure))?;
+        let outcome = self.exchanged(request).await;
+        outcome.map_err(|failure| self.scrub_failure(failure))
+    }
+
+    async fn exchanged(&self, request: Request) -> Result<Response, Failure> {
+        let response = http::send(self, request).await?;
         let answered_at = self.0.host.clock.now().wall;
         let mut used = self.used();
         used.first_sent_at.get_or_insert(response.sent_at);
@@ -323,54 +354,44 @@ impl Call {
         self.0.host.clock.now().wall
     }
 
-    /// `crypto.sign`.
+    /// `crypto.sign`: a signature or a MAC, with the restrictions of key and message.
     ///
     /// # Errors
-    /// `crypto.algorithm`, `crypto.key`, `secret.rotating-key`.
+    /// `crypto.algorithm`, `crypto.key`, `secret.not-whole`, `secret.rotating-key`.
     pub fn sign(
         &self,
         key: &SecretHandle,
         algorithm: &str,
-        message: &Value,
-    ) -> Result<Vec<u8>, Failure> {
-        refuse_rotating_key(key)?;
-        crypto::sign(key.expose(), algorithm, message.expose())
-    }
-
-    /// `crypto.derive`: a MAC whose result is the next key.
-    ///
-    /// # Errors
-    /// As [`Call::sign`].
-    pub fn derive(
-        &self,
-        key: &SecretHandle,
-        algorithm: &str,
-        message: &Value,
+        message: Value,
     ) -> Result<SecretHandle, Failure> {
         refuse_rotating_key(key)?;
-        let mac = crypto::derive(key.expose(), algorithm, message.expose())?;
-        let derived = key.derived(mac);
-        let derived = match message.secret() {
-            Some(message) => derived.restricted_by(message),
-            None => derived,
-        };
-        self.hold(derived)
+        if !crypto::takes_any_key(algorithm) {
+            key.must_be_whole("used it as a private key")?;
+        }
+        let message = self.put_back(message)?;
+        let signed = crypto::sign(key.expose(), algorithm, message.expose())?;
+        let of = std::iter::once(key).chain(message.secret());
+        self.hold(SecretHandle::computed(SecretSlice::from(signed), of))
     }
 
-    /// `crypto.get-public-key`, of a private key, a public key or a certificate.
+    /// `crypto.get-public-key`, of a private key, a public key or a certificate that the plugin did not make.
     ///
     /// # Errors
-    /// `crypto.key`.
+    /// `crypto.key`, `secret.not-whole`.
     pub fn get_public_key(&self, key: &SecretHandle) -> Result<PublicKey, Failure> {
+        key.must_be_whole("asked for its public key")?;
         crypto::public_key(key.expose())
     }
 
-    /// `crypto.digest`.
+    /// `crypto.digest`, with the restrictions of the message.
     ///
     /// # Errors
     /// `crypto.algorithm`.
-    pub fn digest(&self, algorithm: &str, message: &Value) -> Result<Vec<u8>, Failure> {
-        crypto::digest(algorithm, message.expose())
+    pub fn digest(&self, algorithm: &str, message: Value) -> Result<SecretHandle, Failure> {
+        let message = self.put_back(message)?;
+        let digest = crypto::digest(algorithm, message.expose())?;
+        let digest = SecretSlice::from(digest);
+        self.hold(SecretHandle::computed(digest, message.secret()))
     }
 
     /// `crypto.get-random-bytes`, at most [`crypto::MAX_RANDOM_BYTES`].
@@ -386,6 +407,27 @@ impl Call {
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
         self.used().scrubber.scrub(text)
+    }
+
+    /// The token as it is published: what an issuer called a token is so to the byte, also where it repeats a secret.
+    #[must_use]
+    pub(in crate::capability) fn published(&self, mut token: Token) -> Token {
+        let used = self.used();
+        let echoes = &used.echoes;
+        let hidden = token.fields.iter_mut().filter(|field| !field.public);
+        let values = std::iter::once(&mut token.value).chain(hidden.map(|field| &mut field.value));
+        for value in values {
+            if let Some(published) = echoes.published(value.expose_secret()) {
+                *value = published.into();
+            } else if echoes.has_marker(value.expose_secret()) {
+                tracing::warn!(
+                    job = %self.0.job.id,
+                    "a token or field of the plugin's has a marker in it where an answer repeated a secret, and is published with it; a secret that may be published is listed under `reveal`"
+                );
+            }
+        }
+        drop(used);
+        token
     }
 
     /// Has [`Call::scrub`] look for `secret` too, e.g. the token and the fields that the call returned.
@@ -416,6 +458,11 @@ impl Call {
             code: failure.code.map(|code| self.scrub(&code)),
             ..failure
         }
+    }
+
+    /// What a plugin passes, with what markers in it stand for.
+    fn put_back(&self, value: Value) -> Result<Value, Failure> {
+        self.used().echoes.put_back(value)
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -455,7 +502,7 @@ impl Call {
     fn hold(&self, secret: SecretHandle) -> Result<SecretHandle, Failure> {
         let mut used = self.used();
         used.handles += 1;
-        used.held_bytes = used.held_bytes.saturating_add(secret.expose().len());
+        used.held_bytes = used.held_bytes.saturating_add(secret.size());
         if used.handles > MAX_HANDLES || used.held_bytes > MAX_HELD_BYTES {
             return Err(Failure::new(
                 FailureKind::Internal,
@@ -514,7 +561,7 @@ impl Call {
     fn listed(&self, name: &str) -> Result<&Secret, Failure> {
         let secret = self.0.job.source.secrets.get(name);
         secret.map(|secret| &**secret).ok_or_else(|| {
-            let name = self.scrub(name);
+            // Not scrubbed: whether the plugin's own text comes back whole would tell it whether that is a secret's value.
             Failure::new(
                 FailureKind::InvalidConfig,
                 "secret.not-listed",

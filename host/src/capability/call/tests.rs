@@ -1,5 +1,8 @@
 //! Secrets, state and log lines as a plugin's call sees them.
 
+mod hostile;
+mod tells;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

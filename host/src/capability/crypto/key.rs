@@ -138,7 +138,7 @@ pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, KeyError> {
             Ok(PublicKey {
                 jwk: jwk::of_spki(&spki).ok_or(KeyError::Unsupported)?,
                 spki,
-                certificate: None,
+                certificates: Vec::new(),
             })
         }
         Form::Pem(pem) => pem.public_key(),
@@ -194,16 +194,25 @@ impl Pem {
             .transpose()
     }
 
-    fn first(&self, wanted: SectionKind) -> Option<&[u8]> {
+    fn all(&self, wanted: SectionKind) -> impl Iterator<Item = &[u8]> {
         self.0
             .iter()
-            .find(|(kind, _)| *kind == wanted)
+            .filter(move |(kind, _)| *kind == wanted)
             .map(|(_, der)| der.as_slice())
     }
 
+    fn first(&self, wanted: SectionKind) -> Option<&[u8]> {
+        self.all(wanted).next()
+    }
+
     fn public_key(&self) -> Result<PublicKey, KeyError> {
-        let certificate = self.first(SectionKind::Certificate).map(<[u8]>::to_vec);
-        let certified = certificate.as_deref().map(certified).transpose()?;
+        let certificates: Vec<_> = self.all(SectionKind::Certificate).collect();
+        // Each must be one: what else is put between the armour is nothing public.
+        let keys: Vec<_> = certificates
+            .iter()
+            .map(|der| certified(der))
+            .collect::<Result<_, _>>()?;
+        let certified = keys.into_iter().next();
         let own = match (self.private_key()?, self.first(SectionKind::PublicKey)) {
             (Some(key), _) => Some(key.spki()?),
             (None, Some(spki)) => Some(spki.to_vec()),
@@ -219,7 +228,7 @@ impl Pem {
         Ok(PublicKey {
             jwk: jwk_of(&spki).ok_or(KeyError::Unsupported)?,
             spki,
-            certificate,
+            certificates: certificates.into_iter().map(<[u8]>::to_vec).collect(),
         })
     }
 }

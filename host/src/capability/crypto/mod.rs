@@ -10,7 +10,6 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaSigningAlgorithm, RsaEncoding, RsaKeyPair};
 use aws_lc_rs::{digest as sha, hmac, rand};
 use md5::{Digest as _, Md5};
-use secrecy::SecretSlice;
 
 use crate::failure::{Failure, FailureKind};
 use crate::worker;
@@ -23,9 +22,6 @@ pub const MAX_RANDOM_BYTES: u32 = 1024;
 const SIGN_ALGORITHMS: &str =
     "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512, HMAC-SHA1";
 
-/// What [`derive()`] takes, for messages.
-const MAC_ALGORITHMS: &str = "HS256, HS384, HS512, HMAC-SHA1";
-
 /// What [`digest`] takes, for messages.
 const DIGEST_ALGORITHMS: &str = "SHA-256, SHA-384, SHA-512, SHA-1, MD5";
 
@@ -36,8 +32,8 @@ pub struct PublicKey {
     pub jwk: String,
     /// DER SubjectPublicKeyInfo (RFC 5280 §4.1).
     pub spki: Vec<u8>,
-    /// DER of the first certificate in the same PEM.
-    pub certificate: Option<Vec<u8>>,
+    /// DER of the certificates in the same PEM, in its order, the key's own first.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 /// SHA-256.
@@ -71,21 +67,9 @@ pub(super) fn sign(key: &[u8], algorithm: &str, message: &[u8]) -> Result<Vec<u8
     })
 }
 
-/// A MAC that is itself a key.
-///
-/// # Errors
-/// `crypto.algorithm`.
-pub(super) fn derive(
-    key: &[u8],
-    algorithm: &str,
-    message: &[u8],
-) -> Result<SecretSlice<u8>, Failure> {
-    let mac = mac_algorithm(algorithm)
-        .ok_or_else(|| unknown(algorithm, "derive a key with", MAC_ALGORITHMS))?;
-    let key = hmac::Key::new(mac, key);
-    Ok(SecretSlice::from(
-        hmac::sign(&key, message).as_ref().to_vec(),
-    ))
+/// Whether any bytes are a key for it: a MAC says nothing of its key but by its result.
+pub(super) fn takes_any_key(algorithm: &str) -> bool {
+    mac_algorithm(algorithm).is_some()
 }
 
 /// The public key of a private key, a public key or a certificate.

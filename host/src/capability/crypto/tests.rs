@@ -10,7 +10,6 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use data_encoding::HEXLOWER;
-use secrecy::ExposeSecret;
 
 use super::*;
 use crate::capability::Value;
@@ -107,8 +106,6 @@ fn macs_and_deterministic_signatures_are_those_of_the_rfcs() {
             HEXLOWER.encode(&sign(b"Jefe", algorithm, message).unwrap()),
             expected
         );
-        let derived = derive(b"Jefe", algorithm, message).unwrap();
-        assert_eq!(HEXLOWER.encode(derived.expose_secret()), expected);
     }
 }
 
@@ -234,9 +231,17 @@ fn a_certificate_in_the_same_pem_is_given_out_if_it_is_the_keys() {
     let (other, _) = issue();
     let both = format!("{}{}", key.serialize_pem(), certificate.pem());
     let public = public_key(both.as_bytes()).unwrap();
+    assert_eq!(public.certificates, [certificate.der().to_vec()]);
+    let chain = format!("{both}{}", other.pem());
     assert_eq!(
-        public.certificate.as_deref(),
-        Some(certificate.der().as_ref())
+        public_key(chain.as_bytes()).unwrap().certificates,
+        [certificate.der().to_vec(), other.der().to_vec()]
+    );
+    let no_certificate = format!("{both}{}", pem("CERTIFICATE", b"hunter22"));
+    let failure = public_key(no_certificate.as_bytes()).unwrap_err();
+    assert!(
+        failure.message.contains("certificate is damaged"),
+        "{failure}"
     );
     let alone = public_key(certificate.pem().as_bytes()).unwrap();
     assert_eq!((alone.jwk, alone.spki), (public.jwk, public.spki));
@@ -313,7 +318,6 @@ fn what_is_no_usable_key_says_what_is_wrong_and_never_shows_it() {
         sign(b"k", "RS255", b"m"),
         sign(RSA_JWK.as_bytes(), "RSA-SHA1", b"m"),
         sign(b"k", "none", b"m"),
-        derive(b"k", "ES256", b"m").map(|_| Vec::new()),
         digest("SHA-3", b"m"),
     ] {
         let failure = outcome.unwrap_err();
@@ -369,7 +373,7 @@ async fn a_chain_of_macs_derives_a_key_that_stays_a_secret() {
         .unwrap();
     for part in ["20150830", "us-east-1", "iam", "aws4_request"] {
         key = call
-            .derive(&key, "HS256", &Value::Text(part.to_owned()))
+            .sign(&key, "HS256", Value::Text(part.to_owned()))
             .unwrap();
     }
     assert_eq!(
@@ -379,10 +383,10 @@ async fn a_chain_of_macs_derives_a_key_that_stays_a_secret() {
     assert_eq!(code(&call.reveal(&key).unwrap_err()), "secret.not-revealed");
     let message = "AWS4-HMAC-SHA256\n20150830T123600Z\n20150830/us-east-1/iam/aws4_request\nf536975d06c0309214f805bb90ccff089219ecd68b2577efef23edd43b7e1a59";
     let signed = call
-        .sign(&key, "HS256", &Value::Text(message.to_owned()))
+        .sign(&key, "HS256", Value::Text(message.to_owned()))
         .unwrap();
     assert_eq!(
-        HEXLOWER.encode(&signed),
+        HEXLOWER.encode(signed.expose()),
         "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"
     );
 }
@@ -394,12 +398,13 @@ async fn a_rotating_secret_is_no_key() {
     let call = fixture.call();
     let secret = call.open("rt").await.unwrap();
     let message = Value::Text("m".to_owned());
-    for failure in [
-        call.sign(&secret, "HS256", &message).unwrap_err(),
-        call.derive(&secret, "HS256", &message).unwrap_err(),
-    ] {
+    let digest = call
+        .digest("SHA-256", Value::Secret(secret.clone()))
+        .unwrap();
+    for key in [&secret, &digest] {
+        let failure = call.sign(key, "HS256", message.clone()).unwrap_err();
         assert_eq!(code(&failure), "secret.rotating-key");
     }
     // As a message it is fine: PKCE and DPoP hash what they send.
-    call.digest("SHA-256", &Value::Secret(secret)).unwrap();
+    call.digest("SHA-256", Value::Secret(secret)).unwrap();
 }

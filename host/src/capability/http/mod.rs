@@ -31,6 +31,7 @@ use tokio::time::{Instant, timeout_at};
 use super::call::Call;
 use super::journal;
 use super::secrets::Value;
+use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 use crate::worker;
@@ -94,6 +95,48 @@ pub struct Request {
     pub headers: Vec<(String, Value)>,
     /// The content.
     pub body: Body,
+}
+
+impl Request {
+    /// Every value in it, wherever it stands.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Value> {
+        let (fields, content): (&[(String, Value)], _) = match &self.body {
+            Body::Empty => (&[], None),
+            Body::Form(fields) => (fields, None),
+            Body::Content(value) => (&[], Some(value)),
+        };
+        self.query
+            .iter()
+            .chain(&self.headers)
+            .chain(fields)
+            .map(|(_, value)| value)
+            .chain(content)
+    }
+
+    /// The same with other values.
+    pub(super) fn try_map<E>(self, map: impl Fn(Value) -> Result<Value, E>) -> Result<Self, E> {
+        let pairs = |pairs: Vec<(String, Value)>| {
+            let pairs = pairs.into_iter();
+            pairs
+                .map(|(name, value)| Ok((name, map(value)?)))
+                .collect::<Result<_, E>>()
+        };
+        Ok(Self {
+            query: pairs(self.query)?,
+            headers: pairs(self.headers)?,
+            body: match self.body {
+                Body::Empty => Body::Empty,
+                Body::Form(fields) => Body::Form(pairs(fields)?),
+                Body::Content(value) => Body::Content(map(value)?),
+            },
+            ..self
+        })
+    }
+
+    /// Where it goes, if it can be sent anywhere.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        Target::of(self).ok().map(|target| target.origin)
+    }
 }
 
 /// An answer, read whole.

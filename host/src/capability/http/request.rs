@@ -17,6 +17,9 @@ use crate::text::Alphabet;
 /// Bytes of one request before encoding. Token requests have a few KiB; the largest SAML assertions a hundred.
 pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
+/// Bytes of a URL with its query; the library takes no longer ones.
+const MAX_URL_BYTES: usize = 65_000;
+
 /// Fields of one request; servers commonly take a hundred.
 pub const MAX_HEADERS: usize = 64;
 
@@ -99,13 +102,14 @@ pub(super) struct Prepared {
 /// `http.request` for a part that cannot be sent, `secret.origin-denied` for a secret that may not go to the target.
 pub(super) fn prepare(target: &Target, request: &Request) -> Result<Prepared, Failure> {
     check_size(request)?;
-    for value in values(request) {
+    for value in request.values() {
         check_reach(value, &target.origin)?;
     }
     let url = with_query(&target.url, &request.query)?;
     let mut headers = headers(&request.headers)?;
     let body = body(&request.body, &mut headers)?;
-    let rotating = values(request)
+    let rotating = request
+        .values()
         .filter_map(Value::secret)
         .flat_map(|secret| secret.lineage().rotating().clone())
         .collect();
@@ -130,30 +134,15 @@ fn unspellable(place: &str, error: EncodingError) -> Failure {
     invalid(format!("{place}: {error}"))
 }
 
-/// Every value in the request, wherever it stands.
-fn values(request: &Request) -> impl Iterator<Item = &Value> {
-    let (fields, content): (&[(String, Value)], _) = match &request.body {
-        Body::Empty => (&[], None),
-        Body::Form(fields) => (fields, None),
-        Body::Content(value) => (&[], Some(value)),
-    };
-    request
-        .query
-        .iter()
-        .chain(&request.headers)
-        .chain(fields)
-        .map(|(_, value)| value)
-        .chain(content)
-}
-
 fn check_size(request: &Request) -> Result<(), Failure> {
     let names = |pairs: &[(String, Value)]| pairs.iter().map(|(name, _)| name.len()).sum::<usize>();
     let fields = match &request.body {
         Body::Form(fields) => names(fields),
         Body::Empty | Body::Content(_) => 0,
     };
-    let bytes = values(request)
-        .map(|value| value.expose().len())
+    let bytes = request
+        .values()
+        .map(Value::size)
         .chain([
             request.url.len(),
             names(&request.query),
@@ -168,6 +157,17 @@ fn check_size(request: &Request) -> Result<(), Failure> {
     }
     if request.headers.len() > MAX_HEADERS {
         return Err(invalid(format!("it has more than {MAX_HEADERS} headers")));
+    }
+    let longest = |len| Encoding::Percent.longest(len);
+    let query = request
+        .query
+        .iter()
+        .map(|(name, value)| longest(name.len()) + longest(value.size()) + 2);
+    let url_bytes = query.fold(request.url.len(), usize::saturating_add);
+    if url_bytes > MAX_URL_BYTES {
+        return Err(invalid(format!(
+            "the URL may come to more than {MAX_URL_BYTES} bytes, percent-encoded"
+        )));
     }
     Ok(())
 }
@@ -241,6 +241,14 @@ fn headers(fields: &[(String, Value)]) -> Result<HeaderMap, Failure> {
         if HOST_FIELDS.contains(&field.as_str()) || field.as_str().starts_with("proxy-") {
             return Err(invalid(format!(
                 "header `{field}` is the host's own; leave it out"
+            )));
+        }
+        if value
+            .secret()
+            .is_some_and(|secret| secret.lineage().is_computed())
+        {
+            return Err(invalid(format!(
+                "the value of header `{field}` holds a digest, signature or MAC as bytes; spell it in base64 or hex"
             )));
         }
         let mut content = HeaderValue::from_bytes(value.expose()).map_err(|_| {

@@ -56,9 +56,23 @@ impl Reach {
     }
 }
 
+/// How a value came about. Taking a value apart and reading it as a key answer questions about what is in it; of a value that a
+/// plugin put together, they would be questions of its choice, and each answer tells whether a guess is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// Opened, or a part or a decoding of what was opened.
+    Whole,
+    /// Text and secrets in a row.
+    Joined,
+    /// A digest, a signature or a MAC, or one joined raw: its bytes are of every kind, so that a spelling which takes only some
+    /// would tell of them.
+    Computed,
+}
+
 /// Which secrets a value is made of, and what they allow together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lineage {
+    make: Make,
     names: BTreeSet<String>,
     rotating: BTreeMap<String, u64>,
     revealable: bool,
@@ -69,6 +83,7 @@ impl Lineage {
     /// Of text alone: a plugin knows it already.
     fn text() -> Self {
         Self {
+            make: Make::Joined,
             names: BTreeSet::new(),
             rotating: BTreeMap::new(),
             revealable: true,
@@ -90,6 +105,7 @@ impl Lineage {
         };
         let names = BTreeSet::from([name.to_owned()]);
         Self {
+            make: Make::Whole,
             rotating: if secret.rotating {
                 BTreeMap::from([(name.to_owned(), generation)])
             } else {
@@ -101,7 +117,8 @@ impl Lineage {
         }
     }
 
-    fn join(mut self, other: &Self) -> Self {
+    /// Of a value made of both; what make it is says the caller.
+    pub(super) fn join(mut self, other: &Self) -> Self {
         self.names.extend(other.names.iter().cloned());
         for (name, generation) in &other.rotating {
             // Made of two generations, it carries the older one too.
@@ -137,14 +154,33 @@ impl Lineage {
         &self.reach
     }
 
+    fn made(self, make: Make) -> Self {
+        Self { make, ..self }
+    }
+
+    /// Whether questions about what is in the value may be answered, see [`Make`].
+    fn may_be_read_into(&self) -> bool {
+        self.revealable || self.make == Make::Whole
+    }
+
+    /// Whether it is bytes of every kind that the plugin may not read.
+    #[must_use]
+    pub fn is_computed(&self) -> bool {
+        !self.revealable && self.make == Make::Computed
+    }
+
     /// The names as a message quotes them.
     fn quoted(&self) -> String {
-        let quoted: Vec<_> = self.names.iter().map(|name| format!("`{name}`")).collect();
-        match quoted.as_slice() {
-            [] => "the value".to_owned(),
-            [one] => format!("secret {one}"),
-            several => format!("the value made of {}", several.join(", ")),
+        match self.names.len() {
+            0 => "the value".to_owned(),
+            1 => format!("secret {}", self.listed()),
+            _ => format!("the value made of {}", self.listed()),
         }
+    }
+
+    fn listed(&self) -> String {
+        let quoted: Vec<_> = self.names.iter().map(|name| format!("`{name}`")).collect();
+        quoted.join(", ")
     }
 }
 
@@ -155,6 +191,22 @@ pub struct SecretHandle(Arc<Inner>);
 struct Inner {
     bytes: SecretSlice<u8>,
     lineage: Lineage,
+    size: usize,
+    /// Of a joined value: everything in it that may not be read.
+    made_of: Vec<SecretHandle>,
+}
+
+/// What a plugin may not read counts in steps of this against limits: which of its requests are too large would tell its length to
+/// the byte.
+const SIZE_STEP: usize = 4096;
+
+/// What a value of this length counts against limits.
+fn counted(len: usize, lineage: &Lineage) -> usize {
+    if lineage.revealable {
+        len
+    } else {
+        len.max(1).next_multiple_of(SIZE_STEP)
+    }
 }
 
 /// Neither the value nor its length.
@@ -168,7 +220,13 @@ impl fmt::Debug for SecretHandle {
 
 impl SecretHandle {
     fn new(bytes: SecretSlice<u8>, lineage: Lineage) -> Self {
-        Self(Arc::new(Inner { bytes, lineage }))
+        let size = counted(bytes.expose_secret().len(), &lineage);
+        Self(Arc::new(Inner {
+            bytes,
+            lineage,
+            size,
+            made_of: Vec::new(),
+        }))
     }
 
     /// A handle to a secret of the job.
@@ -201,41 +259,130 @@ impl SecretHandle {
         Sha256::digest(self.expose()).into()
     }
 
-    /// Another value with the same restrictions: what is made of a secret is a secret too.
-    pub(super) fn derived(&self, bytes: SecretSlice<u8>) -> Self {
-        Self::new(bytes, self.lineage().clone())
+    /// What it counts against limits: at least its length, and of a value that may not be read no more than a step tells.
+    pub(super) fn size(&self) -> usize {
+        self.0.size
     }
 
-    /// This value with the restrictions of `other` beside its own.
-    pub(super) fn restricted_by(&self, other: &Self) -> Self {
-        let lineage = self.lineage().clone().join(other.lineage());
-        Self::new(self.0.bytes.clone(), lineage)
+    /// The value itself and, of a joined one, everything in it that may not be read.
+    pub(super) fn ingredients(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.0.made_of)
+    }
+
+    /// Whether both are one value with one lineage.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || self.lineage() == other.lineage() && self.expose() == other.expose()
+    }
+
+    /// A part or decoding of this value, with its restrictions and counted as it is: what is made of a secret is a secret too.
+    fn taken_out(&self, bytes: SecretSlice<u8>) -> Self {
+        let lineage = self.lineage().clone();
+        let size = if lineage.revealable {
+            bytes.expose_secret().len()
+        } else {
+            self.size()
+        };
+        Self(Arc::new(Inner {
+            bytes,
+            lineage,
+            size,
+            made_of: Vec::new(),
+        }))
+    }
+
+    /// What was computed over these values, with the restrictions of all of them.
+    pub(super) fn computed<'a>(
+        bytes: SecretSlice<u8>,
+        of: impl IntoIterator<Item = &'a Self>,
+    ) -> Self {
+        let lineage = of
+            .into_iter()
+            .fold(Lineage::text(), |made, secret| made.join(secret.lineage()));
+        Self::new(bytes, lineage.made(Make::Computed))
+    }
+
+    /// What stood in an answer in place of values of this lineage.
+    pub(super) fn answered(bytes: SecretSlice<u8>, lineage: Lineage) -> Self {
+        Self::new(bytes, lineage.made(Make::Joined))
     }
 
     /// The concatenation of `pieces`, with the restrictions of all of them.
     pub(super) fn join(pieces: &[Piece]) -> Result<Self, Failure> {
-        let mut bytes = Zeroizing::new(Vec::new());
+        let size = pieces
+            .iter()
+            .map(Piece::size)
+            .fold(0, usize::saturating_add);
+        if size > MAX_SECRET_BYTES {
+            return Err(too_large());
+        }
+        // As large as it may get: growing would leave the old buffer behind unwiped.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(size));
         let mut lineage = Lineage::text();
+        let mut made_of = Vec::new();
         for piece in pieces {
             match piece {
-                Piece::Text(text) => append(&mut bytes, text.as_bytes())?,
+                Piece::Text(text) => bytes.extend_from_slice(text.as_bytes()),
                 Piece::Secret(secret, encoding) => {
-                    append(&mut bytes, &secret.encode(*encoding)?)?;
-                    lineage = lineage.join(secret.lineage());
+                    bytes.extend_from_slice(&secret.encode(*encoding)?);
+                    let make = match (lineage.make, secret.lineage().make, encoding) {
+                        (Make::Computed, ..) | (_, Make::Computed, Encoding::Raw) => Make::Computed,
+                        _ => Make::Joined,
+                    };
+                    lineage = lineage.join(secret.lineage()).made(make);
+                    if !secret.lineage().revealable {
+                        made_of.extend(secret.ingredients().cloned());
+                    }
                 }
             }
         }
-        Ok(Self::new(SecretSlice::from(bytes.to_vec()), lineage))
+        let size = if lineage.revealable {
+            bytes.len()
+        } else {
+            size
+        };
+        Ok(Self(Arc::new(Inner {
+            bytes: SecretSlice::from(bytes.to_vec()),
+            lineage,
+            size,
+            made_of,
+        })))
     }
 
     fn encode(&self, encoding: Encoding) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        encoding.encode(self.expose()).map_err(|error| {
+        let unspellable = |why: &str| {
             Failure::new(
                 FailureKind::InvalidConfig,
                 "secret.encoding",
-                format!("{} cannot be encoded: {error}", self.lineage().quoted()),
+                format!("{} cannot be encoded: {why}", self.lineage().quoted()),
             )
-        })
+        };
+        if self.lineage().is_computed() && encoding.is_partial() {
+            return Err(unspellable(
+                "a digest, signature or MAC is no text; spell it in base64 or hex first",
+            ));
+        }
+        encoding
+            .encode(self.expose())
+            .map_err(|error| unspellable(&error.to_string()))
+    }
+
+    /// For what answers questions about the value: it must be a whole one, or one that may be read.
+    ///
+    /// # Errors
+    /// `secret.not-whole`.
+    pub(super) fn must_be_whole(&self, purpose: &str) -> Result<(), Failure> {
+        if self.lineage().may_be_read_into() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::InvalidConfig,
+            "secret.not-whole",
+            format!(
+                "the plugin made a value of {} and {purpose}; that takes a secret as the job lists it, or a part or decoding of one",
+                self.lineage().listed()
+            ),
+        ))
     }
 
     /// The value, if every secret in it is listed under `reveal`.
@@ -259,20 +406,27 @@ impl SecretHandle {
         ))
     }
 
-    /// The string at a JSON pointer (RFC 6901).
+    /// The string at a JSON pointer (RFC 6901). Why there is none is not told apart: whether a value is JSON says something of one
+    /// that is none.
     pub(super) fn part(&self, pointer: &str) -> Result<Self, Failure> {
-        let found = string_at(self.expose(), pointer).map_err(|reason| {
+        self.must_be_whole("asked for a part of it")?;
+        let found = string_at(self.expose(), pointer).ok();
+        let found = found.filter(|part| !part.expose_secret().is_empty());
+        found.map(|part| self.taken_out(part)).ok_or_else(|| {
             Failure::new(
                 FailureKind::InvalidConfig,
                 "secret.no-such-part",
-                format!("{} {reason}", self.lineage().quoted()),
+                format!(
+                    "{} has no text at `{pointer}`: it is not JSON, or has nothing there, nothing but an empty text, or something else than a text",
+                    self.lineage().quoted()
+                ),
             )
-        })?;
-        Ok(self.derived(found))
+        })
     }
 
-    /// The bytes that the value spells in base64, base64url or hex.
+    /// The bytes that the value spells in base64, base64url, base32 or hex.
     pub(super) fn decode(&self, encoding: Encoding) -> Result<Self, Failure> {
+        self.must_be_whole("asked for its decoding")?;
         let bytes = encoding.decode(self.expose()).map_err(|error| {
             Failure::new(
                 FailureKind::InvalidConfig,
@@ -280,7 +434,7 @@ impl SecretHandle {
                 format!("{} cannot be decoded: {error}", self.lineage().quoted()),
             )
         })?;
-        Ok(self.derived(bytes))
+        Ok(self.taken_out(bytes))
     }
 
     /// Whether this value may be kept under `name`: it must not get there what it may not do as itself.
@@ -290,23 +444,14 @@ impl SecretHandle {
     }
 }
 
-fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) -> Result<(), Failure> {
-    let len = bytes.len().saturating_add(more.len());
-    if len > MAX_SECRET_BYTES {
-        return Err(Failure::new(
-            FailureKind::Internal,
-            "secret.too-large",
-            format!("the plugin joined a value of more than {MAX_SECRET_BYTES} bytes"),
-        ));
-    }
-    if len > bytes.capacity() {
-        // Growing in place would leave the old buffer behind unwiped.
-        let mut grown = Zeroizing::new(Vec::with_capacity(len.saturating_mul(2)));
-        grown.extend_from_slice(bytes);
-        std::mem::swap(bytes, &mut grown);
-    }
-    bytes.extend_from_slice(more);
-    Ok(())
+fn too_large() -> Failure {
+    Failure::new(
+        FailureKind::Internal,
+        "secret.too-large",
+        format!(
+            "the plugin joined a value of more than {MAX_SECRET_BYTES} bytes; what it may not read counts with as many bytes as its spelling may have"
+        ),
+    )
 }
 
 /// The string at `pointer` in a JSON document. The reason for a failure names the pointer, never the content.
@@ -368,6 +513,15 @@ impl Value {
         }
     }
 
+    /// What it counts against limits.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Secret(secret) => secret.size(),
+        }
+    }
+
     /// The handle, if it is one.
     #[must_use]
     pub fn secret(&self) -> Option<&SecretHandle> {
@@ -385,6 +539,15 @@ pub enum Piece {
     Text(String),
     /// A secret in a spelling.
     Secret(SecretHandle, Encoding),
+}
+
+impl Piece {
+    fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Secret(secret, encoding) => encoding.longest(secret.size()),
+        }
+    }
 }
 
 /// As [`Value`]'s.

@@ -78,12 +78,47 @@ struct Scene {
     random: u8,
 }
 
-/// A secret of the double: its bytes, how it is shown, and the names of what is in it.
+/// A secret of the double: its bytes, how it is shown, the names of what is in it, and whether it was opened, or taken out of what was.
 #[derive(Clone)]
 pub(crate) struct Handle {
     bytes: Vec<u8>,
     shown: String,
     names: Vec<String>,
+    whole: bool,
+}
+
+impl Handle {
+    /// Only a whole secret, or one that may be read, is looked into.
+    fn must_be_whole(&self) -> Result<(), Failure> {
+        if self.whole || scene(|scene| scene.hidden(&self.names).is_none()) {
+            return Ok(());
+        }
+        Err(
+            Failure::invalid_config(format!("the plugin made {} itself", self.shown))
+                .with_code("secret.not-whole"),
+        )
+    }
+
+    /// What was computed over a message, with a key or without.
+    fn computed(bytes: Vec<u8>, shown: String, key: Option<&Self>, message: &Value<'_>) -> Self {
+        let mut names = key.map(|key| key.names.clone()).unwrap_or_default();
+        if let Value::Secret(message) = message {
+            names.extend_from_slice(&message.0.names);
+        }
+        Self {
+            bytes,
+            shown,
+            names,
+            whole: false,
+        }
+    }
+}
+
+impl Scene {
+    /// The first of these secrets that the job does not reveal.
+    fn hidden<'a>(&self, names: &'a [String]) -> Option<&'a String> {
+        names.iter().find(|name| !self.revealed.contains(name))
+    }
 }
 
 impl Default for Host {
@@ -140,7 +175,7 @@ impl Host {
         self.0.borrow_mut().answers.push_back(Err(failure));
     }
 
-    /// Answers the next `sign` or `derive`.
+    /// Answers the next `sign`.
     pub fn signature(&self, signature: impl Into<Vec<u8>>) {
         self.0.borrow_mut().signatures.push_back(signature.into());
     }
@@ -274,6 +309,7 @@ pub(crate) fn open(name: &str) -> Result<Handle, Failure> {
                 bytes: bytes.clone(),
                 shown: format!("{{{name}}}"),
                 names: vec![name.to_owned()],
+                whole: true,
             });
         }
         if scene.missing.iter().any(|missing| missing == name) {
@@ -294,6 +330,7 @@ pub(crate) fn join(pieces: &[Piece<'_>]) -> Result<Handle, Failure> {
         bytes: Vec::new(),
         shown: String::new(),
         names: Vec::new(),
+        whole: false,
     };
     for piece in pieces {
         match piece {
@@ -340,22 +377,17 @@ pub(crate) fn replace(
 }
 
 pub(crate) fn reveal(secret: &Handle) -> Result<Vec<u8>, Failure> {
-    scene(|scene| {
-        match secret
-            .names
-            .iter()
-            .find(|name| !scene.revealed.contains(name))
-        {
-            Some(name) => Err(Failure::invalid_config(format!(
-                "the job does not list {name} under reveal"
-            ))
-            .with_code("secret.not-revealed")),
-            None => Ok(secret.bytes.clone()),
-        }
+    scene(|scene| match scene.hidden(&secret.names) {
+        Some(name) => Err(Failure::invalid_config(format!(
+            "the job does not list {name} under reveal"
+        ))
+        .with_code("secret.not-revealed")),
+        None => Ok(secret.bytes.clone()),
     })
 }
 
 pub(crate) fn part(secret: &Handle, pointer: &str) -> Result<Handle, Failure> {
+    secret.must_be_whole()?;
     let missing = || {
         Failure::invalid_config(format!("the secret has no string at {pointer}"))
             .with_code("secret.no-such-part")
@@ -369,44 +401,32 @@ pub(crate) fn part(secret: &Handle, pointer: &str) -> Result<Handle, Failure> {
         bytes: text.as_bytes().to_vec(),
         shown: format!("{}#{pointer}", secret.shown),
         names: secret.names.clone(),
+        whole: secret.whole,
     })
 }
 
 pub(crate) fn decode(secret: &Handle, encoding: Encoding) -> Result<Handle, Failure> {
+    secret.must_be_whole()?;
     Ok(Handle {
         bytes: spelling::decode(&secret.bytes, encoding)?,
         shown: format!("decoded({})", secret.shown),
         names: secret.names.clone(),
+        whole: secret.whole,
     })
 }
 
-pub(crate) fn sign(
-    _key: &Handle,
-    _algorithm: &str,
-    _message: &Value<'_>,
-) -> Result<Vec<u8>, Failure> {
-    scene(|scene| {
-        scene
-            .signatures
-            .pop_front()
-            .ok_or_else(|| unprepared("signature"))
-    })
+pub(crate) fn sign(key: &Handle, algorithm: &str, message: &Value<'_>) -> Result<Handle, Failure> {
+    if !algorithm.starts_with('H') {
+        key.must_be_whole()?;
+    }
+    let signature = scene(|scene| scene.signatures.pop_front());
+    let signature = signature.ok_or_else(|| unprepared("signature"))?;
+    let shown = format!("signed({})", key.shown);
+    Ok(Handle::computed(signature, shown, Some(key), message))
 }
 
-pub(crate) fn derive(
-    key: &Handle,
-    algorithm: &str,
-    message: &Value<'_>,
-) -> Result<Handle, Failure> {
-    let bytes = sign(key, algorithm, message)?;
-    Ok(Handle {
-        bytes,
-        shown: format!("derived({})", key.shown),
-        names: key.names.clone(),
-    })
-}
-
-pub(crate) fn public_key(_key: &Handle) -> Result<PublicKey, Failure> {
+pub(crate) fn public_key(key: &Handle) -> Result<PublicKey, Failure> {
+    key.must_be_whole()?;
     scene(|scene| {
         scene
             .public_keys
@@ -415,13 +435,11 @@ pub(crate) fn public_key(_key: &Handle) -> Result<PublicKey, Failure> {
     })
 }
 
-pub(crate) fn digest(_algorithm: &str, _message: &Value<'_>) -> Result<Vec<u8>, Failure> {
-    scene(|scene| {
-        scene
-            .digests
-            .pop_front()
-            .ok_or_else(|| unprepared("digest"))
-    })
+pub(crate) fn digest(_algorithm: &str, message: &Value<'_>) -> Result<Handle, Failure> {
+    let digest = scene(|scene| scene.digests.pop_front());
+    let digest = digest.ok_or_else(|| unprepared("digest"))?;
+    let shown = format!("digest({})", shown(message));
+    Ok(Handle::computed(digest, shown, None, message))
 }
 
 /// Counts, so that a test can foretell them.

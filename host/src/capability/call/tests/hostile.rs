@@ -1,0 +1,427 @@
+//! A plugin that tries every function, on what it opened and made, joined and nested at random, against an issuer that repeats all it
+//! gets: nothing that comes back holds a secret, its digest or its MAC.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use data_encoding::{BASE32, HEXLOWER, HEXUPPER};
+use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+use crate::capability::testing::{Transported, get};
+use crate::capability::{Body, Piece};
+
+const ISSUER: &str = "https://idp.test";
+
+/// A number that can be guessed, a text that every spelling changes, a key, and a value that its use replaces.
+const SECRETS: [(&str, &str); 4] = [
+    ("pin", "4938170265"),
+    ("password", "p&ss \"wörd\"/+<1>\\é"),
+    (
+        "key",
+        r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","wrapped":"c2VjcmV0LWluc2lkZQ=="}"#,
+    ),
+    ("rt", "refresh-token-one"),
+];
+
+/// What of them may be in nothing that the plugin sees.
+const PARTS: [&str; 3] = [
+    "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
+    "c2VjcmV0LWluc2lkZQ==",
+    "secret-inside",
+];
+
+const MAC_KEY: &str = "the plugin's own key";
+
+const ENCODINGS: [Encoding; 10] = [
+    Encoding::Raw,
+    Encoding::Form,
+    Encoding::Percent,
+    Encoding::Json,
+    Encoding::Xml,
+    Encoding::Base64,
+    Encoding::Base64Url,
+    Encoding::Hex,
+    Encoding::Base32,
+    Encoding::Quoted,
+];
+
+const ALGORITHMS: [&str; 7] = [
+    "HS256",
+    "HS384",
+    "HS512",
+    "HMAC-SHA1",
+    "EdDSA",
+    "RS256",
+    "ES256",
+];
+
+const DIGESTS: [&str; 5] = ["SHA-256", "SHA-384", "SHA-512", "SHA-1", "MD5"];
+
+/// Texts that turn a secret beside them into something that a function looks into, and guesses.
+const TEXTS: [&str; 14] = [
+    "",
+    "x",
+    MAC_KEY,
+    r#"{"kty":"RSA","e":"AQAB","n":""#,
+    r#"{"kty":"OKP","crv":"Ed25519","x":""#,
+    r#""}"#,
+    r#"{"a":""#,
+    "{\"",
+    "\":\"found\"}",
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA",
+    "-----BEGIN PRIVATE KEY-----\n",
+    "\n-----END PUBLIC KEY-----\n",
+    "Basic ",
+    "5938170265",
+];
+
+/// A value by its number among those made so far, or text.
+#[derive(Debug, Clone, Copy)]
+enum Pick {
+    Made(usize),
+    Text(usize),
+    /// What an answer had, with a marker in it perhaps.
+    Seen(usize),
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Open(usize),
+    Join(Vec<(Pick, usize)>),
+    Part(usize, usize),
+    Decode(usize, usize),
+    Reveal(usize),
+    Replace(usize, Pick),
+    Sign(usize, usize, Pick),
+    PublicKey(usize),
+    Digest(usize, Pick),
+    Send(Pick, Pick, Pick, usize),
+    Keep(Pick),
+    Log(Pick),
+    Publish(Pick),
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    prop_oneof![
+        4 => any::<usize>().prop_map(Pick::Made),
+        2 => any::<usize>().prop_map(Pick::Text),
+        1 => any::<usize>().prop_map(Pick::Seen),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let any = any::<usize>;
+    prop_oneof![
+        2 => any().prop_map(Step::Open),
+        6 => proptest::collection::vec((pick(), any()), 0..4).prop_map(Step::Join),
+        1 => (any(), any()).prop_map(|(secret, pointer)| Step::Part(secret, pointer)),
+        2 => (any(), any()).prop_map(|(secret, encoding)| Step::Decode(secret, encoding)),
+        2 => any().prop_map(Step::Reveal),
+        1 => (any(), pick()).prop_map(|(name, value)| Step::Replace(name, value)),
+        3 => (any(), any(), pick()).prop_map(|(key, algorithm, value)| Step::Sign(key, algorithm, value)),
+        2 => any().prop_map(Step::PublicKey),
+        2 => (any(), pick()).prop_map(|(algorithm, value)| Step::Digest(algorithm, value)),
+        4 => (pick(), pick(), pick(), any()).prop_map(|(query, header, body, kind)| Step::Send(query, header, body, kind)),
+        1 => pick().prop_map(Step::Keep),
+        1 => pick().prop_map(Step::Log),
+        1 => pick().prop_map(Step::Publish),
+    ]
+}
+
+/// The plugin: what it holds and what it has seen.
+struct Plugin {
+    call: Call,
+    made: Vec<SecretHandle>,
+    answers: Vec<String>,
+    seen: Vec<u8>,
+}
+
+fn nth<T>(items: &[T], index: usize) -> &T {
+    &items[index % items.len()]
+}
+
+impl Plugin {
+    fn sees(&mut self, bytes: impl AsRef<[u8]>) {
+        self.seen.extend_from_slice(bytes.as_ref());
+        self.seen.push(b'\n');
+    }
+
+    fn gets(&mut self, result: Result<SecretHandle, Failure>) {
+        match result {
+            Ok(secret) => {
+                self.sees(format!("{secret:?}"));
+                self.made.push(secret);
+            }
+            Err(failure) => self.sees(format!("{failure:?}")),
+        }
+    }
+
+    fn secret(&self, index: usize) -> SecretHandle {
+        nth(&self.made, index).clone()
+    }
+
+    fn text(&self, pick: Pick) -> Option<String> {
+        match pick {
+            Pick::Made(_) => None,
+            Pick::Text(index) => Some((*nth(&TEXTS, index)).to_owned()),
+            Pick::Seen(_) if self.answers.is_empty() => Some(String::new()),
+            Pick::Seen(index) => Some(nth(&self.answers, index).clone()),
+        }
+    }
+
+    fn value(&self, pick: Pick) -> Value {
+        match (self.text(pick), pick) {
+            (None, Pick::Made(index)) => Value::Secret(self.secret(index)),
+            (text, _) => Value::Text(text.unwrap_or_default()),
+        }
+    }
+
+    fn piece(&self, pick: Pick, encoding: usize) -> Piece {
+        match self.value(pick) {
+            Value::Secret(secret) => Piece::Secret(secret, *nth(&ENCODINGS, encoding)),
+            Value::Text(text) => Piece::Text(text),
+            Value::Bytes(_) => unreachable!(),
+        }
+    }
+
+    async fn does(&mut self, step: Step) {
+        let call = self.call.clone();
+        match step {
+            Step::Open(name) => {
+                let opened = call.open(nth(&SECRETS, name).0).await;
+                self.gets(opened);
+            }
+            Step::Join(pieces) => {
+                let piece = |(pick, encoding): &(Pick, usize)| self.piece(*pick, *encoding);
+                let pieces: Vec<_> = pieces.iter().map(piece).collect();
+                self.gets(call.join(&pieces));
+            }
+            Step::Part(secret, pointer) => {
+                let pointer = *nth(&["/a", "/wrapped", "/d", "", "/5938170265"], pointer);
+                self.gets(call.part(&self.secret(secret), pointer));
+            }
+            Step::Decode(secret, encoding) => {
+                self.gets(call.decode(&self.secret(secret), *nth(&ENCODINGS, encoding)));
+            }
+            Step::Reveal(secret) => match call.reveal(&self.secret(secret)) {
+                Ok(bytes) => self.sees(bytes),
+                Err(failure) => self.sees(format!("{failure:?}")),
+            },
+            Step::Replace(name, value) => {
+                let value = self.value(value);
+                let result = call.replace(nth(&SECRETS, name).0, value, None).await;
+                self.sees(format!("{result:?}"));
+            }
+            Step::Sign(key, algorithm, message) => {
+                let message = self.value(message);
+                let algorithm = *nth(&ALGORITHMS, algorithm);
+                self.gets(call.sign(&self.secret(key), algorithm, message));
+            }
+            Step::PublicKey(key) => match call.get_public_key(&self.secret(key)) {
+                Ok(key) => {
+                    self.sees(&key.jwk);
+                    self.sees(&key.spki);
+                    self.sees(key.certificates.concat());
+                }
+                Err(failure) => self.sees(format!("{failure:?}")),
+            },
+            Step::Digest(algorithm, message) => {
+                let message = self.value(message);
+                let algorithm = *nth(&DIGESTS, algorithm);
+                self.gets(call.digest(algorithm, message));
+            }
+            Step::Send(query, header, body, kind) => {
+                let body = match kind % 3 {
+                    0 => Body::Form(vec![("f".to_owned(), self.value(body))]),
+                    1 => Body::Content(self.value(body)),
+                    _ => Body::Empty,
+                };
+                let request = Request {
+                    method: "POST".to_owned(),
+                    query: vec![("q".to_owned(), self.value(query))],
+                    headers: vec![("x-echo".to_owned(), self.value(header))],
+                    body,
+                    ..get(format!("{ISSUER}/5938170265"))
+                };
+                match call.send(request).await {
+                    Ok(answer) => {
+                        self.sees(format!("{:?}", answer.headers));
+                        self.sees(&answer.body);
+                        self.answers
+                            .extend(answer.headers.into_iter().map(|(_, value)| value));
+                        self.answers
+                            .push(String::from_utf8_lossy(&answer.body).into_owned());
+                        // What is repeated again and again grows beyond what a test has time for.
+                        self.answers.retain(|text| text.len() < 2000);
+                    }
+                    Err(failure) => self.sees(format!("{failure:?}")),
+                }
+            }
+            Step::Keep(value) => {
+                let text = self.text(value).unwrap_or_default();
+                let kept = call.state_set("k", text.as_bytes()).await;
+                self.sees(format!("{kept:?}"));
+                if let Ok(Some(bytes)) = call.state_get("k").await {
+                    self.sees(bytes);
+                }
+            }
+            Step::Log(value) => call.log(Level::Warn, &self.text(value).unwrap_or_default()),
+            Step::Publish(value) => {
+                // Not seen by this plugin, but by what reads the job's outputs.
+                let token = call.published(Token {
+                    value: self.text(value).unwrap_or_default().into(),
+                    token_type: String::new(),
+                    expiry: Expiry::Unknown,
+                    fields: Vec::new(),
+                });
+                self.sees(token.value.expose_secret());
+            }
+        }
+    }
+}
+
+/// Repeats everything in every usual spelling, and nowhere as a token.
+fn repeating() -> Arc<Transported> {
+    Transported::by(|outgoing| {
+        let query = outgoing.url.query().unwrap_or_default();
+        let decoded: Vec<_> = form_urlencoded::parse(query.as_bytes())
+            .chain(form_urlencoded::parse(&outgoing.body))
+            .map(|(_, value)| value.into_owned())
+            .collect();
+        let header = outgoing
+            .headers
+            .get("x-echo")
+            .map_or(&b""[..], |value| value.as_bytes());
+        let mut body = format!("{query} {decoded:?} ");
+        for value in decoded
+            .iter()
+            .map(|value| value.as_bytes())
+            .chain([header, &outgoing.body])
+        {
+            let text = String::from_utf8_lossy(value);
+            let text = serde_json::to_string(&text).unwrap();
+            let escaped = text.replace('/', "\\/").replace('&', "\\u0026");
+            let base64 = STANDARD.encode([b"id:", value].concat());
+            let url = URL_SAFE_NO_PAD.encode(value);
+            let (hex, base32) = (HEXLOWER.encode(value), BASE32.encode(value));
+            write!(body, "{text} {escaped} {base64} {url} {hex} {base32} ").unwrap();
+        }
+        let mut body = body.into_bytes();
+        body.extend_from_slice(&outgoing.body);
+        let echo = String::from_utf8_lossy(header).into_owned();
+        Response {
+            status: 200,
+            headers: vec![("x-echo".to_owned(), echo)],
+            body,
+            sent_at: NOW,
+        }
+    })
+}
+
+/// Everything that must not be seen, in the spellings in which it could be.
+fn forbidden() -> Vec<(String, Vec<u8>)> {
+    let mut forbidden = Vec::new();
+    let mut forbid = |what: &str, bytes: &[u8]| {
+        let base64 = STANDARD.encode(bytes);
+        for (spelling, spelled) in [
+            ("raw", bytes.to_vec()),
+            ("hex", HEXLOWER.encode(bytes).into_bytes()),
+            ("HEX", HEXUPPER.encode(bytes).into_bytes()),
+            ("base32", BASE32.encode(bytes).into_bytes()),
+            // Without the end, which what follows may change.
+            ("base64", base64.as_bytes()[..base64.len() - 4].to_vec()),
+            ("base64url", URL_SAFE_NO_PAD.encode(bytes).into_bytes()),
+        ] {
+            forbidden.push((format!("{what} in {spelling}"), spelled));
+        }
+    };
+    let values = SECRETS.iter().map(|(_, value)| *value).chain(PARTS);
+    for value in values {
+        forbid(value, value.as_bytes());
+        forbid(
+            &format!("SHA-256 of {value}"),
+            Sha256::digest(value.as_bytes()).as_slice(),
+        );
+        for (key, message) in [
+            (MAC_KEY, value),
+            (value, MAC_KEY),
+            (value, "x"),
+            (value, ""),
+        ] {
+            let key_of = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+            let mac = hmac::sign(&key_of, message.as_bytes());
+            forbid(&format!("MAC of {message} by {key}"), mac.as_ref());
+        }
+    }
+    forbidden
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(text, part).is_some()
+}
+
+#[test]
+fn what_is_forbidden_is_found_where_nothing_keeps_it_back() {
+    let forbidden = forbidden();
+    let digest = HEXLOWER.encode(Sha256::digest(SECRETS[0].1.as_bytes()).as_slice());
+    for text in [SECRETS[0].1, PARTS[0], &digest] {
+        let text = format!("<{text}>");
+        let found = forbidden
+            .iter()
+            .any(|(_, part)| contains(text.as_bytes(), part));
+        assert!(found, "{text}");
+    }
+}
+
+fn tried(steps: Vec<Step>) -> (Vec<u8>, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut fixture = Fixture::new();
+        fixture.endpoints = vec![origin(ISSUER)];
+        fixture.limits.requests = 100;
+        fixture.limits.log_lines = 100;
+        fixture.transport = Some(repeating());
+        for (name, value) in SECRETS {
+            fixture.secret(name, value).rotating = name == "rt";
+        }
+        let call = fixture.holding_call().await;
+        let logs = Logs::default();
+        let seen = logs.during(async {
+            let mut plugin = Plugin {
+                call,
+                made: Vec::new(),
+                answers: Vec::new(),
+                seen: Vec::new(),
+            };
+            plugin.does(Step::Join(vec![(Pick::Text(2), 0)])).await;
+            for name in 0..SECRETS.len() {
+                plugin.does(Step::Open(name)).await;
+            }
+            for step in steps {
+                plugin.does(step).await;
+            }
+            plugin.seen
+        });
+        let seen = seen.await;
+        (seen, logs.text())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_a_plugin_tries_it_never_holds_a_secret(steps in proptest::collection::vec(step(), 1..60)) {
+        let (seen, logged) = tried(steps);
+        for (what, part) in forbidden() {
+            prop_assert!(!contains(&seen, &part), "{what}: {}", String::from_utf8_lossy(&seen));
+            prop_assert!(!contains(logged.as_bytes(), &part), "{what}: {logged}");
+        }
+    }
+}

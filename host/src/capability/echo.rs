@@ -1,0 +1,536 @@
+//! Answers that repeat what the host put into a request. Where a secret stood that the plugin may not read, it reads a marker. A marker
+//! that it hands back is a handle in text: in a request, a join or a successor it is what stood there, with its restrictions, for an
+//! issuer may rightly send a value twice. Only the plugin's sight of an answer is changed, never what the journal keeps.
+//!
+//! A secret is found as it is and in the usual spellings. An issuer that spells it otherwise, or cuts it in two, is not stopped.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use secrecy::SecretSlice;
+use zeroize::Zeroizing;
+
+use super::crypto;
+use super::encoding::Encoding;
+use super::http::Response;
+use super::secrets::{Lineage, MAX_SECRET_BYTES, Piece, SecretHandle, Value};
+use super::spelling::{Spellings, inside_base64};
+use crate::config::origin::Origin;
+use crate::failure::{Failure, FailureKind};
+use crate::worker;
+
+/// Different values that one call may send. A request has one to three, and each is looked for in each answer.
+pub(super) const MAX_SENT: usize = 64;
+
+/// What these count together. Each is spelled, and looked for, for each answer.
+const MAX_SENT_BYTES: usize = 2 * MAX_SECRET_BYTES;
+
+/// A longer value is looked for in fewer spellings.
+const MAX_SPELLED_BYTES: usize = 4096;
+
+/// Spellings have so many times the bytes of their value, about.
+const SPELLED: usize = 16;
+
+/// Markers of one call that stand for something.
+const MAX_MARKERS: usize = 1000;
+
+/// What stands where a secret stood once there are no more markers.
+const WITHHELD: &str = "withheld";
+
+/// Before a marker's number, unless digits alone were replaced: a number in JSON stays one.
+const PREFIX: &str = "secret-";
+
+/// Digits of a marker that tell it from those of other calls, and from anything that an issuer could write.
+const CALL_DIGITS: usize = 39;
+
+/// Digits that tell a call's markers apart.
+const MARKER_DIGITS: usize = 4;
+
+/// What a call has sent, and what its markers stand for.
+#[derive(Default)]
+pub(super) struct Echoes {
+    sent: Vec<SecretHandle>,
+    /// Drawn with the first marker.
+    call_digits: String,
+    replaced: Vec<SecretHandle>,
+    /// What issuers call a token and has markers in it.
+    tokens: Vec<String>,
+}
+
+/// How many, none of them.
+impl fmt::Debug for Echoes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Echoes")
+            .field("sent", &self.sent.len())
+            .field("replaced", &self.replaced.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Echoes {
+    /// Looks for `secret`, and for what it is made of, in answers from now on.
+    ///
+    /// # Errors
+    /// `secret.too-many`.
+    pub(super) fn note_sent(&mut self, secret: &SecretHandle) -> Result<(), Failure> {
+        for value in secret.ingredients() {
+            let is_known = || self.sent.iter().any(|known| known.is_same(value));
+            if value.lineage().revealable() || is_known() {
+                continue;
+            }
+            let bytes: usize = self.sent.iter().map(SecretHandle::size).sum();
+            if self.sent.len() == MAX_SENT || bytes + value.size() > MAX_SENT_BYTES {
+                return Err(Failure::new(
+                    FailureKind::Internal,
+                    "secret.too-many",
+                    format!(
+                        "the plugin sent more than {MAX_SENT} different secrets, or more than {MAX_SENT_BYTES} bytes of them, in one call"
+                    ),
+                ));
+            }
+            self.sent.push(value.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether an answer of `origin` is to be looked through. What may not be sent there cannot come from there, and looking for it
+    /// would only tell whether a guess of the plugin's is right.
+    pub(super) fn concern(&self, origin: &Origin) -> bool {
+        self.sent_to(origin).next().is_some()
+    }
+
+    fn sent_to(&self, origin: &Origin) -> impl Iterator<Item = &SecretHandle> {
+        let origin = origin.clone();
+        self.sent
+            .iter()
+            .filter(move |secret| secret.lineage().reach().allows(&origin))
+    }
+
+    /// The answer as the plugin reads it.
+    pub(super) fn marked(&mut self, origin: &Origin, response: Response) -> Response {
+        let spelled = self
+            .sent
+            .iter()
+            .map(|secret| SPELLED * secret.expose().len());
+        let work = response.body.len() + spelled.sum::<usize>();
+        worker::aside_if_large(work, || self.marked_here(origin, response))
+    }
+
+    fn marked_here(&mut self, origin: &Origin, mut response: Response) -> Response {
+        let len = response.body.len();
+        let headers = response.headers.iter().map(|(_, value)| value.len());
+        let longest = headers.fold(len, usize::max);
+        let sought: Vec<_> = self.sent_to(origin).cloned().collect();
+        let sought = Sought::new(&sought, longest);
+        if let Some(body) = self.without(&response.body, &sought) {
+            self.note_tokens(&body);
+            response.body = body;
+        }
+        let is_changed = response.body.len() != len;
+        for (name, value) in &mut response.headers {
+            for text in [&mut *name, value] {
+                if let Some(marked) = self.without(text.as_bytes(), &sought) {
+                    *text = String::from_utf8_lossy(&marked).into_owned();
+                }
+            }
+            if is_changed && name == "content-length" {
+                // The difference would be the secret's length.
+                *value = response.body.len().to_string();
+            }
+        }
+        response
+    }
+
+    /// A failure as the plugin reads it, where the other side had a word in it. In others there is the plugin's own text, and a marker
+    /// there would tell that it is a secret's value.
+    pub(super) fn marked_failure(&mut self, origin: &Origin, failure: Failure) -> Failure {
+        if failure.kind != FailureKind::Unavailable {
+            return failure;
+        }
+        let sought: Vec<_> = self.sent_to(origin).cloned().collect();
+        let message = failure.message.as_bytes();
+        let marked = self.without(message, &Sought::new(&sought, message.len()));
+        let marked = marked.map(|marked| String::from_utf8_lossy(&marked).into_owned());
+        Failure {
+            message: marked.unwrap_or(failure.message),
+            ..failure
+        }
+    }
+
+    /// `text` with markers where something sought stands, as it is or as whoever decodes it reads it; none: nothing is there.
+    fn without(&mut self, text: &[u8], sought: &Sought<'_>) -> Option<Vec<u8>> {
+        let views = Escapes::ALL
+            .iter()
+            .filter_map(|escapes| View::of(text, *escapes));
+        let hits = joined(text, views.flat_map(|view| sought.hits(&view)).collect());
+        if hits.is_empty() {
+            return None;
+        }
+        let mut replaced = Vec::with_capacity(text.len());
+        let mut end = 0;
+        for hit in hits {
+            replaced.extend_from_slice(text.get(end..hit.place.start).unwrap_or_default());
+            end = hit.place.end;
+            replaced.extend_from_slice(self.marker(&hit.found, hit.lineage).as_bytes());
+        }
+        replaced.extend_from_slice(text.get(end..).unwrap_or_default());
+        Some(replaced)
+    }
+
+    /// A marker of its own for each place: one for equal values would tell that they are.
+    fn marker(&mut self, found: &[u8], lineage: Lineage) -> String {
+        let number = self.replaced.len();
+        if number == MAX_MARKERS || !self.draw_call_digits() {
+            return WITHHELD.to_owned();
+        }
+        let whole = self
+            .sent
+            .iter()
+            .find(|sent| sent.expose() == found && *sent.lineage() == lineage);
+        let stands_for = whole
+            .cloned()
+            .unwrap_or_else(|| SecretHandle::answered(SecretSlice::from(found.to_vec()), lineage));
+        self.replaced.push(stands_for);
+        let prefix = if found.iter().all(u8::is_ascii_digit) {
+            ""
+        } else {
+            PREFIX
+        };
+        format!("{prefix}{}{number:0MARKER_DIGITS$}", self.call_digits)
+    }
+
+    fn draw_call_digits(&mut self) -> bool {
+        if self.call_digits.is_empty()
+            && let Ok(random) = crypto::random_bytes(16)
+            && let Ok(random) = <[u8; 16]>::try_from(random)
+        {
+            // A number in JSON begins with no zero.
+            let digits = u128::from_be_bytes(random) % 10_u128.pow(38);
+            self.call_digits = format!("1{digits:038}");
+        }
+        !self.call_digits.is_empty()
+    }
+
+    fn note_tokens(&mut self, body: &[u8]) {
+        let mut found = Vec::new();
+        if let Some(json) = evertoken_answer::json(body) {
+            tokens_in("", &json, &mut found);
+        } else {
+            let fields = form_urlencoded::parse(body).filter(|(name, _)| is_token(name));
+            found.extend(fields.map(|(_, value)| value.into_owned()));
+        }
+        found.retain(|text| self.has_marker(text));
+        self.tokens.extend(found);
+    }
+
+    /// The token as it is published: as the issuer sent it, if the issuer called it one. Whatever else has markers in it was put
+    /// together by the plugin, and a plugin publishes no secret that it may not read.
+    pub(super) fn published(&self, token: &str) -> Option<String> {
+        let pieces = self.pieces(token)?;
+        if !self.tokens.iter().any(|known| known == token) {
+            return None;
+        }
+        let joined = SecretHandle::join(&pieces).ok()?;
+        String::from_utf8(joined.expose().to_vec()).ok()
+    }
+
+    /// The value with what its markers stand for.
+    ///
+    /// # Errors
+    /// `secret.too-large`.
+    pub(super) fn put_back(&self, value: Value) -> Result<Value, Failure> {
+        let text = match &value {
+            Value::Text(text) => Some(text.as_str()),
+            Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            Value::Secret(_) => None,
+        };
+        match text.and_then(|text| self.pieces(text)).as_deref() {
+            None => Ok(value),
+            Some([Piece::Secret(secret, _)]) => Ok(Value::Secret(secret.clone())),
+            Some(pieces) => SecretHandle::join(pieces).map(Value::Secret),
+        }
+    }
+
+    /// Whether the text has markers in it.
+    pub(super) fn has_marker(&self, text: &str) -> bool {
+        self.first_marker(text).is_some()
+    }
+
+    /// The pieces of `text` with what its markers stand for; none: it has no markers.
+    pub(super) fn pieces(&self, text: &str) -> Option<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, secret, after)) = self.first_marker(rest) {
+            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(Piece::Secret(secret.clone(), Encoding::Raw));
+            rest = after;
+        }
+        if pieces.is_empty() {
+            return None;
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        pieces.retain(|piece| !matches!(piece, Piece::Text(text) if text.is_empty()));
+        Some(pieces)
+    }
+
+    fn first_marker<'a>(&self, text: &'a str) -> Option<(&'a str, &SecretHandle, &'a str)> {
+        if self.call_digits.is_empty() {
+            return None;
+        }
+        text.match_indices(&*self.call_digits).find_map(|(at, _)| {
+            let (before, marker) = text.split_at(at);
+            let (_, number) = marker.split_at_checked(CALL_DIGITS)?;
+            let (number, after) = number.split_at_checked(MARKER_DIGITS)?;
+            let secret = self.replaced.get(number.parse::<usize>().ok()?)?;
+            Some((before.strip_suffix(PREFIX).unwrap_or(before), secret, after))
+        })
+    }
+}
+
+fn tokens_in(name: &str, json: &serde_json::Value, found: &mut Vec<String>) {
+    match json {
+        serde_json::Value::String(text) if is_token(name) => found.push(text.clone()),
+        serde_json::Value::Array(items) => {
+            items.iter().for_each(|item| tokens_in(name, item, found));
+        }
+        serde_json::Value::Object(members) => {
+            members
+                .iter()
+                .for_each(|(name, member)| tokens_in(name, member, found));
+        }
+        _ => {}
+    }
+}
+
+/// `access_token`, `idToken`.
+fn is_token(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with("token")
+}
+
+/// Values in the spellings in which they are looked for, each by itself: whose place it is decides what may become of it.
+struct Sought<'a>(Vec<(Spellings, &'a SecretHandle)>);
+
+/// Where something sought stands.
+struct Hit {
+    /// In the text.
+    place: Range<usize>,
+    /// What whoever decodes the text reads there.
+    found: Zeroizing<Vec<u8>>,
+    lineage: Lineage,
+}
+
+impl<'a> Sought<'a> {
+    /// Those that fit into a text of `longest` bytes.
+    fn new(secrets: &'a [SecretHandle], longest: usize) -> Self {
+        let sought = secrets
+            .iter()
+            .filter(|secret| secret.expose().trim_ascii().len() <= longest)
+            .map(|secret| (Spellings::exactly(spellings(secret.expose())), secret));
+        Self(sought.collect())
+    }
+
+    fn hits(&self, view: &View<'_>) -> Vec<Hit> {
+        let hits = self.0.iter().flat_map(|(spellings, secret)| {
+            let places = spellings.places(&view.bytes).into_iter();
+            places.map(|place| Hit {
+                place: view.place(&place),
+                found: Zeroizing::new(view.bytes.get(place).unwrap_or_default().to_vec()),
+                lineage: secret.lineage().clone(),
+            })
+        });
+        hits.collect()
+    }
+}
+
+/// In order, and what overlaps is one: a value may be found inside a larger one.
+fn joined(text: &[u8], mut hits: Vec<Hit>) -> Vec<Hit> {
+    hits.sort_by_key(|hit| (hit.place.start, std::cmp::Reverse(hit.place.end)));
+    let mut joined: Vec<Hit> = Vec::new();
+    for hit in hits {
+        match joined.last_mut() {
+            Some(last) if hit.place.start < last.place.end => {
+                last.lineage = last.lineage.clone().join(&hit.lineage);
+                if hit.place.end > last.place.end {
+                    last.place.end = hit.place.end;
+                    let found = text.get(last.place.clone()).unwrap_or_default();
+                    last.found = Zeroizing::new(found.to_vec());
+                }
+            }
+            _ => joined.push(hit),
+        }
+    }
+    joined
+}
+
+/// The spellings of a value in which no character stands for itself: of the value, and of what the host makes of it in a form or a query.
+/// Other spellings are undone before a text is looked through.
+fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let sent: &[Encoding] = if secret.len() <= MAX_SPELLED_BYTES {
+        &[Encoding::Raw, Encoding::Form, Encoding::Percent]
+    } else {
+        &[Encoding::Raw]
+    };
+    // Blanks around a header's value are not part of it (RFC 9110 §5.5).
+    let mut spellings = [secret, secret.trim_ascii()]
+        .map(|value| Zeroizing::new(value.to_vec()))
+        .to_vec();
+    for value in sent.iter().filter_map(|sent| sent.encode(secret).ok()) {
+        let whole = [Encoding::Hex, Encoding::Base32].map(|encoding| encoding.encode(&value));
+        spellings.extend(whole.into_iter().flatten());
+        let upper = data_encoding::HEXUPPER.encode(&value);
+        spellings.push(Zeroizing::new(upper.into_bytes()));
+        for offset in 0..3 {
+            let (standard, url) = inside_base64(&value, offset);
+            spellings.extend([standard, url]);
+        }
+    }
+    spellings
+}
+
+/// How a text is read by whoever undoes escapes in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Escapes {
+    None,
+    Json,
+    Percent,
+    Form,
+    Xml,
+}
+
+impl Escapes {
+    const ALL: [Self; 5] = [Self::None, Self::Json, Self::Percent, Self::Form, Self::Xml];
+
+    /// Reads the escape that `text` begins with into `to`, and says how long it is; none: it begins with no escape.
+    fn read(self, text: &[u8], to: &mut Vec<u8>) -> Option<usize> {
+        match (self, text) {
+            (Self::Form, [b'+', ..]) => {
+                to.push(b' ');
+                Some(1)
+            }
+            (Self::Form | Self::Percent, [b'%', high, low, ..]) => {
+                to.push(u8::try_from(hex(&[*high, *low])?).ok()?);
+                Some(3)
+            }
+            (Self::Json, [b'\\', b'u', rest @ ..]) => {
+                let (unit, rest) = rest.split_at_checked(4)?;
+                let unit = u16::try_from(hex(unit)?).ok()?;
+                let low = rest
+                    .strip_prefix(b"\\u")
+                    .and_then(|low| u16::try_from(hex(low.get(..4)?)?).ok());
+                let units = [unit, low.unwrap_or_default()];
+                let is_pair = (0xd800..0xdc00).contains(&unit);
+                let units = if is_pair { &units[..] } else { units.get(..1)? };
+                let text = String::from_utf16(units).ok()?;
+                to.extend_from_slice(text.as_bytes());
+                Some(6 * units.len())
+            }
+            (Self::Json, [b'\\', escaped, ..]) => {
+                to.push(match escaped {
+                    b'b' => 0x08,
+                    b'f' => 0x0c,
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    other => *other,
+                });
+                Some(2)
+            }
+            (Self::Xml, [b'&', rest @ ..]) => {
+                let end = rest.iter().take(10).position(|byte| *byte == b';')?;
+                let character = match rest.get(..end)? {
+                    b"amp" => '&',
+                    b"lt" => '<',
+                    b"gt" => '>',
+                    b"quot" => '"',
+                    b"apos" => '\'',
+                    [b'#', b'x' | b'X', digits @ ..] => char::from_u32(hex(digits)?)?,
+                    [b'#', digits @ ..] => {
+                        char::from_u32(std::str::from_utf8(digits).ok()?.parse().ok()?)?
+                    }
+                    _ => return None,
+                };
+                to.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                Some(end + 2)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the text may have such escapes.
+    fn are_in(self, text: &[u8]) -> bool {
+        let has = |byte| memchr::memchr(byte, text).is_some();
+        match self {
+            Self::None => true,
+            Self::Json => has(b'\\'),
+            Self::Percent => has(b'%'),
+            Self::Form => has(b'+'),
+            Self::Xml => has(b'&'),
+        }
+    }
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    // What parses as a number with a sign is no escape.
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    let digits = std::str::from_utf8(digits).ok()?;
+    u32::from_str_radix(digits, 16).ok().filter(|_| is_hex)
+}
+
+/// A text without escapes, and where in the text each byte came from.
+struct View<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// None: they are the text's own.
+    places: Option<Vec<usize>>,
+    end: usize,
+}
+
+impl<'a> View<'a> {
+    /// None: it has no such escapes.
+    fn of(text: &'a [u8], escapes: Escapes) -> Option<Self> {
+        if !escapes.are_in(text) {
+            return None;
+        }
+        let end = text.len();
+        if escapes == Escapes::None {
+            return Some(Self {
+                bytes: Cow::Borrowed(text),
+                places: None,
+                end,
+            });
+        }
+        let mut bytes = Vec::with_capacity(end);
+        let mut places = Vec::with_capacity(end);
+        let mut at = 0;
+        while let Some(rest @ [first, ..]) = text.get(at..) {
+            let read = escapes.read(rest, &mut bytes).unwrap_or_else(|| {
+                bytes.push(*first);
+                1
+            });
+            places.resize(bytes.len(), at);
+            at += read;
+        }
+        Some(Self {
+            bytes: Cow::Owned(bytes),
+            places: Some(places),
+            end,
+        })
+    }
+
+    /// Where a range of the bytes stands in the text, escapes whole.
+    fn place(&self, range: &Range<usize>) -> Range<usize> {
+        let Some(places) = &self.places else {
+            return range.clone();
+        };
+        let start = places.get(range.start).copied().unwrap_or(self.end);
+        let last = range.end.checked_sub(1).and_then(|last| places.get(last));
+        let behind = places
+            .iter()
+            .skip(range.end)
+            .find(|place| Some(*place) != last);
+        start..behind.copied().unwrap_or(self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests;
