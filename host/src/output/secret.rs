@@ -172,7 +172,7 @@ impl Secrets {
         }
         call.body = body;
         // Nothing tells a patch that changed nothing from one that did but the resourceVersion before it.
-        Ok((self.send(call).await?, true))
+        Ok((self.send(call, effect).await?, true))
     }
 
     /// GET, then PUT with the resourceVersion that was read, or POST where there is nothing. No PUT if nothing would change.
@@ -232,11 +232,11 @@ impl Secrets {
         let mut call = Call::secret(verb, &place.namespace, &place.name);
         call.query = place.query(effect);
         call.body = body;
-        self.send(call).await
+        self.send(call, effect).await
     }
 
-    /// Sends a write and returns the Secret's resourceVersion after it.
-    async fn send(&self, mut call: Call<'_>) -> Result<String, Failure> {
+    /// Sends a write and returns the Secret's resourceVersion after it; what a dry run creates has none.
+    async fn send(&self, mut call: Call<'_>, effect: Effect) -> Result<String, Failure> {
         #[derive(Deserialize)]
         struct Object {
             metadata: Metadata,
@@ -244,11 +244,15 @@ impl Secrets {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Metadata {
-            resource_version: String,
+            resource_version: Option<String>,
         }
         call.metadata_only = true;
         let object: Object = self.kubernetes.send(&call).await?.parse(&call)?;
-        Ok(object.metadata.resource_version)
+        match (object.metadata.resource_version, effect) {
+            (Some(version), _) => Ok(version),
+            (None, Effect::DryRun) => Ok(String::new()),
+            (None, Effect::Lasting) => Err(call.malformed("it has no resourceVersion")),
+        }
     }
 
     fn known(&self, place: &Place) -> Option<State> {
