@@ -1,5 +1,5 @@
 //! The documentation says what is: every key of the configuration and of the plugins is named and no other, links lead to files,
-//! and metrics exist.
+//! metrics exist, and so do the tests that promises are held to.
 #![cfg(test)]
 
 use std::collections::BTreeSet;
@@ -95,6 +95,38 @@ fn every_link_leads_to_a_file() {
 }
 
 #[test]
+fn every_test_that_a_table_names_exists() {
+    let mut sources = Vec::new();
+    for folder in ["host", "tests", "plugins"] {
+        collect(&root().join(folder), "rs", &mut sources);
+    }
+    let code: String = sources
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut rows = 0;
+    for page in pages() {
+        for cell in last_cells_of_tables(&fs::read_to_string(&page).unwrap(), "test") {
+            let named: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "{}: `{cell}`", page.display());
+            rows += 1;
+            for name in named {
+                let function = match name.strip_suffix('…') {
+                    Some(beginning) => format!("fn {beginning}"),
+                    None => format!("fn {name}("),
+                };
+                assert!(
+                    code.contains(&function),
+                    "{} names the test {name}, which is not there",
+                    page.display()
+                );
+            }
+        }
+    }
+    assert!(rows > 40, "only {rows} promises name a test");
+}
+
+#[test]
 fn every_metric_that_is_named_exists() {
     let mut sources = Vec::new();
     collect(&root().join("host/src"), "rs", &mut sources);
@@ -180,6 +212,25 @@ fn keys_of_tables(page: &str) -> Vec<String> {
         }
     }
     keys
+}
+
+/// The last cells of tables whose last column is called `heading`.
+fn last_cells_of_tables<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+    let mut cells = Vec::new();
+    let mut in_table = false;
+    for line in page.lines() {
+        let Some(row) = line.strip_prefix('|').and_then(|row| row.strip_suffix('|')) else {
+            in_table = false;
+            continue;
+        };
+        let last = row.rsplit('|').next().unwrap_or_default().trim();
+        if last == heading {
+            in_table = true;
+        } else if in_table && !last.starts_with("---") {
+            cells.push(last);
+        }
+    }
+    cells
 }
 
 /// Follows a dotted key from a record and notes each key on the way; false if there is none such. NAME stands for a name of the user's.
