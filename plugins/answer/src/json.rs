@@ -62,7 +62,9 @@ impl Reader<'_> {
                     let name = self.string()?;
                     self.take(b':')?;
                     let value = self.value(depth + 1)?;
-                    members.insert(name, value);
+                    if !says_nothing(&value) || !members.contains_key(&name) {
+                        members.insert(name, value);
+                    }
                 }
             }
         }
@@ -189,6 +191,11 @@ impl Reader<'_> {
         self.skip(4);
         Some(unit)
     }
+}
+
+/// Whether a member with this value takes nothing from an earlier one of its name.
+pub(crate) fn says_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_str() == Some("")
 }
 
 /// A number in a spelling that JSON does not have, such as `03600`, or beyond what a double holds, which then is the largest.

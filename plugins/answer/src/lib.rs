@@ -38,6 +38,11 @@ const HTML: [&str; 17] = [
 /// How far into XML its kind is looked for.
 const PROLOGUE: usize = 1024;
 
+/// Objects in a text that are looked into for tokens. Before the one that has them stand warnings, a head, or a few settings of a page.
+const MAX_OBJECTS: usize = 16;
+
+const ACCESS_TOKEN: &str = "access_token";
+
 /// What a body holds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
@@ -55,7 +60,7 @@ pub enum Content {
     Other,
 }
 
-/// The members of an answer. Of those with one name the last counts, as with browsers.
+/// The members of an answer. Of those with one name the last that says something counts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Members {
     /// By name.
@@ -71,14 +76,23 @@ impl Members {
         text_of(self.members.get(name)?)
     }
 
-    /// The refresh token among them, however its name is spelled.
+    /// The refresh token among them, however its name is spelled; as RFC 6749 spells it before others.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&str> {
-        let mut named = self
-            .members
-            .iter()
-            .filter(|(name, _)| is_refresh_token(name));
-        named.find_map(|(_, value)| text_of(value))
+        let others = self.members.iter();
+        let mut others = others.filter(|(name, _)| is_refresh_token(name));
+        self.text("refresh_token")
+            .or_else(|| others.find_map(|(_, value)| text_of(value)))
+    }
+
+    /// Whether there are a new token and the next refresh token: it was issued, whatever else the answer says.
+    #[must_use]
+    pub fn has_both_tokens(&self) -> bool {
+        self.is_whole && self.text(ACCESS_TOKEN).is_some() && self.refresh_token().is_some()
+    }
+
+    fn has_a_token(&self) -> bool {
+        self.is_whole && (self.text(ACCESS_TOKEN).is_some() || self.refresh_token().is_some())
     }
 }
 
@@ -112,6 +126,69 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Content {
     }
 }
 
+/// The same where tokens are wrapped into something: a JSON object in a list or in another object, in a JSON text, behind the warnings of a
+/// script, in a call of a function, in chunks that are not announced. The members of the object with the tokens are then there beside those of
+/// the one around it.
+#[must_use]
+pub fn read_wrapped(content_type: Option<&str>, body: &[u8]) -> Content {
+    let content = read(content_type, body);
+    let unwrapped = match &content {
+        Content::Members(found) if found.has_a_token() || found.text("error").is_some() => None,
+        Content::Members(found) if found.is_whole => {
+            let inner = found.members.values().find_map(in_value);
+            inner.map(|inner| within(found, inner))
+        }
+        Content::Json(Value::String(text)) => in_text(text),
+        Content::Json(value) => in_value(value),
+        Content::Html | Content::Other => in_text(&decoded(body)),
+        Content::Members(_) | Content::Empty | Content::Form(_) => None,
+    };
+    unwrapped.map_or(content, Content::Members)
+}
+
+/// What the outer object says stands before what the inner one says.
+fn within(outer: &Members, inner: Members) -> Members {
+    let said = outer.members.iter();
+    let said = said.filter(|(_, value)| !json::says_nothing(value));
+    let mut both = inner;
+    both.members
+        .extend(said.map(|(name, value)| (name.clone(), value.clone())));
+    both
+}
+
+/// The first object with a token in a value, which is as deep as the reader lets it be.
+fn in_value(value: &Value) -> Option<Members> {
+    match value {
+        Value::Object(members) => {
+            let found = Members {
+                members: members.clone(),
+                is_whole: true,
+            };
+            if found.has_a_token() {
+                return Some(found);
+            }
+            members.values().find_map(in_value)
+        }
+        Value::Array(items) => items.iter().find_map(in_value),
+        _ => None,
+    }
+}
+
+/// The first object with a token in a text.
+fn in_text(text: &str) -> Option<Members> {
+    let begins_object = |at: usize| {
+        let behind = text.get(at + 1..).unwrap_or_default();
+        behind.trim_start().starts_with('"')
+    };
+    let begins = text.match_indices('{').map(|(at, _)| at);
+    let mut begins = begins.filter(|at| begins_object(*at)).take(MAX_OBJECTS);
+    begins.find_map(|at| {
+        let (members, is_whole) = json::object(text.get(at..)?);
+        let found = Members { members, is_whole };
+        found.has_a_token().then_some(found)
+    })
+}
+
 /// The JSON value that a body holds, whatever it is.
 #[must_use]
 pub fn json(body: &[u8]) -> Option<Value> {
@@ -142,24 +219,22 @@ fn is_html(content_type: Option<&str>, text: &str) -> bool {
     is_said || HTML.iter().any(|name| is_element(name)) || beginning.contains("<html")
 }
 
-/// A form's fields (GitHub unless asked otherwise, some as text/plain). Every text would be a form of some kind, an error page too, whose words
+/// A form's fields (GitHub unless asked otherwise, some with another type). Every text would be a form of some kind, an error page too, whose words
 /// would then be names: a token endpoint's form has one of the two names that matter.
 fn form(content_type: Option<&str>, text: &str) -> Option<Members> {
     let essence = content_type.map(|value| {
         let essence = value.split(';').next().unwrap_or(value);
         essence.trim().to_ascii_lowercase()
     });
-    if !matches!(
+    let is_said = matches!(
         essence.as_deref(),
         None | Some("application/x-www-form-urlencoded" | "text/plain" | "text/html")
-    ) {
-        return None;
-    }
+    );
     let mut members = Map::new();
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         members.insert(name.into_owned(), Value::String(value.into_owned()));
     }
-    let is_form = members.contains_key("access_token") || members.contains_key("error");
+    let is_form = members.contains_key(ACCESS_TOKEN) || (is_said && members.contains_key("error"));
     is_form.then_some(Members {
         members,
         is_whole: true,

@@ -139,6 +139,86 @@ fn of_what_was_cut_the_whole_members_are_there_and_no_others() {
 }
 
 #[test]
+fn tokens_are_found_in_what_they_are_wrapped_into() {
+    const TOKENS: &str = r#"{"access_token":"a","refresh_token":"r","x":{"y":1}}"#;
+    let text = serde_json::to_string(TOKENS).unwrap();
+    for body in [
+        TOKENS.to_owned(),
+        format!("[{TOKENS}]"),
+        format!(r#"{{"status":0,"data":{TOKENS}}}"#),
+        format!(r#"{{"a":[1,{{"b":{TOKENS}}}]}}"#),
+        text,
+        format!("cb({TOKENS});"),
+        format!("/* x */ {TOKENS}"),
+        format!("\0\u{feff}\u{feff}{TOKENS}"),
+        format!("\nNotice: Undefined index: {{x}} in /srv/t.php on line 5\n{TOKENS}"),
+        format!("<br />\n<b>Warning</b>: x in <b>/srv/t.php</b>\n{TOKENS}"),
+        format!("HTTP/1.1 200 OK\r\nreport-to: {{\"group\":\"nel\"}}\r\n\r\n{TOKENS}"),
+        format!("0x3a\r\n{TOKENS}\r\n0\r\n\r\n"),
+    ] {
+        let Content::Members(found) = read_wrapped(Some("application/json"), body.as_bytes())
+        else {
+            panic!("{body}");
+        };
+        assert!(found.has_both_tokens(), "{body}");
+        assert_eq!(found.text("access_token"), Some("a"), "{body}");
+    }
+}
+
+#[test]
+fn around_an_inner_object_nothing_is_lost() {
+    let body = br#"{"jwt":"j","access_token":"","a":{"refresh_token":"r","jwt":"x"}}"#;
+    let Content::Members(found) = read_wrapped(None, body) else {
+        panic!("no members");
+    };
+    assert_eq!(
+        (found.text("jwt"), found.refresh_token()),
+        (Some("j"), Some("r"))
+    );
+}
+
+#[test]
+fn nothing_is_unwrapped_that_is_no_whole_object_with_a_token() {
+    let many = format!(
+        "{}{{\"access_token\":\"a\"}}",
+        "{\"a\":1}".repeat(MAX_OBJECTS)
+    );
+    for body in [
+        r#"{"error":"invalid_grant","echo":{"refresh_token":"r"}}"#,
+        r#"{"error_description":"{\"access_token\":\"a\"}"}"#,
+        r#"{"data":{"access_token":"","refresh_token":null}}"#,
+        r#"{"data":{"access_token":"a"}"#,
+        r#"<html>{"access_token":"a""#,
+        r#"<html><script>var settings = {"access_token":null};</script>"#,
+        "[]",
+        "\"{\"",
+        "{{{{{{{{",
+        &many,
+    ] {
+        assert_eq!(
+            read_wrapped(None, body.as_bytes()),
+            read(None, body.as_bytes()),
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn of_members_with_one_name_the_last_that_says_something_counts() {
+    for (body, expected) in [
+        (r#"{"refresh_token":"x","refresh_token":"r"}"#, Some("r")),
+        (r#"{"refresh_token":"r","refresh_token":null}"#, Some("r")),
+        (r#"{"refresh_token":"r","refresh_token":""}"#, Some("r")),
+        (r#"{"refresh_token":null,"refresh_token":"r"}"#, Some("r")),
+        (r#"{"refreshToken":"x","refresh_token":"r"}"#, Some("r")),
+        (r#"{"RefreshToken":"r","refresh_token":""}"#, Some("r")),
+        (r#"{"refresh_token":""}"#, None),
+    ] {
+        assert_eq!(members(body.as_bytes()).refresh_token(), expected, "{body}");
+    }
+}
+
+#[test]
 fn a_page_is_told_from_an_answer() {
     for (content_type, body, expected) in [
         ("text/html", "<!DOCTYPE html><p>Back soon", Content::Html),
@@ -183,6 +263,8 @@ fn a_form_is_read_where_it_has_one_of_the_names_that_matter() {
         Some("application/x-www-form-urlencoded; charset=utf-8"),
         Some("text/plain"),
         Some("text/html; charset=utf-8"),
+        Some("application/json"),
+        Some("application/octet-stream"),
     ] {
         let Content::Form(found) = read(content_type, b"access_token=a%2Bb+c&refresh_token=r")
         else {
@@ -195,7 +277,7 @@ fn a_form_is_read_where_it_has_one_of_the_names_that_matter() {
     }
     for (content_type, body) in [
         ("text/plain", "we=are&away=now"),
-        ("application/json", "access_token=a"),
+        ("application/json", "error=a"),
     ] {
         assert_eq!(
             read(Some(content_type), body.as_bytes()),
@@ -249,12 +331,12 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_reader_panic(content_type in ".{0,20}", body in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read(Some(&content_type), &body);
+        let _ = read_wrapped(Some(&content_type), &body);
         let _ = json(&body);
     }
 
     #[test]
     fn no_text_like_json_makes_the_reader_panic(body in r#"[\[\]{}",:\\a0u\-. é]{0,60}"#) {
-        let _ = read(None, body.as_bytes());
+        let _ = read_wrapped(None, body.as_bytes());
     }
 }

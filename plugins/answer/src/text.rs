@@ -9,8 +9,8 @@ pub fn decoded(body: &[u8]) -> Cow<'_, str> {
         [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
-        [first, 0, ..] if *first != 0 => utf16(body, u16::from_le_bytes),
-        [0, second, ..] if *second != 0 => utf16(body, u16::from_be_bytes),
+        [1..=255, 0, 1..=255, 0, ..] => utf16(body, u16::from_le_bytes),
+        [0, 1..=255, 0, 1..=255, ..] => utf16(body, u16::from_be_bytes),
         _ => utf8(body),
     }
 }

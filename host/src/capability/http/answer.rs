@@ -32,13 +32,18 @@ pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
             Content::Members(Members { members, .. }) => {
                 collect_json("", &Value::Object(members), found);
             }
-            Content::Json(json) => collect_json("", &json, found),
-            Content::Empty | Content::Html | Content::Form(_) | Content::Other => {
-                let text = evertoken_answer::decoded(&response.body);
-                for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-                    collect(&name, &value, found);
+            Content::Json(json) if !json.is_string() => collect_json("", &json, found),
+            _ => match evertoken_answer::read_wrapped(None, &response.body) {
+                Content::Members(Members { members, .. }) => {
+                    collect_json("", &Value::Object(members), found);
                 }
-            }
+                _ => {
+                    let text = evertoken_answer::decoded(&response.body);
+                    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+                        collect(&name, &value, found);
+                    }
+                }
+            },
         }
     });
 }
@@ -127,6 +132,10 @@ mod tests {
                 vec!["subject", "a+1"],
             ),
             ("<html>no</html>", vec!["subject"]),
+            (
+                "<b>Warning</b>: line 5<br>{\"access_token\":\"a-1\",\"client_secret\":\"c-1\"}",
+                vec!["subject", "a-1", "c-1"],
+            ),
         ] {
             assert_eq!(found(body), expected, "{body}");
         }

@@ -45,6 +45,8 @@ fn layer(content: &[u8], said: &str, is_inner: bool, limit: usize) -> Option<(Ve
     match content {
         [0x1f, 0x8b, ..] => Some(read(MultiGzDecoder::new(content), limit)),
         _ if is_plain(content) => None,
+        // The usual levels of zlib: no text begins so.
+        [0x78, 0x9c | 0xda, ..] => Some(read(ZlibDecoder::new(content), limit)),
         _ if says("deflate") => {
             let zlib = read(ZlibDecoder::new(content), limit);
             Some(if zlib.0.is_empty() {
@@ -101,7 +103,9 @@ mod tests {
         deflate.write_all(TEXT).unwrap();
         // As `brotliCompressSync` of Node writes it: one block, not compressed.
         let brotli = [&[0x8b, 0x13, 0x80][..], TEXT, &[0x03]].concat();
+        let zlib = zlib.finish().unwrap();
         for (content, said) in [
+            (zlib.clone(), ""),
             (gzip(TEXT), "gzip"),
             (gzip(TEXT), ""),
             (gzip(TEXT), "identity"),
@@ -109,7 +113,7 @@ mod tests {
             (TEXT.to_vec(), "gzip"),
             (TEXT.to_vec(), "br"),
             (TEXT.to_vec(), ""),
-            (zlib.finish().unwrap(), "deflate"),
+            (zlib, "deflate"),
             (deflate.finish().unwrap(), "Deflate"),
             (brotli, "br"),
         ] {

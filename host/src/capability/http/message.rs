@@ -193,8 +193,9 @@ fn chunked(rest: &[u8]) -> Vec<Body> {
             Chunk::Damaged => break false,
         }
     };
+    let bytes_are_missing = bytes.is_empty();
     let mut bodies = vec![Body { bytes, is_whole }];
-    if !is_whole {
+    if !is_whole || bytes_are_missing {
         bodies.push(so_far(&without_sizes(rest), false));
     }
     bodies
@@ -338,13 +339,14 @@ impl Head {
     }
 }
 
-/// The code in `HTTP/1.1 200 OK`.
+/// The code in `HTTP/1.1 200 OK`, also without the blanks behind it.
 fn status(line: &[u8]) -> Option<u16> {
-    let line = text(line);
+    let line = text(line).to_ascii_uppercase();
     let mut words = line.split_ascii_whitespace();
     words.next().filter(|version| version.starts_with("HTTP"))?;
-    let code = words.next().filter(|code| code.len() == 3)?;
-    code.parse().ok().filter(|code| *code >= 100)
+    let (code, reason) = words.next()?.split_at_checked(3)?;
+    let is_longer = reason.starts_with(|c: char| c.is_ascii_digit());
+    code.parse().ok().filter(|code| *code >= 100 && !is_longer)
 }
 
 fn header(line: &[u8]) -> Option<(String, String)> {

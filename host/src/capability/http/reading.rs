@@ -57,7 +57,8 @@ impl Reading {
             status,
             mut headers,
             bodies,
-        } = Message::read(&arrived.bytes, method, is_closed)?;
+        } = Message::read(&arrived.bytes, method, is_closed)
+            .or_else(|| tokens_alone(&arrived.bytes))?;
         let candidates = bodies
             .into_iter()
             .map(|body| Candidate::of(body, &headers, limit))
@@ -120,6 +121,21 @@ impl Question {
     }
 }
 
+/// Tokens that came with a head of which not even the status can be read.
+fn tokens_alone(bytes: &[u8]) -> Option<Message> {
+    match evertoken_answer::read_wrapped(None, bytes) {
+        Content::Members(found) if found.has_both_tokens() => Some(Message {
+            status: 200,
+            headers: Vec::new(),
+            bodies: vec![Body {
+                bytes: bytes.to_vec(),
+                is_whole: true,
+            }],
+        }),
+        _ => None,
+    }
+}
+
 /// A body that an answer may have.
 struct Candidate {
     bytes: Vec<u8>,
@@ -137,7 +153,7 @@ impl Candidate {
         let coding = said("content-encoding").unwrap_or_default();
         let decoded = coding::decoded(&body.bytes, coding, limit);
         let content = worker::aside_if_large(decoded.bytes.len(), || {
-            evertoken_answer::read(said("content-type"), &decoded.bytes)
+            evertoken_answer::read_wrapped(said("content-type"), &decoded.bytes)
         });
         Self {
             is_whole: match &content {
@@ -196,6 +212,10 @@ fn is_success(status: u16) -> bool {
 }
 
 fn meaning(status: u16, body: &Candidate) -> Meaning {
+    if matches!(&body.content, Content::Members(found) | Content::Form(found) if found.has_both_tokens())
+    {
+        return Meaning::Taken;
+    }
     match (status, error(&body.content)) {
         (200..300, None) => of_success(body),
         (200..300 | 400..=428 | 430..500, Some("invalid_grant")) => Meaning::Dead,

@@ -127,6 +127,24 @@ fn every_success_is_one_whatever_its_status_and_form() {
             "access_token=abc&scope=repo%2Cgist",
         ),
         Answer::new(200, "text/plain", "access_token=abc&expires=5183999"),
+        Answer::json(200, r#"{"access_token":"abc","error":"none"}"#),
+        Answer::json(
+            200,
+            r#"{"access_token":"abc","errors":[{"errorType":"deprecated"}]}"#,
+        ),
+        Answer::json(
+            200,
+            r#"{"access_token":"abc","error":{"code":0,"message":"ok"}}"#,
+        ),
+        Answer::json(200, r#"{"data":{"access_token":"abc"}}"#),
+        Answer::json(200, r#"[{"access_token":"abc"}]"#),
+        Answer::new(
+            200,
+            "text/html",
+            "<b>Warning</b>: x<br />{\"access_token\":\"abc\"}",
+        ),
+        Answer::json(307, r#"{"access_token":"abc","refresh_token":"r"}"#),
+        Answer::json(500, r#"{"access_token":"abc","refresh_token":"r"}"#),
     ] {
         assert_eq!(answered(answer.clone()).unwrap().value, "abc", "{answer:?}");
     }
@@ -413,6 +431,33 @@ fn a_refresh_token_is_kept_when_the_answer_has_none_or_refuses() {
         host.answer(Answer::json(status, body));
         let _either = acquire::<OAuth2>(&config("refresh_token", json!({})));
         assert!(host.replaced().is_empty(), "{body}");
+    }
+}
+
+#[test]
+fn a_new_refresh_token_is_kept_whatever_is_odd_around_it() {
+    for (status, body) in [
+        (200, r#"{"access_token":"abc","refreshToken":"new"}"#),
+        (200, r#"{"accessToken":"abc","refreshToken":"new"}"#),
+        (200, r#"{"Access_Token":"abc","Refresh_Token":"new"}"#),
+        (
+            200,
+            r#"{"access_token":"abc","refresh_token":"new","error":"success"}"#,
+        ),
+        (
+            200,
+            r#"{"data":{"access_token":"abc","refresh_token":"new"}}"#,
+        ),
+        (307, r#"{"access_token":"abc","refresh_token":"new"}"#),
+        (502, r#"{"access_token":"abc","refresh_token":"new"}"#),
+    ] {
+        let host = Host::new();
+        host.rotating_secret("refresh_token", "old");
+        host.answer(Answer::json(status, body));
+        let _either = acquire::<OAuth2>(&config("refresh_token", json!({})));
+        let replaced = host.replaced();
+        assert_eq!(replaced.len(), 1, "{body}");
+        assert_eq!(replaced[0].value, "new", "{body}");
     }
 }
 

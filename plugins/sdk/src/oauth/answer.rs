@@ -47,7 +47,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads an answer of any 2xx status, JSON or form.
+    /// Reads an answer of any 2xx status, JSON or form, and of another status if it has both tokens. Where there is an access token, an `error`
+    /// beside it is none.
     ///
     /// # Errors
     ///
@@ -55,10 +56,14 @@ impl Answer {
     /// such as a page that says when the issuer is back.
     pub fn read(response: &Response) -> Result<Self, Failure> {
         let members = members(response);
-        let refusal = members.as_ref().and_then(|found| refusal(&found.members));
+        let refusal = members
+            .as_ref()
+            .filter(|found| found.text(ACCESS_TOKEN).is_none())
+            .and_then(|found| refusal(&found.members));
+        let is_issued = members.as_ref().is_some_and(Members::has_both_tokens);
         match (members, refusal) {
             (_, Some(refusal)) => Err(refused(response, &refusal)),
-            (_, None) if !response.is_success() => Err(super::failure(response)),
+            (_, None) if !response.is_success() && !is_issued => Err(super::failure(response)),
             (Some(answer), None) => Ok(Self {
                 answer,
                 sent_at: response.sent_at,
@@ -122,7 +127,7 @@ impl Answer {
     /// Apigee), less than that nothing.
     #[must_use]
     pub fn refresh_token(&self) -> Option<(&str, Option<Timestamp>)> {
-        let value = self.text("refresh_token")?;
+        let value = self.answer.refresh_token()?;
         let lifetime = REFRESH_LIFETIMES
             .iter()
             .find_map(|name| lifetime(self.answer.members.get(*name)?));

@@ -13,7 +13,7 @@ use crate::http::Response;
 
 /// The members of an answer: of a JSON object, or of a form where the issuer sends that. Nothing when the body is neither.
 fn members(response: &Response) -> Option<Members> {
-    match evertoken_answer::read(response.header("content-type"), &response.body) {
+    match evertoken_answer::read_wrapped(response.header("content-type"), &response.body) {
         Content::Members(members) | Content::Form(members) => Some(members),
         Content::Empty | Content::Html | Content::Json(_) | Content::Other => None,
     }

@@ -55,6 +55,19 @@ fn a_whole_object_has_arrived_whatever_is_wrong_with_its_framing() {
         ("interim answers", format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n{length}\r\n{BODY}").into()),
         ("no blank line", format!("HTTP/1.1 200 OK\r\ncontent-type: x\r\n{BODY}").into()),
         ("no head", BODY.into()),
+        ("no version", format!("200 OK\r\n{length}\r\n{BODY}").into()),
+        ("a version in lower case", format!("http/1.1 200 ok\r\n{length}\r\n{BODY}").into()),
+        ("no blank behind the code", format!("HTTP/1.1 200OK\r\n{length}\r\n{BODY}").into()),
+        ("a code with four digits", format!("HTTP/1.1 2000 OK\r\n{length}\r\n{BODY}").into()),
+        ("no code", format!("HTTP/1.1 OK\r\nreport-to: {{\"group\":\"nel\"}}\r\n{length}\r\n{BODY}").into()),
+        ("a code of nothing", format!("HTTP/1.1 000 OK\r\n{length}\r\n{BODY}").into()),
+        ("no status line", format!("content-type: application/json\r\n{length}\r\n{BODY}").into()),
+        ("bare carriage returns", format!("HTTP/1.1 200 OK\r{}\r\r{BODY}", length.trim_end()).into()),
+        ("carriage returns too many", format!("HTTP/1.1 200 OK\r\r\n{}\r\r\n\r\r\n{BODY}", length.trim_end()).into()),
+        ("a head twice", message("server: x\r\n", format!("HTTP/1.1 200 OK\r\n{length}\r\n{BODY}").as_bytes())),
+        ("a size with a prefix", message("transfer-encoding: chunked\r\n", format!("0x{:x}\r\n{BODY}\r\n0\r\n\r\n", BODY.len()).as_bytes())),
+        ("the last chunk first", message("transfer-encoding: chunked\r\n", format!("0\r\n\r\n{}", chunk(BODY.len())).as_bytes())),
+        ("chunks in quotes", message("transfer-encoding: \"chunked\"\r\n", chunk(BODY.len()).as_bytes())),
         ("a length that is too long", message("content-length: 9999\r\n", BODY.as_bytes())),
         ("a length that is too short", message("content-length: 20\r\n", BODY.as_bytes())),
         ("a length of nothing", message("content-length: 0\r\n", BODY.as_bytes())),
@@ -97,7 +110,7 @@ fn a_whole_object_has_arrived_whatever_is_wrong_with_its_framing() {
         let reading = read(bytes, false).unwrap_or_else(|| panic!("{what}"));
         assert_eq!((reading.response.status, reading.meaning), (200, Meaning::Taken), "{what}");
         assert!(reading.is_whole && reading.is_of_use(), "{what}");
-        let Content::Members(members) = evertoken_answer::read(None, &reading.response.body) else {
+        let Content::Members(members) = evertoken_answer::read_wrapped(None, &reading.response.body) else {
             panic!("{what}: {:?}", String::from_utf8_lossy(&reading.response.body));
         };
         assert_eq!((members.text("access_token"), members.text("refresh_token")), (Some("at"), Some("rt")), "{what}");
@@ -171,7 +184,23 @@ fn what_came_says_what_became_of_the_value() {
         (429, r#"{"error":"invalid_grant"}"#, Unspent),
         (499, "", Unspent),
         (500, r#"{"error":"invalid_grant"}"#, Unknown),
-        (500, r#"{"access_token":"a","refresh_token":"r"}"#, Unknown),
+        (500, r#"{"access_token":"a"}"#, Unknown),
+        // Both tokens: they were issued, and the old refresh token is spent.
+        (101, r#"{"access_token":"a","refresh_token":"r"}"#, Taken),
+        (307, r#"{"access_token":"a","refresh_token":"r"}"#, Taken),
+        (400, r#"{"access_token":"a","refreshToken":"r"}"#, Taken),
+        (500, r#"{"access_token":"a","refresh_token":"r"}"#, Taken),
+        (
+            500,
+            r#"{"error":"x","access_token":"a","refresh_token":"r"}"#,
+            Taken,
+        ),
+        (400, r#"{"refresh_token":"r"}"#, Unspent),
+        (
+            200,
+            r#"<b>Warning</b>: x<br>{"access_token":"a","refresh_token":"r"}"#,
+            Taken,
+        ),
         (503, "", Unknown),
         (599, "<html>", Unknown),
         (101, "", Unknown),
