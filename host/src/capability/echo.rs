@@ -5,16 +5,18 @@
 //! A secret is found as it is and in the usual spellings. An issuer that spells it otherwise, or cuts it in two, is not stopped.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Range;
 
+use data_encoding::{BASE32_NOPAD, HEXUPPER};
 use secrecy::SecretSlice;
 use zeroize::Zeroizing;
 
 use super::crypto;
 use super::encoding::Encoding;
 use super::http::Response;
-use super::secrets::{Lineage, MAX_SECRET_BYTES, Piece, SecretHandle, Value};
+use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
@@ -172,25 +174,25 @@ impl Echoes {
         for hit in hits {
             replaced.extend_from_slice(text.get(end..hit.place.start).unwrap_or_default());
             end = hit.place.end;
-            replaced.extend_from_slice(self.marker(&hit.found, hit.lineage).as_bytes());
+            replaced.extend_from_slice(self.marker(&hit, sought).as_bytes());
         }
         replaced.extend_from_slice(text.get(end..).unwrap_or_default());
         Some(replaced)
     }
 
     /// A marker of its own for each place: one for equal values would tell that they are.
-    fn marker(&mut self, found: &[u8], lineage: Lineage) -> String {
+    fn marker(&mut self, hit: &Hit, sought: &Sought<'_>) -> String {
         let number = self.replaced.len();
         if number == MAX_MARKERS || !self.draw_call_digits() {
             return WITHHELD.to_owned();
         }
-        let whole = self
-            .sent
-            .iter()
-            .find(|sent| sent.expose() == found && *sent.lineage() == lineage);
-        let stands_for = whole
-            .cloned()
-            .unwrap_or_else(|| SecretHandle::answered(SecretSlice::from(found.to_vec()), lineage));
+        let found = &hit.found;
+        let stands_for = match sought.owners(hit).as_slice() {
+            [only] if only.expose() == found.as_slice() => (*only).clone(),
+            owners => {
+                SecretHandle::answered(SecretSlice::from(found.to_vec()), owners.iter().copied())
+            }
+        };
         self.replaced.push(stands_for);
         let prefix = if found.iter().all(u8::is_ascii_digit) {
             ""
@@ -308,8 +310,12 @@ fn is_token(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with("token")
 }
 
-/// Values in the spellings in which they are looked for, each by itself: whose place it is decides what may become of it.
-struct Sought<'a>(Vec<(Spellings, &'a SecretHandle)>);
+/// Values in the spellings in which they are looked for.
+struct Sought<'a> {
+    all: Spellings,
+    /// Each by itself, for where something was found: whose place it is decides what may become of it.
+    each: Vec<(&'a SecretHandle, OnceCell<Spellings>)>,
+}
 
 /// Where something sought stands.
 struct Hit {
@@ -317,29 +323,44 @@ struct Hit {
     place: Range<usize>,
     /// What whoever decodes the text reads there.
     found: Zeroizing<Vec<u8>>,
-    lineage: Lineage,
+    /// What was found in the same place besides.
+    inside: Vec<Zeroizing<Vec<u8>>>,
 }
 
 impl<'a> Sought<'a> {
     /// Those that fit into a text of `longest` bytes.
     fn new(secrets: &'a [SecretHandle], longest: usize) -> Self {
-        let sought = secrets
-            .iter()
-            .filter(|secret| secret.expose().trim_ascii().len() <= longest)
-            .map(|secret| (Spellings::exactly(spellings(secret.expose())), secret));
-        Self(sought.collect())
+        let fit = |secret: &&SecretHandle| secret.expose().trim_ascii().len() <= longest;
+        let each: Vec<_> = secrets.iter().filter(fit).collect();
+        let all = each.iter().flat_map(|secret| spellings(secret.expose()));
+        Self {
+            all: Spellings::exactly(all.collect()),
+            each: each
+                .into_iter()
+                .map(|secret| (secret, OnceCell::new()))
+                .collect(),
+        }
     }
 
     fn hits(&self, view: &View<'_>) -> Vec<Hit> {
-        let hits = self.0.iter().flat_map(|(spellings, secret)| {
-            let places = spellings.places(&view.bytes).into_iter();
-            places.map(|place| Hit {
-                place: view.place(&place),
-                found: Zeroizing::new(view.bytes.get(place).unwrap_or_default().to_vec()),
-                lineage: secret.lineage().clone(),
-            })
+        let places = self.all.places(&view.bytes).into_iter();
+        let hits = places.map(|place| Hit {
+            place: view.place(&place),
+            found: Zeroizing::new(view.bytes.get(place).unwrap_or_default().to_vec()),
+            inside: Vec::new(),
         });
         hits.collect()
+    }
+
+    /// Whose values were found there.
+    fn owners(&self, hit: &Hit) -> Vec<&'a SecretHandle> {
+        let is_in = |(secret, own): &&(&SecretHandle, OnceCell<Spellings>)| {
+            let own = own.get_or_init(|| Spellings::exactly(spellings(secret.expose())));
+            let mut found = std::iter::once(&hit.found).chain(&hit.inside);
+            found.any(|found| !own.places(found).is_empty())
+        };
+        let owners = self.each.iter().filter(is_in);
+        owners.map(|(secret, _)| *secret).collect()
     }
 }
 
@@ -350,11 +371,15 @@ fn joined(text: &[u8], mut hits: Vec<Hit>) -> Vec<Hit> {
     for hit in hits {
         match joined.last_mut() {
             Some(last) if hit.place.start < last.place.end => {
-                last.lineage = last.lineage.clone().join(&hit.lineage);
+                // Most often the same place in another view.
+                if hit.found != last.found && last.inside.last() != Some(&hit.found) {
+                    last.inside.push(hit.found);
+                }
                 if hit.place.end > last.place.end {
                     last.place.end = hit.place.end;
                     let found = text.get(last.place.clone()).unwrap_or_default();
-                    last.found = Zeroizing::new(found.to_vec());
+                    let before = std::mem::replace(&mut last.found, Zeroizing::new(found.to_vec()));
+                    last.inside.push(before);
                 }
             }
             _ => joined.push(hit),
@@ -376,16 +401,32 @@ fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         .map(|value| Zeroizing::new(value.to_vec()))
         .to_vec();
     for value in sent.iter().filter_map(|sent| sent.encode(secret).ok()) {
-        let whole = [Encoding::Hex, Encoding::Base32].map(|encoding| encoding.encode(&value));
-        spellings.extend(whole.into_iter().flatten());
-        let upper = data_encoding::HEXUPPER.encode(&value);
+        let whole = [
+            Encoding::Hex,
+            Encoding::Base32,
+            Encoding::Base64,
+            Encoding::Base64Url,
+        ];
+        spellings.extend(whole.iter().filter_map(|whole| whole.encode(&value).ok()));
+        let upper = HEXUPPER.encode(&value);
         spellings.push(Zeroizing::new(upper.into_bytes()));
         for offset in 0..3 {
             let (standard, url) = inside_base64(&value, offset);
             spellings.extend([standard, url]);
         }
+        spellings.extend((0..5).map(|offset| inside_base32(&value, offset)));
     }
     spellings
+}
+
+/// As [`inside_base64`], with groups of five.
+fn inside_base32(secret: &[u8], offset: usize) -> Zeroizing<Vec<u8>> {
+    let mut padded = Zeroizing::new(vec![0; offset]);
+    padded.extend_from_slice(secret);
+    let text = Zeroizing::new(BASE32_NOPAD.encode(&padded));
+    let (first, last) = ((offset * 8).div_ceil(5), padded.len() * 8 / 5);
+    let inside = text.as_bytes().get(first..last).unwrap_or_default();
+    Zeroizing::new(inside.to_vec())
 }
 
 /// How a text is read by whoever undoes escapes in it.

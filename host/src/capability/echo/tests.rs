@@ -81,6 +81,8 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         data_encoding::HEXLOWER.encode(raw.as_bytes()),
         data_encoding::HEXUPPER.encode(raw.as_bytes()),
         data_encoding::BASE32.encode(raw.as_bytes()),
+        data_encoding::BASE32.encode(format!("{raw}.").as_bytes()),
+        data_encoding::BASE32.encode(format!("abc{raw}d").as_bytes()),
     ];
     for spelling in cases {
         let mut echoes = sent(&[raw]).await;
@@ -259,6 +261,20 @@ async fn a_value_that_is_passed_on_is_what_the_issuer_sent_with_its_restrictions
     }
     let plain = Value::Text("nothing in it".to_owned());
     assert!(echoes.put_back(plain).unwrap().secret().is_none());
+}
+
+#[tokio::test]
+async fn what_was_computed_stays_so_in_an_answer() {
+    let call = call(&["value-1"]);
+    let secret = call.open("s0").await.unwrap();
+    let digest = call.digest("MD5", Value::Secret(secret)).unwrap();
+    let hex = data_encoding::HEXLOWER.encode(digest.expose());
+    let mut echoes = Echoes::default();
+    echoes.note_sent(&digest).unwrap();
+    let text = seen(&mut echoes, format!("<{hex}>"));
+    let value = echoes.put_back(Value::Text(text)).unwrap();
+    assert_eq!(value.expose(), format!("<{hex}>").as_bytes());
+    assert!(value.secret().unwrap().lineage().is_computed());
 }
 
 #[tokio::test]

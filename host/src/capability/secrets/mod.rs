@@ -118,7 +118,7 @@ impl Lineage {
     }
 
     /// Of a value made of both; what make it is says the caller.
-    pub(super) fn join(mut self, other: &Self) -> Self {
+    fn join(mut self, other: &Self) -> Self {
         self.names.extend(other.names.iter().cloned());
         for (name, generation) in &other.rotating {
             // Made of two generations, it carries the older one too.
@@ -152,6 +152,11 @@ impl Lineage {
     #[must_use]
     pub fn reach(&self) -> &Reach {
         &self.reach
+    }
+
+    fn of_all<'a>(secrets: impl IntoIterator<Item = &'a SecretHandle>) -> Self {
+        let secrets = secrets.into_iter();
+        secrets.fold(Self::text(), |made, secret| made.join(secret.lineage()))
     }
 
     fn made(self, make: Make) -> Self {
@@ -296,15 +301,21 @@ impl SecretHandle {
         bytes: SecretSlice<u8>,
         of: impl IntoIterator<Item = &'a Self>,
     ) -> Self {
-        let lineage = of
-            .into_iter()
-            .fold(Lineage::text(), |made, secret| made.join(secret.lineage()));
-        Self::new(bytes, lineage.made(Make::Computed))
+        Self::new(bytes, Lineage::of_all(of).made(Make::Computed))
     }
 
-    /// What stood in an answer in place of values of this lineage.
-    pub(super) fn answered(bytes: SecretSlice<u8>, lineage: Lineage) -> Self {
-        Self::new(bytes, lineage.made(Make::Joined))
+    /// What stood in an answer where these values were found, with the restrictions of all of them.
+    pub(super) fn answered<'a>(
+        bytes: SecretSlice<u8>,
+        with: impl IntoIterator<Item = &'a Self> + Clone,
+    ) -> Self {
+        let mut makes = with.clone().into_iter().map(|secret| secret.lineage().make);
+        let make = if makes.any(|make| make == Make::Computed) {
+            Make::Computed
+        } else {
+            Make::Joined
+        };
+        Self::new(bytes, Lineage::of_all(with).made(make))
     }
 
     /// The concatenation of `pieces`, with the restrictions of all of them.

@@ -154,7 +154,10 @@ impl Plugin {
         match result {
             Ok(secret) => {
                 self.sees(format!("{secret:?}"));
-                self.made.push(secret);
+                // Spelled again and again a value grows beyond what a test has time for.
+                if secret.expose().len() < 1000 {
+                    self.made.push(secret);
+                }
             }
             Err(failure) => self.sees(format!("{failure:?}")),
         }
