@@ -76,6 +76,10 @@ impl Scrubber {
     /// JSON- and XML-escaped, and the long lines of one with several. Beyond [`MAX_SECRETS`] no text is shown any more.
     pub fn add(&mut self, secret: &[u8]) {
         self.look_for(secret, false);
+        worker::aside_if_large(secret.len(), || self.look_for_lines(secret));
+    }
+
+    fn look_for_lines(&mut self, secret: &[u8]) {
         if secret.contains(&b'\n') {
             let lines = secret.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
             for line in lines.filter(|line| is_telling(line)) {

@@ -1,6 +1,7 @@
 //! Real components against the real host: what an honest plugin gets, and what stops each kind of misbehaviour.
 
 mod guests;
+mod lateness;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::error::StateError;
 use super::{random, record};
-use crate::text;
+use crate::{text, worker};
 
 /// Bytes of a state key.
 const KEY_LEN: usize = 32;
@@ -147,6 +147,10 @@ impl Keyring {
 
     /// The form in which a value is stored under `key`.
     pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        worker::aside_if_large(value.len(), || self.sealed(key, value))
+    }
+
+    fn sealed(&self, key: &[u8], value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         let Some((id, prk)) = self.keys.first() else {
             let mut plain = Zeroizing::new(Vec::with_capacity(1 + value.len()));
             plain.push(FORMAT_PLAIN);
@@ -195,6 +199,10 @@ impl Keyring {
         key: &[u8],
         stored: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        worker::aside_if_large(stored.len(), || self.opened(key, stored))
+    }
+
+    fn opened(&self, key: &[u8], stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         let undecryptable = || StateError::Undecryptable {
             record: record::describe(key),
         };

@@ -23,7 +23,9 @@ const HARMLESS: [&str; 6] = ["type", "endpoint", "url", "uri", "expires", "expir
 
 /// Gives `found` the strings in an answer that are secrets by their name or their look.
 pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
-    worker::aside_if_large(response.body.len(), || {
+    let headers = response.headers.iter();
+    let in_headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+    worker::aside_if_large(in_headers + response.body.len(), || {
         for (name, value) in &response.headers {
             collect(name, value, found);
         }

@@ -71,6 +71,9 @@ pub const AUDIT_TARGET: &str = "evertoken::audit";
 /// Requests must end in this part of the call's time, so that the plugin is left with time to say what failed.
 const REQUEST_SHARE: f64 = 0.9;
 
+/// A header, a field or a part of a query takes as long as spelling so many bytes, however short it is.
+const BYTES_PER_PAIR: usize = 64;
+
 /// What a request carries.
 #[derive(Debug, Clone)]
 pub enum Body {
@@ -177,7 +180,7 @@ impl fmt::Debug for Response {
 /// Sends a plugin's request, if it may be sent, and reads the answer whole.
 pub(super) async fn send(call: &Call, request: Request) -> Result<Response, Failure> {
     let began = Instant::now();
-    let target = Target::of(&request)?;
+    let target = worker::aside_if_large(request.url.len(), || Target::of(&request))?;
     let timeout = call.0.job.source.timeout.mul_f64(REQUEST_SHARE);
     let outcome = timeout_at(call.0.began + timeout, answered(call, &target, &request))
         .await
@@ -199,9 +202,7 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         target.origin.host(),
         Written::Literal,
     )?;
-    let prepared = worker::aside_if_large(content_bytes(&request.body), || {
-        request::prepare(target, request)
-    })?;
+    let prepared = worker::aside_if_large(bytes_of(request), || request::prepare(target, request))?;
     let host = &call.0.host;
     let proxy = host.proxies.proxy_for(&target.url, source.proxy.as_ref())?;
     if let Some(address) = proxy.as_ref().and_then(|proxy| proxy.uri.host()) {
@@ -235,13 +236,20 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
     journal::send(call, flights, outgoing).await
 }
 
-/// What there is to spell, as good as all of a request.
-fn content_bytes(body: &Body) -> usize {
-    match body {
+/// What there is to spell.
+fn bytes_of(request: &Request) -> usize {
+    let of_pairs = |pairs: &[(String, Value)]| -> usize {
+        let each = pairs
+            .iter()
+            .map(|(name, value)| name.len() + value.expose().len() + BYTES_PER_PAIR);
+        each.sum()
+    };
+    let content = match &request.body {
         Body::Empty => 0,
-        Body::Form(fields) => fields.iter().map(|(_, value)| value.expose().len()).sum(),
+        Body::Form(fields) => of_pairs(fields),
         Body::Content(content) => content.expose().len(),
-    }
+    };
+    of_pairs(&request.query) + of_pairs(&request.headers) + content
 }
 
 /// An address that is written as such does not pass the resolver.
@@ -296,7 +304,7 @@ fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response
     let plugin = &call.0.job.source.plugin;
     let method = call.scrub(target.method.as_str());
     let origin = call.scrub(&target.origin.to_string());
-    let path = path_shown(call, &target.url);
+    let path = worker::aside_if_large(target.url.as_str().len(), || path_shown(call, &target.url));
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match outcome {
         Ok(Response { status, body, .. }) => tracing::info!(

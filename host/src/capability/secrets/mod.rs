@@ -15,10 +15,14 @@ use super::encoding::Encoding;
 use crate::config::model::{Job, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::worker;
 
 pub(crate) use provider::oddity;
 pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
 pub(super) use provider::{Providers, fetch};
+
+/// Joining a piece takes as long as spelling so many bytes, however short it is: the restrictions of all pieces are joined too.
+const BYTES_PER_PIECE: usize = 256;
 
 /// Where a value may be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -327,6 +331,11 @@ impl SecretHandle {
         if size > MAX_SECRET_BYTES {
             return Err(too_large());
         }
+        let work = size + pieces.len() * BYTES_PER_PIECE;
+        worker::aside_if_large(work, || Self::joined(pieces, size))
+    }
+
+    fn joined(pieces: &[Piece], size: usize) -> Result<Self, Failure> {
         // As large as it may get: growing would leave the old buffer behind unwiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(size));
         let mut lineage = Lineage::text();
@@ -438,7 +447,9 @@ impl SecretHandle {
     /// The bytes that the value spells in base64, base64url, base32 or hex.
     pub(super) fn decode(&self, encoding: Encoding) -> Result<Self, Failure> {
         self.must_be_whole("asked for its decoding")?;
-        let bytes = encoding.decode(self.expose()).map_err(|error| {
+        let value = self.expose();
+        let bytes = worker::aside_if_large(value.len(), || encoding.decode(value));
+        let bytes = bytes.map_err(|error| {
             Failure::new(
                 FailureKind::InvalidConfig,
                 "secret.encoding",
@@ -472,6 +483,10 @@ pub(super) fn string_at(document: &[u8], pointer: &str) -> Result<SecretSlice<u8
             "has no part `{pointer}`: a JSON pointer (RFC 6901) starts with `/`"
         ));
     }
+    worker::aside_if_large(document.len(), || string_in(document, pointer))
+}
+
+fn string_in(document: &[u8], pointer: &str) -> Result<SecretSlice<u8>, String> {
     let mut json: serde_json::Value = serde_json::from_slice(document)
         .map_err(|_| "is not JSON, so it has no parts".to_owned())?;
     let found = match json.pointer(pointer) {
