@@ -386,6 +386,11 @@ pub(super) async fn close(held: &Held, ending: Ending, replayed: bool) -> Result
         if flight.chain().await.answer().is_none() {
             continue;
         }
+        let ending = match ending {
+            // Whoever says so cannot have read it either.
+            Ending::Refused if !flight.answer_is_legible().await => Ending::Open,
+            ending => ending,
+        };
         match ending {
             _ if flight.keeps_answer() => waits = true,
             // Without a successor the issuer does not rotate, and the value stays (RFC 6749 §6).

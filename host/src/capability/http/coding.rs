@@ -4,11 +4,16 @@ use std::io::Read;
 
 use brotli_decompressor::Decompressor;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 /// Codings around each other: a server's and a gateway's.
 const MAX_LAYERS: usize = 3;
 
 const BUFFER: usize = 4096;
+
+/// What a zstd decoder may look back, which it keeps in memory. No server may need more (RFC 9659).
+const MAX_WINDOW: u64 = 8 << 20;
 
 /// A content without its codings.
 pub(super) struct Decoded {
@@ -17,33 +22,38 @@ pub(super) struct Decoded {
     pub(super) was_coded: bool,
     /// Whether nothing is missing: a coded content may be cut or damaged, or exceed the limit.
     pub(super) is_whole: bool,
+    /// Whether a coding may be left that is not known here: the headers name one and none was taken off, or what came out is no text.
+    pub(super) is_coded: bool,
 }
 
 /// Takes codings off a content: those that it shows by its first bytes, whatever the headers say, and those that only they say.
 /// `said` is `Content-Encoding`. No more than `limit` bytes come out.
 pub(super) fn decoded(content: &[u8], said: &str, limit: usize) -> Decoded {
-    let mut result = Decoded {
-        bytes: content.to_vec(),
-        was_coded: false,
-        is_whole: true,
-    };
+    let (mut bytes, mut was_coded, mut is_whole) = (content.to_vec(), false, true);
     for _ in 0..MAX_LAYERS {
-        let Some((bytes, is_whole)) = layer(&result.bytes, said, result.was_coded, limit) else {
+        let Some((inside, is_all)) = layer(&bytes, said, was_coded, limit) else {
             break;
         };
-        result = Decoded {
-            bytes,
-            was_coded: true,
-            is_whole: result.is_whole && is_whole,
-        };
+        bytes = inside;
+        was_coded = true;
+        is_whole &= is_all;
     }
-    result
+    let names_one = !matches!(said.trim(), "" | "identity") && !bytes.trim_ascii().is_empty();
+    Decoded {
+        is_coded: names_one && !was_coded || std::str::from_utf8(&bytes).is_err(),
+        bytes,
+        was_coded,
+        is_whole,
+    }
 }
 
 fn layer(content: &[u8], said: &str, is_inner: bool, limit: usize) -> Option<(Vec<u8>, bool)> {
     let says = |coding: &str| !is_inner && said.to_ascii_lowercase().contains(coding);
     match content {
         [0x1f, 0x8b, ..] => Some(read(MultiGzDecoder::new(content), limit)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Some(zstd(content, limit))
+        }
         _ if is_plain(content) => None,
         // The usual levels of zlib: no text begins so.
         [0x78, 0x9c | 0xda, ..] => Some(read(ZlibDecoder::new(content), limit)),
@@ -77,12 +87,43 @@ fn read(decoder: impl Read, limit: usize) -> (Vec<u8>, bool) {
     (bytes, is_whole)
 }
 
+/// The same of zstd's frames, one after the other, some of which may be for others (RFC 8878 §3.1).
+fn zstd(content: &[u8], limit: usize) -> (Vec<u8>, bool) {
+    let (mut rest, mut bytes) = (content, Vec::new());
+    let mut decoder = FrameDecoder::new();
+    decoder.set_max_window_size(MAX_WINDOW);
+    while !rest.is_empty() {
+        match StreamingDecoder::new_with_decoder(&mut rest, &mut decoder) {
+            Ok(frame) => {
+                let (inside, is_all) = read(frame, limit.saturating_sub(bytes.len()));
+                bytes.extend(inside);
+                if !is_all {
+                    return (bytes, false);
+                }
+            }
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length,
+                ..
+            })) => {
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                match rest.get(length..) {
+                    Some(next) => rest = next,
+                    None => return (bytes, false),
+                }
+            }
+            Err(_) => return (bytes, false),
+        }
+    }
+    (bytes, true)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
     use super::*;
 
@@ -95,6 +136,10 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn zstd(content: &[u8]) -> Vec<u8> {
+        compress_to_vec(content, CompressionLevel::Fastest)
+    }
+
     #[test]
     fn every_coding_is_taken_off_whoever_says_what() {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
@@ -104,8 +149,16 @@ mod tests {
         // As `brotliCompressSync` of Node writes it: one block, not compressed.
         let brotli = [&[0x8b, 0x13, 0x80][..], TEXT, &[0x03]].concat();
         let zlib = zlib.finish().unwrap();
+        // As `zstd -19` writes it, with a sum behind it.
+        let with_sum = b"\x28\xb5\x2f\xfd\x04\x68\x2d\x01\x00\xf8{\"access_token\":\"a\",\"refreshr\"}\x01\x00\x5c\x31\x9d\x00\x72\x7d\x1a".to_vec();
+        let padding = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc";
+        let frames = [padding, &zstd(&TEXT[..9])[..], &zstd(&TEXT[9..])].concat();
         for (content, said) in [
             (zlib.clone(), ""),
+            (with_sum, "zstd"),
+            (frames, "zstd"),
+            (zstd(TEXT), ""),
+            (gzip(&zstd(TEXT)), "zstd, gzip"),
             (gzip(TEXT), "gzip"),
             (gzip(TEXT), ""),
             (gzip(TEXT), "identity"),
@@ -129,21 +182,54 @@ mod tests {
     }
 
     #[test]
+    fn a_coding_that_is_not_known_is_not_taken_for_text() {
+        for (content, said, is_coded) in [
+            (TEXT.to_vec(), "", false),
+            (TEXT.to_vec(), "identity", false),
+            (gzip(TEXT), "", false),
+            (b"opaque".to_vec(), "", false),
+            (Vec::new(), "x-new", false),
+            (b"opaque".to_vec(), "x-new", true),
+            (b"\x5d\x00\x00\x80\xff\xfe".to_vec(), "", true),
+            (gzip(b"\x5d\x00\x00\x80\xff\xfe"), "x-new, gzip", true),
+        ] {
+            let decoded = decoded(&content, said, LIMIT);
+            assert_eq!(decoded.is_coded, is_coded, "{content:?} {said}");
+        }
+    }
+
+    #[test]
     fn of_a_content_that_is_cut_there_is_what_came() {
-        let content = gzip(&TEXT.repeat(20));
-        for end in 2..content.len() {
-            let decoded = decoded(&content[..end], "gzip", LIMIT);
-            assert!(
-                !decoded.is_whole && TEXT.repeat(20).starts_with(&decoded.bytes),
-                "{end}"
-            );
+        for content in [gzip(&TEXT.repeat(20)), zstd(&TEXT.repeat(20))] {
+            for end in 4..content.len() {
+                let decoded = decoded(&content[..end], "", LIMIT);
+                assert!(
+                    !decoded.is_whole && TEXT.repeat(20).starts_with(&decoded.bytes),
+                    "{end}"
+                );
+            }
         }
     }
 
     #[test]
     fn a_bomb_ends_at_the_limit() {
-        let bomb = gzip(&gzip(&vec![b' '; 20_000_000]));
-        let decoded = decoded(&bomb, "gzip", LIMIT);
-        assert!(!decoded.is_whole && decoded.bytes.len() <= LIMIT);
+        // Sixty-four blocks, each of which says one byte 128 KiB times.
+        let mut block_after_block = b"\x28\xb5\x2f\xfd\x00\x68".to_vec();
+        for n in 0..64 {
+            let header: u32 = u32::from(n == 63) | 1 << 1 | (128 << 10) << 3;
+            block_after_block.extend(&header.to_le_bytes()[..3]);
+            block_after_block.push(b' ');
+        }
+        // It wants to look back 2 GiB.
+        let wide_window = b"\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00".to_vec();
+        for bomb in [
+            gzip(&gzip(&vec![b' '; 20_000_000])),
+            zstd(&vec![b' '; 2_000_000]),
+            block_after_block,
+            wide_window,
+        ] {
+            let decoded = decoded(&bomb, "", LIMIT);
+            assert!(!decoded.is_whole && decoded.bytes.len() <= LIMIT);
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(in crate::capability) struct Reading {
     pub(in crate::capability) meaning: Meaning,
     /// Whether it is at its end: by its framing, or because the object in it is.
     pub(super) is_whole: bool,
+    /// Whether it can be read here: it is an object, or text that no coding is left of.
+    pub(in crate::capability) is_legible: bool,
     /// The refresh token in it.
     pub(in crate::capability) successor: Option<SecretString>,
 }
@@ -71,6 +73,7 @@ impl Reading {
         Some(Self {
             meaning: meaning(status, &best),
             is_whole: best.is_whole,
+            is_legible: best.is_legible(),
             successor: best.successor(),
             response: Response {
                 status,
@@ -141,6 +144,7 @@ struct Candidate {
     bytes: Vec<u8>,
     was_coded: bool,
     is_whole: bool,
+    is_coded: bool,
     content: Content,
 }
 
@@ -162,8 +166,13 @@ impl Candidate {
             },
             bytes: decoded.bytes,
             was_coded: decoded.was_coded,
+            is_coded: decoded.is_coded,
             content,
         }
+    }
+
+    fn is_legible(&self) -> bool {
+        matches!(self.content, Content::Members(_)) || !self.is_coded
     }
 
     fn successor(&self) -> Option<SecretString> {
@@ -240,7 +249,7 @@ fn of_success(body: &Candidate) -> Meaning {
     match &body.content {
         Content::Members(members) if members.refresh_token().is_some() => Meaning::Taken,
         Content::Html => Meaning::Unspent,
-        Content::Empty if body.is_whole => Meaning::Unspent,
+        Content::Empty if body.is_whole && !body.is_coded => Meaning::Unspent,
         // Only the plugin knows what its issuer's tokens look like.
         _ if body.is_whole => Meaning::Taken,
         _ => Meaning::Unknown,

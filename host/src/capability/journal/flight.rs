@@ -134,6 +134,17 @@ impl Flight {
         }
     }
 
+    /// Whether the answer that waits can be read here, and so by the source.
+    pub(super) async fn answer_is_legible(&self) -> bool {
+        let chain = self.chain().await;
+        let Some((exchange, answer)) = chain.exchange.as_ref().zip(chain.answer()) else {
+            return true;
+        };
+        let limit = self.host.limits().response_bytes;
+        let reading = Reading::of(answer, &exchange.intent.method, true, limit);
+        reading.is_some_and(|reading| reading.is_legible)
+    }
+
     /// Takes up an answer that was not understood when it came, if it is now.
     pub(super) async fn reread(&self) {
         let chain = self.chain().await;

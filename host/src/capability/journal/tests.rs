@@ -5,6 +5,8 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
 use self::world::{Reply, Script, World, code};
 use crate::capability::acquire::Unsuccessful;
 use crate::capability::chain::{Chain, MAX_REPLAYS, OVERTAKEN_WITHIN};
@@ -283,6 +285,44 @@ async fn an_answer_that_no_plugin_can_read_does_not_stop_the_job_for_ever() {
         let chain = world.chain().await;
         assert!(chain.unread.is_none() && chain.exchange.is_none());
     }
+}
+
+/// A source that cannot read an answer may well say that the issuer is away.
+#[tokio::test]
+async fn an_answer_in_a_coding_that_is_not_known_is_never_taken_for_nothing() {
+    for answer in [
+        &b"HTTP/1.1 200 OK\r\ncontent-encoding: x-new\r\n\r\nopaque"[..],
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: x-new\r\n\r\n\xff\xfe\x00",
+        b"HTTP/1.1 200 OK\r\n\r\n\x5d\x00\x00\x80\xff\xfe",
+    ] {
+        for kind in [FailureKind::Denied, FailureKind::Unavailable] {
+            let world = World::new();
+            world.issuer(Reply::raw(answer));
+            world.source(said(kind));
+            for _ in 0..3 {
+                world.acquire().await.unwrap_err();
+            }
+            let what = String::from_utf8_lossy(answer);
+            assert_eq!(world.values_sent(), ["seed"], "{what} {kind:?}");
+            assert!(world.chain().await.answer().is_some(), "{what} {kind:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_successor_is_found_in_an_answer_that_nobody_asked_to_be_coded() {
+    let body = br#"{"access_token":"at-1","expires_in":3600,"refresh_token":"rt-1"}"#;
+    let coded = compress_to_vec(&body[..], CompressionLevel::Fastest);
+    let world = World::new();
+    world.issuer(Reply::raw(
+        [
+            b"HTTP/1.1 200 OK\r\ncontent-encoding: zstd\r\n\r\n",
+            &coded[..],
+        ]
+        .concat(),
+    ));
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+    assert!(world.chain().await.has_newest(b"rt-1"));
 }
 
 /// A later version reads more: what is a fragment to this one is given to the source as soon as it is understood.

@@ -299,10 +299,11 @@ fn an_answer_to_head_has_no_body() {
 proptest::proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(
-        head in "(HTTP/1.1 [0-9]{3}|HTTP|)[ -~\r\n]{0,60}(transfer-encoding: chunked|content-length: [0-9]{1,25}|content-encoding: (br|gzip|deflate))?(\r\n\r\n|\n\n)?",
+        head in "(HTTP/1.1 [0-9]{3}|HTTP|)[ -~\r\n]{0,60}(transfer-encoding: chunked|content-length: [0-9]{1,25}|content-encoding: (br|gzip|deflate|zstd))?(\r\n\r\n|\n\n)?",
+        magic in proptest::sample::select(vec![&b""[..], b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"]),
         body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
         is_closed: bool,
     ) {
-        let _ = read([head.as_bytes(), &body].concat(), is_closed);
+        let _ = read([head.as_bytes(), magic, &body].concat(), is_closed);
     }
 }
