@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::config::{Loaded, Mistake, Mistakes, Places, PluginOptions, PluginUse};
-use crate::plugin::{LoadError, Plugins, World};
+use crate::plugin::{ConfigMistake, LoadError, Plugins, World};
 
 use super::{Exit, configuration, say};
 
@@ -33,17 +34,13 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
             .or_default()
             .push(said);
     }
+    let mut judged = judged(&by_plugin, plugins).await;
     let mut found = Vec::new();
     for ((plugin, wanted), all_said) in by_plugin {
         if found.len() >= Mistakes::ENOUGH {
             break;
         }
-        let world = match wanted {
-            PluginUse::Source => World::Source,
-            PluginUse::Formatter => World::Formatter,
-        };
-        let configs: Vec<&Value> = all_said.iter().map(|said| &said.config).collect();
-        let Ok(mistakes) = plugins.check_configs(plugin, world, &configs).await else {
+        let Some(mistakes) = judged.remove(&(plugin.to_owned(), wanted)) else {
             continue;
         };
         let tell =
@@ -54,7 +51,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
                     .into_iter()
                     .map(|mistake| tell(said.place.pointer(&mistake.pointer), mistake.message)),
             );
-            if world == World::Source
+            if wanted == PluginUse::Source
                 && let Ok(mistakes) = plugins
                     .check_secrets(plugin, &said.config, &said.secrets)
                     .await
@@ -70,6 +67,35 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         }
     }
     found
+}
+
+/// The mistakes in all that is said to each plugin; without those that cannot be used. They judge at the same time, so that one that takes
+/// long does not hold up the others.
+async fn judged(
+    by_plugin: &BTreeMap<(&str, PluginUse), Vec<PluginOptions<'_>>>,
+    plugins: &Plugins,
+) -> BTreeMap<(String, PluginUse), Vec<Vec<ConfigMistake>>> {
+    let mut judging = JoinSet::new();
+    for ((plugin, wanted), all_said) in by_plugin {
+        let (plugins, plugin, wanted) = (plugins.clone(), (*plugin).to_owned(), *wanted);
+        let configs: Vec<Value> = all_said.iter().map(|said| said.config.clone()).collect();
+        judging.spawn(async move {
+            let world = match wanted {
+                PluginUse::Source => World::Source,
+                PluginUse::Formatter => World::Formatter,
+            };
+            let configs: Vec<&Value> = configs.iter().collect();
+            let mistakes = plugins.check_configs(&plugin, world, &configs).await;
+            ((plugin, wanted), mistakes)
+        });
+    }
+    let mut judged = BTreeMap::new();
+    while let Some(done) = judging.join_next().await {
+        if let Ok((plugin, Ok(mistakes))) = done {
+            judged.insert(plugin, mistakes);
+        }
+    }
+    judged
 }
 
 /// Says which plugins no job can use, whatever is said to them, and whether there are any. One whose file is missing may come.

@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -347,6 +348,8 @@ pub(super) struct Loader {
     pooled: Option<Linkers>,
     cache: Arc<Cache>,
     compiler: Compiler,
+    /// As many children judge at a time as there are cores: each must get its processor time within its patience.
+    judging: Semaphore,
     inspected: Mutex<BTreeMap<Digest, Arc<PluginInfo>>>,
     /// Plugins by whose schema configurations could not be judged.
     refused: Mutex<BTreeMap<Digest, Arc<LoadError>>>,
@@ -362,6 +365,7 @@ impl Loader {
         Ok(Self {
             linkers: OnceCell::new(),
             compiler: settings.compiler.clone(),
+            judging: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             pooled: pooled.as_ref().map(Linkers::new).transpose()?,
             cache: Arc::new(Cache::new(engine.clone(), pooled, settings)),
             engine,
@@ -510,6 +514,7 @@ impl Loader {
             each.collect::<Result<_, _>>()
                 .map_err(|message| JudgeError::Wrong { message })
         } else {
+            let _turn = self.judging.acquire().await;
             judge::mistakes(&self.compiler, schema, configs).await
         };
         judged.map_err(|source| LoadError::Schema {

@@ -2,11 +2,12 @@
 //! and the process ends when it is told to.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use evertoken_tests::client::Client;
-use evertoken_tests::evertoken::Evertoken;
+use evertoken_tests::evertoken::{Evertoken, Finished};
 use evertoken_tests::guests::guest;
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::reader::{PollReader, Sight};
@@ -211,6 +212,40 @@ fn plugins_that_compute_or_call_the_host_without_end() {
     beside_an_innocent_job("hostile-guests", &plugins, &hostile);
 }
 
+/// What a plugin replaces fills the store that all jobs share, and each call may replace again.
+#[test]
+fn plugins_that_replace_their_secret_in_each_call() {
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let issuer = good_issuer();
+    let scene = Scene::new("hostile-replacements").unwrap();
+    let rotating = r#"    secrets: {mine: {value: "a rotating secret", rotating: true}}"#;
+    let options = "{mode: flood, call: replace, secret: mine}";
+    let flooder = guest_job("flooder", options, rotating).replace("timeout: 60s", "timeout: 1s");
+    let plugins = plugin("guest", "guest_source.wasm");
+    // The second process finds what the first one leaves.
+    for _ in 0..2 {
+        let (process, _) = start(&scene, &issuer, &plugins, &flooder);
+        let reader = PollReader::start(&scene.out("innocent"), judge);
+        std::thread::sleep(2 * LIFETIME);
+        let seen = reader.stop().unwrap();
+        assert!(seen.is_good(), "{} expired", seen.expired);
+        process.terminate(PATIENCE).unwrap();
+        std::fs::remove_file(scene.out("innocent")).unwrap();
+    }
+
+    let (process, _) = start(&scene, &issuer, &plugins, &flooder);
+    let config = scene.path("evertoken.yaml");
+    // Not in the middle of a call.
+    let forget = ["state", "forget", "flooder", "--yes"];
+    wait_until("forgetting", PATIENCE, || {
+        let forgotten = scene.command(&forget, &config).unwrap();
+        (forgotten.code() == Some(0)).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+}
+
 #[test]
 fn issuers_that_answer_too_much_or_without_end() {
     let issuer = Issuer::start().unwrap();
@@ -309,6 +344,24 @@ fn doubling(keyword: &str) -> String {
     json!({"$ref": "#/$defs/d0", "$defs": definitions}).to_string()
 }
 
+/// What a command may compute for one plugin, its children included: the child that judges may take half of it.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// How a command about a file ended, and the processor time that it took.
+fn timed(scene: &Scene, command: &[&str], file: &Path) -> (Finished, Duration) {
+    let script = r#"file="$1"; shift; "$0" "$@" "$file"; code=$?; times >&2; exit $code"#;
+    let launch = scene.shell(script).unwrap();
+    let finished = launch.args([file]).args(command).finish(PATIENCE).unwrap();
+    // The last line is about children, e.g. `0m0.41s 0m0.05s`.
+    let times = finished.stderr.lines().last().unwrap();
+    let seconds = |text: &str| -> f64 {
+        let (minutes, seconds) = text.trim_end_matches('s').split_once('m').unwrap();
+        minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+    };
+    let took = times.split_whitespace().map(seconds).sum();
+    (finished, Duration::from_secs_f64(took))
+}
+
 #[test]
 fn schemas_that_are_wrong_or_cost_too_much() {
     let good = guest("guest-source").unwrap();
@@ -386,20 +439,17 @@ fn schemas_that_are_wrong_or_cost_too_much() {
             .replace("plugin: guest", &format!("plugin: {name}"));
     }
 
-    // What is told of each, and that it is told soon: one after the other, for some time that a busy machine may take more of.
+    // What is told of each, and that it is told soon, by the processor time that it takes: a busy machine lets everything last longer.
     let config = scene
         .config(&format!(
             "state: {{dir: \"{{here}}/state\"}}\nplugins:\n{plugins}jobs:{hostile}"
         ))
         .unwrap();
-    let began = Instant::now();
-    let checked = scene.command(&["check"], &config).unwrap();
+    let (checked, took) = timed(&scene, &["check", "--config"], &config);
+    println!("hostile-schemas: check of {} took {took:?}", table.len());
     assert_eq!(checked.code(), Some(1), "{}", checked.stderr);
-    assert!(
-        began.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        began.elapsed()
-    );
+    // Three of them take all that they may.
+    assert!(took < 4 * CHECK, "{took:?}");
     for (name, ..) in &table {
         assert!(
             checked
@@ -409,13 +459,9 @@ fn schemas_that_are_wrong_or_cost_too_much() {
             checked.stderr
         );
         let file = scene.path(&format!("{name}.wasm"));
-        let inspected = scene
-            .launch()
-            .unwrap()
-            .args(["plugin", "inspect"])
-            .args([&file])
-            .finish(Duration::from_secs(20))
-            .unwrap();
+        let (inspected, took) = timed(&scene, &["plugin", "inspect"], &file);
+        println!("hostile-schemas: inspect {name} took {took:?}");
+        assert!(took < CHECK, "{name}: {took:?}");
         // Some cost nothing until there is a configuration to judge.
         assert!(
             inspected.code() == Some(0) && name.ends_with("-of")
