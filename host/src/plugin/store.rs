@@ -24,7 +24,17 @@ pub(super) struct Guest<H> {
     /// The first bytes of standard error: where a panic leaves its message.
     pub(super) stderr: MemoryOutputPipe,
     wasi: WasiCtx,
+    /// When the turn begins that it has as one that computes for long; none: it does not.
+    turn: Option<tokio::time::Instant>,
     _ticker: TickerGuard,
+}
+
+impl<H> Guest<H> {
+    /// Whether it computes, or would if it had its turn already.
+    pub(super) fn computes(&self) -> bool {
+        self.turn
+            .is_some_and(|turn| turn.elapsed() < limits::LONGEST_TURN)
+    }
 }
 
 impl<H: Send> WasiView for Guest<H> {
@@ -90,6 +100,7 @@ pub(super) fn new_store<H: Send + 'static>(
         memory: MemoryLimit::new(limits.memory_bytes),
         wasi: empty_wasi(stderr.clone()),
         stderr,
+        turn: None,
         _ticker: ticker,
     };
     let mut store = Store::new(engine, guest);
@@ -97,15 +108,15 @@ pub(super) fn new_store<H: Send + 'static>(
     store.set_hostcall_fuel(call_bytes(limits));
     store.set_max_component_handles(limits::HANDLES);
     store.set_epoch_deadline(1);
-    let (mut ticks, mut turn, mut seen_stop) = (0_u32, None, None);
-    store.epoch_deadline_callback(move |_| {
+    let (mut ticks, mut seen_stop) = (0_u32, None);
+    store.epoch_deadline_callback(move |mut store| {
         end.reached(&mut seen_stop)?;
         ticks = ticks.saturating_add(1);
         // Timers and sockets of the process are served before the guest goes on.
         let pause: Pin<Box<dyn Future<Output = ()> + Send>> = if ticks > limits::TICKS_AT_WILL {
-            let lasted = turn.map_or(limits::TICK, |turn: tokio::time::Instant| turn.elapsed());
-            let next = turns.take(lasted);
-            turn = Some(next);
+            let turn = &mut store.data_mut().turn;
+            let next = turns.take(turn.map_or(limits::TICK, |turn| turn.elapsed()));
+            *turn = Some(next);
             Box::pin(tokio::time::sleep_until(next))
         } else {
             Box::pin(tokio::task::yield_now())

@@ -479,6 +479,25 @@ async fn a_spinning_guest_does_not_hold_up_others() {
 }
 
 #[tokio::test]
+async fn guests_that_wait_for_their_turn_are_not_taken_for_ones_that_wait_for_an_answer() {
+    let mut bench = Bench::new();
+    bench.fixture.job.source.config = json!({"mode": "spin"});
+    bench.fixture.job.source.timeout = Duration::from_millis(500);
+    bench.plugins.prepare("misbehaving").await.unwrap();
+    let mut spinning = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (plugins, job) = (bench.plugins.clone(), bench.fixture.job.clone());
+        let call = bench.fixture.call();
+        spinning.spawn(async move { plugins.acquire(&job, &call, 0, None).await });
+    }
+    while let Some(ended) = spinning.join_next().await {
+        let unsuccessful = ended.unwrap().unwrap_err();
+        let failure = unsuccessful.failure();
+        assert_eq!(failure.kind, FailureKind::Internal, "{failure}");
+    }
+}
+
+#[tokio::test]
 async fn compiling_does_not_count_against_the_calls_time() {
     let directory = tempfile::tempdir().unwrap();
     let mut bench = Bench::new();

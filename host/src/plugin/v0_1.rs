@@ -177,6 +177,9 @@ impl Bounds<'_> {
                 self.timeout,
                 scrub,
             )),
+            Err(_) if store.data().computes() => Err(CallError::Spinning {
+                limit: self.timeout,
+            }),
             Err(_) => Err(CallError::Timeout {
                 limit: self.timeout,
             }),
