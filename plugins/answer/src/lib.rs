@@ -41,6 +41,9 @@ const PROLOGUE: usize = 1024;
 /// Objects in a text that are looked into for tokens. Before the one that has them stand warnings, a head, or a few settings of a page.
 const MAX_OBJECTS: usize = 16;
 
+/// How far into a text they are looked for. Token answers have a few KiB.
+const MAX_WRAPPED: usize = 64 * 1024;
+
 const ACCESS_TOKEN: &str = "access_token";
 
 /// What a body holds.
@@ -176,6 +179,7 @@ fn in_value(value: &Value) -> Option<Members> {
 
 /// The first object with a token in a text.
 fn in_text(text: &str) -> Option<Members> {
+    let text = text.get(..text.floor_char_boundary(MAX_WRAPPED))?;
     let begins_object = |at: usize| {
         let behind = text.get(at + 1..).unwrap_or_default();
         behind.trim_start().starts_with('"')
