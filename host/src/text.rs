@@ -128,6 +128,25 @@ impl fmt::Display for Odd {
     }
 }
 
+/// The mend of an [`oddity`].
+pub(crate) const STORE_WITHOUT: &str = "store it without, e.g. with `printf %s`";
+
+/// What a value has that the secret of this name cannot have. What OAuth 2.0 calls by a name has the alphabet that it gives it
+/// (RFC 6749, appendix A); others are any bytes.
+pub(crate) fn oddity(name: &str, value: &[u8]) -> Option<String> {
+    let alphabet = match name {
+        "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {
+            Alphabet::Visible
+        }
+        "username" | "password" => Alphabet::OneLine,
+        _ => return None,
+    };
+    let odd = alphabet.odd(value)?;
+    Some(format!(
+        "it has {odd}, which no `{name}` can have (RFC 6749, appendix A)"
+    ))
+}
+
 /// Whether something in `text` looks like a variable to be put in: `${NAME}`, `${NAME:-default}`, `$(NAME)`. Nothing here puts one in.
 pub(crate) fn has_variable(text: &str) -> bool {
     text.match_indices('$').any(|(at, _)| {

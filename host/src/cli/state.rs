@@ -13,7 +13,6 @@ use zeroize::Zeroizing;
 use super::socket::TargetArguments;
 use super::status::OutputFormat;
 use super::{Exit, house, print, print_json, runtime, say};
-use crate::capability::secrets::oddity;
 use crate::config::model::{Config, JobId, StateLocation};
 use crate::failure::Failure;
 use crate::file;
@@ -23,6 +22,7 @@ use crate::state::manual::{
     ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, NO_SUCH_JOB, Replaced,
 };
 use crate::text;
+use crate::text::{STORE_WITHOUT, oddity};
 use crate::time::{SystemClock, Timestamp};
 
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
@@ -256,7 +256,7 @@ fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing
         bail!("the value is empty");
     }
     match oddity(secret, &value) {
-        Some(oddity) => bail!("the value cannot be used: {oddity}"),
+        Some(oddity) => bail!("the value cannot be used: {oddity}; {STORE_WITHOUT}"),
         None => Ok(value),
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+
 use super::mistake::Span;
 use super::model::{
     Config, Destination, FileDestination, Format, Job, JobId, Limits, Output, PluginFile,
@@ -16,6 +18,7 @@ use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
 use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, defaults, file};
 use crate::refresh::Policy;
+use crate::text;
 
 /// Times that say how often something is done: below this the loop would do nothing else.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
@@ -448,6 +451,7 @@ impl<'d> Checker<'d> {
             if let Some(secret) = secret
                 && let Some(origin) = self.secret_origin(&secret.value)
             {
+                self.written_value(&name.value.0, &secret.value);
                 let secret = Secret {
                     origin,
                     rotating: self.rotating(&secret.value),
@@ -459,6 +463,25 @@ impl<'d> Checker<'d> {
             }
         }
         secrets
+    }
+
+    /// A value in the configuration itself is as it will be sent.
+    fn written_value(&mut self, name: &str, secret: &file::Secret) {
+        let Some(value) = &secret.value else {
+            return;
+        };
+        let odd = match text::meant(value.value.0.expose_secret().as_bytes()) {
+            Err(utf16) => Some(utf16.to_string()),
+            Ok([]) => Some("it is empty".to_owned()),
+            Ok(meant) => text::oddity(name, meant),
+        };
+        if let Some(odd) = odd {
+            self.gathered.note(
+                value.span,
+                format!("this value cannot be sent: {odd}"),
+                "write it as the issuer knows it, on one line",
+            );
+        }
     }
 
     fn rotating(&mut self, secret: &file::Secret) -> bool {

@@ -385,6 +385,17 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         ),
         // Secrets.
         (
+            &job_with(
+                ", secrets: {a: {value: ''}, client_secret: {value: \"b\\tc\"}, refresh_token: {value: \"d\\ne\"}}",
+                "",
+            ),
+            vec![
+                "3:48: this value cannot be sent: it is empty (write it as the issuer knows it, on one line)",
+                "3:76: this value cannot be sent: it has a tab (U+0009) at byte 2 of 3, which no `client_secret` can have (RFC 6749, appendix A) (write it as the issuer knows it, on one line)",
+                "3:108: this value cannot be sent: it has a line end (U+000A) at byte 2 of 3, which no `refresh_token` can have (RFC 6749, appendix A) (write it as the issuer knows it, on one line)",
+            ],
+        ),
+        (
             &job_with(", secrets: {x: {}, y: {file: a, env: B}}", ""),
             vec![
                 "3:40: one of `file`, `env`, `value`, `secret`, `service_account`, `job` is missing (give exactly one of them)",

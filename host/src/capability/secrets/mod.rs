@@ -17,7 +17,6 @@ use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::worker;
 
-pub(crate) use provider::oddity;
 pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
 pub(super) use provider::{Providers, fetch};
 

@@ -14,7 +14,7 @@ use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
-use crate::text::{self, Alphabet};
+use crate::text::{self, STORE_WITHOUT, oddity};
 use crate::time::Timestamp;
 
 /// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
@@ -135,22 +135,6 @@ fn bytes_of(text: &SecretString) -> SecretSlice<u8> {
     SecretSlice::from(text.expose_secret().as_bytes().to_vec())
 }
 
-/// What a value has that the secret of this name cannot have, and the mend. What OAuth 2.0 calls by a name has the alphabet that it
-/// gives it (RFC 6749, appendix A); others are any bytes.
-pub(crate) fn oddity(name: &str, value: &[u8]) -> Option<String> {
-    let alphabet = match name {
-        "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {
-            Alphabet::Visible
-        }
-        "username" | "password" => Alphabet::OneLine,
-        _ => return None,
-    };
-    let odd = alphabet.odd(value)?;
-    Some(format!(
-        "it has {odd}, which no `{name}` can have (RFC 6749, appendix A); store it without, e.g. with `printf %s`"
-    ))
-}
-
 /// Whose secret is asked for, for messages.
 struct Asked<'a> {
     job: &'a JobId,
@@ -185,7 +169,10 @@ impl Asked<'_> {
             _ => {}
         }
         match oddity(self.name, value.expose_secret()) {
-            Some(oddity) => Err(self.invalid("secret.malformed", &oddity)),
+            Some(oddity) => {
+                let what = format!("{oddity}; {STORE_WITHOUT}");
+                Err(self.invalid("secret.malformed", &what))
+            }
             None => Ok(value),
         }
     }
