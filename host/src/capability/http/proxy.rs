@@ -13,10 +13,17 @@ use super::no_proxy::NoProxy;
 use crate::capability::host::Environment;
 use crate::failure::{Failure, FailureKind};
 
-/// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count.
+const HTTPS: &str = "HTTPS_PROXY";
+const HTTP: &str = "HTTP_PROXY";
+const ALL: &str = "ALL_PROXY";
+
+/// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count, nor do blanks
+/// and line ends around a value.
 pub(crate) struct ProxyRules {
     environment: Matcher,
     direct: NoProxy,
+    /// Variables that name no proxy. Whoever set one means requests not to go out directly.
+    unreadable: Vec<&'static str>,
 }
 
 /// A proxy that a request goes through.
@@ -44,25 +51,28 @@ impl ProxyRules {
             [name.to_owned(), name.to_ascii_lowercase()]
                 .iter()
                 .filter_map(|name| environment(name)?.into_string().ok())
+                .map(|value| value.trim().to_owned())
                 .find(|value| !value.is_empty())
                 .unwrap_or_default()
         };
+        let [https, http, all] = [HTTPS, HTTP, ALL].map(read);
+        let given = [(HTTPS, &https), (HTTP, &http), (ALL, &all)];
+        let unreadable = given
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty() && !names_proxy(value));
         Self {
             direct: NoProxy::parse(&read("NO_PROXY")),
-            environment: Matcher::builder()
-                .https(read("HTTPS_PROXY"))
-                .http(read("HTTP_PROXY"))
-                .all(read("ALL_PROXY"))
-                .build(),
+            unreadable: unreadable.map(|(name, _)| name).collect(),
+            environment: Matcher::builder().https(https).http(http).all(all).build(),
         }
     }
 
     /// The proxy that the environment names for `url`, as it is written there.
     ///
     /// # Errors
-    /// `http.proxy` for a proxy that is reached in another way than those below.
+    /// `http.proxy` for a proxy that is reached in another way than those below, or a variable that names none.
     pub(crate) fn uri_for(&self, url: &Url) -> Result<Option<Uri>, Failure> {
-        let Some(found) = self.intercept(url) else {
+        let Some(found) = self.intercept(url)? else {
             return Ok(None);
         };
         let scheme = found.uri().scheme_str().unwrap_or_default();
@@ -74,18 +84,26 @@ impl ProxyRules {
         ))
     }
 
-    fn intercept(&self, url: &Url) -> Option<Intercept> {
-        let host = url.host_str()?;
+    fn intercept(&self, url: &Url) -> Result<Option<Intercept>, Failure> {
+        let (Some(host), Some(target)) = (url.host_str(), target(url)) else {
+            return Ok(None);
+        };
         if self.direct.covers(host, url.port_or_known_default()) {
-            return None;
+            return Ok(None);
         }
-        self.environment.intercept(&target(url)?)
+        let own = if url.scheme() == "https" { HTTPS } else { HTTP };
+        let found = self.environment.intercept(&target);
+        let is_wanted = |name: &&&str| **name == own || (**name == ALL && found.is_none());
+        match self.unreadable.iter().find(is_wanted) {
+            Some(name) => Err(names_none(name)),
+            None => Ok(found),
+        }
     }
 
     /// The proxy for a request to `url`: the job's own goes before the environment's, and no `NO_PROXY` applies to it.
     ///
     /// # Errors
-    /// `http.proxy` for a proxy that is not reached by http or https.
+    /// `http.proxy` for a proxy that is not reached by http or https, or a variable that names none.
     pub(crate) fn proxy_for(
         &self,
         url: &Url,
@@ -99,7 +117,7 @@ impl ProxyRules {
                         .ok_or_else(|| unusable(proxy.scheme()))?,
                 )
             }
-            (None, _) => self.intercept(url),
+            (None, _) => self.intercept(url)?,
             (Some(_), None) => None,
         };
         let Some(found) = found else {
@@ -117,6 +135,12 @@ impl ProxyRules {
             }),
         }))
     }
+}
+
+fn names_proxy(value: &str) -> bool {
+    let all = Matcher::builder().all(value).build();
+    all.intercept(&Uri::from_static("https://example.org"))
+        .is_some()
 }
 
 /// The proxy's URL with user and password in it again; none: it has none.
@@ -140,6 +164,17 @@ fn target(url: &Url) -> Option<Uri> {
     let mut bare = url.clone();
     bare.set_query(None);
     bare.as_str().parse().ok()
+}
+
+/// Without the value: there may be a password in it.
+fn names_none(variable: &str) -> Failure {
+    Failure::new(
+        FailureKind::InvalidConfig,
+        "http.proxy",
+        format!(
+            "the environment variable {variable} names no proxy; write it as `http://host:port`, or remove it"
+        ),
+    )
 }
 
 fn unusable(scheme: &str) -> Failure {
@@ -224,6 +259,46 @@ mod tests {
             !shown.contains("hunter22") && !shown.contains("dXNlc"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_variable_that_names_no_proxy_is_an_error_and_no_way_around_it() {
+        type Variables = &'static [(&'static str, &'static str)];
+        let (proxied, direct) = (Ok(Some("proxy.example.org:3128")), Ok(None));
+        for (variables, expected) in [
+            (
+                &[("HTTPS_PROXY", " http://proxy.example.org:3128\r\n")] as Variables,
+                proxied,
+            ),
+            (&[("https_proxy", "proxy.example.org:3128")], proxied),
+            (&[("HTTPS_PROXY", " \n")], direct),
+            (&[("HTTP_PROXY", "://hunter22")], direct),
+            (&[("HTTPS_PROXY", "::::hunter22")], Err("HTTPS_PROXY")),
+            (&[("https_proxy", "ftp://u:hunter22@x")], Err("HTTPS_PROXY")),
+            (&[("ALL_PROXY", "http://a b")], Err("ALL_PROXY")),
+            (
+                &[
+                    ("HTTPS_PROXY", "http://[hunter22"),
+                    ("ALL_PROXY", "http://proxy.example.org:3128"),
+                ],
+                Err("HTTPS_PROXY"),
+            ),
+            (&[("HTTPS_PROXY", "::::"), ("NO_PROXY", "*")], direct),
+        ] {
+            let url = Url::parse("https://idp.example.org/").unwrap();
+            let found = rules(variables).proxy_for(&url, None);
+            match (found, expected) {
+                (Ok(proxy), Ok(expected)) => {
+                    let proxy = proxy.map(|proxy| proxy.uri.authority().unwrap().to_string());
+                    assert_eq!(proxy.as_deref(), expected, "{variables:?}");
+                }
+                (Err(failure), Err(variable)) => {
+                    assert!(failure.message.contains(variable), "{failure}");
+                    assert!(!failure.message.contains("hunter22"), "{failure}");
+                }
+                (found, _) => panic!("{found:?} for {variables:?}"),
+            }
+        }
     }
 
     #[test]
