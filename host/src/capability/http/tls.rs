@@ -169,9 +169,11 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
         })
 }
 
+/// Only as far as it goes: in a file that has lost its line ends the whole key stands behind it.
 fn label_of(line: &[u8]) -> Option<&str> {
     let line = std::str::from_utf8(line.trim_ascii()).ok()?;
-    line.strip_prefix("-----BEGIN ")?.strip_suffix("-----")
+    let (label, _) = line.strip_prefix("-----BEGIN ")?.split_once("-----")?;
+    Some(label)
 }
 
 /// What is there instead of what was looked for.

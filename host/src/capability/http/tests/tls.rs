@@ -255,6 +255,9 @@ async fn a_pem_that_cannot_be_used_is_named_by_block_and_line() {
             "block 1 (TRUSTED CERTIFICATE, line 1) cannot be used".to_owned(),
         ),
         (key.clone(), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
+        (key.replace('\n', "\r"), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
+        (key.replace('\n', " "), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
+        (good.replace('\n', " "), "block 1 (CERTIFICATE, line 1) is damaged".to_owned()),
         (good.encode_utf16().flat_map(u16::to_le_bytes).map(char::from).collect(), "it is UTF-16 text".to_owned()),
     ] {
         std::fs::write(&file, &content).unwrap();
@@ -262,6 +265,8 @@ async fn a_pem_that_cannot_be_used_is_named_by_block_and_line() {
         assert_eq!(code(&outcome), "tls.ca-file", "{content}");
         let message = outcome.unwrap_err().message;
         assert!(message.contains(&expected), "{expected}: {message}");
+        let inner = key.lines().nth(1).unwrap();
+        assert!(!message.contains(inner), "{message}");
     }
     // What stands around it is not meant.
     let authority = Authority::new();
