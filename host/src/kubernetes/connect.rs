@@ -72,12 +72,13 @@ pub(super) async fn from_environment() -> Result<kube::Client, ConnectError> {
 /// The cluster of a kubeconfig's current context. The library would ask `NO_PROXY` about the proxy instead of the API server.
 async fn named_by(kubeconfig: Kubeconfig) -> Result<kube::Config, String> {
     let own_proxy = kubeconfig::proxy_url(&kubeconfig);
+    let own_proxy = own_proxy.as_deref().map(proxy::parse).transpose()?;
     let options = KubeConfigOptions::default();
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
         .map_err(|error| describe_kubeconfig(&error))?;
     config.proxy_url = match own_proxy {
-        Some(own) => Some(proxy::parse(&own)?),
+        Some(own) => Some(own),
         None => proxy::from_environment(&config.cluster_url)?,
     };
     Ok(config)
@@ -120,7 +121,10 @@ pub(super) fn unreachable(call: &Call<'_>, error: &kube::Error) -> Failure {
 pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(_) => "the file is not a kubeconfig (malformed YAML)".to_owned(),
-        KubeconfigError::ParseProxyUrl(_) => format!("the proxy {}", proxy::NO_URL),
+        // The kubeconfig's own one was looked at before.
+        KubeconfigError::ParseProxyUrl(_) => {
+            format!("`HTTPS_PROXY` or `https_proxy` {}", proxy::NO_URL)
+        }
         KubeconfigError::ParseNoProxy(error) => format!(
             "NO_PROXY has an entry that is neither a host nor an address nor a network: {error}; remove it, and doubled commas"
         ),

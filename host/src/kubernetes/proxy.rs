@@ -132,6 +132,26 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_without_a_proxys_url_is_named_and_not_ignored() {
+        for value in [
+            "htp://u:hush@p:1",
+            "foo bar",
+            "http://p:99999",
+            "socks4://u:hush@p:1",
+        ] {
+            let environment: Environment =
+                Arc::new(move |name| (name == "HTTPS_PROXY").then(|| value.into()));
+            let server = "https://k8s.example.org:6443".parse().unwrap();
+            let words = by_variables(&server, &environment).unwrap_err();
+            assert!(words.starts_with("`HTTPS_PROXY` "), "{words}");
+            assert!(
+                words.contains("`socks5://host:port`") && !words.contains("hush"),
+                "{words}"
+            );
+        }
+    }
+
+    #[test]
     fn a_kubeconfigs_own_proxy_is_a_url() {
         for (text, good) in [
             ("http://proxy:3128", true),

@@ -13,17 +13,20 @@ use super::no_proxy::NoProxy;
 use crate::capability::host::Environment;
 use crate::failure::{Failure, FailureKind};
 
-const HTTPS: &str = "HTTPS_PROXY";
-const HTTP: &str = "HTTP_PROXY";
-const ALL: &str = "ALL_PROXY";
-
 /// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count, nor do blanks
 /// and line ends around a value.
 pub(crate) struct ProxyRules {
-    environment: Matcher,
+    https: Option<Variable>,
+    http: Option<Variable>,
     direct: NoProxy,
-    /// Variables that name no proxy. Whoever set one means requests not to go out directly.
-    unreadable: Vec<&'static str>,
+}
+
+/// A variable that should name a proxy. Whoever set one means requests not to go out directly.
+#[derive(Clone)]
+struct Variable {
+    name: String,
+    /// None: what it holds is no proxy's URL.
+    proxy: Option<Intercept>,
 }
 
 /// A proxy that a request goes through.
@@ -49,84 +52,74 @@ impl ProxyRules {
     pub(crate) fn from_environment(environment: &Environment) -> Self {
         let read = |name: &str| {
             [name.to_owned(), name.to_ascii_lowercase()]
-                .iter()
-                .filter_map(|name| environment(name)?.into_string().ok())
-                .map(|value| value.trim().to_owned())
-                .find(|value| !value.is_empty())
-                .unwrap_or_default()
+                .into_iter()
+                .find_map(|name| {
+                    let value = environment(&name)?;
+                    let value = value.to_string_lossy().trim().to_owned();
+                    (!value.is_empty()).then_some((name, value))
+                })
         };
-        let [https, http, all] = [HTTPS, HTTP, ALL].map(read);
-        let given = [(HTTPS, &https), (HTTP, &http), (ALL, &all)];
-        let unreadable = given
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty() && !names_proxy(value));
+        let proxy = |name: &str| {
+            read(name).map(|(name, value)| Variable {
+                name,
+                proxy: parse(&value),
+            })
+        };
+        let all = proxy("ALL_PROXY");
         Self {
-            direct: NoProxy::parse(&read("NO_PROXY")),
-            unreadable: unreadable.map(|(name, _)| name).collect(),
-            environment: Matcher::builder().https(https).http(http).all(all).build(),
+            https: proxy("HTTPS_PROXY").or_else(|| all.clone()),
+            http: proxy("HTTP_PROXY").or(all),
+            direct: NoProxy::parse(&read("NO_PROXY").unwrap_or_default().1),
         }
     }
 
     /// The proxy that the environment names for `url`, as it is written there.
     ///
     /// # Errors
-    /// `http.proxy` for a proxy that is reached in another way than those below, or a variable that names none.
+    /// `http.proxy` for a variable without a proxy's URL, or with one that is reached in another way than those below.
     pub(crate) fn uri_for(&self, url: &Url) -> Result<Option<Uri>, Failure> {
-        let Some(found) = self.intercept(url)? else {
+        let Some(variable) = self.variable(url) else {
             return Ok(None);
         };
-        let scheme = found.uri().scheme_str().unwrap_or_default();
-        if !matches!(scheme, "http" | "https" | "socks5") {
-            return Err(unusable(scheme));
-        }
+        let found = variable.proxy_by(&["http", "https", "socks5"])?;
         Ok(Some(
-            with_userinfo(&found).unwrap_or_else(|| found.uri().clone()),
+            with_userinfo(found).unwrap_or_else(|| found.uri().clone()),
         ))
     }
 
-    fn intercept(&self, url: &Url) -> Result<Option<Intercept>, Failure> {
-        let (Some(host), Some(target)) = (url.host_str(), target(url)) else {
-            return Ok(None);
-        };
+    /// The variable that decides about requests to `url`.
+    fn variable(&self, url: &Url) -> Option<&Variable> {
+        let host = url.host_str()?;
         if self.direct.covers(host, url.port_or_known_default()) {
-            return Ok(None);
+            return None;
         }
-        let own = if url.scheme() == "https" { HTTPS } else { HTTP };
-        let found = self.environment.intercept(&target);
-        let is_wanted = |name: &&&str| **name == own || (**name == ALL && found.is_none());
-        match self.unreadable.iter().find(is_wanted) {
-            Some(name) => Err(names_none(name)),
-            None => Ok(found),
+        match url.scheme() {
+            "https" => self.https.as_ref(),
+            "http" => self.http.as_ref(),
+            _ => None,
         }
     }
 
     /// The proxy for a request to `url`: the job's own goes before the environment's, and no `NO_PROXY` applies to it.
     ///
     /// # Errors
-    /// `http.proxy` for a proxy that is not reached by http or https, or a variable that names none.
+    /// `http.proxy` for what is no proxy's URL, or one that is not reached by http or https.
     pub(crate) fn proxy_for(
         &self,
         url: &Url,
         configured: Option<&Url>,
     ) -> Result<Option<Proxy>, Failure> {
-        let found = match (configured, target(url)) {
-            (Some(proxy), Some(target)) => {
-                let all = Matcher::builder().all(proxy.as_str()).build();
-                Some(
-                    all.intercept(&target)
-                        .ok_or_else(|| unusable(proxy.scheme()))?,
-                )
-            }
-            (None, _) => self.intercept(url)?,
-            (Some(_), None) => None,
+        let variable = match configured {
+            Some(proxy) => Variable {
+                name: "source.proxy".to_owned(),
+                proxy: parse(proxy.as_str()),
+            },
+            None => match self.variable(url) {
+                Some(variable) => variable.clone(),
+                None => return Ok(None),
+            },
         };
-        let Some(found) = found else {
-            return Ok(None);
-        };
-        let scheme = found.uri().scheme_str().unwrap_or_default();
-        if !matches!(scheme, "http" | "https") {
-            return Err(unusable(scheme));
-        }
+        let found = variable.proxy_by(&["http", "https"])?;
         Ok(Some(Proxy {
             uri: found.uri().clone(),
             authorization: found.basic_auth().cloned().map(|mut value| {
@@ -137,10 +130,38 @@ impl ProxyRules {
     }
 }
 
-fn names_proxy(value: &str) -> bool {
-    let all = Matcher::builder().all(value).build();
-    all.intercept(&Uri::from_static("https://example.org"))
-        .is_some()
+impl Variable {
+    /// The proxy, if it is reached by one of these schemes. No message repeats the value: there may be a password in it.
+    fn proxy_by(&self, schemes: &[&str]) -> Result<&Intercept, Failure> {
+        let Self { name, proxy } = self;
+        let scheme = |proxy: &Intercept| proxy.uri().scheme_str().map(str::to_owned);
+        let what = match proxy.as_ref().map(|proxy| (proxy, scheme(proxy))) {
+            Some((proxy, Some(scheme))) if schemes.contains(&scheme.as_str()) => return Ok(proxy),
+            Some((_, Some(scheme))) => {
+                format!("`{name}` names a proxy with scheme `{scheme}`, which cannot be used")
+            }
+            Some((_, None)) | None => format!("`{name}` is not the URL of a proxy"),
+        };
+        let forms: Vec<_> = schemes
+            .iter()
+            .map(|scheme| format!("`{scheme}://host:port`"))
+            .collect();
+        Err(Failure::new(
+            FailureKind::InvalidConfig,
+            "http.proxy",
+            format!("{what}; write {}", forms.join(" or ")),
+        ))
+    }
+}
+
+/// A proxy as variables have it, also without a scheme: it is http then.
+fn parse(text: &str) -> Option<Intercept> {
+    let any = Uri::from_static("https://any.invalid/");
+    let found = Matcher::builder().all(text).build().intercept(&any)?;
+    let authority = found.uri().authority()?;
+    let named = !authority.host().is_empty();
+    let port = authority.port_u16().is_some_and(|port| port != 0);
+    (named && (port || authority.as_str() == authority.host())).then_some(found)
 }
 
 /// The proxy's URL with user and password in it again; none: it has none.
@@ -157,34 +178,6 @@ fn with_userinfo(proxy: &Intercept) -> Option<Uri> {
         escape(password)
     );
     url.parse().ok()
-}
-
-/// Without the query: there may be secrets in it, and no rule looks at it.
-fn target(url: &Url) -> Option<Uri> {
-    let mut bare = url.clone();
-    bare.set_query(None);
-    bare.as_str().parse().ok()
-}
-
-/// Without the value: there may be a password in it.
-fn names_none(variable: &str) -> Failure {
-    Failure::new(
-        FailureKind::InvalidConfig,
-        "http.proxy",
-        format!(
-            "the environment variable {variable} names no proxy; write it as `http://host:port`, or remove it"
-        ),
-    )
-}
-
-fn unusable(scheme: &str) -> Failure {
-    Failure::new(
-        FailureKind::InvalidConfig,
-        "http.proxy",
-        format!(
-            "a proxy with scheme `{scheme}` cannot be used; write `http://host:port` or `https://host:port`"
-        ),
-    )
 }
 
 #[cfg(test)]
@@ -262,6 +255,106 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_names_no_proxy_is_refused_by_its_name_and_never_ignored() {
+        let url = Url::parse("https://idp.example.org/").unwrap();
+        for value in [
+            "htp://127.0.0.1:18129",
+            "http://",
+            "garbage://",
+            "garbage:",
+            "foo bar",
+            "http://[::1",
+            "http://[::1]x",
+            "/path",
+            "//proxy:3128",
+            "http:proxy:3128",
+            "http://:3128",
+            "http://proxy:",
+            "http://proxy:0",
+            "http://proxy:99999",
+            "proxy:99999",
+            "http://user:hunter22@",
+            "htp://user:hunter22@proxy:3128",
+            "http://user:hunter22@proxy:99999",
+            "http://user:hunter22 @proxy:3128",
+            "socks4://user:hunter22@proxy:1080",
+            "socks5://user:hunter22@proxy:1080",
+            "socks5h://proxy:1080",
+        ] {
+            for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+                let rules = |also: &'static [(&str, &str)]| {
+                    let environment: Environment = Arc::new(move |asked| {
+                        let also = also.iter().find(|(variable, _)| *variable == asked);
+                        let value = (asked == name).then_some(value);
+                        value.or(also.map(|(_, value)| *value)).map(Into::into)
+                    });
+                    ProxyRules::from_environment(&environment)
+                };
+                // A variable that counts less does not take its place, and what goes elsewhere does not mind it.
+                let less: &[_] = match name {
+                    "ALL_PROXY" => &[("all_proxy", "http://proxy:1")],
+                    "all_proxy" => &[("HTTP_PROXY", "http://proxy:1")],
+                    _ => &[("ALL_PROXY", "http://proxy:1")],
+                };
+                let failure = rules(less).proxy_for(&url, None).unwrap_err();
+                assert_eq!(failure.code.as_deref(), Some("http.proxy"));
+                assert_eq!(failure.kind, FailureKind::InvalidConfig);
+                let message = &failure.message;
+                assert!(
+                    message.starts_with(&format!("`{name}` "))
+                        && message.contains("write `http://host:port`")
+                        && !message.contains("hunter22"),
+                    "{value}: {message}"
+                );
+                let own = Url::parse("http://own.example.org:3128").unwrap();
+                assert!(rules(less).proxy_for(&url, Some(&own)).is_ok());
+                assert!(
+                    rules(&[("NO_PROXY", "idp.example.org")])
+                        .proxy_for(&url, None)
+                        .unwrap()
+                        .is_none()
+                );
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_refused_too() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let environment: Environment = Arc::new(|name| {
+            (name == "HTTPS_PROXY")
+                .then(|| std::ffi::OsString::from_vec(b"http://pr\xffxy:1".to_vec()))
+        });
+        let url = Url::parse("https://idp.example.org/").unwrap();
+        let rules = ProxyRules::from_environment(&environment);
+        let failure = rules.proxy_for(&url, None).unwrap_err();
+        assert!(failure.message.starts_with("`HTTPS_PROXY` "), "{failure}");
+    }
+
+    #[test]
+    fn a_proxy_is_named_with_or_without_scheme_and_port() {
+        let url = Url::parse("https://idp.example.org/").unwrap();
+        for (value, expected) in [
+            ("proxy:3128", "http://proxy:3128/"),
+            ("user:hunter22@proxy:3128", "http://proxy:3128/"),
+            ("proxy", "http://proxy/"),
+            ("http://proxy", "http://proxy/"),
+            ("http://proxy:3128/", "http://proxy:3128/"),
+            ("HTTPS://proxy:3129", "https://proxy:3129/"),
+            ("http://[::1]:3128", "http://[::1]:3128/"),
+            ("http://[fd00::1]", "http://[fd00::1]/"),
+            ("10.0.0.1:3128", "http://10.0.0.1:3128/"),
+        ] {
+            let environment: Environment =
+                Arc::new(move |name| (name == "HTTPS_PROXY").then(|| value.into()));
+            let rules = ProxyRules::from_environment(&environment);
+            let proxy = rules.proxy_for(&url, None).unwrap().unwrap();
+            assert_eq!(proxy.uri.to_string(), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn a_variable_that_names_no_proxy_is_an_error_and_no_way_around_it() {
         type Variables = &'static [(&'static str, &'static str)];
         let (proxied, direct) = (Ok(Some("proxy.example.org:3128")), Ok(None));
@@ -274,7 +367,7 @@ mod tests {
             (&[("HTTPS_PROXY", " \n")], direct),
             (&[("HTTP_PROXY", "://hunter22")], direct),
             (&[("HTTPS_PROXY", "::::hunter22")], Err("HTTPS_PROXY")),
-            (&[("https_proxy", "ftp://u:hunter22@x")], Err("HTTPS_PROXY")),
+            (&[("https_proxy", "ftp://u:hunter22@x")], Err("https_proxy")),
             (&[("ALL_PROXY", "http://a b")], Err("ALL_PROXY")),
             (
                 &[
