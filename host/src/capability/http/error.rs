@@ -13,6 +13,7 @@ use super::egress::AddressKind;
 use super::request::Target;
 use super::resolve::ResolveError;
 use crate::failure::{Failure, FailureKind};
+use crate::printable::printable;
 
 /// The first `T` among an error and its causes. [`io::Error`] hides the error that it wraps from its causes.
 pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -165,17 +166,14 @@ fn unresolved(at: &str, error: &ResolveError) -> Failure {
 }
 
 fn tls(at: &str, target: &Target, error: &rustls::Error) -> Failure {
-    let mend = match error {
-        rustls::Error::InvalidCertificate(certificate) => certificate_mend(target, certificate),
-        rustls::Error::InvalidMessage(_) => "; is that port for plain http?".to_owned(),
-        rustls::Error::AlertReceived(alert) => alert_mend(*alert).to_owned(),
-        rustls::Error::PeerIncompatible(_) => NOTHING_IN_COMMON.to_owned(),
-        _ => String::new(),
+    let what = match error {
+        rustls::Error::InvalidCertificate(certificate) => certificate_refused(target, certificate),
+        rustls::Error::InvalidMessage(_) => format!("{error}; is that port for plain http?"),
+        rustls::Error::AlertReceived(alert) => format!("{error}{}", alert_mend(*alert)),
+        rustls::Error::PeerIncompatible(_) => format!("{error}{NOTHING_IN_COMMON}"),
+        _ => error.to_string(),
     };
-    unavailable(
-        "http.tls",
-        format!("no TLS connection to {at}: {error}{mend}"),
-    )
+    unavailable("http.tls", format!("no TLS connection to {at}: {what}"))
 }
 
 /// What both sides would have to share.
@@ -197,25 +195,234 @@ fn alert_mend(alert: AlertDescription) -> &'static str {
     }
 }
 
-fn certificate_mend(target: &Target, error: &CertificateError) -> String {
+/// Why the server's certificate is not accepted, and what would help. The library shows most reasons as code.
+fn certificate_refused(target: &Target, error: &CertificateError) -> String {
+    let because = |what: &str, mend: &str| format!("the server's certificate {what}; {mend}");
     match error {
         // An authority made anew under its old name shows as a bad signature.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "; set `source.tls.ca_file` to the certificate of the authority that signed it"
-                .to_owned()
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => because(
+            "is not signed by a trusted authority",
+            "set `source.tls.ca_file` to the certificate of the authority that signed it, or to itself if it is self-signed",
+        ),
+        CertificateError::NotValidForName => because("is for another host", &other_name(target)),
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            because(&format!("is for {}", names(presented)), &other_name(target))
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!(
-                "; `{}` must be among the certificate's names, or the URL must name the server as its certificate does",
-                target.origin.host()
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            because("has expired", OTHER_DATES)
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            because("is not valid yet", OTHER_DATES)
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            because(
+                "is not for servers (its extended key usage lacks serverAuth)",
+                NEW_CERTIFICATE,
             )
         }
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => {
-            "; the server needs a new certificate, or this machine's clock is wrong".to_owned()
+        CertificateError::BadEncoding => because(MALFORMED, NEW_CERTIFICATE),
+        CertificateError::UnhandledCriticalExtension => because(EXTENSION, NEW_CERTIFICATE),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => because(
+            "or one above it is signed in a way that is not supported, e.g. with SHA-1",
+            NEW_CERTIFICATE,
+        ),
+        CertificateError::Other(other) => {
+            let (what, mend) = chain_refused(other.0.downcast_ref());
+            because(what, mend)
         }
-        _ => String::new(),
+        other => because(&format!("is not accepted ({other})"), NEW_CERTIFICATE),
+    }
+}
+
+const OTHER_DATES: &str = "the server needs a new certificate, or this machine's clock is wrong";
+const NEW_CERTIFICATE: &str = "the server needs another certificate";
+const EXTENSION: &str = "has a critical extension that is not supported";
+const MALFORMED: &str = "or one above it is malformed (X.509, RFC 5280)";
+
+fn other_name(target: &Target) -> String {
+    format!(
+        "`{}` must be among the certificate's names, or the URL must name the server as its certificate does",
+        target.origin.host()
+    )
+}
+
+/// The first of a certificate's names. The library has `DnsName("idp.example.org")`; anybody may have made the certificate.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let inner = name
+            .split_once('(')
+            .and_then(|(_, name)| name.strip_suffix(')'));
+        let inner = inner.unwrap_or(name).trim_matches('"');
+        format!("`{}`", printable(inner))
+    };
+    match presented {
+        [] => "no name (it has no subjectAltName)".to_owned(),
+        names => names
+            .iter()
+            .take(5)
+            .map(bare)
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// What is wrong with a chain of certificates where the TLS library has no word of its own for it.
+fn chain_refused(error: Option<&webpki::Error>) -> (&'static str, &'static str) {
+    use webpki::Error;
+    match error {
+        Some(Error::CaUsedAsEndEntity) => (
+            "is an authority's (CA:TRUE), as self-signed ones often are, and not itself trusted",
+            "if it is the right one, set `source.tls.ca_file` to a file with this certificate itself",
+        ),
+        Some(Error::EndEntityUsedAsCa) => (
+            "is signed by a certificate that is no authority's (CA:FALSE)",
+            "set `source.tls.ca_file` to a file with the server's certificate itself, or sign that by an authority",
+        ),
+        Some(Error::NameConstraintViolation) => (
+            "is for names that its authority may not sign for (name constraints)",
+            NEW_CERTIFICATE,
+        ),
+        Some(Error::PathLenConstraintViolated) => (
+            "has more authorities above it than one of them allows (path length constraint)",
+            NEW_CERTIFICATE,
+        ),
+        Some(
+            Error::MaximumNameConstraintComparisonsExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumPathDepthExceeded
+            | Error::MaximumSignatureChecksExceeded,
+        ) => (
+            "comes with a chain that is too long or too involved to be checked",
+            "the server must send its own chain only",
+        ),
+        Some(Error::UnsupportedCertVersion) => {
+            ("or one above it is not of X.509 version 3", NEW_CERTIFICATE)
+        }
+        Some(Error::UnsupportedCriticalExtension) => (EXTENSION, NEW_CERTIFICATE),
+        Some(Error::CertDistrusted) => ("has a key that is distrusted", NEW_CERTIFICATE),
+        _ => (MALFORMED, NEW_CERTIFICATE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capability::testing::get;
+
+    #[test]
+    fn a_refused_certificate_is_told_in_words_with_the_mend() {
+        use rustls::OtherError;
+        use webpki::Error;
+        let chain = |error: Error| CertificateError::Other(OtherError(Arc::new(error)));
+        let target = Target::of(&get("https://idp.example.org/t".to_owned())).unwrap();
+        for (error, what, mend) in [
+            (
+                chain(Error::CaUsedAsEndEntity),
+                "is an authority's (CA:TRUE)",
+                "set `source.tls.ca_file`",
+            ),
+            (
+                chain(Error::EndEntityUsedAsCa),
+                "is no authority's (CA:FALSE)",
+                "set `source.tls.ca_file`",
+            ),
+            (
+                chain(Error::NameConstraintViolation),
+                "name constraints",
+                "another certificate",
+            ),
+            (
+                chain(Error::PathLenConstraintViolated),
+                "path length",
+                "another certificate",
+            ),
+            (
+                chain(Error::MaximumPathDepthExceeded),
+                "too long",
+                "its own chain only",
+            ),
+            (
+                chain(Error::MaximumSignatureChecksExceeded),
+                "too long",
+                "its own chain only",
+            ),
+            (
+                chain(Error::UnsupportedCertVersion),
+                "version 3",
+                "another certificate",
+            ),
+            (
+                chain(Error::UnsupportedCriticalExtension),
+                "critical extension",
+                "another certificate",
+            ),
+            (
+                chain(Error::CertDistrusted),
+                "distrusted",
+                "another certificate",
+            ),
+            (
+                chain(Error::MalformedExtensions),
+                "malformed",
+                "another certificate",
+            ),
+            (
+                chain(Error::EmptyEkuExtension),
+                "malformed",
+                "another certificate",
+            ),
+            (
+                CertificateError::BadEncoding,
+                "malformed",
+                "another certificate",
+            ),
+            (
+                CertificateError::UnknownIssuer,
+                "not signed by a trusted authority",
+                "set `source.tls.ca_file`",
+            ),
+            (
+                CertificateError::BadSignature,
+                "not signed by a trusted authority",
+                "set `source.tls.ca_file`",
+            ),
+            (
+                CertificateError::InvalidPurpose,
+                "serverAuth",
+                "another certificate",
+            ),
+            (CertificateError::Expired, "has expired", "clock is wrong"),
+            (
+                CertificateError::NotValidYet,
+                "is not valid yet",
+                "clock is wrong",
+            ),
+            (
+                CertificateError::NotValidForName,
+                "another host",
+                "`idp.example.org` must be among",
+            ),
+            (
+                CertificateError::NotValidForNameContext {
+                    expected: "idp.example.org".try_into().unwrap(),
+                    presented: vec![
+                        "DnsName(\"a.example\")".to_owned(),
+                        "IpAddress(10.0.0.1)".to_owned(),
+                    ],
+                },
+                "is for `a.example`, `10.0.0.1`;",
+                "`idp.example.org` must be among",
+            ),
+        ] {
+            let message = tls("idp.example.org", &target, &error.into()).message;
+            let fits = message.contains(what) && message.contains(mend);
+            let code = ["Other", "Error", "Issuer", "(\""]
+                .iter()
+                .any(|code| message.contains(code));
+            assert!(fits && !code, "{message}");
+        }
     }
 }
