@@ -56,7 +56,10 @@ impl Reader<'_> {
         loop {
             self.skip_blanks();
             match self.peek()? {
-                b'}' => return Some(self.skip(1)),
+                b'}' => {
+                    self.skip(1);
+                    return Some(());
+                }
                 b',' => self.skip(1),
                 _ => {
                     let name = self.string()?;
