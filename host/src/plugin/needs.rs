@@ -19,6 +19,12 @@ pub struct SecretNeed {
     /// The plugin does not work without it where each of these options has one of the values; null stands for an option that is not set.
     #[serde(default)]
     pub required_for: BTreeMap<String, Vec<Value>>,
+    /// It is needed only if the job lists this other secret as well.
+    #[serde(default)]
+    pub required_with: Option<String>,
+    /// The option that it stands for: a job has one of the two at most, and with the option it does not need the secret.
+    #[serde(default)]
+    pub instead_of: Option<String>,
     /// The option that gives it another name.
     #[serde(default)]
     pub named_by: Option<String>,
@@ -44,11 +50,24 @@ impl SecretNeed {
             .unwrap_or(&self.name)
     }
 
-    fn is_required_in(&self, config: &Value) -> bool {
+    /// The option that it stands for, if that is set.
+    fn option_in(&self, config: &Value) -> Option<&str> {
+        self.instead_of
+            .as_deref()
+            .filter(|option| config.get(option).is_some_and(|value| !value.is_null()))
+    }
+
+    fn is_required_in(&self, config: &Value, listed: &[&str]) -> bool {
         let holds = |(option, values): (&String, &Vec<Value>)| {
             values.contains(config.get(option).unwrap_or(&Value::Null))
         };
-        self.required || (!self.required_for.is_empty() && self.required_for.iter().all(holds))
+        let beside = |other: &String| listed.contains(&other.as_str());
+        let conditional = !self.required_for.is_empty() || self.required_with.is_some();
+        self.option_in(config).is_none()
+            && (self.required
+                || (conditional
+                    && self.required_for.iter().all(holds)
+                    && self.required_with.iter().all(beside)))
     }
 }
 
@@ -71,12 +90,24 @@ pub(super) fn check_secrets(
         });
     let missing = needs
         .iter()
-        .filter(|need| need.is_required_in(config) && !listed.contains(&need.name_in(config)))
+        .filter(|need| {
+            need.is_required_in(config, listed) && !listed.contains(&need.name_in(config))
+        })
         .map(|need| SecretMistake {
             listed: None,
             message: missing(need, config),
         });
-    unknown.chain(missing).collect()
+    let doubled = needs.iter().filter_map(|need| {
+        let name = need.name_in(config);
+        let option = need.option_in(config).filter(|_| listed.contains(&name))?;
+        Some(SecretMistake {
+            listed: Some(name.to_owned()),
+            message: format!(
+                "the secret `{name}` stands for the option `{option}`, which is set, too; keep one of them"
+            ),
+        })
+    });
+    unknown.chain(missing).chain(doubled).collect()
 }
 
 fn unknown(name: &str, known: &BTreeSet<&str>) -> String {
@@ -104,8 +135,16 @@ fn missing(need: &SecretNeed, config: &Value) -> String {
         true => String::new(),
         false => format!(" for {}", set.join(", ")),
     };
+    let beside = match &need.required_with {
+        Some(other) if !need.required => format!(" beside `{other}`"),
+        _ => String::new(),
+    };
+    let or = match &need.instead_of {
+        Some(option) => format!(", or set the option `{option}`"),
+        None => String::new(),
+    };
     format!(
-        "the secret `{name}`{what} is missing{why}; list it under `secrets`: `{name}: {{file: …}}`"
+        "the secret `{name}`{what} is missing{why}{beside}; list it under `secrets`: `{name}: {{file: …}}`{or}"
     )
 }
 
@@ -183,5 +222,51 @@ mod tests {
             assert_eq!(messages, expected, "{config} {listed:?}");
         }
         assert!(check_secrets(&[], &json!({}), &["any"]).is_empty());
+    }
+
+    #[test]
+    fn a_secret_that_stands_for_an_option_is_there_or_the_option_is_and_not_both() {
+        let needs: Vec<SecretNeed> = serde_json::from_value(json!([
+            {"name": "id", "instead_of": "id", "required_with": "key", "required_for": {"auth": ["basic", null]}},
+            {"name": "key"},
+        ]))
+        .unwrap();
+        let both =
+            "the secret `id` stands for the option `id`, which is set, too; keep one of them";
+        let neither = |why| {
+            format!(
+                "the secret `id` is missing{why} beside `key`; list it under `secrets`: `id: {{file: …}}`, or set the option `id`"
+            )
+        };
+        for (config, listed, expected) in [
+            (json!({"id": "a"}), &["key"][..], None),
+            (json!({"id": null}), &["id", "key"], None),
+            (json!({"id": "a"}), &[], None),
+            (json!({}), &["id"], None),
+            // A client without a secret may go without an identifier.
+            (json!({}), &[], None),
+            (json!({"auth": "post"}), &["key"], None),
+            (json!({}), &["key"], Some(neither(""))),
+            (
+                json!({"id": null, "auth": null}),
+                &["key"],
+                Some(neither("")),
+            ),
+            (
+                json!({"auth": "basic"}),
+                &["key"],
+                Some(neither(" for `auth: basic`")),
+            ),
+            (json!({"id": "a"}), &["id", "key"], Some(both.to_owned())),
+            (
+                json!({"id": "a", "auth": "post"}),
+                &["id"],
+                Some(both.to_owned()),
+            ),
+        ] {
+            let found = check_secrets(&needs, &config, listed);
+            let messages: Vec<_> = found.into_iter().map(|mistake| mistake.message).collect();
+            assert_eq!(messages, Vec::from_iter(expected), "{config} {listed:?}");
+        }
     }
 }

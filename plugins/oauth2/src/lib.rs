@@ -57,7 +57,7 @@ fn keep_successor(answer: &oauth::Answer) -> Result<(), Failure> {
 }
 
 evertoken_plugin::export_source!(OAuth2, secrets: {
-    "client_id": optional (required_for: {"client_auth": ["client_secret_basic"], "client_id": [null]})
+    "client_id": optional (instead_of: "client_id", required_with: "client_secret", required_for: {"client_auth": ["client_secret_basic", null]})
         "the client's identifier, where it does not stand in the configuration",
     "client_secret": optional (required_for: {"client_auth": ["client_secret_basic", "client_secret_post"]})
         "the client's secret; with it the client authenticates by client_secret_basic unless client_auth says otherwise",

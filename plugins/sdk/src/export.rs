@@ -10,6 +10,7 @@
 /// evertoken_plugin::export_source!(Acme, secrets: {
 ///     "api_key": required "the account's API key",
 ///     "pin": optional (required_for: {"login": ["pin", null]}) "needed where the option login is pin or not set",
+///     "user": optional (instead_of: "user", required_with: "pin") "needed beside pin where the option user is not set",
 ///     "token": required (named_by: "secret") "the option secret gives it another name",
 /// });
 /// ```
@@ -98,12 +99,12 @@ macro_rules! __describe {
 macro_rules! __about {
     () => { concat!($crate::__about!(@crate), "[]}") };
     (
-        $name:literal: $need:ident $(($when:ident: $what:tt))? $description:literal
-        $(, $names:literal: $needs:ident $(($whens:ident: $whats:tt))? $descriptions:literal)* $(,)?
+        $name:literal: $need:ident $(($($when:ident: $what:tt),+))? $description:literal
+        $(, $names:literal: $needs:ident $(($($whens:ident: $whats:tt),+))? $descriptions:literal)* $(,)?
     ) => {
         concat!(
-            $crate::__about!(@crate), "[", $crate::__about!(@secret $name $need [$($when: $what)?] $description),
-            $(",", $crate::__about!(@secret $names $needs [$($whens: $whats)?] $descriptions),)* "]}"
+            $crate::__about!(@crate), "[", $crate::__about!(@secret $name $need [$($($when: $what),+)?] $description),
+            $(",", $crate::__about!(@secret $names $needs [$($($whens: $whats),+)?] $descriptions),)* "]}"
         )
     };
     (@crate) => {
@@ -112,10 +113,10 @@ macro_rules! __about {
             "\",\"description\":\"", env!("CARGO_PKG_DESCRIPTION"), "\",\"secrets\":"
         )
     };
-    (@secret $name:literal $need:ident [$($when:ident: $what:tt)?] $description:literal) => {
+    (@secret $name:literal $need:ident [$($when:ident: $what:tt),*] $description:literal) => {
         concat!(
             "{\"name\":", stringify!($name), ",\"required\":", $crate::__about!(@need $need),
-            $(",\"", stringify!($when), "\":", stringify!($what),)?
+            $(",\"", stringify!($when), "\":", stringify!($what),)*
             ",\"description\":", stringify!($description), "}"
         )
     };

@@ -163,6 +163,12 @@ fn what_would_fail_at_the_issuer_is_found_before_anything_runs() {
 - name: d
   source: {plugin: mirror, config: {secret: mine}, secrets: {token: {value: s}}, reveal: [token]}
   outputs: [{file: {path: "{out}/d"}}]
+- name: e
+  source: {plugin: oauth2, config: {grant: client_credentials, token_url: "https://idp.example.org/token"}, secrets: {client_secret: {value: s}}}
+  outputs: [{file: {path: "{out}/e"}}]
+- name: f
+  source: {plugin: oauth2, config: {grant: client_credentials, token_url: "https://idp.example.org/token", client_id: f}, secrets: {client_id: {value: s}}}
+  outputs: [{file: {path: "{out}/f"}}]
 "#,
         )
         .unwrap();
@@ -186,6 +192,8 @@ fn what_would_fail_at_the_issuer_is_found_before_anything_runs() {
             (27, "the rotating secret `refresh_token` would be lost"),
             (30, "it knows no secret `token`"),
             (30, "the secret `mine`"),
+            (33, "or set the option `client_id`"),
+            (36, "the option `client_id`, which is set, too"),
         ] {
             let place = format!("evertoken.yaml:{line}:");
             let found = finished
