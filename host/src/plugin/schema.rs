@@ -1,6 +1,6 @@
 //! What the JSON Schema that a plugin embeds says about a job's configuration: its mistakes, told for people, and the origins of the
 //! endpoints in it. Needs no plugin to run, so that `check` can do it. Of a schema that may be hostile this process only follows the
-//! endpoints, within bounds; [`judge`](super::judge) has the rest.
+//! endpoints, within bounds; `judge` has the rest.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -50,7 +50,7 @@ pub struct ConfigMistake {
 }
 
 /// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing, nor does what is behind
-/// [`MAX_STEPS`]; checking the configuration tells of it.
+/// `MAX_STEPS`; checking the configuration tells of it.
 #[must_use]
 pub fn endpoints(schema: &Value, config: &Value) -> Vec<Origin> {
     let mut found = BTreeSet::new();

@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) keep_failure: Option<Box<FailureStatus>>,
     /// By output.
     pub(super) output_failures: Vec<Option<Box<FailureStatus>>>,
+    /// When the token dies that every output had last; none: it never does, or there was none.
+    published_expires_at: Option<Timestamp>,
     /// Whether it has been said that the token died.
     is_death_told: bool,
 }
@@ -66,6 +68,7 @@ impl Entry {
             secrets: None,
             keep_failure: None,
             output_failures: vec![None; outputs],
+            published_expires_at: None,
             is_death_told: false,
         }
     }
@@ -183,6 +186,13 @@ impl Entry {
             || (!self.machine.is_acquiring() && self.output_failures.iter().any(needs_mending))
     }
 
+    /// Notes what consumers have, if every output has the job's token.
+    pub(super) fn note_published(&mut self, now: Reading) {
+        if self.machine.is_ready(now) {
+            self.published_expires_at = self.expires_at(now);
+        }
+    }
+
     /// Says once that the token has died before there was another. `held_back`: why the job waits for its issuer, if it does.
     pub(super) fn tell_death(&mut self, now: Reading, held_back: Option<HeldBack>) {
         let is_dead = self.token.is_some() && !self.machine.lives(now);
@@ -239,6 +249,7 @@ impl Entry {
             id: self.config.id.clone(),
             state: self.state(now, held_back.is_some()),
             expires_at: self.expires_at(now),
+            published_expires_at: self.published_expires_at,
             next_refresh: match &held_back {
                 Some((_, next)) => *next,
                 None => self.machine.next_refresh(now),

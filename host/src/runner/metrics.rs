@@ -380,10 +380,14 @@ type JobGauge = (&'static str, &'static str, fn(&JobStatus) -> Option<f64>);
 const JOB_GAUGES: [JobGauge; 4] = [
     (
         "job_expiration_timestamp_seconds",
-        "When the token that consumers have dies; 0: they have none yet",
-        |job| {
-            let has_none = matches!(job.state, JobState::Pending | JobState::Failing);
-            job.expires_at.map(seconds).or(has_none.then_some(0.0))
+        "When the token dies that every output has, or had last; 0: they have none yet",
+        |job| match job.state {
+            JobState::Pending | JobState::Failing => Some(0.0),
+            JobState::Publishing | JobState::Unwritten => {
+                let published = job.published_expires_at.map_or(0.0, seconds);
+                job.expires_at.map(|_| published)
+            }
+            JobState::Ready | JobState::Retrying | JobState::Expired => job.expires_at.map(seconds),
         },
     ),
     (
@@ -475,6 +479,7 @@ mod tests {
             id: JobId::file(name),
             state,
             expires_at: expires_at.map(Timestamp),
+            published_expires_at: None,
             next_refresh: Some(Timestamp(1_700_000_000_500)),
             last_success: None,
             attempt: 0,
@@ -536,6 +541,15 @@ mod tests {
                 job("never-had-one", JobState::Failing, None),
                 job("not-yet", JobState::Pending, None),
                 job("lives-for-ever", JobState::Ready, None),
+                job("in-no-output", JobState::Unwritten, Some(1_700_000_300_000)),
+                JobStatus {
+                    published_expires_at: Some(Timestamp(1_700_000_100_000)),
+                    ..job(
+                        "older-in-outputs",
+                        JobState::Unwritten,
+                        Some(1_700_000_300_000),
+                    )
+                },
                 JobStatus {
                     id: JobId {
                         namespace: Some("shop".to_owned()),
@@ -571,6 +585,8 @@ mod tests {
             "evertoken_job_ready{name=\"b\\\"\\n\",namespace=\"\"} 0.0",
             "evertoken_job_expiration_timestamp_seconds{name=\"never-had-one\",namespace=\"\"} 0.0",
             "evertoken_job_expiration_timestamp_seconds{name=\"not-yet\",namespace=\"\"} 0.0",
+            "evertoken_job_expiration_timestamp_seconds{name=\"in-no-output\",namespace=\"\"} 0.0",
+            "evertoken_job_expiration_timestamp_seconds{name=\"older-in-outputs\",namespace=\"\"} 1700000100.0",
             "evertoken_job_expiration_timestamp_seconds{name=\"tenant\",namespace=\"shop\"} 1700000300.0",
             "# EOF",
         ] {

@@ -569,10 +569,12 @@ impl Scheduler {
 
     fn step(&mut self, key: Key, event: Event) -> Vec<Action> {
         let (now, sample) = (self.world.now(), self.world.sample());
-        self.jobs
-            .get_mut(&key)
-            .map(|entry| entry.machine.step(event, now, sample))
-            .unwrap_or_default()
+        let Some(entry) = self.jobs.get_mut(&key) else {
+            return Vec::new();
+        };
+        let actions = entry.machine.step(event, now, sample);
+        entry.note_published(now);
+        actions
     }
 
     /// Puts in line what a job's machine says; `token` is what it may say to adopt.

@@ -30,13 +30,20 @@ pub struct JobStatus {
     pub id: JobId,
     /// Where it stands, in a word.
     pub state: JobState,
-    /// When the token that consumers have dies; none: it never does, or there is no token.
+    /// When the token that the job holds dies; none: it never does, or there is no token.
     #[serde(
         default,
         with = "rfc3339::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<Timestamp>,
+    /// When the token dies that every output had last; none: it never does, or there was none.
+    #[serde(
+        default,
+        with = "rfc3339::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub published_expires_at: Option<Timestamp>,
     /// When its source is asked next; while it is held back, when one of the jobs that are may try. None: it is being asked, or
     /// another job tries right now.
     #[serde(
@@ -274,6 +281,7 @@ mod tests {
             id: JobId::file("warehouse"),
             state: JobState::Retrying,
             expires_at: Some(Timestamp(1_700_000_300_000)),
+            published_expires_at: None,
             next_refresh: None,
             last_success: Some(Timestamp(1_700_000_000_000)),
             attempt: 2,

@@ -138,6 +138,7 @@ fn an_output_that_cannot_be_written_is_tried_again_and_the_issuer_is_left_alone(
         assert_eq!(world.written("b"), ["a.0"], "the other output is written");
         let status = started.handle.status(vec![]).await.unwrap();
         assert_eq!(status.jobs[0].state, JobState::Unwritten);
+        assert_eq!(status.jobs[0].published_expires_at, None);
         assert_eq!(status.jobs[0].outputs[0].state, OutputState::Failing);
         assert!(status.jobs[0].outputs[0].failure.is_some());
         assert_eq!(status.jobs[0].outputs[1].state, OutputState::Written);
@@ -152,6 +153,10 @@ fn an_output_that_cannot_be_written_is_tried_again_and_the_issuer_is_left_alone(
         assert_eq!(world.asked("a").len(), 1);
         let status = started.handle.status(vec![]).await.unwrap();
         assert_eq!(status.jobs[0].state, JobState::Ready);
+        assert_eq!(
+            status.jobs[0].published_expires_at,
+            status.jobs[0].expires_at
+        );
         assert_eq!(status.jobs[0].outputs[0].failure, None);
         assert_eq!(status.jobs[0].outputs[0].next_try, None);
         started.stop().await;

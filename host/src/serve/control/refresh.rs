@@ -119,6 +119,7 @@ mod tests {
             id: JobId::file("a"),
             state: JobState::Ready,
             expires_at: None,
+            published_expires_at: None,
             next_refresh: None,
             last_success: None,
             attempt: 0,
