@@ -682,3 +682,160 @@ async fn a_chain_that_somebody_deleted_is_begun_anew() {
         some("v3", Seed::Unchanged)
     );
 }
+
+/// A Secret as a backup has it, or as somebody's file: without what only the API server says.
+fn copied(secret: &Value) -> Value {
+    let mut copy = secret.clone();
+    copy["apiVersion"] = "v1".into();
+    copy["kind"] = "Secret".into();
+    let metadata = copy["metadata"].as_object_mut().unwrap();
+    metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "labels"));
+    copy
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_chain_that_is_put_back_is_noticed_and_its_value_is_not_sent() {
+    let Some(scene) = Scene::new("state-restored", &ALL) else {
+        return;
+    };
+    let admin = scene.server.admin();
+    let namespace = &scene.namespace;
+    let collection = format!("/api/v1/namespaces/{namespace}/secrets");
+    let name_of = |secret: &Value| secret["metadata"]["name"].as_str().unwrap().to_owned();
+    let jobs = ["created-anew", "overwritten", "patched"].map(job);
+    {
+        let store = scene.store().await;
+        for job in &jobs {
+            // The first write knows no uid yet, all later ones do.
+            assert!(rotate(&store, job, &format!("{job} 0"), &format!("{job} 1")).await);
+            assert!(rotate(&store, job, &format!("{job} 0"), &format!("{job} 2")).await);
+        }
+    }
+    let copies = scene.secrets();
+    {
+        let store = scene.store().await;
+        for job in &jobs {
+            assert!(rotate(&store, job, &format!("{job} 0"), &format!("{job} 3")).await);
+        }
+    }
+    let ids: Vec<String> = {
+        let store = scene.store().await;
+        let id = |job: &JobId| store.chain_id(format!("{job} 0").as_bytes()).to_string();
+        jobs.iter().map(id).collect()
+    };
+    let copy = |nth: usize| {
+        let secret = copies
+            .iter()
+            .find(|copy| name_of(copy).ends_with(&ids[nth]));
+        copied(secret.unwrap())
+    };
+    // What a backup tool does, `kubectl replace`, and a patch of the chain alone.
+    let (created, overwritten, patched) = (copy(0), copy(1), copy(2));
+    admin.delete_secret(namespace, &name_of(&created)).unwrap();
+    admin.create(&collection, &created).unwrap();
+    admin
+        .replace_secret(namespace, &name_of(&overwritten), &overwritten)
+        .unwrap();
+    let chain = json!({"data": {"chain": patched["data"]["chain"]}});
+    admin
+        .patch_secret(namespace, &name_of(&patched), &chain)
+        .unwrap();
+
+    // Also after the store was encrypted anew.
+    for keys in [&[1][..], &[2, 1], &[2]] {
+        let store = scene.open(keys).await.unwrap();
+        for job in &jobs {
+            for seed in [None, Some(format!("{job} 0"))] {
+                let seed = seed.as_ref().map(String::as_bytes);
+                let failure = store.find_chain(job, SECRET, seed).await.unwrap_err();
+                let words = [SECRET, "a copy of the state store", "evertoken state set"];
+                refused(&failure, FailureKind::Denied, "chain.restored", &words);
+            }
+            let chains = store.chains(job).await.unwrap();
+            let held = chains[0].chain.as_ref().unwrap().as_ref().unwrap();
+            assert!(store.is_restored(held.chain.id), "{job}");
+            // A new login is a chain of its own.
+            let login = store.find_chain(job, SECRET, Some(b"a new login")).await;
+            assert!(login.unwrap().is_none());
+        }
+    }
+    // Somebody gives the value that counts, and it does.
+    let store = Arc::new(scene.open(&[2]).await.unwrap());
+    let clock = Arc::new(evertoken::time::SystemClock);
+    let manual = evertoken::state::manual::Manual::new(Arc::clone(&store), None, clock);
+    for job in &jobs {
+        let value = format!("{job} 4");
+        manual
+            .set(&job.to_string(), SECRET, value.as_bytes())
+            .await
+            .unwrap();
+    }
+    for store in [store, Arc::new(scene.open(&[2]).await.unwrap())] {
+        for job in &jobs {
+            let seed = format!("{job} 0");
+            let expected = some(&format!("{job} 4"), Seed::Unchanged);
+            assert_eq!(found(&store, job, Some(&seed)).await, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_others_write_beside_a_chain_is_no_reason_to_doubt_it() {
+    let Some(scene) = Scene::new("state-beside", &ALL) else {
+        return;
+    };
+    let (a, admin) = (job("a"), scene.server.admin());
+    let store = scene.store().await;
+    assert!(rotate(&store, &a, "v0", "v1").await);
+    let id = store.chain_id(b"v0").to_string();
+    let secrets = scene.secrets();
+    let ends = |secret: &&Value| secret["metadata"]["name"].as_str().unwrap().ends_with(&id);
+    let secret = secrets.iter().find(ends).unwrap();
+    let name = secret["metadata"]["name"].as_str().unwrap();
+    let namespace = &scene.namespace;
+    // A label, an annotation, and all of it as it is: so Secrets are encrypted anew in etcd.
+    let label = json!({"metadata": {"labels": {"team": "shop"}, "annotations": {"seen": "yes"}}});
+    admin.patch_secret(namespace, name, &label).unwrap();
+    let mut whole = admin.secret(namespace, name).unwrap().unwrap();
+    admin.replace_secret(namespace, name, &whole).unwrap();
+    whole["data"]["note"] = "bm90ZQ==".into();
+    let metadata = whole["metadata"].as_object_mut().unwrap();
+    metadata.remove("resourceVersion");
+    admin.replace_secret(namespace, name, &whole).unwrap();
+    let expected = some("v1", Seed::Unchanged);
+    for store in [store, scene.store().await] {
+        assert_eq!(found(&store, &a, Some("v0")).await, expected);
+        // A process that was there before finds the Secret changed at its first try.
+        let first = rotate(&store, &a, "v0", "v1").await;
+        assert!(first || rotate(&store, &a, "v0", "v1").await);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_has_the_newest_value_is_not_set_back_by_an_older_copy() {
+    let Some(scene) = Scene::new("state-set-back", &ALL) else {
+        return;
+    };
+    let (a, admin) = (job("a"), scene.server.admin());
+    let store = scene.store().await;
+    assert!(rotate(&store, &a, "v0", "v1").await);
+    let id = store.chain_id(b"v0").to_string();
+    let secrets = scene.secrets();
+    let ends = |secret: &&Value| secret["metadata"]["name"].as_str().unwrap().ends_with(&id);
+    let copy = copied(secrets.iter().find(ends).unwrap());
+    assert!(rotate(&store, &a, "v0", "v2").await);
+    let name = copy["metadata"]["name"].as_str().unwrap();
+    admin.replace_secret(&scene.namespace, name, &copy).unwrap();
+    // The first try finds the Secret changed.
+    assert!(!rotate(&store, &a, "v0", "v3").await);
+    assert!(rotate(&store, &a, "v0", "v3").await);
+    let next = scene.store().await;
+    assert_eq!(
+        found(&next, &a, Some("v2")).await,
+        some("v3", Seed::Restored)
+    );
+    assert_eq!(
+        found(&next, &a, Some("v0")).await,
+        some("v3", Seed::Unchanged)
+    );
+}

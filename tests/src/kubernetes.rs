@@ -145,7 +145,7 @@ impl ApiServer {
     ///
     /// When the file cannot be written.
     pub fn admin_kubeconfig(&self, namespace: &str) -> Result<PathBuf> {
-        self.kubeconfig("admin", namespace, ADMIN.1)
+        self.kubeconfig(&format!("admin-{namespace}"), namespace, ADMIN.1)
     }
 
     /// Creates a namespace whose name begins with `prefix`, and returns its name.

@@ -21,6 +21,7 @@ pub mod server;
 pub mod simulator;
 pub mod switch;
 mod toolchain;
+pub mod tunnel;
 pub mod workdir;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,19 +1,18 @@
 //! Client set-up: where the cluster is, who we are, and what to say when that cannot be found out or the server not be reached.
-//! Token files are read again by the client at least once a minute, CA bundles of Pods too.
 
-use std::error::Error as _;
 use std::fmt::Write as _;
 
 use http::header::{HeaderValue, USER_AGENT};
 use kube::client::AuthError;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::KubeconfigError;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::call::Call;
-use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, kubeconfig, proxy};
+use super::kubeconfig::{self, Named};
+use super::pod::{self, HOST_VARIABLE};
+use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
 use crate::failure::{Failure, FailureKind};
-
-/// The Pod's variable for the API server's address; set in every Pod.
-pub(super) const IN_CLUSTER_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +22,7 @@ pub(super) enum ConnectError {
     Variable(String),
     /// We are in a Pod.
     #[error(
-        "this is a Pod ({IN_CLUSTER_VARIABLE} is set), but {0}; let it mount its service account token"
+        "this is a Pod ({HOST_VARIABLE} is set), but {0}; let it mount its service account token"
     )]
     InCluster(String),
     /// The last place to look.
@@ -46,46 +45,61 @@ impl From<ConnectError> for Failure {
     }
 }
 
-/// A client for the cluster that the environment names.
-pub(super) async fn from_environment() -> Result<kube::Client, ConnectError> {
+/// The cluster that the environment names, and who we are there. All files have been read.
+pub(super) async fn from_environment() -> Result<kube::Config, ConnectError> {
     let listed = kubeconfig::from_variable();
-    let config = if !listed.is_empty() {
-        let read = kubeconfig::read(listed).await;
-        let kubeconfig = read.map_err(ConnectError::Variable)?;
-        named_by(kubeconfig).await.map_err(ConnectError::Variable)?
-    } else if std::env::var_os(IN_CLUSTER_VARIABLE).is_some() {
-        let looked = kubeconfig::look_at_pod().await;
-        looked.map_err(ConnectError::InCluster)?;
-        let mut config = kube::Config::incluster()
-            .map_err(|error| ConnectError::InCluster(error.to_string()))?;
-        let proxy = proxy::from_environment(&config.cluster_url);
-        config.proxy_url = proxy.map_err(ConnectError::InCluster)?;
-        config
-    } else {
-        let read = kubeconfig::read(kubeconfig::at_home().into_iter().collect()).await;
-        let kubeconfig = read.map_err(ConnectError::Home)?;
-        named_by(kubeconfig).await.map_err(ConnectError::Home)?
-    };
-    from_config(config).await
+    if !listed.is_empty() {
+        let named = kubeconfig::read(listed).await;
+        return named.and_then(proxied).map_err(ConnectError::Variable);
+    }
+    if pod::is_here() {
+        let config = pod::read().await;
+        let named = config.map(|config| Named {
+            config,
+            proxy: None,
+        });
+        return named.and_then(proxied).map_err(ConnectError::InCluster);
+    }
+    let named = kubeconfig::read(kubeconfig::at_home().into_iter().collect()).await;
+    named.and_then(proxied).map_err(ConnectError::Home)
 }
 
-/// The cluster of a kubeconfig's current context. The library would ask `NO_PROXY` about the proxy instead of the API server.
-async fn named_by(kubeconfig: Kubeconfig) -> Result<kube::Config, String> {
-    let own_proxy = kubeconfig::proxy_url(&kubeconfig);
-    let own_proxy = own_proxy.as_deref().map(proxy::parse).transpose()?;
-    let options = KubeConfigOptions::default();
-    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-        .await
-        .map_err(|error| describe_kubeconfig(&error))?;
-    config.proxy_url = match own_proxy {
+/// With the proxy that leads to the cluster.
+fn proxied(named: Named) -> Result<kube::Config, String> {
+    let Named { mut config, proxy } = named;
+    config.proxy_url = match proxy {
         Some(own) => Some(own),
         None => proxy::from_environment(&config.cluster_url)?,
     };
     Ok(config)
 }
 
+/// Tells whether two clients would be alike.
+pub(super) fn digest(config: &kube::Config) -> [u8; 32] {
+    let server = config.cluster_url.to_string();
+    let proxy = config.proxy_url.as_ref().map(ToString::to_string);
+    let proxy = Zeroizing::new(proxy.unwrap_or_default());
+    let user = Zeroizing::new(serde_json::to_vec(&config.auth_info).unwrap_or_default());
+    let name = config.tls_server_name.as_deref().unwrap_or_default();
+    let trusts_all = [u8::from(config.accept_invalid_certs)];
+    let mut parts = vec![
+        server.as_bytes(),
+        proxy.as_bytes(),
+        &user,
+        name.as_bytes(),
+        &trusts_all,
+    ];
+    parts.extend(config.root_cert.iter().flatten().map(Vec::as_slice));
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part.len().to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
+}
+
 /// A client with our user agent and time limits. Retries are the scheduler's, which knows what a retry is worth.
-pub(super) async fn from_config(mut config: kube::Config) -> Result<kube::Client, ConnectError> {
+pub(super) async fn client(mut config: kube::Config) -> Result<kube::Client, ConnectError> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = None;
     config.write_timeout = Some(REQUEST_TIMEOUT);
@@ -108,26 +122,20 @@ pub(super) fn is_valid(client: &kube::Client) -> bool {
         .is_none_or(|until| jiff::Timestamp::now() < until)
 }
 
-/// The request got no answer.
-pub(super) fn unreachable(call: &Call<'_>, error: &kube::Error) -> Failure {
+/// The request got no answer. `way`: as [`proxy::way`] tells it.
+pub(super) fn unreachable(call: &Call<'_>, way: &str, error: &kube::Error) -> Failure {
     let (kind, code) = match error {
         kube::Error::Auth(_) => (FailureKind::InvalidConfig, "kubernetes.config"),
         _ => (FailureKind::Unavailable, "kubernetes.unreachable"),
     };
-    Failure::new(kind, code, format!("cannot {call}: {}", describe(error)))
+    let message = format!("cannot {call}{way}: {}", describe(error));
+    Failure::new(kind, code, message)
 }
 
 /// A kubeconfig holds credentials, and a parser's message quotes it.
 pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(_) => "the file is not a kubeconfig (malformed YAML)".to_owned(),
-        // The kubeconfig's own one was looked at before.
-        KubeconfigError::ParseProxyUrl(_) => {
-            format!("`HTTPS_PROXY` or `https_proxy` {}", proxy::NO_URL)
-        }
-        KubeconfigError::ParseNoProxy(error) => format!(
-            "NO_PROXY has an entry that is neither a host nor an address nor a network: {error}; remove it, and doubled commas"
-        ),
         other => other.to_string(),
     }
 }
@@ -147,11 +155,13 @@ fn describe(error: &kube::Error) -> String {
                 .to_owned()
         }
         kube::Error::InferKubeconfig(error) => describe_kubeconfig(error),
+        // The library's word for "a request" says nothing.
+        kube::Error::Service(error) => with_causes(error.as_ref()),
         other => with_causes(other),
     }
 }
 
-fn with_causes(error: &kube::Error) -> String {
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

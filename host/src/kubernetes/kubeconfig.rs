@@ -1,21 +1,31 @@
-//! The files that the client library reads, looked at first: it would wait for the other end of a pipe, and take what never ends into
-//! memory.
+//! Kubeconfigs, with all that their files hold, read by our own rules. The client library would wait for the other end of a pipe, take
+//! what never ends into memory, read token files on a worker thread, and ask `NO_PROXY` by rules of its own.
 
 use std::path::{Path, PathBuf};
 
-use kube::config::{Cluster, Context, Kubeconfig};
+use data_encoding::BASE64;
+use http::Uri;
+use kube::config::{AuthInfo, Cluster, Kubeconfig};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use secrecy::ExposeSecret as _;
+use zeroize::Zeroizing;
 
 use super::connect::describe_kubeconfig;
+use super::proxy;
 use crate::file::{self, Unreadable};
+use crate::text;
 
 /// Bytes of a kubeconfig or of what it names; one for a thousand clusters, with their certificates in it, has a few MiB.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+const MAX_FILE_BYTES: usize = 16 << 20;
 
-/// Where a Pod's identity is.
-const POD_FILES: [&str; 2] = [
-    "/var/run/secrets/kubernetes.io/serviceaccount/token",
-    "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
-];
+/// What the current context of a kubeconfig means.
+pub(super) struct Named {
+    /// No file is left to read in it, and it has no proxy.
+    pub(super) config: kube::Config,
+    /// The cluster's own proxy; it goes before the environment's.
+    pub(super) proxy: Option<Uri>,
+}
 
 /// The files in `KUBECONFIG`; none if it is not set or empty.
 pub(super) fn from_variable() -> Vec<PathBuf> {
@@ -33,27 +43,22 @@ pub(super) fn at_home() -> Option<PathBuf> {
 }
 
 /// Reads and merges kubeconfigs. An error says which file, and quotes nothing of it.
-pub(super) async fn read(paths: Vec<PathBuf>) -> Result<Kubeconfig, String> {
+pub(super) async fn read(paths: Vec<PathBuf>) -> Result<Named, String> {
     aside(paths, |paths| {
-        look_at(paths)?;
         let mut merged = Kubeconfig::default();
         for path in paths {
+            look_at(path)?;
             merged = Kubeconfig::read_from(path)
                 .and_then(|next| merged.merge(next))
                 .map_err(|error| describe_kubeconfig(&error))?;
         }
-        look_at(&named_files(&merged))?;
-        Ok(merged)
+        current(merged)
     })
     .await
 }
 
-/// Whether a Pod's identity can be read.
-pub(super) async fn look_at_pod() -> Result<(), String> {
-    aside(POD_FILES.map(PathBuf::from).to_vec(), look_at).await
-}
-
-async fn aside<T: Send + 'static>(
+/// Does work on files on a thread of its own.
+pub(super) async fn aside<T: Send + 'static>(
     paths: Vec<PathBuf>,
     work: impl FnOnce(&[PathBuf]) -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
@@ -64,76 +69,157 @@ async fn aside<T: Send + 'static>(
     }
 }
 
-fn look_at<P: AsRef<Path>>(paths: &[P]) -> Result<(), String> {
-    for path in paths {
-        let path = path.as_ref();
-        let (_, metadata) = file::open(path).map_err(|why| cannot_read(path, &why))?;
-        if metadata.len() > MAX_FILE_BYTES {
-            return Err(format!(
-                "{} has more than {} MiB",
-                path.display(),
-                MAX_FILE_BYTES >> 20
-            ));
-        }
+/// The library reads it next, whole.
+fn look_at(path: &Path) -> Result<(), String> {
+    let (_, metadata) = file::open(path).map_err(|why| cannot_read(path, &why))?;
+    if metadata.len() > MAX_FILE_BYTES as u64 {
+        return Err(cannot_read(path, &Unreadable::TooLong(MAX_FILE_BYTES)));
     }
     Ok(())
+}
+
+/// What a file holds, without what nobody means around it.
+pub(super) fn content(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let bytes = file::read(path, MAX_FILE_BYTES).map_err(|why| cannot_read(path, &why))?;
+    let meant = text::meant(&bytes).map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(Zeroizing::new(meant.to_vec()))
+}
+
+/// A bearer token in a file.
+pub(super) fn token(path: &Path) -> Result<String, String> {
+    let bytes = content(path)?;
+    let token = std::str::from_utf8(&bytes).map(str::trim);
+    // What no header can hold would be sent to nobody, and be said without the file's name.
+    match token
+        .ok()
+        .filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        Some("") => Err(format!(
+            "{} is empty, and a token should be in it",
+            path.display()
+        )),
+        Some(token) => Ok(token.to_owned()),
+        None => Err(format!(
+            "{} holds something else than a token",
+            path.display()
+        )),
+    }
+}
+
+/// The certificates in PEM text.
+pub(super) fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let all = CertificateDer::pem_slice_iter(pem).map(|found| Some(found.ok()?.to_vec()));
+    all.collect::<Option<Vec<_>>>()
+        .filter(|all| !all.is_empty())
 }
 
 fn cannot_read(path: &Path, why: &Unreadable) -> String {
     format!("{} cannot be read: {why}", path.display())
 }
 
-fn context(kubeconfig: &Kubeconfig) -> Option<&Context> {
-    kubeconfig
-        .contexts
-        .iter()
-        .find(|named| Some(&named.name) == kubeconfig.current_context.as_ref())?
-        .context
-        .as_ref()
-}
-
-fn cluster<'k>(kubeconfig: &'k Kubeconfig, context: &Context) -> Option<&'k Cluster> {
-    kubeconfig
-        .clusters
-        .iter()
-        .find(|named| named.name == context.cluster)?
-        .cluster
-        .as_ref()
-}
-
-/// The proxy that the current context's cluster names; it goes before the environment's.
-pub(super) fn proxy_url(kubeconfig: &Kubeconfig) -> Option<String> {
-    let cluster = cluster(kubeconfig, context(kubeconfig)?)?;
-    cluster.proxy_url.clone().filter(|url| !url.is_empty())
-}
-
-/// The files that the current context is made of; data in the kubeconfig itself goes before a file.
-fn named_files(kubeconfig: &Kubeconfig) -> Vec<&String> {
-    let Some(context) = context(kubeconfig) else {
-        return Vec::new();
+/// Cluster and user of the current context.
+fn current(kubeconfig: Kubeconfig) -> Result<Named, String> {
+    let current = kubeconfig.current_context.filter(|name| !name.is_empty());
+    let Some(current) = current else {
+        return Err(
+            "it has no current context; choose one with `kubectl config use-context`".to_owned(),
+        );
     };
-    let cluster = cluster(kubeconfig, context);
-    let user = kubeconfig
-        .auth_infos
-        .iter()
-        .find(|named| Some(&named.name) == context.user.as_ref())
-        .and_then(|named| named.auth_info.as_ref());
-    let of_cluster = cluster
-        .filter(|cluster| cluster.certificate_authority_data.is_none())
-        .and_then(|cluster| cluster.certificate_authority.as_ref());
-    let of_user = user.into_iter().flat_map(|user| {
-        [
-            (
-                user.client_certificate_data.is_none(),
-                &user.client_certificate,
-            ),
-            (user.client_key_data.is_none(), &user.client_key),
-            (user.token.is_none(), &user.token_file),
-        ]
-    });
-    let of_user = of_user.filter(|(counts, _)| *counts);
-    of_cluster
-        .into_iter()
-        .chain(of_user.filter_map(|(_, file)| file.as_ref()))
-        .collect()
+    let mut contexts = kubeconfig.contexts.into_iter();
+    let context = contexts.find(|named| named.name == current);
+    let Some(context) = context.and_then(|named| named.context) else {
+        return Err(format!(
+            "its current context is `{current}`, and there is no such context in it; choose one with `kubectl config use-context`"
+        ));
+    };
+    let mut clusters = kubeconfig.clusters.into_iter();
+    let cluster = clusters.find(|named| named.name == context.cluster);
+    let Some(mut cluster) = cluster.and_then(|named| named.cluster) else {
+        return Err(format!(
+            "its current context `{current}` is about a cluster `{}`, and there is no such cluster in it",
+            context.cluster
+        ));
+    };
+    let mut users = kubeconfig.auth_infos.into_iter();
+    // As for kubectl, a user that is not there is anonymous.
+    let user = users.find(|named| Some(&named.name) == context.user.as_ref());
+    let mut user = user.and_then(|named| named.auth_info).unwrap_or_default();
+    fill_in_cluster(&mut cluster)?;
+    fill_in_user(&mut user)?;
+    let config = config(&cluster, user)?;
+    let proxy = cluster.proxy_url.filter(|url| !url.is_empty());
+    let proxy = proxy.as_deref().map(proxy::parse).transpose()?;
+    Ok(Named { config, proxy })
+}
+
+fn config(cluster: &Cluster, mut user: AuthInfo) -> Result<kube::Config, String> {
+    let server = cluster.server.as_deref().unwrap_or_default();
+    let url = server
+        .parse::<Uri>()
+        .ok()
+        .filter(|url| url.host().is_some());
+    let url =
+        url.ok_or("its cluster's `server` is not the URL of one; write `https://host:port`")?;
+    if let Some(exec) = &mut user.exec
+        && exec.provide_cluster_info
+    {
+        let cluster = cluster.try_into();
+        exec.cluster = Some(cluster.map_err(|error| describe_kubeconfig(&error))?);
+    }
+    let mut config = kube::Config::new(url);
+    config.root_cert = authorities(cluster)?;
+    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or_default();
+    config.disable_compression = cluster.disable_compression.unwrap_or_default();
+    config.tls_server_name.clone_from(&cluster.tls_server_name);
+    config.auth_info = user;
+    Ok(config)
+}
+
+fn authorities(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
+    let Some(data) = &cluster.certificate_authority_data else {
+        return Ok(None);
+    };
+    let pem = BASE64.decode(data.trim().as_bytes()).ok();
+    let found = pem.and_then(|pem| certificates(&pem));
+    match found {
+        Some(found) => Ok(Some(found)),
+        None => Err("its cluster's certificate authority is not one in PEM format".to_owned()),
+    }
+}
+
+/// What files hold takes their place; data in the kubeconfig itself goes before a file.
+fn fill_in_cluster(cluster: &mut Cluster) -> Result<(), String> {
+    fill_in(
+        &mut cluster.certificate_authority_data,
+        cluster.certificate_authority.take(),
+    )
+}
+
+fn fill_in_user(user: &mut AuthInfo) -> Result<(), String> {
+    fill_in(
+        &mut user.client_certificate_data,
+        user.client_certificate.take(),
+    )?;
+    let key = user.client_key_data.as_ref();
+    if key.is_none_or(|key| key.expose_secret().is_empty()) {
+        let mut key = None;
+        fill_in(&mut key, user.client_key.take())?;
+        user.client_key_data = key.map(Into::into);
+    }
+    user.client_key = None;
+    let token = user.token.take();
+    let token = token.filter(|token| !token.expose_secret().is_empty());
+    user.token = match (token, user.token_file.take()) {
+        (None, Some(path)) if !path.is_empty() => Some(self::token(Path::new(&path))?.into()),
+        (token, _) => token,
+    };
+    Ok(())
+}
+
+fn fill_in(data: &mut Option<String>, path: Option<String>) -> Result<(), String> {
+    data.take_if(|data| data.is_empty());
+    if let (None, Some(path)) = (&data, path.filter(|path| !path.is_empty())) {
+        *data = Some(BASE64.encode(&content(Path::new(&path))?));
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ mod access;
 mod call;
 mod connect;
 mod kubeconfig;
+mod pod;
 mod provider;
 mod proxy;
 mod refusal;
@@ -19,6 +20,7 @@ use kube::client::Body;
 use secrecy::SecretSlice;
 use serde::Deserialize;
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub(crate) use self::call::{Answer, Call, SecretText, Verb};
@@ -46,6 +48,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// (`--max-mutating-requests-inflight`); a third of it is the most that one client should take.
 const REQUESTS_IN_FLIGHT: usize = 64;
 
+/// How often it is looked whether files say something else now: tokens of Pods and authorities are renewed long before they expire.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long that may take; what was read before counts else.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where the cluster's address and our identity come from.
 enum Connection {
     /// `KUBECONFIG`, then the Pod's own, then `~/.kube/config`.
@@ -54,10 +62,20 @@ enum Connection {
     Config(Box<kube::Config>),
 }
 
+/// A client, and what it was made of.
+#[derive(Clone)]
+struct Connected {
+    client: kube::Client,
+    made_of: [u8; 32],
+    looked: Instant,
+    /// Through which proxy, for messages.
+    way: String,
+}
+
 /// Access to one Kubernetes API server.
 pub struct Kubernetes {
     connection: Connection,
-    client: Mutex<Option<kube::Client>>,
+    client: Mutex<Option<Connected>>,
     in_flight: Semaphore,
     request_timeout: Duration,
 }
@@ -142,30 +160,35 @@ impl Kubernetes {
         })?;
         match tokio::time::timeout(self.request_timeout, self.exchange(call)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new(
-                FailureKind::Unavailable,
-                "kubernetes.timeout",
-                format!(
-                    "cannot {call}: no answer from the API server within {} s",
-                    self.request_timeout.as_secs()
-                ),
-            )),
+            Err(_) => {
+                let connected = self.client.try_lock();
+                let connected = connected.as_ref().ok().and_then(|client| client.as_ref());
+                let way = connected.map_or("", |connected| &connected.way);
+                Err(Failure::new(
+                    FailureKind::Unavailable,
+                    "kubernetes.timeout",
+                    format!(
+                        "cannot {call}{way}: no answer from the API server within {} s",
+                        self.request_timeout.as_secs()
+                    ),
+                ))
+            }
         }
     }
 
     async fn exchange(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let client = self.client().await?;
+        let Connected { client, way, .. } = self.client().await?;
         let response = client
             .send(call.request()?)
             .await
-            .map_err(|error| connect::unreachable(call, &error))?;
+            .map_err(|error| connect::unreachable(call, &way, &error))?;
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let body = response
             .into_body()
             .collect_bytes()
             .await
-            .map_err(|error| connect::unreachable(call, &error))?;
+            .map_err(|error| connect::unreachable(call, &way, &error))?;
         let body = Zeroizing::new(Vec::from(body));
         if status.is_success() {
             return Ok(Answer { body });
@@ -177,20 +200,53 @@ impl Kubernetes {
         Err(refusal::failure(call, status, retry_after, &body))
     }
 
-    /// The client, made now if there is none, or if the certificate of the one there is has expired.
-    async fn client(&self) -> Result<kube::Client, Failure> {
+    /// The client, made now if there is none, or if the certificate of the one there is has expired, or if files say something else now.
+    async fn client(&self) -> Result<Connected, Failure> {
         let mut current = self.client.lock().await;
-        if let Some(client) = current.as_ref().filter(|client| connect::is_valid(client)) {
-            return Ok(client.clone());
+        let valid = current
+            .as_mut()
+            .filter(|held| connect::is_valid(&held.client));
+        let Some(held) = valid else {
+            let made = make(self.configuration().await?).await?;
+            *current = Some(made.clone());
+            return Ok(made);
+        };
+        if held.looked.elapsed() < LOOK_AGAIN {
+            return Ok(held.clone());
         }
-        let client = match &self.connection {
-            Connection::Environment => connect::from_environment().await,
-            Connection::Config(config) => connect::from_config(config.as_ref().clone()).await,
+        held.looked = Instant::now();
+        let held = held.clone();
+        // The others go on with what there is.
+        drop(current);
+        let look = tokio::time::timeout(LOOK_TIMEOUT, self.configuration());
+        let Ok(Ok(config)) = look.await else {
+            return Ok(held);
+        };
+        if connect::digest(&config) == held.made_of {
+            return Ok(held);
         }
-        .map_err(Failure::from)?;
-        *current = Some(client.clone());
-        Ok(client)
+        let made = make(config).await?;
+        *self.client.lock().await = Some(made.clone());
+        Ok(made)
     }
+
+    async fn configuration(&self) -> Result<kube::Config, Failure> {
+        match &self.connection {
+            Connection::Environment => connect::from_environment().await.map_err(Failure::from),
+            Connection::Config(config) => Ok(config.as_ref().clone()),
+        }
+    }
+}
+
+async fn make(config: kube::Config) -> Result<Connected, Failure> {
+    let made_of = connect::digest(&config);
+    let way = proxy::way(config.proxy_url.as_ref());
+    Ok(Connected {
+        client: connect::client(config).await?,
+        made_of,
+        looked: Instant::now(),
+        way,
+    })
 }
 
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {

@@ -1,5 +1,5 @@
 //! The proxy to the API server, by kubectl's rules: the kubeconfig's own, else `HTTPS_PROXY` and `HTTP_PROXY` but for what `NO_PROXY`
-//! names; never for this machine.
+//! names; never for this machine. The client library has rules of its own for the variables and is not asked.
 
 use std::net::IpAddr;
 
@@ -15,11 +15,48 @@ pub(super) const NO_URL: &str =
 
 /// A kubeconfig's `proxy-url`. It may hold a password, so no message repeats it.
 pub(super) fn parse(text: &str) -> Result<Uri, String> {
-    let url: Option<Uri> = text.parse().ok();
-    url.filter(|url| {
-        matches!(url.scheme_str(), Some("http" | "https" | "socks5")) && url.host().is_some()
-    })
-    .ok_or_else(|| format!("its cluster's `proxy-url` {NO_URL}"))
+    const NAME: &str = "its cluster's `proxy-url`";
+    let url: Option<Uri> = text.trim().parse().ok();
+    let url = url.filter(|url| url.host().is_some_and(|host| !host.is_empty()));
+    match url.as_ref().and_then(Uri::scheme_str) {
+        Some("http" | "https" | "socks5" | "socks5h") => {}
+        _ => return Err(format!("{NAME} {NO_URL}")),
+    }
+    url.ok_or_else(|| format!("{NAME} {NO_URL}"))
+        .and_then(|url| usable(url, NAME))
+}
+
+/// The proxy as the client library takes it. `name`: where it is named.
+fn usable(proxy: Uri, name: &str) -> Result<Uri, String> {
+    if !proxy
+        .scheme_str()
+        .is_some_and(|scheme| scheme.starts_with("socks5"))
+    {
+        return Ok(proxy);
+    }
+    let authority = proxy.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
+        return Err(format!(
+            "{name} names a SOCKS proxy with a user, and such a one cannot be used for Kubernetes; take one that is reached by http, or that asks for no user"
+        ));
+    }
+    // Names are resolved by the proxy in both spellings, as kubectl has it.
+    format!("socks5://{authority}")
+        .parse()
+        .map_err(|_| format!("{name} {NO_URL}"))
+}
+
+/// For messages about a request: through which proxy it goes, without user and password; empty: through none.
+pub(super) fn way(proxy: Option<&Uri>) -> String {
+    let shown = proxy.and_then(|proxy| {
+        let authority = proxy.authority()?.as_str();
+        let (_, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        Some(format!(
+            " through the proxy {}://{place}",
+            proxy.scheme_str()?
+        ))
+    });
+    shown.unwrap_or_default()
 }
 
 /// What the process's environment says.
@@ -35,7 +72,10 @@ fn by_variables(server: &Uri, environment: &Environment) -> Result<Option<Uri>, 
         return Ok(None);
     }
     let rules = ProxyRules::from_environment(environment);
-    rules.uri_for(&url).map_err(|failure| failure.message)
+    match rules.uri_for(&url).map_err(|failure| failure.message)? {
+        Some((name, proxy)) => usable(proxy, &format!("`{name}`")).map(Some),
+        None => Ok(None),
+    }
 }
 
 fn is_this_machine(url: &Url) -> bool {
@@ -148,6 +188,54 @@ mod tests {
                 words.contains("`socks5://host:port`") && !words.contains("hush"),
                 "{words}"
             );
+        }
+    }
+
+    #[test]
+    fn a_socks_proxy_that_asks_for_a_user_is_refused_and_not_tried_without() {
+        for (value, good) in [
+            ("socks5://p:1080", true),
+            ("socks5h://p:1080", true),
+            ("socks5://u:hush@p:1080", false),
+            ("socks5h://u@p:1080", false),
+        ] {
+            let environment: Environment =
+                Arc::new(move |name| (name == "HTTPS_PROXY").then(|| value.into()));
+            let server = "https://k8s.example.org:6443".parse().unwrap();
+            for found in [by_variables(&server, &environment), parse(value).map(Some)] {
+                match found {
+                    Ok(proxy) => {
+                        assert!(good, "{value}");
+                        assert_eq!(proxy.unwrap().to_string(), "socks5://p:1080/");
+                    }
+                    Err(words) => {
+                        assert!(
+                            !good && words.contains("a SOCKS proxy with a user"),
+                            "{words}"
+                        );
+                        assert!(!words.contains("hush"), "{words}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_proxy_is_named_without_user_and_password() {
+        for (proxy, expected) in [
+            (None, ""),
+            (Some("http://p:1"), " through the proxy http://p:1"),
+            (
+                Some("https://u:hush@p:1/"),
+                " through the proxy https://p:1",
+            ),
+            (
+                Some("socks5://[::1]:1080"),
+                " through the proxy socks5://[::1]:1080",
+            ),
+        ] {
+            let proxy = proxy.map(|proxy| proxy.parse().unwrap());
+            assert_eq!(way(proxy.as_ref()), expected);
         }
     }
 

@@ -129,7 +129,7 @@ fn probed(home: &Path, variables: &[(&str, &str)]) -> Failure {
     command
         .args(["--exact", "kubernetes::tests::probe"])
         .env_remove("KUBECONFIG")
-        .env_remove(connect::IN_CLUSTER_VARIABLE)
+        .env_remove(pod::HOST_VARIABLE)
         .env("HOME", home)
         .env(PROBE, &report);
     command.envs(variables.iter().copied());
@@ -170,7 +170,7 @@ fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leak
         ),
     );
     let good = write("good", &kubeconfig(r#"{"token": "hidden"}"#));
-    let pod = (connect::IN_CLUSTER_VARIABLE, "127.0.0.1");
+    let pod = (pod::HOST_VARIABLE, "127.0.0.1");
     for (variables, code, words) in [
         (
             vec![],

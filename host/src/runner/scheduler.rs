@@ -512,9 +512,15 @@ impl Scheduler {
             if result.is_ok() && entry.keep_failure.is_some() {
                 info!(job = %entry.config.id, "the token is kept for a restart again");
             }
+            let before = entry.keep_failure.take();
             entry.keep_failure = result.err().map(|failure| {
                 self.world.metrics.keep_failed();
-                warn!(job = %entry.config.id, error = %failure, "the token cannot be kept for a restart");
+                let job = &entry.config.id;
+                if is_news(before.as_deref(), &failure) {
+                    warn!(%job, error = %failure, "the token cannot be kept for a restart");
+                } else {
+                    debug!(%job, error = %failure, "the token still cannot be kept for a restart");
+                }
                 Box::new(FailureStatus::new(failure, now))
             });
         }
@@ -530,10 +536,10 @@ impl Scheduler {
             let output = entry.config.outputs.get(index);
             if let (Some(output), Some(note)) = (output, entry.output_failures.get_mut(index)) {
                 let job = entry.config.id.to_string();
-                let was_failing = note.is_some();
+                let before = note.take();
                 *note = self
                     .world
-                    .note_write(&job, &output.destination, was_failing, result, now);
+                    .note_write(&job, &output.destination, before, result, now);
             }
         }
         self.tell(key, event);
@@ -707,12 +713,12 @@ impl Entry {
 }
 
 impl World {
-    /// Counts and logs a write's end; returns what status shows of it.
+    /// Counts a write's end, logs it where it is a turn, and returns what status shows of it. `before`: how the last one failed.
     fn note_write(
         &self,
         job: &str,
         destination: &Destination,
-        was_failing: bool,
+        before: Option<Box<FailureStatus>>,
         result: Result<ports::Change, Failure>,
         now: Timestamp,
     ) -> Option<Box<FailureStatus>> {
@@ -724,7 +730,7 @@ impl World {
                     ports::Change::Unchanged => WriteResult::Unchanged,
                 };
                 self.metrics.wrote(destination, result);
-                if was_failing {
+                if before.is_some() {
                     info!(job, output, "output is written again");
                 } else {
                     debug!(job, output, ?change, "output is right");
@@ -734,11 +740,21 @@ impl World {
             Err(failure) => {
                 self.metrics.write_failed(destination, &failure);
                 let (kind, code) = (failure.kind, failure.code.as_deref());
-                warn!(job, output, %kind, code, error = failure.message, "output cannot be written");
+                let error = &failure.message;
+                if is_news(before.as_deref(), &failure) {
+                    warn!(job, output, %kind, code, error, "output cannot be written");
+                } else {
+                    debug!(job, output, %kind, code, error, "output still cannot be written");
+                }
                 Some(Box::new(FailureStatus::new(failure, now)))
             }
         }
     }
+}
+
+/// Whether a failure is another one than the one before it.
+fn is_news(before: Option<&FailureStatus>, failure: &Failure) -> bool {
+    before.is_none_or(|before| (&before.code, &before.message) != (&failure.code, &failure.message))
 }
 
 /// How a write ended, and what of it dies early.

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
 use self::known::{Chains, FINGERPRINTS_MAX, Known, is_newer};
 use self::object::{
-    CHAIN, Data, JOB, Object, Place, RawList, SECRET_MAX_BYTES, STORE, STORE_LABEL,
+    CHAIN, Data, JOB, MANAGER, Object, Place, RawList, SECRET_MAX_BYTES, STORE, STORE_LABEL,
 };
 use super::error::StateError;
 use super::fingerprint::{Fingerprint, Fingerprints, KEY_LEN};
@@ -52,10 +52,30 @@ const CONFLICTS_MAX: usize = 4;
 const CHAIN_KEY: &str = "chain";
 const BINDINGS_KEY: &str = "bindings";
 const FINGERPRINTS_KEY: &str = "fingerprints";
+const HOME_KEY: &str = "home";
 const FINGERPRINT_KEY_KEY: &str = "fingerprint-key";
 const ID_KEY: &str = "id";
 const TOKEN_KEY: &str = "token";
 const VALUES_KEY: &str = "values";
+
+/// The Secret that a chain was written into: found in another one, it was copied from there.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Home {
+    /// The Secret's uid; empty: it was being created, and had none yet.
+    #[serde(default)]
+    uid: String,
+    /// Whether the chain was of a copy already then.
+    #[serde(default)]
+    restored: bool,
+}
+
+impl Home {
+    /// Whether a chain in this object was put there from a copy: in another object than it was written into, or by somebody else.
+    fn is_restored_in(&self, object: &Object) -> bool {
+        let is_elsewhere = !self.uid.is_empty() && self.uid != object.uid;
+        self.restored || is_elsewhere || object.foreign.contains(CHAIN_KEY)
+    }
+}
 
 /// Where a store in a cluster is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,6 +239,14 @@ impl Cluster {
                 }
             }
         }
+        // The mark of a writer goes with the next write; that the chain is a copy's must not.
+        if outdated
+            && object.foreign.contains(CHAIN_KEY)
+            && let Some(id) = object::id_of(&self.place.prefix, CHAIN, &object.name)
+            && let Ok(known) = self.chain_in(ChainId(id), &object)
+        {
+            object.data = self.data_of(&known)?;
+        }
         if outdated {
             let written = self
                 .write(
@@ -229,7 +257,7 @@ impl Cluster {
                 )
                 .await;
             match written {
-                Ok(revision) => object.revision = revision,
+                Ok(Written { revision, .. }) => object.revision = revision,
                 // Another process is at work on it, and has the new key too or will.
                 Err(failure) if has_code(&failure, CONFLICT) => {}
                 Err(failure) => return Err(failure),
@@ -309,8 +337,15 @@ impl Cluster {
             let opened = self.keys.open(&name, value);
             opened.map_err(|error| named(error, record()))
         };
+        let home = match object.data.get(HOME_KEY) {
+            Some(_) => serde_json::from_slice(&opened(HOME_KEY)?).unwrap_or_default(),
+            // As an earlier version wrote it.
+            None => Home::default(),
+        };
         Ok(Known {
             revision: object.revision.clone(),
+            uid: object.uid.clone(),
+            is_restored: home.is_restored_in(object),
             chain: record::decode_chain(id, &opened(CHAIN_KEY)?)?,
             bindings: record::decode_bindings(&opened(BINDINGS_KEY)?)?,
             fingerprints: opened(FINGERPRINTS_KEY)?
@@ -403,7 +438,32 @@ impl Cluster {
         }
     }
 
-    async fn find(
+    /// A chain whose value may be sent.
+    async fn find_usable(
+        &self,
+        job: &JobId,
+        secret: &str,
+        seed: Option<&[u8]>,
+    ) -> Result<Option<FoundChain>, Failure> {
+        let found = self.find(job, secret, seed).await?;
+        match found {
+            Some(found) if self.is_restored(found.stored.chain.id) => {
+                Err(StateError::restored(job, secret).into())
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Whether the chain is of a copy that was put back, so that its value may be spent.
+    pub(super) fn is_restored(&self, chain: ChainId) -> bool {
+        let state = self.state();
+        state
+            .chains
+            .get(chain)
+            .is_some_and(|known| known.is_restored)
+    }
+
+    pub(super) async fn find(
         &self,
         job: &JobId,
         secret: &str,
@@ -480,6 +540,8 @@ impl Cluster {
         );
         Known {
             revision: String::new(),
+            uid: before.map_or_else(String::new, |before| before.uid.clone()),
+            is_restored: false,
             chain: change.next.clone(),
             bindings,
             fingerprints,
@@ -492,8 +554,15 @@ impl Cluster {
         for fingerprint in &known.fingerprints {
             packed.extend_from_slice(&fingerprint.0);
         }
+        let home = Home {
+            uid: known.uid.clone(),
+            restored: known.is_restored,
+        };
+        // Text and a truth value cannot fail to become JSON.
+        let home = Zeroizing::new(serde_json::to_vec(&home).unwrap_or_default());
         let mut data = Data::new();
         for (key, value) in [
+            (HOME_KEY, home),
             (CHAIN_KEY, record::encode_chain(&known.chain, random()?)?),
             (BINDINGS_KEY, record::encode_bindings(&known.bindings)?),
             (FINGERPRINTS_KEY, packed),
@@ -520,8 +589,9 @@ impl Cluster {
         let is_refused = |failure: &Failure| failure.kind != FailureKind::Unavailable;
         let mut state = self.state();
         match written {
-            Ok(revision) => {
+            Ok(Written { revision, uid }) => {
                 known.revision = revision;
+                known.uid = uid;
                 state.chains.learn(known.clone());
                 state.uncertain.remove(&id);
                 Ok(())
@@ -589,7 +659,7 @@ impl Cluster {
             };
             data.insert(key.to_owned(), value.clone());
             match self.write(JOB, &name, revision.as_deref(), &data).await {
-                Ok(revision) => {
+                Ok(Written { revision, .. }) => {
                     let known = KnownJob { revision, data };
                     self.state().jobs.insert(job.clone(), known);
                     return Ok(());
@@ -693,7 +763,7 @@ impl Cluster {
         name: &str,
         revision: Option<&str>,
         data: &Data,
-    ) -> Result<String, Failure> {
+    ) -> Result<Written, Failure> {
         write(&self.kubernetes, &self.place, (kind, name), revision, data).await
     }
 
@@ -890,22 +960,30 @@ async fn get(
     }
 }
 
-/// Creates an object, or changes the one that has this revision. Its revision after that.
+/// An object after a write.
+struct Written {
+    revision: String,
+    uid: String,
+}
+
+/// Creates an object, or changes the one that has this revision.
 async fn write(
     kubernetes: &Kubernetes,
     place: &ClusterPlace,
     (kind, name): (&str, &str),
     revision: Option<&str>,
     data: &Data,
-) -> Result<String, Failure> {
+) -> Result<Written, Failure> {
     #[derive(Deserialize)]
-    struct Written {
+    struct Answered {
         metadata: Metadata,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Metadata {
         resource_version: String,
+        #[serde(default)]
+        uid: String,
     }
     let verb = if revision.is_some() {
         Verb::Update
@@ -914,8 +992,7 @@ async fn write(
     };
     let mut call = Call::secret(verb, &place.namespace, name);
     call.metadata_only = true;
-    call.query
-        .push(("fieldManager", "evertoken-state".to_owned()));
+    call.query.push(("fieldManager", MANAGER.to_owned()));
     let place = Place {
         namespace: &place.namespace,
         prefix: &place.prefix,
@@ -923,8 +1000,11 @@ async fn write(
         kind,
     };
     call.body = object::body(&place, revision, data);
-    let written: Written = send(kubernetes, &call).await?.parse(&call)?;
-    Ok(written.metadata.resource_version)
+    let Answered { metadata } = send(kubernetes, &call).await?.parse(&call)?;
+    Ok(Written {
+        revision: metadata.resource_version,
+        uid: metadata.uid,
+    })
 }
 
 async fn send(kubernetes: &Kubernetes, call: &Call<'_>) -> Result<Answer, Failure> {
@@ -995,7 +1075,7 @@ impl Keeper for Cluster {
         secret: &'a str,
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
-        Box::pin(self.find(job, secret, seed))
+        Box::pin(self.find_usable(job, secret, seed))
     }
 
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {

@@ -59,7 +59,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_SCHEMA: &str = "schema";
 /// How often chains have been changed.
 const META_GENERATION: &str = "generation";
-/// Chains of a copy that was put back: their values may be spent.
+/// Chains of a copy that was put back, and those that were begun after it was made: their values may be spent.
 const RESTORED: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("restored");
 
 type Answer<T> = oneshot::Sender<Result<T, StateError>>;
@@ -78,7 +78,7 @@ pub(super) struct Directory {
     restored: Restored,
 }
 
-/// Chains of a copy that was put back, until they get another value.
+/// Chains of a copy that was put back, until they get another value, and those that it lacks.
 #[derive(Clone, Default)]
 struct Restored(Arc<Mutex<BTreeSet<ChainId>>>);
 
@@ -108,7 +108,9 @@ impl Directory {
         reseal(&database, keys, &found.outdated)?;
         let fingerprint_key = fingerprint_key(&database, &file, keys)?;
         let restored = Restored::default();
-        *restored.lock() = restored_chains(&database, witness.last().generation)?;
+        *restored.lock() = restored_chains(&database, &witness)?;
+        let known = all_chains(&database).map_err(|error| storage("reading", error))?;
+        witness.keep_only(&known | &*restored.lock());
         let now = Testimony {
             generation: generation(&database).map_err(|error| storage("reading", error))?,
             encrypted: witness.last().encrypted || !keys.is_empty(),
@@ -314,6 +316,15 @@ impl Owner {
             .iter()
             .zip(&applied)
             .any(|((change, _), applied)| *applied && matches!(change, Change::Swap(_)));
+        self.witness.begin(
+            changes
+                .iter()
+                .zip(&applied)
+                .filter_map(|((change, _), applied)| match change {
+                    Change::Swap(swap) if *applied && swap.expected.is_none() => Some(swap.chain),
+                    _ => None,
+                }),
+        );
         let known = if changed_chains {
             self.testify()
         } else {
@@ -475,11 +486,15 @@ fn generation(database: &Database) -> Result<u64, redb::Error> {
     Ok(meta.get(META_GENERATION)?.map_or(0, |found| found.value()))
 }
 
-/// The chains of a copy that was put back, now or before; a copy is known by the witness of later changes.
-fn restored_chains(database: &Database, witnessed: u64) -> Result<BTreeSet<ChainId>, StateError> {
+/// The chains of a copy that was put back, now or before, and those that it lacks; a copy is known by the witness of later changes.
+fn restored_chains(
+    database: &Database,
+    witness: &Witness,
+) -> Result<BTreeSet<ChainId>, StateError> {
     let reading = |error| storage("reading", error);
+    let witnessed = witness.last().generation;
     if generation(database).map_err(reading)? < witnessed {
-        let chains = all_chains(database).map_err(reading)?;
+        let chains = &all_chains(database).map_err(reading)? | witness.begun();
         if !chains.is_empty() {
             tracing::error!(
                 chains = chains.len(),

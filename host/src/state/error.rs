@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
 
 /// The code where there is no room left.
@@ -101,6 +102,16 @@ pub enum StateError {
         /// Whose chain.
         record: String,
     },
+    /// A copy of the store from before was put back, and does not know what became of a value.
+    #[error(
+        "the value of secret `{secret}` of job {job} was used after the copy of the state store was made that was put back: what became of it is lost, so it may be spent and is not sent. Log in again and put the new value where the configuration has it"
+    )]
+    Lost {
+        /// Whose value.
+        job: JobId,
+        /// The secret's name.
+        secret: String,
+    },
     /// A record decrypts to something this version cannot read.
     #[error("the {record} cannot be read: {reason}")]
     Unreadable {
@@ -135,6 +146,21 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// The chain of a job's secret is of a copy that was put back.
+    pub(super) fn restored(job: &JobId, secret: &str) -> Self {
+        Self::Restored {
+            record: chain_of(job, secret),
+        }
+    }
+
+    /// The chain of a value is missing in a copy that was put back.
+    pub(super) fn lost(job: &JobId, secret: &str) -> Self {
+        Self::Lost {
+            job: job.clone(),
+            secret: secret.to_owned(),
+        }
+    }
+
     /// The stable code for machines.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -142,7 +168,7 @@ impl StateError {
             Self::Open { .. } => "state.open",
             Self::Exposed { .. } => "state.exposed",
             Self::Plaintext { .. } => "state.plaintext",
-            Self::Restored { .. } => "chain.restored",
+            Self::Restored { .. } | Self::Lost { .. } => "chain.restored",
             Self::Locked { .. } => "state.locked",
             Self::NewerSchema { .. } => "state.newer-schema",
             Self::Damaged { .. } | Self::DamagedSecrets { .. } => "state.damaged",
@@ -162,7 +188,7 @@ impl StateError {
             Self::Storage { .. } | Self::Closed | Self::Open { .. } | Self::Locked { .. } => {
                 FailureKind::Unavailable
             }
-            Self::Restored { .. } => FailureKind::Denied,
+            Self::Restored { .. } | Self::Lost { .. } => FailureKind::Denied,
             Self::NewerSchema { .. }
             | Self::Exposed { .. }
             | Self::Plaintext { .. }
@@ -173,6 +199,11 @@ impl StateError {
             Self::Unreadable { .. } | Self::Quota { .. } | Self::Crypto(_) => FailureKind::Internal,
         }
     }
+}
+
+/// How messages call the record of a chain.
+pub(super) fn chain_of(job: &JobId, secret: &str) -> String {
+    format!("chain of secret `{secret}` of job {job}")
 }
 
 impl From<StateError> for Failure {

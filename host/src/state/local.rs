@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::change::{Change, Forget, Swap, Value, revision};
 use super::directory::Directory;
-use super::error::StateError;
+use super::error::{StateError, chain_of};
 use super::fingerprint::{Fingerprint, Fingerprints, Link};
 use super::memory::{MemoryState, Write};
 use super::record::{self, Binding, Kind, Name};
@@ -187,13 +187,15 @@ impl Local {
         seed: Option<&[u8]>,
     ) -> Result<Option<FoundChain>, Failure> {
         let found = self.find(job, secret, seed).await?;
-        match found {
-            Some(found) if self.is_restored(found.stored.chain.id) => Err(StateError::Restored {
-                record: chain_of(job, secret),
-            }
-            .into()),
-            found => Ok(found),
+        let (id, doubt): (ChainId, fn(&JobId, &str) -> StateError) = match (&found, seed) {
+            (Some(found), _) => (found.stored.chain.id, StateError::restored),
+            (None, Some(seed)) => (self.chain_id(seed), StateError::lost),
+            (None, None) => return Ok(None),
+        };
+        if self.is_restored(id) {
+            return Err(doubt(job, secret).into());
         }
+        Ok(found)
     }
 
     /// Whether the chain is of a copy that was put back, so that its value may be spent.
@@ -368,10 +370,6 @@ impl Local {
         self.write(Write::PluginValue(job.clone()), key, value)
             .await
     }
-}
-
-fn chain_of(job: &JobId, secret: &str) -> String {
-    format!("chain of secret `{secret}` of job {job}")
 }
 
 impl Keeper for Local {

@@ -213,7 +213,7 @@ impl Store {
     ) -> Result<Option<FoundChain>, Failure> {
         match &self.0 {
             Place::Here(local) => local.find(job, secret, seed).await,
-            Place::Cluster(cluster) => cluster.find_chain(job, secret, seed).await,
+            Place::Cluster(cluster) => cluster.find(job, secret, seed).await,
         }
     }
 
@@ -222,7 +222,7 @@ impl Store {
     pub fn is_restored(&self, chain: ChainId) -> bool {
         match &self.0 {
             Place::Here(local) => local.is_restored(chain),
-            Place::Cluster(_) => false,
+            Place::Cluster(cluster) => cluster.is_restored(chain),
         }
     }
 

@@ -127,6 +127,17 @@ impl KubeClient {
         .success()
     }
 
+    /// PUTs a whole Secret in the place of the one that is there, as `kubectl replace` does.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    pub fn replace_secret(&self, namespace: &str, name: &str, secret: &Value) -> Result<Value> {
+        let path = secret_path(namespace, name);
+        self.request("PUT", &path, "application/json", Some(secret))?
+            .success()
+    }
+
     /// Deletes a Secret.
     ///
     /// # Errors

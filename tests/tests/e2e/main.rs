@@ -4,6 +4,7 @@
 mod attended;
 mod bad_config;
 mod check;
+mod cluster_proxy;
 mod cluster_secrets;
 mod cluster_state;
 mod crashes;

@@ -73,18 +73,17 @@ impl ProxyRules {
         }
     }
 
-    /// The proxy that the environment names for `url`, as it is written there.
+    /// The proxy that the environment names for `url`, as it is written there, with the variable's name.
     ///
     /// # Errors
     /// `http.proxy` for a variable without a proxy's URL, or with one that is reached in another way than those below.
-    pub(crate) fn uri_for(&self, url: &Url) -> Result<Option<Uri>, Failure> {
+    pub(crate) fn uri_for(&self, url: &Url) -> Result<Option<(&str, Uri)>, Failure> {
         let Some(variable) = self.variable(url) else {
             return Ok(None);
         };
-        let found = variable.proxy_by(&["http", "https", "socks5"])?;
-        Ok(Some(
-            with_userinfo(found).unwrap_or_else(|| found.uri().clone()),
-        ))
+        let found = variable.proxy_by(&["http", "https", "socks5", "socks5h"])?;
+        let uri = with_userinfo(found).unwrap_or_else(|| found.uri().clone());
+        Ok(Some((&variable.name, uri)))
     }
 
     /// The variable that decides about requests to `url`.
@@ -166,9 +165,8 @@ fn parse(text: &str) -> Option<Intercept> {
 
 /// The proxy's URL with user and password in it again; none: it has none.
 fn with_userinfo(proxy: &Intercept) -> Option<Uri> {
-    let encoded = proxy.basic_auth()?.as_bytes().strip_prefix(b"Basic ")?;
-    let userinfo = Zeroizing::new(BASE64.decode(encoded).ok()?);
-    let (user, password) = std::str::from_utf8(&userinfo).ok()?.split_once(':')?;
+    let userinfo = userinfo(proxy)?;
+    let (user, password) = userinfo.split_once(':')?;
     let escape = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let scheme = proxy.uri().scheme_str()?;
     let authority = proxy.uri().authority()?;
@@ -178,6 +176,16 @@ fn with_userinfo(proxy: &Intercept) -> Option<Uri> {
         escape(password)
     );
     url.parse().ok()
+}
+
+/// `user:password`; where http does not speak with the proxy, the library has it in another place.
+fn userinfo(proxy: &Intercept) -> Option<Zeroizing<String>> {
+    if let Some((user, password)) = proxy.raw_auth() {
+        return Some(Zeroizing::new(format!("{user}:{password}")));
+    }
+    let encoded = proxy.basic_auth()?.as_bytes().strip_prefix(b"Basic ")?;
+    let bytes = BASE64.decode(encoded).ok()?;
+    String::from_utf8(bytes).ok().map(Zeroizing::new)
 }
 
 #[cfg(test)]

@@ -111,10 +111,10 @@ impl Scheduler {
             let from: Vec<_> = shared.config.from.iter().map(ToString::to_string).collect();
             let destination = &shared.config.output.destination;
             let wall = now.wall;
-            let was_failing = shared.failure.is_some();
+            let before = shared.failure.take();
             shared.failure =
                 self.world
-                    .note_write(&from.join(","), destination, was_failing, result, wall);
+                    .note_write(&from.join(","), destination, before, result, wall);
         }
         self.parts_published(parts);
         self.write_shared_if_due(key);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::world::{Plan, SECOND, World, failure, job};
-use crate::failure::FailureKind;
+use crate::failure::{Failure, FailureKind};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -57,39 +57,58 @@ fn with<'a>(lines: &'a [String], text: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn an_output_that_works_again_is_one_line() {
+fn an_output_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() {
     let world = World::default();
-    let full = failure(FailureKind::Unavailable);
+    let reason =
+        |code: &'static str, message: &str| Failure::new(FailureKind::Denied, code, message);
     let lines = told(&world, async || {
-        world.facts().write_fails.insert("a".to_owned(), full);
+        let fails = |failure| world.facts().write_fails.insert("a".to_owned(), failure);
+        fails(reason("full", "no room"));
         let started = world.start(vec![job("a")]).await;
-        world.time.wait(20 * SECOND).await;
+        world.time.wait(600 * SECOND).await;
+        fails(reason("full", "no room for inodes"));
+        world.time.wait(600 * SECOND).await;
+        fails(reason("forbidden", "not yours"));
+        world.time.wait(600 * SECOND).await;
         world.facts().write_fails.clear();
         // Verified many times since.
         world.time.wait(3600 * SECOND).await;
+        fails(reason("forbidden", "not yours"));
+        world.time.wait(600 * SECOND).await;
         started.stop().await;
     });
-    assert!(with(&lines, "output cannot be written").len() > 1);
-    let again = with(&lines, "again");
+    let of = |code: &str, error: &str| {
+        format!(
+            "WARN output cannot be written job=\"a\" output=\"a\" kind=denied code=\"{code}\" error=\"{error}\""
+        )
+    };
     assert_eq!(
-        again,
-        ["INFO output is written again job=\"a\" output=\"a\""]
+        with(&lines, "output"),
+        [
+            &*of("full", "no room"),
+            &of("full", "no room for inodes"),
+            &of("forbidden", "not yours"),
+            "INFO output is written again job=\"a\" output=\"a\"",
+            &of("forbidden", "not yours"),
+        ]
     );
 }
 
 #[test]
-fn a_store_that_works_again_is_one_line() {
+fn a_store_that_fails_is_one_line_and_one_when_it_works_again() {
     let world = World::default();
     let lines = told(&world, async || {
         world.facts().store_fails = true;
         let started = world.start(vec![job("a")]).await;
-        world.time.wait(20 * SECOND).await;
+        world.time.wait(600 * SECOND).await;
         world.facts().store_fails = false;
         world.time.wait(3600 * SECOND).await;
         started.stop().await;
     });
-    let again = with(&lines, "again");
-    assert_eq!(again, ["INFO the token is kept for a restart again job=a"]);
+    let kept = with(&lines, "kept");
+    assert_eq!(kept.len(), 2, "{lines:#?}");
+    assert!(kept[0].starts_with("WARN the token cannot be kept for a restart job=a"));
+    assert_eq!(kept[1], "INFO the token is kept for a restart again job=a");
 }
 
 #[test]

@@ -17,6 +17,10 @@ pub(super) const FINGERPRINTS_MAX: usize = 4096;
 pub(super) struct Known {
     /// The Secret's resourceVersion.
     pub(super) revision: String,
+    /// The Secret's uid; empty: it is not known yet.
+    pub(super) uid: String,
+    /// Whether it is an older copy that was put back, so that its value may be spent.
+    pub(super) is_restored: bool,
     pub(super) chain: Chain,
     pub(super) bindings: Vec<Binding>,
     /// Of the values that it had, the newest last.
@@ -72,12 +76,17 @@ impl Chains {
         bindings.map(|binding| &binding.job)
     }
 
-    /// What was read, unless something newer is known.
+    /// What was read, unless something newer is known. A Secret whose chain has gone back was overwritten with an older copy: what is
+    /// held is written over that at the next change.
     pub(super) fn learn(&mut self, known: Known) {
-        if let Some(held) = self.by_id.get(&known.chain.id)
-            && is_newer(&held.revision, &known.revision)
-        {
-            return;
+        if let Some(held) = self.by_id.get_mut(&known.chain.id) {
+            if is_newer(&held.revision, &known.revision) {
+                return;
+            }
+            if held.uid == known.uid && held.chain.generation > known.chain.generation {
+                held.revision = known.revision;
+                return;
+            }
         }
         let id = known.chain.id;
         for fingerprint in known
@@ -149,6 +158,8 @@ mod tests {
     fn known(id: ChainId, revision: &str) -> Known {
         Known {
             revision: revision.to_owned(),
+            uid: String::new(),
+            is_restored: false,
             chain: Chain::new(id, b"value".to_vec().into()),
             bindings: Vec::new(),
             fingerprints: Vec::new(),
@@ -185,6 +196,28 @@ mod tests {
                 chains.get(X).map(|known| known.revision.as_str()),
                 Some(expected)
             );
+        }
+    }
+
+    #[test]
+    fn an_older_copy_that_is_put_back_over_a_chain_does_not_take_its_place() {
+        let of = |uid: &str, revision: &str, generation: u64| {
+            let mut known = known(X, revision);
+            known.uid = uid.to_owned();
+            known.chain.generation = generation;
+            known
+        };
+        let mut chains = Chains::default();
+        for (read, held) in [
+            (of("u1", "10", 5), ("10", 5)),
+            (of("u1", "11", 3), ("11", 5)),
+            (of("u1", "12", 6), ("12", 6)),
+            // It was forgotten, and begun anew.
+            (of("u2", "13", 0), ("13", 0)),
+        ] {
+            chains.learn(read);
+            let known = chains.get(X).unwrap();
+            assert_eq!((known.revision.as_str(), known.chain.generation), held);
         }
     }
 

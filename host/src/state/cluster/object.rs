@@ -1,10 +1,11 @@
 //! Secrets of the store as objects: names, labels, what is under which key of `data`. Pure, but for encryption.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::{BASE64, HEXLOWER};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::kubernetes::SecretText;
@@ -20,6 +21,11 @@ pub(super) const STORE: &str = "store";
 /// What all keys of a Secret's `data` may hold together, decoded (kube-apiserver's `MaxSecretSize`).
 pub(super) const SECRET_MAX_BYTES: usize = 1024 * 1024;
 
+/// How the API server calls the writer of the store's objects.
+pub(super) const MANAGER: &str = "evertoken-state";
+/// What it calls those that wrote before the last ten who changed an object: one of them may have been this one.
+const ANCIENT: &str = "ancient-changes";
+
 /// Values by the key that they are under; encrypted already.
 pub(super) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
@@ -28,6 +34,10 @@ pub(super) struct Object {
     pub(super) name: String,
     pub(super) kind: String,
     pub(super) revision: String,
+    /// Another one for each object that is created, whatever its name: a copy that is put back has another.
+    pub(super) uid: String,
+    /// Keys whose value somebody else wrote last.
+    pub(super) foreign: BTreeSet<String>,
     pub(super) data: Data,
 }
 
@@ -45,7 +55,43 @@ struct RawMetadata {
     name: String,
     resource_version: String,
     #[serde(default)]
+    uid: String,
+    #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    managed_fields: Vec<Managed>,
+}
+
+/// Which fields a writer wrote last (FieldsV1): the API server keeps count of that by itself.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Managed {
+    #[serde(default)]
+    manager: String,
+    #[serde(default)]
+    fields_v1: Value,
+}
+
+impl Managed {
+    /// The keys of `data` among them.
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        let data = self.fields_v1.get("f:data").and_then(Value::as_object);
+        let fields = data.into_iter().flat_map(serde_json::Map::keys);
+        fields.filter_map(|field| field.strip_prefix("f:"))
+    }
+}
+
+/// The keys that others wrote last.
+fn foreign(managed: &[Managed]) -> BTreeSet<String> {
+    let (ours, others): (Vec<_>, Vec<_>) = managed
+        .iter()
+        .partition(|managed| matches!(&*managed.manager, MANAGER | ANCIENT));
+    let ours: BTreeSet<&str> = ours.into_iter().flat_map(Managed::keys).collect();
+    let others = others.into_iter().flat_map(Managed::keys);
+    others
+        .filter(|key| !ours.contains(key))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A page of a list.
@@ -79,6 +125,8 @@ impl Object {
             kind: metadata.labels.remove(KIND_LABEL).unwrap_or_default(),
             name: metadata.name,
             revision: metadata.resource_version,
+            uid: metadata.uid,
+            foreign: foreign(&metadata.managed_fields),
             data,
         })
     }
@@ -181,6 +229,44 @@ mod tests {
         assert_eq!(id_of("evertoken", JOB, &name), None);
         assert_eq!(id_of("ever", CHAIN, &name), None);
         assert_eq!(id_of("evertoken", CHAIN, "evertoken-chain-ab"), None);
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_last_is_foreign() {
+        let wrote = |manager: &str, keys: &[&str]| {
+            let fields: BTreeMap<String, Value> = keys
+                .iter()
+                .map(|key| (format!("f:{key}"), Value::Object(serde_json::Map::new())))
+                .collect();
+            Managed {
+                manager: manager.to_owned(),
+                fields_v1: serde_json::json!({"f:data": fields, "f:metadata": {"f:labels": {}}}),
+            }
+        };
+        for (managed, expected) in [
+            (vec![], &[][..]),
+            (vec![wrote(MANAGER, &[".", "chain", "home"])], &[]),
+            (
+                vec![
+                    wrote(MANAGER, &["home"]),
+                    wrote("kubectl-replace", &["chain"]),
+                ],
+                &["chain"],
+            ),
+            (
+                vec![wrote("velero-server", &["chain", "home"])],
+                &["chain", "home"],
+            ),
+            (
+                vec![wrote(MANAGER, &["chain"]), wrote("kubectl", &["chain"])],
+                &[],
+            ),
+            (vec![wrote(MANAGER, &["chain"]), wrote("argocd", &[])], &[]),
+            (vec![wrote(ANCIENT, &["chain"]), wrote("argocd", &[])], &[]),
+        ] {
+            let found = foreign(&managed);
+            assert!(found.iter().eq(expected.iter()), "{found:?} {expected:?}");
+        }
     }
 
     #[test]

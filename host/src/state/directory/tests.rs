@@ -774,6 +774,45 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_login_that_an_older_copy_does_not_know_is_not_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let restore = || std::fs::copy(at("copy"), at(DATABASE_FILE)).unwrap();
+    let open = || Store::open(folder.path(), vec![key(1)]).unwrap();
+    let jobs = ["known", "later", "forgotten"].map(JobId::file);
+    let [known, later, forgotten] = &jobs;
+    let seed = |job: &JobId| format!("seed of {job}").into_bytes();
+    {
+        let store = open();
+        rotate(&store, forgotten, "v1").await.unwrap();
+        forget(&store, forgotten).await;
+        rotate(&store, known, "v1").await.unwrap();
+    }
+    // With the next start what was forgotten is.
+    drop(open());
+    std::fs::copy(at(DATABASE_FILE), at("copy")).unwrap();
+    rotate(&open(), later, "v1").await.unwrap();
+    // Also after another start, and if it is put back once more.
+    for again in [true, false, true] {
+        if again {
+            restore();
+        }
+        let store = open();
+        let sent = seed(later);
+        let failure = store.find_chain(later, "refresh_token", Some(&sent)).await;
+        let failure = failure.unwrap_err();
+        assert_eq!(failure.code.as_deref(), Some("chain.restored"));
+        for said in ["`refresh_token`", "job later", "Log in again"] {
+            assert!(failure.message.contains(said), "{failure}");
+        }
+        for new in [seed(forgotten), b"a new login".to_vec()] {
+            let found = store.find_chain(later, "refresh_token", Some(&new)).await;
+            assert!(found.unwrap().is_none());
+        }
+    }
+}
+
+#[tokio::test]
 async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let Some(_mount) = crate::test_support::SmallDisk::mount(folder.path(), "16m") else {
