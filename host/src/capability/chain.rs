@@ -291,6 +291,29 @@ impl Chain {
         }
     }
 
+    /// This chain's answer on what another process made of the chain while the store did not take it: that process took the value up
+    /// again, or was told that it is spent, and whatever it did, the successor is in this answer. None: it has another value or an
+    /// answer, so it has the successor.
+    #[must_use]
+    pub fn answering(&self, theirs: &Self) -> Option<Self> {
+        let is_open = theirs.generation == self.generation
+            && theirs.has_newest(self.value.expose_secret())
+            && theirs.answer().is_none();
+        is_open.then(|| Self {
+            dead_since: None,
+            dead_reason: None,
+            exchange: self.exchange.clone(),
+            ..theirs.clone()
+        })
+    }
+
+    /// Whether another process has sent a request and written nothing since; `alone` as for [`settlement`](Self::settlement).
+    #[must_use]
+    pub fn is_left_open_by_another(&self, us: Holder, alone: bool) -> bool {
+        let open = self.exchange.as_ref().filter(|e| e.answer.is_none());
+        !alone && open.is_some_and(|exchange| exchange.intent.holder != us)
+    }
+
     /// The source could not use the answer, which stays. That it is from the future is to be seen only until the clock has come so far
     /// again: it is remembered.
     #[must_use]

@@ -26,7 +26,7 @@ use super::keep::{FoundChain, Seed};
 use super::secrets::{self, Providers};
 use crate::config::model::{Job, RetryUnanswered, Secret};
 use crate::failure::{Failure, FailureKind};
-use crate::time::Timestamp;
+use crate::time::{Reading, Timestamp};
 
 pub(super) use exchange::send;
 pub(super) use flight::Flight;
@@ -37,6 +37,10 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// A chain that another process uses is looked at again after this at the latest: most exchanges end within a second.
 const IN_USE_LOOK: Duration = Duration::from_secs(5);
 
+/// An intent of another process that is over was seen so long before its chain is taken over. When a machine wakes from sleep, or all
+/// processes on it do, the answer of one may be there already and is written down before that.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+
 /// Writing a value back must not keep the token from its outputs: it is tried again.
 const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,8 @@ pub(super) struct Journal {
     locks: Mutex<HashMap<ChainId, Weak<AsyncMutex<()>>>>,
     /// Intents that may be in the store although nothing was sent, by their change.
     unsent: Mutex<Vec<[u8; 16]>>,
+    /// Chains that another process left open: by which change, and when that was first seen to be over, on the boot clock.
+    left_open: Mutex<HashMap<ChainId, ([u8; 16], Duration)>>,
     exchanges: TaskTracker,
 }
 
@@ -61,6 +67,7 @@ impl Journal {
             holder: Holder(stamp()),
             locks: Mutex::default(),
             unsent: Mutex::default(),
+            left_open: Mutex::default(),
             exchanges: TaskTracker::new(),
         }
     }
@@ -96,6 +103,21 @@ impl Journal {
     fn was_not_sent(&self, change: [u8; 16]) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         unsent.push(change);
+    }
+
+    /// How long a chain that another process left open is still left to it. `is_over`: it did, and its time is over.
+    fn left_to_another(&self, chain: &Chain, is_over: bool, now: Duration) -> Duration {
+        let left_open = self.left_open.lock();
+        let mut left_open = left_open.unwrap_or_else(PoisonError::into_inner);
+        if !is_over {
+            left_open.remove(&chain.id);
+            return Duration::ZERO;
+        }
+        let seen = left_open.entry(chain.id).or_insert((chain.change, now));
+        if seen.0 != chain.change {
+            *seen = (chain.change, now);
+        }
+        TAKEOVER_WAIT.saturating_sub(now.saturating_sub(seen.1))
     }
 
     /// Whether nothing was sent on this intent; forgotten when told.
@@ -220,20 +242,18 @@ async fn settle_one(
         flight.unsent().await;
         return Ok(None);
     }
-    let now = host.clock.now().wall;
+    let Reading { wall: now, boot } = host.clock.now();
     let alone = host.keeper.is_exclusive();
     let retry = secret.retry_unanswered;
-    match chain.settlement(host.journal.holder, alone, retry, now) {
+    let settlement = chain.settlement(host.journal.holder, alone, retry, now);
+    let is_over = chain.is_left_open_by_another(host.journal.holder, alone)
+        && !matches!(settlement, Settlement::InUse { .. });
+    let left = host.journal.left_to_another(&chain, is_over, boot);
+    match settlement {
+        Settlement::InUse { until } => Err(in_use(flight, until.since(now))),
+        _ if !left.is_zero() => Err(in_use(flight, left)),
         Settlement::Free => Ok(None),
         Settlement::Replay => Ok(chain.exchange),
-        Settlement::InUse { until } => Err(Failure {
-            retry_after: Some(until.since(now).min(IN_USE_LOOK)),
-            ..flight.failure(
-                FailureKind::Unavailable,
-                "chain.in-use",
-                "another process has sent a request with it and may still get the answer",
-            )
-        }),
         Settlement::InDoubt { until } if until.since(now) <= OVERTAKEN_WITHIN => {
             sleep(until.since(now)).await;
             Ok(None)
@@ -255,6 +275,17 @@ async fn settle_one(
             "a request with it was not answered, and `retry_unanswered: never` forbids another; log in again and configure the new value, or let it be tried with `evertoken state set`",
         )),
         Settlement::Dead => Err(dead(flight, &chain)),
+    }
+}
+
+fn in_use(flight: &Flight, left: Duration) -> Failure {
+    Failure {
+        retry_after: Some(left.min(IN_USE_LOOK)),
+        ..flight.failure(
+            FailureKind::Unavailable,
+            "chain.in-use",
+            "another process has sent a request with it and may still get the answer",
+        )
     }
 }
 

@@ -9,6 +9,7 @@ use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, Output};
 use crate::failure::Failure;
 use crate::refresh::clock::{self, Jump};
+use crate::refresh::due;
 use crate::refresh::publication::Purpose;
 use crate::time::{Clock, Reading, SystemClock, Timestamp};
 use crate::token::{Expiry, KeptToken, Token};
@@ -116,8 +117,15 @@ impl Obtained {
         let ahead = self.obtained_at.since(now.wall);
         let too_late = set_back.max(ahead);
         let mut token = self.token;
-        if let Expiry::At(at) = token.expiry {
-            token.expiry = Expiry::At(at.before(too_late));
+        if let Expiry::At(at) = token.expiry
+            && !too_late.is_zero()
+        {
+            let shifted = at.before(too_late);
+            // It lived when it was given out, so how much of its life is left is not known, not how long that is: it is asked for anew
+            // soon.
+            let lived = at > self.obtained_at;
+            let soon = now.wall.after(due::SOONEST);
+            token.expiry = Expiry::At(if lived { shifted.max(soon) } else { shifted });
         }
         let was_before = self.obtained_at >= began.wall;
         Self {
@@ -295,8 +303,15 @@ mod tests {
                 7_003,
                 reading(7_005, 105),
                 7_003,
-                4_063,
+                7_006,
                 "set back, and the last request was sent after it: the token's may have been before",
+            ),
+            (
+                9_960,
+                reading(9_970, 105),
+                9_960,
+                9_985,
+                "set back by less than its life",
             ),
             (
                 9_000,

@@ -132,7 +132,10 @@ impl Net {
         };
         facts.count("requests");
         let processes = self.world.scenario.processes;
-        if let Err(requests) = facts.pace.asks((issuer, client.clone()), now, processes) {
+        let is_repeatable =
+            matches!(&asked, Asked::Token(request) if request.refresh_token.is_some());
+        let of_client = (issuer, client.clone());
+        if let Err(requests) = facts.pace.asks(of_client, is_repeatable, now, processes) {
             let what = format!(
                 "{client} asked issuer {issuer} {requests} times in ten minutes of a long outage"
             );

@@ -1,5 +1,6 @@
 //! How often issuers are asked by clients whom they give nothing: in a long outage under two requests a minute for each client of an
-//! issuer (DESIGN §5, restraint).
+//! issuer (DESIGN §5, restraint). A request that went unanswered may be repeated once soon after, for issuers give seconds of grace
+//! (DESIGN §6.7): it counts with the one that it repeats.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,6 +20,9 @@ const PER_START: usize = 6;
 /// For so long after its start a process learns of an outage.
 const LEARNS: Duration = Duration::from_secs(2 * 60);
 
+/// A repetition follows so soon: two seconds after the request, or as soon as its answer is lost.
+const REPEATED_WITHIN: Duration = Duration::from_secs(5);
+
 /// A client of an issuer.
 pub type Client = (usize, String);
 
@@ -33,6 +37,8 @@ pub struct Pace {
 struct Waiting {
     since: Duration,
     requests: VecDeque<Duration>,
+    /// The request that may be repeated.
+    last: Option<Duration>,
 }
 
 impl Pace {
@@ -46,16 +52,28 @@ impl Pace {
         self.waiting.remove(client);
     }
 
-    /// A client asks; `processes` do so on their own.
+    /// A client asks; `processes` do so on their own. `is_repeatable`: with a refresh token.
     ///
     /// # Errors
     ///
     /// Too often: so many requests in ten minutes.
-    pub fn asks(&mut self, client: Client, now: Duration, processes: usize) -> Result<(), usize> {
+    pub fn asks(
+        &mut self,
+        client: Client,
+        is_repeatable: bool,
+        now: Duration,
+        processes: usize,
+    ) -> Result<(), usize> {
         let waiting = self.waiting.entry(client).or_insert_with(|| Waiting {
             since: now,
             requests: VecDeque::new(),
+            last: None,
         });
+        let last = waiting.last.take();
+        if is_repeatable && last.is_some_and(|last| now <= last + REPEATED_WITHIN) {
+            return Ok(());
+        }
+        waiting.last = is_repeatable.then_some(now);
         waiting.requests.push_back(now);
         forget(&mut waiting.requests, now, WINDOW);
         forget(&mut self.starts, now, WINDOW + LEARNS);
@@ -84,7 +102,7 @@ mod tests {
         let client = || (0, "c".to_owned());
         (0..7200 / every_s).any(|nth| {
             let now = Duration::from_secs(nth * every_s);
-            pace.asks(client(), now, 1).is_err()
+            pace.asks(client(), false, now, 1).is_err()
         })
     }
 
@@ -100,12 +118,29 @@ mod tests {
         let client = || (0, "c".to_owned());
         let s = Duration::from_secs;
         for nth in 0..=60 {
-            assert_eq!(pace.asks(client(), s(nth * 31), 1), Ok(()));
+            assert_eq!(pace.asks(client(), false, s(nth * 31), 1), Ok(()));
         }
         pace.started(s(1890));
         for at in (1890..1950).step_by(10).chain((1980..3000).step_by(31)) {
-            assert_eq!(pace.asks(client(), s(at), 1), Ok(()), "{at}");
+            assert_eq!(pace.asks(client(), false, s(at), 1), Ok(()), "{at}");
         }
+    }
+
+    #[test]
+    fn a_repetition_counts_with_what_it_repeats_and_a_second_one_for_itself() {
+        let too_often = |at_once: u64, is_repeatable| {
+            let mut pace = Pace::default();
+            let times =
+                (0..200).flat_map(|nth| (0..at_once).map(move |again| nth * 31 + again * 2));
+            times.into_iter().any(|at| {
+                let client = (0, "c".to_owned());
+                let now = Duration::from_secs(at);
+                pace.asks(client, is_repeatable, now, 1).is_err()
+            })
+        };
+        assert!(!too_often(2, true));
+        assert!(too_often(3, true));
+        assert!(too_often(2, false));
     }
 
     #[test]
@@ -114,7 +149,7 @@ mod tests {
         let client = (0, "c".to_owned());
         for nth in 0..7200 {
             let now = Duration::from_secs(nth);
-            assert_eq!(pace.asks(client.clone(), now, 1), Ok(()));
+            assert_eq!(pace.asks(client.clone(), false, now, 1), Ok(()));
             if nth % 600 == 0 {
                 pace.succeeded(&client);
             }

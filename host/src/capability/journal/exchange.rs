@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Flight;
+use super::flight::is_changed;
 use crate::capability::call::Call;
 use crate::capability::chain::Intent;
 use crate::capability::host::Shared;
@@ -223,10 +224,10 @@ impl Exchange {
     /// Keeps the answer, however long that takes: it may have the only copy of the successor in it.
     async fn keep(&self, arrived: &Arrived) {
         for flight in &self.flights {
-            let next = flight.with_answer(arrived).await;
+            let mut next = flight.with_answer(arrived).await;
             let mut wait = REWRITE_FIRST;
-            while let Err(failure) = flight.keep_answer(&next).await {
-                if failure.code.as_deref() == Some("chain.changed") {
+            while let Err(failure) = flight.keep_answer(&mut next).await {
+                if is_changed(&failure) {
                     said(flight, Err(failure));
                     break;
                 }

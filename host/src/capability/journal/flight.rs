@@ -16,6 +16,9 @@ use crate::config::model::{Job, JobId};
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 
+/// The code of what is not stored because another has changed the chain.
+const CHANGED: &str = "chain.changed";
+
 /// A chain held by one call and its exchanges.
 pub(in crate::capability) struct Flight {
     host: Arc<Shared>,
@@ -224,9 +227,32 @@ impl Flight {
         fresh(state.chain.answered(answer.clone()))
     }
 
-    /// Stores what [`Self::with_answer`] made.
-    pub(super) async fn keep_answer(&self, next: &Chain) -> Result<(), Failure> {
+    /// Stores what [`Self::with_answer`] made. If another process took the chain over meanwhile, the answer is put on what that made of it.
+    ///
+    /// # Errors
+    /// The store's, which may pass; `chain.changed`: another process, or a person, has gone on without this answer.
+    pub(super) async fn keep_answer(&self, next: &mut Chain) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
+        let Err(failure) = self.store(&mut state, next.clone()).await else {
+            return Ok(());
+        };
+        // A store whose answers are lost may have taken it, or may have another's.
+        let Ok(Some(stored)) = self.host.keeper.chain(next.id).await else {
+            return Err(failure);
+        };
+        if stored.chain.change == next.change {
+            *state = State {
+                chain: next.clone(),
+                revision: Some(stored.revision),
+            };
+            return Ok(());
+        }
+        if state.revision.as_ref() == Some(&stored.revision) {
+            return Err(failure);
+        }
+        let theirs = next.answering(&stored.chain);
+        *next = fresh(theirs.ok_or_else(|| self.changed_by_another())?);
+        state.revision = Some(stored.revision);
         self.store(&mut state, next.clone()).await
     }
 
@@ -304,7 +330,7 @@ impl Flight {
     fn changed_by_another(&self) -> Failure {
         self.failure(
             FailureKind::Unavailable,
-            "chain.changed",
+            CHANGED,
             "another process or a person changed it meanwhile",
         )
     }
@@ -338,6 +364,11 @@ impl Flight {
     pub(super) fn secret(&self) -> &str {
         &self.secret
     }
+}
+
+/// Whether a chain was not stored because another process or a person had changed it.
+pub(super) fn is_changed(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some(CHANGED)
 }
 
 fn fresh(chain: Chain) -> Chain {

@@ -10,6 +10,8 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use self::world::{Reply, Script, World, code};
 use crate::capability::acquire::Unsuccessful;
 use crate::capability::chain::{Chain, MAX_REPLAYS, OVERTAKEN_WITHIN};
+use crate::capability::http::Arrived;
+use crate::capability::testing::NOW;
 use crate::config::model::RetryUnanswered;
 use crate::failure::{Failure, FailureKind};
 
@@ -537,8 +539,66 @@ async fn another_processs_intent_is_left_alone_until_it_is_over() {
     assert_eq!(code(&failure), "chain.in-use");
     assert_eq!(failure.retry_after, Some(Duration::from_secs(5)));
     world.pass(Duration::from_secs(70));
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(
+        code(&failure),
+        "chain.in-use",
+        "whoever wakes from sleep may write down its answer first"
+    );
+    world.pass(Duration::from_secs(5));
     world.acquire().await.unwrap();
     assert_eq!(world.values_sent(), ["seed", "seed"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_could_not_be_kept_is_put_on_what_another_process_made_of_the_chain() {
+    type Theirs = fn(&Chain) -> Chain;
+    let takes_it_up: Theirs = |chain| chain.intending(chain.exchange.clone().unwrap().intent);
+    let cases: [(&str, Theirs, &[&str]); 5] = [
+        ("took it up", takes_it_up, &["seed", "rt-1"]),
+        (
+            "and sent nothing",
+            |chain| chain.unsent(),
+            &["seed", "rt-1"],
+        ),
+        (
+            "and was told nothing",
+            |chain| chain.in_doubt(Arrived::nothing_yet(NOW)),
+            &["seed", "rt-1"],
+        ),
+        (
+            "and was refused",
+            |chain| chain.died(NOW, None),
+            &["seed", "rt-1"],
+        ),
+        (
+            "and has another successor",
+            |chain| chain.succeeded_by(b"theirs".to_vec().into(), None),
+            &["seed", "theirs"],
+        ),
+    ];
+    let cases = cases.into_iter().flat_map(|case| [(case, 1), (case, 3)]);
+    for ((what, theirs, sent), failures) in cases {
+        let world = World::new();
+        world.is_shared_by_processes();
+        world.store_fails_after_the_exchange(failures);
+        let meanwhile = async {
+            while world.seen_at_the_issuer().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let changed = |chain: &mut Chain| {
+                *chain = Chain {
+                    change: [9; 16],
+                    ..theirs(chain)
+                };
+            };
+            world.rewrite(changed).await;
+        };
+        let (_, ()) = tokio::join!(world.acquire(), meanwhile);
+        world.acquire().await.unwrap();
+        assert_eq!(world.values_sent(), sent, "{what}, {failures} failures");
+    }
 }
 
 #[tokio::test]
