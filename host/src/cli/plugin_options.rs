@@ -2,6 +2,7 @@
 //! in the file. A plugin that cannot be loaded is no mistake of the file: its jobs say so when they run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -78,13 +79,14 @@ async fn judged(
     let mut judging = JoinSet::new();
     for ((plugin, wanted), all_said) in by_plugin {
         let (plugins, plugin, wanted) = (plugins.clone(), (*plugin).to_owned(), *wanted);
-        let configs: Vec<Value> = all_said.iter().map(|said| said.config.clone()).collect();
+        let configs = all_said.iter().map(|said| Arc::clone(&said.config));
+        let configs: Vec<Arc<Value>> = configs.collect();
         judging.spawn(async move {
             let world = match wanted {
                 PluginUse::Source => World::Source,
                 PluginUse::Formatter => World::Formatter,
             };
-            let configs: Vec<&Value> = configs.iter().collect();
+            let configs: Vec<&Value> = configs.iter().map(|config| &**config).collect();
             let mistakes = plugins.check_configs(&plugin, world, &configs).await;
             ((plugin, wanted), mistakes)
         });

@@ -23,6 +23,9 @@ use crate::text;
 /// Times that say how often something is done: below this the loop would do nothing else.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 
+/// Linux takes 107 bytes (unix(7)), and while the socket is made it has a name that may be somewhat longer.
+const MAX_SOCKET_PATH: usize = 100;
+
 /// Everything that was read, of all files.
 pub(super) struct Document {
     pub(super) file: file::File,
@@ -78,10 +81,7 @@ impl<'d> Checker<'d> {
         self.every_job_is_used();
         let state = self.state();
         Config {
-            control: raw
-                .control
-                .as_ref()
-                .map(|control| control.value.socket.value.0.clone()),
+            control: self.control(),
             state,
             serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
             limits: self.limits(),
@@ -89,6 +89,20 @@ impl<'d> Checker<'d> {
             jobs,
             shared_outputs,
         }
+    }
+
+    fn control(&mut self) -> Option<PathBuf> {
+        let socket = &self.document.file.control.as_ref()?.value.socket;
+        if socket.value.0.as_os_str().len() > MAX_SOCKET_PATH {
+            self.gathered.note(
+                socket.span,
+                format!(
+                    "longer than {MAX_SOCKET_PATH} bytes, the most that a socket's path may have"
+                ),
+                "choose a shorter place, e.g. in /run",
+            );
+        }
+        Some(socket.value.0.clone())
     }
 
     fn state(&mut self) -> StateLocation {
@@ -755,6 +769,19 @@ impl<'d> Checker<'d> {
         if let Some(format) = format {
             self.plugin(&format.value.plugin, PluginUse::Formatter);
         }
+        if let (Some(file), None) = (file, format)
+            && file.value.path.value.names_directory
+        {
+            let path = file.value.path.value.path.display();
+            self.gathered.note(
+                file.value.path.span,
+                format!("`{path}/` names a directory, and without `format` there is one file"),
+                format!(
+                    "name the file, e.g. `{}`",
+                    file.value.path.value.path.join("token").display()
+                ),
+            );
+        }
         let destination = match (file, secret) {
             (Some(file), _) => Destination::File(self.file_destination(&file.value)),
             (None, Some(secret)) => Destination::Secret(self.secret_destination(secret)),
@@ -776,7 +803,7 @@ impl<'d> Checker<'d> {
     }
 
     fn file_destination(&mut self, raw: &file::FileOutput) -> FileDestination {
-        let path = raw.path.value.0.clone();
+        let path = raw.path.value.path.clone();
         match self.files.get(&path) {
             Some(first) => self.gathered.clash(
                 raw.path.span,

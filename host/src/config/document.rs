@@ -378,7 +378,7 @@ pub(super) fn get<'n>(node: &'n Node, key: &str) -> Option<&'n Arc<Node>> {
     let Content::Map(entries) = &node.content else {
         return None;
     };
-    let (_, value) = entries.iter().find(|(known, _)| known.text == key)?;
+    let (_, value) = entries.iter().find(|(known, _)| &*known.text == key)?;
     Some(value)
 }
 

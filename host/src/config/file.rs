@@ -8,8 +8,8 @@ use super::origin::Origin;
 use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, Network,
-    ObjectName, Percent, Pointer, Proxy, Repetition, Replacement, SecretKey, SecretName, Sha256,
-    Size, StatePrefix, Text, Time, Variable,
+    ObjectName, OutputPath, Percent, Pointer, Proxy, Repetition, Replacement, SecretKey,
+    SecretName, Sha256, Size, StatePrefix, Text, Time, Variable,
 };
 
 record! {
@@ -352,7 +352,7 @@ record! {
     #[example("{path: /run/tokens/name}")]
     struct FileOutput {
         /// Absolute. The directory must exist.
-        path: At<AbsolutePath>,
+        path: At<OutputPath>,
         /// Permission bits in octal, quoted. Default "0600".
         mode: Option<At<Mode>>,
         /// The owner's uid. Default: the process's own.

@@ -76,7 +76,7 @@ fn member(node: &Node, key: &str) -> Option<Arc<Node>> {
     let Content::Map(members) = &node.content else {
         return None;
     };
-    let found = members.iter().find(|(name, _)| name.text == key);
+    let found = members.iter().find(|(name, _)| &*name.text == key);
     found.map(|(_, value)| Arc::clone(value))
 }
 

@@ -43,7 +43,7 @@ pub(super) fn hide_secrets(node: &Node, gathered: &mut Gathered) {
         Content::List(items) => items.iter().for_each(|item| hide_secrets(item, gathered)),
         Content::Map(entries) => {
             for (key, value) in entries {
-                match key.text.as_str() {
+                match &*key.text {
                     VALUE => gathered.hide(value),
                     "secrets" => hide_all_secrets(value, gathered),
                     "state" => hide_state_key(value, gathered),
@@ -102,8 +102,8 @@ fn hide_secret(secret: &Node, gathered: &mut Gathered) {
             gathered.hide_key(key);
         }
         let is_record = matches!(value.content, Content::Map(_));
-        let shown = REFERENCES.contains(&key.text.as_str())
-            || (is_record && REFERENCE_RECORDS.contains(&key.text.as_str()));
+        let shown = REFERENCES.contains(&&*key.text)
+            || (is_record && REFERENCE_RECORDS.contains(&&*key.text));
         if !shown {
             gathered.hide(value);
         }
@@ -115,7 +115,7 @@ fn hide_state_key(state: &Node, gathered: &mut Gathered) {
         return;
     };
     for (key, value) in entries {
-        match (key.text.as_str(), &value.content) {
+        match (&*key.text, &value.content) {
             ("key", Content::List(keys)) => keys.iter().for_each(|key| hide_secret(key, gathered)),
             ("key", _) => hide_secret(value, gathered),
             _ => {}

@@ -39,7 +39,7 @@ pub struct PluginOptions<'p> {
     /// Its name.
     pub plugin: &'p str,
     /// Its own options.
-    pub config: Value,
+    pub config: Arc<Value>,
     /// The jobs whose tokens it obtains or formats, as far as they have names.
     pub jobs: Vec<String>,
     /// The options' place; where there are none, that of the mapping that names the plugin.
@@ -165,13 +165,11 @@ fn options(wanted: PluginUse, node: &Arc<Node>, jobs: Vec<String>) -> Option<Plu
     Some(PluginOptions {
         wanted,
         plugin,
-        config,
+        config: Arc::new(config),
         jobs,
         place: Place(Some(node)).key("config"),
         secrets: match get(node, "secrets").map(|secrets| &secrets.content) {
-            Some(Content::Map(entries)) => {
-                entries.iter().map(|(name, _)| name.text.as_str()).collect()
-            }
+            Some(Content::Map(entries)) => entries.iter().map(|(name, _)| &*name.text).collect(),
             _ => Vec::new(),
         },
         secrets_place: Place(Some(node)).key("secrets"),

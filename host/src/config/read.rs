@@ -168,7 +168,7 @@ impl<'n> Fields<'n> {
             return None;
         };
         for (key, value) in entries {
-            if !known.contains(&key.text.as_str()) {
+            if !known.contains(&&*key.text) {
                 gathered.hide(value);
                 let message = match gathered.is_hidden(key.span) {
                     true => "unknown key".to_owned(),
@@ -181,7 +181,7 @@ impl<'n> Fields<'n> {
             span: node.span,
             entries: entries
                 .iter()
-                .map(|(key, value)| (key.text.as_str(), value))
+                .map(|(key, value)| (&*key.text, value))
                 .collect(),
         })
     }
@@ -647,7 +647,7 @@ pub(super) fn json_of(node: &Node, gathered: &mut Gathered) -> Option<Value> {
         Content::Map(entries) => {
             let entries: Vec<_> = entries
                 .iter()
-                .map(|(key, value)| Some((key.text.clone(), json_of(value, gathered)?)))
+                .map(|(key, value)| Some((key.text.to_string(), json_of(value, gathered)?)))
                 .collect();
             entries.into_iter().collect::<Option<Map<_, _>>>().map(Value::from)
         }

@@ -309,6 +309,12 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            &format!("jobs: []\ncontrol: {{socket: /{}}}\n", "s".repeat(100)),
+            vec![
+                "2:19: longer than 100 bytes, the most that a socket's path may have (choose a shorter place, e.g. in /run)",
+            ],
+        ),
+        (
             "jobs: []\nplugins: {x: {path: a.wasm, sha256: abc}}\n",
             vec![
                 "2:37: `abc` is not a SHA-256: it has 3 of 64 hexadecimal digits (take it from `sha256sum FILE` or `evertoken plugin inspect FILE`)",
@@ -326,6 +332,19 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             "jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: t/a}}]}]",
             vec![
                 "1:67: `t/a` is not an absolute path (write the path from `/` on; the working directory must not decide where a token goes)",
+            ],
+        ),
+        (
+            "jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: /t/}}]}]",
+            vec![
+                "1:67: `/t/` names a directory, and without `format` there is one file (name the file, e.g. `/t/token`)",
+            ],
+        ),
+        (
+            "jobs: [{name: a, source: {plugin: mirror, secrets: {token: {file: t/}}, reveal: [token], tls: {ca_file: /t/.}}, outputs: [{file: {path: /t}}]}]",
+            vec![
+                "1:67: `t/` names a directory (name a file in it)",
+                "1:105: `/t/.` names a directory (name a file in it)",
             ],
         ),
         (
@@ -1075,7 +1094,7 @@ jobs:
         (PluginUse::Source, "oauth2", &serde_json::json!(5))
     );
     assert_eq!(
-        (format.wanted, format.plugin, &format.config),
+        (format.wanted, format.plugin, &*format.config),
         (
             PluginUse::Formatter,
             "template",

@@ -310,7 +310,35 @@ impl Word for AbsolutePath {
     }
 }
 
-/// A path; a relative one counts from the configuration file's directory.
+/// An absolute path, and whether its spelling says that it is a directory's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct OutputPath {
+    pub(super) path: PathBuf,
+    pub(super) names_directory: bool,
+}
+
+impl Word for OutputPath {
+    const EXPECTED: &'static str = AbsolutePath::EXPECTED;
+    const EXAMPLE: &'static str = AbsolutePath::EXAMPLE;
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        Ok(Self {
+            path: AbsolutePath::parse(text)?.0,
+            names_directory: names_directory(text),
+        })
+    }
+
+    fn word_schema() -> Value {
+        AbsolutePath::word_schema()
+    }
+}
+
+/// The system opens nothing but a directory by such a path (POSIX.1-2017 §4.13).
+fn names_directory(path: &str) -> bool {
+    path.ends_with('/') || path.ends_with("/.")
+}
+
+/// A path of a file; a relative one counts from the configuration file's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AnyPath(pub(super) PathBuf);
 
@@ -322,11 +350,17 @@ impl Word for AnyPath {
         if text.is_empty() {
             return Err(Complaint::new("an empty path", "write a path"));
         }
+        if names_directory(text) {
+            return Err(Complaint::new(
+                format!("`{text}` names a directory"),
+                "name a file in it",
+            ));
+        }
         Ok(Self(PathBuf::from(text)))
     }
 
     fn word_schema() -> Value {
-        json!({"type": "string", "minLength": 1})
+        json!({"type": "string", "minLength": 1, "not": {"pattern": "/\\.?$"}})
     }
 }
 

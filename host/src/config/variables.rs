@@ -24,7 +24,7 @@ pub(super) fn note_variables(node: &Node, gathered: &mut Gathered) {
         Content::List(items) => items.iter().for_each(|item| note_variables(item, gathered)),
         Content::Map(entries) => {
             for (key, value) in entries {
-                let others = match key.text.as_str() {
+                let others = match &*key.text {
                     // What other programs read.
                     "annotations" => true,
                     // Templates, and what plugins that are not ours may mean by it.

@@ -2,7 +2,7 @@
 //! the first mistake and loses quotes: `0400` and `"0400"` must be told apart, and all mistakes are shown at once.
 //! What has no use in a configuration and can only do harm (tags, several documents, keys that are no text) is a mistake here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, StrInput};
@@ -70,9 +70,9 @@ pub(super) enum Content {
     Map(Vec<(Key, Arc<Node>)>),
 }
 
-/// A mapping's key with its place.
+/// A mapping's key with its place. Jobs have the same keys again and again: each text is kept once.
 pub(super) struct Key {
-    pub(super) text: String,
+    pub(super) text: Arc<str>,
     pub(super) span: Span,
 }
 
@@ -155,6 +155,7 @@ pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> Parsed {
         notes: Notes::default(),
         orphans: Vec::new(),
         anchors: HashMap::new(),
+        keys: HashSet::new(),
         budget,
     };
     let tree = builder.document().unwrap_or_else(|fatal| {
@@ -176,6 +177,8 @@ struct Builder<'t, 'b> {
     orphans: Vec<Arc<Node>>,
     /// Finished nodes that have an anchor, with their size when expanded.
     anchors: HashMap<usize, (Arc<Node>, Size)>,
+    /// All texts of keys.
+    keys: HashSet<Arc<str>>,
     budget: &'b mut Budget,
 }
 
@@ -319,6 +322,7 @@ impl<'t> Builder<'t, '_> {
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::SequenceEnd) {
+                items.shrink_to_fit();
                 return Ok(Node {
                     span: until(start, span),
                     content: Content::List(items),
@@ -330,10 +334,11 @@ impl<'t> Builder<'t, '_> {
 
     fn map(&mut self, start: Span, depth: usize) -> Built<Node> {
         let mut entries: Vec<(Key, Arc<Node>)> = Vec::new();
-        let mut seen: HashMap<String, Span> = HashMap::new();
+        let mut seen: HashMap<Arc<str>, Span> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
+                entries.shrink_to_fit();
                 return Ok(Node {
                     span: until(start, span),
                     content: Content::Map(entries),
@@ -342,7 +347,7 @@ impl<'t> Builder<'t, '_> {
             let key = self.node(event, span, depth + 1)?;
             let (event, at) = self.next()?;
             let value = self.node(event, at, depth + 1)?;
-            let Some(text) = key_text(&key) else {
+            let Some(text) = key_text(&key).map(|text| self.known(text)) else {
                 self.notes.push(note(
                     span,
                     "a key that is not text",
@@ -363,9 +368,18 @@ impl<'t> Builder<'t, '_> {
                 self.orphans.push(value);
                 continue;
             }
-            seen.insert(text.clone(), span);
+            seen.insert(Arc::clone(&text), span);
             entries.push((Key { text, span }, value));
         }
+    }
+
+    fn known(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.keys.get(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(text);
+        self.keys.insert(Arc::clone(&new));
+        new
     }
 }
 
@@ -389,9 +403,9 @@ fn is_presentation(event: &Event<'_>) -> bool {
     )
 }
 
-fn key_text(key: &Node) -> Option<String> {
+fn key_text(key: &Node) -> Option<&str> {
     match &key.content {
-        Content::Scalar(scalar) if scalar.kind() != Kind::Null => Some(scalar.text.to_string()),
+        Content::Scalar(scalar) if scalar.kind() != Kind::Null => Some(&scalar.text),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 //! a field that only the issuer's answer has, does not show, and is no mistake.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -39,7 +40,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         }
         let format = Format {
             plugin: said.plugin.to_owned(),
-            config: said.config,
+            config: Arc::unwrap_or_clone(said.config),
         };
         if let Err(failure) = artifacts(plugins, &format, &said.jobs).await
             && is_about_config(&failure)
