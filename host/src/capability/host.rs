@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::call::Call;
 use super::chain::Holder;
@@ -123,8 +124,9 @@ impl Host {
         self.0.journal.holder()
     }
 
-    /// Waits for requests with rotating secrets that are under way, for a while. No call should begin any more.
-    pub async fn drain(&self) {
-        self.0.journal.drain().await;
+    /// Waits for requests with rotating secrets that are under way, for a while, of which so much has `passed`. No call should begin any
+    /// more.
+    pub async fn drain(&self, passed: Duration) {
+        self.0.journal.drain(passed).await;
     }
 }

@@ -31,7 +31,7 @@ use crate::time::{Reading, Timestamp};
 pub(super) use exchange::send;
 pub(super) use flight::Flight;
 
-/// How long the end of the process waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
+/// How long a process that is told to end waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// A chain that another process uses is looked at again after this at the latest: most exchanges end within a second.
@@ -77,10 +77,11 @@ impl Journal {
         self.holder
     }
 
-    /// Waits for the exchanges under way, for a while.
-    pub(super) async fn drain(&self) {
+    /// Waits for the exchanges under way, for a while, of which so much has passed.
+    pub(super) async fn drain(&self, passed: Duration) {
         self.exchanges.close();
-        if timeout(DRAIN, self.exchanges.wait()).await.is_err() {
+        let left = DRAIN.saturating_sub(passed);
+        if timeout(left, self.exchanges.wait()).await.is_err() {
             tracing::error!(
                 exchanges = self.exchanges.len(),
                 "stopping although answers to requests with rotating secrets are missing; the next start settles them"

@@ -34,11 +34,11 @@ pub(super) struct CheckArguments {
 }
 
 pub(super) fn run(arguments: &CheckArguments) -> Exit {
-    let loaded = match arguments.config.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
     runtime::block_on(async {
+        let loaded = match arguments.config.load().await {
+            Ok(loaded) => loaded,
+            Err(exit) => return Ok(exit),
+        };
         let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let mut mistakes = plugin_options::mistakes(&loaded.places, &plugins).await;
         if mistakes.is_empty() {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::terminal::Look;
-use super::{Exit, house, plugin_options, runtime, say, stderr};
+use super::{Exit, house, plugin_options, say, stderr};
 use crate::config::{self, Loaded, Mistakes, Refused, defaults};
+use crate::worker;
 
 /// Which one is read if none is named.
 pub(super) const DEFAULT_PATH: &str = "/etc/evertoken/evertoken.yaml";
@@ -30,19 +31,22 @@ impl ConfigArguments {
     ///
     /// # Errors
     /// All mistakes have been shown; the exit code is left.
-    pub(super) fn load(&self) -> Result<Loaded, Exit> {
-        config::load(&self.config).map_err(|refused| runtime::block_on(refuse(*refused)))
+    pub(super) async fn load(&self) -> Result<Loaded, Exit> {
+        match worker::aside(|| config::load(&self.config)) {
+            Ok(loaded) => Ok(loaded),
+            Err(refused) => Err(refuse(*refused).await),
+        }
     }
 }
 
 /// Shows the mistakes, and with them those that plugins find in their own options: who mends the file wants all at once.
-async fn refuse(refused: Refused) -> anyhow::Result<Exit> {
+async fn refuse(refused: Refused) -> Exit {
     let mut mistakes = refused.mistakes;
     if let Ok(plugins) = house::plugins(&refused.plugins, &defaults::plugin_limits()) {
         mistakes = mistakes.and(plugin_options::mistakes(&refused.places, &plugins).await);
     }
     show(&mistakes);
-    Ok(Exit::Usage)
+    Exit::Usage
 }
 
 /// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.

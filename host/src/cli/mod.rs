@@ -28,7 +28,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::{OsStr, Resettable};
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 
@@ -92,13 +93,34 @@ pub fn main() -> ExitCode {
     }) {
         ktr::run(arguments.get(1..).unwrap_or_default())
     } else {
-        match Arguments::try_parse_from(&arguments) {
+        match parsed(&arguments) {
             Ok(parsed) => dispatch(parsed),
             Err(error) => report_usage(&error),
         }
     };
     stderr::finish();
     exit.into()
+}
+
+/// A variable that is empty says nothing, as in the XDG specification and for NO_COLOR: compose files and units leave such behind.
+fn parsed(arguments: &[OsString]) -> Result<Arguments, clap::Error> {
+    let mut command = without_empty_variables(Arguments::command());
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let without = |argument: Arg| {
+        let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        if argument.get_env().is_some_and(is_empty) {
+            argument.env(Resettable::<OsStr>::Reset)
+        } else {
+            argument
+        }
+    };
+    command
+        .mut_args(without)
+        .mut_subcommands(without_empty_variables)
 }
 
 fn dispatch(arguments: Arguments) -> Exit {
@@ -186,8 +208,6 @@ fn report_usage(error: &clap::Error) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -40,16 +40,16 @@ pub(super) struct OnceArguments {
 }
 
 pub(super) fn run(arguments: &OnceArguments) -> Exit {
-    let loaded = match arguments.config.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
-    let changes = match selected(&loaded.config, &arguments.jobs) {
-        Ok(changes) => changes,
-        Err(exit) => return exit,
-    };
     runtime::block_on(async {
         let stop = signals::stop_on_signal()?;
+        let loaded = match arguments.config.load().await {
+            Ok(loaded) => loaded,
+            Err(exit) => return Ok(exit),
+        };
+        let changes = match selected(&loaded.config, &arguments.jobs) {
+            Ok(changes) => changes,
+            Err(exit) => return Ok(exit),
+        };
         let plugins = super::house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let required = plugin_options::require(&loaded, &plugins);
         match stop.run_until_cancelled(required).await {
@@ -66,12 +66,13 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let progress = (Look::of(&std::io::stderr()) != Look::Plain)
             .then(|| tokio::spawn(show_progress(handle)));
+        let told = signals::moment_of(stop.clone());
         let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
         if let Some(progress) = progress {
             // It ends with the runner.
             progress.await?;
         }
-        house.capabilities.drain().await;
+        house.capabilities.drain(told.passed()).await;
         Ok(report(&snapshot))
     })
 }

@@ -51,7 +51,7 @@ pub(super) struct PrecompileArguments {
 pub(super) fn run(command: &PluginCommand) -> Exit {
     runtime::block_on(async {
         let text = match command {
-            PluginCommand::List(arguments) => match configured(arguments.config.as_deref()) {
+            PluginCommand::List(arguments) => match configured(arguments.config.as_deref()).await {
                 Ok(config) => list(&config?).await,
                 Err(exit) => return Ok(exit),
             },
@@ -63,14 +63,15 @@ pub(super) fn run(command: &PluginCommand) -> Exit {
     })
 }
 
-fn configured(path: Option<&Path>) -> Result<anyhow::Result<Plugins>, Exit> {
+async fn configured(path: Option<&Path>) -> Result<anyhow::Result<Plugins>, Exit> {
     let Some(path) = path else {
         return Ok(built_in(CacheSettings::default()));
     };
     let loaded = ConfigArguments {
         config: path.to_owned(),
     }
-    .load()?;
+    .load()
+    .await?;
     Ok(house::plugins(
         &loaded.config.plugins,
         &loaded.config.limits.plugin,

@@ -34,12 +34,13 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
-    let loaded = match arguments.config.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
     runtime::block_on(async {
+        // Before anything that takes time: the first process of a container has no other end.
         let stop = signals::stop_on_signal()?;
+        let loaded = match arguments.config.load().await {
+            Ok(loaded) => loaded,
+            Err(exit) => return Ok(exit),
+        };
         let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let ready = prepared(&loaded, &plugins, arguments.strict);
         match stop.run_until_cancelled(ready).await {
@@ -107,11 +108,13 @@ pub(super) async fn keep_fresh(
             metrics: Arc::clone(&metrics),
             runner: handle.clone(),
         };
-        tokio::spawn(Probes::bind(address).await?.serve(shown, served.clone()));
+        Probes::bind(address)?.serve(shown, served.clone())?;
+        tokio::spawn(readiness.clone().beat());
     }
     if let Some(control) = control {
         tokio::spawn(control.serve(handle.clone(), house.state.clone(), served));
     }
+    let told = signals::moment_of(stop.clone());
     let running = tokio::spawn(runner.run(stop.clone()));
     handle.apply(changes(config)).await?;
     readiness.set(Phase::Ready);
@@ -125,7 +128,7 @@ pub(super) async fn keep_fresh(
         "started"
     );
     running.await.context("the runner failed")?;
-    house.capabilities.drain().await;
+    house.capabilities.drain(told.passed()).await;
     tracing::info!("stopped");
     Ok(Exit::Success)
 }

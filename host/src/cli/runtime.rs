@@ -1,5 +1,8 @@
 //! The async runtime of a command.
 
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::Exit;
 use crate::file;
 
@@ -8,6 +11,12 @@ const WORKERS: usize = 2;
 
 /// Threads for what blocks. Beside those that hang on dead file systems there are some left for looking names up.
 const BLOCKING_THREADS: usize = file::THREADS_MAX + 16;
+
+/// A file that may grow no more (`ulimit -f`, `LimitFSIZE=`) is an error of the write to it and not the end of the process. Once there is a
+/// handler it stays for good.
+fn take_file_limits_as_errors() -> std::io::Result<()> {
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
+}
 
 /// Runs a command to its end; an error is shown and becomes an exit code.
 pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> Exit {
@@ -18,7 +27,10 @@ pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> E
         .build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(command);
+            let ended = runtime.block_on(async {
+                take_file_limits_as_errors()?;
+                command.await
+            });
             // A thread that hangs on a dead disk must not keep the process.
             runtime.shutdown_background();
             ended

@@ -1,5 +1,8 @@
 //! What signals do: two end the process in order, the others that would end it by their default do no harm.
 
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +25,28 @@ pub(super) fn stop_on_signal() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     tokio::spawn(end(terminate, interrupt, stop.clone()));
     Ok(stop)
+}
+
+/// When a process was told to end.
+#[derive(Debug)]
+pub(super) struct Moment(Arc<OnceLock<Instant>>);
+
+/// The moment in which `stop` is cancelled.
+pub(super) fn moment_of(stop: CancellationToken) -> Moment {
+    let moment: Arc<OnceLock<Instant>> = Arc::default();
+    let known = Arc::clone(&moment);
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        known.get_or_init(Instant::now);
+    });
+    Moment(moment)
+}
+
+impl Moment {
+    /// How long ago that was; nothing if it was not yet.
+    pub(super) fn passed(&self) -> Duration {
+        self.0.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
 }
 
 async fn end(mut terminate: Signal, mut interrupt: Signal, stop: CancellationToken) {

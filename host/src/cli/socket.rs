@@ -41,8 +41,8 @@ impl TargetArguments {
     ///
     /// # Errors
     /// All mistakes have been shown; the exit code is left.
-    pub(super) fn load(&self) -> Result<Loaded, Exit> {
-        self.config.load()
+    pub(super) async fn load(&self) -> Result<Loaded, Exit> {
+        self.config.load().await
     }
 
     /// Whether the command line or the environment names the socket.
@@ -61,15 +61,22 @@ impl TargetArguments {
             return Ok(socket);
         }
         let places = places(path, glance.state_dir.as_deref());
+        let (mut silent, mut unknown) = (Vec::new(), Vec::new());
         for place in &places {
-            if control::is_served(place).await {
-                return Ok(place.clone());
+            match control::is_served(place).await {
+                Ok(true) => return Ok(place.clone()),
+                Ok(false) => silent.push(place.clone()),
+                Err(why) => unknown.push(why),
             }
         }
         let others = served_beside(&places).await;
         match &others[..] {
             [only] if path == Path::new(DEFAULT_PATH) && !path.exists() => Ok(only.clone()),
-            _ => Err(NotFound { places, others }),
+            _ => Err(NotFound {
+                silent,
+                unknown,
+                others,
+            }),
         }
     }
 
@@ -88,17 +95,27 @@ impl TargetArguments {
 /// Nobody listens where the socket would be.
 #[derive(Debug)]
 pub(super) struct NotFound {
-    places: Vec<PathBuf>,
+    /// Where nobody listens.
+    silent: Vec<PathBuf>,
+    /// Where that cannot be known.
+    unknown: Vec<ControlError>,
+    /// Where processes with another configuration listen.
     others: Vec<PathBuf>,
 }
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let places = listed(&self.places);
-        write!(
-            f,
-            "error: no evertoken process with this configuration listens on {places}; is it running, and with the same --config?"
-        )?;
+        f.write_str("error: no evertoken process with this configuration was found")?;
+        for why in &self.unknown {
+            write!(f, "; {why}")?;
+        }
+        if !self.silent.is_empty() {
+            let places = listed(&self.silent);
+            write!(
+                f,
+                "; none listens on {places}: is it running, and with the same --config?"
+            )?;
+        }
         if !self.others.is_empty() {
             let others = listed(&self.others);
             write!(
@@ -206,7 +223,7 @@ async fn served_beside(places: &[PathBuf]) -> Vec<PathBuf> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_ours = name.starts_with("evertoken") && name.ends_with(".sock");
-        if is_ours && control::is_served(&entry.path()).await {
+        if is_ours && matches!(control::is_served(&entry.path()).await, Ok(true)) {
             served.push(entry.path());
         }
     }

@@ -186,11 +186,13 @@ fn with_state(
     command: impl AsyncFnOnce(State) -> anyhow::Result<Exit>,
 ) -> Exit {
     runtime::block_on(async {
+        // Where it cannot be known whether a process listens, asking tells why.
+        let is_served = async |socket| control::is_served(socket).await.unwrap_or(true);
         let state = match target.find().await {
-            Ok(socket) if target.names_socket() || control::is_served(&socket).await => {
+            Ok(socket) if target.names_socket() || is_served(&socket).await => {
                 State::Process(socket)
             }
-            _ => match target.load() {
+            _ => match target.load().await {
                 Ok(loaded) => open(&loaded.config).await?,
                 Err(exit) => return Ok(exit),
             },

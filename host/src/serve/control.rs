@@ -200,8 +200,16 @@ pub enum ControlError {
     #[error("the directory {} of the control socket is not this user's or root's alone; take group's and others' write permission away, or choose another: `control: {{socket: …}}`", .0.display())]
     Directory(PathBuf),
     /// What is there was not made by us.
-    #[error("{} is in the control socket's place and is no socket; remove it, or choose another path", .0.display())]
+    #[error("{} is in the control socket's place and is no socket; remove it, or choose another place: `control: {{socket: …}}`", .0.display())]
     NoSocket(PathBuf),
+    /// Whether somebody listens is not this user's to see.
+    #[error("user {uid} may not reach the control socket {}; run the command as the user that evertoken runs as, or as root", path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// Who asks.
+        uid: u32,
+    },
     /// Nobody listens.
     #[error("no evertoken process listens on {}; is it running?", path.display())]
     Connect {
@@ -258,7 +266,7 @@ impl Control {
 
     /// Under another name first, so that the socket is never there with a wider mode or without its listener.
     fn bind_beside(path: &Path) -> io::Result<Self> {
-        let beside = path.with_extension(format!("{}.new", std::process::id()));
+        let beside = path.with_file_name(format!(".{}", std::process::id()));
         if let Err(error) = std::fs::remove_file(&beside)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -549,8 +557,31 @@ pub async fn refresh(
 }
 
 /// Whether a process listens on `socket`.
-pub async fn is_served(socket: &Path) -> bool {
-    UnixStream::connect(socket).await.is_ok()
+///
+/// # Errors
+///
+/// Something else is in its place, or this user may not see it.
+pub async fn is_served(socket: &Path) -> Result<bool, ControlError> {
+    match connect(socket).await {
+        Ok(_) => Ok(true),
+        Err(ControlError::Connect { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
+    let path = socket.to_owned();
+    UnixStream::connect(socket).await.map_err(|source| {
+        let found = std::fs::metadata(socket);
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            let uid = rustix::process::geteuid().as_raw();
+            ControlError::Denied { path, uid }
+        } else if found.is_ok_and(|found| !found.file_type().is_socket()) {
+            ControlError::NoSocket(path)
+        } else {
+            ControlError::Connect { path, source }
+        }
+    })
 }
 
 /// Asks the process that listens on `socket` what is kept of jobs; no names: of all jobs.
@@ -587,10 +618,7 @@ pub async fn state_forget(socket: &Path, job: String) -> Result<JobId, ControlEr
 
 async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ControlError> {
     let path = socket.to_owned();
-    let stream = match UnixStream::connect(socket).await {
-        Ok(stream) => stream,
-        Err(source) => return Err(ControlError::Connect { path, source }),
-    };
+    let stream = connect(socket).await?;
     match stream.peer_cred() {
         Ok(peer) if may_hear(peer.uid(), request) => {}
         Ok(peer) => {

@@ -1,10 +1,14 @@
 //! `/livez`, `/readyz` and `/metrics`, for kubelet and Prometheus. Readiness is about the process: a job that fails is no
 //! reason to restart it or to take it out of service.
+//!
+//! They are served by a thread of their own, so that a probe is answered however busy those are that run the jobs. Whether these run at
+//! all, [`Readiness::beat`] tells it.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -42,6 +46,12 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After accepting failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the threads that run the jobs say that they do.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Without a sign of them for so long they are stuck, and only another start helps. A busy machine lets them wait for a second.
+const STUCK: Duration = Duration::from_secs(60);
+
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -54,28 +64,63 @@ pub enum Phase {
     Stopping,
 }
 
-/// The phase, as the process sets it and the probe reads it. Clones are the same.
+/// The phase and the beat, as the process sets them and the probes read them. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Readiness(Arc<AtomicU8>);
+pub struct Readiness(Arc<Signs>);
+
+#[derive(Debug)]
+struct Signs {
+    phase: AtomicU8,
+    began: Instant,
+    /// When those that run the jobs last did, in milliseconds since the beginning.
+    last_beat: AtomicU64,
+}
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(AtomicU8::new(Phase::Starting as u8)))
+        Self::since(Instant::now())
     }
 }
 
 impl Readiness {
+    fn since(began: Instant) -> Self {
+        Self(Arc::new(Signs {
+            phase: AtomicU8::new(Phase::Starting as u8),
+            began,
+            last_beat: AtomicU64::new(0),
+        }))
+    }
+
     /// The process is now in this phase.
     pub fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Relaxed);
+        self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     fn get(&self) -> Phase {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.phase.load(Ordering::Relaxed) {
             0 => Phase::Starting,
             1 => Phase::Ready,
             _ => Phase::Stopping,
         }
+    }
+
+    /// Says again and again that the threads run that this is run by.
+    pub async fn beat(self) {
+        let mut beats = tokio::time::interval(BEAT);
+        loop {
+            beats.tick().await;
+            self.0.last_beat.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether they have not run for long.
+    fn is_stuck(&self) -> bool {
+        let last = self.0.last_beat.load(Ordering::Relaxed);
+        Duration::from_millis(self.now().saturating_sub(last)) > STUCK
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -84,7 +129,7 @@ impl Readiness {
 #[error("cannot listen on {address} (serve.address)")]
 pub struct BindError {
     address: SocketAddr,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 /// What the endpoints show.
@@ -101,7 +146,7 @@ pub struct Shown {
 /// A bound address that is not served yet.
 #[derive(Debug)]
 pub struct Probes {
-    listener: TcpListener,
+    listener: StdListener,
     address: SocketAddr,
 }
 
@@ -111,9 +156,10 @@ impl Probes {
     /// # Errors
     ///
     /// The address is in use, not this machine's, or not permitted.
-    pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let named = |source| BindError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(named)?;
+        let listener = StdListener::bind(address).map_err(named)?;
+        listener.set_nonblocking(true).map_err(named)?;
         let address = listener.local_addr().map_err(named)?;
         Ok(Self { listener, address })
     }
@@ -124,31 +170,50 @@ impl Probes {
         self.address
     }
 
-    /// Serves until `stop`.
-    pub async fn serve(self, shown: Shown, stop: CancellationToken) {
-        let router = Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(scrape))
-            .with_state(Scraped {
-                shown,
-                turn: Arc::new(Semaphore::new(1)),
-            });
-        let connections = Connections::new(CONNECTIONS);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let (router, stop) = (router.clone(), stop.clone());
-                        connections.admit(|place| connection(stream, router, place, stop));
-                    }
-                    Err(error) => {
-                        warn!(%error, "cannot accept a connection for probes");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
+    /// Serves from a thread of its own until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread, or no file descriptors for it.
+    pub fn serve(self, shown: Shown, stop: CancellationToken) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            TcpListener::from_std(self.listener)?
+        };
+        std::thread::Builder::new()
+            .name("probes".to_owned())
+            .spawn(move || runtime.block_on(serve(listener, shown, stop)))
+            .map(drop)
+    }
+}
+
+async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .with_state(Scraped {
+            shown,
+            turn: Arc::new(Semaphore::new(1)),
+        });
+    let connections = Connections::new(CONNECTIONS);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (router, stop) = (router.clone(), stop.clone());
+                    connections.admit(|place| connection(stream, router, place, stop));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection for probes");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
         }
     }
 }
@@ -183,8 +248,12 @@ struct Scraped {
     turn: Arc<Semaphore>,
 }
 
-async fn livez() -> &'static str {
-    "ok\n"
+async fn livez(State(Scraped { shown, .. }): State<Scraped>) -> (StatusCode, &'static str) {
+    if shown.readiness.is_stuck() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stuck\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
 }
 
 async fn readyz(State(Scraped { shown, .. }): State<Scraped>) -> (StatusCode, &'static str) {
@@ -217,7 +286,7 @@ async fn text_of_metrics(Scraped { shown, turn }: Scraped) -> Result<String, Str
     let _turn = turn.acquire().await.map_err(|e| e.to_string())?;
     let snapshot = shown.runner.status(Vec::new()).await;
     let snapshot = snapshot.map_err(|stopped| stopped.to_string())?;
-    // Ten thousand jobs take some milliseconds, which the runtime's workers have not.
+    // Ten thousand jobs take some milliseconds, in which no probe would be answered.
     let encoding = tokio::task::spawn_blocking(move || shown.metrics.encode(snapshot));
     let text = encoding.await.map_err(|e| e.to_string())?;
     text.map_err(|e| e.to_string())

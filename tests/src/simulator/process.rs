@@ -266,7 +266,7 @@ impl Machine {
         started.stop.cancel();
         let mut task = started.task;
         let _ = (&mut task).await;
-        started.host.drain().await;
+        started.host.drain(Duration::ZERO).await;
         started.life.kill();
         self.ended(&Started { task, ..started }, "ends")
     }

@@ -11,17 +11,20 @@ struct Served {
     runner: crate::runner::Runner,
 }
 
-async fn served() -> Served {
+fn served() -> Served {
+    served_with(Readiness::default())
+}
+
+fn served_with(readiness: Readiness) -> Served {
     let (runner, handle, metrics) = World::default().runner(&limits(1, 1));
-    let readiness = Readiness::default();
-    let probes = Probes::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let probes = Probes::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let (address, stop) = (probes.address(), CancellationToken::new());
     let shown = Shown {
         readiness: readiness.clone(),
         metrics,
         runner: handle,
     };
-    tokio::spawn(probes.serve(shown, stop.clone()));
+    probes.serve(shown, stop.clone()).unwrap();
     Served {
         address,
         readiness,
@@ -41,11 +44,8 @@ async fn request(address: SocketAddr, head: &str) -> String {
 
 #[tokio::test]
 async fn livez_says_that_it_lives_and_readyz_where_it_is() {
-    let served = served().await;
-    let status = async |head| {
-        let answer = request(served.address, head).await;
-        answer.split(' ').nth(1).unwrap().to_owned()
-    };
+    let served = served();
+    let status = async |head| status(&served, head).await;
     assert_eq!(status("GET /livez").await, "200");
     assert_eq!(status("GET /readyz").await, "503", "starting");
     served.readiness.set(Phase::Ready);
@@ -57,6 +57,45 @@ async fn livez_says_that_it_lives_and_readyz_where_it_is() {
     assert_eq!(status("POST /readyz").await, "405");
 }
 
+async fn status(served: &Served, head: &str) -> String {
+    let answer = request(served.address, head).await;
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn a_probe_is_answered_while_those_that_run_the_jobs_are_busy() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let served = served();
+    let (busy, free) = std::sync::mpsc::channel::<()>();
+    let workers = runtime.metrics().num_workers();
+    let free = Arc::new(std::sync::Mutex::new(free));
+    for _ in 0..workers {
+        let free = Arc::clone(&free);
+        runtime.spawn(async move { free.lock().unwrap().recv() });
+    }
+    let other = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let answered = other.block_on(async {
+        let answer = status(&served, "GET /livez");
+        tokio::time::timeout(20 * SECOND, answer).await
+    });
+    assert_eq!(answered.as_deref(), Ok("200"));
+    drop(busy);
+}
+
+#[tokio::test]
+async fn livez_says_so_when_those_that_run_the_jobs_do_not_run() {
+    let long_ago = Instant::now().checked_sub(2 * STUCK).unwrap();
+    let served = served_with(Readiness::since(long_ago));
+    assert_eq!(status(&served, "GET /livez").await, "503", "stuck");
+    tokio::spawn(served.readiness.clone().beat());
+    let answers = async { while status(&served, "GET /livez").await != "200" {} };
+    let answered = tokio::time::timeout(20 * SECOND, answers).await;
+    assert!(answered.is_ok(), "they run again");
+}
+
 #[test]
 fn metrics_are_openmetrics_with_a_row_per_job() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -66,7 +105,7 @@ fn metrics_are_openmetrics_with_a_row_per_job() {
     runtime.block_on(async {
         let world = World::default();
         let (runner, handle, metrics) = world.runner(&limits(1, 1));
-        let probes = Probes::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let probes = Probes::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = probes.address();
         let stop = CancellationToken::new();
         tokio::spawn(runner.run(stop.clone()));
@@ -76,7 +115,7 @@ fn metrics_are_openmetrics_with_a_row_per_job() {
             metrics,
             runner: handle.clone(),
         };
-        tokio::spawn(probes.serve(shown, stop.clone()));
+        probes.serve(shown, stop.clone()).unwrap();
         let answer = request(address, "GET /metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
@@ -94,7 +133,7 @@ fn metrics_are_openmetrics_with_a_row_per_job() {
 
 #[tokio::test]
 async fn metrics_of_a_runner_that_ended_are_unavailable() {
-    let served = served().await;
+    let served = served();
     drop(served.runner);
     let answer = request(served.address, "GET /metrics").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
@@ -103,8 +142,8 @@ async fn metrics_of_a_runner_that_ended_are_unavailable() {
 
 #[tokio::test]
 async fn an_address_in_use_is_an_error_that_names_it() {
-    let served = served().await;
-    let error = Probes::bind(served.address).await.unwrap_err();
+    let served = served();
+    let error = Probes::bind(served.address).unwrap_err();
     let expected = format!("cannot listen on {} (serve.address)", served.address);
     assert_eq!(error.to_string(), expected);
 }
@@ -138,7 +177,7 @@ async fn slow_clients_keep_nobody_out() {
             b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nGET".to_vec(),
         ),
     ] {
-        let served = served().await;
+        let served = served();
         let mut slow = Vec::new();
         for n in 0..CONNECTIONS * 3 {
             let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -158,7 +197,7 @@ async fn slow_clients_keep_nobody_out() {
 
 #[tokio::test]
 async fn whoever_says_nothing_is_disconnected() {
-    let served = served().await;
+    let served = served();
     let mut silent = TcpStream::connect(served.address).await.unwrap();
     silent.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
     let mut rest = Vec::new();
