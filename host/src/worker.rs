@@ -1,13 +1,40 @@
 //! Work that takes a runtime's worker for as long as it lasts: other tasks of the process wait meanwhile. What is bounded in
-//! milliseconds is done where it stands; the rest goes aside.
+//! milliseconds is done where it stands; the rest goes aside, and where many calls have such work, in turn.
+
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
 
 /// Work on this many bytes is done where it stands: the slowest of it (spelling secrets, reading JSON) does some 50 MB/s, which makes
 /// it a millisecond.
 const BYTES_AT_ONCE: usize = 64 << 10;
 
-/// Does work whose time grows with `bytes` so that no other task waits for it.
+/// Turns at one time: a core is left to those who have little to do.
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = available_parallelism().map_or(1, usize::from);
+    Semaphore::new(cores.saturating_sub(1).max(1))
+});
+
+/// Does work whose time grows with `bytes`, and large work in turn: beside threads that all compute at once, the runtime's workers would
+/// get as little of the processor as each of them.
+pub async fn in_turn_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes > BYTES_AT_ONCE {
+        in_turn(work).await
+    } else {
+        work()
+    }
+}
+
+/// [`aside`], in turn.
+pub async fn in_turn<T>(work: impl FnOnce() -> T) -> T {
+    // Nobody closes it.
+    let _turn = TURNS.acquire().await;
+    aside(work)
+}
+
+/// Does work whose time grows with `bytes` so that no other task waits for it. For what has no turn to wait for, or has one already.
 pub fn aside_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > BYTES_AT_ONCE {
         aside(work)

@@ -20,7 +20,6 @@ use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
-use crate::worker;
 
 /// Different values that one call may send. A request has one to three, and each is looked for in each answer.
 pub(super) const MAX_SENT: usize = 64;
@@ -109,17 +108,15 @@ impl Echoes {
             .filter(move |secret| secret.lineage().reach().allows(&origin))
     }
 
-    /// The answer as the plugin reads it.
-    pub(super) fn marked(&mut self, origin: &Origin, response: Response) -> Response {
-        let spelled = self
-            .sent
-            .iter()
-            .map(|secret| SPELLED * secret.expose().len());
-        let work = response.body.len() + spelled.sum::<usize>();
-        worker::aside_if_large(work, || self.marked_here(origin, response))
+    /// What it takes to look through an answer, in bytes.
+    pub(super) fn work(&self, response: &Response) -> usize {
+        let sent = self.sent.iter();
+        let spelled: usize = sent.map(|secret| SPELLED * secret.expose().len()).sum();
+        response.size() + spelled
     }
 
-    fn marked_here(&mut self, origin: &Origin, mut response: Response) -> Response {
+    /// The answer as the plugin reads it.
+    pub(super) fn marked(&mut self, origin: &Origin, mut response: Response) -> Response {
         let len = response.body.len();
         let headers = response.headers.iter().map(|(_, value)| value.len());
         let longest = headers.fold(len, usize::max);

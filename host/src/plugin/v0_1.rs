@@ -22,6 +22,7 @@ use crate::config::model::PluginLimits;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 use crate::token::{Artifact, Expiry, Field, NamedToken, Token};
+use crate::worker;
 
 #[allow(
     missing_docs,
@@ -444,7 +445,9 @@ impl secrets::HostSecret for SourceGuest {
         secret: Resource<SecretHandle>,
         pointer: String,
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
-        let part = self.host.part(self.table.get(&secret)?, &pointer);
+        let secret = self.table.get(&secret)?.clone();
+        let take = || self.host.part(&secret, &pointer);
+        let part = worker::in_turn_if_large(secret.size(), take).await;
         self.handed(part)
     }
 
@@ -453,9 +456,9 @@ impl secrets::HostSecret for SourceGuest {
         secret: Resource<SecretHandle>,
         encoding: secrets::Encoding,
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
-        let decoded = self
-            .host
-            .decode(self.table.get(&secret)?, encoding_from(encoding));
+        let secret = self.table.get(&secret)?.clone();
+        let decode = || self.host.decode(&secret, encoding_from(encoding));
+        let decoded = worker::in_turn_if_large(secret.size(), decode).await;
         self.handed(decoded)
     }
 
@@ -490,7 +493,10 @@ impl secrets::Host for SourceGuest {
                 })
             })
             .collect::<wasmtime::Result<Vec<_>>>()?;
-        let joined = self.host.join(&pieces);
+        let work = pieces.iter().map(capability::Piece::work);
+        let work = work.fold(0, usize::saturating_add);
+        let join = || self.host.join(&pieces);
+        let joined = worker::in_turn_if_large(work, join).await;
         self.handed(joined)
     }
 
@@ -517,7 +523,10 @@ impl crypto::Host for SourceGuest {
         message: secrets::Value,
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
         let message = value_from(&self.table, message)?;
-        let signed = self.host.sign(self.table.get(&key)?, &algorithm, message);
+        let key = self.table.get(&key)?.clone();
+        let work = capability::crypto::work_to_sign(&algorithm, message.size());
+        let sign = || self.host.sign(&key, &algorithm, message);
+        let signed = worker::in_turn_if_large(work, sign).await;
         self.handed(signed)
     }
 
@@ -525,7 +534,8 @@ impl crypto::Host for SourceGuest {
         &mut self,
         key: Resource<SecretHandle>,
     ) -> wasmtime::Result<Result<crypto::PublicKey, types::Failure>> {
-        let key = self.host.get_public_key(self.table.get(&key)?);
+        let key = self.table.get(&key)?.clone();
+        let key = worker::in_turn(|| self.host.get_public_key(&key)).await;
         Ok(key
             .map(|key| crypto::PublicKey {
                 jwk: key.jwk,
@@ -541,7 +551,9 @@ impl crypto::Host for SourceGuest {
         message: secrets::Value,
     ) -> wasmtime::Result<Result<Resource<SecretHandle>, types::Failure>> {
         let message = value_from(&self.table, message)?;
-        let digest = self.host.digest(&algorithm, message);
+        let work = message.size();
+        let digest = || self.host.digest(&algorithm, message);
+        let digest = worker::in_turn_if_large(work, digest).await;
         self.handed(digest)
     }
 

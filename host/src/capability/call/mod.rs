@@ -24,6 +24,7 @@ use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Timestamp;
 use crate::token::Token;
+use crate::worker;
 
 /// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.
 pub const MAX_HANDLES: usize = 256;
@@ -246,10 +247,13 @@ impl Call {
         let Some(origin) = origin.filter(concerns) else {
             return outcome;
         };
-        let mut used = self.used();
         match outcome {
-            Ok(response) => Ok(used.echoes.marked(&origin, response)),
-            Err(failure) => Err(used.echoes.marked_failure(&origin, failure)),
+            Ok(response) => {
+                let work = self.used().echoes.work(&response);
+                let mark = || self.used().echoes.marked(&origin, response);
+                Ok(worker::in_turn_if_large(work, mark).await)
+            }
+            Err(failure) => Err(self.used().echoes.marked_failure(&origin, failure)),
         }
     }
 

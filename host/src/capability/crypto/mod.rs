@@ -67,6 +67,16 @@ pub(super) fn sign(key: &[u8], algorithm: &str, message: &[u8]) -> Result<Vec<u8
     })
 }
 
+/// What it takes to sign so many bytes, in bytes: as much as anything for a key that first has to be read.
+#[must_use]
+pub fn work_to_sign(algorithm: &str, message: usize) -> usize {
+    if takes_any_key(algorithm) {
+        message
+    } else {
+        usize::MAX
+    }
+}
+
 /// Whether any bytes are a key for it: a MAC says nothing of its key but by its result.
 pub(super) fn takes_any_key(algorithm: &str) -> bool {
     mac_algorithm(algorithm).is_some()

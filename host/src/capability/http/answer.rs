@@ -4,7 +4,6 @@ use evertoken_answer::{Content, Members};
 use serde_json::Value;
 
 use super::Response;
-use crate::worker;
 
 /// Parts of names that issuers give to what is secret: `access_token`, `client_secret`, `SecretAccessKey`, `assertion`.
 const TELLING: [&str; 8] = [
@@ -23,31 +22,27 @@ const HARMLESS: [&str; 6] = ["type", "endpoint", "url", "uri", "expires", "expir
 
 /// Gives `found` the strings in an answer that are secrets by their name or their look.
 pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
-    let headers = response.headers.iter();
-    let in_headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
-    worker::aside_if_large(in_headers + response.body.len(), || {
-        for (name, value) in &response.headers {
-            collect(name, value, found);
+    for (name, value) in &response.headers {
+        collect(name, value, found);
+    }
+    // As plugins read it, so that what one of them may log is found.
+    match evertoken_answer::read(None, &response.body) {
+        Content::Members(Members { members, .. }) => {
+            collect_json("", &Value::Object(members), found);
         }
-        // As plugins read it, so that what one of them may log is found.
-        match evertoken_answer::read(None, &response.body) {
+        Content::Json(json) if !json.is_string() => collect_json("", &json, found),
+        _ => match evertoken_answer::read_wrapped(None, &response.body) {
             Content::Members(Members { members, .. }) => {
                 collect_json("", &Value::Object(members), found);
             }
-            Content::Json(json) if !json.is_string() => collect_json("", &json, found),
-            _ => match evertoken_answer::read_wrapped(None, &response.body) {
-                Content::Members(Members { members, .. }) => {
-                    collect_json("", &Value::Object(members), found);
+            _ => {
+                let text = evertoken_answer::decoded(&response.body);
+                for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+                    collect(&name, &value, found);
                 }
-                _ => {
-                    let text = evertoken_answer::decoded(&response.body);
-                    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-                        collect(&name, &value, found);
-                    }
-                }
-            },
-        }
-    });
+            }
+        },
+    }
 }
 
 fn collect_json(name: &str, json: &Value, found: &mut dyn FnMut(&str)) {

@@ -119,8 +119,9 @@ async fn read(
 ) -> Result<(), NoAnswer> {
     let way = &outgoing.way;
     let method = outgoing.method.as_str();
-    let is_whole = |arrived: &Arrived, is_closed| {
-        Reading::of(arrived, method, is_closed, way.limit).is_some_and(|reading| reading.is_whole)
+    let is_whole = async |arrived: &Arrived| {
+        let reading = Reading::of(arrived, method, false, way.limit).await;
+        reading.is_some_and(|reading| reading.is_whole)
     };
     let mut progress = Progress::to(method);
     let mut buffer = Zeroizing::new(vec![0; READ]);
@@ -132,7 +133,7 @@ async fn read(
             Ok(Ok(read)) => read,
             Ok(Err(_)) if is_at_end => return Ok(()),
             Ok(Err(error)) => return Err(broken_off(way, &error)),
-            Err(_) if is_at_end || is_whole(arrived, false) => return Ok(()),
+            Err(_) if is_at_end || is_whole(arrived).await => return Ok(()),
             Err(_) => continue,
         };
         arrived
@@ -152,7 +153,7 @@ async fn read(
                 return Err(NoAnswer::after_sending(error::only_interim(&way.target)));
             }
             Look::AtEnd if is_at_end => {}
-            Look::AtEnd if is_whole(arrived, false) => return Ok(()),
+            Look::AtEnd if is_whole(arrived).await => return Ok(()),
             Look::AtEnd => is_at_end = true,
         }
     }

@@ -156,6 +156,13 @@ pub struct Response {
 }
 
 impl Response {
+    /// Bytes of its headers and its content.
+    pub(super) fn size(&self) -> usize {
+        let headers = self.headers.iter();
+        let in_headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        in_headers + self.body.len()
+    }
+
     /// What the other side's clock showed, by its `Date` header (RFC 9110 §6.6.1).
     #[must_use]
     pub fn date(&self) -> Option<Timestamp> {
@@ -180,14 +187,16 @@ impl fmt::Debug for Response {
 /// Sends a plugin's request, if it may be sent, and reads the answer whole.
 pub(super) async fn send(call: &Call, request: Request) -> Result<Response, Failure> {
     let began = Instant::now();
-    let target = worker::aside_if_large(request.url.len(), || Target::of(&request))?;
+    let read_url = || Target::of(&request);
+    let target = worker::in_turn_if_large(request.url.len(), read_url).await?;
     let timeout = call.0.job.source.timeout.mul_f64(REQUEST_SHARE);
     let outcome = timeout_at(call.0.began + timeout, answered(call, &target, &request))
         .await
         .unwrap_or_else(|_| Err(error::timed_out(&target, timeout)));
-    audit(call, &target, began.elapsed(), &outcome);
+    audit(call, &target, began.elapsed(), &outcome).await;
     if let Ok(response) = &outcome {
-        answer::secrets_in(response, &mut |secret| call.remember(secret.as_bytes()));
+        let look = || answer::secrets_in(response, &mut |secret| call.remember(secret.as_bytes()));
+        worker::in_turn_if_large(response.size(), look).await;
     }
     outcome
 }
@@ -202,7 +211,8 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         target.origin.host(),
         Written::Literal,
     )?;
-    let prepared = worker::aside_if_large(bytes_of(request), || request::prepare(target, request))?;
+    let prepare = || request::prepare(target, request);
+    let prepared = worker::in_turn_if_large(bytes_of(request), prepare).await?;
     let host = &call.0.host;
     let proxy = host.proxies.proxy_for(&target.url, source.proxy.as_ref())?;
     if let Some(address) = proxy.as_ref().and_then(|proxy| proxy.uri.host()) {
@@ -229,6 +239,7 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         let outcome = host.transport.exchange(outgoing, &mut arrived).await;
         return question
             .answered_by(&arrived, outcome)
+            .await
             .map(|reading| reading.response)
             .map_err(|none| none.failure);
     }
@@ -296,7 +307,7 @@ fn recipe(call: &Call, target: &Target, proxy: Option<Proxy>) -> Result<Recipe, 
 }
 
 /// One event for each request: what was asked of whom and how it went, never a query, a header or a body.
-fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response, Failure>) {
+async fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response, Failure>) {
     if !tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO) {
         return;
     }
@@ -304,7 +315,8 @@ fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response
     let plugin = &call.0.job.source.plugin;
     let method = call.scrub(target.method.as_str());
     let origin = call.scrub(&target.origin.to_string());
-    let path = worker::aside_if_large(target.url.as_str().len(), || path_shown(call, &target.url));
+    let show = || path_shown(call, &target.url);
+    let path = worker::in_turn_if_large(target.url.as_str().len(), show).await;
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match outcome {
         Ok(Response { status, body, .. }) => tracing::info!(

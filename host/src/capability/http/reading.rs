@@ -43,15 +43,14 @@ pub(in crate::capability) struct Reading {
 impl Reading {
     /// Reads what arrived of an answer to a request with this method. `is_closed`: the other side ended the connection as is right.
     /// None: it does not even say its status.
-    pub(in crate::capability) fn of(
+    pub(in crate::capability) async fn of(
         arrived: &Arrived,
         method: &str,
         is_closed: bool,
         limit: usize,
     ) -> Option<Self> {
-        worker::aside_if_large(arrived.bytes.len(), || {
-            Self::of_bytes(arrived, method, is_closed, limit)
-        })
+        let read = || Self::of_bytes(arrived, method, is_closed, limit);
+        worker::in_turn_if_large(arrived.work(limit), read).await
     }
 
     fn of_bytes(arrived: &Arrived, method: &str, is_closed: bool, limit: usize) -> Option<Self> {
@@ -105,7 +104,7 @@ impl Question {
     ///
     /// # Errors
     /// It is none; if it broke off, as `outcome` says.
-    pub(in crate::capability) fn answered_by(
+    pub(in crate::capability) async fn answered_by(
         &self,
         arrived: &Arrived,
         outcome: Result<(), NoAnswer>,
@@ -119,6 +118,7 @@ impl Question {
             }
         };
         Reading::of(arrived, &self.method, is_closed, self.limit)
+            .await
             .filter(Reading::is_of_use)
             .ok_or(none)
     }
@@ -156,9 +156,7 @@ impl Candidate {
         };
         let coding = said("content-encoding").unwrap_or_default();
         let decoded = coding::decoded(&body.bytes, coding, limit);
-        let content = worker::aside_if_large(decoded.bytes.len(), || {
-            evertoken_answer::read_wrapped(said("content-type"), &decoded.bytes)
-        });
+        let content = evertoken_answer::read_wrapped(said("content-type"), &decoded.bytes);
         Self {
             is_whole: match &content {
                 Content::Members(members) => members.is_whole,

@@ -106,6 +106,14 @@ impl Arrived {
             bytes: Vec::new(),
         }
     }
+
+    /// What it takes to read it, in bytes. What is no text may be coded, and as large as it may be once it is decoded.
+    pub(super) fn work(&self, limit: usize) -> usize {
+        match std::str::from_utf8(&self.bytes) {
+            Ok(text) => text.len(),
+            Err(_) => limit.max(self.bytes.len()),
+        }
+    }
 }
 
 /// Not even its length: there are tokens in it.

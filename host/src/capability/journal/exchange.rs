@@ -150,7 +150,7 @@ impl Exchange {
                 ),
             )))
         });
-        match question.answered_by(&arrived, outcome) {
+        match question.answered_by(&arrived, outcome).await {
             Err(none) if !none.was_sent => {
                 self.unsent().await;
                 Err(none.failure)

@@ -131,7 +131,8 @@ impl Flight {
             return Err(self.spent());
         }
         let answer = as_old_as_it_may_be(answer.clone(), self.host.clock.now().wall);
-        match Reading::of(&answer, method, true, self.host.limits().response_bytes) {
+        let limit = self.host.limits().response_bytes;
+        match Reading::of(&answer, method, true, limit).await {
             Some(reading) => Ok(Some(reading.response)),
             None => Err(needs_attention("is not understood by this version")),
         }
@@ -144,7 +145,7 @@ impl Flight {
             return true;
         };
         let limit = self.host.limits().response_bytes;
-        let reading = Reading::of(answer, &exchange.intent.method, true, limit);
+        let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
         reading.is_some_and(|reading| reading.is_legible)
     }
 
@@ -159,12 +160,8 @@ impl Flight {
         else {
             return;
         };
-        let reading = Reading::of(
-            answer,
-            &intent.method,
-            false,
-            self.host.limits().response_bytes,
-        );
+        let limit = self.host.limits().response_bytes;
+        let reading = Reading::of(answer, &intent.method, false, limit).await;
         if chain.answer().is_none()
             && reading.is_some_and(|reading| reading.meaning == Meaning::Taken)
         {
@@ -186,7 +183,7 @@ impl Flight {
             return Ok(());
         };
         let limit = self.host.limits().response_bytes;
-        let reading = Reading::of(answer, &exchange.intent.method, true, limit);
+        let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
         let Some(successor) = reading.and_then(|reading| reading.successor) else {
             return Ok(());
         };

@@ -268,7 +268,7 @@ impl SecretHandle {
     }
 
     /// What it counts against limits: at least its length, and of a value that may not be read no more than a step tells.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.0.size
     }
 
@@ -323,14 +323,13 @@ impl SecretHandle {
 
     /// The concatenation of `pieces`, with the restrictions of all of them.
     pub(super) fn join(pieces: &[Piece]) -> Result<Self, Failure> {
-        let size = pieces
-            .iter()
-            .map(Piece::size)
-            .fold(0, usize::saturating_add);
+        let sizes = pieces.iter().map(Piece::size);
+        let size = sizes.fold(0, usize::saturating_add);
         if size > MAX_SECRET_BYTES {
             return Err(too_large());
         }
-        let work = size + pieces.len() * BYTES_PER_PIECE;
+        let work = pieces.iter().map(Piece::work);
+        let work = work.fold(0, usize::saturating_add);
         worker::aside_if_large(work, || Self::joined(pieces, size))
     }
 
@@ -539,7 +538,7 @@ impl Value {
     }
 
     /// What it counts against limits.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
@@ -567,6 +566,11 @@ pub enum Piece {
 }
 
 impl Piece {
+    /// What it takes to join it, in bytes.
+    pub(crate) fn work(&self) -> usize {
+        self.size().saturating_add(BYTES_PER_PIECE)
+    }
+
     fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),

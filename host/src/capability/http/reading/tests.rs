@@ -16,7 +16,7 @@ fn read(bytes: impl Into<Vec<u8>>, is_closed: bool) -> Option<Reading> {
         sent_at: Timestamp(0),
         bytes: bytes.into(),
     };
-    Reading::of(&arrived, "POST", is_closed, LIMIT)
+    Reading::of_bytes(&arrived, "POST", is_closed, LIMIT)
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {
@@ -292,8 +292,16 @@ fn an_answer_to_head_has_no_body() {
         sent_at: Timestamp(0),
         bytes: b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n".to_vec(),
     };
-    assert!(Reading::of(&arrived, "HEAD", true, LIMIT).unwrap().is_whole);
-    assert!(!Reading::of(&arrived, "GET", true, LIMIT).unwrap().is_whole);
+    assert!(
+        Reading::of_bytes(&arrived, "HEAD", true, LIMIT)
+            .unwrap()
+            .is_whole
+    );
+    assert!(
+        !Reading::of_bytes(&arrived, "GET", true, LIMIT)
+            .unwrap()
+            .is_whole
+    );
 }
 
 proptest::proptest! {
