@@ -12,6 +12,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::process::Signal;
 
 use crate::scene::{PATIENCE, Scene};
+use crate::trouble_machine::can_be_somebody;
 
 /// A job whose token is another every two seconds.
 const QUICK: &str = r#"
@@ -92,6 +93,43 @@ fn a_log_that_nobody_reads_stops_neither_tokens_nor_status_nor_the_end() {
     goes_on(&scene, &process);
     let status = process.terminate(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn what_a_user_may_not_use_up_is_an_error_and_not_the_end() {
+    let scene = Scene::new("limits").unwrap();
+    let run = "exec \"$0\" run -vv --config \"$1\" 2>>\"$2\"";
+    let log = scene.path("log");
+    let without_state = scene.config(&format!("jobs:{QUICK}")).unwrap();
+    // A log that may grow no more, and hardly a file descriptor.
+    for limit in ["ulimit -f 4", "ulimit -n 32"] {
+        std::fs::write(&log, vec![b'.'; 2000]).unwrap();
+        let process = scene
+            .shell(&format!("{limit}; {run}"))
+            .unwrap()
+            .args([&without_state, &log])
+            .spawn()
+            .unwrap();
+        goes_on(&scene, &process);
+        goes_on(&scene, &process);
+        let status = process.terminate(Duration::from_secs(10)).unwrap();
+        assert_eq!(status.code(), Some(0), "{limit}");
+    }
+
+    // No room for the store's reserve.
+    std::fs::remove_file(&log).unwrap();
+    let config = scene
+        .config(&format!("state: {{dir: \"{{here}}/state\"}}\njobs:{QUICK}"))
+        .unwrap();
+    let refused = scene
+        .shell(&format!("ulimit -f 100; {run}"))
+        .unwrap()
+        .args([&config, &log])
+        .finish(PATIENCE)
+        .unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(refused.code(), Some(1), "{said}");
+    assert!(said.contains("File too large"), "{said}");
 }
 
 #[test]
@@ -248,6 +286,69 @@ fn each_process_is_found_by_its_configuration_whatever_that_says_meanwhile() {
 }
 
 #[test]
+fn what_is_in_the_sockets_place_or_on_the_way_there_is_named_and_left_alone() {
+    let scene = Scene::new("place").unwrap();
+    let folder = scene.path("control");
+    let socket = folder.join("evertoken.sock");
+    let config = scene
+        .config(&format!(
+            "control: {{socket: \"{}\"}}\njobs:{QUICK}",
+            socket.display()
+        ))
+        .unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(&socket, "precious").unwrap();
+    let in_the_way = format!(
+        "{} is in the control socket's place and is no socket; remove it",
+        socket.display()
+    );
+    for command in [&["run"][..], &["status"], &["refresh", "quick"]] {
+        let refused = scene.command(command, &config).unwrap();
+        assert_eq!(refused.code(), Some(1), "{command:?}: {}", refused.stderr);
+        assert!(
+            refused.stderr.contains(&in_the_way),
+            "{command:?}: {}",
+            refused.stderr
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "precious");
+    std::fs::remove_file(&socket).unwrap();
+
+    let process = scene.run(&config).unwrap();
+    process
+        .wait_for("an answer", PATIENCE, |_| scene.status(&config).is_ok())
+        .unwrap();
+    // Variables that are there and empty are as if they were not.
+    let status = || scene.launch().unwrap().args(["status", "--config"]);
+    let unset = status().args([&config]).env("EVERTOKEN_SOCKET", "");
+    let unset = unset.env("EVERTOKEN_CONFIG", "").finish(PATIENCE).unwrap();
+    assert_eq!(unset.code(), Some(0), "{}", unset.stderr);
+
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::write(&socket, "precious").unwrap();
+    process
+        .wait_for("a line about it", PATIENCE, |process| {
+            process.stderr().contains(&in_the_way)
+        })
+        .unwrap();
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "precious");
+    std::fs::remove_file(&socket).unwrap();
+    wait_until("the socket", PATIENCE, || scene.status(&config).ok()).unwrap();
+
+    if !rustix::process::geteuid().is_root() || !can_be_somebody() {
+        return;
+    }
+    let other = status().args([&config]).args(["--socket"]).args([&socket]);
+    let other = other.user(65534, 65534).finish(PATIENCE).unwrap();
+    assert_eq!(other.code(), Some(1));
+    let expected = format!(
+        "user 65534 may not reach the control socket {}",
+        socket.display()
+    );
+    assert!(other.stderr.contains(&expected), "{}", other.stderr);
+}
+
+#[test]
 fn refresh_waits_prints_what_came_of_it_and_ends_by_it() {
     let scene = Scene::new("refresh").unwrap();
     let config = scene
@@ -361,6 +462,8 @@ fn all_text_ends_in_a_newline_and_what_goes_into_a_pipe_is_plain() {
         &["once", "nobody", "--config", &good],
         &["status", "--config", &good],
         &["state", "show", "--config", &good],
+        &["state", "show", "--config", &bad],
+        &["state", "forget", "quick", "--yes", "--config", &bad],
     ] {
         let launch = scene.launch().unwrap().env("TERM", "xterm");
         let finished = launch.args(arguments).finish(PATIENCE).unwrap();
@@ -374,6 +477,7 @@ fn all_text_ends_in_a_newline_and_what_goes_into_a_pipe_is_plain() {
                 !text.contains(['\u{1b}', '╭', '│', '×']),
                 "{arguments:?}: {text}"
             );
+            assert!(!text.contains("panicked"), "{arguments:?}: {text}");
         }
     }
 }

@@ -14,6 +14,7 @@ use evertoken_tests::reader::{PollReader, Sight};
 use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 use evertoken_tests::workdir::free_port;
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::guests::{entry, plugin};
@@ -28,6 +29,9 @@ const WATCHED: Duration = Duration::from_secs(10);
 /// Within this time a probe is answered, and the process ends.
 const PROBE: Duration = Duration::from_millis(100);
 const END: Duration = Duration::from_secs(2);
+
+/// How long the process waits for answers that may have the only successor of a rotating secret in them (deploy/threats.md).
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// Each takes both cores: one at a time, so that a test measures its own guests.
 static TURN: Mutex<()> = Mutex::new(());
@@ -61,25 +65,24 @@ fn judge(content: &[u8]) -> Sight {
     }
 }
 
-/// Runs the hostile jobs beside the innocent one. What is given is YAML: entries of `plugins`, and jobs.
-fn beside_an_innocent_job(name: &str, plugins: &str, hostile: &str) {
+/// Runs the hostile jobs beside the innocent one, and ends the process. What is given is YAML: entries of `plugins`, and jobs.
+fn beside_an_innocent_job(name: &str, plugins: &str, hostile: &str, end: Duration) {
     let _turn = TURN
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::new(name).unwrap();
+    let process = beset(name, &scene, plugins, hostile);
+    ends_within(end, name, &process);
+}
+
+/// Runs the hostile jobs beside the innocent one, which must not suffer, and returns the process.
+fn beset(name: &str, scene: &Scene, plugins: &str, hostile: &str) -> Evertoken {
     let issuer = good_issuer();
-    let (beset, calm) = (Scene::new(name).unwrap(), Scene::new("calm").unwrap());
-    let (process, port) = start(&beset, &issuer, plugins, hostile);
-    // What it takes the machine to answer a probe, for it may be busy with other things.
-    let (_calm, calm_port) = start(&calm, &issuer, "  {}", "");
-
-    let reader = PollReader::start(&beset.out("innocent"), judge);
-    let [took, calm_took] = probe([port, calm_port]);
+    let (process, port) = start(scene, &issuer, plugins, hostile);
+    let reader = PollReader::start(&scene.out("innocent"), judge);
+    let took = probe(port);
     let seen = reader.stop().unwrap();
-    let told = Instant::now();
-    process.terminate(PATIENCE).unwrap();
-    let ended_after = told.elapsed();
-
-    println!("{name}: /livez {took:?} (calm: {calm_took:?}), SIGTERM {ended_after:?}");
+    println!("{name}: /livez {took:?}");
     assert!(
         seen.is_good(),
         "{name}: of {} readings {} were absent, {} partial, {} expired",
@@ -88,11 +91,17 @@ fn beside_an_innocent_job(name: &str, plugins: &str, hostile: &str) {
         seen.partial,
         seen.expired
     );
-    assert!(
-        took <= PROBE + 2 * calm_took,
-        "{name}: /livez took {took:?}, and {calm_took:?} of a calm process"
-    );
-    assert!(ended_after <= END, "{name}: SIGTERM took {ended_after:?}");
+    assert!(took <= PROBE, "{name}: /livez took {took:?}");
+    process
+}
+
+/// Ends the process by SIGTERM.
+fn ends_within(bound: Duration, name: &str, process: &Evertoken) {
+    let told = Instant::now();
+    process.terminate(PATIENCE).unwrap();
+    let took = told.elapsed();
+    println!("{name}: SIGTERM {took:?}");
+    assert!(took <= bound, "{name}: SIGTERM took {took:?}");
 }
 
 /// A process with the innocent job, which has its first token, and others; and the port of its probes.
@@ -124,26 +133,22 @@ jobs:
     (process, port)
 }
 
-/// Asks both processes all the time for as long as is watched. What 95 of 100 probes of each took at most: one may meet a moment in which
-/// the machine does something else.
-fn probe(ports: [u16; 2]) -> [Duration; 2] {
+/// Asks all the time for as long as is watched. What 98 of 100 probes took at most: some may meet a moment in which the machine does
+/// something else.
+fn probe(port: u16) -> Duration {
     let client = Client::plain();
     let began = Instant::now();
-    let mut took = [Vec::new(), Vec::new()];
+    let mut took = Vec::new();
     while began.elapsed() < WATCHED {
-        for (port, took) in ports.iter().zip(&mut took) {
-            let asked = Instant::now();
-            let url = format!("http://127.0.0.1:{port}/livez");
-            let answer = client.send("GET", &url, &[], &[]);
-            assert_eq!(answer.unwrap().status, 200);
-            took.push(asked.elapsed());
-        }
+        let asked = Instant::now();
+        let url = format!("http://127.0.0.1:{port}/livez");
+        let answer = client.send("GET", &url, &[], &[]);
+        assert_eq!(answer.unwrap().status, 200);
+        took.push(asked.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
-    took.map(|mut took| {
-        took.sort_unstable();
-        took[took.len() * 95 / 100]
-    })
+    took.sort_unstable();
+    took[took.len() * 98 / 100]
 }
 
 /// A job of a guest with these options, which has more time than it is watched.
@@ -209,7 +214,7 @@ fn plugins_that_compute_or_call_the_host_without_end() {
         rotating,
     );
     let plugins = plugin("guest", "guest_source.wasm");
-    beside_an_innocent_job("hostile-guests", &plugins, &hostile);
+    beside_an_innocent_job("hostile-guests", &plugins, &hostile, END);
 }
 
 /// What a plugin replaces fills the store that all jobs share, and each call may replace again.
@@ -244,6 +249,119 @@ fn plugins_that_replace_their_secret_in_each_call() {
         (forgotten.code() == Some(0)).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+}
+
+#[test]
+fn formatters_that_compute_log_or_write_without_end() {
+    let mut hostile = String::new();
+    for mode in [
+        "spin",
+        "allocate",
+        "log-without-end",
+        "flood-log",
+        "huger",
+        "many",
+        "huge-names",
+        "escapes",
+        "panic",
+    ] {
+        // Several of each, since a format that failed is not tried again at once.
+        for n in 0..4 {
+            let _ = write!(
+                hostile,
+                r#"
+- name: {mode}-{n}
+  source: {{plugin: guest, config: {{mode: good}}}}
+  refresh: {{every: 1s}}
+  outputs:
+  - file: {{path: "{{out}}/{mode}-{n}"}}
+    format: {{plugin: shaper, config: {{mode: {mode}}}}}"#
+            );
+        }
+    }
+    let plugins = plugin("guest", "guest_source.wasm") + &plugin("shaper", "guest_formatter.wasm");
+    beside_an_innocent_job("hostile-formatters", &plugins, &hostile, END);
+}
+
+/// Their answers are kept byte for byte and read by everybody in turn.
+#[test]
+fn issuers_whose_answers_are_as_large_as_they_may_be() {
+    let issuer = Issuer::start().unwrap();
+    let tokens: Vec<_> = (0..50_000)
+        .map(|n| json!({"token": format!("t{n:06}")}))
+        .collect();
+    let large =
+        json!({"access_token": "one", "expires_in": 4, "refresh_token": "two", "more": tokens});
+    issuer.always("/large", Behaviour::json(200, &large));
+    for (name, rotating, end) in [
+        ("large-answers", false, END),
+        ("large-answers-with-successors", true, DRAIN + END),
+    ] {
+        let jobs = 0..50;
+        let job = |n| oauth2_job(&format!("large-{n}"), &issuer.url("/large"), rotating);
+        let hostile: String = jobs.map(job).collect();
+        beside_an_innocent_job(name, "  {}", &hostile, end);
+    }
+}
+
+/// What the process waits for at its end is the answer that may have the successor in it.
+#[test]
+fn issuers_that_do_not_come_to_the_end_of_an_answer_with_a_successor() {
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let issuer = Issuer::start().unwrap();
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    let drip = json!({"access_token": "x".repeat(1000), "refresh_token": "next"});
+    let mut hostile = String::new();
+    for (name, answer) in [
+        ("silent", Behaviour::hang()),
+        ("interim", Behaviour::raw(interim.repeat(100_000))),
+        ("drip", Behaviour::drip(&drip, Duration::from_millis(50))),
+        ("endless", Behaviour::endless(1 << 30)),
+    ] {
+        let path = format!("/{name}");
+        issuer.always(&path, answer);
+        for n in 0..3 {
+            hostile += &oauth2_job(&format!("{name}-{n}"), &issuer.url(&path), true);
+        }
+    }
+    let name = "rotating-secrets";
+    let scene = Scene::new(name).unwrap();
+    let process = beset(name, &scene, "  {}", &hostile);
+    ends_within(DRAIN + END, name, &process);
+
+    // Whoever will not wait says so again.
+    let process = scene.run(&scene.path("evertoken.yaml")).unwrap();
+    let asked = issuer.requests().len();
+    wait_until("requests", PATIENCE, || {
+        (issuer.requests().len() > asked).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    process.signal(Signal::TERM).unwrap();
+    std::thread::sleep(END);
+    assert_eq!(process.try_wait().unwrap(), None, "{}", process.stderr());
+    ends_within(END, name, &process);
+}
+
+/// A job of the built-in plugin, which is a client of its own, so that it is not held back for others.
+fn oauth2_job(name: &str, url: &str, rotating: bool) -> String {
+    let (grant, secret) = match rotating {
+        false => ("client_credentials", String::new()),
+        true => (
+            "refresh_token",
+            format!(r#", refresh_token: {{value: "seed of {name}", rotating: true}}"#),
+        ),
+    };
+    format!(
+        r#"
+- name: {name}
+  source:
+    plugin: oauth2
+    config: {{grant: {grant}, token_url: "{url}", client_id: {name}}}
+    secrets: {{client_secret: {{value: "secret of {name}"}}{secret}}}
+  outputs: [{{file: {{path: "{{out}}/{name}"}}}}]"#
+    )
 }
 
 #[test]
@@ -292,17 +410,8 @@ fn issuers_that_answer_too_much_or_without_end() {
         let path = format!("/{name}");
         issuer.always(&path, answer);
         let url = issuer.url(&path);
-        // Each is a client of its own, so that none is held back for the others; and one that repeats what it got in its log.
-        let _ = write!(
-            hostile,
-            r#"
-- name: {name}
-  source:
-    plugin: oauth2
-    config: {{grant: client_credentials, token_url: "{url}", client_id: {name}}}
-    secrets: {{client_secret: {{value: "secret of {name}"}}}}
-  outputs: [{{file: {{path: "{{out}}/{name}"}}}}]"#
-        );
+        // And one that repeats what it got in its log.
+        hostile += &oauth2_job(name, &url, false);
         hostile += &guest_job(
             &format!("logs-{name}"),
             &format!("{{mode: flood, call: log-answer, url: \"{url}\"}}"),
@@ -310,7 +419,7 @@ fn issuers_that_answer_too_much_or_without_end() {
         );
     }
     let plugins = plugin("guest", "guest_source.wasm");
-    beside_an_innocent_job("hostile-issuers", &plugins, &hostile);
+    beside_an_innocent_job("hostile-issuers", &plugins, &hostile, END);
 }
 
 /// A component with another section at its end.
@@ -482,7 +591,7 @@ fn schemas_that_are_wrong_or_cost_too_much() {
             .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     }
     drop(process);
-    beside_an_innocent_job("hostile-schemas", &plugins, &hostile);
+    beside_an_innocent_job("hostile-schemas", &plugins, &hostile, END);
 }
 
 #[test]

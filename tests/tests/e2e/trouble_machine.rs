@@ -42,7 +42,7 @@ fn launch(scene: &Scene) -> Launch {
 }
 
 /// Whether there is a user for these tests; says so if not.
-fn can_be_somebody() -> bool {
+pub(crate) fn can_be_somebody() -> bool {
     let runnable = binary().unwrap().ancestors().all(|path| {
         path.metadata()
             .is_ok_and(|found| found.permissions().mode() & 0o001 != 0)

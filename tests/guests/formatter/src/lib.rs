@@ -26,6 +26,7 @@ impl Guest for Misbehaving {
             "good" => Ok(vec![artifact("", value.as_bytes().to_vec())]),
             "nothing" => Ok(Vec::new()),
             "huge" => Ok(vec![artifact("", vec![b'x'; 2 << 20])]),
+            "huger" => Ok(vec![artifact("", vec![b'x'; 10 << 20])]),
             "many" => Ok((0..1000)
                 .map(|n| artifact(&format!("f{n}"), Vec::new()))
                 .collect()),
@@ -47,6 +48,21 @@ impl Guest for Misbehaving {
             "spin" => loop {
                 std::hint::black_box(0);
             },
+            "allocate" => {
+                let mut kept = Vec::new();
+                loop {
+                    kept.push(std::hint::black_box(vec![1_u8; 1 << 16]));
+                }
+            }
+            "log-without-end" => loop {
+                log::log(log::Level::Warn, &format!("{value} {}", "x".repeat(10_000)));
+            },
+            "huge-names" => Ok((0..100)
+                .map(|n| artifact(&format!("{}{n}", "n".repeat(100_000)), Vec::new()))
+                .collect()),
+            "escapes" => Err(failed(
+                &"\u{1b}]0;owned\u{7}\u{1b}[2J\u{202e}".repeat(10_000),
+            )),
             other => Err(failed(&format!("no such mode: `{other}`"))),
         }
     }
