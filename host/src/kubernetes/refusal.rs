@@ -56,6 +56,11 @@ fn judge(
             "kubernetes.unauthorized",
             "the API server does not accept our credentials; look at the kubeconfig or the Pod's service account".to_owned(),
         ),
+        400..=428 if is_denied_by_rule(&answer.message) => (
+            Denied,
+            "kubernetes.refused",
+            format!("an admission rule refuses it: {words}"),
+        ),
         403 if has_cause(answer, "NamespaceTerminating") || answer.message.contains("is being terminated") => (
             Denied,
             "kubernetes.terminating",
@@ -107,6 +112,11 @@ fn judge(
             format!("the API server answers {status}: {words}"),
         ),
     }
+}
+
+/// Whether a webhook or a policy says no: each may choose a status for it.
+fn is_denied_by_rule(message: &str) -> bool {
+    message.contains(" denied the request") || message.contains(" denied request: ")
 }
 
 /// The object as we want it is not valid.
@@ -270,6 +280,22 @@ mod tests {
                 Verb::Patch,
                 403,
                 json!({"message": "admission webhook \"w\" denied the request: no"}),
+                "kubernetes.refused",
+                FailureKind::Denied,
+                "denied the request",
+            ),
+            (
+                Verb::Patch,
+                422,
+                json!({"message": "secrets \"warehouse\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: not here"}),
+                "kubernetes.refused",
+                FailureKind::Denied,
+                "an admission rule refuses it: secrets \"warehouse\" is forbidden: ValidatingAdmissionPolicy 'p'",
+            ),
+            (
+                Verb::Patch,
+                409,
+                json!({"message": "admission webhook \"w\" denied the request: twice"}),
                 "kubernetes.refused",
                 FailureKind::Denied,
                 "denied the request",

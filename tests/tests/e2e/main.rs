@@ -25,6 +25,7 @@ mod scene;
 mod serve;
 mod shared_outputs;
 mod state;
+mod trouble_cluster;
 mod trouble_issuer;
 mod trouble_machine;
 mod trouble_output;
