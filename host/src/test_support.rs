@@ -61,6 +61,13 @@ impl BindMount {
         }
         mounted.then(|| Self(target.to_owned()))
     }
+
+    /// Lets nobody write through the mount.
+    pub(crate) fn make_read_only(&self) {
+        let options = ["-o", "remount,bind,ro"];
+        let status = Command::new("mount").args(options).arg(&self.0).status();
+        assert!(status.unwrap().success());
+    }
 }
 
 impl Drop for BindMount {

@@ -185,6 +185,7 @@ impl<'a> Target<'a> {
 
     /// Writes `content` in the way that the user wants.
     fn put(&self, content: &[u8]) -> Result<(), Problem> {
+        self.check_attributes()?;
         if self.wanted.replace == Replace::InPlace && in_place::write(self, content)? {
             return Ok(());
         }
@@ -253,21 +254,48 @@ impl<'a> Target<'a> {
         sync_directory(&self.directory)
     }
 
-    /// Whether another file can take this one's place. What is mounted here never goes away by a rename.
+    /// Whether the file may be changed at all: some attributes (`chattr`) hold for root, too.
+    fn check_attributes(&self) -> Result<(), Problem> {
+        match frozen(self.attributes()) {
+            Some(attribute) => Err(Problem::Attribute(attribute)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether another file can take this one's place. What is mounted here never goes away by a rename, and what is made in a directory
+    /// that is append-only neither.
     fn check_replaceable(&self) -> Result<(), Problem> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        match rustix::fs::statx(&self.directory, &self.name, flags, StatxFlags::empty()) {
-            Ok(found) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
-                Err(Problem::MountPoint)
+        if self.attributes().contains(StatxAttributes::MOUNT_ROOT) {
+            return Err(Problem::MountPoint);
+        }
+        if let Some(attribute) = frozen(attributes(&self.directory, OsStr::new("."))) {
+            return Err(Problem::DirectoryAttribute(attribute));
+        }
+        self.check_sticky()
+    }
+
+    fn attributes(&self) -> StatxAttributes {
+        attributes(&self.directory, &self.name)
+    }
+
+    /// In a directory with the sticky bit a file is replaced by its owner or the directory's only (root may, as nearly always).
+    fn check_sticky(&self) -> Result<(), Problem> {
+        let uid = rustix::process::geteuid();
+        let look = |errno| Problem::os("look at the file", errno);
+        let directory = rustix::fs::fstat(&self.directory).map_err(look)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::statat(&self.directory, &self.name, flags) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(look(errno)),
+            Ok(file)
+                if Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX)
+                    && !uid.is_root()
+                    && file.st_uid != uid.as_raw()
+                    && directory.st_uid != uid.as_raw() =>
+            {
+                Err(Problem::Sticky { owner: file.st_uid })
             }
-            Ok(found) if found.stx_attributes.contains(StatxAttributes::IMMUTABLE) => {
-                Err(Problem::Attribute("immutable"))
-            }
-            Ok(found) if found.stx_attributes.contains(StatxAttributes::APPEND) => {
-                Err(Problem::Attribute("append-only"))
-            }
-            // Missing, or a kernel or a sandbox that does not know: the rename will tell.
-            Ok(_) | Err(_) => Ok(()),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -298,6 +326,24 @@ impl<'a> Target<'a> {
         } else {
             Err(Problem::ModeIgnored)
         }
+    }
+}
+
+/// None: it is missing, or a kernel or a sandbox does not know; the rename will tell.
+fn attributes(directory: &OwnedFd, name: &OsStr) -> StatxAttributes {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(directory, name, flags, StatxFlags::empty());
+    found.map_or(StatxAttributes::empty(), |found| found.stx_attributes)
+}
+
+/// The attribute that forbids changes, in a word.
+fn frozen(attributes: StatxAttributes) -> Option<&'static str> {
+    if attributes.contains(StatxAttributes::IMMUTABLE) {
+        Some("immutable")
+    } else if attributes.contains(StatxAttributes::APPEND) {
+        Some("append-only")
+    } else {
+        None
     }
 }
 

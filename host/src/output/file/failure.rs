@@ -25,6 +25,8 @@ pub(super) enum Problem {
     MountPoint,
     /// An attribute of the target (`chattr`) forbids to replace it.
     Attribute(&'static str),
+    /// An attribute of the target's directory forbids to make or to replace files there.
+    DirectoryAttribute(&'static str),
     /// The target has more names than this one, and what is written in place is written to all of them.
     HardLinks,
     /// The target is somebody else's and stays so when it is written in place.
@@ -108,6 +110,13 @@ impl Problem {
                 "file.attribute",
                 format!("it is {attribute}; remove that attribute with `chattr`"),
             ),
+            Self::DirectoryAttribute(attribute) => (
+                InvalidConfig,
+                "file.attribute",
+                format!(
+                    "its directory is {attribute}, so that no file can take another's place there; remove that attribute with `chattr`"
+                ),
+            ),
             Self::HardLinks => (
                 InvalidConfig,
                 "file.hard-links",
@@ -190,6 +199,16 @@ fn judge_errno(step: &'static str, errno: Errno) -> (FailureKind, &'static str, 
             format!(
                 "let uid {uid} enter the directory, create files and replace the old one there"
             ),
+        ),
+        Errno::TXTBSY => (
+            Unavailable,
+            "file.busy",
+            "it is a program that runs; name another file, or end it".to_owned(),
+        ),
+        Errno::STALE | Errno::NOTCONN | Errno::NODEV | Errno::NXIO => (
+            Unavailable,
+            "file.io",
+            "its file system has gone away; mount it again".to_owned(),
         ),
         Errno::NAMETOOLONG => (InvalidConfig, "file.path", "shorten the name".to_owned()),
         _ => (Unavailable, "file.io", "look at the file system".to_owned()),

@@ -3,9 +3,6 @@
 
 use std::io::Write as _;
 
-use rustix::fs::{AtFlags, Mode};
-use rustix::io::Errno;
-
 use super::failure::Problem;
 use super::temporary::Temporary;
 use super::{Target, in_place, path_of};
@@ -49,11 +46,11 @@ pub(super) fn prove_any(destination: &FileDestination) -> Result<(), Failure> {
 
 fn prove_one(target: &Target<'_>, bytes: usize) -> Result<(), Problem> {
     target.check_in_the_way()?;
+    target.check_attributes()?;
     if target.wanted.replace == Replace::InPlace && in_place::prove(target, bytes)? {
         return Ok(());
     }
     target.check_replaceable()?;
-    check_sticky(target)?;
     let mut temporary = Temporary::create(&target.directory, &target.name)?;
     target.give_away(temporary.file())?;
     temporary
@@ -65,25 +62,4 @@ fn prove_one(target: &Target<'_>, bytes: usize) -> Result<(), Problem> {
         .sync_all()
         .map_err(|error| Problem::io("flush to disk", &error))?;
     temporary.rename_away(&target.name)
-}
-
-/// In a directory with the sticky bit a file is replaced by its owner or the directory's only (root may, as nearly always).
-fn check_sticky(target: &Target<'_>) -> Result<(), Problem> {
-    let uid = rustix::process::geteuid();
-    let look = |errno| Problem::os("look at the file", errno);
-    let directory = rustix::fs::fstat(&target.directory).map_err(look)?;
-    let found = rustix::fs::statat(&target.directory, &target.name, AtFlags::SYMLINK_NOFOLLOW);
-    match found {
-        Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(look(errno)),
-        Ok(file)
-            if Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX)
-                && !uid.is_root()
-                && file.st_uid != uid.as_raw()
-                && directory.st_uid != uid.as_raw() =>
-        {
-            Err(Problem::Sticky { owner: file.st_uid })
-        }
-        Ok(_) => Ok(()),
-    }
 }

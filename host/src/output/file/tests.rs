@@ -4,6 +4,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::IFlags;
+
 use super::*;
 use crate::test_support::{BindMount, SmallDisk, is_root};
 
@@ -277,6 +279,184 @@ async fn a_mounted_file_is_written_in_place_if_the_user_allows_it_and_else_told(
         assert_eq!(found.ctime_nsec(), before.ctime_nsec());
     }
     assert_eq!(names(&at("consumer")), ["token"]);
+}
+
+/// An attribute of a file or directory as `chattr` sets it, for as long as this lives.
+struct Attribute(File, IFlags);
+
+impl Attribute {
+    /// None where it cannot be set.
+    fn of(path: &Path, attribute: IFlags) -> Option<Self> {
+        let file = File::open(path).unwrap();
+        let before = rustix::fs::ioctl_getflags(&file);
+        let set = before.and_then(|before| {
+            rustix::fs::ioctl_setflags(&file, before | attribute)?;
+            Ok(before)
+        });
+        match set {
+            Ok(before) => Some(Self(file, before)),
+            Err(errno) => {
+                println!("skipped: attributes cannot be set here: {errno}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Attribute {
+    fn drop(&mut self) {
+        let _ = rustix::fs::ioctl_setflags(&self.0, self.1);
+    }
+}
+
+#[tokio::test]
+async fn an_attribute_that_forbids_changes_is_named_also_to_root_and_nothing_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "old").unwrap();
+    for (place, attribute, of_whom, in_place_goes) in [
+        (&*path, IFlags::IMMUTABLE, "it is immutable", false),
+        (&path, IFlags::APPEND, "it is append-only", false),
+        (
+            folder.path(),
+            IFlags::IMMUTABLE,
+            "its directory is immutable",
+            true,
+        ),
+        (
+            folder.path(),
+            IFlags::APPEND,
+            "its directory is append-only",
+            true,
+        ),
+    ] {
+        let Some(_attribute) = Attribute::of(place, attribute) else {
+            return;
+        };
+        let files = Files::new();
+        for (destination, goes) in [(to(&path), false), (in_place(&path), in_place_goes)] {
+            let proved = files.prove(&destination, Some(&one(of_whom))).await;
+            let written = write(&destination, of_whom).await.map(drop);
+            for result in [proved, written] {
+                let Err(failure) = result else {
+                    assert!(goes, "{of_whom}");
+                    continue;
+                };
+                assert!(!goes, "{failure}");
+                assert_eq!(failure.code.as_deref(), Some("file.attribute"), "{failure}");
+                assert_eq!(failure.kind, FailureKind::InvalidConfig);
+                assert!(failure.message.contains(of_whom), "{failure}");
+                assert!(failure.message.contains("`chattr`"), "{failure}");
+            }
+        }
+        assert_eq!(names(folder.path()), ["token"], "{of_whom}");
+        let expected = if in_place_goes { of_whom } else { "old" };
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_mount_that_cannot_be_written_is_named_as_such_in_place_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("consumer")).unwrap();
+    std::fs::write(at("host"), "old").unwrap();
+    let path = at("consumer/token");
+    // As a key of a ConfigMap or a Secret that is mounted by `subPath`.
+    let Some(mount) = BindMount::of(&at("host"), &path) else {
+        return;
+    };
+    mount.make_read_only();
+    for (destination, expected) in [
+        (to(&path), "file.mount-point"),
+        (in_place(&path), "file.read-only"),
+    ] {
+        let proved = Files::new().prove(&destination, Some(&one("new"))).await;
+        for failure in [
+            proved.unwrap_err(),
+            write(&destination, "new").await.unwrap_err(),
+        ] {
+            assert_eq!(failure.code.as_deref(), Some(expected), "{failure}");
+        }
+    }
+    assert_eq!(std::fs::read(at("host")).unwrap(), b"old");
+    assert_eq!(names(&at("consumer")), ["token"]);
+}
+
+#[test]
+fn what_a_system_says_has_a_code_and_a_mend() {
+    for (errno, code, kind, mend) in [
+        (
+            Errno::NOSPC,
+            "file.disk-full",
+            FailureKind::Unavailable,
+            "make room",
+        ),
+        (
+            Errno::DQUOT,
+            "file.disk-full",
+            FailureKind::Unavailable,
+            "raise the quota of uid",
+        ),
+        (
+            Errno::FBIG,
+            "file.too-large",
+            FailureKind::InvalidConfig,
+            "raise the limit",
+        ),
+        (
+            Errno::ROFS,
+            "file.read-only",
+            FailureKind::InvalidConfig,
+            "mount its file system writable",
+        ),
+        (
+            Errno::ACCESS,
+            "file.permission",
+            FailureKind::InvalidConfig,
+            "enter the directory",
+        ),
+        (
+            Errno::NAMETOOLONG,
+            "file.path",
+            FailureKind::InvalidConfig,
+            "shorten the name",
+        ),
+        (
+            Errno::TXTBSY,
+            "file.busy",
+            FailureKind::Unavailable,
+            "a program that runs",
+        ),
+        (
+            Errno::STALE,
+            "file.io",
+            FailureKind::Unavailable,
+            "has gone away",
+        ),
+        (
+            Errno::NOTCONN,
+            "file.io",
+            FailureKind::Unavailable,
+            "has gone away",
+        ),
+        (
+            Errno::IO,
+            "file.io",
+            FailureKind::Unavailable,
+            "look at the file system",
+        ),
+    ] {
+        let failure = Problem::os("write", errno).at(Path::new("/out/token"));
+        assert_eq!(failure.code.as_deref(), Some(code), "{failure}");
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(
+            failure
+                .message
+                .starts_with("cannot write /out/token: cannot write: ")
+        );
+        assert!(failure.message.contains(mend), "{failure}");
+    }
 }
 
 #[tokio::test]
