@@ -1,7 +1,10 @@
 //! JSON as it is sent. What `JSON.parse` takes is read in the same way; beyond that: control characters within strings, commas too many, numbers
-//! that are none, what stands behind the end, and, of an object that was cut, the members that came whole.
+//! that are none, what stands behind the end, what JavaScript takes (comments, single quotes, names without quotes), and, of an object that was
+//! cut, the members that came whole.
 
 use serde_json::{Map, Number, Value};
+
+use crate::is_refresh_token;
 
 /// Values within values beyond this are left out; token answers have two or three levels.
 const MAX_DEPTH: usize = 32;
@@ -41,8 +44,18 @@ impl Reader<'_> {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
 
+    /// Over blanks and comments. One without an end goes on to the end of the text.
     fn skip_blanks(&mut self) {
-        self.rest = self.rest.trim_start();
+        let is_blank = |c: char| c.is_whitespace() || c == '\0' || c == '\u{feff}';
+        loop {
+            self.rest = self.rest.trim_start_matches(is_blank);
+            let end = match self.rest.get(..2) {
+                Some("/*") => self.rest.find("*/").map(|end| end + 2),
+                Some("//") => self.rest.find(['\n', '\r']),
+                _ => return,
+            };
+            self.skip(end.unwrap_or(self.rest.len()));
+        }
     }
 
     fn take(&mut self, wanted: u8) -> Option<()> {
@@ -62,15 +75,36 @@ impl Reader<'_> {
                 }
                 b',' => self.skip(1),
                 _ => {
-                    let name = self.string()?;
+                    let name = self.name()?;
                     self.take(b':')?;
+                    self.skip_blanks();
+                    let before = self.rest;
                     let value = self.value(depth + 1)?;
+                    let spelled = before.get(..before.len() - self.rest.len());
+                    let value = match value {
+                        // What is sent back must be the same to the byte.
+                        Value::Number(_) if is_refresh_token(&name) => {
+                            spelled.unwrap_or_default().into()
+                        }
+                        value => value,
+                    };
                     if !says_nothing(&value) || !members.contains_key(&name) {
                         members.insert(name, value);
                     }
                 }
             }
         }
+    }
+
+    fn name(&mut self) -> Option<String> {
+        if matches!(self.peek()?, b'"' | b'\'') {
+            return self.string();
+        }
+        let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '-' | '.');
+        let end = self.rest.find(|c| !is_of_name(c)).filter(|end| *end > 0)?;
+        let name = self.rest.get(..end)?.to_owned();
+        self.skip(end);
+        Some(name)
     }
 
     fn array(&mut self, depth: usize) -> Option<Vec<Value>> {
@@ -92,7 +126,7 @@ impl Reader<'_> {
     fn value(&mut self, depth: usize) -> Option<Value> {
         self.skip_blanks();
         match self.peek()? {
-            b'"' => self.string().map(Value::String),
+            b'"' | b'\'' => self.string().map(Value::String),
             b'{' | b'[' if depth > MAX_DEPTH => self.skip_nested().map(|()| Value::Null),
             b'{' => {
                 let mut members = Map::new();
@@ -109,7 +143,7 @@ impl Reader<'_> {
         let mut open = 0_usize;
         loop {
             match self.peek()? {
-                b'"' => {
+                b'"' | b'\'' => {
                     self.string()?;
                     continue;
                 }
@@ -137,14 +171,16 @@ impl Reader<'_> {
         Some(value.unwrap_or(Value::Null))
     }
 
+    /// A text, which ends with the quote that it begins with.
     fn string(&mut self) -> Option<String> {
-        self.take(b'"')?;
+        let quote = self.peek()?;
+        self.take(quote)?;
         let mut text = String::new();
         loop {
-            let end = self.rest.find(['"', '\\'])?;
+            let end = self.rest.find([char::from(quote), '\\'])?;
             text.push_str(self.rest.get(..end)?);
             self.skip(end);
-            let is_end = self.peek()? == b'"';
+            let is_end = self.peek()? == quote;
             self.skip(1);
             if is_end {
                 return Some(text);

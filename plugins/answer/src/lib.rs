@@ -8,8 +8,17 @@ use serde_json::{Map, Value};
 
 pub use text::decoded;
 
-/// Spellings of a refresh token's name, without case and separators.
-const REFRESH_TOKEN: &str = "refreshtoken";
+const ACCESS_TOKEN: &str = "access_token";
+const REFRESH_TOKEN: &str = "refresh_token";
+
+/// What is looked for in a text that is neither JSON nor a form.
+const NAMES: [&str; 5] = [
+    ACCESS_TOKEN,
+    REFRESH_TOKEN,
+    "id_token",
+    "expires_in",
+    "token_type",
+];
 
 /// Put before JSON so that no page can take it for a script.
 const GUARDS: [&str; 3] = [")]}'", "while(1);", "for(;;);"];
@@ -41,10 +50,11 @@ const PROLOGUE: usize = 1024;
 /// Objects in a text that are looked into for tokens. Before the one that has them stand warnings, a head, or a few settings of a page.
 const MAX_OBJECTS: usize = 16;
 
-/// How far into a text they are looked for. Token answers have a few KiB.
-const MAX_WRAPPED: usize = 64 * 1024;
+/// Tokens that are no more than named in a text are at least so long: shorter ones are words about tokens.
+const SHORTEST_NAMED: usize = 16;
 
-const ACCESS_TOKEN: &str = "access_token";
+/// How far from the beginning and from the end of a text they are looked for. Token answers have a few KiB.
+const MAX_WRAPPED: usize = 64 * 1024;
 
 /// What a body holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,38 +86,74 @@ impl Members {
     /// A member that is a text and not empty.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        text_of(self.members.get(name)?)
+        let text = self.members.get(name)?.as_str();
+        text.filter(|text| !text.is_empty())
+    }
+
+    /// The access token among them, however its name is spelled; as RFC 6749 spells it before others.
+    #[must_use]
+    pub fn access_token(&self) -> Option<&str> {
+        self.spelled(ACCESS_TOKEN)
     }
 
     /// The refresh token among them, however its name is spelled; as RFC 6749 spells it before others.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&str> {
+        self.spelled(REFRESH_TOKEN)
+    }
+
+    fn spelled(&self, name: &str) -> Option<&str> {
         let others = self.members.iter();
-        let mut others = others.filter(|(name, _)| is_refresh_token(name));
-        self.text("refresh_token")
-            .or_else(|| others.find_map(|(_, value)| text_of(value)))
+        let mut others = others.filter(|(other, _)| is_spelling_of(name, other));
+        let exactly = self.members.get(name).and_then(token_of);
+        exactly.or_else(|| others.find_map(|(_, value)| token_of(value)))
     }
 
     /// Whether there are a new token and the next refresh token: it was issued, whatever else the answer says.
     #[must_use]
     pub fn has_both_tokens(&self) -> bool {
-        self.is_whole && self.text(ACCESS_TOKEN).is_some() && self.refresh_token().is_some()
+        self.is_whole && self.access_token().is_some() && self.refresh_token().is_some()
     }
 
     fn has_a_token(&self) -> bool {
-        self.is_whole && (self.text(ACCESS_TOKEN).is_some() || self.refresh_token().is_some())
+        self.is_whole && (self.access_token().is_some() || self.refresh_token().is_some())
+    }
+
+    fn has_refresh_token(&self) -> bool {
+        self.is_whole && self.refresh_token().is_some()
     }
 }
 
 /// Whether this is a name for a refresh token: `refresh_token`, `refreshToken`…
 #[must_use]
 pub fn is_refresh_token(name: &str) -> bool {
-    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-    plain.eq_ignore_ascii_case(REFRESH_TOKEN)
+    is_spelling_of(REFRESH_TOKEN, name)
 }
 
-fn text_of(value: &Value) -> Option<&str> {
-    value.as_str().filter(|text| !text.is_empty())
+/// Whether `other` is this name in another case or with other separators.
+fn is_spelling_of(name: &str, other: &str) -> bool {
+    letters(name).eq(letters(other))
+}
+
+fn letters(name: &str) -> impl Iterator<Item = u8> + '_ {
+    let letters = name.bytes().filter(u8::is_ascii_alphanumeric);
+    letters.map(|letter| letter.to_ascii_lowercase())
+}
+
+/// The token that a value is, or has in it: a list with one text, an object that describes it.
+fn token_of(value: &Value) -> Option<&str> {
+    let text = match value {
+        Value::String(text) => text.as_str(),
+        Value::Array(items) => match &items[..] {
+            [Value::String(text)] => text.as_str(),
+            _ => return None,
+        },
+        Value::Object(members) => ["token", "value"]
+            .iter()
+            .find_map(|name| members.get(*name)?.as_str())?,
+        _ => return None,
+    };
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// What a body with this `Content-Type` holds. The type is no more than a hint: issuers send JSON as `text/html` and forms as `text/plain`.
@@ -129,68 +175,143 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Content {
     }
 }
 
-/// The same where tokens are wrapped into something: a JSON object in a list or in another object, in a JSON text, behind the warnings of a
-/// script, in a call of a function, in chunks that are not announced. The members of the object with the tokens are then there beside those of
-/// the one around it.
+/// The same where tokens are wrapped into something: a JSON object in a list or in another object, in a JSON text, behind another object or
+/// the warnings of a script, in a call of a function, in chunks that are not announced, in XML, in lines of names and values. The members of the
+/// object with the tokens are then there beside those of the one around it.
 #[must_use]
 pub fn read_wrapped(content_type: Option<&str>, body: &[u8]) -> Content {
     let content = read(content_type, body);
     let unwrapped = match &content {
-        Content::Members(found) if found.has_a_token() || found.text("error").is_some() => None,
-        Content::Members(found) if found.is_whole => {
-            let inner = found.members.values().find_map(in_value);
-            inner.map(|inner| within(found, inner))
+        Content::Members(found) if found.refresh_token().is_some() || !found.is_whole => None,
+        Content::Members(found) if found.access_token().is_some() => {
+            inner(found, Members::has_refresh_token)
+        }
+        Content::Members(found) if found.text("error").is_some() => None,
+        Content::Members(found) => {
+            inner(found, Members::has_a_token).or_else(|| in_text(&decoded(body)))
         }
         Content::Json(Value::String(text)) => in_text(text),
-        Content::Json(value) => in_value(value),
+        Content::Json(value) => in_value(value, Members::has_a_token),
         Content::Html | Content::Other => in_text(&decoded(body)),
-        Content::Members(_) | Content::Empty | Content::Form(_) => None,
+        Content::Empty | Content::Form(_) => None,
     };
-    unwrapped.map_or(content, Content::Members)
+    match (unwrapped, &content) {
+        (Some(members), _) => Content::Members(members),
+        (None, Content::Form(found)) if found.refresh_token().is_none() => {
+            named(&decoded(body)).map_or(content, Content::Form)
+        }
+        (None, Content::Other) => named(&decoded(body)).map_or(content, Content::Form),
+        (None, _) => content,
+    }
 }
 
 /// What the outer object says stands before what the inner one says.
-fn within(outer: &Members, inner: Members) -> Members {
+fn inner(outer: &Members, wanted: fn(&Members) -> bool) -> Option<Members> {
     let said = outer.members.iter();
     let said = said.filter(|(_, value)| !json::says_nothing(value));
-    let mut both = inner;
+    let mut both = outer
+        .members
+        .values()
+        .find_map(|value| in_value(value, wanted))?;
     both.members
         .extend(said.map(|(name, value)| (name.clone(), value.clone())));
-    both
+    Some(both)
 }
 
-/// The first object with a token in a value, which is as deep as the reader lets it be.
-fn in_value(value: &Value) -> Option<Members> {
+/// The first object of the wanted kind in a value, which is as deep as the reader lets it be. A text may be one only where both tokens are in
+/// it: it may be what a request was, or what is said of an error.
+fn in_value(value: &Value, wanted: fn(&Members) -> bool) -> Option<Members> {
     match value {
         Value::Object(members) => {
             let found = Members {
                 members: members.clone(),
                 is_whole: true,
             };
-            if found.has_a_token() {
+            if wanted(&found) {
                 return Some(found);
             }
-            members.values().find_map(in_value)
+            members.values().find_map(|value| in_value(value, wanted))
         }
-        Value::Array(items) => items.iter().find_map(in_value),
+        Value::Array(items) => items.iter().find_map(|item| in_value(item, wanted)),
+        Value::String(text) => in_text(text).filter(Members::has_both_tokens),
         _ => None,
     }
 }
 
-/// The first object with a token in a text.
+/// The first object with a token in a text: near its beginning, or else near its end.
 fn in_text(text: &str) -> Option<Members> {
-    let text = text.get(..text.floor_char_boundary(MAX_WRAPPED))?;
-    let begins_object = |at: usize| {
-        let behind = text.get(at + 1..).unwrap_or_default();
-        behind.trim_start().starts_with('"')
-    };
-    let begins = text.match_indices('{').map(|(at, _)| at);
-    let mut begins = begins.filter(|at| begins_object(*at)).take(MAX_OBJECTS);
-    begins.find_map(|at| {
-        let (members, is_whole) = json::object(text.get(at..)?);
+    let beginning = text.floor_char_boundary(MAX_WRAPPED);
+    let end = text.len().saturating_sub(MAX_WRAPPED).max(beginning);
+    in_part(text, 0, beginning).or_else(|| in_part(text, text.ceil_char_boundary(end), text.len()))
+}
+
+/// The same of the objects that begin in a part of it. Of many the last ones are left out.
+fn in_part(text: &str, mut from: usize, to: usize) -> Option<Members> {
+    let mut objects = 0;
+    while let Some(at) = text.get(from..to)?.find('{') {
+        from += at + 1;
+        let behind = text.get(from..)?.trim_start();
+        if !behind.starts_with(['"', '\'']) {
+            continue;
+        }
+        let (members, is_whole) = json::object(text.get(from - 1..)?);
         let found = Members { members, is_whole };
-        found.has_a_token().then_some(found)
-    })
+        if found.has_a_token() {
+            return Some(found);
+        }
+        objects += 1;
+        if objects == MAX_OBJECTS {
+            break;
+        }
+    }
+    None
+}
+
+/// Both tokens, and what is said of them, in a text that has their names before them: elements of XML, lines of YAML, parts of a form. Where a
+/// value at the very end of it ends, only its sender knows.
+fn named(text: &str) -> Option<Members> {
+    let mut members = Map::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        for name in NAMES {
+            if is_spelling_of(name, word)
+                && !members.contains_key(name)
+                && let Some(value) = value_behind(behind)
+            {
+                members.insert(name.to_owned(), value.into());
+            }
+        }
+        rest = behind.trim_start_matches(|c| !is_of_name(c));
+    }
+    let found = Members {
+        members,
+        is_whole: true,
+    };
+    let is_long = |token: Option<&str>| token.is_some_and(|token| token.len() >= SHORTEST_NAMED);
+    (is_long(found.access_token()) && is_long(found.refresh_token())).then_some(found)
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// The value that stands behind a name: in quotes, in an element, or up to the next blank or separator.
+fn value_behind(text: &str) -> Option<&str> {
+    let value = text.trim_start_matches(['"', '\'', '>', '=', ':', ' ', '\t', '\r', '\n']);
+    let between = text.get(..text.len() - value.len())?;
+    let last = between.bytes().next_back()?;
+    let ends: &[char] = match last {
+        b'"' => &['"'],
+        b'\'' => &['\''],
+        b'>' => &['<'],
+        _ => &[' ', '\t', '\r', '\n', ',', ';', '&', '<', '"', '\''],
+    };
+    let end = value.find(ends).unwrap_or(value.len());
+    let value = value.get(..end)?;
+    let begins_well = value.starts_with(|c: char| is_of_name(c) || ".~+/".contains(c));
+    (begins_well && !between.trim().is_empty()).then_some(value)
 }
 
 /// The JSON value that a body holds, whatever it is.
@@ -238,7 +359,9 @@ fn form(content_type: Option<&str>, text: &str) -> Option<Members> {
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         members.insert(name.into_owned(), Value::String(value.into_owned()));
     }
-    let is_form = members.contains_key(ACCESS_TOKEN) || (is_said && members.contains_key("error"));
+    let has = |name: &str| members.keys().any(|other| is_spelling_of(name, other));
+    let is_form =
+        has(ACCESS_TOKEN) || has(REFRESH_TOKEN) || (is_said && members.contains_key("error"));
     is_form.then_some(Members {
         members,
         is_whole: true,

@@ -29,6 +29,12 @@ fn what_other_clients_read_is_read() {
         br#"{"refresh_token":"r","access_token":"a"}<!-- served by web-7 -->"#,
         br#"{"refresh_token":"x","refresh_token":"r","access_token":"a"}"#,
         b"{\"refresh_token\":\"\\u0072\",\"access_token\":\"\\u0061\"}",
+        b"{'refresh_token':'r','access_token':'a'}",
+        b"{ 'refresh_token' : 'r' , \"access_token\": 'a' , }",
+        b"{refresh_token:\"r\",access_token:'a'}",
+        b"{/* a */\"refresh_token\":/* {\"a\": */\"r\",// b\n\"access_token\":\"a\"}",
+        b"{\"refresh_token\":\"r\" \"access_token\":\"a\"}",
+        b"{\0\"refresh_token\":\"r\",\0\"access_token\":\"a\"}\0",
     ] {
         let found = members(body);
         assert!(found.is_whole, "{}", String::from_utf8_lossy(body));
@@ -115,6 +121,48 @@ fn utf_16_is_read() {
 }
 
 #[test]
+fn utf_32_is_read() {
+    let text = r#"{"access_token":"a","scope":"ü"}"#;
+    let units = |to: fn(u32) -> [u8; 4]| {
+        let units = text.chars().map(u32::from);
+        units.flat_map(to).collect::<Vec<u8>>()
+    };
+    let (little, big) = (units(u32::to_le_bytes), units(u32::to_be_bytes));
+    for body in [
+        [&[0xff, 0xfe, 0, 0][..], &little].concat(),
+        [&[0, 0, 0xfe, 0xff][..], &big].concat(),
+        little,
+        big,
+    ] {
+        let found = members(&body);
+        assert_eq!(
+            (found.text("access_token"), found.text("scope")),
+            (Some("a"), Some("ü"))
+        );
+    }
+}
+
+#[test]
+fn a_refresh_token_that_is_spelled_as_another_kind_of_value_is_that_text() {
+    for (value, expected) in [
+        ("12345678901234567890123", Some("12345678901234567890123")),
+        ("007", Some("007")),
+        ("1e3", Some("1e3")),
+        (r#"["r"]"#, Some("r")),
+        (r#"{"token":"r","expires_in":60}"#, Some("r")),
+        (r#"{"value":"r"}"#, Some("r")),
+        ("null", None),
+        ("false", None),
+        (r#"["r","s"]"#, None),
+        ("[]", None),
+        ("{}", None),
+    ] {
+        let found = members(format!(r#"{{"refresh_token":{value}}}"#).as_bytes());
+        assert_eq!(found.refresh_token(), expected, "{value}");
+    }
+}
+
+#[test]
 fn of_what_was_cut_the_whole_members_are_there_and_no_others() {
     let body = br#"{"access_token":"at","expires_in":3600,"nested":{"a":[1]},"refresh_token":"rt","x":"y"}"#;
     for end in 1..=body.len() {
@@ -147,7 +195,7 @@ fn tokens_are_found_in_what_they_are_wrapped_into() {
         format!("[{TOKENS}]"),
         format!(r#"{{"status":0,"data":{TOKENS}}}"#),
         format!(r#"{{"a":[1,{{"b":{TOKENS}}}]}}"#),
-        text,
+        text.clone(),
         format!("cb({TOKENS});"),
         format!("/* x */ {TOKENS}"),
         format!("\0\u{feff}\u{feff}{TOKENS}"),
@@ -155,6 +203,13 @@ fn tokens_are_found_in_what_they_are_wrapped_into() {
         format!("<br />\n<b>Warning</b>: x in <b>/srv/t.php</b>\n{TOKENS}"),
         format!("HTTP/1.1 200 OK\r\nreport-to: {{\"group\":\"nel\"}}\r\n\r\n{TOKENS}"),
         format!("0x3a\r\n{TOKENS}\r\n0\r\n\r\n"),
+        format!("{{\"status\":\"ok\"}}\n{TOKENS}"),
+        format!(r#"{{"statusCode":200,"body":{text}}}"#),
+        format!("throw 1; < don't be evil >{TOKENS}"),
+        format!("<pre>{}</pre>{TOKENS}", " ".repeat(2 * MAX_WRAPPED)),
+        r#"{"access_token":"a","tokens":{"refresh_token":"r"}}"#.to_owned(),
+        r#"{"accessToken":"a","refreshToken":"r","access_token":"a"}"#.to_owned(),
+        "var t = {'access_token':'a','refresh_token':'r'};".to_owned(),
     ] {
         let Content::Members(found) = read_wrapped(Some("application/json"), body.as_bytes())
         else {
@@ -162,6 +217,46 @@ fn tokens_are_found_in_what_they_are_wrapped_into() {
         };
         assert!(found.has_both_tokens(), "{body}");
         assert_eq!(found.text("access_token"), Some("a"), "{body}");
+    }
+}
+
+#[test]
+fn tokens_are_found_by_their_names_in_what_is_neither_json_nor_a_form() {
+    const ACCESS: &str = "access.0123456789/+~-_==";
+    const REFRESH: &str = "refresh-0123456789";
+    for body in [
+        "<?xml version=\"1.0\"?>\n<r>\n <access_token>$A</access_token>\n <refresh_token>$R</refresh_token>\n</r>",
+        "<r><AccessToken>$A</AccessToken><x/><RefreshToken>$R</RefreshToken></r>",
+        "<r access_token=\"$A\" refresh_token='$R'/>",
+        "access_token: $A\nrefresh_token: $R\nexpires_in: 60\n",
+        "access_token: \"$A\"\nrefresh_token: '$R'\n",
+        "access_token=$A\nrefresh_token=$R",
+        "--b\r\ncontent-disposition: form-data; name=\"access_token\"\r\n\r\n$A\r\n--b\r\ncontent-disposition: form-data; name=\"refresh_token\"\r\n\r\n$R\r\n--b--",
+    ] {
+        let body = body.replace("$A", ACCESS).replace("$R", REFRESH);
+        let Content::Form(found) = read_wrapped(Some("text/xml"), body.as_bytes()) else {
+            panic!("{body}");
+        };
+        assert_eq!(
+            (found.access_token(), found.refresh_token()),
+            (Some(ACCESS), Some(REFRESH)),
+            "{body}"
+        );
+    }
+    for body in [
+        "the access_token and the refresh_token",
+        "access_token: missing, refresh_token: missing",
+        "the access_token is_not_to_be_had_now and the refresh_token is_not_to_be_had_either",
+        "access_token: access.0123456789",
+        "<r><access_token/><refresh_token/></r>",
+        "<!doctype html><script>access_token: 'access.0123456789', refresh_token: 'refresh-0123456789'</script>",
+        "your refresh_token=refresh-0123456789 is not good",
+    ] {
+        assert_eq!(
+            read_wrapped(Some("text/plain"), body.as_bytes()),
+            read(Some("text/plain"), body.as_bytes()),
+            "{body}"
+        );
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::borrow::Cow;
 
-/// A body as text: UTF-8, UTF-16 where a byte order mark or its zeros tell, and ISO 8859-1 for what is neither. Without the mark.
+/// A body as text: UTF-8, UTF-16 or UTF-32 where a byte order mark or its zeros tell, and ISO 8859-1 for what is neither. Without the mark.
 #[must_use]
 pub fn decoded(body: &[u8]) -> Cow<'_, str> {
     match body {
         [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
+        [0xff, 0xfe, 0, 0, rest @ ..] => utf32(rest, u32::from_le_bytes),
+        [0, 0, 0xfe, 0xff, rest @ ..] => utf32(rest, u32::from_be_bytes),
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [1..=255, 0, 0, 0, 1..=255, 0, 0, 0, ..] => utf32(body, u32::from_le_bytes),
+        [0, 0, 0, 1..=255, 0, 0, 0, 1..=255, ..] => utf32(body, u32::from_be_bytes),
         [1..=255, 0, 1..=255, 0, ..] => utf16(body, u16::from_le_bytes),
         [0, 1..=255, 0, 1..=255, ..] => utf16(body, u16::from_be_bytes),
         _ => utf8(body),
@@ -25,10 +29,16 @@ fn utf8(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'static, str> {
-    let units = bytes
-        .chunks_exact(2)
-        .filter_map(|pair| pair.try_into().ok().map(unit));
-    char::decode_utf16(units)
+    let (units, _) = bytes.as_chunks();
+    char::decode_utf16(units.iter().copied().map(unit))
         .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect()
+}
+
+fn utf32(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> Cow<'static, str> {
+    let (units, _) = bytes.as_chunks();
+    let units = units.iter().copied().map(unit);
+    units
+        .map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER))
         .collect()
 }

@@ -58,7 +58,7 @@ impl Answer {
         let members = members(response);
         let refusal = members
             .as_ref()
-            .filter(|found| found.text(ACCESS_TOKEN).is_none())
+            .filter(|found| found.access_token().is_none())
             .and_then(|found| refusal(&found.members));
         let is_issued = members.as_ref().is_some_and(Members::has_both_tokens);
         match (members, refusal) {
@@ -98,7 +98,11 @@ impl Answer {
             let message = "the issuer's answer was cut off; another one is asked for";
             return Err(Failure::unavailable(message).with_code("answer.cut"));
         }
-        let Some(value) = self.text(member) else {
+        let value = match member {
+            ACCESS_TOKEN => self.answer.access_token(),
+            _ => self.text(member),
+        };
+        let Some(value) = value else {
             let names: Vec<_> = self
                 .answer
                 .members
