@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-pub use behaviour::Behaviour;
+pub use behaviour::{Behaviour, End};
 pub use request::Request;
 
 use crate::{POLL, lock};

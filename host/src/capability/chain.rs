@@ -88,6 +88,8 @@ pub struct Chain {
 pub struct Exchange {
     /// What was written down before it was sent.
     pub intent: Intent,
+    /// What had come of the answer when its rest made itself wait; none once the answer is there.
+    pub arriving: Option<Arrived>,
     /// The answer; the successor may be in it and nowhere else.
     pub answer: Option<Arrived>,
     /// How often the source was called with the answer and could not use it.
@@ -221,6 +223,7 @@ impl Chain {
             last_sent: Some(intent.written_at),
             exchange: Some(Exchange {
                 intent,
+                arriving: None,
                 answer: None,
                 failed_replays: 0,
             }),
@@ -278,10 +281,38 @@ impl Chain {
         }
     }
 
+    /// A part of the answer came, and its rest makes itself wait.
+    #[must_use]
+    pub fn arriving(&self, so_far: Arrived) -> Self {
+        let exchange = self.exchange.clone().map(|exchange| Exchange {
+            arriving: Some(so_far),
+            ..exchange
+        });
+        Self {
+            exchange,
+            ..self.clone()
+        }
+    }
+
+    /// The part of an answer that whoever waited for the rest left behind: its process is no more, or its time is over.
+    #[must_use]
+    pub fn left_behind(
+        &self,
+        us: Holder,
+        alone: bool,
+        now: Timestamp,
+    ) -> Option<(&Intent, &Arrived)> {
+        let exchange = self.exchange.as_ref().filter(|e| e.answer.is_none())?;
+        let came = exchange.arriving.as_ref()?;
+        let is_over = !exchange.intent.is_foreign_at(us, alone, now);
+        is_over.then_some((&exchange.intent, came))
+    }
+
     /// The answer came.
     #[must_use]
     pub fn answered(&self, answer: Arrived) -> Self {
         let exchange = self.exchange.clone().map(|exchange| Exchange {
+            arriving: None,
             answer: Some(answer),
             ..exchange
         });

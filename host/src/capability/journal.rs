@@ -215,6 +215,7 @@ pub(super) async fn settle(
             );
         }
         let flight = Arc::new(Flight::new(host, job, &name, found, lock));
+        flight.judge_what_came().await?;
         flight.reread().await;
         if let Some(exchange) = settle_one(host, secret, &flight).await? {
             replayed = Some(exchange);

@@ -15,7 +15,7 @@ use tracing::instrument::WithSubscriber;
 
 use super::chain::Plugin;
 use super::host::{Environment, Host, Shared};
-use super::http::{Arrived, Clients, Network, NoAnswer, Outgoing, ProxyRules, Transport};
+use super::http::{Arriving, Clients, Network, NoAnswer, Outgoing, ProxyRules, Transport};
 use super::journal::{self, Journal};
 use super::keep::BoxFuture;
 use super::secrets::Kubernetes;
@@ -231,18 +231,21 @@ impl Transport for Transported {
     fn exchange<'a>(
         &'a self,
         outgoing: Outgoing,
-        arrived: &'a mut Arrived,
+        arriving: &'a Arriving,
     ) -> BoxFuture<'a, Result<(), NoAnswer>> {
         let response = (self.answer)(&outgoing);
         *self.last.lock().unwrap() = Some(outgoing);
         Box::pin(async move {
-            arrived.sent_at = response.sent_at;
             let length = ("content-length".to_owned(), response.body.len().to_string());
             let mut head = format!("HTTP/1.1 {} OK\r\n", response.status);
             for (name, value) in response.headers.iter().chain([&length]) {
                 head += &format!("{name}: {value}\r\n");
             }
-            arrived.bytes = [head.as_bytes(), b"\r\n", &response.body].concat();
+            let bytes = [head.as_bytes(), b"\r\n", &response.body].concat();
+            arriving.send_modify(|arrived| {
+                arrived.sent_at = response.sent_at;
+                arrived.bytes = bytes;
+            });
             Ok(())
         })
     }

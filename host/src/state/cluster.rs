@@ -845,7 +845,7 @@ fn stored(known: &Known) -> StoredChain {
 /// Whether a request is about to be sent.
 fn opens(change: &ChainChange<'_>) -> bool {
     let exchange = change.next.exchange.as_ref();
-    exchange.is_some_and(|exchange| exchange.answer.is_none())
+    exchange.is_some_and(|exchange| exchange.answer.is_none() && exchange.arriving.is_none())
 }
 
 /// That the answer can be kept when it comes.

@@ -30,6 +30,11 @@ pub(super) enum Action {
         bytes: u64,
     },
     Raw(Vec<u8>),
+    Pieces {
+        pieces: Vec<Vec<u8>>,
+        pause: Duration,
+        end: End,
+    },
     Truncated {
         body: Vec<u8>,
         missing: usize,
@@ -37,6 +42,17 @@ pub(super) enum Action {
     Close,
     Reset,
     Hang,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it should.
+    Close,
+    /// It is reset (TCP RST).
+    Reset,
+    /// Not while the server lives: nothing more comes.
+    Stall,
 }
 
 impl Behaviour {
@@ -104,6 +120,21 @@ impl Behaviour {
     #[must_use]
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Action::Raw(bytes.into()).into()
+    }
+
+    /// These bytes, with a pause behind each piece, and then this end.
+    #[must_use]
+    pub fn pieces<T: Into<Vec<u8>>>(
+        pieces: impl IntoIterator<Item = T>,
+        pause: Duration,
+        end: End,
+    ) -> Self {
+        Action::Pieces {
+            pieces: pieces.into_iter().map(Into::into).collect(),
+            pause,
+            end,
+        }
+        .into()
     }
 
     /// An answer that declares `missing` bytes more than it sends, then the end.
@@ -195,18 +226,34 @@ pub(super) fn perform(action: Action, stream: &mut Stream, shared: &Shared) -> R
             }
         }
         Action::Raw(bytes) => stream.write_all(&bytes)?,
+        Action::Pieces { pieces, pause, end } => {
+            for piece in pieces {
+                stream.write_all(&piece)?;
+                stream.flush()?;
+                shared.rest(pause);
+            }
+            match end {
+                End::Close => {}
+                End::Reset => reset_at_end(stream)?,
+                End::Stall => shared.rest(Duration::MAX),
+            }
+        }
         Action::Truncated { body, missing } => {
             let mut message = head(200, &[], Some(body.len() + missing));
             message.extend_from_slice(&body);
             stream.write_all(&message)?;
         }
         Action::Close => {}
-        Action::Reset => {
-            rustix::net::sockopt::set_socket_linger(stream.socket(), Some(Duration::ZERO))?
-        }
+        Action::Reset => reset_at_end(stream)?,
         Action::Hang => shared.rest(Duration::MAX),
     }
     Ok(false)
+}
+
+/// Has the connection reset when it is closed.
+fn reset_at_end(stream: &Stream) -> Result<()> {
+    rustix::net::sockopt::set_socket_linger(stream.socket(), Some(Duration::ZERO))?;
+    Ok(())
 }
 
 fn head(status: u16, headers: &[(String, String)], length: Option<usize>) -> Vec<u8> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability::http::{Arrived, NoAnswer, Outgoing, Transport};
+use evertoken::capability::http::{Arriving, NoAnswer, Outgoing, Transport};
 use evertoken::capability::keep::BoxFuture;
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Clock as _;
@@ -66,16 +66,17 @@ impl Transport for Net {
     fn exchange<'a>(
         &'a self,
         outgoing: Outgoing,
-        arrived: &'a mut Arrived,
+        arriving: &'a Arriving,
     ) -> BoxFuture<'a, Result<(), NoAnswer>> {
-        Box::pin(self.carry(outgoing, arrived))
+        Box::pin(self.carry(outgoing, arriving))
     }
 }
 
 impl Net {
-    async fn carry(&self, outgoing: Outgoing, arrived: &mut Arrived) -> Result<(), NoAnswer> {
+    async fn carry(&self, outgoing: Outgoing, arriving: &Arriving) -> Result<(), NoAnswer> {
         let taken = self.life.before(Step::Send).await;
-        arrived.sent_at = self.clock.now().wall;
+        let sent_at = self.clock.now().wall;
+        arriving.send_modify(|arrived| arrived.sent_at = sent_at);
         let (parcel, breaks_off) = self.send(&outgoing).inspect_err(|none| {
             self.world.note(format_args!("not sent: {}", none.failure));
         })?;
@@ -111,8 +112,9 @@ impl Net {
             }
         }
         self.life.at(taken, Edge::After).await;
-        arrived.bytes = sent.bytes;
-        if sent.ends_well {
+        let ends_well = sent.ends_well;
+        arriving.send_modify(|arrived| arrived.bytes = sent.bytes);
+        if ends_well {
             Ok(())
         } else {
             Err(NoAnswer::after_sending(failure("the answer broke off")))

@@ -5,9 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::Client;
+use reqwest::{Client, Method};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Position;
 use zeroize::Zeroizing;
 
@@ -16,11 +16,19 @@ use super::connect::{Connection, connect};
 use super::error;
 use super::message::{Look, Progress};
 use super::reading::Reading;
-use super::transport::{Arrived, NoAnswer, Outgoing, Way};
+use super::transport::{Arriving, NoAnswer, Outgoing, Way};
 
-/// When nothing comes for so long, an answer is at its end that by its framing is not, if what it holds is; and one that by its framing
-/// is at its end, and by what it holds is not.
-const LULL: Duration = Duration::from_secs(2);
+/// When nothing comes for so long, an answer is at its end that by its framing is not, if the object that it holds is: behind that comes
+/// nothing that matters, and who waits for the rest of a length that is wrong has no token meanwhile.
+const LULL: Duration = Duration::from_millis(100);
+
+/// When nothing comes for so long, an answer is at its end that by its framing is, and by what it holds is not; and one with nothing in it,
+/// where there should be the next value of a rotating secret.
+const LONG_LULL: Duration = Duration::from_secs(2);
+
+/// Of an answer that may hold the next value of a rotating secret and is larger than the limit, what stands in its middle is left out: so many
+/// times the limit.
+const MOST_LEFT_OUT: usize = 16;
 
 /// Bytes that are read at once.
 const READ: usize = 16 * 1024;
@@ -29,16 +37,16 @@ const READ: usize = 16 * 1024;
 pub(super) async fn exchange(
     client: &Client,
     outgoing: Outgoing,
-    arrived: &mut Arrived,
+    arriving: &Arriving,
 ) -> Result<(), NoAnswer> {
     let mut connection = connect(client, &outgoing.way)
         .await
         .map_err(NoAnswer::before_sending)?;
     let written = write(&mut connection, &outgoing).await;
     // A server may answer before it has read all, and refuse the rest.
-    let read = read(&mut connection, &outgoing, arrived).await;
+    let read = read(&mut connection, &outgoing, arriving).await;
     match written {
-        Err(error) if arrived.bytes.is_empty() => Err(broken_off(&outgoing.way, &error)),
+        Err(error) if arriving.borrow().bytes.is_empty() => Err(broken_off(&outgoing.way, &error)),
         _ => read,
     }
 }
@@ -115,17 +123,22 @@ fn spelled(outgoing: &Outgoing) -> Zeroizing<Vec<u8>> {
 async fn read(
     connection: &mut Connection,
     outgoing: &Outgoing,
-    arrived: &mut Arrived,
+    arriving: &Arriving,
 ) -> Result<(), NoAnswer> {
     let way = &outgoing.way;
     let method = outgoing.method.as_str();
-    let is_whole = async |arrived: &Arrived| {
-        let reading = Reading::of(arrived, method, false, way.limit).await;
-        reading.is_some_and(|reading| reading.is_whole)
+    let expects_a_body = way.is_rotating && outgoing.method != Method::HEAD;
+    let has_arrived = async || {
+        let arrived = arriving.borrow().clone();
+        let reading = Reading::of(&arrived, method, false, way.limit).await;
+        reading.is_some_and(|reading| reading.is_whole && !(expects_a_body && reading.is_bare()))
     };
     let mut progress = Progress::to(method);
     let mut buffer = Zeroizing::new(vec![0; READ]);
+    let mut last_came = Instant::now();
     let mut is_at_end = false;
+    // Whether it is not whole, and nothing came since that was seen.
+    let mut is_judged = false;
     loop {
         let read = match timeout(LULL, connection.read(&mut buffer)).await {
             Ok(Ok(0)) if is_at_end || progress.ends_with_connection() => return Ok(()),
@@ -133,15 +146,31 @@ async fn read(
             Ok(Ok(read)) => read,
             Ok(Err(_)) if is_at_end => return Ok(()),
             Ok(Err(error)) => return Err(broken_off(way, &error)),
-            Err(_) if is_at_end || is_whole(arrived).await => return Ok(()),
-            Err(_) => continue,
+            Err(_) if is_at_end && last_came.elapsed() >= LONG_LULL => return Ok(()),
+            Err(_) if is_judged => continue,
+            Err(_) if has_arrived().await => return Ok(()),
+            Err(_) => {
+                is_judged = true;
+                continue;
+            }
         };
-        arrived
-            .bytes
-            .extend_from_slice(buffer.get(..read).unwrap_or_default());
-        let look = progress.look(&mut arrived.bytes);
-        if arrived.bytes.len() > way.limit {
-            arrived.bytes.truncate(way.limit);
+        last_came = Instant::now();
+        is_judged = false;
+        let mut look = Look::MoreToCome;
+        let mut is_too_large = false;
+        arriving.send_modify(|arrived| {
+            let piece = buffer.get(..read).unwrap_or_default();
+            arrived.bytes.extend_from_slice(piece);
+            look = progress.look(&mut arrived.bytes);
+            if arrived.bytes.len() > way.limit && way.is_rotating {
+                progress.leave_out_the_middle(&mut arrived.bytes, way.limit);
+                is_too_large = progress.left_out() > MOST_LEFT_OUT.saturating_mul(way.limit);
+            } else if arrived.bytes.len() > way.limit {
+                arrived.bytes.truncate(way.limit);
+                is_too_large = true;
+            }
+        });
+        if is_too_large {
             return Err(NoAnswer::after_sending(error::too_large(
                 &way.target,
                 way.limit,
@@ -153,7 +182,7 @@ async fn read(
                 return Err(NoAnswer::after_sending(error::only_interim(&way.target)));
             }
             Look::AtEnd if is_at_end => {}
-            Look::AtEnd if is_whole(arrived).await => return Ok(()),
+            Look::AtEnd if has_arrived().await => return Ok(()),
             Look::AtEnd => is_at_end = true,
         }
     }

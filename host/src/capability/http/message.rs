@@ -25,6 +25,8 @@ pub(super) struct Progress {
     /// Where the search for the head's end goes on.
     searched: usize,
     interim: u32,
+    /// Bytes that were left out of the middle.
+    left_out: usize,
     /// Where the body begins, and how it ends.
     body: Option<(usize, Framing)>,
 }
@@ -50,6 +52,20 @@ impl Progress {
     /// Whether the end of the connection is the end of the answer.
     pub(super) fn ends_with_connection(&self) -> bool {
         matches!(self.body, Some((_, Framing::UntilClosed)))
+    }
+
+    /// Bytes that were left out of the middle.
+    pub(super) const fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Makes an answer shorter that is longer than `limit`: its beginning and its end stay. The tokens stand in one of them, as a rule; and of a
+    /// text, a list or blanks that fill the middle a part is as good as the whole.
+    pub(super) fn leave_out_the_middle(&mut self, bytes: &mut Vec<u8>, limit: usize) {
+        let beginning = limit / 2;
+        let end = bytes.len().saturating_sub(limit / 4).max(beginning);
+        self.left_out += bytes.drain(beginning..end).len();
+        self.searched = bytes.len().saturating_sub(3);
     }
 
     /// Looks at what has come; interim answers are taken out of it.
@@ -82,12 +98,14 @@ impl Progress {
         }
         match &mut self.body {
             Some((begin, Framing::Length(length))) => {
-                if bytes.len() - *begin >= *length {
+                if bytes.len() + self.left_out - *begin >= *length {
                     Look::AtEnd
                 } else {
                     Look::MoreToCome
                 }
             }
+            // Where the next one begins is not known any more.
+            Some((_, Framing::Chunked(_))) if self.left_out > 0 => Look::MoreToCome,
             Some((_, Framing::Chunked(at))) => loop {
                 match chunk(bytes, *at) {
                     Chunk::Data { next, .. } => *at = next,
@@ -116,6 +134,8 @@ pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     /// Whether all of it came, by its framing.
     pub(super) is_whole: bool,
+    /// Whether something of it did not come, by its framing: one that ends with the connection says neither.
+    pub(super) is_cut: bool,
 }
 
 impl Message {
@@ -164,6 +184,15 @@ fn so_far(bytes: &[u8], is_whole: bool) -> Body {
     Body {
         bytes: bytes.to_vec(),
         is_whole,
+        is_cut: false,
+    }
+}
+
+fn cut(bytes: Vec<u8>) -> Body {
+    Body {
+        bytes,
+        is_whole: false,
+        is_cut: true,
     }
 }
 
@@ -171,7 +200,7 @@ fn with_length(rest: &[u8], length: usize) -> Vec<Body> {
     match rest.get(..length) {
         Some(body) if body.len() == rest.len() => vec![so_far(body, true)],
         Some(body) => vec![so_far(body, true), so_far(rest, true)],
-        None => vec![so_far(rest, false)],
+        None => vec![cut(rest.to_vec())],
     }
 }
 
@@ -194,9 +223,13 @@ fn chunked(rest: &[u8]) -> Vec<Body> {
         }
     };
     let bytes_are_missing = bytes.is_empty();
-    let mut bodies = vec![Body { bytes, is_whole }];
+    let mut bodies = vec![Body {
+        bytes,
+        is_whole,
+        is_cut: !is_whole,
+    }];
     if !is_whole || bytes_are_missing {
-        bodies.push(so_far(&without_sizes(rest), false));
+        bodies.push(cut(without_sizes(rest)));
     }
     bodies
 }

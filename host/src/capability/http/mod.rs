@@ -39,7 +39,7 @@ use crate::worker;
 pub use client::CONNECT_TIMEOUT;
 pub use egress::{AddressKind, kind_of};
 pub use request::{MAX_HEADERS, MAX_REQUEST_BYTES};
-pub use transport::{Arrived, Network, NoAnswer, Outgoing, Transport};
+pub use transport::{Arrived, Arriving, Network, NoAnswer, Outgoing, Transport};
 
 #[cfg(test)]
 pub(super) use client::Clients;
@@ -230,13 +230,15 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
             through,
             recipe,
             limit: call.0.limits.response_bytes,
+            is_rotating: !prepared.rotating.is_empty(),
         },
     };
     call.note_request(!prepared.rotating.is_empty());
     if prepared.rotating.is_empty() {
         let question = outgoing.question();
-        let mut arrived = Arrived::nothing_yet(host.clock.now().wall);
-        let outcome = host.transport.exchange(outgoing, &mut arrived).await;
+        let arriving = Arriving::new(Arrived::nothing_yet(host.clock.now().wall));
+        let outcome = host.transport.exchange(outgoing, &arriving).await;
+        let arrived = arriving.borrow().clone();
         return question
             .answered_by(&arrived, outcome)
             .await

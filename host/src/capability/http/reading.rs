@@ -83,6 +83,21 @@ impl Reading {
         })
     }
 
+    /// Reads what came of an answer whose end was not seen, if it can be acted upon.
+    pub(in crate::capability) async fn of_what_came(
+        arrived: &Arrived,
+        method: &str,
+        limit: usize,
+    ) -> Option<Self> {
+        let reading = Self::of(arrived, method, false, limit).await;
+        reading.filter(Self::is_of_use)
+    }
+
+    /// Whether it is a success with nothing in it.
+    pub(super) fn is_bare(&self) -> bool {
+        is_success(self.response.status) && self.response.body.trim_ascii().is_empty()
+    }
+
     /// Whether it can be acted upon: more of it would bring nothing.
     fn is_of_use(&self) -> bool {
         self.is_whole || self.meaning != Meaning::Unknown || !is_success(self.response.status)
@@ -127,14 +142,17 @@ impl Question {
 /// Tokens that came with a head of which not even the status can be read.
 fn tokens_alone(bytes: &[u8]) -> Option<Message> {
     match evertoken_answer::read_wrapped(None, bytes) {
-        Content::Members(found) if found.has_both_tokens() => Some(Message {
-            status: 200,
-            headers: Vec::new(),
-            bodies: vec![Body {
-                bytes: bytes.to_vec(),
-                is_whole: true,
-            }],
-        }),
+        Content::Members(found) | Content::Form(found) if found.has_both_tokens() => {
+            Some(Message {
+                status: 200,
+                headers: Vec::new(),
+                bodies: vec![Body {
+                    bytes: bytes.to_vec(),
+                    is_whole: true,
+                    is_cut: false,
+                }],
+            })
+        }
         _ => None,
     }
 }
@@ -155,8 +173,15 @@ impl Candidate {
             named.next().map(|(_, value)| value.as_str())
         };
         let coding = said("content-encoding").unwrap_or_default();
-        let decoded = coding::decoded(&body.bytes, coding, limit);
-        let content = evertoken_answer::read_wrapped(said("content-type"), &decoded.bytes);
+        let mut decoded = coding::decoded(&body.bytes, coding, limit);
+        let read = |bytes: &[u8]| evertoken_answer::read_wrapped(said("content-type"), bytes);
+        let mut content = read(&decoded.bytes);
+        if body.is_cut && matches!(content, Content::Form(_)) {
+            // A field that is cut looks like one that is whole.
+            let last = decoded.bytes.iter().rposition(|byte| *byte == b'&');
+            decoded.bytes.truncate(last.unwrap_or_default());
+            content = read(&decoded.bytes);
+        }
         Self {
             is_whole: match &content {
                 Content::Members(members) => members.is_whole,
@@ -245,7 +270,9 @@ fn error(content: &Content) -> Option<&str> {
 
 fn of_success(body: &Candidate) -> Meaning {
     match &body.content {
-        Content::Members(members) if members.refresh_token().is_some() => Meaning::Taken,
+        Content::Members(members) | Content::Form(members) if members.refresh_token().is_some() => {
+            Meaning::Taken
+        }
         Content::Html => Meaning::Unspent,
         Content::Empty if body.is_whole && !body.is_coded => Meaning::Unspent,
         // Only the plugin knows what its issuer's tokens look like.

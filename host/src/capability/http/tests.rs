@@ -7,6 +7,7 @@ mod tls;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use evertoken_answer::Content;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
@@ -459,6 +460,138 @@ async fn an_answer_ends_where_its_content_does_when_its_framing_is_wrong() {
     }
 }
 
+/// A call that holds a rotating secret, and a request that carries it.
+async fn carrying(fixture: &mut Fixture, server: &Server) -> (Call, Request) {
+    fixture.secret("rt", "rt-value").rotating = true;
+    let call = fixture.holding_call().await;
+    let token = Value::Secret(call.open("rt").await.unwrap());
+    let request = Request {
+        method: "POST".to_owned(),
+        body: Body::Form(vec![("refresh_token".to_owned(), token)]),
+        ..get(server.url("/"))
+    };
+    (call, request)
+}
+
+/// Sends these pieces one after the other, a tenth of a second apart, and leaves the connection open.
+async fn in_pieces(pieces: Vec<Vec<u8>>) -> Server {
+    Server::scripted(move |mut stream| {
+        let pieces = pieces.clone();
+        async move {
+            for piece in pieces {
+                stream.write_all(&piece).await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// A server that says that there is no more may not know what is behind it. The next value may be there and nowhere else.
+#[tokio::test]
+async fn behind_a_success_with_nothing_in_it_is_waited_for_what_a_rotating_secret_becomes() {
+    const BODY: &[u8] = b"{\"access_token\":\"a\",\"refresh_token\":\"r\"}";
+    for head in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let server = in_pieces(vec![head.into(), BODY.to_vec()]).await;
+        let (call, request) = carrying(&mut Fixture::reaching(&server), &server).await;
+        let response = call.send(request).await.unwrap();
+        assert_eq!(response.body, BODY, "{head}");
+        let nothing = in_pieces(vec![head.into()]).await;
+        let (call, request) = carrying(&mut Fixture::reaching(&nothing), &nothing).await;
+        let response = call.send(request).await.unwrap();
+        assert_eq!(response.body, b"", "{head}");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_token_does_not_wait_for_what_follows_a_whole_object() {
+    let server = in_pieces(vec![
+        b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"access_token\":\"a\"}".to_vec(),
+    ])
+    .await;
+    let began = Instant::now();
+    Fixture::reaching(&server)
+        .call()
+        .send(get(server.url("/")))
+        .await
+        .unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+}
+
+/// The reader needs the beginning and the end; what fills the middle is left out.
+#[tokio::test]
+async fn tokens_in_an_answer_beyond_the_limit_are_found_for_a_rotating_secret() {
+    const TOKENS: &str = "\"access_token\":\"a\",\"refresh_token\":\"r\"";
+    let long = "x".repeat(300_000);
+    let list = "1234,".repeat(60_000);
+    let chunks: String = (0..100)
+        .map(|_| format!("bb8\r\n{}\r\n", "y".repeat(3000)))
+        .collect();
+    let end = format!("\",{TOKENS}}}");
+    for (what, bytes) in [
+        (
+            "before it",
+            format!("HTTP/1.1 200 OK\r\n\r\n{{{TOKENS},\"x\":\"{long}\"}}"),
+        ),
+        (
+            "behind a text",
+            format!("HTTP/1.1 200 OK\r\n\r\n{{\"x\":\"{long}\",{TOKENS}}}"),
+        ),
+        (
+            "behind a list",
+            format!("HTTP/1.1 200 OK\r\n\r\n{{\"x\":[{list}1],{TOKENS}}}"),
+        ),
+        (
+            "behind a page",
+            format!("HTTP/1.1 200 OK\r\n\r\n<b>{long}</b>{{{TOKENS}}}"),
+        ),
+        (
+            "behind a header",
+            format!("HTTP/1.1 200 OK\r\nx: {long}\r\n\r\n{{{TOKENS}}}"),
+        ),
+        (
+            "in chunks",
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\n{{\"x\":\"\r\n{chunks}{:x}\r\n{end}\r\n0\r\n\r\n",
+                end.len()
+            ),
+        ),
+        (
+            "with a length",
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{{\"x\":\"{long}\",{TOKENS}}}",
+                long.len() + TOKENS.len() + 9
+            ),
+        ),
+    ] {
+        let server = in_pieces(vec![bytes.into_bytes()]).await;
+        let (call, request) = carrying(&mut Fixture::reaching(&server), &server).await;
+        let response = call
+            .send(request)
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(response.body.len() <= 64 * 1024, "{what}");
+        let (Content::Members(found) | Content::Form(found)) =
+            evertoken_answer::read_wrapped(None, &response.body)
+        else {
+            panic!("{what}");
+        };
+        assert_eq!(
+            (found.access_token(), found.refresh_token()),
+            (Some("a"), Some("r")),
+            "{what}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn interim_answers_without_end_are_not_read_for_long() {
     let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -476,13 +609,7 @@ async fn interim_answers_without_end_are_not_read_for_long() {
     })
     .await;
     let mut fixture = Fixture::reaching(&server);
-    fixture.secret("rt", "rt-value").rotating = true;
-    let call = fixture.holding_call().await;
-    let mut rotating = get(server.url("/"));
-    rotating.headers = vec![(
-        "X-Token".to_owned(),
-        Value::Secret(call.open("rt").await.unwrap()),
-    )];
+    let (call, rotating) = carrying(&mut fixture, &server).await;
     for request in [get(server.url("/")), rotating] {
         let outcome = call.send(request).await;
         assert_eq!(code(&outcome), "http.protocol");

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use tokio::sync::watch;
 use url::Url;
 
 use super::client::{Clients, Recipe};
@@ -36,6 +37,8 @@ pub(super) struct Way {
     pub(super) recipe: Recipe,
     /// Bytes that the answer may have.
     pub(super) limit: usize,
+    /// Whether it carries a value that its use replaces: then the answer may hold the only copy of the next one.
+    pub(super) is_rotating: bool,
 }
 
 impl Outgoing {
@@ -116,6 +119,9 @@ impl Arrived {
     }
 }
 
+/// An answer that is arriving, for whoever keeps what came of it while the rest is missing.
+pub type Arriving = watch::Sender<Arrived>;
+
 /// Not even its length: there are tokens in it.
 impl fmt::Debug for Arrived {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,15 +133,15 @@ impl fmt::Debug for Arrived {
 
 /// Carries requests.
 pub trait Transport: Send + Sync {
-    /// Sends a request once. Its answer comes into `arrived` piece by piece, so that what came is there when the wait for the rest is
-    /// given up.
+    /// Sends a request once. Its answer comes into `arriving` piece by piece, so that what came is there while the rest is waited for, and
+    /// when the wait is given up.
     ///
     /// # Errors
     /// The answer did not come to its end.
     fn exchange<'a>(
         &'a self,
         outgoing: Outgoing,
-        arrived: &'a mut Arrived,
+        arriving: &'a Arriving,
     ) -> BoxFuture<'a, Result<(), NoAnswer>>;
 }
 
@@ -167,13 +173,14 @@ impl Transport for Network {
     fn exchange<'a>(
         &'a self,
         outgoing: Outgoing,
-        arrived: &'a mut Arrived,
+        arriving: &'a Arriving,
     ) -> BoxFuture<'a, Result<(), NoAnswer>> {
         Box::pin(async move {
             let client = self.clients.get(&outgoing.way.recipe).await;
             let client = client.map_err(NoAnswer::before_sending)?;
-            arrived.sent_at = self.clock.now().wall;
-            exchange(&client, outgoing, arrived).await
+            let sent_at = self.clock.now().wall;
+            arriving.send_modify(|arrived| arrived.sent_at = sent_at);
+            exchange(&client, outgoing, arriving).await
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::Flight;
@@ -22,6 +22,11 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of that, this much must be left when the request is sent: the intent took long to write, or the machine slept, and another process
 /// may take the chain over when the intent is over.
 const SENDING_TIME: Duration = Duration::from_secs(20);
+
+/// So long after the first byte of an answer what has come of it is kept, unless it is at its end by then, as most are within milliseconds; an
+/// object that is whole is after a lull that is shorter. What follows is kept after twice the time, and so on: of an answer that drips
+/// for a minute nine times.
+const KEPT_FIRST: Duration = Duration::from_millis(150);
 
 /// The first wait before an answer that could not be kept is written again; doubled up to the longest.
 const REWRITE_FIRST: Duration = Duration::from_millis(250);
@@ -138,18 +143,24 @@ impl Exchange {
     async fn exchanged(&self, outgoing: Outgoing, within: Duration) -> Result<Response, Failure> {
         let url = &self.url;
         let question = outgoing.question();
-        let mut arrived = Arrived::nothing_yet(self.host().clock.now().wall);
-        let exchange = self.host().transport.exchange(outgoing, &mut arrived);
-        let outcome = timeout(within, exchange).await.unwrap_or_else(|_| {
-            Err(NoAnswer::after_sending(Failure::new(
-                FailureKind::Unavailable,
-                "http.timeout",
-                format!(
-                    "{url} had not answered in full {} s after the request was written down",
-                    EXCHANGE_TIMEOUT.as_secs()
-                ),
-            )))
-        });
+        let nothing_yet = Arrived::nothing_yet(self.host().clock.now().wall);
+        let (arriving, mut so_far) = watch::channel(nothing_yet);
+        let exchanging = async move {
+            let exchange = self.host().transport.exchange(outgoing, &arriving);
+            timeout(within, exchange).await.unwrap_or_else(|_| {
+                Err(NoAnswer::after_sending(Failure::new(
+                    FailureKind::Unavailable,
+                    "http.timeout",
+                    format!(
+                        "{url} had not answered in full {} s after the request was written down",
+                        EXCHANGE_TIMEOUT.as_secs()
+                    ),
+                )))
+            })
+        };
+        // A write that has begun is not given up: whether it happened would not be known.
+        let (outcome, ()) = tokio::join!(exchanging, self.keep_what_comes(&mut so_far));
+        let arrived = so_far.borrow().clone();
         match question.answered_by(&arrived, outcome).await {
             Err(none) if !none.was_sent => {
                 self.unsent().await;
@@ -169,6 +180,31 @@ impl Exchange {
                     Meaning::Dead => self.dead(&response).await,
                 }
                 Ok(response)
+            }
+        }
+    }
+
+    /// Keeps what has come of an answer whose rest makes itself wait: the only successor may be in it, and the process may end before the
+    /// answer does. Most answers end before that is due.
+    async fn keep_what_comes(&self, so_far: &mut watch::Receiver<Arrived>) {
+        let has_begun = so_far.wait_for(|arrived| !arrived.bytes.is_empty());
+        if has_begun.await.is_err() {
+            return;
+        }
+        let mut pause = KEPT_FIRST;
+        while timeout(pause, ended(so_far)).await.is_err() {
+            let arrived = so_far.borrow_and_update().clone();
+            for flight in &self.flights {
+                if let Err(failure) = flight.keep_what_came(&arrived).await {
+                    tracing::warn!(
+                        job = %flight.job(), secret = flight.secret(), error = %failure,
+                        "what came so far of an answer to a request with a rotating secret cannot be written down"
+                    );
+                }
+            }
+            pause *= 2;
+            if so_far.changed().await.is_err() {
+                return;
             }
         }
     }
@@ -240,6 +276,11 @@ impl Exchange {
             }
         }
     }
+}
+
+/// The exchange is at its end: nothing comes any more.
+async fn ended(so_far: &mut watch::Receiver<Arrived>) {
+    while so_far.changed().await.is_ok() {}
 }
 
 fn too_late(passed: Duration) -> Failure {

@@ -149,6 +149,29 @@ impl Flight {
         reading.is_some_and(|reading| reading.is_legible)
     }
 
+    /// Says what an answer that nobody waits for any more was, of which only a part is here: its process ended before the rest came. Doubt
+    /// is left where that part does not tell.
+    ///
+    /// # Errors
+    /// That cannot be written down; then nothing must be sent.
+    pub(super) async fn judge_what_came(&self) -> Result<(), Failure> {
+        let chain = self.chain().await;
+        let (us, alone) = (self.host.journal.holder(), self.host.keeper.is_exclusive());
+        let Some((intent, came)) = chain.left_behind(us, alone, self.host.clock.now().wall) else {
+            return Ok(());
+        };
+        let limit = self.host.limits().response_bytes;
+        let reading = Reading::of_what_came(came, &intent.method, limit).await;
+        let meaning = reading.map_or(Meaning::Unknown, |reading| reading.meaning);
+        self.change(|chain| match meaning {
+            Meaning::Taken => chain.answered(came.clone()),
+            // A value that is dead is refused again, and no harm is done.
+            Meaning::Unspent | Meaning::Dead => chain.unspent(),
+            Meaning::Unknown => chain.in_doubt(came.clone()),
+        })
+        .await
+    }
+
     /// Takes up an answer that was not understood when it came, if it is now.
     pub(super) async fn reread(&self) {
         let chain = self.chain().await;
@@ -156,6 +179,7 @@ impl Flight {
             intent,
             answer: Some(answer),
             failed_replays: 0,
+            ..
         }) = &chain.unread
         else {
             return;
@@ -215,6 +239,11 @@ impl Flight {
             let state = self.state.lock().await;
             self.host.journal.was_not_sent(state.chain.change);
         }
+    }
+
+    /// Keeps what came of the answer so far.
+    pub(super) async fn keep_what_came(&self, so_far: &Arrived) -> Result<(), Failure> {
+        self.change(|chain| chain.arriving(so_far.clone())).await
     }
 
     /// The chain with this answer, as it is to be stored; storing it again and again changes nothing.

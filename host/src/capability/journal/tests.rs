@@ -327,6 +327,129 @@ async fn the_successor_is_found_in_an_answer_that_nobody_asked_to_be_coded() {
     assert!(world.chain().await.has_newest(b"rt-1"));
 }
 
+const TOKENS: &str = r#"{"access_token":"at-1","expires_in":3600,"refresh_token":"rt-1"}"#;
+
+/// An answer of which nothing more comes and whose connection stays open, and the end of the process.
+async fn killed_while_waiting_after(bytes: &str) -> World {
+    let mut world = World::new();
+    world.secret(|secret| secret.retry_unanswered = RetryUnanswered::Never);
+    world.issuer(Reply::stalls_after(bytes));
+    let acquire = tokio::time::timeout(Duration::from_millis(600), world.acquire());
+    acquire.await.unwrap_err();
+    world.restart();
+    world.issuer(Reply::rotates());
+    world
+}
+
+#[tokio::test]
+async fn what_came_of_an_answer_is_there_after_a_kill_while_the_rest_is_missing() {
+    for (answer, is_replayed, next) in [
+        (
+            format!("HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{TOKENS}"),
+            true,
+            "rt-1",
+        ),
+        (format!("HTTP/1.1 200 OK\r\n\r\n{TOKENS}"), true, "rt-1"),
+        (
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{TOKENS}\r\n",
+                TOKENS.len()
+            ),
+            true,
+            "rt-1",
+        ),
+        (
+            format!("HTTP/1.1 200 OK\r\n\r\n{}", TOKENS.trim_end_matches('}')),
+            false,
+            "rt-1",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nrefresh_token=rt-1&access_token=a"
+                .to_owned(),
+            false,
+            "rt-1",
+        ),
+        (
+            "HTTP/1.1 302 Found\r\nlocation: https://idp.test/sorry\r\n\r\n".to_owned(),
+            false,
+            "seed",
+        ),
+        (
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 99\r\n\r\n<html>".to_owned(),
+            false,
+            "seed",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n<html>Back so".to_owned(),
+            false,
+            "seed",
+        ),
+    ] {
+        let world = killed_while_waiting_after(&answer).await;
+        if is_replayed {
+            assert_eq!(world.acquire().await.unwrap(), "at-1", "{answer}");
+            assert_eq!(world.values_sent(), ["seed"], "{answer}");
+        }
+        let _ = world.acquire().await;
+        world.acquire().await.unwrap();
+        assert_eq!(
+            world.values_sent().get(1).map(String::as_str),
+            Some(next),
+            "{answer}"
+        );
+        assert_eq!(world.chain().await.unanswered, 0, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_of_an_answer_and_does_not_tell_leaves_doubt_and_is_kept() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"access_token\":\"at-1\",\"refr",
+        "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\naccess_token=at-1&refresh_token=rt",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/js",
+        "HTTP/1.1 503 Away\r\ncontent-length: 99\r\n\r\n",
+    ] {
+        let world = killed_while_waiting_after(answer).await;
+        let failure = world.acquire().await.unwrap_err();
+        assert_eq!(code(&failure), "chain.needs-attention", "{answer}");
+        assert_eq!(world.values_sent(), ["seed"], "{answer}");
+        let chain = world.chain().await;
+        let unread = chain.unread.and_then(|unread| unread.answer).unwrap();
+        assert_eq!(unread.bytes, answer.as_bytes());
+    }
+}
+
+/// Each write costs a disk's or an API server's time.
+#[tokio::test]
+async fn an_answer_that_comes_at_once_takes_three_writes_and_one_that_drips_a_few_more() {
+    let answer = format!("HTTP/1.1 200 OK\r\n\r\n{TOKENS}");
+    for (wait_ms, at_most) in [(0, 3), (1, 3), (30, 7)] {
+        let world = World::new();
+        world.issuer(Reply::pieces(
+            answer.as_bytes().chunks(2),
+            Duration::from_millis(wait_ms),
+        ));
+        world.acquire().await.unwrap();
+        let writes = world.changes();
+        assert!((3..=at_most).contains(&writes), "{writes} at {wait_ms} ms");
+    }
+}
+
+/// The store made the change and could not say so: the answer is written all the same.
+#[tokio::test]
+async fn an_answer_is_kept_whatever_became_of_the_writes_of_its_parts() {
+    let answer = format!("HTTP/1.1 200 OK\r\n\r\n{TOKENS}");
+    let world = World::new();
+    world.store_forgets_to_answer_to_parts();
+    world.issuer(Reply::pieces(
+        answer.as_bytes().chunks(30),
+        Duration::from_millis(200),
+    ));
+    assert_eq!(world.acquire().await.unwrap(), "at-1");
+    assert_eq!(world.values_sent(), ["seed"]);
+    assert!(world.chain().await.has_newest(b"rt-1"));
+}
+
 /// A later version reads more: what is a fragment to this one is given to the source as soon as it is understood.
 #[tokio::test]
 async fn an_answer_that_was_not_understood_is_used_once_it_is() {

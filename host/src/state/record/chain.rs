@@ -56,6 +56,8 @@ struct ExchangeOut<'a> {
     plugin: StoredPlugin,
     config: &'a serde_json::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
+    arriving: Option<AnswerOut<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<AnswerOut<'a>>,
     failed_replays: u32,
 }
@@ -112,6 +114,8 @@ struct ExchangeIn {
     plugin: StoredPlugin,
     config: serde_json::Value,
     #[serde(default)]
+    arriving: Option<AnswerIn>,
+    #[serde(default)]
     answer: Option<AnswerIn>,
     failed_replays: u32,
 }
@@ -161,11 +165,16 @@ fn exchange_out(exchange: &Exchange) -> ExchangeOut<'_> {
             interface: intent.plugin.interface.clone(),
         },
         config: &intent.config,
-        answer: exchange.answer.as_ref().map(|answer| AnswerOut {
-            sent_at: answer.sent_at,
-            bytes: Binary(&answer.bytes),
-        }),
+        arriving: exchange.arriving.as_ref().map(answer_out),
+        answer: exchange.answer.as_ref().map(answer_out),
         failed_replays: exchange.failed_replays,
+    }
+}
+
+fn answer_out(answer: &Arrived) -> AnswerOut<'_> {
+    AnswerOut {
+        sent_at: answer.sent_at,
+        bytes: Binary(&answer.bytes),
     }
 }
 
@@ -203,6 +212,7 @@ fn exchange_in(stored: ExchangeIn) -> Result<Exchange, StateError> {
             },
             config: stored.config,
         },
+        arriving: stored.arriving.map(answer_in).transpose()?,
         answer: stored.answer.map(answer_in).transpose()?,
         failed_replays: stored.failed_replays,
     })
@@ -270,12 +280,14 @@ pub(in crate::state) mod tests {
             (".{0,8}", ".{0,30}", ".{0,8}", ".{0,8}", ".{0,20}"),
             any_job(),
             proptest::option::of(any_answer()),
+            proptest::option::of(any_answer()),
         )
             .prop_map(
                 |(
                     (holder, written_at, not_after, digest, failed_replays),
                     (method, url, name, interface, config),
                     job,
+                    arriving,
                     answer,
                 )| Exchange {
                     intent: Intent {
@@ -292,6 +304,7 @@ pub(in crate::state) mod tests {
                         },
                         config: serde_json::json!({"text": config, "list": [1, null]}),
                     },
+                    arriving,
                     answer,
                     failed_replays,
                 },
@@ -345,8 +358,8 @@ pub(in crate::state) mod tests {
             prop_assert_eq!(read.value.expose_secret(), chain.value.expose_secret());
             let (read, chain) = (read.exchange, chain.exchange);
             prop_assert_eq!(format!("{read:?}"), format!("{chain:?}"));
-            let answer = |exchange: Option<Exchange>| exchange.and_then(|exchange| exchange.answer);
-            prop_assert!(answer(read) == answer(chain));
+            let came = |exchange: Option<Exchange>| exchange.map(|exchange| (exchange.arriving, exchange.answer));
+            prop_assert!(came(read) == came(chain));
         }
     }
 

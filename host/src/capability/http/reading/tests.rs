@@ -106,11 +106,21 @@ fn a_whole_object_has_arrived_whatever_is_wrong_with_its_framing() {
         ("another type", message("content-type: text/html\r\n", BODY.as_bytes())),
         ("another character set", message("content-type: application/json; charset=iso-8859-1\r\n", &[&BODY.as_bytes()[..BODY.len() - 1], b",\"name\":\"Z\xfcrich\"}"].concat())),
         ("a byte order mark", message("", format!("\u{feff}{BODY}").as_bytes())),
+        ("a byte order mark before everything", format!("\u{feff}HTTP/1.1 200 OK\r\n{length}\r\n{BODY}").into()),
+        ("UTF-32", message("", &BODY.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect::<Vec<u8>>())),
+        ("single quotes", message("", BODY.replace('"', "'").as_bytes())),
+        ("a form alone", b"access_token=at&refresh_token=rt".to_vec()),
+        ("a form", message("content-length: 32\r\n", b"access_token=at&refresh_token=rt")),
+        ("a form that ends with the connection", message("", b"access_token=at&refresh_token=rt")),
+        ("a body behind none", [b"HTTP/1.1 204 No Content\r\n\r\n", BODY.as_bytes()].concat()),
+        ("a body behind a reset", [b"HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", BODY.as_bytes()].concat()),
     ] {
         let reading = read(bytes, false).unwrap_or_else(|| panic!("{what}"));
-        assert_eq!((reading.response.status, reading.meaning), (200, Meaning::Taken), "{what}");
-        assert!(reading.is_whole && reading.is_of_use(), "{what}");
-        let Content::Members(members) = evertoken_answer::read_wrapped(None, &reading.response.body) else {
+        assert!(is_success(reading.response.status), "{what}");
+        assert_eq!(reading.meaning, Meaning::Taken, "{what}");
+        let is_form = what.starts_with("a form");
+        assert!((reading.is_whole || is_form) && reading.is_of_use(), "{what}");
+        let (Content::Members(members) | Content::Form(members)) = evertoken_answer::read_wrapped(None, &reading.response.body) else {
             panic!("{what}: {:?}", String::from_utf8_lossy(&reading.response.body));
         };
         assert_eq!((members.text("access_token"), members.text("refresh_token")), (Some("at"), Some("rt")), "{what}");
@@ -283,6 +293,32 @@ fn of_an_answer_that_was_cut_anywhere_only_what_is_certain_is_used() {
             expected,
             "{bytes:?}"
         );
+    }
+}
+
+/// A field that is cut looks like one that is whole.
+#[test]
+fn of_a_form_that_was_cut_only_the_fields_that_another_one_follows_are_used() {
+    let form = "access_token=at&refresh_token=rt&expires_in=60";
+    let chunked = format!("{:x}\r\n{form}\r\n0\r\n\r\n", form.len());
+    for whole in [
+        message(
+            &format!("content-length: {}\r\n", form.len()),
+            form.as_bytes(),
+        ),
+        message("transfer-encoding: chunked\r\n", chunked.as_bytes()),
+    ] {
+        for end in 0..whole.len() {
+            let came = &whole[..end];
+            let Some(reading) = read(came, false).filter(|reading| !reading.is_whole) else {
+                continue;
+            };
+            let is_certain = came.windows(4).any(|four| four == b"=rt&");
+            assert_eq!(reading.meaning == Meaning::Taken, is_certain, "{end}");
+            assert_eq!(reading.successor.is_some(), is_certain, "{end}");
+            let body = String::from_utf8_lossy(&reading.response.body);
+            assert!(!body.contains("expires_in"), "{body}");
+        }
     }
 }
 

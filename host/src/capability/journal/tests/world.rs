@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use crate::capability::acquire::{Source, Unsuccessful};
 use crate::capability::chain::{Chain, ChainId, Plugin};
 use crate::capability::host::{Host, Settings};
-use crate::capability::http::{Arrived, Body, NoAnswer, Outgoing, Request, Response, Transport};
+use crate::capability::http::{Arriving, Body, NoAnswer, Outgoing, Request, Response, Transport};
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::capability::testing::{Fixture, NOW, get};
 use crate::capability::{Call, Value};
@@ -42,6 +42,10 @@ pub(super) enum Reply {
     RefusesAndLogin(String),
     /// These bytes, and the end of the connection.
     Raw(Vec<u8>),
+    /// These bytes, and then nothing.
+    Stalls(Vec<u8>),
+    /// These bytes, so long after each other.
+    Pieces(Vec<Vec<u8>>, Duration),
     /// It rotates, and of its answer so many bytes are missing.
     BreaksOff(usize),
 }
@@ -73,6 +77,14 @@ impl Reply {
 
     pub(super) fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self::Raw(bytes.into())
+    }
+
+    pub(super) fn stalls_after(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::Stalls(bytes.into())
+    }
+
+    pub(super) fn pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, wait: Duration) -> Self {
+        Self::Pieces(pieces.into_iter().map(<[u8]>::to_vec).collect(), wait)
     }
 
     pub(super) fn breaks_off(missing: usize) -> Self {
@@ -204,6 +216,11 @@ impl World {
         }
     }
 
+    /// Changes of the chain that the store has made or refused so far.
+    pub(super) fn changes(&self) -> u32 {
+        self.inner.keeper.changes.load(Ordering::Relaxed)
+    }
+
     /// The process ends, wherever it is, and another one starts on the same store.
     pub(super) fn restart(&mut self) {
         self.host = host(&self.inner);
@@ -291,6 +308,13 @@ impl World {
 
     pub(super) fn store_forgets_to_answer(&self) {
         self.inner.keeper.forgets.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn store_forgets_to_answer_to_parts(&self) {
+        self.inner
+            .keeper
+            .forgets_parts
+            .store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_shared_by_processes(&self) {
@@ -401,11 +425,13 @@ impl Transport for Issuer {
     fn exchange<'a>(
         &'a self,
         outgoing: Outgoing,
-        arrived: &'a mut Arrived,
+        arriving: &'a Arriving,
     ) -> BoxFuture<'a, Result<(), NoAnswer>> {
         Box::pin(async move {
+            let comes =
+                |bytes: Vec<u8>| arriving.send_modify(|arrived| arrived.bytes.extend(bytes));
             if outgoing.url.as_str() != TOKEN_URL {
-                arrived.bytes = response(500, "");
+                comes(response(500, ""));
                 return Ok(());
             }
             let reply = self.0.facts().reply.clone();
@@ -428,21 +454,31 @@ impl Transport for Issuer {
             match reply {
                 Reply::Rotates(wait) => {
                     tokio::time::sleep(wait).await;
-                    arrived.bytes = self.token(true);
+                    comes(self.token(true));
                 }
-                Reply::WithoutSuccessor => arrived.bytes = self.token(false),
-                Reply::Status(status, body) => arrived.bytes = response(status, &body),
+                Reply::WithoutSuccessor => comes(self.token(false)),
+                Reply::Status(status, body) => comes(response(status, &body)),
                 Reply::RefusesAndLogin(login) => {
                     std::fs::write(&self.0.login, login).unwrap();
                     self.0.facts().reply = Reply::rotates();
-                    arrived.bytes = response(400, r#"{"error":"invalid_grant"}"#);
+                    comes(response(400, r#"{"error":"invalid_grant"}"#));
                 }
-                Reply::Raw(bytes) => arrived.bytes = bytes,
+                Reply::Raw(bytes) => comes(bytes),
                 Reply::BreaksOff(missing) => {
-                    arrived.bytes = self.token(true);
-                    let end = arrived.bytes.len() - missing;
-                    arrived.bytes.truncate(end);
+                    let mut bytes = self.token(true);
+                    bytes.truncate(bytes.len() - missing);
+                    comes(bytes);
                     return broken_off();
+                }
+                Reply::Stalls(bytes) => {
+                    comes(bytes);
+                    return std::future::pending().await;
+                }
+                Reply::Pieces(pieces, wait) => {
+                    for piece in pieces {
+                        comes(piece);
+                        tokio::time::sleep(wait).await;
+                    }
                 }
                 Reply::IsLost | Reply::Unreachable => return broken_off(),
             }
@@ -475,7 +511,9 @@ impl Model {
     }
 
     async fn finish(&self, call: &Call, answer: &Response) -> Result<Token, Failure> {
-        let Content::Members(body) = evertoken_answer::read(None, &answer.body) else {
+        let (Content::Members(body) | Content::Form(body)) =
+            evertoken_answer::read_wrapped(None, &answer.body)
+        else {
             return Err(failure(FailureKind::Unavailable, "answer.unreadable"));
         };
         if let Some(successor) = body.text("refresh_token") {
@@ -562,6 +600,8 @@ struct Shaky {
     refuses_successors: AtomicBool,
     /// The next change happens, and nobody is told.
     forgets: AtomicBool,
+    /// The same for changes that bring a part of an answer.
+    forgets_parts: AtomicBool,
     shared: AtomicBool,
     changes: AtomicU32,
 }
@@ -575,6 +615,7 @@ impl Shaky {
             fails_after: AtomicBool::new(false),
             refuses_successors: AtomicBool::new(false),
             forgets: AtomicBool::new(false),
+            forgets_parts: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             changes: AtomicU32::new(0),
         }
@@ -642,8 +683,12 @@ impl Keeper for Shaky {
             if self.refuses(change.next) {
                 return Err(failure(FailureKind::Unavailable, "state.full"));
             }
+            let exchange = change.next.exchange.as_ref();
+            let is_part = exchange.is_some_and(|exchange| exchange.arriving.is_some());
             let revision = self.inner.swap_chain(change).await?;
-            if self.forgets.swap(false, Ordering::Relaxed) {
+            if self.forgets.swap(false, Ordering::Relaxed)
+                || (is_part && self.forgets_parts.load(Ordering::Relaxed))
+            {
                 return Err(failure(FailureKind::Unavailable, "state.timeout"));
             }
             Ok(revision)
