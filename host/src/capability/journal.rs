@@ -215,7 +215,6 @@ pub(super) async fn settle(
             );
         }
         let flight = Arc::new(Flight::new(host, job, &name, found, lock));
-        flight.judge_what_came().await?;
         flight.reread().await;
         if let Some(exchange) = settle_one(host, secret, &flight).await? {
             replayed = Some(exchange);
@@ -246,14 +245,18 @@ async fn settle_one(
     }
     let Reading { wall: now, boot } = host.clock.now();
     let alone = host.keeper.is_exclusive();
-    let retry = secret.retry_unanswered;
-    let settlement = chain.settlement(host.journal.holder, alone, retry, now);
+    let settlement =
+        |chain: &Chain| chain.settlement(host.journal.holder, alone, secret.retry_unanswered, now);
     let is_over = chain.is_left_open_by_another(host.journal.holder, alone)
-        && !matches!(settlement, Settlement::InUse { .. });
+        && !matches!(settlement(&chain), Settlement::InUse { .. });
     let left = host.journal.left_to_another(&chain, is_over, boot);
-    match settlement {
+    if !left.is_zero() {
+        return Err(in_use(flight, left));
+    }
+    flight.judge_what_came().await?;
+    let chain = flight.chain().await;
+    match settlement(&chain) {
         Settlement::InUse { until } => Err(in_use(flight, until.since(now))),
-        _ if !left.is_zero() => Err(in_use(flight, left)),
         Settlement::Free => Ok(None),
         Settlement::Replay => Ok(chain.exchange),
         Settlement::InDoubt { until } if until.since(now) <= OVERTAKEN_WITHIN => {

@@ -596,7 +596,7 @@ const ODD_ANSWERS: &[(&str, OddDress)] = &[
         )
     }),
     ("Latin-1", |t| {
-        with_body([b"{\"name\":\"Z\xfcrich\",", t.json()[1..].as_bytes()].concat())
+        with_body([b"{\"name\":\"Z\xfcrich\",", &t.json().as_bytes()[1..]].concat())
     }),
     ("a guard", |t| with_body(format!(")]}}',\n{}", t.json()))),
     ("a loop", |t| with_body(format!("while(1);{}", t.json()))),
