@@ -11,6 +11,7 @@ pub mod failure;
 mod file;
 pub mod kubernetes;
 pub mod output;
+mod pem;
 pub mod plugin;
 pub mod printable;
 pub mod refresh;

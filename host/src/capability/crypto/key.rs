@@ -5,25 +5,42 @@ use aws_lc_rs::signature::{
     self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, ParsedPublicKey, RsaKeyPair, VerificationAlgorithm,
 };
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, SectionKind};
+use rustls::pki_types::pem::SectionKind;
 use rustls::server::ParsedCertificate;
 use zeroize::Zeroizing;
 
 use super::PublicKey;
 use super::jwk::{self, Jwk};
+use crate::pem::{self, Damage};
 
 /// Why a value is no key. Never says anything of the value but its form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum KeyError {
     /// Neither form.
     #[error("it is neither PEM nor JWK")]
     Form,
     /// PEM that holds something else.
-    #[error("the PEM holds no private key (PKCS #8, PKCS #1 or SEC 1, not encrypted)")]
-    NoPrivateKey,
+    #[error("the PEM holds no private key (PKCS #8, PKCS #1 or SEC 1, not encrypted){0}")]
+    NoPrivateKey(String),
     /// PEM that holds nothing with a public key.
-    #[error("the PEM holds neither key nor certificate")]
-    NoKey,
+    #[error("the PEM holds neither key nor certificate{0}")]
+    NoKey(String),
+    /// A block of PEM that cannot be read.
+    #[error("{block} is damaged: {damage}")]
+    Damaged {
+        /// Which one.
+        block: String,
+        /// Why.
+        damage: Damage,
+    },
+    /// What is wrong with one of several blocks.
+    #[error("{block}: {why}")]
+    Within {
+        /// Which one.
+        block: String,
+        /// What.
+        why: Box<KeyError>,
+    },
     /// A kind that nothing here signs with, or damaged.
     #[error(
         "it is damaged or of a kind that is not supported; there are RSA with 2048 to 8192 bits, EC P-256 and P-384, Ed25519"
@@ -80,7 +97,10 @@ impl PrivateKey {
     pub(super) fn parse(text: &[u8]) -> Result<Self, KeyError> {
         match Form::of(text)? {
             Form::Jwk(jwk) => jwk.private_key(),
-            Form::Pem(pem) => pem.private_key()?.ok_or(KeyError::NoPrivateKey),
+            Form::Pem(pem) => {
+                let missing = || KeyError::NoPrivateKey(pem.holds.clone());
+                pem.private_key()?.ok_or_else(missing)
+            }
         }
     }
 
@@ -162,47 +182,77 @@ impl Form {
     }
 }
 
-/// The sections of a PEM text.
-struct Pem(Vec<(SectionKind, Zeroizing<Vec<u8>>)>);
+/// The blocks of a PEM text.
+struct Pem {
+    sections: Vec<Section>,
+    /// What is in it, for people.
+    holds: String,
+}
+
+/// A block that could be read, if it is of a kind that is known.
+struct Section {
+    block: String,
+    kind: SectionKind,
+    der: Zeroizing<Vec<u8>>,
+}
+
+impl Section {
+    fn within(&self, why: KeyError) -> KeyError {
+        KeyError::Within {
+            block: self.block.clone(),
+            why: Box::new(why),
+        }
+    }
+
+    /// The private key in it; none: it is something else.
+    fn private_key(&self) -> Option<Result<PrivateKey, KeyError>> {
+        let key = match self.kind {
+            SectionKind::PrivateKey => PrivateKey::pkcs8(&self.der),
+            SectionKind::EcPrivateKey => PrivateKey::sec1(&self.der),
+            SectionKind::RsaPrivateKey => RsaKeyPair::from_der(&self.der)
+                .map(PrivateKey::Rsa)
+                .map_err(|_| KeyError::Unsupported),
+            _ => return None,
+        };
+        Some(key.map_err(|why| self.within(why)))
+    }
+}
 
 impl Pem {
     fn parse(text: &[u8]) -> Result<Self, KeyError> {
         let mut sections = Vec::new();
-        let mut rest = text;
-        while let Some((kind, der)) = pem::from_buf(&mut rest).map_err(|_| KeyError::Form)? {
-            sections.push((kind, Zeroizing::new(der)));
+        for block in pem::blocks(text) {
+            let damaged = |damage| KeyError::Damaged {
+                block: block.to_string(),
+                damage,
+            };
+            if let Some((kind, der)) = block.parse().map_err(damaged)? {
+                let block = block.to_string();
+                sections.push(Section { block, kind, der });
+            }
         }
-        if sections.is_empty() {
+        let holds = pem::holds(text);
+        if holds.is_empty() {
             return Err(KeyError::Form);
         }
-        Ok(Self(sections))
+        Ok(Self { sections, holds })
     }
 
     fn private_key(&self) -> Result<Option<PrivateKey>, KeyError> {
-        self.0
+        self.sections
             .iter()
-            .find_map(|(kind, der)| match kind {
-                SectionKind::PrivateKey => Some(PrivateKey::pkcs8(der)),
-                SectionKind::EcPrivateKey => Some(PrivateKey::sec1(der)),
-                SectionKind::RsaPrivateKey => Some(
-                    RsaKeyPair::from_der(der)
-                        .map(PrivateKey::Rsa)
-                        .map_err(|_| KeyError::Unsupported),
-                ),
-                _ => None,
-            })
+            .find_map(Section::private_key)
             .transpose()
     }
 
-    fn all(&self, wanted: SectionKind) -> impl Iterator<Item = &[u8]> {
-        self.0
+    fn all(&self, wanted: SectionKind) -> impl Iterator<Item = &Section> {
+        self.sections
             .iter()
-            .filter(move |(kind, _)| *kind == wanted)
-            .map(|(_, der)| der.as_slice())
+            .filter(move |section| section.kind == wanted)
     }
 
     fn first(&self, wanted: SectionKind) -> Option<&[u8]> {
-        self.all(wanted).next()
+        Some(self.all(wanted).next()?.der.as_slice())
     }
 
     fn public_key(&self) -> Result<PublicKey, KeyError> {
@@ -210,7 +260,7 @@ impl Pem {
         // Each must be one: what else is put between the armour is nothing public.
         let keys: Vec<_> = certificates
             .iter()
-            .map(|der| certified(der))
+            .map(|section| certified(&section.der).map_err(|why| section.within(why)))
             .collect::<Result<_, _>>()?;
         let certified = keys.into_iter().next();
         let own = match (self.private_key()?, self.first(SectionKind::PublicKey)) {
@@ -224,11 +274,16 @@ impl Pem {
         {
             return Err(KeyError::OtherCertificate);
         }
-        let spki = own.or(certified).ok_or(KeyError::NoKey)?;
+        let spki = own
+            .or(certified)
+            .ok_or_else(|| KeyError::NoKey(self.holds.clone()))?;
         Ok(PublicKey {
             jwk: jwk_of(&spki).ok_or(KeyError::Unsupported)?,
             spki,
-            certificates: certificates.into_iter().map(<[u8]>::to_vec).collect(),
+            certificates: certificates
+                .into_iter()
+                .map(|section| section.der.to_vec())
+                .collect(),
         })
     }
 }

@@ -243,6 +243,17 @@ fn a_certificate_in_the_same_pem_is_given_out_if_it_is_the_keys() {
         failure.message.contains("certificate is damaged"),
         "{failure}"
     );
+    let joined = format!(
+        "{}{}{}",
+        key.serialize_pem().trim_end(),
+        certificate.pem().trim_end(),
+        other.pem()
+    );
+    assert_eq!(
+        public_key(joined.as_bytes()).unwrap().certificates,
+        [certificate.der().to_vec(), other.der().to_vec()],
+        "files joined without a line end between them"
+    );
     let alone = public_key(certificate.pem().as_bytes()).unwrap();
     assert_eq!((alone.jwk, alone.spki), (public.jwk, public.spki));
 
@@ -262,18 +273,31 @@ fn what_is_no_usable_key_says_what_is_wrong_and_never_shows_it() {
     let without_primes = RSA_JWK.replace("\"p\"", "\"unknown\"");
     let inconsistent = EC_JWK.replace("jpsQ", "jpsR");
     let damaged = pem("PRIVATE KEY", b"not der at all");
+    let second_damaged =
+        format!("{damaged}-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----");
+    let public_only = pem("PUBLIC KEY", b"not der at all");
     for (key, algorithm, part) in [
         ("hunter22", "RS256", "neither PEM nor JWK"),
         ("{\"hunter22\": 1}", "RS256", "neither PEM nor JWK"),
         (
             "-----BEGIN PRIVATE KEY-----\nhunter22",
             "RS256",
-            "neither PEM nor JWK",
+            "block 1 (PRIVATE KEY, line 1) is damaged: its END line is missing",
         ),
         (
             &damaged,
             "RS256",
-            "damaged or of a kind that is not supported",
+            "block 1 (PRIVATE KEY, line 1): it is damaged or of a kind that is not supported",
+        ),
+        (
+            &second_damaged,
+            "RS256",
+            "block 2 (CERTIFICATE, line 4) is damaged: what stands in it is not base64",
+        ),
+        (
+            &public_only,
+            "ES256",
+            "the PEM holds no private key (PKCS #8, PKCS #1 or SEC 1, not encrypted); it holds block 1 (PUBLIC KEY, line 1)",
         ),
         (
             EC_JWK,

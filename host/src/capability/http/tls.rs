@@ -7,7 +7,7 @@ use std::sync::Arc;
 use reqwest::{ClientBuilder, Identity};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::client::{Recipe, Trust};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
+use crate::pem;
 use crate::text;
 
 /// Bytes of a PEM file; the largest bundles of public authorities have a quarter of a megabyte.
@@ -63,10 +64,10 @@ impl TlsFile {
     fn certificates(
         self,
         file: &Path,
-        pem: &[u8],
+        text: &[u8],
     ) -> Result<Vec<(String, CertificateDer<'static>)>, Failure> {
         let mut found = Vec::new();
-        for block in blocks(pem) {
+        for block in pem::blocks(text) {
             if !block.label.ends_with("CERTIFICATE") {
                 continue;
             }
@@ -74,9 +75,11 @@ impl TlsFile {
                 let mend = "only CERTIFICATE is read; convert it with `openssl x509`";
                 return Err(self.failure(file, format_args!("{block} cannot be used: {mend}")));
             }
-            let certificate = CertificateDer::from_pem_slice(block.text).map_err(|error| {
-                self.failure(file, format_args!("{block} is damaged: {}", damage(&error)))
+            let der = block.parse().map_err(|damage| {
+                self.failure(file, format_args!("{block} is damaged: {damage}"))
             })?;
+            let der = der.map(|(_, der)| der.to_vec()).unwrap_or_default();
+            let certificate = CertificateDer::from(der);
             ParsedCertificate::try_from(&certificate).map_err(|error| {
                 self.failure(
                     file,
@@ -90,28 +93,29 @@ impl TlsFile {
                 file,
                 format_args!(
                     "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed{}",
-                    holds(pem)
+                    pem::holds(text)
                 ),
             ));
         }
         Ok(found)
     }
 
-    fn private_key(self, file: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Failure> {
-        let mut keys = blocks(pem).filter(|block| block.label.ends_with("PRIVATE KEY"));
+    fn private_key(self, file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, Failure> {
+        let mut keys = pem::blocks(text).filter(|block| block.label.ends_with("PRIVATE KEY"));
         let Some(block) = keys.next() else {
             return Err(self.failure(
                 file,
-                format_args!("it holds no private key; {KEY_NEEDED}{}", holds(pem)),
+                format_args!("it holds no private key; {KEY_NEEDED}{}", pem::holds(text)),
             ));
         };
-        PrivateKeyDer::from_pem_slice(block.text).map_err(|error| {
-            let what = match &error {
-                pem::Error::NoItemsFound => "is none that can be used".to_owned(),
-                error => format!("is damaged: {}", damage(error)),
-            };
-            self.failure(file, format_args!("{block} {what}; {KEY_NEEDED}"))
-        })
+        let unusable =
+            |what: String| self.failure(file, format_args!("{block} {what}; {KEY_NEEDED}"));
+        match block.parse() {
+            Ok(Some((kind, der))) => PrivateKeyDer::from_pem(kind, der.to_vec()),
+            Ok(None) => None,
+            Err(damage) => return Err(unusable(format!("is damaged: {damage}"))),
+        }
+        .ok_or_else(|| unusable("is none that can be used".to_owned()))
     }
 }
 
@@ -120,78 +124,6 @@ const KEY_NEEDED: &str = "an unencrypted PEM file (PKCS #8, PKCS #1 or SEC 1) is
 /// Why certificate and key do not fit.
 pub(super) fn another_key(certificate: &Path) -> String {
     format!("it is not the key of {}", certificate.display())
-}
-
-/// One block of a PEM file.
-struct Block<'p> {
-    number: usize,
-    line: usize,
-    label: &'p str,
-    text: &'p [u8],
-}
-
-/// E.g. `block 2 (CERTIFICATE, line 23)`.
-impl fmt::Display for Block<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "block {} ({}, line {})",
-            self.number, self.label, self.line
-        )
-    }
-}
-
-/// The blocks of a PEM file, each to the next one's beginning.
-fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
-    let mut begins = Vec::new();
-    let mut offset = 0;
-    for (index, line) in pem.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        if let Some(label) = label_of(line) {
-            begins.push((offset, index + 1, label));
-        }
-        offset += line.len();
-    }
-    let ends: Vec<usize> = begins
-        .iter()
-        .skip(1)
-        .map(|(at, ..)| *at)
-        .chain([pem.len()])
-        .collect();
-    begins
-        .into_iter()
-        .zip(ends)
-        .enumerate()
-        .map(move |(index, ((start, line, label), end))| Block {
-            number: index + 1,
-            line,
-            label,
-            text: pem.get(start..end).unwrap_or_default(),
-        })
-}
-
-/// Only as far as it goes: in a file that has lost its line ends the whole key stands behind it.
-fn label_of(line: &[u8]) -> Option<&str> {
-    let line = std::str::from_utf8(line.trim_ascii()).ok()?;
-    let (label, _) = line.strip_prefix("-----BEGIN ")?.split_once("-----")?;
-    Some(label)
-}
-
-/// What is there instead of what was looked for.
-fn holds(pem: &[u8]) -> String {
-    let found: Vec<_> = blocks(pem).take(3).map(|block| block.to_string()).collect();
-    match found.is_empty() {
-        true => String::new(),
-        false => format!("; it holds {}", found.join(", ")),
-    }
-}
-
-/// In words; the parser's own repeat the content, which may be a key.
-fn damage(error: &pem::Error) -> &'static str {
-    match error {
-        pem::Error::MissingSectionEnd { .. } => "its END line is missing",
-        pem::Error::Base64Decode(_) => "what stands in it is not base64",
-        _ => "it is no PEM",
-    }
 }
 
 /// The builder with the trust and the client certificate of this recipe.
@@ -220,16 +152,21 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
     let key_pem = TlsFile::Key.read(key)?;
     TlsFile::Cert.certificates(certificate, &certificate_pem)?;
     TlsFile::Key.private_key(key, &key_pem)?;
-    let both = Zeroizing::new([&**certificate_pem, b"\n", &**key_pem].concat());
+    let both = Zeroizing::new(
+        [pem::separated(&certificate_pem), pem::separated(&key_pem)]
+            .each_ref()
+            .map(|text| text.as_slice())
+            .concat(),
+    );
     Identity::from_pem(&both).map_err(|_| TlsFile::Key.failure(key, KEY_NEEDED))
 }
 
 /// TLS that trusts the certificates in a file, and nobody else.
 fn config(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, Failure> {
-    let pem = TlsFile::Ca.read(ca)?;
+    let text = TlsFile::Ca.read(ca)?;
     let mut roots = RootCertStore::empty();
     let mut trusted = Vec::new();
-    for (block, certificate) in TlsFile::Ca.certificates(ca, &pem)? {
+    for (block, certificate) in TlsFile::Ca.certificates(ca, &text)? {
         roots.add(certificate.clone()).map_err(|error| {
             TlsFile::Ca.failure(ca, format_args!("{block} cannot be trusted: {error}"))
         })?;

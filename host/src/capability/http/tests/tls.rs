@@ -257,7 +257,12 @@ async fn a_pem_that_cannot_be_used_is_named_by_block_and_line() {
         (key.clone(), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
         (key.replace('\n', "\r"), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
         (key.replace('\n', " "), "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed; it holds block 1 (PRIVATE KEY, line 1)".to_owned()),
-        (good.replace('\n', " "), "block 1 (CERTIFICATE, line 1) is damaged".to_owned()),
+        (good.replace('\n', " "), "block 1 (CERTIFICATE, line 1) is damaged: it has no line ends".to_owned()),
+        (good.replace('\n', r"\n"), r"block 1 (CERTIFICATE, line 1) is damaged: its line ends are written as `\n`".to_owned()),
+        (
+            format!("{}{}", good.trim_end(), block("CERTIFICATE", "AAAA")),
+            format!("block 2 (CERTIFICATE, line {lines}) is no certificate that can be used"),
+        ),
         (good.encode_utf16().flat_map(u16::to_le_bytes).map(char::from).collect(), "it is UTF-16 text".to_owned()),
     ] {
         std::fs::write(&file, &content).unwrap();
@@ -276,9 +281,12 @@ async fn a_pem_that_cannot_be_used_is_named_by_block_and_line() {
         "\u{feff}{}",
         authority.certificate.pem().replace('\n', "\r\n")
     );
-    std::fs::write(&file, windows).unwrap();
-    let outcome = send(&fixture(folder.path(), vec![origin.clone()]), &origin).await;
-    assert_eq!(outcome.unwrap().status, 200);
+    let joined = format!("{}{}", good.trim_end(), authority.certificate.pem());
+    for content in [windows, joined] {
+        std::fs::write(&file, content).unwrap();
+        let outcome = send(&fixture(folder.path(), vec![origin.clone()]), &origin).await;
+        assert_eq!(outcome.unwrap().status, 200);
+    }
 }
 
 #[tokio::test]
