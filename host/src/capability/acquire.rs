@@ -73,6 +73,24 @@ pub struct Acquired {
     pub last_dated: Option<Dated>,
 }
 
+/// Why there is no token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotAcquired {
+    /// What went wrong.
+    pub failure: Failure,
+    /// The last answer that had a date.
+    pub last_dated: Option<Dated>,
+}
+
+impl From<Failure> for NotAcquired {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            last_dated: None,
+        }
+    }
+}
+
 /// How one call ended.
 enum Round {
     Done(Acquired),
@@ -85,7 +103,11 @@ impl Host {
     ///
     /// # Errors
     /// The source's, with its code; `chain.*` when a rotating secret must not be used now; the store's.
-    pub async fn acquire(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Acquired, Failure> {
+    pub async fn acquire(
+        &self,
+        job: &Arc<Job>,
+        source: &dyn Source,
+    ) -> Result<Acquired, NotAcquired> {
         for _ in 0..MAX_CALLS {
             if let Round::Done(acquired) = self.round(job, source).await? {
                 return Ok(acquired);
@@ -95,10 +117,11 @@ impl Host {
             FailureKind::Unavailable,
             "chain.busy",
             "the job's rotating secrets are used by others all the time",
-        ))
+        )
+        .into())
     }
 
-    async fn round(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Round, Failure> {
+    async fn round(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Round, NotAcquired> {
         let settling = journal::settle(&self.0, job, source.plugin());
         let Settled { held, replayed } = timeout(job.source.timeout, settling)
             .await
@@ -115,13 +138,18 @@ impl Host {
             false
         });
         journal::write_back(&self.0, job, call.held()).await;
+        // An answer from the journal tells nothing of the clocks now.
+        let last_dated = call.last_dated().filter(|_| replayed.is_none());
+        let not_acquired = |failure| NotAcquired {
+            failure,
+            last_dated,
+        };
         match result {
             Ok(token) => {
                 let acquired = Acquired {
                     obtained_at: call.first_sent_at().unwrap_or(began),
                     rotating_expires_at: journal::expires_at(call.held()).await,
-                    // An answer from the journal tells nothing of the clocks now.
-                    last_dated: call.last_dated().filter(|_| replayed.is_none()),
+                    last_dated,
                     token,
                 };
                 let is_wanted = replayed
@@ -137,10 +165,10 @@ impl Host {
                 if journal::has_news(&self.0, job, call.held()).await {
                     Ok(Round::Again)
                 } else {
-                    Err(said(unsuccessful, left_open, job))
+                    Err(not_acquired(said(unsuccessful, left_open, job)))
                 }
             }
-            Err(unsuccessful) => Err(said(unsuccessful, left_open, job)),
+            Err(unsuccessful) => Err(not_acquired(said(unsuccessful, left_open, job))),
         }
     }
 }

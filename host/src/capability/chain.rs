@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretSlice};
+use serde::{Deserialize, Serialize};
 
 use super::http::Arrived;
 use crate::config::model::{JobId, RetryUnanswered};
@@ -151,6 +152,53 @@ pub enum Settlement {
     Dead,
 }
 
+/// What became of a chain, for status and metrics, from the best to the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChainState {
+    /// Nothing is known against it.
+    Ok,
+    /// Its newest value was sent and no answer came: it may be spent.
+    InDoubt,
+    /// An answer is kept that the plugin cannot read, or the chain is of a copy of the state store: `evertoken state` shows the way out.
+    NeedsAttention,
+    /// The issuer does not take it any more: somebody has to log in again.
+    Dead,
+}
+
+impl ChainState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::InDoubt, Self::NeedsAttention, Self::Dead];
+
+    /// By the code of the failure to use it, if that failed.
+    #[must_use]
+    pub fn of(code: Option<&str>) -> Self {
+        match code {
+            Some("chain.in-doubt") => Self::InDoubt,
+            Some("chain.needs-attention" | "chain.restored") => Self::NeedsAttention,
+            Some("chain.dead") => Self::Dead,
+            _ => Self::Ok,
+        }
+    }
+
+    /// The word in status and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::InDoubt => "in-doubt",
+            Self::NeedsAttention => "needs-attention",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for ChainState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl Chain {
     /// A chain that begins with this value.
     #[must_use]
@@ -189,6 +237,33 @@ impl Chain {
                 until: exchange.intent.not_after.after(CLOCK_SKEW),
             },
             _ => self.after_unanswered(retry, now),
+        }
+    }
+
+    /// What its record says of it. A request of another process that may still be answered, and an answer that the source has not yet
+    /// failed to read, say nothing against it.
+    #[must_use]
+    pub fn state(
+        &self,
+        us: Holder,
+        alone: bool,
+        retry: RetryUnanswered,
+        now: Timestamp,
+    ) -> ChainState {
+        let exchange = self.exchange.as_ref();
+        match self.settlement(us, alone, retry, now) {
+            Settlement::Dead => ChainState::Dead,
+            Settlement::NeedsAttention => ChainState::NeedsAttention,
+            Settlement::Replay if exchange.is_some_and(|exchange| exchange.failed_replays > 0) => {
+                ChainState::NeedsAttention
+            }
+            Settlement::Free | Settlement::InDoubt { .. } if self.unanswered > 0 => {
+                ChainState::InDoubt
+            }
+            Settlement::Free
+            | Settlement::InDoubt { .. }
+            | Settlement::Replay
+            | Settlement::InUse { .. } => ChainState::Ok,
         }
     }
 
@@ -686,6 +761,107 @@ mod tests {
             .succeeded_by(b"next".to_vec().into(), None);
         assert_eq!((next.dead_since, &next.dead_reason), (None, &None));
         assert!(next.has_newest(b"next"));
+    }
+
+    #[test]
+    fn a_failure_to_use_a_chain_says_what_became_of_it() {
+        for (code, expected) in [
+            (None, "ok"),
+            (Some("http.connect"), "ok"),
+            (Some("chain.in-doubt"), "in-doubt"),
+            (Some("chain.needs-attention"), "needs-attention"),
+            (Some("chain.restored"), "needs-attention"),
+            (Some("chain.dead"), "dead"),
+        ] {
+            let state = ChainState::of(code);
+            assert_eq!(state.as_str(), expected);
+            assert_eq!(serde_json::to_value(state).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_record_says_what_became_of_its_chain() {
+        use RetryUnanswered::{AtOnce, Never};
+        let waits = chain().intending(intent(US, NOW)).answered(answer());
+        let lost_by_others = chain().intending(intent(OTHERS, NOW));
+        let later = NOW.after(s(600));
+        for (what, chain, alone, retry, now, expected) in [
+            ("new", chain(), true, AtOnce, NOW, ChainState::Ok),
+            (
+                "lost",
+                unanswered(1),
+                true,
+                AtOnce,
+                later,
+                ChainState::InDoubt,
+            ),
+            (
+                "lost often",
+                unanswered(5),
+                true,
+                AtOnce,
+                NOW,
+                ChainState::InDoubt,
+            ),
+            (
+                "no more",
+                unanswered(1),
+                true,
+                Never,
+                NOW,
+                ChainState::NeedsAttention,
+            ),
+            (
+                "waits for the source",
+                waits.clone(),
+                true,
+                AtOnce,
+                NOW,
+                ChainState::Ok,
+            ),
+            (
+                "not read",
+                waits.unread(NOW),
+                true,
+                AtOnce,
+                NOW,
+                ChainState::NeedsAttention,
+            ),
+            (
+                "under way elsewhere",
+                lost_by_others.clone(),
+                false,
+                AtOnce,
+                NOW,
+                ChainState::Ok,
+            ),
+            (
+                "lost elsewhere",
+                lost_by_others.clone(),
+                false,
+                AtOnce,
+                later,
+                ChainState::InDoubt,
+            ),
+            (
+                "of a former process",
+                lost_by_others,
+                true,
+                AtOnce,
+                NOW,
+                ChainState::InDoubt,
+            ),
+            (
+                "dead",
+                chain().died(NOW, None),
+                true,
+                Never,
+                NOW,
+                ChainState::Dead,
+            ),
+        ] {
+            assert_eq!(chain.state(US, alone, retry, now), expected, "{what}");
+        }
     }
 
     #[test]

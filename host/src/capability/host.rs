@@ -6,12 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::call::Call;
-use super::chain::Holder;
+use super::chain::{ChainState, Holder};
 use super::http::{ProxyRules, Transport};
-use super::journal::{Held, Journal};
+use super::journal::{self, Held, Journal};
 use super::keep::Keeper;
 use super::secrets::{Home, Kubernetes};
-use crate::config::model::{Job, PluginLimits};
+use crate::config::model::{Job, JobId, PluginLimits};
 use crate::config::origin::Origin;
 use crate::time::Clock;
 
@@ -122,6 +122,17 @@ impl Host {
     #[must_use]
     pub fn holder(&self) -> Holder {
         self.0.journal.holder()
+    }
+
+    /// The worst that is known of the chains of a job's rotating secrets; none: nothing was read of them so far, or it has none.
+    #[must_use]
+    pub fn chain_state(&self, job: &JobId) -> Option<ChainState> {
+        self.0.journal.state_of(job)
+    }
+
+    /// Reads what became of the chains of a job's rotating secrets, for [`Self::chain_state`].
+    pub async fn look_at_chains(&self, job: &Job) {
+        journal::look(&self.0, job).await;
     }
 
     /// Waits for requests with rotating secrets that are under way, for a while, of which so much has `passed`. No call should begin any

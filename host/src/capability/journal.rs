@@ -18,13 +18,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::chain::{
-    ATTEMPTS_AT_ONCE, Chain, ChainId, Exchange, Holder, OVERTAKEN_WITHIN, Plugin, Settlement,
+    ATTEMPTS_AT_ONCE, Chain, ChainId, ChainState, Exchange, Holder, OVERTAKEN_WITHIN, Plugin,
+    Settlement,
 };
 use super::crypto;
 use super::host::Shared;
 use super::keep::{FoundChain, Seed};
 use super::secrets::{self, Providers};
-use crate::config::model::{Job, RetryUnanswered, Secret};
+use crate::config::model::{Job, JobId, RetryUnanswered, Secret};
 use crate::failure::{Failure, FailureKind};
 use crate::time::{Reading, Timestamp};
 
@@ -53,6 +54,22 @@ pub(super) struct Journal {
     /// Chains that another process left open: by which change, and when that was first seen to be over, on the boot clock.
     left_open: Mutex<HashMap<ChainId, ([u8; 16], Duration)>>,
     exchanges: TaskTracker,
+    known: Mutex<Known>,
+}
+
+/// What became of chains, by what was last read or written of them.
+#[derive(Default)]
+struct Known {
+    chains: HashMap<ChainId, ChainState>,
+    /// By job and secret.
+    secrets: HashMap<JobId, BTreeMap<String, Stands>>,
+}
+
+/// What a job's rotating secret stands for.
+enum Stands {
+    For(ChainId),
+    /// It must not be used, and which chain it is was not said.
+    Unusable(ChainState),
 }
 
 impl fmt::Debug for Journal {
@@ -69,6 +86,7 @@ impl Journal {
             unsent: Mutex::default(),
             left_open: Mutex::default(),
             exchanges: TaskTracker::new(),
+            known: Mutex::default(),
         }
     }
 
@@ -99,6 +117,36 @@ impl Journal {
         let lock = Arc::new(AsyncMutex::new(()));
         locks.insert(id, Arc::downgrade(&lock));
         lock
+    }
+
+    /// Takes note of what became of a chain.
+    fn note(&self, job: &JobId, secret: &str, chain: ChainId, state: ChainState) {
+        self.stands(job, secret, Stands::For(chain));
+        self.known().chains.insert(chain, state);
+    }
+
+    fn stands(&self, job: &JobId, secret: &str, stands: Stands) {
+        let mut known = self.known();
+        if !known.secrets.contains_key(job) {
+            known.secrets.insert(job.clone(), BTreeMap::new());
+        }
+        if let Some(secrets) = known.secrets.get_mut(job) {
+            secrets.insert(secret.to_owned(), stands);
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worst that is known of a job's chains; none: nothing was read of them so far.
+    pub(super) fn state_of(&self, job: &JobId) -> Option<ChainState> {
+        let known = self.known();
+        let states = known.secrets.get(job)?.values().map(|stands| match stands {
+            Stands::For(chain) => known.chains.get(chain).copied(),
+            Stands::Unusable(state) => Some(*state),
+        });
+        states.flatten().max()
     }
 
     fn was_not_sent(&self, change: [u8; 16]) {
@@ -209,10 +257,7 @@ pub(super) async fn settle(
             return Err(changed(job, &name));
         }
         if found.seed == Some(Seed::Restored) {
-            tracing::warn!(
-                job = %job.id, secret = name, chain = %found.chain.id,
-                "the configured value was spent long ago (a backup?); it is not used, the chain goes on from its newest value"
-            );
+            tell_earlier(job, &name, secret, &found.chain);
         }
         let flight = Arc::new(Flight::new(host, job, &name, found, lock));
         flight.reread().await;
@@ -223,6 +268,22 @@ pub(super) async fn settle(
         held.flights.insert(name, flight);
     }
     Ok(Settled { held, replayed })
+}
+
+/// Says that what is configured is an earlier value. Where the newest one is written back, that is also so after `evertoken state set`, and
+/// is put right by itself.
+fn tell_earlier(job: &Job, name: &str, secret: &Secret, chain: &Chain) {
+    if secret.write_back {
+        tracing::info!(
+            job = %job.id, secret = name, chain = %chain.id,
+            "where the newest value is written back there is an earlier one; it is not used, and is replaced after the next refresh"
+        );
+    } else {
+        tracing::warn!(
+            job = %job.id, secret = name, chain = %chain.id,
+            "the configured value was spent long ago (a backup?); it is not used, the chain goes on from its newest value"
+        );
+    }
 }
 
 fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
@@ -315,13 +376,45 @@ pub(super) struct Found {
     configured: Option<SecretSlice<u8>>,
 }
 
+/// Takes note of what became of the job's chains. What is configured is read only if something is known against one, since it may be a new
+/// login.
+pub(super) async fn look(host: &Shared, job: &Job) {
+    for (name, secret) in rotating(job) {
+        let found = host.keeper.find_chain(&job.id, name, None).await;
+        match found {
+            Ok(Some(found)) => note(host, job, name, &found.stored.chain, secret),
+            Ok(None) => continue,
+            Err(failure) => note_unusable(host, job, name, &failure),
+        }
+        if host.journal.state_of(&job.id) != Some(ChainState::Ok) {
+            // What it finds is noted.
+            let _ = find(host, job, name, secret).await;
+        }
+    }
+}
+
+fn note(host: &Shared, job: &Job, name: &str, chain: &Chain, secret: &Secret) {
+    let now = host.clock.now().wall;
+    let alone = host.keeper.is_exclusive();
+    let state = chain.state(host.journal.holder, alone, secret.retry_unanswered, now);
+    host.journal.note(&job.id, name, chain.id, state);
+}
+
+fn note_unusable(host: &Shared, job: &Job, name: &str, failure: &Failure) {
+    let state = ChainState::of(failure.code.as_deref());
+    if state != ChainState::Ok {
+        host.journal.stands(&job.id, name, Stands::Unusable(state));
+    }
+}
+
 /// The chain that a secret of the job stands for. One without any value yet begins with the empty one, which is never sent.
 async fn find(host: &Shared, job: &Job, name: &str, secret: &Secret) -> Result<Found, Failure> {
     let configured = configured(host, job, name, secret).await;
     let seed = configured.as_ref().ok().map(ExposeSecret::expose_secret);
-    let found = host.keeper.find_chain(&job.id, name, seed).await?;
+    let found = host.keeper.find_chain(&job.id, name, seed).await;
+    let found = found.inspect_err(|failure| note_unusable(host, job, name, failure))?;
     let configured = configured.ok();
-    Ok(match found {
+    let found = match found {
         Some(FoundChain { stored, seed }) => Found {
             chain: stored.chain,
             stored: Some(stored.revision),
@@ -341,7 +434,9 @@ async fn find(host: &Shared, job: &Job, name: &str, secret: &Secret) -> Result<F
                 configured,
             }
         }
-    })
+    };
+    note(host, job, name, &found.chain, secret);
+    Ok(found)
 }
 
 /// The newest value of a chain, for whoever only looks at it, with its generation.

@@ -228,10 +228,21 @@ impl Entry {
         }
     }
 
-    /// What the chain of the job's rotating secrets is in for; none: it has none.
-    fn chain(&self) -> Option<ChainState> {
-        let code = self.last_failure.as_deref().and_then(|f| f.code.as_deref());
-        self.rotates().then(|| ChainState::of(code))
+    /// What became of the chain of the job's rotating secrets, by its record or else by the last failure; none: it has none.
+    pub(super) fn chain(&self, ports: &Ports) -> Option<ChainState> {
+        let by_failure = || {
+            let failure = self.last_failure.as_deref();
+            ChainState::of(failure.and_then(|failure| failure.code.as_deref()))
+        };
+        let by_record = || ports.acquirer.chain_state(&self.config);
+        self.rotates()
+            .then(|| by_record().unwrap_or_else(by_failure))
+    }
+
+    /// Whether somebody has to mend something, and may do so by another secret.
+    pub(super) fn waits_for_secrets(&self, ports: &Ports) -> bool {
+        let lasts = |chain| matches!(chain, ChainState::Dead | ChainState::NeedsAttention);
+        self.machine.needs_mending() || self.chain(ports).is_some_and(lasts)
     }
 
     /// `held_back`: why it waits for its issuer, if it does, and when the next job may try.
@@ -239,6 +250,7 @@ impl Entry {
         &self,
         now: Reading,
         held_back: Option<(HeldBack, Option<Timestamp>)>,
+        ports: &Ports,
     ) -> JobStatus {
         let outputs = self.config.outputs.iter();
         let states = self.machine.output_states();
@@ -258,7 +270,7 @@ impl Entry {
             attempt: self.machine.failures(),
             last_failure: self.last_failure.as_deref().cloned(),
             held_back: held_back.map(|(held_back, _)| held_back),
-            chain: self.chain(),
+            chain: self.chain(ports),
             keep_failure: self.keep_failure.as_deref().cloned(),
             next_keep: self.machine.keep_retries_at(now).map(on_wall_clock),
             outputs: outputs

@@ -11,10 +11,11 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::ports::{
-    self, Acquirer, Call, Change, Issuer, JobToken, Lane, Obtained, Owner, Part, Published,
-    Publisher, Write,
+    self, Acquirer, Call, Change, Issuer, JobToken, Lane, NotObtained, Obtained, Owner, Part,
+    Published, Publisher, Write,
 };
-use crate::capability::chain::Plugin;
+use crate::capability::call::Dated;
+use crate::capability::chain::{ChainState, Plugin};
 use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
 use crate::config::model::{Destination, Format, Job, Output, SecretOrigin};
 use crate::config::origin::Origin;
@@ -205,11 +206,19 @@ impl Acquirer for Live {
         })
     }
 
+    fn chain_state(&self, job: &Job) -> Option<ChainState> {
+        self.capabilities.chain_state(&job.id)
+    }
+
+    fn look_at_chains<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, ()> {
+        Box::pin(self.capabilities.look_at_chains(job))
+    }
+
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
         call: Call,
-    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
+    ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
         Box::pin(async move {
             let plugin = &job.source.plugin;
             let info = self.plugins.info(plugin).await;
@@ -224,17 +233,23 @@ impl Acquirer for Live {
                 info,
                 call,
             };
-            let acquired = self.capabilities.acquire(job, &source).await?;
+            let acquired = self.capabilities.acquire(job, &source).await;
+            let acquired = acquired.map_err(|not| NotObtained {
+                failure: not.failure,
+                issuer_ahead_ms: not.last_dated.map(ahead_ms),
+            })?;
             Ok(Obtained {
                 token: acquired.token,
                 obtained_at: acquired.obtained_at,
                 rotating_expires_at: acquired.rotating_expires_at,
-                issuer_ahead_ms: acquired
-                    .last_dated
-                    .map(|dated| clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date)),
+                issuer_ahead_ms: acquired.last_dated.map(ahead_ms),
             })
         })
     }
+}
+
+fn ahead_ms(dated: Dated) -> i64 {
+    clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date)
 }
 
 /// A source plugin in one call.
@@ -518,7 +533,7 @@ mod tests {
         let obtained = live
             .acquire(&Arc::new(fixture.job), call)
             .await
-            .unwrap_or_else(|failure| panic!("compiled in {compiling:?}: {failure}"));
+            .unwrap_or_else(|failure| panic!("compiled in {compiling:?}: {}", failure.failure));
         assert_eq!(obtained.token.value.expose_secret(), "fresh");
     }
 }

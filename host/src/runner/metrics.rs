@@ -194,7 +194,7 @@ impl Metrics {
         );
         registry.register(
             "issuer_clock_skew_seconds",
-            "How far an issuer's clock is ahead of this machine's by the Date of its last answer that brought a token; less than zero: behind",
+            "How far an issuer's clock is ahead of this machine's by the Date of its last answer; less than zero: behind",
             self.issuer_clocks.clone(),
         );
         registry.register(
@@ -470,6 +470,8 @@ fn seconds(at: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
+
     use super::*;
     use crate::config::model::{FileDestination, JobId};
     use crate::failure::FailureKind;
@@ -500,8 +502,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_scrape_shows_each_job_and_what_was_counted() {
+    /// Metrics of which each has counted something.
+    fn used() -> Metrics {
         let metrics = Metrics::new();
         let (ms, file) = (
             Duration::from_millis,
@@ -534,6 +536,77 @@ mod tests {
         }
         metrics.client_restrained(issuer, Cause::ClientRefused, true);
         metrics.log_lines_lost().inc_by(3);
+        metrics
+    }
+
+    /// The labels of each metric as Prometheus reads them: a histogram's and an info's samples are one metric.
+    fn encoded(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut kinds: HashMap<&str, &str> = HashMap::new();
+        for line in text.lines() {
+            if let Some(of) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = of.split_once(' ').unwrap();
+                kinds.insert(name, kind);
+            } else if !line.starts_with('#') {
+                let sample = line.split([' ', '{']).next().unwrap();
+                let of_histogram = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .filter_map(|suffix| sample.strip_suffix(suffix))
+                    .find(|name| kinds.get(name) == Some(&"histogram"));
+                let labels = found
+                    .entry(of_histogram.unwrap_or(sample).to_owned())
+                    .or_default();
+                if let Some((inside, _)) = line
+                    .split_once('{')
+                    .and_then(|(_, rest)| rest.rsplit_once('}'))
+                {
+                    let names = inside
+                        .split("=\"")
+                        .filter_map(|part| part.rsplit(['"', ',']).next());
+                    let names = names.filter(|name| !name.is_empty() && *name != "le");
+                    labels.extend(names.map(str::to_owned));
+                }
+            }
+        }
+        found
+    }
+
+    /// The table of deploy/README.md: names, and what stands behind the type.
+    fn documented() -> BTreeMap<String, BTreeSet<String>> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/README.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let words = |cell: &str| -> Vec<String> {
+            cell.split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect()
+        };
+        page.lines()
+            .filter(|line| line.starts_with("| `evertoken_"))
+            .flat_map(|line| {
+                let cells: Vec<&str> = line.split('|').collect();
+                let labels: BTreeSet<String> = words(cells[2]).into_iter().collect();
+                words(cells[1])
+                    .into_iter()
+                    .map(move |name| (name, labels.clone()))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_and_label_is_documented_and_no_other() {
+        let dead = JobStatus {
+            last_success: Some(Timestamp(1)),
+            ..job("a", JobState::Ready, Some(1))
+        };
+        let text = used().encode(snapshot(vec![dead])).unwrap();
+        assert_eq!(encoded(&text), documented(), "{text}");
+    }
+
+    #[test]
+    fn a_scrape_shows_each_job_and_what_was_counted() {
+        let metrics = used();
         let text = metrics
             .encode(snapshot(vec![
                 job("a", JobState::Ready, Some(1_700_000_300_000)),

@@ -199,7 +199,7 @@ impl Runner {
 fn failed(work: Work) -> Outcome {
     match work {
         Work::Load(_) => Outcome::Loaded(Err(panicked())),
-        Work::Acquire(_) => Outcome::Acquired(Err(panicked())),
+        Work::Acquire(_) => Outcome::Acquired(Err(panicked().into())),
         Work::Look(_) => Outcome::Looked(None),
         Work::Keep(_) => Outcome::Kept(Err(panicked())),
         Work::Write(..) | Work::WriteShared(..) => Outcome::Written(Err(panicked())),

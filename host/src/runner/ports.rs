@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::capability::chain::ChainState;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, Output};
 use crate::failure::Failure;
@@ -139,6 +140,24 @@ impl Obtained {
     }
 }
 
+/// Why a source returned nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotObtained {
+    /// What went wrong.
+    pub failure: Failure,
+    /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
+    pub issuer_ahead_ms: Option<i64>,
+}
+
+impl From<Failure> for NotObtained {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            issuer_ahead_ms: None,
+        }
+    }
+}
+
 /// Asks sources for tokens.
 pub trait Acquirer: Send + Sync {
     /// Digest of all that makes the source what it is. A token obtained under another digest is not this job's.
@@ -154,6 +173,18 @@ pub trait Acquirer: Send + Sync {
     /// included; a missing one counts by why it is missing. None: they cannot be read now.
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>>;
 
+    /// What is known of the chains of the job's rotating secrets; none: nothing so far, or it has none.
+    fn chain_state(&self, job: &Job) -> Option<ChainState> {
+        let _ = job;
+        None
+    }
+
+    /// Reads what the store has of these chains, for [`Self::chain_state`].
+    fn look_at_chains<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, ()> {
+        let _ = job;
+        Box::pin(async {})
+    }
+
     /// One call of the job's plugin.
     ///
     /// # Errors
@@ -163,7 +194,7 @@ pub trait Acquirer: Send + Sync {
         &'a self,
         job: &'a Arc<Job>,
         call: Call,
-    ) -> BoxFuture<'a, Result<Obtained, Failure>>;
+    ) -> BoxFuture<'a, Result<Obtained, NotObtained>>;
 }
 
 /// Whose output it is.

@@ -15,7 +15,7 @@ use super::admission::{Admission, Bounds};
 use super::entry::{self, Entry, Pending, SharedEntry, is_same_output};
 use super::handle::{Asked, Change, Command};
 use super::metrics::{Metrics, Refreshed, WriteResult};
-use super::ports::{self, Lane, Obtained, Ports};
+use super::ports::{self, Lane, NotObtained, Obtained, Ports};
 use super::queue::Queue;
 use super::status::{FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
@@ -280,7 +280,10 @@ impl Scheduler {
     pub(super) fn snapshot(&self, names: &[String]) -> Snapshot {
         let now = self.world.now();
         let (keys, _) = self.named(names);
-        let status = |key: &Key| Some(self.jobs.get(key)?.status(now, self.held_back(*key)));
+        let status = |key: &Key| {
+            let entry = self.jobs.get(key)?;
+            Some(entry.status(now, self.held_back(*key), &self.world.ports))
+        };
         let mut jobs: Vec<_> = keys.iter().filter_map(status).collect();
         jobs.sort_by(|a, b| a.id.cmp(&b.id));
         let asked_for = |shared: &&SharedEntry| {
@@ -417,20 +420,27 @@ impl Scheduler {
         let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
         let actions = self.step(key, Event::Restored(life));
         self.carry_out(key, actions, token);
+        self.look(key);
     }
 
-    fn answered(&mut self, key: Key, result: Result<Obtained, Failure>, began: Reading) {
+    fn answered(&mut self, key: Key, result: Result<Obtained, NotObtained>, began: Reading) {
         let now = self.world.now();
         let took = now.boot.saturating_sub(began.boot);
         let entry = self.jobs.get(&key);
         let was_well = entry.is_some_and(|entry| entry.machine.failures() == 0);
+        let ahead_ms = match &result {
+            Ok(obtained) => obtained.issuer_ahead_ms,
+            Err(not) => not.issuer_ahead_ms,
+        };
+        if clock::jump(began, now).is_none() {
+            self.clock_compared(key, ahead_ms);
+        }
         let failure = match result {
             Ok(obtained) => {
-                self.clock_compared(key, obtained.issuer_ahead_ms);
                 self.acquired(key, obtained.by_present_clock(began, now), took);
                 None
             }
-            Err(failure) => {
+            Err(NotObtained { failure, .. }) => {
                 let event = Event::Failed {
                     kind: failure.kind,
                     retry_after: failure.retry_after,

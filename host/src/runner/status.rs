@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::capability::chain::ChainState;
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
 use crate::refresh::restraint::Cause;
@@ -153,53 +154,6 @@ impl fmt::Display for HeldBack {
             Cause::IssuerInTrouble => write!(f, "waits for {}", self.issuer),
             Cause::ClientRefused => write!(f, "client refused by {}", self.issuer),
         }
-    }
-}
-
-/// What became of a chain, by the source's last failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ChainState {
-    /// Nothing is known against it.
-    Ok,
-    /// Its newest value was sent and no answer came: it may be spent.
-    InDoubt,
-    /// An answer is kept that the plugin cannot read, or the chain is of a copy of the state store: `evertoken state` shows the way out.
-    NeedsAttention,
-    /// The issuer does not take it any more: somebody has to log in again.
-    Dead,
-}
-
-impl ChainState {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ok, Self::InDoubt, Self::NeedsAttention, Self::Dead];
-
-    /// By the code of the source's last failure, if it failed.
-    #[must_use]
-    pub fn of(code: Option<&str>) -> Self {
-        match code {
-            Some("chain.in-doubt") => Self::InDoubt,
-            Some("chain.needs-attention" | "chain.restored") => Self::NeedsAttention,
-            Some("chain.dead") => Self::Dead,
-            _ => Self::Ok,
-        }
-    }
-
-    /// The word in status and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::InDoubt => "in-doubt",
-            Self::NeedsAttention => "needs-attention",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-impl fmt::Display for ChainState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -368,22 +322,6 @@ mod tests {
                 read.expires_at > Some(Timestamp(253_402_000_000_000)),
                 "{json}"
             );
-        }
-    }
-
-    #[test]
-    fn a_chain_is_what_the_last_failure_says_of_it() {
-        for (code, expected) in [
-            (None, "ok"),
-            (Some("http.connect"), "ok"),
-            (Some("chain.in-doubt"), "in-doubt"),
-            (Some("chain.needs-attention"), "needs-attention"),
-            (Some("chain.restored"), "needs-attention"),
-            (Some("chain.dead"), "dead"),
-        ] {
-            let state = ChainState::of(code);
-            assert_eq!(state.as_str(), expected);
-            assert_eq!(serde_json::to_value(state).unwrap(), expected);
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::{Call, Obtained, Ports, Published, Write};
+use super::ports::{Call, NotObtained, Obtained, Ports, Published, Write};
 use crate::config::model::{Job, JobId};
 use crate::failure::{Failure, FailureKind};
 use crate::token::KeptToken;
@@ -36,7 +36,7 @@ pub(super) enum Task {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Loaded(Result<Option<KeptToken>, Failure>),
-    Acquired(Result<Obtained, Failure>),
+    Acquired(Result<Obtained, NotObtained>),
     Looked(Option<[u8; 32]>),
     Kept(Result<(), Failure>),
     Written(Result<Published, Failure>),
@@ -46,7 +46,10 @@ impl Task {
     pub(super) async fn run(self, ports: Ports) -> Outcome {
         match self {
             Self::Load(job) => {
-                let load = ports.keeper.token(&job.id);
+                let load = async {
+                    ports.acquirer.look_at_chains(&job).await;
+                    ports.keeper.token(&job.id).await
+                };
                 Outcome::Loaded(
                     bounded(&ports, STORE_TIMEOUT, "reading the state store", load).await,
                 )
@@ -57,7 +60,7 @@ impl Task {
                 Outcome::Acquired(bounded(&ports, limit, "the call of the source", acquire).await)
             }
             Self::Look(job) => {
-                let look = async { Ok(ports.acquirer.secrets(&job).await) };
+                let look = async { Ok::<_, Failure>(ports.acquirer.secrets(&job).await) };
                 let looked = bounded(&ports, LOOK_TIMEOUT, "reading secrets", look).await;
                 Outcome::Looked(looked.unwrap_or_default())
             }
@@ -75,12 +78,12 @@ impl Task {
     }
 }
 
-async fn bounded<T>(
+async fn bounded<T, E: From<Failure>>(
     ports: &Ports,
     limit: Duration,
     what: &str,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::select! {
         biased;
         result = work => result,
@@ -88,7 +91,8 @@ async fn bounded<T>(
             FailureKind::Unavailable,
             "host.timeout",
             format!("{what} did not end within {} s", limit.as_secs()),
-        )),
+        )
+        .into()),
     }
 }
 

@@ -10,8 +10,8 @@ use evertoken::capability::{Host, Kubernetes};
 use evertoken::config::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::runner::ports::{
-    Acquirer, Call, Chance, Change, Issuer, Lane, Obtained, Published, Publisher, Timer, Write,
-    cluster,
+    Acquirer, Call, Chance, Change, Issuer, Lane, NotObtained, Obtained, Published, Publisher,
+    Timer, Write, cluster,
 };
 use fastrand::Rng;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
@@ -79,7 +79,7 @@ impl Acquirer for Sources {
         &'a self,
         job: &'a Arc<Job>,
         _: Call,
-    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
+    ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
         Box::pin(async move {
             let index = jobs::index(job);
             let source = OAuth2 {
@@ -89,9 +89,10 @@ impl Acquirer for Sources {
             let result = self.host.acquire(job, &source).await;
             match &result {
                 Ok(_) => self.succeeded(index),
-                Err(failure) => self.failed(index, failure),
+                Err(not) => self.failed(index, &not.failure),
             }
-            result.map(|acquired| Obtained {
+            let acquired = result.map_err(|not| not.failure)?;
+            Ok(Obtained {
                 token: acquired.token,
                 obtained_at: acquired.obtained_at,
                 rotating_expires_at: acquired.rotating_expires_at,

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::exchange::said;
-use super::{Found, stamp};
+use super::{Found, note, stamp};
 use crate::capability::chain::{Chain, Exchange, Intent, as_old_as_it_may_be};
 use crate::capability::host::Shared;
 use crate::capability::http::{Arrived, Meaning, Reading, Response};
@@ -346,6 +346,9 @@ impl Flight {
                 _ => return Err(self.changed_by_another()),
             },
         };
+        if let Some(secret) = self.job.source.secrets.get(&self.secret) {
+            note(&self.host, &self.job, &self.secret, &next, secret);
+        }
         *state = State {
             chain: next,
             revision: Some(revision),

@@ -9,7 +9,7 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use self::world::{Reply, Script, World, code};
 use crate::capability::acquire::Unsuccessful;
-use crate::capability::chain::{Chain, MAX_REPLAYS, OVERTAKEN_WITHIN};
+use crate::capability::chain::{Chain, ChainState, MAX_REPLAYS, OVERTAKEN_WITHIN};
 use crate::capability::http::Arrived;
 use crate::capability::testing::NOW;
 use crate::config::model::RetryUnanswered;
@@ -503,6 +503,29 @@ async fn a_dead_chain_is_never_sent_again_until_a_new_value_is_configured() {
     world.configure("another login");
     world.acquire().await.unwrap();
     assert_eq!(world.values_sent(), ["seed", "another login"]);
+}
+
+#[tokio::test]
+async fn what_became_of_a_chain_is_known_at_once_to_all_its_jobs_and_after_a_restart() {
+    let mut world = World::new();
+    assert_eq!(world.look("a").await, None, "nothing is kept yet");
+    for name in ["a", "b"] {
+        world.acquire_for(name).await.unwrap();
+        assert_eq!(world.chain_state(name), Some(ChainState::Ok));
+    }
+    world.issuer(Reply::status(400, r#"{"error":"invalid_grant"}"#));
+    world.acquire_for("a").await.unwrap_err();
+    for restarts in 0..2 {
+        for name in ["a", "b"] {
+            let known = world.chain_state(name);
+            assert_eq!(known, Some(ChainState::Dead), "{name} {restarts}");
+        }
+        world.restart();
+        assert_eq!(world.look("a").await, Some(ChainState::Dead));
+        assert_eq!(world.look("b").await, Some(ChainState::Dead));
+    }
+    world.configure("another login");
+    assert_eq!(world.look("a").await, Some(ChainState::Ok));
 }
 
 #[tokio::test]

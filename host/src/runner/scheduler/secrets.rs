@@ -18,7 +18,7 @@ impl Scheduler {
         let waiting = self
             .jobs
             .get(&key)
-            .filter(|entry| entry.machine.needs_mending());
+            .filter(|entry| entry.waits_for_secrets(&self.world.ports));
         if let Some(lane) = waiting.and_then(|entry| lane_of_secrets(&entry.config)) {
             self.enqueue(lane, (Class::Verify, 0), Work::Look(key));
         }
@@ -30,7 +30,7 @@ impl Scheduler {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        if !entry.machine.needs_mending() {
+        if !entry.waits_for_secrets(&self.world.ports) {
             return;
         }
         let next = now.boot.saturating_add(LOOK_EVERY);
@@ -39,7 +39,8 @@ impl Scheduler {
             return;
         };
         let before = entry.secrets.replace(digest);
-        if before.is_some_and(|before| before != digest) {
+        let is_another = before.is_some_and(|before| before != digest);
+        if is_another && entry.machine.needs_mending() {
             tracing::info!(job = %entry.config.id, "a secret has changed; the source is tried again");
             self.tell(key, Event::SecretsChanged);
             self.client_changed(key);

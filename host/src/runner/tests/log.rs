@@ -166,6 +166,25 @@ fn a_clock_that_is_off_is_one_line_and_one_when_it_is_right_again() {
 }
 
 #[test]
+fn a_refusal_tells_of_the_clock_as_a_token_does() {
+    let world = World::default();
+    let plan = Plan {
+        fails: Arc::new(|_| Some(failure(FailureKind::Denied))),
+        ..Plan::default()
+    };
+    world.plan("a", plan);
+    let lines = told(&world, async || {
+        world.facts().ahead_ms = -250_000;
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(10_800 * SECOND).await;
+        started.stop().await;
+    });
+    assert!(world.asked("a").len() > 2);
+    let off = with(&lines, "differ by more than a minute");
+    assert_eq!(off.len(), 1, "{lines:#?}");
+}
+
+#[test]
 fn requests_that_a_stop_abandons_are_one_line() {
     let world = World::default();
     let slow = Plan {

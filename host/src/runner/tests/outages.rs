@@ -575,6 +575,44 @@ fn a_chain_that_is_dead_is_said_in_status_and_metrics_until_the_job_succeeds() {
     });
 }
 
+/// The record of a chain says more than the last failure: another job's refusal, or one before a restart.
+#[test]
+fn what_the_record_of_a_chain_says_is_said_at_once_while_the_token_lives() {
+    let world = World::default();
+    let mut rotating = job("a");
+    let secret = Secret {
+        origin: SecretOrigin::Env("RT".to_owned()),
+        rotating: true,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
+        to: None,
+    };
+    rotating
+        .source
+        .secrets
+        .insert("rt".to_owned(), Box::new(secret));
+    world.time.run(async {
+        let started = world.start(vec![rotating]).await;
+        world.time.wait(SECOND).await;
+        for chain in [
+            ChainState::Dead,
+            ChainState::InDoubt,
+            ChainState::NeedsAttention,
+            ChainState::Ok,
+        ] {
+            world.facts().chains.insert("a".to_owned(), chain);
+            let status = started.handle.status(vec![]).await.unwrap();
+            let job = &status.jobs[0];
+            assert_eq!((job.chain, job.state), (Some(chain), JobState::Ready));
+            let text = started.metrics.encode(status).unwrap();
+            let line =
+                format!("evertoken_chain_state{{name=\"a\",namespace=\"\",state=\"{chain}\"}} 1");
+            assert!(text.contains(&line), "{line}:\n{text}");
+        }
+        started.stop().await;
+    });
+}
+
 #[test]
 fn a_rotating_secret_that_dies_unused_is_used_in_time_also_after_a_restart() {
     let world = World::default();

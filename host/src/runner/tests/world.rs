@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::virtual_time::VirtualTime;
-use crate::capability::chain::ChainId;
+use crate::capability::chain::{ChainId, ChainState};
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::{
     Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, Scope, Source, Tls,
@@ -17,8 +17,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::refresh::Policy;
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
-    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Obtained, Ports, Published, Publisher,
-    Write,
+    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, NotObtained, Obtained, Ports, Published,
+    Publisher, Write,
 };
 use crate::runner::{Change, Handle, Runner};
 use crate::time::{Clock, Timestamp};
@@ -88,6 +88,8 @@ pub(crate) struct Facts {
     pub(crate) write_fails: HashMap<String, Failure>,
     /// The secrets of all jobs; none: they cannot be read.
     pub(crate) secrets: Option<[u8; 32]>,
+    /// What the records say of the chains, by job.
+    pub(crate) chains: HashMap<String, ChainState>,
     /// Tokens in the store.
     pub(crate) store: HashMap<JobId, KeptToken>,
     pub(crate) store_fails: bool,
@@ -288,6 +290,10 @@ impl Acquirer for World {
         })
     }
 
+    fn chain_state(&self, job: &Job) -> Option<ChainState> {
+        self.facts().chains.get(&job.id.name).copied()
+    }
+
     fn secrets<'a>(&'a self, _: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
         Box::pin(async { self.facts().secrets })
     }
@@ -296,7 +302,7 @@ impl Acquirer for World {
         &'a self,
         job: &'a Arc<Job>,
         call: Call,
-    ) -> BoxFuture<'a, Result<Obtained, Failure>> {
+    ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
         let name = job.id.name.clone();
         Box::pin(async move {
             let (plan, nth) = {
@@ -323,7 +329,10 @@ impl Acquirer for World {
             self.time.wait(takes).await;
             drop(flight);
             if let Some(failure) = (plan.fails)(nth) {
-                return Err(failure);
+                return Err(NotObtained {
+                    failure,
+                    issuer_ahead_ms: Some(self.facts().ahead_ms),
+                });
             }
             let value = format!("{name}.{nth}");
             let dies = self.time.passed() + plan.life;

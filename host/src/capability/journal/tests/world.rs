@@ -9,7 +9,7 @@ use evertoken_answer::Content;
 use secrecy::ExposeSecret;
 
 use crate::capability::acquire::{Source, Unsuccessful};
-use crate::capability::chain::{Chain, ChainId, Plugin};
+use crate::capability::chain::{Chain, ChainId, ChainState, Plugin};
 use crate::capability::host::{Host, Settings};
 use crate::capability::http::{Arriving, Body, NoAnswer, Outgoing, Request, Response, Transport};
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
@@ -236,6 +236,19 @@ impl World {
         self.acquire_as(job).await
     }
 
+    /// What is known of a job's chain.
+    pub(super) fn chain_state(&self, name: &str) -> Option<ChainState> {
+        self.host.chain_state(&JobId::file(name))
+    }
+
+    /// What a start reads of a job's chain.
+    pub(super) async fn look(&self, name: &str) -> Option<ChainState> {
+        let mut job = self.job.clone();
+        job.id = JobId::file(name);
+        self.host.look_at_chains(&job).await;
+        self.chain_state(name)
+    }
+
     async fn acquire_as(&self, job: Job) -> Result<String, Failure> {
         let job = Arc::new(job);
         let source = Model(Arc::clone(&self.inner));
@@ -247,7 +260,8 @@ impl World {
         } else {
             acquire.await
         };
-        Ok(acquired?.token.value.expose_secret().to_owned())
+        let acquired = acquired.map_err(|not| not.failure)?;
+        Ok(acquired.token.value.expose_secret().to_owned())
     }
 
     pub(super) async fn acquire_without_writing_its_end(&self) {
