@@ -2,7 +2,10 @@
 
 use evertoken_plugin::Failure;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::value::ValueKind;
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value,
+};
 
 use crate::context::Context;
 use crate::words;
@@ -57,8 +60,26 @@ fn environment() -> Result<Environment<'static>, Error> {
     );
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_formatter(write_out);
     words::add_to(&mut environment);
     Ok(environment)
+}
+
+/// Writes a value where it stands. The engine would write a list or a mapping as Python does, which no consumer reads.
+fn write_out(
+    output: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
+    let what = match value.kind() {
+        ValueKind::Map => "a mapping",
+        ValueKind::Seq | ValueKind::Iterable => "a list",
+        _ => return minijinja::escape_formatter(output, state, value),
+    };
+    Err(Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{what} is no text; name one of its members, or spell it with tojson or join"),
+    ))
 }
 
 fn explain(place: &str, error: &Error, code: &str) -> Failure {

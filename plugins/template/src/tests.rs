@@ -361,6 +361,23 @@ fn lists_and_texts_can_be_cut_and_joined() {
 }
 
 #[test]
+fn a_list_or_a_mapping_is_not_written_in_the_spelling_of_another_language() {
+    for (template, what) in [
+        ("{{ fields }}", "a mapping"),
+        ("{{ tokens }}", "a mapping"),
+        ("{{ '{\"a\":[1]}' | json }}", "a mapping"),
+        ("{{ ('{\"a\":[1]}' | json).a }}", "a list"),
+        ("{{ fields.scope | split(' ') }}", "a list"),
+    ] {
+        let failure = failure(one(), json!({ "template": template }));
+        let expected = format!(
+            "config.template line 1: invalid operation: {what} is no text; name one of its members, or spell it with tojson or join"
+        );
+        assert_eq!(failure.message, expected, "{template}");
+    }
+}
+
+#[test]
 fn an_expiry_that_is_not_known_has_no_name() {
     for expiry in [Expiry::Unknown, Expiry::Never] {
         let mut tokens = one();
