@@ -80,6 +80,10 @@ pub(crate) struct Odd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Control(char),
+    /// Nobody who looks at the text sees it: it came along when the text was copied.
+    Invisible(char),
+    /// Looks like a blank.
+    NoBreakSpace,
     /// Not told: it is a part of a secret.
     Other,
     NotText,
@@ -108,10 +112,102 @@ impl Alphabet {
     fn forbids(self, c: char) -> Option<What> {
         match self {
             _ if c.is_control() => Some(What::Control(c)),
-            Self::Visible if !c.is_ascii() => Some(What::Other),
+            Self::Visible if !c.is_ascii() => Some(unseen(c).unwrap_or(What::Other)),
             Self::Visible | Self::OneLine => None,
         }
     }
+}
+
+impl Odd {
+    /// What to do about it, where the text is written by hand.
+    pub(crate) const fn mend(self) -> &'static str {
+        match self.what {
+            What::Control('\n' | '\r') => "write it on one line",
+            What::Invisible(_) => "write the text anew instead of copying it",
+            What::NoBreakSpace => "write a blank, or nothing",
+            What::Control(_) | What::Other | What::NotText => "write it without",
+        }
+    }
+}
+
+/// What nobody sees who looks at it, or takes for something else. Joiners (U+200C, U+200D) are a part of words in some scripts.
+const fn unseen(c: char) -> Option<What> {
+    match c {
+        '\u{a0}' => Some(What::NoBreakSpace),
+        '\u{ad}'
+        | '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{e0000}'..='\u{e007f}' => Some(What::Invisible(c)),
+        _ => None,
+    }
+}
+
+/// The first character of a text that nobody sees, or takes for something else.
+pub(crate) fn first_unseen(text: &str) -> Option<Odd> {
+    text.char_indices().find_map(|(at, c)| {
+        Some(Odd {
+            byte: at + 1,
+            of: text.len(),
+            what: unseen(c)?,
+        })
+    })
+}
+
+/// What a text may have and hardly anybody means, with the mend. Whoever has written it may mean it all the same.
+pub(crate) fn suspicion(text: &str) -> Option<&'static str> {
+    let quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+    let is_assignment = text.split_once('=').is_some_and(|(name, value)| {
+        let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name.contains('_')
+            && name.chars().all(is_name)
+            && !value.is_empty()
+            && !value.starts_with('=')
+    });
+    if quoted('\'') || quoted('"') {
+        Some("it stands in quotes, and they are sent with it; leave them out if they are not meant")
+    } else if has_variable(text) || is_bare_variable(text) {
+        Some("it looks like a variable, and nothing here puts one in; write the value itself")
+    } else if text
+        .split_once("{{")
+        .is_some_and(|(_, rest)| rest.contains("}}"))
+    {
+        Some("it has a template's braces, and nothing here fills them in; write the value itself")
+    } else if text.starts_with(' ') || text.ends_with(' ') {
+        Some(
+            "it begins or ends with a blank, which is sent with it; leave it out if it is not meant",
+        )
+    } else if is_assignment {
+        Some("it looks like a line `NAME=value`; write the value alone")
+    } else if text.starts_with("{\"") && text.ends_with('}') {
+        Some("it looks like a JSON object; `pointer` takes one member out of it")
+    } else if first_unseen(text).is_some() {
+        Some("it has a character that nobody sees; write it anew instead of copying it")
+    } else {
+        None
+    }
+}
+
+/// `$NAME`, and nothing else.
+fn is_bare_variable(text: &str) -> bool {
+    text.strip_prefix('$').is_some_and(|name| {
+        name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
+            && name
+                .chars()
+                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    })
+}
+
+/// The same of a secret, if its name is one that an issuer knows: what others hold is anything.
+pub(crate) fn secret_suspicion(name: &str, value: &[u8]) -> Option<&'static str> {
+    alphabet_of(name)?;
+    suspicion(std::str::from_utf8(value).ok()?)
 }
 
 /// E.g. `a line end (U+000A) at byte 7 of 7`.
@@ -121,6 +217,8 @@ impl fmt::Display for Odd {
             What::Control(c @ ('\n' | '\r')) => write!(f, "a line end (U+{:04X})", u32::from(c))?,
             What::Control('\t') => write!(f, "a tab (U+0009)")?,
             What::Control(c) => write!(f, "a control character (U+{:04X})", u32::from(c))?,
+            What::Invisible(c) => write!(f, "an invisible character (U+{:04X})", u32::from(c))?,
+            What::NoBreakSpace => write!(f, "a no-break space (U+00A0)")?,
             What::Other => write!(f, "a character other than ASCII")?,
             What::NotText => write!(f, "something that is not UTF-8")?,
         }
@@ -134,17 +232,20 @@ pub(crate) const STORE_WITHOUT: &str = "store it without, e.g. with `printf %s`"
 /// What a value has that the secret of this name cannot have. What OAuth 2.0 calls by a name has the alphabet that it gives it
 /// (RFC 6749, appendix A); others are any bytes.
 pub(crate) fn oddity(name: &str, value: &[u8]) -> Option<String> {
-    let alphabet = match name {
-        "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {
-            Alphabet::Visible
-        }
-        "username" | "password" => Alphabet::OneLine,
-        _ => return None,
-    };
-    let odd = alphabet.odd(value)?;
+    let odd = alphabet_of(name)?.odd(value)?;
     Some(format!(
         "it has {odd}, which no `{name}` can have (RFC 6749, appendix A)"
     ))
+}
+
+fn alphabet_of(name: &str) -> Option<Alphabet> {
+    match name {
+        "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {
+            Some(Alphabet::Visible)
+        }
+        "username" | "password" => Some(Alphabet::OneLine),
+        _ => None,
+    }
 }
 
 /// Whether something in `text` looks like a variable to be put in: `${NAME}`, `${NAME:-default}`, `$(NAME)`. Nothing here puts one in.
@@ -233,6 +334,16 @@ mod tests {
             ),
             (
                 Visible,
+                "abc\u{200b}".as_bytes(),
+                Some("an invisible character (U+200B) at byte 4 of 6"),
+            ),
+            (
+                Visible,
+                "abc\u{a0}".as_bytes(),
+                Some("a no-break space (U+00A0) at byte 4 of 5"),
+            ),
+            (
+                Visible,
                 "\u{85}".as_bytes(),
                 Some("a control character (U+0085) at byte 1 of 2"),
             ),
@@ -247,6 +358,50 @@ mod tests {
             let odd = alphabet.odd(bytes).map(|odd| odd.to_string());
             assert_eq!(odd.as_deref(), expected, "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_hardly_anybody_means_is_suspicious_and_what_issuers_hand_out_is_not() {
+        for (text, expected) in [
+            ("'abc'", Some("quotes")),
+            ("\"abc\"", Some("quotes")),
+            ("${SECRET}", Some("variable")),
+            ("$(SECRET)", Some("variable")),
+            ("$SECRET", Some("variable")),
+            ("{{ .Values.secret }}", Some("braces")),
+            ("{{secret}}", Some("braces")),
+            (" abc", Some("blank")),
+            ("abc ", Some("blank")),
+            ("CLIENT_SECRET=abc", Some("NAME=value")),
+            ("{\"client_secret\":\"abc\"}", Some("JSON")),
+            ("ab\u{2060}c", Some("nobody sees")),
+            ("\u{202e}abc", Some("nobody sees")),
+            ("abc", None),
+            ("a b", None),
+            ("it's \"so\"", None),
+            ("'", None),
+            ("a$b", None),
+            ("$2b$12$abc", None),
+            ("$ecret", None),
+            ("S3CR3T==", None),
+            ("AB_C=", None),
+            ("a_b=c", None),
+            ("}}{{", None),
+            ("{abc}", None),
+            (
+                "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
+                None,
+            ),
+        ] {
+            let found = suspicion(text);
+            assert_eq!(found.is_some(), expected.is_some(), "{text}: {found:?}");
+            if let (Some(found), Some(expected)) = (found, expected) {
+                assert!(found.contains(expected), "{text}: {found}");
+            }
+        }
+        assert!(secret_suspicion("client_secret", b"'abc'").is_some());
+        assert_eq!(secret_suspicion("private_key", b"'abc'"), None);
+        assert_eq!(secret_suspicion("client_secret", b"'\xff'"), None);
     }
 
     #[test]

@@ -14,9 +14,9 @@ use super::hide::{hide_secrets, unknown_words};
 use super::mistake::{Mistake, Mistakes, Sources, Span};
 use super::model::PluginFile;
 use super::places::Places;
-use super::read::{At, Gathered, Read};
+use super::read::{At, Gathered, Read, nearest};
 use super::unit::AnyPath;
-use super::variables::note_variables;
+use super::variables::note_unmeant;
 use super::yaml::{self, Budget, Content, Node};
 use super::{Loaded, Refused, check, include};
 use crate::file::{self, Unreadable};
@@ -220,8 +220,13 @@ impl Reading {
         directory: &Path,
     ) -> Option<R> {
         let tree = self.tree(text, name, directory)?;
-        hide_secrets(&tree, &mut self.gathered);
-        note_variables(&tree, &mut self.gathered);
+        if is_configuration(&tree) {
+            hide_secrets(&tree, &mut self.gathered);
+        } else {
+            // It may be a file with a secret in it.
+            self.gathered.hide(&tree);
+        }
+        note_unmeant(&tree, &mut self.gathered);
         R::read(&tree, &mut self.gathered)
     }
 
@@ -373,6 +378,26 @@ static KNOWN_WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
     gather(&super::schema(), &mut words);
     words
 });
+
+/// The keys that a file may begin with.
+static FIRST_KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let schema = super::schema();
+    let keys = schema
+        .pointer("/$defs/File/properties")
+        .and_then(Value::as_object);
+    keys.map(|keys| keys.keys().cloned().collect())
+        .unwrap_or_default()
+});
+
+/// Whether a tree is meant as a configuration: one of its keys is known, or looks like one that is.
+fn is_configuration(tree: &Node) -> bool {
+    let Content::Map(entries) = &tree.content else {
+        return false;
+    };
+    let mut keys = entries.iter().map(|(key, _)| key.text.as_str());
+    let known = || FIRST_KEYS.iter().map(String::as_str);
+    entries.is_empty() || keys.any(|key| nearest(key, known()).is_some())
+}
 
 pub(super) fn get<'n>(node: &'n Node, key: &str) -> Option<&'n Arc<Node>> {
     let Content::Map(entries) = &node.content else {

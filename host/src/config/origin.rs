@@ -1,6 +1,7 @@
 //! An origin (RFC 6454): scheme, host and port. What a job may reach, and where its secrets may go, is said in origins.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,17 @@ impl Origin {
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Whether it is this machine as everybody writes it: `localhost` and what is below it (RFC 6761 §6.3), 127.0.0.0/8, `::1`.
+    #[must_use]
+    pub fn is_this_machine(&self) -> bool {
+        let host = self.host.as_str();
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        match address.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        }
     }
 
     /// The port, also where the URL leaves it to the scheme.

@@ -405,6 +405,8 @@ pub(super) trait Word: Sized {
 
     /// Reads what YAML takes for a number, a truth value or another thing that is not text.
     fn parse_bare(text: &str) -> Result<Self, Complaint> {
+        // Quotes do not help where the text is wrong, too.
+        Self::parse(text)?;
         Err(Complaint::new(
             format!(
                 "expected {}, but YAML reads `{text}` as a number or truth value",

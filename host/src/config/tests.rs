@@ -315,6 +315,12 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            "jobs: []\nserve: {address: 8080}\n",
+            vec![
+                "2:18: `8080` is not an IP address and port (write `0.0.0.0:8080`, or `[::]:8080` for IPv6 as well)",
+            ],
+        ),
+        (
             "jobs: []\nplugins: {x: {path: a.wasm, sha256: abc}}\n",
             vec![
                 "2:37: `abc` is not a SHA-256: it has 3 of 64 hexadecimal digits (take it from `sha256sum FILE` or `evertoken plugin inspect FILE`)",
@@ -934,10 +940,23 @@ fn a_line_end_in_a_word_and_a_variable_are_no_values() {
             job_with(", config: {a: \"x ${ID:-none} y\"}", ""),
             format!("3:39: {expanded}"),
         ),
+        (
+            job_with(", config: {a: \"x\u{200b}\"}", ""),
+            "3:39: this text has an invisible character (U+200B) at byte 2 of 4 (write the text anew instead of copying it)".to_owned(),
+        ),
+        (
+            job_with(", tls: {ca_file: \"\\uFEFFca.pem\"}", ""),
+            "3:42: this text has an invisible character (U+FEFF) at byte 1 of 9 (write the text anew instead of copying it)".to_owned(),
+        ),
+        (
+            job_with(", config: {a: [b, \"x\u{a0}\"]}", ""),
+            "3:43: this text has a no-break space (U+00A0) at byte 2 of 3 (write a blank, or nothing)".to_owned(),
+        ),
     ] {
         assert_eq!(mistakes(&text), [expected], "{text}");
     }
     for text in [
+        "jobs:\n- name: a\n  source: {plugin: dummy}\n  outputs: [{file: {path: /t}, format: {plugin: template, config: {template: \"\\uFEFF{{ token }}\"}}}]\n".to_owned(),
         job_with(", secrets: {x: {value: \"a${b}c\"}}", ""),
         job_with(", secrets: {x: {value: $ecret}}", ""),
         job_with(", secrets: {x: {value: \"-----BEGIN KEY-----\\n-----END KEY-----\\n\"}}", ""),
@@ -967,6 +986,18 @@ fn no_mistake_shows_a_secret() {
         job_with("", "  x: [\n  secrets:\n    x:\n      value: |\n        hunter2\n        hunter2\n"),
         "jobs:\n- name: a\n  zzz: 1\n  source:\n    secrets:\n      x:\n        value: |\n          hunter2\n          hunter2\n        zzz: 2\n".to_owned(),
         "jobs: []\nstate: {dir: x, key: hunter2}\n".to_owned(),
+        // Files that are no configuration.
+        "hunter2".to_owned(),
+        "hunter2\nhunter3\n".to_owned(),
+        "user:hunter2".to_owned(),
+        "user: hunter2".to_owned(),
+        "PASSWORD=hunter2\nX=y\n".to_owned(),
+        "- hunter2\n- a: hunter2\n".to_owned(),
+        "|\n  hunter2\n".to_owned(),
+        "{hunter2}".to_owned(),
+        "hunter2: x\n".to_owned(),
+        "{\"access_token\": \"hunter2\", \"hunter3\": []}".to_owned(),
+        "-----BEGIN PRIVATE KEY-----\nMIIhunter2\n-----END PRIVATE KEY-----\n".to_owned(),
         "jobs: []\nstate: {dir: x, key: [hunter2, {value: hunter2}]}\n".to_owned(),
     ] {
         let refused = read(&text).expect_err(&text);

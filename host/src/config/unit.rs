@@ -586,8 +586,8 @@ impl Word for SocketAddr {
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         text.parse().map_err(|_| {
-            let help = match text.strip_prefix(':').map(str::parse::<u16>) {
-                Some(Ok(port)) => {
+            let help = match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
+                Ok(port) => {
                     format!("write `0.0.0.0:{port}`, or `[::]:{port}` for IPv6 as well")
                 }
                 _ => "write it like `0.0.0.0:8080` or `[::]:8080`".to_owned(),

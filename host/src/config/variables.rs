@@ -1,16 +1,17 @@
-//! Variables that a user expects to be put in, `${NAME}`: evertoken puts none in, and what is taken literally would only fail at the
-//! issuer.
+//! What a user does not mean as it stands: variables that are expected to be put in, `${NAME}` (evertoken puts none in), and characters that
+//! nobody sees. Taken literally, both would only fail at the issuer.
 
 use super::SOURCE_PLUGINS;
 use super::document::get;
 use super::read::Gathered;
 use super::yaml::{Content, Node};
-use crate::text::has_variable;
+use crate::text::{self, has_variable};
 
-/// Notes every place that looks as if a variable were meant.
-pub(super) fn note_variables(node: &Node, gathered: &mut Gathered) {
+/// Notes every place that is hardly meant as it stands.
+pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
     match &node.content {
         Content::Scalar(scalar) => {
+            note_unseen(node, &scalar.text, gathered);
             if is_variable(&scalar.text, gathered.is_hidden(node.span))
                 && !gathered.notes.has(node.span)
             {
@@ -21,7 +22,7 @@ pub(super) fn note_variables(node: &Node, gathered: &mut Gathered) {
                 );
             }
         }
-        Content::List(items) => items.iter().for_each(|item| note_variables(item, gathered)),
+        Content::List(items) => items.iter().for_each(|item| note_unmeant(item, gathered)),
         Content::Map(entries) => {
             for (key, value) in entries {
                 let others = match &*key.text {
@@ -32,10 +33,21 @@ pub(super) fn note_variables(node: &Node, gathered: &mut Gathered) {
                     _ => false,
                 };
                 if !others {
-                    note_variables(value, gathered);
+                    note_unmeant(value, gathered);
                 }
             }
         }
+    }
+}
+
+/// What may be a secret is judged with it.
+fn note_unseen(node: &Node, text: &str, gathered: &mut Gathered) {
+    if let Some(odd) = text::first_unseen(text)
+        && !gathered.is_hidden(node.span)
+        && !gathered.notes.has(node.span)
+    {
+        let message = format!("this text has {odd}");
+        gathered.note(node.span, message, odd.mend());
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::config::origin::Origin;
 use crate::config::{has_userinfo, is_telling};
 use crate::printable::printable;
-use crate::text::{Alphabet, has_variable};
+use crate::text::{Alphabet, first_unseen, has_variable};
 
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
 const ENDPOINT: &str = "x-evertoken-endpoint";
@@ -164,7 +164,10 @@ fn origin(value: &Value) -> Option<Origin> {
 fn wrong_endpoint(pointer: &str, value: &Value) -> Option<String> {
     let text = value.as_str().unwrap_or_default();
     if let Some(odd) = Alphabet::OneLine.odd(text.as_bytes()) {
-        return Some(format!("the URL has {odd}; write it on one line"));
+        return Some(format!("the URL has {odd}; {}", odd.mend()));
+    }
+    if let Some(odd) = first_unseen(text) {
+        return Some(format!("the URL has {odd}; {}", odd.mend()));
     }
     if has_userinfo(text) {
         return Some(
@@ -344,6 +347,13 @@ fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMi
     let pointer = error.instance_path().to_string();
     match error.kind() {
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+            if let Some(keys) = missing_keys(&pointer, context) {
+                mistakes.push(ConfigMistake {
+                    message: format!("one of {keys} is missing; give exactly one of them"),
+                    pointer,
+                });
+                return;
+            }
             match meant(&pointer, context) {
                 Some(errors) => errors
                     .iter()
@@ -354,6 +364,18 @@ fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMi
                 }),
             }
         }
+        ValidationErrorKind::OneOfMultipleValid { .. }
+            if let Some(keys) = excluding_keys(schema, error) =>
+        {
+            mistakes.push(ConfigMistake {
+                message: format!("{keys} exclude each other; keep one of them"),
+                pointer,
+            });
+        }
+        ValidationErrorKind::PropertyNames { error } => mistakes.push(ConfigMistake {
+            message: message(error.kind(), &quoted(error.instance()), error),
+            pointer,
+        }),
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             let known = known_keys(schema, error.schema_path().as_str());
@@ -396,15 +418,17 @@ fn message(kind: &ValidationErrorKind, value: &str, error: &ValidationError<'_>)
         }
         ValidationErrorKind::Pattern { pattern } => {
             let text = error.instance().as_str().unwrap_or_default();
-            match Alphabet::OneLine.odd(text.as_bytes()) {
-                // A line end is hard to see in a value, and what comes behind it may be anything.
-                Some(odd) => format!("the value has {odd}; write it on one line"),
+            let odd = Alphabet::OneLine.odd(text.as_bytes());
+            match odd.or_else(|| first_unseen(text)) {
+                // It is hard to see in a value, and what comes behind it may be anything.
+                Some(odd) => format!("the value has {odd}; {}", odd.mend()),
                 None => format!("{value} does not match the pattern `{pattern}`"),
             }
         }
         ValidationErrorKind::Minimum { limit } => format!("{value} is less than {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("{value} is more than {limit}"),
         ValidationErrorKind::MinLength { limit: 1 } => "the value is empty".to_owned(),
+        ValidationErrorKind::MinProperties { limit: 1 } => "the mapping is empty".to_owned(),
         _ => error.masked_with(value).to_string(),
     }
 }
@@ -427,6 +451,44 @@ fn meant<'a, 'e>(
         (Some(errors), None) => Some(errors),
         _ => None,
     }
+}
+
+/// The keys of which one is to be there, where that is all that the alternatives want.
+fn missing_keys(pointer: &str, alternatives: &[Vec<ValidationError<'_>>]) -> Option<String> {
+    let keys: Option<Vec<String>> = alternatives
+        .iter()
+        .map(|errors| match (errors.as_slice(), errors.first()?.kind()) {
+            ([error], ValidationErrorKind::Required { property })
+                if error.instance_path().as_str() == pointer =>
+            {
+                Some(format!("`{}`", property.as_str()?))
+            }
+            _ => None,
+        })
+        .collect();
+    Some(keys?.join(", "))
+}
+
+/// The keys that exclude each other and are there, where that is all that the alternatives want.
+fn excluding_keys(schema: &Value, error: &ValidationError<'_>) -> Option<String> {
+    let alternatives = schema.pointer(error.schema_path().as_str())?.as_array()?;
+    let wanted: Option<Vec<&str>> = alternatives
+        .iter()
+        .map(|alternative| {
+            let required = alternative.as_object()?;
+            let keys = required.get("required")?.as_array()?;
+            match (required.len(), keys.as_slice()) {
+                (1, [key]) => key.as_str(),
+                _ => None,
+            }
+        })
+        .collect();
+    let there: Vec<String> = wanted?
+        .into_iter()
+        .filter(|key| error.instance().get(*key).is_some())
+        .map(|key| format!("`{key}`"))
+        .collect();
+    Some(there.join(", "))
 }
 
 fn no_alternative(value: &str, alternatives: &[Vec<ValidationError<'_>>]) -> String {
@@ -705,6 +767,38 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_which_just_one_is_to_be_there_are_told_by_name() {
+        let schema = json!({
+            "type": "object",
+            "oneOf": [{"required": ["template"]}, {"required": ["files"]}],
+            "properties": {
+                "template": {"type": "string"},
+                "files": {"type": "object", "minProperties": 1, "propertyNames": {"pattern": "^[a-z]+$"}},
+            },
+        });
+        for (config, expected) in [
+            (json!({"template": "x"}), vec![]),
+            (
+                json!({}),
+                vec!["one of `template`, `files` is missing; give exactly one of them"],
+            ),
+            (
+                json!({"template": "x", "files": {"a": "x"}}),
+                vec!["`template`, `files` exclude each other; keep one of them"],
+            ),
+            (json!({"files": {}}), vec!["the mapping is empty"]),
+            (
+                json!({"files": {"A": "x"}}),
+                vec!["`A` does not match the pattern `^[a-z]+$`"],
+            ),
+        ] {
+            let found = check_config(&schema, &config);
+            let found: Vec<_> = found.iter().map(|found| found.message.as_str()).collect();
+            assert_eq!(found, expected, "{config}");
+        }
+    }
+
+    #[test]
     fn an_endpoint_is_a_url_as_it_is_sent() {
         let long = format!("https://idp.example.org/{}\n", "x".repeat(80));
         for (url, expected) in [
@@ -718,7 +812,11 @@ mod tests {
             ),
             (
                 "https://idp\t.example.org/",
-                "the URL has a tab (U+0009) at byte 12 of 25; write it on one line",
+                "the URL has a tab (U+0009) at byte 12 of 25; write it without",
+            ),
+            (
+                "https://idp.example.org/\u{200b}",
+                "the URL has an invisible character (U+200B) at byte 25 of 27; write the text anew instead of copying it",
             ),
             (
                 &long,

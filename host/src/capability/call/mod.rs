@@ -22,6 +22,7 @@ use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, Secre
 use crate::config::model::{Job, PluginLimits, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::text::secret_suspicion;
 use crate::time::Timestamp;
 use crate::token::Token;
 use crate::worker;
@@ -142,6 +143,12 @@ impl Call {
             (self.configured(name, secret).await?, 0)
         };
         self.hold(self.handle(name, secret, value, generation))
+    }
+
+    /// What the secret `name` may be by mistake, for a person who wants to know before it is used. For the host, no plugin asks.
+    #[must_use]
+    pub fn suspicion(name: &str, secret: &SecretHandle) -> Option<&'static str> {
+        secret_suspicion(name, secret.expose())
     }
 
     /// `secret.reveal`.

@@ -193,6 +193,18 @@ async fn one_rule_holds_for_what_stands_around_a_secret() {
             (Ok(value), Ok(expected)) => assert_eq!(value, expected, "{origin:?}"),
             (Err(failure), Err(expected)) => {
                 assert!(failure.message.contains(expected), "{origin:?} {failure}");
+                let place = match &origin {
+                    SecretOrigin::File(path) => format!("file {}", path.display()),
+                    SecretOrigin::Env(_) => "environment variable S".to_owned(),
+                    SecretOrigin::KubernetesSecret { key, .. } => {
+                        format!("key `{key}` of Secret default/idp")
+                    }
+                    _ => "the configuration itself".to_owned(),
+                };
+                assert!(
+                    failure.message.contains(&format!(": {place}: ")),
+                    "{failure}"
+                );
                 assert_eq!(failure.kind, FailureKind::InvalidConfig);
                 assert!(!failure.message.contains("valu"), "{failure}");
             }

@@ -1,6 +1,7 @@
 //! Where the values of secrets come from: file, environment, configuration, Kubernetes, another job. Read anew for every
 //! call, so that a changed value counts at the next refresh.
 
+use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
@@ -78,12 +79,16 @@ pub(in crate::capability) async fn fetch(
     name: &str,
     origin: &SecretOrigin,
 ) -> Result<SecretSlice<u8>, Failure> {
-    let of = Asked { job: &job.id, name };
+    let of = Asked {
+        job: &job.id,
+        name,
+        origin,
+    };
     let value = match origin {
         SecretOrigin::File(path) => from_file(&of, path).await,
         SecretOrigin::FileMember { path, pointer } => {
             let content = from_file(&of, path).await?;
-            of.member(&content, pointer, &format!("file {}", path.display()))
+            of.member(&content, pointer)
         }
         SecretOrigin::Env(variable) => environment(&of, variable, providers.environment),
         SecretOrigin::Value(value) => of.meant(value.expose_secret().as_bytes()),
@@ -97,10 +102,7 @@ pub(in crate::capability) async fn fetch(
             let value = cluster.get_secret_key(namespace, name, key).await?;
             let value = of.meant(value.expose_secret())?;
             match pointer {
-                Some(pointer) => {
-                    let place = format!("key `{key}` of Secret {namespace}/{name}");
-                    of.member(&value, pointer, &place)
-                }
+                Some(pointer) => of.member(&value, pointer),
                 None => Ok(value),
             }
         }
@@ -139,6 +141,39 @@ fn bytes_of(text: &SecretString) -> SecretSlice<u8> {
 struct Asked<'a> {
     job: &'a JobId,
     name: &'a str,
+    origin: &'a SecretOrigin,
+}
+
+/// Where the value is, for people: `file /etc/rt at /token`.
+struct Place<'a>(&'a SecretOrigin);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SecretOrigin::File(path) => write!(f, "file {}", path.display()),
+            SecretOrigin::FileMember { path, pointer } => {
+                write!(f, "file {} at {pointer}", path.display())
+            }
+            SecretOrigin::Env(variable) => write!(f, "environment variable {variable}"),
+            SecretOrigin::Value(_) => f.write_str("the configuration itself"),
+            SecretOrigin::KubernetesSecret {
+                namespace,
+                name,
+                key,
+                pointer,
+            } => {
+                write!(f, "key `{key}` of Secret {namespace}/{name}")?;
+                match pointer {
+                    Some(pointer) => write!(f, " at {pointer}"),
+                    None => Ok(()),
+                }
+            }
+            SecretOrigin::ServiceAccount {
+                namespace, name, ..
+            } => write!(f, "the token of ServiceAccount {namespace}/{name}"),
+            SecretOrigin::Job(job) => write!(f, "the token of job `{job}`"),
+        }
+    }
 }
 
 impl Asked<'_> {
@@ -147,7 +182,7 @@ impl Asked<'_> {
     }
 
     fn failure(&self, kind: FailureKind, code: &str, what: &str) -> Failure {
-        let Self { job, name } = self;
+        let Self { job, name, .. } = self;
         Failure::new(
             kind,
             code,
@@ -159,42 +194,46 @@ impl Asked<'_> {
     fn meant(&self, written: &[u8]) -> Result<SecretSlice<u8>, Failure> {
         text::meant(written)
             .map(|meant| SecretSlice::from(meant.to_vec()))
-            .map_err(|error| self.invalid("secret.malformed", &error.to_string()))
+            .map_err(|error| self.unusable("secret.malformed", &error.to_string()))
+    }
+
+    /// What is wrong with the content of its place.
+    fn unusable(&self, code: &str, what: &str) -> Failure {
+        self.invalid(code, &format!("{}: {what}", Place(self.origin)))
     }
 
     fn check(&self, value: SecretSlice<u8>) -> Result<SecretSlice<u8>, Failure> {
         match value.expose_secret().len() {
-            0 => return Err(self.invalid("secret.empty", "it is empty")),
+            0 => return Err(self.unusable("secret.empty", "it is empty")),
             len if len > MAX_SECRET_BYTES => return Err(self.too_large()),
             _ => {}
         }
         match oddity(self.name, value.expose_secret()) {
             Some(oddity) => {
                 let what = format!("{oddity}; {STORE_WITHOUT}");
-                Err(self.invalid("secret.malformed", &what))
+                Err(self.unusable("secret.malformed", &what))
             }
             None => Ok(value),
         }
     }
 
-    /// The string at a JSON pointer in a document that is at `place`.
+    /// The string at a JSON pointer in a document.
     fn member(
         &self,
         document: &SecretSlice<u8>,
         pointer: &str,
-        place: &str,
     ) -> Result<SecretSlice<u8>, Failure> {
         let found = string_at(document.expose_secret(), pointer).map_err(|reason| {
-            self.invalid(
+            self.unusable(
                 "secret.no-such-part",
-                &format!("{place} {reason}; correct `pointer`"),
+                &format!("it {reason}; correct `pointer`"),
             )
         })?;
         self.meant(found.expose_secret())
     }
 
     fn too_large(&self) -> Failure {
-        self.invalid(
+        self.unusable(
             "secret.too-large",
             &format!("it has more than {MAX_SECRET_BYTES} bytes, the most that a secret may have"),
         )
