@@ -5,11 +5,12 @@ mod mint;
 mod online;
 mod probe;
 mod report;
+mod suspicious;
 
 use clap::Args;
 
 use super::configuration::{self, ConfigArguments};
-use super::{Exit, house, plugin_options, runtime, say};
+use super::{Exit, house, plain_text, plugin_options, runtime, say};
 use crate::config::Mistakes;
 
 pub(super) use online::{Issuers, Wanted, prove};
@@ -48,13 +49,23 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             configuration::show(&mistakes);
             return Ok(Exit::Usage);
         }
+        let suspicious = suspicious::warnings(&loaded.places);
+        let mut doubts = suspicious.len();
+        for warning in suspicious {
+            say(&format!("warning: {warning}"));
+        }
+        for warning in plain_text::warnings(&loaded.config.jobs, &plugins).await {
+            say(&format!("warning: {warning}"));
+            doubts += 1;
+        }
         if arguments.online || arguments.mint {
             let wanted = Wanted {
                 issuers: Issuers::MustAnswer,
                 mint: arguments.mint,
             };
             let report = prove(&loaded.config, plugins.clone(), wanted).await?;
-            report.show();
+            report.show()?;
+            doubts += report.doubts();
             if !report.is_good() {
                 return Ok(Exit::Failure);
             }
@@ -63,8 +74,13 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             return Ok(Exit::Failure);
         }
         let (jobs, shared) = (loaded.config.jobs.len(), loaded.config.shared_outputs.len());
+        let verdict = match doubts {
+            0 => "all right".to_owned(),
+            1 => "all right, but for the warning above".to_owned(),
+            _ => format!("all right, but for the {doubts} warnings above"),
+        };
         say(&format!(
-            "{}: {jobs} jobs, {shared} shared outputs: all right",
+            "{}: {jobs} jobs, {shared} shared outputs: {verdict}",
             arguments.config.config.display()
         ));
         Ok(Exit::Success)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::terminal::Look;
 use super::{Exit, house, plugin_options, say, stderr};
@@ -21,9 +22,18 @@ pub(super) struct ConfigArguments {
         long,
         value_name = "FILE",
         env = "EVERTOKEN_CONFIG",
-        default_value = DEFAULT_PATH
+        default_value = DEFAULT_PATH,
+        value_parser = path_or(DEFAULT_PATH)
     )]
     pub(super) config: PathBuf,
+}
+
+/// A path; what is empty, as a variable that is set to nothing, is `usual`.
+pub(super) fn path_or(usual: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(move |text| match text.is_empty() {
+        true => PathBuf::from(usual),
+        false => PathBuf::from(text),
+    })
 }
 
 impl ConfigArguments {

@@ -10,6 +10,7 @@ mod judge_options;
 mod ktr;
 mod log;
 mod once;
+mod plain_text;
 mod plugin;
 mod plugin_options;
 mod refresh;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::check::{self, Issuers, Wanted};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
-use super::{Exit, plugin_options, runtime, signals, socket, stderr};
+use super::{Exit, plain_text, plugin_options, runtime, signals, socket, stderr};
 use crate::config::Loaded;
 use crate::config::model::Config;
 use crate::plugin::Plugins;
@@ -63,6 +63,9 @@ async fn prepared(
 ) -> anyhow::Result<Option<Exit>> {
     if let Err(exit) = plugin_options::require(loaded, plugins).await {
         return Ok(Some(exit));
+    }
+    for warning in plain_text::warnings(&loaded.config.jobs, plugins).await {
+        tracing::warn!("{warning}");
     }
     if is_strict {
         let wanted = Wanted {

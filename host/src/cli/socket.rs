@@ -10,7 +10,7 @@ use clap::Args;
 use sha2::{Digest as _, Sha256};
 
 use super::Exit;
-use super::configuration::{ConfigArguments, DEFAULT_PATH};
+use super::configuration::{ConfigArguments, DEFAULT_PATH, path_or};
 use super::stderr::say;
 use crate::config::model::{Config, StateLocation};
 use crate::config::{Loaded, glance};
@@ -32,7 +32,7 @@ pub(super) struct TargetArguments {
     config: ConfigArguments,
 
     /// The control socket of the process; none: the one that the configuration names, or the process's own choice for this configuration.
-    #[arg(long, value_name = "PATH", env = "EVERTOKEN_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "EVERTOKEN_SOCKET", value_parser = path_or(""))]
     socket: Option<PathBuf>,
 }
 
@@ -46,13 +46,19 @@ impl TargetArguments {
     }
 
     /// Whether the command line or the environment names the socket.
-    pub(super) const fn names_socket(&self) -> bool {
-        self.socket.is_some()
+    pub(super) fn names_socket(&self) -> bool {
+        self.named_socket().is_some()
+    }
+
+    fn named_socket(&self) -> Option<&PathBuf> {
+        self.socket
+            .as_ref()
+            .filter(|path| !path.as_os_str().is_empty())
     }
 
     /// The control socket, if somebody named it or a process listens where it would be.
     pub(super) async fn find(&self) -> Result<PathBuf, NotFound> {
-        if let Some(socket) = &self.socket {
+        if let Some(socket) = self.named_socket() {
             return Ok(socket.clone());
         }
         let path = &self.config.config;
@@ -232,7 +238,31 @@ async fn served_beside(places: &[PathBuf]) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn what_is_set_to_nothing_is_not_set() {
+        #[derive(Parser)]
+        struct Command {
+            #[command(flatten)]
+            target: TargetArguments,
+        }
+        for (arguments, socket, config) in [
+            (
+                vec!["x", "--socket", "", "--config", ""],
+                false,
+                DEFAULT_PATH,
+            ),
+            (vec!["x", "--socket", "/run/s", "--config", "c"], true, "c"),
+            (vec!["x"], false, DEFAULT_PATH),
+        ] {
+            let target = Command::try_parse_from(&arguments).unwrap().target;
+            assert_eq!(target.names_socket(), socket, "{arguments:?}");
+            assert_eq!(target.config.config, Path::new(config), "{arguments:?}");
+        }
+    }
 
     #[test]
     fn the_socket_is_in_the_services_directory_else_the_users_else_the_machines() {

@@ -19,7 +19,7 @@ use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::serve::control::{self, ControlError, SecretBytes};
 use crate::state::manual::{
-    ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, NO_SUCH_JOB, Replaced,
+    ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, NO_SUCH_CHAIN, NO_SUCH_JOB, Replaced,
 };
 use crate::text;
 use crate::text::{STORE_WITHOUT, oddity};
@@ -141,8 +141,15 @@ fn forget(arguments: &ForgetArguments) -> Exit {
     with_state(&arguments.target, async |state| {
         let name = &arguments.job;
         let kept = state.show(vec![name.clone()]).await?;
-        if !arguments.yes && !confirmed(name, &kept)? {
-            return Ok(Exit::Usage);
+        if !arguments.yes {
+            if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+                say("error: this is not undone; add --yes where nobody can be asked");
+                return Ok(Exit::Usage);
+            }
+            if !confirmed(name, &kept)? {
+                say("nothing was forgotten");
+                return Ok(Exit::Failure);
+            }
         }
         state.forget(name.clone()).await?;
         say(&format!("{name}: forgotten"));
@@ -198,7 +205,7 @@ fn with_state(
             },
         };
         match command(state).await {
-            Err(error) if is_no_such_job(&error) => {
+            Err(error) if names_nothing(&error) => {
                 say(&format!("error: {error:#}"));
                 Ok(Exit::Usage)
             }
@@ -207,13 +214,14 @@ fn with_state(
     })
 }
 
-fn is_no_such_job(error: &anyhow::Error) -> bool {
+/// Whether a name on the command line is nobody's.
+fn names_nothing(error: &anyhow::Error) -> bool {
     let code = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(ControlError::Refused(refusal)), _) => refusal.code.as_deref(),
         (_, Some(Failure { code, .. })) => code.as_deref(),
         _ => None,
     };
-    code == Some(NO_SUCH_JOB)
+    matches!(code, Some(NO_SUCH_JOB | NO_SUCH_CHAIN))
 }
 
 /// The store, which no process holds: that would have been found.
@@ -263,12 +271,8 @@ fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing
     }
 }
 
-/// Asks whoever sits at the terminal; where nobody does, `--yes` is needed.
+/// Asks whoever sits at the terminal.
 fn confirmed(name: &str, kept: &[KeptJob]) -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        say("error: this is not undone; add --yes where nobody can be asked");
-        return Ok(false);
-    }
     say(&shown(kept));
     let mut stderr = io::stderr();
     write!(
@@ -278,11 +282,7 @@ fn confirmed(name: &str, kept: &[KeptJob]) -> anyhow::Result<bool> {
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    let is_confirmed = answer.trim() == name;
-    if !is_confirmed {
-        say("nothing was forgotten");
-    }
-    Ok(is_confirmed)
+    Ok(answer.trim() == name)
 }
 
 /// All jobs, for people.
@@ -335,7 +335,8 @@ fn facts_shown(text: &mut String, facts: &ChainFacts) {
     if let Some(reason) = &facts.dead_reason {
         let _ = writeln!(text, "    reason      {reason}");
     }
-    if let (Some(last), 1..) = (facts.last_sent, facts.unanswered) {
+    // Of a dead chain the last one was answered.
+    if let (Some(last), 1.., None) = (facts.last_sent, facts.unanswered, facts.dead_since) {
         let _ = writeln!(
             text,
             "    unanswered  {}, the last sent {last}",

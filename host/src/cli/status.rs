@@ -44,6 +44,8 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
         let snapshot = control::status(&socket, arguments.jobs.clone()).await?;
         match arguments.output {
             OutputFormat::Json => print_json(&snapshot)?,
+            // Of names that are all unknown there is nothing to show.
+            OutputFormat::Table if snapshot.jobs.is_empty() && !arguments.jobs.is_empty() => {}
             OutputFormat::Table => print(&table(&snapshot, std::io::stdout().is_terminal()))?,
         }
         let unknown = unknown(&arguments.jobs, &snapshot);

@@ -394,7 +394,7 @@ fn is_configuration(tree: &Node) -> bool {
     let Content::Map(entries) = &tree.content else {
         return false;
     };
-    let mut keys = entries.iter().map(|(key, _)| key.text.as_str());
+    let mut keys = entries.iter().map(|(key, _)| &*key.text);
     let known = || FIRST_KEYS.iter().map(String::as_str);
     entries.is_empty() || keys.any(|key| nearest(key, known()).is_some())
 }

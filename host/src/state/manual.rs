@@ -20,6 +20,9 @@ use crate::time::{Clock, Timestamp, rfc3339};
 /// The code of a failure about a job that nothing is kept of.
 pub const NO_SUCH_JOB: &str = "state.no-such-job";
 
+/// The code of a failure about a secret that no chain is kept of.
+pub const NO_SUCH_CHAIN: &str = "state.no-such-chain";
+
 /// How long a person waits for the end of a request under way. Most are answered within a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -334,7 +337,7 @@ impl Manual {
         };
         Failure::new(
             FailureKind::InvalidConfig,
-            "state.no-such-chain",
+            NO_SUCH_CHAIN,
             format!(
                 "no chain is kept of secret `{secret}` of job `{job}` ({known}); a first value goes where the configuration reads it"
             ),

@@ -35,7 +35,12 @@ jobs:
 fn every_mistake_is_shown_at_once_with_its_line_and_nothing_is_started() {
     let scene = Scene::new("mistakes").unwrap();
     let config = scene.config(MISTAKES).unwrap();
-    for command in [vec!["check"], vec!["run"], vec!["once"]] {
+    for command in [
+        vec!["check"],
+        vec!["run"],
+        vec!["once"],
+        vec!["state", "show"],
+    ] {
         let finished = scene.command(&command, &config).unwrap();
         assert_eq!(
             finished.code(),

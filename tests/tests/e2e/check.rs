@@ -1,7 +1,7 @@
 //! What `check` finds before anything runs: by itself what is wrong in templates, with `--online` what the world lacks, with `--mint` what
 //! only a request for a token tells; and that none of it spends or leaves anything.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::evertoken::Finished;
@@ -164,6 +164,58 @@ fn issuers_are_probed_once_without_credentials_and_what_is_no_token_endpoint_is_
 }
 
 #[test]
+fn issuers_that_hang_are_waited_for_together_and_told_in_the_order_of_the_file() {
+    let scene = Scene::new("hung").unwrap();
+    let issuer = Issuer::start().unwrap();
+    let mut yaml = "defaults: {source: {timeout: 3s}}\njobs:\n".to_owned();
+    let names: Vec<String> = (0..10).map(|number| format!("j{number}")).collect();
+    for name in &names {
+        issuer.always(&format!("/{name}"), Behaviour::hang());
+        yaml.push_str(&job(name, &issuer));
+    }
+    let config = scene.config(&yaml).unwrap();
+    let began = Instant::now();
+    let finished = scene.command(&["check", "--online"], &config).unwrap();
+    let took = began.elapsed();
+    assert_eq!(finished.code(), Some(1), "{}", finished.stdout);
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let failed = finished.stderr.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("error: job ")?.split_once(':')?;
+        Some(name.to_owned())
+    });
+    assert_eq!(failed.collect::<Vec<_>>(), names, "{}", finished.stderr);
+}
+
+#[test]
+fn what_is_well_formed_and_hardly_meant_is_a_warning_with_its_place_and_never_its_value() {
+    let scene = Scene::new("warnings").unwrap();
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/a", refusal());
+    std::fs::write(scene.path("quoted"), "'s3cr3t'\n").unwrap();
+    let a = job("a", &issuer)
+        .replace("{value: s3cr3t-value}", "{file: \"{here}/quoted\"}")
+        .replace("client_id: c", "client_id: \"c \"");
+    let b = job("b", &issuer).replace("127.0.0.1", "idp.example.org");
+    let config = scene.config(&format!("jobs:\n{a}{b}")).unwrap();
+    let plain = scene.command(&["check"], &config).unwrap();
+    assert_eq!(plain.code(), Some(0), "{}", shown(&plain));
+    for said in [
+        "evertoken.yaml:2:",
+        "begins or ends with a blank",
+        "http://idp.example.org",
+        "is asked without TLS",
+        "but for the 2 warnings above",
+    ] {
+        assert!(plain.stderr.contains(said), "{said}: {}", shown(&plain));
+    }
+    let config = scene.config(&format!("jobs:\n{a}")).unwrap();
+    let online = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(online.code(), Some(0), "{}", shown(&online));
+    let quotes = "warning: job a: secret client_secret: it stands in quotes";
+    assert!(online.stderr.contains(quotes), "{}", shown(&online));
+}
+
+#[test]
 fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
     let scene = Scene::new("mint").unwrap();
     let issuer = Issuer::start().unwrap();
@@ -181,16 +233,22 @@ fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
         Some(_) => Behaviour::oauth_error(401, "invalid_client"),
     });
     issuer.always("/rotating", refusal());
+    issuer.always("/unmarked", refusal());
     let rotating = format!(
         "- {{name: rotating, source: {{plugin: oauth2, config: {{grant: refresh_token, token_url: \"{}\", client_id: c}}, secrets: {{refresh_token: {{value: s3cr3t-seed, rotating: true}}}}}}, outputs: [{{file: {{path: \"{{out}}/rotating\"}}}}]}}\n",
         issuer.url("/rotating")
     );
+    let unmarked = rotating
+        .replace("rotating\"", "unmarked\"")
+        .replace("name: rotating", "name: unmarked")
+        .replace("/rotating", "/unmarked")
+        .replace(", rotating: true", "");
     let with_format = job("right", &issuer).replace(
         "right\"}}]}",
         "right\"}, format: {plugin: template, config: {template: \"{{ fields.id_token }}\"}}}]}",
     );
     let yaml = format!(
-        "state: {{dir: \"{{here}}/state\"}}\njobs:\n{with_format}{}{rotating}",
+        "state: {{dir: \"{{here}}/state\"}}\njobs:\n{with_format}{}{rotating}{unmarked}",
         job("wrong", &issuer)
     );
     let config = scene.config(&yaml).unwrap();
@@ -204,6 +262,7 @@ fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
         "ok: job right: gets a token: Bearer, lives 1h10m, scope read write, with id_token",
         "ok: job right: template takes the token",
         "not tried: job rotating: asking for a token would spend its rotating secret refresh_token",
+        "not tried: job unmarked: its issuer may replace the secret refresh_token at any use",
     ] {
         assert!(mint.stdout.contains(said), "{all}");
     }
@@ -216,8 +275,10 @@ fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
         matches!(errors[..], [only] if only.starts_with("error: job wrong:") && only.contains("invalid_client")),
         "{all}"
     );
-    for request in issuer.requests_to("/rotating") {
-        assert!(request.body.is_empty(), "{request:?}");
+    for path in ["/rotating", "/unmarked"] {
+        for request in issuer.requests_to(path) {
+            assert!(request.body.is_empty(), "{request:?}");
+        }
     }
     assert!(!scene.out("right").exists() && !scene.path("state/state.redb").exists());
 }

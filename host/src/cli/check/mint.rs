@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 use super::report::Report;
 use crate::cli::house::House;
 use crate::cli::status::rounded;
-use crate::config::model::{Job, JobId, SecretOrigin};
+use crate::config::model::{Job, JobId, Secret, SecretOrigin};
 use crate::failure::Failure;
 use crate::refresh::lifetime;
 use crate::runner::ports::{Call, Obtained};
@@ -62,11 +62,25 @@ fn is_ready(job: &Job, minted: &Minted) -> bool {
         })
 }
 
+fn may_be_spent(name: &str, secret: &Secret) -> bool {
+    secret.rotating || SPENT_BY_USE.contains(&name)
+}
+
+/// What an issuer may take once only, also where the configuration does not say so: whether it does shows by its answer, when the value is
+/// spent (RFC 6749 §§4.1.2, 6; RFC 8628 §3.4).
+const SPENT_BY_USE: [&str; 3] = ["refresh_token", "code", "device_code"];
+
 async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Report) {
     let who = format!("job {}", job.id);
     let secrets = &job.source.secrets;
-    if let Some((name, _)) = secrets.iter().find(|(_, secret)| secret.rotating) {
-        let why = format!("asking for a token would spend its rotating secret {name}");
+    let mut secrets = secrets.iter().map(|(name, secret)| (name, &**secret));
+    if let Some((name, secret)) = secrets.find(|(name, secret)| may_be_spent(name, secret)) {
+        let why = match secret.rotating {
+            true => format!("asking for a token would spend its rotating secret {name}"),
+            false => format!(
+                "its issuer may replace the secret {name} at any use, and only a run keeps the next one"
+            ),
+        };
         return report.not_tried(&who, why);
     }
     match ask(house, job).await {
@@ -85,7 +99,8 @@ async fn ask(house: &House, job: &Arc<Job>) -> Result<(KeptToken, String), Failu
         previous_expires_at: None,
     };
     let acquirer = &house.ports.acquirer;
-    let obtained = acquirer.acquire(job, call).await?;
+    let obtained = acquirer.acquire(job, call).await;
+    let obtained = obtained.map_err(|not| not.failure)?;
     let claims = jwt::read(obtained.token.value.expose_secret());
     let expires_at = lifetime::expires_at(
         obtained.obtained_at,

@@ -1,15 +1,18 @@
 //! Proofs that need the world: each tries what a run would do, as far as that spends nothing and leaves nothing behind.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::formats;
 use super::mint::{self, Minted};
-use super::probe::{self, Probed};
+use super::probe::{self, Probed, Verdict};
 use super::report::Report;
+use crate::capability::Call;
 use crate::cli::house::{self, House};
 use crate::config::model::{
     Config, Destination, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation,
@@ -59,40 +62,57 @@ pub(in crate::cli) async fn prove(
     )
     .await?;
     let kubernetes = Arc::new(Kubernetes::new());
-    let mut prover = Prover {
+    let prover = Arc::new(Prover {
         outputs: Outputs::new(Arc::clone(&kubernetes)),
         homes: Homes::new(kubernetes),
         house,
         wanted,
-        probed: HashMap::new(),
-        report: Report::default(),
-    };
-    prover.state(&config.state).await;
-    for job in &config.jobs {
-        prover.job(job).await;
+        probed: Mutex::default(),
+    });
+    let mut report = Report::default();
+    state(&config.state, &mut report).await;
+    for of_job in prover.jobs(&config.jobs).await? {
+        report.append(of_job);
     }
     let owner = shared_owner();
     for (index, shared) in config.shared_outputs.iter().enumerate() {
         let from: Vec<String> = shared.from.iter().map(ToString::to_string).collect();
         let who = format!("output of {}", from.join(", "));
-        prover
-            .output(&who, &owner, index, &shared.output, &from)
-            .await;
+        let output = &shared.output;
+        let of_output = prover.output(&who, &owner, index, output, &from, &mut report);
+        of_output.await;
     }
     if wanted.mint {
-        let minted = mint::all(&prover.house, &config.jobs, &mut prover.report).await;
+        let minted = mint::all(&prover.house, &config.jobs, &mut report).await;
         for shared in &config.shared_outputs {
             let jobs: Vec<&JobId> = shared.from.iter().collect();
-            prover.minted_output(&minted, &jobs, &shared.output).await;
+            let tried = prover.minted_output(&minted, &jobs, &shared.output, &mut report);
+            tried.await;
         }
         for job in &config.jobs {
             for output in &job.outputs {
-                prover.minted_output(&minted, &[&job.id], output).await;
+                let of_job = [&job.id];
+                let tried = prover.minted_output(&minted, &of_job, output, &mut report);
+                tried.await;
             }
         }
     }
-    Ok(prover.report)
+    Ok(report)
 }
+
+async fn state(location: &StateLocation, report: &mut Report) {
+    match house::prove_store(location).await {
+        Ok(how) => report.proved("state", how),
+        Err(missing) => {
+            for what in missing {
+                report.failed("state", what);
+            }
+        }
+    }
+}
+
+/// Jobs that are proved at the same time: most wait for an issuer or the API server, and a hung one holds up no other.
+const AT_ONCE: usize = 16;
 
 struct Prover {
     house: House,
@@ -100,26 +120,36 @@ struct Prover {
     homes: Homes,
     wanted: Wanted,
     /// What issuers answered: each is asked once, however many jobs it has.
-    probed: HashMap<String, Probed>,
-    report: Report,
+    probed: Mutex<HashMap<String, Arc<OnceCell<Probed>>>>,
 }
 
 impl Prover {
-    async fn state(&mut self, location: &StateLocation) {
-        match house::prove_store(location).await {
-            Ok(how) => self.report.proved("state", how),
-            Err(missing) => {
-                for what in missing {
-                    self.report.failed("state", what);
-                }
-            }
+    /// What was tried for each job, in their order.
+    async fn jobs(self: &Arc<Self>, jobs: &[Arc<Job>]) -> Result<Vec<Report>> {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut proving = JoinSet::new();
+        for (index, job) in jobs.iter().enumerate() {
+            let (prover, job) = (Arc::clone(self), Arc::clone(job));
+            let place = Arc::clone(&places).acquire_owned().await?;
+            proving.spawn(async move {
+                let _place = place;
+                (index, prover.job(&job).await)
+            });
         }
+        let mut proved = Vec::with_capacity(jobs.len());
+        while let Some(of_job) = proving.join_next().await {
+            proved.push(of_job?);
+        }
+        proved.sort_by_key(|(index, _)| *index);
+        Ok(proved.into_iter().map(|(_, report)| report).collect())
     }
 
-    async fn job(&mut self, job: &Arc<Job>) {
+    async fn job(&self, job: &Arc<Job>) -> Report {
+        let mut report = Report::default();
         let who = format!("job {}", job.id);
         let source = &job.source;
-        self.plugin(&who, &source.plugin, World::Source, &source.config)
+        let (plugin, config) = (&source.plugin, &source.config);
+        self.plugin(&who, plugin, World::Source, config, &mut report)
             .await;
         // A plugin that cannot be read has been told of.
         let endpoints = self
@@ -130,106 +160,108 @@ impl Prover {
             .unwrap_or_default();
         let call = self.house.capabilities.call(job, &endpoints);
         for (name, secret) in &source.secrets {
-            self.secret(&who, &call, name, secret).await;
+            self.secret(&who, &call, name, secret, &mut report).await;
         }
         for ask in probe::asks(source, &endpoints) {
-            let key = ask.key(source);
-            let probed = match self.probed.get(&key) {
-                Some(probed) => probed.clone(),
-                None => probe::probe(&call, &ask).await,
-            };
-            self.issuer(&who, &ask.origin(), &probed);
-            self.probed.insert(key, probed);
+            let probed = self.probed(ask.key(source));
+            let probed = probed.get_or_init(|| probe::probe(&call, &ask)).await;
+            self.issuer(&who, &ask.origin(), probed, &mut report);
         }
         let names = [job.id.to_string()];
         for (index, output) in job.outputs.iter().enumerate() {
-            self.output(&who, &job.id, index, output, &names).await;
+            self.output(&who, &job.id, index, output, &names, &mut report)
+                .await;
         }
+        report
+    }
+
+    fn probed(&self, key: String) -> Arc<OnceCell<Probed>> {
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(probed.entry(key).or_default())
     }
 
     /// Whether a plugin can be used for this.
-    async fn plugin(&mut self, who: &str, plugin: &str, world: World, config: &serde_json::Value) {
+    async fn plugin(
+        &self,
+        who: &str,
+        plugin: &str,
+        world: World,
+        config: &serde_json::Value,
+        report: &mut Report,
+    ) {
         let plugins = &self.house.plugins;
         let ready = plugins.prepare(plugin).await;
         let fits = plugins.check_config(plugin, world, config).await;
         let result = ready.err().or(fits.err());
         let result = result.map_or(Ok(()), |error| Err(error.to_failure()));
-        self.report
-            .tried(who, format!("plugin {plugin} can be loaded"), result);
+        report.tried(who, format!("plugin {plugin} can be loaded"), result);
     }
 
     async fn secret(
-        &mut self,
+        &self,
         who: &str,
-        call: &crate::capability::Call,
+        call: &Call,
         name: &str,
         secret: &Secret,
+        report: &mut Report,
     ) {
         // Another job's token is there once that job has run.
         if let SecretOrigin::Job(other) = &secret.origin {
             let why = format!("secret {name} is the token of job {other}");
-            return self.report.not_tried(who, why);
+            return report.not_tried(who, why);
         }
-        let opened = call.open(name).await.map(drop);
+        let opened = call.open(name).await;
+        if let Ok(value) = &opened
+            && let Some(suspicion) = Call::suspicion(name, value)
+        {
+            report.doubtful(who, format!("secret {name}: {suspicion}"));
+        }
+        let opened = opened.map(drop);
         let can_be_read = opened.is_ok();
         let what = format!("secret {name} can be read");
-        self.report.tried(who, what, opened);
+        report.tried(who, what, opened);
         if secret.write_back && can_be_read {
             let proved = self.homes.prove(&secret.origin).await;
             let what = format!("secret {name} can be written back");
-            self.report.tried(who, what, proved);
+            report.tried(who, what, proved);
         }
     }
 
-    fn issuer(&mut self, who: &str, origin: &str, probed: &Probed) {
+    fn issuer(&self, who: &str, origin: &str, probed: &Probed, report: &mut Report) {
         let must_answer = self.wanted.issuers == Issuers::MustAnswer;
         match probed {
             Probed::NoAnswer(failure) => {
                 if must_answer || failure.kind == FailureKind::InvalidConfig {
-                    self.report.failed(who, &failure.message);
+                    report.failed(who, &failure.message);
                 }
             }
             Probed::Answered(answered) if must_answer => {
                 let said = format!("{origin} {}", answered.words);
-                if answered.is_good {
-                    self.report.proved(who, said);
-                } else {
-                    self.report.failed(who, said);
+                match answered.verdict {
+                    Verdict::Good => report.proved(who, said),
+                    Verdict::Doubtful => report.doubtful(who, said),
+                    Verdict::Bad => report.failed(who, said),
                 }
                 if let Some(ahead_ms) = answered.ahead_ms {
-                    self.clock(who, origin, ahead_ms);
+                    clock(who, origin, ahead_ms, report);
                 }
             }
             Probed::Answered(_) => {}
         }
     }
 
-    fn clock(&mut self, who: &str, origin: &str, ahead_ms: i64) {
-        let seconds = ahead_ms.unsigned_abs() / 1000;
-        if seconds <= OFF_BEYOND.as_secs() {
-            let what = format!("the clock of {origin} is within {seconds} s of ours");
-            return self.report.proved(who, what);
-        }
-        let which = if ahead_ms > 0 { "ahead of" } else { "behind" };
-        self.report.failed(
-            who,
-            format!(
-                "the clock of {origin} is {seconds} s {which} this machine's: tokens and signed requests may count as expired, or as not yet valid; set the wrong one right (NTP)"
-            ),
-        );
-    }
-
     async fn output(
-        &mut self,
+        &self,
         who: &str,
         owner: &JobId,
         index: usize,
         output: &Output,
         jobs: &[String],
+        report: &mut Report,
     ) {
         let made = match &output.format {
             None => Some(formats::bare()),
-            Some(format) => self.format(who, format, jobs).await,
+            Some(format) => self.format(who, format, jobs, report).await,
         };
         let publication = Publication {
             job: owner,
@@ -245,36 +277,44 @@ impl Prover {
                 secret.namespace, secret.name
             ),
         };
-        self.report.tried(who, what, proved);
+        report.tried(who, what, proved);
     }
 
     /// What the format makes of a made-up token; none: that cannot be said.
     async fn format(
-        &mut self,
+        &self,
         who: &str,
         format: &Format,
         jobs: &[String],
+        report: &mut Report,
     ) -> Option<Vec<Artifact>> {
         let Format { plugin, config } = format;
-        self.plugin(who, plugin, World::Formatter, config).await;
+        self.plugin(who, plugin, World::Formatter, config, report)
+            .await;
         let plugins = &self.house.plugins;
         plugins.prepare(plugin).await.ok()?;
         match formats::artifacts(plugins, format, jobs).await {
             Ok(artifacts) => Some(artifacts),
             Err(failure) if formats::is_about_config(&failure) => {
-                self.report.failed(who, failure.message);
+                report.failed(who, failure.message);
                 None
             }
             Err(_) => {
                 let why = format!("what {plugin} makes of a token depends on the token");
-                self.report.not_tried(who, why);
+                report.not_tried(who, why);
                 None
             }
         }
     }
 
     /// Whether the format takes real tokens; nothing is written.
-    async fn minted_output(&mut self, minted: &Minted, jobs: &[&JobId], output: &Output) {
+    async fn minted_output(
+        &self,
+        minted: &Minted,
+        jobs: &[&JobId],
+        output: &Output,
+        report: &mut Report,
+    ) {
         let Some(format) = &output.format else {
             return;
         };
@@ -290,6 +330,21 @@ impl Prover {
         let who: Vec<String> = jobs.iter().map(ToString::to_string).collect();
         let who = format!("job {}", who.join(", "));
         let what = format!("{} takes the token", format.plugin);
-        self.report.tried(&who, what, formatted.map(drop));
+        report.tried(&who, what, formatted.map(drop));
     }
+}
+
+fn clock(who: &str, origin: &str, ahead_ms: i64, report: &mut Report) {
+    let seconds = ahead_ms.unsigned_abs() / 1000;
+    if seconds <= OFF_BEYOND.as_secs() {
+        let what = format!("the clock of {origin} is within {seconds} s of ours");
+        return report.proved(who, what);
+    }
+    let which = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    report.failed(
+        who,
+        format!(
+            "the clock of {origin} is {seconds} s {which} this machine's: tokens and signed requests may count as expired, or as not yet valid; set the wrong one right (NTP)"
+        ),
+    );
 }

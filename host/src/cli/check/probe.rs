@@ -27,11 +27,20 @@ pub(super) enum Probed {
 #[derive(Debug, Clone)]
 pub(super) struct Answered {
     /// Whether an issuer that is well answers so.
-    pub(super) is_good: bool,
+    pub(super) verdict: Verdict,
     /// To be read behind the issuer's name.
     pub(super) words: String,
     /// How far its clock is ahead of ours.
     pub(super) ahead_ms: Option<i64>,
+}
+
+/// Whether an issuer that is well answers so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    /// Some do, and most that do are not what was meant.
+    Doubtful,
+    Bad,
 }
 
 /// What is asked of an issuer.
@@ -137,16 +146,16 @@ pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
     match call.probe(ask.request()).await {
         Err(failure) => Probed::NoAnswer(failure),
         Ok(response) => {
-            let (is_good, words) = if ask.token_endpoint.is_some() {
+            let (verdict, words) = if ask.token_endpoint.is_some() {
                 judge(&response)
             } else {
-                (true, format!("answers ({})", response.status))
+                (Verdict::Good, format!("answers ({})", response.status))
             };
             let ahead = call
                 .last_dated()
                 .map(|dated| clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date));
             Probed::Answered(Answered {
-                is_good,
+                verdict,
                 words,
                 ahead_ms: ahead,
             })
@@ -155,40 +164,46 @@ pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
 }
 
 /// Whether a token endpoint that is well answers so to a form without a grant, and how that is said.
-fn judge(response: &Response) -> (bool, String) {
+fn judge(response: &Response) -> (Verdict, String) {
     let status = response.status;
     let content = evertoken_answer::read(header(response, "content-type"), &response.body);
     let is_html = content == Content::Html;
-    match status {
-        300..400 => {
+    let code = error_code(&content);
+    match (status, code) {
+        (300..400, _) => {
             let to = header(response, "location").and_then(without_query);
             let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
             (
-                false,
+                Verdict::Bad,
                 format!(
                     "redirects{to} ({status}), and a request for a token is not redirected; write the address that it leads to"
                 ),
             )
         }
-        404 | 405 | 410 | 501 => (
-            false,
+        // Some answer so what is no request of theirs.
+        (..500, Some(code)) => (
+            Verdict::Good,
+            format!("answers as a token endpoint ({status} {code})"),
+        ),
+        (404 | 405 | 410 | 501, _) if is_html => (
+            Verdict::Bad,
             format!("has no token endpoint there ({status}); look at the path of the URL"),
         ),
-        500.. => (false, format!("is in trouble ({status})")),
+        (404 | 405 | 410 | 501, _) => (
+            Verdict::Doubtful,
+            format!(
+                "answers {status} to a request without a grant: most do so where there is no token endpoint, a few at one; look at the path of the URL (`evertoken check --mint` asks with a grant)"
+            ),
+        ),
+        (500.., _) => (Verdict::Bad, format!("is in trouble ({status})")),
         // Some refuse what is no request of theirs with a page.
         _ if is_html && !matches!(status, 400 | 401) => (
-            false,
+            Verdict::Bad,
             format!(
                 "answers with a page of HTML ({status}) where a token endpoint answers in JSON; look at the path of the URL, and whether something stands before the issuer"
             ),
         ),
-        _ => match error_code(&content) {
-            Some(code) => (
-                true,
-                format!("answers as a token endpoint ({status} {code})"),
-            ),
-            None => (true, format!("answers ({status})")),
-        },
+        _ => (Verdict::Good, format!("answers ({status})")),
     }
 }
 
@@ -244,51 +259,72 @@ mod tests {
     fn a_token_endpoint_refuses_in_json_and_anything_else_is_said() {
         let (json, html, plain) = ("application/json", "text/html; charset=utf-8", "text/plain");
         let page = "<!DOCTYPE html><title>Maintenance</title>";
-        for (status, content_type, body, is_good, words) in [
+        for (status, content_type, body, verdict, words) in [
             (
                 400,
                 json,
                 r#"{"error":"invalid_request"}"#,
-                true,
+                Verdict::Good,
                 "400 invalid_request",
             ),
             (
                 401,
                 json,
                 r#"{"error":"invalid_client"}"#,
-                true,
+                Verdict::Good,
                 "401 invalid_client",
             ),
-            (400, html, page, true, "400"),
-            (401, plain, "", true, "401"),
-            (400, json, r#"{"error":{"code":1}}"#, true, "400"),
+            (400, html, page, Verdict::Good, "400"),
+            (401, plain, "", Verdict::Good, "401"),
+            (400, json, r#"{"error":{"code":1}}"#, Verdict::Good, "400"),
             (
                 400,
                 json,
                 r#"{"error":"<b>\u001b[31m"}"#,
-                true,
+                Verdict::Good,
                 "answers (400)",
             ),
-            (200, json, r#"{"access_token":"s3cr3t"}"#, true, "200"),
-            (429, html, page, false, "HTML"),
-            (200, html, "<x>Welcome", false, "HTML"),
-            (200, plain, page, false, "HTML"),
-            (200, "", "\u{feff}\n <HTML><body>", false, "HTML"),
-            (403, html, page, false, "HTML"),
-            (302, html, "", false, "https://login.example.org/sso (302)"),
+            (
+                200,
+                json,
+                r#"{"access_token":"s3cr3t"}"#,
+                Verdict::Good,
+                "200",
+            ),
+            (429, html, page, Verdict::Bad, "HTML"),
+            (200, html, "<x>Welcome", Verdict::Bad, "HTML"),
+            (200, plain, page, Verdict::Bad, "HTML"),
+            (200, "", "\u{feff}\n <HTML><body>", Verdict::Bad, "HTML"),
+            (403, html, page, Verdict::Bad, "HTML"),
+            (
+                302,
+                html,
+                "",
+                Verdict::Bad,
+                "https://login.example.org/sso (302)",
+            ),
             (
                 404,
                 json,
                 r#"{"error":"Realm does not exist"}"#,
-                false,
+                Verdict::Doubtful,
                 "path",
             ),
-            (405, plain, "", false, "path"),
-            (501, html, page, false, "path"),
-            (503, html, page, false, "in trouble (503)"),
+            (
+                404,
+                json,
+                r#"{"error":"invalid_request"}"#,
+                Verdict::Good,
+                "404 invalid_request",
+            ),
+            (404, html, page, Verdict::Bad, "path"),
+            (404, plain, "", Verdict::Doubtful, "without a grant"),
+            (405, plain, "", Verdict::Doubtful, "path"),
+            (501, html, page, Verdict::Bad, "path"),
+            (503, html, page, Verdict::Bad, "in trouble (503)"),
         ] {
             let (found, said) = judge(&answer(status, content_type, body));
-            assert_eq!(found, is_good, "{status} {content_type} {body}: {said}");
+            assert_eq!(found, verdict, "{status} {content_type} {body}: {said}");
             assert!(said.contains(words), "{status} {body}: {said}");
             assert!(
                 !said.contains("s3cr3t") && !said.contains('\u{1b}'),

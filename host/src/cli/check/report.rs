@@ -1,8 +1,6 @@
 //! What was proved, what was not, and of whom.
 
-use std::io::Write as _;
-
-use crate::cli::say;
+use crate::cli::{print, say};
 use crate::failure::Failure;
 
 /// All proofs, in the order in which they were tried.
@@ -19,6 +17,7 @@ struct Line {
 enum Outcome {
     Proved(String),
     NotTried(String),
+    Doubtful(String),
     Failed(String),
 }
 
@@ -29,17 +28,26 @@ impl Report {
         !self.0.iter().any(failed)
     }
 
-    /// Shows every line: failures on standard error, the rest on standard output.
-    pub(in crate::cli) fn show(&self) {
-        let mut stdout = std::io::stdout();
+    /// How many lines tell of what may be wrong, and may be right.
+    pub(in crate::cli) fn doubts(&self) -> usize {
+        let doubtful = |line: &&Line| matches!(line.outcome, Outcome::Doubtful(_));
+        self.0.iter().filter(doubtful).count()
+    }
+
+    /// Shows every line: what failed or is doubtful on standard error, the rest on standard output.
+    ///
+    /// # Errors
+    /// Standard output does not take it.
+    pub(in crate::cli) fn show(&self) -> std::io::Result<()> {
         for Line { who, outcome } in &self.0 {
-            let _ = match outcome {
-                Outcome::Proved(what) => writeln!(stdout, "ok: {who}: {what}"),
-                Outcome::NotTried(why) => writeln!(stdout, "not tried: {who}: {why}"),
-                Outcome::Failed(_) => stdout.flush(),
-            };
-            show_failure(who, outcome);
+            match outcome {
+                Outcome::Proved(what) => print(&format!("ok: {who}: {what}"))?,
+                Outcome::NotTried(why) => print(&format!("not tried: {who}: {why}"))?,
+                Outcome::Doubtful(what) => say(&format!("warning: {who}: {what}")),
+                Outcome::Failed(_) => show_failure(who, outcome),
+            }
         }
+        Ok(())
     }
 
     /// Shows what failed.
@@ -49,12 +57,21 @@ impl Report {
         }
     }
 
+    /// Adds what was tried after it.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     pub(super) fn proved(&mut self, who: &str, what: impl Into<String>) {
         self.add(who, Outcome::Proved(what.into()));
     }
 
     pub(super) fn not_tried(&mut self, who: &str, why: impl Into<String>) {
         self.add(who, Outcome::NotTried(why.into()));
+    }
+
+    pub(super) fn doubtful(&mut self, who: &str, what: impl Into<String>) {
+        self.add(who, Outcome::Doubtful(what.into()));
     }
 
     pub(super) fn failed(&mut self, who: &str, what: impl Into<String>) {
