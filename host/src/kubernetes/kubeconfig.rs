@@ -154,10 +154,10 @@ fn current(kubeconfig: Kubeconfig) -> Result<Named, String> {
 
 fn config(cluster: &Cluster, mut user: AuthInfo) -> Result<kube::Config, String> {
     let server = cluster.server.as_deref().unwrap_or_default();
-    let url = server
-        .parse::<Uri>()
-        .ok()
-        .filter(|url| url.host().is_some());
+    // The client library takes one without a scheme, and breaks at its first request.
+    let is_whole =
+        |url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
+    let url = server.parse::<Uri>().ok().filter(is_whole);
     let url =
         url.ok_or("its cluster's `server` is not the URL of one; write `https://host:port`")?;
     if let Some(exec) = &mut user.exec
@@ -222,4 +222,149 @@ fn fill_in(data: &mut Option<String>, path: Option<String>) -> Result<(), String
         *data = Some(BASE64.encode(&content(Path::new(&path))?));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::test_support::make_fifo;
+
+    fn whole() -> Value {
+        json!({
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "https://k8s.test:6443"}}],
+            "users": [{"name": "u", "user": {"token": "hidden"}}],
+        })
+    }
+
+    /// What is made of a kubeconfig in a folder, with a member changed.
+    async fn made(folder: &Path, pointer: &str, value: Value) -> Result<Named, String> {
+        let mut kubeconfig = whole();
+        *kubeconfig.pointer_mut(pointer).unwrap() = value;
+        let path = folder.join("config");
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        read(vec![path]).await
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_leads_nowhere_says_what_is_missing_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        make_fifo(Path::new(&at("pipe")));
+        std::fs::write(at("utf-16"), b"\xff\xfet\0o\0k\0").unwrap();
+        std::fs::write(at("lines"), "hidden\nhidden\n").unwrap();
+        std::fs::write(at("empty"), "\n").unwrap();
+        let user = "/users/0/user";
+        let cluster = "/clusters/0/cluster";
+        let with_ca = |key: &str, value: &str| json!({"server": "https://k8s.test", key: value});
+        for (pointer, value, words) in [
+            ("/current-context", json!(""), "no current context"),
+            ("/current-context", json!("y"), "its current context is `y`"),
+            (
+                "/contexts/0/context/cluster",
+                json!("d"),
+                "about a cluster `d`",
+            ),
+            (cluster, json!({}), "`server` is not the URL"),
+            (
+                cluster,
+                json!({"server": "k8s.test:6443"}),
+                "`server` is not the URL",
+            ),
+            (cluster, json!({"server": "k8s"}), "`server` is not the URL"),
+            (
+                cluster,
+                json!({"server": "hidden hidden"}),
+                "`server` is not the URL",
+            ),
+            (
+                cluster,
+                with_ca("certificate-authority-data", "aGlkZGVu"),
+                "authority is not one in PEM",
+            ),
+            (
+                cluster,
+                with_ca("certificate-authority", "nowhere"),
+                "nowhere cannot be read: it does not exist",
+            ),
+            (
+                cluster,
+                with_ca("certificate-authority", "pipe"),
+                "pipe cannot be read: it is a pipe",
+            ),
+            (
+                cluster,
+                with_ca("proxy-url", "hidden"),
+                "`proxy-url` is not the URL",
+            ),
+            (
+                user,
+                json!({"tokenFile": "pipe"}),
+                "pipe cannot be read: it is a pipe",
+            ),
+            (
+                user,
+                json!({"tokenFile": "utf-16"}),
+                "utf-16: it is UTF-16 text",
+            ),
+            (
+                user,
+                json!({"tokenFile": "lines"}),
+                "lines holds something else than a token",
+            ),
+            (user, json!({"tokenFile": "empty"}), "empty is empty"),
+            (
+                user,
+                json!({"client-key": "/dev/zero"}),
+                "/dev/zero cannot be read: it is a device",
+            ),
+        ] {
+            let Err(said) = made(folder.path(), pointer, value.clone()).await else {
+                panic!("{pointer} {value}");
+            };
+            assert!(said.contains(words), "{pointer} {value}: {said}");
+            assert!(!said.contains("hidden"), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_files_hold_is_read_once_without_what_nobody_means_around_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("token"), "\u{feff}tok\r\n").unwrap();
+        std::fs::write(folder.path().join("key"), "\u{feff}key\n").unwrap();
+        for (user, token, key) in [
+            (json!({"tokenFile": "token"}), Some("tok"), None),
+            (
+                json!({"token": "", "tokenFile": "token"}),
+                Some("tok"),
+                None,
+            ),
+            (
+                json!({"token": "own", "tokenFile": "token"}),
+                Some("own"),
+                None,
+            ),
+            (json!({"client-key": "key"}), None, Some("a2V5")),
+            (
+                json!({"client-key-data": "b3du", "client-key": "key"}),
+                None,
+                Some("b3du"),
+            ),
+            (json!({}), None, None),
+        ] {
+            let named = made(folder.path(), "/users/0/user", user.clone()).await;
+            let found = named.unwrap().config.auth_info;
+            let exposed = |secret: &Option<secrecy::SecretString>| {
+                secret
+                    .as_ref()
+                    .map(|secret| secret.expose_secret().to_owned())
+            };
+            assert_eq!(exposed(&found.token).as_deref(), token, "{user}");
+            assert_eq!(exposed(&found.client_key_data).as_deref(), key, "{user}");
+            assert_eq!((found.token_file, found.client_key), (None, None));
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod refusal;
 mod token;
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::{Method, header};
@@ -26,8 +27,10 @@ use zeroize::Zeroizing;
 pub(crate) use self::call::{Answer, Call, SecretText, Verb};
 pub use self::token::ServiceAccountToken;
 
+use crate::capability::http::read_date;
 use crate::failure::{Failure, FailureKind};
-use crate::time::Timestamp;
+use crate::refresh::clock;
+use crate::time::{Clock as _, SystemClock, Timestamp};
 
 /// The object, key or subresource does not exist.
 pub const NOT_FOUND: &str = "kubernetes.not-found";
@@ -76,8 +79,11 @@ struct Connected {
 pub struct Kubernetes {
     connection: Connection,
     client: Mutex<Option<Connected>>,
+    /// How far the API server's clock is ahead of ours, by its last answer.
+    ahead_ms: std::sync::Mutex<Option<i64>>,
     in_flight: Semaphore,
     request_timeout: Duration,
+    look_again: Duration,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -110,8 +116,10 @@ impl Kubernetes {
         Self {
             connection,
             client: Mutex::new(None),
+            ahead_ms: std::sync::Mutex::default(),
             in_flight: Semaphore::new(REQUESTS_IN_FLIGHT),
             request_timeout: REQUEST_TIMEOUT,
+            look_again: LOOK_AGAIN,
         }
     }
 
@@ -149,6 +157,12 @@ impl Kubernetes {
             .ok_or_else(|| call.malformed("a value of `data` is not base64"))
     }
 
+    /// How many milliseconds the API server's clock is ahead of this machine's, by its last answer; none: it has not answered.
+    #[must_use]
+    pub fn ahead_ms(&self) -> Option<i64> {
+        *self.ahead_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sends one request and returns the answer if it is a success.
     pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let _permit = self.in_flight.acquire().await.map_err(|_| {
@@ -178,10 +192,15 @@ impl Kubernetes {
 
     async fn exchange(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let Connected { client, way, .. } = self.client().await?;
+        let sent_at = SystemClock.now().wall;
         let response = client
             .send(call.request()?)
             .await
             .map_err(|error| connect::unreachable(call, &way, &error))?;
+        if let Some(date) = date(response.headers()) {
+            let ahead = clock::ahead_ms(sent_at, SystemClock.now().wall, date);
+            *self.ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
+        }
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let body = response
@@ -211,7 +230,7 @@ impl Kubernetes {
             *current = Some(made.clone());
             return Ok(made);
         };
-        if held.looked.elapsed() < LOOK_AGAIN {
+        if held.looked.elapsed() < self.look_again {
             return Ok(held.clone());
         }
         held.looked = Instant::now();
@@ -247,6 +266,10 @@ async fn make(config: kube::Config) -> Result<Connected, Failure> {
         looked: Instant::now(),
         way,
     })
+}
+
+fn date(headers: &http::HeaderMap) -> Option<Timestamp> {
+    read_date(headers.get(header::DATE)?.to_str().ok()?)
 }
 
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {

@@ -54,7 +54,7 @@ fn judge(
         401 => (
             Denied,
             "kubernetes.unauthorized",
-            "the API server does not accept our credentials; look at the kubeconfig or the Pod's service account".to_owned(),
+            "the API server does not accept our credentials: they are wrong or have expired; renew those of the kubeconfig's user, or look at the Pod's service account".to_owned(),
         ),
         400..=428 if is_denied_by_rule(&answer.message) => (
             Denied,

@@ -106,6 +106,22 @@ async fn strange_answers_are_told_without_being_quoted() {
 }
 
 #[tokio::test]
+async fn the_api_servers_clock_is_known_by_its_answers() {
+    let dated = |seconds: i64| {
+        let date = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT");
+        http("401 Unauthorized", &format!("date: {date}\r\n"), "{}")
+    };
+    for seconds in [0, 300, -300] {
+        let kubernetes = at(answering(dated(seconds)).await);
+        assert_eq!(kubernetes.ahead_ms(), None);
+        failure(&kubernetes).await;
+        let off = kubernetes.ahead_ms().unwrap() - seconds * 1000;
+        assert!(off.abs() < 5000, "{off}");
+    }
+}
+
+#[tokio::test]
 async fn a_secret_without_data_has_no_keys() {
     let kubernetes = at(answering(http("200 OK", "", "{}")).await);
     assert_eq!(failure(&kubernetes).await.code.as_deref(), Some(NOT_FOUND));
@@ -138,6 +154,78 @@ fn probed(home: &Path, variables: &[(&str, &str)]) -> Failure {
     let logged = String::from_utf8_lossy(&output.stdout);
     assert!(!logged.contains("hidden"), "{logged}");
     serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap()
+}
+
+/// Answers nothing of use, and tells who asked.
+async fn telling() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let length = stream.read(&mut head).await.unwrap();
+            let head = String::from_utf8_lossy(&head[..length]).into_owned();
+            let line = head
+                .lines()
+                .find(|line| line.starts_with("authorization: "));
+            let _ = tell.send(line.unwrap_or_default().to_owned());
+            let answer = http("404 Not Found", "", "{}");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, told)
+}
+
+/// In a process of its own, whose `KUBECONFIG` names a file that is made here.
+#[tokio::test]
+async fn renewing() {
+    let Some(report) = std::env::var_os(PROBE).map(std::path::PathBuf::from) else {
+        return;
+    };
+    let folder = report.parent().unwrap();
+    let (address, mut told) = telling().await;
+    let kubeconfig = format!(
+        r#"{{"clusters": [{{"name": "c", "cluster": {{"server": "http://{address}"}}}}],
+            "users": [{{"name": "u", "user": {{"tokenFile": "token"}}}}], "current-context": "x",
+            "contexts": [{{"name": "x", "context": {{"cluster": "c", "user": "u"}}}}]}}"#
+    );
+    std::fs::write(folder.join("kubeconfig"), kubeconfig).unwrap();
+    let token = folder.join("token");
+    let mut kubernetes = Kubernetes::new();
+    kubernetes.look_again = Duration::ZERO;
+    let mut seen = Vec::new();
+    for content in ["one\n", "two", "", "pipe", "\u{feff}three\r\n"] {
+        let _ = std::fs::remove_file(&token);
+        match content {
+            "pipe" => crate::test_support::make_fifo(&token),
+            "" => {}
+            content => std::fs::write(&token, content).unwrap(),
+        }
+        let asking = tokio::time::timeout(Duration::from_secs(10), failure(&kubernetes));
+        asking.await.expect("it waits for the file");
+        seen.push(told.recv().await.unwrap());
+    }
+    std::fs::write(report, serde_json::to_string(&seen).unwrap()).unwrap();
+}
+
+#[test]
+fn a_token_file_that_is_renewed_is_read_again_and_one_that_cannot_be_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kubernetes::tests::renewing"])
+        .env("KUBECONFIG", folder.path().join("kubeconfig"))
+        .env(PROBE, &report)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let seen: Vec<String> = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let expected = ["one", "two", "two", "two", "three"];
+    assert_eq!(
+        seen,
+        expected.map(|token| format!("authorization: Bearer {token}"))
+    );
 }
 
 #[test]

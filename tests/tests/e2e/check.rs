@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::evertoken::Finished;
 use evertoken_tests::issuer::Issuer;
@@ -365,4 +367,95 @@ fn what_the_cluster_would_refuse_is_said_before_and_nothing_is_written_there() {
         .unwrap()
         .unwrap();
     assert!(found["data"].is_null(), "{found}");
+}
+
+#[test]
+fn what_is_wrong_on_the_way_to_the_cluster_is_said_before_and_its_clock_is_looked_at() {
+    let Some(cluster) = ApiServer::shared().unwrap() else {
+        return;
+    };
+    let namespace = cluster.namespace("check-way").unwrap();
+    let scene = Scene::new("check-way").unwrap();
+    let kubeconfig = std::fs::read_to_string(cluster.admin_kubeconfig(&namespace).unwrap());
+    let kubeconfig: serde_json::Value = serde_json::from_str(&kubeconfig.unwrap()).unwrap();
+    let other = STANDARD.encode(evertoken_tests::pki::Authority::new("other").unwrap().pem());
+    let (in_cluster, in_user) = ("/clusters/0/cluster", "/users/0/user");
+    let token_file = {
+        let mut kubeconfig = kubeconfig.clone();
+        *kubeconfig.pointer_mut(in_user).unwrap() = json!({"tokenFile": "missing"});
+        kubeconfig
+    };
+    let with = |pointer: &str, key: &str, value: &str| {
+        let mut kubeconfig = kubeconfig.clone();
+        kubeconfig.pointer_mut(pointer).unwrap()[key] = value.into();
+        kubeconfig
+    };
+    let check = |kubeconfig: &serde_json::Value, output: &str| {
+        let path = scene.write("kubeconfig", &kubeconfig.to_string()).unwrap();
+        let config = scene.config(&format!(
+            "jobs: [{{name: a, source: {{plugin: dummy}}, outputs: [{{secret: {{{output}}}}}]}}]\n"
+        ));
+        let launch = scene.launch().unwrap().env("KUBECONFIG", path);
+        let launch = launch.args(["check", "--online", "--config"]);
+        launch
+            .args([config.unwrap()])
+            .finish(crate::scene::PATIENCE)
+            .unwrap()
+    };
+    let here = format!("namespace: {namespace}, name: a");
+    for (kubeconfig, words) in [
+        (
+            with("", "current-context", "prod"),
+            "its current context is `prod`, and there is no such context",
+        ),
+        (
+            with(in_cluster, "server", "https://127.0.0.1:1"),
+            "onnection refused",
+        ),
+        (
+            with(in_cluster, "server", "kubernetes"),
+            "`server` is not the URL",
+        ),
+        (
+            with(in_cluster, "certificate-authority-data", &other),
+            "certificate",
+        ),
+        (
+            with(in_user, "token", "expired"),
+            "they are wrong or have expired",
+        ),
+        (token_file, "missing cannot be read: it does not exist"),
+    ] {
+        let finished = check(&kubeconfig, &here);
+        assert_eq!(finished.code(), Some(1), "{words}: {}", finished.stdout);
+        assert!(
+            finished.stderr.contains("error: job a: "),
+            "{}",
+            finished.stderr
+        );
+        assert!(
+            finished.stderr.contains(words),
+            "{words}: {}",
+            finished.stderr
+        );
+    }
+    let missing = format!("namespace: {namespace}-no, name: a");
+    for more in ["create: true", "create: false"] {
+        let finished = check(&kubeconfig, &format!("{missing}, {more}"));
+        assert_eq!(finished.code(), Some(1), "{more}: {}", finished.stdout);
+        let said = format!("namespace {namespace}-no does not exist; create it");
+        let secret = "it does not exist; create it";
+        let stderr = &finished.stderr;
+        assert!(
+            stderr.contains(&said) || stderr.contains(secret),
+            "{more}: {stderr}"
+        );
+    }
+    for (more, code) in [("create: true", 0), ("create: false", 1)] {
+        let finished = check(&kubeconfig, &format!("{here}, {more}"));
+        assert_eq!(finished.code(), Some(code), "{more}: {}", finished.stderr);
+        let clock = "ok: cluster: the clock of the API server is within ";
+        assert!(finished.stdout.contains(clock), "{}", finished.stdout);
+    }
+    assert!(cluster.admin().secret(&namespace, "a").unwrap().is_none());
 }

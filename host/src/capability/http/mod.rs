@@ -167,10 +167,15 @@ impl Response {
     #[must_use]
     pub fn date(&self) -> Option<Timestamp> {
         let (_, date) = self.headers.iter().find(|(name, _)| name == "date")?;
-        let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", date).ok()?;
-        let date = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
-        Some(Timestamp(u64::try_from(date.as_millisecond()).ok()?))
+        read_date(date)
     }
+}
+
+/// A date as HTTP writes it (RFC 9110 §5.6.7).
+pub(crate) fn read_date(text: &str) -> Option<Timestamp> {
+    let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
+    let date = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    Some(Timestamp(u64::try_from(date.as_millisecond()).ok()?))
 }
 
 /// Neither headers nor body: there are tokens in them.

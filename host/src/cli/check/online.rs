@@ -64,7 +64,7 @@ pub(in crate::cli) async fn prove(
     let kubernetes = Arc::new(Kubernetes::new());
     let prover = Arc::new(Prover {
         outputs: Outputs::new(Arc::clone(&kubernetes)),
-        homes: Homes::new(kubernetes),
+        homes: Homes::new(Arc::clone(&kubernetes)),
         house,
         wanted,
         probed: Mutex::default(),
@@ -81,6 +81,9 @@ pub(in crate::cli) async fn prove(
         let output = &shared.output;
         let of_output = prover.output(&who, &owner, index, output, &from, &mut report);
         of_output.await;
+    }
+    if let Some(ahead_ms) = kubernetes.ahead_ms() {
+        clock("cluster", "the API server", ahead_ms, &mut report);
     }
     if wanted.mint {
         let minted = mint::all(&prover.house, &config.jobs, &mut report).await;
