@@ -51,3 +51,32 @@ pub fn aside<T>(work: impl FnOnce() -> T) -> T {
         _ => work(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn however_many_have_large_work_a_core_is_left_and_small_work_does_not_wait() {
+        static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+        let cores = available_parallelism().map_or(1, usize::from);
+        let mut large = JoinSet::new();
+        for _ in 0..50 {
+            large.spawn(in_turn_if_large(BYTES_AT_ONCE + 1, || {
+                let at_once = AT_ONCE.fetch_add(1, Ordering::SeqCst) + 1;
+                std::thread::sleep(Duration::from_millis(2));
+                AT_ONCE.fetch_sub(1, Ordering::SeqCst);
+                at_once
+            }));
+        }
+        let done = in_turn_if_large(BYTES_AT_ONCE, || "small").await;
+        assert_eq!((done, large.is_empty()), ("small", false));
+        let most = large.join_all().await.into_iter().max();
+        assert!(most < Some(cores.max(2)), "{most:?} of {cores} cores");
+    }
+}

@@ -84,6 +84,17 @@ pub struct Chain {
     pub change: [u8; 16],
 }
 
+impl Chain {
+    /// Bytes of the values and answers in it.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let answers = [&self.exchange, &self.unread].into_iter().flatten();
+        let answers = answers.filter_map(|exchange| exchange.answer.as_ref());
+        let in_answers: usize = answers.map(|answer| answer.bytes.len()).sum();
+        self.value.expose_secret().len() + in_answers
+    }
+}
+
 /// A request that carries the newest value: about to be sent, sent, or answered.
 #[derive(Debug, Clone)]
 pub struct Exchange {

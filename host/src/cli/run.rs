@@ -119,7 +119,11 @@ pub(super) async fn keep_fresh(
     }
     let told = signals::moment_of(stop.clone());
     let running = tokio::spawn(runner.run(stop.clone()));
-    handle.apply(changes(config)).await?;
+    match handle.apply(changes(config)).await {
+        // Told to end before it took them.
+        Err(_) if stop.is_cancelled() => {}
+        applied => applied?,
+    }
     readiness.set(Phase::Ready);
     tokio::spawn(async move {
         stop.cancelled().await;

@@ -33,6 +33,7 @@ use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
 use crate::kubernetes::{Answer, CONFLICT, Call, Kubernetes, NOT_FOUND, Verb};
 use crate::token::KeptToken;
+use crate::worker;
 
 /// What is kept free in a chain's Secret before a request is sent: the largest answer in base64, and what else its record says.
 const RESERVE_BYTES: usize = PLUGIN_RESPONSE_BYTES_IN_SECRETS / 3 * 4 + 4096;
@@ -430,7 +431,8 @@ impl Cluster {
     async fn unbind(&self, mut known: Known, job: &JobId) -> Result<bool, Failure> {
         known.bindings.retain(|binding| binding.job != *job);
         let expected = known.revision.clone();
-        let data = self.data_of(&known)?;
+        let make = || self.data_of(&known);
+        let data = worker::in_turn_if_large(known.chain.size(), make).await?;
         match self.write_chain(&mut known, Some(&expected), &data).await {
             Ok(()) => Ok(true),
             Err(failure) if has_code(&failure, CONFLICT) => Ok(false),
@@ -513,7 +515,8 @@ impl Cluster {
             }
         }
         let mut next = self.next(&change);
-        let data = self.data_of(&next)?;
+        let make = || self.data_of(&next);
+        let data = worker::in_turn_if_large(next.chain.size(), make).await?;
         if opens(&change) {
             has_room(id, &data)?;
         }

@@ -133,7 +133,7 @@ impl Directory {
             .spawn(move || owner.run(queue))
             .map_err(|source| StateError::Open {
                 path: path.to_owned(),
-                source: Arc::new(source),
+                why: Arc::new(source),
                 mend: "allow this process one more thread",
             })?;
         let directory = Self {
@@ -605,7 +605,7 @@ fn open_database(folder: &Folder) -> Result<Database, StateError> {
     let damaged = |error: redb::Error| match error {
         redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => StateError::Open {
             path: path.clone(),
-            source: Arc::new(error),
+            why: Arc::new(error),
             mend: "let this process read and write it",
         },
         other => StateError::Damaged {

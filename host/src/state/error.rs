@@ -10,17 +10,23 @@ use crate::failure::{Failure, FailureKind};
 /// The code where there is no room left.
 pub(super) const DISK_FULL: &str = "state.disk-full";
 
+fn mend_of(why: &io::Error, mend: &'static str) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "mount its file system writable",
+        _ => mend,
+    }
+}
+
 /// Why the state store cannot do what it is asked for. No variant holds a value from the store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StateError {
     /// The directory, its lock or its file cannot be opened.
-    #[error("cannot open {path}: {source}; {mend}", path = path.display())]
+    #[error("cannot open {path}: {why}; {mend}", path = path.display(), mend = mend_of(why, mend))]
     Open {
         /// What was opened.
         path: PathBuf,
         /// Why it failed.
-        #[source]
-        source: Arc<io::Error>,
+        why: Arc<io::Error>,
         /// What to do about it.
         mend: &'static str,
     },

@@ -20,6 +20,7 @@ use crate::capability::keep::{
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::token::KeptToken;
+use crate::worker;
 
 /// Where records are. Implementations are equal in all but durability.
 pub(super) enum Backend {
@@ -170,9 +171,14 @@ impl Local {
             return Ok(None);
         };
         Ok(Some(StoredChain {
-            chain: self.decrypted(id, &stored)?,
+            chain: self.read_in_turn(id, &stored).await?,
             revision: revision(&stored),
         }))
+    }
+
+    async fn read_in_turn(&self, id: ChainId, stored: &[u8]) -> Result<Chain, StateError> {
+        let read = || self.decrypted(id, stored);
+        worker::in_turn_if_large(stored.len(), read).await
     }
 
     fn decrypted(&self, id: ChainId, stored: &[u8]) -> Result<Chain, StateError> {
@@ -252,7 +258,7 @@ impl Local {
         let Some(stored) = self.backend.get(&record::chain_key(id)).await? else {
             return Ok(None);
         };
-        match self.decrypted(id, &stored) {
+        match self.read_in_turn(id, &stored).await {
             Ok(chain) => Ok(Some(StoredChain {
                 chain,
                 revision: revision(&stored),
@@ -295,7 +301,8 @@ impl Local {
         // The empty value is no value: many chains begin with it.
         let newest = change.next.value.expose_secret();
         let newest = (!newest.is_empty()).then(|| self.fingerprints.of(newest));
-        let next = self.sealed_chain(change.next)?;
+        let seal = || self.sealed_chain(change.next);
+        let next = worker::in_turn_if_large(change.next.size(), seal).await?;
         let revision = revision(&next);
         let swap = Swap {
             chain: id,

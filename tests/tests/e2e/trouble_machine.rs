@@ -103,6 +103,8 @@ fn a_state_store_that_cannot_be_opened_ends_a_start_and_check_online_knows_befor
                 "{command:?} says nothing of {said}: {}",
                 finished.stderr
             );
+            let told = finished.stderr.matches("os error").count();
+            assert!(told <= 1, "{command:?} says it twice: {}", finished.stderr);
             assert!(!scene.out("a").exists(), "{command:?} started something");
         }
     }

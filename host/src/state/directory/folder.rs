@@ -51,7 +51,7 @@ impl Folder {
         let path = self.path.join(name);
         let failed = |source: io::Error| StateError::Open {
             path: path.clone(),
-            source: Arc::new(source),
+            why: Arc::new(source),
             mend: MAKE_REGULAR,
         };
         // Not blocking: somebody may have put a pipe there.
@@ -102,7 +102,7 @@ impl Folder {
 pub(in crate::state) fn look(path: &Path) -> Result<Looked, StateError> {
     let failed = |source: io::Error, mend| StateError::Open {
         path: path.to_owned(),
-        source: Arc::new(source),
+        why: Arc::new(source),
         mend,
     };
     match open_own_directory(path, Missing::Refused) {
@@ -164,7 +164,7 @@ fn refused(path: &Path, error: WayError) -> StateError {
     };
     StateError::Open {
         path: path.to_owned(),
-        source: Arc::new(io::Error::new(kind, error)),
+        why: Arc::new(io::Error::new(kind, error)),
         mend,
     }
 }

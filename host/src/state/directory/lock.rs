@@ -22,7 +22,7 @@ impl DirectoryLock {
     pub(super) fn acquire(folder: &Folder) -> Result<Self, StateError> {
         let failed = |source| StateError::Open {
             path: folder.path().join(LOCK_FILE),
-            source: Arc::new(source),
+            why: Arc::new(source),
             mend: "let this process lock and write it",
         };
         let mut file = folder.file(LOCK_FILE)?;
