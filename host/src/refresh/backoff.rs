@@ -29,7 +29,7 @@ const LIFE_PART: u32 = 10;
 const REMAINING_PART: u32 = 4;
 
 /// `Retry-After` is obeyed up to this; an issuer that says more has lost its way.
-pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The waits for what somebody has to mend; the last one repeats.
 const LADDER: [Duration; 5] = [
@@ -72,7 +72,21 @@ pub fn wait(
         }
         FailureKind::Denied | FailureKind::InvalidConfig => ladder(nth),
     };
-    own.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    own.max(obeyed(retry_after, stake.remaining))
+}
+
+/// How long somebody's wish to be left alone is obeyed, at most an hour. A token that lives (`remaining`) does not die for it without
+/// another try, unless that is near; and who has no token, or a dead one, tries every few minutes.
+pub(super) fn obeyed(retry_after: Option<Duration>, remaining: Option<Duration>) -> Duration {
+    let longest = remaining.map_or(LONGEST_RETRY_AFTER, |left| {
+        let before_its_end = left - left / REMAINING_PART;
+        if before_its_end < LONGEST_AT_LEAST {
+            LONGEST
+        } else {
+            before_its_end.min(LONGEST_RETRY_AFTER)
+        }
+    });
+    retry_after.unwrap_or_default().min(longest)
 }
 
 /// The same for what costs no issuer anything: a write, or a call that failed on our own side.
@@ -86,7 +100,7 @@ pub fn wait_at_home(
     let longest = LONGEST_AT_HOME - scaled(LONGEST_AT_HOME, AT_HOME_JITTER * sample);
     wait(kind, nth, None, Stake::default(), sample)
         .min(longest)
-        .max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+        .max(obeyed(retry_after, Some(Duration::ZERO)))
 }
 
 fn exponential(first: Duration, nth: u32, stake: Stake, sample: f64) -> Duration {
@@ -256,6 +270,25 @@ mod tests {
         }
         let asked = wait_at_home(FailureKind::Unavailable, 1, Some(s(90)), 0.0);
         assert_eq!(asked, s(90), "an API server may ask for rest");
+    }
+
+    #[test]
+    fn retry_after_lets_no_token_die_without_another_try_and_nobody_wait_for_long_without_one() {
+        for (left_s, expected_s, what) in [
+            (None, 3600, "it never dies"),
+            (Some(86_400), 3600, "it lives for long"),
+            (Some(4000), 3000, "three quarters of what is left"),
+            (Some(60), 45, "of a short life too"),
+            (Some(40), 30, "the last time"),
+            (Some(39), 300, "its end is near: no more tries before it"),
+            (Some(0), 300, "it is dead, or there is none"),
+        ] {
+            for (asked_s, expected_s) in [(99_999_999, expected_s), (7, 7)] {
+                let obeyed = obeyed(Some(s(asked_s)), left_s.map(s));
+                assert_eq!(obeyed, s(expected_s), "{what}, Retry-After: {asked_s}");
+            }
+        }
+        assert_eq!(obeyed(None, None), Duration::ZERO);
     }
 
     #[test]

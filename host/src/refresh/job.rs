@@ -492,6 +492,12 @@ impl Job {
         self.held.is_some_and(|held| held.lives(now))
     }
 
+    /// Whether the source has ever returned a token, in this process or before it.
+    #[must_use]
+    pub const fn was_served(&self) -> bool {
+        self.held.is_some() || self.had_one
+    }
+
     /// What is left of the held token's life; none: there is no token, or it never dies.
     #[must_use]
     pub fn remaining(&self, now: Reading) -> Option<Duration> {

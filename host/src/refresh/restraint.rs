@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::backoff::{LONGEST_RETRY_AFTER, ladder};
+use super::backoff::{ladder, obeyed};
 use super::scaled;
 use crate::failure::{Failure, FailureKind};
 use crate::time::Reading;
@@ -90,9 +90,14 @@ const REFUSALS: [&str; 4] = [
     "http.403",
 ];
 
-/// What a failed call says about the issuer.
+/// The OAuth plugins' codes for answers of another kind than token endpoints give.
+const OF_ANOTHER_KIND: [&str; 2] = ["answer.unreadable", "answer.no-token"];
+
+/// What a failed call says about the issuer. `was_served`: the job has had a token from there. Where it never had, an answer that comes from
+/// no token endpoint (a redirect, a page, another object) says that it asks at the wrong place, or is not known there; later, that the
+/// issuer is being repaired.
 #[must_use]
-pub fn sign(failure: &Failure) -> Sign {
+pub fn sign(failure: &Failure, was_served: bool) -> Sign {
     use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
     let code = failure.code.as_deref().unwrap_or_default();
     let trouble = |cause| Sign::Trouble {
@@ -105,16 +110,26 @@ pub fn sign(failure: &Failure) -> Sign {
         _ if NOT_LOADED.contains(&code) => Sign::Unsent,
         _ if code == "chain.in-doubt" || code.starts_with("plugin.") => Sign::Unclear,
         _ if OURS.iter().any(|ours| code.starts_with(ours)) => Sign::Unsent,
+        Unavailable if !was_served && is_of_another_kind(code) => trouble(Cause::ClientRefused),
         Unavailable => trouble(Cause::IssuerInTrouble),
         Internal => Sign::Unclear,
         Denied | InvalidConfig => match (code.split_once('.'), code) {
             // The OAuth plugins' code for an answer without one.
             (Some(("http", rest)), _) if rest.bytes().all(|b| b.is_ascii_digit()) => Sign::Answered,
             (Some(("http", _)), _) => Sign::Unsent,
+            // Their code for an answer that was read, and has not what the job wants.
+            (Some(("answer", _)), _) => Sign::Answered,
             (Some(_), _) | (None, "") => Sign::Unclear,
             (None, _) => Sign::Answered,
         },
     }
+}
+
+fn is_of_another_kind(code: &str) -> bool {
+    let status = code
+        .strip_prefix("http.")
+        .and_then(|status| status.parse().ok());
+    matches!(status, Some(300..400_u16)) || OF_ANOTHER_KIND.contains(&code)
 }
 
 /// Whether a failed call cost no issuer anything and is about what somebody may mend on this side at any time: a secret, a permission, a
@@ -122,7 +137,7 @@ pub fn sign(failure: &Failure) -> Sign {
 #[must_use]
 pub fn is_at_home(failure: &Failure) -> bool {
     let code = failure.code.as_deref().unwrap_or_default();
-    let is_unsent = sign(failure) == Sign::Unsent && !code.starts_with("chain.");
+    let is_unsent = sign(failure, true) == Sign::Unsent && !code.starts_with("chain.");
     is_unsent || code == "http.tls"
 }
 
@@ -151,18 +166,34 @@ pub struct Circuit<J> {
     failures: u32,
     /// When the next probe may go, on the boot clock.
     next: Duration,
-    /// Until when the issuer asked us to stay away, on the boot clock.
-    obeys_until: Duration,
+    /// What the issuer asked for last.
+    rest: Rest,
     /// When the next probe would have gone if nobody had been in a hurry, on the boot clock: it goes by then, whatever comes of theirs.
     otherwise: Option<Duration>,
     probe: Option<J>,
     /// Who waits: those first that failed least while the circuit was closed, so that one job's own trouble does not keep all
     /// others waiting; then the most urgent.
     line: BTreeSet<(u32, u64, J)>,
-    places: BTreeMap<J, (u32, u64)>,
+    places: BTreeMap<J, Place>,
     struck: BTreeMap<J, Struck>,
     /// How many jobs met the trouble.
     in_trouble: u32,
+}
+
+/// The rest that an issuer asked for, on the boot clock.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    from: Duration,
+    until: Duration,
+}
+
+/// Where a job stands in line.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    failures: u32,
+    urgency: u64,
+    /// When its token dies, on the boot clock; none: never.
+    dies_at: Option<Duration>,
 }
 
 /// What a job suffered while the circuit was closed.
@@ -200,7 +231,10 @@ impl<J: Copy + Ord> Circuit<J> {
             cause,
             failures: 0,
             next: now.boot,
-            obeys_until: now.boot,
+            rest: Rest {
+                from: now.boot,
+                until: now.boot,
+            },
             otherwise: None,
             probe: None,
             line: BTreeSet::new(),
@@ -214,18 +248,24 @@ impl<J: Copy + Ord> Circuit<J> {
         circuit
     }
 
-    /// Lets a job wait for its turn; the lower `urgency`, the sooner that is.
-    pub fn wait(&mut self, job: J, urgency: u64) {
+    /// Lets a job wait for its turn; the lower `urgency`, the sooner that is. `dies_at` is when its token dies, on the boot clock; none:
+    /// never.
+    pub fn wait(&mut self, job: J, urgency: u64, dies_at: Option<Duration>) {
         self.leave(job);
         let failures = self.struck.get(&job).map_or(0, |struck| struck.failures);
         self.line.insert((failures, urgency, job));
-        self.places.insert(job, (failures, urgency));
+        let place = Place {
+            failures,
+            urgency,
+            dies_at,
+        };
+        self.places.insert(job, place);
     }
 
     /// A job does not want to ask any more, or not as this client.
     pub fn leave(&mut self, job: J) {
-        if let Some((failures, urgency)) = self.places.remove(&job) {
-            self.line.remove(&(failures, urgency, job));
+        if let Some(place) = self.places.remove(&job) {
+            self.line.remove(&(place.failures, place.urgency, job));
         }
         if self.probe == Some(job) {
             self.probe = None;
@@ -254,10 +294,20 @@ impl<J: Copy + Ord> Circuit<J> {
     /// What only one job met may be its own trouble: the next job tells, and need not wait for that.
     #[must_use]
     pub fn probes_at(&self) -> Option<Duration> {
-        let (failures, _, _) = self.line.first()?;
+        let (failures, _, job) = self.line.first()?;
         let tells = *failures == 0 && self.in_trouble <= 1;
         let at = if tells { Duration::ZERO } else { self.next };
-        self.probe.is_none().then(|| at.max(self.obeys_until))
+        let dies_at = self.places.get(job).and_then(|place| place.dies_at);
+        self.probe
+            .is_none()
+            .then(|| at.max(self.rests_until(dies_at)))
+    }
+
+    /// Until when a job whose token dies then obeys what the issuer asked for.
+    fn rests_until(&self, dies_at: Option<Duration>) -> Duration {
+        let Rest { from, until } = self.rest;
+        let left = dies_at.map(|at| at.saturating_sub(from));
+        from.saturating_add(obeyed(Some(until.saturating_sub(from)), left))
     }
 
     /// The job that may ask now, if it is time.
@@ -271,12 +321,12 @@ impl<J: Copy + Ord> Circuit<J> {
 
     /// Something changed, or somebody wants to know: the next probe does not wait.
     pub fn hurry(&mut self, now: Reading) {
-        let at = self.next.max(self.obeys_until);
+        let at = self.next.max(self.rest.until);
         if at > now.boot {
             self.otherwise = Some(at);
         }
         self.next = now.boot;
-        self.obeys_until = now.boot;
+        self.rest.until = now.boot;
     }
 
     /// Takes note of how a job's call ended, be it the probe or one that began before the circuit closed. `was_well`: the job had
@@ -290,7 +340,7 @@ impl<J: Copy + Ord> Circuit<J> {
         match sign {
             Sign::Answered => {
                 self.pardon(job);
-                return was_probe || self.obeys_until <= now.boot;
+                return was_probe || self.rest.until <= now.boot;
             }
             Sign::Trouble { cause, retry_after } => {
                 self.strike(job, true, was_well);
@@ -324,8 +374,13 @@ impl<J: Copy + Ord> Circuit<J> {
     }
 
     fn obey(&mut self, retry_after: Option<Duration>, now: Reading) {
-        let wait = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-        self.obeys_until = self.obeys_until.max(now.boot.saturating_add(wait));
+        if let Some(wait) = retry_after {
+            let until = now.boot.saturating_add(obeyed(Some(wait), None));
+            self.rest = Rest {
+                from: now.boot,
+                until: self.rest.until.max(until),
+            };
+        }
     }
 
     fn strike(&mut self, job: J, in_trouble: bool, by_trouble_alone: bool) {
@@ -391,7 +446,7 @@ mod tests {
             for (failures, retry_after) in [(0, None), (3, None), (9, None), (0, Some(s(600)))] {
                 let mut circuit = Circuit::close(1, cause, retry_after, true, at(0), 1.0);
                 (0..failures).for_each(|_| circuit.failed(cause, at(0), 1.0));
-                let by_itself = circuit.next.max(circuit.obeys_until);
+                let by_itself = circuit.next.max(circuit.rest.until);
                 let asked_at = Reading {
                     boot: by_itself / 2,
                     ..at(0)
@@ -400,7 +455,7 @@ mod tests {
                     circuit.hurry(asked_at);
                     circuit.failed(cause, asked_at, 1.0);
                 }
-                let next = circuit.next.max(circuit.obeys_until);
+                let next = circuit.next.max(circuit.rest.until);
                 assert!(
                     asked_at.boot < next && next <= by_itself,
                     "{cause:?} {failures} {retry_after:?}: {next:?}"
@@ -479,7 +534,7 @@ mod tests {
             (InvalidConfig, "plugin.unreadable", Sign::Unsent),
         ] {
             let failure = Failure::new(kind, code, "");
-            assert_eq!(sign(&failure), expected, "{kind} {code}");
+            assert_eq!(sign(&failure, true), expected, "{kind} {code}");
         }
         let throttled = Failure {
             retry_after: Some(s(30)),
@@ -489,7 +544,7 @@ mod tests {
             cause: Cause::IssuerInTrouble,
             retry_after: Some(s(30)),
         };
-        assert_eq!(sign(&throttled), expected);
+        assert_eq!(sign(&throttled, true), expected);
     }
 
     #[test]
@@ -548,7 +603,7 @@ mod tests {
         let mut circuit = closed();
         assert_eq!(circuit.probes_at(), None, "nobody waits");
         for (job, urgency) in [(1, 30), (2, 10), (3, 20)] {
-            circuit.wait(job, urgency);
+            circuit.wait(job, urgency, None);
         }
         assert_eq!(circuit.probes_at(), Some(s(1)));
         assert_eq!(circuit.take_probe(on(Duration::from_millis(999))), None);
@@ -557,7 +612,7 @@ mod tests {
         assert!(!circuit.ended(2, AWAY, true, at(100), 1.0));
         assert_eq!(circuit.probes_at(), Some(s(102)));
         assert_eq!(circuit.take_probe(at(102)), Some(3), "somebody else");
-        circuit.wait(2, 10);
+        circuit.wait(2, 10, None);
         assert!(circuit.ended(3, Sign::Answered, true, at(103), 1.0));
         let opened = circuit.open();
         assert_eq!(opened.waiting, [1, 2]);
@@ -568,8 +623,8 @@ mod tests {
     fn a_job_that_fails_for_reasons_of_its_own_keeps_to_its_own_waits() {
         let mut circuit = Circuit::close(0, Cause::IssuerInTrouble, None, false, at(0), 0.0);
         assert!(!circuit.ended(100, AWAY, false, at(0), 1.0));
-        circuit.wait(1, 0);
-        circuit.wait(2, 0);
+        circuit.wait(1, 0, None);
+        circuit.wait(2, 0, None);
         assert_eq!(circuit.take_probe(at(1)), Some(1));
         assert!(!circuit.ended(1, Sign::Unsent, true, at(1), 0.0));
         assert_eq!(
@@ -578,7 +633,7 @@ mod tests {
             "nothing was sent: the next may try at once"
         );
         assert!(!circuit.ended(2, Sign::Unclear, true, at(1), 0.0));
-        circuit.wait(3, 0);
+        circuit.wait(3, 0, None);
         assert_eq!(
             circuit.take_probe(at(1)),
             None,
@@ -593,14 +648,14 @@ mod tests {
     fn what_one_job_met_alone_is_not_held_against_the_next() {
         let away = |job| Circuit::close(job, Cause::IssuerInTrouble, None, true, at(0), 1.0);
         let mut circuit = away(0);
-        circuit.wait(0, 0);
+        circuit.wait(0, 0, None);
         assert_eq!(circuit.take_probe(at(0)), None, "it has had its turn");
-        circuit.wait(1, 9);
+        circuit.wait(1, 9, None);
         assert_eq!(circuit.take_probe(at(0)), Some(1), "another tells at once");
         assert!(circuit.ended(1, Sign::Answered, true, at(0), 1.0));
         let mut circuit = away(0);
-        circuit.wait(1, 0);
-        circuit.wait(2, 0);
+        circuit.wait(1, 0, None);
+        circuit.wait(2, 0, None);
         assert_eq!(circuit.take_probe(at(0)), Some(1));
         assert!(!circuit.ended(1, AWAY, true, at(0), 1.0));
         assert_eq!(
@@ -617,7 +672,7 @@ mod tests {
             let retry_after = Some(s(retry_after_s));
             let cause = Cause::IssuerInTrouble;
             let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
-            circuit.wait(1, 0);
+            circuit.wait(1, 0, None);
             assert_eq!(circuit.probes_at(), Some(s(expected_s)));
             let is_open = circuit.ended(2, Sign::Answered, true, at(1), 1.0);
             assert!(!is_open, "an answer to a question of before");
@@ -628,9 +683,75 @@ mod tests {
     }
 
     #[test]
+    fn retry_after_holds_nobody_back_beyond_what_its_token_bears() {
+        for (dies_at, expected, what) in [
+            (None, 3600, "it never dies"),
+            (Some(100_000), 3600, "it lives for long"),
+            (Some(400), 300, "three quarters of what is left"),
+            (Some(0), 300, "there is none"),
+        ] {
+            let (cause, retry_after) = (Cause::IssuerInTrouble, Some(s(99_999_999)));
+            let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
+            circuit.wait(1, 0, dies_at.map(s));
+            assert_eq!(circuit.probes_at(), Some(s(expected)), "{what}");
+            assert_eq!(circuit.take_probe(at(expected)), Some(1), "{what}");
+            let again = Sign::Trouble { cause, retry_after };
+            assert!(!circuit.ended(1, again, true, at(expected), 1.0));
+            circuit.wait(2, 0, Some(s(0)));
+            let next = circuit.probes_at();
+            assert_eq!(next, Some(s(expected + 300)), "{what}, and then another");
+        }
+    }
+
+    #[test]
+    fn an_answer_from_no_token_endpoint_is_the_jobs_own_mistake_until_it_was_served() {
+        use Cause::{ClientRefused, IssuerInTrouble};
+        use FailureKind::{InvalidConfig, Unavailable};
+        let trouble = |cause| Sign::Trouble {
+            cause,
+            retry_after: None,
+        };
+        for (kind, code, at_first, later) in [
+            (Unavailable, "http.302", ClientRefused, IssuerInTrouble),
+            (Unavailable, "http.308", ClientRefused, IssuerInTrouble),
+            (
+                Unavailable,
+                "answer.unreadable",
+                ClientRefused,
+                IssuerInTrouble,
+            ),
+            (
+                Unavailable,
+                "answer.no-token",
+                ClientRefused,
+                IssuerInTrouble,
+            ),
+            (Unavailable, "answer.cut", IssuerInTrouble, IssuerInTrouble),
+            (Unavailable, "http.429", IssuerInTrouble, IssuerInTrouble),
+            (Unavailable, "http.503", IssuerInTrouble, IssuerInTrouble),
+            (
+                Unavailable,
+                "http.timeout",
+                IssuerInTrouble,
+                IssuerInTrouble,
+            ),
+        ] {
+            let failure = Failure::new(kind, code, "");
+            assert_eq!(sign(&failure, false), trouble(at_first), "{code}");
+            assert_eq!(sign(&failure, true), trouble(later), "{code}");
+        }
+        for code in ["http.404", "http.405", "http.415", "answer.no-token"] {
+            let failure = Failure::new(InvalidConfig, code, "");
+            for was_served in [false, true] {
+                assert_eq!(sign(&failure, was_served), Sign::Answered, "{code}");
+            }
+        }
+    }
+
+    #[test]
     fn a_late_failure_of_an_earlier_call_makes_probes_no_rarer() {
         let mut circuit = closed();
-        circuit.wait(9, 0);
+        circuit.wait(9, 0, None);
         for job in 1..8 {
             assert!(!circuit.ended(job, AWAY, true, at(0), 1.0));
         }
@@ -645,8 +766,8 @@ mod tests {
     #[test]
     fn a_probe_that_is_not_wanted_any_more_leaves_its_turn_to_the_next() {
         let mut circuit = closed();
-        circuit.wait(1, 0);
-        circuit.wait(2, 5);
+        circuit.wait(1, 0, None);
+        circuit.wait(2, 5, None);
         assert_eq!(circuit.take_probe(at(1)), Some(1));
         circuit.leave(1);
         assert_eq!(circuit.take_probe(at(1)), Some(2));
@@ -655,7 +776,7 @@ mod tests {
     #[test]
     fn a_circuit_is_deserted_once_all_have_gone_that_met_the_trouble_or_wait() {
         let mut circuit = closed();
-        circuit.wait(1, 0);
+        circuit.wait(1, 0, None);
         for (job, is_deserted) in [(0, false), (100, false), (1, true)] {
             circuit.forget(job);
             assert_eq!(circuit.is_deserted(), is_deserted, "without {job}");
@@ -676,7 +797,7 @@ mod tests {
             let mut now = Duration::ZERO;
             let mut begun = Vec::new();
             for sample in samples {
-                circuit.wait(1, 0);
+                circuit.wait(1, 0, None);
                 let wait = circuit.probes_at().unwrap().saturating_sub(now);
                 prop_assert!(wait <= STEADY.mul_f64(1.0 + STEADY_JITTER));
                 now += wait;
@@ -702,7 +823,7 @@ mod tests {
             for (pass_ms, job, choice) in happenings {
                 now += Duration::from_millis(pass_ms);
                 if probe != Some(job) && choice % 4 != 0 {
-                    circuit.wait(job, u64::from(choice));
+                    circuit.wait(job, u64::from(choice), None);
                     waiting.insert(job);
                 }
                 if let Some(taken) = circuit.take_probe(on(now)) {
@@ -729,7 +850,7 @@ mod tests {
                 turns.push(job);
                 fewest.remove(&job);
                 prop_assert!(!circuit.ended(job, AWAY, true, on(now), sample));
-                circuit.wait(job, 0);
+                circuit.wait(job, 0, None);
                 prop_assert!(turns.len() <= 20 * 250, "somebody starves");
             }
             let mut left: Vec<_> = circuit.open().waiting;

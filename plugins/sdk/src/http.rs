@@ -146,8 +146,10 @@ impl Response {
     #[must_use]
     pub fn retry_after_ms(&self) -> Option<u32> {
         let value = self.header("retry-after")?.trim();
-        let millis = match value.parse::<u64>() {
-            Ok(seconds) => seconds.saturating_mul(1000),
+        // As JSON, which knows neither NaN nor infinity: some count in fractions.
+        let millis = match serde_json::from_str::<f64>(value) {
+            Ok(seconds) if seconds < 0.0 => return None,
+            Ok(seconds) => (seconds * 1000.0) as u64,
             Err(_) => {
                 let from = self
                     .header("date")
@@ -231,8 +233,17 @@ mod tests {
                 vec![("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")],
                 Some(0),
             ),
+            (vec![("retry-after", "1.5")], Some(1500)),
+            (
+                vec![("retry-after", "Sat, 06 Nov 2094 08:50:07 GMT")],
+                Some(u32::MAX),
+            ),
             (vec![("retry-after", "soon")], None),
+            (vec![("retry-after", "")], None),
             (vec![("retry-after", "-5")], None),
+            (vec![("retry-after", "-0.5")], None),
+            (vec![("retry-after", "NaN")], None),
+            (vec![("retry-after", "1, 2")], None),
         ] {
             assert_eq!(answer(&headers).retry_after_ms(), expected, "{headers:?}");
         }

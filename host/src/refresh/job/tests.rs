@@ -488,6 +488,7 @@ struct AnyAnswer {
     fails: Option<(FailureKind, Option<u64>)>,
     /// What else happens right after it.
     then: u8,
+    clock_set_ms: i64,
 }
 
 fn any_answer() -> impl Strategy<Value = AnyAnswer> {
@@ -510,11 +511,19 @@ fn any_answer() -> impl Strategy<Value = AnyAnswer> {
         (end(), end(), end()),
         proptest::bool::weighted(0.05),
         any::<bool>(),
-        proptest::option::weighted(0.2, (kind, proptest::option::of(any::<u64>()))),
+        proptest::option::weighted(
+            0.3,
+            (
+                kind,
+                proptest::option::of(prop_oneof![0_u64..600, any::<u64>()]),
+            ),
+        ),
         any::<u8>(),
+        prop_oneof![3 => Just(0), 1 => -100_000_000_i64..100_000_000],
     )
         .prop_map(
-            |(takes_ms, ends_s, is_empty, is_held_one, fails, then)| AnyAnswer {
+            |(takes_ms, ends_s, is_empty, is_held_one, fails, then, clock_set_ms)| AnyAnswer {
+                clock_set_ms,
                 takes_ms,
                 ends_s,
                 is_empty,
@@ -608,9 +617,35 @@ proptest! {
             }
             prop_assert!(!job.is_acquiring(), "asked again at once");
             let left = job.remaining(now);
+            // Either clock may be set meanwhile, or the machine sleep.
+            let slept = Duration::from_secs(u64::from(answer.then / 64));
+            now = Reading {
+                wall: Timestamp(now.wall.0.saturating_add_signed(answer.clock_set_ms)),
+                boot: now.boot + slept,
+            };
+            job.step(Event::Woken, now, sample);
             now = until_asked(&mut job, now, sample);
             let waited = now.boot - answered.boot;
             prop_assert!(waited >= Duration::from_secs(1), "{waited:?}");
+            let is_left_alone = matches!(answer.then % 4, 2 | 3);
+            if let (Some((kind, retry_after_s)), true) = (answer.fails, is_left_alone) {
+                let is_at_home = answer.is_held_one;
+                let own = match kind {
+                    FailureKind::Unavailable => 1000,
+                    FailureKind::Internal => 7500,
+                    FailureKind::Denied | FailureKind::InvalidConfig => 10_000,
+                };
+                // What was asked for is obeyed as far as every token bears it.
+                let asked = retry_after_s.unwrap_or_default().saturating_mul(1000).min(30_000);
+                let floor = Duration::from_millis(own.max(asked));
+                prop_assert!(waited >= floor, "{waited:?} after {kind}, asked for {retry_after_s:?}");
+                let longest = if is_at_home { 300 } else { 3600 };
+                prop_assert!(waited <= slept + Duration::from_secs(longest), "{waited:?} after {kind}");
+            }
+            // A clock that is set changes when a token is due, and no more.
+            if answer.clock_set_ms != 0 {
+                continue;
+            }
             // Of a token that lives no longer than the one before, nothing else is known that would be reason to ask sooner.
             let lives_no_longer = match (left, held) {
                 (Some(left), Some(held)) => left <= held,

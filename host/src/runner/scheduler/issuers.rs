@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -67,17 +68,23 @@ impl Scheduler {
 
     /// Whether a call that could begin has to wait because its issuer serves nobody like it; then it waits from now on.
     pub(super) fn holds_back(&mut self, key: Key) -> bool {
+        let now = self.world.now();
         let Some(entry) = self.jobs.get(&key) else {
             return false;
         };
-        let urgency = entry.urgency();
+        let (urgency, machine) = (entry.urgency(), &entry.machine);
+        let dies_at = if machine.lives(now) {
+            machine.dies_at(now)
+        } else {
+            Some(Duration::ZERO)
+        };
         let Some((id, closed)) = self.issuers.circuit(entry.issuer.as_ref()) else {
             return false;
         };
         if closed.circuit.is_probe(key) {
             return false;
         }
-        closed.circuit.wait(key, urgency);
+        closed.circuit.wait(key, urgency, dies_at);
         self.set_probe(id);
         self.update(key);
         true
@@ -103,7 +110,13 @@ impl Scheduler {
         };
         let kind = failure.as_ref().map(|failure| failure.kind);
         self.world.metrics.issuer_asked(&call.issuer.origin, kind);
-        let sign = failure.as_ref().map_or(Sign::Answered, sign);
+        let was_served = self
+            .jobs
+            .get(&key)
+            .is_some_and(|entry| entry.machine.was_served());
+        let sign = failure
+            .as_ref()
+            .map_or(Sign::Answered, |failure| sign(failure, was_served));
         if sign == Sign::Answered {
             let others = self.issuers.calls.values_mut();
             for other in others.filter(|other| other.issuer == call.issuer) {

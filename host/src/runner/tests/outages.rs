@@ -403,11 +403,11 @@ fn whoever_asks_by_name_gets_a_try_at_an_issuer_in_trouble() {
         ..code(FailureKind::Unavailable, "http.503")
     };
     for name in ["a", "b"] {
-        world.plan(name, away(&world, Duration::ZERO, 10 * MINUTE, &how));
+        world.plan(name, away(&world, Duration::ZERO, 3 * MINUTE, &how));
     }
     world.time.run(async {
         let started = world.start(vec![job("a"), job("b")]).await;
-        world.time.wait(20 * MINUTE).await;
+        world.time.wait(4 * MINUTE).await;
         assert_eq!(
             world.facts().asked.len(),
             2,
@@ -421,6 +421,42 @@ fn whoever_asks_by_name_gets_a_try_at_an_issuer_in_trouble() {
                 1,
                 "{name}: one answer opens it for all"
             );
+        }
+        started.stop().await;
+    });
+}
+
+/// An hour's rest is too long for a token of a minute and for who has none.
+#[test]
+fn an_issuer_that_asks_for_a_long_rest_is_tried_before_tokens_die_and_every_few_minutes_then() {
+    let world = World::default();
+    let how = Failure {
+        retry_after: Some(1000 * HOUR),
+        ..code(FailureKind::Unavailable, "http.429")
+    };
+    let plan = |life| Plan {
+        life,
+        ..away(&world, MINUTE, HOUR, &how)
+    };
+    for (name, life) in [("short", 2 * MINUTE), ("long", 20 * MINUTE)] {
+        world.plan(name, plan(life));
+    }
+    world.time.run(async {
+        let started = world.start(vec![job("short"), job("long")]).await;
+        world.time.wait(HOUR - SECOND).await;
+        let tries = asked_by_client(&world, MINUTE, HOUR)[&Some(1)].len();
+        assert!((8..=20).contains(&tries), "{tries} tries in an hour");
+        let short = world.asked("short");
+        let [.., last_well] = short.iter().filter(|at| **at < MINUTE).collect::<Vec<_>>()[..]
+        else {
+            panic!("{short:?}");
+        };
+        let life = MINUTE..*last_well + 2 * MINUTE;
+        let tries = short.iter().filter(|at| life.contains(*at)).count();
+        assert!(tries >= 2, "{short:?}");
+        world.time.wait(6 * MINUTE).await;
+        for name in ["short", "long"] {
+            assert!(world.written(name).len() >= 2, "{name}");
         }
         started.stop().await;
     });

@@ -185,8 +185,47 @@ fn another_member_may_be_the_token_and_an_id_token_tells_its_lifetime_itself() {
     assert!(failure.has_code("answer.no-token"), "{failure:?}");
     assert_eq!(
         failure.message,
-        "the issuer's answer has no id_token; it has: access_token"
+        "the issuer's answer has no id_token; it has: access_token; an ID token takes the scope openid"
     );
+}
+
+/// An issuer that is well and does not give what the configuration asks for is in no trouble; a page that says nothing may be.
+#[test]
+fn a_token_that_is_not_in_an_answer_with_another_one_is_the_configurations_mistake() {
+    for (body, member, kind) in [
+        (
+            r#"{"access_token":"abc"}"#,
+            "id_token",
+            FailureKind::InvalidConfig,
+        ),
+        (
+            r#"{"access_token":"abc"}"#,
+            "jwt",
+            FailureKind::InvalidConfig,
+        ),
+        (
+            r#"{"accessToken":"abc"}"#,
+            "jwt",
+            FailureKind::InvalidConfig,
+        ),
+        (
+            r#"{"message":"back soon"}"#,
+            "id_token",
+            FailureKind::Unavailable,
+        ),
+        (
+            r#"{"message":"back soon"}"#,
+            "access_token",
+            FailureKind::Unavailable,
+        ),
+    ] {
+        let host = Host::new();
+        host.answer(Answer::json(200, body));
+        let config = config("client_credentials", json!({"token_field": member}));
+        let failure = acquire::<OAuth2>(&config).unwrap_err();
+        assert_eq!(failure.kind, kind, "{body} {member}");
+        assert!(failure.has_code("answer.no-token"), "{failure:?}");
+    }
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Answer {
     ///
     /// # Errors
     ///
-    /// As [`Answer::token`].
+    /// As [`Answer::token`]; but `invalid-config` where there is an access token: the issuer gives what it gives.
     pub fn token_in(&self, member: &str) -> Result<Token, Failure> {
         if !self.answer.is_whole {
             let message = "the issuer's answer was cut off; another one is asked for";
@@ -114,7 +114,14 @@ impl Answer {
                 "the issuer's answer has no {member}; it has: {}",
                 names.join(", ")
             );
-            return Err(Failure::unavailable(message).with_code("answer.no-token"));
+            let failure = match (member, self.answer.access_token()) {
+                (ID_TOKEN, Some(_)) => {
+                    Failure::invalid_config(message + "; an ID token takes the scope openid")
+                }
+                (_, Some(_)) => Failure::invalid_config(message),
+                (_, None) => Failure::unavailable(message),
+            };
+            return Err(failure.with_code("answer.no-token"));
         };
         Ok(Token {
             value: value.to_owned(),
