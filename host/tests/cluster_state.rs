@@ -763,17 +763,21 @@ async fn an_older_copy_of_a_chain_that_is_put_back_is_noticed_and_its_value_is_n
     let store = Arc::new(scene.open(&[2]).await.unwrap());
     let clock = Arc::new(evertoken::time::SystemClock);
     let manual = evertoken::state::manual::Manual::new(Arc::clone(&store), None, clock);
-    for job in &jobs {
+    let [moved, others @ ..] = &jobs;
+    for job in others {
         let value = format!("{job} 4");
         manual
             .set(&job.to_string(), SECRET, value.as_bytes())
             .await
             .unwrap();
     }
+    // Or knows that the copy's value was not used.
+    manual.set_kept(&moved.to_string(), SECRET).await.unwrap();
     for store in [store, Arc::new(scene.open(&[2]).await.unwrap())] {
         for job in &jobs {
             let seed = format!("{job} 0");
-            let expected = some(&format!("{job} 4"), Seed::Unchanged);
+            let value = if job == moved { 2 } else { 4 };
+            let expected = some(&format!("{job} {value}"), Seed::Unchanged);
             assert_eq!(found(&store, job, Some(&seed)).await, expected);
         }
     }

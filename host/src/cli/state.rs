@@ -70,6 +70,9 @@ pub(super) struct ShowArguments {
 ///
 /// A new value is taken at once; an answer to a request with an earlier one that comes later counts for nothing. The value that the chain
 /// has may be tried again once no request with it is under way. Refused is what is known to be spent.
+///
+/// With `--kept` it is the value that the store has. That is for a store that was moved, or put back from a copy, while no process could
+/// have used it since: only you can know that. A value that was used is refused by the issuer, and many revoke all of its chain then.
 #[derive(Debug, Args)]
 pub(super) struct SetArguments {
     /// The job.
@@ -81,6 +84,10 @@ pub(super) struct SetArguments {
     /// The file that the value is in; none: standard input. A byte order mark before it and one line end behind it are left out.
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
+
+    /// Send the value that the store has: nobody has used it since the store was copied.
+    #[arg(long, conflicts_with = "file")]
+    kept: bool,
 
     #[command(flatten)]
     target: TargetArguments,
@@ -124,11 +131,16 @@ fn show(arguments: &ShowArguments) -> Exit {
 
 fn set(arguments: &SetArguments) -> Exit {
     with_state(&arguments.target, async |state| {
-        let value = read_value(&arguments.secret, arguments.file.as_ref())?;
+        let value = match arguments.kept {
+            true => None,
+            false => Some(read_value(&arguments.secret, arguments.file.as_ref())?),
+        };
         let (job, secret) = (arguments.job.clone(), arguments.secret.clone());
         let Replaced {
             chain, generation, ..
-        } = state.set(job, secret, &value).await?;
+        } = state
+            .set(job, secret, value.as_ref().map(|value| value.as_slice()))
+            .await?;
         say(&format!(
             "{}: {} is generation {generation} of chain {chain} now",
             arguments.job, arguments.secret
@@ -171,12 +183,19 @@ impl State {
         })
     }
 
-    async fn set(&self, job: String, secret: String, value: &[u8]) -> anyhow::Result<Replaced> {
-        Ok(match self {
-            Self::Process(socket) => {
-                control::state_set(socket, job, secret, SecretBytes::new(value)).await?
+    /// No value: the one that the chain has.
+    async fn set(
+        &self,
+        job: String,
+        secret: String,
+        value: Option<&[u8]>,
+    ) -> anyhow::Result<Replaced> {
+        Ok(match (self, value) {
+            (Self::Process(socket), value) => {
+                control::state_set(socket, job, secret, value.map(SecretBytes::new)).await?
             }
-            Self::Store(manual) => manual.set(&job, &secret, value).await?,
+            (Self::Store(manual), Some(value)) => manual.set(&job, &secret, value).await?,
+            (Self::Store(manual), None) => manual.set_kept(&job, &secret).await?,
         })
     }
 

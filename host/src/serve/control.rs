@@ -87,8 +87,9 @@ pub enum Request {
         job: String,
         /// The secret's name.
         secret: String,
-        /// The value.
-        value: SecretBytes,
+        /// The value; none: the one that the chain has.
+        #[serde(default)]
+        value: Option<SecretBytes>,
     },
     /// Forgets what is kept of a job; answered by the job's id.
     StateForget {
@@ -448,7 +449,7 @@ fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
 
 /// Whoever could make a socket in the place of ours would get what is sent. Root may ask every user's process, but tells it no secret.
 fn may_hear(peer: u32, request: &Request) -> bool {
-    let is_secret = matches!(request, Request::StateSet { .. });
+    let is_secret = matches!(request, Request::StateSet { value: Some(_), .. });
     is_trusted(peer) || (rustix::process::geteuid().is_root() && !is_secret)
 }
 
@@ -471,7 +472,7 @@ async fn grant(request: Request, Rooms { runner, state }: &Rooms) -> Vec<u8> {
         }
         Request::StateShow { jobs } => answered(state.show(&jobs).await),
         Request::StateSet { job, secret, value } => {
-            answered(set(runner, state, &job, &secret, &value).await)
+            answered(set(runner, state, &job, &secret, value.as_ref()).await)
         }
         Request::StateForget { job } => answered(forget(runner, state, &job).await),
     }
@@ -483,9 +484,12 @@ async fn set(
     state: &Manual,
     job: &str,
     secret: &str,
-    value: &SecretBytes,
+    value: Option<&SecretBytes>,
 ) -> Result<Replaced, Failure> {
-    let replaced = state.set(job, secret, &value.0).await?;
+    let replaced = match value {
+        Some(value) => state.set(job, secret, &value.0).await?,
+        None => state.set_kept(job, secret).await?,
+    };
     try_at_once(runner, job).await;
     Ok(replaced)
 }
@@ -593,7 +597,7 @@ pub async fn state_show(socket: &Path, jobs: Vec<String>) -> Result<Vec<KeptJob>
     ask(socket, &Request::StateShow { jobs }).await
 }
 
-/// Asks the process that listens on `socket` to give a chain its next value.
+/// Asks the process that listens on `socket` to give a chain its next value, or to send the one that it has.
 ///
 /// # Errors
 ///
@@ -602,7 +606,7 @@ pub async fn state_set(
     socket: &Path,
     job: String,
     secret: String,
-    value: SecretBytes,
+    value: Option<SecretBytes>,
 ) -> Result<Replaced, ControlError> {
     ask(socket, &Request::StateSet { job, secret, value }).await
 }

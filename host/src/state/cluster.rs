@@ -112,6 +112,8 @@ struct State {
     uncertain: BTreeSet<ChainId>,
     /// Chains that are there and cannot be read.
     unreadable: BTreeSet<ChainId>,
+    /// What was said about Secrets that cannot be read: once each, not at every list.
+    told: BTreeSet<String>,
     /// Lists that have begun, and the last of them that succeeded.
     lists_begun: u64,
     list_done: u64,
@@ -712,7 +714,9 @@ impl Cluster {
         };
         let objects = self.list().await?;
         for object in &objects {
-            if let Err(failure) = self.learn(object) {
+            if let Err(failure) = self.learn(object)
+                && self.state().told.insert(failure.message.clone())
+            {
                 tracing::error!(error = %failure, "a Secret of the state store is left as it is");
             }
         }

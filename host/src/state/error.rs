@@ -102,7 +102,7 @@ pub enum StateError {
     },
     /// A copy of the store from before was put back.
     #[error(
-        "the {record} is from a copy of the state store that was put back: what was newer is lost, so its value may be spent and is not sent. Log in again and put the new value where the configuration has it, or give it to `evertoken state set`"
+        "the {record} is from a copy of the state store that was put back: what was newer is lost, so its value may be spent and is not sent. Log in again and put the new value where the configuration has it, or give it to `evertoken state set`; if nothing has used the value since the copy was made, `evertoken state set --kept` says so"
     )]
     Restored {
         /// Whose chain.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use secrecy::SecretSlice;
+use secrecy::{ExposeSecret as _, SecretSlice};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -233,6 +233,23 @@ impl Manual {
     /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), the newest value is under way (`state.in-use`), the
     /// value is known to be spent or another chain's (`state.spent`), or others change the chain all the time (`state.changed`).
     pub async fn set(&self, name: &str, secret: &str, value: &[u8]) -> Result<Replaced, Failure> {
+        self.set_or_keep(name, secret, Some(value)).await
+    }
+
+    /// The same with the value that the chain has: somebody knows that it is not spent, as in a store that was moved while nothing ran.
+    ///
+    /// # Errors
+    /// As [`Self::set`]; the chain has no value yet (`state.no-such-chain`).
+    pub async fn set_kept(&self, name: &str, secret: &str) -> Result<Replaced, Failure> {
+        self.set_or_keep(name, secret, None).await
+    }
+
+    async fn set_or_keep(
+        &self,
+        name: &str,
+        secret: &str,
+        value: Option<&[u8]>,
+    ) -> Result<Replaced, Failure> {
         let job = self.job(name).await?;
         let began = Instant::now();
         loop {
@@ -247,13 +264,18 @@ impl Manual {
         &self,
         job: &JobId,
         secret: &str,
-        value: &[u8],
+        value: Option<&[u8]>,
     ) -> Result<Replaced, Failure> {
         let Some(FoundChain { stored, .. }) =
             self.store.find_chain_to_replace(job, secret, None).await?
         else {
             return Err(self.no_such_chain(job, secret).await);
         };
+        let kept = stored.chain.value.expose_secret();
+        let value = value.unwrap_or(kept);
+        if value.is_empty() {
+            return Err(self.no_such_chain(job, secret).await);
+        }
         self.is_unspent(job, secret, &stored.chain, value).await?;
         if stored.chain.has_newest(value) {
             self.is_free(&stored)?;

@@ -90,7 +90,7 @@ async fn a_chain_is_shown_given_another_value_and_forgotten() {
     let kept = state_show(&served.socket, Vec::new()).await.unwrap();
     assert_eq!(kept[0].id, a);
     let value = SecretBytes::new(b"next");
-    let set = |value| state_set(&served.socket, "a".to_owned(), "rt".to_owned(), value);
+    let set = |value| state_set(&served.socket, "a".to_owned(), "rt".to_owned(), Some(value));
     assert_eq!(set(value).await.unwrap().generation, 1);
     let refused = set(SecretBytes::new(b"seed")).await.unwrap_err();
     assert!(refused.to_string().contains("earlier value"), "{refused}");
@@ -121,7 +121,7 @@ async fn a_request_that_cannot_be_read_is_not_quoted() {
     let request = Request::StateSet {
         job: "a".to_owned(),
         secret: "rt".to_owned(),
-        value: SecretBytes::new(b"hunter2"),
+        value: Some(SecretBytes::new(b"hunter2")),
     };
     assert!(!format!("{request:?}").contains("hunter2"));
 }
@@ -320,7 +320,7 @@ async fn a_socket_of_somebody_else_is_told_nothing() {
     }
     let socket = folder.path().join("control.sock");
     let value = SecretBytes::new(b"precious");
-    let told = super::state_set(&socket, "job".into(), "rt".into(), value).await;
+    let told = super::state_set(&socket, "job".into(), "rt".into(), Some(value)).await;
     let refused = told.unwrap_err();
     assert!(matches!(refused, ControlError::Foreign { uid: 4711, .. }));
     assert!(child.wait().unwrap().success());

@@ -232,6 +232,21 @@ async fn a_value_set_by_hand_closes_what_is_open_and_is_the_next_generation() {
 }
 
 #[tokio::test]
+async fn somebody_may_say_that_the_kept_value_is_good() {
+    let died = |chain: Chain| chain.died(NOW, None);
+    let (store, manual) = with(MemoryState::new([7; 32]), died, Some(US), 0).await;
+    let set = manual.set_kept("a", "rt").await.unwrap();
+    assert_eq!(set.generation, 1);
+    let kept = store.chain(store.chain_id(b"seed")).await.unwrap().unwrap();
+    assert!(kept.chain.has_newest(b"seed") && kept.chain.dead_since.is_none());
+    // Not while it may be on its way.
+    let open = |chain: Chain| chain.intending(intent(US));
+    let (_, manual) = with(MemoryState::new([7; 32]), open, Some(US), 0).await;
+    let failure = manual.set_kept("a", "rt").await.unwrap_err();
+    assert_eq!(code(&failure), "state.in-use");
+}
+
+#[tokio::test]
 async fn a_value_that_is_known_to_be_spent_is_not_taken() {
     let (store, manual) = with(MemoryState::new([7; 32]), |chain| chain, Some(US), 0).await;
     manual.set("a", "rt", b"next").await.unwrap();
