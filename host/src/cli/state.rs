@@ -96,7 +96,8 @@ pub(super) struct SetArguments {
 /// Forgets all that is kept of a job: its token, the chains that no other job uses, what its plugin cached.
 ///
 /// What was written to outputs stays. The job begins anew with the configured secrets, at once: if the configured value of a rotating secret
-/// is spent, somebody must log in again. While a request with one of the chains is under way, nothing is forgotten.
+/// is spent, which is told before, somebody must log in again. A new login needs no forgetting: it is taken from where the configuration reads
+/// it, or from `evertoken state set`. While a request with one of the chains is under way, nothing is forgotten.
 #[derive(Debug, Args)]
 pub(super) struct ForgetArguments {
     /// The job.
@@ -153,6 +154,9 @@ fn forget(arguments: &ForgetArguments) -> Exit {
     with_state(&arguments.target, async |state| {
         let name = &arguments.job;
         let kept = state.show(vec![name.clone()]).await?;
+        for warning in seeds_spent(name, &kept) {
+            say(&warning);
+        }
         if !arguments.yes {
             if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
                 say("error: this is not undone; add --yes where nobody can be asked");
@@ -288,6 +292,20 @@ fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing
         Some(oddity) => bail!("the value cannot be used: {oddity}; {STORE_WITHOUT}"),
         None => Ok(value),
     }
+}
+
+/// What is to be known before a chain is forgotten whose configured value is spent: whoever wants to begin with a new value need not forget
+/// anything, and by mistake a login is lost.
+fn seeds_spent(job: &str, kept: &[KeptJob]) -> Vec<String> {
+    let chains = kept.iter().flat_map(|job| &job.chains);
+    let spent = chains.filter(|chain| chain.configured_is_spent);
+    spent
+        .map(|KeptChain { secret, .. }| {
+            format!(
+                "warning: the configured value of {secret} was spent when it was last looked at: unless another one was put there since, the job sends it after this, the issuer refuses it (invalid_grant), and somebody must log in again. To go on with a new value nothing need be forgotten: put it where the configuration reads it, or use `evertoken state set {job} {secret}`"
+            )
+        })
+        .collect()
 }
 
 /// Asks whoever sits at the terminal.

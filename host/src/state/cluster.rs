@@ -376,10 +376,12 @@ impl Cluster {
         secrets
             .into_iter()
             .filter_map(|secret| {
-                let (known, _) = state.chains.binding(job, secret)?;
+                let (known, binding) = state.chains.binding(job, secret)?;
+                let newest = known.fingerprints.last();
                 Some(HeldChain {
                     secret: secret.to_owned(),
                     chain: Ok(Some(stored(known))),
+                    configured_is_spent: binding.seed.is_some() && binding.seed.as_ref() != newest,
                 })
             })
             .collect()

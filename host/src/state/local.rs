@@ -80,12 +80,20 @@ impl Local {
     pub(super) async fn chains(&self, job: &JobId) -> Result<Vec<HeldChain>, Failure> {
         let mut held = Vec::new();
         for (secret, key) in self.binding_keys(job).await? {
-            let chain = match self.binding_at(&key).await {
-                Ok(Some(binding)) => self.stored(binding.chain).await,
+            let (chain, seed) = match self.binding_at(&key).await {
+                Ok(Some(binding)) => (self.stored(binding.chain).await, binding.seed),
                 Ok(None) => continue,
-                Err(failure) => Err(failure),
+                Err(failure) => (Err(failure), None),
             };
-            held.push(HeldChain { secret, chain });
+            let newest = match &chain {
+                Ok(Some(stored)) => Some(self.fingerprints.of(stored.chain.value.expose_secret())),
+                Ok(None) | Err(_) => None,
+            };
+            held.push(HeldChain {
+                secret,
+                chain,
+                configured_is_spent: seed.is_some() && newest.is_some() && seed != newest,
+            });
         }
         Ok(held)
     }

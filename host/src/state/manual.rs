@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Store, random};
+use super::{HeldChain, Store, random};
 use crate::capability::chain::{CLOCK_SKEW, Chain, Exchange, Holder, Intent};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Seed, StoredChain};
 use crate::config::model::JobId;
@@ -62,6 +62,9 @@ pub struct KeptChain {
     pub chain: Option<ChainFacts>,
     /// Why it cannot be read.
     pub error: Option<String>,
+    /// Whether the configured value, as it was when the chain was last changed, is an earlier one of the chain: it is spent.
+    #[serde(default)]
+    pub configured_is_spent: bool,
 }
 
 /// A chain at a glance.
@@ -217,7 +220,7 @@ impl Manual {
                 }),
                 chains: chains
                     .into_iter()
-                    .map(|held| self.kept_chain(held.secret, held.chain))
+                    .map(|held| self.kept_chain(held))
                     .collect(),
                 id,
             });
@@ -434,12 +437,18 @@ impl Manual {
         }
     }
 
-    fn kept_chain(&self, secret: String, chain: Result<Option<StoredChain>, Failure>) -> KeptChain {
+    fn kept_chain(&self, held: HeldChain) -> KeptChain {
+        let HeldChain {
+            secret,
+            chain,
+            configured_is_spent,
+        } = held;
         let unreadable = |error: String| KeptChain {
             secret: secret.clone(),
             state: ChainState::Unreadable,
             chain: None,
             error: Some(error),
+            configured_is_spent,
         };
         match chain {
             Ok(Some(StoredChain { chain, .. })) => KeptChain {
@@ -447,6 +456,7 @@ impl Manual {
                 state: self.state_of(&chain),
                 chain: Some(self.facts(&chain)),
                 error: None,
+                configured_is_spent,
             },
             Ok(None) => unreadable("there is no record of it".to_owned()),
             Err(failure) => unreadable(failure.message),

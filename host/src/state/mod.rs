@@ -68,6 +68,8 @@ pub struct HeldChain {
     pub secret: String,
     /// Its chain; none: there is no record of it any more.
     pub chain: Result<Option<StoredChain>, Failure>,
+    /// Whether the configured value, as it was when the chain was last changed, is an earlier one of the chain: it is spent.
+    pub configured_is_spent: bool,
 }
 
 impl std::fmt::Debug for Store {

@@ -138,11 +138,17 @@ fn a_rotating_secret_is_shown_set_and_forgotten_by_the_running_process_and_witho
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("refresh_token: in doubt"), "{text}");
     assert!(text.contains("unanswered  1"), "{text}");
+    let warning = "the configured value of refresh_token was spent";
     let (code, text) = stage.state(&["forget", "desktop"]);
     assert_eq!(code, Some(64), "{text}");
-    assert!(text.contains("--yes"), "{text}");
+    assert!(text.contains("--yes") && text.contains(warning), "{text}");
     let (code, text) = stage.state(&["forget", "desktop", "--yes"]);
     assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(warning), "{text}");
+    assert!(
+        text.contains("evertoken state set desktop refresh_token"),
+        "{text}"
+    );
     let (code, text) = stage.state(&["show"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("nothing is kept\n"), "{text}");

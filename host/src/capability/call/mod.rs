@@ -19,12 +19,12 @@ use crate::capability::http::{self, Request, Response};
 use crate::capability::journal::{self, Flight, Held};
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
-use crate::config::model::{Job, PluginLimits, Secret};
+use crate::config::model::{Job, PluginLimits, Secret, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
 use crate::text::secret_suspicion;
 use crate::time::Timestamp;
-use crate::token::Token;
+use crate::token::{Expiry, KeptToken, Token};
 use crate::worker;
 
 /// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.
@@ -86,6 +86,8 @@ struct Used {
     /// By the secret's name.
     replacements: BTreeMap<String, usize>,
     log_lines: u32,
+    /// Other jobs' tokens that were opened, and when they die.
+    others_tokens: Vec<(SecretSlice<u8>, Timestamp)>,
     first_sent_at: Option<Timestamp>,
     last_dated: Option<Dated>,
     /// Whether a request without rotating secrets was sent after one with: then a failure may be about that one.
@@ -441,6 +443,21 @@ impl Call {
         token
     }
 
+    /// The token with the end that another job knows of it, where it is that job's, handed on, and nothing else tells its end.
+    #[must_use]
+    pub(in crate::capability) fn ending_as_its_job_knows(&self, token: Token) -> Token {
+        let used = self.used();
+        let mut others = used.others_tokens.iter();
+        let value = token.value.expose_secret().as_bytes();
+        match others.find(|(other, _)| other.expose_secret() == value) {
+            Some((_, dies)) if token.expiry == Expiry::Unknown => Token {
+                expiry: Expiry::At(*dies),
+                ..token
+            },
+            _ => token,
+        }
+    }
+
     /// Has [`Call::scrub`] look for `secret` too, e.g. the token and the fields that the call returned.
     pub fn remember(&self, secret: &[u8]) {
         self.used().scrubber.add(secret);
@@ -592,7 +609,18 @@ impl Call {
             kubernetes: host.kubernetes.as_deref(),
             now: host.clock.now().wall,
         };
-        secrets::fetch(&providers, &self.0.job, name, &secret.origin).await
+        let value = secrets::fetch(&providers, &self.0.job, name, &secret.origin).await?;
+        if let SecretOrigin::Job(other) = &secret.origin {
+            let other = secrets::beside(&self.0.job.id, other);
+            let kept = host.keeper.token(&other).await.ok().flatten();
+            let is_it = |kept: &KeptToken| {
+                kept.token.value.expose_secret().as_bytes() == value.expose_secret()
+            };
+            if let Some(dies) = kept.filter(is_it).and_then(|kept| kept.expires_at) {
+                self.used().others_tokens.push((value.clone(), dies));
+            }
+        }
+        Ok(value)
     }
 
     /// The newest value of a chain, as this call holds it, or as it is for whoever only looks.

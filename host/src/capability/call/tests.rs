@@ -371,6 +371,46 @@ async fn another_jobs_token_is_a_secret_while_it_lives() {
     }
 }
 
+/// A default lifetime would have consumers hold a token for an hour that dies in a minute.
+#[tokio::test]
+async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
+    let mut fixture = Fixture::new();
+    fixture.secret("token", "").origin = SecretOrigin::Job("login".to_owned());
+    let token = |value: &str, expiry| Token {
+        value: value.into(),
+        token_type: "Bearer".to_owned(),
+        expiry,
+        fields: Vec::new(),
+    };
+    let (soon, later) = (
+        NOW.after(Duration::from_secs(60)),
+        NOW.after(Duration::from_secs(90)),
+    );
+    for (dies, value, said, expected) in [
+        (Some(soon), "theirs", Expiry::Unknown, Expiry::At(soon)),
+        (Some(soon), "theirs", Expiry::At(later), Expiry::At(later)),
+        (Some(soon), "theirs", Expiry::Never, Expiry::Never),
+        (Some(soon), "another", Expiry::Unknown, Expiry::Unknown),
+        (None, "theirs", Expiry::Unknown, Expiry::Unknown),
+    ] {
+        let kept = KeptToken {
+            token: token("theirs", Expiry::Unknown),
+            obtained_at: NOW,
+            expires_at: dies,
+            rotating_expires_at: None,
+            source_hash: [0; 32],
+        };
+        let login = JobId::file("login");
+        fixture.keeper.keep_token(&login, &kept).await.unwrap();
+        let call = fixture.call();
+        let unopened = call.ending_as_its_job_knows(token(value, said));
+        assert_eq!(unopened.expiry, said, "it was not opened");
+        call.open("token").await.unwrap();
+        let known = call.ending_as_its_job_knows(token(value, said));
+        assert_eq!(known.expiry, expected, "{dies:?} {value} {said:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_chain_goes_on_from_its_newest_value_until_another_seed_is_configured() {
     let folder = tempfile::tempdir().unwrap();

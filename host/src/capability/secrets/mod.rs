@@ -18,7 +18,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::worker;
 
 pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
-pub(super) use provider::{Providers, fetch};
+pub(super) use provider::{Providers, beside, fetch};
 
 /// Joining a piece takes as long as spelling so many bytes, however short it is: the restrictions of all pieces are joined too.
 const BYTES_PER_PIECE: usize = 256;

@@ -295,16 +295,21 @@ fn environment(
     of.meant(&Zeroizing::new(value.into_vec()))
 }
 
+/// The job of this name where `job` is.
+pub(in crate::capability) fn beside(job: &JobId, other: &str) -> JobId {
+    JobId {
+        name: other.to_owned(),
+        uid: None,
+        ..job.clone()
+    }
+}
+
 async fn token_of(
     of: &Asked<'_>,
     other: &str,
     providers: &Providers<'_>,
 ) -> Result<SecretSlice<u8>, Failure> {
-    let id = JobId {
-        name: other.to_owned(),
-        uid: None,
-        ..of.job.clone()
-    };
+    let id = beside(of.job, other);
     let waiting = |what: &str| of.failure(FailureKind::Unavailable, "secret.job-pending", what);
     let kept = providers
         .keeper
