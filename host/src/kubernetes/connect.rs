@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use http::Uri;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::client::AuthError;
 use kube::config::KubeconfigError;
@@ -45,29 +46,50 @@ impl From<ConnectError> for Failure {
     }
 }
 
-/// The cluster that the environment names, and who we are there. All files have been read.
-pub(super) async fn from_environment() -> Result<kube::Config, ConnectError> {
+/// A cluster, and who we are there. All files have been read.
+pub(super) struct Found {
+    pub(super) config: kube::Config,
+    /// The kubeconfig's context, if it was one: whoever uses another one with `kubectl` does not mean a process that runs.
+    pub(super) context: Option<String>,
+}
+
+/// The cluster that the environment names; of a kubeconfig the context `chosen`, if one has been.
+pub(super) async fn from_environment(chosen: Option<String>) -> Result<Found, ConnectError> {
     let listed = kubeconfig::from_variable();
     if !listed.is_empty() {
-        let named = kubeconfig::read(listed).await;
-        return named.and_then(proxied).map_err(ConnectError::Variable);
+        let named = kubeconfig::read(listed, chosen).await;
+        return named.and_then(in_context).map_err(ConnectError::Variable);
     }
     if pod::is_here() {
         let config = pod::read().await;
-        let named = config.map(|config| Named {
-            config,
-            proxy: None,
-        });
-        return named.and_then(proxied).map_err(ConnectError::InCluster);
+        let config = config.and_then(|config| proxied(config, None));
+        return config
+            .map(|config| Found {
+                config,
+                context: None,
+            })
+            .map_err(ConnectError::InCluster);
     }
-    let named = kubeconfig::read(kubeconfig::at_home().into_iter().collect()).await;
-    named.and_then(proxied).map_err(ConnectError::Home)
+    let at_home = kubeconfig::at_home().into_iter().collect();
+    let named = kubeconfig::read(at_home, chosen).await;
+    named.and_then(in_context).map_err(ConnectError::Home)
 }
 
-/// With the proxy that leads to the cluster.
-fn proxied(named: Named) -> Result<kube::Config, String> {
-    let Named { mut config, proxy } = named;
-    config.proxy_url = match proxy {
+fn in_context(named: Named) -> Result<Found, String> {
+    let Named {
+        context,
+        config,
+        proxy,
+    } = named;
+    Ok(Found {
+        config: proxied(config, proxy)?,
+        context: Some(context),
+    })
+}
+
+/// With the proxy that leads to the cluster: its own, or the environment's.
+fn proxied(mut config: kube::Config, own: Option<Uri>) -> Result<kube::Config, String> {
+    config.proxy_url = match own {
         Some(own) => Some(own),
         None => proxy::from_environment(&config.cluster_url)?,
     };

@@ -19,8 +19,10 @@ use crate::text;
 /// Bytes of a kubeconfig or of what it names; one for a thousand clusters, with their certificates in it, has a few MiB.
 const MAX_FILE_BYTES: usize = 16 << 20;
 
-/// What the current context of a kubeconfig means.
+/// What a context of a kubeconfig means.
 pub(super) struct Named {
+    /// Its name.
+    pub(super) context: String,
     /// No file is left to read in it, and it has no proxy.
     pub(super) config: kube::Config,
     /// The cluster's own proxy; it goes before the environment's.
@@ -42,8 +44,9 @@ pub(super) fn at_home() -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(".kube/config"))
 }
 
-/// Reads and merges kubeconfigs. An error says which file, and quotes nothing of it.
-pub(super) async fn read(paths: Vec<PathBuf>) -> Result<Named, String> {
+/// Reads and merges kubeconfigs, and takes the context `chosen`, or the current one if none has been. An error says which file, and quotes
+/// nothing of it.
+pub(super) async fn read(paths: Vec<PathBuf>, chosen: Option<String>) -> Result<Named, String> {
     aside(paths, |paths| {
         let mut merged = Kubeconfig::default();
         for path in paths {
@@ -52,7 +55,7 @@ pub(super) async fn read(paths: Vec<PathBuf>) -> Result<Named, String> {
                 .and_then(|next| merged.merge(next))
                 .map_err(|error| describe_kubeconfig(&error))?;
         }
-        current(merged)
+        named(merged, chosen)
     })
     .await
 }
@@ -117,26 +120,31 @@ fn cannot_read(path: &Path, why: &Unreadable) -> String {
     format!("{} cannot be read: {why}", path.display())
 }
 
-/// Cluster and user of the current context.
-fn current(kubeconfig: Kubeconfig) -> Result<Named, String> {
+/// Cluster and user of a context.
+fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<Named, String> {
+    let is_current = chosen.is_none();
     let current = kubeconfig.current_context.filter(|name| !name.is_empty());
-    let Some(current) = current else {
+    let Some(name) = chosen.or(current) else {
         return Err(
             "it has no current context; choose one with `kubectl config use-context`".to_owned(),
         );
     };
     let mut contexts = kubeconfig.contexts.into_iter();
-    let context = contexts.find(|named| named.name == current);
+    let context = contexts.find(|named| named.name == name);
     let Some(context) = context.and_then(|named| named.context) else {
-        return Err(format!(
-            "its current context is `{current}`, and there is no such context in it; choose one with `kubectl config use-context`"
-        ));
+        return Err(if is_current {
+            format!(
+                "its current context is `{name}`, and there is no such context in it; choose one with `kubectl config use-context`"
+            )
+        } else {
+            format!("the context `{name}`, which this process began with, is not in it any more")
+        });
     };
     let mut clusters = kubeconfig.clusters.into_iter();
     let cluster = clusters.find(|named| named.name == context.cluster);
     let Some(mut cluster) = cluster.and_then(|named| named.cluster) else {
         return Err(format!(
-            "its current context `{current}` is about a cluster `{}`, and there is no such cluster in it",
+            "its context `{name}` is about a cluster `{}`, and there is no such cluster in it",
             context.cluster
         ));
     };
@@ -149,7 +157,11 @@ fn current(kubeconfig: Kubeconfig) -> Result<Named, String> {
     let config = config(&cluster, user)?;
     let proxy = cluster.proxy_url.filter(|url| !url.is_empty());
     let proxy = proxy.as_deref().map(proxy::parse).transpose()?;
-    Ok(Named { config, proxy })
+    Ok(Named {
+        context: name,
+        config,
+        proxy,
+    })
 }
 
 fn config(cluster: &Cluster, mut user: AuthInfo) -> Result<kube::Config, String> {
@@ -246,7 +258,7 @@ mod tests {
         *kubeconfig.pointer_mut(pointer).unwrap() = value;
         let path = folder.join("config");
         std::fs::write(&path, kubeconfig.to_string()).unwrap();
-        read(vec![path]).await
+        read(vec![path], None).await
     }
 
     #[tokio::test]
@@ -327,6 +339,30 @@ mod tests {
             };
             assert!(said.contains(words), "{pointer} {value}: {said}");
             assert!(!said.contains("hidden"), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_stays_in_the_context_that_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let mut kubeconfig = whole();
+        let context = json!({"name": "other", "context": {"cluster": "c", "user": "u"}});
+        let contexts = kubeconfig["contexts"].as_array_mut().unwrap();
+        contexts.push(context);
+        kubeconfig["current-context"] = json!("other");
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        for (chosen, expected) in [
+            (None, Ok("other")),
+            (Some("x"), Ok("x")),
+            (
+                Some("gone"),
+                Err("the context `gone`, which this process began with, is not in it any more"),
+            ),
+        ] {
+            let read = read(vec![path.clone()], chosen.map(str::to_owned)).await;
+            let read = read.map(|named| named.context);
+            assert_eq!(read.as_deref().map_err(String::as_str), expected);
         }
     }
 

@@ -13,7 +13,7 @@ mod refusal;
 mod token;
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{Method, header};
@@ -78,6 +78,8 @@ struct Connected {
 /// Access to one Kubernetes API server.
 pub struct Kubernetes {
     connection: Connection,
+    /// The kubeconfig's context, once it has been read.
+    context: OnceLock<String>,
     client: Mutex<Option<Connected>>,
     /// How far the API server's clock is ahead of ours, by its last answer.
     ahead_ms: std::sync::Mutex<Option<i64>>,
@@ -115,6 +117,7 @@ impl Kubernetes {
     fn over(connection: Connection) -> Self {
         Self {
             connection,
+            context: OnceLock::new(),
             client: Mutex::new(None),
             ahead_ms: std::sync::Mutex::default(),
             in_flight: Semaphore::new(REQUESTS_IN_FLIGHT),
@@ -251,7 +254,14 @@ impl Kubernetes {
 
     async fn configuration(&self) -> Result<kube::Config, Failure> {
         match &self.connection {
-            Connection::Environment => connect::from_environment().await.map_err(Failure::from),
+            Connection::Environment => {
+                let found = connect::from_environment(self.context.get().cloned()).await?;
+                if let Some(context) = found.context {
+                    // Another request may have been first; it read the same.
+                    let _ = self.context.set(context);
+                }
+                Ok(found.config)
+            }
             Connection::Config(config) => Ok(config.as_ref().clone()),
         }
     }

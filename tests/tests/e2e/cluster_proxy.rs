@@ -58,19 +58,24 @@ impl Stage {
 
     /// Asks the API server whether a Secret could be written.
     fn check(&self, kubeconfig: &PathBuf, variables: &[(&str, &str)]) -> Finished {
-        let config = self.scene.config(&format!(
-            "jobs:\n- {{name: a, source: {{plugin: dummy}}, outputs: [{{secret: {{namespace: {}, name: a, create: true}}}}]}}\n",
-            self.namespace
-        ));
+        let config = self.config();
         let launch = self.scene.launch().unwrap().env("KUBECONFIG", kubeconfig);
         let launch = variables
             .iter()
             .fold(launch, |launch, (name, value)| launch.env(name, value));
         launch
             .args(["check", "--online", "--config"])
-            .args([config.unwrap()])
+            .args([config])
             .finish(PATIENCE)
             .unwrap()
+    }
+
+    fn config(&self) -> PathBuf {
+        let config = self.scene.config(&format!(
+            "jobs:\n- {{name: a, source: {{plugin: dummy}}, outputs: [{{secret: {{namespace: {}, name: a, create: true}}}}]}}\n",
+            self.namespace
+        ));
+        config.unwrap()
     }
 }
 
@@ -235,5 +240,61 @@ fn a_proxy_that_is_away_or_refuses_is_named_without_its_password() {
             }
             assert!(!finished.stderr.contains("hidden"), "{}", finished.stderr);
         }
+    }
+}
+
+/// Runs the program as in a Pod: with the variables and the identity that the kubelet puts there, in a file system view of its own.
+const IN_A_POD: &str = r#"exec unshare --mount sh -c '
+    set -e; mount -t tmpfs pod /run; mkdir -p /run/secrets/kubernetes.io/serviceaccount
+    cp "$TOKEN" /run/secrets/kubernetes.io/serviceaccount/token
+    cp "$AUTHORITY" /run/secrets/kubernetes.io/serviceaccount/ca.crt
+    exec "$0" check --online --config "$CONFIG"' "$0""#;
+
+#[test]
+fn a_pod_finds_its_api_server_and_goes_through_a_proxy_by_the_same_rules() {
+    let Some(stage) = Stage::new("in-a-pod") else {
+        return;
+    };
+    let may_mount = std::process::Command::new("unshare")
+        .args(["--mount", "mount", "-t", "tmpfs", "trial", "/run"])
+        .status();
+    if !may_mount.is_ok_and(|status| status.success()) {
+        println!("skipped: a mount namespace needs root with CAP_SYS_ADMIN");
+        return;
+    }
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["patch", "create"]}]);
+    let account = stage
+        .cluster
+        .service_account(&stage.namespace, "evertoken", &rules)
+        .unwrap();
+    // With a line end, which a kubelet does not write and people do.
+    let token = stage.scene.write("token", &format!("{}\n", account.token));
+    let token = token.unwrap();
+    let authority = stage.scene.write("ca.crt", stage.cluster.ca_pem()).unwrap();
+    let proxy = Tunnel::start(Protocol::Connect, stage.server, None).unwrap();
+    let url = format!("http://{}", proxy.authority());
+    for (host, no_proxy, through, good) in [
+        ("127.0.0.1", "", false, true),
+        (NAME, "", true, true),
+        (NAME, "10.0.0.0/8,.svc", false, false),
+    ] {
+        let (before, config) = (proxy.targets().len(), stage.config());
+        let finished = stage
+            .scene
+            .shell(IN_A_POD)
+            .unwrap()
+            .env("TOKEN", &token)
+            .env("AUTHORITY", &authority)
+            .env("CONFIG", config)
+            .env("KUBERNETES_SERVICE_HOST", host)
+            .env("KUBERNETES_SERVICE_PORT", stage.server.port().to_string())
+            .env("HTTPS_PROXY", &url)
+            .env("NO_PROXY", no_proxy)
+            .finish(PATIENCE)
+            .unwrap();
+        let told = format!("{host} {no_proxy}: {}", finished.stderr);
+        assert_eq!(finished.code() == Some(0), good, "{told}");
+        assert_eq!(proxy.targets().len() > before, through, "{told}");
     }
 }
