@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod failure;
 mod file;
+mod json_member;
 pub mod kubernetes;
 pub mod output;
 mod pem;

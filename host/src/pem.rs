@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, SectionKind};
 use zeroize::Zeroizing;
 
@@ -125,6 +126,35 @@ fn label_at(text: &[u8], at: usize) -> Option<&str> {
     let label = std::str::from_utf8(from.get(..length)?).ok()?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == ' ';
     label.chars().all(is_plain).then_some(label)
+}
+
+/// The certificates in a text, each with its place; at least one.
+///
+/// # Errors
+/// There is none, or a block cannot be read as one.
+pub(crate) fn certificates(text: &[u8]) -> Result<Vec<(String, CertificateDer<'static>)>, String> {
+    let mut found = Vec::new();
+    for block in blocks(text) {
+        if !block.label.ends_with("CERTIFICATE") {
+            continue;
+        }
+        if block.label != "CERTIFICATE" {
+            return Err(format!(
+                "{block} cannot be used: only CERTIFICATE is read; convert it with `openssl x509`"
+            ));
+        }
+        let content = block.parse();
+        let content = content.map_err(|damage| format!("{block} is damaged: {damage}"))?;
+        let der = content.map(|(_, der)| der.to_vec()).unwrap_or_default();
+        found.push((block.to_string(), CertificateDer::from(der)));
+    }
+    if found.is_empty() {
+        return Err(format!(
+            "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed{}",
+            holds(text)
+        ));
+    }
+    Ok(found)
 }
 
 /// The same blocks, each on lines of its own, for readers that need that.

@@ -7,10 +7,11 @@ use super::read::{Gathered, nearest};
 use super::yaml::{Content, Key, Kind, Node};
 
 /// What a mapping under `secrets` or `state.key` may show: references, no values.
-const REFERENCES: [&str; 7] = [
+const REFERENCES: [&str; 8] = [
     "file",
     "env",
     "job",
+    "pointer",
     "rotating",
     "retry_unanswered",
     "write_back",

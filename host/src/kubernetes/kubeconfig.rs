@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64;
 use http::Uri;
 use kube::config::{AuthInfo, Cluster, Kubeconfig};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use secrecy::ExposeSecret as _;
 use zeroize::Zeroizing;
 
 use super::connect::describe_kubeconfig;
 use super::proxy;
 use crate::file::{self, Unreadable};
+use crate::pem;
 use crate::text;
 
 /// Bytes of a kubeconfig or of what it names; one for a thousand clusters, with their certificates in it, has a few MiB.
@@ -110,10 +109,9 @@ pub(super) fn token(path: &Path) -> Result<String, String> {
 }
 
 /// The certificates in PEM text.
-pub(super) fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let all = CertificateDer::pem_slice_iter(pem).map(|found| Some(found.ok()?.to_vec()));
-    all.collect::<Option<Vec<_>>>()
-        .filter(|all| !all.is_empty())
+pub(super) fn certificates(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let found = pem::certificates(text)?.into_iter();
+    Ok(found.map(|(_, der)| der.to_vec()).collect())
 }
 
 fn cannot_read(path: &Path, why: &Unreadable) -> String {
@@ -191,12 +189,13 @@ fn authorities(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
     let Some(data) = &cluster.certificate_authority_data else {
         return Ok(None);
     };
-    let pem = BASE64.decode(data.trim().as_bytes()).ok();
-    let found = pem.and_then(|pem| certificates(&pem));
-    match found {
-        Some(found) => Ok(Some(found)),
-        None => Err("its cluster's certificate authority is not one in PEM format".to_owned()),
-    }
+    let found = match BASE64.decode(data.trim().as_bytes()) {
+        Ok(text) => certificates(&text),
+        Err(_) => Err("it is not in base64".to_owned()),
+    };
+    found
+        .map(Some)
+        .map_err(|why| format!("its cluster's certificate authority cannot be used: {why}"))
 }
 
 /// What files hold takes their place; data in the kubeconfig itself goes before a file.

@@ -28,8 +28,8 @@ pub(super) async fn read() -> Result<kube::Config, String> {
         let mut config = kube::Config::new(server);
         config.auth_info.token = Some(token(Path::new(TOKEN_FILE))?.into());
         let authorities = certificates(&content(Path::new(AUTHORITY_FILE))?);
-        let none = || format!("{AUTHORITY_FILE} holds no certificate in PEM format");
-        config.root_cert = Some(authorities.ok_or_else(none)?);
+        let authorities = authorities.map_err(|why| format!("{AUTHORITY_FILE}: {why}"))?;
+        config.root_cert = Some(authorities);
         Ok(config)
     })
     .await

@@ -13,12 +13,12 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::file::Files;
-use super::json_member;
 use crate::capability::keep::BoxFuture;
 use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
 use crate::config::model::{FileDestination, Replace, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
+use crate::json_member;
 use crate::kubernetes::{CONFLICT, Call, Kubernetes, Verb};
 use crate::text;
 use crate::token::Artifact;
@@ -243,7 +243,7 @@ fn replaced(
     };
     let (mark, _) = text::around(held);
     let document = held.get(mark.len()..)?;
-    let (place, found) = json_member::string_at(document, pointer)?;
+    let (place, found) = json_member::string_at(document, pointer).ok()?;
     let next = in_place(found.as_bytes(), spent, next)?;
     let next = Zeroizing::new(serde_json::to_string(std::str::from_utf8(&next).ok()?).ok()?);
     let (before, behind) = (document.get(..place.start)?, document.get(place.end..)?);

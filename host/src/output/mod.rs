@@ -3,7 +3,6 @@
 
 mod file;
 mod home;
-mod json_member;
 mod secret;
 
 use std::collections::BTreeSet;

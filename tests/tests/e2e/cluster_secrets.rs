@@ -118,7 +118,7 @@ fn what_a_secret_lacks_is_said_by_its_name_and_the_issuer_is_not_asked() {
         (
             "key: list, pointer: /1",
             "secret.no-such-part",
-            "has nothing at `/1`",
+            "has nothing there",
         ),
     ] {
         let config = stage.config(part);

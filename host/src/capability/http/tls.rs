@@ -60,42 +60,18 @@ impl TlsFile {
         Ok(Zeroizing::new(meant.to_vec()))
     }
 
-    /// The certificates in a file; at least one.
+    /// The certificates in a file, each with its place; at least one.
     fn certificates(
         self,
         file: &Path,
         text: &[u8],
     ) -> Result<Vec<(String, CertificateDer<'static>)>, Failure> {
-        let mut found = Vec::new();
-        for block in pem::blocks(text) {
-            if !block.label.ends_with("CERTIFICATE") {
-                continue;
-            }
-            if block.label != "CERTIFICATE" {
-                let mend = "only CERTIFICATE is read; convert it with `openssl x509`";
-                return Err(self.failure(file, format_args!("{block} cannot be used: {mend}")));
-            }
-            let der = block.parse().map_err(|damage| {
-                self.failure(file, format_args!("{block} is damaged: {damage}"))
+        let found = pem::certificates(text).map_err(|why| self.failure(file, why))?;
+        for (block, certificate) in &found {
+            ParsedCertificate::try_from(certificate).map_err(|error| {
+                let what = format_args!("{block} is no certificate that can be used: {error}");
+                self.failure(file, what)
             })?;
-            let der = der.map(|(_, der)| der.to_vec()).unwrap_or_default();
-            let certificate = CertificateDer::from(der);
-            ParsedCertificate::try_from(&certificate).map_err(|error| {
-                self.failure(
-                    file,
-                    format_args!("{block} is no certificate that can be used: {error}"),
-                )
-            })?;
-            found.push((block.to_string(), certificate));
-        }
-        if found.is_empty() {
-            return Err(self.failure(
-                file,
-                format_args!(
-                    "it holds no certificate; a PEM file with BEGIN CERTIFICATE is needed{}",
-                    pem::holds(text)
-                ),
-            ));
         }
         Ok(found)
     }

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest as _, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::encoding::Encoding;
 use crate::config::model::{Job, Secret};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::json_member::{self, NoText};
 use crate::worker;
 
 pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
@@ -474,35 +475,12 @@ fn too_large() -> Failure {
     )
 }
 
-/// The string at `pointer` in a JSON document. The reason for a failure names the pointer, never the content.
-pub(super) fn string_at(document: &[u8], pointer: &str) -> Result<SecretSlice<u8>, String> {
-    if !pointer.is_empty() && !pointer.starts_with('/') {
-        return Err(format!(
-            "has no part `{pointer}`: a JSON pointer (RFC 6901) starts with `/`"
-        ));
-    }
-    worker::aside_if_large(document.len(), || string_in(document, pointer))
-}
-
-fn string_in(document: &[u8], pointer: &str) -> Result<SecretSlice<u8>, String> {
-    let mut json: serde_json::Value = serde_json::from_slice(document)
-        .map_err(|_| "is not JSON, so it has no parts".to_owned())?;
-    let found = match json.pointer(pointer) {
-        Some(serde_json::Value::String(text)) => Ok(SecretSlice::from(text.as_bytes().to_vec())),
-        Some(_) => Err(format!("has something other than a string at `{pointer}`")),
-        None => Err(format!("has nothing at `{pointer}`")),
-    };
-    wipe(&mut json);
-    found
-}
-
-fn wipe(json: &mut serde_json::Value) {
-    match json {
-        serde_json::Value::String(text) => text.zeroize(),
-        serde_json::Value::Array(items) => items.iter_mut().for_each(wipe),
-        serde_json::Value::Object(members) => members.values_mut().for_each(wipe),
-        _ => {}
-    }
+/// The string at `pointer` in a JSON document.
+pub(super) fn string_at(document: &[u8], pointer: &str) -> Result<SecretSlice<u8>, NoText> {
+    worker::aside_if_large(document.len(), || {
+        let (_, found) = json_member::string_at(document, pointer)?;
+        Ok(SecretSlice::from(found.as_bytes().to_vec()))
+    })
 }
 
 /// A value that a plugin passes: its own, or a handle's.

@@ -15,6 +15,7 @@ use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
+use crate::json_member::NoText;
 use crate::text::{self, STORE_WITHOUT, oddity};
 use crate::time::Timestamp;
 
@@ -223,11 +224,12 @@ impl Asked<'_> {
         document: &SecretSlice<u8>,
         pointer: &str,
     ) -> Result<SecretSlice<u8>, Failure> {
-        let found = string_at(document.expose_secret(), pointer).map_err(|reason| {
-            self.unusable(
-                "secret.no-such-part",
-                &format!("it {reason}; correct `pointer`"),
-            )
+        let found = string_at(document.expose_secret(), pointer).map_err(|why| {
+            let mend = match why {
+                NoText::NotJson { .. } => "put JSON there, or remove `pointer`",
+                NoText::Nothing | NoText::Other => "correct `pointer`",
+            };
+            self.unusable("secret.no-such-part", &format!("{why}; {mend}"))
         })?;
         self.meant(found.expose_secret())
     }

@@ -1,5 +1,5 @@
 //! Where a member stands in a JSON text (RFC 8259), so that it can be replaced and everything around it stays byte for byte: spaces,
-//! numbers as they are spelled, members that occur twice.
+//! numbers as they are spelled, members that occur twice. Whoever reads a member and whoever replaces it see the same.
 
 use std::ops::Range;
 
@@ -7,28 +7,54 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
-/// The place of the string at a JSON pointer (RFC 6901), its quotes included, and what it says; none: there is no string, or the text
-/// is no JSON. Of members that occur twice the last one counts, as for whoever reads the text.
-pub(super) fn string_at(
+/// Steps of a pointer; nobody nests what is to be read deeper, and each step looks at what is left of the text.
+const STEPS_MAX: usize = 128;
+
+/// Why there is no text where a pointer leads. Never says anything of the content but the place where it stops being JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoText {
+    #[error("it is not JSON from line {line}, column {column} on")]
+    NotJson { line: usize, column: usize },
+    #[error("it has nothing there")]
+    Nothing,
+    #[error("it has something other than a text there")]
+    Other,
+}
+
+/// The place of the string at a JSON pointer (RFC 6901), its quotes included, and what it says. Of members that occur twice the last one
+/// counts, as for whoever reads the text.
+///
+/// # Errors
+/// The text is no JSON, or has no string there.
+pub(crate) fn string_at(
     document: &[u8],
     pointer: &str,
-) -> Option<(Range<usize>, Zeroizing<String>)> {
+) -> Result<(Range<usize>, Zeroizing<String>), NoText> {
     // What is walked through below is well-formed.
-    serde_json::from_slice::<IgnoredAny>(document).ok()?;
+    serde_json::from_slice::<IgnoredAny>(document).map_err(|error| NoText::NotJson {
+        line: error.line(),
+        column: error.column(),
+    })?;
+    let place = place_of(document, pointer).ok_or(NoText::Nothing)?;
+    let (found, place) = value::<String>(document, place.start).ok_or(NoText::Other)?;
+    Ok((place, Zeroizing::new(found)))
+}
+
+fn place_of(document: &[u8], pointer: &str) -> Option<Range<usize>> {
     if !pointer.is_empty() && !pointer.starts_with('/') {
         return None;
     }
     let (_, mut place) = value::<IgnoredAny>(document, 0)?;
-    for step in pointer.split('/').skip(1) {
+    for (passed, step) in pointer.split('/').skip(1).enumerate() {
         let step = step.replace("~1", "/").replace("~0", "~");
         place = match document.get(place.start)? {
+            _ if passed >= STEPS_MAX => return None,
             b'{' => in_object(document, place.start + 1, &step)?,
             b'[' => in_array(document, place.start + 1, index(&step)?)?,
             _ => return None,
         };
     }
-    let (found, place) = value::<String>(document, place.start)?;
-    Some((place, Zeroizing::new(found)))
+    Some(place)
 }
 
 /// The place of a member's value; `at` is behind the brace.
@@ -125,9 +151,9 @@ mod tests {
             let parsed: serde_json::Value = serde_json::from_str(document).unwrap();
             let expected = parsed.pointer(pointer).and_then(|found| found.as_str());
             let found = string_at(document.as_bytes(), pointer);
-            let text = found.as_ref().map(|(_, text)| text.as_str());
+            let text = found.as_ref().ok().map(|(_, text)| text.as_str());
             assert_eq!(text, expected, "{pointer}");
-            if let Some((place, text)) = &found {
+            if let Ok((place, text)) = &found {
                 let spelled: String = serde_json::from_str(&document[place.clone()]).unwrap();
                 assert_eq!(spelled, **text, "{pointer}");
             }
@@ -139,17 +165,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_has_no_members() {
+    fn why_there_is_no_text_is_said_by_its_place_alone() {
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-        for document in [
-            "",
-            "rt",
-            "{\"rt\":\"x\"",
-            "{\"rt\":\"x\"} {}",
-            "{\"rt\" \"x\"}",
-            &deep,
+        let not_json = |line, column| Err(NoText::NotJson { line, column });
+        for (document, pointer, expected) in [
+            ("", "/rt", not_json(1, 0)),
+            ("rt", "/rt", not_json(1, 1)),
+            ("{\"rt\":\"x\"", "/rt", not_json(1, 9)),
+            ("{\"rt\":\"x\"} {}", "/rt", not_json(1, 12)),
+            ("{\n \"rt\" \"x\"}", "/rt", not_json(2, 7)),
+            ("{\"rt\":\"x\",}", "/rt", not_json(1, 11)),
+            (&deep, "/rt", Err(NoText::Nothing)),
+            (&deep, &"/0".repeat(200), Err(NoText::Nothing)),
+            ("{\"rt\":5}", "/rt", Err(NoText::Other)),
+            ("{\"rt\":null}", "/rt", Err(NoText::Other)),
+            ("{\"rt\":\"\\ud800\"}", "/rt", Err(NoText::Other)),
+            ("{\"rt\":\"x\"}", "/tr", Err(NoText::Nothing)),
+            ("{\"rt\":\"x\"}", "rt", Err(NoText::Nothing)),
+            // What other readers refuse is nobody's business here.
+            (
+                "{\"n\":1e999,\"s\":\"\\ud800\",\"rt\":\"x\"}",
+                "/rt",
+                Ok("x"),
+            ),
         ] {
-            assert_eq!(string_at(document.as_bytes(), "/rt"), None);
+            let found = string_at(document.as_bytes(), pointer);
+            let found = found.as_ref().map(|(_, text)| text.as_str());
+            let shown: String = document.chars().take(40).collect();
+            assert_eq!(found.map_err(|why| *why), expected, "{shown} {pointer:.20}");
         }
     }
 }
