@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::capability::{self, Network, process_environment};
 use crate::config::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
@@ -259,10 +259,9 @@ async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result
             Ok(SecretSlice::from(content.to_vec()))
         }
         SecretOrigin::Env(name) => {
-            let value = std::env::var(name)
-                .map(Zeroizing::new)
-                .with_context(|| format!("environment variable {name}"))?;
-            Ok(SecretSlice::from(value.as_bytes().to_vec()))
+            let value = std::env::var_os(name)
+                .with_context(|| format!("environment variable {name} is not set"))?;
+            Ok(SecretSlice::from(value.into_vec()))
         }
         SecretOrigin::KubernetesSecret {
             namespace,

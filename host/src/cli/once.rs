@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::configuration::ConfigArguments;
 use super::house::House;
+use super::status::of_chain;
 use super::terminal::Look;
 use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::config::model::Config;
@@ -133,7 +134,10 @@ fn report(snapshot: &Snapshot) -> Exit {
     let mut exit = Exit::Success;
     for job in &snapshot.jobs {
         match why_not(job) {
-            None => say(&format!("{}: written", job.id)),
+            None => match of_chain(job) {
+                None => say(&format!("{}: written", job.id)),
+                Some(but) => say(&format!("{}: written, but {but}", job.id)),
+            },
             Some(why) => {
                 exit = Exit::Failure;
                 say(&format!("{}: not written: {why}", job.id));

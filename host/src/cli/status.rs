@@ -112,7 +112,9 @@ fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
         state(job),
         point(job.expires_at),
         point(job.next_refresh),
-        last_error(job, point).unwrap_or_else(|| "-".to_owned()),
+        last_error(job, point)
+            .or_else(|| of_chain(job))
+            .unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
@@ -143,6 +145,22 @@ fn last_error(job: &JobStatus, point: impl Fn(Option<Timestamp>) -> String) -> O
         Some(_) => format!("{said}; next try {}", point(next)),
         None => said,
     })
+}
+
+/// What somebody has to know of a chain that has failed nobody yet: it did so before this process began, or for another job.
+pub(super) fn of_chain(job: &JobStatus) -> Option<String> {
+    let what = match job.chain? {
+        ChainState::Ok => return None,
+        ChainState::InDoubt => {
+            "a request with its rotating secret was not answered; it is asked again"
+        }
+        ChainState::NeedsAttention => "its rotating secret must not be sent",
+        ChainState::Dead => "its issuer takes its rotating secret no more; log in again",
+    };
+    Some(format!(
+        "{what}; `evertoken state show {}` has more",
+        job.id
+    ))
 }
 
 /// Its code and what it says to people.

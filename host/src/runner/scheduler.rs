@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::admission::{Admission, Bounds};
 use super::entry::{self, Entry, Pending, SharedEntry, is_same_output};
@@ -17,7 +17,7 @@ use super::handle::{Asked, Change, Command};
 use super::metrics::{Metrics, Refreshed, WriteResult};
 use super::ports::{self, Lane, NotObtained, Obtained, Ports};
 use super::queue::Queue;
-use super::status::{FailureStatus, Snapshot};
+use super::status::{ChainState, FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
 use crate::config::model::{Destination, Job, JobId, Limits, SharedOutput};
 use crate::failure::Failure;
@@ -420,7 +420,20 @@ impl Scheduler {
         let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
         let actions = self.step(key, Event::Restored(life));
         self.carry_out(key, actions, token);
+        self.tell_chain(key);
         self.look(key);
+    }
+
+    /// Says what an earlier run left of a chain, if somebody has to mend it: the next try may be hours away.
+    fn tell_chain(&self, key: Key) {
+        let Some(entry) = self.jobs.get(&key) else {
+            return;
+        };
+        let chain = entry.chain(&self.world.ports);
+        if let Some(chain @ (ChainState::Dead | ChainState::NeedsAttention)) = chain {
+            let job = &entry.config.id;
+            error!(%job, %chain, "the rotating secret of this job cannot be used since an earlier run; `evertoken state show {job}` has more");
+        }
     }
 
     fn answered(&mut self, key: Key, result: Result<Obtained, NotObtained>, began: Reading) {

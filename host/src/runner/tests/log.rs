@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::world::{Plan, SECOND, World, failure, job};
+use super::world::{Plan, SECOND, World, failure, job, rotating};
 use crate::failure::{Failure, FailureKind};
+use crate::runner::status::ChainState;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -182,6 +183,26 @@ fn a_refusal_tells_of_the_clock_as_a_token_does() {
     assert!(world.asked("a").len() > 2);
     let off = with(&lines, "differ by more than a minute");
     assert_eq!(off.len(), 1, "{lines:#?}");
+}
+
+#[test]
+fn a_chain_that_is_dead_since_an_earlier_run_is_one_line_at_the_start() {
+    let world = World::default();
+    world
+        .facts()
+        .chains
+        .insert("a".to_owned(), ChainState::Dead);
+    let lines = told(&world, async || {
+        let started = world.start(vec![rotating("a"), job("b")]).await;
+        world.time.wait(200 * SECOND).await;
+        started.stop().await;
+    });
+    let dead = with(&lines, "rotating secret");
+    assert_eq!(dead.len(), 1, "{lines:#?}");
+    assert!(
+        dead[0].starts_with("ERROR") && dead[0].contains("job=a chain=dead"),
+        "{dead:?}"
+    );
 }
 
 #[test]

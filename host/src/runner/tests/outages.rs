@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Plan, SECOND, World, failure, job, limits, put};
+use super::world::{Plan, SECOND, World, failure, job, limits, put, rotating};
 use crate::config::model::{Job, RetryUnanswered, Secret, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::refresh::restraint::Cause;
@@ -575,20 +575,8 @@ fn a_chain_that_is_dead_is_said_in_status_and_metrics_until_the_job_succeeds() {
     let world = World::default();
     let how = code(FailureKind::Denied, "chain.dead");
     world.plan("a", away(&world, Duration::ZERO, 5 * SECOND, &how));
-    let mut rotating = job("a");
-    let secret = Secret {
-        origin: SecretOrigin::Env("RT".to_owned()),
-        rotating: true,
-        retry_unanswered: RetryUnanswered::default(),
-        write_back: false,
-        to: None,
-    };
-    rotating
-        .source
-        .secrets
-        .insert("rt".to_owned(), Box::new(secret));
     world.time.run(async {
-        let started = world.start(vec![rotating, job("b")]).await;
+        let started = world.start(vec![rotating("a"), job("b")]).await;
         for (chain, line) in [
             (
                 ChainState::Dead,
@@ -615,20 +603,8 @@ fn a_chain_that_is_dead_is_said_in_status_and_metrics_until_the_job_succeeds() {
 #[test]
 fn what_the_record_of_a_chain_says_is_said_at_once_while_the_token_lives() {
     let world = World::default();
-    let mut rotating = job("a");
-    let secret = Secret {
-        origin: SecretOrigin::Env("RT".to_owned()),
-        rotating: true,
-        retry_unanswered: RetryUnanswered::default(),
-        write_back: false,
-        to: None,
-    };
-    rotating
-        .source
-        .secrets
-        .insert("rt".to_owned(), Box::new(secret));
     world.time.run(async {
-        let started = world.start(vec![rotating]).await;
+        let started = world.start(vec![rotating("a")]).await;
         world.time.wait(SECOND).await;
         for chain in [
             ChainState::Dead,

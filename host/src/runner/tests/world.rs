@@ -11,7 +11,8 @@ use super::virtual_time::VirtualTime;
 use crate::capability::chain::{ChainId, ChainState};
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::{
-    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, Scope, Source, Tls,
+    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered, Scope,
+    Secret, SecretOrigin, Source, Tls,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::refresh::Policy;
@@ -250,6 +251,21 @@ pub(crate) fn output(path: &str) -> Output {
         }),
         format: None,
     }
+}
+
+/// A job with a rotating secret.
+pub(crate) fn rotating(name: &str) -> Job {
+    let mut job = job(name);
+    let secret = Secret {
+        origin: SecretOrigin::Env("RT".to_owned()),
+        rotating: true,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
+        to: None,
+    };
+    let secrets = &mut job.source.secrets;
+    secrets.insert("rt".to_owned(), Box::new(secret));
+    job
 }
 
 pub(crate) fn failure(kind: FailureKind) -> Failure {
