@@ -6,6 +6,7 @@ use http::Uri;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::client::AuthError;
 use kube::config::KubeconfigError;
+use rustls::CertificateError;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -13,6 +14,7 @@ use super::call::Call;
 use super::kubeconfig::{self, Named};
 use super::pod::{self, HOST_VARIABLE};
 use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
+use crate::capability::http::find_cause;
 use crate::failure::{Failure, FailureKind};
 
 /// Why there is no client.
@@ -178,9 +180,34 @@ fn describe(error: &kube::Error) -> String {
         }
         kube::Error::InferKubeconfig(error) => describe_kubeconfig(error),
         // The library's word for "a request" says nothing.
-        kube::Error::Service(error) => with_causes(error.as_ref()),
+        kube::Error::Service(error) => match find_cause(error.as_ref()) {
+            Some(rustls::Error::InvalidCertificate(why)) => {
+                refused_certificate(why).map_or_else(|| with_causes(error.as_ref()), str::to_owned)
+            }
+            _ => with_causes(error.as_ref()),
+        },
         other => with_causes(other),
     }
+}
+
+/// What is most often wrong with an API server's certificate, and the mend. The library shows it as code.
+const fn refused_certificate(why: &CertificateError) -> Option<&'static str> {
+    Some(match why {
+        // An authority made anew under its old name shows as a bad signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the API server's certificate is not signed by the cluster's authority; correct `certificate-authority` in the kubeconfig, or ask whether it is the API server that answers"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the API server's certificate is for another name; correct the cluster's `server` in the kubeconfig, or set its `tls-server-name`"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the API server's certificate has expired; it needs a new one, or this machine's clock is wrong"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the API server's certificate is not valid yet; this machine's clock is wrong, or the server's"
+        }
+        _ => return None,
+    })
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

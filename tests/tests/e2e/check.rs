@@ -418,7 +418,11 @@ fn what_is_wrong_on_the_way_to_the_cluster_is_said_before_and_its_clock_is_looke
         ),
         (
             with(in_cluster, "certificate-authority-data", &other),
-            "certificate",
+            "is not signed by the cluster's authority",
+        ),
+        (
+            with(in_cluster, "tls-server-name", "other.test"),
+            "is for another name",
         ),
         (
             with(in_user, "token", "expired"),

@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::printable::printable;
 
 /// The first `T` among an error and its causes. [`io::Error`] hides the error that it wraps from its causes.
-pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+pub(crate) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<T>() {

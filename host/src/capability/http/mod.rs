@@ -43,6 +43,7 @@ pub use transport::{Arrived, Arriving, Network, NoAnswer, Outgoing, Transport};
 
 #[cfg(test)]
 pub(super) use client::Clients;
+pub(crate) use error::find as find_cause;
 pub(crate) use proxy::ProxyRules;
 pub(super) use reading::{Meaning, Reading, refusal};
 

@@ -714,6 +714,8 @@ async fn unprivileged_writer() {
         let failure = Files::new().prove(&to(&roots), None).await.unwrap_err();
         assert_eq!(failure.code.as_deref(), Some("file.permission"));
         assert!(failure.message.contains("sticky"), "{failure}");
+        assert_eq!(write(&to(&roots), "x").await.unwrap_err(), failure);
+        assert_eq!(names(&folder.join("sticky")), ["token"]);
         assert_eq!(code(&in_place(&roots)).await, "file.owner");
         assert_eq!(std::fs::read(&roots).unwrap(), b"root's");
     }
