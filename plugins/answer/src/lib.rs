@@ -50,6 +50,9 @@ const PROLOGUE: usize = 1024;
 /// Objects in a text that are looked into for tokens. Before the one that has them stand warnings, a head, or a few settings of a page.
 const MAX_OBJECTS: usize = 16;
 
+/// Parts of a JWT that are looked into.
+const MAX_PARTS: usize = 3;
+
 /// Tokens that are no more than named in a text are at least so long: shorter ones are words about tokens.
 const SHORTEST_NAMED: usize = 16;
 
@@ -186,13 +189,23 @@ pub fn read_wrapped(content_type: Option<&str>, body: &[u8]) -> Content {
         Content::Members(found) if found.access_token().is_some() => {
             inner(found, Members::has_refresh_token)
         }
-        Content::Members(found) if found.text("error").is_some() => None,
+        Content::Members(found) if found.text("error").is_some() => {
+            let both = Members::has_both_tokens;
+            inner(found, both).or_else(|| in_text(&decoded(body)).filter(both))
+        }
         Content::Members(found) => {
             inner(found, Members::has_a_token).or_else(|| in_text(&decoded(body)))
         }
-        Content::Json(Value::String(text)) => in_text(text),
+        Content::Json(Value::String(text)) => in_text(text).or_else(|| in_base64(text)),
         Content::Json(value) => in_value(value, Members::has_a_token),
-        Content::Html | Content::Other => in_text(&decoded(body)),
+        Content::Html => {
+            let text = decoded(body);
+            in_text(&text).or_else(|| in_text(&text.replace("&quot;", "\"").replace("&#34;", "\"")))
+        }
+        Content::Other => {
+            let text = decoded(body);
+            in_text(&text).or_else(|| in_base64(&text))
+        }
         Content::Empty | Content::Form(_) => None,
     };
     match (unwrapped, &content) {
@@ -267,6 +280,39 @@ fn in_part(text: &str, mut from: usize, to: usize) -> Option<Members> {
     None
 }
 
+/// The object with both tokens that a text is in base64, or a part of it: a JWT with the answer in it, what a gateway took for no text.
+fn in_base64(text: &str) -> Option<Members> {
+    let parts = text.trim().split('.').take(MAX_PARTS);
+    let mut objects = parts.filter(|part| part.len() <= MAX_WRAPPED);
+    objects.find_map(|part| {
+        let (members, is_whole) = json::object(std::str::from_utf8(&unbase64(part)?).ok()?);
+        Some(Members { members, is_whole }).filter(Members::has_both_tokens)
+    })
+}
+
+/// From base64 of either alphabet, broken into lines or not.
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0_u32);
+    for byte in text.bytes() {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            b'=' | b'\r' | b'\n' => continue,
+            _ => return None,
+        };
+        held = held << 6 | u32::from(six);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+        }
+    }
+    Some(bytes)
+}
+
 /// Both tokens, and what is said of them, in a text that has their names before them: elements of XML, lines of YAML, parts of a form. Where a
 /// value at the very end of it ends, only its sender knows.
 fn named(text: &str) -> Option<Members> {
@@ -299,13 +345,15 @@ fn is_of_name(c: char) -> bool {
 
 /// The value that stands behind a name: in quotes, in an element, or up to the next blank or separator.
 fn value_behind(text: &str) -> Option<&str> {
+    const CDATA: &str = "<![CDATA[";
     let value = text.trim_start_matches(['"', '\'', '>', '=', ':', ' ', '\t', '\r', '\n']);
     let between = text.get(..text.len() - value.len())?;
     let last = between.bytes().next_back()?;
+    let value = value.strip_prefix(CDATA).unwrap_or(value);
     let ends: &[char] = match last {
         b'"' => &['"'],
         b'\'' => &['\''],
-        b'>' => &['<'],
+        b'>' => &['<', ']'],
         _ => &[' ', '\t', '\r', '\n', ',', ';', '&', '<', '"', '\''],
     };
     let end = value.find(ends).unwrap_or(value.len());

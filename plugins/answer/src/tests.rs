@@ -210,6 +210,13 @@ fn tokens_are_found_in_what_they_are_wrapped_into() {
         r#"{"access_token":"a","tokens":{"refresh_token":"r"}}"#.to_owned(),
         r#"{"accessToken":"a","refreshToken":"r","access_token":"a"}"#.to_owned(),
         "var t = {'access_token':'a','refresh_token':'r'};".to_owned(),
+        format!("<html><pre>{}</pre></html>", TOKENS.replace('"', "&quot;")),
+        format!("{{\"error\":\"deprecated\"}}\n{TOKENS}"),
+        format!("data: {TOKENS}\n\n"),
+        // The same in base64, in its second part that of a JWT.
+        "eyJhY2Nlc3NfdG9rZW4iOiJhIiwicmVmcmVzaF90b2tlbiI6InIiLCJ4Ijp7InkiOjF9fQ==".to_owned(),
+        "\"eyJhY2Nlc3NfdG9rZW4iOiJhIiwicmVmcmVzaF90b2tlbiI6\r\nInIiLCJ4Ijp7InkiOjF9fQ==\"".to_owned(),
+        "eyJhbGciOiJub25lIn0.eyJhY2Nlc3NfdG9rZW4iOiJhIiwicmVmcmVzaF90b2tlbiI6InIiLCJ4Ijp7InkiOjF9fQ.sig".to_owned(),
     ] {
         let Content::Members(found) = read_wrapped(Some("application/json"), body.as_bytes())
         else {
@@ -228,6 +235,8 @@ fn tokens_are_found_by_their_names_in_what_is_neither_json_nor_a_form() {
         "<?xml version=\"1.0\"?>\n<r>\n <access_token>$A</access_token>\n <refresh_token>$R</refresh_token>\n</r>",
         "<r><AccessToken>$A</AccessToken><x/><RefreshToken>$R</RefreshToken></r>",
         "<r access_token=\"$A\" refresh_token='$R'/>",
+        "<r><access_token><![CDATA[$A]]></access_token><refresh_token><![CDATA[$R]]></refresh_token></r>",
+        "access_token = \"$A\"\nrefresh_token = \"$R\"\n",
         "access_token: $A\nrefresh_token: $R\nexpires_in: 60\n",
         "access_token: \"$A\"\nrefresh_token: '$R'\n",
         "access_token=$A\nrefresh_token=$R",

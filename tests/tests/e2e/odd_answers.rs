@@ -781,6 +781,33 @@ const ODD_ANSWERS: &[(&str, OddDress)] = &[
     ("behind a page that is larger than what is kept", |t| {
         with_head(OK, format!("<b>{}</b>{}", "x".repeat(3_000_000), t.json()))
     }),
+    ("a second answer behind an empty one", |t| {
+        with_head(
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            t.json(),
+        )
+    }),
+    ("another protocol that nobody asked for", |t| {
+        with_head(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            t.json(),
+        )
+    }),
+    ("chunks with bare carriage returns", |t| {
+        let body = t.json();
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        with_head(head, format!("{:x}\r{body}\r0\r\r", body.len()))
+    }),
+    ("an event", |t| {
+        with_body(format!("event: x\ndata: {}\n\n", t.json()))
+    }),
+    ("an error before it", |t| {
+        with_body(format!("{{\"error\":\"deprecated\"}}{}", t.json()))
+    }),
+    ("in a page", |t| {
+        let json = t.json().replace('"', "&quot;");
+        with_head(OK, format!("<!doctype html><pre>{json}</pre>"))
+    }),
     ("many headers", |t| {
         let many: String = (0..2000).map(|n| format!("x-{n}: {n}\r\n")).collect();
         whole(&many, t.json().as_bytes())

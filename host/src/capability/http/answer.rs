@@ -26,22 +26,31 @@ pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
         collect(name, value, found);
     }
     // As plugins read it, so that what one of them may log is found.
-    match evertoken_answer::read(None, &response.body) {
-        Content::Members(Members { members, .. }) => {
-            collect_json("", &Value::Object(members), found);
+    let content = evertoken_answer::read(None, &response.body);
+    match &content {
+        Content::Members(members) => collect_members(members, found),
+        Content::Json(json) if !json.is_string() => collect_json("", json, found),
+        _ => {}
+    }
+    if matches!(&content, Content::Members(members) if members.has_both_tokens()) {
+        return;
+    }
+    match evertoken_answer::read_wrapped(None, &response.body) {
+        same if same == content
+            && !matches!(same, Content::Html | Content::Form(_) | Content::Other) => {}
+        Content::Members(members) | Content::Form(members) => collect_members(&members, found),
+        _ => {
+            let text = evertoken_answer::decoded(&response.body);
+            for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+                collect(&name, &value, found);
+            }
         }
-        Content::Json(json) if !json.is_string() => collect_json("", &json, found),
-        _ => match evertoken_answer::read_wrapped(None, &response.body) {
-            Content::Members(Members { members, .. }) => {
-                collect_json("", &Value::Object(members), found);
-            }
-            _ => {
-                let text = evertoken_answer::decoded(&response.body);
-                for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-                    collect(&name, &value, found);
-                }
-            }
-        },
+    }
+}
+
+fn collect_members(members: &Members, found: &mut dyn FnMut(&str)) {
+    for (name, member) in &members.members {
+        collect_json(name, member, found);
     }
 }
 
@@ -54,7 +63,9 @@ fn collect_json(name: &str, json: &Value, found: &mut dyn FnMut(&str)) {
             }
         }
         Value::Object(members) => {
-            for (name, member) in members {
+            for (inner, member) in members {
+                // An object may describe a token: the name stands before it.
+                let name = if inner == "value" { name } else { inner };
                 collect_json(name, member, found);
             }
         }
@@ -129,6 +140,18 @@ mod tests {
                 vec!["subject", "a+1"],
             ),
             ("<html>no</html>", vec!["subject"]),
+            (
+                r#"{"refresh_token":{"value":"r-1","expires_in":60},"access_token":["a-1"]}"#,
+                vec!["subject", "a-1", "r-1"],
+            ),
+            (
+                r#"{"statusCode":200,"body":"{\"access_token\":\"a-1\",\"refresh_token\":\"r-1\"}"}"#,
+                vec!["subject", "a-1", "r-1"],
+            ),
+            (
+                "<r><access_token>a-0123456789abcdef</access_token><refresh_token>r-0123456789abcdef</refresh_token></r>",
+                vec!["subject", "a-0123456789abcdef", "r-0123456789abcdef"],
+            ),
             (
                 "<b>Warning</b>: line 5<br>{\"access_token\":\"a-1\",\"client_secret\":\"c-1\"}",
                 vec!["subject", "a-1", "c-1"],
