@@ -23,8 +23,8 @@ pub(super) const SECRET_MAX_BYTES: usize = 1024 * 1024;
 
 /// How the API server calls the writer of the store's objects.
 pub(super) const MANAGER: &str = "evertoken-state";
-/// What it calls those that wrote before the last ten who changed an object: one of them may have been this one.
-const ANCIENT: &str = "ancient-changes";
+/// What it calls those of whom it keeps no count: who wrote before the last ten that changed an object, and before it kept count at all.
+const NOBODY_KNOWN: [&str; 2] = ["ancient-changes", "before-first-apply"];
 
 /// Values by the key that they are under; encrypted already.
 pub(super) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
@@ -83,9 +83,10 @@ impl Managed {
 
 /// The keys that others wrote last.
 fn foreign(managed: &[Managed]) -> BTreeSet<String> {
-    let (ours, others): (Vec<_>, Vec<_>) = managed
-        .iter()
-        .partition(|managed| matches!(&*managed.manager, MANAGER | ANCIENT));
+    let may_be_ours = |managed: &&Managed| {
+        managed.manager == MANAGER || NOBODY_KNOWN.contains(&&*managed.manager)
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = managed.iter().partition(may_be_ours);
     let ours: BTreeSet<&str> = ours.into_iter().flat_map(Managed::keys).collect();
     let others = others.into_iter().flat_map(Managed::keys);
     others
@@ -262,7 +263,11 @@ mod tests {
                 &[],
             ),
             (vec![wrote(MANAGER, &["chain"]), wrote("argocd", &[])], &[]),
-            (vec![wrote(ANCIENT, &["chain"]), wrote("argocd", &[])], &[]),
+            (
+                vec![wrote(NOBODY_KNOWN[0], &["chain"]), wrote("argocd", &[])],
+                &[],
+            ),
+            (vec![wrote(NOBODY_KNOWN[1], &["chain"])], &[]),
         ] {
             let found = foreign(&managed);
             assert!(found.iter().eq(expected.iter()), "{found:?} {expected:?}");
