@@ -50,6 +50,7 @@ pub struct ApiServer {
     etcd_port: u16,
     port: u16,
     ca_pem: String,
+    authority: Authority,
     admin: KubeClient,
 }
 
@@ -94,6 +95,7 @@ impl ApiServer {
         for (name, content) in [
             ("tls.crt", identity.certificate_pem.as_str()),
             ("tls.key", &identity.key_pem),
+            ("ca.crt", &authority.pem()),
             ("sa.key", &private),
             ("sa.pub", &public),
             (
@@ -115,6 +117,7 @@ impl ApiServer {
             etcd_port,
             port,
             ca_pem,
+            authority,
             admin,
         };
         server.up()?;
@@ -131,6 +134,13 @@ impl ApiServer {
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// The authority that signed the server's certificate; it takes clients' certificates that this one signed, too: the user is their
+    /// common name.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// Requests as the administrator.
@@ -421,6 +431,7 @@ fn spawn_api_server(
     for (flag, file) in [
         ("--tls-cert-file", "tls.crt"),
         ("--tls-private-key-file", "tls.key"),
+        ("--client-ca-file", "ca.crt"),
         ("--service-account-signing-key-file", "sa.key"),
         ("--service-account-key-file", "sa.pub"),
         ("--token-auth-file", "tokens.csv"),

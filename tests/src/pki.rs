@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
@@ -58,7 +58,7 @@ impl Authority {
     ///
     /// When a name is not a DNS name.
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
-        self.sign(names, ExtendedKeyUsagePurpose::ServerAuth)
+        self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, None)
     }
 
     /// A certificate for a client.
@@ -67,14 +67,32 @@ impl Authority {
     ///
     /// When the name is not a DNS name.
     pub fn client(&self, name: &str) -> Result<Identity> {
-        self.sign(&[name], ExtendedKeyUsagePurpose::ClientAuth)
+        self.sign(&[name], ExtendedKeyUsagePurpose::ClientAuth, None)
     }
 
-    fn sign(&self, names: &[&str], usage: ExtendedKeyUsagePurpose) -> Result<Identity> {
+    /// The same, expired at the end of this year.
+    ///
+    /// # Errors
+    ///
+    /// When the name is not a DNS name.
+    pub fn expired_client(&self, name: &str, year: i32) -> Result<Identity> {
+        self.sign(&[name], ExtendedKeyUsagePurpose::ClientAuth, Some(year))
+    }
+
+    fn sign(
+        &self,
+        names: &[&str],
+        usage: ExtendedKeyUsagePurpose,
+        expired: Option<i32>,
+    ) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone())
             .with_context(|| format!("bad name among {names:?}"))?;
         params.extended_key_usages = vec![usage];
+        if let Some(year) = expired {
+            params.not_before = date_time_ymd(year, 1, 1);
+            params.not_after = date_time_ymd(year, 12, 31);
+        }
         params.use_authority_key_identifier_extension = true;
         if let Some(name) = names.first() {
             params

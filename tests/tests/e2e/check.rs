@@ -463,3 +463,68 @@ fn what_is_wrong_on_the_way_to_the_cluster_is_said_before_and_its_clock_is_looke
     }
     assert!(cluster.admin().secret(&namespace, "a").unwrap().is_none());
 }
+
+#[test]
+fn a_client_certificate_is_read_from_files_or_data_and_one_that_expired_is_told() {
+    let Some(cluster) = ApiServer::shared().unwrap() else {
+        return;
+    };
+    let namespace = cluster.namespace("certificate").unwrap();
+    let scene = Scene::new("certificate").unwrap();
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["patch", "create"]}]);
+    let user = format!("{namespace}.user.test");
+    cluster.grant(&namespace, "user", &user, &rules).unwrap();
+    let authority = cluster.authority();
+    let good = authority.client(&user).unwrap();
+    let expired = authority.expired_client(&user, 2020).unwrap();
+    for (name, content) in [
+        ("ca.crt", cluster.ca_pem().to_owned()),
+        // A byte order mark and no line end, as some editors leave it.
+        (
+            "tls.crt",
+            format!("\u{feff}{}", good.certificate_pem.trim_end()),
+        ),
+        ("tls.key", good.key_pem.trim_end().to_owned()),
+    ] {
+        scene.write(name, &content).unwrap();
+    }
+    let data = |identity: &evertoken_tests::pki::Identity| {
+        json!({
+            "client-certificate-data": STANDARD.encode(&identity.certificate_pem),
+            "client-key-data": STANDARD.encode(&identity.key_pem),
+        })
+    };
+    let config = scene
+        .config(&format!(
+            "jobs: [{{name: a, source: {{plugin: dummy}}, outputs: [{{secret: {{namespace: {namespace}, name: a, create: true}}}}]}}]\n"
+        ))
+        .unwrap();
+    let files = json!({"client-certificate": "tls.crt", "client-key": "tls.key"});
+    let only_half = json!({"client-certificate": "tls.crt"});
+    for (user, refused) in [
+        (files, None),
+        (data(&good), None),
+        (data(&expired), Some("they are wrong or have expired")),
+        (only_half, Some("client key")),
+    ] {
+        let kubeconfig = json!({
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": cluster.url(), "certificate-authority": "ca.crt"}}],
+            "users": [{"name": "u", "user": user}],
+        });
+        let kubeconfig = scene.write("kubeconfig", &kubeconfig.to_string());
+        let launch = scene.launch().unwrap();
+        let finished = launch
+            .env("KUBECONFIG", kubeconfig.unwrap())
+            .args(["check", "--online", "--config"])
+            .args([&config])
+            .finish(crate::scene::PATIENCE)
+            .unwrap();
+        let said = &finished.stderr;
+        assert_eq!(finished.code() == Some(0), refused.is_none(), "{said}");
+        assert!(refused.is_none_or(|words| said.contains(words)), "{said}");
+        assert!(!said.contains("PRIVATE KEY"), "{said}");
+    }
+}
