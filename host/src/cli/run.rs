@@ -64,9 +64,6 @@ async fn prepared(
     if let Err(exit) = plugin_options::require(loaded, plugins).await {
         return Ok(Some(exit));
     }
-    for warning in plain_text::warnings(&loaded.config.jobs, plugins).await {
-        tracing::warn!("{warning}");
-    }
     if is_strict {
         let wanted = Wanted {
             issuers: Issuers::MayBeAway,
@@ -98,6 +95,9 @@ pub(super) async fn keep_fresh(
         None => None,
     };
     house::prepare_plugins(&house.plugins, config);
+    for warning in plain_text::warnings(&config.jobs, &house.plugins).await {
+        tracing::warn!("{warning}");
+    }
     let metrics = Arc::new(Metrics::new());
     stderr::count_lost(metrics.log_lines_lost());
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));

@@ -159,3 +159,69 @@ fn a_rotating_secret_is_shown_set_and_forgotten_by_the_running_process_and_witho
         "{text}"
     );
 }
+
+/// The token lives for an hour yet: nothing fails before that, and somebody should know long before.
+#[test]
+fn a_dead_chain_is_told_at_once_for_each_of_its_jobs_and_after_a_restart_until_somebody_logs_in() {
+    let stage = Stage::new("dead-chain");
+    let yaml = std::fs::read_to_string(&stage.config).unwrap();
+    let (head, desktop) = yaml.split_once("- name").unwrap();
+    let other = desktop
+        .replace("desktop", "other")
+        .replace("/token\"}", "/other\"}")
+        .replace("client_auth: none", "client_auth: none, scope: [other]");
+    stage
+        .issuer
+        .respond_with("/token", |request| match request.field("refresh_token") {
+            Some(value) if value == SECRETS[1] => Behaviour::oauth_error(400, "invalid_grant"),
+            _ => Behaviour::token("at", 3600),
+        });
+    stage.scene.write("refresh-token", SECRETS[0]).unwrap();
+    let config = stage
+        .scene
+        .config(&format!("{head}- name{desktop}- name{other}"))
+        .unwrap();
+    let states = |wanted: [&str; 2]| {
+        wait_until("the states of both chains", PATIENCE, || {
+            let rows = stage.scene.status(&config).ok()?;
+            let states: Vec<_> = rows.iter().map(|row| row["chain"].clone()).collect();
+            let has_token = |row: &Value| !row["expires_at"].is_null();
+            (states == wanted && rows.iter().all(has_token)).then_some(rows)
+        })
+        .unwrap()
+    };
+    let process = stage.scene.run(&config).unwrap();
+    states(["ok", "ok"]);
+    let by_hand = stage.scene.write("dead", SECRETS[1]).unwrap();
+    let (code, text) = stage.state(&[
+        "set",
+        "desktop",
+        "refresh_token",
+        "--file",
+        by_hand.to_str().unwrap(),
+    ]);
+    assert_eq!(code, Some(0), "{text}");
+    let rows = states(["dead", "dead"]);
+    assert_eq!(
+        rows[1]["state"], "ready",
+        "it was not asked since: {rows:?}"
+    );
+    process.terminate(PATIENCE).unwrap();
+
+    let process = stage.scene.run(&config).unwrap();
+    let rows = states(["dead", "dead"]);
+    for row in &rows {
+        assert_eq!(
+            (&row["state"], &row["attempt"]),
+            (&json!("ready"), &json!(0))
+        );
+    }
+    let told = process.stderr();
+    let lines = told.lines().filter(|line| line.contains("chain=dead"));
+    assert_eq!(lines.count(), 2, "{told}");
+    let table = stage.scene.command(&["status"], &config).unwrap().stdout;
+    assert!(table.contains("ready, chain dead"), "{table}");
+    stage.scene.write("refresh-token", "another-login").unwrap();
+    states(["ok", "ok"]);
+    process.terminate(PATIENCE).unwrap();
+}
