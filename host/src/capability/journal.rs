@@ -55,6 +55,8 @@ pub(super) struct Journal {
     left_open: Mutex<HashMap<ChainId, ([u8; 16], Duration)>>,
     exchanges: TaskTracker,
     known: Mutex<Known>,
+    /// Why newest values could not be written back the last time, by job and secret.
+    not_written_back: Mutex<HashMap<(JobId, String), String>>,
 }
 
 /// What became of chains, by what was last read or written of them.
@@ -87,6 +89,7 @@ impl Journal {
             left_open: Mutex::default(),
             exchanges: TaskTracker::new(),
             known: Mutex::default(),
+            not_written_back: Mutex::default(),
         }
     }
 
@@ -105,6 +108,20 @@ impl Journal {
                 "stopping although answers to requests with rotating secrets are missing; the next start settles them"
             );
         }
+    }
+
+    /// Notes how writing a newest value back ended. Whether that is another end than the last time.
+    fn wrote_back(&self, job: &JobId, secret: &str, failure: Option<&Failure>) -> bool {
+        let place = (job.clone(), secret.to_owned());
+        let mut last = self
+            .not_written_back
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = match failure {
+            Some(failure) => last.insert(place, failure.message.clone()),
+            None => last.remove(&place),
+        };
+        before.as_deref() != failure.map(|failure| failure.message.as_str())
     }
 
     /// The lock of a chain in this process: one call at a time uses it.
@@ -595,15 +612,29 @@ pub(super) async fn write_back(host: &Shared, job: &Job, held: &Held) {
         let replacing = home.replace(&secret.origin, spent, next);
         let replaced = timeout(WRITE_BACK_TIMEOUT, replacing).await;
         match replaced.unwrap_or_else(|_| Err(too_slow())) {
-            Ok(true) => {}
+            Ok(true) => {
+                if host.journal.wrote_back(&job.id, name, None) {
+                    tracing::info!(job = %job.id, secret = name, "the newest value is written back again");
+                }
+            }
             Ok(false) => tracing::info!(
                 job = %job.id, secret = name,
                 "the newest value is not written back: another one has been put there"
             ),
-            Err(failure) => tracing::warn!(
-                job = %job.id, secret = name, error = %failure,
-                "the newest value cannot be written back; the state store has it"
-            ),
+            Err(failure) => {
+                let job_id = &job.id;
+                if host.journal.wrote_back(job_id, name, Some(&failure)) {
+                    tracing::warn!(
+                        job = %job_id, secret = name, error = %failure,
+                        "the newest value cannot be written back; the state store has it"
+                    );
+                } else {
+                    tracing::debug!(
+                        job = %job_id, secret = name, error = %failure,
+                        "the newest value still cannot be written back"
+                    );
+                }
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Secrets of jobs that live in the cluster: a member of JSON in a key, what is missing, what appears later, what is rotated.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use evertoken_tests::issuer::Issuer;
@@ -179,4 +181,74 @@ fn a_rotated_client_secret_is_used_at_the_next_refresh() {
         .patch_secret(&stage.namespace, "client", &patch)
         .unwrap();
     stage.wait_for("token for after", &process);
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_one_line_and_one_when_it_can() {
+    let Some(stage) = Stage::new("home") else {
+        return;
+    };
+    stage.create(json!({"login": "rt-0"}));
+    let used = Arc::new(AtomicUsize::new(0));
+    let uses = Arc::clone(&used);
+    stage.issuer.respond_with("/token", move |_| {
+        let nth = uses.fetch_add(1, Ordering::SeqCst) + 1;
+        Behaviour::json(
+            200,
+            &json!({"access_token": format!("at-{nth}"), "token_type": "Bearer", "expires_in": 4,
+                "refresh_token": format!("rt-{nth}")}),
+        )
+    });
+    let (namespace, token_url) = (&stage.namespace, stage.issuer.url("/token"));
+    let config = stage
+        .scene
+        .config(&format!(
+            r#"
+state: {{dir: "{{here}}/state"}}
+jobs:
+- name: svc
+  source:
+    plugin: oauth2
+    config: {{grant: refresh_token, token_url: "{token_url}", client_id: svc}}
+    secrets:
+      refresh_token: {{secret: {{namespace: {namespace}, name: client, key: login}}, rotating: true, write_back: true}}
+  refresh: {{every: 1s, jitter: 1s}}
+  outputs:
+  - file: {{path: "{{out}}/token"}}
+"#
+        ))
+        .unwrap();
+    let process = stage.start(&config);
+    let wait_for_uses = |count: usize| {
+        wait_until("refreshes", PATIENCE, || {
+            (used.load(Ordering::SeqCst) >= count).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    };
+    wait_for_uses(4);
+    let said = |words: &str| {
+        let lines = process.stderr();
+        lines.lines().filter(|line| line.contains(words)).count()
+    };
+    assert_eq!(said("WARN the newest value cannot be written back"), 1);
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["client"], "verbs": ["patch"]}]);
+    let user = &stage.account.username;
+    stage
+        .cluster
+        .grant(namespace, "late", user, &rules)
+        .unwrap();
+    wait_until("the newest value in its home", PATIENCE, || {
+        let admin = stage.cluster.admin();
+        let held = admin.secret_value(namespace, "client", "login").ok()??;
+        (held != b"rt-0").then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    wait_for_uses(used.load(Ordering::SeqCst) + 2);
+    assert_eq!(
+        said("INFO the newest value is written back again"),
+        1,
+        "{}",
+        process.stderr()
+    );
+    assert_eq!(said("WARN the newest value cannot be written back"), 1);
 }
