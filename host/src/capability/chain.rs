@@ -88,8 +88,9 @@ impl Chain {
     /// Bytes of the values and answers in it.
     #[must_use]
     pub fn size(&self) -> usize {
-        let answers = [&self.exchange, &self.unread].into_iter().flatten();
-        let answers = answers.filter_map(|exchange| exchange.answer.as_ref());
+        let exchanges = [&self.exchange, &self.unread].into_iter().flatten();
+        let answers = exchanges.flat_map(|exchange| [&exchange.arriving, &exchange.answer]);
+        let answers = answers.flatten();
         let in_answers: usize = answers.map(|answer| answer.bytes.len()).sum();
         self.value.expose_secret().len() + in_answers
     }
@@ -690,6 +691,64 @@ mod tests {
             let unread = answered.unread(now).unread(NOW.after(s(7200)));
             assert_eq!(sent_at(&unread), expected, "{now}");
         }
+    }
+
+    #[test]
+    fn a_part_of_an_answer_is_left_behind_once_nobody_waits_for_the_rest() {
+        let sent = |holder| chain().intending(intent(holder, NOW));
+        for (what, chain, alone, later, expected) in [
+            ("nothing came", sent(US), true, 0, None),
+            (
+                "ours",
+                sent(US).arriving(answer()),
+                false,
+                0,
+                Some(answer()),
+            ),
+            (
+                "others', under way",
+                sent(OTHERS).arriving(answer()),
+                false,
+                69,
+                None,
+            ),
+            (
+                "others', over",
+                sent(OTHERS).arriving(answer()),
+                false,
+                70,
+                Some(answer()),
+            ),
+            (
+                "a dead process's",
+                sent(OTHERS).arriving(answer()),
+                true,
+                0,
+                Some(answer()),
+            ),
+            (
+                "all came",
+                sent(US).arriving(nothing()).answered(answer()),
+                true,
+                0,
+                None,
+            ),
+            (
+                "sent again",
+                sent(US).arriving(answer()).intending(intent(US, NOW)),
+                true,
+                0,
+                None,
+            ),
+        ] {
+            let left = chain.left_behind(US, alone, NOW.after(s(later)));
+            assert_eq!(left.map(|(_, came)| came.clone()), expected, "{what}");
+            let waits =
+                chain.settlement(US, true, RetryUnanswered::AtOnce, NOW) == Settlement::Replay;
+            assert_eq!(waits, what == "all came", "{what}: a part is no answer");
+        }
+        let size = sent(US).arriving(answer()).size() - sent(US).size();
+        assert_eq!(size, answer().bytes.len());
     }
 
     #[test]

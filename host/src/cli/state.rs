@@ -413,6 +413,12 @@ fn exchange_shown(text: &mut String, exchange: &ExchangeFacts) {
         "                written down {} by {whose} ({}), given up {}",
         exchange.written_at, exchange.holder, exchange.not_after
     );
+    if let Some(bytes) = exchange.arriving_bytes {
+        let _ = writeln!(
+            text,
+            "    answer      {bytes} bytes of it are kept; the rest has not come"
+        );
+    }
     if exchange.is_answered {
         let _ = writeln!(
             text,

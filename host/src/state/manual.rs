@@ -149,6 +149,9 @@ pub struct ExchangeFacts {
     pub holder: String,
     /// Whether that is the process that answers this.
     pub is_ours: bool,
+    /// Bytes that had come of the answer when its rest made itself wait.
+    #[serde(default)]
+    pub arriving_bytes: Option<usize>,
     /// Whether the answer is kept.
     pub is_answered: bool,
     /// How often the source was called with the answer and could not use it.
@@ -505,6 +508,7 @@ impl Manual {
             not_after: intent.not_after,
             holder: HEXLOWER.encode(&intent.holder.0),
             is_ours: self.us == Some(intent.holder),
+            arriving_bytes: exchange.arriving.as_ref().map(|came| came.bytes.len()),
             is_answered: exchange.answer.is_some(),
             failed_replays: exchange.failed_replays,
         }
