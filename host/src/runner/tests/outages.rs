@@ -426,6 +426,43 @@ fn whoever_asks_by_name_gets_a_try_at_an_issuer_in_trouble() {
     });
 }
 
+/// Nobody has to look after the issuer for that.
+#[test]
+fn a_job_at_a_wrong_address_is_no_trouble_of_the_issuers_and_keeps_no_other_waiting() {
+    for (kind, wrong, refused) in [
+        (FailureKind::Unavailable, "http.302", "1"),
+        (FailureKind::Unavailable, "answer.unreadable", "1"),
+        (FailureKind::Unavailable, "answer.no-token", "1"),
+        (FailureKind::InvalidConfig, "answer.no-token", "0"),
+        (FailureKind::InvalidConfig, "http.404", "0"),
+    ] {
+        let world = World::default();
+        let how = code(kind, wrong);
+        world.plan("wrong", away(&world, Duration::ZERO, HOUR, &how));
+        let later = away(&world, HOUR / 2, HOUR / 2, &how);
+        world.plan("right", later);
+        world.time.run(async {
+            let started = world.start(vec![job("wrong")]).await;
+            world.time.wait(MINUTE).await;
+            let status = started.handle.status(vec![]).await.unwrap();
+            let text = started.metrics.encode(status).unwrap();
+            for (gauge, value) in [
+                ("evertoken_issuer_restrained", "0"),
+                ("evertoken_issuer_clients_refused", refused),
+            ] {
+                let line = format!("{gauge}{{origin=\"https://issuer\"}}");
+                let found = text.lines().find(|found| found.starts_with(&line));
+                let found = found.and_then(|found| found.rsplit(' ').next());
+                assert_eq!(found.unwrap_or("0"), value, "{gauge} for {kind} {wrong}");
+            }
+            started.handle.apply(put(vec![job("right")])).await.unwrap();
+            world.time.wait(SECOND).await;
+            assert_eq!(world.written("right").len(), 1, "{wrong}");
+            started.stop().await;
+        });
+    }
+}
+
 /// An hour's rest is too long for a token of a minute and for who has none.
 #[test]
 fn an_issuer_that_asks_for_a_long_rest_is_tried_before_tokens_die_and_every_few_minutes_then() {
