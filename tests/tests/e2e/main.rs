@@ -4,7 +4,6 @@
 mod attended;
 mod bad_config;
 mod check;
-mod cluster_proxy;
 mod cluster_secrets;
 mod cluster_state;
 mod crashes;
@@ -20,6 +19,7 @@ mod leak;
 mod odd_answers;
 mod one_mint;
 mod paths;
+mod proxies;
 mod rotating;
 mod scene;
 mod serve;

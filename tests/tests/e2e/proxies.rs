@@ -1,11 +1,13 @@
-//! An API server that is reached through a proxy, or not, as kubectl and curl would. Its name and its address lead nowhere from here: only
-//! the proxy knows the way, so whoever got an answer went through it.
+//! An API server that is reached through a proxy, or not, as kubectl and curl would, and an issuer in the same way. Their name and address
+//! lead nowhere from here: only the proxy knows the way, so whoever got an answer went through it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use evertoken_tests::evertoken::Finished;
+use evertoken_tests::issuer::Issuer;
 use evertoken_tests::kubernetes::ApiServer;
+use evertoken_tests::server::Behaviour;
 use evertoken_tests::tunnel::{Protocol, Tunnel};
 use serde_json::{Value, json};
 
@@ -16,6 +18,24 @@ const NAME: &str = "kubernetes.default.svc";
 /// Kept for documentation (RFC 5737): nobody has it.
 const ADDRESS: &str = "192.0.2.7";
 const PASSWORD: &str = "pass%40word-hidden";
+
+/// Spellings of `NO_PROXY`, and whether the host is reached through the proxy all the same. `PORT` is the server's.
+const NO_PROXY: [(&str, &str, bool); 14] = [
+    (NAME, "*", false),
+    (NAME, ".svc", false),
+    (NAME, "*.svc", false),
+    (NAME, "default.svc,", false),
+    (NAME, "KUBERNETES.default.SVC", false),
+    (NAME, "localhost 127.0.0.0/8 .svc", false),
+    (NAME, "kubernetes.default.svc:PORT", false),
+    (NAME, "kubernetes.default.svc:1", true),
+    (NAME, "127.0.0.0/8,,,[::1]:6443,*.local", true),
+    (NAME, "127.0.0.1", true),
+    (ADDRESS, "192.0.2.0/24", false),
+    (ADDRESS, "192.0.2.7:PORT", false),
+    (ADDRESS, "192.0.3.0/24", true),
+    (ADDRESS, ".2.7", true),
+];
 
 struct Stage {
     scene: Scene,
@@ -95,17 +115,9 @@ fn the_variables_lead_to_the_api_server_as_they_lead_kubectl_there() {
         format!("socks5h://{}", socks.authority()),
     );
     let port = stage.server.port();
-    let this_port = format!("{NAME}:{port}");
-    let of_address = format!("{ADDRESS}:{port}");
     let way = |name: &'static str, value: &str| vec![(name, value.to_owned())];
-    let but_for = |list: &str| {
-        vec![
-            ("HTTPS_PROXY", plain.clone()),
-            ("NO_PROXY", list.to_owned()),
-        ]
-    };
     let (through, direct) = (true, false);
-    for (host, variables, expected) in [
+    let mut cases = vec![
         (NAME, way("HTTPS_PROXY", &plain), through),
         (NAME, way("https_proxy", &plain), through),
         (NAME, way("HTTPS_PROXY", &format!(" {plain}\n")), through),
@@ -115,28 +127,21 @@ fn the_variables_lead_to_the_api_server_as_they_lead_kubectl_there() {
         (NAME, way("HTTPS_PROXY", &socks5h), through),
         (ADDRESS, way("HTTPS_PROXY", &plain), through),
         (NAME, way("HTTP_PROXY", &plain), direct),
-        (NAME, but_for("*"), direct),
-        (NAME, but_for(".svc"), direct),
-        (NAME, but_for("*.svc"), direct),
-        (NAME, but_for("default.svc,"), direct),
-        (NAME, but_for("localhost 127.0.0.0/8 .svc"), direct),
-        (NAME, but_for(&this_port), direct),
-        (NAME, but_for("kubernetes.default.svc:1"), through),
-        (NAME, but_for("127.0.0.0/8,,,[::1]:6443,*.local"), through),
-        (NAME, but_for("127.0.0.1"), through),
-        (
-            NAME,
-            vec![
-                ("https_proxy", plain.clone()),
-                ("no_proxy", "*.svc".to_owned()),
-            ],
-            direct,
-        ),
-        (ADDRESS, but_for("192.0.2.0/24"), direct),
-        (ADDRESS, but_for(&of_address), direct),
-        (ADDRESS, but_for("192.0.3.0/24"), through),
-        (ADDRESS, but_for(".2.7"), through),
-    ] {
+    ];
+    for (nth, (host, list, expected)) in NO_PROXY.into_iter().enumerate() {
+        // In lower case, too.
+        let (proxy, but_for) = match nth % 2 {
+            0 => ("HTTPS_PROXY", "NO_PROXY"),
+            _ => ("https_proxy", "no_proxy"),
+        };
+        let list = list.replace("PORT", &port.to_string());
+        cases.push((
+            host,
+            vec![(proxy, plain.clone()), (but_for, list)],
+            expected,
+        ));
+    }
+    for (host, variables, expected) in cases {
         let proxies = [&http, &asks, &socks];
         let before: Vec<_> = proxies.map(|proxy| proxy.targets().len()).into();
         let kubeconfig = stage.kubeconfig(host, &json!({}));
@@ -296,5 +301,56 @@ fn a_pod_finds_its_api_server_and_goes_through_a_proxy_by_the_same_rules() {
         let told = format!("{host} {no_proxy}: {}", finished.stderr);
         assert_eq!(finished.code() == Some(0), good, "{told}");
         assert_eq!(proxy.targets().len() > before, through, "{told}");
+    }
+}
+
+#[test]
+fn the_variables_lead_to_an_issuer_in_the_same_way() {
+    let scene = Scene::new("issuer-proxy").unwrap();
+    let authority = evertoken_tests::pki::Authority::new("issuers").unwrap();
+    let identity = authority.server(&[NAME, ADDRESS]).unwrap();
+    let tls = evertoken_tests::pki::server_config(&identity, None).unwrap();
+    let issuer = Issuer::start_tls(NAME, tls).unwrap();
+    issuer.always("/token", Behaviour::oauth_error(400, "invalid_request"));
+    scene.write("ca.crt", &authority.pem()).unwrap();
+    let port = issuer.server().port();
+    let server = SocketAddr::from(([127, 0, 0, 1], port));
+    let proxy = Tunnel::start(Protocol::Connect, server, Some("user:pass@word-hidden")).unwrap();
+    let url = format!("http://user:{PASSWORD}@{}", proxy.authority());
+    for (nth, (host, list, through)) in NO_PROXY.into_iter().enumerate() {
+        let config = scene.config(&format!(
+            r#"
+jobs:
+- name: a
+  source:
+    plugin: oauth2
+    config: {{grant: client_credentials, token_url: "https://{host}:{port}/token", client_id: c}}
+    secrets: {{client_secret: {{value: s3cr3t-value}}}}
+    tls: {{ca_file: "{{here}}/ca.crt"}}
+  outputs: [{{file: {{path: "{{out}}/a"}}}}]
+"#
+        ));
+        let (variable, but_for) = match nth % 2 {
+            0 => ("https_proxy", "no_proxy"),
+            _ => ("HTTPS_PROXY", "NO_PROXY"),
+        };
+        let (before, launch) = (proxy.targets().len(), scene.launch().unwrap());
+        let finished = launch
+            .env(variable, &url)
+            .env(but_for, list.replace("PORT", &port.to_string()))
+            .args(["check", "--online", "--config"])
+            .args([config.unwrap()])
+            .finish(PATIENCE)
+            .unwrap();
+        let told = format!("{host} {list}: {}", finished.stderr);
+        assert_eq!(finished.code() == Some(0), through, "{told}");
+        let targets = proxy.targets().split_off(before);
+        let expected: &[_] = if through {
+            &[format!("{host}:{port}")]
+        } else {
+            &[]
+        };
+        assert_eq!(targets, expected, "{told}");
+        assert!(!finished.stderr.contains("hidden"), "{told}");
     }
 }
