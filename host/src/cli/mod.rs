@@ -138,13 +138,13 @@ fn dispatch(arguments: Arguments) -> Exit {
             once::run(&arguments)
         }
         Command::Check(arguments) => {
-            log::start(level, log.log_format);
+            // Its answer is what it prints.
+            log::start(log.level(LevelFilter::WARN), log.log_format);
             check::run(&arguments)
         }
         Command::Status(arguments) => status::run(&arguments),
         Command::Refresh(arguments) => refresh::run(&arguments),
         Command::State(command) => {
-            // Its answer is what it prints.
             log::start(log.level(LevelFilter::WARN), log.log_format);
             state::run(&command)
         }

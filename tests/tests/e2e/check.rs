@@ -106,6 +106,11 @@ fn issuers_are_probed_once_without_credentials_and_what_is_no_token_endpoint_is_
             Some("https://login.invalid/"),
         ),
         ("lost", Behaviour::answer(404, "no"), Some("path")),
+        (
+            "empty-is-lost",
+            Behaviour::oauth_error(404, "invalid_request"),
+            None,
+        ),
         ("down", Behaviour::answer(503, "no"), Some("in trouble")),
         (
             "ahead",
@@ -215,6 +220,17 @@ fn what_is_well_formed_and_hardly_meant_is_a_warning_with_its_place_and_never_it
     assert_eq!(online.code(), Some(0), "{}", shown(&online));
     let quotes = "warning: job a: secret client_secret: it stands in quotes";
     assert!(online.stderr.contains(quotes), "{}", shown(&online));
+    // Whoever gets a token has meant it so.
+    issuer.respond_with("/a", |request| match request.header("authorization") {
+        None => Behaviour::answer(404, ""),
+        Some(_) => Behaviour::token("s3cr3t-token", 3600),
+    });
+    for (arguments, warnings) in [(["check", "--online"], 2), (["check", "--mint"], 0)] {
+        let finished = scene.command(&arguments, &config).unwrap();
+        assert_eq!(finished.code(), Some(0), "{}", shown(&finished));
+        let told = finished.stderr.matches("warning: job a:").count();
+        assert_eq!(told, warnings, "{arguments:?}: {}", shown(&finished));
+    }
 }
 
 #[test]

@@ -85,6 +85,7 @@ async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Re
     }
     match ask(house, job).await {
         Ok((kept, words)) => {
+            report.is_beyond_doubt(&who);
             report.proved(&who, format!("gets a token: {words}"));
             minted.0.insert(job.id.clone(), kept);
         }

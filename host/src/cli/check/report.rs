@@ -57,6 +57,12 @@ impl Report {
         }
     }
 
+    /// Takes back what was doubtful of this one: it was tried, and went well.
+    pub(super) fn is_beyond_doubt(&mut self, who: &str) {
+        let is_doubt = |line: &Line| matches!(line.outcome, Outcome::Doubtful(_));
+        self.0.retain(|line| line.who != who || !is_doubt(line));
+    }
+
     /// Adds what was tried after it.
     pub(super) fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
