@@ -127,6 +127,7 @@ fn a_rotating_secret_is_shown_set_and_forgotten_by_the_running_process_and_witho
     for arguments in [
         &["forget", "desktop", "--yes"][..],
         &["set", "desktop", "refresh_token", "--file", &by_hand],
+        &["set", "desktop", "refresh_token", "--kept"],
     ] {
         let (code, text) = stage.state(arguments);
         assert_eq!(code, Some(1), "{text}");

@@ -90,9 +90,14 @@ async fn a_chain_is_shown_given_another_value_and_forgotten() {
     let kept = state_show(&served.socket, Vec::new()).await.unwrap();
     assert_eq!(kept[0].id, a);
     let value = SecretBytes::new(b"next");
-    let set = |value| state_set(&served.socket, "a".to_owned(), "rt".to_owned(), Some(value));
-    assert_eq!(set(value).await.unwrap().generation, 1);
-    let refused = set(SecretBytes::new(b"seed")).await.unwrap_err();
+    let set = |value| state_set(&served.socket, "a".to_owned(), "rt".to_owned(), value);
+    assert_eq!(set(Some(value)).await.unwrap().generation, 1);
+    assert_eq!(
+        set(None).await.unwrap().generation,
+        2,
+        "the one that is kept"
+    );
+    let refused = set(Some(SecretBytes::new(b"seed"))).await.unwrap_err();
     assert!(refused.to_string().contains("earlier value"), "{refused}");
     let found = served.store.find_chain(&a, "rt", None).await.unwrap();
     assert!(found.unwrap().stored.chain.has_newest(b"next"));
