@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use url::Position;
 use zeroize::Zeroizing;
 
@@ -18,13 +18,16 @@ use super::message::{Look, Progress};
 use super::reading::Reading;
 use super::transport::{Arriving, NoAnswer, Outgoing, Way};
 
-/// When nothing comes for so long, an answer is at its end that by its framing is not, if the object that it holds is: behind that comes
-/// nothing that matters, and who waits for the rest of a length that is wrong has no token meanwhile.
+/// When nothing comes for so long, an answer is at its end that by its framing is not, if there is a whole object with a token in it: behind
+/// that comes nothing that matters, and who waits for the rest of a length that is wrong has no token meanwhile.
 const LULL: Duration = Duration::from_millis(100);
 
-/// When nothing comes for so long, an answer is at its end that by its framing is, and by what it holds is not; and one with nothing in it,
-/// where there should be the next value of a rotating secret.
+/// When nothing comes for so long, an answer is at its end that is so by its framing and not by what it holds, or by what it holds and not by
+/// its framing; and one with nothing in it, where there should be the next value of a rotating secret.
 const LONG_LULL: Duration = Duration::from_secs(2);
+
+/// Longer than anybody waits for an answer.
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 
 /// Of an answer that may hold the next value of a rotating secret and is larger than the limit, what stands in its middle is left out: so many
 /// times the limit.
@@ -128,34 +131,36 @@ async fn read(
     let way = &outgoing.way;
     let method = outgoing.method.as_str();
     let expects_a_body = way.is_rotating && outgoing.method != Method::HEAD;
-    let has_arrived = async || {
+    let so_far = async || {
         let arrived = arriving.borrow().clone();
         let reading = Reading::of(&arrived, method, false, way.limit).await;
-        reading.is_some_and(|reading| reading.is_whole && !(expects_a_body && reading.is_bare()))
+        reading.filter(|reading| reading.is_whole && !(expects_a_body && reading.is_bare()))
     };
     let mut progress = Progress::to(method);
     let mut buffer = Zeroizing::new(vec![0; READ]);
     let mut last_came = Instant::now();
+    // After which lull something is to be decided; none: not before more has come.
+    let mut lull: Option<Duration> = None;
     let mut is_at_end = false;
-    // Whether it is not whole, and nothing came since that was seen.
-    let mut is_judged = false;
     loop {
-        let read = match timeout(LULL, connection.read(&mut buffer)).await {
+        let until = last_came + lull.unwrap_or(FOR_EVER);
+        let read = match timeout_at(until, connection.read(&mut buffer)).await {
             Ok(Ok(0)) if is_at_end || progress.ends_with_connection() => return Ok(()),
             Ok(Ok(0)) => return Err(broken_off(way, &io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(read)) => read,
             Ok(Err(_)) if is_at_end => return Ok(()),
             Ok(Err(error)) => return Err(broken_off(way, &error)),
-            Err(_) if is_at_end && last_came.elapsed() >= LONG_LULL => return Ok(()),
-            Err(_) if is_judged => continue,
-            Err(_) if has_arrived().await => return Ok(()),
-            Err(_) => {
-                is_judged = true;
-                continue;
-            }
+            Err(_) if lull == Some(LONG_LULL) => return Ok(()),
+            Err(_) => match so_far().await {
+                Some(reading) if reading.has_token => return Ok(()),
+                whole => {
+                    lull = (is_at_end || whole.is_some()).then_some(LONG_LULL);
+                    continue;
+                }
+            },
         };
         last_came = Instant::now();
-        is_judged = false;
+        lull = Some(LULL);
         let mut look = Look::MoreToCome;
         let mut is_too_large = false;
         arriving.send_modify(|arrived| {
@@ -182,7 +187,7 @@ async fn read(
                 return Err(NoAnswer::after_sending(error::only_interim(&way.target)));
             }
             Look::AtEnd if is_at_end => {}
-            Look::AtEnd if has_arrived().await => return Ok(()),
+            Look::AtEnd if so_far().await.is_some() => return Ok(()),
             Look::AtEnd => is_at_end = true,
         }
     }

@@ -36,6 +36,8 @@ pub(in crate::capability) struct Reading {
     pub(super) is_whole: bool,
     /// Whether it can be read here: it is an object, or text that no coding is left of.
     pub(in crate::capability) is_legible: bool,
+    /// Whether there is an access token or a refresh token in it.
+    pub(super) has_token: bool,
     /// The refresh token in it.
     pub(in crate::capability) successor: Option<SecretString>,
 }
@@ -73,6 +75,7 @@ impl Reading {
             meaning: meaning(status, &best),
             is_whole: best.is_whole,
             is_legible: best.is_legible(),
+            has_token: best.has_token(),
             successor: best.successor(),
             response: Response {
                 status,
@@ -196,6 +199,13 @@ impl Candidate {
 
     fn is_legible(&self) -> bool {
         matches!(self.content, Content::Members(_)) || !self.is_coded
+    }
+
+    fn has_token(&self) -> bool {
+        let (Content::Members(members) | Content::Form(members)) = &self.content else {
+            return false;
+        };
+        members.access_token().is_some() || members.refresh_token().is_some()
     }
 
     fn successor(&self) -> Option<SecretString> {

@@ -510,6 +510,25 @@ async fn behind_a_success_with_nothing_in_it_is_waited_for_what_a_rotating_secre
     }
 }
 
+/// Some servers say that they are at work before they answer.
+#[tokio::test]
+async fn behind_an_object_without_a_token_is_waited_for_one_with_it() {
+    let pieces = [
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"state\":\"at work\"}\n",
+        " \n",
+        " \n",
+        " \n",
+        "{\"access_token\":\"a\",\"refresh_token\":\"r\"}",
+    ];
+    let server = in_pieces(pieces.map(Vec::from).to_vec()).await;
+    let (call, request) = carrying(&mut Fixture::reaching(&server), &server).await;
+    let response = call.send(request).await.unwrap();
+    let Content::Members(found) = evertoken_answer::read_wrapped(None, &response.body) else {
+        panic!("no members");
+    };
+    assert_eq!(found.refresh_token(), Some("r"));
+}
+
 #[tokio::test]
 async fn who_waits_for_a_token_does_not_wait_for_what_follows_a_whole_object() {
     let server = in_pieces(vec![
