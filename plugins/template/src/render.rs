@@ -16,6 +16,9 @@ const ACCESS_TOKEN: &str = "$(ACCESS_TOKEN)";
 /// The code of what is wrong with the template whatever the tokens are; `evertoken check` goes by it.
 const CONFIG_TEMPLATE: &str = "config.template";
 
+/// What a token that is a JWT says of itself.
+const CLAIMS: &str = "claims";
+
 /// A message lists at most this many names: enough for a few tokens, and it still fits a status line.
 const MAX_NAMES_SHOWN: usize = 30;
 
@@ -106,8 +109,14 @@ fn undefined(place: &str, error: &Error, used: &[String], context: &Context) -> 
         Some(first) => format!("{}, …", first.join(", ")),
         None => context.names.join(", "),
     };
+    let of_claims = |name: &str| name.split('.').any(|part| part == CLAIMS);
+    let has_claims = context.names.iter().any(|name| of_claims(name));
+    let why = match unknown.iter().any(|name| of_claims(name)) && !has_claims {
+        true => " (the token is no JWT, so it has no claims)",
+        false => "",
+    };
     let message = format!(
-        "{place}{}: {what} is not known here; known are: {known}",
+        "{place}{}: {what} is not known here{why}; known are: {known}",
         line(error)
     );
     let code = if unknown.iter().all(|name| context.may_have(name)) {

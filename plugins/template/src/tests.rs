@@ -167,7 +167,7 @@ fn an_unknown_name_is_refused_with_the_known_ones() {
             one(),
             "{{ claims.sub }}",
             of_this_token,
-            "claims.sub is not known",
+            "claims.sub is not known here (the token is no JWT, so it has no claims); known are: ",
             "token, token_type",
         ),
         (
