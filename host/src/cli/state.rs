@@ -21,8 +21,7 @@ use crate::serve::control::{self, ControlError, SecretBytes};
 use crate::state::manual::{
     ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, NO_SUCH_CHAIN, NO_SUCH_JOB, Replaced,
 };
-use crate::text;
-use crate::text::{STORE_WITHOUT, oddity};
+use crate::text::{self, STORE_WITHOUT, oddity, secret_suspicion};
 use crate::time::{SystemClock, Timestamp};
 
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
@@ -136,6 +135,12 @@ fn set(arguments: &SetArguments) -> Exit {
             true => None,
             false => Some(read_value(&arguments.secret, arguments.file.as_ref())?),
         };
+        let suspicion = value
+            .as_ref()
+            .and_then(|value| secret_suspicion(&arguments.secret, value));
+        if let Some(suspicion) = suspicion {
+            say(&format!("warning: the value: {suspicion}"));
+        }
         let (job, secret) = (arguments.job.clone(), arguments.secret.clone());
         let Replaced {
             chain, generation, ..

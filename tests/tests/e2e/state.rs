@@ -174,7 +174,9 @@ fn a_dead_chain_is_told_at_once_for_each_of_its_jobs_and_after_a_restart_until_s
     stage
         .issuer
         .respond_with("/token", |request| match request.field("refresh_token") {
-            Some(value) if value == SECRETS[1] => Behaviour::oauth_error(400, "invalid_grant"),
+            Some(value) if value.contains(SECRETS[1]) => {
+                Behaviour::oauth_error(400, "invalid_grant")
+            }
             _ => Behaviour::token("at", 3600),
         });
     stage.scene.write("refresh-token", SECRETS[0]).unwrap();
@@ -186,14 +188,17 @@ fn a_dead_chain_is_told_at_once_for_each_of_its_jobs_and_after_a_restart_until_s
         wait_until("the states of both chains", PATIENCE, || {
             let rows = stage.scene.status(&config).ok()?;
             let states: Vec<_> = rows.iter().map(|row| row["chain"].clone()).collect();
-            let has_token = |row: &Value| !row["expires_at"].is_null();
-            (states == wanted && rows.iter().all(has_token)).then_some(rows)
+            let is_written = |row: &Value| row["state"] == "ready" || row["state"] == "retrying";
+            (states == wanted && rows.iter().all(is_written)).then_some(rows)
         })
         .unwrap()
     };
     let process = stage.scene.run(&config).unwrap();
     states(["ok", "ok"]);
-    let by_hand = stage.scene.write("dead", SECRETS[1]).unwrap();
+    let by_hand = stage
+        .scene
+        .write("dead", &format!("'{}'", SECRETS[1]))
+        .unwrap();
     let (code, text) = stage.state(&[
         "set",
         "desktop",
@@ -202,6 +207,8 @@ fn a_dead_chain_is_told_at_once_for_each_of_its_jobs_and_after_a_restart_until_s
         by_hand.to_str().unwrap(),
     ]);
     assert_eq!(code, Some(0), "{text}");
+    let warning = "warning: the value: it stands in quotes";
+    assert!(text.contains(warning), "{text}");
     let rows = states(["dead", "dead"]);
     assert_eq!(
         rows[1]["state"], "ready",
