@@ -945,6 +945,10 @@ fn a_line_end_in_a_word_and_a_variable_are_no_values() {
             "3:39: this text has an invisible character (U+200B) at byte 2 of 4 (write the text anew instead of copying it)".to_owned(),
         ),
         (
+            job_with(", config: {headers: {\"X\\u200b\": y}}", ""),
+            "3:46: this text has an invisible character (U+200B) at byte 2 of 4 (write the text anew instead of copying it)".to_owned(),
+        ),
+        (
             job_with(", tls: {ca_file: \"\\uFEFFca.pem\"}", ""),
             "3:42: this text has an invisible character (U+FEFF) at byte 1 of 9 (write the text anew instead of copying it)".to_owned(),
         ),

@@ -3,6 +3,7 @@
 
 use super::SOURCE_PLUGINS;
 use super::document::get;
+use super::mistake::Span;
 use super::read::Gathered;
 use super::yaml::{Content, Node};
 use crate::text::{self, has_variable};
@@ -11,7 +12,7 @@ use crate::text::{self, has_variable};
 pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
     match &node.content {
         Content::Scalar(scalar) => {
-            note_unseen(node, &scalar.text, gathered);
+            note_unseen(node.span, &scalar.text, gathered);
             if is_variable(&scalar.text, gathered.is_hidden(node.span))
                 && !gathered.notes.has(node.span)
             {
@@ -33,6 +34,7 @@ pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
                     _ => false,
                 };
                 if !others {
+                    note_unseen(key.span, &key.text, gathered);
                     note_unmeant(value, gathered);
                 }
             }
@@ -41,13 +43,13 @@ pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
 }
 
 /// What may be a secret is judged with it.
-fn note_unseen(node: &Node, text: &str, gathered: &mut Gathered) {
+fn note_unseen(span: Span, text: &str, gathered: &mut Gathered) {
     if let Some(odd) = text::first_unseen(text)
-        && !gathered.is_hidden(node.span)
-        && !gathered.notes.has(node.span)
+        && !gathered.is_hidden(span)
+        && !gathered.notes.has(span)
     {
         let message = format!("this text has {odd}");
-        gathered.note(node.span, message, odd.mend());
+        gathered.note(span, message, odd.mend());
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
             (
                 cluster,
                 with_ca("certificate-authority-data", "aGlkZGVu"),
-                "authority is not one in PEM",
+                "authority cannot be used: it holds no certificate; a PEM file",
             ),
             (
                 cluster,
