@@ -1,11 +1,15 @@
 //! Work that takes a runtime's worker for as long as it lasts: other tasks of the process wait meanwhile. What is bounded in
 //! milliseconds is done where it stands; the rest goes aside, and where many calls have such work, in turn.
 
-use std::sync::LazyLock;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
+use std::task::ready;
 use std::thread::available_parallelism;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
+use tokio_util::sync::PollSemaphore;
 
 /// Work on this many bytes is done where it stands: the slowest of it (spelling secrets, reading JSON) does some 50 MB/s, which makes
 /// it a millisecond.
@@ -32,6 +36,23 @@ pub async fn in_turn<T>(work: impl FnOnce() -> T) -> T {
     // Nobody closes it.
     let _turn = TURNS.acquire().await;
     aside(work)
+}
+
+/// Turns of steps. Not those above: what waits for one of those in a step would never get it.
+static STEPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
+
+/// Awaits what from some moment on may take long between two waits: then each such step is done aside, and one at a time.
+pub async fn in_steps<F: Future>(work: F, are_long: impl Fn() -> bool) -> F::Output {
+    let mut work = pin!(work);
+    let mut turns = PollSemaphore::new(Arc::clone(&STEPS));
+    poll_fn(|context| {
+        if !are_long() {
+            return work.as_mut().poll(context);
+        }
+        let _turn = ready!(turns.poll_acquire(context));
+        aside(|| work.as_mut().poll(context))
+    })
+    .await
 }
 
 /// Does work whose time grows with `bytes` so that no other task waits for it. For what has no turn to wait for, or has one already.
@@ -78,5 +99,27 @@ mod tests {
         assert_eq!((done, large.is_empty()), ("small", false));
         let most = large.join_all().await.into_iter().max();
         assert!(most < Some(cores.max(2)), "{most:?} of {cores} cores");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn long_steps_are_done_one_at_a_time_and_may_have_large_work_in_them() {
+        static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+        let step = || {
+            assert_eq!(AT_ONCE.fetch_add(1, Ordering::SeqCst), 0);
+            std::thread::sleep(Duration::from_millis(2));
+            AT_ONCE.fetch_sub(1, Ordering::SeqCst);
+        };
+        let mut calls = JoinSet::new();
+        for _ in 0..20 {
+            let call = async move {
+                step();
+                in_turn(|| ()).await;
+                tokio::task::yield_now().await;
+                step();
+            };
+            calls.spawn(in_steps(call, || true));
+        }
+        let all = tokio::time::timeout(Duration::from_secs(60), calls.join_all());
+        assert_eq!(all.await.map(|all| all.len()), Ok(20));
     }
 }

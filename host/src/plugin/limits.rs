@@ -104,10 +104,14 @@ pub(super) const TABLE_KEPT_BYTES: usize = 16 << 10;
 pub(super) const STACK_KEPT_BYTES: usize = 32 << 10;
 
 /// How often running guests are interrupted: what a limit may be late, and what a spinning guest may delay others.
-pub(super) const TICK: Duration = Duration::from_millis(5);
+pub(super) const TICK: Duration = Duration::from_millis(3);
 
 /// How many of these a call computes without waiting for its turn. Ordinary plugins end within the first.
-pub(super) const TICKS_AT_WILL: u32 = 2;
+pub(super) const TICKS_AT_WILL: u32 = 3;
+
+/// From so much memory on a guest does not run on the runtime's workers: no tick interrupts an instruction that fills or copies all of it,
+/// and pages that are touched for the first time take longest.
+pub(super) const LARGE_MEMORY: usize = 4 << 20;
 
 /// How long the turn of a guest that computes is at most thought to last. Longer ones waited for the host.
 pub(super) const LONGEST_TURN: Duration = Duration::from_millis(50);

@@ -1,6 +1,8 @@
 //! The one place where a store is made, so that no limit can be forgotten. A store lives for one call.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
@@ -148,6 +150,7 @@ pub(super) struct MemoryLimit {
     used: usize,
     last_growth: usize,
     refused: Option<usize>,
+    is_large: Arc<AtomicBool>,
 }
 
 impl MemoryLimit {
@@ -157,7 +160,14 @@ impl MemoryLimit {
             used: 0,
             last_growth: 0,
             refused: None,
+            is_large: Arc::default(),
         }
+    }
+
+    /// Whether all memories together have been [`limits::LARGE_MEMORY`]; told while the guest runs.
+    pub(super) fn is_large(&self) -> impl Fn() -> bool + use<> {
+        let is_large = Arc::clone(&self.is_large);
+        move || is_large.load(Ordering::Relaxed)
     }
 
     /// Bytes that all memories would have had together after the last growth that was refused.
@@ -182,6 +192,9 @@ impl ResourceLimiter for MemoryLimit {
         }
         self.last_growth = growth;
         self.used = wanted;
+        if wanted >= limits::LARGE_MEMORY {
+            self.is_large.store(true, Ordering::Relaxed);
+        }
         Ok(true)
     }
 

@@ -162,6 +162,13 @@ impl Bounds<'_> {
         store::new_store(engine, self.ticker.hold(), host, self.limits, end)
     }
 
+    /// Gives back what a call had. A large memory takes as long as filling it.
+    fn close<H>(store: Store<Guest<H>>) {
+        if store.data().memory.is_large()() {
+            worker::aside(|| drop(store));
+        }
+    }
+
     /// Runs a call within its time, and tells what ended it.
     async fn run<H, T>(
         &self,
@@ -169,7 +176,9 @@ impl Bounds<'_> {
         scrub: &(dyn Fn(&str) -> String + Sync),
         call: impl AsyncFnOnce(&mut Store<Guest<H>>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
-        match tokio::time::timeout(self.timeout, call(store)).await {
+        let is_large = store.data().memory.is_large();
+        let call = worker::in_steps(call(store), is_large);
+        match tokio::time::timeout(self.timeout, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(error::classify(
                 error,
@@ -212,8 +221,9 @@ pub(super) async fn acquire(
                 .call_acquire(&mut *store, &job)
                 .await
         })
-        .await?;
-    Ok(match answer {
+        .await;
+    Bounds::close(store);
+    Ok(match answer? {
         Ok(token) => {
             let token = token_from(token);
             remember(call, &token);
@@ -244,8 +254,9 @@ pub(super) async fn format(
                 .call_format(&mut *store, &tokens, &config)
                 .await
         })
-        .await?;
-    Ok(match answer {
+        .await;
+    Bounds::close(store);
+    Ok(match answer? {
         Ok(artifacts) => Ok(artifacts.into_iter().map(artifact_from).collect()),
         Err(failure) => {
             let mut failure = failure_from(failure);
