@@ -4,7 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::process::{Resource, getrlimit};
 use tokio::task::AbortHandle;
+
+/// Of the file descriptors that the process may have, whoever connects to one server may keep an eighth: jobs need them, too.
+const SHARE: u64 = 8;
+
+/// So many `wanted` connections, or as many as there are file descriptors for.
+pub(super) fn affordable(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let share = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit / SHARE).unwrap_or(usize::MAX)
+    });
+    wanted.min(share).max(1)
+}
 
 /// Those that are open.
 #[derive(Debug, Clone)]

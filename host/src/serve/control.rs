@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::connections::{Connections, Place};
+use super::connections::{Connections, Place, affordable};
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::runner::status::Snapshot;
@@ -294,7 +294,7 @@ impl Control {
     /// Answers requests until `stop`.
     pub async fn serve(mut self, runner: Handle, state: Manual, stop: CancellationToken) {
         let rooms = Rooms { runner, state };
-        let connections = Connections::new(CONNECTIONS);
+        let connections = Connections::new(affordable(CONNECTIONS));
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut is_there = true;
         loop {
@@ -576,11 +576,12 @@ pub async fn is_served(socket: &Path) -> Result<bool, ControlError> {
 async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     let path = socket.to_owned();
     UnixStream::connect(socket).await.map_err(|source| {
-        let found = std::fs::metadata(socket);
+        let is_socket = std::fs::metadata(socket).is_ok_and(|at| at.file_type().is_socket());
+        let is_taken = std::fs::symlink_metadata(socket).is_ok() && !is_socket;
         if source.kind() == io::ErrorKind::PermissionDenied {
             let uid = rustix::process::geteuid().as_raw();
             ControlError::Denied { path, uid }
-        } else if found.is_ok_and(|found| !found.file_type().is_socket()) {
+        } else if is_taken {
             ControlError::NoSocket(path)
         } else {
             ControlError::Connect { path, source }

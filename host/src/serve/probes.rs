@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::connections::{Connections, Place};
+use super::connections::{Connections, Place, affordable};
 use crate::runner::Handle;
 use crate::runner::metrics::{self, Metrics};
 
@@ -200,7 +200,7 @@ async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
             shown,
             turn: Arc::new(Semaphore::new(1)),
         });
-    let connections = Connections::new(CONNECTIONS);
+    let connections = Connections::new(affordable(CONNECTIONS));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

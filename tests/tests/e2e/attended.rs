@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evertoken_tests::evertoken::{Evertoken, Launch, binary};
 use evertoken_tests::wait_until;
+use evertoken_tests::workdir::free_port;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::process::Signal;
 
@@ -115,6 +117,27 @@ fn what_a_user_may_not_use_up_is_an_error_and_not_the_end() {
         let status = process.terminate(Duration::from_secs(10)).unwrap();
         assert_eq!(status.code(), Some(0), "{limit}");
     }
+
+    // Nor by those who connect and say nothing.
+    let port = free_port().unwrap();
+    let served = scene
+        .config(&format!(
+            "serve: {{address: \"127.0.0.1:{port}\"}}\njobs:{QUICK}"
+        ))
+        .unwrap();
+    let process = scene
+        .shell(&format!("ulimit -n 64; {run}"))
+        .unwrap()
+        .args([&served, &log])
+        .spawn()
+        .unwrap();
+    goes_on(&scene, &process);
+    let silent: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+        .collect();
+    goes_on(&scene, &process);
+    goes_on(&scene, &process);
+    drop((silent, process));
 
     // No room for the store's reserve.
     std::fs::remove_file(&log).unwrap();

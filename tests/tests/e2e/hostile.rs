@@ -178,6 +178,7 @@ fn plugins_that_compute_or_call_the_host_without_end() {
     for mode in [
         "spin",
         "allocate-slowly",
+        "fill-memory",
         "recurse",
         "flood-log",
         "flood-stderr",

@@ -160,6 +160,7 @@ fn no_task_is_late_beside_guests_that_compute_or_call_the_host_without_end() {
         let mut configs: Vec<_> = [
             "spin",
             "allocate-slowly",
+            "fill-memory",
             "recurse",
             "flood-log",
             "flood-stderr",

@@ -273,6 +273,15 @@ async fn a_dead_processs_socket_is_replaced_and_what_is_no_socket_is_left_alone(
     let error = Control::bind(&file).await.unwrap_err();
     assert!(matches!(error, ControlError::NoSocket(_)), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    for taken in [&file, &link] {
+        let error = status(taken, Vec::new()).await.unwrap_err();
+        assert!(matches!(error, ControlError::NoSocket(_)), "{error}");
+        assert!(is_served(taken).await.is_err());
+    }
+    let missing = directory.path().join("missing");
+    assert!(matches!(is_served(&missing).await, Ok(false)));
 }
 
 #[tokio::test]

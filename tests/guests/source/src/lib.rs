@@ -38,6 +38,7 @@ impl Guest for Misbehaving {
             "park" => park(),
             "allocate" => allocate(&config),
             "allocate-slowly" => allocate_slowly(),
+            "fill-memory" => fill_memory(),
             "recurse" => Ok(token(recurse(1).to_string())),
             "panic" => panic!(
                 "boom, and the secret is {}",
@@ -102,6 +103,16 @@ fn allocate_slowly() -> Result<Token, Failure> {
     let mut kept = Vec::new();
     loop {
         kept.push(std::hint::black_box(vec![1_u8; 1 << 16]));
+    }
+}
+
+/// Fills and copies most of what it may have, again and again.
+fn fill_memory() -> Result<Token, Failure> {
+    let mut bytes = vec![0_u8; 48 << 20];
+    loop {
+        bytes.fill(std::hint::black_box(1));
+        bytes.copy_within(1.., 0);
+        std::hint::black_box(&bytes);
     }
 }
 
