@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Engine, ResourceLimiterAsync, Store, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -106,7 +106,7 @@ pub(super) fn new_store<H: Send + 'static>(
         _ticker: ticker,
     };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.memory);
+    store.limiter_async(|guest| &mut guest.memory);
     store.set_hostcall_fuel(call_bytes(limits));
     store.set_max_component_handles(limits::HANDLES);
     store.set_epoch_deadline(1);
@@ -143,6 +143,9 @@ fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
         .build()
 }
 
+/// What the limiter's functions return, as its trait has it.
+type Answer<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
+
 /// Sums all memories of a store, and remembers a refusal: to the guest's allocator it looks like any failed allocation, to the host
 /// the abort that follows looks like a panic.
 pub(super) struct MemoryLimit {
@@ -174,28 +177,46 @@ impl MemoryLimit {
     pub(super) fn refused(&self) -> Option<usize> {
         self.refused
     }
-}
 
-impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    /// Whether a memory may grow.
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
         let growth = desired.saturating_sub(current);
         let wanted = self.used.saturating_add(growth);
         if wanted > self.limit {
             self.last_growth = 0;
             self.refused = Some(wanted);
-            return Ok(false);
+            return false;
         }
         self.last_growth = growth;
         self.used = wanted;
         if wanted >= limits::LARGE_MEMORY {
             self.is_large.store(true, Ordering::Relaxed);
         }
-        Ok(true)
+        true
+    }
+}
+
+impl ResourceLimiterAsync for MemoryLimit {
+    fn memory_growing<'life0, 'async_trait>(
+        &'life0 mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Answer<'async_trait, bool>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        let is_large = self.is_large();
+        let was_large = is_large();
+        let may_grow = self.grow(current, desired);
+        Box::pin(async move {
+            if is_large() && !was_large {
+                // What it does with so much memory is not part of this step.
+                tokio::task::yield_now().await;
+            }
+            Ok(may_grow)
+        })
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -204,13 +225,17 @@ impl ResourceLimiter for MemoryLimit {
         Ok(())
     }
 
-    fn table_growing(
-        &mut self,
+    fn table_growing<'life0, 'async_trait>(
+        &'life0 mut self,
         _current: usize,
         desired: usize,
         _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= limits::TABLE_ELEMENTS)
+    ) -> Answer<'async_trait, bool>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(std::future::ready(Ok(desired <= limits::TABLE_ELEMENTS)))
     }
 
     fn instances(&self) -> usize {
@@ -256,31 +281,31 @@ mod tests {
     #[test]
     fn memories_are_limited_together_and_a_refusal_is_remembered() {
         let mut memory = MemoryLimit::new(100);
-        assert!(memory.memory_growing(0, 60, None).unwrap());
-        assert!(!memory.memory_growing(0, 50, None).unwrap());
+        assert!(memory.grow(0, 60));
+        assert!(!memory.grow(0, 50));
         assert_eq!(memory.refused(), Some(110));
-        assert!(memory.memory_growing(60, 100, None).unwrap());
-        assert!(!memory.memory_growing(100, 101, None).unwrap());
+        assert!(memory.grow(60, 100));
+        assert!(!memory.grow(100, 101));
         assert_eq!(memory.refused(), Some(101));
     }
 
     #[test]
     fn a_growth_that_the_system_refused_is_not_counted() {
         let mut memory = MemoryLimit::new(100);
-        assert!(memory.memory_growing(0, 80, None).unwrap());
+        assert!(memory.grow(0, 80));
         memory
             .memory_grow_failed(wasmtime::Error::msg("no memory"))
             .unwrap();
-        assert!(memory.memory_growing(0, 100, None).unwrap());
+        assert!(memory.grow(0, 100));
         assert_eq!(memory.refused(), None);
     }
 
     /// In a slot of the pool the table's own bound would hide it.
-    #[test]
-    fn a_table_is_no_larger_than_its_limit() {
+    #[tokio::test]
+    async fn a_table_is_no_larger_than_its_limit() {
         let most = limits::TABLE_ELEMENTS;
         let mut memory = MemoryLimit::new(100);
-        assert!(memory.table_growing(0, most, None).unwrap());
-        assert!(!memory.table_growing(most, most + 1, None).unwrap());
+        assert!(memory.table_growing(0, most, None).await.unwrap());
+        assert!(!memory.table_growing(most, most + 1, None).await.unwrap());
     }
 }
