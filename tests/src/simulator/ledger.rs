@@ -195,9 +195,11 @@ impl Ledger {
         verdict
     }
 
+    /// What was unavoidable when the token was sent again stays so if the answer is written after all: it was too late for that. A third
+    /// request is not excused by it, see [`sent`](Self::sent).
     fn set(&mut self, id: Id, fate: Fate) {
         if let Some(exchange) = self.exchanges.get_mut(id)
-            && exchange.fate != Fate::Seen
+            && !matches!(exchange.fate, Fate::Seen | Fate::Unavoidable)
         {
             exchange.fate = fate;
         }
@@ -242,7 +244,7 @@ mod tests {
     #[test]
     fn a_death_is_excused_only_if_no_answer_with_the_successor_was_ours() {
         type Story = fn(&mut Ledger, Id);
-        let cases: [(Story, Verdict, &str); 11] = [
+        let cases: [(Story, Verdict, &str); 12] = [
             (|l, id| l.lost(id), Verdict::Excused, "the network lost it"),
             (
                 |l, _| l.killed(1, ms(50), None),
@@ -299,6 +301,16 @@ mod tests {
                 },
                 Verdict::Excused,
                 "the store took it from its holder until another took over",
+            ),
+            (
+                |l, id| {
+                    l.arrived(id, ms(50));
+                    let _ = l.sent(TOKEN, 2, EXCHANGE, true);
+                    l.seen(id);
+                    assert!(l.sent(TOKEN, 2, EXCHANGE, true).1.is_err());
+                },
+                Verdict::Excused,
+                "and it could be written just after the other had sent, who must not do so again",
             ),
             (
                 |l, id| {
