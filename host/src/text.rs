@@ -210,34 +210,56 @@ pub(crate) fn secret_suspicion(name: &str, value: &[u8]) -> Option<&'static str>
     suspicion(std::str::from_utf8(value).ok()?)
 }
 
+impl Odd {
+    /// What it is and not where: the place would tell how long a secret is.
+    pub(crate) fn kind(&self) -> String {
+        self.what.to_string()
+    }
+}
+
 /// E.g. `a line end (U+000A) at byte 7 of 7`.
 impl fmt::Display for Odd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.what {
-            What::Control(c @ ('\n' | '\r')) => write!(f, "a line end (U+{:04X})", u32::from(c))?,
-            What::Control('\t') => write!(f, "a tab (U+0009)")?,
-            What::Control(c) => write!(f, "a control character (U+{:04X})", u32::from(c))?,
-            What::Invisible(c) => write!(f, "an invisible character (U+{:04X})", u32::from(c))?,
-            What::NoBreakSpace => write!(f, "a no-break space (U+00A0)")?,
-            What::Other => write!(f, "a character other than ASCII")?,
-            What::NotText => write!(f, "something that is not UTF-8")?,
+        write!(f, "{} at byte {} of {}", self.what, self.byte, self.of)
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control(c @ ('\n' | '\r')) => write!(f, "a line end (U+{:04X})", u32::from(*c)),
+            Self::Control('\t') => write!(f, "a tab (U+0009)"),
+            Self::Control(c) => write!(f, "a control character (U+{:04X})", u32::from(*c)),
+            Self::Invisible(c) => write!(f, "an invisible character (U+{:04X})", u32::from(*c)),
+            Self::NoBreakSpace => write!(f, "a no-break space (U+00A0)"),
+            Self::Other => write!(f, "a character other than ASCII"),
+            Self::NotText => write!(f, "something that is not UTF-8"),
         }
-        write!(f, " at byte {} of {}", self.byte, self.of)
     }
 }
 
 /// The mend of an [`oddity`].
 pub(crate) const STORE_WITHOUT: &str = "store it without, e.g. with `printf %s`";
 
-/// What a value has that the secret of this name cannot have. What OAuth 2.0 calls by a name has the alphabet that it gives it
-/// (RFC 6749, appendix A); others are any bytes.
+/// What a value has that the secret of this name cannot have, and where, for whoever wrote it.
 pub(crate) fn oddity(name: &str, value: &[u8]) -> Option<String> {
-    let odd = alphabet_of(name)?.odd(value)?;
-    Some(format!(
-        "it has {odd}, which no `{name}` can have (RFC 6749, appendix A)"
-    ))
+    odd_as(name, value).map(|odd| format!("it has {odd}, {}", no_such(name)))
 }
 
+/// As [`oddity`], for whoever must not learn how long the value is.
+pub(crate) fn kind_of_oddity(name: &str, value: &[u8]) -> Option<String> {
+    odd_as(name, value).map(|odd| format!("it has {}, {}", odd.kind(), no_such(name)))
+}
+
+fn no_such(name: &str) -> String {
+    format!("which no `{name}` can have (RFC 6749, appendix A)")
+}
+
+fn odd_as(name: &str, value: &[u8]) -> Option<Odd> {
+    alphabet_of(name)?.odd(value)
+}
+
+/// What OAuth 2.0 calls by a name has the alphabet that it gives it (RFC 6749, appendix A); others are any bytes.
 fn alphabet_of(name: &str) -> Option<Alphabet> {
     match name {
         "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {

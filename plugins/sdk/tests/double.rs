@@ -179,6 +179,14 @@ fn what_is_computed_over_a_secret_is_one_and_is_sent_spelled() {
 fn nothing_looks_into_a_secret_that_the_plugin_made_unless_it_may_be_read() {
     let host = Host::new();
     host.secret("key", r#"{"n":"aa"}"#);
+    host.rotating_secret("rotating", r#"{"n":"aa"}"#);
+    let rotating = secrets::open("rotating").unwrap();
+    assert!(
+        rotating
+            .part("/n")
+            .unwrap_err()
+            .has_code("secret.not-whole")
+    );
     let key = secrets::open("key").unwrap();
     let made = secrets::join(&[Piece::Secret(&key, Encoding::Raw)]).unwrap();
     for failure in [

@@ -667,7 +667,7 @@ impl Call {
             FailureKind::InvalidConfig,
             "secret.mixed",
             format!(
-                "the plugin replaced secret `{name}` with one that may be sent to fewer origins or may not be read; a value must not gain rights by another name"
+                "the plugin replaced secret `{name}` with one that may be sent to fewer origins or may not be read, or with the bytes of a digest, signature or MAC; a value must not gain rights by another name"
             ),
         )
     }

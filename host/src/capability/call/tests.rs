@@ -137,7 +137,8 @@ async fn one_rule_holds_for_what_stands_around_a_secret() {
         key: key.to_owned(),
         pointer: pointer.map(str::to_owned),
     };
-    let blank_line = "it has a line end (U+000A) at byte 6 of 6, which no `client_secret` can have (RFC 6749, appendix A)";
+    let blank_line =
+        "it has a line end (U+000A), which no `client_secret` can have (RFC 6749, appendix A)";
     let utf16 = "it is UTF-16 text; save it as UTF-8";
     let written = |content: &str, expected: Result<&'static str, &'static str>| {
         let path = folder.path().join(fastrand::u64(..).to_string());
@@ -168,17 +169,11 @@ async fn one_rule_holds_for_what_stands_around_a_secret() {
     cases.extend(written("\u{feff}value\r\n", Ok("value")));
     cases.extend(written(" value ", Ok(" value ")));
     cases.extend(written("value\n\n", Err(blank_line)));
-    cases.extend(written(
-        "\nvalue",
-        Err("it has a line end (U+000A) at byte 1 of 6"),
-    ));
-    cases.extend(written(
-        "va\tlue",
-        Err("it has a tab (U+0009) at byte 3 of 6"),
-    ));
+    cases.extend(written("\nvalue", Err("it has a line end (U+000A), which")));
+    cases.extend(written("va\tlue", Err("it has a tab (U+0009), which")));
     cases.extend(written(
         "valu\u{e9}",
-        Err("it has a character other than ASCII at byte 5 of 6"),
+        Err("it has a character other than ASCII, which"),
     ));
     cases.extend(written("\u{feff}\n", Err("it is empty")));
     for (origin, in_environment, expected) in cases {

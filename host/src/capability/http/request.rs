@@ -251,20 +251,25 @@ fn headers(fields: &[(String, Value)]) -> Result<HeaderMap, Failure> {
                 "the value of header `{field}` holds a digest, signature or MAC as bytes; spell it in base64 or hex"
             )));
         }
-        let mut content = HeaderValue::from_bytes(value.expose()).map_err(|_| {
-            let odd = Alphabet::OneLine.odd(value.expose());
-            let odd = odd.map_or("a control character".to_owned(), |odd| odd.to_string());
-            let whose = match value.secret() {
-                Some(_) => "; the secret in it has it, store it without",
-                None => "",
-            };
-            invalid(format!("the value of header `{field}` has {odd}{whose}"))
-        })?;
+        let mut content = HeaderValue::from_bytes(value.expose())
+            .map_err(|_| invalid(format!("the value of header `{field}` has {}", odd(value))))?;
         // A plugin's own text may hold what was revealed to it.
         content.set_sensitive(true);
         headers.append(field, content);
     }
     Ok(headers)
+}
+
+/// What a header's value cannot have. Where it stands behind a secret, its place would tell how long that is.
+fn odd(value: &Value) -> String {
+    let odd = Alphabet::OneLine.odd(value.expose());
+    match value.secret() {
+        Some(_) => {
+            let kind = odd.map_or_else(|| "a control character".to_owned(), |odd| odd.kind());
+            format!("{kind}; if the secret in it has it, store it without")
+        }
+        None => odd.map_or_else(|| "a control character".to_owned(), |odd| odd.to_string()),
+    }
 }
 
 fn body(body: &Body, headers: &mut HeaderMap) -> Result<Vec<u8>, Failure> {

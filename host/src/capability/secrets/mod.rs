@@ -66,7 +66,7 @@ impl Reach {
 pub enum Make {
     /// Opened, or a part or a decoding of what was opened.
     Whole,
-    /// Text and secrets in a row.
+    /// Text and secrets in a row; and what rotates, for a plugin may have put it together in an earlier call.
     Joined,
     /// A digest, a signature or a MAC, or one joined raw: its bytes are of every kind, so that a spelling which takes only some
     /// would tell of them.
@@ -107,15 +107,17 @@ impl Lineage {
             Some(to) => to.iter().cloned().collect(),
             None => endpoints.clone(),
         };
-        let names = BTreeSet::from([name.to_owned()]);
+        let (make, rotating) = match secret.rotating {
+            true => (
+                Make::Joined,
+                BTreeMap::from([(name.to_owned(), generation)]),
+            ),
+            false => (Make::Whole, BTreeMap::new()),
+        };
         Self {
-            make: Make::Whole,
-            rotating: if secret.rotating {
-                BTreeMap::from([(name.to_owned(), generation)])
-            } else {
-                BTreeMap::new()
-            },
-            names,
+            make,
+            rotating,
+            names: BTreeSet::from([name.to_owned()]),
             revealable: job.source.reveal.contains(name),
             reach: Reach::Only(reach),
         }
@@ -203,6 +205,7 @@ struct Inner {
     size: usize,
     /// Of a joined value: everything in it that may not be read.
     made_of: Vec<SecretHandle>,
+    is_opened: bool,
 }
 
 /// What a plugin may not read counts in steps of this against limits: which of its requests are too large would tell its length to
@@ -235,6 +238,7 @@ impl SecretHandle {
             lineage,
             size,
             made_of: Vec::new(),
+            is_opened: false,
         }))
     }
 
@@ -248,7 +252,14 @@ impl SecretHandle {
         endpoints: &BTreeSet<Origin>,
     ) -> Self {
         let lineage = Lineage::of(job, name, secret, generation, endpoints);
-        Self::new(bytes, lineage)
+        let size = counted(bytes.expose_secret().len(), &lineage);
+        Self(Arc::new(Inner {
+            bytes,
+            lineage,
+            size,
+            made_of: Vec::new(),
+            is_opened: true,
+        }))
     }
 
     /// What it is made of and what that allows.
@@ -278,10 +289,12 @@ impl SecretHandle {
         std::iter::once(self).chain(&self.0.made_of)
     }
 
-    /// Whether both are one value with one lineage.
+    /// Whether both are one handle, or one secret opened twice. Values are not compared: of those that a plugin made, it would learn
+    /// which are equal.
     pub(super) fn is_same(&self, other: &Self) -> bool {
+        let are_opened = self.0.is_opened && other.0.is_opened;
         Arc::ptr_eq(&self.0, &other.0)
-            || self.lineage() == other.lineage() && self.expose() == other.expose()
+            || are_opened && self.lineage() == other.lineage() && self.expose() == other.expose()
     }
 
     /// A part or decoding of this value, with its restrictions and counted as it is: what is made of a secret is a secret too.
@@ -297,6 +310,7 @@ impl SecretHandle {
             lineage,
             size,
             made_of: Vec::new(),
+            is_opened: false,
         }))
     }
 
@@ -365,6 +379,7 @@ impl SecretHandle {
             lineage,
             size,
             made_of,
+            is_opened: false,
         })))
     }
 
@@ -398,8 +413,8 @@ impl SecretHandle {
             FailureKind::InvalidConfig,
             "secret.not-whole",
             format!(
-                "the plugin made a value of {} and {purpose}; that takes a secret as the job lists it, or a part or decoding of one",
-                self.lineage().listed()
+                "the plugin made {} itself, or may have, and {purpose}; that takes a secret that the job lists without `rotating: true`, or a part or decoding of one",
+                self.lineage().quoted()
             ),
         ))
     }
@@ -458,9 +473,10 @@ impl SecretHandle {
         Ok(self.taken_out(bytes))
     }
 
-    /// Whether this value may be kept under `name`: it must not get there what it may not do as itself.
+    /// Whether this value may be kept under another name: it must not get there what it may not do as itself.
     pub(super) fn may_become(&self, target: &Self) -> bool {
         self.lineage().reach.contains(&target.lineage().reach)
+            && !self.lineage().is_computed()
             && (self.lineage().revealable || !target.lineage().revealable)
     }
 }

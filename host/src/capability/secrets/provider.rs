@@ -16,7 +16,7 @@ use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
 use crate::json_member::NoText;
-use crate::text::{self, STORE_WITHOUT, oddity};
+use crate::text::{self, STORE_WITHOUT, kind_of_oddity};
 use crate::time::Timestamp;
 
 /// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
@@ -209,7 +209,8 @@ impl Asked<'_> {
             len if len > MAX_SECRET_BYTES => return Err(self.too_large()),
             _ => {}
         }
-        match oddity(self.name, value.expose_secret()) {
+        // The plugin that asks is told this, too.
+        match kind_of_oddity(self.name, value.expose_secret()) {
             Some(oddity) => {
                 let what = format!("{oddity}; {STORE_WITHOUT}");
                 Err(self.unusable("secret.malformed", &what))

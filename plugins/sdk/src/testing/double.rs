@@ -309,7 +309,8 @@ pub(crate) fn open(name: &str) -> Result<Handle, Failure> {
                 bytes: bytes.clone(),
                 shown: format!("{{{name}}}"),
                 names: vec![name.to_owned()],
-                whole: true,
+                // The plugin may have put together what rotates.
+                whole: !scene.rotating.iter().any(|rotating| rotating == name),
             });
         }
         if scene.missing.iter().any(|missing| missing == name) {

@@ -235,6 +235,59 @@ async fn sign_and_digest_tell_nothing_of_key_and_message() {
     assert_eq!(call.reveal(&mac).unwrap().len(), 32);
 }
 
+/// A rotating secret holds what a plugin put there, and is opened as if it had been listed.
+#[tokio::test]
+async fn nothing_is_told_of_a_value_by_way_of_a_rotating_secret() {
+    let modulus = URL_SAFE_NO_PAD.encode([0xc1; 256]);
+    let values = ["hunter22", "493817", &modulus];
+    let looked_into = async |call: &Call, pieces: &[Piece]| {
+        let made = Value::Secret(call.join(pieces).unwrap());
+        let put = outcome(call.replace("rt", made, None).await);
+        let opened = call.open("rt").await.unwrap();
+        put + &outcome(call.get_public_key(&opened))
+            + &outcome(call.part(&opened, "/493817"))
+            + &outcome(call.decode(&opened, Encoding::Hex))
+            + &outcome(call.sign(&opened, "EdDSA", text("m")))
+    };
+    tells_nothing(&values, async |call, secret| {
+        let around = |before: &str, after: &str| [own(before), raw(&secret), own(after)];
+        let mut outcomes = String::new();
+        for pieces in [
+            around(r#"{"kty":"RSA","e":"AQAB","n":""#, r#""}"#),
+            around("{\"", "\":\"found\"}"),
+            around("ab", "cd"),
+        ] {
+            outcomes += &looked_into(call, &pieces).await;
+        }
+        outcomes
+    })
+    .await;
+    // Its own value cannot get there by being put around itself.
+    let fixture = fixture("x");
+    let call = fixture.holding_call().await;
+    let token = call.open("rt").await.unwrap();
+    let pieces = [
+        own(r#"{"kty":"RSA","e":"AQAB","n":""#),
+        Piece::Secret(token, Encoding::Base64Url),
+        own(r#""}"#),
+    ];
+    let seen = looked_into(&call, &pieces).await;
+    assert!(!seen.contains("okok"), "{seen}");
+    // What is computed has no spelling that only some bytes have, whatever name it goes by.
+    tells_nothing(&["493817", "000000", "1", "22"], async |call, secret| {
+        let mut outcomes = String::new();
+        for message in ["a", "b", "c", "d"] {
+            let key = call.join(&[own(message)]).unwrap();
+            let mac = call.sign(&key, "HMAC-SHA1", Value::Secret(secret.clone()));
+            outcomes += &outcome(call.replace("rt", Value::Secret(mac.unwrap()), None).await);
+            let opened = call.open("rt").await.unwrap();
+            outcomes += &outcome(call.join(&[Piece::Secret(opened, Encoding::Quoted)]));
+        }
+        outcomes
+    })
+    .await;
+}
+
 /// A private key whose private half is the secret and whose public half is a guess.
 fn guessed_key(secret: &SecretHandle) -> Vec<Piece> {
     vec![
@@ -440,6 +493,49 @@ async fn what_send_refuses_tells_no_length_and_of_no_guess() {
                 url: ISSUER.to_owned(),
                 ..request
             };
+            outcomes += &outcome(call.send(request).await);
+        }
+        outcomes
+    })
+    .await;
+}
+
+/// What a plugin makes of a secret may be refused for what the plugin put into it.
+#[tokio::test]
+async fn a_header_that_cannot_be_sent_tells_nothing_of_what_else_is_in_it() {
+    for end in ["\n", "\u{1}", "\0 and more"] {
+        tells_nothing(&TEXTS, async |call, secret| {
+            let line = call.join(&[raw(&secret), own(end)]).unwrap();
+            let request = Request {
+                headers: vec![("x-secret".to_owned(), Value::Secret(line))],
+                ..get(ISSUER)
+            };
+            outcome(call.send(request).await)
+        })
+        .await;
+    }
+}
+
+/// What a call may send is bounded, and the bound must not tell which of two values are one.
+#[tokio::test]
+async fn how_many_secrets_can_be_sent_tells_nothing_of_equality() {
+    tells_nothing(&["4938", "7777"], async |call, secret| {
+        let with = |values: Vec<[Piece; 2]>| {
+            let value = |pieces: &[Piece; 2]| Value::Secret(call.join(pieces).unwrap());
+            let header = |pieces: &[Piece; 2]| ("x-guess".to_owned(), value(pieces));
+            Request {
+                headers: values.iter().map(header).collect(),
+                ..get(ISSUER)
+            }
+        };
+        // Two are the same if the guess is right.
+        let guess = |guess: u32| {
+            let guess = || own(guess.to_string());
+            [[guess(), raw(&secret)], [raw(&secret), guess()]]
+        };
+        let mut outcomes = String::new();
+        for guesses in [4910..4940, 1000..1002] {
+            let request = with(guesses.flat_map(guess).collect());
             outcomes += &outcome(call.send(request).await);
         }
         outcomes
