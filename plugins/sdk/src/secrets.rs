@@ -116,7 +116,8 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// `invalid-config` when the value is not JSON or has no string there.
+    /// `invalid-config` when the value is not JSON or has no string there; "secret.not-whole" when the plugin made the value, or may have, as with one that
+    /// rotates, and the job does not list all that is in it under `reveal`.
     pub fn part(&self, pointer: &str) -> Result<Secret, Failure> {
         host::part(&self.0, pointer).map(Secret)
     }
@@ -125,7 +126,7 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// `invalid-config` when the value is not in this encoding.
+    /// `invalid-config` when the value is not in this encoding; "secret.not-whole" as for [`Self::part`].
     pub fn decode(&self, encoding: Encoding) -> Result<Secret, Failure> {
         host::decode(&self.0, encoding).map(Secret)
     }
