@@ -119,6 +119,11 @@ impl Alphabet {
 }
 
 impl Odd {
+    /// What it is and not where: the place would tell how long a secret is.
+    pub(crate) fn kind(&self) -> String {
+        self.what.to_string()
+    }
+
     /// What to do about it, where the text is written by hand.
     pub(crate) const fn mend(self) -> &'static str {
         match self.what {
@@ -208,13 +213,6 @@ fn is_bare_variable(text: &str) -> bool {
 pub(crate) fn secret_suspicion(name: &str, value: &[u8]) -> Option<&'static str> {
     alphabet_of(name)?;
     suspicion(std::str::from_utf8(value).ok()?)
-}
-
-impl Odd {
-    /// What it is and not where: the place would tell how long a secret is.
-    pub(crate) fn kind(&self) -> String {
-        self.what.to_string()
-    }
 }
 
 /// E.g. `a line end (U+000A) at byte 7 of 7`.

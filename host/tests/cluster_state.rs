@@ -93,6 +93,13 @@ impl Scene {
         list["items"].as_array().unwrap().clone()
     }
 
+    /// The Secret of the chain that begins with this value.
+    fn secret_of(&self, store: &Store, first_value: &[u8]) -> Value {
+        let id = store.chain_id(first_value).to_string();
+        let ends = |secret: &Value| secret["metadata"]["name"].as_str().unwrap().ends_with(&id);
+        self.secrets().into_iter().find(ends).unwrap()
+    }
+
     /// How often each verb was used on Secrets so far.
     fn requests(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
@@ -791,10 +798,7 @@ async fn what_others_write_beside_a_chain_is_no_reason_to_doubt_it() {
     let (a, admin) = (job("a"), scene.server.admin());
     let store = scene.store().await;
     assert!(rotate(&store, &a, "v0", "v1").await);
-    let id = store.chain_id(b"v0").to_string();
-    let secrets = scene.secrets();
-    let ends = |secret: &&Value| secret["metadata"]["name"].as_str().unwrap().ends_with(&id);
-    let secret = secrets.iter().find(ends).unwrap();
+    let secret = scene.secret_of(&store, b"v0");
     let name = secret["metadata"]["name"].as_str().unwrap();
     let namespace = &scene.namespace;
     // A label, an annotation, and all of it as it is: so Secrets are encrypted anew in etcd.
@@ -823,10 +827,7 @@ async fn a_process_that_has_the_newest_value_is_not_set_back_by_an_older_copy() 
     let (a, admin) = (job("a"), scene.server.admin());
     let store = scene.store().await;
     assert!(rotate(&store, &a, "v0", "v1").await);
-    let id = store.chain_id(b"v0").to_string();
-    let secrets = scene.secrets();
-    let ends = |secret: &&Value| secret["metadata"]["name"].as_str().unwrap().ends_with(&id);
-    let copy = copied(secrets.iter().find(ends).unwrap());
+    let copy = copied(&scene.secret_of(&store, b"v0"));
     assert!(rotate(&store, &a, "v0", "v2").await);
     let name = copy["metadata"]["name"].as_str().unwrap();
     admin.replace_secret(&scene.namespace, name, &copy).unwrap();

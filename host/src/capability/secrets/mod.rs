@@ -205,6 +205,7 @@ struct Inner {
     size: usize,
     /// Of a joined value: everything in it that may not be read.
     made_of: Vec<SecretHandle>,
+    /// Whether it is a secret as the job lists it, and not what the plugin made of one.
     is_opened: bool,
 }
 
@@ -231,14 +232,15 @@ impl fmt::Debug for SecretHandle {
 }
 
 impl SecretHandle {
-    fn new(bytes: SecretSlice<u8>, lineage: Lineage) -> Self {
+    /// A value with nothing in it but itself.
+    fn new(bytes: SecretSlice<u8>, lineage: Lineage, is_opened: bool) -> Self {
         let size = counted(bytes.expose_secret().len(), &lineage);
         Self(Arc::new(Inner {
             bytes,
             lineage,
             size,
             made_of: Vec::new(),
-            is_opened: false,
+            is_opened,
         }))
     }
 
@@ -252,14 +254,7 @@ impl SecretHandle {
         endpoints: &BTreeSet<Origin>,
     ) -> Self {
         let lineage = Lineage::of(job, name, secret, generation, endpoints);
-        let size = counted(bytes.expose_secret().len(), &lineage);
-        Self(Arc::new(Inner {
-            bytes,
-            lineage,
-            size,
-            made_of: Vec::new(),
-            is_opened: true,
-        }))
+        Self::new(bytes, lineage, true)
     }
 
     /// What it is made of and what that allows.
@@ -319,7 +314,7 @@ impl SecretHandle {
         bytes: SecretSlice<u8>,
         of: impl IntoIterator<Item = &'a Self>,
     ) -> Self {
-        Self::new(bytes, Lineage::of_all(of).made(Make::Computed))
+        Self::new(bytes, Lineage::of_all(of).made(Make::Computed), false)
     }
 
     /// What stood in an answer where these values were found, with the restrictions of all of them.
@@ -333,7 +328,7 @@ impl SecretHandle {
         } else {
             Make::Joined
         };
-        Self::new(bytes, Lineage::of_all(with).made(make))
+        Self::new(bytes, Lineage::of_all(with).made(make), false)
     }
 
     /// The concatenation of `pieces`, with the restrictions of all of them.
