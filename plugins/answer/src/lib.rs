@@ -4,6 +4,8 @@
 mod json;
 mod text;
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 
 pub use text::decoded;
@@ -46,6 +48,9 @@ const HTML: [&str; 17] = [
 
 /// How far into XML its kind is looked for.
 const PROLOGUE: usize = 1024;
+
+/// How quotes are spelled in a text that was put into a page or into another text.
+const QUOTES: [&str; 4] = ["\\\"", "&quot;", "&#34;", "&#x22;"];
 
 /// Objects in a text that are looked into for tokens. Before the one that has them stand warnings, a head, or a few settings of a page.
 const MAX_OBJECTS: usize = 16;
@@ -115,11 +120,20 @@ impl Members {
     /// Whether there are a new token and the next refresh token: it was issued, whatever else the answer says.
     #[must_use]
     pub fn has_both_tokens(&self) -> bool {
-        self.is_whole && self.access_token().is_some() && self.refresh_token().is_some()
+        self.is_whole && self.came_with_both_tokens()
+    }
+
+    /// Whether both tokens came, although the rest may not have.
+    fn came_with_both_tokens(&self) -> bool {
+        self.access_token().is_some() && self.refresh_token().is_some()
     }
 
     fn has_a_token(&self) -> bool {
-        self.is_whole && (self.access_token().is_some() || self.refresh_token().is_some())
+        self.has_access_token() || self.has_refresh_token()
+    }
+
+    fn has_access_token(&self) -> bool {
+        self.is_whole && self.access_token().is_some()
     }
 
     fn has_refresh_token(&self) -> bool {
@@ -180,42 +194,65 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Content {
 
 /// The same where tokens are wrapped into something: a JSON object in a list or in another object, in a JSON text, behind another object or
 /// the warnings of a script, in a call of a function, in chunks that are not announced, in XML, in lines of names and values. The members of the
-/// object with the tokens are then there beside those of the one around it.
+/// object with the tokens are then there beside those of the one around it. Of what was cut, or is damaged, both tokens are found if both came.
 #[must_use]
 pub fn read_wrapped(content_type: Option<&str>, body: &[u8]) -> Content {
     let content = read(content_type, body);
+    let (both, a_token) = (Members::has_both_tokens, Members::has_a_token);
     let unwrapped = match &content {
-        Content::Members(found) if found.refresh_token().is_some() || !found.is_whole => None,
+        Content::Members(found) if found.refresh_token().is_some() => None,
+        Content::Members(found) if !found.is_whole => in_damaged(&decoded(body)),
         Content::Members(found) if found.access_token().is_some() => {
             inner(found, Members::has_refresh_token)
         }
         Content::Members(found) if found.text("error").is_some() => {
-            let both = Members::has_both_tokens;
-            inner(found, both).or_else(|| in_text(&decoded(body)).filter(both))
+            inner(found, both).or_else(|| in_text(&decoded(body), a_token).filter(both))
         }
         Content::Members(found) => {
-            inner(found, Members::has_a_token).or_else(|| in_text(&decoded(body)))
+            both_or_each(|wanted| inner(found, wanted)).or_else(|| in_text(&decoded(body), a_token))
         }
-        Content::Json(Value::String(text)) => in_text(text).or_else(|| in_base64(text)),
-        Content::Json(value) => in_value(value, Members::has_a_token),
+        Content::Json(Value::String(text)) => in_text(text, a_token)
+            .or_else(|| in_base64(text))
+            .or_else(|| in_damaged(text)),
+        Content::Json(value) => both_or_each(|wanted| in_value(value, wanted)),
         Content::Html => {
             let text = decoded(body);
-            in_text(&text).or_else(|| in_text(&text.replace("&quot;", "\"").replace("&#34;", "\"")))
+            in_text(&text, a_token).or_else(|| in_damaged(&text))
         }
         Content::Other => {
             let text = decoded(body);
-            in_text(&text).or_else(|| in_base64(&text))
+            in_text(&text, a_token)
+                .or_else(|| in_base64(&text))
+                .or_else(|| in_damaged(&text))
         }
         Content::Empty | Content::Form(_) => None,
     };
-    match (unwrapped, &content) {
-        (Some(members), _) => Content::Members(members),
-        (None, Content::Form(found)) if found.refresh_token().is_none() => {
-            named(&decoded(body)).map_or(content, Content::Form)
-        }
-        (None, Content::Other) => named(&decoded(body)).map_or(content, Content::Form),
-        (None, _) => content,
+    let may_be_named = match &content {
+        Content::Members(found) => !found.is_whole && found.refresh_token().is_none(),
+        Content::Form(found) => found.refresh_token().is_none(),
+        Content::Other => true,
+        Content::Empty | Content::Html | Content::Json(_) => false,
+    };
+    match unwrapped {
+        Some(members) => Content::Members(members),
+        None if may_be_named => named(&decoded(body)).map_or(content, Content::Form),
+        None => content,
     }
+}
+
+/// The object with both tokens, or else the one with the access token, with the refresh token of another: what was sent may be repeated beside
+/// what was issued.
+fn both_or_each(find: impl Fn(fn(&Members) -> bool) -> Option<Members>) -> Option<Members> {
+    find(Members::has_both_tokens).or_else(|| {
+        let refreshing = find(Members::has_refresh_token);
+        let Some(mut found) = find(Members::has_access_token) else {
+            return refreshing;
+        };
+        if let Some(token) = refreshing.as_ref().and_then(Members::refresh_token) {
+            found.members.insert(REFRESH_TOKEN.to_owned(), token.into());
+        }
+        Some(found)
+    })
 }
 
 /// What the outer object says stands before what the inner one says.
@@ -246,20 +283,37 @@ fn in_value(value: &Value, wanted: fn(&Members) -> bool) -> Option<Members> {
             members.values().find_map(|value| in_value(value, wanted))
         }
         Value::Array(items) => items.iter().find_map(|item| in_value(item, wanted)),
-        Value::String(text) => in_text(text).filter(Members::has_both_tokens),
+        Value::String(text) => in_text(text, Members::has_a_token).filter(Members::has_both_tokens),
         _ => None,
     }
 }
 
-/// The first object with a token in a text: near its beginning, or else near its end.
-fn in_text(text: &str) -> Option<Members> {
+/// The first object with both tokens in a text of which a part is missing or wrong, however its quotes are spelled. Members are there only if they
+/// came whole.
+fn in_damaged(text: &str) -> Option<Members> {
+    let both = Members::came_with_both_tokens;
+    let mut spelled = QUOTES.iter().filter(|quote| text.contains(**quote));
+    in_text(text, both)
+        .or_else(|| spelled.find_map(|quote| in_text(&text.replace(quote, "\""), both)))
+}
+
+/// The first object of the wanted kind in a text: near its beginning, or else near its end.
+fn in_text(text: &str, wanted: fn(&Members) -> bool) -> Option<Members> {
     let beginning = text.floor_char_boundary(MAX_WRAPPED);
     let end = text.len().saturating_sub(MAX_WRAPPED).max(beginning);
-    in_part(text, 0, beginning).or_else(|| in_part(text, text.ceil_char_boundary(end), text.len()))
+    let end = text.ceil_char_boundary(end);
+    in_part(text, 0..beginning, wanted).or_else(|| in_part(text, end..text.len(), wanted))
 }
 
 /// The same of the objects that begin in a part of it. Of many the last ones are left out.
-fn in_part(text: &str, mut from: usize, to: usize) -> Option<Members> {
+fn in_part(
+    text: &str,
+    Range {
+        start: mut from,
+        end: to,
+    }: Range<usize>,
+    wanted: fn(&Members) -> bool,
+) -> Option<Members> {
     let mut objects = 0;
     while let Some(at) = text.get(from..to)?.find('{') {
         from += at + 1;
@@ -269,7 +323,7 @@ fn in_part(text: &str, mut from: usize, to: usize) -> Option<Members> {
         }
         let (members, is_whole) = json::object(text.get(from - 1..)?);
         let found = Members { members, is_whole };
-        if found.has_a_token() {
+        if wanted(&found) {
             return Some(found);
         }
         objects += 1;
@@ -343,23 +397,46 @@ fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// The value that stands behind a name: in quotes, in an element, or up to the next blank or separator.
+/// The value that stands behind a name: in quotes, in an element, or up to the next blank or separator. One in quotes or in an element has an end.
 fn value_behind(text: &str) -> Option<&str> {
     const CDATA: &str = "<![CDATA[";
     let value = text.trim_start_matches(['"', '\'', '>', '=', ':', ' ', '\t', '\r', '\n']);
     let between = text.get(..text.len() - value.len())?;
-    let last = between.bytes().next_back()?;
+    let gap = between.trim_start_matches(['"', '\'']);
+    let is_own_line = gap.len() < between.len() && gap.contains('\n');
+    if gap.trim().is_empty() && !is_own_line {
+        return value_of_element(text);
+    }
     let value = value.strip_prefix(CDATA).unwrap_or(value);
-    let ends: &[char] = match last {
-        b'"' => &['"'],
-        b'\'' => &['\''],
-        b'>' => &['<', ']'],
-        _ => &[' ', '\t', '\r', '\n', ',', ';', '&', '<', '"', '\''],
+    let end = match between.bytes().next_back()? {
+        b'"' => value.find('"')?,
+        b'\'' => value.find('\'')?,
+        b'>' => value.find(['<', ']'])?,
+        _ => {
+            let ends = [' ', '\t', '\r', '\n', ',', ';', '&', '<', '"', '\''];
+            value.find(ends).unwrap_or(value.len())
+        }
     };
-    let end = value.find(ends).unwrap_or(value.len());
     let value = value.get(..end)?;
     let begins_well = value.starts_with(|c: char| is_of_name(c) || ".~+/".contains(c));
-    (begins_well && !between.trim().is_empty()).then_some(value)
+    begins_well.then_some(value)
+}
+
+/// The value where other attributes stand behind the name: `<access_token type="jwt">VALUE</`, `<input name="access_token" value="VALUE">`.
+fn value_of_element(behind: &str) -> Option<&str> {
+    let (tag, content) = behind.split_once('>')?;
+    let mut attributes = tag
+        .trim_start_matches(['"', '\''])
+        .trim_end_matches('/')
+        .split_whitespace()
+        .map(|attribute| attribute.split_once('='));
+    let is_tag = attributes.clone().all(|attribute| attribute.is_some());
+    let value = attributes.find_map(|attribute| attribute.filter(|(name, _)| *name == "value"));
+    match value {
+        _ if !is_tag => None,
+        Some((_, value)) => Some(value.trim_matches(['"', '\''])),
+        None => content.split_once('<').map(|(value, _)| value.trim()),
+    }
 }
 
 /// The JSON value that a body holds, whatever it is.

@@ -235,6 +235,13 @@ fn tokens_are_found_by_their_names_in_what_is_neither_json_nor_a_form() {
         "<?xml version=\"1.0\"?>\n<r>\n <access_token>$A</access_token>\n <refresh_token>$R</refresh_token>\n</r>",
         "<r><AccessToken>$A</AccessToken><x/><RefreshToken>$R</RefreshToken></r>",
         "<r access_token=\"$A\" refresh_token='$R'/>",
+        "<x:r xmlns:x=\"u\"><x:access_token type=\"jwt\">$A</x:access_token><x:refresh_token x:n=\"1\">\n$R\n</x:refresh_token></x:r>",
+        "<r><item name=\"access_token\" value=\"$A\"/><item name='refresh_token' value='$R' /></r>",
+        // Objects in which not only the tokens are damaged.
+        "{\"access_token\"=\"$A\",\"refresh_token\"=\"$R\"}",
+        "{\"access_token\" => \"$A\", \"refresh_token\" => \"$R\"}",
+        "{\"access_token\":\"$A\";\"expires_in\":2;\"refresh_token\":\"$R\"}",
+        "{\"token_type\":\"a \"b\" c\",\"access_token\":\"$A\",\"refresh_token\":\"$R\"}",
         "<r><access_token><![CDATA[$A]]></access_token><refresh_token><![CDATA[$R]]></refresh_token></r>",
         "access_token = \"$A\"\nrefresh_token = \"$R\"\n",
         "access_token: $A\nrefresh_token: $R\nexpires_in: 60\n",
@@ -254,6 +261,9 @@ fn tokens_are_found_by_their_names_in_what_is_neither_json_nor_a_form() {
     }
     for body in [
         "the access_token and the refresh_token",
+        "the access_token\nis_not_to_be_had_now and the refresh_token\nis_not_to_be_had_either",
+        "<r><m>access_token missing</m>0123456789abcdef<m>refresh_token missing</m>0123456789abcdef</r>",
+        "{\"access_token\"=\"access.0123456789\",\"refresh_token\"=\"refresh-01234567",
         "access_token: missing, refresh_token: missing",
         "the access_token is_not_to_be_had_now and the refresh_token is_not_to_be_had_either",
         "access_token: access.0123456789",
@@ -266,6 +276,64 @@ fn tokens_are_found_by_their_names_in_what_is_neither_json_nor_a_form() {
             read(Some("text/plain"), body.as_bytes()),
             "{body}"
         );
+    }
+}
+
+#[test]
+fn of_two_objects_with_a_token_the_one_with_both_counts_or_each_has_one() {
+    for body in [
+        r#"{"request":{"refresh_token":"sent"},"response":{"access_token":"a","refresh_token":"r"}}"#,
+        r#"[{"refresh_token":"sent"},{"access_token":"a","refresh_token":"r"}]"#,
+        r#"{"access":{"access_token":"a"},"renewal":{"refresh_token":"r"}}"#,
+        r#"{"renewal":{"refresh_token":"r"},"access":{"access_token":"a"}}"#,
+    ] {
+        let Content::Members(found) = read_wrapped(None, body.as_bytes()) else {
+            panic!("{body}");
+        };
+        assert_eq!(
+            (found.access_token(), found.refresh_token()),
+            (Some("a"), Some("r")),
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn of_wrapped_tokens_that_were_cut_both_are_there_or_none() {
+    const TOKENS: &str = r#"{"access_token":"a-1","expires_in":60,"refresh_token":"r-1""#;
+    for before in [
+        r#"{"data":"#,
+        r#"{"x":[1],"data":{"result":"#,
+        "[",
+        "cb(",
+        "Warning: x\n",
+        "<html><pre>",
+    ] {
+        for is_escaped in [false, true] {
+            let tokens = match (is_escaped, before) {
+                (false, _) => TOKENS.to_owned(),
+                (true, "<html><pre>") => TOKENS.replace('"', "&quot;"),
+                (true, _) => format!("\"{}", TOKENS.replace('"', "\\\"")),
+            };
+            let whole = format!("{before}{tokens}");
+            for end in before.len()..=whole.len() {
+                let body = &whole[..end];
+                let tokens = match read_wrapped(None, body.as_bytes()) {
+                    Content::Members(found) | Content::Form(found) => Some((
+                        found.access_token().map(str::to_owned),
+                        found.refresh_token().map(str::to_owned),
+                    )),
+                    _ => None,
+                };
+                let tokens = tokens.unwrap_or_default();
+                if end == whole.len() {
+                    let both = (Some("a-1".to_owned()), Some("r-1".to_owned()));
+                    assert_eq!(tokens, both, "{body}");
+                } else {
+                    assert_eq!(tokens, (None, None), "{body}");
+                }
+            }
+        }
     }
 }
 

@@ -764,6 +764,38 @@ const ODD_ANSWERS: &[(&str, OddDress)] = &[
             t.json().trim_end_matches('}'),
         )
     }),
+    ("cut behind the successor, in data", |t| {
+        with_head(
+            "HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n",
+            format!("{{\"data\":{}", t.json().trim_end_matches('}')),
+        )
+    }),
+    ("cut behind the successor, in a text", |t| {
+        let json = t.json().replace('"', "\\\"");
+        let cut = json.trim_end_matches('}');
+        with_head(OK, format!("{{\"statusCode\":200,\"body\":\"{cut}"))
+    }),
+    ("what was sent before it", |t| {
+        let sent = "rt-0123456789abcdef-of-the-request";
+        let request = format!("{{\"refresh_token\":\"{sent}\"}}");
+        with_body(format!(
+            "{{\"request\":{request},\"response\":{}}}",
+            t.json()
+        ))
+    }),
+    ("a text that ends in its middle", |t| {
+        with_body(t.json().replace("Bearer", "Be\"ar\"er"))
+    }),
+    ("semicolons", |t| with_body(t.json().replace(',', ";"))),
+    ("XML with attributes", |t| {
+        let (access, refresh) = (&t.access, &t.refresh);
+        with_head(
+            OK,
+            format!(
+                "<?xml version=\"1.0\"?><x:r xmlns:x=\"u\"><x:access_token type=\"jwt\">{access}</x:access_token><x:refresh_token type=\"opaque\">{refresh}</x:refresh_token></x:r>"
+            ),
+        )
+    }),
     ("behind more than is read at once", |t| {
         with_body(format!(
             "{{\"x\":\"{}\",{}",

@@ -180,9 +180,12 @@ impl Candidate {
         let read = |bytes: &[u8]| evertoken_answer::read_wrapped(said("content-type"), bytes);
         let mut content = read(&decoded.bytes);
         if body.is_cut && matches!(content, Content::Form(_)) {
-            // A field that is cut looks like one that is whole.
-            let last = decoded.bytes.iter().rposition(|byte| *byte == b'&');
-            decoded.bytes.truncate(last.unwrap_or_default());
+            // A field that is cut looks like one that is whole, unless something stands behind it.
+            let plain = evertoken_answer::read(said("content-type"), &decoded.bytes);
+            let is_form = matches!(plain, Content::Form(_));
+            let ends = |byte: &u8| *byte == b'&' || !is_form && b"<\"'\n".contains(byte);
+            let last = decoded.bytes.iter().rposition(ends);
+            decoded.bytes.truncate(last.map_or(0, |last| last + 1));
             content = read(&decoded.bytes);
         }
         Self {

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use secrecy::ExposeSecret;
 
 use super::*;
 use crate::time::Timestamp;
@@ -318,6 +319,32 @@ fn of_a_form_that_was_cut_only_the_fields_that_another_one_follows_are_used() {
             assert_eq!(reading.successor.is_some(), is_certain, "{end}");
             let body = String::from_utf8_lossy(&reading.response.body);
             assert!(!body.contains("expires_in"), "{body}");
+        }
+    }
+}
+
+#[test]
+fn of_names_and_values_that_were_cut_only_what_is_certain_is_used() {
+    const SUCCESSOR: &str = "rt-0123456789abcdef";
+    for body in [
+        "<r><access_token>at-0123456789abcdef</access_token><refresh_token>rt-0123456789abcdef</refresh_token></r>",
+        "access_token: at-0123456789abcdef\nrefresh_token: rt-0123456789abcdef\nexpires_in: 60\n",
+        r#"{"access_token"="at-0123456789abcdef","refresh_token"="rt-0123456789abcdef","#,
+        r#"{"data":{"access_token":"at-0123456789abcdef","refresh_token":"rt-0123456789abcdef","x":1}}"#,
+    ] {
+        for end in 0..body.len() {
+            let came = &body[..end];
+            let message = message("content-length: 9999\r\n", came.as_bytes());
+            let reading = read(message, false).filter(Reading::is_of_use);
+            let successor = reading.as_ref().and_then(|reading| {
+                let successor = reading.successor.as_ref()?;
+                Some(successor.expose_secret())
+            });
+            let behind = came.split(SUCCESSOR).nth(1);
+            let is_certain = behind.is_some_and(|behind| !behind.is_empty());
+            assert_eq!(successor, is_certain.then_some(SUCCESSOR), "{came}");
+            let is_taken = reading.is_some_and(|reading| reading.meaning == Meaning::Taken);
+            assert_eq!(is_taken, is_certain, "{came}");
         }
     }
 }
