@@ -131,8 +131,12 @@ impl Host {
         let call = self.call_holding(&called, &endpoints, held);
         let began = call.now();
         let result = source.acquire(&called, &call).await;
-        let result = result.map(|token| call.ending_as_its_job_knows(call.published(token)));
-        let left_open = journal::close(call.held(), ending(&result, &call), replayed.is_some());
+        let ending = ending(&result, &call);
+        let result = result.and_then(|token| {
+            let published = call.published(token).map_err(Unsuccessful::Said)?;
+            Ok(call.ending_as_its_job_knows(published))
+        });
+        let left_open = journal::close(call.held(), ending, replayed.is_some());
         let left_open = left_open.await.unwrap_or_else(|failure| {
             tracing::warn!(job = %job.id, error = %failure, "what a call left open cannot be closed; it is settled before the next call");
             false

@@ -10,6 +10,7 @@ use std::fmt;
 use std::ops::Range;
 
 use data_encoding::{BASE32_NOPAD, HEXUPPER};
+use memchr::memmem;
 use secrecy::SecretSlice;
 use zeroize::Zeroizing;
 
@@ -20,6 +21,7 @@ use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::worker;
 
 /// Different values that one call may send. A request has one to three, and each is looked for in each answer.
 pub(super) const MAX_SENT: usize = 64;
@@ -54,9 +56,16 @@ pub(super) struct Echoes {
     sent: Vec<SecretHandle>,
     /// Drawn with the first marker.
     call_digits: String,
-    replaced: Vec<SecretHandle>,
+    replaced: Vec<Replaced>,
     /// What issuers call a token and has markers in it.
     tokens: Vec<String>,
+}
+
+/// What a marker stands for.
+struct Replaced {
+    secret: SecretHandle,
+    /// Whether nothing that the plugin put together was found there.
+    is_own: bool,
 }
 
 /// How many, none of them.
@@ -159,9 +168,7 @@ impl Echoes {
 
     /// `text` with markers where something sought stands, as it is or as whoever decodes it reads it; none: nothing is there.
     fn without(&mut self, text: &[u8], sought: &Sought<'_>) -> Option<Vec<u8>> {
-        let views = Escapes::ALL
-            .iter()
-            .filter_map(|escapes| View::of(text, *escapes));
+        let views = View::all(text);
         let hits = joined(text, views.flat_map(|view| sought.hits(&view)).collect());
         if hits.is_empty() {
             return None;
@@ -184,13 +191,15 @@ impl Echoes {
             return WITHHELD.to_owned();
         }
         let found = &hit.found;
-        let stands_for = match sought.owners(hit).as_slice() {
+        let owners = sought.owners(hit);
+        let secret = match owners.as_slice() {
             [only] if only.expose() == found.as_slice() => (*only).clone(),
             owners => {
                 SecretHandle::answered(SecretSlice::from(found.to_vec()), owners.iter().copied())
             }
         };
-        self.replaced.push(stands_for);
+        let is_own = owners.iter().all(|owner| owner.is_own());
+        self.replaced.push(Replaced { secret, is_own });
         let prefix = if found.iter().all(u8::is_ascii_digit) {
             ""
         } else {
@@ -223,15 +232,55 @@ impl Echoes {
         self.tokens.extend(found);
     }
 
-    /// The token as it is published: as the issuer sent it, if the issuer called it one. Whatever else has markers in it was put
-    /// together by the plugin, and a plugin publishes no secret that it may not read.
-    pub(super) fn published(&self, token: &str) -> Option<String> {
-        let pieces = self.pieces(token)?;
-        if !self.tokens.iter().any(|known| known == token) {
-            return None;
+    /// A text of the plugin's as it is published.
+    ///
+    /// A token is published as its issuer made it, also where that has a secret in it: names of clients and users are in many. What only
+    /// came back of a request is not the issuer's: the plugin chose where it stands and what that is called, and formatters and other
+    /// jobs read what is published.
+    ///
+    /// # Errors
+    /// `secret.not-revealed`.
+    pub(super) fn published(&self, text: &str) -> Result<String, Failure> {
+        let Some(pieces) = self.pieces(text) else {
+            return Ok(text.to_owned());
+        };
+        let token = SecretHandle::join(&pieces)?;
+        let is_called_token = self.tokens.iter().any(|known| known == text);
+        let is_made_by_issuer =
+            is_called_token && !self.is_put_together(text) && !self.is_repeated(token.expose());
+        let token_text = std::str::from_utf8(token.expose()).ok();
+        match token_text.filter(|_| is_made_by_issuer) {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(not_revealed(&token)),
         }
-        let joined = SecretHandle::join(&pieces).ok()?;
-        String::from_utf8(joined.expose().to_vec()).ok()
+    }
+
+    /// A text of the plugin's that may be shown: nothing that it may not read is in it.
+    ///
+    /// # Errors
+    /// `secret.not-revealed`.
+    pub(super) fn shown(&self, text: &str) -> Result<String, Failure> {
+        match self.pieces(text) {
+            None => Ok(text.to_owned()),
+            Some(pieces) => Err(not_revealed(&SecretHandle::join(&pieces)?)),
+        }
+    }
+
+    /// Whether something of the plugin's making stands in the text.
+    fn is_put_together(&self, text: &str) -> bool {
+        self.markers(text).any(|marker| !marker.is_own)
+    }
+
+    /// Whether a request had the token in it, as it is or as whoever undoes escapes reads it.
+    fn is_repeated(&self, token: &[u8]) -> bool {
+        let token = memmem::Finder::new(token.trim_ascii());
+        let sent = self.sent.iter().map(|sent| sent.expose().len());
+        let work = Escapes::READINGS.len() * sent.sum::<usize>();
+        let has_token = |view: View<'_>| token.find(&view.bytes).is_some();
+        worker::aside_if_large(work, || {
+            let mut sent = self.sent.iter();
+            sent.any(|sent| View::all(sent.expose()).any(has_token))
+        })
     }
 
     /// The value with what its markers stand for.
@@ -253,16 +302,21 @@ impl Echoes {
 
     /// Whether the text has markers in it.
     pub(super) fn has_marker(&self, text: &str) -> bool {
-        self.first_marker(text).is_some()
+        self.markers(text).next().is_some()
     }
 
     /// The pieces of `text` with what its markers stand for; none: it has no markers.
     pub(super) fn pieces(&self, text: &str) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut rest = text;
-        while let Some((before, secret, after)) = self.first_marker(rest) {
+        while let Some(Marker {
+            before,
+            stands_for,
+            after,
+        }) = self.first_marker(rest)
+        {
             pieces.push(Piece::Text(before.to_owned()));
-            pieces.push(Piece::Secret(secret.clone(), Encoding::Raw));
+            pieces.push(Piece::Secret(stands_for.secret.clone(), Encoding::Raw));
             rest = after;
         }
         if pieces.is_empty() {
@@ -273,7 +327,14 @@ impl Echoes {
         Some(pieces)
     }
 
-    fn first_marker<'a>(&self, text: &'a str) -> Option<(&'a str, &SecretHandle, &'a str)> {
+    /// What the markers in the text stand for, in order.
+    fn markers<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a Replaced> {
+        let first = self.first_marker(text);
+        let markers = std::iter::successors(first, |marker| self.first_marker(marker.after));
+        markers.map(|marker| marker.stands_for)
+    }
+
+    fn first_marker<'a>(&'a self, text: &'a str) -> Option<Marker<'a>> {
         if self.call_digits.is_empty() {
             return None;
         }
@@ -281,10 +342,20 @@ impl Echoes {
             let (before, marker) = text.split_at(at);
             let (_, number) = marker.split_at_checked(CALL_DIGITS)?;
             let (number, after) = number.split_at_checked(MARKER_DIGITS)?;
-            let secret = self.replaced.get(number.parse::<usize>().ok()?)?;
-            Some((before.strip_suffix(PREFIX).unwrap_or(before), secret, after))
+            Some(Marker {
+                before: before.strip_suffix(PREFIX).unwrap_or(before),
+                stands_for: self.replaced.get(number.parse::<usize>().ok()?)?,
+                after,
+            })
         })
     }
+}
+
+/// A text's first marker, and what stands around it.
+struct Marker<'a> {
+    before: &'a str,
+    stands_for: &'a Replaced,
+    after: &'a str,
 }
 
 fn tokens_in(name: &str, json: &serde_json::Value, found: &mut Vec<String>) {
@@ -300,6 +371,17 @@ fn tokens_in(name: &str, json: &serde_json::Value, found: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+fn not_revealed(token: &SecretHandle) -> Failure {
+    let names = token.lineage().quoted();
+    Failure::new(
+        FailureKind::InvalidConfig,
+        "secret.not-revealed",
+        format!(
+            "what the plugin returned to be published repeats {names}, as an answer did; if whoever reads the token may read that, list it under `reveal`"
+        ),
+    )
 }
 
 /// `access_token`, `idToken`.
@@ -341,10 +423,13 @@ impl<'a> Sought<'a> {
 
     fn hits(&self, view: &View<'_>) -> Vec<Hit> {
         let places = self.all.places(&view.bytes).into_iter();
-        let hits = places.map(|place| Hit {
-            place: view.place(&place),
-            found: Zeroizing::new(view.bytes.get(place).unwrap_or_default().to_vec()),
-            inside: Vec::new(),
+        let hits = places.map(|range| {
+            let spelling = view.bytes.get(range.clone()).unwrap_or_default();
+            Hit {
+                place: view.place(&range),
+                found: Zeroizing::new(view.found(&range).to_vec()),
+                inside: vec![Zeroizing::new(spelling.to_vec())],
+            }
         });
         hits.collect()
     }
@@ -429,15 +514,38 @@ fn inside_base32(secret: &[u8], offset: usize) -> Zeroizing<Vec<u8>> {
 /// How a text is read by whoever undoes escapes in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Escapes {
-    None,
     Json,
     Percent,
     Form,
     Xml,
+    /// Whichever of JSON, percent and XML stands there.
+    Any,
+    /// Digits of hex are of either case.
+    HexCase,
+    /// Base64 comes in lines (RFC 2045 §6.8, RFC 7468 §2).
+    Lines,
 }
 
 impl Escapes {
-    const ALL: [Self; 5] = [Self::None, Self::Json, Self::Percent, Self::Form, Self::Xml];
+    /// The ways in which a text is looked through: what is undone, one after the other. Two deep, as texts are put into others.
+    const READINGS: [&[Self]; 11] = [
+        &[],
+        &[Self::Json],
+        &[Self::Percent],
+        &[Self::Form],
+        &[Self::Xml],
+        &[Self::HexCase],
+        &[Self::Lines],
+        &[Self::Json, Self::Json],
+        &[Self::Percent, Self::Percent],
+        &[Self::Any, Self::Any],
+        &[Self::Json, Self::Lines],
+    ];
+
+    /// Whether what is undone is a part of what stands there.
+    fn is_loose(self) -> bool {
+        matches!(self, Self::HexCase | Self::Lines)
+    }
 
     /// Reads the escape that `text` begins with into `to`, and says how long it is; none: it begins with no escape.
     fn read(self, text: &[u8], to: &mut Vec<u8>) -> Option<usize> {
@@ -446,6 +554,14 @@ impl Escapes {
                 to.push(b' ');
                 Some(1)
             }
+            (Self::Any, [b'\\', ..]) => Self::Json.read(text, to),
+            (Self::Any, [b'%', ..]) => Self::Percent.read(text, to),
+            (Self::Any, [b'&', ..]) => Self::Xml.read(text, to),
+            (Self::HexCase, [digit @ b'A'..=b'F', ..]) => {
+                to.push(digit.to_ascii_lowercase());
+                Some(1)
+            }
+            (Self::Lines, [b'\r' | b'\n', ..]) => Some(1),
             (Self::Form | Self::Percent, [b'%', high, low, ..]) => {
                 to.push(u8::try_from(hex(&[*high, *low])?).ok()?);
                 Some(3)
@@ -499,7 +615,9 @@ impl Escapes {
     fn are_in(self, text: &[u8]) -> bool {
         let has = |byte| memchr::memchr(byte, text).is_some();
         match self {
-            Self::None => true,
+            Self::Any => memchr::memchr3(b'\\', b'%', b'&', text).is_some(),
+            Self::HexCase => text.iter().any(|byte| matches!(byte, b'A'..=b'F')),
+            Self::Lines => memchr::memchr2(b'\r', b'\n', text).is_some(),
             Self::Json => has(b'\\'),
             Self::Percent => has(b'%'),
             Self::Form => has(b'+'),
@@ -515,58 +633,81 @@ fn hex(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok().filter(|_| is_hex)
 }
 
-/// A text without escapes, and where in the text each byte came from.
+/// A text as whoever undoes escapes reads it.
 struct View<'a> {
     bytes: Cow<'a, [u8]>,
-    /// None: they are the text's own.
-    places: Option<Vec<usize>>,
-    end: usize,
+    of: Option<Box<Undone<'a>>>,
+}
+
+/// What a view was made of.
+struct Undone<'a> {
+    view: View<'a>,
+    escapes: Escapes,
+    /// Where each byte came from, escapes whole.
+    places: Vec<Range<usize>>,
 }
 
 impl<'a> View<'a> {
+    /// The text in each way in which it may be read differently.
+    fn all(text: &'a [u8]) -> impl Iterator<Item = Self> {
+        let whole = || Self {
+            bytes: Cow::Borrowed(text),
+            of: None,
+        };
+        let readings = Escapes::READINGS.iter();
+        readings.filter_map(move |reading| {
+            let mut escapes = reading.iter();
+            escapes.try_fold(whole(), |view, escapes| view.without(*escapes))
+        })
+    }
+
     /// None: it has no such escapes.
-    fn of(text: &'a [u8], escapes: Escapes) -> Option<Self> {
-        if !escapes.are_in(text) {
+    fn without(self, escapes: Escapes) -> Option<Self> {
+        if !escapes.are_in(&self.bytes) {
             return None;
         }
-        let end = text.len();
-        if escapes == Escapes::None {
-            return Some(Self {
-                bytes: Cow::Borrowed(text),
-                places: None,
-                end,
-            });
-        }
-        let mut bytes = Vec::with_capacity(end);
-        let mut places = Vec::with_capacity(end);
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        let mut places = Vec::with_capacity(self.bytes.len());
         let mut at = 0;
-        while let Some(rest @ [first, ..]) = text.get(at..) {
+        while let Some(rest @ [first, ..]) = self.bytes.get(at..) {
             let read = escapes.read(rest, &mut bytes).unwrap_or_else(|| {
                 bytes.push(*first);
                 1
             });
-            places.resize(bytes.len(), at);
+            places.resize(bytes.len(), at..at + read);
             at += read;
         }
         Some(Self {
             bytes: Cow::Owned(bytes),
-            places: Some(places),
-            end,
+            of: Some(Box::new(Undone {
+                view: self,
+                escapes,
+                places,
+            })),
         })
     }
 
-    /// Where a range of the bytes stands in the text, escapes whole.
+    /// Where a range of the bytes stands in the text.
     fn place(&self, range: &Range<usize>) -> Range<usize> {
-        let Some(places) = &self.places else {
-            return range.clone();
-        };
-        let start = places.get(range.start).copied().unwrap_or(self.end);
-        let last = range.end.checked_sub(1).and_then(|last| places.get(last));
-        let behind = places
-            .iter()
-            .skip(range.end)
-            .find(|place| Some(*place) != last);
-        start..behind.copied().unwrap_or(self.end)
+        match &self.of {
+            Some(of) => of.view.place(&of.place(range)),
+            None => range.clone(),
+        }
+    }
+
+    /// What is read there. Case and line ends are part of it.
+    fn found(&self, range: &Range<usize>) -> &[u8] {
+        match &self.of {
+            Some(of) if of.escapes.is_loose() => of.view.found(&of.place(range)),
+            _ => self.bytes.get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl Undone<'_> {
+    fn place(&self, range: &Range<usize>) -> Range<usize> {
+        let at = |index: usize| self.places.get(index).cloned().unwrap_or_default();
+        at(range.start).start..at(range.end.saturating_sub(1)).end
     }
 }
 

@@ -69,6 +69,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT)
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
 impl Encoding {
+    /// Whether no character stands for itself in it.
+    pub(super) const fn hides(self) -> bool {
+        matches!(
+            self,
+            Self::Base64 | Self::Base64Url | Self::Hex | Self::Base32
+        )
+    }
+
     /// The spelling of `bytes`.
     ///
     /// # Errors

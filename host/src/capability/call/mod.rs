@@ -22,9 +22,10 @@ use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, Secre
 use crate::config::model::{Job, PluginLimits, Secret, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind};
+use crate::printable::printable;
 use crate::text::secret_suspicion;
 use crate::time::Timestamp;
-use crate::token::{Expiry, KeptToken, Token};
+use crate::token::{Expiry, Field, KeptToken, Token};
 use crate::worker;
 
 /// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.
@@ -422,25 +423,37 @@ impl Call {
         self.used().scrubber.scrub(text)
     }
 
-    /// The token as it is published: what an issuer called a token is so to the byte, also where it repeats a secret.
-    #[must_use]
-    pub(in crate::capability) fn published(&self, mut token: Token) -> Token {
+    /// The token as it is published: what an issuer made is so to the byte, also where it has a secret in it. A field that repeats a
+    /// secret otherwise is left out.
+    ///
+    /// # Errors
+    /// `secret.not-revealed` for such a token.
+    pub(in crate::capability) fn published(&self, mut token: Token) -> Result<Token, Failure> {
         let used = self.used();
         let echoes = &used.echoes;
-        let hidden = token.fields.iter_mut().filter(|field| !field.public);
-        let values = std::iter::once(&mut token.value).chain(hidden.map(|field| &mut field.value));
-        for value in values {
-            if let Some(published) = echoes.published(value.expose_secret()) {
-                *value = published.into();
-            } else if echoes.has_marker(value.expose_secret()) {
-                tracing::warn!(
+        token.value = echoes.published(token.value.expose_secret())?.into();
+        let mut fields = Vec::with_capacity(token.fields.len());
+        for field in token.fields {
+            let text = field.value.expose_secret();
+            let published = match field.public {
+                true => echoes.shown(text),
+                false => echoes.published(text),
+            };
+            match published {
+                Ok(value) => fields.push(Field {
+                    value: value.into(),
+                    ..field
+                }),
+                Err(failure) => tracing::warn!(
                     job = %self.0.job.id,
-                    "a token or field of the plugin's has a marker in it where an answer repeated a secret, and is published with it; a secret that may be published is listed under `reveal`"
-                );
+                    field = %printable(&field.name),
+                    error = %failure,
+                    "a field beside the token is left out"
+                ),
             }
         }
         drop(used);
-        token
+        Ok(Token { fields, ..token })
     }
 
     /// The token with the end that another job knows of it, where it is that job's, handed on, and nothing else tells its end.

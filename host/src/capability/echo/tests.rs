@@ -58,6 +58,15 @@ fn put_back(echoes: &Echoes, text: &str) -> String {
     String::from_utf8(value.expose().to_vec()).unwrap()
 }
 
+fn in_lines(text: &str, end: &str) -> String {
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(8)
+        .map(String::from_utf8_lossy)
+        .collect();
+    lines.join(end)
+}
+
 #[tokio::test]
 async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
     let raw = SECRET;
@@ -83,6 +92,20 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         data_encoding::BASE32.encode(raw.as_bytes()),
         data_encoding::BASE32.encode(format!("{raw}.").as_bytes()),
         data_encoding::BASE32.encode(format!("abc{raw}d").as_bytes()),
+        // Twice.
+        r#"p&ss \\\"wörd\\\"/+<1>"#.to_owned(),
+        r#"p\\u0026ss \\\"wörd\\\"/+\\u003c1\\u003e"#.to_owned(),
+        "p%2526ss%2520%2522w%25C3%25B6rd%2522%252F%252B%253C1%253E".to_owned(),
+        r"p%26ss%20%22w%C3%B6rd%22\/%2B%3C1\u00253E".to_owned(),
+        "p\\u0026amp;ss \\u0026quot;wörd\\u0026quot;/+\\u0026lt;1\\u0026gt;".to_owned(),
+        "p&amp;amp;ss &amp;quot;wörd&amp;quot;/+&amp;lt;1&amp;gt;".to_owned(),
+        // Hex in both cases, base64 in lines.
+        data_encoding::HEXLOWER
+            .encode(raw.as_bytes())
+            .replace("c3b6", "C3b6"),
+        in_lines(&STANDARD.encode(raw), "\r\n"),
+        in_lines(&STANDARD.encode(format!("client:{raw}:")), "\n"),
+        in_lines(&STANDARD.encode(raw), "\\n"),
     ];
     for spelling in cases {
         let mut echoes = sent(&[raw]).await;
@@ -278,33 +301,51 @@ async fn what_was_computed_stays_so_in_an_answer() {
 }
 
 #[tokio::test]
-async fn a_token_is_published_as_the_issuer_sent_it_only_if_the_issuer_called_it_one() {
+async fn a_token_is_published_as_the_issuer_made_it_only_if_the_issuer_called_it_one() {
     for (body, token, published) in [
         (
-            r#"{"access_token":"value-1"}"#,
+            r#"{"access_token":"for-value-1"}"#,
             "access_token",
-            Some("value-1"),
+            Some("for-value-1"),
         ),
         (
             r#"{"id_token":"x.value-1.y"}"#,
             "id_token",
             Some("x.value-1.y"),
         ),
-        (r#"{"data":[{"accessToken":"value-1"}]}"#, "", None),
-        (r#"{"echo":"value-1"}"#, "echo", None),
+        (r#"{"access_token":"value-1"}"#, "access_token", None),
+        (r#"{"data":[{"accessToken":"for-value-1"}]}"#, "", None),
+        (r#"{"echo":"for-value-1"}"#, "echo", None),
     ] {
         let mut echoes = sent(&["value-1"]).await;
         let marked = seen(&mut echoes, body);
         let json: serde_json::Value = serde_json::from_str(&marked).unwrap();
-        // The last is a plugin that takes all it has seen for a token.
+        // A plugin that takes all it has seen for a token.
         let text = json[token].as_str().unwrap_or(&marked);
-        assert_eq!(echoes.published(text).as_deref(), published, "{body}");
-        assert_eq!(echoes.published(&format!("x{text}")), None);
+        assert_eq!(echoes.published(text).ok().as_deref(), published, "{body}");
+        assert!(echoes.published(&format!("x{text}")).is_err());
+        assert!(echoes.shown(text).is_err());
     }
     let mut echoes = sent(&["value-1"]).await;
-    let form = seen(&mut echoes, "access_token=value-1&token_type=bearer");
+    let form = seen(&mut echoes, "access_token=value-1-0&token_type=bearer");
     let token = form_urlencoded::parse(form.as_bytes()).next().unwrap().1;
-    assert_eq!(echoes.published(&token).as_deref(), Some("value-1"));
+    assert_eq!(echoes.published(&token).unwrap(), "value-1-0");
+    assert_eq!(
+        echoes.published("no marker in it").unwrap(),
+        "no marker in it"
+    );
+}
+
+#[tokio::test]
+async fn what_is_published_keeps_case_and_line_ends() {
+    for token in ["00BEEF11", "x-62656566-62656546", "YmVl\nZi0xMjM0"] {
+        let mut echoes = sent(&["beef", "beef-1234"]).await;
+        let marked = seen(&mut echoes, format!(r#"{{"access_token":"{token}"}}"#));
+        let json: serde_json::Value = serde_json::from_str(&marked).unwrap();
+        let text = json["access_token"].as_str().unwrap();
+        let published = echoes.published(text).unwrap();
+        assert_eq!(published, token.replace("\\n", "\n"));
+    }
 }
 
 #[tokio::test]

@@ -181,7 +181,7 @@ impl Lineage {
     }
 
     /// The names as a message quotes them.
-    fn quoted(&self) -> String {
+    pub(super) fn quoted(&self) -> String {
         match self.names.len() {
             0 => "the value".to_owned(),
             1 => format!("secret {}", self.listed()),
@@ -284,6 +284,17 @@ impl SecretHandle {
         std::iter::once(self).chain(&self.0.made_of)
     }
 
+    /// Whether it is a secret as the job lists it, or a part of one, and nothing that the plugin put together.
+    pub(super) fn is_own(&self) -> bool {
+        self.0.is_opened || self.lineage().make == Make::Whole
+    }
+
+    /// The same value as something that the plugin put together.
+    fn put_together(&self) -> Self {
+        let bytes = SecretSlice::from(self.expose().to_vec());
+        Self::answered(bytes, std::iter::once(self))
+    }
+
     /// Whether both are one handle, or one secret opened twice. Values are not compared: of those that a plugin made, it would learn
     /// which are equal.
     pub(super) fn is_same(&self, other: &Self) -> bool {
@@ -360,6 +371,10 @@ impl SecretHandle {
                     lineage = lineage.join(secret.lineage()).made(make);
                     if !secret.lineage().revealable {
                         made_of.extend(secret.ingredients().cloned());
+                        if encoding.hides() && secret.is_own() {
+                            // Whoever decodes it finds the value where the plugin put it.
+                            made_of.push(secret.put_together());
+                        }
                     }
                 }
             }

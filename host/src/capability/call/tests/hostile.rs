@@ -103,6 +103,10 @@ enum Step {
     Keep(Pick),
     Log(Pick),
     Publish(Pick),
+    /// Puts a rotating secret into a text by way of its successor, and looks into that.
+    Wrap(usize, usize, usize),
+    /// Has a value repeated under a name that tokens have, and publishes that.
+    Mint(Pick),
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
@@ -129,6 +133,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pick().prop_map(Step::Keep),
         1 => pick().prop_map(Step::Log),
         1 => pick().prop_map(Step::Publish),
+        1 => (any(), any(), any()).prop_map(|(before, encoding, after)| Step::Wrap(before, encoding, after)),
+        1 => pick().prop_map(Step::Mint),
     ]
 }
 
@@ -274,22 +280,79 @@ impl Plugin {
             }
             Step::Log(value) => call.log(Level::Warn, &self.text(value).unwrap_or_default()),
             Step::Publish(value) => {
-                // Not seen by this plugin, but by what reads the job's outputs.
-                let token = call.published(Token {
-                    value: self.text(value).unwrap_or_default().into(),
-                    token_type: String::new(),
-                    expiry: Expiry::Unknown,
-                    fields: Vec::new(),
-                });
-                self.sees(token.value.expose_secret());
+                self.publishes(self.text(value).unwrap_or_default());
             }
+            Step::Wrap(before, encoding, after) => {
+                let text = |index| Piece::Text((*nth(&TEXTS, index)).to_owned());
+                let Ok(secret) = call.open("rt").await else {
+                    return;
+                };
+                let encoding = *nth(&ENCODINGS, encoding);
+                let pieces = [text(before), Piece::Secret(secret, encoding), text(after)];
+                let Ok(wrapped) = call.join(&pieces) else {
+                    return;
+                };
+                let replaced = call.replace("rt", Value::Secret(wrapped), None).await;
+                self.sees(format!("{replaced:?}"));
+                let Ok(secret) = call.open("rt").await else {
+                    return;
+                };
+                self.made.push(secret);
+                let newest = self.made.len() - 1;
+                for step in [
+                    Step::Part(newest, 0),
+                    Step::Decode(newest, encoding as usize),
+                    Step::PublicKey(newest),
+                ] {
+                    Box::pin(self.does(step)).await;
+                }
+            }
+            Step::Mint(value) => {
+                let value = self.value(value);
+                let request = Request {
+                    method: "POST".to_owned(),
+                    body: Body::Form(vec![("access_token".to_owned(), value)]),
+                    ..get(format!("{ISSUER}/form"))
+                };
+                let Ok(answer) = call.send(request).await else {
+                    return;
+                };
+                self.sees(&answer.body);
+                let json = serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap();
+                let token = json["form"]["access_token"].as_str().unwrap().to_owned();
+                self.publishes(token);
+            }
+        }
+    }
+
+    /// Not seen by this plugin, but by what reads the job's outputs.
+    fn publishes(&mut self, text: String) {
+        let token = self.call.published(Token {
+            value: text.into(),
+            token_type: String::new(),
+            expiry: Expiry::Unknown,
+            fields: Vec::new(),
+        });
+        match token {
+            Ok(token) => self.sees(token.value.expose_secret()),
+            Err(failure) => self.sees(format!("{failure:?}")),
         }
     }
 }
 
-/// Repeats everything in every usual spelling, and nowhere as a token.
+/// Repeats everything in every usual spelling; forms as they are, under the names that the plugin chose.
 fn repeating() -> Arc<Transported> {
     Transported::by(|outgoing| {
+        if outgoing.url.path() == "/form" {
+            let form: std::collections::BTreeMap<_, _> =
+                form_urlencoded::parse(&outgoing.body).collect();
+            return Response {
+                status: 200,
+                headers: Vec::new(),
+                body: serde_json::json!({ "form": form }).to_string().into_bytes(),
+                sent_at: NOW,
+            };
+        }
         let query = outgoing.url.query().unwrap_or_default();
         let decoded: Vec<_> = form_urlencoded::parse(query.as_bytes())
             .chain(form_urlencoded::parse(&outgoing.body))

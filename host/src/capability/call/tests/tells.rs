@@ -604,39 +604,97 @@ async fn a_successor_that_an_answer_repeats_is_stored_as_it_was_sent() {
     assert_eq!(code(&failure), "secret.mixed");
 }
 
+/// A token of this text, with the same text as fields that are hidden and shown.
+fn token_of(text: &str) -> Token {
+    let field = |public| crate::token::Field {
+        name: "access_token".to_owned(),
+        value: text.into(),
+        public,
+    };
+    Token {
+        value: text.into(),
+        token_type: "Bearer".to_owned(),
+        expiry: Expiry::Unknown,
+        fields: vec![field(false), field(true)],
+    }
+}
+
 #[tokio::test]
-async fn a_token_that_repeats_a_secret_is_published_as_the_issuer_sent_it() {
+async fn a_token_that_an_issuer_made_is_published_also_if_a_secret_is_in_it() {
     let mut fixture = fixture("value-1");
     fixture.transport = Some(Transported::answering(
-        r#"{"access_token":"value-1","note":"value-1"}"#,
+        r#"{"access_token":"made-for-value-1","note":"made-for-value-1"}"#,
     ));
     let call = fixture.call();
     let secret = call.open("s").await.unwrap();
     let answer = call.send(carrying(&secret)).await.unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-    let text = |name: &str| answer[name].as_str().unwrap().to_owned();
-    let field = |name: &str, public| crate::token::Field {
-        name: name.to_owned(),
-        value: text(name).into(),
-        public,
-    };
-    let token = call.published(Token {
-        value: text("access_token").into(),
-        token_type: "Bearer".to_owned(),
-        expiry: Expiry::Unknown,
-        fields: vec![
-            field("access_token", false),
-            field("access_token", true),
-            field("note", false),
-        ],
-    });
-    let fields: Vec<_> = token
-        .fields
-        .iter()
-        .map(|field| field.value.expose_secret())
-        .collect();
-    assert_eq!(token.value.expose_secret(), "value-1");
-    assert_eq!(fields, ["value-1", &text("access_token"), &text("note")]);
+    let text = answer["access_token"].as_str().unwrap();
+    assert!(!text.contains("value-1"));
+    let token = call.published(token_of(text)).unwrap();
+    let fields = token.fields.iter();
+    let fields: Vec<_> = fields.map(|field| field.value.expose_secret()).collect();
+    assert_eq!(token.value.expose_secret(), "made-for-value-1");
+    // What is shown has no secret in it.
+    assert_eq!(fields, ["made-for-value-1"]);
+    // What the issuer calls no token is none.
+    let note = answer["note"].as_str().unwrap();
+    let failure = call.published(token_of(note)).unwrap_err();
+    assert_eq!(code(&failure), "secret.not-revealed");
+    assert!(failure.message.contains("`s`"), "{failure}");
+}
+
+/// Answers as services do that repeat forms, and decode what they are given.
+fn repeating_forms() -> Arc<Transported> {
+    Transported::by(|outgoing| {
+        let sent = form_urlencoded::parse(&outgoing.body).next().unwrap().1;
+        let base64 = sent.strip_prefix("base64:");
+        let decoded = base64.and_then(|text| STANDARD.decode(text).ok());
+        let text = decoded.map_or(sent.into_owned(), |text| String::from_utf8(text).unwrap());
+        let body = serde_json::json!({"form": {"access_token": text}});
+        Response {
+            status: 200,
+            headers: Vec::new(),
+            body: body.to_string().into_bytes(),
+            sent_at: Timestamp(0),
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_token_that_only_came_back_is_not_published_whatever_the_answer_calls_it() {
+    let base64 = |secret: &SecretHandle| Piece::Secret(secret.clone(), Encoding::Base64);
+    let ways: [&dyn Fn(&SecretHandle, &SecretHandle) -> Vec<Piece>; 6] = [
+        &|secret, _| vec![raw(secret)],
+        &|secret, _| vec![own("<"), raw(secret), own(">")],
+        &|_, wrapped| vec![raw(wrapped)],
+        &|secret, _| vec![own("base64:"), base64(secret)],
+        &|_, wrapped| vec![own("base64:"), base64(wrapped)],
+        // Each text in base64 by itself, in groups of three.
+        &|secret, _| vec![own("base64:"), own(STANDARD.encode("<<<")), base64(secret)],
+    ];
+    for (way, name) in ways.iter().flat_map(|way| [(way, "s"), (way, "rt")]) {
+        let mut fixture = fixture("value-1");
+        fixture.transport = Some(repeating_forms());
+        let call = fixture.holding_call().await;
+        let secret = call.open(name).await.unwrap();
+        let wrapped = call.join(&[own("<"), raw(&secret), own(">")]).unwrap();
+        let sent = Value::Secret(call.join(&way(&secret, &wrapped)).unwrap());
+        let request = Request {
+            method: "POST".to_owned(),
+            body: Body::Form(vec![("f".to_owned(), sent)]),
+            ..get(ISSUER)
+        };
+        let answer = call.send(request).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let text = answer["form"]["access_token"].as_str().unwrap();
+        assert!(
+            !text.contains("value") && !text.contains("refresh"),
+            "{text}"
+        );
+        let failure = call.published(token_of(text)).unwrap_err();
+        assert_eq!(code(&failure), "secret.not-revealed");
+    }
 }
 
 #[tokio::test]
