@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::crypto;
 use super::encoding::Encoding;
 use super::http::Response;
+use super::scrub::REDACTED;
 use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
 use crate::config::origin::Origin;
@@ -37,6 +38,9 @@ const SPELLED: usize = 16;
 
 /// Markers of one call that stand for something.
 const MAX_MARKERS: usize = 1000;
+
+/// Markers that a token has if it is an issuer's.
+const MAX_MARKERS_IN_TOKEN: usize = 16;
 
 /// What stands where a secret stood once there are no more markers.
 const WITHHELD: &str = "withheld";
@@ -246,10 +250,14 @@ impl Echoes {
         };
         let token = SecretHandle::join(&pieces)?;
         let is_called_token = self.tokens.iter().any(|known| known == text);
-        let is_made_by_issuer =
-            is_called_token && !self.is_put_together(text) && !self.is_repeated(token.expose());
-        let token_text = std::str::from_utf8(token.expose()).ok();
-        match token_text.filter(|_| is_made_by_issuer) {
+        let is_made_by_issuer = is_called_token
+            && self.markers(text).count() <= MAX_MARKERS_IN_TOKEN
+            && self.markers(text).all(|marker| marker.is_own)
+            && !self.is_repeated(token.expose(), &places(&pieces));
+        // RFC 6749 A.12. Whoever repeats other characters may have changed them.
+        let is_token =
+            |text: &&str| is_made_by_issuer && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        match std::str::from_utf8(token.expose()).ok().filter(is_token) {
             Some(text) => Ok(text.to_owned()),
             None => Err(not_revealed(&token)),
         }
@@ -266,20 +274,20 @@ impl Echoes {
         }
     }
 
-    /// Whether something of the plugin's making stands in the text.
-    fn is_put_together(&self, text: &str) -> bool {
-        self.markers(text).any(|marker| !marker.is_own)
-    }
-
-    /// Whether a request had the token in it, as it is or as whoever undoes escapes reads it.
-    fn is_repeated(&self, token: &[u8]) -> bool {
-        let token = memmem::Finder::new(token.trim_ascii());
+    /// Whether a request had what stands at one of these places of a token beside the same character, as it is or as whoever undoes
+    /// escapes reads it; or it is the token.
+    fn is_repeated(&self, token: &[u8], places: &[Range<usize>]) -> bool {
         let sent = self.sent.iter().map(|sent| sent.expose().len());
-        let work = Escapes::READINGS.len() * sent.sum::<usize>();
-        let has_token = |view: View<'_>| token.find(&view.bytes).is_some();
+        let work = places.len() * Escapes::READINGS.len() * sent.sum::<usize>();
+        let has_one = |view: View<'_>| {
+            places
+                .iter()
+                .any(|place| is_beside_the_same(token, place, &view.bytes))
+        };
         worker::aside_if_large(work, || {
             let mut sent = self.sent.iter();
-            sent.any(|sent| View::all(sent.expose()).any(has_token))
+            places.contains(&(0..token.len()))
+                || sent.any(|sent| View::all(sent.expose()).any(has_one))
         })
     }
 
@@ -327,6 +335,18 @@ impl Echoes {
         Some(pieces)
     }
 
+    /// A text as people read it: that something was a marker tells them nothing.
+    pub(super) fn redacted(&self, text: String) -> String {
+        let Some(pieces) = self.pieces(&text) else {
+            return text;
+        };
+        let pieces = pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => text,
+            Piece::Secret(..) => REDACTED,
+        });
+        pieces.collect()
+    }
+
     /// What the markers in the text stand for, in order.
     fn markers<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a Replaced> {
         let first = self.first_marker(text);
@@ -371,6 +391,39 @@ fn tokens_in(name: &str, json: &serde_json::Value, found: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+/// Where the secrets stand in what the pieces make.
+fn places(pieces: &[Piece]) -> Vec<Range<usize>> {
+    let mut places = Vec::new();
+    let mut end = 0;
+    for piece in pieces {
+        let start = end;
+        match piece {
+            Piece::Text(text) => end += text.len(),
+            Piece::Secret(secret, _) => {
+                end += secret.expose().len();
+                places.push(start..end);
+            }
+        }
+    }
+    places
+}
+
+/// Whether what stands in the token at this place is in the text too, with the same character before it or after it.
+fn is_beside_the_same(token: &[u8], place: &Range<usize>, text: &[u8]) -> bool {
+    let before = |text: &[u8], start: usize| text.get(start.checked_sub(1)?).copied();
+    let after = |text: &[u8], end: usize| text.get(end).copied();
+    let is_same = |one: Option<u8>, other: Option<u8>| {
+        let pair = one.zip(other);
+        pair.is_some_and(|(one, other)| one.eq_ignore_ascii_case(&other))
+    };
+    let secret = token.get(place.clone()).unwrap_or_default();
+    let mut starts = memmem::find_iter(text, secret);
+    starts.any(|start| {
+        is_same(before(token, place.start), before(text, start))
+            || is_same(after(token, place.end), after(text, start + secret.len()))
+    })
 }
 
 fn not_revealed(token: &SecretHandle) -> Failure {

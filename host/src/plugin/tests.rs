@@ -61,7 +61,7 @@ impl Bench {
 
     async fn acquire(&mut self, config: Value) -> Result<Token, Failure> {
         self.fixture.job.source.config = config;
-        let call = self.fixture.call();
+        let call = self.fixture.holding_call().await;
         self.plugins
             .acquire(&self.fixture.job, &call, 0, None)
             .await
@@ -320,10 +320,13 @@ async fn a_guest_that_tries_everything_gets_no_secret() {
     for (name, value) in [("pin", pin), ("key", key), ("modulus", &modulus)] {
         bench.fixture.secret(name, value);
     }
+    let rotating = "one-refresh-token-of-the-issuers";
+    bench.fixture.secret("rt", rotating).rotating = true;
     let config = json!({
         "mode": "burgle",
         "url": server.url("/echo"),
         "secrets": ["mine", "pin", "key", "modulus"],
+        "rotating": "rt",
     });
     let (token, log) = logged(bench.acquire(config)).await;
     let token = token.unwrap();
@@ -337,7 +340,9 @@ async fn a_guest_that_tries_everything_gets_no_secret() {
         loot.contains("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"),
         "{loot}"
     );
-    for secret in [SECRET, pin, key, private, &modulus] {
+    assert_eq!(loot.matches("replaced: ()").count(), 4, "{loot}");
+    assert_eq!(loot.matches("opened again: no").count(), 28, "{loot}");
+    for secret in [SECRET, pin, key, private, &modulus, rotating] {
         for bytes in [
             secret.as_bytes(),
             Sha256::digest(secret.as_bytes()).as_slice(),

@@ -420,7 +420,8 @@ impl Call {
     /// [`crate::capability::scrub::MAX_TEXT_BYTES`]. For everything a plugin says: log lines, failure messages, panics.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
-        self.used().scrubber.scrub(text)
+        let used = self.used();
+        used.echoes.redacted(used.scrubber.scrub(text))
     }
 
     /// The token as it is published: what an issuer made is so to the byte, also where it has a secret in it. A field that repeats a

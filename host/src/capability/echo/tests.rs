@@ -241,6 +241,15 @@ async fn markers_of_two_calls_differ_and_mean_nothing_in_the_other() {
 }
 
 #[tokio::test]
+async fn people_read_no_markers() {
+    let mut echoes = sent(&["value-1"]).await;
+    let text = seen(&mut echoes, "reuse of value-1 (value-1) detected");
+    let redacted = echoes.redacted(text);
+    assert_eq!(redacted, "reuse of [redacted] ([redacted]) detected");
+    assert_eq!(echoes.redacted("no marker".to_owned()), "no marker");
+}
+
+#[tokio::test]
 async fn a_number_in_json_stays_a_number() {
     let mut echoes = sent(&["123456"]).await;
     let text = seen(
@@ -337,14 +346,14 @@ async fn a_token_is_published_as_the_issuer_made_it_only_if_the_issuer_called_it
 }
 
 #[tokio::test]
-async fn what_is_published_keeps_case_and_line_ends() {
-    for token in ["00BEEF11", "x-62656566-62656546", "YmVl\nZi0xMjM0"] {
-        let mut echoes = sent(&["beef", "beef-1234"]).await;
+async fn what_is_published_keeps_its_case() {
+    for token in ["00BEEF11", "x-62656566-62656546"] {
+        let mut echoes = sent(&["beef"]).await;
         let marked = seen(&mut echoes, format!(r#"{{"access_token":"{token}"}}"#));
         let json: serde_json::Value = serde_json::from_str(&marked).unwrap();
         let text = json["access_token"].as_str().unwrap();
-        let published = echoes.published(text).unwrap();
-        assert_eq!(published, token.replace("\\n", "\n"));
+        assert!(echoes.has_marker(text), "{text}");
+        assert_eq!(echoes.published(text).unwrap(), token);
     }
 }
 

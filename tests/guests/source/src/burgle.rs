@@ -9,6 +9,33 @@ use crate::evertoken::plugin::secrets::{Encoding, Piece, Secret, Value};
 use crate::evertoken::plugin::types::Failure;
 use crate::evertoken::plugin::{clock, crypto, http, log, secrets, state};
 
+/// What makes of a secret between two texts something that functions look into.
+const WRAPPERS: [(&str, Encoding, &str); 7] = [
+    ("", Encoding::Raw, ""),
+    (r#"{"kty":"RSA","e":"AQAB","n":""#, Encoding::Raw, r#""}"#),
+    (
+        r#"{"kty":"RSA","e":"AQAB","n":""#,
+        Encoding::Base64url,
+        r#""}"#,
+    ),
+    (
+        r#"{"kty":"OKP","crv":"Ed25519","x":""#,
+        Encoding::Base64url,
+        r#""}"#,
+    ),
+    (
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA",
+        Encoding::Base64,
+        "\n-----END PUBLIC KEY-----\n",
+    ),
+    (
+        "-----BEGIN CERTIFICATE-----\n",
+        Encoding::Base64,
+        "\n-----END CERTIFICATE-----\n",
+    ),
+    (r#"{"d":""#, Encoding::Json, r#""}"#),
+];
+
 /// A line for each thing that came back.
 struct Loot(Vec<String>);
 
@@ -52,47 +79,49 @@ pub(crate) fn everything(config: &Json) -> String {
             Err(failure) => loot.took::<()>(name, Err(failure)),
         }
     }
+    if let Some(name) = config.get("rotating").and_then(Json::as_str) {
+        replaces(&mut loot, name);
+    }
     loot.took("now", Ok(clock::now()));
     let loot = loot.0.join("\n");
     log::log(log::Level::Warn, &loot);
     loot
 }
 
+fn wrapped(
+    secret: &Secret,
+    (before, encoding, after): (&str, Encoding, &str),
+) -> Result<Secret, Failure> {
+    secrets::join(&[
+        Piece::Text(before.to_owned()),
+        Piece::Secret((secret, encoding)),
+        Piece::Text(after.to_owned()),
+    ])
+}
+
+/// Opened again, what it put together might count as a secret of the job's.
+fn replaces(loot: &mut Loot, name: &str) {
+    let Ok(first) = secrets::open(name) else {
+        return loot.0.push(format!("{name} cannot be opened"));
+    };
+    // As many as a call may.
+    for wrapper in WRAPPERS.into_iter().skip(2).take(4) {
+        let replaced = wrapped(&first, wrapper)
+            .and_then(|value| secrets::replace(name, &Value::Secret(&value), None));
+        loot.took("replaced", replaced);
+        match secrets::open(name) {
+            Ok(secret) => loot.searches("opened again", &secret),
+            Err(failure) => loot.took::<()>("opened again", Err(failure)),
+        }
+    }
+}
+
 fn burgle(loot: &mut Loot, name: &str, secret: &Secret, url: &str) {
     loot.searches(name, secret);
-    for (before, encoding, after) in [
-        ("", Encoding::Raw, ""),
-        (r#"{"kty":"RSA","e":"AQAB","n":""#, Encoding::Raw, r#""}"#),
-        (
-            r#"{"kty":"RSA","e":"AQAB","n":""#,
-            Encoding::Base64url,
-            r#""}"#,
-        ),
-        (
-            r#"{"kty":"OKP","crv":"Ed25519","x":""#,
-            Encoding::Base64url,
-            r#""}"#,
-        ),
-        (
-            "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA",
-            Encoding::Base64,
-            "\n-----END PUBLIC KEY-----\n",
-        ),
-        (
-            "-----BEGIN CERTIFICATE-----\n",
-            Encoding::Base64,
-            "\n-----END CERTIFICATE-----\n",
-        ),
-        (r#"{"d":""#, Encoding::Json, r#""}"#),
-    ] {
-        let pieces = [
-            Piece::Text(before.to_owned()),
-            Piece::Secret((secret, encoding)),
-            Piece::Text(after.to_owned()),
-        ];
-        match secrets::join(&pieces) {
-            Ok(joined) => loot.searches(before, &joined),
-            Err(failure) => loot.took::<()>(before, Err(failure)),
+    for wrapper in WRAPPERS {
+        match wrapped(secret, wrapper) {
+            Ok(joined) => loot.searches(wrapper.0, &joined),
+            Err(failure) => loot.took::<()>(wrapper.0, Err(failure)),
         }
     }
     let computed = [

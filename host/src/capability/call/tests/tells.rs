@@ -651,6 +651,11 @@ fn repeating_forms() -> Arc<Transported> {
         let base64 = sent.strip_prefix("base64:");
         let decoded = base64.and_then(|text| STANDARD.decode(text).ok());
         let text = decoded.map_or(sent.into_owned(), |text| String::from_utf8(text).unwrap());
+        let text = match text.split_once(':') {
+            Some(("upper", text)) => text.replace('x', "X"),
+            Some(("wrap", text)) => format!("you sent {text}"),
+            _ => text,
+        };
         let body = serde_json::json!({"form": {"access_token": text}});
         Response {
             status: 200,
@@ -663,15 +668,23 @@ fn repeating_forms() -> Arc<Transported> {
 
 #[tokio::test]
 async fn a_token_that_only_came_back_is_not_published_whatever_the_answer_calls_it() {
-    let base64 = |secret: &SecretHandle| Piece::Secret(secret.clone(), Encoding::Base64);
-    let ways: [&dyn Fn(&SecretHandle, &SecretHandle) -> Vec<Piece>; 6] = [
-        &|secret, _| vec![raw(secret)],
-        &|secret, _| vec![own("<"), raw(secret), own(">")],
-        &|_, wrapped| vec![raw(wrapped)],
-        &|secret, _| vec![own("base64:"), base64(secret)],
-        &|_, wrapped| vec![own("base64:"), base64(wrapped)],
+    type Way = fn(&SecretHandle, &SecretHandle) -> Vec<Piece>;
+    fn base64(secret: &SecretHandle) -> Piece {
+        Piece::Secret(secret.clone(), Encoding::Base64)
+    }
+    let ways: [Way; 9] = [
+        |secret, _| vec![raw(secret)],
+        |secret, _| vec![own("<"), raw(secret), own(">")],
+        |_, wrapped| vec![raw(wrapped)],
+        |secret, _| vec![own("base64:"), base64(secret)],
+        |_, wrapped| vec![own("base64:"), base64(wrapped)],
+        // The service replaces what is no text, or changes case.
+        |secret, _| vec![own("\u{fffd}"), raw(secret), own("\u{fffd}")],
+        |secret, _| vec![own("upper:x"), raw(secret)],
+        // It wraps what it repeats.
+        |secret, _| vec![own("wrap:"), own("<"), raw(secret)],
         // Each text in base64 by itself, in groups of three.
-        &|secret, _| vec![own("base64:"), own(STANDARD.encode("<<<")), base64(secret)],
+        |secret, _| vec![own("base64:"), own(STANDARD.encode("<<<")), base64(secret)],
     ];
     for (way, name) in ways.iter().flat_map(|way| [(way, "s"), (way, "rt")]) {
         let mut fixture = fixture("value-1");
