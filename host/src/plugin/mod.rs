@@ -4,6 +4,7 @@
 mod built_in;
 mod cache;
 mod child;
+mod clocks;
 mod engine;
 mod error;
 mod formatting;

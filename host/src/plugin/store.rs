@@ -11,6 +11,7 @@ use wasmtime::{Engine, ResourceLimiterAsync, Store, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::clocks;
 use super::engine::TickerGuard;
 use super::limits;
 use crate::config::model::PluginLimits;
@@ -140,6 +141,8 @@ fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
         .stderr(stderr)
         .max_random_size(limits::RANDOM_BYTES)
         .insecure_random_seed(0)
+        .monotonic_clock(clocks::Monotonic::new())
+        .wall_clock(clocks::Wall)
         .build()
 }
 

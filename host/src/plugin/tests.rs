@@ -366,6 +366,17 @@ async fn a_guest_that_tries_everything_gets_no_secret() {
 }
 
 #[tokio::test]
+async fn the_clocks_of_guests_show_milliseconds() {
+    let token = Bench::new().acquire(json!({"mode": "watch-clocks"})).await;
+    let token = token.unwrap();
+    for step in value(&token).split(' ') {
+        let nanoseconds: u64 = step.parse().unwrap();
+        assert!(nanoseconds > 0, "{step}");
+        assert_eq!(nanoseconds % 1_000_000, 0, "{step}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_the_jobs_own_is_refused_by_name() {
     let mut bench = Bench::new();
     for (config, expected, part) in [

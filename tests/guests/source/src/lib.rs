@@ -3,7 +3,7 @@
 mod burgle;
 mod flood;
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -51,6 +51,7 @@ impl Guest for Misbehaving {
             "long-log-line" => long_log_line(),
             "many-requests" => many_requests(text(&config, "url")),
             "one-request" => one_request(text(&config, "url")),
+            "watch-clocks" => Ok(token(smallest_steps())),
             "burgle" => Ok(token(burgle::everything(&config))),
             "open-secret" => open_secret(text(&config, "secret")),
             "read-secret" => revealed(text(&config, "secret")).map(token),
@@ -82,6 +83,29 @@ fn spin() -> Result<Token, Failure> {
     loop {
         std::hint::black_box(0);
     }
+}
+
+/// The smallest steps in nanoseconds that the monotonic and the wall clock make in some milliseconds.
+fn smallest_steps() -> String {
+    let began = Instant::now();
+    let monotonic = smallest_step(|| began.elapsed());
+    let wall = smallest_step(|| SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
+    format!("{} {}", monotonic.as_nanos(), wall.as_nanos())
+}
+
+fn smallest_step(now: impl Fn() -> Duration) -> Duration {
+    let (mut before, mut smallest) = (now(), Duration::MAX);
+    for _ in 0..5 {
+        let next = loop {
+            let next = now();
+            if next != before {
+                break next;
+            }
+        };
+        smallest = smallest.min(next.saturating_sub(before));
+        before = next;
+    }
+    smallest
 }
 
 /// Waits in a host call: the guest itself does not run.
