@@ -39,6 +39,10 @@ const HOST_FIELDS: [&str; 12] = [
     "via",
 ];
 
+/// Methods that open a tunnel or have the request repeated, in any case: RFC 9110 §9.1 tells cases apart, and
+/// not every server does.
+const REFUSED_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
+
 /// Where a request goes.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
@@ -58,7 +62,11 @@ impl Target {
     pub(super) fn of(request: &Request) -> Result<Self, Failure> {
         let method = Method::from_bytes(request.method.as_bytes())
             .ok()
-            .filter(|method| !matches!(*method, Method::CONNECT | Method::TRACE))
+            .filter(|method| {
+                !REFUSED_METHODS
+                    .iter()
+                    .any(|refused| method.as_str().eq_ignore_ascii_case(refused))
+            })
             .ok_or_else(|| invalid(format!("`{}` is not a method to send", request.method)))?;
         // The parser drops tabs and line ends inside a URL, and what it drops must not be what a check has seen.
         if request.url.chars().any(char::is_control) {
