@@ -24,6 +24,9 @@ pub(super) const TABLES: usize = 256;
 /// Elements of one table. Interpreters put some 10,000 functions into theirs.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
 
+/// What an element takes: a pointer.
+pub(super) const TABLE_ELEMENT_BYTES: usize = 8;
+
 /// Memories, at most one per instance.
 pub(super) const MEMORIES: usize = 128;
 

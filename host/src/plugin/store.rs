@@ -149,7 +149,7 @@ fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
 /// What the limiter's functions return, as its trait has it.
 type Answer<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
-/// Sums all memories of a store, and remembers a refusal: to the guest's allocator it looks like any failed allocation, to the host
+/// Sums all memories and tables of a store, and remembers a refusal: to the guest's allocator it looks like any failed allocation, to the host
 /// the abort that follows looks like a panic.
 pub(super) struct MemoryLimit {
     limit: usize,
@@ -170,18 +170,18 @@ impl MemoryLimit {
         }
     }
 
-    /// Whether all memories together have been [`limits::LARGE_MEMORY`]; told while the guest runs.
+    /// Whether all of them together have been [`limits::LARGE_MEMORY`]; told while the guest runs.
     pub(super) fn is_large(&self) -> impl Fn() -> bool + use<> {
         let is_large = Arc::clone(&self.is_large);
         move || is_large.load(Ordering::Relaxed)
     }
 
-    /// Bytes that all memories would have had together after the last growth that was refused.
+    /// Bytes that all of them would have had together after the last growth that was refused.
     pub(super) fn refused(&self) -> Option<usize> {
         self.refused
     }
 
-    /// Whether a memory may grow.
+    /// Whether a memory or table may grow, in bytes.
     fn grow(&mut self, current: usize, desired: usize) -> bool {
         let growth = desired.saturating_sub(current);
         let wanted = self.used.saturating_add(growth);
@@ -230,7 +230,7 @@ impl ResourceLimiterAsync for MemoryLimit {
 
     fn table_growing<'life0, 'async_trait>(
         &'life0 mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> Answer<'async_trait, bool>
@@ -238,7 +238,14 @@ impl ResourceLimiterAsync for MemoryLimit {
         'life0: 'async_trait,
         Self: 'async_trait,
     {
-        Box::pin(std::future::ready(Ok(desired <= limits::TABLE_ELEMENTS)))
+        let bytes = |elements: usize| elements.saturating_mul(limits::TABLE_ELEMENT_BYTES);
+        let may_grow =
+            desired <= limits::TABLE_ELEMENTS && self.grow(bytes(current), bytes(desired));
+        Box::pin(std::future::ready(Ok(may_grow)))
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_grow_failed(error)
     }
 
     fn instances(&self) -> usize {
@@ -307,8 +314,19 @@ mod tests {
     #[tokio::test]
     async fn a_table_is_no_larger_than_its_limit() {
         let most = limits::TABLE_ELEMENTS;
-        let mut memory = MemoryLimit::new(100);
+        let mut memory = MemoryLimit::new(usize::MAX);
         assert!(memory.table_growing(0, most, None).await.unwrap());
         assert!(!memory.table_growing(most, most + 1, None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn tables_count_as_memory() {
+        let mut memory = MemoryLimit::new(100 * limits::TABLE_ELEMENT_BYTES);
+        assert!(memory.table_growing(0, 60, None).await.unwrap());
+        assert!(!memory.table_growing(0, 50, None).await.unwrap());
+        assert!(memory.table_growing(0, 40, None).await.unwrap());
+        assert!(!memory.memory_growing(0, 1, None).await.unwrap());
+        let refused = 100 * limits::TABLE_ELEMENT_BYTES + 1;
+        assert_eq!(memory.refused(), Some(refused));
     }
 }
