@@ -128,7 +128,8 @@ impl Host {
             .unwrap_or_else(|_| Err(busy(job)))?;
         let called = with_config(job, replayed.as_ref());
         let endpoints = source.endpoints(&called.source.config);
-        let call = self.call_holding(&called, &endpoints, held);
+        let present = source.endpoints(&job.source.config);
+        let call = self.call_holding(&called, &endpoints, &present, held);
         let began = call.now();
         let result = source.acquire(&called, &call).await;
         let ending = ending(&result, &call);

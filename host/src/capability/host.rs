@@ -104,15 +104,22 @@ impl Host {
     /// they have a `to`.
     #[must_use]
     pub fn call(&self, job: &Arc<Job>, endpoints: &[Origin]) -> Call {
-        self.call_holding(job, endpoints, Held::default())
+        self.call_holding(job, endpoints, endpoints, Held::default())
     }
 
-    /// Begins a call that holds chains.
-    pub(super) fn call_holding(&self, job: &Arc<Job>, endpoints: &[Origin], held: Held) -> Call {
+    /// Begins a call that holds chains. Requests go to those of the endpoints only that are `present` ones too.
+    pub(super) fn call_holding(
+        &self,
+        job: &Arc<Job>,
+        endpoints: &[Origin],
+        present: &[Origin],
+        held: Held,
+    ) -> Call {
         Call::begin(
             Arc::clone(&self.0),
             Arc::clone(job),
             endpoints,
+            present,
             self.0.limits(),
             held,
         )

@@ -146,7 +146,8 @@ impl Fixture {
         let host = self.host();
         let job = Arc::new(self.job.clone());
         let settled = journal::settle(&host.0, &job, Plugin::default()).await;
-        host.call_holding(&job, &self.endpoints, settled.unwrap().held)
+        let held = settled.unwrap().held;
+        host.call_holding(&job, &self.endpoints, &self.endpoints, held)
     }
 
     pub(crate) fn call_on(&self, host: &Host) -> Call {

@@ -67,6 +67,9 @@ pub(in crate::capability) struct Inner {
     pub(in crate::capability) host: Arc<Shared>,
     pub(in crate::capability) job: Arc<Job>,
     pub(in crate::capability) endpoints: BTreeSet<Origin>,
+    /// Those of them that requests may go to. While an answer from the journal is read, `endpoints` are those of the configuration that it
+    /// was asked for with, and some may have been taken out since.
+    pub(in crate::capability) open_endpoints: BTreeSet<Origin>,
     pub(in crate::capability) limits: PluginLimits,
     pub(in crate::capability) began: Instant,
     pub(in crate::capability) held: Held,
@@ -120,12 +123,15 @@ impl Call {
         host: Arc<Shared>,
         job: Arc<Job>,
         endpoints: &[Origin],
+        present: &[Origin],
         limits: PluginLimits,
         held: Held,
     ) -> Self {
+        let open = endpoints.iter().filter(|origin| present.contains(origin));
         Self(Arc::new(Inner {
             host,
             job,
+            open_endpoints: open.cloned().collect(),
             endpoints: endpoints.iter().cloned().collect(),
             limits,
             began: Instant::now(),

@@ -240,7 +240,9 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         },
     };
     call.note_request(!prepared.rotating.is_empty());
+    let may_leave = check_open(call, &target.origin, request);
     if prepared.rotating.is_empty() {
+        may_leave?;
         let question = outgoing.question();
         let arriving = Arriving::new(Arrived::nothing_yet(host.clock.now().wall));
         let outcome = host.transport.exchange(outgoing, &arriving).await;
@@ -252,7 +254,32 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
             .map_err(|none| none.failure);
     }
     let flights = call.flights(&prepared.rotating)?;
-    journal::send(call, flights, outgoing).await
+    journal::send(call, flights, outgoing, may_leave).await
+}
+
+/// Whether a request that the journal has no answer to may leave: where a job's endpoint was taken out, nothing goes any more.
+fn check_open(call: &Call, origin: &Origin, request: &Request) -> Result<(), Failure> {
+    let source = &call.0.job.source;
+    let names = request.values().filter_map(Value::secret);
+    let mut names = names.flat_map(|secret| secret.lineage().names());
+    let is_open = call.0.open_endpoints.contains(origin)
+        || source.allow.contains(origin)
+            && names.all(|name| {
+                source
+                    .secrets
+                    .get(name)
+                    .is_some_and(|secret| secret.to.is_some())
+            });
+    if is_open {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::InvalidConfig,
+        "http.origin-denied",
+        format!(
+            "the plugin asked to send a request to {origin}, an endpoint of the configuration that the answer it reads was asked for with; the present one has it no more"
+        ),
+    ))
 }
 
 /// What there is to spell.
@@ -294,7 +321,7 @@ fn recipe(call: &Call, target: &Target, proxy: Option<Proxy>) -> Result<Recipe, 
     };
     // The client certificate is a credential: it goes where the secrets go.
     let identity = match (&source.tls.cert_file, &source.tls.key_file) {
-        _ if !https || !call.0.endpoints.contains(&target.origin) => None,
+        _ if !https || !call.0.open_endpoints.contains(&target.origin) => None,
         (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
         (Some(both), None) => Some((both.clone(), both.clone())),
         (None, None) => None,

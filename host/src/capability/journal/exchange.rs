@@ -37,12 +37,13 @@ const REWRITE_LONGEST: Duration = Duration::from_secs(15);
 /// Sends a request that carries values of these chains, or gives the answer that one of them has already.
 ///
 /// # Errors
-/// There is no answer: `http.*`; a value must not be sent (again): `chain.*`; nothing can be written down: the store's. Nothing
+/// There is no answer: `http.*`, or the failure of `may_leave`; a value must not be sent (again): `chain.*`; nothing can be written down: the store's. Nothing
 /// was sent in the last two cases.
 pub(in crate::capability) async fn send(
     call: &Call,
     flights: Vec<(Arc<Flight>, u64)>,
     outgoing: Outgoing,
+    may_leave: Result<(), Failure>,
 ) -> Result<Response, Failure> {
     let url = without_query(&outgoing);
     for (flight, generation) in &flights {
@@ -55,6 +56,7 @@ pub(in crate::capability) async fn send(
             return Ok(response);
         }
     }
+    may_leave?;
     let flights = flights.into_iter().map(|(flight, _)| flight).collect();
     let (answered, answer) = oneshot::channel();
     let exchange = Exchange {

@@ -591,6 +591,30 @@ async fn an_answer_is_read_with_the_configuration_that_it_was_asked_for_with_and
 }
 
 #[tokio::test]
+async fn while_an_answer_is_read_nothing_goes_where_the_present_configuration_does_not_send() {
+    let elsewhere = serde_json::json!({"endpoint": "https://new-idp.test"});
+    let mut world = World::new();
+    world.source(breaks());
+    world.acquire().await.unwrap_err();
+    world.reconfigure(elsewhere);
+    world.lists_another_secret("other");
+    // The answer is there; what else the plugin asks for is not.
+    world.source(Script::AsksAnotherWith("other"));
+    let failure = world.acquire().await.unwrap_err();
+    assert!(failure.message.contains("has it no more"), "{failure}");
+    // Where the job may send requests besides, a secret goes if its `to` says so. Every other time the present configuration counts.
+    world.allows("https://idp.test");
+    world.acquire().await.unwrap_err();
+    let failure = world.acquire().await.unwrap_err();
+    assert!(failure.message.contains("has it no more"), "{failure}");
+    world.acquire().await.unwrap_err();
+    world.source(Script::AsksAnother(FailureKind::Unavailable));
+    let failure = world.acquire().await.unwrap_err();
+    assert_eq!(code(&failure), "userinfo");
+    assert_eq!(world.values_sent(), ["seed"]);
+}
+
+#[tokio::test]
 async fn a_mended_configuration_gets_an_answer_that_the_old_one_could_not_read() {
     let mut world = World::new();
     world.source(breaks());

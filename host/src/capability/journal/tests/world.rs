@@ -103,6 +103,8 @@ pub(super) enum Script {
     Fails(Unsuccessful),
     Hangs,
     AsksAnother(FailureKind),
+    /// With this secret.
+    AsksAnotherWith(&'static str),
     SendsTwice,
     FindsLogin(String),
     WorksWith(serde_json::Value),
@@ -295,6 +297,17 @@ impl World {
 
     pub(super) fn reconfigure(&mut self, config: serde_json::Value) {
         self.job.source.config = config;
+    }
+
+    pub(super) fn allows(&mut self, origin: &str) {
+        self.job.source.allow = vec![Origin::parse(origin).unwrap()];
+    }
+
+    /// One that does not rotate, with the same value.
+    pub(super) fn lists_another_secret(&mut self, name: &str) {
+        let mut secret = self.job.source.secrets["rt"].clone();
+        secret.rotating = false;
+        self.job.source.secrets.insert(name.to_owned(), secret);
     }
 
     pub(super) fn pass(&self, time: Duration) {
@@ -554,8 +567,9 @@ impl Source for Model {
         }
     }
 
-    fn endpoints(&self, _: &serde_json::Value) -> Vec<Origin> {
-        vec![Origin::parse("https://idp.test").unwrap()]
+    fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin> {
+        let endpoint = config["endpoint"].as_str().unwrap_or("https://idp.test");
+        vec![Origin::parse(endpoint).unwrap()]
     }
 
     fn acquire<'a>(
@@ -592,6 +606,14 @@ impl Source for Model {
                     let answer = call.send(get("https://idp.test/userinfo")).await;
                     assert_eq!(answer.unwrap().status, 500);
                     Err(Unsuccessful::Said(failure(kind, "userinfo")))
+                }
+                Script::AsksAnotherWith(name) => {
+                    let secret = call.open(name).await.unwrap();
+                    let request = Request {
+                        query: vec![("q".to_owned(), Value::Secret(secret))],
+                        ..get("https://idp.test/userinfo")
+                    };
+                    Err(Unsuccessful::Said(call.send(request).await.unwrap_err()))
                 }
                 Script::SendsTwice => {
                     let second = self.exchange(call).await;
