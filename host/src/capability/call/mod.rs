@@ -58,6 +58,9 @@ pub enum Level {
     Warn,
 }
 
+/// Stands behind a plugin's name, in which it cannot be.
+const PLUGIN_ENDS: &[u8] = b"\0";
+
 /// One call of a job's plugin. Cheap to clone: the clones are one call and share its limits.
 #[derive(Clone)]
 pub struct Call(pub(in crate::capability) Arc<Inner>);
@@ -315,7 +318,9 @@ impl Call {
     /// `state.key`, and the keeper's.
     pub async fn state_get(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         check_state_key(key)?;
-        self.0.host.keeper.plugin_value(&self.0.job.id, key).await
+        let Inner { host, job, .. } = &*self.0;
+        let kept = host.keeper.plugin_value(&job.id, key).await?;
+        Ok(kept.and_then(|kept| kept_by(&job.source.plugin, kept)))
     }
 
     /// `state.set`.
@@ -339,7 +344,8 @@ impl Call {
             ));
         }
         let Inner { host, job, .. } = &*self.0;
-        host.keeper.set_plugin_value(&job.id, key, value).await
+        let kept = kept_for(&job.source.plugin, value);
+        host.keeper.set_plugin_value(&job.id, key, &kept).await
     }
 
     /// `log.log`: one event at target `evertoken::plugin`, scrubbed; nothing more once the call's lines are used up.
@@ -704,6 +710,17 @@ fn not_held(name: &str) -> Failure {
 
 /// Where plugins' log lines appear.
 const LOG_TARGET: &str = "evertoken::plugin";
+
+/// A cached value with the name of its plugin: one that takes another's place in a job does not read what that one cached.
+fn kept_for(plugin: &str, value: &[u8]) -> Vec<u8> {
+    [plugin.as_bytes(), PLUGIN_ENDS, value].concat()
+}
+
+/// The value, if it is this plugin's.
+fn kept_by(plugin: &str, kept: Vec<u8>) -> Option<Vec<u8>> {
+    let own = kept.strip_prefix(plugin.as_bytes())?;
+    Some(own.strip_prefix(PLUGIN_ENDS)?.to_vec())
+}
 
 fn check_state_key(key: &str) -> Result<(), Failure> {
     if !key.is_empty() && key.len() <= MAX_STATE_KEY_BYTES {

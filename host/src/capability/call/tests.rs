@@ -229,6 +229,26 @@ async fn only_what_has_an_alphabet_is_held_to_it() {
     }
 }
 
+#[tokio::test]
+async fn a_plugin_that_takes_anothers_place_does_not_read_what_that_one_cached() {
+    let mut fixture = Fixture::new();
+    let host = fixture.host();
+    let mut call_of = |plugin: &str| {
+        fixture.job.source.plugin = plugin.to_owned();
+        fixture.call_on(&host)
+    };
+    call_of("oauth2").state_set("k", b"one").await.unwrap();
+    for other in ["oauth", "oauth2x", "other"] {
+        assert_eq!(call_of(other).state_get("k").await.unwrap(), None);
+    }
+    let kept = call_of("oauth2").state_get("k").await.unwrap();
+    assert_eq!(kept.as_deref(), Some(&b"one"[..]));
+    call_of("other").state_set("k", b"\0two").await.unwrap();
+    assert_eq!(call_of("oauth2").state_get("k").await.unwrap(), None);
+    let kept = call_of("other").state_get("k").await.unwrap();
+    assert_eq!(kept.as_deref(), Some(&b"\0two"[..]));
+}
+
 /// A cluster with one Secret, which notes what tokens are asked of it.
 #[derive(Default)]
 struct Cluster {
