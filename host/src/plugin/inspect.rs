@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::{Parser, Payload};
 
 use super::needs::{self, SecretMistake, SecretNeed};
-use super::{ConfigMistake, limits, schema};
+use super::{ConfigMistake, instances, limits, schema};
 use crate::printable::{self, printable};
 
 /// The package of the plugin interface.
@@ -208,6 +208,16 @@ pub enum InspectError {
         /// The limit.
         limit: usize,
     },
+    /// Its instances are.
+    #[error(
+        "the component's core instances take {size} bytes for globals, functions and imports, more than the {limit} that they may take; give its modules fewer of them, or instantiate fewer modules"
+    )]
+    LargeInstances {
+        /// What they take at most.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// No WebAssembly at all.
     #[error(
         "this is no WebAssembly: it begins with {found}, not with `\\0asm`; give the path of a `.wasm` component"
@@ -298,7 +308,7 @@ impl InspectError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::TooLarge { .. } => "plugin.too-large",
+            Self::TooLarge { .. } | Self::LargeInstances { .. } => "plugin.too-large",
             Self::NotWasm { .. } | Self::CoreModule | Self::Malformed(_) => {
                 "plugin.not-a-component"
             }
@@ -320,6 +330,7 @@ impl InspectError {
 pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
     check_is_component(bytes)?;
     let surface = read(bytes).map_err(InspectError::Malformed)?;
+    check_instances(bytes)?;
     let (world, version) = world_of(&surface.exports)?;
     for import in &surface.imports {
         audit(import, world)?;
@@ -357,6 +368,15 @@ fn check_is_component(bytes: &[u8]) -> Result<(), InspectError> {
         return Err(InspectError::NotWasm {
             found: format!("`{}`", head.escape_ascii()),
         });
+    }
+    Ok(())
+}
+
+fn check_instances(bytes: &[u8]) -> Result<(), InspectError> {
+    let size = instances::bytes_of(bytes).map_err(InspectError::Malformed)?;
+    let limit = limits::INSTANCE_BYTES;
+    if size > limit {
+        return Err(InspectError::LargeInstances { size, limit });
     }
     Ok(())
 }
@@ -594,6 +614,17 @@ mod tests {
             assert_eq!(found, code, "{message}");
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn a_component_with_instances_of_many_globals_is_refused() {
+        let globals = "(global i32 (i32.const 0))".repeat(100_000);
+        let instances = "(core instance (instantiate $m))".repeat(100);
+        let (code, message) = refusal(&component(&format!(
+            "(core module $m {globals}) {instances}"
+        )));
+        assert_eq!(code, "plugin.too-large");
+        assert!(message.contains("160000000 bytes for globals"), "{message}");
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub(super) const RESOURCES: usize = 320;
 /// Core instances. A Rust plugin has a handful, a Python one more than 16.
 pub(super) const INSTANCES: usize = 128;
 
+/// What all core instances of a call take for globals, functions and imports. A plugin with an interpreter in it takes some MiB.
+pub(super) const INSTANCE_BYTES: usize = 64 << 20;
+
 /// Tables, one or two per instance.
 pub(super) const TABLES: usize = 256;
 

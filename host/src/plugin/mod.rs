@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod formatting;
 pub mod inspect;
+mod instances;
 mod judge;
 pub mod limits;
 mod load;

@@ -1,0 +1,183 @@
+//! What the core instances of a component take beside memories and tables, read without compiling it: wasmtime's limits know neither
+//! globals nor functions, and a module of some MiB may have a million of them for each of its instances.
+
+use wasmparser::{
+    BinaryReaderError, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
+    ComponentTypeRef, Encoding, Instance, Parser, Payload,
+};
+
+use super::limits;
+
+/// A global's value.
+const GLOBAL_BYTES: usize = 16;
+
+/// What others call a function by.
+const FUNCTION_BYTES: usize = 32;
+
+/// What an instance knows of an import, at most.
+const IMPORT_BYTES: usize = 48;
+
+/// Where the reader is.
+enum Level {
+    /// In a component: for each of its modules what an instance of it takes; none: that is not known here.
+    Component(Vec<Option<usize>>),
+    /// In a module: what an instance of it takes, as far as it was read.
+    Module(usize),
+}
+
+/// What is known of a component's instances.
+#[derive(Default)]
+struct Known {
+    levels: Vec<Level>,
+    /// Of the largest module.
+    largest: usize,
+    /// Of each instance in the outermost component; none: it is not known of which module.
+    outermost: Vec<Option<usize>>,
+    /// Whether inner components have instances of modules: these components may be instantiated several times.
+    has_inner: bool,
+}
+
+/// Bytes that a call's core instances take at most.
+///
+/// # Errors
+/// The component is damaged.
+pub(super) fn bytes_of(component: &[u8]) -> Result<usize, BinaryReaderError> {
+    let mut known = Known::default();
+    for payload in Parser::new(0).parse_all(component) {
+        known.reads(payload?)?;
+    }
+    Ok(known.sum())
+}
+
+impl Known {
+    fn reads(&mut self, payload: Payload<'_>) -> Result<(), BinaryReaderError> {
+        match payload {
+            Payload::Version { encoding, .. } => self.levels.push(match encoding {
+                Encoding::Component => Level::Component(Vec::new()),
+                Encoding::Module => Level::Module(0),
+            }),
+            Payload::End(_) => {
+                if let Some(Level::Module(bytes)) = self.levels.pop() {
+                    self.largest = self.largest.max(bytes);
+                    self.has_module(Some(bytes));
+                }
+            }
+            Payload::GlobalSection(section) => self.takes(section.count(), GLOBAL_BYTES),
+            Payload::FunctionSection(section) => self.takes(section.count(), FUNCTION_BYTES),
+            Payload::ImportSection(section) => self.takes(section.count(), IMPORT_BYTES),
+            Payload::ComponentAliasSection(section) => {
+                for alias in section {
+                    if is_module(&alias?) {
+                        self.has_module(None);
+                    }
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    if matches!(import?.ty, ComponentTypeRef::Module(_)) {
+                        self.has_module(None);
+                    }
+                }
+            }
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    if let Instance::Instantiate { module_index, .. } = instance? {
+                        self.has_instance(module_index);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn takes(&mut self, count: u32, bytes: usize) {
+        if let Some(Level::Module(taken)) = self.levels.last_mut() {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            *taken = taken.saturating_add(count.saturating_mul(bytes));
+        }
+    }
+
+    fn has_module(&mut self, bytes: Option<usize>) {
+        if let Some(Level::Component(modules)) = self.levels.last_mut() {
+            modules.push(bytes);
+        }
+    }
+
+    fn has_instance(&mut self, module: u32) {
+        match self.levels.as_slice() {
+            [Level::Component(modules)] => {
+                let index = usize::try_from(module).unwrap_or(usize::MAX);
+                let bytes = modules.get(index).copied().flatten();
+                self.outermost.push(bytes);
+            }
+            _ => self.has_inner = true,
+        }
+    }
+
+    fn sum(&self) -> usize {
+        if self.has_inner {
+            return self.largest.saturating_mul(limits::INSTANCES);
+        }
+        let bytes = self
+            .outermost
+            .iter()
+            .map(|bytes| bytes.unwrap_or(self.largest));
+        bytes.fold(0, usize::saturating_add)
+    }
+}
+
+fn is_module(alias: &ComponentAlias<'_>) -> bool {
+    match alias {
+        ComponentAlias::Outer { kind, .. } => matches!(kind, ComponentOuterAliasKind::CoreModule),
+        ComponentAlias::InstanceExport { kind, .. } => {
+            matches!(kind, ComponentExternalKind::Module)
+        }
+        // Core instances export no modules.
+        ComponentAlias::CoreInstanceExport { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(body: &str) -> usize {
+        bytes_of(&wat::parse_str(format!("(component {body})")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_instance_counts_with_what_its_module_has() {
+        let globals = "(global i32 (i32.const 0)) (global i32 (i32.const 1))";
+        let module = format!("(core module $m {globals} (func) (func))");
+        let each = 2 * GLOBAL_BYTES + 2 * FUNCTION_BYTES;
+        let instance = "(core instance (instantiate $m))";
+        let small = r#"(core module $s (import "a" "b" (func)))"#;
+        let given = "(core module $f (func (export \"b\"))) (core instance $a (instantiate $f))";
+        for (body, expected) in [
+            (String::new(), 0),
+            (module.clone(), 0),
+            (format!("{module} {instance}"), each),
+            (format!("{module} {instance} {instance}"), 2 * each),
+            (
+                format!(
+                    "{module} {small} {given} (core instance (instantiate $s (with \"a\" (instance $a))))"
+                ),
+                FUNCTION_BYTES + IMPORT_BYTES,
+            ),
+            // How often an inner component is instantiated is not looked at.
+            (
+                format!("(component $c {module} {instance}) (instance (instantiate $c))"),
+                limits::INSTANCES * each,
+            ),
+            (
+                format!(
+                    "{module} (component $c (alias outer 1 $m (core module $n)) (core instance (instantiate $n)))"
+                ),
+                limits::INSTANCES * each,
+            ),
+        ] {
+            assert_eq!(bytes(&body), expected, "{body}");
+        }
+    }
+}
