@@ -8,9 +8,9 @@ mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -35,6 +35,12 @@ use crate::capability::chain::ChainId;
 
 /// The database's name in the directory.
 const DATABASE_FILE: &str = "state.redb";
+
+/// The file with the fingerprint key beside the database.
+const FINGERPRINT_FILE: &str = "fingerprints";
+
+/// Bytes that are read of it: it has a hundred.
+const MAX_FINGERPRINT_BYTES: u64 = 4096;
 
 /// The newest layout of tables and keys that this version knows. It is in the database since the first version.
 const SCHEMA: u64 = 1;
@@ -106,7 +112,7 @@ impl Directory {
             tracing::error!("{error}");
         }
         reseal(&database, keys, &found.outdated)?;
-        let fingerprint_key = fingerprint_key(&database, &file, keys)?;
+        let fingerprint_key = fingerprint_key(&database, &folder, keys)?;
         let restored = Restored::default();
         *restored.lock() = restored_chains(&database, &witness)?;
         let known = all_chains(&database).map_err(|error| storage("reading", error))?;
@@ -498,7 +504,7 @@ fn restored_chains(
         if !chains.is_empty() {
             tracing::error!(
                 chains = chains.len(),
-                "the state directory holds an older copy of its database: values of rotating secrets in it may be spent, so none is sent before somebody gives a new one with `evertoken state set` or logs in again"
+                "the state directory holds an older copy of its database, or a new one: values of rotating secrets in it may be spent, so none is sent before somebody gives a new one with `evertoken state set` or logs in again"
             );
         }
         mark_restored(database, &chains, witnessed).map_err(|error| storage("writing", error))?;
@@ -745,34 +751,90 @@ fn reseal(database: &Database, keys: &Keyring, outdated: &[Vec<u8>]) -> Result<(
 }
 
 /// The key of fingerprints, made with the store. Without it no chain is found by its values, so a store in which it is damaged
-/// is not used.
+/// is not used. A database that was lost has it from the file beside it: by it the seeds of its chains are known for spent.
 fn fingerprint_key(
     database: &Database,
-    file: &Path,
+    folder: &Folder,
     keys: &Keyring,
 ) -> Result<Zeroizing<[u8; KEY_LEN]>, StateError> {
     let name = record::fingerprint_key_key();
+    let beside = FingerprintFile::open(folder)?;
     let stored = get(database, &name).map_err(|error| storage("reading", error))?;
     if let Some(stored) = stored {
-        let damaged = |reason: &str| StateError::Damaged {
-            path: file.to_owned(),
-            reason: format!("its fingerprint key {reason}"),
-        };
-        let key = keys.open(&name, &stored).map_err(|error| match error {
-            StateError::Plaintext { .. } => {
-                damaged("is not encrypted although the store was: somebody else has put it there")
-            }
-            _ => damaged("cannot be decrypted"),
-        })?;
-        let key = key.as_slice().try_into();
-        return key
-            .map(Zeroizing::new)
-            .map_err(|_| damaged("has the wrong length"));
+        let key = opened_fingerprint_key(&stored, &folder.path().join(DATABASE_FILE), keys)?;
+        beside.keep(&stored);
+        return Ok(key);
     }
-    let key = Fingerprints::random_key()?;
-    let put = Change::Put(name.clone(), keys.seal(&name, &*key)?);
-    apply(database, [put].iter()).map_err(|error| storage("writing", error))?;
+    let (key, stored) = if beside.content.is_empty() {
+        let key = Fingerprints::random_key()?;
+        let sealed = keys.seal(&name, &*key)?;
+        (key, sealed)
+    } else {
+        let key = opened_fingerprint_key(&beside.content, &beside.path, keys)?;
+        (key, beside.content.clone())
+    };
+    apply(database, [Change::Put(name, stored.clone())].iter())
+        .map_err(|error| storage("writing", error))?;
+    beside.keep(&stored);
     Ok(key)
+}
+
+fn opened_fingerprint_key(
+    stored: &[u8],
+    file: &Path,
+    keys: &Keyring,
+) -> Result<Zeroizing<[u8; KEY_LEN]>, StateError> {
+    let damaged = |reason: &str| StateError::Damaged {
+        path: file.to_owned(),
+        reason: format!("its fingerprint key {reason}"),
+    };
+    let key = keys.open(&record::fingerprint_key_key(), stored);
+    let key = key.map_err(|error| match error {
+        StateError::Plaintext { .. } => {
+            damaged("is not encrypted although the store was: somebody else has put it there")
+        }
+        _ => damaged("cannot be decrypted"),
+    })?;
+    let key = key.as_slice().try_into();
+    key.map(Zeroizing::new)
+        .map_err(|_| damaged("has the wrong length"))
+}
+
+/// The fingerprint key beside the database, as it is in there.
+struct FingerprintFile {
+    file: File,
+    path: PathBuf,
+    content: Value,
+}
+
+impl FingerprintFile {
+    fn open(folder: &Folder) -> Result<Self, StateError> {
+        let file = folder.file(FINGERPRINT_FILE)?;
+        let mut content = Zeroizing::new(Vec::new());
+        // What cannot be read is written anew.
+        let _ = (&file)
+            .take(MAX_FINGERPRINT_BYTES)
+            .read_to_end(&mut content);
+        Ok(Self {
+            file,
+            path: folder.path().join(FINGERPRINT_FILE),
+            content,
+        })
+    }
+
+    fn keep(&self, stored: &[u8]) {
+        if self.content.as_slice() == stored {
+            return;
+        }
+        let written = self.file.write_all_at(stored, 0);
+        let cut = written.and_then(|()| self.file.set_len(stored.len() as u64));
+        if let Err(error) = cut.and_then(|()| self.file.sync_data()) {
+            tracing::warn!(
+                file = %self.path.display(), %error,
+                "a part of the state cannot be kept a second time; if the database is lost, spent values of rotating secrets are not known for such"
+            );
+        }
+    }
 }
 
 fn is_disk_full(error: &StateError) -> bool {

@@ -581,7 +581,13 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
         }
         chmod(&at(place), good);
     }
-    let files = [DATABASE_FILE, "lock", "generation", "reserve"];
+    let files = [
+        DATABASE_FILE,
+        "lock",
+        "generation",
+        "reserve",
+        FINGERPRINT_FILE,
+    ];
     for name in files {
         chmod(&state.join(name), 0o660);
         let error = Store::open(&state, Vec::new()).unwrap_err();
@@ -610,7 +616,13 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
 
 #[test]
 fn what_is_no_regular_file_in_the_directory_is_refused_at_once() {
-    for name in [DATABASE_FILE, "lock", "generation", "reserve"] {
+    for name in [
+        DATABASE_FILE,
+        "lock",
+        "generation",
+        "reserve",
+        FINGERPRINT_FILE,
+    ] {
         let folder = tempfile::tempdir().unwrap();
         crate::test_support::make_fifo(&folder.path().join(name));
         let error = Store::open(folder.path(), Vec::new()).unwrap_err();
@@ -810,6 +822,49 @@ async fn a_login_that_an_older_copy_does_not_know_is_not_sent_again() {
             assert!(found.unwrap().is_none());
         }
     }
+}
+
+#[tokio::test]
+async fn where_the_database_is_lost_no_spent_login_is_sent_and_a_new_one_is() {
+    let removed: fn(&Path) = |database| std::fs::remove_file(database).unwrap();
+    let emptied: fn(&Path) = |database| std::fs::write(database, []).unwrap();
+    for lose in [removed, emptied] {
+        for keys in [&[][..], &[1]] {
+            let folder = tempfile::tempdir().unwrap();
+            let keys = || keys.iter().copied().map(key).collect();
+            let open = || Store::open(folder.path(), keys());
+            let job = JobId::file("a");
+            rotate(&open().unwrap(), &job, "v1").await.unwrap();
+            // Also if it is lost once more.
+            for _ in 0..2 {
+                lose(&folder.path().join(DATABASE_FILE));
+                let store = open().unwrap();
+                let find = async |seed: &str| {
+                    let seed = seed.as_bytes().to_vec();
+                    store.find_chain(&job, "refresh_token", Some(&seed)).await
+                };
+                let failure = find("seed of a").await.unwrap_err();
+                assert_eq!(failure.code.as_deref(), Some("chain.restored"));
+                assert!(find("a new login").await.unwrap().is_none());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fingerprint_key_that_another_state_key_encrypted_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path(), vec![key(1)]).unwrap());
+    std::fs::remove_file(folder.path().join(DATABASE_FILE)).unwrap();
+    let error = Store::open(folder.path(), vec![key(2)]).unwrap_err();
+    assert!(error.to_string().contains(FINGERPRINT_FILE), "{error}");
+    // A change of the key while the database is there is no change of its own.
+    let folder = tempfile::tempdir().unwrap();
+    for keys in [vec![], vec![key(1)], vec![key(2), key(1)], vec![key(2)]] {
+        drop(Store::open(folder.path(), keys).unwrap());
+    }
+    std::fs::remove_file(folder.path().join(DATABASE_FILE)).unwrap();
+    Store::open(folder.path(), vec![key(2)]).unwrap();
 }
 
 #[tokio::test]
