@@ -35,6 +35,8 @@ pub(super) struct Document {
     pub(super) job_names: HashSet<String>,
     /// Each file's directory.
     pub(super) directories: Vec<PathBuf>,
+    /// The files themselves.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// Judges the whole and makes the model.
@@ -44,6 +46,7 @@ pub(super) fn check(document: &Document, gathered: &mut Gathered) -> Config {
         gathered,
         files: HashMap::new(),
         keys: HashMap::new(),
+        read: HashMap::new(),
         used: HashSet::new(),
     };
     checker.config()
@@ -56,6 +59,8 @@ struct Checker<'d> {
     files: HashMap<PathBuf, Span>,
     /// Where each key of a Secret (namespace, name, key) is written.
     keys: HashMap<(String, String, String), Span>,
+    /// Where each file that is read is named.
+    read: HashMap<PathBuf, Span>,
     /// Jobs whose token somebody uses.
     used: HashSet<&'d str>,
 }
@@ -77,11 +82,13 @@ impl<'d> Checker<'d> {
         for job in &document.jobs {
             jobs.push(Arc::new(self.job(job)));
         }
-        self.no_output_is_a_source();
-        self.every_job_is_used();
         let state = self.state();
+        let control = self.control();
+        self.no_output_is_a_source();
+        self.no_output_is_our_own();
+        self.every_job_is_used();
         Config {
-            control: self.control(),
+            control,
             state,
             serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
             limits: self.limits(),
@@ -220,12 +227,14 @@ impl<'d> Checker<'d> {
         plugins
     }
 
-    /// A relative path counts from the directory of the file that it stands in.
-    fn path(&self, path: &At<AnyPath>) -> PathBuf {
-        match self.document.directories.get(path.span.source as usize) {
+    /// A file that is read. A relative path counts from the directory of the file that it stands in.
+    fn path(&mut self, path: &At<AnyPath>) -> PathBuf {
+        let whole = match self.document.directories.get(path.span.source as usize) {
             Some(directory) => directory.join(&path.value.0),
             None => path.value.0.clone(),
-        }
+        };
+        self.read.entry(whole.clone()).or_insert(path.span);
+        whole
     }
 
     fn names_once(&mut self) {
@@ -312,19 +321,57 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// A token written over the secret that it is obtained with would be the last.
+    /// A token written over what it is obtained with would be the last.
     fn no_output_is_a_source(&mut self) {
-        for (_, _, secret) in secrets(&self.document.jobs) {
-            if let Some(path) = &secret.value.file
-                && let Some(written) = self.files.get(&self.path(path))
-            {
+        for (path, read) in &self.read {
+            if let Some(written) = self.files.get(path) {
                 self.gathered.clash(
-                    path.span,
+                    *read,
                     *written,
-                    "this secret's file is overwritten by an output",
+                    "this file is overwritten by an output",
                     "write the token to another path",
                 );
             }
+        }
+        for (_, _, secret) in secrets(&self.document.jobs) {
+            if let Some(reference) = &secret.value.secret
+                && let Some(written) = self.keys.get(&place(&reference.value))
+            {
+                self.gathered.clash(
+                    reference.span,
+                    *written,
+                    "this key of a Secret is overwritten by an output",
+                    "write the token to another key",
+                );
+            }
+        }
+    }
+
+    /// The configuration, the control socket and the state directory are no place for a token either.
+    fn no_output_is_our_own(&mut self) {
+        let file = &self.document.file;
+        let state = file.state.as_ref();
+        let state = state.and_then(|state| state.value.dir.as_ref());
+        let socket = file.control.as_ref().map(|control| &control.value.socket);
+        let configuration = self.document.files.iter();
+        let configuration: HashSet<PathBuf> = configuration
+            .filter_map(|file| std::path::absolute(file).ok())
+            .collect();
+        for (path, written) in &self.files {
+            let what = if configuration.contains(path) {
+                "the configuration"
+            } else if state.is_some_and(|state| path.starts_with(&state.value.0)) {
+                "in the state directory"
+            } else if socket.is_some_and(|socket| socket.value.0 == *path) {
+                "the control socket"
+            } else {
+                continue;
+            };
+            self.gathered.note(
+                *written,
+                format!("this output is {what}"),
+                "write the token to another path",
+            );
         }
     }
 
@@ -880,6 +927,15 @@ fn secrets(
             .iter()
             .filter_map(move |(name, secret)| Some((job, name, secret.as_ref()?)))
     })
+}
+
+/// Which key of which Secret it is.
+fn place(reference: &file::SecretReference) -> (String, String, String) {
+    (
+        reference.namespace.value.0.clone(),
+        reference.name.value.0.clone(),
+        reference.key.value.0.clone(),
+    )
 }
 
 fn secret_reference(reference: &At<file::SecretReference>) -> SecretOrigin {

@@ -200,6 +200,7 @@ impl Reading {
             outputs,
             job_names: self.job_names(),
             directories: self.directories.clone(),
+            files: self.files.clone(),
         };
         let config = check::check(&document, &mut self.gathered);
         if !self.gathered.notes.is_empty() || !self.bare.is_empty() {

@@ -543,8 +543,31 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             &job_with(", secrets: {x: {file: /t/./a}}", ""),
             vec![
-                "3:47: this secret's file is overwritten by an output (the other: 4:27) (write the token to another path)",
+                "3:47: this file is overwritten by an output (the other: 4:27) (write the token to another path)",
             ],
+        ),
+        (
+            &job_with(", tls: {ca_file: /t/a}", ""),
+            vec![
+                "3:46: this file is overwritten by an output (the other: 4:27) (write the token to another path)",
+            ],
+        ),
+        (
+            &format!(
+                "state: {{dir: /s, key: {{file: /t/a}}}}\n{}",
+                job_with("", "")
+            ),
+            vec![
+                "1:28: this file is overwritten by an output (the other: 5:27) (write the token to another path)",
+            ],
+        ),
+        (
+            &format!("state: {{dir: /t}}\n{}", job_with("", "")),
+            vec!["5:27: this output is in the state directory (write the token to another path)"],
+        ),
+        (
+            &format!("control: {{socket: /t/a}}\n{}", job_with("", "")),
+            vec!["5:27: this output is the control socket (write the token to another path)"],
         ),
         // What YAML can do beside data.
         (
