@@ -549,7 +549,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             &job_with(", tls: {ca_file: /t/a}", ""),
             vec![
-                "3:46: this file is overwritten by an output (the other: 4:27) (write the token to another path)",
+                "3:42: this file is overwritten by an output (the other: 4:27) (write the token to another path)",
             ],
         ),
         (
@@ -558,7 +558,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
                 job_with("", "")
             ),
             vec![
-                "1:28: this file is overwritten by an output (the other: 5:27) (write the token to another path)",
+                "1:30: this file is overwritten by an output (the other: 5:27) (write the token to another path)",
             ],
         ),
         (
