@@ -200,7 +200,7 @@ pub(crate) fn suspicion(text: &str) -> Option<&'static str> {
 }
 
 /// `$NAME`, and nothing else.
-fn is_bare_variable(text: &str) -> bool {
+pub(crate) fn is_bare_variable(text: &str) -> bool {
     text.strip_prefix('$').is_some_and(|name| {
         name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
             && name

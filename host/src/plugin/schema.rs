@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::config::origin::Origin;
 use crate::config::{has_userinfo, is_telling};
 use crate::printable::printable;
-use crate::text::{Alphabet, first_unseen, has_variable};
+use crate::text::{Alphabet, first_unseen, has_variable, is_bare_variable};
 
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
 const ENDPOINT: &str = "x-evertoken-endpoint";
@@ -175,15 +175,45 @@ fn wrong_endpoint(pointer: &str, value: &Value) -> Option<String> {
                 .to_owned(),
         );
     }
-    if has_variable(text) {
+    if has_variable(text) || text.split(is_url_delimiter).any(is_bare_variable) {
         return Some("variables are not put in here; write the URL itself".to_owned());
     }
-    (text.contains(char::is_whitespace) || origin(value).is_none()).then(|| {
+    if text.contains(['{', '}']) || has_lone_percent(text) {
+        return Some(
+            "the URL has a placeholder, or a character that has to be percent-encoded; write what stands for it".to_owned(),
+        );
+    }
+    (!is_spelled_out(text) || origin(value).is_none()).then(|| {
         format!(
             "{} is not an endpoint; write `https://host/path`",
             shown(pointer, value)
         )
     })
+}
+
+fn is_url_delimiter(c: char) -> bool {
+    matches!(c, '/' | '.' | ':' | '?' | '&' | '=' | '#')
+}
+
+/// Whether a `%` begins no encoded byte (RFC 3986 §2.1).
+fn has_lone_percent(text: &str) -> bool {
+    text.match_indices('%').any(|(at, _)| {
+        let digits = text.as_bytes().get(at + 1..at + 3);
+        !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// Whether a URL is written as it is read: a parser takes `https:/host`, `https:///host` and backslashes for what they may mean, `https` in a
+/// second `https://` for a host, and 0 for a port.
+fn is_spelled_out(text: &str) -> bool {
+    let has_host = text
+        .split_once("://")
+        .is_some_and(|(_, rest)| !rest.starts_with('/'));
+    let url = url::Url::parse(text).ok();
+    let is_meant =
+        |url: &url::Url| !matches!(url.host_str(), Some("http" | "https")) && url.port() != Some(0);
+    let is_plain = !text.contains(|c: char| c == '\\' || c.is_whitespace());
+    has_host && is_plain && url.is_none_or(|url| is_meant(&url))
 }
 
 fn is_endpoint(schema: &Value) -> bool {
@@ -839,6 +869,42 @@ mod tests {
                 "variables are not put in here; write the URL itself",
             ),
             (
+                "https://idp.example.org/$TENANT/token",
+                "variables are not put in here; write the URL itself",
+            ),
+            (
+                "https://$HOST:8443/token",
+                "variables are not put in here; write the URL itself",
+            ),
+            (
+                "https://idp.example.org/{tenant}/token",
+                "the URL has a placeholder, or a character that has to be percent-encoded; write what stands for it",
+            ),
+            (
+                "https://idp.example.org/%TENANT%/token",
+                "the URL has a placeholder, or a character that has to be percent-encoded; write what stands for it",
+            ),
+            (
+                "https://https://idp.example.org/token",
+                "`https://https://idp.example.org/token` is not an endpoint; write `https://host/path`",
+            ),
+            (
+                "https:/idp.example.org/token",
+                "`https:/idp.example.org/token` is not an endpoint; write `https://host/path`",
+            ),
+            (
+                "https:///idp.example.org/token",
+                "`https:///idp.example.org/token` is not an endpoint; write `https://host/path`",
+            ),
+            (
+                "https://idp.example.org\\token",
+                "`https://idp.example.org\\token` is not an endpoint; write `https://host/path`",
+            ),
+            (
+                "https://idp.example.org:0/token",
+                "`https://idp.example.org:0/token` is not an endpoint; write `https://host/path`",
+            ),
+            (
                 " https://idp.example.org",
                 "` https://idp.example.org` is not an endpoint; write `https://host/path`",
             ),
@@ -857,6 +923,7 @@ mod tests {
         for url in [
             "https://idp.example.org/@me?user=a@b",
             "http://[::1]:8080/realms/x/token",
+            "HTTPS://idp.example.org/a%20b/$metadata?next=https://other.test",
         ] {
             let config = json!({"grant": "refresh_token", "token_url": url});
             assert!(check_config(&schema(), &config).is_empty(), "{url}");

@@ -24,7 +24,10 @@ pub(super) fn warnings(places: &Places) -> Vec<Mistake> {
 /// The JSON pointers of suspicious texts, and why they are.
 fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)>) {
     match value {
-        Value::String(text) => found.extend(text::suspicion(text).map(|why| (pointer, why))),
+        Value::String(text) => {
+            let why = text::suspicion(text).or_else(|| other_endpoint(&pointer, text));
+            found.extend(why.map(|why| (pointer, why)));
+        }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 gather(item, format!("{pointer}/{index}"), found);
@@ -40,11 +43,61 @@ fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)
     }
 }
 
+/// Why a token endpoint looks like another one of the issuer's.
+fn other_endpoint(pointer: &str, url: &str) -> Option<&'static str> {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    if !pointer.ends_with("/token_url") {
+        None
+    } else if path.contains("/.well-known/") {
+        Some(
+            "it looks like the issuer's metadata (RFC 8414); write its `token_endpoint`, which stands there",
+        )
+    } else if path.trim_end_matches('/').ends_with("/authorize") {
+        Some(
+            "it looks like the endpoint for people in a browser; write the one for tokens, often `…/token`",
+        )
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_token_endpoint_that_looks_like_another_one_is_suspicious() {
+        for (pointer, url, expected) in [
+            (
+                "/token_url",
+                "https://idp.test/oauth2/authorize",
+                Some("browser"),
+            ),
+            (
+                "/token_url",
+                "https://idp.test/authorize/?a=b",
+                Some("browser"),
+            ),
+            (
+                "/token_url",
+                "https://idp.test/.well-known/openid-configuration",
+                Some("metadata"),
+            ),
+            ("/token_url", "https://idp.test/authorize/token", None),
+            ("/token_url", "https://idp.test/token?to=/authorize", None),
+            ("/audience", "https://idp.test/authorize", None),
+        ] {
+            let found = other_endpoint(pointer, url);
+            assert_eq!(found.is_some(), expected.is_some(), "{url}");
+            assert!(
+                found
+                    .unwrap_or_default()
+                    .contains(expected.unwrap_or_default())
+            );
+        }
+    }
 
     #[test]
     fn every_text_is_looked_at_and_its_place_is_told() {
