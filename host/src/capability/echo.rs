@@ -251,16 +251,28 @@ impl Echoes {
         let token = SecretHandle::join(&pieces)?;
         let is_called_token = self.tokens.iter().any(|known| known == text);
         let is_made_by_issuer = is_called_token
+            && self.may_be_issuers(text)
+            && !self.is_repeated(token.expose(), &places(&pieces));
+        match std::str::from_utf8(token.expose()) {
+            Ok(text) if is_made_by_issuer => Ok(text.to_owned()),
+            _ => Err(not_revealed(&token)),
+        }
+    }
+
+    /// Whether an issuer may have made this text with markers in it: a token with secrets in it, and neither one of them alone nor
+    /// something that the plugin put together.
+    pub(super) fn may_be_issuers(&self, text: &str) -> bool {
+        let Some(pieces) = self.pieces(text) else {
+            return true;
+        };
+        let of_token = |piece: &Piece| match piece {
+            Piece::Text(text) => is_of_token(text.as_bytes()),
+            Piece::Secret(secret, _) => is_of_token(secret.expose()),
+        };
+        pieces.len() > 1
+            && pieces.iter().all(of_token)
             && self.markers(text).count() <= MAX_MARKERS_IN_TOKEN
             && self.markers(text).all(|marker| marker.is_own)
-            && !self.is_repeated(token.expose(), &places(&pieces));
-        // RFC 6749 A.12. Whoever repeats other characters may have changed them.
-        let is_token =
-            |text: &&str| is_made_by_issuer && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        match std::str::from_utf8(token.expose()).ok().filter(is_token) {
-            Some(text) => Ok(text.to_owned()),
-            None => Err(not_revealed(&token)),
-        }
     }
 
     /// A text of the plugin's that may be shown: nothing that it may not read is in it.
@@ -275,7 +287,7 @@ impl Echoes {
     }
 
     /// Whether a request had what stands at one of these places of a token beside the same character, as it is or as whoever undoes
-    /// escapes reads it; or it is the token.
+    /// escapes reads it.
     fn is_repeated(&self, token: &[u8], places: &[Range<usize>]) -> bool {
         let sent = self.sent.iter().map(|sent| sent.expose().len());
         let work = places.len() * Escapes::READINGS.len() * sent.sum::<usize>();
@@ -286,8 +298,7 @@ impl Echoes {
         };
         worker::aside_if_large(work, || {
             let mut sent = self.sent.iter();
-            places.contains(&(0..token.len()))
-                || sent.any(|sent| View::all(sent.expose()).any(has_one))
+            sent.any(|sent| View::all(sent.expose()).any(has_one))
         })
     }
 
@@ -435,6 +446,13 @@ fn not_revealed(token: &SecretHandle) -> Failure {
             "what the plugin returned to be published repeats {names}, as an answer did; if whoever reads the token may read that, list it under `reveal`"
         ),
     )
+}
+
+/// Whether these characters are of a token as it is sent (RFC 6750 §2.1). Others stand where somebody puts texts together: whoever gets
+/// a header field twice repeats one value with both texts in it, with a comma between them (RFC 9110 §5.3).
+fn is_of_token(text: &[u8]) -> bool {
+    let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
+    text.iter().all(is_one)
 }
 
 /// `access_token`, `idToken`.

@@ -93,7 +93,7 @@ struct Used {
     /// By the secret's name.
     replacements: BTreeMap<String, usize>,
     log_lines: u32,
-    /// Other jobs' tokens that were opened, and when they die.
+    /// Other jobs' tokens that were opened and may be read, and when they die.
     others_tokens: Vec<(SecretSlice<u8>, Timestamp)>,
     first_sent_at: Option<Timestamp>,
     last_dated: Option<Dated>,
@@ -224,13 +224,17 @@ impl Call {
         if !secret.rotating {
             return Err(self.not_rotating(name));
         }
+        let may_be_issuers = self.may_be_issuers(&value);
         let value = self.put_back(value)?;
         let bytes = value.expose();
         if bytes.is_empty() || value.size() > MAX_SECRET_BYTES {
             return Err(self.invalid_successor(name));
         }
         let target = self.handle(name, secret, SecretSlice::from(bytes.to_vec()), 0);
-        if value.secret().is_some_and(|made| !made.may_become(&target)) {
+        let may_become = |made: &SecretHandle| {
+            made.may_become(&target) && (may_be_issuers || self.has_no_other(made, name))
+        };
+        if value.secret().is_some_and(|made| !may_become(made)) {
             return Err(self.mixed(name));
         }
         if self.count_replacement(name) > MAX_REPLACEMENTS {
@@ -514,6 +518,25 @@ impl Call {
         }
     }
 
+    /// Whether a plugin may have read this in an answer that was not its own words.
+    fn may_be_issuers(&self, value: &Value) -> bool {
+        match value {
+            Value::Text(text) => self.used().echoes.may_be_issuers(text),
+            Value::Bytes(bytes) => {
+                let text = std::str::from_utf8(bytes).ok();
+                text.is_none_or(|text| self.used().echoes.may_be_issuers(text))
+            }
+            Value::Secret(_) => false,
+        }
+    }
+
+    /// Whether no other secret than this one is in the value, but those that may be read. Who else gets what is kept under a name (another
+    /// job, whoever reads the file that it is written back to) is each secret's own affair.
+    fn has_no_other(&self, value: &SecretHandle, name: &str) -> bool {
+        let mut names = value.lineage().names().iter();
+        names.all(|other| other == name || self.0.job.source.reveal.contains(other))
+    }
+
     /// What a plugin passes, with what markers in it stand for.
     fn put_back(&self, value: Value) -> Result<Value, Failure> {
         self.used().echoes.put_back(value)
@@ -636,7 +659,11 @@ impl Call {
             now: host.clock.now().wall,
         };
         let value = secrets::fetch(&providers, &self.0.job, name, &secret.origin).await?;
-        if let SecretOrigin::Job(other) = &secret.origin {
+        // What may not be read is not handed on, and the end of a guess would tell whether it is right.
+        let is_revealed = self.0.job.source.reveal.contains(name);
+        if let SecretOrigin::Job(other) = &secret.origin
+            && is_revealed
+        {
             let other = secrets::beside(&self.0.job.id, other);
             let kept = host.keeper.token(&other).await.ok().flatten();
             let is_it = |kept: &KeptToken| {
@@ -693,7 +720,7 @@ impl Call {
             FailureKind::InvalidConfig,
             "secret.mixed",
             format!(
-                "the plugin replaced secret `{name}` with one that may be sent to fewer origins or may not be read, or with the bytes of a digest, signature or MAC; a value must not gain rights by another name"
+                "the plugin replaced secret `{name}` with one that may be sent to fewer origins or may not be read, with another secret, or with the bytes of a digest, signature or MAC; a value must not gain rights by another name. Where the issuer repeats another secret as the successor, list that one under `reveal`"
             ),
         )
     }

@@ -418,8 +418,16 @@ async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
         let login = JobId::file("login");
         fixture.keeper.keep_token(&login, &kept).await.unwrap();
         let call = fixture.call();
-        let unopened = call.ending_as_its_job_knows(token(value, said));
-        assert_eq!(unopened.expiry, said, "it was not opened");
+        let unknown = call.ending_as_its_job_knows(token(value, said));
+        assert_eq!(unknown.expiry, said, "it was not opened");
+        call.open("token").await.unwrap();
+        let unknown = call.ending_as_its_job_knows(token(value, said));
+        assert_eq!(unknown.expiry, said, "it could be guessed");
+        let mut revealing = fixture.job.clone();
+        revealing.source.reveal.insert("token".to_owned());
+        let job = std::mem::replace(&mut fixture.job, revealing);
+        let call = fixture.call();
+        fixture.job = job;
         call.open("token").await.unwrap();
         let known = call.ending_as_its_job_knows(token(value, said));
         assert_eq!(known.expiry, expected, "{dies:?} {value} {said:?}");
@@ -541,6 +549,20 @@ async fn only_a_rotating_secret_is_replaced_and_only_by_what_may_do_as_much() {
     call.replace("rt", Value::Secret(revealed), None)
         .await
         .unwrap();
+    // Of equal rights, but other jobs and the file that it is written back to may have the one and not the other.
+    fixture.job.source.reveal.clear();
+    let call = fixture.holding_call().await;
+    let own = call.open("rt").await.unwrap();
+    let fixed = call.open("fixed").await.unwrap();
+    let both = [&own, &fixed].map(|secret| Piece::Secret(secret.clone(), Encoding::Base64));
+    for value in [fixed, call.join(&both).unwrap()] {
+        let failure = call
+            .replace("rt", Value::Secret(value), None)
+            .await
+            .unwrap_err();
+        assert_eq!(code(&failure), "secret.mixed");
+    }
+    call.replace("rt", Value::Secret(own), None).await.unwrap();
 }
 
 #[tokio::test]

@@ -710,6 +710,83 @@ async fn a_token_that_only_came_back_is_not_published_whatever_the_answer_calls_
     }
 }
 
+/// Services that repeat header fields make one value of two fields of a name.
+#[tokio::test]
+async fn what_is_sent_in_two_fields_is_no_token_of_the_issuers() {
+    for (separator, name) in [",", ", ", "; ", " ", "&", "|"]
+        .into_iter()
+        .flat_map(|separator| [(separator, "s"), (separator, "rt")])
+    {
+        let mut fixture = fixture("value-1");
+        fixture.transport = Some(Transported::by(move |outgoing| {
+            let values = outgoing.headers.get_all("x-token").iter();
+            let values: Vec<_> = values
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+                .collect();
+            let body = serde_json::json!({"headers": {"X-Token": values.join(separator)}});
+            Response {
+                status: 200,
+                headers: Vec::new(),
+                body: body.to_string().into_bytes(),
+                sent_at: NOW,
+            }
+        }));
+        let call = fixture.holding_call().await;
+        let secret = Value::Secret(call.open(name).await.unwrap());
+        let fields = [text("a"), secret, text("b")];
+        let request = Request {
+            headers: fields.map(|value| ("x-token".to_owned(), value)).to_vec(),
+            ..get(ISSUER)
+        };
+        let answer = call.send(request).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let repeated = answer["headers"]["X-Token"].as_str().unwrap();
+        assert!(
+            repeated.starts_with('a') && repeated.contains("secret-"),
+            "{repeated}"
+        );
+        let failure = call.published(token_of(repeated)).unwrap_err();
+        assert_eq!(code(&failure), "secret.not-revealed", "{separator:?}");
+        // Nor is it a successor, if it is another secret.
+        let stored = call.replace("rt", text(repeated), None).await;
+        assert_eq!(stored.is_ok(), name == "rt", "{separator:?} {stored:?}");
+    }
+}
+
+/// Issuers put the name of a client into refresh tokens, too.
+#[tokio::test]
+async fn a_successor_that_an_issuer_made_is_stored_also_if_another_secret_is_in_it() {
+    let jwt = format!(
+        "e30.{}.c2ln",
+        URL_SAFE_NO_PAD.encode(r#"{"azp":"value-1"}"#)
+    );
+    for (successor, is_stored) in [
+        (&*jwt, true),
+        ("value-1", false),
+        ("value-1, and more", false),
+    ] {
+        let mut fixture = fixture("value-1");
+        let body = serde_json::json!({"refresh_token": successor}).to_string();
+        fixture.transport = Some(Transported::by(move |_| Response {
+            status: 200,
+            headers: Vec::new(),
+            body: body.clone().into_bytes(),
+            sent_at: NOW,
+        }));
+        let call = fixture.holding_call().await;
+        let secret = call.open("s").await.unwrap();
+        let answer = call.send(carrying(&secret)).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let read = answer["refresh_token"].as_str().unwrap();
+        assert!(read.contains("secret-"), "{read}");
+        let stored = call.replace("rt", text(read), None).await;
+        assert_eq!(stored.is_ok(), is_stored, "{successor}: {stored:?}");
+        if is_stored {
+            assert_eq!(opened(&fixture, "rt").await.unwrap(), successor);
+        }
+    }
+}
+
 #[tokio::test]
 async fn state_log_clock_and_randomness_know_no_secret() {
     tells_nothing(&["hunter22", "hunter23", "x!"], async |call, _| {
