@@ -289,16 +289,18 @@ impl Echoes {
     /// Whether a request had what stands at one of these places of a token beside the same character, as it is or as whoever undoes
     /// escapes reads it.
     fn is_repeated(&self, token: &[u8], places: &[Range<usize>]) -> bool {
-        let sent = self.sent.iter().map(|sent| sent.expose().len());
-        let work = places.len() * Escapes::READINGS.len() * sent.sum::<usize>();
+        // Of what the job lists the plugin has chosen nothing: a refresh token has the same claims as the token for it.
+        let worded = || self.sent.iter().filter(|sent| !sent.is_own());
+        let bytes = worded().map(|sent| sent.expose().len());
+        let work = places.len() * Escapes::READINGS.len() * bytes.sum::<usize>();
         let has_one = |view: View<'_>| {
             places
                 .iter()
                 .any(|place| is_beside_the_same(token, place, &view.bytes))
         };
         worker::aside_if_large(work, || {
-            let mut sent = self.sent.iter();
-            sent.any(|sent| View::all(sent.expose()).any(has_one))
+            let mut worded = worded();
+            worded.any(|sent| View::all(sent.expose()).any(has_one))
         })
     }
 
@@ -513,7 +515,12 @@ impl<'a> Sought<'a> {
             found.any(|found| !own.places(found).is_empty())
         };
         let owners = self.each.iter().filter(is_in);
-        owners.map(|(secret, _)| *secret).collect()
+        let owners: Vec<_> = owners.map(|(secret, _)| *secret).collect();
+        if owners.is_empty() {
+            // It is nobody's text, whatever was found there.
+            return self.each.iter().map(|(secret, _)| *secret).collect();
+        }
+        owners
     }
 }
 
@@ -545,7 +552,12 @@ fn joined(text: &[u8], mut hits: Vec<Hit>) -> Vec<Hit> {
 /// Other spellings are undone before a text is looked through.
 fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let sent: &[Encoding] = if secret.len() <= MAX_SPELLED_BYTES {
-        &[Encoding::Raw, Encoding::Form, Encoding::Percent]
+        &[
+            Encoding::Raw,
+            Encoding::Form,
+            Encoding::Percent,
+            Encoding::Json,
+        ]
     } else {
         &[Encoding::Raw]
     };
@@ -553,7 +565,13 @@ fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut spellings = [secret, secret.trim_ascii()]
         .map(|value| Zeroizing::new(value.to_vec()))
         .to_vec();
-    for value in sent.iter().filter_map(|sent| sent.encode(secret).ok()) {
+    let mut values: Vec<_> = sent
+        .iter()
+        .filter_map(|sent| sent.encode(secret).ok())
+        .collect();
+    // Most values have no character that any of them escapes.
+    values.dedup();
+    for value in values {
         let whole = [
             Encoding::Hex,
             Encoding::Base32,
@@ -567,7 +585,11 @@ fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
             let (standard, url) = inside_base64(&value, offset);
             spellings.extend([standard, url]);
         }
-        spellings.extend((0..5).map(|offset| inside_base32(&value, offset)));
+        for offset in 0..5 {
+            let upper = inside_base32(&value, offset);
+            spellings.push(Zeroizing::new(upper.to_ascii_lowercase()));
+            spellings.push(upper);
+        }
     }
     spellings
 }
@@ -593,13 +615,13 @@ enum Escapes {
     Any,
     /// Digits of hex are of either case.
     HexCase,
-    /// Base64 comes in lines (RFC 2045 §6.8, RFC 7468 §2).
+    /// Base64 comes in lines, and they may be indented (RFC 2045 §6.8, RFC 7468 §2).
     Lines,
 }
 
 impl Escapes {
     /// The ways in which a text is looked through: what is undone, one after the other. Two deep, as texts are put into others.
-    const READINGS: [&[Self]; 11] = [
+    const READINGS: [&[Self]; 13] = [
         &[],
         &[Self::Json],
         &[Self::Percent],
@@ -611,6 +633,8 @@ impl Escapes {
         &[Self::Percent, Self::Percent],
         &[Self::Any, Self::Any],
         &[Self::Json, Self::Lines],
+        &[Self::Percent, Self::Lines],
+        &[Self::HexCase, Self::Lines],
     ];
 
     /// Whether what is undone is a part of what stands there.
@@ -632,7 +656,10 @@ impl Escapes {
                 to.push(digit.to_ascii_lowercase());
                 Some(1)
             }
-            (Self::Lines, [b'\r' | b'\n', ..]) => Some(1),
+            (Self::Lines, [b'\r' | b'\n', rest @ ..]) => {
+                let is_indented = |byte: &&u8| matches!(byte, b' ' | b'\t');
+                Some(1 + rest.iter().take_while(is_indented).count())
+            }
             (Self::Form | Self::Percent, [b'%', high, low, ..]) => {
                 to.push(u8::try_from(hex(&[*high, *low])?).ok()?);
                 Some(3)

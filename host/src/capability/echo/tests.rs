@@ -92,6 +92,8 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         data_encoding::BASE32.encode(raw.as_bytes()),
         data_encoding::BASE32.encode(format!("{raw}.").as_bytes()),
         data_encoding::BASE32.encode(format!("abc{raw}d").as_bytes()),
+        data_encoding::BASE32.encode(raw.as_bytes()).to_lowercase(),
+        STANDARD.encode(r#"{"password":"p&ss \"wörd\"/+<1>","more":1}"#),
         // Twice.
         r#"p&ss \\\"wörd\\\"/+<1>"#.to_owned(),
         r#"p\\u0026ss \\\"wörd\\\"/+\\u003c1\\u003e"#.to_owned(),
@@ -106,6 +108,14 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         in_lines(&STANDARD.encode(raw), "\r\n"),
         in_lines(&STANDARD.encode(format!("client:{raw}:")), "\n"),
         in_lines(&STANDARD.encode(raw), "\\n"),
+        in_lines(&STANDARD.encode(raw), "\n    "),
+        in_lines(&STANDARD.encode(raw), "%0d%0a"),
+        in_lines(
+            &data_encoding::HEXLOWER
+                .encode(raw.as_bytes())
+                .replace("c3b6", "C3b6"),
+            "\n\t",
+        ),
     ];
     for spelling in cases {
         let mut echoes = sent(&[raw]).await;
@@ -343,6 +353,21 @@ async fn a_token_is_published_as_the_issuer_made_it_only_if_the_issuer_called_it
         echoes.published("no marker in it").unwrap(),
         "no marker in it"
     );
+}
+
+#[tokio::test]
+async fn a_token_with_the_claims_of_the_refresh_token_before_it_is_the_issuers() {
+    let jwt = |id: &str| {
+        let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"azp":"client-1","jti":"{id}"}}"#));
+        format!("e30.{claims}.c2ln")
+    };
+    let mut echoes = sent(&["client-1", &jwt("1")]).await;
+    let token = jwt("2");
+    let marked = seen(&mut echoes, format!(r#"{{"access_token":"{token}"}}"#));
+    let json: serde_json::Value = serde_json::from_str(&marked).unwrap();
+    let text = json["access_token"].as_str().unwrap();
+    assert!(echoes.has_marker(text), "{text}");
+    assert_eq!(echoes.published(text).unwrap(), token);
 }
 
 #[tokio::test]
