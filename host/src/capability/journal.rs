@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -471,6 +472,30 @@ pub(super) async fn newest(
         return Err(why_there_is_none(host, job, name, secret).await);
     }
     Ok((found.chain.value, found.chain.generation))
+}
+
+/// What changes when somebody gives a rotating secret another value, and not when its use does.
+///
+/// # Errors
+/// As [`newest`].
+pub(super) async fn given(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    secret: &Secret,
+) -> Result<[u8; 32], Failure> {
+    let chain = find(host, job, name, secret).await?.chain;
+    if chain.value.expose_secret().is_empty() {
+        return Err(why_there_is_none(host, job, name, secret).await);
+    }
+    let now = host.clock.now().wall;
+    let alone = host.keeper.is_exclusive();
+    let state = chain.state(host.journal.holder, alone, secret.retry_unanswered, now);
+    // Nobody uses it then, so another generation was given.
+    let rests = matches!(state, ChainState::Dead | ChainState::NeedsAttention);
+    let generation = if rests { chain.generation } else { 0 };
+    let given = [&chain.id.0[..], &generation.to_be_bytes()].concat();
+    Ok(Sha256::digest(given).into())
 }
 
 /// Why a chain has no value. A value that can be read by now may belong to another chain, and be spent there: it is not used before

@@ -189,8 +189,8 @@ impl Acquirer for Live {
                 if !may_change(&secret.origin) {
                     continue;
                 }
-                match call.open(name).await {
-                    Ok(value) => hash.update(value.digest()),
+                match call.given(name).await {
+                    Ok(digest) => hash.update(digest),
                     // Nothing is known of it now.
                     Err(failure) if failure.kind == FailureKind::Unavailable => return None,
                     Err(failure) => {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::{ExposeSecret, SecretSlice};
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::capability::crypto::{self, PublicKey};
@@ -155,6 +156,21 @@ impl Call {
             (self.configured(name, secret).await?, 0)
         };
         self.hold(self.handle(name, secret, value, generation))
+    }
+
+    /// What tells whether somebody gave the secret `name` another value: a digest, not to be shown. For the host, no plugin asks.
+    ///
+    /// # Errors
+    /// As [`Call::open`].
+    pub async fn given(&self, name: &str) -> Result<[u8; 32], Failure> {
+        let secret = self.listed(name)?;
+        let Inner { host, job, .. } = &*self.0;
+        if secret.rotating {
+            journal::given(host, job, name, secret).await
+        } else {
+            let value = self.configured(name, secret).await?;
+            Ok(Sha256::digest(value.expose_secret()).into())
+        }
     }
 
     /// What the secret `name` may be by mistake, for a person who wants to know before it is used. For the host, no plugin asks.

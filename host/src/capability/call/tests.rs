@@ -230,6 +230,29 @@ async fn only_what_has_an_alphabet_is_held_to_it() {
 }
 
 #[tokio::test]
+async fn a_secret_is_given_anew_by_somebody_and_not_by_its_own_use() {
+    let mut fixture = Fixture::new();
+    fixture.secret("fixed", "one");
+    fixture.secret("rt", "login-1").rotating = true;
+    let call = fixture.holding_call().await;
+    let given = [call.given("fixed").await, call.given("rt").await].map(Result::unwrap);
+    call.open("rt").await.unwrap();
+    call.replace("rt", Value::Text("rt-2".to_owned()), None)
+        .await
+        .unwrap();
+    drop(call);
+    let call = fixture.call();
+    let now = [call.given("fixed").await, call.given("rt").await].map(Result::unwrap);
+    assert_eq!(now, given);
+    fixture.job.source.secrets.clear();
+    fixture.secret("fixed", "two");
+    fixture.secret("rt", "login-2").rotating = true;
+    let call = fixture.call();
+    assert_ne!(call.given("fixed").await.unwrap(), given[0]);
+    assert_ne!(call.given("rt").await.unwrap(), given[1]);
+}
+
+#[tokio::test]
 async fn a_plugin_that_takes_anothers_place_does_not_read_what_that_one_cached() {
     let mut fixture = Fixture::new();
     let host = fixture.host();

@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretSlice};
-use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::encoding::Encoding;
@@ -266,12 +265,6 @@ impl SecretHandle {
     /// The value, for the host's own use.
     pub(super) fn expose(&self) -> &[u8] {
         self.0.bytes.expose_secret()
-    }
-
-    /// SHA-256 of the value, to tell whether it changed; not to be shown, since a short value can be guessed from it.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.expose()).into()
     }
 
     /// What it counts against limits: at least its length, and of a value that may not be read no more than a step tells.
