@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::crypto;
 use super::encoding::Encoding;
-use super::http::Response;
+use super::http::{Request, Response};
 use super::scrub::REDACTED;
 use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
@@ -38,6 +38,9 @@ const SPELLED: usize = 16;
 
 /// Markers of one call that stand for something.
 const MAX_MARKERS: usize = 1000;
+
+/// The plugin's own texts of one call. Requests have some hundred bytes of them.
+const MAX_WORDED_BYTES: usize = MAX_SECRET_BYTES;
 
 /// Markers that a token has if it is an issuer's.
 const MAX_MARKERS_IN_TOKEN: usize = 16;
@@ -63,6 +66,10 @@ pub(super) struct Echoes {
     replaced: Vec<Replaced>,
     /// What issuers call a token and has markers in it.
     tokens: Vec<String>,
+    /// The plugin's own texts in requests.
+    worded: Vec<Vec<u8>>,
+    /// Whether they are more than are kept.
+    is_wordy: bool,
 }
 
 /// What a marker stands for.
@@ -106,6 +113,16 @@ impl Echoes {
             self.sent.push(value.clone());
         }
         Ok(())
+    }
+
+    /// Takes note of what the plugin itself says in a request, for [`Echoes::published`].
+    pub(super) fn note_worded(&mut self, request: &Request) {
+        let known = self.worded.iter().map(Vec::len).sum::<usize>();
+        let bytes = request.texts().map(<[u8]>::len).sum::<usize>();
+        self.is_wordy |= known + bytes > MAX_WORDED_BYTES;
+        if !self.is_wordy {
+            self.worded.extend(request.texts().map(<[u8]>::to_vec));
+        }
     }
 
     /// Whether an answer of `origin` is to be looked through. What may not be sent there cannot come from there, and looking for it
@@ -259,8 +276,8 @@ impl Echoes {
         }
     }
 
-    /// Whether an issuer may have made this text with markers in it: a token with secrets in it, and neither one of them alone nor
-    /// something that the plugin put together.
+    /// Whether an issuer may have made this text with markers in it: a token with secrets in it, and neither one of them alone or beside
+    /// the plugin's own words, nor something that the plugin put together.
     pub(super) fn may_be_issuers(&self, text: &str) -> bool {
         let Some(pieces) = self.pieces(text) else {
             return true;
@@ -269,10 +286,33 @@ impl Echoes {
             Piece::Text(text) => is_of_token(text.as_bytes()),
             Piece::Secret(secret, _) => is_of_token(secret.expose()),
         };
-        pieces.len() > 1
-            && pieces.iter().all(of_token)
+        pieces.iter().all(of_token)
+            && self.has_text_of_anothers(&pieces)
             && self.markers(text).count() <= MAX_MARKERS_IN_TOKEN
             && self.markers(text).all(|marker| marker.is_own)
+    }
+
+    /// Whether a text beside the secrets is none that the plugin has sent.
+    fn has_text_of_anothers(&self, pieces: &[Piece]) -> bool {
+        if self.is_wordy {
+            return false;
+        }
+        let bytes = self.worded.iter().map(Vec::len);
+        let work = pieces.len() * Escapes::READINGS.len() * bytes.sum::<usize>();
+        let is_worded = |text: &str| {
+            let text = memmem::Finder::new(text);
+            let has_it = |view: View<'_>| text.find(&view.bytes).is_some();
+            let mut worded = self.worded.iter();
+            worded.any(|worded| View::all(worded).any(has_it))
+        };
+        let is_anothers = |piece: &Piece| match piece {
+            Piece::Text(text) => {
+                let text = text.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+                !text.is_empty() && !is_worded(text)
+            }
+            Piece::Secret(..) => false,
+        };
+        worker::aside_if_large(work, || pieces.iter().any(is_anothers))
     }
 
     /// A text of the plugin's that may be shown: nothing that it may not read is in it.
@@ -450,10 +490,10 @@ fn not_revealed(token: &SecretHandle) -> Failure {
     )
 }
 
-/// Whether these characters are of a token as it is sent (RFC 6750 §2.1). Others stand where somebody puts texts together: whoever gets
+/// Whether these characters are of a token as it is sent (RFC 6750 §2.1), or blanks. Others stand where somebody puts texts together: whoever gets
 /// a header field twice repeats one value with both texts in it, with a comma between them (RFC 9110 §5.3).
 fn is_of_token(text: &[u8]) -> bool {
-    let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
+    let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/= ".contains(byte);
     text.iter().all(is_one)
 }
 

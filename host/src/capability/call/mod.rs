@@ -276,6 +276,7 @@ impl Call {
     /// There is no answer: `http.*`; or a secret may not go there: `secret.origin-denied`.
     pub async fn send(&self, request: Request) -> Result<Response, Failure> {
         self.count_request()?;
+        self.used().echoes.note_worded(&request);
         let request = request.try_map(|value| self.put_back(value))?;
         for secret in request.values().filter_map(Value::secret) {
             self.used().echoes.note_sent(secret)?;

@@ -117,6 +117,20 @@ impl Request {
             .chain(content)
     }
 
+    /// Every text in it that is no secret's, names included.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        let fields: &[(String, Value)] = match &self.body {
+            Body::Form(fields) => fields,
+            Body::Empty | Body::Content(_) => &[],
+        };
+        let names = self.query.iter().chain(&self.headers).chain(fields);
+        let names = names.map(|(name, _)| name.as_bytes());
+        let own = self.values().filter(|value| value.secret().is_none());
+        names
+            .chain(own.map(Value::expose))
+            .chain([self.url.as_bytes()])
+    }
+
     /// The same with other values.
     pub(super) fn try_map<E>(self, map: impl Fn(Value) -> Result<Value, E>) -> Result<Self, E> {
         let pairs = |pairs: Vec<(String, Value)>| {

@@ -623,7 +623,7 @@ fn token_of(text: &str) -> Token {
 async fn a_token_that_an_issuer_made_is_published_also_if_a_secret_is_in_it() {
     let mut fixture = fixture("value-1");
     fixture.transport = Some(Transported::answering(
-        r#"{"access_token":"made-for-value-1","note":"made-for-value-1"}"#,
+        r#"{"access_token":"made for value-1","note":"made for value-1"}"#,
     ));
     let call = fixture.call();
     let secret = call.open("s").await.unwrap();
@@ -634,9 +634,9 @@ async fn a_token_that_an_issuer_made_is_published_also_if_a_secret_is_in_it() {
     let token = call.published(token_of(text)).unwrap();
     let fields = token.fields.iter();
     let fields: Vec<_> = fields.map(|field| field.value.expose_secret()).collect();
-    assert_eq!(token.value.expose_secret(), "made-for-value-1");
+    assert_eq!(token.value.expose_secret(), "made for value-1");
     // What is shown has no secret in it.
-    assert_eq!(fields, ["made-for-value-1"]);
+    assert_eq!(fields, ["made for value-1"]);
     // What the issuer calls no token is none.
     let note = answer["note"].as_str().unwrap();
     let failure = call.published(token_of(note)).unwrap_err();
