@@ -128,8 +128,10 @@ impl Host {
             .unwrap_or_else(|_| Err(busy(job)))?;
         let called = with_config(job, replayed.as_ref());
         let endpoints = source.endpoints(&called.source.config);
-        let present = source.endpoints(&job.source.config);
-        let call = self.call_holding(&called, &endpoints, &present, held);
+        let is_as_now = Arc::ptr_eq(&called, job);
+        let present = (!is_as_now).then(|| source.endpoints(&job.source.config));
+        let present = present.as_ref().unwrap_or(&endpoints);
+        let call = self.call_holding(&called, &endpoints, present, held);
         let began = call.now();
         let result = source.acquire(&called, &call).await;
         let ending = ending(&result, &call);

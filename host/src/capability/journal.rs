@@ -412,10 +412,14 @@ pub(super) async fn look(host: &Shared, job: &Job) {
 }
 
 fn note(host: &Shared, job: &Job, name: &str, chain: &Chain, secret: &Secret) {
+    let state = state_of(host, chain, secret);
+    host.journal.note(&job.id, name, chain.id, state);
+}
+
+fn state_of(host: &Shared, chain: &Chain, secret: &Secret) -> ChainState {
     let now = host.clock.now().wall;
     let alone = host.keeper.is_exclusive();
-    let state = chain.state(host.journal.holder, alone, secret.retry_unanswered, now);
-    host.journal.note(&job.id, name, chain.id, state);
+    chain.state(host.journal.holder, alone, secret.retry_unanswered, now)
 }
 
 fn note_unusable(host: &Shared, job: &Job, name: &str, failure: &Failure) {
@@ -488,11 +492,11 @@ pub(super) async fn given(
     if chain.value.expose_secret().is_empty() {
         return Err(why_there_is_none(host, job, name, secret).await);
     }
-    let now = host.clock.now().wall;
-    let alone = host.keeper.is_exclusive();
-    let state = chain.state(host.journal.holder, alone, secret.retry_unanswered, now);
     // Nobody uses it then, so another generation was given.
-    let rests = matches!(state, ChainState::Dead | ChainState::NeedsAttention);
+    let rests = matches!(
+        state_of(host, &chain, secret),
+        ChainState::Dead | ChainState::NeedsAttention
+    );
     let generation = if rests { chain.generation } else { 0 };
     let given = [&chain.id.0[..], &generation.to_be_bytes()].concat();
     Ok(Sha256::digest(given).into())

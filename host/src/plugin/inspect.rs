@@ -10,8 +10,9 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use wasmparser::{Parser, Payload};
 
+use super::instances::Instances;
 use super::needs::{self, SecretMistake, SecretNeed};
-use super::{ConfigMistake, instances, limits, schema};
+use super::{ConfigMistake, limits, schema};
 use crate::printable::{self, printable};
 
 /// The package of the plugin interface.
@@ -330,7 +331,7 @@ impl InspectError {
 pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
     check_is_component(bytes)?;
     let surface = read(bytes).map_err(InspectError::Malformed)?;
-    check_instances(bytes)?;
+    check_instances(&surface.instances)?;
     let (world, version) = world_of(&surface.exports)?;
     for import in &surface.imports {
         audit(import, world)?;
@@ -372,8 +373,8 @@ fn check_is_component(bytes: &[u8]) -> Result<(), InspectError> {
     Ok(())
 }
 
-fn check_instances(bytes: &[u8]) -> Result<(), InspectError> {
-    let size = instances::bytes_of(bytes).map_err(InspectError::Malformed)?;
+fn check_instances(instances: &Instances) -> Result<(), InspectError> {
+    let size = instances.bytes();
     let limit = limits::INSTANCE_BYTES;
     if size > limit {
         return Err(InspectError::LargeInstances { size, limit });
@@ -381,9 +382,11 @@ fn check_instances(bytes: &[u8]) -> Result<(), InspectError> {
     Ok(())
 }
 
-/// What the outermost component imports and exports, and our sections wherever they are: the linker leaves them in the core module.
+/// What the outermost component imports and exports, and our sections wherever they are: the linker leaves them in the core module. Beside
+/// it, its instances.
 #[derive(Default)]
 struct Surface<'a> {
+    instances: Instances,
     imports: Vec<String>,
     exports: Vec<String>,
     schemas: BTreeSet<&'a [u8]>,
@@ -394,7 +397,9 @@ fn read(bytes: &[u8]) -> Result<Surface<'_>, wasmparser::BinaryReaderError> {
     let mut surface = Surface::default();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload? {
+        let payload = payload?;
+        surface.instances.read(&payload)?;
+        match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {

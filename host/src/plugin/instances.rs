@@ -3,7 +3,7 @@
 
 use wasmparser::{
     BinaryReaderError, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
-    ComponentTypeRef, Encoding, Instance, Parser, Payload,
+    ComponentTypeRef, Encoding, Instance, Payload,
 };
 
 use super::limits;
@@ -25,9 +25,9 @@ enum Level {
     Module(usize),
 }
 
-/// What is known of a component's instances.
+/// What is known of a component's instances so far.
 #[derive(Default)]
-struct Known {
+pub(super) struct Instances {
     levels: Vec<Level>,
     /// Of the largest module.
     largest: usize,
@@ -37,20 +37,12 @@ struct Known {
     has_inner: bool,
 }
 
-/// Bytes that a call's core instances take at most.
-///
-/// # Errors
-/// The component is damaged.
-pub(super) fn bytes_of(component: &[u8]) -> Result<usize, BinaryReaderError> {
-    let mut known = Known::default();
-    for payload in Parser::new(0).parse_all(component) {
-        known.reads(payload?)?;
-    }
-    Ok(known.sum())
-}
-
-impl Known {
-    fn reads(&mut self, payload: Payload<'_>) -> Result<(), BinaryReaderError> {
+impl Instances {
+    /// Takes note of the next part of the component.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(super) fn read(&mut self, payload: &Payload<'_>) -> Result<(), BinaryReaderError> {
         match payload {
             Payload::Version { encoding, .. } => self.levels.push(match encoding {
                 Encoding::Component => Level::Component(Vec::new()),
@@ -66,21 +58,21 @@ impl Known {
             Payload::FunctionSection(section) => self.takes(section.count(), FUNCTION_BYTES),
             Payload::ImportSection(section) => self.takes(section.count(), IMPORT_BYTES),
             Payload::ComponentAliasSection(section) => {
-                for alias in section {
+                for alias in section.clone() {
                     if is_module(&alias?) {
                         self.has_module(None);
                     }
                 }
             }
             Payload::ComponentImportSection(section) => {
-                for import in section {
+                for import in section.clone() {
                     if matches!(import?.ty, ComponentTypeRef::Module(_)) {
                         self.has_module(None);
                     }
                 }
             }
             Payload::InstanceSection(section) => {
-                for instance in section {
+                for instance in section.clone() {
                     if let Instance::Instantiate { module_index, .. } = instance? {
                         self.has_instance(module_index);
                     }
@@ -115,7 +107,8 @@ impl Known {
         }
     }
 
-    fn sum(&self) -> usize {
+    /// Bytes that a call's core instances take at most.
+    pub(super) fn bytes(&self) -> usize {
         if self.has_inner {
             return self.largest.saturating_mul(limits::INSTANCES);
         }
@@ -140,10 +133,17 @@ fn is_module(alias: &ComponentAlias<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use wasmparser::Parser;
+
     use super::*;
 
     fn bytes(body: &str) -> usize {
-        bytes_of(&wat::parse_str(format!("(component {body})")).unwrap()).unwrap()
+        let component = wat::parse_str(format!("(component {body})")).unwrap();
+        let mut instances = Instances::default();
+        for payload in Parser::new(0).parse_all(&component) {
+            instances.read(&payload.unwrap()).unwrap();
+        }
+        instances.bytes()
     }
 
     #[test]

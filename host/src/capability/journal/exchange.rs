@@ -37,8 +37,8 @@ const REWRITE_LONGEST: Duration = Duration::from_secs(15);
 /// Sends a request that carries values of these chains, or gives the answer that one of them has already.
 ///
 /// # Errors
-/// There is no answer: `http.*`, or the failure of `may_leave`; a value must not be sent (again): `chain.*`; nothing can be written down: the store's. Nothing
-/// was sent in the last two cases.
+/// There is no answer: `http.*`; the journal has none and the request may not leave: `may_leave`'s; a value must not be sent (again):
+/// `chain.*`; nothing can be written down: the store's. Nothing was sent in the last three cases.
 pub(in crate::capability) async fn send(
     call: &Call,
     flights: Vec<(Arc<Flight>, u64)>,
