@@ -79,10 +79,19 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             1 => "all right, but for the warning above".to_owned(),
             _ => format!("all right, but for the {doubts} warnings above"),
         };
+        let (jobs, shared) = (counted(jobs, "job"), counted(shared, "shared output"));
         say(&format!(
-            "{}: {jobs} jobs, {shared} shared outputs: {verdict}",
+            "{}: {jobs}, {shared}: {verdict}",
             arguments.config.config.display()
         ));
         Ok(Exit::Success)
     })
+}
+
+/// So many of them, in words: one `thing`, two `things`.
+fn counted(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
 }

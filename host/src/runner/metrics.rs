@@ -179,7 +179,7 @@ impl Metrics {
         );
         registry.register(
             "issuer_requests",
-            "Calls of sources by the origin of their issuer: result ok, or the failure's kind",
+            "Calls of sources that asked their issuer, by its origin: result ok, or the failure's kind",
             self.issuer_requests.clone(),
         );
         registry.register(
@@ -257,7 +257,7 @@ impl Metrics {
         self.refresh_duration.observe(took.as_secs_f64());
     }
 
-    /// Counts a call of a source at its issuer; `failure`: of which kind, if it failed.
+    /// Counts a call of a source that asked its issuer; `failure`: of which kind, if it failed.
     pub fn issuer_asked(&self, origin: &str, failure: Option<FailureKind>) {
         let labels = RequestLabels {
             origin: origin.to_owned(),

@@ -1026,7 +1026,7 @@ fn worded(failure: Failure, call: &Call<'_>) -> Failure {
     let namespace = call.namespace;
     let mend = match failure.code.as_deref() {
         Some("kubernetes.forbidden") => format!(
-            "RBAC does not allow it; grant the verbs get, list, create and update (and delete, for `evertoken state forget`) on resource `secrets` in namespace `{namespace}`: deploy/kubernetes/rbac-state.yaml has the Role"
+            "RBAC does not allow it; grant the verbs get, list, create and update (and delete, for `evertoken state forget`) on resource `secrets` in namespace `{namespace}`: deploy/kubernetes/optional/rbac-state.yaml has the Role"
         ),
         Some("kubernetes.terminating") => format!(
             "namespace {namespace} is being deleted; name another one in `state.secret.namespace`"

@@ -30,7 +30,7 @@ const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 pub trait Kubernetes: Send + Sync {
     /// The value of one key in `data` of a Secret, decoded from base64.
     ///
-    /// Failures: `secret.not-found` (invalid-config) for a missing Secret or key; `secret.forbidden` (invalid-config) for a
+    /// Failures: `secret.not-found` (invalid-config) for a missing Secret or key; `kubernetes.forbidden` (denied) for a
     /// 403, with the RBAC rule to add; `kubernetes.unavailable` (unavailable) when the API server does not answer.
     fn get_secret_key<'a>(
         &'a self,
@@ -100,7 +100,8 @@ pub(in crate::capability) async fn fetch(
             pointer,
         } => {
             let cluster = of.cluster(providers.kubernetes)?;
-            let value = cluster.get_secret_key(namespace, name, key).await?;
+            let value = cluster.get_secret_key(namespace, name, key).await;
+            let value = value.map_err(|failure| of.named(failure))?;
             let value = of.meant(value.expose_secret())?;
             match pointer {
                 Some(pointer) => of.member(&value, pointer),
@@ -126,8 +127,8 @@ pub(in crate::capability) async fn fetch(
             }
             let token = cluster
                 .request_token(namespace, name, audiences, *lifetime)
-                .await?;
-            Ok(bytes_of(&token))
+                .await;
+            Ok(bytes_of(&token.map_err(|failure| of.named(failure))?))
         }
         SecretOrigin::Job(other) => token_of(&of, other, providers).await,
     }?;
@@ -183,12 +184,16 @@ impl Asked<'_> {
     }
 
     fn failure(&self, kind: FailureKind, code: &str, what: &str) -> Failure {
+        self.named(Failure::new(kind, code, what))
+    }
+
+    /// A failure that says which secret it is about.
+    fn named(&self, failure: Failure) -> Failure {
         let Self { job, name, .. } = self;
-        Failure::new(
-            kind,
-            code,
-            format!("secret `{name}` of job `{job}`: {what}"),
-        )
+        Failure {
+            message: format!("secret `{name}` of job `{job}`: {}", failure.message),
+            ..failure
+        }
     }
 
     /// What somebody wrote, without what nobody means.

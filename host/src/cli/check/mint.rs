@@ -138,7 +138,9 @@ fn described(obtained: &Obtained, life: Option<Duration>, is_jwt: bool) -> Strin
         (Some(life), _) => format!("lives {life}"),
     };
     let public = token.fields.iter().filter(|field| field.public);
-    let public = public.map(|field| format!(", {} {}", field.name, field.value.expose_secret()));
+    let public = public.map(|field| (&field.name, field.value.expose_secret()));
+    let public = public.filter(|(_, value)| !value.is_empty());
+    let public = public.map(|(name, value)| format!(", {name} {value}"));
     let hidden = token.fields.iter().filter(|field| !field.public);
     let hidden: Vec<&str> = hidden.map(|field| field.name.as_str()).collect();
     let with = match hidden.is_empty() {

@@ -108,8 +108,6 @@ impl Scheduler {
         let Some(call) = self.issuers.calls.remove(&key) else {
             return;
         };
-        let kind = failure.as_ref().map(|failure| failure.kind);
-        self.world.metrics.issuer_asked(&call.issuer.origin, kind);
         let was_served = self
             .jobs
             .get(&key)
@@ -117,6 +115,10 @@ impl Scheduler {
         let sign = failure
             .as_ref()
             .map_or(Sign::Answered, |failure| sign(failure, was_served));
+        if sign != Sign::Unsent {
+            let kind = failure.as_ref().map(|failure| failure.kind);
+            self.world.metrics.issuer_asked(&call.issuer.origin, kind);
+        }
         if sign == Sign::Answered {
             let others = self.issuers.calls.values_mut();
             for other in others.filter(|other| other.issuer == call.issuer) {

@@ -192,6 +192,10 @@ fn what_somebody_mends_on_this_side_is_noticed_within_half_a_minute_and_the_issu
             world.time.wait(3600 * SECOND).await;
             let asked = world.asked("a").len();
             assert_eq!(asked > 10, is_noticed, "{code}: {asked} times in an hour");
+            let status = started.handle.status(vec![]).await.unwrap();
+            let text = started.metrics.encode(status).unwrap();
+            let counted = text.contains("evertoken_issuer_requests_total{");
+            assert_eq!(counted, !is_noticed, "{code}: only what asked the issuer");
             world.time.wait(30 * SECOND).await;
             assert_eq!(world.written("a").len() == 1, is_noticed, "{code}");
             started.stop().await;
