@@ -70,9 +70,11 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
                 return Ok(Exit::Failure);
             }
         }
-        if plugin_options::say_unusable(&loaded.places, &plugins).await {
+        let unusable = plugin_options::say_unusable(&loaded.places, &plugins).await;
+        if unusable.for_good > 0 {
             return Ok(Exit::Failure);
         }
+        doubts += unusable.by_now;
         let (jobs, shared) = (loaded.config.jobs.len(), loaded.config.shared_outputs.len());
         let verdict = match doubts {
             0 => "all right".to_owned(),

@@ -100,17 +100,33 @@ async fn judged(
     judged
 }
 
-/// Says which plugins no job can use, whatever is said to them, and whether there are any. One whose file is missing may come.
-pub(super) async fn say_unusable(places: &Places, plugins: &Plugins) -> bool {
+/// How many plugins of a configuration cannot be used.
+#[derive(Debug, Default)]
+pub(super) struct Unusable {
+    /// By no job, whatever is said to them.
+    pub(super) for_good: usize,
+    /// As their files are now. The right ones may come, but what is said to them could not be judged.
+    pub(super) by_now: usize,
+}
+
+/// Says which plugins cannot be used.
+pub(super) async fn say_unusable(places: &Places, plugins: &Plugins) -> Unusable {
     let used: BTreeSet<&str> = places.plugin_options().map(|said| said.plugin).collect();
-    let mut is_any = false;
+    let mut unusable = Unusable::default();
     for name in used {
-        if let Err(error) = plugins.info(name).await
-            && matches!(*error, LoadError::Refused { .. } | LoadError::Schema { .. })
-        {
-            say(&format!("error: {}", error.to_failure().message));
-            is_any = true;
+        let Err(error) = plugins.info(name).await else {
+            continue;
+        };
+        let message = error.to_failure().message;
+        if matches!(*error, LoadError::Refused { .. } | LoadError::Schema { .. }) {
+            say(&format!("error: {message}"));
+            unusable.for_good += 1;
+        } else {
+            say(&format!(
+                "warning: {message}; the options and secrets of its jobs were not checked"
+            ));
+            unusable.by_now += 1;
         }
     }
-    is_any
+    unusable
 }

@@ -29,6 +29,12 @@ pub enum CallError {
         /// The time that it had.
         limit: Duration,
     },
+    /// It waited until its time was over, and had asked nobody anything.
+    #[error("it waited until its {} were over and sent no request; `source.timeout` is the limit", seconds(*limit))]
+    Idle {
+        /// The time that it had.
+        limit: Duration,
+    },
     /// It computed on while the process was to end.
     #[error("it was stopped with the process")]
     Stopped,
@@ -63,13 +69,8 @@ pub enum CallError {
         last_words: String,
     },
     /// It ended its process instead of returning.
-    #[error(
-        "it exited with status {status} instead of returning{}",
-        said(last_words)
-    )]
+    #[error("it ended its process instead of returning{}", said(last_words))]
     Exit {
-        /// The status.
-        status: i32,
         /// What it wrote to standard error, scrubbed.
         last_words: String,
     },
@@ -84,6 +85,7 @@ impl CallError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Spinning { .. } | Self::Timeout { .. } => "plugin.timeout",
+            Self::Idle { .. } => "plugin.idle",
             Self::Stopped => "plugin.stopped",
             Self::OutOfMemory { .. } => "plugin.out-of-memory",
             Self::TooMuchData { .. } => "plugin.too-much-data",
@@ -97,7 +99,7 @@ impl CallError {
     /// What a job is told. A plugin that waited may have a slow issuer: that passes; everything else is a bug of somebody's.
     pub(super) fn into_failure(self, plugin: &str) -> Failure {
         let kind = match self {
-            Self::Timeout { .. } | Self::Stopped => FailureKind::Unavailable,
+            Self::Timeout { .. } | Self::Idle { .. } | Self::Stopped => FailureKind::Unavailable,
             _ => FailureKind::Internal,
         };
         let code = self.code();
@@ -136,9 +138,9 @@ pub(super) fn classify<H>(
             last_words: last_words(),
         };
     }
-    if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+    // WASI knows of a status only whether it is 0.
+    if error.is::<I32Exit>() {
         return CallError::Exit {
-            status: *status,
             last_words: last_words(),
         };
     }
@@ -209,6 +211,14 @@ mod tests {
                 FailureKind::Unavailable,
                 "plugin.timeout",
                 "plugin `acme` failed: it waited for an answer until its 30 s were over; `source.timeout` is the limit",
+            ),
+            (
+                CallError::Idle {
+                    limit: Duration::from_secs(30),
+                },
+                FailureKind::Unavailable,
+                "plugin.idle",
+                "plugin `acme` failed: it waited until its 30 s were over and sent no request; `source.timeout` is the limit",
             ),
             (
                 CallError::OutOfMemory {

@@ -46,11 +46,11 @@ const FORMATTER_WASI: &[&str] = &["wasi:cli", "wasi:io", "wasi:random/insecure-s
 const REFUSED_WASI: &[(&str, &str)] = &[
     (
         "wasi:filesystem",
-        "plugins have no files; configure a value that the plugin needs as a secret `{file: …}` and open it with `secrets.open`",
+        "plugins have no files; configure a value that the plugin needs as a secret `{file: …}` and open it with `secrets.open`. If only the runtime of its language imports them, build it without, e.g. with `componentize-py --stub-wasi`",
     ),
     (
         "wasi:sockets",
-        "plugins have no sockets; send requests with `evertoken:plugin/http`",
+        "plugins have no sockets; send requests with `evertoken:plugin/http`. If only the runtime of its language imports them, build it without, e.g. with `componentize-py --stub-wasi`",
     ),
     (
         "wasi:http",

@@ -219,8 +219,8 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
             json!({"mode": "park"}),
             300,
             FailureKind::Unavailable,
-            "plugin.timeout",
-            "waited for an answer until its 0.3 s were over",
+            "plugin.idle",
+            "waited until its 0.3 s were over and sent no request",
         ),
         (
             json!({"mode": "allocate", "mib": 1024}),
@@ -255,7 +255,7 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
             5000,
             FailureKind::Internal,
             "plugin.exit",
-            "exited with status 1",
+            "ended its process instead of returning",
         ),
         (
             json!({"mode": "huge-argument"}),

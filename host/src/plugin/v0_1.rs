@@ -223,6 +223,10 @@ pub(super) async fn acquire(
         })
         .await;
     Bounds::close(store);
+    let answer = answer.map_err(|error| match error {
+        CallError::Timeout { limit } if !call.has_asked() => CallError::Idle { limit },
+        error => error,
+    });
     Ok(match answer? {
         Ok(token) => {
             let token = token_from(token);
@@ -338,7 +342,10 @@ fn failure_from(failure: types::Failure) -> Failure {
             types::FailureKind::Internal => FailureKind::Internal,
         },
         code: failure.code,
-        message: failure.message,
+        message: match failure.message.trim() {
+            "" => "the plugin gave no reason".to_owned(),
+            _ => failure.message,
+        },
         retry_after: failure
             .retry_after_ms
             .map(|ms| Duration::from_millis(u64::from(ms))),

@@ -529,6 +529,7 @@ mod tests {
             (Internal, "plugin.trap", Sign::Unclear),
             (Internal, "plugin.timeout", Sign::Unclear),
             (Unavailable, "plugin.compile", Sign::Unclear),
+            (Unavailable, "plugin.idle", Sign::Unclear),
             (InvalidConfig, "http.origin-denied", Sign::Unsent),
             (InvalidConfig, "tls.ca-file", Sign::Unsent),
             (InvalidConfig, "plugin.unreadable", Sign::Unsent),

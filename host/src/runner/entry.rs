@@ -52,6 +52,45 @@ pub(super) struct Entry {
     is_death_told: bool,
 }
 
+/// A token that a source returned, with what is known about it. `said`: what of its end; `held`: the one that the job has.
+pub(crate) fn weigh(
+    obtained: Obtained,
+    said: Expiry,
+    held: Option<&Token>,
+    job: &Job,
+    source_hash: [u8; 32],
+) -> (Candidate, KeptToken) {
+    let Obtained {
+        mut token,
+        obtained_at,
+        rotating_expires_at,
+        issuer_ahead_ms,
+    } = obtained;
+    token.expiry = said;
+    let claims = jwt::read(token.value.expose_secret());
+    let claims = claims.map(|claims| lifetime::by_our_clock(claims, issuer_ahead_ms));
+    let claims = claims.as_ref();
+    let assumed = job.refresh.default_lifetime;
+    let expires_at = lifetime::expires_at(obtained_at, said, claims, assumed);
+    let rotating_expires_at = lifetime::rotating_expires_at(obtained_at, rotating_expires_at);
+    let candidate = Candidate {
+        is_empty: token.value.expose_secret().is_empty(),
+        is_held_one: held.is_some_and(|held| held.is_same(&token)),
+        obtained_at,
+        expires_at,
+        not_before: lifetime::not_before(obtained_at, said, claims),
+        rotating_expires_at,
+    };
+    let kept = KeptToken {
+        token,
+        obtained_at,
+        expires_at,
+        rotating_expires_at,
+        source_hash,
+    };
+    (candidate, kept)
+}
+
 impl Entry {
     pub(super) fn new(config: Arc<Job>, ports: &Ports, now: Reading) -> Self {
         let outputs = config.outputs.len();
@@ -88,34 +127,9 @@ impl Entry {
 
     /// The token that the source returned, with what is known about it.
     pub(super) fn weigh(&self, obtained: Obtained) -> (Candidate, Arc<KeptToken>) {
-        let Obtained {
-            mut token,
-            obtained_at,
-            rotating_expires_at,
-            issuer_ahead_ms,
-        } = obtained;
-        token.expiry = self.said(&token, obtained_at);
-        let claims = jwt::read(token.value.expose_secret());
-        let claims = claims.map(|claims| lifetime::by_our_clock(claims, issuer_ahead_ms));
-        let claims = claims.as_ref();
-        let assumed = self.config.refresh.default_lifetime;
-        let expires_at = lifetime::expires_at(obtained_at, token.expiry, claims, assumed);
-        let rotating_expires_at = lifetime::rotating_expires_at(obtained_at, rotating_expires_at);
-        let candidate = Candidate {
-            is_empty: token.value.expose_secret().is_empty(),
-            is_held_one: (self.token.as_ref()).is_some_and(|held| held.token.is_same(&token)),
-            obtained_at,
-            expires_at,
-            not_before: lifetime::not_before(obtained_at, token.expiry, claims),
-            rotating_expires_at,
-        };
-        let kept = KeptToken {
-            token,
-            obtained_at,
-            expires_at,
-            rotating_expires_at,
-            source_hash: self.source_hash,
-        };
+        let held = self.token.as_ref().map(|held| &held.token);
+        let said = self.said(&obtained.token, obtained.obtained_at);
+        let (candidate, kept) = weigh(obtained, said, held, &self.config, self.source_hash);
         (candidate, Arc::new(kept))
     }
 

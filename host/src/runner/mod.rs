@@ -22,6 +22,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+pub(crate) use entry::weigh;
 use handle::Command;
 pub use handle::{Asked, Change, Handle, Stopped};
 use metrics::Metrics;

@@ -234,6 +234,69 @@ fn what_is_well_formed_and_hardly_meant_is_a_warning_with_its_place_and_never_it
 }
 
 #[test]
+fn options_that_could_not_be_judged_are_not_all_right() {
+    let scene = Scene::new("unjudged").unwrap();
+    let digest = "0".repeat(64);
+    let there = scene.write("other.wasm", "\0asm").unwrap();
+    for path in [
+        "{here}/nowhere.wasm".to_owned(),
+        there.display().to_string(),
+    ] {
+        let config = scene.config(&format!(
+            "plugins: {{acme: {{path: \"{path}\", sha256: \"{digest}\"}}}}\njobs: [{{name: a, source: {{plugin: acme, config: {{usrname: x}}}}, outputs: [{{file: {{path: \"{{out}}/a\"}}}}]}}]\n"
+        ));
+        let checked = scene.command(&["check"], &config.unwrap()).unwrap();
+        let all = shown(&checked);
+        assert_eq!(checked.code(), Some(0), "{all}");
+        for said in [
+            "plugin `acme`",
+            "the options and secrets of its jobs were not checked",
+            "1 job, 0 shared outputs: all right, but for the warning above",
+        ] {
+            assert!(all.contains(said), "{said}: {all}");
+        }
+    }
+}
+
+#[test]
+fn what_is_told_of_a_token_is_what_a_run_would_take_and_holds_no_secret() {
+    let scene = Scene::new("told").unwrap();
+    let issuer = Issuer::start().unwrap();
+    let dead =
+        evertoken_tests::jwt::unchecked(&json!({"iat": 1_500_000_000, "exp": 1_400_000_000}));
+    for (path, token) in [
+        (
+            "/typed",
+            json!({"access_token": "s3cr3t-token", "token_type": "s3cr3t-token"}),
+        ),
+        (
+            "/over",
+            json!({"access_token": "s3cr3t-token", "expires_in": -1, "scope": ""}),
+        ),
+        (
+            "/dead",
+            json!({"access_token": dead, "token_type": "Bearer"}),
+        ),
+    ] {
+        issuer.respond_with(path, move |request| match request.header("authorization") {
+            None => refusal(),
+            Some(_) => Behaviour::json(200, &token),
+        });
+    }
+    let jobs = ["typed", "over", "dead"].map(|name| job(name, &issuer));
+    let config = format!("jobs:\n{}", jobs.concat());
+    let mint = scene.command(&["check", "--mint"], &scene.config(&config).unwrap());
+    let all = shown(&mint.unwrap());
+    for said in [
+        "ok: job typed: gets a token: [redacted], says no lifetime, 1h0m is assumed",
+        "ok: job over: gets a token: Bearer, says no lifetime, 1h0m is assumed\n",
+        "error: job dead: the token that the source returned expired at 2014-",
+    ] {
+        assert!(all.contains(said), "{said}: {all}");
+    }
+}
+
+#[test]
 fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
     let scene = Scene::new("mint").unwrap();
     let issuer = Issuer::start().unwrap();

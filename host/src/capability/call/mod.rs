@@ -416,7 +416,8 @@ impl Call {
             key.must_be_whole("used it as a private key")?;
         }
         let message = self.put_back(message)?;
-        let signed = crypto::sign(key.expose(), algorithm, message.expose())?;
+        let signed = crypto::sign(key.expose(), algorithm, message.expose())
+            .map_err(|failure| key.named(failure))?;
         let of = std::iter::once(key).chain(message.secret());
         self.hold(SecretHandle::computed(SecretSlice::from(signed), of))
     }
@@ -427,7 +428,7 @@ impl Call {
     /// `crypto.key`, `secret.not-whole`.
     pub fn get_public_key(&self, key: &SecretHandle) -> Result<PublicKey, Failure> {
         key.must_be_whole("asked for its public key")?;
-        crypto::public_key(key.expose())
+        crypto::public_key(key.expose()).map_err(|failure| key.named(failure))
     }
 
     /// `crypto.digest`, with the restrictions of the message.
@@ -563,6 +564,12 @@ impl Call {
         self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the plugin asked for a request, whatever became of it.
+    #[must_use]
+    pub fn has_asked(&self) -> bool {
+        self.used().requests > 0
+    }
+
     fn count_request(&self) -> Result<(), Failure> {
         let limit = self.0.limits.requests;
         let mut used = self.used();
@@ -574,7 +581,7 @@ impl Call {
             FailureKind::Internal,
             "http.too-many-requests",
             format!(
-                "the plugin sent more than {limit} requests in one call; if it must, raise the limit on requests"
+                "the plugin sent more than {limit} requests in one call; `limits.plugin.requests` is the limit"
             ),
         ))
     }

@@ -23,6 +23,9 @@ const MAX_URL_BYTES: usize = 65_000;
 /// Fields of one request; servers commonly take a hundred.
 pub const MAX_HEADERS: usize = 64;
 
+/// Characters of a plugin's header name that a message repeats.
+const NAME_MAX_CHARS: usize = 60;
+
 /// Fields that frame the message, route it or speak to the next hop: they are the host's.
 const HOST_FIELDS: [&str; 12] = [
     "host",
@@ -188,21 +191,32 @@ fn check_reach(value: &Value, origin: &Origin) -> Result<(), Failure> {
         return Ok(());
     }
     let names = lineage.names().iter().cloned().collect::<Vec<_>>();
-    let to = match lineage.reach() {
+    let (to, wanted) = match lineage.reach() {
         Reach::Only(origins) if !origins.is_empty() => {
             let origins: Vec<_> = origins.iter().map(ToString::to_string).collect();
-            format!("only to {}", origins.join(", "))
+            let origins = origins.join(", ");
+            (format!("only to {origins}"), format!("{origins}, {origin}"))
         }
-        Reach::Anywhere | Reach::Only(_) => "to no origin that all of it shares".to_owned(),
+        Reach::Anywhere | Reach::Only(_) => (
+            "to no origin that all of it shares".to_owned(),
+            origin.to_string(),
+        ),
     };
     Err(Failure::new(
         FailureKind::InvalidConfig,
         "secret.origin-denied",
         format!(
-            "secret `{}` may not be sent to {origin}, {to}; if it must, list {origin} under `to` of `source.secrets.{}`",
+            "secret `{}` may not be sent to {origin}, {to}; if it must, write `to: [{wanted}]` under `source.secrets.{}`",
             names.join("`, `"),
             names.first().map_or("", String::as_str),
         ),
+    ))
+}
+
+fn unusable_name(name: &str) -> Failure {
+    let shown: String = name.chars().take(NAME_MAX_CHARS).collect();
+    invalid(format!(
+        "the header name {shown:?} is empty or holds a forbidden character"
     ))
 }
 
@@ -244,8 +258,7 @@ fn append_pairs(
 fn headers(fields: &[(String, Value)]) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields {
-        let field = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| invalid("a header's name holds a forbidden character".to_owned()))?;
+        let field = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unusable_name(name))?;
         if HOST_FIELDS.contains(&field.as_str()) || field.as_str().starts_with("proxy-") {
             return Err(invalid(format!(
                 "header `{field}` is the host's own; leave it out"

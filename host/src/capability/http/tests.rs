@@ -156,10 +156,11 @@ async fn a_secret_goes_to_the_endpoints_or_where_to_says_and_nowhere_else() {
         } else {
             assert_eq!(code(&outcome), "secret.origin-denied");
             let failure = outcome.unwrap_err();
-            assert!(
-                failure.message.contains("under `to` of `source.secrets."),
-                "{failure}"
+            let wanted = format!(
+                "{}]` under `source.secrets.",
+                server.url("").trim_end_matches('/')
             );
+            assert!(failure.message.contains(&wanted), "{failure}");
             assert!(!failure.message.contains("-value"), "{failure}");
         }
     }
@@ -199,15 +200,15 @@ async fn requests_that_cannot_be_sent_say_why() {
             header("X-A", "a\r\nX-B: b"),
             "`x-a` has a line end (U+000D) at byte 2 of 9",
         ),
-        (header("X A", "a"), "name holds a forbidden character"),
+        (header("X A", "a"), "name \"X A\" is empty or holds"),
         (header("Keep-Alive", "timeout=5"), "`keep-alive`"),
         (header("TE", "trailers"), "`te`"),
         (header("Trailer", "x"), "`trailer`"),
         (header("eXPECT", "100-continue"), "`expect`"),
         (header("PROXY-Connection", "close"), "`proxy-connection`"),
-        (header("", "a"), "name holds a forbidden character"),
-        (header(" Host", "a"), "name holds a forbidden character"),
-        (header("Host:", "a"), "name holds a forbidden character"),
+        (header("", "a"), "name \"\" is empty"),
+        (header(" Host", "a"), "name \" Host\""),
+        (header("Host:", "a"), "name \"Host:\""),
         (method("CONNECT"), "`CONNECT` is not a method"),
         // Case counts (RFC 9110 §9.1), and not for every server.
         (method("connect"), "`connect` is not a method"),

@@ -422,6 +422,14 @@ impl SecretHandle {
         ))
     }
 
+    /// A failure that says of which secret it speaks.
+    pub(super) fn named(&self, failure: Failure) -> Failure {
+        Failure {
+            message: format!("{}: {}", self.lineage().quoted(), failure.message),
+            ..failure
+        }
+    }
+
     /// The value, if every secret in it is listed under `reveal`.
     pub(super) fn reveal(&self) -> Result<&[u8], Failure> {
         if self.lineage().revealable {

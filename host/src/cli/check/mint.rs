@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
@@ -12,8 +11,11 @@ use crate::cli::house::House;
 use crate::cli::status::rounded;
 use crate::config::model::{Job, JobId, Secret, SecretOrigin};
 use crate::failure::Failure;
+use crate::refresh::admit::admit;
 use crate::refresh::lifetime;
-use crate::runner::ports::{Call, Obtained};
+use crate::runner::ports::Call;
+use crate::runner::weigh;
+use crate::time::{Clock as _, SystemClock};
 use crate::token::{Expiry, KeptToken, NamedToken, jwt};
 
 /// The tokens that were given.
@@ -93,48 +95,60 @@ async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Re
     }
 }
 
-/// The token, and what may be said of it.
+/// The token as a run would take it, and what may be said of it.
+///
+/// # Errors
+/// There is none, or a run would refuse it.
 async fn ask(house: &House, job: &Arc<Job>) -> Result<(KeptToken, String), Failure> {
-    let call = Call {
+    let first = Call {
         attempt: 0,
         previous_expires_at: None,
     };
     let acquirer = &house.ports.acquirer;
-    let obtained = acquirer.acquire(job, call).await;
+    let obtained = acquirer.acquire(job, first).await;
     let obtained = obtained.map_err(|not| not.failure)?;
-    let claims = jwt::read(obtained.token.value.expose_secret());
-    let expires_at = lifetime::expires_at(
-        obtained.obtained_at,
-        obtained.token.expiry,
-        claims.as_ref(),
-        job.refresh.default_lifetime,
-    );
-    let life = expires_at.map(|at| at.since(obtained.obtained_at));
-    let words = described(&obtained, life, claims.is_some());
-    let kept = KeptToken {
-        obtained_at: obtained.obtained_at,
-        expires_at,
-        rotating_expires_at: None,
-        source_hash: acquirer.source_hash(job),
-        token: obtained.token,
-    };
+    let told = obtained.token.expiry;
+    let said = lifetime::said(obtained.obtained_at, told);
+    let (candidate, kept) = weigh(obtained, said, None, job, acquirer.source_hash(job));
+    admit(&candidate, None, SystemClock.now())?;
+    let words = described(&kept, told);
+    let words = without_secrets(house, job, &kept, &words).await;
     // In memory, for jobs whose secret it is.
     house.ports.keeper.keep_token(&job.id, &kept).await?;
     Ok((kept, words))
 }
 
-fn described(obtained: &Obtained, life: Option<Duration>, is_jwt: bool) -> String {
-    let token = &obtained.token;
+/// Of a token's type and fields a plugin says what it likes, also which of them are public.
+async fn without_secrets(house: &House, job: &Arc<Job>, kept: &KeptToken, words: &str) -> String {
+    let call = house.capabilities.call(job, &[]);
+    for name in job.source.secrets.keys() {
+        // The call has it taken out from now on; one that cannot be read is in no words.
+        let _ = call.open(name).await;
+    }
+    call.remember(kept.token.value.expose_secret().as_bytes());
+    for field in kept.token.fields.iter().filter(|field| !field.public) {
+        call.remember(field.value.expose_secret().as_bytes());
+    }
+    call.scrub(words)
+}
+
+/// `told`: what the plugin said of its end.
+fn described(kept: &KeptToken, told: Expiry) -> String {
+    let token = &kept.token;
     let kind = match token.token_type.as_str() {
         "" => "of no type",
         named => named,
     };
+    let life = kept.expires_at.map(|at| at.since(kept.obtained_at));
     let life = life.map(|life| rounded(life.as_secs()));
-    let life = match (life, token.expiry) {
+    let is_assumed =
+        token.expiry == Expiry::Unknown && jwt::read(token.value.expose_secret()).is_none();
+    let life = match (life, told) {
         (None, _) => "never expires".to_owned(),
-        (Some(life), Expiry::Unknown) if !is_jwt => {
-            format!("says no lifetime, {life} is assumed")
+        (Some(life), Expiry::At(over)) if is_assumed => {
+            format!("says that it died at {over}, {life} is assumed")
         }
+        (Some(life), _) if is_assumed => format!("says no lifetime, {life} is assumed"),
         (Some(life), _) => format!("lives {life}"),
     };
     let public = token.fields.iter().filter(|field| field.public);
