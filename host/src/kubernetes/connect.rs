@@ -146,7 +146,13 @@ pub(super) fn is_valid(client: &kube::Client) -> bool {
         .is_none_or(|until| jiff::Timestamp::now() < until)
 }
 
-/// The request got no answer. `way`: as [`proxy::way`] tells it.
+/// An API server's address, for messages: without the `/` that stands for no path.
+pub(super) fn shown(server: &http::Uri) -> String {
+    let server = server.to_string();
+    server.strip_suffix('/').unwrap_or(&server).to_owned()
+}
+
+/// The request got no answer. `way`: of whom it was asked, and through which proxy.
 pub(super) fn unreachable(call: &Call<'_>, way: &str, error: &kube::Error) -> Failure {
     let (kind, code) = match error {
         kube::Error::Auth(_) => (FailureKind::InvalidConfig, "kubernetes.config"),

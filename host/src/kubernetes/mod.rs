@@ -269,7 +269,11 @@ impl Kubernetes {
 
 async fn make(config: kube::Config) -> Result<Connected, Failure> {
     let made_of = connect::digest(&config);
-    let way = proxy::way(config.proxy_url.as_ref());
+    let way = format!(
+        " at {}{}",
+        connect::shown(&config.cluster_url),
+        proxy::way(config.proxy_url.as_ref())
+    );
     Ok(Connected {
         client: connect::client(config).await?,
         made_of,

@@ -326,6 +326,7 @@ impl Publisher for Live {
                 self.outputs.publish(destination, &publication).await?
             };
             let change = match written {
+                Written::Changed if write.purpose == Purpose::Verify => Change::PutRight,
                 Written::Changed => Change::Written,
                 Written::Unchanged => Change::Unchanged,
             };

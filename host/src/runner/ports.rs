@@ -237,6 +237,8 @@ pub enum Change {
     Written,
     /// It held that already.
     Unchanged,
+    /// It was looked at, and held what somebody else had put there, or was gone.
+    PutRight,
 }
 
 /// What a write did, and what it gave to consumers.

@@ -749,12 +749,17 @@ impl World {
         match result {
             Ok(change) => {
                 let result = match change {
-                    ports::Change::Written => WriteResult::Written,
+                    ports::Change::Written | ports::Change::PutRight => WriteResult::Written,
                     ports::Change::Unchanged => WriteResult::Unchanged,
                 };
                 self.metrics.wrote(destination, result);
                 if before.is_some() {
                     info!(job, output, "output is written again");
+                } else if change == ports::Change::PutRight {
+                    info!(
+                        job,
+                        output, "output was changed or removed by somebody else and is put right"
+                    );
                 } else {
                     debug!(job, output, ?change, "output is right");
                 }

@@ -371,10 +371,19 @@ async fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Re
         Ok(Response { status, body, .. }) => tracing::info!(
             target: AUDIT_TARGET, %job, %plugin, method, origin, path, status, bytes = body.len(), duration_ms, "request"
         ),
-        Err(failure) => tracing::info!(
+        Err(failure) if is_of_exchange(failure) => tracing::info!(
             target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code, duration_ms, "request without answer"
         ),
+        Err(failure) => tracing::info!(
+            target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code, "request not sent"
+        ),
     }
+}
+
+/// Whether the other side, or the way to it, had a part in a failure. Else nothing has left.
+fn is_of_exchange(failure: &Failure) -> bool {
+    let is_http = |code: &str| code.starts_with("http.");
+    failure.kind != FailureKind::InvalidConfig && failure.code.as_deref().is_some_and(is_http)
 }
 
 /// The path as it was asked for, unless there is a secret in it in whatever mix of spellings: then decoded and without it.
