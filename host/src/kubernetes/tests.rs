@@ -44,11 +44,14 @@ fn http(status: &str, headers: &str, body: &str) -> String {
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up_in_time() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let failure = failure(&at(silent.local_addr().unwrap())).await;
+    let address = silent.local_addr().unwrap();
+    let failure = failure(&at(address)).await;
     assert_eq!(failure.code.as_deref(), Some("kubernetes.timeout"));
     assert_eq!(
         failure.message,
-        "cannot get secret ns/s: no answer from the API server within 1 s"
+        format!(
+            "cannot get secret ns/s at http://{address}: no answer from the API server within 1 s"
+        )
     );
 }
 

@@ -125,6 +125,12 @@ pub fn sign(failure: &Failure, was_served: bool) -> Sign {
     }
 }
 
+/// Whether a failure's code says that the issuer does not take the client.
+#[must_use]
+pub fn is_refusal(code: Option<&str>) -> bool {
+    code.is_some_and(|code| REFUSALS.contains(&code))
+}
+
 fn is_of_another_kind(code: &str) -> bool {
     let status = code
         .strip_prefix("http.")

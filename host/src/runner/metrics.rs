@@ -184,7 +184,7 @@ impl Metrics {
         );
         registry.register(
             "issuer_restrained",
-            "How many clients of an issuer are held back because it is in trouble: one job at a time tries",
+            "How many clients of an issuer are held back because it is in trouble: one job of each at a time tries",
             self.issuers_restrained.clone(),
         );
         registry.register(

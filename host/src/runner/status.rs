@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::capability::chain::ChainState;
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
-use crate::refresh::restraint::Cause;
+use crate::refresh::restraint::{Cause, is_refusal};
 use crate::time::{Timestamp, rfc3339};
 
 /// Everything at a moment.
@@ -152,7 +152,10 @@ impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
             Cause::IssuerInTrouble => write!(f, "waits for {}", self.issuer),
-            Cause::ClientRefused => write!(f, "client refused by {}", self.issuer),
+            Cause::ClientRefused if is_refusal(self.failure.code.as_deref()) => {
+                write!(f, "client refused by {}", self.issuer)
+            }
+            Cause::ClientRefused => write!(f, "no token endpoint at {}", self.issuer),
         }
     }
 }

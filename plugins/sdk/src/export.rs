@@ -16,6 +16,9 @@
 /// ```
 ///
 /// A job that lists a secret of another name, or lacks one that is needed, is told so before anything runs. A plugin that names none may open any.
+///
+/// The crate's `schema.json`, beside its Cargo.toml, is embedded in the component. `testing::assert_described` in a test keeps it true, and writes it when
+/// `EVERTOKEN_WRITE_SCHEMA=1` is set: run that before the first build for `wasm32-wasip2`.
 #[macro_export]
 macro_rules! export_source {
     ($source:ident) => { $crate::export_source!($source, secrets: {}); };

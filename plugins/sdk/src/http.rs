@@ -123,21 +123,27 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// `internal` with code "answer.not-json"; the message quotes nothing of the body.
+    /// `internal`, with code "answer.not-json" for what is none, "answer.other-json" where a member is missing or of another type; the message has its
+    /// path, and no value.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        let strictly = serde_json::from_slice(&self.body);
-        let read = strictly.or_else(|error| {
-            let value = evertoken_answer::json(&self.body).ok_or(error)?;
-            serde_json::from_value(value)
-        });
-        read.map_err(|error| {
+        let strictly: Result<serde_json::Value, _> = serde_json::from_slice(&self.body);
+        let value = strictly.or_else(|error| evertoken_answer::json(&self.body).ok_or(error));
+        let value = value.map_err(|error| {
             let message = format!(
-                "the answer ({}) is not the JSON expected: line {}, column {}",
+                "the answer ({}) is no JSON: line {}, column {}",
                 self.summary(),
                 error.line(),
                 error.column()
             );
             Failure::internal(message).with_code("answer.not-json")
+        })?;
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let message = format!(
+                "the answer ({}) is not the JSON expected: {}",
+                self.summary(),
+                mistake(&error)
+            );
+            Failure::internal(message).with_code("answer.other-json")
         })
     }
 
@@ -170,6 +176,20 @@ impl Response {
             self.body.len()
         )
     }
+}
+
+/// Where an answer is another than expected, and why. Of serde's words only those that name a member which the plugin expects: others repeat values.
+fn mistake(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let place = match error.path().to_string().as_str() {
+        "." => String::new(),
+        path => format!("{path}: "),
+    };
+    let said = error.inner().to_string();
+    let what = match said.strip_prefix("missing field ") {
+        Some(name) => format!("there is no {name}"),
+        None => "it is of another type".to_owned(),
+    };
+    format!("{place}{what}")
 }
 
 /// One of the three spellings of RFC 9110 §5.6.7, in milliseconds since the Unix epoch.

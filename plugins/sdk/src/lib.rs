@@ -36,6 +36,11 @@
 //! code runs natively in tests, where [`testing`] plays the host.
 #![deny(missing_docs)]
 
+/// The plugin in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod config;
 mod encode;
 mod export;

@@ -89,6 +89,56 @@ pub fn join(pieces: &[Piece<'_>]) -> Result<Secret, Failure> {
     host::join(pieces).map(Secret)
 }
 
+/// A JSON object of texts, for the body of a request: [`crate::http::Request::content`] with `application/json` takes it.
+///
+/// ```
+/// use evertoken_plugin::{http::Request, secrets, testing::Host};
+///
+/// let host = Host::new();
+/// host.secret("password", "p4ss");
+/// let password = secrets::open("password").unwrap();
+/// let login = secrets::json(&[("user", "jane".into()), ("password", (&password).into())]).unwrap();
+/// let request = Request::post("https://idp.example.org/login").content("application/json", &login);
+/// # drop(request);
+/// ```
+///
+/// # Errors
+///
+/// As [`join`]; `invalid-config` where bytes are no UTF-8.
+pub fn json(members: &[(&str, Value<'_>)]) -> Result<Secret, Failure> {
+    let mut pieces = Vec::with_capacity(4 * members.len() + 2);
+    let mut before = "{";
+    for (name, value) in members {
+        pieces.push(Piece::from(format!("{before}{}:\"", quoted(name))));
+        match value {
+            Value::Text(text) => pieces.push(inside_quotes(text).into()),
+            Value::Bytes(bytes) => {
+                let text = std::str::from_utf8(bytes).map_err(|_| {
+                    Failure::invalid_config(format!("the member {name} is no UTF-8"))
+                })?;
+                pieces.push(inside_quotes(text).into());
+            }
+            Value::Secret(secret) => pieces.push(Piece::Secret(secret, Encoding::Json)),
+        }
+        pieces.push("\"".into());
+        before = ",";
+    }
+    pieces.push(if members.is_empty() { "{}" } else { "}" }.into());
+    join(&pieces)
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn inside_quotes(text: &str) -> String {
+    let quoted = quoted(text);
+    let inside = quoted
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inside.unwrap_or_default().to_owned()
+}
+
 /// Stores the successor of a rotating secret, or its first value. Durable when it returns.
 ///
 /// # Errors
@@ -178,6 +228,12 @@ impl<'a> From<&'a str> for Value<'a> {
 impl From<String> for Value<'_> {
     fn from(text: String) -> Self {
         Self::Text(text.into())
+    }
+}
+
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text.as_str().into())
     }
 }
 

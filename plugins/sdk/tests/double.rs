@@ -202,3 +202,70 @@ fn nothing_looks_into_a_secret_that_the_plugin_made_unless_it_may_be_read() {
     assert_eq!(part.reveal().unwrap(), b"\xaa");
     assert_eq!(made.part("/n").unwrap().reveal().unwrap(), b"aa");
 }
+
+#[test]
+fn a_json_body_has_texts_and_secrets_in_their_quotes() {
+    let host = Host::new();
+    host.secret("password", "p4ss");
+    let password = secrets::open("password").unwrap();
+    let odd = "quote \" slash \\ line\n \u{1} ü".to_owned();
+    for (members, expected) in [
+        (&[][..], "{}"),
+        (
+            &[("user", (&odd).into()), ("password", (&password).into())],
+            "{\"user\":\"quote \\\" slash \\\\ line\\n \\u0001 ü\",\"password\":\"json({password})\"}",
+        ),
+        (&[("a\"b", b"bytes"[..].into())], "{\"a\\\"b\":\"bytes\"}"),
+    ] {
+        host.answer(Answer::json(200, "{}"));
+        let body = secrets::json(members).unwrap();
+        let request = http::Request::post("https://x.example/login");
+        request.content("application/json", &body).send().unwrap();
+        let content = host.requests().last().unwrap().content.clone();
+        assert_eq!(content.as_deref(), Some(expected));
+    }
+    let no_text = secrets::json(&[("a", b"\xff"[..].into())]);
+    assert_eq!(no_text.err().unwrap().message, "the member a is no UTF-8");
+}
+
+#[test]
+fn json_of_another_shape_is_told_by_its_path_and_without_values() {
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Session {
+        data: Data,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Data {
+        session: String,
+        expires: u64,
+    }
+    let host = Host::new();
+    for (body, code, said) in [
+        ("<html>", "answer.not-json", "is no JSON: line 1, column 1"),
+        (
+            r#"{"access_token":"s3cr3t"}"#,
+            "answer.other-json",
+            "is not the JSON expected: there is no `data`",
+        ),
+        (
+            r#"{"data":{"session":"s3cr3t"}}"#,
+            "answer.other-json",
+            "data: there is no `expires`",
+        ),
+        (
+            r#"{"data":{"session":"s3cr3t","expires":"s3cr3t"}}"#,
+            "answer.other-json",
+            "data.expires: it is of another type",
+        ),
+    ] {
+        host.answer(Answer::json(200, body));
+        let response = http::Request::get("https://x.example/").send().unwrap();
+        let failure = response.json::<Session>().unwrap_err();
+        assert!(failure.has_code(code), "{failure:?}");
+        let message = &failure.message;
+        assert!(message.ends_with(said), "{message}");
+        assert!(!message.contains("s3cr3t"), "{message}");
+    }
+}

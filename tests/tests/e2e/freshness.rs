@@ -174,6 +174,9 @@ fn what_somebody_mends_is_noticed_within_half_a_minute() {
         .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
     }
     let log = process.stderr();
-    assert!(log.contains("the issuer refuses a client"), "{log}");
+    assert!(
+        log.contains("the issuer refuses the client of this job"),
+        "{log}"
+    );
     assert!(!log.contains("the issuer is in trouble"), "{log}");
 }

@@ -197,10 +197,15 @@ fn check_reach(value: &Value, origin: &Origin) -> Result<(), Failure> {
             let origins = origins.join(", ");
             (format!("only to {origins}"), format!("{origins}, {origin}"))
         }
-        Reach::Anywhere | Reach::Only(_) => (
-            "to no origin that all of it shares".to_owned(),
-            origin.to_string(),
-        ),
+        Reach::Anywhere | Reach::Only(_) => {
+            let why = match names.as_slice() {
+                [_] => {
+                    "to no other origin either: the plugin's options name no endpoint, and the secret has no `to`"
+                }
+                _ => "to no origin that all of it shares",
+            };
+            (why.to_owned(), origin.to_string())
+        }
     };
     Err(Failure::new(
         FailureKind::InvalidConfig,

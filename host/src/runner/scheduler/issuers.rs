@@ -11,7 +11,7 @@ use super::{Class, Key, Scheduler, Sleeper, Work};
 use crate::failure::Failure;
 use crate::refresh::clock;
 use crate::refresh::job::Event;
-use crate::refresh::restraint::{Cause, Circuit, Sign, sign};
+use crate::refresh::restraint::{Cause, Circuit, Sign, is_refusal, sign};
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
 use crate::time::Timestamp;
@@ -138,7 +138,7 @@ impl Scheduler {
         {
             let (now, sample) = (self.world.now(), self.world.sample());
             let circuit = Circuit::close(key, cause, retry_after, was_well, now, sample);
-            self.close(call.issuer, circuit, failure);
+            self.close(key, call.issuer, circuit, failure);
         }
     }
 
@@ -165,8 +165,9 @@ impl Scheduler {
         }
     }
 
-    fn close(&mut self, issuer: Issuer, circuit: Circuit<Key>, failure: Failure) {
-        self.restrained(&issuer, circuit.cause(), &failure);
+    /// `key`: the job that met it.
+    fn close(&mut self, key: Key, issuer: Issuer, circuit: Circuit<Key>, failure: Failure) {
+        self.restrained(key, &issuer, circuit.cause(), &failure);
         let (id, since) = (self.next_key(), self.world.now().wall);
         self.issuers.keys.insert(issuer.clone(), id);
         let why = FailureStatus::new(failure, since);
@@ -179,15 +180,20 @@ impl Scheduler {
         self.issuers.closed.insert(id, closed);
     }
 
-    /// Says that this client is held back from now on.
-    fn restrained(&self, issuer: &Issuer, cause: Cause, failure: &Failure) {
+    /// Says that the client of this job is held back from now on.
+    fn restrained(&self, key: Key, issuer: &Issuer, cause: Cause, failure: &Failure) {
         let (origin, code, error) = (&issuer.origin, failure.code.as_deref(), &failure.message);
+        let job = self.jobs.get(&key).map(|entry| &entry.config.id);
+        let job = job.map(tracing::field::display);
         match cause {
             Cause::IssuerInTrouble => {
-                warn!(%origin, code, error, "the issuer is in trouble; one job at a time tries it until it answers");
+                warn!(%origin, job, code, error, "the issuer is in trouble; one job at a time of this one's client tries it until it answers");
+            }
+            Cause::ClientRefused if is_refusal(code) => {
+                warn!(%origin, job, code, error, "the issuer refuses the client of this job; one of its jobs at a time tries until it is accepted");
             }
             Cause::ClientRefused => {
-                warn!(%origin, code, error, "the issuer refuses a client; one of its jobs at a time tries until it is accepted");
+                warn!(%origin, job, code, error, "no token endpoint answers the client of this job; one of its jobs at a time tries until one does");
             }
         }
         self.world.metrics.client_restrained(origin, cause, true);
@@ -220,7 +226,7 @@ impl Scheduler {
             let waiting: Vec<Key> = closed.circuit.waiting().collect();
             let metrics = &self.world.metrics;
             metrics.client_restrained(&issuer.origin, before, false);
-            self.restrained(issuer, cause, &failure);
+            self.restrained(key, issuer, cause, &failure);
             for key in waiting {
                 self.update(key);
             }

@@ -22,10 +22,17 @@ pub(super) struct Refusal {
 /// The failure that this answer reports. Of the body it repeats no more than the error's code and its description.
 #[must_use]
 pub fn failure(response: &Response) -> Failure {
-    let refusal = members(response)
-        .and_then(|found| refusal(&found.members))
-        .unwrap_or_default();
-    refused(response, &refusal)
+    match members(response).and_then(|found| refusal(&found.members)) {
+        Some(refusal) => refused(response, &refusal),
+        None => told_by_status(response),
+    }
+}
+
+fn told_by_status(response: &Response) -> Failure {
+    let kind = kind(response.status, None);
+    Failure::new(kind, without_explanation(response))
+        .with_code(format!("http.{}", response.status))
+        .with_retry_after_ms(response.retry_after_ms())
 }
 
 pub(super) fn refused(response: &Response, refusal: &Refusal) -> Failure {
@@ -45,7 +52,12 @@ pub(super) fn refused(response: &Response, refusal: &Refusal) -> Failure {
         .code
         .clone()
         .unwrap_or_else(|| format!("http.{}", response.status));
-    Failure::new(kind(response.status, refusal.code.as_deref()), message)
+    let kind = match (response.status, &refusal.code) {
+        // The host keeps an answer like this to a rotating secret until it is understood. It was: nothing was issued.
+        (200..300, None) => FailureKind::Denied,
+        (status, code) => kind(status, code.as_deref()),
+    };
+    Failure::new(kind, message)
         .with_code(code)
         .with_retry_after_ms(response.retry_after_ms())
 }
@@ -315,6 +327,20 @@ mod tests {
                 None,
                 "{body}"
             );
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_code_is_understood_whatever_the_status() {
+        for (status, body, expected) in [
+            (200, r#"{"errors":[{"message":"busy"}]}"#, Denied),
+            (200, r#"{"error":"Bad credentials, go away"}"#, Denied),
+            (200, r#"{"error":{"reason":"busy"}}"#, Denied),
+            (400, r#"{"errors":[{"message":"busy"}]}"#, InvalidConfig),
+            (503, r#"{"errors":[{"message":"busy"}]}"#, Unavailable),
+        ] {
+            let failure = failure(&answer(status, body));
+            assert_eq!(failure.kind, expected, "{status} {body}");
         }
     }
 
