@@ -252,8 +252,8 @@ impl Chain {
         }
     }
 
-    /// What its record says of it. A request of another process that may still be answered, and an answer that the source has not yet
-    /// failed to read, say nothing against it.
+    /// What its record says of it. A request that may still be answered, and an answer that the source has not yet failed to read, say
+    /// nothing against it.
     #[must_use]
     pub fn state(
         &self,
@@ -265,6 +265,14 @@ impl Chain {
         let exchange = self.exchange.as_ref();
         match self.settlement(us, alone, retry, now) {
             Settlement::Dead => ChainState::Dead,
+            _ if exchange.is_some_and(|exchange| exchange.is_under_way(us, now)) => {
+                let went_unanswered_before = self.unanswered > 1;
+                if went_unanswered_before {
+                    ChainState::InDoubt
+                } else {
+                    ChainState::Ok
+                }
+            }
             Settlement::NeedsAttention => ChainState::NeedsAttention,
             Settlement::Replay if exchange.is_some_and(|exchange| exchange.failed_replays > 0) => {
                 ChainState::NeedsAttention
@@ -497,6 +505,11 @@ impl Exchange {
     #[must_use]
     pub fn waits_for_the_source(&self) -> bool {
         self.answer.is_some() && self.failed_replays < MAX_REPLAYS
+    }
+
+    /// Whether it is our own request, and an answer may still come.
+    fn is_under_way(&self, us: Holder, now: Timestamp) -> bool {
+        self.answer.is_none() && self.intent.holder == us && now < self.intent.not_after
     }
 
     /// The answer that the source could not use in all its tries.
@@ -854,6 +867,8 @@ mod tests {
         use RetryUnanswered::{AtOnce, Never};
         let waits = chain().intending(intent(US, NOW)).answered(answer());
         let lost_by_others = chain().intending(intent(OTHERS, NOW));
+        let asking = chain().intending(intent(US, NOW));
+        let asking_again = unanswered(1).intending(intent(US, NOW));
         let later = NOW.after(s(600));
         for (what, chain, alone, retry, now, expected) in [
             ("new", chain(), true, AtOnce, NOW, ChainState::Ok),
@@ -896,6 +911,38 @@ mod tests {
                 AtOnce,
                 NOW,
                 ChainState::NeedsAttention,
+            ),
+            (
+                "under way",
+                asking.clone(),
+                true,
+                AtOnce,
+                NOW,
+                ChainState::Ok,
+            ),
+            (
+                "under way, and not to be sent again",
+                asking.clone(),
+                true,
+                Never,
+                NOW,
+                ChainState::Ok,
+            ),
+            (
+                "its time is over",
+                asking,
+                true,
+                AtOnce,
+                later,
+                ChainState::InDoubt,
+            ),
+            (
+                "under way after one was lost",
+                asking_again,
+                true,
+                AtOnce,
+                NOW,
+                ChainState::InDoubt,
             ),
             (
                 "under way elsewhere",
