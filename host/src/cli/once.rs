@@ -13,11 +13,14 @@ use super::terminal::Look;
 use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::config::model::Config;
 use crate::runner::metrics::Metrics;
-use crate::runner::status::{JobStatus, OutputState, Snapshot};
+use crate::runner::status::{JobStatus, Snapshot};
 use crate::runner::{Change, Handle, Runner};
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Names of jobs in a message.
+const NAMES: usize = 20;
 
 /// To the line's start, and nothing after it (ECMA-48, EL).
 const LINE_START: &str = "\r\x1b[K";
@@ -68,13 +71,18 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         let progress = (Look::of(&std::io::stderr()) != Look::Plain)
             .then(|| tokio::spawn(show_progress(handle)));
         let told = signals::moment_of(stop.clone());
+        let stopped = stop.clone();
         let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
+        let end = match stopped.is_cancelled() {
+            true => End::Signal,
+            false => End::Time,
+        };
         if let Some(progress) = progress {
             // It ends with the runner.
             progress.await?;
         }
         house.capabilities.drain(told.passed()).await;
-        Ok(report(&snapshot))
+        Ok(report(&snapshot, end))
     })
 }
 
@@ -108,6 +116,9 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
         .map(String::as_str)
         .collect();
     if !unknown.is_empty() {
+        let more = known.len().saturating_sub(NAMES);
+        let more = (more > 0).then(|| format!("{more} more"));
+        let known = known.into_iter().take(NAMES).chain(more);
         say(&format!(
             "error: no such job: {}; the configuration has: {}",
             unknown.join(", "),
@@ -130,10 +141,17 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
     Ok(jobs.chain([Change::SharedOutputs(shared)]).collect())
 }
 
-fn report(snapshot: &Snapshot) -> Exit {
+/// What ended a run before all was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Time,
+    Signal,
+}
+
+fn report(snapshot: &Snapshot, end: End) -> Exit {
     let mut exit = Exit::Success;
     for job in &snapshot.jobs {
-        match why_not(job) {
+        match why_not(job, snapshot, end) {
             None => match of_chain(job) {
                 None => say(&format!("{}: written", job.id)),
                 Some(but) => say(&format!("{}: written, but {but}", job.id)),
@@ -144,29 +162,15 @@ fn report(snapshot: &Snapshot) -> Exit {
             }
         }
     }
-    for shared in &snapshot.shared_outputs {
-        if shared.output.state != OutputState::Written {
-            exit = Exit::Failure;
-            let why = shared
-                .output
-                .failure
-                .as_ref()
-                .map_or("its jobs have no token", |failure| &failure.message);
-            say(&format!(
-                "{}: not written: {why}",
-                shared.output.destination
-            ));
-        }
-    }
     exit
 }
 
-/// Why a job's outputs do not all hold its token; none: they do.
-fn why_not(job: &JobStatus) -> Option<String> {
+/// Why a job's outputs do not all hold its token, those included that it shares; none: they do.
+fn why_not(job: &JobStatus, snapshot: &Snapshot, end: End) -> Option<String> {
     if job.state.is_ready() {
         return None;
     }
-    let of_outputs = job.outputs.iter().filter_map(|output| {
+    let of_outputs = snapshot.outputs_of(job).filter_map(|output| {
         let failure = output.failure.as_ref()?;
         Some(format!("{}: {}", output.destination, failure.message))
     });
@@ -180,7 +184,10 @@ fn why_not(job: &JobStatus) -> Option<String> {
         .map(|held_back| format!("{held_back}: {}", held_back.failure.message));
     let reasons: Vec<String> = of_source.chain(of_issuer).chain(of_outputs).collect();
     Some(if reasons.is_empty() {
-        format!("{}; the time is up", job.state)
+        match end {
+            End::Time => format!("{}; the time is up", job.state),
+            End::Signal => format!("{}; stopped by a signal", job.state),
+        }
     } else {
         reasons.join("; ")
     })

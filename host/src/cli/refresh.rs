@@ -11,6 +11,7 @@ use super::stderr::say;
 use super::{Exit, print, runtime};
 use crate::runner::status::{JobStatus, OutputState, OutputStatus};
 use crate::serve::control::{self, Refreshed, RefreshedJob};
+use crate::time::Timestamp;
 
 /// Asks the running process to refresh jobs now, whatever their tokens' age, and waits until the new tokens are in all outputs.
 ///
@@ -50,24 +51,19 @@ pub(super) fn run(arguments: &RefreshArguments) -> Exit {
 fn report(refreshed: &Refreshed, timeout: Duration) -> anyhow::Result<Exit> {
     let mut exit = Exit::Success;
     for (job, result) in refreshed.now.jobs.iter().zip(&refreshed.jobs) {
-        let shared = refreshed.now.shared_outputs.iter();
-        let shared = shared.filter(|shared| shared.from.contains(&job.id));
-        let outputs: Vec<&OutputStatus> = job
-            .outputs
-            .iter()
-            .chain(shared.map(|shared| &shared.output))
-            .collect();
-        if *result == RefreshedJob::Done {
-            print(&format!("{}: {}", job.id, done(job, &outputs)))?;
-            continue;
-        }
-        exit = Exit::Failure;
-        let why = failed(job, &outputs).unwrap_or_else(|| {
-            format!(
+        let outputs: Vec<&OutputStatus> = refreshed.now.outputs_of(job).collect();
+        let why = match result {
+            RefreshedJob::Done => {
+                print(&format!("{}: {}", job.id, done(job, &outputs)))?;
+                continue;
+            }
+            RefreshedJob::Failed => failed(job, &outputs),
+            RefreshedJob::Pending => format!(
                 "nothing came of it within {} s; it goes on, see `evertoken status`",
-                timeout.as_secs()
-            )
-        });
+                timeout.as_secs_f64()
+            ),
+        };
+        exit = Exit::Failure;
         say(&format!("error: {}: not refreshed: {why}", job.id));
     }
     Ok(exit)
@@ -92,24 +88,23 @@ fn done(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
     text
 }
 
-/// What went wrong, if anything did, and when the process tries again.
-fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> Option<String> {
+/// What went wrong, and when the process tries that again.
+fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
+    let again = |what: &str, at: Option<Timestamp>| {
+        at.map_or_else(String::new, |at| format!(" ({what} again {at})"))
+    };
     let of_source = job.last_failure.iter().map(described);
     let of_issuer = job.held_back.iter().map(|held_back| {
         let why = described(&held_back.failure);
         format!("{held_back}: {why}")
     });
+    let of_source = of_source
+        .chain(of_issuer)
+        .map(|why| why + &again("asked", job.next_refresh));
     let of_outputs = outputs.iter().filter_map(|output| {
-        let failure = output.failure.as_ref()?;
-        Some(format!("{}: {}", output.destination, described(failure)))
+        let why = described(output.failure.as_ref()?);
+        let again = again("written", output.next_try);
+        Some(format!("{}: {why}{again}", output.destination))
     });
-    let reasons: Vec<String> = of_source.chain(of_issuer).chain(of_outputs).collect();
-    if reasons.is_empty() {
-        return None;
-    }
-    let mut text = reasons.join("; ");
-    if let Some(next) = job.next_refresh {
-        let _ = write!(text, " (asked again {next})");
-    }
-    Some(text)
+    of_source.chain(of_outputs).collect::<Vec<_>>().join("; ")
 }

@@ -74,7 +74,7 @@ fn table(snapshot: &Snapshot, for_people: bool) -> String {
             snapshot
                 .jobs
                 .iter()
-                .map(|job| row(job, snapshot.at, for_people)),
+                .map(|job| row(job, snapshot, for_people)),
         )
         .collect();
     let mut widths = [0_usize; 5];
@@ -94,7 +94,8 @@ fn table(snapshot: &Snapshot, for_people: bool) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
+fn row(job: &JobStatus, snapshot: &Snapshot, for_people: bool) -> [String; 5] {
+    let now = snapshot.at;
     let point = |at: Option<Timestamp>| {
         at.map_or_else(
             || "-".to_owned(),
@@ -112,7 +113,7 @@ fn row(job: &JobStatus, now: Timestamp, for_people: bool) -> [String; 5] {
         state(job),
         point(job.expires_at),
         point(job.next_refresh),
-        last_error(job, point)
+        last_error(job, snapshot, point)
             .or_else(|| of_chain(job))
             .unwrap_or_else(|| "-".to_owned()),
     ]
@@ -128,13 +129,17 @@ fn state(job: &JobStatus) -> String {
 
 /// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store. A write that failed
 /// says when it is tried again; when the source is, has a column of its own.
-fn last_error(job: &JobStatus, point: impl Fn(Option<Timestamp>) -> String) -> Option<String> {
+fn last_error(
+    job: &JobStatus,
+    snapshot: &Snapshot,
+    point: impl Fn(Option<Timestamp>) -> String,
+) -> Option<String> {
     if let Some(held_back) = &job.held_back {
         let why = described(&held_back.failure);
         return Some(format!("{held_back}: {why}"));
     }
-    let outputs = job.outputs.iter();
-    let writes = outputs
+    let writes = snapshot
+        .outputs_of(job)
         .map(|output| (&output.failure, output.next_try))
         .chain([(&job.keep_failure, job.next_keep)])
         .filter_map(|(failure, next)| Some((failure.as_ref()?, next)));

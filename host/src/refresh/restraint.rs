@@ -258,7 +258,7 @@ impl<J: Copy + Ord> Circuit<J> {
     /// never.
     pub fn wait(&mut self, job: J, urgency: u64, dies_at: Option<Duration>) {
         self.leave(job);
-        let failures = self.struck.get(&job).map_or(0, |struck| struck.failures);
+        let failures = self.failures_of(job);
         self.line.insert((failures, urgency, job));
         let place = Place {
             failures,
@@ -301,12 +301,27 @@ impl<J: Copy + Ord> Circuit<J> {
     #[must_use]
     pub fn probes_at(&self) -> Option<Duration> {
         let (failures, _, job) = self.line.first()?;
-        let tells = *failures == 0 && self.in_trouble <= 1;
-        let at = if tells { Duration::ZERO } else { self.next };
         let dies_at = self.places.get(job).and_then(|place| place.dies_at);
         self.probe
             .is_none()
-            .then(|| at.max(self.rests_until(dies_at)))
+            .then(|| self.probes_from(*failures, dies_at))
+    }
+
+    /// From when on a job that does not wait yet may ask if it then comes first in line, on the boot clock. `dies_at` as for
+    /// [`Self::wait`].
+    #[must_use]
+    pub fn takes_from(&self, job: J, dies_at: Option<Duration>) -> Duration {
+        self.probes_from(self.failures_of(job), dies_at)
+    }
+
+    fn probes_from(&self, failures: u32, dies_at: Option<Duration>) -> Duration {
+        let tells = failures == 0 && self.in_trouble <= 1;
+        let at = if tells { Duration::ZERO } else { self.next };
+        at.max(self.rests_until(dies_at))
+    }
+
+    fn failures_of(&self, job: J) -> u32 {
+        self.struck.get(&job).map_or(0, |struck| struck.failures)
     }
 
     /// Until when a job whose token dies then obeys what the issuer asked for.

@@ -200,11 +200,26 @@ impl Entry {
             || (!self.machine.is_acquiring() && self.output_failures.iter().any(needs_mending))
     }
 
-    /// Notes what consumers have, if every output has the job's token.
-    pub(super) fn note_published(&mut self, now: Reading) {
-        if self.machine.is_ready(now) {
+    /// When the token dies, on the boot clock, for an issuer that asked us to stay away; none: it never does.
+    pub(super) fn dies_at(&self, now: Reading) -> Option<Duration> {
+        if self.machine.lives(now) {
+            self.machine.dies_at(now)
+        } else {
+            Some(Duration::ZERO)
+        }
+    }
+
+    /// Notes what consumers have, if every output has the job's token. `shared`: where the outputs stand that it shares.
+    pub(super) fn note_published(&mut self, now: Reading, shared: &[State]) {
+        if self.is_everywhere(now, shared) {
             self.published_expires_at = self.expires_at(now);
         }
+    }
+
+    /// Whether a token that lives is in every output. A shared one that waits for another job's token waits for nothing of this job.
+    fn is_everywhere(&self, now: Reading, shared: &[State]) -> bool {
+        let is_done = |state: &State| matches!(state, State::Written | State::Waiting);
+        self.machine.is_ready(now) && shared.iter().all(is_done)
     }
 
     /// Says once that the token has died before there was another. `held_back`: why the job waits for its issuer, if it does.
@@ -221,23 +236,22 @@ impl Entry {
         self.is_death_told = is_dead;
     }
 
-    fn state(&self, now: Reading, is_held_back: bool) -> JobState {
+    fn state(&self, now: Reading, is_held_back: bool, shared: &[State]) -> JobState {
         let machine = &self.machine;
+        let mut outputs = machine.output_states().chain(shared.iter().copied());
         let has_failed = machine.failures() > 0;
         match (&self.token, machine.lives(now)) {
             (None, _) if has_failed => JobState::Failing,
             (None, _) => JobState::Pending,
             (Some(_), false) => JobState::Expired,
-            (Some(_), true) if machine.is_ready(now) => {
+            (Some(_), true) if self.is_everywhere(now, shared) => {
                 if has_failed || is_held_back {
                     JobState::Retrying
                 } else {
                     JobState::Ready
                 }
             }
-            (Some(_), true) if machine.output_states().any(|s| s == State::Failing) => {
-                JobState::Unwritten
-            }
+            (Some(_), true) if outputs.any(|state| state == State::Failing) => JobState::Unwritten,
             (Some(_), true) => JobState::Publishing,
         }
     }
@@ -259,11 +273,13 @@ impl Entry {
         self.machine.needs_mending() || self.chain(ports).is_some_and(lasts)
     }
 
-    /// `held_back`: why it waits for its issuer, if it does, and when the next job may try.
+    /// `held_back`: why it waits for its issuer, if it does; `shared`: where the outputs stand that it shares.
     pub(super) fn status(
         &self,
         now: Reading,
-        held_back: Option<(HeldBack, Option<Timestamp>)>,
+        held_back: Option<HeldBack>,
+        next_refresh: Option<Timestamp>,
+        shared: &[State],
         ports: &Ports,
     ) -> JobStatus {
         let outputs = self.config.outputs.iter();
@@ -273,17 +289,14 @@ impl Entry {
         let on_wall_clock = |at: Duration| now.wall.after(at.saturating_sub(now.boot));
         JobStatus {
             id: self.config.id.clone(),
-            state: self.state(now, held_back.is_some()),
+            state: self.state(now, held_back.is_some(), shared),
             expires_at: self.expires_at(now),
             published_expires_at: self.published_expires_at,
-            next_refresh: match &held_back {
-                Some((_, next)) => *next,
-                None => self.machine.next_refresh(now),
-            },
+            next_refresh,
             last_success: self.last_success,
             attempt: self.machine.failures(),
             last_failure: self.last_failure.as_deref().cloned(),
-            held_back: held_back.map(|(held_back, _)| held_back),
+            held_back,
             chain: self.chain(ports),
             keep_failure: self.keep_failure.as_deref().cloned(),
             next_keep: self.machine.keep_retries_at(now).map(on_wall_clock),

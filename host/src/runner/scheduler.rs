@@ -5,7 +5,7 @@ mod issuers;
 mod secrets;
 mod shared;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -265,11 +265,12 @@ impl Scheduler {
         if names.is_empty() {
             return (self.jobs.keys().copied().collect(), Vec::new());
         }
+        let wanted: HashSet<&String> = names.iter().collect();
         let mut unknown: BTreeSet<&String> = names.iter().collect();
         let mut keys = Vec::new();
         for (key, entry) in &self.jobs {
             let name = entry.config.id.to_string();
-            if names.contains(&name) {
+            if wanted.contains(&name) {
                 keys.push(*key);
                 unknown.remove(&name);
             }
@@ -282,7 +283,10 @@ impl Scheduler {
         let (keys, _) = self.named(names);
         let status = |key: &Key| {
             let entry = self.jobs.get(key)?;
-            Some(entry.status(now, self.held_back(*key), &self.world.ports))
+            let shared = self.shared_states(&entry.config.id);
+            let next = self.next_refresh(*key, now);
+            let ports = &self.world.ports;
+            Some(entry.status(now, self.held_back(*key), next, &shared, ports))
         };
         let mut jobs: Vec<_> = keys.iter().filter_map(status).collect();
         jobs.sort_by(|a, b| a.id.cmp(&b.id));
@@ -448,10 +452,13 @@ impl Scheduler {
         if clock::jump(began, now).is_none() {
             self.clock_compared(key, ahead_ms);
         }
-        let failure = match result {
+        match result {
             Ok(obtained) => {
-                self.acquired(key, obtained.by_present_clock(began, now), took);
-                None
+                let refused = self.acquired(key, obtained.by_present_clock(began, now), took);
+                self.call_ended(key, None, was_well);
+                if let Some(refused) = refused {
+                    self.tell_failure(key, &refused);
+                }
             }
             Err(NotObtained { failure, .. }) => {
                 let event = Event::Failed {
@@ -461,17 +468,16 @@ impl Scheduler {
                 };
                 self.tell(key, event);
                 self.source_failed(key, failure.clone(), took);
-                Some(failure)
+                self.call_ended(key, Some(failure.clone()), was_well);
+                self.tell_failure(key, &failure);
             }
-        };
-        self.call_ended(key, failure, was_well);
+        }
     }
 
-    fn acquired(&mut self, key: Key, obtained: Obtained, took: Duration) {
+    /// Takes what a source gave; the failure, if it is no good token.
+    fn acquired(&mut self, key: Key, obtained: Obtained, took: Duration) -> Option<Failure> {
         let now = self.world.now();
-        let Some(entry) = self.jobs.get(&key) else {
-            return;
-        };
+        let entry = self.jobs.get(&key)?;
         let lateness = now.boot.saturating_sub(entry.machine.due().boot);
         let (candidate, token) = entry.weigh(obtained);
         let how = if entry.has_value_of(&token.token) {
@@ -480,14 +486,19 @@ impl Scheduler {
             Refreshed::New
         };
         let actions = self.step(key, Event::Acquired(candidate));
+        let mut refused = None;
         for action in &actions {
             match action {
                 Action::Adopt | Action::Unchanged => self.source_gave(key, how, took, lateness),
-                Action::Refuse(failure) => self.source_failed(key, failure.clone(), took),
+                Action::Refuse(failure) => {
+                    self.source_failed(key, failure.clone(), took);
+                    refused = Some(failure.clone());
+                }
                 Action::Acquire | Action::Keep | Action::Write(..) => {}
             }
         }
         self.carry_out(key, actions, Some(token));
+        refused
     }
 
     fn source_gave(&mut self, key: Key, how: Refreshed, took: Duration, lateness: Duration) {
@@ -520,12 +531,23 @@ impl Scheduler {
             // It is a former source's.
             return;
         }
-        let next = Shown(entry.machine.next_refresh(now));
-        let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
-        warn!(%job, %kind, code, error = failure.message, %next, "refresh failed");
         entry.last_failure = Some(Box::new(FailureStatus::new(failure, now.wall)));
         self.update(key);
         self.look(key);
+    }
+
+    /// Says that a source failed, once it is known what that says about its issuer: until then nobody knows when it is asked next.
+    fn tell_failure(&self, key: Key, failure: &Failure) {
+        let Some(entry) = self.jobs.get(&key) else {
+            return;
+        };
+        if entry.machine.failures() == 0 {
+            // It is a former source's.
+            return;
+        }
+        let next = Shown(self.next_refresh(key, self.world.now()));
+        let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
+        warn!(%job, %kind, code, error = failure.message, %next, "refresh failed");
     }
 
     fn kept(&mut self, key: Key, result: Result<(), Failure>) {
@@ -602,7 +624,7 @@ impl Scheduler {
             return Vec::new();
         };
         let actions = entry.machine.step(event, now, sample);
-        entry.note_published(now);
+        self.note_published(key, now);
         actions
     }
 
@@ -651,7 +673,7 @@ impl Scheduler {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        entry.tell_death(now, held_back.map(|(held_back, _)| held_back));
+        entry.tell_death(now, held_back);
         let death = entry.machine.dies_at(now);
         let wakes_at = entry.machine.wakes_at(now);
         let wakes_at = wakes_at.into_iter().chain(death).min();

@@ -24,6 +24,17 @@ pub struct Snapshot {
     pub shared_outputs: Vec<SharedStatus>,
 }
 
+impl Snapshot {
+    /// The outputs of a job, those that it shares last.
+    pub fn outputs_of<'a>(&'a self, job: &'a JobStatus) -> impl Iterator<Item = &'a OutputStatus> {
+        let shared = self.shared_outputs.iter();
+        let shared = shared.filter(|shared| shared.from.contains(&job.id));
+        job.outputs
+            .iter()
+            .chain(shared.map(|shared| &shared.output))
+    }
+}
+
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobStatus {
@@ -95,7 +106,7 @@ pub enum JobState {
     Failing,
     /// The token lives and is on its way to its outputs.
     Publishing,
-    /// The token lives, but an output cannot be written.
+    /// The token lives, but an output cannot be written, be it one that the job shares.
     Unwritten,
     /// The token lives and is in every output.
     Ready,

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use evertoken_tests::client::Client;
 use evertoken_tests::evertoken::Launch;
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 use evertoken_tests::workdir::free_port;
+use rustix::process::Signal;
 
 use crate::scene::{PATIENCE, Scene, failure_in};
 
@@ -178,6 +181,34 @@ fn once_writes_every_job_and_says_which_it_could_not() {
         .unwrap();
     assert_eq!(unknown.code(), Some(64), "{}", unknown.stderr);
     assert!(unknown.stderr.contains("nobody"));
+}
+
+#[test]
+fn once_that_a_signal_ends_says_so() {
+    let scene = Scene::new("once-signal").unwrap();
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/token", Behaviour::hang());
+    let config = scene
+        .config(&format!(
+            r#"jobs: [{{name: a, source: {{plugin: oauth2, config: {{grant: client_credentials, token_url: "{}", client_id: a, client_auth: none}}}}, outputs: [{{file: {{path: "{{out}}/a"}}}}]}}]"#,
+            issuer.url("/token")
+        ))
+        .unwrap();
+    let launch = scene.launch().unwrap().args(["once", "--config"]);
+    let process = launch.args([&config]).spawn().unwrap();
+    process
+        .wait_for("the request", PATIENCE, |_| {
+            !issuer.requests_to("/token").is_empty()
+        })
+        .unwrap();
+    process.signal(Signal::TERM).unwrap();
+    let ended = process.wait(PATIENCE).unwrap();
+    assert_eq!(ended.code(), Some(1));
+    let said = process.stderr();
+    assert!(
+        said.ends_with("a: not written: pending; stopped by a signal\n"),
+        "{said}"
+    );
 }
 
 #[test]

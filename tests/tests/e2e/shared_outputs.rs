@@ -98,6 +98,52 @@ fn two_jobs_tokens_share_a_file_that_is_written_when_both_are_there_and_when_eit
 }
 
 #[test]
+fn an_output_that_jobs_share_and_that_cannot_be_written_is_told_of_each_of_them() {
+    let (scene, issuer) = (Scene::new("shared-unwritten").unwrap(), issuer());
+    issuer.always("/b", Behaviour::token("b-1", 3600));
+    let config = config(&scene, &issuer, r#"file: {path: "{here}/nowhere/both"}"#);
+    let once = scene.command(&["once"], &config).unwrap();
+    assert_eq!(once.code(), Some(1));
+    for job in ["a", "b"] {
+        let said = |line: &str| {
+            line.starts_with(&format!("{job}: not written: ")) && line.contains("nowhere/both")
+        };
+        assert!(once.stderr.lines().any(said), "{job}: {}", once.stderr);
+    }
+
+    let process = scene.run(&config).unwrap();
+    let failing = process.wait_for("the failure", PATIENCE, |_| {
+        scene
+            .row(&config, "b")
+            .is_some_and(|row| row["state"] == "unwritten")
+    });
+    failing.unwrap();
+    let table = scene.command(&["status"], &config).unwrap().stdout;
+    for row in table.lines().skip(1) {
+        assert!(
+            row.contains("unwritten") && row.contains("file.no-directory: "),
+            "{table}"
+        );
+        assert!(row.contains("; next try "), "{table}");
+    }
+    let refused = scene.command(&["refresh", "a"], &config).unwrap();
+    assert_eq!(refused.code(), Some(1));
+    assert!(
+        refused.stderr.contains(" (written again 2"),
+        "{}",
+        refused.stderr
+    );
+
+    std::fs::create_dir(scene.path("nowhere")).unwrap();
+    wait_until("both to be ready", PATIENCE, || {
+        let states: Vec<_> = scene.status(&config).ok()?;
+        let is_ready = |row: &serde_json::Value| row["state"] == "ready";
+        states.iter().all(is_ready).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+}
+
+#[test]
 fn two_jobs_tokens_share_a_secret_and_each_change_costs_one_patch() {
     let Some(cluster) = ApiServer::shared().unwrap() else {
         println!("skipped: needs Kubernetes");

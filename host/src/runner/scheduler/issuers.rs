@@ -14,7 +14,7 @@ use crate::refresh::job::Event;
 use crate::refresh::restraint::{Cause, Circuit, Sign, is_refusal, sign};
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
-use crate::time::Timestamp;
+use crate::time::{Reading, Timestamp};
 
 /// Issuers that are in trouble or refuse a client, and whoever is being asked.
 #[derive(Debug, Default)]
@@ -72,12 +72,7 @@ impl Scheduler {
         let Some(entry) = self.jobs.get(&key) else {
             return false;
         };
-        let (urgency, machine) = (entry.urgency(), &entry.machine);
-        let dies_at = if machine.lives(now) {
-            machine.dies_at(now)
-        } else {
-            Some(Duration::ZERO)
-        };
+        let (urgency, dies_at) = (entry.urgency(), entry.dies_at(now));
         let Some((id, closed)) = self.issuers.circuit(entry.issuer.as_ref()) else {
             return false;
         };
@@ -352,22 +347,34 @@ impl Scheduler {
         }
     }
 
-    /// Why a job waits for its issuer, and when the next job may try; none: it does not wait.
-    pub(super) fn held_back(&self, key: Key) -> Option<(HeldBack, Option<Timestamp>)> {
-        let now = self.world.now();
+    /// Why a job waits for its issuer; none: it does not wait.
+    pub(super) fn held_back(&self, key: Key) -> Option<HeldBack> {
         let closed = self.issuers.of(self.jobs.get(&key)?.issuer.as_ref())?;
         if !closed.circuit.is_waiting(key) {
             return None;
         }
-        let held_back = HeldBack {
+        Some(HeldBack {
             issuer: closed.issuer.origin.to_string(),
             cause: closed.circuit.cause(),
             since: closed.since,
             failure: closed.why.clone(),
+        })
+    }
+
+    /// When a job's source is asked next; while its issuer is in trouble or refuses its client, when one of the jobs that wait for that may
+    /// try. None: it is being asked, or another job tries right now.
+    pub(super) fn next_refresh(&self, key: Key, now: Reading) -> Option<Timestamp> {
+        let entry = self.jobs.get(&key)?;
+        let on_wall_clock = |at: Duration| now.wall.after(at.saturating_sub(now.boot));
+        let closed = self.issuers.of(entry.issuer.as_ref());
+        let Some(Closed { circuit, .. }) = closed.filter(|it| !it.circuit.is_probe(key)) else {
+            return entry.machine.next_refresh(now);
         };
-        let next = closed.circuit.probes_at();
-        let next = next.map(|at| now.wall.after(at.saturating_sub(now.boot)));
-        Some((held_back, next))
+        if circuit.is_waiting(key) {
+            return circuit.probes_at().map(on_wall_clock);
+        }
+        let by_itself = entry.machine.next_refresh(now)?;
+        Some(by_itself.max(on_wall_clock(circuit.takes_from(key, entry.dies_at(now)))))
     }
 
     /// Whether a job waits for its issuer until somebody mends something.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::{Key, Scheduler, Sleeper, Work, apart, class_of, written_event};
-use crate::config::model::SharedOutput;
+use crate::config::model::{JobId, SharedOutput};
 use crate::failure::Failure;
 use crate::refresh::publication;
 use crate::runner::entry::SharedEntry;
 use crate::runner::ports;
+use crate::time::Reading;
 
 /// How often a shared output is verified when none of its jobs says so.
 const SHARED_VERIFY: Duration = Duration::from_secs(600);
@@ -116,8 +117,35 @@ impl Scheduler {
                 self.world
                     .note_write(&from.join(","), destination, before, result, wall);
         }
+        let from = self
+            .shared
+            .get(&key)
+            .map(|shared| shared.config.from.clone());
+        for job in from.unwrap_or_default() {
+            if let Some(&job) = self.keys.get(&job) {
+                self.note_published(job, now);
+            }
+        }
         self.parts_published(parts);
         self.write_shared_if_due(key);
         self.settle_shared();
+    }
+
+    /// Where the outputs stand that a job shares.
+    pub(super) fn shared_states(&self, job: &JobId) -> Vec<publication::State> {
+        let keys = self.shared_of.get(job).into_iter().flatten();
+        let shared = keys.filter_map(|key| self.shared.get(key));
+        shared.map(|shared| shared.publication.state()).collect()
+    }
+
+    /// Notes what a job's consumers have.
+    pub(super) fn note_published(&mut self, job: Key, now: Reading) {
+        let Some(entry) = self.jobs.get(&job) else {
+            return;
+        };
+        let shared = self.shared_states(&entry.config.id);
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.note_published(now, &shared);
+        }
     }
 }

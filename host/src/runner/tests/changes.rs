@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::world::{Plan, SECOND, World, failure, job, output, put};
 use crate::config::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::failure::FailureKind;
+use crate::runner::status::JobState;
 use crate::runner::{Asked, Change};
 use crate::time::Clock as _;
 
@@ -158,6 +159,63 @@ fn a_shared_output_is_written_once_all_its_jobs_have_a_token_and_whenever_one_ch
         world.time.wait(300 * SECOND).await;
         assert_eq!(world.written("other"), ["slow.0"]);
         assert_eq!(world.written("netrc").len(), 2, "not shared any more");
+        started.stop().await;
+    });
+}
+
+#[test]
+fn what_several_jobs_share_is_an_output_of_each_of_them() {
+    let world = World::default();
+    let cannot = |is_so: bool| match is_so {
+        true => {
+            let why = failure(FailureKind::InvalidConfig);
+            world.facts().write_fails.insert("netrc".to_owned(), why);
+        }
+        false => world.facts().write_fails.clear(),
+    };
+    world.plan(
+        "away",
+        Plan {
+            fails: Arc::new(|_| Some(failure(FailureKind::Unavailable))),
+            origin: "https://another",
+            ..Plan::default()
+        },
+    );
+    world.time.run(async {
+        cannot(true);
+        let started = world.start(vec![job("a"), job("b"), job("away")]).await;
+        let change = vec![shared(&["a", "b"], "netrc")];
+        started.handle.apply(change).await.unwrap();
+        for (what, mends, expected, is_published) in [
+            ("never written", None, JobState::Unwritten, false),
+            ("written", Some(false), JobState::Ready, true),
+            ("still written", None, JobState::Ready, true),
+            ("not the next one", Some(true), JobState::Unwritten, false),
+        ] {
+            if let Some(fails) = mends {
+                cannot(fails);
+            }
+            // At least one of the tokens, which live five minutes, is replaced meanwhile.
+            world.time.wait(250 * SECOND).await;
+            for row in started.handle.status(vec![]).await.unwrap().jobs {
+                let expected = match row.id.name.as_str() {
+                    "away" => JobState::Failing,
+                    _ => expected,
+                };
+                assert_eq!(row.state, expected, "{what}: {}", row.id);
+                let published = row.published_expires_at;
+                let is_newest = published.is_some() && published == row.expires_at;
+                let of_shared = row.id.name != "away";
+                assert_eq!(is_newest, of_shared && is_published, "{what}: {}", row.id);
+            }
+        }
+        cannot(false);
+        // Another job's token that is missing is its own trouble.
+        let change = vec![shared(&["a", "away"], "other")];
+        started.handle.apply(change).await.unwrap();
+        world.time.wait(150 * SECOND).await;
+        let rows = started.handle.status(vec!["a".to_owned()]).await.unwrap();
+        assert_eq!(rows.jobs[0].state, JobState::Ready);
         started.stop().await;
     });
 }

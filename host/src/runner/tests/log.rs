@@ -8,6 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::world::{Plan, SECOND, World, failure, job, rotating};
 use crate::failure::{Failure, FailureKind};
 use crate::runner::status::ChainState;
+use crate::time::Clock as _;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -145,6 +146,46 @@ fn a_token_that_dies_without_another_is_one_line_each_time() {
             .iter()
             .all(|line| !line.contains("well"))
     );
+}
+
+#[test]
+fn when_a_source_is_asked_next_is_what_log_and_status_said_also_in_an_outage() {
+    for (what, kind, code) in [
+        ("in trouble", FailureKind::Unavailable, "http.503"),
+        ("refused", FailureKind::Denied, "invalid_client"),
+        ("its own fault", FailureKind::Denied, "invalid_scope"),
+    ] {
+        let world = World::default();
+        let fails = move |_| Some(Failure::new(kind, code, "no"));
+        let plan = Plan {
+            fails: Arc::new(fails),
+            ..Plan::default()
+        };
+        world.plan("a", plan);
+        let start = world.time.now();
+        let mut said = Vec::new();
+        let lines = told(&world, async || {
+            let started = world.start(vec![job("a")]).await;
+            while said.len() < 8 {
+                world.time.wait(SECOND / 10).await;
+                let row = started.handle.status(vec![]).await.unwrap().jobs.remove(0);
+                if row.attempt as usize > said.len() {
+                    said.push(row.next_refresh.unwrap());
+                }
+            }
+            started.stop().await;
+        });
+        let failed = with(&lines, "refresh failed");
+        let asked = world.asked("a");
+        for ((nth, said), line) in said.iter().enumerate().zip(&failed) {
+            assert!(line.ends_with(&format!("next={said}")), "{what}: {line}");
+            let Some(next) = asked.get(nth + 1) else {
+                continue;
+            };
+            let next = start.wall.after(*next - start.boot);
+            assert!(next.0.abs_diff(said.0) <= 50, "{what} {nth}: {said} {next}");
+        }
+    }
 }
 
 #[test]

@@ -65,12 +65,7 @@ pub(super) async fn refresh(
 /// What came of a wish of `asked_at` for this job.
 fn result(job: &JobStatus, now: &Snapshot, asked_at: Timestamp) -> RefreshedJob {
     let is_since = |at: Timestamp| at >= asked_at;
-    let shared = now.shared_outputs.iter();
-    let shared = shared.filter(|shared| shared.from.contains(&job.id));
-    let mut outputs = job
-        .outputs
-        .iter()
-        .chain(shared.map(|shared| &shared.output));
+    let mut outputs = now.outputs_of(job);
     if job
         .last_failure
         .as_ref()
