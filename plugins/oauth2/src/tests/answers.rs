@@ -229,6 +229,23 @@ fn a_token_that_is_not_in_an_answer_with_another_one_is_the_configurations_mista
 }
 
 #[test]
+fn a_token_that_is_there_and_is_none_is_not_said_to_be_missing() {
+    for body in [
+        r#"{"access_token":"","a":1}"#,
+        r#"{"access_token":5,"a":1}"#,
+    ] {
+        let host = Host::new();
+        host.answer(Answer::json(200, body));
+        let failure = acquire::<OAuth2>(&config("client_credentials", json!({}))).unwrap_err();
+        assert_eq!(
+            failure.message,
+            "the issuer's answer has no usable access_token; it has: a, access_token",
+            "{body}"
+        );
+    }
+}
+
+#[test]
 fn what_came_with_the_token_becomes_fields_and_only_the_harmless_are_public() {
     let body = r#"{"access_token":"abc","token_type":"Bearer","expires_in":60,"refresh_token":"r","refreshToken":"r","scope":["a","b"],
         "id_token":"ey","instance_url":"https://x.example","not-before-policy":0,"issued_at":"1700000000000","nested":{"a":1},"list":["a"],

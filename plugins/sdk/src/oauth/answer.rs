@@ -110,8 +110,10 @@ impl Answer {
                 .take(MAX_NAMES_SHOWN)
                 .map(String::as_str)
                 .collect();
+            let is_there = self.answer.members.contains_key(member);
+            let lacks = if is_there { "usable " } else { "" };
             let message = format!(
-                "the issuer's answer has no {member}; it has: {}",
+                "the issuer's answer has no {lacks}{member}; it has: {}",
                 names.join(", ")
             );
             let failure = match (member, self.answer.access_token()) {
