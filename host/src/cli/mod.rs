@@ -36,6 +36,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use exit::Exit;
 use stderr::say;
+use terminal::Look;
 
 use crate::printable::{printable, printable_json};
 
@@ -199,11 +200,20 @@ fn write_out(text: &str) -> io::Result<()> {
 
 /// Help and version are answers, everything else is a mistake.
 fn report_usage(error: &clap::Error) -> Exit {
-    let _ = error.print();
+    let text = |look| match look {
+        Look::Plain => error.render().to_string(),
+        Look::Ascii | Look::Unicode => error.render().ansi().to_string(),
+    };
     if error.use_stderr() {
-        Exit::Usage
-    } else {
-        Exit::Success
+        stderr::write(text(Look::of(&io::stderr())).as_bytes());
+        return Exit::Usage;
+    }
+    match write_out(text(Look::of(&io::stdout())).trim_end()) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            say(&format!("error: {error}"));
+            Exit::Failure
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::io::IsTerminal;
 /// How text for people may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// Lines of text and nothing else: a pipe, a file, `TERM=dumb`, or the user wants no colours (<https://no-color.org>).
+    /// Lines of text and nothing else: a pipe, a file, `TERM=dumb`, or the user wants no colours (<https://no-color.org>, `CLICOLOR=0` of
+    /// <https://bixense.com/clicolors>).
     Plain,
     /// Colours, and frames of ASCII: the locale has no other.
     Ascii,
@@ -23,7 +24,9 @@ impl Look {
     fn judge(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let is_dumb = set("TERM").is_none_or(|term| term == "dumb");
-        if !is_terminal || is_dumb || set("NO_COLOR").is_some() {
+        let wants_none =
+            set("NO_COLOR").is_some() || set("CLICOLOR").is_some_and(|value| value == "0");
+        if !is_terminal || is_dumb || wants_none {
             return Self::Plain;
         }
         // The first that is set decides (POSIX, locale).
@@ -54,6 +57,9 @@ mod tests {
             (true, vec![xterm], Look::Ascii),
             (true, vec![xterm, utf8, ("NO_COLOR", "1")], Look::Plain),
             (true, vec![xterm, utf8, ("NO_COLOR", "")], Look::Unicode),
+            (true, vec![xterm, utf8, ("CLICOLOR", "0")], Look::Plain),
+            (true, vec![xterm, utf8, ("CLICOLOR", "1")], Look::Unicode),
+            (false, vec![xterm, ("CLICOLOR_FORCE", "1")], Look::Plain),
             (true, vec![("TERM", "dumb"), utf8], Look::Plain),
             (true, vec![utf8], Look::Plain),
             (false, vec![xterm, utf8], Look::Plain),

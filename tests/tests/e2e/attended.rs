@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use evertoken_tests::evertoken::{Evertoken, Launch, binary};
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 use evertoken_tests::workdir::free_port;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
@@ -381,9 +383,9 @@ fn what_is_in_the_sockets_place_or_on_the_way_there_is_named_and_left_alone() {
 #[test]
 fn refresh_waits_prints_what_came_of_it_and_ends_by_it() {
     let scene = Scene::new("refresh").unwrap();
-    let config = scene
-        .config(
-            r#"
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/slow", Behaviour::answer(503, ""));
+    let yaml = r#"
 jobs:
 - name: good
   source: {plugin: dummy, config: {lifetime: 1h}}
@@ -394,12 +396,21 @@ jobs:
 - name: unwritten
   source: {plugin: dummy, config: {lifetime: 1h}}
   outputs: [{file: {path: "{here}/nowhere/unwritten"}}]
-"#,
-        )
+- name: slow
+  source: {plugin: oauth2, config: {grant: client_credentials, token_url: "{slow}", client_id: a, client_auth: none}}
+  outputs: [{file: {path: "{out}/slow"}}]
+"#;
+    let config = scene
+        .config(&yaml.replace("{slow}", &issuer.url("/slow")))
         .unwrap();
     let process = scene.run(&config).unwrap();
     process
-        .wait_for("the first token", PATIENCE, |_| scene.out("good").exists())
+        .wait_for("the first token, and a failure", PATIENCE, |_| {
+            let failing = scene
+                .row(&config, "slow")
+                .is_some_and(|row| row["state"] == "failing");
+            failing && scene.out("good").exists()
+        })
         .unwrap();
     let refresh = |jobs: &[&str]| {
         scene
@@ -429,6 +440,13 @@ jobs:
     let both = refresh(&["good", "bad"]);
     assert_eq!(both.code(), Some(1));
     assert!(both.stdout.contains("good: refreshed"), "{}", both.stdout);
+
+    // What failed before is no answer to a wish that nobody has answered yet.
+    issuer.always("/slow", Behaviour::hang());
+    let pending = refresh(&["slow", "--timeout", "1s"]);
+    assert_eq!(pending.code(), Some(1), "{}", pending.stderr);
+    let expected = "error: slow: not refreshed: nothing came of it within 1 s; it goes on, see `evertoken status`\n";
+    assert_eq!(pending.stderr, expected);
 
     // A name that is no job's has one exit code with every command, and nothing is done then.
     let before = std::fs::read(scene.out("good")).unwrap();
@@ -496,6 +514,7 @@ fn all_text_ends_in_a_newline_and_what_goes_into_a_pipe_is_plain() {
         &["state", "forget", "quick", "--yes", "--config", &bad],
     ] {
         let launch = scene.launch().unwrap().env("TERM", "xterm");
+        let launch = launch.env("CLICOLOR_FORCE", "1");
         let finished = launch.args(arguments).finish(PATIENCE).unwrap();
         assert!(!(finished.stdout.is_empty() && finished.stderr.is_empty()));
         for text in [finished.stdout, finished.stderr] {
@@ -516,12 +535,10 @@ fn all_text_ends_in_a_newline_and_what_goes_into_a_pipe_is_plain() {
 fn a_terminal_gets_colours_and_boxes_if_it_can_show_them_and_the_user_wants_them() {
     let scene = Scene::new("terminal").unwrap();
     let bad = scene.write("bad.yaml", "jbos: 1\n").unwrap();
-    // `script` gives a command a terminal.
-    let line = format!(
-        "{} check --config {}",
-        binary().unwrap().display(),
-        bad.display()
-    );
+    let (program, bad) = (binary().unwrap().display(), bad.display());
+    // What is wrong with a file is drawn in a box, and what is wrong with a command line is not. Both follow the same rules.
+    let of_file = format!("{program} check --config {bad}");
+    let of_command_line = format!("{program} check --jbos");
     for (variables, colours, boxes) in [
         (vec![("TERM", "xterm"), ("LANG", "en_US.UTF-8")], true, true),
         (vec![("TERM", "xterm"), ("LANG", "C")], true, false),
@@ -534,25 +551,30 @@ fn a_terminal_gets_colours_and_boxes_if_it_can_show_them_and_the_user_wants_them
             false,
             false,
         ),
+        (vec![("TERM", "xterm"), ("CLICOLOR", "0")], false, false),
+        (vec![("TERM", "")], false, false),
         (
             vec![("TERM", "dumb"), ("LANG", "en_US.UTF-8")],
             false,
             false,
         ),
     ] {
-        let mut launch = Launch::of(Path::new("script")).args(["-qec", &line, "/dev/null"]);
-        for (name, value) in &variables {
-            launch = launch.env(name, value);
+        for (line, boxes) in [(&of_file, boxes), (&of_command_line, false)] {
+            // `script` gives a command a terminal.
+            let mut launch = Launch::of(Path::new("script")).args(["-qec", line, "/dev/null"]);
+            for (name, value) in &variables {
+                launch = launch.env(name, value);
+            }
+            let shown = launch.folder(&scene.path("")).finish(PATIENCE).unwrap();
+            if shown.code() == Some(127) {
+                println!("skipped: needs script (util-linux)");
+                return;
+            }
+            let (what, text) = (format!("{variables:?} {line}"), &shown.stdout);
+            assert!(text.contains("jbos"), "{what}: {text}");
+            assert_eq!(text.contains('\u{1b}'), colours, "{what}: {text}");
+            let has_boxes = text.contains(['╭', '│', '─']);
+            assert_eq!(has_boxes, boxes, "{what}: {text}");
         }
-        let shown = launch.folder(&scene.path("")).finish(PATIENCE).unwrap();
-        if shown.code() == Some(127) {
-            println!("skipped: needs script (util-linux)");
-            return;
-        }
-        let text = &shown.stdout;
-        assert!(text.contains("jbos"), "{variables:?}: {text}");
-        assert_eq!(text.contains('\u{1b}'), colours, "{variables:?}: {text}");
-        let has_boxes = text.contains(['╭', '│', '─']);
-        assert_eq!(has_boxes, boxes, "{variables:?}: {text}");
     }
 }
