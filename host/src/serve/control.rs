@@ -240,6 +240,15 @@ pub enum ControlError {
     Refused(Refusal),
 }
 
+/// What a proof of the socket's place found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proved {
+    /// It can be made.
+    Free,
+    /// A living process listens there.
+    InUse,
+}
+
 /// The bound socket; its file goes with it.
 #[derive(Debug)]
 pub struct Control {
@@ -265,15 +274,34 @@ impl Control {
         Ok(bound)
     }
 
+    /// Whether the socket could be made, or a process listens on it already. Nothing of the proof stays.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::bind`], but for a living process that has it.
+    pub async fn prove(path: &Path) -> Result<Proved, ControlError> {
+        let made = path.parent().filter(|directory| !directory.exists());
+        make_directory(path)?;
+        let proved = match check_place(path).await {
+            Ok(()) => listen_beside(path)
+                .and_then(|(_, beside)| std::fs::remove_file(beside))
+                .map(|()| Proved::Free)
+                .map_err(|source| ControlError::Bind {
+                    path: path.to_owned(),
+                    source,
+                }),
+            Err(ControlError::InUse(_)) => Ok(Proved::InUse),
+            Err(error) => Err(error),
+        };
+        if let Some(directory) = made {
+            let _ = std::fs::remove_dir(directory);
+        }
+        proved
+    }
+
     /// Under another name first, so that the socket is never there with a wider mode or without its listener.
     fn bind_beside(path: &Path) -> io::Result<Self> {
-        let beside = path.with_file_name(format!(".{}", std::process::id()));
-        if let Err(error) = std::fs::remove_file(&beside)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let listener = UnixListener::bind(&beside)?;
+        let (listener, beside) = listen_beside(path)?;
         let placed = std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))
             .and_then(|()| identity(&beside))
             .and_then(|identity| std::fs::rename(&beside, path).map(|()| identity));
@@ -358,6 +386,18 @@ impl Drop for Control {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+/// A socket in the same directory, and its name.
+fn listen_beside(path: &Path) -> io::Result<(UnixListener, PathBuf)> {
+    let beside = path.with_file_name(format!(".{}", std::process::id()));
+    if let Err(error) = std::fs::remove_file(&beside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(&beside)?;
+    Ok((listener, beside))
 }
 
 /// That the socket's directory is there and that nobody else can put another socket into the place.
@@ -658,7 +698,12 @@ async fn ask_on<T: DeserializeOwned>(
     stream.write_all(&line).await?;
     let answer = read_line(&mut stream, ANSWER_BYTES).await?;
     let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(serde_json::from_slice(&answer)?)
+    serde_json::from_slice(&answer).map_err(|why| {
+        io::Error::other(format!(
+            "what listens there does not speak as evertoken {} does, so it is another program, or a process of another version ({why})",
+            env!("CARGO_PKG_VERSION")
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(super) const DISK_FULL: &str = "state.disk-full";
 fn mend_of(why: &io::Error, mend: &'static str) -> &'static str {
     match why.kind() {
         io::ErrorKind::ReadOnlyFilesystem => "mount its file system writable",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room",
         _ => mend,
     }
 }

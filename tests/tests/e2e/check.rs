@@ -389,12 +389,58 @@ fn the_state_is_proved_beside_a_process_that_has_it_and_a_full_disk_is_said() {
     let full = scene.command(&["check", "--online"], &config).unwrap();
     assert_eq!(full.code(), Some(1), "{}", full.stdout);
     for who in ["error: state:", "error: job a:"] {
-        let said = |line: &str| line.starts_with(who) && line.contains("No space left");
+        let said = |line: &str| {
+            line.starts_with(who) && line.contains("No space left") && line.ends_with("; make room")
+        };
         assert!(full.stderr.lines().any(said), "{who} {}", full.stderr);
     }
     std::fs::remove_file(filler).unwrap();
     let mended = scene.command(&["check", "--online"], &config).unwrap();
     assert_eq!(mended.code(), Some(0), "{}", mended.stderr);
+}
+
+#[test]
+fn a_control_socket_that_cannot_be_made_is_said_before_and_a_proof_leaves_nothing() {
+    let scene = Scene::new("check-control").unwrap();
+    let proved = |socket: &str| {
+        let yaml = format!(
+            "control: {{socket: \"{{here}}/{socket}\"}}\njobs: [{{name: a, source: {{plugin: dummy, config: {{lifetime: 1h}}}}, outputs: [{{file: {{path: \"{{out}}/a\"}}}}]}}]\n"
+        );
+        let config = scene.config(&yaml).unwrap();
+        (
+            scene.command(&["check", "--online"], &config).unwrap(),
+            config,
+        )
+    };
+    std::fs::create_dir(scene.path("taken")).unwrap();
+    for (socket, expected) in [
+        ("taken", "is in the control socket's place and is no socket"),
+        ("no/where/s.sock", "No such file or directory"),
+    ] {
+        let (refused, _) = proved(socket);
+        assert_eq!(refused.code(), Some(1), "{socket}: {}", refused.stderr);
+        let said = |line: &str| line.starts_with("error: control:") && line.contains(expected);
+        assert!(
+            refused.stderr.lines().any(said),
+            "{socket}: {}",
+            refused.stderr
+        );
+    }
+    let (free, config) = proved("new/s.sock");
+    assert_eq!(free.code(), Some(0), "{}", free.stderr);
+    assert!(free.stdout.contains("ok: control: socket"));
+    assert!(!scene.path("new").exists());
+
+    let process = scene.run(&config).unwrap();
+    process
+        .wait_for("the socket", crate::scene::PATIENCE, |_| {
+            scene.path("new/s.sock").exists()
+        })
+        .unwrap();
+    let (beside, config) = proved("new/s.sock");
+    assert_eq!(beside.code(), Some(0), "{}", beside.stderr);
+    assert!(beside.stdout.contains("ok: control: a process listens on"));
+    assert!(scene.row(&config, "a").is_some(), "it is still there");
 }
 
 #[test]

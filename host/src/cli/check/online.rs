@@ -1,6 +1,7 @@
 //! Proofs that need the world: each tries what a run would do, as far as that spends nothing and leaves nothing behind.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -22,6 +23,7 @@ use crate::kubernetes::Kubernetes;
 use crate::output::{Homes, Outputs, Publication, shared_owner};
 use crate::plugin::{Plugins, World};
 use crate::refresh::clock::OFF_BEYOND;
+use crate::serve::control::{Control, Proved};
 use crate::token::Artifact;
 
 /// How much is to be proved.
@@ -71,6 +73,9 @@ pub(in crate::cli) async fn prove(
     });
     let mut report = Report::default();
     state(&config.state, &mut report).await;
+    if let Some(socket) = &config.control {
+        control(socket, &mut report).await;
+    }
     for of_job in prover.jobs(&config.jobs).await? {
         report.append(of_job);
     }
@@ -111,6 +116,16 @@ async fn state(location: &StateLocation, report: &mut Report) {
                 report.failed("state", what);
             }
         }
+    }
+}
+
+/// Only one that the configuration names: without any other, a run does its work.
+async fn control(socket: &Path, report: &mut Report) {
+    let shown = socket.display();
+    match Control::prove(socket).await {
+        Ok(Proved::Free) => report.proved("control", format!("socket {shown} can be made")),
+        Ok(Proved::InUse) => report.proved("control", format!("a process listens on {shown}")),
+        Err(why) => report.failed("control", format!("{:#}", anyhow::Error::from(why))),
     }
 }
 
