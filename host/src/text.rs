@@ -184,6 +184,9 @@ pub(crate) fn suspicion(text: &str) -> Option<&'static str> {
         .is_some_and(|(_, rest)| rest.contains("}}"))
     {
         Some("it has a template's braces, and nothing here fills them in; write the value itself")
+    } else if text.len() > 2 && text.starts_with('<') && text.ends_with('>') && !text.contains("</")
+    {
+        Some("it looks like a placeholder of an example; write the value itself")
     } else if text.starts_with(' ') || text.ends_with(' ') {
         Some(
             "it begins or ends with a blank, which is sent with it; leave it out if it is not meant",
@@ -390,6 +393,7 @@ mod tests {
             ("$SECRET", Some("variable")),
             ("{{ .Values.secret }}", Some("braces")),
             ("{{secret}}", Some("braces")),
+            ("<client-id>", Some("placeholder")),
             (" abc", Some("blank")),
             ("abc ", Some("blank")),
             ("CLIENT_SECRET=abc", Some("NAME=value")),
@@ -398,6 +402,9 @@ mod tests {
             ("\u{202e}abc", Some("nobody sees")),
             ("abc", None),
             ("a b", None),
+            ("<a>b</a>", None),
+            ("<>", None),
+            ("a<b>", None),
             ("it's \"so\"", None),
             ("'", None),
             ("a$b", None),

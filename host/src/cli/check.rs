@@ -54,7 +54,12 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         for warning in suspicious {
             say(&format!("warning: {warning}"));
         }
-        for warning in plain_text::warnings(&loaded.config.jobs, &plugins).await {
+        let jobs = &loaded.config.jobs;
+        let warnings = plain_text::warnings(jobs, &plugins).await;
+        for warning in warnings
+            .into_iter()
+            .chain(suspicious::unauthenticated(jobs))
+        {
             say(&format!("warning: {warning}"));
             doubts += 1;
         }

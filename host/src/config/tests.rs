@@ -354,6 +354,13 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            "jobs: [{name: a, source: {plugin: mirror, secrets: {token: {file: ~/t}}, reveal: [token], tls: {ca_file: $HOME/ca}}, outputs: [{file: {path: /t}}]}]",
+            vec![
+                "1:67: `~/t`: a shell would put in the home directory here, and evertoken does not (write the path from `/` on, or a relative one, which counts from this file)",
+                "1:106: `$HOME/ca`: a shell would put in the home directory here, and evertoken does not (write the path from `/` on, or a relative one, which counts from this file)",
+            ],
+        ),
+        (
             "jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: /t/../a}}]}]",
             vec!["1:67: `/t/../a` has `..` in it (write the path without `..`)"],
         ),

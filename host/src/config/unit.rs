@@ -302,6 +302,7 @@ impl Word for AbsolutePath {
                 "write the path without `..`",
             ));
         }
+        refuse_long_names(path)?;
         Ok(Self(path.components().collect()))
     }
 
@@ -333,6 +334,20 @@ impl Word for OutputPath {
     }
 }
 
+/// Bytes of a file's name that every file system takes at most (`NAME_MAX`).
+const NAME_MAX_BYTES: usize = 255;
+
+fn refuse_long_names(path: &Path) -> Result<(), Complaint> {
+    let is_long = |part: &Component<'_>| part.as_os_str().len() > NAME_MAX_BYTES;
+    if path.components().any(|part| is_long(&part)) {
+        return Err(Complaint::new(
+            format!("a name of more than {NAME_MAX_BYTES} bytes in the path"),
+            "give the file a shorter name",
+        ));
+    }
+    Ok(())
+}
+
 /// The system opens nothing but a directory by such a path (POSIX.1-2017 §4.13).
 fn names_directory(path: &str) -> bool {
     path.ends_with('/') || path.ends_with("/.")
@@ -356,6 +371,15 @@ impl Word for AnyPath {
                 "name a file in it",
             ));
         }
+        if text.starts_with("~/") || text.starts_with("$HOME/") {
+            return Err(Complaint::new(
+                format!(
+                    "`{text}`: a shell would put in the home directory here, and evertoken does not"
+                ),
+                "write the path from `/` on, or a relative one, which counts from this file",
+            ));
+        }
+        refuse_long_names(Path::new(text))?;
         Ok(Self(PathBuf::from(text)))
     }
 

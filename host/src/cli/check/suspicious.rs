@@ -1,7 +1,10 @@
 //! Texts in the options of built-in sources that an issuer may well get as they stand, and that hardly anybody means.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
+use crate::config::model::Job;
 use crate::config::{Mistake, Mistakes, Places, PluginUse, SOURCE_PLUGINS};
 use crate::text;
 
@@ -19,6 +22,34 @@ pub(super) fn warnings(places: &Places) -> Vec<Mistake> {
         found.into_iter().map(tell)
     });
     warnings.take(Mistakes::ENOUGH).collect()
+}
+
+/// A warning for each job of the built-in plugin whose client nothing authenticates, although its grant is for clients that
+/// authenticate (RFC 6749 §4.4). An issuer behind a private network may want it so.
+pub(super) fn unauthenticated(jobs: &[Arc<Job>]) -> Vec<String> {
+    let option = |job: &Job, name| {
+        job.source
+            .config
+            .get(name)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let has_nothing = |job: &&Arc<Job>| {
+        let source = &job.source;
+        source.plugin == "oauth2"
+            && option(job, "grant").as_deref() == Some("client_credentials")
+            && option(job, "client_auth").is_none()
+            && !source.secrets.contains_key("client_secret")
+            && source.tls.cert_file.is_none()
+    };
+    let warning = |job: &Arc<Job>| {
+        format!(
+            "job {}: nothing authenticates its client; list its `client_secret`, or name its certificate under `source.tls`; where the issuer wants neither, write `client_auth: none`",
+            job.id
+        )
+    };
+    let jobs = jobs.iter().filter(has_nothing);
+    jobs.map(warning).take(Mistakes::ENOUGH).collect()
 }
 
 /// The JSON pointers of suspicious texts, and why they are.
