@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) pending: Option<Pending>,
     pub(super) last_success: Option<Timestamp>,
     pub(super) last_failure: Option<Box<FailureStatus>>,
+    /// What the log said last of the source, until that gives a good token.
+    pub(super) told_failure: Option<Box<FailureStatus>>,
     /// Digest of the secrets at the last failure that somebody has to mend.
     pub(super) secrets: Option<[u8; 32]>,
     pub(super) keep_failure: Option<Box<FailureStatus>>,
@@ -104,6 +106,7 @@ impl Entry {
             pending: None,
             last_success: None,
             last_failure: None,
+            told_failure: None,
             secrets: None,
             keep_failure: None,
             output_failures: vec![None; outputs],

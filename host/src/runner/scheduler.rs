@@ -236,6 +236,7 @@ impl Scheduler {
         }
         if old_hash != source_hash {
             entry.secrets = None;
+            entry.told_failure = None;
             actions.extend(entry.machine.step(Event::SourceChanged, now, sample));
         }
         let waits_for_another = self.change_issuer(key);
@@ -509,6 +510,7 @@ impl Scheduler {
         };
         entry.last_success = Some(now.wall);
         entry.last_failure = None;
+        entry.told_failure = None;
         entry.secrets = None;
         let expires_at = Shown(entry.machine.life().and_then(|life| life.expires_at));
         let next = Shown(entry.machine.next_refresh(now));
@@ -536,18 +538,26 @@ impl Scheduler {
         self.look(key);
     }
 
-    /// Says that a source failed, once it is known what that says about its issuer: until then nobody knows when it is asked next.
-    fn tell_failure(&self, key: Key, failure: &Failure) {
-        let Some(entry) = self.jobs.get(&key) else {
+    /// Says that a source failed, once it is known what that says about its issuer: until then nobody knows when it is asked next. What
+    /// it failed for before is no news.
+    fn tell_failure(&mut self, key: Key, failure: &Failure) {
+        let now = self.world.now();
+        let next = Shown(self.next_refresh(key, now));
+        let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
         if entry.machine.failures() == 0 {
             // It is a former source's.
             return;
         }
-        let next = Shown(self.next_refresh(key, self.world.now()));
         let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
-        warn!(%job, %kind, code, error = failure.message, %next, "refresh failed");
+        let error = &failure.message;
+        if is_news(entry.told_failure.as_deref(), failure) {
+            warn!(%job, %kind, code, error, %next, "refresh failed");
+        } else {
+            debug!(%job, %kind, code, error, %next, "refresh failed again");
+        }
+        entry.told_failure = Some(Box::new(FailureStatus::new(failure.clone(), now.wall)));
     }
 
     fn kept(&mut self, key: Key, result: Result<(), Failure>) {

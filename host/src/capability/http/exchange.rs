@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use url::Position;
 use zeroize::Zeroizing;
 
@@ -123,6 +123,19 @@ fn spelled(outgoing: &Outgoing) -> Zeroizing<Vec<u8>> {
     head
 }
 
+/// Reads what is there, also before an error: of records that came together the TLS library tells first that one of them is wrong, and only
+/// then gives out those before it.
+async fn read_piece(connection: &mut Connection, buffer: &mut [u8]) -> io::Result<usize> {
+    let error = match connection.read(buffer).await {
+        Err(error) => error,
+        read => return read,
+    };
+    match timeout(Duration::ZERO, connection.read(buffer)).await {
+        Ok(Ok(read)) if read > 0 => Ok(read),
+        _ => Err(error),
+    }
+}
+
 async fn read(
     connection: &mut Connection,
     outgoing: &Outgoing,
@@ -144,7 +157,7 @@ async fn read(
     let mut is_at_end = false;
     loop {
         let until = last_came + lull.unwrap_or(FOR_EVER);
-        let read = match timeout_at(until, connection.read(&mut buffer)).await {
+        let read = match timeout_at(until, read_piece(connection, &mut buffer)).await {
             Ok(Ok(0)) if is_at_end || progress.ends_with_connection() => return Ok(()),
             Ok(Ok(0)) => return Err(broken_off(way, &io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(read)) => read,

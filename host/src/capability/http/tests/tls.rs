@@ -1,11 +1,12 @@
 //! Certificates: who is trusted, who is not and what to do about it, and where the client's own one goes.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{OK, code};
 use crate::capability::http::Response;
@@ -442,4 +443,36 @@ async fn client_certificates_that_cannot_be_used_name_the_file() {
         assert_eq!(failure.kind, FailureKind::InvalidConfig);
         assert!(failure.message.contains(part), "{part}: {failure}");
     }
+}
+
+#[tokio::test]
+async fn what_came_before_a_wrong_record_is_read_also_if_both_came_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    authority.write(&folder.path().join("ca.pem"));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(authority.serves("localhost", 2100)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let origin = Origin::parse(&origin).unwrap();
+    let server = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        let (socket, session) = stream.get_mut();
+        let body = r#"{"access_token":"abc","refresh_token":"def"}"#;
+        let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}");
+        session.writer().write_all(answer.as_bytes()).unwrap();
+        let mut records = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut records).unwrap();
+        }
+        records.extend_from_slice(b"\x17\x03\x03\x00\x05wrong");
+        socket.write_all(&records).await.unwrap();
+    };
+    let fixture = fixture(folder.path(), vec![origin.clone()]);
+    let (outcome, ()) = tokio::join!(send(&fixture, &origin), server);
+    assert!(outcome.unwrap().body.ends_with(b"\"def\"}"));
 }
