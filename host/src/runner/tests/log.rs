@@ -97,6 +97,56 @@ fn an_output_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() 
 }
 
 #[test]
+fn a_source_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() {
+    let reasons = [
+        (
+            10,
+            FailureKind::InvalidConfig,
+            "secret.not-found",
+            "no file",
+        ),
+        (20, FailureKind::Denied, "invalid_client", "wrong secret"),
+        (30, FailureKind::Unavailable, "http.503", "away"),
+        (40, FailureKind::Unavailable, "http.503", "still away"),
+    ];
+    let world = World::default();
+    let fails = move |nth: u64| {
+        let reason = reasons.iter().find(|(until, ..)| nth % 41 < *until);
+        reason.map(|(_, kind, code, message)| Failure::new(*kind, code, *message))
+    };
+    let plan = Plan {
+        fails: Arc::new(fails),
+        ..Plan::default()
+    };
+    world.plan("a", plan);
+    let lines = told(&world, async || {
+        let started = world.start(vec![job("a")]).await;
+        while world.asked("a").len() < 2 * 41 {
+            world.time.wait(10 * SECOND).await;
+        }
+        started.stop().await;
+    });
+    let of_source: Vec<_> = lines.iter().filter(|line| line.contains("job=a")).collect();
+    let mut expected = Vec::new();
+    for _ in 0..2 {
+        for (_, kind, code, message) in reasons {
+            expected.push(format!(
+                "WARN refresh failed job=a kind={kind} code=\"{code}\" error=\"{message}\""
+            ));
+        }
+        expected.push("INFO refreshed token job=a".to_owned());
+    }
+    let of_source = of_source
+        .iter()
+        .filter(|line| line.contains("refresh") && !line.contains("expired and"));
+    let of_source: Vec<_> = of_source.collect();
+    assert_eq!(of_source.len(), expected.len(), "{of_source:#?}");
+    for (line, expected) in of_source.iter().zip(&expected) {
+        assert!(line.starts_with(expected), "{line} {expected}");
+    }
+}
+
+#[test]
 fn a_store_that_fails_is_one_line_and_one_when_it_works_again() {
     let world = World::default();
     let lines = told(&world, async || {
@@ -156,7 +206,7 @@ fn when_a_source_is_asked_next_is_what_log_and_status_said_also_in_an_outage() {
         ("its own fault", FailureKind::Denied, "invalid_scope"),
     ] {
         let world = World::default();
-        let fails = move |_| Some(Failure::new(kind, code, "no"));
+        let fails = move |nth| Some(Failure::new(kind, code, format!("no {nth}")));
         let plan = Plan {
             fails: Arc::new(fails),
             ..Plan::default()
