@@ -404,6 +404,47 @@ fn the_manifests_apply_as_they_stand_and_their_configuration_does_its_job() {
     );
 }
 
+#[test]
+fn the_sidecars_configuration_is_right_and_its_containers_mount_what_it_names() {
+    let scene = Scene::new("sidecar").unwrap();
+    let [config_map, pod] = <[Value; 2]>::try_from(manifest("optional/sidecar.yaml")).unwrap();
+    let yaml = config_map["data"]["evertoken.yaml"].as_str().unwrap();
+    let config = scene.config(yaml).unwrap();
+    let checked = scene.command(&["check"], &config).unwrap();
+    let all = format!("{}{}", checked.stdout, checked.stderr);
+    assert_eq!(checked.code(), Some(0), "{all}");
+    assert!(
+        all.contains("1 job, 0 shared outputs: all right\n"),
+        "{all}"
+    );
+    let names = |list: &Value| -> BTreeSet<String> {
+        let items = list.as_array().unwrap().iter();
+        items
+            .map(|item| item["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let volumes = names(&pod["spec"]["volumes"]);
+    for container in pod["spec"]["initContainers"].as_array().unwrap() {
+        assert_eq!(names(&container["volumeMounts"]), volumes);
+        let paths: Vec<&str> = container["volumeMounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| mount["mountPath"].as_str().unwrap())
+            .collect();
+        for named in [
+            "/etc/warehouse-client/secret",
+            "/var/lib/evertoken",
+            "/tokens/warehouse",
+        ] {
+            assert!(
+                yaml.contains(named) && paths.iter().any(|path| named.starts_with(path)),
+                "{named}"
+            );
+        }
+    }
+}
+
 /// What the Deployment starts the binary with.
 fn container_args(config: &std::path::Path) -> Vec<String> {
     let deployment = manifest("deployment.yaml").remove(0);
