@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::socket::TargetArguments;
 use super::stderr::say;
 use super::{Exit, print, print_json, runtime};
-use crate::runner::status::{ChainState, FailureStatus, JobStatus, Snapshot};
+use crate::runner::status::{ChainState, FailureStatus, JobState, JobStatus, Snapshot};
 use crate::serve::control;
 use crate::time::Timestamp;
 
@@ -127,8 +127,8 @@ fn state(job: &JobStatus) -> String {
     }
 }
 
-/// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store. A write that failed
-/// says when it is tried again; when the source is, has a column of its own.
+/// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store; of a job that is unwritten, with
+/// an output. A write that failed says when it is tried again; when the source is, has a column of its own.
 fn last_error(
     job: &JobStatus,
     snapshot: &Snapshot,
@@ -138,13 +138,19 @@ fn last_error(
         let why = described(&held_back.failure);
         return Some(format!("{held_back}: {why}"));
     }
-    let writes = snapshot
+    let is_unwritten = job.state == JobState::Unwritten;
+    let outputs = snapshot
         .outputs_of(job)
-        .map(|output| (&output.failure, output.next_try))
-        .chain([(&job.keep_failure, job.next_keep)])
-        .filter_map(|(failure, next)| Some((failure.as_ref()?, next)));
-    let source = job.last_failure.iter().map(|failure| (failure, None));
-    let (failure, next) = writes.chain(source).max_by_key(|(failure, _)| failure.at)?;
+        .map(|output| (&output.failure, output.next_try, is_unwritten));
+    let writes = outputs
+        .chain([(&job.keep_failure, job.next_keep, false)])
+        .filter_map(|(failure, next, first)| Some((first, failure.as_ref()?, next)));
+    let source = job
+        .last_failure
+        .iter()
+        .map(|failure| (false, failure, None));
+    let all = writes.chain(source);
+    let (_, failure, next) = all.max_by_key(|(first, failure, _)| (*first, failure.at))?;
     let said = described(failure);
     Some(match next {
         Some(_) => format!("{said}; next try {}", point(next)),
@@ -202,6 +208,50 @@ pub(super) fn rounded(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::JobId;
+    use crate::failure::{Failure, FailureKind};
+    use crate::runner::status::{OutputState, OutputStatus};
+
+    #[test]
+    fn the_newest_failure_is_told_and_of_an_unwritten_job_its_outputs() {
+        let failed = |what: &str, at| {
+            let failure = Failure::new(FailureKind::Denied, what, what);
+            FailureStatus::new(failure, Timestamp(at))
+        };
+        for (state, output_at, expected) in [
+            (JobState::Unwritten, 1000, "output"),
+            (JobState::Retrying, 1000, "store"),
+            (JobState::Retrying, 9000, "output"),
+        ] {
+            let job = JobStatus {
+                id: JobId::file("a"),
+                state,
+                expires_at: None,
+                published_expires_at: None,
+                next_refresh: None,
+                last_success: None,
+                attempt: 0,
+                last_failure: Some(failed("source", 1500)),
+                held_back: None,
+                chain: None,
+                keep_failure: Some(failed("store", 2000)),
+                next_keep: None,
+                outputs: vec![OutputStatus {
+                    destination: "/t".to_owned(),
+                    state: OutputState::Failing,
+                    failure: Some(failed("output", output_at)),
+                    next_try: None,
+                }],
+            };
+            let snapshot = Snapshot {
+                at: Timestamp(10_000),
+                jobs: Vec::new(),
+                shared_outputs: Vec::new(),
+            };
+            let told = last_error(&job, &snapshot, |_| String::new()).unwrap();
+            assert!(told.contains(expected), "{state}: {told}");
+        }
+    }
 
     #[test]
     fn a_time_is_told_from_now_in_at_most_two_units() {

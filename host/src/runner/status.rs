@@ -187,7 +187,7 @@ pub struct FailureStatus {
 }
 
 impl FailureStatus {
-    pub(super) fn new(failure: Failure, at: Timestamp) -> Self {
+    pub(crate) fn new(failure: Failure, at: Timestamp) -> Self {
         Self {
             at,
             kind: failure.kind,
