@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
-use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, ReferencingError, ValidationError, Validator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -74,7 +74,24 @@ pub(super) fn judge(schema: &Value) -> Judge {
         // Patterns that take time in proportion to the text, which rules out looking ahead and back.
         .with_pattern_options(PatternOptions::regex())
         .build(schema)
-        .map_err(|error| fit(&error.to_string()))
+        .map_err(|error| fit(&wrong(&error)))
+}
+
+/// What is wrong with a schema, and where in it.
+fn wrong(error: &ValidationError<'_>) -> String {
+    let place = match error.instance_path().as_str() {
+        "" => String::new(),
+        pointer => format!("{pointer}: "),
+    };
+    match error.kind() {
+        ValidationErrorKind::Referencing(ReferencingError::Unretrievable { uri, .. }) => {
+            format!("{place}it refers to `{uri}`, and references stay within the schema")
+        }
+        ValidationErrorKind::Format { format } if format == "regex" => {
+            format!("{place}{error}, or it looks ahead or back, which patterns here do not")
+        }
+        _ => format!("{place}{error}"),
+    }
 }
 
 /// The mistakes in a configuration; none: the plugin will understand it.
@@ -1067,14 +1084,21 @@ mod tests {
     #[test]
     fn what_is_no_schema_is_said_so() {
         for (schema, part) in [
-            (json!({"type": 7}), "7"),
+            (json!({"type": 7}), "/type: 7"),
+            (
+                json!({"properties": {"a": {"type": "objekt"}}}),
+                "/properties/a/type: ",
+            ),
             (json!([]), "not a JSON object"),
             (json!(true), "not a JSON object"),
             (json!({"$ref": "#/$defs/Nowhere"}), "Nowhere"),
-            (json!({"$ref": "https://example.org/schema"}), "example.org"),
-            (json!({"pattern": "(a"}), "(a"),
+            (
+                json!({"$ref": "https://example.org/schema"}),
+                "it refers to `https://example.org/schema`, and references stay within the schema",
+            ),
+            (json!({"pattern": "(a"}), "/pattern: \"(a\""),
             // Only an engine that may take exponential time knows these.
-            (json!({"pattern": "(a+)+(?=b)"}), "(?=b)"),
+            (json!({"pattern": "(a+)+(?=b)"}), "looks ahead or back"),
             (json!({"enum": ["\u{1b}[31m"], "type": 7}), "7"),
         ] {
             let wrong = judge(&schema).unwrap_err();
