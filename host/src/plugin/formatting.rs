@@ -13,6 +13,9 @@ use crate::config::model::PluginLimits;
 use crate::failure::{Failure, FailureKind};
 use crate::token::{Artifact, NamedToken};
 
+/// How many jobs a log line names.
+const NAMES: usize = 3;
+
 /// Takes the tokens of one format call, and their secret fields, out of what its formatter says.
 #[derive(Clone)]
 pub(super) struct TokenScrubber(Arc<Scrubber>);
@@ -36,6 +39,8 @@ impl TokenScrubber {
 
 /// The log of one format call: scrubbed of the tokens, and bounded.
 pub(super) struct FormatLog {
+    /// Whose tokens they are.
+    job: String,
     plugin: String,
     scrubber: TokenScrubber,
     limit: u32,
@@ -45,6 +50,7 @@ pub(super) struct FormatLog {
 impl FormatLog {
     pub(super) fn new(plugin: &str, tokens: &[NamedToken], limits: &PluginLimits) -> Self {
         Self {
+            job: names(tokens),
             plugin: plugin.to_owned(),
             scrubber: TokenScrubber::new(tokens),
             limit: limits.log_lines,
@@ -59,21 +65,32 @@ impl FormatLog {
 
     /// One event; nothing more once the call's lines are used up.
     pub(super) fn log(&mut self, level: Level, message: &str) {
-        let plugin = self.plugin.as_str();
+        let (job, plugin) = (&self.job, &self.plugin);
         self.lines = self.lines.saturating_add(1);
         if self.lines > self.limit {
             if self.lines == self.limit.saturating_add(1) {
-                tracing::warn!(target: "evertoken::plugin", plugin, "the plugin logged more than {} lines in one call; the rest is dropped", self.limit);
+                tracing::warn!(target: "evertoken::plugin", %job, %plugin, "the plugin logged more than {} lines in one call; the rest is dropped", self.limit);
             }
             return;
         }
         let message = self.scrubber.scrub(message);
         match level {
-            Level::Debug => tracing::debug!(target: "evertoken::plugin", plugin, "{message}"),
-            Level::Info => tracing::info!(target: "evertoken::plugin", plugin, "{message}"),
-            Level::Warn => tracing::warn!(target: "evertoken::plugin", plugin, "{message}"),
+            Level::Debug => {
+                tracing::debug!(target: "evertoken::plugin", %job, %plugin, "{message}")
+            }
+            Level::Info => tracing::info!(target: "evertoken::plugin", %job, %plugin, "{message}"),
+            Level::Warn => tracing::warn!(target: "evertoken::plugin", %job, %plugin, "{message}"),
         }
     }
+}
+
+/// The names of the tokens' jobs; a shared output may have thousands.
+fn names(tokens: &[NamedToken]) -> String {
+    let mut shown: Vec<&str> = tokens.iter().take(NAMES).map(|token| &*token.job).collect();
+    if tokens.len() > NAMES {
+        shown.push("…");
+    }
+    shown.join(", ")
 }
 
 /// Checks what a formatter made. An empty name means the output's own place, so it cannot stand beside others.
