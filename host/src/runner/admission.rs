@@ -1,12 +1,15 @@
 //! Who may begin: work waits in the lane that it leans on, each lane has its bound, and only the heads of lanes with room
-//! compete for the process's own bound. A thousand jobs behind one hung issuer wait in its lane and delay nobody else.
+//! compete for the process's own bound. A thousand jobs behind one hung issuer wait in its lane and delay nobody else. The fewer places are
+//! free, the fewer a lane may have (dynamic thresholds, Choudhury and Hahne 1998): several that hang leave places too, and a lane
+//! that has nothing under way finds one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ports::Lane;
 
-/// One lane takes at most this part of all places, whatever its own bound says: what hangs leaves room for the rest.
-const LANE_PART: (usize, usize) = (3, 4);
+/// A lane with several pieces of work under way has at most this many times the places that are left, whatever its own bound says: what
+/// hangs leaves room for the rest.
+const PER_FREE_PLACE: usize = 3;
 
 /// Bounds on what is under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +22,17 @@ pub(super) struct Bounds {
 
 impl Bounds {
     fn of(self, lane: &Lane) -> usize {
-        let (numerator, denominator) = LANE_PART;
-        let most = (self.all.max(1) * numerator / denominator).max(1);
-        match lane {
-            Lane::Local => most,
-            Lane::Remote(_) => most.min(self.per_remote.max(1)),
+        if lane.is_remote() {
+            self.per_remote.max(1)
+        } else {
+            usize::MAX
         }
+    }
+
+    /// Whether a lane may take one more place, when it has some and a number of all is taken.
+    const fn leave_room(self, has: usize, taken: usize) -> bool {
+        let left = self.all.saturating_sub(taken + 1);
+        has == 0 || has < left.saturating_mul(PER_FREE_PLACE)
     }
 }
 
@@ -72,7 +80,10 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         if self.running >= self.bounds.all.max(1) {
             return None;
         }
-        let (place, lane) = self.heads.first().cloned()?;
+        let has = |lane: &Lane| self.lanes.get(lane).map_or(0, |in_lane| in_lane.running);
+        // No more are passed over than have work under way.
+        let may_begin = |(_, lane): &&(_, Lane)| self.bounds.leave_room(has(lane), self.running);
+        let (place, lane) = self.heads.iter().find(may_begin).cloned()?;
         let work = self.in_lane(&lane, |in_lane| {
             in_lane.running += 1;
             in_lane.waiting.remove(&place)
@@ -195,7 +206,35 @@ mod tests {
             admission.enqueue(Lane::Local, 1, work);
         }
         let begun = std::iter::from_fn(|| admission.next()).map(|(lane, _)| lane);
-        assert_eq!(begun.filter(|lane| *lane == Lane::Local).count(), 2);
+        // One is left for whoever comes next.
+        assert_eq!(begun.filter(|lane| *lane == Lane::Local).count(), 1);
+        assert_eq!(admission.running(), 7);
+    }
+
+    #[test]
+    fn however_many_lanes_hang_others_find_places() {
+        for (hung, places) in [(1, 16), (2, 10), (4, 4), (10, 1), (62, 1)] {
+            let mut admission = Admission::new(Bounds {
+                all: 64,
+                per_remote: 16,
+            });
+            for work in 0..200 {
+                for lane in 0..hung {
+                    let lane = match lane % 2 {
+                        0 => Lane::Local.behind(&lane.to_string()),
+                        _ => remote(&lane.to_string()),
+                    };
+                    admission.enqueue(lane, 0, work);
+                }
+            }
+            drain(&mut admission);
+            let well = 1000..1000 + places;
+            for work in well.clone() {
+                admission.enqueue(remote(&format!("well {work}")), 9, work);
+            }
+            let begun = drain(&mut admission);
+            assert!(well.eq(begun.iter().copied()), "{hung} hang: {begun:?}");
+        }
     }
 
     #[test]

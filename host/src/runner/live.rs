@@ -171,7 +171,10 @@ impl Acquirer for Live {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        self.origin(job).map_or(Lane::Local, Lane::Remote)
+        match self.origin(job) {
+            Some(origin) => Lane::Remote(origin),
+            None => Lane::Local.behind(&job.source.plugin),
+        }
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
@@ -292,9 +295,13 @@ impl Source for Component<'_> {
 
 impl Publisher for Live {
     fn lane(&self, output: &Output) -> Lane {
-        match output.destination {
+        let lane = match output.destination {
             Destination::File(_) => Lane::Local,
             Destination::Secret(_) => ports::cluster(),
+        };
+        match &output.format {
+            Some(format) => lane.behind(&format.plugin),
+            None => lane,
         }
     }
 

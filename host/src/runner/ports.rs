@@ -64,6 +64,37 @@ pub enum Lane {
     Local,
     /// Another one: an issuer's origin, an API server.
     Remote(Arc<str>),
+    /// A plugin, by name, that asks nobody, or whose result is then put somewhere: it may compute or wait for all of its time.
+    Plugin {
+        /// Its name.
+        name: Arc<str>,
+        /// The other machine that gets what it made.
+        writes_to: Option<Arc<str>>,
+    },
+}
+
+impl Lane {
+    /// The lane of what `plugin` makes and `self` then takes: those that need no plugin do not wait for it.
+    #[must_use]
+    pub fn behind(self, plugin: &str) -> Self {
+        Self::Plugin {
+            name: plugin.into(),
+            writes_to: match self {
+                Self::Local | Self::Plugin { .. } => None,
+                Self::Remote(other) => Some(other),
+            },
+        }
+    }
+
+    /// Whether another machine has a part in it.
+    #[must_use]
+    pub const fn is_remote(&self) -> bool {
+        match self {
+            Self::Local => false,
+            Self::Remote(_) => true,
+            Self::Plugin { writes_to, .. } => writes_to.is_some(),
+        }
+    }
 }
 
 /// The lane of the API server: a process talks to one cluster.
