@@ -85,7 +85,7 @@ fn store_of_a_token(c: &mut Criterion) {
 fn atomic_file_write(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let folder = tempfile::tempdir().expect("a folder");
-    let outputs = Arc::new(Outputs::new(Arc::new(Kubernetes::new())));
+    let outputs = Arc::new(Outputs::new(Arc::new(Kubernetes::new()), Arc::default()));
     let destination = Arc::new(Destination::File(FileDestination {
         path: folder.path().join("token"),
         mode: 0o400,

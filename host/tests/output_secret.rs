@@ -48,7 +48,7 @@ impl Scene {
         Some(Self {
             server,
             namespace,
-            outputs: Outputs::new(Arc::clone(&kubernetes)),
+            outputs: Outputs::new(Arc::clone(&kubernetes), Arc::default()),
             account,
             kubernetes,
         })
@@ -213,7 +213,7 @@ async fn an_output_is_created_renewed_and_verified_with_one_patch_each() {
         scene.secret("warehouse")["metadata"]["resourceVersion"],
         created["metadata"]["resourceVersion"]
     );
-    let restarted = Outputs::new(Arc::new(connect(&scene.account).await));
+    let restarted = Outputs::new(Arc::new(connect(&scene.account).await), Arc::default());
     let scene = Scene {
         outputs: restarted,
         ..scene
@@ -575,7 +575,7 @@ async fn a_namespace_that_does_not_exist_is_named() {
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .unwrap();
-    let outputs = Outputs::new(Arc::new(Kubernetes::with_config(config)));
+    let outputs = Outputs::new(Arc::new(Kubernetes::with_config(config)), Arc::default());
     let artifacts = [Artifact {
         name: String::new(),
         content: b"x".to_vec().into(),
@@ -717,7 +717,7 @@ async fn a_server_that_is_away_is_unreachable_and_back_without_a_restart() {
     let scene = Scene {
         server,
         namespace,
-        outputs: Outputs::new(Arc::clone(&kubernetes)),
+        outputs: Outputs::new(Arc::clone(&kubernetes), Arc::default()),
         account,
         kubernetes,
     };

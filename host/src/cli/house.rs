@@ -59,7 +59,7 @@ impl House {
         let live = Arc::new(Live::new(
             plugins.clone(),
             capabilities.clone(),
-            Outputs::new(kubernetes),
+            Outputs::new(kubernetes, Arc::clone(&config.named)),
             stop.clone(),
         ));
         for job in &config.jobs {

@@ -2,7 +2,7 @@
 //! they were read and makes the model of them, gathering every mistake on the way; the model is good only if there was none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use secrecy::ExposeSecret;
 
 use super::mistake::Span;
 use super::model::{
-    Config, Destination, FileDestination, Format, Job, JobId, Limits, Output, PluginFile,
-    PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin, SecretWrite,
-    SharedOutput, Source, StateLocation, Tls,
+    Config, Destination, FileDestination, Format, Job, JobId, Limits, NamedPlaces, Output,
+    PluginFile, PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin,
+    SecretWrite, SharedOutput, Source, StateLocation, Tls,
 };
 use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
@@ -87,7 +87,9 @@ impl<'d> Checker<'d> {
         self.no_output_is_a_source();
         self.no_output_is_our_own();
         self.every_job_is_used();
+        let named = Arc::new(self.named_places(&state, control.as_deref()));
         Config {
+            named,
             control,
             state,
             serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
@@ -372,6 +374,41 @@ impl<'d> Checker<'d> {
                 format!("this output is {what}"),
                 "write the token to another path",
             );
+        }
+    }
+
+    /// Where no format puts what it named itself.
+    fn named_places(&self, state: &StateLocation, control: Option<&Path>) -> NamedPlaces {
+        let configuration = self.document.files.iter();
+        let configuration = configuration.filter_map(|file| std::path::absolute(file).ok());
+        let named = self.files.keys().chain(self.read.keys()).cloned();
+        let of_state = match state {
+            StateLocation::Memory => &[][..],
+            StateLocation::Directory { keys, .. } | StateLocation::Secrets { keys, .. } => keys,
+        };
+        let of_state = of_state.iter().filter_map(|key| match key {
+            SecretOrigin::KubernetesSecret {
+                namespace,
+                name,
+                key,
+                ..
+            } => Some((namespace.clone(), name.clone(), key.clone())),
+            _ => None,
+        });
+        let read = secrets(&self.document.jobs)
+            .filter_map(|(_, _, secret)| Some(place(&secret.value.secret.as_ref()?.value)));
+        NamedPlaces {
+            files: named
+                .chain(configuration)
+                .chain(control.map(Path::to_owned))
+                .collect(),
+            keys: self
+                .keys
+                .keys()
+                .cloned()
+                .chain(read)
+                .chain(of_state)
+                .collect(),
         }
     }
 

@@ -772,6 +772,7 @@ impl KtrSettings {
             plugins: BTreeMap::new(),
             jobs: vec![Arc::new(job)],
             shared_outputs: Vec::new(),
+            named: Arc::default(),
         }
     }
 

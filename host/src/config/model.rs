@@ -31,6 +31,17 @@ pub struct Config {
     pub jobs: Vec<Arc<Job>>,
     /// Outputs that several jobs' tokens share.
     pub shared_outputs: Vec<Arc<SharedOutput>>,
+    /// What the configuration names by itself.
+    pub named: Arc<NamedPlaces>,
+}
+
+/// The places that the configuration names, each for one use: a format that names its artifacts puts none of them there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedPlaces {
+    /// Files that outputs write, files that are read, and the configuration's own.
+    pub files: BTreeSet<PathBuf>,
+    /// Keys of Secrets that outputs write or that are read: namespace, name, key.
+    pub keys: BTreeSet<(String, String, String)>,
 }
 
 /// Who named a job. A job's identity never depends on another provider's names.

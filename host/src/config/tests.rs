@@ -660,6 +660,39 @@ jobs:
 }
 
 #[test]
+fn all_that_the_configuration_names_has_its_use() {
+    let text = r#"
+control: {socket: /r/c.sock}
+plugins: {acme: {path: /r/acme.wasm, sha256: 0000000000000000000000000000000000000000000000000000000000000000}}
+state: {secret: {namespace: n}, key: [{file: /r/key}, {secret: {namespace: n, name: k, key: key}}]}
+jobs:
+- name: a
+  source:
+    plugin: acme
+    tls: {ca_file: /r/ca.crt}
+    secrets:
+      one: {file: /r/one}
+      two: {secret: {namespace: n, name: s, key: two}}
+  outputs: [{file: {path: /t/a}}, {secret: {namespace: n, name: s}}]
+"#;
+    let named = read(text).unwrap().config.named;
+    for file in [
+        "/r/c.sock",
+        "/r/acme.wasm",
+        "/r/key",
+        "/r/ca.crt",
+        "/r/one",
+        "/t/a",
+    ] {
+        assert!(named.files.contains(Path::new(file)), "{file}: {named:?}");
+    }
+    for (name, key) in [("k", "key"), ("s", "two"), ("s", "token")] {
+        let place = ("n".to_owned(), name.to_owned(), key.to_owned());
+        assert!(named.keys.contains(&place), "{name} {key}: {named:?}");
+    }
+}
+
+#[test]
 fn a_state_store_in_secrets_bounds_answers_to_what_a_secret_holds() {
     let text = "jobs: []\nstate: {secret: {namespace: n}}\n";
     let config = read(text).unwrap().config;

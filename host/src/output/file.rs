@@ -9,14 +9,15 @@ mod in_place;
 mod prove;
 mod temporary;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, Stat, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -25,8 +26,8 @@ use zeroize::Zeroizing;
 
 use self::failure::Problem;
 use self::temporary::Temporary;
-use super::Written;
-use crate::config::model::{FileDestination, Replace};
+use super::{Written, taken};
+use crate::config::model::{FileDestination, NamedPlaces, Replace};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, walk};
 use crate::token::Artifact;
@@ -34,16 +35,46 @@ use crate::token::Artifact;
 /// The permission bits; set-user-ID and its kind have no place on a token.
 const PERMISSION_BITS: RawMode = 0o777;
 
+/// Files that a format may have named in one directory since the process began: four times what it may make at once.
+const MAX_NAMES: usize = 1024;
+
 /// The file sink.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Files {
-    /// Hashes of the paths whose leftovers this process has removed: what a killed predecessor left is there at start or never.
-    cleaned: Arc<Mutex<HashSet<u64>>>,
+    named: Arc<NamedPlaces>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What this process has done at files.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Hashes of the paths whose leftovers it has removed: what a killed predecessor left is there at start or never.
+    cleaned: HashSet<u64>,
+    /// The names that formats gave to files in a directory.
+    names: HashMap<PathBuf, BTreeSet<String>>,
+}
+
+impl Seen {
+    /// Whether a format keeps to a number of names in a directory; nothing ever removes what it does not make any more.
+    fn takes(&mut self, directory: &Path, artifacts: &[Artifact]) -> bool {
+        let names = self.names.entry(directory.to_owned()).or_default();
+        let named = artifacts.iter().map(|artifact| &artifact.name);
+        let fresh: BTreeSet<_> = named.filter(|name| !names.contains(*name)).collect();
+        if names.len() + fresh.len() > MAX_NAMES {
+            return false;
+        }
+        let fresh: Vec<_> = fresh.into_iter().cloned().collect();
+        names.extend(fresh);
+        true
+    }
 }
 
 impl Files {
-    pub(super) fn new() -> Self {
-        Self::default()
+    pub(super) fn new(named: Arc<NamedPlaces>) -> Self {
+        Self {
+            named,
+            seen: Arc::default(),
+        }
     }
 
     /// Writes the artifacts that are not there yet: one without a name to the path itself, others into the directory there.
@@ -53,9 +84,9 @@ impl Files {
         artifacts: &[Artifact],
     ) -> Result<Written, Failure> {
         let (of_task, artifacts) = (destination.clone(), artifacts.to_vec());
-        let cleaned = Arc::clone(&self.cleaned);
+        let (named, seen) = (Arc::clone(&self.named), Arc::clone(&self.seen));
         self.at_the_disk(destination, move || {
-            write_all(&of_task, &artifacts, &cleaned)
+            write_all(&of_task, &artifacts, &named, &seen)
         })
         .await
     }
@@ -74,8 +105,13 @@ impl Files {
             };
             artifacts.iter().map(size).collect::<Vec<_>>()
         });
+        let named = Arc::clone(&self.named);
         self.at_the_disk(destination, move || match sizes {
-            Some(sizes) => prove::prove(&of_task, &sizes),
+            Some(sizes) => {
+                let names = sizes.iter().map(|(name, _)| name.as_str());
+                keeps_off(&of_task, names, &named)?;
+                prove::prove(&of_task, &sizes)
+            }
             None => prove::prove_any(&of_task),
         })
         .await
@@ -113,17 +149,52 @@ impl Files {
 fn write_all(
     destination: &FileDestination,
     artifacts: &[Artifact],
-    cleaned: &Mutex<HashSet<u64>>,
+    named: &NamedPlaces,
+    seen: &Mutex<Seen>,
 ) -> Result<Written, Failure> {
+    let names = artifacts.iter().map(|artifact| artifact.name.as_str());
+    keeps_off(destination, names, named)?;
+    if !lock(seen).takes(&destination.path, artifacts) {
+        return Err(Problem::TooManyNames { most: MAX_NAMES }.at(&destination.path));
+    }
     let mut written = Written::Unchanged;
     for artifact in artifacts {
         let target = Target::find(path_of(destination, &artifact.name), destination)?;
-        target.clean_once(cleaned);
+        target.clean_once(seen);
         if target.replace(artifact.content.expose_secret())? == Written::Changed {
             written = Written::Changed;
         }
     }
     Ok(written)
+}
+
+/// Whether no artifact that a format named lands on a file that has another use, by whatever way its directory is reached.
+fn keeps_off<'a>(
+    destination: &FileDestination,
+    names: impl Iterator<Item = &'a str>,
+    named: &NamedPlaces,
+) -> Result<(), Failure> {
+    for name in names.filter(|name| !name.is_empty()) {
+        let mut of_this_name = named.files.iter().filter(|file| {
+            file.file_name() == Some(OsStr::new(name))
+                && file
+                    .parent()
+                    .is_some_and(|parent| is_same_directory(parent, &destination.path))
+        });
+        if let Some(file) = of_this_name.next() {
+            return Err(taken(name, &file.display().to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn is_same_directory(one: &Path, other: &Path) -> bool {
+    let identity = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    one == other || matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where an artifact of this name goes: the empty one to the path itself, others into the directory there.
@@ -159,13 +230,10 @@ impl<'a> Target<'a> {
     }
 
     /// Removes what killed processes left, the first time this process comes here. Clean-up is no reason to fail.
-    fn clean_once(&self, cleaned: &Mutex<HashSet<u64>>) {
+    fn clean_once(&self, seen: &Mutex<Seen>) {
         let mut hasher = DefaultHasher::new();
         self.path.hash(&mut hasher);
-        let first = cleaned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(hasher.finish());
+        let first = lock(seen).cleaned.insert(hasher.finish());
         if first {
             for name in temporary::remove_leftovers(&self.directory, &self.name) {
                 tracing::info!(path = %self.path.display(), leftover = %name.display(), "removed what a killed writer left");

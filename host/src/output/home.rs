@@ -45,7 +45,7 @@ impl Homes {
     pub fn new(kubernetes: Arc<Kubernetes>) -> Self {
         Self {
             kubernetes,
-            files: Files::new(),
+            files: Files::new(Arc::default()),
         }
     }
 

@@ -8,7 +8,7 @@ mod secret;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::model::{Destination, JobId};
+use crate::config::model::{Destination, JobId, NamedPlaces};
 use crate::failure::{Failure, FailureKind};
 use crate::kubernetes::Kubernetes;
 use crate::time::Timestamp;
@@ -55,12 +55,12 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Sinks that reach Secrets through `kubernetes`.
+    /// Sinks that reach Secrets through `kubernetes`. At `named` places is nothing but what the configuration wants there.
     #[must_use]
-    pub fn new(kubernetes: Arc<Kubernetes>) -> Self {
+    pub fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
         Self {
-            files: file::Files::new(),
-            secrets: secret::Secrets::new(kubernetes),
+            files: file::Files::new(Arc::clone(&named)),
+            secrets: secret::Secrets::new(kubernetes, named),
         }
     }
 
@@ -135,6 +135,17 @@ impl Outputs {
 
 /// Content that stands for an artifact of which nothing is known: what a Secret of nearly every type takes.
 const ANY_CONTENT: &[u8] = b"{}";
+
+/// What a format is told that named an artifact like a place that has another use.
+fn taken(name: &str, place: &str) -> Failure {
+    Failure::new(
+        FailureKind::InvalidConfig,
+        "output.taken",
+        format!(
+            "the format named an artifact `{name}`, and the configuration has another use for {place}; give this output a place of its own"
+        ),
+    )
+}
 
 /// Artifact names become file names and Secret keys, so they are one component of `[A-Za-z0-9._-]`, each once.
 fn check(artifacts: &[Artifact]) -> Result<(), Failure> {

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Publication, Written};
-use crate::config::model::{SecretDestination, SecretWrite};
+use super::{Publication, Written, taken};
+use crate::config::model::{NamedPlaces, SecretDestination, SecretWrite};
 use crate::failure::Failure;
 use crate::kubernetes::{CONFLICT, Call, Kubernetes, NO_DRY_RUN, NOT_FOUND, Verb};
 
@@ -25,6 +25,7 @@ const CONFLICTS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Secrets {
     kubernetes: Arc<Kubernetes>,
+    named: Arc<NamedPlaces>,
     written: Mutex<HashMap<Place, State>>,
 }
 
@@ -73,9 +74,10 @@ struct State {
 }
 
 impl Secrets {
-    pub(super) fn new(kubernetes: Arc<Kubernetes>) -> Self {
+    pub(super) fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
         Self {
             kubernetes,
+            named,
             written: Mutex::default(),
         }
     }
@@ -87,6 +89,7 @@ impl Secrets {
         publication: &Publication<'_>,
         verify: bool,
     ) -> Result<Written, Failure> {
+        self.keeps_to_its_keys(destination, publication)?;
         let place = Place::of(destination, publication);
         let body = object::desired(destination, publication);
         let digest: [u8; 32] = Sha256::digest(&body).into();
@@ -122,6 +125,7 @@ impl Secrets {
         destination: &SecretDestination,
         publication: &Publication<'_>,
     ) -> Result<(), Failure> {
+        self.keeps_to_its_keys(destination, publication)?;
         let place = Place::of(destination, publication);
         let body = object::desired(destination, publication);
         match self
@@ -137,6 +141,36 @@ impl Secrets {
                 self.kubernetes.require_access(&write).await
             }
             result => result.map(drop),
+        }
+    }
+
+    /// A field manager takes what it applies from all others.
+    fn keeps_to_its_keys(
+        &self,
+        destination: &SecretDestination,
+        publication: &Publication<'_>,
+    ) -> Result<(), Failure> {
+        let SecretDestination {
+            namespace,
+            name,
+            key,
+            ..
+        } = destination;
+        let mut others = publication
+            .artifacts
+            .iter()
+            .map(|artifact| &artifact.name)
+            .filter(|artifact| !artifact.is_empty() && *artifact != key);
+        let is_named = |artifact: &&String| {
+            let place = (namespace.clone(), name.clone(), (*artifact).clone());
+            self.named.keys.contains(&place)
+        };
+        match others.find(is_named) {
+            Some(artifact) => {
+                let place = format!("this key of the Secret `{namespace}/{name}`");
+                Err(taken(artifact, &place))
+            }
+            None => Ok(()),
         }
     }
 
@@ -278,4 +312,52 @@ impl Secrets {
 
 fn has_code(failure: &Failure, code: &str) -> bool {
     failure.code.as_deref() == Some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::model::JobId;
+    use crate::token::Artifact;
+
+    #[test]
+    fn a_format_takes_no_key_of_a_secret_that_has_another_use() {
+        let place = |name: &str, key: &str| ("ns".to_owned(), name.to_owned(), key.to_owned());
+        let named = NamedPlaces {
+            keys: [place("s", "own"), place("s", "theirs"), place("t", "free")].into(),
+            ..NamedPlaces::default()
+        };
+        let secrets = Secrets::new(Arc::new(Kubernetes::new()), Arc::new(named));
+        let destination = SecretDestination {
+            namespace: "ns".to_owned(),
+            name: "s".to_owned(),
+            key: "own".to_owned(),
+            create: true,
+            secret_type: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            write: SecretWrite::Patch,
+        };
+        for (key, is_taken) in [
+            ("", false),
+            ("own", false),
+            ("free", false),
+            ("theirs", true),
+        ] {
+            let artifact = Artifact {
+                name: key.to_owned(),
+                content: b"x".to_vec().into(),
+            };
+            let publication = Publication {
+                job: &JobId::file("a"),
+                output_index: 0,
+                artifacts: &[artifact],
+                expires_at: None,
+            };
+            let kept = secrets.keeps_to_its_keys(&destination, &publication);
+            assert_eq!(kept.is_err(), is_taken, "{key}: {kept:?}");
+        }
+    }
 }

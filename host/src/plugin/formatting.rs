@@ -98,8 +98,9 @@ pub(super) fn check_artifacts(
     plugin: &str,
     artifacts: &[Artifact],
     limits: &PluginLimits,
+    tokens: &TokenScrubber,
 ) -> Result<(), Failure> {
-    check(artifacts, limits).map_err(|mistake| {
+    check(artifacts, limits, tokens).map_err(|mistake| {
         Failure::new(
             FailureKind::Internal,
             "plugin.invalid-artifact",
@@ -108,7 +109,11 @@ pub(super) fn check_artifacts(
     })
 }
 
-fn check(artifacts: &[Artifact], limits: &PluginLimits) -> Result<(), String> {
+fn check(
+    artifacts: &[Artifact],
+    limits: &PluginLimits,
+    tokens: &TokenScrubber,
+) -> Result<(), String> {
     if artifacts.is_empty() {
         return Err("it made no artifact".to_owned());
     }
@@ -140,6 +145,10 @@ fn check(artifacts: &[Artifact], limits: &PluginLimits) -> Result<(), String> {
                 "it named an artifact other than with {} characters or less of `A-Za-z0-9._-`",
                 limits::ARTIFACT_NAME_BYTES
             ));
+        }
+        if tokens.scrub(name) != *name {
+            // Names are in listings of directories, in messages and in the log.
+            return Err("it named an artifact by a token".to_owned());
         }
         if !names.insert(name) {
             return Err("it gave two artifacts the same name".to_owned());
@@ -175,6 +184,19 @@ mod tests {
             .collect()
     }
 
+    /// Of a format of one token, whose value is a name, too.
+    fn check(plugin: &str, names: &[&str], limits: &PluginLimits) -> Result<(), Failure> {
+        let token = crate::token::Token {
+            value: "to.ken-3f0c".into(),
+            token_type: "Bearer".to_owned(),
+            expiry: crate::token::Expiry::Never,
+            fields: Vec::new(),
+        };
+        let job = "job".to_owned();
+        let tokens = TokenScrubber::new(&[NamedToken { job, token }]);
+        check_artifacts(plugin, &named(names), limits, &tokens)
+    }
+
     #[test]
     fn names_are_one_component_each_once_or_one_artifact_has_none() {
         let long = "n".repeat(254);
@@ -192,9 +214,11 @@ mod tests {
             (&["..data"], Some("A-Za-z0-9._-")),
             (&["a\0b"], Some("A-Za-z0-9._-")),
             (&["schlüssel"], Some("A-Za-z0-9._-")),
+            (&["to.ken-3f0c"], Some("by a token")),
+            (&["of.to.ken-3f0c.json"], Some("by a token")),
             (&[long.as_str()], Some("253 characters")),
         ] {
-            let checked = check_artifacts("`acme`", &named(names), &plugin_limits());
+            let checked = check("`acme`", names, &plugin_limits());
             match mistake {
                 None => assert_eq!(checked, Ok(()), "{names:?}"),
                 Some(mistake) => {
@@ -216,8 +240,8 @@ mod tests {
             artifact_bytes: 13,
             ..plugin_limits()
         };
-        assert!(check_artifacts("`acme`", &named(&["a"]), &limits).is_ok());
-        let failure = check_artifacts("`acme`", &named(&["a", "b"]), &limits).unwrap_err();
+        assert!(check("`acme`", &["a"], &limits).is_ok());
+        let failure = check("`acme`", &["a", "b"], &limits).unwrap_err();
         assert!(
             failure.message.contains("14 bytes and may make 13"),
             "{}",

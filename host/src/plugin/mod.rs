@@ -274,10 +274,11 @@ impl Plugins {
         let bounds = self.bounds(&limits, limits::FORMAT_TIME);
         let log = FormatLog::new(plugin, tokens, &limits);
         let full_name = full_name(plugin, &loaded.info);
+        let said = log.scrubber();
         let artifacts = v0_1::format(formatter, &bounds, log, tokens, config)
             .await
             .unwrap_or_else(|error| Err(error.into_failure(&full_name)))?;
-        formatting::check_artifacts(&full_name, &artifacts, &limits)?;
+        formatting::check_artifacts(&full_name, &artifacts, &limits, &said)?;
         Ok(artifacts)
     }
 

@@ -531,7 +531,7 @@ mod tests {
         let live = Live::new(
             cold(&caches[1]),
             fixture.host(),
-            Outputs::new(Arc::new(Kubernetes::new())),
+            Outputs::new(Arc::new(Kubernetes::new()), Arc::default()),
             CancellationToken::new(),
         );
         let call = Call {

@@ -284,6 +284,77 @@ fn formatters_that_compute_log_or_write_without_end() {
     beside_an_innocent_job("hostile-formatters", &plugins, &hostile, END);
 }
 
+/// More of them than the process does at once.
+#[test]
+fn plugins_formatters_and_issuers_that_take_their_time_in_many_jobs() {
+    let issuers: Vec<Issuer> = (0..4).map(|_| Issuer::start().unwrap()).collect();
+    let mut hostile = String::new();
+    for n in 0..100 {
+        hostile += &guest_job(&format!("parks-{n}"), "{mode: park}", "");
+        let _ = write!(
+            hostile,
+            r#"
+- name: spins-{n}
+  source: {{plugin: guest, config: {{mode: good}}}}
+  refresh: {{every: 1s}}
+  outputs:
+  - file: {{path: "{{out}}/spins-{n}"}}
+    format: {{plugin: shaper, config: {{mode: spin}}}}"#
+        );
+    }
+    for (issuer, at) in issuers.iter().zip(0..) {
+        issuer.always("/silent", Behaviour::hang());
+        for n in 0..20 {
+            let url = issuer.url("/silent");
+            hostile += &oauth2_job(&format!("waits-{at}-{n}"), &url, false);
+        }
+    }
+    let plugins = plugin("guest", "guest_source.wasm") + &plugin("shaper", "guest_formatter.wasm");
+    beside_an_innocent_job("hostile-crowds", &plugins, &hostile, END);
+}
+
+#[test]
+fn a_format_writes_over_nothing_that_the_configuration_names() {
+    let scene = Scene::new("hostile-names").unwrap();
+    let mut yaml = format!(
+        "plugins:\n{}{}jobs:",
+        plugin("guest", "guest_source.wasm"),
+        plugin("shaper", "guest_formatter.wasm")
+    );
+    yaml += &guest_job("victim", "{mode: good}", "");
+    let thief = |directory: &str, name: &str| {
+        format!(
+            r#"
+- name: thief-of-{name}
+  source: {{plugin: guest, config: {{mode: good}}}}
+  outputs:
+  - file: {{path: "{directory}/"}}
+    format: {{plugin: shaper, config: {{mode: named, names: ["first", "{name}"]}}}}"#
+        )
+    };
+    yaml += &thief("{out}", "victim");
+    yaml += &thief("{here}", "evertoken.yaml");
+    let config = scene.config(&yaml).unwrap();
+    let before = std::fs::read(&config).unwrap();
+    let process = scene.run(&config).unwrap();
+    for name in ["victim", "evertoken.yaml"] {
+        wait_until(name, PATIENCE, || {
+            let lines = process.stderr();
+            let refused = |line: &str| line.contains("output.taken") && line.contains(name);
+            lines.lines().any(refused).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+    wait_until("the victim", PATIENCE, || {
+        scene.out("victim").exists().then_some(())
+    })
+    .unwrap();
+    let token = std::fs::read_to_string(scene.out("victim")).unwrap();
+    assert_eq!(token, "a-good-token");
+    assert_eq!(std::fs::read(&config).unwrap(), before);
+    assert!(!scene.out("first").exists());
+}
+
 /// Their answers are kept byte for byte and read by everybody in turn.
 #[test]
 fn issuers_whose_answers_are_as_large_as_they_may_be() {

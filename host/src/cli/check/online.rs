@@ -65,7 +65,7 @@ pub(in crate::cli) async fn prove(
     .await?;
     let kubernetes = Arc::new(Kubernetes::new());
     let prover = Arc::new(Prover {
-        outputs: Outputs::new(Arc::clone(&kubernetes)),
+        outputs: Outputs::new(Arc::clone(&kubernetes), Arc::clone(&config.named)),
         homes: Homes::new(Arc::clone(&kubernetes)),
         house,
         wanted,

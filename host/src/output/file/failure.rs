@@ -48,6 +48,11 @@ pub(super) enum Problem {
     },
     /// The file system takes modes and owners and does not keep them.
     ModeIgnored,
+    /// A format named ever new files.
+    TooManyNames {
+        /// How many it may name.
+        most: usize,
+    },
     /// A step failed.
     Os {
         /// The step, as in "cannot …".
@@ -85,6 +90,11 @@ impl Problem {
                 "the path does not end in a file name".to_owned(),
             ),
             Self::Way(error) => judge_way(error),
+            Self::TooManyNames { most } => (
+                InvalidConfig,
+                "file.too-many-names",
+                format!("the format has named more than {most} different files there; each stays, so it must use the same names again"),
+            ),
             Self::TargetIsSymlink => (
                 InvalidConfig,
                 "file.is-symlink",

@@ -34,7 +34,9 @@ fn one(content: &str) -> Vec<Artifact> {
 }
 
 async fn write(destination: &FileDestination, content: &str) -> Result<Written, Failure> {
-    Files::new().write(destination, &one(content)).await
+    Files::new(Arc::default())
+        .write(destination, &one(content))
+        .await
 }
 
 async fn code(destination: &FileDestination) -> String {
@@ -177,7 +179,7 @@ async fn what_stands_in_the_way_is_told_without_writing() {
     std::fs::create_dir(at("directory")).unwrap();
     std::fs::write(at("held"), "old").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
-    let files = Files::new();
+    let files = Files::new(Arc::default());
     for (name, expected) in [
         ("link", "file.is-symlink"),
         ("directory", "file.is-directory"),
@@ -213,7 +215,7 @@ async fn a_disk_without_room_is_told_without_writing_and_its_content_stays() {
     let Some(_disk) = SmallDisk::mount(folder.path(), "64k") else {
         return;
     };
-    let files = Files::new();
+    let files = Files::new(Arc::default());
     for destination in [
         to(folder.path().join("token")),
         in_place(folder.path().join("token")),
@@ -246,7 +248,7 @@ async fn a_mounted_file_is_written_in_place_if_the_user_allows_it_and_else_told(
     let Some(_mount) = BindMount::of(&at("host"), &path) else {
         return;
     };
-    let files = Files::new();
+    let files = Files::new(Arc::default());
     for failure in [
         write(&to(&path), "new").await.unwrap_err(),
         files
@@ -333,7 +335,7 @@ async fn an_attribute_that_forbids_changes_is_named_also_to_root_and_nothing_is_
         let Some(_attribute) = Attribute::of(place, attribute) else {
             return;
         };
-        let files = Files::new();
+        let files = Files::new(Arc::default());
         for (destination, goes) in [(to(&path), false), (in_place(&path), in_place_goes)] {
             let proved = files.prove(&destination, Some(&one(of_whom))).await;
             let written = write(&destination, of_whom).await.map(drop);
@@ -371,7 +373,9 @@ async fn a_mount_that_cannot_be_written_is_named_as_such_in_place_too() {
         (to(&path), "file.mount-point"),
         (in_place(&path), "file.read-only"),
     ] {
-        let proved = Files::new().prove(&destination, Some(&one("new"))).await;
+        let proved = Files::new(Arc::default())
+            .prove(&destination, Some(&one("new")))
+            .await;
         for failure in [
             proved.unwrap_err(),
             write(&destination, "new").await.unwrap_err(),
@@ -476,7 +480,9 @@ async fn in_place_is_only_what_is_one_file_of_one_name() {
     ] {
         assert_eq!(code(&in_place(at(name))).await, expected, "{name}");
         let destination = in_place(at(name));
-        let proved = Files::new().prove(&destination, Some(&one("new"))).await;
+        let proved = Files::new(Arc::default())
+            .prove(&destination, Some(&one("new")))
+            .await;
         let failure = proved.unwrap_err();
         assert_eq!(failure.code.as_deref(), Some(expected), "{name}");
     }
@@ -547,7 +553,7 @@ async fn several_artifacts_are_files_in_the_directory() {
             content: content.as_bytes().to_vec().into(),
         })
         .into();
-    let files = Files::new();
+    let files = Files::new(Arc::default());
     let target = to(folder.path());
     assert_eq!(
         files.write(&target, &artifacts).await.unwrap(),
@@ -691,11 +697,17 @@ async fn unprivileged_writer() {
     assert_eq!(code(&group).await, "file.owner");
     assert_eq!(std::fs::read(&shared.path).unwrap(), b"one");
     for wanted in [&given, &group] {
-        let failure = Files::new().prove(wanted, None).await.unwrap_err();
+        let failure = Files::new(Arc::default())
+            .prove(wanted, None)
+            .await
+            .unwrap_err();
         assert_eq!(failure.code.as_deref(), Some("file.owner"), "{failure}");
     }
     let closed = to(folder.join("closed/token"));
-    let failure = Files::new().prove(&closed, None).await.unwrap_err();
+    let failure = Files::new(Arc::default())
+        .prove(&closed, None)
+        .await
+        .unwrap_err();
     assert_eq!(failure.code.as_deref(), Some("file.permission"));
 
     // Mode 0400 is no hindrance to its owner.
@@ -711,7 +723,10 @@ async fn unprivileged_writer() {
     // Somebody else's, which only somebody else may replace here, or make ours.
     let roots = folder.join("sticky/token");
     if roots.exists() {
-        let failure = Files::new().prove(&to(&roots), None).await.unwrap_err();
+        let failure = Files::new(Arc::default())
+            .prove(&to(&roots), None)
+            .await
+            .unwrap_err();
         assert_eq!(failure.code.as_deref(), Some("file.permission"));
         assert!(failure.message.contains("sticky"), "{failure}");
         assert_eq!(write(&to(&roots), "x").await.unwrap_err(), failure);
@@ -751,4 +766,81 @@ async fn writer_under_umask() {
         ..to(PathBuf::from(path))
     };
     assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
+}
+
+fn named(names: &[&str]) -> Vec<Artifact> {
+    let artifact = |name: &&str| Artifact {
+        name: (*name).to_owned(),
+        content: b"of the format's".to_vec().into(),
+    };
+    names.iter().map(artifact).collect()
+}
+
+#[tokio::test]
+async fn a_format_puts_nothing_where_the_configuration_has_another_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tokens, other) = (folder.path().join("tokens"), folder.path().join("other"));
+    std::fs::create_dir(&tokens).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    symlink(&tokens, folder.path().join("link")).unwrap();
+    std::fs::write(tokens.join("theirs"), "theirs").unwrap();
+    let files = Files::new(Arc::new(NamedPlaces {
+        files: [
+            tokens.join("theirs"),
+            tokens.join("not-there-yet"),
+            folder.path().join("link/by-a-link"),
+            other.join("free"),
+        ]
+        .into(),
+        ..NamedPlaces::default()
+    }));
+    for (directory, name, is_taken) in [
+        (&tokens, "theirs", true),
+        (&tokens, "not-there-yet", true),
+        (&tokens, "by-a-link", true),
+        (&folder.path().join("link"), "theirs", true),
+        (&tokens, "free", false),
+        (&other, "theirs", false),
+    ] {
+        let artifacts = named(&["first", name]);
+        let written = files.write(&to(directory), &artifacts).await;
+        let proved = files.prove(&to(directory), Some(&artifacts)).await;
+        if is_taken {
+            for failure in [written.unwrap_err(), proved.unwrap_err()] {
+                assert_eq!(failure.code.as_deref(), Some("output.taken"), "{failure}");
+                assert!(failure.message.contains(name), "{failure}");
+            }
+            assert!(!directory.join("first").exists() || directory.ends_with("link"));
+        } else {
+            assert_eq!(written, Ok(Written::Changed), "{name}");
+            assert_eq!(proved, Ok(()), "{name}");
+            std::fs::remove_file(directory.join("first")).unwrap();
+        }
+    }
+    assert_eq!(std::fs::read(tokens.join("theirs")).unwrap(), b"theirs");
+    // The output that has the place writes there.
+    let own = files.write(&to(tokens.join("theirs")), &one("own")).await;
+    assert_eq!(own, Ok(Written::Changed));
+}
+
+#[tokio::test]
+async fn a_format_with_ever_new_names_is_stopped_and_one_with_the_same_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files::new(Arc::default());
+    let target = to(folder.path());
+    for round in 0..5 {
+        let names: Vec<String> = (0..256).map(|n| format!("{round}-{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let written = files.write(&target, &named(&names)).await;
+        match round {
+            4 => {
+                let code = written.unwrap_err().code;
+                assert_eq!(code.as_deref(), Some("file.too-many-names"));
+            }
+            _ => assert_eq!(written, Ok(Written::Changed)),
+        }
+    }
+    assert_eq!(names(folder.path()).len(), MAX_NAMES);
+    let again = files.write(&target, &named(&["0-0", "3-255"])).await;
+    assert_eq!(again, Ok(Written::Unchanged));
 }
