@@ -61,12 +61,18 @@ impl Compiler {
     }
 }
 
+/// How the error begins that is no fault of the plugin. The compiling process says it to the one that waits for it.
+const UNKEPT: &str = "cannot keep the compiled plugin";
+
+/// How the error begins that is the plugin's fault.
+const REJECTED: &str = "it does not compile";
+
 /// Why a plugin could not be compiled or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
     /// The compiler does not accept it.
-    #[error("it does not compile: {message}")]
+    #[error("{REJECTED}: {message}")]
     Rejected {
         /// The compiler's words.
         message: String,
@@ -97,7 +103,7 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// Files failed.
-    #[error("cannot keep the compiled plugin")]
+    #[error("{UNKEPT}")]
     File(#[source] std::io::Error),
     /// What was just compiled does not load.
     #[error("the compiled plugin does not load")]
@@ -186,9 +192,18 @@ impl Cache {
             return Ok(found);
         }
         let _turn = self.compiling.lock().await;
-        let (mut kept, file) = self.blocking(|cache| cache.new_file()).await?;
+        let (mut kept, mut file) = self.blocking(|cache| cache.new_file()).await?;
         let out = file.try_clone().map_err(CacheError::File)?;
-        self.compile(bytes, out).await?;
+        match self.compile(bytes.clone(), out).await {
+            Err(CacheError::File(why)) if kept.is_some() => {
+                // A disk without room is no reason for a job to fail.
+                self.complain(&why.to_string());
+                (kept, file) = (None, new_file_in_memory()?);
+                let out = file.try_clone().map_err(CacheError::File)?;
+                self.compile(bytes, out).await?;
+            }
+            compiled => compiled?,
+        }
         self.blocking(move |cache| {
             let compiled = cache.load(file).map_err(CacheError::Load)?;
             if let Some(new) = &mut kept
@@ -276,9 +291,7 @@ impl Cache {
                 Err(refusal) => self.complain(&refusal.to_string()),
             }
         }
-        let memory = rustix::fs::memfd_create("evertoken-plugin", MemfdFlags::CLOEXEC)
-            .map_err(|error| CacheError::File(error.into()))?;
-        Ok((None, File::from(memory)))
+        Ok((None, new_file_in_memory()?))
     }
 
     /// Once per process: the next plugin fails for the same reason.
@@ -314,6 +327,12 @@ impl Cache {
     }
 }
 
+fn new_file_in_memory() -> Result<File, CacheError> {
+    let memory = rustix::fs::memfd_create("evertoken-plugin", MemfdFlags::CLOEXEC);
+    let memory = memory.map_err(|error| CacheError::File(error.into()))?;
+    Ok(File::from(memory))
+}
+
 fn precompile(bytes: &[u8], mut out: impl Write) -> Result<(), CacheError> {
     let compiled = engine::new_compiler()
         .map_err(CacheError::Load)?
@@ -337,11 +356,17 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
     if status.code().is_none() {
         return Err(CacheError::Killed { status });
     }
-    Err(CacheError::Rejected {
-        message: match said.trim() {
-            "" => format!("the compiler ended with {status}"),
-            said => said.to_owned(),
-        },
+    let said = said.trim();
+    Err(if let Some(why) = said.strip_prefix(UNKEPT) {
+        CacheError::File(std::io::Error::other(why.trim_start_matches(": ")))
+    } else if said.is_empty() {
+        let message = format!("the compiler ended with {status}");
+        CacheError::Rejected { message }
+    } else {
+        // Its own words begin as ours will.
+        let message = said.strip_prefix(REJECTED).unwrap_or(said);
+        let message = message.trim_start_matches(": ").to_owned();
+        CacheError::Rejected { message }
     })
 }
 

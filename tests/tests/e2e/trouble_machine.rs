@@ -4,6 +4,7 @@
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
+use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::evertoken::{Launch, binary};
 use evertoken_tests::wait_until;
 
@@ -118,6 +119,46 @@ fn a_state_store_that_cannot_be_opened_ends_a_start_and_check_online_knows_befor
         .unwrap();
     assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
     assert!(!scene.path("held/state").exists(), "it only looks");
+}
+
+#[test]
+fn a_cache_without_room_costs_time_and_no_token() {
+    let scene = Scene::new("full-cache").unwrap();
+    let config = scene
+        .config("jobs: [{name: a, source: {plugin: dummy, config: {lifetime: 1h}}, outputs: [{file: {path: \"{out}/a\"}}]}]\n")
+        .unwrap();
+    std::fs::create_dir(scene.path("disk")).unwrap();
+    let Some(disk) = SmallDisk::mount(&scene.path("disk"), "64k") else {
+        return;
+    };
+    std::fs::create_dir(scene.path("disk/evertoken")).unwrap();
+    mode(&scene.path("disk/evertoken"), 0o700);
+    let once = || {
+        let launch = scene.launch().unwrap();
+        let launch = launch.env("XDG_CACHE_HOME", scene.path("disk"));
+        let launch = launch.args(["once", "--config"]).args([&config]);
+        launch.finish(PATIENCE).unwrap()
+    };
+    for (what, fills) in [("no room for the whole", false), ("no room at all", true)] {
+        if fills {
+            disk.fill().unwrap();
+        }
+        let finished = once();
+        assert_eq!(finished.code(), Some(0), "{what}: {}", finished.stderr);
+        let warning = "compiled plugins cannot be kept, so each start compiles them anew: No space left on device";
+        assert!(
+            finished.stderr.contains(warning),
+            "{what}: {}",
+            finished.stderr
+        );
+        assert!(
+            finished.stderr.ends_with("a: written\n"),
+            "{what}: {}",
+            finished.stderr
+        );
+        let left: Vec<_> = scene.path("disk/evertoken").read_dir().unwrap().collect();
+        assert!(left.is_empty(), "{what}: {left:?}");
+    }
 }
 
 #[test]
