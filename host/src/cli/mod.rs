@@ -150,7 +150,10 @@ fn dispatch(arguments: Arguments) -> Exit {
             state::run(&command)
         }
         Command::Schema => schema::run(),
-        Command::Plugin(command) => plugin::run(&command),
+        Command::Plugin(command) => {
+            log::start(log.level(LevelFilter::WARN), log.log_format);
+            plugin::run(&command)
+        }
         Command::Ktr(arguments) => ktr::run(&arguments.arguments),
         Command::CompilePlugin(arguments) => compile_plugin::run(&arguments),
         Command::JudgeOptions(arguments) => judge_options::run(&arguments),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
 
 use super::configuration::ConfigArguments;
@@ -183,10 +183,10 @@ async fn precompile(output: &Path) -> anyhow::Result<String> {
     })?;
     let mut text = String::new();
     for plugin in BUILT_IN {
-        plugins
-            .prepare(plugin.name)
-            .await
-            .map_err(|error| anyhow!(error.to_failure()))?;
+        let is_kept = plugins.precompile(plugin.name).await;
+        if !is_kept.map_err(|error| anyhow!(error.to_failure()))? {
+            bail!("{} is not kept in {}", plugin.name, output.display());
+        }
         let _ = writeln!(text, "{}: compiled", plugin.name);
     }
     Ok(text)

@@ -13,7 +13,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::built_in::{BUILT_IN, BuiltIn};
-use super::cache::{Cache, CacheError, CacheSettings, Compiled, Compiler};
+use super::cache::{Cache, CacheError, CacheSettings, Compiled, Compiler, Found};
 use super::engine::BoxError;
 use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
@@ -339,6 +339,8 @@ pub(super) struct Loaded {
     /// For calls with memory of their own, made for the first of them.
     unpooled: OnceCell<Prepared>,
     compiled: Compiled,
+    /// Whether the next process need not compile it.
+    pub(super) is_kept: bool,
 }
 
 /// Loads plugins, each digest once.
@@ -451,6 +453,7 @@ impl Loader {
             pooled,
             unpooled: OnceCell::new(),
             compiled,
+            is_kept: found != Found::CompiledUnkept,
         };
         if loaded.pooled.is_none() {
             self.unpooled(name, &loaded).await?;

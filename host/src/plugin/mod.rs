@@ -145,7 +145,15 @@ impl Plugins {
         all
     }
 
-    /// Compiles a plugin if that has not been done, e.g. to fill the cache of an image.
+    /// Compiles a plugin into the cache, if it is not there, to fill that of an image. Whether it is there now; why not has been logged.
+    ///
+    /// # Errors
+    /// As [`Plugins::prepare`].
+    pub async fn precompile(&self, name: &str) -> Result<bool, Arc<LoadError>> {
+        Ok(self.0.loader.load(&self.registry(), name).await?.is_kept)
+    }
+
+    /// Compiles a plugin if that has not been done.
     ///
     /// # Errors
     /// As [`Plugins::info`], and the plugin does not compile or fit the host.

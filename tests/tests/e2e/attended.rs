@@ -487,6 +487,29 @@ fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
 }
 
 #[test]
+fn plugins_that_are_compiled_ahead_and_cannot_be_kept_are_a_failure() {
+    let scene = Scene::new("precompile").unwrap();
+    let file = scene.write("file", "").unwrap();
+    let precompile = |output: PathBuf| {
+        let launch = scene.launch().unwrap();
+        let launch = launch.args(["plugin", "precompile", "--output"]);
+        launch.args([output]).finish(PATIENCE).unwrap()
+    };
+    for output in [PathBuf::from("/proc/cache"), file] {
+        let refused = precompile(output.clone());
+        assert_eq!(refused.code(), Some(1), "{output:?}: {}", refused.stdout);
+        let said = format!("error: dummy is not kept in {}\n", output.display());
+        assert!(refused.stderr.ends_with(&said), "{}", refused.stderr);
+        let why = "compiled plugins cannot be kept";
+        assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    }
+    for _ in 0..2 {
+        let kept = precompile(scene.path("cache"));
+        assert_eq!(kept.code(), Some(0), "{}", kept.stderr);
+    }
+}
+
+#[test]
 fn all_text_ends_in_a_newline_and_what_goes_into_a_pipe_is_plain() {
     let scene = Scene::new("plain").unwrap();
     let good = scene.config(&format!("jobs:{QUICK}")).unwrap();
