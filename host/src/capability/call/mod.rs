@@ -667,7 +667,7 @@ impl Call {
                 FailureKind::InvalidConfig,
                 "secret.not-listed",
                 format!(
-                    "job `{}` has no secret `{name}`, which the plugin asked for; add `{name}: {{file: …}}` under `source.secrets`",
+                    "job `{}` has no secret `{name}`, which the plugin asked for; add `{name}: {{file: …}}` under `source.secrets`; if `check` knows no such secret, the plugin's description lacks it, which its author has to mend",
                     self.0.job.id
                 ),
             )
