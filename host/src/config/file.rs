@@ -126,7 +126,7 @@ record! {
     /// Bounds per origin.
     #[example("{in_flight: 16}")]
     struct OriginLimits {
-        /// Attempts in flight to one origin. Default 16.
+        /// Attempts of one plugin in flight to one origin. Default 16.
         in_flight: Option<At<Count<1, 10_000>>>,
     }
 }

@@ -171,10 +171,8 @@ impl Acquirer for Live {
     }
 
     fn lane(&self, job: &Job) -> Lane {
-        match self.origin(job) {
-            Some(origin) => Lane::Remote(origin),
-            None => Lane::Local.behind(&job.source.plugin),
-        }
+        let lane = self.origin(job).map_or(Lane::Local, Lane::Remote);
+        lane.behind(&job.source.plugin)
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
@@ -343,7 +341,7 @@ impl Publisher for Live {
 }
 
 /// Digest of what tells an issuer's clients from each other: where a job's secrets and client certificate come from, and the
-/// plugin's `client_id` if it has one. Not their values: those cannot be read without waiting, and whoever schedules must not
+/// plugin's `client_id` if it has one. And the plugin itself: what it says of an issuer counts for its own jobs. Not their values: those cannot be read without waiting, and whoever schedules must not
 /// wait. Those in the configuration itself are at hand; `values` tells them apart, by a key that dies with the process. A rotating
 /// secret tells a grant, not a client.
 fn client(job: &Job, values: &RandomState) -> [u8; 32] {
@@ -364,7 +362,7 @@ fn client(job: &Job, values: &RandomState) -> [u8; 32] {
         certificate
             .map(|path| format!("{path:?}"))
             .into_iter()
-            .chain([format!("{client_id:?}")])
+            .chain([format!("{client_id:?}"), source.plugin.clone()])
             .chain(places),
     )
 }
@@ -452,8 +450,8 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_one_client_if_their_client_id_and_the_places_of_their_lasting_secrets_are_the_same()
-    {
+    fn jobs_are_one_client_if_plugin_client_id_and_the_places_of_their_lasting_secrets_are_the_same()
+     {
         let values = RandomState::new();
         let file = |path: &str| SecretOrigin::File(path.into());
         let of_file = |path| with(Some("svc"), &[("client_secret", file(path), false)]);
@@ -464,9 +462,12 @@ mod tests {
         scoped.source.config["scope"] = serde_json::json!(["other"]);
         let mut with_certificate = of_file("/a");
         with_certificate.source.tls.cert_file = Some("/cert".into());
+        let mut of_another_plugin = of_file("/a");
+        of_another_plugin.source.plugin = "acme".to_owned();
         for (a, b, is_same, what) in [
             (of_file("/a"), of_file("/a"), true, "the same"),
             (of_file("/a"), scoped, true, "another scope"),
+            (of_file("/a"), of_another_plugin, false, "another plugin"),
             (of_file("/a"), of_file("/b"), false, "another secret"),
             (of_value("a"), of_value("a"), true, "the same value"),
             (of_value("a"), of_value("b"), false, "another value"),

@@ -64,24 +64,25 @@ pub enum Lane {
     Local,
     /// Another one: an issuer's origin, an API server.
     Remote(Arc<str>),
-    /// A plugin, by name, that asks nobody, or whose result is then put somewhere: it may compute or wait for all of its time.
+    /// A plugin, which may compute or wait for all of its time, wherever it should ask.
     Plugin {
         /// Its name.
         name: Arc<str>,
-        /// The other machine that gets what it made.
-        writes_to: Option<Arc<str>>,
+        /// The other machine that it asks, or that gets what it made.
+        remote: Option<Arc<str>>,
     },
 }
 
 impl Lane {
-    /// The lane of what `plugin` makes and `self` then takes: those that need no plugin do not wait for it.
+    /// The lane of what leans on `plugin` and on `self`: those that do not need the plugin do not wait for it.
     #[must_use]
     pub fn behind(self, plugin: &str) -> Self {
         Self::Plugin {
             name: plugin.into(),
-            writes_to: match self {
-                Self::Local | Self::Plugin { .. } => None,
-                Self::Remote(other) => Some(other),
+            remote: match self {
+                Self::Local => None,
+                Self::Remote(remote) => Some(remote),
+                Self::Plugin { remote, .. } => remote,
             },
         }
     }
@@ -92,7 +93,7 @@ impl Lane {
         match self {
             Self::Local => false,
             Self::Remote(_) => true,
-            Self::Plugin { writes_to, .. } => writes_to.is_some(),
+            Self::Plugin { remote, .. } => remote.is_some(),
         }
     }
 }
@@ -103,13 +104,13 @@ pub fn cluster() -> Lane {
     Lane::Remote("kubernetes".into())
 }
 
-/// Whom a source asks, and on whose behalf: jobs with the same issuer and client are restrained together when that issuer is in
+/// Whom a source asks, on whose behalf and by which plugin: jobs with the same issuer and client are restrained together when that issuer is in
 /// trouble.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Issuer {
     /// Its origin, e.g. `https://idp.example.org`.
     pub origin: Arc<str>,
-    /// Digest of what tells one of its clients from another.
+    /// Digest of what tells one of its clients from another, and the plugins that ask for one.
     pub client: [u8; 32],
 }
 

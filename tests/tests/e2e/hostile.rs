@@ -313,6 +313,49 @@ fn plugins_formatters_and_issuers_that_take_their_time_in_many_jobs() {
     beside_an_innocent_job("hostile-crowds", &plugins, &hostile, END);
 }
 
+/// What it says of an issuer, and how long it takes, is its own affair.
+#[test]
+fn plugins_whose_jobs_name_the_innocent_jobs_issuer_and_client() {
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::new("hostile-clients").unwrap();
+    let issuer = good_issuer();
+    let schema = json!({"properties": {"token_url": {"x-evertoken-endpoint": true}}}).to_string();
+    let guest = guest("guest-source").unwrap();
+    let path = scene.path("guest.wasm");
+    let section = "evertoken:config-schema";
+    std::fs::write(&path, with_section(&guest, section, schema.as_bytes())).unwrap();
+    let secret = "    secrets: {client_secret: {value: innocent-secret}}";
+    let mut hostile = String::new();
+    for (mode, count) in [
+        ("mode: fail-as, kind: denied, code: invalid_client", 3),
+        ("mode: fail-as, kind: unavailable, code: http.timeout", 3),
+        ("mode: park", 40),
+    ] {
+        for n in 0..count {
+            let options = format!(
+                "{{{mode}, token_url: \"{}\", client_id: innocent}}",
+                issuer.url("/token")
+            );
+            let name = format!("{}-{n}", mode.replace([':', ' ', ',', '_'], ""));
+            hostile += &guest_job(&name, &options, secret);
+        }
+    }
+    let (process, port) = start(&scene, &issuer, &entry("guest", &path), &hostile);
+    let reader = PollReader::start(&scene.out("innocent"), judge);
+    let took = probe(port);
+    let seen = reader.stop().unwrap();
+    assert!(
+        seen.is_good(),
+        "{} expired\n{}",
+        seen.expired,
+        process.stderr()
+    );
+    assert!(took <= PROBE, "/livez took {took:?}");
+    ends_within(END, "hostile-clients", &process);
+}
+
 #[test]
 fn a_format_writes_over_nothing_that_the_configuration_names() {
     let scene = Scene::new("hostile-names").unwrap();

@@ -31,6 +31,10 @@ impl Guest for Misbehaving {
             ))),
             "fail" => Err(denied(text(&config, "message"))),
             "fail-as" => Err(Failure {
+                kind: match text(&config, "kind") {
+                    "unavailable" => FailureKind::Unavailable,
+                    _ => FailureKind::Denied,
+                },
                 code: Some(text(&config, "code").to_owned()),
                 ..denied("in the words of the host")
             }),
