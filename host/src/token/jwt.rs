@@ -55,14 +55,20 @@ pub fn read(token: &str) -> Option<Claims> {
     })
 }
 
-/// Seconds since the epoch (RFC 7519 §2), to the millisecond; beyond the range of time it is none.
+/// Seconds since the epoch (RFC 7519 §2), to the millisecond; milliseconds where they would be beyond the range of time, and where these are, too,
+/// it is none.
 fn numeric_date(value: &Value) -> Option<Timestamp> {
     /// The end of the year 9999: beyond it a date means "never" or nothing.
     const LATEST_S: f64 = 253_402_300_799.0;
-    let seconds = match value {
+    let number: f64 = match value {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.parse().ok()?,
         _ => return None,
+    };
+    let seconds = if number > LATEST_S {
+        number / 1000.0
+    } else {
+        number
     };
     if !(0.0..=LATEST_S).contains(&seconds) {
         return None;
@@ -98,6 +104,12 @@ mod tests {
             ),
             (r#"{"exp":1700000300.5}"#, at(1_700_000_300_500), None, None),
             (r#"{"exp":1.7e9}"#, at(1_700_000_000_000), None, None),
+            (
+                r#"{"exp":1700000300000,"iat":"1700000000000"}"#,
+                at(1_700_000_300_000),
+                at(1_700_000_000_000),
+                None,
+            ),
             (r#"{"exp":"1700000300"}"#, at(1_700_000_300_000), None, None),
             (r#"{"exp":null,"iat":true,"nbf":[1]}"#, None, None, None),
             (r#"{"exp":-1,"iat":1e300,"nbf":"soon"}"#, None, None, None),

@@ -98,6 +98,19 @@ impl Members {
         text.filter(|text| !text.is_empty())
     }
 
+    /// A member that says something, however its name is spelled; as it is asked for before others.
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<&Value> {
+        let telling = |value: &&Value| !json::says_nothing(value);
+        let exactly = self.members.get(name).filter(telling);
+        let mut others = self.members.iter();
+        exactly.or_else(|| {
+            others.find_map(|(other, value)| {
+                Some(value).filter(|value| is_spelling_of(name, other) && telling(value))
+            })
+        })
+    }
+
     /// The access token among them, however its name is spelled; as RFC 6749 spells it before others.
     #[must_use]
     pub fn access_token(&self) -> Option<&str> {

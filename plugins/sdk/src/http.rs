@@ -159,9 +159,10 @@ impl Response {
             Err(_) => {
                 let from = self
                     .header("date")
-                    .and_then(http_date)
-                    .unwrap_or(self.sent_at.as_unix_millis());
-                http_date(value)?.saturating_sub(from)
+                    .and_then(Timestamp::parse_http_date)
+                    .unwrap_or(self.sent_at);
+                let until = Timestamp::parse_http_date(value)?.as_unix_millis();
+                until.saturating_sub(from.as_unix_millis())
             }
         };
         Some(u32::try_from(millis).unwrap_or(u32::MAX))
@@ -190,13 +191,6 @@ fn mistake(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
         None => "it is of another type".to_owned(),
     };
     format!("{place}{what}")
-}
-
-/// One of the three spellings of RFC 9110 §5.6.7, in milliseconds since the Unix epoch.
-fn http_date(text: &str) -> Option<u64> {
-    let time = httpdate::parse_http_date(text.trim()).ok()?;
-    let since_epoch = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-    u64::try_from(since_epoch.as_millis()).ok()
 }
 
 impl fmt::Debug for Response {

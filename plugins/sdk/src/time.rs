@@ -57,18 +57,25 @@ impl Timestamp {
             .map(Self)
     }
 
-    /// Reads what answers have under names such as `expires_at` and `expires_on`: RFC 3339, or seconds or milliseconds since the Unix epoch,
-    /// as a number or as text.
+    /// Reads what answers have under names such as `expires_at` and `expires_on`: RFC 3339, a date as in HTTP's headers, or seconds or
+    /// milliseconds since the Unix epoch, as a number or as text.
     #[must_use]
     pub fn from_json(value: &Value) -> Option<Self> {
         match value {
             Value::Number(number) => Self::from_epoch(number.as_f64()?),
             Value::String(text) => match serde_json::from_str(text) {
                 Ok(number) => Self::from_epoch(number),
-                Err(_) => Self::parse_rfc3339(text),
+                Err(_) => Self::parse_rfc3339(text).or_else(|| Self::parse_http_date(text)),
             },
             _ => None,
         }
+    }
+
+    /// Reads one of the three spellings of RFC 9110 §5.6.7.
+    pub(crate) fn parse_http_date(text: &str) -> Option<Self> {
+        let time = httpdate::parse_http_date(text.trim()).ok()?;
+        let since_epoch = time.duration_since(UNIX_EPOCH).ok()?;
+        u64::try_from(since_epoch.as_millis()).ok().map(Self)
     }
 
     fn from_epoch(number: f64) -> Option<Self> {

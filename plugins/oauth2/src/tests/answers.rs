@@ -60,6 +60,33 @@ fn the_expiry_is_read_in_every_spelling() {
             r#""expires_in":"soon","expires_on":"1700003600""#,
             after(3600.0),
         ),
+        (r#""expires_in":"+3600""#, after(3600.0)),
+        (r#""expires_in":"03600""#, after(3600.0)),
+        (r#""expiresIn":3600"#, after(3600.0)),
+        (r#""ExpiresIn":"3600""#, after(3600.0)),
+        (r#""EXPIRES_IN":3600"#, after(3600.0)),
+        (r#""expires-in":3600"#, after(3600.0)),
+        (r#""expiresIn":60,"expires_in":3600"#, after(3600.0)),
+        (r#""expiresIn":3600,"expires_in":null"#, after(3600.0)),
+        (r#""expiresAt":1700003600"#, after(3600.0)),
+        // Facebook's of old.
+        (r#""expires":3600"#, after(3600.0)),
+        (r#""expires":"3600""#, after(3600.0)),
+        (r#""expires":60,"expires_in":3600"#, after(3600.0)),
+        // The end where the life should be.
+        (r#""expires_in":1700003600"#, after(3600.0)),
+        (r#""expires_in":1700003600000"#, after(3600.0)),
+        (r#""expires_in":"2023-11-14T23:13:20Z""#, after(3600.0)),
+        (r#""expires_in":1600000000"#, UNKNOWN),
+        (r#""expires":1700003600"#, after(3600.0)),
+        (
+            r#"".expires":"Tue, 14 Nov 2023 23:13:20 GMT""#,
+            after(3600.0),
+        ),
+        (
+            r#""expires_at":"Tue, 14 Nov 2023 23:13:20 GMT""#,
+            after(3600.0),
+        ),
     ] {
         let token = answered(Answer::json(
             200,
@@ -96,6 +123,7 @@ fn the_type_is_the_issuers_or_bearer() {
         ),
         (r#""token_type":null"#, "Bearer"),
         (r#""token_type":"""#, "Bearer"),
+        (r#""tokenType":"DPoP""#, "DPoP"),
         (r#""x":1"#, "Bearer"),
     ] {
         let token = answered(Answer::json(
@@ -447,6 +475,15 @@ fn a_new_refresh_token_is_stored_with_its_expiry_once_the_answer_is_there() {
         (r#""refresh_expires_in":-1"#, None),
         (r#""refresh_token_expires_in":"-1""#, None),
         (r#""refresh_expires_in":9e99"#, None),
+        (
+            r#""refreshTokenExpiresIn":60"#,
+            Some(SENT_AT.plus_millis(60_000)),
+        ),
+        (
+            r#""refresh_expires_in":1700000060"#,
+            Some(SENT_AT.plus_millis(60_000)),
+        ),
+        (r#""refresh_expires_in":1600000000"#, None),
     ] {
         let host = Host::new();
         host.rotating_secret("refresh_token", "old");

@@ -11,7 +11,7 @@ use super::members;
 use crate::http::Response;
 use crate::{Expiry, Failure, Field, Timestamp, Token, log};
 
-/// Lifetimes beyond this are a spelling of "never", and would overflow the arithmetic of those who read them: a hundred years.
+/// Lives beyond this are a spelling of "never", and would overflow the arithmetic of those who read them: a hundred years.
 const MAX_LIFETIME_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
 
 /// A message lists at most this many members: enough to see what kind of answer it is.
@@ -35,6 +35,12 @@ const REFRESH_LIFETIMES: [&str; 3] = [
     "refresh_token_expires_in",
     "x_refresh_token_expires_in",
 ];
+
+/// Names for the remaining life of the token: RFC 6749's, and Facebook's of old.
+const LIFETIMES: [&str; 2] = ["expires_in", "expires"];
+
+/// From here on, seconds that should be a lifetime are a time: as a lifetime it would be 31 years, as a time it lies in 2001.
+const SHORTEST_UNIX_SECONDS: f64 = 1e9;
 
 /// Names for the time of expiry itself: Square, Salesforce and others; Microsoft Entra v1.
 const EXPIRY_TIMES: [&str; 2] = ["expires_at", "expires_on"];
@@ -127,7 +133,7 @@ impl Answer {
         };
         Ok(Token {
             value: value.to_owned(),
-            token_type: self.text("token_type").unwrap_or("Bearer").to_owned(),
+            token_type: self.token_type().to_owned(),
             expiry: match member {
                 ID_TOKEN => Expiry::Unknown,
                 _ => self.expiry(),
@@ -143,12 +149,17 @@ impl Answer {
         let value = self.answer.refresh_token()?;
         let lifetime = REFRESH_LIFETIMES
             .iter()
-            .find_map(|name| lifetime(self.answer.members.get(*name)?));
-        let expires_at = match lifetime.map_or(Expiry::Unknown, |seconds| self.after(seconds)) {
-            Expiry::At(at) => Some(at),
-            Expiry::Never | Expiry::Unknown => None,
+            .find_map(|name| self.by_lifetime(self.answer.member(name)?));
+        let expires_at = match lifetime {
+            Some(Expiry::At(at)) => Some(at),
+            Some(Expiry::Never | Expiry::Unknown) | None => None,
         };
         Some((value, expires_at))
+    }
+
+    fn token_type(&self) -> &str {
+        let said = self.answer.member("token_type").and_then(Value::as_str);
+        said.unwrap_or("Bearer")
     }
 
     /// A member that is a text and not empty.
@@ -157,38 +168,41 @@ impl Answer {
         self.answer.text(name)
     }
 
-    /// `expires_in` counts from the sending and needs no agreement of clocks, so it goes before a time.
+    /// A lifetime counts from the sending and needs no agreement of clocks, so it goes before a time.
     fn expiry(&self) -> Expiry {
-        let given = |name: &str| {
-            self.answer
-                .members
-                .get(name)
-                .filter(|value| !value.is_null())
-        };
-        let expires_in = given("expires_in").map(lifetime);
-        if expires_in == Some(None) {
+        let [expires_in, expires] = LIFETIMES.map(|name| self.answer.member(name));
+        let by_expires_in = expires_in.map(|value| self.by_lifetime(value));
+        if by_expires_in == Some(None) {
             log::warn(
                 "the answer's expires_in is no number of seconds; the expiry is taken as unknown",
             );
         }
-        let by_lifetime = expires_in.flatten().map(|seconds| self.after(seconds));
+        let by_expires = expires.and_then(|value| self.by_lifetime(value));
         let by_times = EXPIRY_TIMES
             .iter()
-            .filter_map(|name| Timestamp::from_json(given(name)?))
+            .filter_map(|name| Timestamp::from_json(self.answer.member(name)?))
             .map(|at| self.at(at));
-        by_lifetime
+        by_expires_in
+            .flatten()
             .into_iter()
+            .chain(by_expires)
             .chain(by_times)
             .find(|expiry| *expiry != Expiry::Unknown)
             .unwrap_or(Expiry::Unknown)
+    }
+
+    /// What a lifetime says, or the time that some issuers put in its place; nothing if it is neither.
+    fn by_lifetime(&self, value: &Value) -> Option<Expiry> {
+        match lifetime(value) {
+            Some(seconds) if seconds < SHORTEST_UNIX_SECONDS => Some(self.after(seconds)),
+            _ => Timestamp::from_json(value).map(|at| self.at(at)),
+        }
     }
 
     /// Nobody gives out a dead token: a lifetime of 0 or less is a way not to say how long it is.
     fn after(&self, seconds: f64) -> Expiry {
         if seconds <= 0.0 {
             Expiry::Unknown
-        } else if seconds > MAX_LIFETIME_SECONDS {
-            Expiry::Never
         } else {
             Expiry::At(self.sent_at.plus_millis((seconds * 1000.0) as u64))
         }
@@ -238,8 +252,11 @@ fn is_excluded(name: &str) -> bool {
 fn lifetime(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
-        // As JSON, which knows neither NaN nor infinity.
-        Value::String(text) => serde_json::from_str(text).ok(),
+        Value::String(text) => text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|seconds: &f64| seconds.is_finite()),
         _ => None,
     }
 }
