@@ -52,16 +52,19 @@ fn steers(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
-            // Soft hyphen; Arabic letter mark; Mongolian vowel separator.
-            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            // Default_Ignorable_Code_Point of Unicode, and line and paragraph separators. Soft hyphen; grapheme joiner; Arabic letter mark.
+            '\u{ad}' | '\u{34f}' | '\u{61c}'
+            // Fillers of Hangul, full and half width; vowels of Khmer that are not shown; Mongolian variation selectors and vowel separator.
+            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             // Zero-width spaces and joiners, direction marks.
             | '\u{200b}'..='\u{200f}'
             // Line and paragraph separators, embeddings and overrides.
             | '\u{2028}'..='\u{202e}'
             // Word joiner, invisible operators, isolates, deprecated format characters.
             | '\u{2060}'..='\u{206f}'
-            // Byte order mark; interlinear annotations; tags.
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            // Variation selectors; byte order mark; reserved; interlinear annotations; shorthand and music; tags and more variation selectors.
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -70,7 +73,7 @@ mod tests {
     use super::*;
 
     /// What a hostile text might do with a terminal, and what is left of it.
-    const TEXTS: [(&str, &str); 12] = [
+    const TEXTS: [(&str, &str); 13] = [
         ("plain", "plain"),
         ("schlüssel 鍵", "schlüssel 鍵"),
         ("a\r\nb\tc", "a  b c"),
@@ -86,6 +89,10 @@ mod tests {
         ("a\u{200b}b\u{2060}c\u{feff}d\u{ad}", "abcd"),
         ("\u{e0041}\u{fff9}x", "x"),
         ("\0", ""),
+        (
+            "a\u{3164}b\u{115f}c\u{fe0f}d\u{e0100}e\u{34f}f\u{1d173}",
+            "abcdef",
+        ),
     ];
 
     #[test]
