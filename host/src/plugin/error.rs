@@ -149,14 +149,16 @@ pub(super) fn classify<H>(
             limit: limits::RESOURCES,
         };
     }
-    // wasmtime keeps the type of this one to itself.
-    if error
-        .root_cause()
-        .to_string()
-        .contains("fuel allocated for hostcalls")
-    {
+    // wasmtime keeps the types of these to itself.
+    let cause = error.root_cause().to_string();
+    if cause.contains("fuel allocated for hostcalls") {
         return CallError::TooMuchData {
             limit: super::store::call_bytes(limits),
+        };
+    }
+    if cause.contains("handle limit exceeded") {
+        return CallError::TooManyHandles {
+            limit: limits::HANDLES,
         };
     }
     CallError::Host(error.into())

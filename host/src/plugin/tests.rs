@@ -279,6 +279,13 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
             "more than 256 secrets",
         ),
         (
+            json!({"mode": "lend-handles", "secret": "mine"}),
+            5000,
+            FailureKind::Internal,
+            "plugin.too-many-handles",
+            "more than 1024 handles",
+        ),
+        (
             json!({"mode": "huge-state"}),
             5000,
             FailureKind::Internal,

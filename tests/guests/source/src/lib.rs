@@ -10,7 +10,7 @@ use serde_json::Value;
 wit_bindgen::generate!({ path: "../../../wit/v0.1", world: "token-source" });
 
 use evertoken::plugin::http::{Body, Request};
-use evertoken::plugin::secrets::Secret;
+use evertoken::plugin::secrets::{Encoding, Piece, Secret};
 use evertoken::plugin::types::{Expiry, Failure, FailureKind, Token};
 use evertoken::plugin::{clock, http, log, secrets, state};
 use exports::evertoken::plugin::source::{Guest, Job};
@@ -60,6 +60,7 @@ impl Guest for Misbehaving {
             "open-secret" => open_secret(text(&config, "secret")),
             "read-secret" => revealed(text(&config, "secret")).map(token),
             "hoard-handles" => hoard_handles(text(&config, "secret")),
+            "lend-handles" => lend_handles(text(&config, "secret")),
             "huge-token" => Ok(token("t".repeat(16 << 20))),
             "huge-argument" => huge_argument(),
             "huge-state" => huge_state(),
@@ -197,6 +198,15 @@ fn hoard_handles(name: &str) -> Result<Token, Failure> {
     loop {
         kept.push(secrets::open(name)?);
     }
+}
+
+/// Lends one handle more often than a call may have handles.
+fn lend_handles(name: &str) -> Result<Token, Failure> {
+    let secret = secrets::open(name)?;
+    let pieces: Vec<Piece> = (0..2000)
+        .map(|_| Piece::Secret((&secret, Encoding::Raw)))
+        .collect();
+    secrets::join(&pieces).map(|_| token("joined".to_owned()))
 }
 
 fn huge_argument() -> Result<Token, Failure> {
