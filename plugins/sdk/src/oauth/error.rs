@@ -12,6 +12,19 @@ const MAX_DESCRIPTION_CHARS: usize = 300;
 /// Codes are short words; a longer one is not a code but text, and codes become labels.
 const MAX_CODE_CHARS: usize = 64;
 
+/// Vendors' own words for what passes by itself, which they send with any status (Slack: 200).
+const PASSING: [&str; 9] = [
+    "ratelimited",
+    "rate_limited",
+    "rate_limit_exceeded",
+    "too_many_requests",
+    "internal_error",
+    "internal_server_error",
+    "fatal_error",
+    "service_unavailable",
+    "request_timeout",
+];
+
 /// What the issuer said went wrong.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -118,6 +131,7 @@ fn kind(status: u16, code: Option<&str>) -> FailureKind {
             | "authorization_pending"
             | "consent_required",
         ) => FailureKind::Unavailable,
+        Some(code) if PASSING.contains(&code) => FailureKind::Unavailable,
         Some(
             "invalid_request"
             | "invalid_scope"
@@ -232,6 +246,15 @@ mod tests {
             (400, "vendor_says_no", Denied),
             (200, "bad_refresh_token", Denied),
             (200, "invalid_scope", Denied),
+            (200, "ratelimited", Unavailable),
+            (200, "internal_error", Unavailable),
+            (200, "fatal_error", Unavailable),
+            (200, "service_unavailable", Unavailable),
+            (200, "request_timeout", Unavailable),
+            (400, "rate_limited", Unavailable),
+            (400, "rate_limit_exceeded", Unavailable),
+            (403, "too_many_requests", Unavailable),
+            (400, "internal_server_error", Unavailable),
         ] {
             let failure = failure(&answer(
                 status,
