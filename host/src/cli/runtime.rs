@@ -9,8 +9,12 @@ use crate::file;
 /// Threads that run jobs. Their work is waiting for issuers; two keep one slow plugin call from holding up the rest.
 const WORKERS: usize = 2;
 
+/// Threads that look names up. One that no server answers for takes one for ten seconds and more, also when nobody waits for it any more: there
+/// are twice as many as there are calls at a time, so that others find one.
+const LOOKUP_THREADS: usize = 128;
+
 /// Threads for what blocks. Beside those that hang on dead file systems there are some left for looking names up.
-const BLOCKING_THREADS: usize = file::THREADS_MAX + 16;
+const BLOCKING_THREADS: usize = file::THREADS_MAX + LOOKUP_THREADS;
 
 /// A file that may grow no more (`ulimit -f`, `LimitFSIZE=`) is an error of the write to it and not the end of the process. Once there is a
 /// handler it stays for good.

@@ -1,15 +1,26 @@
 //! Who may begin: work waits in the lane that it leans on, each lane has its bound, and only the heads of lanes with room
 //! compete for the process's own bound. A thousand jobs behind one hung issuer wait in its lane and delay nobody else. The fewer places are
 //! free, the fewer a lane may have (dynamic thresholds, Choudhury and Hahne 1998): several that hang leave places too, and a lane
-//! that has nothing under way finds one.
+//! that has nothing under way finds one. However many lanes are slow, all together they leave places to those that are known to be quick, which
+//! go first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::ports::Lane;
 
 /// A lane with several pieces of work under way has at most this many times the places that are left, whatever its own bound says: what
 /// hangs leaves room for the rest.
 const PER_FREE_PLACE: usize = 3;
+
+/// Work that held its place for longer makes its lane a slow one.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// For so many times as long as that work took.
+const SLOW_FOR: u32 = 8;
+
+/// Of all places those lanes together have at most this part that are not known to be quick.
+const SLOW_PART: (usize, usize) = (3, 4);
 
 /// Bounds on what is under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +40,12 @@ impl Bounds {
         }
     }
 
+    /// How many places those lanes have together that are not known to be quick.
+    fn of_others(self) -> usize {
+        let (numerator, denominator) = SLOW_PART;
+        (self.all * numerator / denominator).max(1)
+    }
+
     /// Whether a lane may take one more place, when it has some and a number of all is taken.
     const fn leave_room(self, has: usize, taken: usize) -> bool {
         let left = self.all.saturating_sub(taken + 1);
@@ -45,7 +62,29 @@ pub(super) struct Admission<U, W> {
     came: u64,
     lanes: BTreeMap<Lane, InLane<U, W>>,
     /// The head of each lane that has room.
-    heads: BTreeSet<((U, u64), Lane)>,
+    heads: BTreeSet<Head<U>>,
+    /// The lanes whose pace is known. Until when the slow ones are that, on the boot clock; none: quick.
+    known: BTreeMap<Lane, Option<Duration>>,
+    /// The slow ones by time.
+    slow_until: BTreeSet<(Duration, Lane)>,
+    /// What is under way on lanes that are not known to be quick.
+    running_others: usize,
+}
+
+/// How long work on a lane held its places. Those that come first go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pace {
+    Quick,
+    Unknown,
+    Slow,
+}
+
+/// The work of a lane that goes first, in the order in which heads do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Head<U> {
+    pace: Pace,
+    place: (U, u64),
+    lane: Lane,
 }
 
 #[derive(Debug)]
@@ -63,6 +102,9 @@ impl<U: Copy + Ord, W> Admission<U, W> {
             came: 0,
             lanes: BTreeMap::new(),
             heads: BTreeSet::new(),
+            known: BTreeMap::new(),
+            slow_until: BTreeSet::new(),
+            running_others: 0,
         }
     }
 
@@ -75,29 +117,80 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         });
     }
 
-    /// The most urgent work that may begin. Whoever takes it gives the place back with [`release`](Self::release).
-    pub(super) fn next(&mut self) -> Option<(Lane, W)> {
+    /// The most urgent work that may begin at `now`, on the boot clock. Whoever takes it gives the place back with [`release`](Self::release).
+    pub(super) fn next(&mut self, now: Duration) -> Option<(Lane, W)> {
+        self.forget_slow(now);
         if self.running >= self.bounds.all.max(1) {
             return None;
         }
         let has = |lane: &Lane| self.lanes.get(lane).map_or(0, |in_lane| in_lane.running);
+        let leaves_quick_ones_room = self.running_others < self.bounds.of_others();
         // No more are passed over than have work under way.
-        let may_begin = |(_, lane): &&(_, Lane)| self.bounds.leave_room(has(lane), self.running);
-        let (place, lane) = self.heads.iter().find(may_begin).cloned()?;
+        let may_begin = |head: &&Head<U>| {
+            (leaves_quick_ones_room || head.pace == Pace::Quick)
+                && self.bounds.leave_room(has(&head.lane), self.running)
+        };
+        let Head { place, lane, .. } = self.heads.iter().find(may_begin).cloned()?;
         let work = self.in_lane(&lane, |in_lane| {
             in_lane.running += 1;
             in_lane.waiting.remove(&place)
         })?;
-        self.running += 1;
         Some((lane, work))
     }
 
-    /// Gives back a place in `lane`.
-    pub(super) fn release(&mut self, lane: &Lane) {
-        self.running = self.running.saturating_sub(1);
+    /// Gives back a place in `lane` that was held for so long, until `now`, on the boot clock.
+    pub(super) fn release(&mut self, lane: &Lane, held: Duration, now: Duration) {
+        self.hand_back(lane);
+        let is_slow_until = self.known.get(lane).copied().flatten();
+        if held > SLOW {
+            let until = now.saturating_add(held.saturating_mul(SLOW_FOR));
+            self.know(lane, Some(Some(until).max(is_slow_until)));
+        } else if is_slow_until.is_none() {
+            self.know(lane, Some(None));
+        }
+    }
+
+    /// Gives back a place in `lane` that was not used.
+    pub(super) fn hand_back(&mut self, lane: &Lane) {
         self.in_lane(lane, |in_lane| {
             in_lane.running = in_lane.running.saturating_sub(1);
         });
+    }
+
+    /// Lets lanes be as unknown ones again whose time as slow ones is over.
+    fn forget_slow(&mut self, now: Duration) {
+        while let Some((until, lane)) = self.slow_until.first().cloned()
+            && until <= now
+        {
+            self.know(&lane, None);
+        }
+    }
+
+    /// From now on this is known of a lane's pace.
+    fn know(&mut self, lane: &Lane, known: Option<Option<Duration>>) {
+        if self.known.get(lane).copied() == known {
+            return;
+        }
+        // Its head changes its place.
+        let in_lane = self.take_out(lane);
+        if let Some(Some(until)) = self.known.remove(lane) {
+            self.slow_until.remove(&(until, lane.clone()));
+        }
+        if let Some(until) = known {
+            self.known.insert(lane.clone(), until);
+            self.slow_until
+                .extend(until.map(|until| (until, lane.clone())));
+        }
+        self.put_in(lane, in_lane);
+    }
+
+    fn pace(&self, lane: &Lane) -> Pace {
+        match self.known.get(lane) {
+            Some(Some(_)) => Pace::Slow,
+            Some(None) => Pace::Quick,
+            None if *lane == Lane::Local => Pace::Quick,
+            None => Pace::Unknown,
+        }
     }
 
     /// Drops waiting work that is not wanted any more.
@@ -120,35 +213,58 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         self.running
     }
 
-    /// Changes a lane and keeps `heads` right; an empty lane is forgotten.
+    /// Changes a lane and keeps `heads` and what is counted right; an empty lane is forgotten.
     fn in_lane<R>(&mut self, lane: &Lane, change: impl FnOnce(&mut InLane<U, W>) -> R) -> R {
-        let room = self.bounds.of(lane);
-        let in_lane = self.lanes.entry(lane.clone()).or_insert_with(|| InLane {
-            running: 0,
-            waiting: BTreeMap::new(),
-        });
-        if let Some(head) = in_lane.head(room) {
-            self.heads.remove(&(head, lane.clone()));
+        let mut in_lane = self.take_out(lane);
+        let result = change(&mut in_lane);
+        self.put_in(lane, in_lane);
+        result
+    }
+
+    /// Of a lane that has room.
+    fn head(&self, lane: &Lane, in_lane: &InLane<U, W>) -> Option<Head<U>> {
+        if in_lane.running >= self.bounds.of(lane) {
+            return None;
+        }
+        Some(Head {
+            pace: self.pace(lane),
+            place: *in_lane.waiting.first_key_value()?.0,
+            lane: lane.clone(),
+        })
+    }
+
+    fn take_out(&mut self, lane: &Lane) -> InLane<U, W> {
+        let in_lane = self.lanes.remove(lane).unwrap_or_default();
+        let is_quick = self.pace(lane) == Pace::Quick;
+        if let Some(head) = self.head(lane, &in_lane) {
+            self.heads.remove(&head);
         }
         self.waiting -= in_lane.waiting.len();
-        let result = change(in_lane);
+        self.running -= in_lane.running;
+        self.running_others -= if is_quick { 0 } else { in_lane.running };
+        in_lane
+    }
+
+    fn put_in(&mut self, lane: &Lane, in_lane: InLane<U, W>) {
+        let is_quick = self.pace(lane) == Pace::Quick;
+        if let Some(head) = self.head(lane, &in_lane) {
+            self.heads.insert(head);
+        }
         self.waiting += in_lane.waiting.len();
-        if let Some(head) = in_lane.head(room) {
-            self.heads.insert((head, lane.clone()));
+        self.running += in_lane.running;
+        self.running_others += if is_quick { 0 } else { in_lane.running };
+        if in_lane.running > 0 || !in_lane.waiting.is_empty() {
+            self.lanes.insert(lane.clone(), in_lane);
         }
-        if in_lane.running == 0 && in_lane.waiting.is_empty() {
-            self.lanes.remove(lane);
-        }
-        result
     }
 }
 
-impl<U: Copy + Ord, W> InLane<U, W> {
-    fn head(&self, room: usize) -> Option<(U, u64)> {
-        if self.running >= room {
-            return None;
+impl<U, W> Default for InLane<U, W> {
+    fn default() -> Self {
+        Self {
+            running: 0,
+            waiting: BTreeMap::new(),
         }
-        self.waiting.first_key_value().map(|(place, _)| *place)
     }
 }
 
@@ -165,12 +281,20 @@ mod tests {
         per_remote: 2,
     };
 
+    const NOW: Duration = Duration::from_secs(1000);
+
+    const QUICK: Duration = Duration::from_millis(50);
+
     fn remote(name: &str) -> Lane {
         Lane::Remote(name.into())
     }
 
     fn drain(admission: &mut Admission<u32, u32>) -> Vec<u32> {
-        std::iter::from_fn(|| admission.next().map(|(_, work)| work)).collect()
+        drain_at(admission, NOW)
+    }
+
+    fn drain_at(admission: &mut Admission<u32, u32>, now: Duration) -> Vec<u32> {
+        std::iter::from_fn(|| admission.next(now).map(|(_, work)| work)).collect()
     }
 
     #[test]
@@ -190,7 +314,7 @@ mod tests {
         }
         admission.enqueue(remote("well"), 9, 2000);
         assert_eq!(drain(&mut admission), [0, 1, 2000]);
-        admission.release(&remote("hung"));
+        admission.release(&remote("hung"), QUICK, NOW);
         assert_eq!(drain(&mut admission), [2]);
         assert_eq!((admission.running(), admission.waiting()), (3, 997));
     }
@@ -205,36 +329,79 @@ mod tests {
             admission.enqueue(remote("hung"), 0, work);
             admission.enqueue(Lane::Local, 1, work);
         }
-        let begun = std::iter::from_fn(|| admission.next()).map(|(lane, _)| lane);
+        let begun = std::iter::from_fn(|| admission.next(NOW)).map(|(lane, _)| lane);
         // One is left for whoever comes next.
-        assert_eq!(begun.filter(|lane| *lane == Lane::Local).count(), 1);
+        assert_eq!(begun.filter(|lane| *lane == Lane::Local).count(), 6);
         assert_eq!(admission.running(), 7);
+    }
+
+    /// An admission that knows these lanes to be quick.
+    fn knowing(bounds: Bounds, lanes: impl Iterator<Item = Lane>) -> Admission<u32, u32> {
+        let mut admission = Admission::new(bounds);
+        for lane in lanes {
+            admission.enqueue(lane.clone(), 0, 0);
+            assert_eq!(drain(&mut admission), [0]);
+            admission.release(&lane, QUICK, NOW);
+        }
+        admission
+    }
+
+    fn well(number: u32) -> Lane {
+        remote(&format!("well {number}"))
     }
 
     #[test]
     fn however_many_lanes_hang_others_find_places() {
-        for (hung, places) in [(1, 16), (2, 10), (4, 4), (10, 1), (62, 1)] {
-            let mut admission = Admission::new(Bounds {
+        for (hung, places) in [(1, 16), (2, 10), (4, 4), (10, 1), (62, 16), (1000, 16)] {
+            let bounds = Bounds {
                 all: 64,
                 per_remote: 16,
-            });
+            };
+            let mut admission = knowing(bounds, (0..places).map(well));
             for work in 0..200 {
                 for lane in 0..hung {
                     let lane = match lane % 2 {
                         0 => Lane::Local.behind(&lane.to_string()),
                         _ => remote(&lane.to_string()),
                     };
-                    admission.enqueue(lane, 0, work);
+                    admission.enqueue(lane, 0, 1000 + work);
                 }
             }
             drain(&mut admission);
-            let well = 1000..1000 + places;
-            for work in well.clone() {
-                admission.enqueue(remote(&format!("well {work}")), 9, work);
+            for work in 0..places {
+                admission.enqueue(well(work), 9, work);
             }
             let begun = drain(&mut admission);
-            assert!(well.eq(begun.iter().copied()), "{hung} hang: {begun:?}");
+            assert!(
+                (0..places).eq(begun.iter().copied()),
+                "{hung} hang: {begun:?}"
+            );
         }
+    }
+
+    #[test]
+    fn the_quick_go_first_then_the_unknown_and_the_slow_last_for_as_long_as_they_are() {
+        let mut admission = knowing(BOUNDS, [remote("quick")].into_iter());
+        let held = Duration::from_secs(10);
+        admission.enqueue(remote("slow"), 0, 1);
+        drain(&mut admission);
+        admission.release(&remote("slow"), held, NOW);
+        // That it was quick once in between says nothing.
+        admission.enqueue(remote("slow"), 0, 1);
+        drain(&mut admission);
+        admission.release(&remote("slow"), QUICK, NOW);
+        let mut come = |now| {
+            for (urgency, lane) in [(1, "slow"), (2, "unknown"), (3, "quick")] {
+                admission.enqueue(remote(lane), urgency, urgency);
+            }
+            let order = drain_at(&mut admission, now);
+            for lane in ["slow", "unknown", "quick"] {
+                admission.hand_back(&remote(lane));
+            }
+            order
+        };
+        assert_eq!(come(NOW), [3, 2, 1]);
+        assert_eq!(come(NOW + held * SLOW_FOR), [3, 1, 2]);
     }
 
     #[test]
@@ -246,7 +413,7 @@ mod tests {
         admission.enqueue(remote("a"), 0, 1);
         admission.enqueue(remote("b"), 0, 2);
         assert_eq!(drain(&mut admission), [1]);
-        admission.release(&remote("a"));
+        admission.release(&remote("a"), QUICK, NOW);
         assert_eq!(drain(&mut admission), [2]);
     }
 
@@ -263,8 +430,9 @@ mod tests {
     proptest! {
         #[test]
         fn bounds_hold_and_everything_begins_once(
-            coming in proptest::collection::vec((0_u8..4, 0_u32..5), 1..200), all in 1_usize..9, per_remote in 1_usize..9,
+            coming in proptest::collection::vec((0_u8..4, 0_u32..5), 1..200), all in 1_usize..9, per_remote in 1_usize..9, held_ms in 0_u64..5000,
         ) {
+            let (held, mut now) = (Duration::from_millis(held_ms), NOW);
             let bounds = Bounds { all, per_remote };
             let mut admission = Admission::new(bounds);
             let mut running: Vec<Lane> = Vec::new();
@@ -276,7 +444,7 @@ mod tests {
                     let lane = if lane == 0 { Lane::Local } else { remote(&lane.to_string()) };
                     admission.enqueue(lane, urgency, work);
                 }
-                while let Some((lane, work)) = admission.next() {
+                while let Some((lane, work)) = admission.next(now) {
                     running.push(lane);
                     begun.push(work);
                 }
@@ -287,7 +455,8 @@ mod tests {
                 }
                 prop_assert!(per_lane.iter().all(|(lane, count)| *count <= bounds.of(lane)));
                 let Some(lane) = running.pop() else { break };
-                admission.release(&lane);
+                now += held;
+                admission.release(&lane, held, now);
             }
             begun.sort_unstable();
             prop_assert_eq!(begun, (0..total).collect::<Vec<_>>());

@@ -145,7 +145,7 @@ impl Runner {
         let Some(running) = self.running.remove(&id) else {
             return;
         };
-        self.scheduler.release(&running.lane);
+        self.scheduler.release(&running.lane, running.since);
         let outcome = match end {
             Ok((_, outcome)) => outcome,
             Err(error) if error.is_panic() => {

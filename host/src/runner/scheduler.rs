@@ -351,11 +351,12 @@ impl Scheduler {
     /// The next piece of work that may begin, with all that it needs.
     pub(super) fn begin(&mut self) -> Option<(Work, Lane, Task)> {
         loop {
-            let (lane, work) = self.admission.next()?;
+            let now = self.world.now().boot;
+            let (lane, work) = self.admission.next(now)?;
             if let Work::Acquire(key) = work
                 && self.holds_back(key)
             {
-                self.admission.release(&lane);
+                self.admission.hand_back(&lane);
                 continue;
             }
             if let Some(task) = self.task(work) {
@@ -365,7 +366,7 @@ impl Scheduler {
                 return Some((work, lane, task));
             }
             // Its job, or one of those that share the output, has gone.
-            self.admission.release(&lane);
+            self.admission.hand_back(&lane);
             if let Work::WriteShared(key, _) = work {
                 self.shared_gone(key);
             }
@@ -393,8 +394,10 @@ impl Scheduler {
     }
 
     /// Gives back the place of work that ended or was abandoned.
-    pub(super) fn release(&mut self, lane: &Lane) {
-        self.admission.release(lane);
+    pub(super) fn release(&mut self, lane: &Lane, since: Reading) {
+        let now = self.world.now().boot;
+        let held = now.saturating_sub(since.boot);
+        self.admission.release(lane, held, now);
     }
 
     /// Takes note of how work ended.
