@@ -7,10 +7,11 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::capability::crypto::{self, PublicKey};
 use crate::capability::echo::Echoes;
@@ -147,15 +148,33 @@ impl Call {
     /// `secrets.open`: the newest value under `name`.
     ///
     /// # Errors
-    /// `secret.not-listed`, and what hinders reading it: `secret.not-found`, `secret.unreadable`, `secret.empty`…
+    /// `secret.not-listed`, and what hinders reading it: `secret.not-found`, `secret.unreadable`, `secret.empty`, `secret.timeout`…
     pub async fn open(&self, name: &str) -> Result<SecretHandle, Failure> {
         let secret = self.listed(name)?;
-        let (value, generation) = if secret.rotating {
-            self.newest(name, secret).await?
-        } else {
-            (self.configured(name, secret).await?, 0)
+        let read = async {
+            if secret.rotating {
+                self.newest(name, secret).await
+            } else {
+                Ok((self.configured(name, secret).await?, 0))
+            }
         };
+        let limit = self.0.job.source.timeout.mul_f64(http::REQUEST_SHARE);
+        let (value, generation) = timeout_at(self.0.began + limit, read)
+            .await
+            .unwrap_or_else(|_| Err(self.not_read_in_time(name, limit)))?;
         self.hold(self.handle(name, secret, value, generation))
+    }
+
+    fn not_read_in_time(&self, name: &str, limit: Duration) -> Failure {
+        Failure::new(
+            FailureKind::Unavailable,
+            "secret.timeout",
+            format!(
+                "secret `{name}` of job `{}` was not read {} s after the call began; `source.timeout` bounds the whole call",
+                self.0.job.id,
+                limit.as_secs_f64()
+            ),
+        )
     }
 
     /// What tells whether somebody gave the secret `name` another value: a digest, not to be shown. For the host, no plugin asks.

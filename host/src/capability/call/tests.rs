@@ -286,6 +286,9 @@ impl Kubernetes for Cluster {
         key: &'a str,
     ) -> BoxFuture<'a, Result<SecretSlice<u8>, Failure>> {
         Box::pin(async move {
+            if key == "no answer" {
+                std::future::pending::<()>().await;
+            }
             let keys = BTreeMap::from([
                 ("plain", "value"),
                 ("windows", "\u{feff}value\r\n"),
@@ -318,6 +321,26 @@ impl Kubernetes for Cluster {
             Ok(SecretString::from("requested token"))
         })
     }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_read_in_time_is_said_while_the_plugin_can_still_hand_it_on() {
+    let mut fixture = Fixture::new();
+    fixture.job.source.timeout = Duration::from_millis(200);
+    fixture.kubernetes = Some(Arc::new(Cluster::default()));
+    fixture.secret("late", "").origin = SecretOrigin::KubernetesSecret {
+        namespace: "default".to_owned(),
+        name: "idp".to_owned(),
+        key: "no answer".to_owned(),
+        pointer: None,
+    };
+    let began = std::time::Instant::now();
+    let failure = opened(&fixture, "late").await.unwrap_err();
+    assert!(began.elapsed() < fixture.job.source.timeout);
+    assert_eq!(code(&failure), "secret.timeout");
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert!(failure.message.contains("`late`"), "{failure}");
+    assert!(failure.message.contains("0.18 s"), "{failure}");
 }
 
 #[tokio::test]

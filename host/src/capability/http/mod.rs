@@ -69,8 +69,8 @@ pub const QUIET_TARGETS: [&str; 8] = [
 /// Where the audit events appear: one for each request, also for a refused one.
 pub const AUDIT_TARGET: &str = "evertoken::audit";
 
-/// Requests must end in this part of the call's time, so that the plugin is left with time to say what failed.
-const REQUEST_SHARE: f64 = 0.9;
+/// Requests, and reading secrets, must end in this part of the call's time, so that the plugin is left with time to say what failed.
+pub(super) const REQUEST_SHARE: f64 = 0.9;
 
 /// A header, a field or a part of a query takes as long as spelling so many bytes, however short it is.
 const BYTES_PER_PAIR: usize = 64;
