@@ -628,7 +628,7 @@ impl<'d> Checker<'d> {
             self.gathered.note(
                 write_back.span,
                 "only a `file` or a `secret` can be written back to",
-                "remove it: the newest value is kept in `state`",
+                "remove it: `state`, which it needs then, keeps the newest value",
             );
         }
         true
