@@ -444,6 +444,35 @@ fn a_control_socket_that_cannot_be_made_is_said_before_and_a_proof_leaves_nothin
 }
 
 #[test]
+fn an_address_that_is_not_this_machines_is_said_before_a_start_fails() {
+    let scene = Scene::new("check-serve").unwrap();
+    let free = evertoken_tests::workdir::free_port().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
+    for (address, code, expected) in [
+        (format!("127.0.0.1:{free}"), 0, "ok: serve: "),
+        (taken.to_string(), 0, "not tried: serve: a process listens"),
+        (
+            "203.0.113.1:8080".to_owned(),
+            1,
+            "error: serve: cannot listen on 203.0.113.1:8080: ",
+        ),
+    ] {
+        let yaml = format!(
+            "serve: {{address: \"{address}\"}}\njobs: [{{name: a, source: {{plugin: dummy, config: {{lifetime: 1h}}}}, outputs: [{{file: {{path: \"{{out}}/a\"}}}}]}}]\n"
+        );
+        let config = scene.config(&yaml).unwrap();
+        let proved = scene.command(&["check", "--online"], &config).unwrap();
+        let text = shown(&proved);
+        assert_eq!(proved.code(), Some(code), "{text}");
+        assert!(
+            text.lines().any(|line| line.starts_with(expected)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn what_the_cluster_would_refuse_is_said_before_and_nothing_is_written_there() {
     let Some(cluster) = ApiServer::shared().unwrap() else {
         return;

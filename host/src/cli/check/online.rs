@@ -1,6 +1,8 @@
 //! Proofs that need the world: each tries what a run would do, as far as that spends nothing and leaves nothing behind.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -76,6 +78,9 @@ pub(in crate::cli) async fn prove(
     if let Some(socket) = &config.control {
         control(socket, &mut report).await;
     }
+    if let Some(address) = config.serve {
+        serve(address, &mut report);
+    }
     for of_job in prover.jobs(&config.jobs).await? {
         report.append(of_job);
     }
@@ -126,6 +131,18 @@ async fn control(socket: &Path, report: &mut Report) {
         Ok(Proved::Free) => report.proved("control", format!("socket {shown} can be made")),
         Ok(Proved::InUse) => report.proved("control", format!("a process listens on {shown}")),
         Err(why) => report.failed("control", format!("{:#}", anyhow::Error::from(why))),
+    }
+}
+
+/// An address in use may be the running process's own.
+fn serve(address: SocketAddr, report: &mut Report) {
+    match TcpListener::bind(address) {
+        Ok(_) => report.proved("serve", format!("{address} can be listened on")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => report.not_tried(
+            "serve",
+            format!("a process listens on {address} already; a second one cannot"),
+        ),
+        Err(error) => report.failed("serve", format!("cannot listen on {address}: {error}")),
     }
 }
 
