@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// What Windows' editors put before UTF-8.
-const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 /// What stands before UTF-16, with the lower byte first or last.
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 

@@ -253,11 +253,19 @@ fn replaced(
 }
 
 /// The content with `next` where `spent` stands, and the byte order mark and the line end that stand around it; none: it holds
-/// something else.
+/// something else. A value that begins or ends like these gets one more of them, which whoever reads it takes off.
 fn in_place(held: &[u8], spent: &[u8], next: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (mark, end) = text::around(held);
-    let content = |value: &[u8]| Zeroizing::new([mark, value, end].concat());
-    (*content(spent) == held).then(|| content(next))
+    let content =
+        |mark: &[u8], value: &[u8], end: &[u8]| Zeroizing::new([mark, value, end].concat());
+    if *content(mark, spent, end) != held {
+        return None;
+    }
+    let marks = [mark, text::UTF8_MARK].into_iter();
+    let around = marks.flat_map(|mark| [end, b"\n", b"\r\n"].map(|end| (mark, end)));
+    let mut contents = around.map(|(mark, end)| content(mark, next, end));
+    let as_read = contents.find(|content| text::meant(content) == Ok(next));
+    Some(as_read.unwrap_or_else(|| content(mark, next, end)))
 }
 
 #[cfg(test)]
@@ -299,6 +307,41 @@ mod tests {
         ] {
             let found = replaced(held, pointer, b"spent", b"n\"xt");
             assert_eq!(found.as_deref().map(Vec::as_slice), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_put_back_is_read_as_the_value_that_it_is() {
+        for held in [
+            "spent",
+            "spent\n",
+            "spent\r\n",
+            "\u{feff}spent\n",
+            "{\"rt\":\"spent\"}",
+        ] {
+            for next in [
+                "next",
+                "next\n",
+                "next\r\n",
+                "next\r",
+                "next\n\n",
+                "\u{feff}next",
+                "\u{feff}next\n",
+            ] {
+                let pointer = held.starts_with('{').then_some("/rt");
+                let read = |content: &[u8]| match pointer {
+                    None => text::meant(content).unwrap().to_vec(),
+                    Some(pointer) => {
+                        let (_, found) = json_member::string_at(content, pointer).unwrap();
+                        text::meant(found.as_bytes()).unwrap().to_vec()
+                    }
+                };
+                let content = replaced(held.as_bytes(), pointer, b"spent", next.as_bytes());
+                let content = content.unwrap();
+                assert_eq!(read(&content), next.as_bytes(), "{held:?} {next:?}");
+                let later = replaced(&content, pointer, next.as_bytes(), b"later").unwrap();
+                assert_eq!(read(&later), b"later", "{held:?} {next:?}");
+            }
         }
     }
 
