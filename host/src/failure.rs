@@ -108,7 +108,7 @@ fn is_code(text: &str) -> bool {
 }
 
 /// Whether a code is in the host's words. An issuer's status is not: plugins give it where an issuer gave no code.
-fn is_hosts(code: &str) -> bool {
+pub(crate) fn is_hosts(code: &str) -> bool {
     match code.split_once('.') {
         Some(("http", rest)) if rest.bytes().all(|byte| byte.is_ascii_digit()) => false,
         Some((word, _)) => HOSTS_WORDS.contains(&word),

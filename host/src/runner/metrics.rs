@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use super::status::{ChainState, JobState, JobStatus, Snapshot};
 use crate::config::model::Destination;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{self, Failure, FailureKind};
 use crate::refresh::restraint::Cause;
 use crate::time::Timestamp;
 
@@ -288,7 +288,11 @@ impl Metrics {
         clock.set(milliseconds(ahead_ms));
     }
 
+    /// The host's own are a bounded number, and no plugin can take their names.
     fn bounded_code(&self, code: &str) -> String {
+        if failure::is_hosts(code) {
+            return code.to_owned();
+        }
         let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
         let is_counted = codes.contains(code)
             || (codes.len() < CODES && code.len() <= CODE_LENGTH && codes.insert(code.to_owned()));
@@ -687,11 +691,15 @@ mod tests {
         }
         let long = Failure::new(FailureKind::Internal, &"x".repeat(1000), "");
         metrics.refresh_failed(&long, Duration::ZERO);
+        // Nor do they take the place of the host's own.
+        let own = Failure::new(FailureKind::Internal, "plugin.trap", "");
+        metrics.refresh_failed(&own, Duration::ZERO);
         let text = metrics.encode(snapshot(Vec::new())).unwrap();
         assert_eq!(
             text.matches("evertoken_source_failures_total{").count(),
-            CODES + 1
+            CODES + 2
         );
+        assert!(text.contains("code=\"plugin.trap\"} 1"), "{text}");
         assert!(
             text.contains("{kind=\"internal\",code=\"other\"} 901"),
             "{text}"
