@@ -815,9 +815,15 @@ impl World {
     }
 }
 
-/// Whether a failure is another one than the one before it.
+/// Whether a failure is another one than the one before it. Numbers in its message, such as times, are no news.
 fn is_news(before: Option<&FailureStatus>, failure: &Failure) -> bool {
-    before.is_none_or(|before| (&before.code, &before.message) != (&failure.code, &failure.message))
+    let words = |message: &'_ str| -> String {
+        let is_word = |c: &char| !c.is_ascii_digit();
+        message.chars().filter(is_word).collect()
+    };
+    before.is_none_or(|before| {
+        before.code != failure.code || words(&before.message) != words(&failure.message)
+    })
 }
 
 /// How a write ended, and what of it dies early.

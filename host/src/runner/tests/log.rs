@@ -112,7 +112,10 @@ fn a_source_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() {
     let world = World::default();
     let fails = move |nth: u64| {
         let reason = reasons.iter().find(|(until, ..)| nth % 41 < *until);
-        reason.map(|(_, kind, code, message)| Failure::new(*kind, code, *message))
+        reason.map(|(_, kind, code, message)| {
+            // When it was is no news.
+            Failure::new(*kind, code, format!("{message}, {nth}.5 s after"))
+        })
     };
     let plan = Plan {
         fails: Arc::new(fails),
@@ -131,7 +134,7 @@ fn a_source_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() {
     for _ in 0..2 {
         for (_, kind, code, message) in reasons {
             expected.push(format!(
-                "WARN refresh failed job=a kind={kind} code=\"{code}\" error=\"{message}\""
+                "WARN refresh failed job=a kind={kind} code=\"{code}\" error=\"{message}, "
             ));
         }
         expected.push("INFO refreshed token job=a".to_owned());
@@ -206,7 +209,8 @@ fn when_a_source_is_asked_next_is_what_log_and_status_said_also_in_an_outage() {
         ("its own fault", FailureKind::Denied, "invalid_scope"),
     ] {
         let world = World::default();
-        let fails = move |nth| Some(Failure::new(kind, code, format!("no {nth}")));
+        let why = |nth: u64| "no".repeat(nth as usize);
+        let fails = move |nth| Some(Failure::new(kind, code, why(nth)));
         let plan = Plan {
             fails: Arc::new(fails),
             ..Plan::default()
