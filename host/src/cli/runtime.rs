@@ -1,5 +1,6 @@
 //! The async runtime of a command.
 
+use rustix::fs::Mode;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,8 +23,17 @@ fn take_file_limits_as_errors() -> std::io::Result<()> {
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
+/// What evertoken makes for itself, like the state directory, it must be able to use whatever umask it was started with. Bits of group
+/// and others stay as that has them.
+fn leave_the_owner_its_bits() {
+    let closed = Mode::RWXG | Mode::RWXO;
+    let umask = rustix::process::umask(closed);
+    rustix::process::umask(umask - Mode::RWXU);
+}
+
 /// Runs a command to its end; an error is shown and becomes an exit code.
 pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> Exit {
+    leave_the_owner_its_bits();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS)

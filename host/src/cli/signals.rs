@@ -3,25 +3,43 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::stderr;
 
-/// Cancels what it returns at the first SIGTERM or SIGINT; the second ends the process at once. SIGHUP, SIGUSR1 and SIGUSR2 are said and
-/// do nothing else: they ask other programs to reload, to reopen a log or to show something, and nobody who sends one wants tokens to
-/// die.
+/// What is said of a signal that does nothing.
+const IGNORED: &str = "ignored";
+
+/// Signals that would end the process by their default and are only said. They ask other programs to reload, to reopen a log or to show
+/// something, or come from a timer: nobody who sends one wants tokens to die.
+const HARMLESS: [(Number, &str, &str); 8] = [
+    (
+        Number::HUP,
+        "SIGHUP",
+        "ignored: the configuration is not reloaded; a restart takes a changed one into use",
+    ),
+    (Number::USR1, "SIGUSR1", IGNORED),
+    (Number::USR2, "SIGUSR2", IGNORED),
+    (Number::ALARM, "SIGALRM", IGNORED),
+    (Number::VTALARM, "SIGVTALRM", IGNORED),
+    (Number::PROF, "SIGPROF", IGNORED),
+    (Number::IO, "SIGIO", IGNORED),
+    (Number::STKFLT, "SIGSTKFLT", IGNORED),
+];
+
+/// Cancels what it returns at the first SIGTERM or SIGINT; the second ends the process at once. The harmless ones are said.
 ///
 /// # Errors
 /// The handlers cannot be installed.
 pub(super) fn stop_on_signal() -> std::io::Result<CancellationToken> {
     let terminate = signal(SignalKind::terminate())?;
     let interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(ignore(
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::user_defined1())?,
-        signal(SignalKind::user_defined2())?,
-    ));
+    for (number, name, said) in HARMLESS {
+        let signal = signal(SignalKind::from_raw(number.as_raw()))?;
+        tokio::spawn(ignore(signal, name, said));
+    }
     let stop = CancellationToken::new();
     tokio::spawn(end(terminate, interrupt, stop.clone()));
     Ok(stop)
@@ -72,15 +90,8 @@ async fn end(mut terminate: Signal, mut interrupt: Signal, stop: CancellationTok
     std::process::exit(1);
 }
 
-async fn ignore(mut hangup: Signal, mut user1: Signal, mut user2: Signal) {
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => tracing::warn!(
-                signal = "SIGHUP",
-                "ignored: the configuration is not reloaded; a restart takes a changed one into use"
-            ),
-            _ = user1.recv() => tracing::warn!(signal = "SIGUSR1", "ignored"),
-            _ = user2.recv() => tracing::warn!(signal = "SIGUSR2", "ignored"),
-        }
+async fn ignore(mut signal: Signal, name: &'static str, said: &'static str) {
+    while signal.recv().await.is_some() {
+        tracing::warn!(signal = name, "{said}");
     }
 }

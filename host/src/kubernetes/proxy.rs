@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::Uri;
 use url::Url;
 
-use crate::capability::http::ProxyRules;
+use crate::capability::http::{ProxyRules, userinfo_escaped};
 use crate::capability::{Environment, process_environment};
 
 /// What a proxy's URL must be.
@@ -16,7 +16,7 @@ pub(super) const NO_URL: &str =
 /// A kubeconfig's `proxy-url`. It may hold a password, so no message repeats it.
 pub(super) fn parse(text: &str) -> Result<Uri, String> {
     const NAME: &str = "its cluster's `proxy-url`";
-    let url: Option<Uri> = text.trim().parse().ok();
+    let url: Option<Uri> = userinfo_escaped(text.trim()).parse().ok();
     let url = url.filter(|url| url.host().is_some_and(|host| !host.is_empty()));
     match url.as_ref().and_then(Uri::scheme_str) {
         Some("http" | "https" | "socks5" | "socks5h") => {}

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -165,6 +166,32 @@ fn what_a_user_may_not_use_up_is_an_error_and_not_the_end() {
 }
 
 #[test]
+fn a_hostile_umask_takes_nothing_from_what_evertoken_makes_for_itself() {
+    let scene = Scene::new("umask").unwrap();
+    let (state, control) = (scene.path("state"), scene.path("control"));
+    let config = scene
+        .config(&format!(
+            "state: {{dir: {}}}\ncontrol: {{socket: {}}}\njobs:{QUICK}",
+            state.display(),
+            control.join("socket").display()
+        ))
+        .unwrap();
+    let process = scene
+        .shell("umask 0777; exec \"$0\" run --config \"$1\"")
+        .unwrap()
+        .args([&config])
+        .spawn()
+        .unwrap();
+    goes_on(&scene, &process);
+    for made in [&state, &control] {
+        let mode = made.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700, "{}", made.display());
+    }
+    let status = process.terminate(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn signals_that_ask_for_what_there_is_not_do_no_harm_and_are_a_line_each() {
     let scene = Scene::new("signals").unwrap();
     let config = scene.config(&format!("jobs:{QUICK}")).unwrap();
@@ -178,6 +205,11 @@ fn signals_that_ask_for_what_there_is_not_do_no_harm_and_are_a_line_each() {
         (Signal::HUP, "SIGHUP"),
         (Signal::USR1, "SIGUSR1"),
         (Signal::USR2, "SIGUSR2"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::VTALARM, "SIGVTALRM"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::IO, "SIGIO"),
+        (Signal::STKFLT, "SIGSTKFLT"),
     ] {
         process.signal(signal).unwrap();
         process
@@ -190,7 +222,7 @@ fn signals_that_ask_for_what_there_is_not_do_no_harm_and_are_a_line_each() {
         .lines()
         .filter(|line| line.contains("ignored"))
         .collect();
-    assert_eq!(said.len(), 3, "{said:?}");
+    assert_eq!(said.len(), 8, "{said:?}");
     assert!(said[0].contains("a restart takes"), "{said:?}");
     let status = process.terminate(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(0));

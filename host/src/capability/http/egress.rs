@@ -43,13 +43,24 @@ impl fmt::Display for AddressKind {
     }
 }
 
-/// AWS, Azure, Google Cloud and most others; AWS ECS tasks; AWS EKS pod identity; Alibaba Cloud; Azure's wire server.
-const METADATA_V4: [Ipv4Addr; 5] = [
+/// AWS, Azure, Google Cloud and most others; AWS ECS tasks; AWS EKS pod identity; Alibaba Cloud; Azure's wire server; Oracle's older
+/// cloud.
+const METADATA_V4: [Ipv4Addr; 6] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(169, 254, 170, 2),
     Ipv4Addr::new(169, 254, 170, 23),
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+
+/// Google Cloud, Oracle Cloud, Scaleway, Akamai (Linode) and Alibaba Cloud: unique local addresses of theirs.
+const METADATA_V6: [Ipv6Addr; 5] = [
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+    Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
 ];
 
 /// What `address` is, whatever its spelling.
@@ -137,6 +148,7 @@ fn kind_of_v6(address: Ipv6Addr) -> AddressKind {
     match address.segments() {
         // AWS: instance metadata, time and DNS are all in fd00:ec2::/32.
         [0xfd00, 0x0ec2, ..] => AddressKind::Metadata,
+        _ if METADATA_V6.contains(&address) => AddressKind::Metadata,
         [0x64, 0xff9b, 1, ..] => kind_behind_local_nat64(address),
         // IPv4-translated addresses of RFC 2765.
         [0, 0, 0, 0, 0xffff, 0, ..] => AddressKind::Translated,
@@ -286,6 +298,14 @@ mod tests {
             ("::169.254.169.254", Metadata),
             ("fd00:ec2::254", Metadata),
             ("fd00:ec2::23", Metadata),
+            ("192.0.0.192", Metadata),
+            ("64:ff9b::c000:c0", Metadata),
+            ("fd20:ce::254", Metadata),
+            ("fd00:c1::a9fe:a9fe", Metadata),
+            ("fd00:42::42", Metadata),
+            ("fd00:a9fe:a9fe::1", Metadata),
+            ("fd00:100::100:200", Metadata),
+            ("fd20:ce::255", Plain),
             ("0.0.0.0", Unspecified),
             ("0.1.2.3", Unspecified),
             ("::", Unspecified),

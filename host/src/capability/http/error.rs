@@ -189,6 +189,15 @@ fn alert_mend(alert: AlertDescription) -> &'static str {
             "; server and client have no cipher suite in common: the server must offer AES-GCM or ChaCha20-Poly1305 with ECDHE; or, with TLS 1.2, it misses `source.tls.cert_file`"
         }
         AlertDescription::UnrecognisedName => "; the server does not know this host name",
+        AlertDescription::UnknownCA => {
+            "; the server does not trust the authority that signed the certificate in `source.tls.cert_file`"
+        }
+        AlertDescription::CertificateExpired => {
+            "; for the server the certificate in `source.tls.cert_file` has expired: renew it, or the server's clock is wrong"
+        }
+        AlertDescription::CertificateRevoked => {
+            "; for the server the certificate in `source.tls.cert_file` is revoked: a new one is needed"
+        }
         _ => {
             "; if the server asks for a client certificate, set `source.tls.cert_file` and `key_file`"
         }
@@ -202,7 +211,7 @@ fn certificate_refused(target: &Target, error: &CertificateError) -> String {
         // An authority made anew under its old name shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => because(
             "is not signed by a trusted authority",
-            "set `source.tls.ca_file` to the certificate of the authority that signed it, or to itself if it is self-signed",
+            "set `source.tls.ca_file` to the certificate of the authority that signed it, or to itself if it is self-signed; an authority between them that is not in that file must be sent by the server",
         ),
         CertificateError::NotValidForName => because("is for another host", &other_name(target)),
         CertificateError::NotValidForNameContext { presented, .. } => {
@@ -311,6 +320,25 @@ mod tests {
 
     use super::*;
     use crate::capability::testing::get;
+
+    #[test]
+    fn a_client_certificate_that_the_server_refuses_is_told_as_such() {
+        let target = Target::of(&get("https://idp.example.org/t".to_owned())).unwrap();
+        for (alert, words) in [
+            (AlertDescription::UnknownCA, "does not trust the authority"),
+            (AlertDescription::CertificateExpired, "has expired"),
+            (AlertDescription::CertificateRevoked, "is revoked"),
+            (AlertDescription::CertificateRequired, "if the server asks"),
+            (AlertDescription::BadCertificate, "if the server asks"),
+        ] {
+            let failure = tls("there", &target, &rustls::Error::AlertReceived(alert));
+            let message = failure.message;
+            assert!(
+                message.contains(words) && message.contains("`source.tls.cert_file`"),
+                "{message}"
+            );
+        }
+    }
 
     #[test]
     fn a_refused_certificate_is_told_in_words_with_the_mend() {

@@ -44,7 +44,7 @@ pub use transport::{Arrived, Arriving, Network, NoAnswer, Outgoing, Transport};
 #[cfg(test)]
 pub(super) use client::Clients;
 pub(crate) use error::find as find_cause;
-pub(crate) use proxy::ProxyRules;
+pub(crate) use proxy::{ProxyRules, userinfo_escaped};
 pub(super) use reading::{Meaning, Reading, refusal};
 
 use client::{Recipe, Trust};

@@ -1,5 +1,6 @@
 //! Which requests go through a proxy: the job's own, or what the environment says.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use data_encoding::BASE64;
@@ -156,11 +157,28 @@ impl Variable {
 /// A proxy as variables have it, also without a scheme: it is http then.
 fn parse(text: &str) -> Option<Intercept> {
     let any = Uri::from_static("https://any.invalid/");
-    let found = Matcher::builder().all(text).build().intercept(&any)?;
+    let found = Matcher::builder()
+        .all(userinfo_escaped(text).into_owned())
+        .build()
+        .intercept(&any)?;
     let authority = found.uri().authority()?;
     let named = !authority.host().is_empty();
     let port = authority.port_u16().is_some_and(|port| port != 0);
     (named && (port || authority.as_str() == authority.host())).then_some(found)
+}
+
+/// The URL of a proxy with each `@` of its user and password escaped: the host begins behind the last one. Passwords are often written as
+/// they are; the library would take what is behind the first `@` for the host, send half a password and show the other half.
+pub(crate) fn userinfo_escaped(text: &str) -> Cow<'_, str> {
+    let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((userinfo, host)) if userinfo.contains('@') => Cow::Owned(format!(
+            "{scheme}{}@{host}{path}",
+            userinfo.replace('@', "%40")
+        )),
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// The proxy's URL with user and password in it again; none: it has none.
@@ -260,6 +278,30 @@ mod tests {
             !shown.contains("hunter22") && !shown.contains("dXNlc"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_proxys_password_goes_up_to_the_last_at_sign() {
+        let url = Url::parse("https://idp.example.org/").unwrap();
+        for (value, userinfo, shown) in [
+            ("http://u:p@proxy:3128", "u:p", "http://proxy:3128/"),
+            ("http://u:p@w@proxy:3128", "u:p@w", "http://proxy:3128/"),
+            ("u:p@w@proxy:3128", "u:p@w", "http://proxy:3128/"),
+            ("http://u@x.org:p@@proxy/", "u@x.org:p@", "http://proxy/"),
+            ("https://u:%40@w@[::1]:3129", "u:@@w", "https://[::1]:3129/"),
+            ("http://u:p%40w@proxy:3128/@", "u:p@w", "http://proxy:3128/"),
+        ] {
+            let environment: Environment =
+                Arc::new(move |name| (name == "HTTPS_PROXY").then(|| value.into()));
+            let rules = ProxyRules::from_environment(&environment);
+            let proxy = rules.proxy_for(&url, None).unwrap().unwrap();
+            assert_eq!(proxy.uri.to_string(), shown, "{value}");
+            let sent = format!("Basic {}", BASE64.encode(userinfo.as_bytes()));
+            assert_eq!(proxy.authorization.unwrap(), sent, "{value}");
+            let (_, with_userinfo) = rules.uri_for(&url).unwrap().unwrap();
+            let authority = with_userinfo.authority().unwrap().as_str();
+            assert_eq!(authority.matches('@').count(), 1, "{value}: {authority}");
+        }
     }
 
     #[test]
