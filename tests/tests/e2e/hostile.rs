@@ -313,6 +313,20 @@ fn plugins_formatters_and_issuers_that_take_their_time_in_many_jobs() {
     beside_an_innocent_job("hostile-crowds", &plugins, &hostile, END);
 }
 
+/// Each with one job: none of them takes more than its share.
+#[test]
+fn more_issuers_that_take_their_time_than_the_process_asks_at_once() {
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/silent", Behaviour::hang());
+    let url = issuer.url("/silent");
+    let mut hostile = String::new();
+    for n in 0..200 {
+        let url = url.replace("127.0.0.1", &format!("issuer-{n}.localhost"));
+        hostile += &oauth2_job(&format!("waits-{n}"), &url, false);
+    }
+    beside_an_innocent_job("hostile-origins", "  {}", &hostile, END);
+}
+
 /// What it says of an issuer, and how long it takes, is its own affair.
 #[test]
 fn plugins_whose_jobs_name_the_innocent_jobs_issuer_and_client() {

@@ -27,7 +27,7 @@ pub const MAX_HEADERS: usize = 64;
 const NAME_MAX_CHARS: usize = 60;
 
 /// Fields that frame the message, route it or speak to the next hop: they are the host's.
-const HOST_FIELDS: [&str; 12] = [
+const HOST_FIELDS: [&str; 15] = [
     "host",
     "connection",
     "content-length",
@@ -40,6 +40,10 @@ const HOST_FIELDS: [&str; 12] = [
     "http2-settings",
     "alt-used",
     "via",
+    // An answer that repeats a secret is to be seen whole, and as it is.
+    "range",
+    "if-range",
+    "accept-encoding",
 ];
 
 /// Methods that open a tunnel or have the request repeated, in any case: RFC 9110 §9.1 tells cases apart, and
