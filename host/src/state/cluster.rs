@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
-use self::known::{Chains, FINGERPRINTS_MAX, Known, is_newer};
+use self::known::{Chains, FINGERPRINTS_MAX, GONE, Known, is_newer};
 use self::object::{
     CHAIN, Data, JOB, MANAGER, Object, Place, RawList, SECRET_MAX_BYTES, STORE, STORE_LABEL,
 };
@@ -78,6 +78,8 @@ impl Home {
     }
 }
 
+type FingerprintKey = Zeroizing<[u8; KEY_LEN]>;
+
 /// Where a store in a cluster is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterPlace {
@@ -99,6 +101,8 @@ pub(super) struct Cluster {
     place: ClusterPlace,
     pub(super) keys: Keyring,
     fingerprints: Fingerprints,
+    /// What the fingerprints are made with.
+    fingerprint_key: FingerprintKey,
     known: Mutex<State>,
     /// Held while all is listed.
     listing: AsyncMutex<()>,
@@ -149,6 +153,7 @@ impl Cluster {
             place,
             keys,
             fingerprints: Fingerprints::new(&fingerprint_key),
+            fingerprint_key,
             known: Mutex::default(),
             listing: AsyncMutex::default(),
         };
@@ -279,18 +284,8 @@ impl Cluster {
         match object.kind.as_str() {
             CHAIN => {
                 if let Some(id) = object::id_of(&self.place.prefix, CHAIN, &object.name) {
-                    let (id, read) = (ChainId(id), self.chain_in(ChainId(id), object));
-                    let mut state = self.state();
-                    match read {
-                        Ok(known) => {
-                            state.unreadable.remove(&id);
-                            state.chains.learn(known);
-                        }
-                        Err(error) => {
-                            state.unreadable.insert(id);
-                            return Err(error.into());
-                        }
-                    }
+                    let id = ChainId(id);
+                    self.know(id, self.chain_in(id, object), Chains::learn)?;
                 }
             }
             JOB => {
@@ -309,6 +304,38 @@ impl Cluster {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes note of what was read of a chain, if it could be.
+    fn know(
+        &self,
+        id: ChainId,
+        read: Result<Known, StateError>,
+        learn: impl FnOnce(&mut Chains, Known),
+    ) -> Result<(), Failure> {
+        let mut state = self.state();
+        match read {
+            Ok(known) => {
+                state.unreadable.remove(&id);
+                learn(&mut state.chains, known);
+                Ok(())
+            }
+            Err(error) => {
+                state.unreadable.insert(id);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes note that a chain's Secret is gone.
+    fn miss(&self, id: ChainId) {
+        let mut state = self.state();
+        let was_missing = state.chains.get(id).is_some_and(Known::is_missing);
+        if state.chains.miss(id) && !was_missing {
+            let name = object::name(&self.place.prefix, CHAIN, &id.0);
+            let namespace = &self.place.namespace;
+            tracing::warn!(%namespace, secret = name, "the Secret of a chain is gone; what this process knows of it is written anew with its next use");
+        }
     }
 
     /// The job that a Secret is of; none: it names none that this version knows.
@@ -524,6 +551,9 @@ impl Cluster {
         if opens(&change) {
             has_room(id, &data)?;
         }
+        if expected == Some(GONE) {
+            self.keep_fingerprint_key().await?;
+        }
         match self.write_chain(&mut next, expected, &data).await {
             Ok(()) => Ok(Some(Revision(next.revision))),
             Err(failure) if has_code(&failure, CONFLICT) || has_code(&failure, NOT_FOUND) => {
@@ -592,6 +622,7 @@ impl Cluster {
         let name = object::name(&self.place.prefix, CHAIN, &id.0);
         // Until the answer is there, or if this future is dropped, nobody knows whether it happened.
         self.state().uncertain.insert(id);
+        let expected = expected.filter(|revision| *revision != GONE);
         let written = self.write(CHAIN, &name, expected, data).await;
         let is_refused = |failure: &Failure| failure.kind != FailureKind::Unavailable;
         let mut state = self.state();
@@ -615,16 +646,43 @@ impl Cluster {
     /// Reads a chain anew.
     async fn read_chain(&self, id: ChainId) -> Result<Option<StoredChain>, Failure> {
         let name = object::name(&self.place.prefix, CHAIN, &id.0);
+        let held = |state: &State| state.chains.get(id).map(|known| known.revision.clone());
+        let before = held(&self.state());
         let object = self.get(&name).await?;
-        if let Some(object) = &object {
-            self.learn(object)?;
+        // What this process has written meanwhile is newer.
+        let is_present = held(&self.state()) == before;
+        match &object {
+            Some(object) if is_present => {
+                let read = self.chain_in(id, object);
+                self.know(id, read, Chains::learn_present)?;
+            }
+            Some(object) => self.learn(object)?,
+            None if is_present => self.miss(id),
+            None => {}
         }
         let mut state = self.state();
         state.uncertain.remove(&id);
-        if object.is_none() {
-            state.chains.drop_chain(id);
-        }
         Ok(state.chains.get(id).map(stored))
+    }
+
+    /// That the key of the fingerprints is there for whoever reads the store next: without it none of them leads to a chain.
+    async fn keep_fingerprint_key(&self) -> Result<(), Failure> {
+        let (place, keys) = (&self.place, &self.keys);
+        let there = match stored_key(&self.kubernetes, place, keys).await? {
+            Some(key) => key,
+            None => write_key(&self.kubernetes, place, keys, self.fingerprint_key.clone()).await?,
+        };
+        if there == self.fingerprint_key {
+            return Ok(());
+        }
+        Err(StateError::DamagedSecrets {
+            store: place.to_string(),
+            reason: format!(
+                "the fingerprint key in {} is not the one that this process began with; restart it",
+                key_name(place)
+            ),
+        }
+        .into())
     }
 
     fn job_name(&self, job: &JobId) -> String {
@@ -715,6 +773,9 @@ impl Cluster {
             (state.chains.ids(), jobs, state.lists_begun)
         };
         let objects = self.list().await?;
+        if !objects.iter().any(|object| object.kind == STORE) {
+            self.keep_fingerprint_key().await?;
+        }
         for object in &objects {
             if let Err(failure) = self.learn(object)
                 && self.state().told.insert(failure.message.clone())
@@ -728,7 +789,9 @@ impl Cluster {
         for id in chains {
             let name = object::name(&self.place.prefix, CHAIN, &id.0);
             if !names.contains(name.as_str()) {
-                state.chains.drop_chain(id);
+                drop(state);
+                self.miss(id);
+                state = self.state();
             }
         }
         for job in jobs {
@@ -741,25 +804,7 @@ impl Cluster {
     }
 
     async fn list(&self) -> Result<Vec<Object>, Failure> {
-        let selector = format!("{STORE_LABEL}={}", self.place.prefix);
-        let mut objects = Vec::new();
-        let mut next = String::new();
-        loop {
-            let mut call = Call::secret(Verb::List, &self.place.namespace, "");
-            call.query.push(("labelSelector", selector.clone()));
-            call.query.push(("limit", PAGE.to_string()));
-            if !next.is_empty() {
-                call.query.push(("continue", next));
-            }
-            let page: RawList = self.send(&call).await?.parse(&call)?;
-            for raw in page.items {
-                objects.push(Object::of(raw).ok_or_else(|| call.malformed("no base64"))?);
-            }
-            next = page.metadata.next;
-            if next.is_empty() {
-                return Ok(objects);
-            }
-        }
+        list(&self.kubernetes, &self.place).await
     }
 
     async fn get(&self, name: &str) -> Result<Option<Object>, Failure> {
@@ -891,7 +936,7 @@ pub(super) async fn look(kubernetes: &Kubernetes, place: &ClusterPlace) -> Resul
     let selector = format!("{STORE_LABEL}={}", place.prefix);
     call.query = vec![("labelSelector", selector), ("limit", "1".to_owned())];
     send(kubernetes, &call).await?;
-    let name = format!("{}-{STORE}", place.prefix);
+    let name = key_name(place);
     for verb in [Verb::Get, Verb::Create, Verb::Update] {
         let request = Call::secret(verb, &place.namespace, &name);
         kubernetes.require_access(&request).await?;
@@ -904,34 +949,75 @@ async fn fingerprint_key(
     kubernetes: &Kubernetes,
     place: &ClusterPlace,
     keys: &Keyring,
-) -> Result<Zeroizing<[u8; KEY_LEN]>, Failure> {
-    let name = format!("{}-{STORE}", place.prefix);
-    let sealed_under = sealed_under(&place.prefix, STORE, &name, FINGERPRINT_KEY_KEY);
-    let sealed_under = sealed_under.unwrap_or_default();
-    if let Some(object) = get(kubernetes, place, &name).await? {
-        return opened_key(place, keys, &sealed_under, &object);
+) -> Result<FingerprintKey, Failure> {
+    if let Some(key) = stored_key(kubernetes, place, keys).await? {
+        return Ok(key);
     }
-    let key = Fingerprints::random_key()?;
-    let data = Data::from([(
-        FINGERPRINT_KEY_KEY.to_owned(),
-        keys.seal(&sealed_under, &*key)?,
-    )]);
+    let chains = list(kubernetes, place).await?;
+    let chains = chains.iter().filter(|object| object.kind == CHAIN).count();
+    // Another process may have made the key, and the chains, meanwhile.
+    if chains > 0 {
+        let key = stored_key(kubernetes, place, keys).await?;
+        return key.ok_or_else(|| {
+            StateError::DamagedSecrets {
+                store: place.to_string(),
+                reason: format!(
+                    "Secret {} with their fingerprint key is gone, and without it nobody can tell which values of the {chains} chain(s) were spent; put it back, or delete these Secrets and log in again",
+                    key_name(place)
+                ),
+            }
+            .into()
+        });
+    }
+    write_key(kubernetes, place, keys, Fingerprints::random_key()?).await
+}
+
+fn key_name(place: &ClusterPlace) -> String {
+    format!("{}-{STORE}", place.prefix)
+}
+
+/// The key of fingerprints that is there.
+async fn stored_key(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    keys: &Keyring,
+) -> Result<Option<FingerprintKey>, Failure> {
+    let object = get(kubernetes, place, &key_name(place)).await?;
+    object
+        .map(|object| opened_key(place, keys, &object))
+        .transpose()
+}
+
+/// Creates the Secret with the key of fingerprints. The key that is there afterwards: another process may have been first.
+async fn write_key(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    keys: &Keyring,
+    key: FingerprintKey,
+) -> Result<FingerprintKey, Failure> {
+    let name = key_name(place);
+    let sealed = keys.seal(&key_sealed_under(place), &*key)?;
+    let data = Data::from([(FINGERPRINT_KEY_KEY.to_owned(), sealed)]);
     match write(kubernetes, place, (STORE, &name), None, &data).await {
         Ok(_) => Ok(key),
         Err(failure) if has_code(&failure, CONFLICT) => {
-            let object = get(kubernetes, place, &name).await?.ok_or(failure)?;
-            opened_key(place, keys, &sealed_under, &object)
+            stored_key(kubernetes, place, keys).await?.ok_or(failure)
         }
         Err(failure) => Err(failure),
     }
 }
 
+fn key_sealed_under(place: &ClusterPlace) -> Vec<u8> {
+    let sealed_under = sealed_under(&place.prefix, STORE, &key_name(place), FINGERPRINT_KEY_KEY);
+    sealed_under.unwrap_or_default()
+}
+
 fn opened_key(
     place: &ClusterPlace,
     keys: &Keyring,
-    sealed_under: &[u8],
     object: &Object,
-) -> Result<Zeroizing<[u8; KEY_LEN]>, Failure> {
+) -> Result<FingerprintKey, Failure> {
+    let sealed_under = &*key_sealed_under(place);
     let damaged = || StateError::DamagedSecrets {
         store: place.to_string(),
         reason: format!("the fingerprint key in {} cannot be decrypted", object.name),
@@ -951,6 +1037,29 @@ fn opened_key(
         .map_err(|_| damaged())?;
     let key: [u8; KEY_LEN] = key.as_slice().try_into().map_err(|_| damaged())?;
     Ok(Zeroizing::new(key))
+}
+
+/// All Secrets of a store.
+async fn list(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<Vec<Object>, Failure> {
+    let selector = format!("{STORE_LABEL}={}", place.prefix);
+    let mut objects = Vec::new();
+    let mut next = String::new();
+    loop {
+        let mut call = Call::secret(Verb::List, &place.namespace, "");
+        call.query.push(("labelSelector", selector.clone()));
+        call.query.push(("limit", PAGE.to_string()));
+        if !next.is_empty() {
+            call.query.push(("continue", next));
+        }
+        let page: RawList = send(kubernetes, &call).await?.parse(&call)?;
+        for raw in page.items {
+            objects.push(Object::of(raw).ok_or_else(|| call.malformed("no base64"))?);
+        }
+        next = page.metadata.next;
+        if next.is_empty() {
+            return Ok(objects);
+        }
+    }
 }
 
 async fn get(

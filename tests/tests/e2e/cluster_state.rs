@@ -176,6 +176,40 @@ fn two_processes_on_one_store_spend_no_refresh_token_twice() {
 }
 
 #[test]
+fn a_process_whose_store_is_deleted_goes_on_with_what_it_knows() {
+    let Some(stage) = Stage::new("state-gone") else {
+        return;
+    };
+    let process = stage.run();
+    stage.wait_for_uses(3 * JOBS.len(), &[&process]);
+    let secrets = format!("/api/v1/namespaces/{}/secrets", stage.namespace);
+    let admin = stage.api.admin();
+    let list = admin.get(&secrets).unwrap().unwrap();
+    for item in list["items"].as_array().unwrap() {
+        let name = item["metadata"]["name"].as_str().unwrap();
+        admin.delete_secret(&stage.namespace, name).unwrap();
+    }
+    let uses = stage.sent().len();
+    stage.wait_for_uses(uses + 4 * JOBS.len(), &[&process]);
+    process.terminate(PATIENCE).unwrap();
+    // It is all there again for whoever comes next.
+    let uses = stage.sent().len();
+    let next = stage.run();
+    stage.wait_for_uses(uses + JOBS.len(), &[&next]);
+    next.terminate(PATIENCE).unwrap();
+    stage.assert_none_was_sent_twice();
+    // Without its key the store does not tell what was spent, so nothing is sent.
+    admin
+        .delete_secret(&stage.namespace, "evertoken-state-store")
+        .unwrap();
+    let refused = stage.run();
+    assert_eq!(refused.wait(PATIENCE).unwrap().code(), Some(1));
+    let error = "Secret evertoken-state-store with their fingerprint key is gone";
+    assert!(refused.stderr().contains(error), "{}", refused.stderr());
+    stage.assert_none_was_sent_twice();
+}
+
+#[test]
 fn a_store_is_taken_over_unencrypted_once_and_what_is_put_there_later_is_not_believed() {
     let Some(api) = ApiServer::shared().unwrap() else {
         println!("skipped: needs Kubernetes");

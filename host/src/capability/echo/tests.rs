@@ -426,7 +426,7 @@ proptest! {
         before in "[ -~é%\\\\&+;#u0-9]{0,20}",
         after in "[ -~é%\\\\&+;#u0-9]{0,20}",
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let mut echoes = runtime.block_on(sent(&[&secret]));
         let text = format!("{before}{secret}{after}");
         let marked = seen(&mut echoes, &text);

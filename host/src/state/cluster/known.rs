@@ -12,10 +12,13 @@ use crate::config::model::JobId;
 /// with are known beyond that.
 pub(super) const FINGERPRINTS_MAX: usize = 4096;
 
+/// The resourceVersion of a Secret that is gone.
+pub(super) const GONE: &str = "";
+
 /// A chain as it was last seen.
 #[derive(Clone)]
 pub(super) struct Known {
-    /// The Secret's resourceVersion.
+    /// The Secret's resourceVersion; [`GONE`]: there is none any more.
     pub(super) revision: String,
     /// The Secret's uid; empty: it is not known yet.
     pub(super) uid: String,
@@ -25,6 +28,19 @@ pub(super) struct Known {
     pub(super) bindings: Vec<Binding>,
     /// Of the values that it had, the newest last.
     pub(super) fingerprints: Vec<Fingerprint>,
+}
+
+impl Known {
+    /// Whether its Secret is gone.
+    pub(super) fn is_missing(&self) -> bool {
+        self.revision == GONE
+    }
+
+    /// Whether nothing else leads to a value that can be used.
+    fn is_worth_keeping(&self) -> bool {
+        let was_used = self.chain.generation > 0 || self.chain.exchange.is_some();
+        was_used && !self.is_restored && self.chain.dead_since.is_none()
+    }
 }
 
 /// Whether what is held is newer than what was read: a list that began before our last write must not bring back what was before it.
@@ -76,17 +92,26 @@ impl Chains {
         bindings.map(|binding| &binding.job)
     }
 
-    /// What was read, unless something newer is known. A Secret whose chain has gone back was overwritten with an older copy: what is
-    /// held is written over that at the next change.
+    /// What was listed or written, unless something newer is known.
     pub(super) fn learn(&mut self, known: Known) {
-        if let Some(held) = self.by_id.get_mut(&known.chain.id) {
-            if is_newer(&held.revision, &known.revision) {
-                return;
-            }
-            if held.uid == known.uid && held.chain.generation > known.chain.generation {
-                held.revision = known.revision;
-                return;
-            }
+        let held = self.by_id.get(&known.chain.id);
+        if !held.is_some_and(|held| is_newer(&held.revision, &known.revision)) {
+            self.learn_present(known);
+        }
+    }
+
+    /// What is there now. Its version may be a smaller number than the one that is held: then the whole cluster was put back.
+    ///
+    /// A Secret whose chain has gone back, or is a copy of what this process has gone on from, does not tell what the newest value is: what is
+    /// held is written over it at the next change.
+    pub(super) fn learn_present(&mut self, known: Known) {
+        if let Some(held) = self.by_id.get_mut(&known.chain.id)
+            && held.chain.generation > known.chain.generation
+            && (held.is_missing() || known.is_restored || held.uid == known.uid)
+        {
+            held.revision = known.revision;
+            held.uid = known.uid;
+            return;
         }
         let id = known.chain.id;
         for fingerprint in known
@@ -100,7 +125,23 @@ impl Chains {
         self.by_id.insert(id, known);
     }
 
-    /// It is gone.
+    /// Its Secret is gone. What is held may be the only copy of a value that the issuer still takes, and the configured value is spent then: it is
+    /// kept, to be written anew at the next change. Whether it is.
+    pub(super) fn miss(&mut self, id: ChainId) -> bool {
+        match self.by_id.get_mut(&id) {
+            Some(held) if held.is_worth_keeping() => {
+                held.revision.clear();
+                held.uid.clear();
+                true
+            }
+            _ => {
+                self.drop_chain(id);
+                false
+            }
+        }
+    }
+
+    /// It is forgotten.
     pub(super) fn drop_chain(&mut self, id: ChainId) {
         if self.by_id.remove(&id).is_some() {
             self.leads.retain(|_, chain| *chain != id);
@@ -213,11 +254,65 @@ mod tests {
             (of("u1", "11", 3), ("11", 5)),
             (of("u1", "12", 6), ("12", 6)),
             // It was forgotten, and begun anew.
-            (of("u2", "13", 0), ("13", 0)),
+            (of("u2", "13", 1), ("13", 1)),
         ] {
             chains.learn(read);
             let known = chains.get(X).unwrap();
             assert_eq!((known.revision.as_str(), known.chain.generation), held);
+        }
+    }
+
+    #[test]
+    fn what_this_process_knows_outlives_a_secret_that_is_deleted_and_a_cluster_that_is_put_back() {
+        let of = |uid: &str, revision: &str, generation: u64| {
+            let mut known = known(X, revision);
+            known.uid = uid.to_owned();
+            known.chain.generation = generation;
+            known
+        };
+        let held = |chains: &Chains| {
+            let known = chains.get(X)?;
+            Some((
+                known.revision.clone(),
+                known.uid.clone(),
+                known.chain.generation,
+            ))
+        };
+        let expected = |revision: &str, uid: &str, generation| {
+            Some((revision.to_owned(), uid.to_owned(), generation))
+        };
+        let mut chains = Chains::default();
+        chains.learn(of("u1", "100", 5));
+        // etcd from a snapshot: the versions go back, too.
+        chains.learn_present(of("u1", "60", 3));
+        assert_eq!(held(&chains), expected("60", "u1", 5));
+        chains.learn(of("u1", "61", 6));
+        assert!(chains.miss(X));
+        assert_eq!(held(&chains), expected("", "", 6));
+        // Somebody put a copy there, or another process wrote what it knew.
+        chains.learn_present(Known {
+            is_restored: true,
+            ..of("u2", "70", 4)
+        });
+        assert_eq!(held(&chains), expected("70", "u2", 6));
+        chains.learn_present(of("u2", "71", 7));
+        assert_eq!(held(&chains), expected("71", "u2", 7));
+        // The configured value is the newest, or none is of use any more.
+        for worthless in [
+            of("u3", "80", 0),
+            Known {
+                is_restored: true,
+                ..of("u3", "80", 9)
+            },
+            Known {
+                chain: of("", "", 9).chain.died(crate::time::Timestamp(1), None),
+                ..of("u3", "80", 9)
+            },
+        ] {
+            chains.drop_chain(X);
+            chains.learn(worthless);
+            assert!(!chains.miss(X));
+            assert_eq!(held(&chains), None);
         }
     }
 
