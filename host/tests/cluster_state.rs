@@ -628,7 +628,9 @@ async fn what_rbac_forbids_is_said_with_the_verbs_to_grant() {
         let Some(scene) = Scene::new("state-forbidden", verbs) else {
             return;
         };
-        let looked = Store::look_in_cluster(&scene.kubernetes().await, &scene.place()).await;
+        let looked =
+            Store::look_in_cluster(&scene.kubernetes().await, &scene.place(), Some(Vec::new()))
+                .await;
         for failure in [scene.open(&[1]).await.unwrap_err(), looked.unwrap_err()] {
             refused(
                 &failure,
@@ -664,30 +666,75 @@ async fn a_namespace_that_is_being_deleted_takes_no_chain() {
 }
 
 #[tokio::test]
-async fn a_chain_that_somebody_deleted_is_begun_anew() {
+async fn a_chain_that_somebody_deleted_is_written_anew_by_who_knows_it() {
     let Some(scene) = Scene::new("state-deleted", &ALL) else {
         return;
     };
-    let a = job("a");
+    let (a, admin) = (job("a"), scene.server.admin());
     let store = scene.store().await;
     assert!(rotate(&store, &a, "v0", "v1").await);
+    for secret in scene.secrets() {
+        let name = secret["metadata"]["name"].as_str().unwrap();
+        admin.delete_secret(&scene.namespace, name).unwrap();
+    }
+    // The first try finds the Secret gone.
+    assert!(!rotate(&store, &a, "v0", "v2").await);
+    assert!(rotate(&store, &a, "v0", "v2").await);
+    for store in [&store, &scene.store().await] {
+        assert_eq!(
+            found(store, &a, Some("v0")).await,
+            some("v2", Seed::Unchanged)
+        );
+    }
+    // One who never knew it begins anew.
     let id = store.chain_id(b"v0");
     let name = format!("{PREFIX}-chain-{id}");
-    scene
-        .server
-        .admin()
-        .delete_secret(&scene.namespace, &name)
-        .unwrap();
-    assert!(
-        !rotate(&store, &a, "v0", "v2").await,
-        "it is not as expected"
-    );
-    assert!(store.chain(id).await.unwrap().is_none());
-    assert!(rotate(&store, &a, "v0", "v3").await);
-    assert_eq!(
-        found(&store, &a, Some("v0")).await,
-        some("v3", Seed::Unchanged)
-    );
+    admin.delete_secret(&scene.namespace, &name).unwrap();
+    assert_eq!(found(&scene.store().await, &a, Some("v0")).await, None);
+}
+
+#[tokio::test]
+async fn chains_without_the_key_of_their_fingerprints_are_no_store() {
+    let Some(scene) = Scene::new("state-keyless", &ALL) else {
+        return;
+    };
+    let (a, admin) = (job("a"), scene.server.admin());
+    assert!(rotate(&scene.store().await, &a, "v0", "v1").await);
+    let name = format!("{PREFIX}-store");
+    admin.delete_secret(&scene.namespace, &name).unwrap();
+    let keys = vec![StateKey::parse(&[1; 32]).unwrap()];
+    let looked =
+        Store::look_in_cluster(&scene.kubernetes().await, &scene.place(), Some(keys)).await;
+    for failure in [looked.unwrap_err(), scene.open(&[1]).await.err().unwrap()] {
+        let words = [&*name, "is gone", "1 chain(s)", "put it back"];
+        refused(
+            &failure,
+            FailureKind::InvalidConfig,
+            "state.damaged",
+            &words,
+        );
+    }
+    assert_eq!(scene.secrets().len(), 1, "nothing is made");
+}
+
+#[tokio::test]
+async fn whether_the_keys_open_the_store_is_known_without_opening_it() {
+    let Some(scene) = Scene::new("state-look", &ALL) else {
+        return;
+    };
+    assert!(rotate(&scene.store().await, &job("a"), "v0", "v1").await);
+    let kubernetes = scene.kubernetes().await;
+    for (keys, is_right) in [
+        (&[1][..], true),
+        (&[2, 1], true),
+        (&[2], false),
+        (&[], false),
+    ] {
+        let keys = keys.iter().map(|key| StateKey::parse(&[*key; 32]).unwrap());
+        let keys = Some(keys.collect());
+        let looked = Store::look_in_cluster(&kubernetes, &scene.place(), keys).await;
+        assert_eq!(looked.is_ok(), is_right, "{looked:?}");
+    }
 }
 
 /// A Secret as a backup has it, or as somebody's file: without what only the API server says.

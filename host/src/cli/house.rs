@@ -210,13 +210,22 @@ pub(super) async fn prove_store(location: &StateLocation) -> Result<String, Vec<
                 namespace: namespace.clone(),
                 prefix: prefix.clone(),
             };
-            match Store::look_in_cluster(&kubernetes, &place).await {
-                Err(failure) => Err(with_keys(failure.message, keys, &kubernetes).await),
-                Ok(()) => match read_keys(keys, &kubernetes).await {
-                    Err(error) => Err(vec![format!("{error:#}")]),
-                    Ok(_) => Ok(format!("in Secrets of {namespace} can be read and written")),
-                },
+            let keys = read_keys(keys, &kubernetes).await;
+            let (keys, unreadable) = match keys {
+                Ok(keys) => (Some(keys), None),
+                Err(error) => (None, Some(format!("{error:#}"))),
+            };
+            let looked = Store::look_in_cluster(&kubernetes, &place, keys).await;
+            let missing: Vec<String> = looked
+                .err()
+                .map(|failure| failure.message)
+                .into_iter()
+                .chain(unreadable)
+                .collect();
+            if missing.is_empty() {
+                return Ok(format!("in Secrets of {namespace} can be read and written"));
             }
+            Err(missing)
         }
     }
 }

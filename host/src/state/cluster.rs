@@ -4,6 +4,7 @@
 
 mod known;
 mod object;
+mod own;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,9 @@ use self::known::{Chains, FINGERPRINTS_MAX, GONE, Known, is_newer};
 use self::object::{
     CHAIN, Data, JOB, MANAGER, Object, Place, RawList, SECRET_MAX_BYTES, STORE, STORE_LABEL,
 };
+use self::own::FingerprintKey;
 use super::error::StateError;
-use super::fingerprint::{Fingerprint, Fingerprints, KEY_LEN};
+use super::fingerprint::{Fingerprint, Fingerprints};
 use super::record::{self, Kind, Name};
 use super::seal::{Condition, Keyring};
 use super::{HeldChain, quota, random};
@@ -54,7 +56,6 @@ const CHAIN_KEY: &str = "chain";
 const BINDINGS_KEY: &str = "bindings";
 const FINGERPRINTS_KEY: &str = "fingerprints";
 const HOME_KEY: &str = "home";
-const FINGERPRINT_KEY_KEY: &str = "fingerprint-key";
 const ID_KEY: &str = "id";
 const TOKEN_KEY: &str = "token";
 const VALUES_KEY: &str = "values";
@@ -77,8 +78,6 @@ impl Home {
         self.restored || is_elsewhere || object.foreign.contains(CHAIN_KEY)
     }
 }
-
-type FingerprintKey = Zeroizing<[u8; KEY_LEN]>;
 
 /// Where a store in a cluster is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +115,8 @@ struct State {
     uncertain: BTreeSet<ChainId>,
     /// Chains that are there and cannot be read.
     unreadable: BTreeSet<ChainId>,
+    /// Secrets of chains that were forgotten, by their uid.
+    forgotten: BTreeSet<String>,
     /// What was said about Secrets that cannot be read: once each, not at every list.
     told: BTreeSet<String>,
     /// Lists that have begun, and the last of them that succeeded.
@@ -139,7 +140,7 @@ impl Cluster {
     ) -> Result<Self, Failure> {
         let mut tries = 1;
         let fingerprint_key = loop {
-            match fingerprint_key(&kubernetes, &place, &keys).await {
+            match own::fingerprint_key(&kubernetes, &place, &keys).await {
                 Err(failure) if failure.kind == FailureKind::Unavailable && tries < START_TRIES => {
                     tracing::warn!(error = %failure, "the state store cannot be read yet; it is tried again");
                     tries += 1;
@@ -158,7 +159,7 @@ impl Cluster {
             listing: AsyncMutex::default(),
         };
         let mut objects = cluster.list().await?;
-        cluster.examine(&objects)?;
+        examine(&cluster.place, &cluster.keys, &objects)?;
         let encrypted = cluster.is_encrypted(&objects)?;
         // Its own Secret last: that it is encrypted says that all are.
         objects.sort_by_key(|object| object.kind == STORE);
@@ -195,28 +196,6 @@ impl Cluster {
             }
         }
         Ok(false)
-    }
-
-    /// A key that is missing altogether is a mistake in the configuration: nothing is read or written then.
-    fn examine(&self, objects: &[Object]) -> Result<(), StateError> {
-        let mut missing: BTreeMap<String, usize> = BTreeMap::new();
-        for object in objects {
-            for (key, value) in &object.data {
-                if let Some(name) = self.sealed_under(object, key)
-                    && let Condition::KeyMissing(id) = self.keys.examine(&name, value)
-                {
-                    *missing.entry(id).or_default() += 1;
-                }
-            }
-        }
-        match missing.pop_first() {
-            None => Ok(()),
-            Some((key_id, records)) => Err(StateError::KeyMissing {
-                store: self.place.to_string(),
-                key_id,
-                records,
-            }),
-        }
     }
 
     /// Learns an object, encrypted with the first key from now on.
@@ -301,6 +280,10 @@ impl Cluster {
                     }
                 }
             }
+            STORE => {
+                let forgotten = own::forgotten(&self.place, &self.keys, object)?;
+                self.state().forgotten = forgotten;
+            }
             _ => {}
         }
         Ok(())
@@ -327,10 +310,17 @@ impl Cluster {
         }
     }
 
-    /// Takes note that a chain's Secret is gone.
+    /// Takes note that a chain's Secret is gone: forgotten, or lost.
     fn miss(&self, id: ChainId) {
         let mut state = self.state();
-        let was_missing = state.chains.get(id).is_some_and(Known::is_missing);
+        let Some(held) = state.chains.get(id) else {
+            return;
+        };
+        let was_missing = held.is_missing();
+        if state.forgotten.contains(&held.uid) {
+            state.chains.drop_chain(id);
+            return;
+        }
         if state.chains.miss(id) && !was_missing {
             let name = object::name(&self.place.prefix, CHAIN, &id.0);
             let namespace = &self.place.namespace;
@@ -438,11 +428,16 @@ impl Cluster {
         for known in &ours {
             may_go(&stored(known))?;
         }
-        for known in &ours {
+        if !self.note_forgotten(&ours).await? {
+            return Ok(false);
+        }
+        for known in ours.iter().filter(|known| !known.is_missing()) {
             let name = object::name(&self.place.prefix, CHAIN, &known.chain.id.0);
             if !self.delete(&name, &known.revision).await? {
                 return Ok(false);
             }
+        }
+        for known in &ours {
             self.state().chains.drop_chain(known.chain.id);
         }
         for known in shared {
@@ -457,6 +452,28 @@ impl Cluster {
             self.state().jobs.remove(job);
         }
         Ok(true)
+    }
+
+    /// Tells other processes that these chains are not lost. False: the store's own Secret was changed at the same moment.
+    async fn note_forgotten(&self, chains: &[Known]) -> Result<bool, Failure> {
+        if chains.is_empty() {
+            return Ok(true);
+        }
+        self.keep_fingerprint_key().await?;
+        let name = own::name(&self.place);
+        let Some(object) = self.get(&name).await? else {
+            return Ok(false);
+        };
+        let uids = chains.iter().map(|known| known.uid.as_str());
+        let data = own::with_forgotten(&self.place, &self.keys, &object, uids)?;
+        let written = self.write(STORE, &name, Some(&object.revision), &data);
+        match written.await {
+            Ok(_) => Ok(true),
+            Err(failure) if has_code(&failure, CONFLICT) || has_code(&failure, NOT_FOUND) => {
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn unbind(&self, mut known: Known, job: &JobId) -> Result<bool, Failure> {
@@ -577,7 +594,9 @@ impl Cluster {
         );
         Known {
             revision: String::new(),
-            uid: before.map_or_else(String::new, |before| before.uid.clone()),
+            uid: before
+                .filter(|before| !before.is_missing())
+                .map_or_else(String::new, |before| before.uid.clone()),
             is_restored: false,
             chain: change.next.clone(),
             bindings,
@@ -657,7 +676,12 @@ impl Cluster {
                 self.know(id, read, Chains::learn_present)?;
             }
             Some(object) => self.learn(object)?,
-            None if is_present => self.miss(id),
+            None if is_present => {
+                if let Some(own) = self.get(&own::name(&self.place)).await? {
+                    self.learn(&own)?;
+                }
+                self.miss(id);
+            }
             None => {}
         }
         let mut state = self.state();
@@ -668,9 +692,11 @@ impl Cluster {
     /// That the key of the fingerprints is there for whoever reads the store next: without it none of them leads to a chain.
     async fn keep_fingerprint_key(&self) -> Result<(), Failure> {
         let (place, keys) = (&self.place, &self.keys);
-        let there = match stored_key(&self.kubernetes, place, keys).await? {
+        let there = match own::stored_key(&self.kubernetes, place, keys).await? {
             Some(key) => key,
-            None => write_key(&self.kubernetes, place, keys, self.fingerprint_key.clone()).await?,
+            None => {
+                own::write_key(&self.kubernetes, place, keys, self.fingerprint_key.clone()).await?
+            }
         };
         if there == self.fingerprint_key {
             return Ok(());
@@ -679,7 +705,7 @@ impl Cluster {
             store: place.to_string(),
             reason: format!(
                 "the fingerprint key in {} is not the one that this process began with; restart it",
-                key_name(place)
+                own::name(place)
             ),
         }
         .into())
@@ -930,113 +956,48 @@ fn sealed_under(prefix: &str, kind: &str, name: &str, key: &str) -> Option<Vec<u
     Some(sealed_under)
 }
 
-/// Lists one of the store's Secrets, and asks whether all that is done with them is allowed.
-pub(super) async fn look(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<(), Failure> {
-    let mut call = Call::secret(Verb::List, &place.namespace, "");
-    let selector = format!("{STORE_LABEL}={}", place.prefix);
-    call.query = vec![("labelSelector", selector), ("limit", "1".to_owned())];
-    send(kubernetes, &call).await?;
-    let name = key_name(place);
+/// Lists the store's Secrets and sees whether these keys can open them, and asks whether all that is done with them is allowed.
+pub(super) async fn look(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    keys: Option<&Keyring>,
+) -> Result<(), Failure> {
+    let objects = list(kubernetes, place).await?;
     for verb in [Verb::Get, Verb::Create, Verb::Update] {
+        let name = own::name(place);
         let request = Call::secret(verb, &place.namespace, &name);
         kubernetes.require_access(&request).await?;
+    }
+    if let Some(keys) = keys {
+        examine(place, keys, &objects)?;
+        match objects.iter().find(|object| object.kind == STORE) {
+            Some(object) => drop(own::opened_key(place, keys, object)?),
+            None => own::require_none(place, &objects)?,
+        }
     }
     Ok(())
 }
 
-/// The key of fingerprints: the one that is there, or a new one if ours is the first.
-async fn fingerprint_key(
-    kubernetes: &Kubernetes,
-    place: &ClusterPlace,
-    keys: &Keyring,
-) -> Result<FingerprintKey, Failure> {
-    if let Some(key) = stored_key(kubernetes, place, keys).await? {
-        return Ok(key);
-    }
-    let chains = list(kubernetes, place).await?;
-    let chains = chains.iter().filter(|object| object.kind == CHAIN).count();
-    // Another process may have made the key, and the chains, meanwhile.
-    if chains > 0 {
-        let key = stored_key(kubernetes, place, keys).await?;
-        return key.ok_or_else(|| {
-            StateError::DamagedSecrets {
-                store: place.to_string(),
-                reason: format!(
-                    "Secret {} with their fingerprint key is gone, and without it nobody can tell which values of the {chains} chain(s) were spent; put it back, or delete these Secrets and log in again",
-                    key_name(place)
-                ),
+/// A key that is missing altogether is a mistake in the configuration: nothing is read or written then.
+fn examine(place: &ClusterPlace, keys: &Keyring, objects: &[Object]) -> Result<(), StateError> {
+    let mut missing: BTreeMap<String, usize> = BTreeMap::new();
+    for object in objects {
+        for (key, value) in &object.data {
+            if let Some(name) = sealed_under(&place.prefix, &object.kind, &object.name, key)
+                && let Condition::KeyMissing(id) = keys.examine(&name, value)
+            {
+                *missing.entry(id).or_default() += 1;
             }
-            .into()
-        });
-    }
-    write_key(kubernetes, place, keys, Fingerprints::random_key()?).await
-}
-
-fn key_name(place: &ClusterPlace) -> String {
-    format!("{}-{STORE}", place.prefix)
-}
-
-/// The key of fingerprints that is there.
-async fn stored_key(
-    kubernetes: &Kubernetes,
-    place: &ClusterPlace,
-    keys: &Keyring,
-) -> Result<Option<FingerprintKey>, Failure> {
-    let object = get(kubernetes, place, &key_name(place)).await?;
-    object
-        .map(|object| opened_key(place, keys, &object))
-        .transpose()
-}
-
-/// Creates the Secret with the key of fingerprints. The key that is there afterwards: another process may have been first.
-async fn write_key(
-    kubernetes: &Kubernetes,
-    place: &ClusterPlace,
-    keys: &Keyring,
-    key: FingerprintKey,
-) -> Result<FingerprintKey, Failure> {
-    let name = key_name(place);
-    let sealed = keys.seal(&key_sealed_under(place), &*key)?;
-    let data = Data::from([(FINGERPRINT_KEY_KEY.to_owned(), sealed)]);
-    match write(kubernetes, place, (STORE, &name), None, &data).await {
-        Ok(_) => Ok(key),
-        Err(failure) if has_code(&failure, CONFLICT) => {
-            stored_key(kubernetes, place, keys).await?.ok_or(failure)
         }
-        Err(failure) => Err(failure),
     }
-}
-
-fn key_sealed_under(place: &ClusterPlace) -> Vec<u8> {
-    let sealed_under = sealed_under(&place.prefix, STORE, &key_name(place), FINGERPRINT_KEY_KEY);
-    sealed_under.unwrap_or_default()
-}
-
-fn opened_key(
-    place: &ClusterPlace,
-    keys: &Keyring,
-    object: &Object,
-) -> Result<FingerprintKey, Failure> {
-    let sealed_under = &*key_sealed_under(place);
-    let damaged = || StateError::DamagedSecrets {
-        store: place.to_string(),
-        reason: format!("the fingerprint key in {} cannot be decrypted", object.name),
-    };
-    let stored = object.data.get(FINGERPRINT_KEY_KEY).ok_or_else(damaged)?;
-    if let Condition::KeyMissing(key_id) = keys.examine(sealed_under, stored) {
-        return Err(StateError::KeyMissing {
+    match missing.pop_first() {
+        None => Ok(()),
+        Some((key_id, records)) => Err(StateError::KeyMissing {
             store: place.to_string(),
             key_id,
-            records: 1,
-        }
-        .into());
+            records,
+        }),
     }
-    // In a store that is encrypted for the first time it is as it is.
-    let key = keys
-        .open_unproven(sealed_under, stored)
-        .map_err(|_| damaged())?;
-    let key: [u8; KEY_LEN] = key.as_slice().try_into().map_err(|_| damaged())?;
-    Ok(Zeroizing::new(key))
 }
 
 /// All Secrets of a store.

@@ -170,15 +170,18 @@ impl Store {
         directory::look(directory)
     }
 
-    /// Proves that the store in Secrets of a cluster could be read and written: requests that write nothing.
+    /// Proves that the store in Secrets of a cluster could be read and written, with these keys if they are known: requests that write
+    /// nothing.
     ///
     /// # Errors
-    /// The API server is away, or refuses.
+    /// The API server is away, or refuses, or the Secrets need a key that `keys` does not have.
     pub async fn look_in_cluster(
         kubernetes: &Kubernetes,
         place: &ClusterPlace,
+        keys: Option<Vec<StateKey>>,
     ) -> Result<(), Failure> {
-        cluster::look(kubernetes, place).await
+        let keys = keys.map(Keyring::new);
+        cluster::look(kubernetes, place, keys.as_ref()).await
     }
 
     /// Every job that something is kept for.

@@ -138,6 +138,23 @@ impl Stage {
         });
     }
 
+    /// No start succeeds, for this reason, and `check --online` knew before.
+    fn assert_refused(&self, reason: &str) {
+        for command in [&["run"][..], &["check", "--online"]] {
+            let launch = self.scene.launch().unwrap();
+            let finished = launch
+                .env("KUBECONFIG", &self.account.kubeconfig)
+                .args(command)
+                .args(["--config"])
+                .args([&self.config])
+                .finish(PATIENCE)
+                .unwrap();
+            let said = format!("{}{}", finished.stdout, finished.stderr);
+            assert_eq!(finished.code(), Some(1), "{said}");
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+
     fn assert_none_was_sent_twice(&self) {
         let mut sent = self.sent();
         let all = sent.len();
@@ -167,6 +184,8 @@ fn two_processes_on_one_store_spend_no_refresh_token_twice() {
     stage.wait_for_uses(uses + 2, &[&next]);
     next.terminate(PATIENCE).unwrap();
     stage.assert_none_was_sent_twice();
+    stage.scene.write("key", &"5b".repeat(32)).unwrap();
+    stage.assert_refused("which is not among `state.key`");
     let chains = format!(
         "/api/v1/namespaces/{}/secrets?labelSelector=state.evertoken.dev%2Fkind%3Dchain",
         stage.namespace
@@ -202,10 +221,7 @@ fn a_process_whose_store_is_deleted_goes_on_with_what_it_knows() {
     admin
         .delete_secret(&stage.namespace, "evertoken-state-store")
         .unwrap();
-    let refused = stage.run();
-    assert_eq!(refused.wait(PATIENCE).unwrap().code(), Some(1));
-    let error = "Secret evertoken-state-store with their fingerprint key is gone";
-    assert!(refused.stderr().contains(error), "{}", refused.stderr());
+    stage.assert_refused("Secret evertoken-state-store with their fingerprint key is gone");
     stage.assert_none_was_sent_twice();
 }
 

@@ -20,7 +20,7 @@ pub(super) const GONE: &str = "";
 pub(super) struct Known {
     /// The Secret's resourceVersion; [`GONE`]: there is none any more.
     pub(super) revision: String,
-    /// The Secret's uid; empty: it is not known yet.
+    /// The Secret's uid, of the last one if it is gone; empty: it is not known yet.
     pub(super) uid: String,
     /// Whether it is an older copy that was put back, so that its value may be spent.
     pub(super) is_restored: bool,
@@ -130,8 +130,7 @@ impl Chains {
     pub(super) fn miss(&mut self, id: ChainId) -> bool {
         match self.by_id.get_mut(&id) {
             Some(held) if held.is_worth_keeping() => {
-                held.revision.clear();
-                held.uid.clear();
+                held.revision = GONE.to_owned();
                 true
             }
             _ => {
@@ -288,7 +287,7 @@ mod tests {
         assert_eq!(held(&chains), expected("60", "u1", 5));
         chains.learn(of("u1", "61", 6));
         assert!(chains.miss(X));
-        assert_eq!(held(&chains), expected("", "", 6));
+        assert_eq!(held(&chains), expected(GONE, "u1", 6));
         // Somebody put a copy there, or another process wrote what it knew.
         chains.learn_present(Known {
             is_restored: true,
