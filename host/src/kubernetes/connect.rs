@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::call::Call;
+use super::credential::{self, CredentialError};
 use super::kubeconfig::{self, Named};
 use super::pod::{self, HOST_VARIABLE};
 use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
@@ -36,6 +37,9 @@ pub(super) enum ConnectError {
     /// The configuration was read, but no client can be made of it.
     #[error("the Kubernetes client cannot be made: {0}")]
     Client(String),
+    /// The kubeconfig's credential command.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
 }
 
 impl From<ConnectError> for Failure {
@@ -122,8 +126,11 @@ pub(super) fn digest(config: &kube::Config) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// A client with our user agent and time limits. Retries are the scheduler's, which knows what a retry is worth.
-pub(super) async fn client(mut config: kube::Config) -> Result<kube::Client, ConnectError> {
+/// A client with our user agent and time limits, and when what it says it is expires. Retries are the scheduler's, which knows what a retry
+/// is worth.
+pub(super) async fn client(
+    mut config: kube::Config,
+) -> Result<(kube::Client, Option<jiff::Timestamp>), ConnectError> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = None;
     config.write_timeout = Some(REQUEST_TIMEOUT);
@@ -132,18 +139,13 @@ pub(super) async fn client(mut config: kube::Config) -> Result<kube::Client, Con
         USER_AGENT,
         HeaderValue::from_static(concat!("evertoken/", env!("CARGO_PKG_VERSION"))),
     ));
-    // A kubeconfig may name a command that prints a token; it runs here.
-    tokio::task::spawn_blocking(move || kube::Client::try_from(config))
+    let expires = credential::fill_in(&mut config.auth_info).await?;
+    // What is left of `auth-provider` may run a command here.
+    let client = tokio::task::spawn_blocking(move || kube::Client::try_from(config))
         .await
         .map_err(|error| ConnectError::Client(error.to_string()))?
-        .map_err(|error| ConnectError::Client(describe(&error)))
-}
-
-/// Whether the client's certificate, if a command printed one, is still good.
-pub(super) fn is_valid(client: &kube::Client) -> bool {
-    client
-        .valid_until()
-        .is_none_or(|until| jiff::Timestamp::now() < until)
+        .map_err(|error| ConnectError::Client(describe(&error)))?;
+    Ok((client, expires))
 }
 
 /// An API server's address, for messages: without the `/` that stands for no path.
@@ -170,20 +172,17 @@ pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
     }
 }
 
-/// The error and its causes, without what a credential command printed.
+/// The error and its causes.
 fn describe(error: &kube::Error) -> String {
     match error {
-        // The command comes with its environment, which is a place for credentials too.
-        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
-            format!(
-                "the kubeconfig's credential command failed with {}",
-                out.status
-            )
-        }
-        kube::Error::Auth(AuthError::AuthExecParse(_) | AuthError::ParseTokenKey(_)) => {
-            "the kubeconfig's credential command printed something else than a credential"
-                .to_owned()
-        }
+        // The words hold what a command printed.
+        kube::Error::Auth(
+            AuthError::AuthExec(_)
+            | AuthError::AuthExecStart(_)
+            | AuthError::AuthExecRun { .. }
+            | AuthError::AuthExecParse(_)
+            | AuthError::ParseTokenKey(_),
+        ) => "the kubeconfig's `auth-provider` gives no credential that can be used; Kubernetes itself has given these up: name a credential command under `exec` instead".to_owned(),
         kube::Error::InferKubeconfig(error) => describe_kubeconfig(error),
         // The library's word for "a request" says nothing.
         kube::Error::Service(error) => match find_cause(error.as_ref()) {

@@ -5,6 +5,7 @@
 mod access;
 mod call;
 mod connect;
+mod credential;
 mod kubeconfig;
 mod pod;
 mod provider;
@@ -69,6 +70,8 @@ enum Connection {
 #[derive(Clone)]
 struct Connected {
     client: kube::Client,
+    /// When its credential expires.
+    expires: Option<jiff::Timestamp>,
     made_of: [u8; 32],
     looked: Instant,
     /// Through which proxy, for messages.
@@ -175,31 +178,30 @@ impl Kubernetes {
                 "the Kubernetes client has been closed",
             )
         })?;
-        match tokio::time::timeout(self.request_timeout, self.exchange(call)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let connected = self.client.try_lock();
-                let connected = connected.as_ref().ok().and_then(|client| client.as_ref());
-                let way = connected.map_or("", |connected| &connected.way);
-                Err(Failure::new(
-                    FailureKind::Unavailable,
-                    "kubernetes.timeout",
-                    format!(
-                        "cannot {call}{way}: no answer from the API server within {} s",
-                        self.request_timeout.as_secs()
-                    ),
-                ))
-            }
-        }
+        let late = |way: &str, what: &str, limit: Duration| {
+            let message = format!("cannot {call}{way}: {what} within {} s", limit.as_secs());
+            Failure::new(FailureKind::Unavailable, "kubernetes.timeout", message)
+        };
+        // A credential command at a terminal may wait for somebody to log in.
+        let limit = self.request_timeout.max(credential::patience());
+        let connected = tokio::time::timeout(limit, self.client()).await;
+        let connected = connected.map_err(|_| {
+            let what = "who it is sent to and as whom was not found out";
+            late("", what, limit)
+        })??;
+        let limit = self.request_timeout;
+        let answered = tokio::time::timeout(limit, self.exchange(call, &connected)).await;
+        let what = "no answer from the API server";
+        answered.unwrap_or_else(|_| Err(late(&connected.way, what, limit)))
     }
 
-    async fn exchange(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let Connected { client, way, .. } = self.client().await?;
+    async fn exchange(&self, call: &Call<'_>, connected: &Connected) -> Result<Answer, Failure> {
+        let Connected { client, way, .. } = connected;
         let sent_at = SystemClock.now().wall;
         let response = client
             .send(call.request()?)
             .await
-            .map_err(|error| connect::unreachable(call, &way, &error))?;
+            .map_err(|error| connect::unreachable(call, way, &error))?;
         if let Some(date) = date(response.headers()) {
             let ahead = clock::ahead_ms(sent_at, SystemClock.now().wall, date);
             *self.ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
@@ -210,7 +212,7 @@ impl Kubernetes {
             .into_body()
             .collect_bytes()
             .await
-            .map_err(|error| connect::unreachable(call, &way, &error))?;
+            .map_err(|error| connect::unreachable(call, way, &error))?;
         let body = Zeroizing::new(Vec::from(body));
         if status.is_success() {
             return Ok(Answer { body });
@@ -222,12 +224,12 @@ impl Kubernetes {
         Err(refusal::failure(call, status, retry_after, &body))
     }
 
-    /// The client, made now if there is none, or if the certificate of the one there is has expired, or if files say something else now.
+    /// The client, made now if there is none, or if the credential of the one there is expires, or if files say something else now.
     async fn client(&self) -> Result<Connected, Failure> {
         let mut current = self.client.lock().await;
         let valid = current
             .as_mut()
-            .filter(|held| connect::is_valid(&held.client));
+            .filter(|held| credential::is_valid(held.expires));
         let Some(held) = valid else {
             let made = make(self.configuration().await?).await?;
             *current = Some(made.clone());
@@ -274,8 +276,10 @@ async fn make(config: kube::Config) -> Result<Connected, Failure> {
         connect::shown(&config.cluster_url),
         proxy::way(config.proxy_url.as_ref())
     );
+    let (client, expires) = connect::client(config).await?;
     Ok(Connected {
-        client: connect::client(config).await?,
+        client,
+        expires,
         made_of,
         looked: Instant::now(),
         way,

@@ -74,6 +74,12 @@ fn judge(
             "kubernetes.quota",
             format!("the namespace's ResourceQuota does not allow it: {words}"),
         ),
+        // Whoever granted it the right would grant it to everybody.
+        403 if answer.message.contains("User \"system:anonymous\"") => (
+            Denied,
+            "kubernetes.unauthorized",
+            format!("we have no credentials there; give the kubeconfig's user a token, a client certificate or a credential command (`exec`): {words}"),
+        ),
         403 => match denied_verb(&answer.message) {
             Some(verb) => (Denied, "kubernetes.forbidden", forbidden(call, verb, &words)),
             None => (Denied, "kubernetes.refused", format!("an admission rule refuses it: {words}")),
@@ -242,6 +248,14 @@ mod tests {
                 "kubernetes.unauthorized",
                 FailureKind::Denied,
                 "credentials",
+            ),
+            (
+                Verb::Get,
+                403,
+                json!({"message": "secrets \"warehouse\" is forbidden: User \"system:anonymous\" cannot get resource \"secrets\" in API group \"\" in the namespace \"apps\""}),
+                "kubernetes.unauthorized",
+                FailureKind::Denied,
+                "give the kubeconfig's user a token",
             ),
             (
                 Verb::Patch,

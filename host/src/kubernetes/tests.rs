@@ -281,7 +281,7 @@ fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leak
         (
             vec![("KUBECONFIG", &*failing)],
             "kubernetes.config",
-            "credential command failed with exit status: 3",
+            "credential command `sh` failed with exit status: 3",
         ),
         (
             vec![("KUBECONFIG", &*babbling)],

@@ -34,9 +34,12 @@ use work::{Outcome, panicked};
 use crate::config::model::Limits;
 use crate::time::Reading;
 
-/// How long a stop waits for writes under way and for exchanges that must not be lost. Kubernetes kills after 30 s; a write
-/// takes milliseconds unless its destination is in trouble.
+/// How long a stop waits for exchanges that must not be lost, and for the writes of what they bring. Kubernetes kills after 30 s.
 pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How long it waits for writes that had begun before. One takes milliseconds unless its destination is in trouble, and the next start
+/// makes up for it.
+pub const WRITES_GRACE: Duration = Duration::from_millis(1500);
 
 /// Keeps tokens fresh.
 #[derive(Debug)]
@@ -72,8 +75,8 @@ impl Runner {
         (runner, handle)
     }
 
-    /// Runs until `stop`. Then writes under way end first, and exchanges of rotating secrets, within [`GRACE`]; other calls
-    /// of sources are abandoned.
+    /// Runs until `stop`. Then writes under way end first, within [`WRITES_GRACE`], and exchanges of rotating secrets, within [`GRACE`];
+    /// other calls of sources are abandoned.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.turn(&stop, LONGEST_SLEEP).await;
@@ -176,24 +179,54 @@ impl Runner {
                 "stopping: requests under way are abandoned, and the next start asks again"
             );
         }
+        let mut writes_grace = Some(self.ports.timer.sleep(WRITES_GRACE));
         let mut grace = self.ports.timer.sleep(GRACE);
         loop {
             self.begin();
+            let writes_over = async {
+                match &mut writes_grace {
+                    Some(sleep) => sleep.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 end = self.tasks.join_next_with_id() => match end {
                     Some(end) => self.ended(end),
                     None => break,
                 },
+                () = writes_over => {
+                    writes_grace = None;
+                    let (exchanges, writes): (Vec<&Running>, Vec<&Running>) = self
+                        .running
+                        .values()
+                        .partition(|running| matches!(running.work, Work::Acquire(_)));
+                    self.give_up(writes.into_iter());
+                    self.scheduler.wait_for(exchanges.into_iter().map(|running| running.work));
+                }
                 () = &mut grace => {
-                    let jobs = self.scheduler.names(self.running.values().map(|running| running.work));
-                    warn!(tasks = self.tasks.len(), jobs, "stopping although something did not end in time");
+                    self.give_up(self.running.values());
                     break;
                 }
             }
         }
         self.tasks.shutdown().await;
         self.scheduler.measure();
+    }
+
+    /// Stops without the end of this work, if there is any.
+    fn give_up<'a>(&self, running: impl Iterator<Item = &'a Running>) {
+        let works: Vec<Work> = running
+            .inspect(|running| running.abort.abort())
+            .map(|running| running.work)
+            .collect();
+        if !works.is_empty() {
+            let (tasks, jobs) = (works.len(), self.scheduler.names(works.into_iter()));
+            warn!(
+                tasks,
+                jobs, "stopping although something did not end in time"
+            );
+        }
     }
 }
 

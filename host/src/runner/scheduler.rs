@@ -69,11 +69,14 @@ enum Class {
     Verify,
 }
 
-/// Whether new things may begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What may begin.
+#[derive(Debug)]
 enum Phase {
     Running,
+    /// What brings to its end what was begun before.
     Stopping,
+    /// What does so for the jobs whose exchange is waited for.
+    Waiting(BTreeSet<Key>),
 }
 
 #[derive(Debug)]
@@ -700,8 +703,34 @@ impl Scheduler {
     }
 
     fn enqueue(&mut self, lane: Lane, urgency: Urgency, work: Work) {
-        if self.phase == Phase::Running || ends_something(&work) {
+        if self.may_begin(&work) {
             self.admission.enqueue(lane, urgency, work);
+        }
+    }
+
+    fn may_begin(&self, work: &Work) -> bool {
+        match &self.phase {
+            Phase::Running => true,
+            Phase::Stopping => ends_something(work),
+            Phase::Waiting(jobs) => {
+                ends_something(work) && self.jobs_of(*work).iter().any(|job| jobs.contains(job))
+            }
+        }
+    }
+
+    /// The jobs that this work is for.
+    fn jobs_of(&self, work: Work) -> Vec<Key> {
+        match work {
+            Work::Load(key)
+            | Work::Acquire(key)
+            | Work::Look(key)
+            | Work::Keep(key)
+            | Work::Write(key, ..) => vec![key],
+            Work::WriteShared(key, _) => {
+                let shared = self.shared.get(&key);
+                let from = shared.into_iter().flat_map(|shared| &shared.config.from);
+                from.filter_map(|job| self.keys.get(job).copied()).collect()
+            }
         }
     }
 
@@ -721,6 +750,13 @@ impl Scheduler {
     pub(super) fn stop(&mut self) {
         self.phase = Phase::Stopping;
         self.admission.retain(ends_something);
+    }
+
+    /// From now on only what ends these exchanges may begin.
+    pub(super) fn wait_for(&mut self, exchanges: impl Iterator<Item = Work>) {
+        let jobs = exchanges.flat_map(|work| self.jobs_of(work)).collect();
+        self.phase = Phase::Waiting(jobs);
+        self.admission.retain(|_| false);
     }
 
     /// Whether stopping may abandon this work: nothing is half done then, and nothing lost.

@@ -2,6 +2,7 @@
 //! and the process ends when it is told to.
 
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -549,6 +550,51 @@ fn issuers_that_answer_too_much_or_without_end() {
     }
     let plugins = plugin("guest", "guest_source.wasm");
     beside_an_innocent_job("hostile-issuers", &plugins, &hostile, END);
+}
+
+/// Neither is a request with a rotating secret: nothing of them is waited for.
+#[test]
+fn an_api_server_and_a_credential_command_that_do_not_answer() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", silent.local_addr().unwrap());
+    let token = json!({"token": "anybody"});
+    let command = json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["1000"],
+    }});
+    for (name, user) in [
+        ("silent-api-server", token),
+        ("silent-credential-command", command),
+    ] {
+        let kubeconfig = json!({
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": user}],
+        });
+        let scene = Scene::new(name).unwrap();
+        let path = scene.write("kubeconfig", &kubeconfig.to_string()).unwrap();
+        let scene = scene.env("KUBECONFIG", path);
+        let hostile: String = (0..100)
+            .map(|n| {
+                format!(
+                    r#"
+- name: written-{n}
+  source: {{plugin: dummy, config: {{lifetime: 60s}}}}
+  outputs: [{{secret: {{namespace: ns, name: written-{n}, key: token}}}}]
+- name: read-{n}
+  source:
+    plugin: mirror
+    secrets: {{token: {{secret: {{namespace: ns, name: read-{n}, key: token}}}}}}
+  outputs: [{{file: {{path: "{{out}}/read-{n}"}}}}]"#
+                )
+            })
+            .collect();
+        let _turn = TURN
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let process = beset(name, &scene, "  {}", &hostile);
+        ends_within(END, name, &process);
+    }
 }
 
 /// A component with another section at its end.

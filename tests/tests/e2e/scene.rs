@@ -18,13 +18,23 @@ pub(crate) const RECOVERY: Duration = Duration::from_secs(100);
 /// A folder with a configuration, and a compile cache that all tests share.
 pub(crate) struct Scene {
     folder: RunDir,
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Scene {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let folder = RunDir::new(name)?;
         std::fs::create_dir(folder.path().join("out"))?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            variables: Vec::new(),
+        })
+    }
+
+    /// All that is started has this variable.
+    pub(crate) fn env(mut self, name: &'static str, value: PathBuf) -> Self {
+        self.variables.push((name, value));
+        self
     }
 
     /// A path inside the scene's folder.
@@ -64,6 +74,8 @@ impl Scene {
     fn furnish(&self, launch: Launch) -> Result<Launch> {
         let cache = evertoken_tests::workdir::parts()?.join("cache");
         std::fs::create_dir_all(&cache)?;
+        let variables = self.variables.iter();
+        let launch = variables.fold(launch, |launch, (name, value)| launch.env(name, value));
         Ok(launch
             .env("XDG_CACHE_HOME", cache)
             .env("XDG_RUNTIME_DIR", self.folder.path())

@@ -6,22 +6,38 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put};
-use crate::config::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
+use crate::config::model::{Job, JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::failure::FailureKind;
 use crate::runner::status::JobState;
-use crate::runner::{Change, GRACE};
+use crate::runner::{Change, GRACE, WRITES_GRACE};
 
-fn slow() -> Plan {
+fn slow_for(takes: Duration) -> Plan {
     Plan {
-        takes: 20 * SECOND,
+        takes,
         ..Plan::default()
     }
+}
+
+fn rotating(name: &str) -> Job {
+    let mut rotating = job(name);
+    let secret = Secret {
+        origin: SecretOrigin::Env("RT".to_owned()),
+        rotating: true,
+        retry_unanswered: RetryUnanswered::default(),
+        write_back: false,
+        to: None,
+    };
+    rotating
+        .source
+        .secrets
+        .insert("rt".to_owned(), Box::new(secret));
+    rotating
 }
 
 #[test]
 fn a_stop_does_not_wait_for_an_issuer() {
     let world = World::default();
-    world.plan("a", slow());
+    world.plan("a", slow_for(20 * SECOND));
     world.time.run(async {
         let started = world.start(vec![job("a"), job("b")]).await;
         world.time.wait(SECOND).await;
@@ -35,40 +51,25 @@ fn a_stop_does_not_wait_for_an_issuer() {
 #[test]
 fn a_stop_waits_for_a_write_under_way() {
     let world = World::default();
-    world.facts().write_takes.insert("a".to_owned(), 5 * SECOND);
+    world
+        .facts()
+        .write_takes
+        .insert("a".to_owned(), SECOND + SECOND);
     world.time.run(async {
         let started = world.start(vec![job("a")]).await;
         world.time.wait(SECOND).await;
         started.stop().await;
         assert_eq!(world.written("a"), ["a.0"]);
-        assert!(world.time.passed() < 6 * SECOND);
+        assert!(world.time.passed() < 3 * SECOND);
     });
 }
 
 #[test]
 fn a_stop_waits_for_an_exchange_that_must_not_be_lost_and_keeps_its_token() {
     let world = World::default();
-    world.plan(
-        "a",
-        Plan {
-            takes: 5 * SECOND,
-            ..Plan::default()
-        },
-    );
-    let mut rotating = job("a");
-    let secret = Secret {
-        origin: SecretOrigin::Env("RT".to_owned()),
-        rotating: true,
-        retry_unanswered: RetryUnanswered::default(),
-        write_back: false,
-        to: None,
-    };
-    rotating
-        .source
-        .secrets
-        .insert("rt".to_owned(), Box::new(secret));
+    world.plan("a", slow_for(5 * SECOND));
     world.time.run(async {
-        let started = world.start(vec![rotating]).await;
+        let started = world.start(vec![rotating("a")]).await;
         world.time.wait(SECOND).await;
         started.stop().await;
         assert!(world.facts().store.contains_key(&JobId::file("a")));
@@ -88,8 +89,47 @@ fn a_stop_ends_even_if_a_write_does_not() {
         world.time.wait(SECOND).await;
         let before = world.time.passed();
         started.stop().await;
-        assert_eq!(world.time.passed() - before, GRACE);
+        assert_eq!(world.time.passed() - before, WRITES_GRACE);
     });
+}
+
+#[test]
+fn a_stop_begins_no_further_writes_to_a_destination_that_does_not_answer() {
+    let world = World::default();
+    let jobs: Vec<Job> = (0..500).map(|n| job(&format!("j{n}"))).collect();
+    for job in &jobs {
+        let name = job.id.name.clone();
+        world.facts().write_takes.insert(name, 100_000 * SECOND);
+    }
+    world.time.run(async {
+        let started = world.start(jobs).await;
+        world.time.wait(SECOND).await;
+        let before = world.time.passed();
+        started.stop().await;
+        assert_eq!(world.time.passed() - before, WRITES_GRACE);
+    });
+}
+
+#[test]
+fn what_an_exchange_under_way_brings_is_written_as_long_as_the_stop_lasts() {
+    for (takes, is_written) in [(4, true), (100_000, false)] {
+        let world = World::default();
+        world.plan("a", slow_for(5 * SECOND));
+        let write_takes = takes * SECOND;
+        world
+            .facts()
+            .write_takes
+            .insert("a".to_owned(), write_takes);
+        world.time.run(async {
+            let started = world.start(vec![rotating("a")]).await;
+            world.time.wait(SECOND).await;
+            let before = world.time.passed();
+            started.stop().await;
+            assert_eq!(world.written("a").len(), usize::from(is_written));
+            let took = world.time.passed() - before;
+            assert_eq!(took, if is_written { 8 * SECOND } else { GRACE });
+        });
+    }
 }
 
 #[test]
