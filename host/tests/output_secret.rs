@@ -300,7 +300,7 @@ async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
         &["immutable: true"],
     );
 
-    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["new"], "verbs": ["patch"]}]);
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["new", "fixed"], "verbs": ["patch"]}]);
     let Some(narrow) = Scene::new("prove-narrow", rules).await else {
         return;
     };
@@ -327,7 +327,24 @@ async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
         pointer: None,
     };
     let homes = Homes::new(Arc::clone(&narrow.kubernetes));
+    let narrows = narrow.server.admin();
+    for (name, immutable) in [("new", false), ("fixed", true)] {
+        let held = json!({"immutable": immutable, "data": {"k": "eA=="}});
+        narrows
+            .create_secret(&narrow.namespace, name, held)
+            .unwrap();
+    }
     homes.prove(&origin("new")).await.unwrap();
+    assert_eq!(narrow.secret("new")["data"]["k"], "eA==", "it was a trial");
+    refused(
+        homes
+            .prove(&origin("fixed"))
+            .await
+            .map(|()| Written::Unchanged),
+        FailureKind::InvalidConfig,
+        "kubernetes.immutable",
+        &["immutable: true"],
+    );
     refused(
         homes
             .prove(&origin("other"))

@@ -19,12 +19,15 @@ use crate::config::model::{FileDestination, Replace, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
 use crate::file::{self, Unreadable};
 use crate::json_member;
-use crate::kubernetes::{CONFLICT, Call, Kubernetes, Verb};
+use crate::kubernetes::{CONFLICT, Call, Kubernetes, NO_DRY_RUN, Verb};
 use crate::text;
 use crate::token::Artifact;
 
 /// Rounds of GET and PATCH when others change other keys of the Secret at the same moment.
 const CONFLICTS_MAX: usize = 4;
+
+/// What a dry run writes.
+const TRIAL: &[u8] = b"evertoken check --online";
 
 /// Bytes of a byte order mark and a line end.
 const AROUND_MAX: usize = 5;
@@ -60,16 +63,33 @@ impl Homes {
                 self.files.prove(&destination, None).await
             }
             SecretOrigin::KubernetesSecret {
-                namespace, name, ..
-            } => {
-                let patch = Call::secret(Verb::Patch, namespace, name);
-                self.kubernetes.require_access(&patch).await
-            }
+                namespace,
+                name,
+                key,
+                ..
+            } => self.prove_key(namespace, name, key).await,
             // The configuration allows nothing else.
             SecretOrigin::Env(_)
             | SecretOrigin::Value(_)
             | SecretOrigin::ServiceAccount { .. }
             | SecretOrigin::Job(_) => Ok(()),
+        }
+    }
+
+    /// The patch of a run as a dry run. Where an admission webhook does not take part in those, the API server is asked whether it would
+    /// allow it.
+    async fn prove_key(&self, namespace: &str, name: &str, key: &str) -> Result<(), Failure> {
+        let mut patch = patch(
+            namespace,
+            name,
+            json!({"data": {key: BASE64.encode(TRIAL)}}),
+        );
+        patch.query.push(("dryRun", "All".to_owned()));
+        match self.kubernetes.send(&patch).await {
+            Err(failure) if failure.code.as_deref() == Some(NO_DRY_RUN) => {
+                self.kubernetes.require_access(&patch).await
+            }
+            result => result.map(drop),
         }
     }
 
@@ -142,15 +162,11 @@ impl Homes {
         let Some(content) = replaced(&held, place.pointer, spent, next) else {
             return Ok(false);
         };
-        let mut patch = Call::secret(Verb::Patch, place.namespace, place.name);
-        patch.content_type = "application/merge-patch+json";
-        patch.metadata_only = true;
-        patch.query.push(("fieldManager", "evertoken".to_owned()));
         let body = json!({
             "metadata": {"resourceVersion": found.metadata.resource_version},
             "data": {place.key: BASE64.encode(&content)},
         });
-        patch.body = Zeroizing::new(body.to_string().into_bytes());
+        let patch = patch(place.namespace, place.name, body);
         self.kubernetes.send(&patch).await?;
         Ok(true)
     }
@@ -192,6 +208,16 @@ impl Home for Homes {
             }
         })
     }
+}
+
+/// A merge patch of a Secret (RFC 7386).
+fn patch<'a>(namespace: &'a str, name: &'a str, body: serde_json::Value) -> Call<'a> {
+    let mut patch = Call::secret(Verb::Patch, namespace, name);
+    patch.content_type = "application/merge-patch+json";
+    patch.metadata_only = true;
+    patch.query.push(("fieldManager", "evertoken".to_owned()));
+    patch.body = Zeroizing::new(body.to_string().into_bytes());
+    patch
 }
 
 /// A key of a Secret, or a string in it.

@@ -132,10 +132,28 @@ pub fn is_refusal(code: Option<&str>) -> bool {
 }
 
 fn is_of_another_kind(code: &str) -> bool {
-    let status = code
-        .strip_prefix("http.")
-        .and_then(|status| status.parse().ok());
-    matches!(status, Some(300..400_u16)) || OF_ANOTHER_KIND.contains(&code)
+    matches!(status(code), Some(300..400)) || OF_ANOTHER_KIND.contains(&code)
+}
+
+/// A failed call as it is to be taken: a status of the client's fault without an OAuth error is what a gateway says that does not find the
+/// issuer behind it. Where the job `was_served` that passes by itself; where it never was, it asks at the wrong place.
+#[must_use]
+pub fn taken(failure: Failure, was_served: bool) -> Failure {
+    let code = failure.code.as_deref().unwrap_or_default();
+    let is_gateways = matches!(status(code), Some(400..500)) && !REFUSALS.contains(&code);
+    if was_served && is_gateways {
+        Failure {
+            kind: FailureKind::Unavailable,
+            ..failure
+        }
+    } else {
+        failure
+    }
+}
+
+/// The status in the OAuth plugins' code for an answer without an OAuth error.
+fn status(code: &str) -> Option<u16> {
+    code.strip_prefix("http.")?.parse().ok()
 }
 
 /// Whether a failed call cost no issuer anything and is about what somebody may mend on this side at any time: a secret, a permission, a
@@ -762,11 +780,34 @@ mod tests {
             assert_eq!(sign(&failure, false), trouble(at_first), "{code}");
             assert_eq!(sign(&failure, true), trouble(later), "{code}");
         }
-        for code in ["http.404", "http.405", "http.415", "answer.no-token"] {
+        for code in ["http.404", "http.405", "http.421", "answer.no-token"] {
             let failure = Failure::new(InvalidConfig, code, "");
             for was_served in [false, true] {
                 assert_eq!(sign(&failure, was_served), Sign::Answered, "{code}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_gateway_says_in_the_issuers_place_passes_by_itself_where_the_job_was_served() {
+        use FailureKind::{Denied, InvalidConfig, Unavailable};
+        for (kind, code, later) in [
+            (InvalidConfig, "http.400", Unavailable),
+            (InvalidConfig, "http.404", Unavailable),
+            (InvalidConfig, "http.410", Unavailable),
+            (Denied, "http.409", Unavailable),
+            (Denied, "http.421", Unavailable),
+            (Denied, "http.401", Denied),
+            (Denied, "http.403", Denied),
+            (Denied, "http.200", Denied),
+            (Denied, "invalid_grant", Denied),
+            (InvalidConfig, "invalid_request", InvalidConfig),
+            (InvalidConfig, "answer.no-token", InvalidConfig),
+            (InvalidConfig, "http.origin-denied", InvalidConfig),
+        ] {
+            let failure = Failure::new(kind, code, "");
+            assert_eq!(taken(failure.clone(), false).kind, kind, "{code}");
+            assert_eq!(taken(failure, true).kind, later, "{code}");
         }
     }
 

@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
-use crate::refresh::restraint::is_at_home;
+use crate::refresh::restraint::{is_at_home, taken};
 use crate::time::{Reading, Timestamp};
 use crate::token::KeptToken;
 use issuers::Issuers;
@@ -452,6 +452,7 @@ impl Scheduler {
         let took = now.boot.saturating_sub(began.boot);
         let entry = self.jobs.get(&key);
         let was_well = entry.is_some_and(|entry| entry.machine.failures() == 0);
+        let was_served = entry.is_some_and(|entry| entry.machine.was_served());
         let ahead_ms = match &result {
             Ok(obtained) => obtained.issuer_ahead_ms,
             Err(not) => not.issuer_ahead_ms,
@@ -468,6 +469,7 @@ impl Scheduler {
                 }
             }
             Err(NotObtained { failure, .. }) => {
+                let failure = taken(failure, was_served);
                 let event = Event::Failed {
                     kind: failure.kind,
                     retry_after: failure.retry_after,

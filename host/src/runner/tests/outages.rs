@@ -93,6 +93,11 @@ fn an_issuer_that_was_away_for_six_hours_is_left_alone_and_all_are_fresh_within_
         ),
         (code(FailureKind::Unavailable, "http.timeout"), 10 * SECOND),
         (throttled, Duration::from_millis(50)),
+        // A gateway's word for an issuer that it does not find.
+        (
+            code(FailureKind::InvalidConfig, "http.404"),
+            Duration::from_millis(50),
+        ),
     ] {
         let what = how.code.clone().unwrap();
         let world = World::default();
@@ -130,7 +135,8 @@ fn an_issuer_that_was_away_for_six_hours_is_left_alone_and_all_are_fresh_within_
                 }
             }
             let held = status.jobs.iter().filter(|job| job.held_back.is_some());
-            assert!(held.count() > 180, "{what}: they say why they wait");
+            let held = held.count();
+            assert!(held > 180, "{what}: {held} say why they wait");
             let at_the_end = asked_by_client(&world, begins, ends);
             assert_eq!(at_the_end.len(), 4);
             for (client, asked) in &at_the_end {
