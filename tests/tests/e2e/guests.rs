@@ -83,7 +83,7 @@ fn a_plugin_that_misbehaves_is_stopped_by_its_own_limit_with_its_own_error() {
     let denied = format!("{{mode: one-request, url: \"{url}\"}}");
     let table = [
         ("spins", "{mode: spin}", "plugin.timeout"),
-        ("parks", "{mode: park}", "plugin.timeout"),
+        ("parks", "{mode: park}", "plugin.idle"),
         (
             "allocates-at-once",
             "{mode: allocate, mib: 1024}",
