@@ -2,16 +2,11 @@
 
 use std::io::{stdin, stdout};
 
-use clap::Args;
-
 use super::{Exit, say};
 use crate::plugin::compile_plugin;
 
 /// Reads a component from standard input and writes it compiled to standard output.
-#[derive(Debug, Args)]
-pub(super) struct CompileArguments {}
-
-pub(super) fn run(_: &CompileArguments) -> Exit {
+pub(super) fn run() -> Exit {
     match compile_plugin(stdin().lock(), stdout().lock()) {
         Ok(()) => Exit::Success,
         Err(error) => {

@@ -3,16 +3,11 @@
 
 use std::io::{stdin, stdout};
 
-use clap::Args;
-
 use super::{Exit, say};
 use crate::plugin::{JudgeError, judge_options};
 
 /// Reads a schema and configurations from standard input and writes the mistakes to standard output.
-#[derive(Debug, Args)]
-pub(super) struct JudgeArguments {}
-
-pub(super) fn run(_: &JudgeArguments) -> Exit {
+pub(super) fn run() -> Exit {
     match judge_options(stdin().lock(), stdout().lock()) {
         Ok(()) => Exit::Success,
         // What the other process adds to it.

@@ -45,7 +45,9 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
             return Exit::Usage;
         }
     };
-    log::start_apart(level(settings.log_level), format(settings.log_format));
+    let format = format(settings.log_format);
+    log::start_apart(level(settings.log_level), format);
+    format.errors_too();
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }

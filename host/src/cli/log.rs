@@ -24,6 +24,15 @@ pub(super) enum Format {
     Json,
 }
 
+impl Format {
+    /// Has errors that end the process look like its log lines.
+    pub(super) fn errors_too(self) {
+        if self == Self::Json {
+            stderr::say_in_log();
+        }
+    }
+}
+
 /// The log options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LogArguments {

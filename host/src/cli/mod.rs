@@ -38,6 +38,7 @@ pub use exit::Exit;
 use stderr::say;
 use terminal::Look;
 
+use crate::plugin::{COMPILE_COMMAND, JUDGE_COMMAND};
 use crate::printable::{printable, printable_json};
 
 /// Keeps short-lived tokens fresh where unmodified programs read them.
@@ -77,10 +78,6 @@ enum Command {
     /// Do kube-token-refresher's job from its own file, KTR_* variables and flags
     #[command(disable_help_flag = true)]
     Ktr(ktr::KtrArguments),
-    #[command(hide = true)]
-    CompilePlugin(compile_plugin::CompileArguments),
-    #[command(hide = true)]
-    JudgeOptions(judge_options::JudgeArguments),
 }
 
 /// Runs the command that the process was started with.
@@ -90,9 +87,10 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let exit = if is_ktr(&arguments, || {
-        std::env::vars_os().any(|(name, _)| is_ktr_variable(&name))
-    }) {
+    let has_ktr_variables = || std::env::vars_os().any(|(name, _)| is_ktr_variable(&name));
+    let exit = if let Some(run) = of_a_running_process(&arguments) {
+        run()
+    } else if is_ktr(&arguments, has_ktr_variables) {
         ktr::run(arguments.get(1..).unwrap_or_default())
     } else {
         match parsed(&arguments) {
@@ -102,6 +100,15 @@ pub fn main() -> ExitCode {
     };
     stderr::finish();
     exit.into()
+}
+
+/// What a running process starts itself for; nobody else is told of it.
+fn of_a_running_process(arguments: &[OsString]) -> Option<fn() -> Exit> {
+    match arguments.get(1)?.to_str()? {
+        COMPILE_COMMAND => Some(compile_plugin::run),
+        JUDGE_COMMAND => Some(judge_options::run),
+        _ => None,
+    }
 }
 
 /// A variable that is empty says nothing, as in the XDG specification and for NO_COLOR: compose files and units leave such behind.
@@ -131,6 +138,7 @@ fn dispatch(arguments: Arguments) -> Exit {
     match arguments.command {
         Command::Run(arguments) => {
             log::start_apart(level, log.log_format);
+            log.log_format.errors_too();
             run::run(&arguments)
         }
         Command::Once(arguments) => {
@@ -155,8 +163,6 @@ fn dispatch(arguments: Arguments) -> Exit {
             plugin::run(&command)
         }
         Command::Ktr(arguments) => ktr::run(&arguments.arguments),
-        Command::CompilePlugin(arguments) => compile_plugin::run(&arguments),
-        Command::JudgeOptions(arguments) => judge_options::run(&arguments),
     }
 }
 

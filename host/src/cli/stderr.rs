@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,20 @@ pub(super) fn start() -> io::Result<&'static Lines> {
     Ok(LINES.get_or_init(|| lines))
 }
 
+/// Whether what is said is an error that belongs into the log.
+static SAYS_IN_LOG: AtomicBool = AtomicBool::new(false);
+
+/// From here on what is said is an error in the log: whoever reads lines of JSON reads no others.
+pub(super) fn say_in_log() {
+    SAYS_IN_LOG.store(true, Ordering::Relaxed);
+}
+
 /// Says something to whoever started the process. Parts of it may be words of a plugin, an issuer or a file.
 pub(super) fn say(text: &str) {
+    if SAYS_IN_LOG.load(Ordering::Relaxed) {
+        tracing::error!("{}", text.strip_prefix("error: ").unwrap_or(text));
+        return;
+    }
     let lines = text.lines().map(|line| format!("{}\n", printable(line)));
     write(lines.collect::<String>().as_bytes());
 }

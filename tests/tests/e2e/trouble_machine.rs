@@ -121,6 +121,36 @@ fn a_state_store_that_cannot_be_opened_ends_a_start_and_check_online_knows_befor
     assert!(!scene.path("held/state").exists(), "it only looks");
 }
 
+/// A collector that reads lines of JSON must not lose the line that says why there is no process.
+#[test]
+fn whatever_ends_a_run_is_said_in_the_form_of_its_log() {
+    let scene = Scene::new("json").unwrap();
+    scene.write("file", "").unwrap();
+    let job = r#"jobs: [{name: a, source: {plugin: dummy}, outputs: [{file: {path: "{out}/a"}}]}]"#;
+    for (yaml, code, words) in [
+        ("jobs: [{nam: a}]".to_owned(), 64, "nam"),
+        (
+            format!("state: {{dir: \"{{here}}/file\"}}\n{job}\n"),
+            1,
+            "cannot open the state store",
+        ),
+    ] {
+        let config = scene.config(&yaml).unwrap();
+        let finished = scene
+            .command(&["run", "--log-format", "json"], &config)
+            .unwrap();
+        assert_eq!(finished.code(), Some(code), "{}", finished.stderr);
+        let lines = finished.stderr.lines();
+        let lines: Vec<serde_json::Value> = lines
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+            .collect();
+        let says = |line: &serde_json::Value| {
+            line["level"] == "ERROR" && line["message"].as_str().unwrap().contains(words)
+        };
+        assert!(lines.iter().any(says), "{lines:?}");
+    }
+}
+
 #[test]
 fn a_cache_without_room_costs_time_and_no_token() {
     let scene = Scene::new("full-cache").unwrap();
