@@ -452,7 +452,7 @@ async fn with_a_key_nothing_is_readable_and_a_new_first_key_takes_over() {
             &failure,
             FailureKind::InvalidConfig,
             "state.key-missing",
-            &[&scene.namespace, "add it behind the first"],
+            &[&scene.namespace, "add it, behind the first"],
         );
     }
 }

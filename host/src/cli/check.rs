@@ -59,6 +59,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         for warning in warnings
             .into_iter()
             .chain(suspicious::unauthenticated(jobs))
+            .chain(suspicious::not_rotating(jobs))
         {
             say(&format!("warning: {warning}"));
             doubts += 1;

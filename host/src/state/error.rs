@@ -75,7 +75,7 @@ pub enum StateError {
     },
     /// Records are encrypted with keys that are not given.
     #[error(
-        "{records} record(s) in {store} are encrypted with key {key_id}, which is not among `state.key`; add it behind the first"
+        "{records} record(s) in {store} are encrypted with key {key_id}, which `state.key` does not have; add it, behind the first if there is one. Whoever has lost it begins anew with another place for the store, and logs in again"
     )]
     KeyMissing {
         /// The database file, or the Secrets.

@@ -113,13 +113,14 @@ impl Store {
     /// `keys` does not have. Nothing is overwritten then.
     pub fn open(directory: &Path, keys: Vec<StateKey>) -> Result<Self, StateError> {
         let keys = Keyring::new(keys);
+        let opened = Directory::open(directory, &keys)?;
         if keys.is_empty() {
             tracing::warn!(
                 directory = %directory.display(),
                 "state is kept unencrypted in a file of mode 0600; set `state.key` to encrypt it"
             );
         }
-        let (directory, fingerprint_key) = Directory::open(directory, &keys)?;
+        let (directory, fingerprint_key) = opened;
         Ok(Self(Place::Here(Box::new(Local {
             backend: Backend::Directory(directory),
             keys,
@@ -138,13 +139,14 @@ impl Store {
         keys: Vec<StateKey>,
     ) -> Result<Self, Failure> {
         let keys = Keyring::new(keys);
-        if keys.is_empty() {
+        let (is_plain, shown) = (keys.is_empty(), place.to_string());
+        let cluster = Cluster::open(kubernetes, place, keys).await?;
+        if is_plain {
             tracing::warn!(
-                store = %place,
+                store = shown,
                 "state is kept unencrypted in Secrets: whoever may read them has the rotating secrets; set `state.key` to encrypt it"
             );
         }
-        let cluster = Cluster::open(kubernetes, place, keys).await?;
         Ok(Self(Place::Cluster(Box::new(cluster))))
     }
 

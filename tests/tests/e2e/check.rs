@@ -38,6 +38,51 @@ fn shown(finished: &Finished) -> String {
     shown
 }
 
+/// A client that nothing authenticates, and a login that the first answer may end.
+#[test]
+fn what_seldom_ends_well_is_a_warning() {
+    let scene = Scene::new("check-warns").unwrap();
+    for (config, secrets, warning) in [
+        (
+            "grant: client_credentials",
+            "",
+            Some("nothing authenticates its client"),
+        ),
+        ("grant: client_credentials, client_auth: none", "", None),
+        (
+            "grant: refresh_token, client_auth: none",
+            "refresh_token: {value: x}",
+            Some("its `refresh_token` is not `rotating: true`"),
+        ),
+        (
+            "grant: refresh_token, client_auth: none",
+            "refresh_token: {value: x, rotating: true}",
+            None,
+        ),
+    ] {
+        let yaml = format!(
+            r#"
+state: {{dir: "{{here}}/state"}}
+jobs:
+- name: a
+  source:
+    plugin: oauth2
+    config: {{token_url: "https://issuer.test/token", client_id: a, {config}}}
+    secrets: {{{secrets}}}
+  outputs: [{{file: {{path: "{{out}}/a"}}}}]
+"#
+        );
+        let path = scene.config(&yaml).unwrap();
+        let finished = scene.command(&["check"], &path).unwrap();
+        assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
+        let said = format!("{}{}", finished.stdout, finished.stderr);
+        match warning {
+            Some(warning) => assert!(said.contains(warning), "{config}: {said}"),
+            None => assert!(!said.contains("warning"), "{config}: {said}"),
+        }
+    }
+}
+
 #[test]
 fn a_template_that_cannot_work_is_a_mistake_of_the_file_and_one_that_needs_a_field_is_not() {
     let scene = Scene::new("templates").unwrap();

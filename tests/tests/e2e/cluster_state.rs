@@ -185,7 +185,7 @@ fn two_processes_on_one_store_spend_no_refresh_token_twice() {
     next.terminate(PATIENCE).unwrap();
     stage.assert_none_was_sent_twice();
     stage.scene.write("key", &"5b".repeat(32)).unwrap();
-    stage.assert_refused("which is not among `state.key`");
+    stage.assert_refused("which `state.key` does not have");
     let chains = format!(
         "/api/v1/namespaces/{}/secrets?labelSelector=state.evertoken.dev%2Fkind%3Dchain",
         stage.namespace

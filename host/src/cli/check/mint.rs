@@ -80,7 +80,7 @@ async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Re
         let why = match secret.rotating {
             true => format!("asking for a token would spend its rotating secret {name}"),
             false => format!(
-                "its issuer may replace the secret {name} at any use, and only a run keeps the next one"
+                "its issuer may replace the secret {name} at any use, and only a run keeps the next one, if the secret is `rotating: true`"
             ),
         };
         return report.not_tried(&who, why);

@@ -52,6 +52,22 @@ pub(super) fn unauthenticated(jobs: &[Arc<Job>]) -> Vec<String> {
     jobs.map(warning).take(Mistakes::ENOUGH).collect()
 }
 
+/// A warning for each job of the built-in plugin whose refresh token is not kept if the issuer replaces it (RFC 6749 §6).
+pub(super) fn not_rotating(jobs: &[Arc<Job>]) -> Vec<String> {
+    let is_lost = |job: &&Arc<Job>| {
+        let token = job.source.secrets.get("refresh_token");
+        job.source.plugin == "oauth2" && token.is_some_and(|token| !token.rotating)
+    };
+    let warning = |job: &Arc<Job>| {
+        format!(
+            "job {}: its `refresh_token` is not `rotating: true`; an issuer that replaces it at a use, as most do, leaves the job without a login. Where the issuer keeps it, `rotating: true` does no harm",
+            job.id
+        )
+    };
+    let jobs = jobs.iter().filter(is_lost);
+    jobs.map(warning).take(Mistakes::ENOUGH).collect()
+}
+
 /// The JSON pointers of suspicious texts, and why they are.
 fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)>) {
     match value {
