@@ -146,5 +146,6 @@ impl Host {
     /// more.
     pub async fn drain(&self, passed: Duration) {
         self.0.journal.drain(passed).await;
+        journal::put_all_at_the_end(&self.0).await;
     }
 }

@@ -4,6 +4,7 @@
 
 mod exchange;
 mod flight;
+mod home;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use crate::time::{Reading, Timestamp};
 
 pub(super) use exchange::send;
 pub(super) use flight::Flight;
+pub(super) use home::{put_all_at_the_end, write_back};
 
 /// How long a process that is told to end waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -43,9 +45,6 @@ const IN_USE_LOOK: Duration = Duration::from_secs(5);
 /// processes on it do, the answer of one may be there already and is written down before that.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
 
-/// Writing a value back must not keep the token from its outputs: it is tried again.
-const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The journal of a process.
 pub(super) struct Journal {
     holder: Holder,
@@ -56,8 +55,7 @@ pub(super) struct Journal {
     left_open: Mutex<HashMap<ChainId, ([u8; 16], Duration)>>,
     exchanges: TaskTracker,
     known: Mutex<Known>,
-    /// Why newest values could not be written back the last time, by job and secret.
-    not_written_back: Mutex<HashMap<(JobId, String), String>>,
+    homes: home::Pending,
 }
 
 /// What became of chains, by what was last read or written of them.
@@ -90,7 +88,7 @@ impl Journal {
             left_open: Mutex::default(),
             exchanges: TaskTracker::new(),
             known: Mutex::default(),
-            not_written_back: Mutex::default(),
+            homes: home::Pending::default(),
         }
     }
 
@@ -109,20 +107,6 @@ impl Journal {
                 "stopping although answers to requests with rotating secrets are missing; the next start settles them"
             );
         }
-    }
-
-    /// Notes how writing a newest value back ended. Whether that is another end than the last time.
-    fn wrote_back(&self, job: &JobId, secret: &str, failure: Option<&Failure>) -> bool {
-        let place = (job.clone(), secret.to_owned());
-        let mut last = self
-            .not_written_back
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let before = match failure {
-            Some(failure) => last.insert(place, failure.message.clone()),
-            None => last.remove(&place),
-        };
-        before.as_deref() != failure.map(|failure| failure.message.as_str())
     }
 
     /// The lock of a chain in this process: one call at a time uses it.
@@ -159,6 +143,9 @@ impl Journal {
 
     /// The worst that is known of a job's chains; none: nothing was read of them so far.
     pub(super) fn state_of(&self, job: &JobId) -> Option<ChainState> {
+        if self.homes.has_the_only_copy(job) {
+            return Some(ChainState::NeedsAttention);
+        }
         let known = self.known();
         let states = known.secrets.get(job)?.values().map(|stands| match stands {
             Stands::For(chain) => known.chains.get(chain).copied(),
@@ -251,6 +238,7 @@ pub(super) async fn settle(
     job: &Arc<Job>,
     plugin: Plugin,
 ) -> Result<Settled, Failure> {
+    home::require(host, job).await?;
     let mut chains = BTreeMap::new();
     for (name, secret) in rotating(job) {
         let found = find(host, job, name, secret).await?;
@@ -622,56 +610,4 @@ pub(super) async fn has_news(host: &Shared, job: &Job, held: &Held) -> bool {
         }
     }
     false
-}
-
-/// Puts newest values where jobs want them beside the store. What fails is tried again after the next call; the store has them.
-pub(super) async fn write_back(host: &Shared, job: &Job, held: &Held) {
-    for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
-        let (Some(flight), Some(home)) = (held.flight(name), &host.home) else {
-            continue;
-        };
-        let (Some(configured), Some((newest, _))) = (flight.configured(), flight.newest().await)
-        else {
-            continue;
-        };
-        let (spent, next) = (configured.expose_secret(), newest.expose_secret());
-        if spent == next {
-            continue;
-        }
-        let replacing = home.replace(&secret.origin, spent, next);
-        let replaced = timeout(WRITE_BACK_TIMEOUT, replacing).await;
-        match replaced.unwrap_or_else(|_| Err(too_slow())) {
-            Ok(true) => {
-                if host.journal.wrote_back(&job.id, name, None) {
-                    tracing::info!(job = %job.id, secret = name, "the newest value is written back again");
-                }
-            }
-            Ok(false) => tracing::info!(
-                job = %job.id, secret = name,
-                "the newest value is not written back: another one has been put there"
-            ),
-            Err(failure) => {
-                let job_id = &job.id;
-                if host.journal.wrote_back(job_id, name, Some(&failure)) {
-                    tracing::warn!(
-                        job = %job_id, secret = name, error = %failure,
-                        "the newest value cannot be written back; the state store has it"
-                    );
-                } else {
-                    tracing::debug!(
-                        job = %job_id, secret = name, error = %failure,
-                        "the newest value still cannot be written back"
-                    );
-                }
-            }
-        }
-    }
-}
-
-fn too_slow() -> Failure {
-    Failure::new(
-        FailureKind::Unavailable,
-        "host.timeout",
-        format!("it took more than {} s", WRITE_BACK_TIMEOUT.as_secs()),
-    )
 }

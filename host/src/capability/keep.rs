@@ -81,6 +81,9 @@ pub trait Keeper: Send + Sync {
     /// Whether no other process can change this store while this one has it.
     fn is_exclusive(&self) -> bool;
 
+    /// Whether what is kept is there after this process.
+    fn outlives_process(&self) -> bool;
+
     /// The id of a chain that begins with this value: a keyed fingerprint, the same for all processes on one store.
     fn chain_id(&self, first_value: &[u8]) -> ChainId;
 

@@ -60,7 +60,8 @@ impl Homes {
         match origin {
             SecretOrigin::File(path) | SecretOrigin::FileMember { path, .. } => {
                 let (_, destination) = read_file(path).await?;
-                self.files.prove(&destination, None).await
+                let proved = self.files.prove(&destination, None).await;
+                proved.map_err(|failure| of_home(failure, &destination))
             }
             SecretOrigin::KubernetesSecret {
                 namespace,
@@ -109,7 +110,8 @@ impl Homes {
             name: String::new(),
             content: SecretSlice::from(content.to_vec()),
         };
-        self.files.write(&destination, &[artifact]).await?;
+        let written = self.files.write(&destination, &[artifact]).await;
+        written.map_err(|failure| of_home(failure, &destination))?;
         Ok(true)
     }
 
@@ -173,6 +175,10 @@ impl Homes {
 }
 
 impl Home for Homes {
+    fn prove<'a>(&'a self, origin: &'a SecretOrigin) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(Self::prove(self, origin))
+    }
+
     fn replace<'a>(
         &'a self,
         origin: &'a SecretOrigin,
@@ -208,6 +214,24 @@ impl Home for Homes {
             }
         })
     }
+}
+
+/// The mend of an output that cannot get its owner is not a home's.
+fn of_home(failure: Failure, home: &FileDestination) -> Failure {
+    if failure.code.as_deref() != Some("file.owner") {
+        return failure;
+    }
+    let FileDestination {
+        path, owner, group, ..
+    } = home;
+    let message = format!(
+        "{} belongs to uid {}, gid {}, and this process (uid {}) may not leave it so; give it to that user and one of its groups, or run as root",
+        path.display(),
+        owner.unwrap_or_default(),
+        group.unwrap_or_default(),
+        rustix::process::geteuid().as_raw()
+    );
+    Failure { message, ..failure }
 }
 
 /// A merge patch of a Secret (RFC 7386).

@@ -1144,6 +1144,10 @@ impl Keeper for Cluster {
         false
     }
 
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
     fn chain_id(&self, first_value: &[u8]) -> ChainId {
         self.fingerprints.chain_id(first_value)
     }

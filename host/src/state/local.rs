@@ -415,6 +415,13 @@ impl Keeper for Local {
         }
     }
 
+    fn outlives_process(&self) -> bool {
+        match &self.backend {
+            Backend::Memory(memory) => memory.outlives_process(),
+            Backend::Directory(_) => true,
+        }
+    }
+
     fn chain_id(&self, first_value: &[u8]) -> ChainId {
         self.fingerprints.chain_id(first_value)
     }

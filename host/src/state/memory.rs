@@ -68,6 +68,8 @@ pub struct MemoryState {
     fingerprint_key: Arc<Zeroizing<[u8; KEY_LEN]>>,
     faults: Option<Arc<dyn Faults>>,
     exclusive: bool,
+    /// Whether somebody has it when the process that uses it has ended.
+    outlives_process: bool,
 }
 
 impl fmt::Debug for MemoryState {
@@ -87,11 +89,16 @@ impl MemoryState {
             fingerprint_key: Arc::new(Zeroizing::new(fingerprint_key)),
             faults: None,
             exclusive: true,
+            outlives_process: true,
         }
     }
 
-    pub(super) fn random() -> Result<Self, StateError> {
-        Ok(Self::new(*Fingerprints::random_key()?))
+    /// An empty memory that is gone with the process.
+    pub(super) fn of_process() -> Result<Self, StateError> {
+        Ok(Self {
+            outlives_process: false,
+            ..Self::new(*Fingerprints::random_key()?)
+        })
     }
 
     /// What goes wrong for stores made with this clone.
@@ -123,6 +130,10 @@ impl MemoryState {
 
     pub(super) const fn is_exclusive(&self) -> bool {
         self.exclusive
+    }
+
+    pub(super) const fn outlives_process(&self) -> bool {
+        self.outlives_process
     }
 
     pub(super) fn fingerprint_key(&self) -> &[u8; KEY_LEN] {

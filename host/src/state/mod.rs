@@ -86,7 +86,7 @@ impl Store {
     /// # Errors
     /// The machine has no random bytes.
     pub fn memory() -> Result<Self, StateError> {
-        Ok(Self::in_memory(MemoryState::random()?))
+        Ok(Self::in_memory(MemoryState::of_process()?))
     }
 
     /// A store in a memory that may outlive it.
@@ -276,6 +276,10 @@ impl Keeper for Store {
 
     fn is_exclusive(&self) -> bool {
         self.keeper().is_exclusive()
+    }
+
+    fn outlives_process(&self) -> bool {
+        self.keeper().outlives_process()
     }
 
     fn chain_id(&self, first_value: &[u8]) -> ChainId {

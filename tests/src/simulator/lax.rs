@@ -180,6 +180,10 @@ impl Keeper for Lax {
         self.inner.is_exclusive()
     }
 
+    fn outlives_process(&self) -> bool {
+        self.inner.outlives_process()
+    }
+
     fn chain_id(&self, first_value: &[u8]) -> ChainId {
         self.inner.chain_id(first_value)
     }

@@ -286,6 +286,10 @@ impl Kubernetes for Secrets {
 }
 
 impl Home for Secrets {
+    fn prove<'a>(&'a self, _: &'a SecretOrigin) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn replace<'a>(
         &'a self,
         origin: &'a SecretOrigin,

@@ -3,9 +3,13 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::evertoken::{Launch, binary};
+use evertoken_tests::issuer::Issuer;
+use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 
 use crate::scene::{PATIENCE, RECOVERY, Scene, failure_in};
@@ -119,6 +123,114 @@ fn a_state_store_that_cannot_be_opened_ends_a_start_and_check_online_knows_befor
         .unwrap();
     assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
     assert!(!scene.path("held/state").exists(), "it only looks");
+}
+
+/// Without a state store the file that a login came from is the only place for its successors.
+#[test]
+fn a_login_is_not_spent_while_its_only_home_cannot_be_written() {
+    if !can_be_somebody() {
+        return;
+    }
+    let scene = Scene::new("home").unwrap();
+    for name in ["cache", "out", "home"] {
+        folder(&scene.path(name));
+    }
+    let home = scene.write("home/login", "login-0").unwrap();
+    if is_root() {
+        chown(&home, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    }
+    let issuer = Issuer::start().unwrap();
+    let (issued, closes) = (AtomicUsize::new(1), Arc::new(AtomicBool::new(false)));
+    let (folder, is_told_to) = (scene.path("home"), Arc::clone(&closes));
+    issuer.respond_with("/token", move |_| {
+        if is_told_to.swap(false, Ordering::Relaxed) {
+            mode(&folder, 0o555);
+        }
+        let n = issued.fetch_add(1, Ordering::Relaxed);
+        Behaviour::json(
+            200,
+            &serde_json::json!({
+                "access_token": format!("token-{n}"), "token_type": "Bearer", "expires_in": 4, "refresh_token": format!("login-{n}"),
+            }),
+        )
+    });
+    let config = scene
+        .config(&format!(
+            r#"
+control: {{socket: "{{here}}/out/socket"}}
+jobs:
+- name: a
+  source:
+    plugin: oauth2
+    config: {{grant: refresh_token, token_url: "{}", client_id: a, client_auth: none}}
+    secrets: {{refresh_token: {{file: "{{here}}/home/login", rotating: true, write_back: true}}}}
+  outputs: [{{file: {{path: "{{out}}/a"}}}}]
+"#,
+            issuer.url("/token")
+        ))
+        .unwrap();
+    let command = |name: &str| {
+        let launch = launch(&scene).args([name, "--config"]);
+        launch.args([&config])
+    };
+    let held = || std::fs::read_to_string(&home).unwrap();
+    mode(&scene.path("home"), 0o555);
+    let refused = command("once").finish(PATIENCE).unwrap();
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    let why = "rotating secret `refresh_token` of job `a` is not used";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    assert_eq!(issuer.requests().len(), 0);
+
+    mode(&scene.path("home"), 0o755);
+    let process = command("run").spawn().unwrap();
+    wait_until("a successor in its home", PATIENCE, || {
+        (held() != "login-0").then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    // Nor does a process go on that has spent some.
+    mode(&scene.path("home"), 0o555);
+    let failure = scene.failure(&config, &process, "a", PATIENCE);
+    assert_eq!(failure.code, "secret.no-home", "{failure:?}");
+    let before = (held(), issuer.requests().len());
+    mode(&scene.path("home"), 0o755);
+    wait_until("another successor in its home", RECOVERY, || {
+        (held() != before.0).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    assert_eq!(issuer.requests().len(), before.1 + 1);
+    // What was spent before that could be known is gone on from, and said.
+    closes.store(true, Ordering::Relaxed);
+    let said = "no state store has it";
+    wait_until("the line of the turn", PATIENCE, || {
+        process.stderr().contains(said).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    let shown = scene.status(&config).unwrap();
+    assert_eq!(shown[0]["chain"], "needs-attention", "{shown:?}");
+    let (before, requests) = (held(), issuer.requests().len());
+    wait_until("further tokens", PATIENCE, || {
+        (issuer.requests().len() > requests + 2).then_some(())
+    })
+    .unwrap();
+    assert_eq!(held(), before);
+    mode(&scene.path("home"), 0o755);
+    wait_until("the newest in its home", PATIENCE, || {
+        (held() != before).then_some(())
+    })
+    .unwrap();
+    process.terminate(PATIENCE).unwrap();
+    assert_eq!(process.stderr().matches(said).count(), 1, "once a turn");
+    let next = command("once").finish(PATIENCE).unwrap();
+    assert_eq!(next.code(), Some(0), "{}", next.stderr);
+    let sent = issuer.requests();
+    let mut sent: Vec<_> = sent
+        .iter()
+        .map(|request| request.field("refresh_token").unwrap())
+        .collect();
+    let all = sent.len();
+    sent.sort();
+    sent.dedup();
+    assert_eq!(sent.len(), all, "a spent login was sent again");
 }
 
 /// A collector that reads lines of JSON must not lose the line that says why there is no process.

@@ -63,6 +63,12 @@ pub trait Home: Send + Sync {
         spent: &'a [u8],
         next: &'a [u8],
     ) -> BoxFuture<'a, Result<bool, Failure>>;
+
+    /// Proves that a value could be put there, without doing it.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    fn prove<'a>(&'a self, origin: &'a SecretOrigin) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
 /// What the providers read from.

@@ -452,6 +452,10 @@ impl Keeper for World {
         true
     }
 
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
     fn chain_id(&self, _: &[u8]) -> ChainId {
         unreachable!("the runner knows no rotating secrets")
     }

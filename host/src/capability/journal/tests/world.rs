@@ -694,6 +694,10 @@ impl Keeper for Shaky {
         !self.shared.load(Ordering::Relaxed)
     }
 
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
     fn chain_id(&self, first_value: &[u8]) -> ChainId {
         self.inner.chain_id(first_value)
     }

@@ -1,0 +1,213 @@
+//! Puts the newest values of rotating secrets where jobs want them: beside the store, or in its place where it ends with the process.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretSlice};
+use tokio::time::{sleep, timeout};
+
+use super::{Held, rotating};
+use crate::capability::chain::ChainId;
+use crate::capability::host::Shared;
+use crate::config::model::{Job, JobId, SecretOrigin};
+use crate::failure::{Failure, FailureKind};
+
+/// Writing a value back must not keep the token from its outputs: it is tried again.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// What no store has is tried again so often: whoever mends a folder or a permission sees its effect within half a minute.
+const TRIES_APART: Duration = Duration::from_secs(20);
+
+/// At the end of the process, for all of them together.
+const LAST_TRY: Duration = Duration::from_secs(1);
+
+/// Newest values that could not be put where jobs want them, by job and secret.
+#[derive(Default)]
+pub(super) struct Pending {
+    values: Mutex<HashMap<(JobId, String), NotThere>>,
+    is_tried_again: AtomicBool,
+}
+
+/// A newest value that is not where its job wants it.
+#[derive(Clone)]
+struct NotThere {
+    chain: ChainId,
+    origin: SecretOrigin,
+    /// What stands there in its place.
+    spent: SecretSlice<u8>,
+    /// Why, the last time.
+    why: String,
+    /// Whether it is nowhere but in this process.
+    is_the_only_copy: bool,
+}
+
+impl Pending {
+    fn values(&self) -> MutexGuard<'_, HashMap<(JobId, String), NotThere>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a newest value of this job is nowhere but in this process.
+    pub(super) fn has_the_only_copy(&self, job: &JobId) -> bool {
+        let values = self.values();
+        let mut of_job = values.iter().filter(|((of, _), _)| of == job);
+        of_job.any(|(_, value)| value.is_the_only_copy)
+    }
+
+    /// Whether it was pending.
+    fn remove(&self, place: &(JobId, String)) -> bool {
+        self.values().remove(place).is_some()
+    }
+}
+
+/// Where the store ends with the process, a value is only spent if the next one can be put back. One that could not be is spent already.
+///
+/// # Errors
+/// `secret.no-home`: it cannot, and nothing has been sent.
+pub(super) async fn require(host: &Shared, job: &Job) -> Result<(), Failure> {
+    if host.keeper.outlives_process() {
+        return Ok(());
+    }
+    for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
+        let Some(home) = &host.home else {
+            continue;
+        };
+        if host.journal.homes.has_the_only_copy(&job.id) {
+            continue;
+        }
+        let proved = timeout(TIME_LIMIT, home.prove(&secret.origin)).await;
+        proved.unwrap_or_else(|_| Err(too_slow())).map_err(|failure| Failure {
+            code: Some("secret.no-home".to_owned()),
+            message: format!(
+                "rotating secret `{name}` of job `{}` is not used: its next value could not be put back, and there is no `state` that would have it: {}",
+                job.id, failure.message
+            ),
+            ..failure
+        })?;
+    }
+    Ok(())
+}
+
+/// Puts newest values where jobs want them. What fails is tried again after the next call, and what no store has before that, too.
+pub(in crate::capability) async fn write_back(host: &Arc<Shared>, job: &Job, held: &Held) {
+    for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
+        let (Some(flight), Some(_)) = (held.flight(name), &host.home) else {
+            continue;
+        };
+        let (Some(configured), Some((newest, _))) = (flight.configured(), flight.newest().await)
+        else {
+            continue;
+        };
+        if configured.expose_secret() == newest.expose_secret() {
+            continue;
+        }
+        let value = NotThere {
+            chain: flight.chain().await.id,
+            origin: secret.origin.clone(),
+            spent: configured.clone(),
+            why: String::new(),
+            is_the_only_copy: !host.keeper.outlives_process(),
+        };
+        put(host, (job.id.clone(), name.clone()), value, &newest).await;
+    }
+}
+
+async fn put(
+    host: &Arc<Shared>,
+    place: (JobId, String),
+    mut value: NotThere,
+    newest: &SecretSlice<u8>,
+) {
+    let Some(home) = &host.home else {
+        return;
+    };
+    let (spent, next) = (value.spent.expose_secret(), newest.expose_secret());
+    let replaced = timeout(TIME_LIMIT, home.replace(&value.origin, spent, next)).await;
+    let (job, secret) = &place;
+    match replaced.unwrap_or_else(|_| Err(too_slow())) {
+        Ok(true) => {
+            if host.journal.homes.remove(&place) {
+                tracing::info!(%job, secret, "the newest value is written back again");
+            }
+        }
+        Ok(false) => {
+            host.journal.homes.remove(&place);
+            tracing::info!(%job, secret, "the newest value is not written back: another one has been put there");
+        }
+        Err(failure) => {
+            value.why.clone_from(&failure.message);
+            let is_the_only_copy = value.is_the_only_copy;
+            let before = host.journal.homes.values().insert(place.clone(), value);
+            if before.is_some_and(|before| before.why == failure.message) {
+                tracing::debug!(%job, secret, error = %failure, "the newest value still cannot be written back");
+            } else if is_the_only_copy {
+                tracing::error!(%job, secret, error = %failure, "the newest value cannot be written back, and no state store has it: it is lost if this process ends before it can");
+            } else {
+                tracing::warn!(%job, secret, error = %failure, "the newest value cannot be written back; the state store has it");
+            }
+            if is_the_only_copy {
+                try_again(host);
+            }
+        }
+    }
+}
+
+/// Sees to it that what no store has is tried again until it is where it belongs.
+fn try_again(host: &Arc<Shared>) {
+    let homes = &host.journal.homes;
+    if homes.is_tried_again.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let host = Arc::clone(host);
+    tokio::spawn(async move {
+        loop {
+            sleep(TRIES_APART).await;
+            put_all(&host).await;
+            let homes = &host.journal.homes;
+            let values = homes.values();
+            if !values.values().any(|value| value.is_the_only_copy) {
+                homes.is_tried_again.store(false, Ordering::Release);
+                return;
+            }
+        }
+    });
+}
+
+/// Puts all that no store has where it belongs, but for what a call has in its hands: that puts it back at its end.
+async fn put_all(host: &Arc<Shared>) {
+    let values = host.journal.homes.values().clone();
+    for (place, value) in values {
+        let lock = host.journal.lock(value.chain);
+        let Ok(_held) = lock.try_lock() else {
+            continue;
+        };
+        if !value.is_the_only_copy || !host.journal.homes.values().contains_key(&place) {
+            continue;
+        }
+        if let Ok(Some(stored)) = host.keeper.chain(value.chain).await {
+            put(host, place, value, &stored.chain.value).await;
+        }
+    }
+}
+
+/// The last try of a process that ends.
+pub(in crate::capability) async fn put_all_at_the_end(host: &Arc<Shared>) {
+    if host.journal.homes.values().is_empty() {
+        return;
+    }
+    let _ = timeout(LAST_TRY, put_all(host)).await;
+    for ((job, secret), value) in &*host.journal.homes.values() {
+        if value.is_the_only_copy {
+            tracing::error!(%job, secret, why = value.why, "the newest value is lost with this process: it could not be written back, and no state store has it; somebody has to log in again");
+        }
+    }
+}
+
+fn too_slow() -> Failure {
+    Failure::new(
+        FailureKind::Unavailable,
+        "host.timeout",
+        format!("it took more than {} s", TIME_LIMIT.as_secs()),
+    )
+}
