@@ -64,9 +64,19 @@ fn report(refreshed: &Refreshed, timeout: Duration) -> anyhow::Result<Exit> {
             ),
         };
         exit = Exit::Failure;
-        say(&format!("error: {}: not refreshed: {why}", job.id));
+        let what = if is_refreshed(job, result) {
+            "refreshed, but not in every output"
+        } else {
+            "not refreshed"
+        };
+        say(&format!("error: {}: {what}: {why}", job.id));
     }
     Ok(exit)
+}
+
+/// Whether there is a new token, and only outputs are to be mended.
+const fn is_refreshed(job: &JobStatus, result: &RefreshedJob) -> bool {
+    matches!(result, RefreshedJob::Failed) && job.last_failure.is_none() && job.held_back.is_none()
 }
 
 fn done(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
@@ -91,7 +101,7 @@ fn done(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
 /// What went wrong, and when the process tries that again.
 fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
     let again = |what: &str, at: Option<Timestamp>| {
-        at.map_or_else(String::new, |at| format!(" ({what} again {at})"))
+        at.map_or_else(String::new, |at| format!(" ({what} again at {at})"))
     };
     let of_source = job.last_failure.iter().map(described);
     let of_issuer = job.held_back.iter().map(|held_back| {
@@ -103,7 +113,7 @@ fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
         .map(|why| why + &again("asked", job.next_refresh));
     let of_outputs = outputs.iter().filter_map(|output| {
         let why = described(output.failure.as_ref()?);
-        let again = again("written", output.next_try);
+        let again = again("tried", output.next_try);
         Some(format!("{}: {why}{again}", output.destination))
     });
     of_source.chain(of_outputs).collect::<Vec<_>>().join("; ")

@@ -29,7 +29,11 @@ const HARMLESS: [(Number, &str, &str); 8] = [
     (Number::STKFLT, "SIGSTKFLT", IGNORED),
 ];
 
-/// Cancels what it returns at the first SIGTERM or SIGINT; the second ends the process at once. The harmless ones are said.
+/// One wish to end may come as several signals: `timeout` and some inits tell a process and its group, a terminal and a script each forward
+/// an interrupt.
+const ONE_WISH: Duration = Duration::from_secs(1);
+
+/// Cancels what it returns at the first SIGTERM or SIGINT; one that follows a second later or more ends the process at once. The harmless ones are said.
 ///
 /// # Errors
 /// The handlers cannot be installed.
@@ -68,24 +72,26 @@ impl Moment {
 }
 
 async fn end(mut terminate: Signal, mut interrupt: Signal, stop: CancellationToken) {
-    for is_first in [true, false] {
-        let name = tokio::select! {
+    let mut told = async || {
+        tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-        };
-        if is_first {
-            tracing::info!(
-                signal = name,
-                "stopping; writes under way are finished first"
-            );
-            stop.cancel();
-        } else {
-            tracing::warn!(
-                signal = name,
-                "ending at once, as asked for again; what is under way is abandoned"
-            );
         }
-    }
+    };
+    let signal = told().await;
+    tracing::info!(signal, "stopping; writes under way are finished first");
+    stop.cancel();
+    let first = Instant::now();
+    let signal = loop {
+        let signal = told().await;
+        if first.elapsed() >= ONE_WISH {
+            break signal;
+        }
+    };
+    tracing::warn!(
+        signal,
+        "ending at once, as asked for again; what is under way is abandoned"
+    );
     stderr::finish();
     std::process::exit(1);
 }

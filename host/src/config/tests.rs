@@ -305,7 +305,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             "jobs: []\nserve: {address: \":8080\"}\n",
             vec![
-                "2:18: `:8080` is not an IP address and port (write `0.0.0.0:8080`, or `[::]:8080` for IPv6 as well)",
+                "2:18: `:8080` is not an IP address and port (write `127.0.0.1:8080` for this machine alone, `0.0.0.0:8080` or `[::]:8080` for others too)",
             ],
         ),
         (
@@ -317,7 +317,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             "jobs: []\nserve: {address: 8080}\n",
             vec![
-                "2:18: `8080` is not an IP address and port (write `0.0.0.0:8080`, or `[::]:8080` for IPv6 as well)",
+                "2:18: `8080` is not an IP address and port (write `127.0.0.1:8080` for this machine alone, `0.0.0.0:8080` or `[::]:8080` for others too)",
             ],
         ),
         (

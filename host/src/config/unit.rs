@@ -610,11 +610,11 @@ impl Word for SocketAddr {
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         text.parse().map_err(|_| {
-            let help = match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
-                Ok(port) => {
-                    format!("write `0.0.0.0:{port}`, or `[::]:{port}` for IPv6 as well")
-                }
-                _ => "write it like `0.0.0.0:8080` or `[::]:8080`".to_owned(),
+            let help = match port_of(text) {
+                Some(port) => format!(
+                    "write `127.0.0.1:{port}` for this machine alone, `0.0.0.0:{port}` or `[::]:{port}` for others too"
+                ),
+                None => "write it like `127.0.0.1:8080` for this machine alone, `0.0.0.0:8080` or `[::]:8080` for others too".to_owned(),
             };
             Complaint::new(format!("`{text}` is not an IP address and port"), help)
         })
@@ -623,6 +623,12 @@ impl Word for SocketAddr {
     fn word_schema() -> Value {
         json!({"type": "string", "pattern": "^.+:[0-9]+$", "examples": [Self::EXAMPLE]})
     }
+}
+
+/// The port of what is no IP address and port: `8080`, `:8080`, `localhost:8080`.
+fn port_of(text: &str) -> Option<u16> {
+    let port = text.strip_prefix("localhost").unwrap_or(text);
+    port.strip_prefix(':').unwrap_or(port).parse().ok()
 }
 
 /// An IP address, or all those with one prefix.

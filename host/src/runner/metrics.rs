@@ -378,14 +378,18 @@ fn labels_of(job: &JobStatus) -> [(&'static str, String); 2] {
     [("name", job.id.name.clone()), ("namespace", namespace)]
 }
 
-/// One gauge per job: its name, what it says, and its value where it has one.
-type JobGauge = (&'static str, &'static str, fn(&JobStatus) -> Option<f64>);
+/// One gauge per job: its name, what it says, and its value at a time, where it has one.
+type JobGauge = (
+    &'static str,
+    &'static str,
+    fn(&JobStatus, Timestamp) -> Option<f64>,
+);
 
 const JOB_GAUGES: [JobGauge; 4] = [
     (
         "job_expiration_timestamp_seconds",
         "When the token dies that every output has, or had last; 0: they have none yet",
-        |job| match job.state {
+        |job, _| match job.state {
             JobState::Pending | JobState::Failing => Some(0.0),
             JobState::Publishing | JobState::Unwritten => {
                 let published = job.published_expires_at.map_or(0.0, seconds);
@@ -397,17 +401,22 @@ const JOB_GAUGES: [JobGauge; 4] = [
     (
         "job_next_refresh_timestamp_seconds",
         "When the source is asked next, or one of those that wait for the same issuer",
-        |job| job.next_refresh.map(seconds),
+        |job, _| job.next_refresh.map(seconds),
     ),
     (
         "job_last_success_timestamp_seconds",
         "When the source last gave a good token",
-        |job| job.last_success.map(seconds),
+        |job, _| job.last_success.map(seconds),
     ),
     (
         "job_ready",
         "Whether a token that lives is in every output",
-        |job| Some(f64::from(u8::from(job.state.is_ready()))),
+        |job, now| {
+            // On its way to its outputs, which have the one before for a moment.
+            let has_another = job.state == JobState::Publishing
+                && job.published_expires_at.is_some_and(|at| at > now);
+            Some(f64::from(u8::from(job.state.is_ready() || has_another)))
+        },
     ),
 ];
 
@@ -420,7 +429,7 @@ impl Collector for PerJob {
             let gauge = ConstGauge::new(0.0_f64);
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             for job in &snapshot.jobs {
-                if let Some(value) = value(job) {
+                if let Some(value) = value(job, snapshot.at) {
                     let labels = labels_of(job);
                     ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
                 }
@@ -628,6 +637,14 @@ mod tests {
                     )
                 },
                 JobStatus {
+                    published_expires_at: Some(Timestamp(u64::MAX)),
+                    ..job("on-its-way", JobState::Publishing, Some(u64::MAX))
+                },
+                JobStatus {
+                    published_expires_at: Some(Timestamp(1)),
+                    ..job("too-late-on-its-way", JobState::Publishing, Some(u64::MAX))
+                },
+                JobStatus {
                     id: JobId {
                         namespace: Some("shop".to_owned()),
                         ..JobId::file("tenant")
@@ -660,6 +677,8 @@ mod tests {
             "evertoken_job_next_refresh_timestamp_seconds{name=\"a\",namespace=\"\"} 1700000000.5",
             "evertoken_job_ready{name=\"a\",namespace=\"\"} 1.0",
             "evertoken_job_ready{name=\"b\\\"\\n\",namespace=\"\"} 0.0",
+            "evertoken_job_ready{name=\"on-its-way\",namespace=\"\"} 1.0",
+            "evertoken_job_ready{name=\"too-late-on-its-way\",namespace=\"\"} 0.0",
             "evertoken_job_expiration_timestamp_seconds{name=\"never-had-one\",namespace=\"\"} 0.0",
             "evertoken_job_expiration_timestamp_seconds{name=\"not-yet\",namespace=\"\"} 0.0",
             "evertoken_job_expiration_timestamp_seconds{name=\"in-no-output\",namespace=\"\"} 0.0",

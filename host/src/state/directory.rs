@@ -3,6 +3,7 @@
 
 mod folder;
 mod lock;
+mod removed;
 mod reserve;
 mod witness;
 
@@ -125,13 +126,14 @@ impl Directory {
             .testify(now)
             .map_err(|error| storage("writing", error.into()))?;
         let owner = Owner {
+            file: removed::watched(&folder)?,
             folder,
             database: Some(database),
             refused: found.refused,
             restored: restored.clone(),
             witness,
             reserve,
-            _lock: lock,
+            lock,
         };
         let (operations, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -202,6 +204,8 @@ impl Drop for Directory {
 /// The thread's side.
 struct Owner {
     folder: Folder,
+    /// The database's, for its state in the file system.
+    file: File,
     /// None after an I/O error: redb wants to be opened anew then.
     database: Option<Database>,
     /// Records that are never overwritten, only forgotten, and why.
@@ -209,7 +213,7 @@ struct Owner {
     restored: Restored,
     witness: Witness,
     reserve: Reserve,
-    _lock: DirectoryLock,
+    lock: DirectoryLock,
 }
 
 impl Owner {
@@ -253,6 +257,12 @@ impl Owner {
     }
 
     fn commit(&mut self, mut changes: Vec<(Change, Answer<bool>)>) {
+        if let Err(error) = self.stay() {
+            for (_, answer) in changes {
+                let _ = answer.send(Err(error.clone()));
+            }
+            return;
+        }
         if changes.iter().any(|(change, _)| is_ordinary(change)) && !self.has_room() {
             refuse_ordinary(&mut changes, &storage("writing", full_disk()));
         }

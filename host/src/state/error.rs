@@ -38,7 +38,7 @@ pub enum StateError {
         why: String,
     },
     /// Another process holds the directory.
-    #[error("state directory {path} is in use by {holder}; stop that process, or give this one a directory of its own", path = path.display())]
+    #[error("state directory {path} is in use by {holder}; `evertoken status` and `evertoken refresh` speak to it; of two processes on one configuration one must stop, and another configuration needs a directory and logins of its own", path = path.display())]
     Locked {
         /// The directory.
         path: PathBuf,

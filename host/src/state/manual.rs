@@ -398,7 +398,7 @@ impl Manual {
             FailureKind::Denied,
             "state.spent",
             format!(
-                "this value of secret `{secret}` of job `{job}` is not taken: {why}; log in again and give the new value"
+                "this value of secret `{secret}` of job `{job}` is not taken: {why}; log in again and give the new value, or, if no request has ever carried it, put it where the configuration reads it and run `evertoken state forget`"
             ),
         ))
     }

@@ -468,7 +468,11 @@ fn issuers_that_do_not_come_to_the_end_of_an_answer_with_a_successor() {
         (issuer.requests().len() > asked).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
-    process.signal(Signal::TERM).unwrap();
+    // `timeout` tells the process and its group: one wish.
+    for _ in 0..2 {
+        process.signal(Signal::TERM).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
     std::thread::sleep(END);
     assert_eq!(process.try_wait().unwrap(), None, "{}", process.stderr());
     ends_within(END, name, &process);

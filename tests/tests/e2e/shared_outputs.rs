@@ -129,7 +129,7 @@ fn an_output_that_jobs_share_and_that_cannot_be_written_is_told_of_each_of_them(
     let refused = scene.command(&["refresh", "a"], &config).unwrap();
     assert_eq!(refused.code(), Some(1));
     assert!(
-        refused.stderr.contains(" (written again 2"),
+        refused.stderr.contains(" (tried again at 2"),
         "{}",
         refused.stderr
     );

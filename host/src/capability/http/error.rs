@@ -69,9 +69,14 @@ pub(super) fn broken_off(target: &Target, through: Option<&str>, error: &io::Err
     if let Some(error) = find::<rustls::Error>(error) {
         return tls(&at, target, error);
     }
+    // So do servers for https end a plain request.
+    let hint = match (target.url.scheme(), error.kind()) {
+        ("http", io::ErrorKind::ConnectionReset) => "; is that port for https?",
+        _ => "",
+    };
     unavailable(
         "http.protocol",
-        format!("the answer of {at} broke off: {}", plain(error)),
+        format!("the answer of {at} broke off: {}{hint}", plain(error)),
     )
 }
 

@@ -17,7 +17,7 @@ use crate::state::Looked;
 use crate::state::error::StateError;
 
 /// The mends of a directory that cannot be opened.
-const MAKE_PARENT: &str = "create its parent directory and let this process write there";
+const MAKE_IT: &str = "make the state directory for the user of this process (`install -d -m 0700 -o USER DIRECTORY`), or set `state.dir` to a place where that user may";
 const LET_US_WRITE: &str = "let this process write in the state directory";
 
 /// Room that the commit of a rotation takes, in bytes: a few pages for the record and the tree above it.
@@ -109,7 +109,7 @@ pub(in crate::state) fn look(path: &Path) -> Result<Looked, StateError> {
         Err(WayError::Missing(missing)) if missing == path => {
             let parent = path.parent().unwrap_or(path);
             let parent = check_parent(parent).map_err(|error| refused(path, error))?;
-            try_writing(&parent).map_err(|error| failed(error, MAKE_PARENT))?;
+            try_writing(&parent).map_err(|error| failed(error, MAKE_IT))?;
             Ok(Looked::NoStore)
         }
         Err(error) => Err(refused(path, error)),
@@ -159,8 +159,8 @@ fn refused(path: &Path, error: WayError) -> StateError {
             };
         }
         WayError::NotADirectory(_) => (io::ErrorKind::NotADirectory, "it must be a directory"),
-        WayError::Missing(_) => (io::ErrorKind::NotFound, MAKE_PARENT),
-        WayError::Os { errno, .. } => (errno.kind(), MAKE_PARENT),
+        WayError::Missing(_) => (io::ErrorKind::NotFound, MAKE_IT),
+        WayError::Os { errno, .. } => (errno.kind(), MAKE_IT),
     };
     StateError::Open {
         path: path.to_owned(),

@@ -3,6 +3,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use super::folder::Folder;
@@ -15,7 +16,7 @@ const LOCK_FILE: &str = "lock";
 const HOLDER_MAX_BYTES: u64 = 300;
 
 /// The directory is ours until this is dropped.
-pub(super) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock")] File);
+pub(super) struct DirectoryLock(File);
 
 impl DirectoryLock {
     /// Takes the lock or says who has it.
@@ -39,6 +40,12 @@ impl DirectoryLock {
         file.set_len(0).map_err(failed)?;
         writeln!(file, "{}", describe_this_process()).map_err(failed)?;
         Ok(Self(file))
+    }
+
+    /// Whether this is the lock of what is a directory now.
+    pub(super) fn is_in(&self, folder: &Folder) -> Result<bool, StateError> {
+        let id = |file: &File| file.metadata().map(|found| (found.dev(), found.ino())).ok();
+        Ok(id(&self.0) == id(&folder.file(LOCK_FILE)?))
     }
 }
 

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 
 use super::*;
 use crate::capability::chain::Chain;
-use crate::capability::keep::{ChainChange, Keeper};
+use crate::capability::keep::{ChainChange, Keeper, Seed};
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
 use crate::state::change::{Swap, revision};
@@ -349,6 +349,70 @@ async fn a_newer_schema_is_refused() {
     );
 }
 
+#[tokio::test]
+async fn files_that_are_removed_under_a_process_are_made_anew_with_all_that_was_in_them() {
+    let job = JobId::file("job");
+    let remove_directory: fn(&Path) = |path| std::fs::remove_dir_all(path).unwrap();
+    let remove_files: fn(&Path) = |path| {
+        for entry in std::fs::read_dir(path).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    };
+    let remove_database: fn(&Path) = |path| std::fs::remove_file(path.join(DATABASE_FILE)).unwrap();
+    for remove in [remove_directory, remove_files, remove_database] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        {
+            let store = Store::open(&path, vec![key(1)]).unwrap();
+            rotate(&store, &job, "rt-1").await.unwrap();
+            store.keep_token(&job, &kept("token")).await.unwrap();
+            remove(&path);
+            rotate(&store, &job, "rt-2").await.unwrap();
+            rotate(&store, &job, "rt-3").await.unwrap();
+            let second = Store::open(&path, vec![key(1)]).unwrap_err();
+            assert_eq!(second.code(), "state.locked", "{second}");
+        }
+        let store = Store::open(&path, vec![key(1)]).unwrap();
+        assert_eq!(refresh_token(&store, &job).await.unwrap(), "rt-3");
+        assert!(store.token(&job).await.unwrap().is_some());
+        let seed = format!("seed of {job}").into_bytes();
+        let found = store.find_chain(&job, "refresh_token", Some(&seed)).await;
+        let found = found.unwrap().unwrap();
+        assert_eq!(found.seed, Seed::Unchanged);
+        assert!(
+            store
+                .find_chain_to_replace(&job, "refresh_token", Some(b"rt-1"))
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_moved_takes_its_process_along_and_one_put_in_its_place_is_left_alone() {
+    let job = JobId::file("job");
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("state"), folder.path().join("moved"));
+    {
+        let store = Store::open(&path, Vec::new()).unwrap();
+        rotate(&store, &job, "rt-1").await.unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        rotate(&store, &job, "rt-2").await.unwrap();
+        assert!(!path.exists());
+    }
+    let store = Store::open(&moved, Vec::new()).unwrap();
+    assert_eq!(refresh_token(&store, &job).await.unwrap(), "rt-2");
+    let copy = folder.path().join("copy");
+    std::fs::copy(moved.join(DATABASE_FILE), &copy).unwrap();
+    std::fs::remove_file(moved.join(DATABASE_FILE)).unwrap();
+    std::fs::rename(&copy, moved.join(DATABASE_FILE)).unwrap();
+    let held = std::fs::read(moved.join(DATABASE_FILE)).unwrap();
+    let failure = rotate(&store, &job, "rt-3").await.unwrap_err();
+    assert_eq!(failure.code.as_deref(), Some("state.damaged"), "{failure}");
+    assert_eq!(std::fs::read(moved.join(DATABASE_FILE)).unwrap(), held);
+}
+
 #[test]
 fn what_is_no_store_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -366,7 +430,9 @@ fn what_is_no_store_is_refused_and_left_alone() {
     assert_eq!(error.code(), "state.open", "{error}");
     let missing = Store::open(&folder.path().join("a/b"), Vec::new()).unwrap_err();
     assert!(
-        missing.to_string().contains("create its parent directory"),
+        missing
+            .to_string()
+            .contains("make the state directory for the user of this process"),
         "{missing}"
     );
 }

@@ -1,0 +1,97 @@
+//! What becomes of a store whose files are removed under the process that has them open: they are made anew where they were, before
+//! anything else is written. A directory that is moved elsewhere is not: what is written goes with it.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+
+use redb::{Database, ReadableDatabase, ReadableTable};
+
+use super::folder::Folder;
+use super::lock::DirectoryLock;
+use super::reserve::Reserve;
+use super::witness::{Testimony, Witness};
+use super::{
+    DATABASE_FILE, FingerprintFile, LINKS, META, Owner, RECORDS, RESTORED, all_chains, get,
+    open_database, storage,
+};
+use crate::state::error::StateError;
+use crate::state::record;
+
+/// The database's file, to see whether it is still in some directory.
+pub(super) fn watched(folder: &Folder) -> Result<File, StateError> {
+    folder.file(DATABASE_FILE)
+}
+
+impl Owner {
+    /// Makes the store anew if its database has been removed.
+    ///
+    /// # Errors
+    /// It cannot be made there, or something else stands there by now; nothing is written then.
+    pub(super) fn stay(&mut self) -> Result<(), StateError> {
+        let is_there = |file: &File| file.metadata().is_ok_and(|found| found.nlink() > 0);
+        if is_there(&self.file) {
+            return Ok(());
+        }
+        let path = self.folder.path().to_owned();
+        let folder = Folder::open(&path)?;
+        if !self.lock.is_in(&folder)? {
+            self.lock = DirectoryLock::acquire(&folder)?;
+        }
+        let file = watched(&folder)?;
+        if file.metadata().is_ok_and(|found| found.len() > 0) {
+            return Err(StateError::Damaged {
+                path: path.join(DATABASE_FILE),
+                reason: "it has been put there in the place of this process's, which somebody removed; keep the right one and start anew".to_owned(),
+            });
+        }
+        let database = open_database(&folder)?;
+        let writing = |error| storage("writing", error);
+        let (stored, chains) = self.reading(|old| {
+            copy(old, &database)?;
+            let stored = get(old, &record::fingerprint_key_key())?;
+            Ok((stored, all_chains(old)?))
+        })?;
+        if let Some(stored) = stored {
+            FingerprintFile::open(&folder)?.keep(&stored);
+        }
+        let last: Testimony = self.witness.last();
+        let mut witness = Witness::open(&folder)?;
+        witness.begin(&chains | self.witness.begun());
+        witness
+            .testify(last)
+            .map_err(|error| writing(error.into()))?;
+        self.reserve = Reserve::open(&folder)?;
+        self.witness = witness;
+        self.database = Some(database);
+        self.file = file;
+        self.folder = folder;
+        tracing::warn!(directory = %path.display(), "the state store was removed under this process; it is made anew");
+        Ok(())
+    }
+}
+
+/// Copies all that is in one database into another, in one transaction.
+fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
+    let read = from.begin_read()?;
+    let write = to.begin_write()?;
+    macro_rules! copy_table {
+        ($table:expr) => {
+            match read.open_table($table) {
+                Ok(table) => {
+                    let mut copied = write.open_table($table)?;
+                    for entry in table.iter()? {
+                        let (key, value) = entry?;
+                        copied.insert(key.value(), value.value())?;
+                    }
+                }
+                Err(redb::TableError::TableDoesNotExist(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+    }
+    copy_table!(RECORDS);
+    copy_table!(LINKS);
+    copy_table!(META);
+    copy_table!(RESTORED);
+    Ok(write.commit()?)
+}
