@@ -42,15 +42,24 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         };
         let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let mut mistakes = plugin_options::mistakes(&loaded.places, &plugins).await;
+        let mut formats = formats::Judged::default();
         if mistakes.is_empty() {
-            mistakes = formats::mistakes(&loaded.places, &plugins).await;
+            formats = formats::judge(&loaded.places, &plugins).await;
+            mistakes.append(&mut formats.mistakes);
         }
         if let Some(mistakes) = Mistakes::of(mistakes) {
             configuration::show(&mistakes);
             return Ok(Exit::Usage);
         }
-        let suspicious = suspicious::warnings(&loaded.places);
+        let mut suspicious = suspicious::warnings(&loaded.places);
+        suspicious.append(&mut formats.warnings);
         let mut doubts = suspicious.len();
+        if loaded.config.jobs.is_empty() {
+            say(
+                "warning: there are no jobs, neither under `jobs` nor in a file that `include` names",
+            );
+            doubts += 1;
+        }
         for warning in suspicious {
             say(&format!("warning: {warning}"));
         }
@@ -60,6 +69,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             .into_iter()
             .chain(suspicious::unauthenticated(jobs))
             .chain(suspicious::not_rotating(jobs))
+            .chain(suspicious::not_revealed(jobs))
         {
             say(&format!("warning: {warning}"));
             doubts += 1;

@@ -89,7 +89,10 @@ fn unreadable(name: &str, why: &dyn std::error::Error) -> Mistakes {
     Mistakes::one(Mistake::without_text(
         name,
         format!("cannot be read: {why}"),
-        Some("name a readable YAML file".to_owned()),
+        Some(
+            "name a readable YAML file; `--config FILE` or EVERTOKEN_CONFIG names the first"
+                .to_owned(),
+        ),
     ))
 }
 

@@ -592,7 +592,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             "jobs: []\n? [a]\n: b\n",
             vec![
-                "2:3: a key that is not text (write the key as one word; quote it if it looks like a number or is empty)",
+                "2:3: a key that is not text (write the key as one word; quote it if it looks like a number or is empty, and quote a value that begins with `{`)",
             ],
         ),
         (
@@ -1122,7 +1122,7 @@ fn included_files_add_jobs_and_are_named_in_their_mistakes() {
     assert_eq!(
         shown.lines().collect::<Vec<_>>(),
         [
-            "jobs.d/none.yaml: cannot be read: it does not exist (name a readable YAML file)",
+            "jobs.d/none.yaml: cannot be read: it does not exist (name a readable YAML file; `--config FILE` or EVERTOKEN_CONFIG names the first)",
             "jobs.d/c.yaml:1:15: two jobs are called `a` (the other: jobs.d/a.yaml:1:15) (give one of them another name)",
             "jobs.d/c.yaml:2:1: unknown key `serve` (the keys here are `jobs`, `outputs`)",
             "jobs.d/d.yaml:1:7: not valid YAML: unclosed bracket '[' (close the bracket)",

@@ -351,7 +351,7 @@ impl<'t> Builder<'t, '_> {
                 self.notes.push(note(
                     span,
                     "a key that is not text",
-                    "write the key as one word; quote it if it looks like a number or is empty",
+                    "write the key as one word; quote it if it looks like a number or is empty, and quote a value that begins with `{`",
                 ));
                 self.orphans.extend([key, value]);
                 continue;

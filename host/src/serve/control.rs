@@ -204,7 +204,7 @@ pub enum ControlError {
     #[error("{} is in the control socket's place and is no socket; remove it, or choose another place: `control: {{socket: …}}`", .0.display())]
     NoSocket(PathBuf),
     /// Whether somebody listens is not this user's to see.
-    #[error("user {uid} may not reach the control socket {}; run the command as the user that evertoken runs as, or as root", path.display())]
+    #[error("user {uid} may not reach the control socket {}; run the command as the user that evertoken runs as, and with its XDG_RUNTIME_DIR if it has one, or as root", path.display())]
     Denied {
         /// The socket.
         path: PathBuf,

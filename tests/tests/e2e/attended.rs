@@ -462,10 +462,13 @@ jobs:
     );
     assert!(good.stdout.ends_with(&written), "{}", good.stdout);
 
-    for (job, code) in [("bad", "secret.not-found"), ("unwritten", "nowhere")] {
+    for (job, what, code) in [
+        ("bad", "not refreshed", "secret.not-found"),
+        ("unwritten", "refreshed, but not in every output", "nowhere"),
+    ] {
         let failed = refresh(&[job]);
         assert_eq!(failed.code(), Some(1), "{}", failed.stderr);
-        let said = format!("error: {job}: not refreshed: ");
+        let said = format!("error: {job}: {what}: ");
         assert!(failed.stderr.starts_with(&said), "{}", failed.stderr);
         assert!(failed.stderr.contains(code), "{}", failed.stderr);
     }

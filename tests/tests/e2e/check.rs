@@ -38,49 +38,71 @@ fn shown(finished: &Finished) -> String {
     shown
 }
 
-/// A client that nothing authenticates, and a login that the first answer may end.
+/// What can be meant, and hardly is.
 #[test]
 fn what_seldom_ends_well_is_a_warning() {
     let scene = Scene::new("check-warns").unwrap();
-    for (config, secrets, warning) in [
+    let oauth2 = |config: &str, secrets: &str| {
+        format!(
+            "{{plugin: oauth2, config: {{token_url: \"https://issuer.test/token\", client_id: a, {config}}}, secrets: {{{secrets}}}}}"
+        )
+    };
+    let login = "grant: refresh_token, client_auth: none";
+    let mirror = |rest: &str| format!("{{plugin: mirror, secrets: {{token: {{value: x}}}}{rest}}}");
+    let dummy = || "{plugin: dummy}".to_owned();
+    for (source, template, warning) in [
         (
-            "grant: client_credentials",
-            "",
+            oauth2("grant: client_credentials", ""),
+            None,
             Some("nothing authenticates its client"),
         ),
-        ("grant: client_credentials, client_auth: none", "", None),
         (
-            "grant: refresh_token, client_auth: none",
-            "refresh_token: {value: x}",
+            oauth2("grant: client_credentials, client_auth: none", ""),
+            None,
+            None,
+        ),
+        (
+            oauth2(login, "refresh_token: {value: x}"),
+            None,
             Some("its `refresh_token` is not `rotating: true`"),
         ),
         (
-            "grant: refresh_token, client_auth: none",
-            "refresh_token: {value: x, rotating: true}",
+            oauth2(login, "refresh_token: {value: x, rotating: true}"),
+            None,
             None,
         ),
+        (mirror(""), None, Some("add `reveal: [token]`")),
+        (mirror(", reveal: [token]"), None, None),
+        (
+            dummy(),
+            Some("$TOKEN"),
+            Some("the same whatever the token is"),
+        ),
+        (dummy(), Some("x{{ token }}"), None),
+        (dummy(), Some("{{ expires_at }}"), None),
     ] {
+        let format = template
+            .map(|text| format!(", format: {{plugin: template, config: {{template: {text:?}}}}}"));
         let yaml = format!(
-            r#"
-state: {{dir: "{{here}}/state"}}
-jobs:
-- name: a
-  source:
-    plugin: oauth2
-    config: {{token_url: "https://issuer.test/token", client_id: a, {config}}}
-    secrets: {{{secrets}}}
-  outputs: [{{file: {{path: "{{out}}/a"}}}}]
-"#
+            "state: {{dir: \"{{here}}/state\"}}\njobs: [{{name: a, source: {source}, outputs: [{{file: {{path: \"{{out}}/a\"}}{}}}]}}]\n",
+            format.unwrap_or_default()
         );
         let path = scene.config(&yaml).unwrap();
         let finished = scene.command(&["check"], &path).unwrap();
-        assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
+        assert_eq!(finished.code(), Some(0), "{source}: {}", finished.stderr);
         let said = format!("{}{}", finished.stdout, finished.stderr);
         match warning {
-            Some(warning) => assert!(said.contains(warning), "{config}: {said}"),
-            None => assert!(!said.contains("warning"), "{config}: {said}"),
+            Some(warning) => assert!(said.contains(warning), "{source}: {said}"),
+            None => assert!(!said.contains("warning"), "{source}: {said}"),
         }
     }
+    let nothing = scene.config("jobs: []\n").unwrap();
+    let finished = scene.command(&["check"], &nothing).unwrap();
+    assert!(
+        finished.stderr.contains("warning: there are no jobs"),
+        "{}",
+        finished.stderr
+    );
 }
 
 #[test]

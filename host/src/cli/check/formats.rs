@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
 use crate::config::model::Format;
@@ -22,9 +22,18 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 /// What the code of a failure begins with that is about the configuration alone, whatever the tokens are.
 const ABOUT_CONFIG: &str = "config.";
 
-/// The mistakes in the formats of built-in plugins. Others are strangers' code, which `check` alone does not run.
-pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake> {
-    let mut found = Vec::new();
+/// What is wrong with formats.
+#[derive(Default)]
+pub(super) struct Judged {
+    /// What can never be written.
+    pub(super) mistakes: Vec<Mistake>,
+    /// What is written, and hardly meant.
+    pub(super) warnings: Vec<Mistake>,
+}
+
+/// Judges the formats of built-in plugins. Others are strangers' code, which `check` alone does not run.
+pub(super) async fn judge(places: &Places, plugins: &Plugins) -> Judged {
+    let mut found = Judged::default();
     let mut tried = BTreeSet::new();
     for said in places.plugin_options() {
         let is_built_in = FORMATTER_PLUGINS.contains(&said.plugin);
@@ -42,15 +51,43 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
             plugin: said.plugin.to_owned(),
             config: Arc::unwrap_or_clone(said.config),
         };
-        if let Err(failure) = artifacts(plugins, &format, &said.jobs).await
-            && is_about_config(&failure)
-        {
-            let place = place_in(said.place, &failure.message);
-            let message = format!("plugin `{}`: {}", said.plugin, failure.message);
-            found.push(places.mistake(place, message, None));
+        match artifacts(plugins, &format, &said.jobs).await {
+            Err(failure) if is_about_config(&failure) => {
+                let place = place_in(said.place, &failure.message);
+                let message = format!("plugin `{}`: {}", said.plugin, failure.message);
+                found.mistakes.push(places.mistake(place, message, None));
+            }
+            Ok(written) if is_constant(plugins, &format, &said.jobs, &written).await => {
+                let message = "what it writes is the same whatever the token is";
+                let help = "the token is `{{ token }}`";
+                found
+                    .warnings
+                    .push(places.mistake(said.place, message, Some(help.to_owned())));
+            }
+            _ => {}
         }
     }
     found
+}
+
+/// Whether a format makes the same of other tokens.
+async fn is_constant(
+    plugins: &Plugins,
+    format: &Format,
+    jobs: &[String],
+    written: &[Artifact],
+) -> bool {
+    let others = made_up(jobs, SystemClock.now().wall.after(LIFETIME));
+    let others = plugins
+        .format(&format.plugin, &others, &format.config)
+        .await;
+    others.is_ok_and(|others| {
+        others.len() == written.len()
+            && others
+                .iter()
+                .zip(written)
+                .all(|(other, one)| other.content.expose_secret() == one.content.expose_secret())
+    })
 }
 
 /// What a format makes of a made-up token of each job.

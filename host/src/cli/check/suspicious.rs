@@ -68,6 +68,27 @@ pub(super) fn not_rotating(jobs: &[Arc<Job>]) -> Vec<String> {
     jobs.map(warning).take(Mistakes::ENOUGH).collect()
 }
 
+/// A warning for each job of the built-in `mirror` that may not read what it hands on.
+pub(super) fn not_revealed(jobs: &[Arc<Job>]) -> Vec<String> {
+    let handed_on = |job: &Arc<Job>| {
+        let name = job.source.config.get("secret").and_then(Value::as_str);
+        name.unwrap_or("token").to_owned()
+    };
+    let is_hidden = |job: &&Arc<Job>| {
+        let source = &job.source;
+        source.plugin == "mirror" && !source.reveal.contains(&handed_on(job))
+    };
+    let warning = |job: &Arc<Job>| {
+        let name = handed_on(job);
+        format!(
+            "job {}: `mirror` hands on the secret `{name}`, which the job does not reveal to it; add `reveal: [{name}]` to `source`",
+            job.id
+        )
+    };
+    let jobs = jobs.iter().filter(is_hidden);
+    jobs.map(warning).take(Mistakes::ENOUGH).collect()
+}
+
 /// The JSON pointers of suspicious texts, and why they are.
 fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)>) {
     match value {
