@@ -49,6 +49,13 @@ impl DirectoryLock {
     }
 }
 
+impl Drop for DirectoryLock {
+    /// Not by closing the file alone: a child that has just been forked has it open, too, until it runs its own program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// A pid means nothing in another container, so the host's name goes with it.
 fn describe_this_process() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -44,19 +44,32 @@ impl Owner {
                 reason: "it has been put there in the place of this process's, which somebody removed; keep the right one and start anew".to_owned(),
             });
         }
+        if let Err(error) = self.move_to(folder, file) {
+            // Half of it is no store.
+            let _ = std::fs::remove_file(path.join(DATABASE_FILE));
+            return Err(error);
+        }
+        tracing::warn!(directory = %path.display(), "the state store was removed under this process; it is made anew");
+        Ok(())
+    }
+
+    fn move_to(&mut self, folder: Folder, file: File) -> Result<(), StateError> {
+        let Some(old) = &self.database else {
+            // It broke, and what was in it went with its file.
+            return Err(StateError::Closed);
+        };
         let database = open_database(&folder)?;
         let writing = |error| storage("writing", error);
-        let (stored, chains) = self.reading(|old| {
-            copy(old, &database)?;
-            let stored = get(old, &record::fingerprint_key_key())?;
-            Ok((stored, all_chains(old)?))
-        })?;
+        copy(old, &database).map_err(writing)?;
+        let reading = |error| storage("reading", error);
+        let stored = get(old, &record::fingerprint_key_key()).map_err(reading)?;
+        let chains = all_chains(old).map_err(reading)?;
         if let Some(stored) = stored {
             FingerprintFile::open(&folder)?.keep(&stored);
         }
-        let last: Testimony = self.witness.last();
         let mut witness = Witness::open(&folder)?;
         witness.begin(&chains | self.witness.begun());
+        let last: Testimony = self.witness.last();
         witness
             .testify(last)
             .map_err(|error| writing(error.into()))?;
@@ -65,7 +78,6 @@ impl Owner {
         self.database = Some(database);
         self.file = file;
         self.folder = folder;
-        tracing::warn!(directory = %path.display(), "the state store was removed under this process; it is made anew");
         Ok(())
     }
 }
