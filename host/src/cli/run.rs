@@ -85,6 +85,23 @@ pub(super) async fn keep_fresh(
     plugins: Plugins,
     stop: CancellationToken,
 ) -> anyhow::Result<Exit> {
+    let metrics = Arc::new(Metrics::new());
+    stderr::count_lost(metrics.log_lines_lost());
+    let readiness = Readiness::default();
+    // Served while the store is opened, which may take as long as an API server is away, and until the runner has ended: a probe that is
+    // answered "starting" or "stopping" says more than none.
+    let served = CancellationToken::new();
+    let _end_of_service = served.clone().drop_guard();
+    let shown_runner = Arc::default();
+    if let Some(address) = config.serve {
+        let shown = Shown {
+            readiness: readiness.clone(),
+            metrics: Arc::clone(&metrics),
+            runner: Arc::clone(&shown_runner),
+        };
+        Probes::bind(address)?.serve(shown, served.clone())?;
+        tokio::spawn(readiness.clone().beat());
+    }
     let opening = House::open(config, plugins, &stop);
     let Some(house) = stop.run_until_cancelled(opening).await else {
         return Ok(Exit::Success);
@@ -98,25 +115,11 @@ pub(super) async fn keep_fresh(
     for warning in plain_text::warnings(&config.jobs, &house.plugins).await {
         tracing::warn!("{warning}");
     }
-    let metrics = Arc::new(Metrics::new());
-    stderr::count_lost(metrics.log_lines_lost());
-    let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, Arc::clone(&metrics));
-    let readiness = Readiness::default();
-    // Served until the runner has ended: a probe that is answered "stopping" says more than none.
-    let served = CancellationToken::new();
-    let _end_of_service = served.clone().drop_guard();
-    if let Some(address) = config.serve {
-        let shown = Shown {
-            readiness: readiness.clone(),
-            metrics: Arc::clone(&metrics),
-            runner: handle.clone(),
-        };
-        Probes::bind(address)?.serve(shown, served.clone())?;
-        tokio::spawn(readiness.clone().beat());
-    }
-    if let Some(control) = control {
-        tokio::spawn(control.serve(handle.clone(), house.state.clone(), served));
-    }
+    let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, metrics);
+    let _ = shown_runner.set(handle.clone());
+    let talking = control.map(|control| {
+        tokio::spawn(control.serve(handle.clone(), house.state.clone(), served.clone()))
+    });
     let told = signals::moment_of(stop.clone());
     let running = tokio::spawn(runner.run(stop.clone()));
     match handle.apply(changes(config)).await {
@@ -136,6 +139,11 @@ pub(super) async fn keep_fresh(
     );
     running.await.context("the runner failed")?;
     house.capabilities.drain(told.passed()).await;
+    served.cancel();
+    if let Some(talking) = talking {
+        // It takes its socket away.
+        let _ = talking.await;
+    }
     tracing::info!("stopped");
     Ok(Exit::Success)
 }

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -139,8 +139,8 @@ pub struct Shown {
     pub readiness: Readiness,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Where the jobs' rows come from.
-    pub runner: Handle,
+    /// Where the jobs' rows come from, once the process does its work.
+    pub runner: Arc<OnceLock<Handle>>,
 }
 
 /// A bound address that is not served yet.
@@ -284,7 +284,8 @@ async fn scrape(State(scraped): State<Scraped>) -> Scrape {
 
 async fn text_of_metrics(Scraped { shown, turn }: Scraped) -> Result<String, String> {
     let _turn = turn.acquire().await.map_err(|e| e.to_string())?;
-    let snapshot = shown.runner.status(Vec::new()).await;
+    let runner = shown.runner.get().ok_or("starting")?;
+    let snapshot = runner.status(Vec::new()).await;
     let snapshot = snapshot.map_err(|stopped| stopped.to_string())?;
     // Ten thousand jobs take some milliseconds, in which no probe would be answered.
     let encoding = tokio::task::spawn_blocking(move || shown.metrics.encode(snapshot));

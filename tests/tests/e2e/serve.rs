@@ -69,6 +69,44 @@ fn probes_are_about_the_process_and_metrics_about_the_jobs() {
     }
 }
 
+/// The kubelet would kill it, again and again, while the API server is away that has its state.
+#[test]
+fn a_process_that_waits_for_its_store_lives_is_not_ready_and_ends_when_told() {
+    let scene = Scene::new("serve-starting").unwrap();
+    let (port, nobody) = (free_port().unwrap(), free_port().unwrap());
+    let kubeconfig = serde_json::json!({
+        "current-context": "x",
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{nobody}")}}],
+        "users": [{"name": "u", "user": {"token": "anybody"}}],
+    });
+    let kubeconfig = scene.write("kubeconfig", &kubeconfig.to_string()).unwrap();
+    let scene = scene.env("KUBECONFIG", kubeconfig);
+    let config = scene
+        .config(&format!(
+            "state: {{secret: {{namespace: ns}}}}\nserve: {{address: 127.0.0.1:{port}}}\n{JOBS}"
+        ))
+        .unwrap();
+    let process = scene.run(&config).unwrap();
+    process
+        .wait_for("a try at the store", PATIENCE, |process| {
+            process.stderr().contains("it is tried again")
+        })
+        .unwrap();
+    let client = Client::plain();
+    for (path, status) in [("/livez", 200), ("/readyz", 503), ("/metrics", 503)] {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let answer = client.send("GET", &url, &[], &[]).unwrap();
+        assert_eq!(answer.status, status, "{path}");
+        let said = String::from_utf8(answer.body).unwrap();
+        assert_eq!(said, if status == 200 { "ok\n" } else { "starting\n" });
+    }
+    let told = std::time::Instant::now();
+    let ended = process.terminate(PATIENCE).unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", process.stderr());
+    assert!(told.elapsed() < Duration::from_secs(2));
+}
+
 #[test]
 fn status_is_a_table_for_people_and_json_for_programs() {
     let scene = Scene::new("status").unwrap();

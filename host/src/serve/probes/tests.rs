@@ -22,7 +22,7 @@ fn served_with(readiness: Readiness) -> Served {
     let shown = Shown {
         readiness: readiness.clone(),
         metrics,
-        runner: handle,
+        runner: Arc::new(OnceLock::from(handle)),
     };
     probes.serve(shown, stop.clone()).unwrap();
     Served {
@@ -113,7 +113,7 @@ fn metrics_are_openmetrics_with_a_row_per_job() {
         let shown = Shown {
             readiness: Readiness::default(),
             metrics,
-            runner: handle.clone(),
+            runner: Arc::new(OnceLock::from(handle.clone())),
         };
         probes.serve(shown, stop.clone()).unwrap();
         let answer = request(address, "GET /metrics").await;
