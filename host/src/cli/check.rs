@@ -65,12 +65,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         }
         let jobs = &loaded.config.jobs;
         let warnings = plain_text::warnings(jobs, &plugins).await;
-        for warning in warnings
-            .into_iter()
-            .chain(suspicious::unauthenticated(jobs))
-            .chain(suspicious::not_rotating(jobs))
-            .chain(suspicious::not_revealed(jobs))
-        {
+        for warning in warnings.into_iter().chain(suspicious::of_jobs(jobs)) {
             say(&format!("warning: {warning}"));
             doubts += 1;
         }

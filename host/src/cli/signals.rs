@@ -33,7 +33,8 @@ const HARMLESS: [(Number, &str, &str); 8] = [
 /// an interrupt.
 const ONE_WISH: Duration = Duration::from_secs(1);
 
-/// Cancels what it returns at the first SIGTERM or SIGINT; one that follows a second later or more ends the process at once. The harmless ones are said.
+/// Cancels what it returns at the first SIGTERM or SIGINT; one that follows a second later or more ends the process at once. The harmless
+/// ones are said.
 ///
 /// # Errors
 /// The handlers cannot be installed.

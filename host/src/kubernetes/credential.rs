@@ -12,7 +12,7 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use zeroize::Zeroizing;
 
 use super::call::SecretText;
@@ -138,8 +138,8 @@ async fn run(exec: &ExecConfig, limit: Duration) -> Result<Zeroizing<Vec<u8>>, C
     let mut child = command(exec, &name, is_interactive)
         .spawn()
         .map_err(|error| not_run(exec, &name, &error))?;
-    // Whatever it has started ends with it.
-    let _group = (!is_interactive).then(|| Group::of(&child));
+    // If it is ended, what it has started is, too.
+    let mut group = Group((!is_interactive).then(|| child.id()).flatten());
     let mut printed = Zeroizing::new(Vec::new());
     let stdout = child.stdout.take();
     let heard = async {
@@ -150,6 +150,8 @@ async fn run(exec: &ExecConfig, limit: Duration) -> Result<Zeroizing<Vec<u8>>, C
     };
     let ended = tokio::time::timeout(limit, heard).await;
     let ended = ended.map_err(|_| CredentialError::TimeLimit(name.clone(), limit))?;
+    // Its id may be another's by now.
+    group.0 = None;
     match ended {
         Ok(status) if status.success() => Ok(printed),
         Ok(status) => Err(CredentialError::Failed(name, status)),
@@ -200,19 +202,13 @@ fn not_run(exec: &ExecConfig, name: &str, error: &std::io::Error) -> CredentialE
     }
 }
 
-/// The processes that a command has started.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        let id = child.id().and_then(|id| i32::try_from(id).ok());
-        Self(id.and_then(Pid::from_raw))
-    }
-}
+/// The group of a command that has not ended, by its id: when this is dropped, all that it has started ends.
+struct Group(Option<u32>);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
+        let id = self.0.and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(Pid::from_raw) {
             // There may be none left of it.
             let _ = kill_process_group(group, Signal::KILL);
         }

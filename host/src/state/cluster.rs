@@ -282,7 +282,7 @@ impl Cluster {
             }
             STORE => {
                 let forgotten = own::forgotten(&self.place, &self.keys, object)?;
-                self.state().forgotten = forgotten;
+                self.state().forgotten = forgotten.into_iter().collect();
             }
             _ => {}
         }
@@ -459,7 +459,6 @@ impl Cluster {
         if chains.is_empty() {
             return Ok(true);
         }
-        self.keep_fingerprint_key().await?;
         let name = own::name(&self.place);
         let Some(object) = self.get(&name).await? else {
             return Ok(false);
@@ -811,15 +810,13 @@ impl Cluster {
         }
         // What was known before and is not listed is gone.
         let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
-        let mut state = self.state();
         for id in chains {
             let name = object::name(&self.place.prefix, CHAIN, &id.0);
             if !names.contains(name.as_str()) {
-                drop(state);
                 self.miss(id);
-                state = self.state();
             }
         }
+        let mut state = self.state();
         for job in jobs {
             if !names.contains(self.job_name(&job).as_str()) {
                 state.jobs.remove(&job);

@@ -126,7 +126,7 @@ impl Directory {
             .testify(now)
             .map_err(|error| storage("writing", error.into()))?;
         let owner = Owner {
-            file: removed::watched(&folder)?,
+            file: folder.file(DATABASE_FILE)?,
             folder,
             database: Some(database),
             refused: found.refused,
@@ -204,7 +204,7 @@ impl Drop for Directory {
 /// The thread's side.
 struct Owner {
     folder: Folder,
-    /// The database's, for its state in the file system.
+    /// The database's, to see whether it is still in some directory.
     file: File,
     /// None after an I/O error: redb wants to be opened anew then.
     database: Option<Database>,

@@ -113,16 +113,15 @@ impl Store {
     /// `keys` does not have. Nothing is overwritten then.
     pub fn open(directory: &Path, keys: Vec<StateKey>) -> Result<Self, StateError> {
         let keys = Keyring::new(keys);
-        let opened = Directory::open(directory, &keys)?;
+        let (opened, fingerprint_key) = Directory::open(directory, &keys)?;
         if keys.is_empty() {
             tracing::warn!(
                 directory = %directory.display(),
                 "state is kept unencrypted in a file of mode 0600; set `state.key` to encrypt it"
             );
         }
-        let (directory, fingerprint_key) = opened;
         Ok(Self(Place::Here(Box::new(Local {
-            backend: Backend::Directory(directory),
+            backend: Backend::Directory(opened),
             keys,
             fingerprints: Fingerprints::new(&fingerprint_key),
         }))))

@@ -24,69 +24,51 @@ pub(super) fn warnings(places: &Places) -> Vec<Mistake> {
     warnings.take(Mistakes::ENOUGH).collect()
 }
 
-/// A warning for each job of the built-in plugin whose client nothing authenticates, although its grant is for clients that
-/// authenticate (RFC 6749 §4.4). An issuer behind a private network may want it so.
-pub(super) fn unauthenticated(jobs: &[Arc<Job>]) -> Vec<String> {
-    let option = |job: &Job, name| {
-        job.source
-            .config
-            .get(name)
-            .and_then(Value::as_str)
-            .map(str::to_owned)
+/// Warnings about jobs of built-in sources that hardly anybody means so.
+pub(super) fn of_jobs(jobs: &[Arc<Job>]) -> Vec<String> {
+    let kinds = [unauthenticated, not_rotating, not_revealed];
+    let of_kind = |why: fn(&Job) -> Option<String>| {
+        let told = move |job: &Arc<Job>| Some(format!("job {}: {}", job.id, why(job)?));
+        jobs.iter().filter_map(told).take(Mistakes::ENOUGH)
     };
-    let has_nothing = |job: &&Arc<Job>| {
-        let source = &job.source;
-        source.plugin == "oauth2"
-            && option(job, "grant").as_deref() == Some("client_credentials")
-            && option(job, "client_auth").is_none()
-            && !source.secrets.contains_key("client_secret")
-            && source.tls.cert_file.is_none()
-    };
-    let warning = |job: &Arc<Job>| {
-        format!(
-            "job {}: nothing authenticates its client; list its `client_secret`, or name its certificate under `source.tls`; where the issuer wants neither, write `client_auth: none`",
-            job.id
-        )
-    };
-    let jobs = jobs.iter().filter(has_nothing);
-    jobs.map(warning).take(Mistakes::ENOUGH).collect()
+    kinds.into_iter().flat_map(of_kind).collect()
 }
 
-/// A warning for each job of the built-in plugin whose refresh token is not kept if the issuer replaces it (RFC 6749 §6).
-pub(super) fn not_rotating(jobs: &[Arc<Job>]) -> Vec<String> {
-    let is_lost = |job: &&Arc<Job>| {
-        let token = job.source.secrets.get("refresh_token");
-        job.source.plugin == "oauth2" && token.is_some_and(|token| !token.rotating)
-    };
-    let warning = |job: &Arc<Job>| {
-        format!(
-            "job {}: its `refresh_token` is not `rotating: true`; an issuer that replaces it at a use, as most do, leaves the job without a login. Where the issuer keeps it, `rotating: true` does no harm",
-            job.id
-        )
-    };
-    let jobs = jobs.iter().filter(is_lost);
-    jobs.map(warning).take(Mistakes::ENOUGH).collect()
+/// A client that nothing authenticates, although its grant is for clients that authenticate (RFC 6749 §4.4). An issuer behind a private
+/// network may want it so.
+fn unauthenticated(job: &Job) -> Option<String> {
+    let source = &job.source;
+    let option = |name| source.config.get(name).and_then(Value::as_str);
+    let has_nothing = source.plugin == "oauth2"
+        && option("grant") == Some("client_credentials")
+        && option("client_auth").is_none()
+        && !source.secrets.contains_key("client_secret")
+        && source.tls.cert_file.is_none();
+    has_nothing.then(|| {
+        "nothing authenticates its client; list its `client_secret`, or name its certificate under `source.tls`; where the issuer wants neither, write `client_auth: none`".to_owned()
+    })
 }
 
-/// A warning for each job of the built-in `mirror` that may not read what it hands on.
-pub(super) fn not_revealed(jobs: &[Arc<Job>]) -> Vec<String> {
-    let handed_on = |job: &Arc<Job>| {
-        let name = job.source.config.get("secret").and_then(Value::as_str);
-        name.unwrap_or("token").to_owned()
-    };
-    let is_hidden = |job: &&Arc<Job>| {
-        let source = &job.source;
-        source.plugin == "mirror" && !source.reveal.contains(&handed_on(job))
-    };
-    let warning = |job: &Arc<Job>| {
-        let name = handed_on(job);
+/// A refresh token that is not kept if the issuer replaces it (RFC 6749 §6).
+fn not_rotating(job: &Job) -> Option<String> {
+    let token = job.source.secrets.get("refresh_token");
+    let is_lost = job.source.plugin == "oauth2" && token.is_some_and(|token| !token.rotating);
+    is_lost.then(|| {
+        "its `refresh_token` is not `rotating: true`; an issuer that replaces it at a use, as most do, leaves the job without a login. Where the issuer keeps it, `rotating: true` does no harm".to_owned()
+    })
+}
+
+/// A `mirror` that may not read what it hands on.
+fn not_revealed(job: &Job) -> Option<String> {
+    let source = &job.source;
+    let name = source.config.get("secret").and_then(Value::as_str);
+    let name = name.unwrap_or("token");
+    let is_hidden = source.plugin == "mirror" && !source.reveal.contains(name);
+    is_hidden.then(|| {
         format!(
-            "job {}: `mirror` hands on the secret `{name}`, which the job does not reveal to it; add `reveal: [{name}]` to `source`",
-            job.id
+            "`mirror` hands on the secret `{name}`, which the job does not reveal to it; add `reveal: [{name}]` to `source`"
         )
-    };
-    let jobs = jobs.iter().filter(is_hidden);
-    jobs.map(warning).take(Mistakes::ENOUGH).collect()
+    })
 }
 
 /// The JSON pointers of suspicious texts, and why they are.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Plan, SECOND, World, failure, job, limits, output, put};
-use crate::config::model::{Job, JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
+use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
+use crate::config::model::{Job, JobId, SharedOutput};
 use crate::failure::FailureKind;
 use crate::runner::status::JobState;
 use crate::runner::{Change, GRACE, WRITES_GRACE};
@@ -16,22 +16,6 @@ fn slow_for(takes: Duration) -> Plan {
         takes,
         ..Plan::default()
     }
-}
-
-fn rotating(name: &str) -> Job {
-    let mut rotating = job(name);
-    let secret = Secret {
-        origin: SecretOrigin::Env("RT".to_owned()),
-        rotating: true,
-        retry_unanswered: RetryUnanswered::default(),
-        write_back: false,
-        to: None,
-    };
-    rotating
-        .source
-        .secrets
-        .insert("rt".to_owned(), Box::new(secret));
-    rotating
 }
 
 #[test]

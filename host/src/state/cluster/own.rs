@@ -1,7 +1,5 @@
 //! The store's own Secret: the key of its fingerprints, and which chains were forgotten last.
 
-use std::collections::BTreeSet;
-
 use zeroize::Zeroizing;
 
 use super::super::error::StateError;
@@ -78,7 +76,7 @@ pub(super) async fn write_key(
     key: FingerprintKey,
 ) -> Result<FingerprintKey, Failure> {
     let name = name(place);
-    let sealed = keys.seal(&name_of(place, FINGERPRINT_KEY_KEY), &*key)?;
+    let sealed = keys.seal(&sealed_name(place, FINGERPRINT_KEY_KEY), &*key)?;
     let data = Data::from([(FINGERPRINT_KEY_KEY.to_owned(), sealed)]);
     match write(kubernetes, place, (STORE, &name), None, &data).await {
         Ok(_) => Ok(key),
@@ -90,7 +88,7 @@ pub(super) async fn write_key(
 }
 
 /// The name that one of its values is sealed under.
-fn name_of(place: &ClusterPlace, key: &str) -> Vec<u8> {
+fn sealed_name(place: &ClusterPlace, key: &str) -> Vec<u8> {
     sealed_under(&place.prefix, STORE, &name(place), key).unwrap_or_default()
 }
 
@@ -99,7 +97,7 @@ pub(super) fn opened_key(
     keys: &Keyring,
     object: &Object,
 ) -> Result<FingerprintKey, Failure> {
-    let sealed_under = &*name_of(place, FINGERPRINT_KEY_KEY);
+    let sealed_under = &*sealed_name(place, FINGERPRINT_KEY_KEY);
     let damaged = || StateError::DamagedSecrets {
         store: place.to_string(),
         reason: format!("the fingerprint key in {} cannot be decrypted", object.name),
@@ -126,19 +124,11 @@ pub(super) fn forgotten(
     place: &ClusterPlace,
     keys: &Keyring,
     object: &Object,
-) -> Result<BTreeSet<String>, StateError> {
-    Ok(listed(place, keys, object)?.into_iter().collect())
-}
-
-fn listed(
-    place: &ClusterPlace,
-    keys: &Keyring,
-    object: &Object,
 ) -> Result<Vec<String>, StateError> {
     let Some(sealed) = object.data.get(FORGOTTEN_KEY) else {
         return Ok(Vec::new());
     };
-    let bytes = keys.open(&name_of(place, FORGOTTEN_KEY), sealed)?;
+    let bytes = keys.open(&sealed_name(place, FORGOTTEN_KEY), sealed)?;
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().map(str::to_owned).collect())
 }
@@ -150,10 +140,13 @@ pub(super) fn with_forgotten<'a>(
     object: &Object,
     uids: impl Iterator<Item = &'a str>,
 ) -> Result<Data, StateError> {
-    let mut all = listed(place, keys, object)?;
+    let mut all = forgotten(place, keys, object)?;
     all.extend(uids.map(str::to_owned));
     let newest = all.split_off(all.len().saturating_sub(FORGOTTEN_MAX));
-    let sealed = keys.seal(&name_of(place, FORGOTTEN_KEY), newest.join("\n").as_bytes())?;
+    let sealed = keys.seal(
+        &sealed_name(place, FORGOTTEN_KEY),
+        newest.join("\n").as_bytes(),
+    )?;
     let mut data = object.data.clone();
     data.insert(FORGOTTEN_KEY.to_owned(), sealed);
     Ok(data)

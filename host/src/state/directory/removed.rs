@@ -17,11 +17,6 @@ use super::{
 use crate::state::error::StateError;
 use crate::state::record;
 
-/// The database's file, to see whether it is still in some directory.
-pub(super) fn watched(folder: &Folder) -> Result<File, StateError> {
-    folder.file(DATABASE_FILE)
-}
-
 impl Owner {
     /// Makes the store anew if its database has been removed.
     ///
@@ -37,7 +32,7 @@ impl Owner {
         if !self.lock.is_in(&folder)? {
             self.lock = DirectoryLock::acquire(&folder)?;
         }
-        let file = watched(&folder)?;
+        let file = folder.file(DATABASE_FILE)?;
         if file.metadata().is_ok_and(|found| found.len() > 0) {
             return Err(StateError::Damaged {
                 path: path.join(DATABASE_FILE),
