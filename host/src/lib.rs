@@ -17,6 +17,7 @@ pub mod plugin;
 pub mod printable;
 pub mod refresh;
 pub mod runner;
+mod serde_secret;
 pub mod serve;
 pub mod state;
 #[cfg(test)]

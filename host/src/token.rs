@@ -5,11 +5,13 @@ pub mod jwt;
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 
+use crate::serde_secret;
 use crate::time::Timestamp;
 
 /// When a token dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiry {
     /// At this point.
     At(Timestamp),
@@ -20,20 +22,22 @@ pub enum Expiry {
 }
 
 /// A value beside the token, by the issuer's name for it, e.g. `scope` or `id_token`.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Field {
     /// The issuer's name, unique within a token.
     pub name: String,
     /// The value; a secret unless `public`.
+    #[serde(with = "serde_secret::text")]
     pub value: SecretString,
     /// Whether the value may be shown.
     pub public: bool,
 }
 
 /// A token as a source plugin obtained it.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Token {
     /// What consumers present.
+    #[serde(with = "serde_secret::text")]
     pub value: SecretString,
     /// As the issuer spells it, e.g. `Bearer` (RFC 6749 §7.1); empty if it did not say.
     pub token_type: String,
@@ -136,8 +140,9 @@ impl fmt::Debug for Artifact {
     }
 }
 
-/// A token with what the host knows about it: what the state store keeps and outputs are written from.
-#[derive(Debug, Clone, PartialEq)]
+/// A token with what the host knows about it: what the state store keeps and outputs are written from. The order of the fields is on disk,
+/// here and in what it is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptToken {
     /// The token.
     pub token: Token,

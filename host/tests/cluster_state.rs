@@ -340,6 +340,48 @@ async fn a_rotation_takes_three_requests_and_a_token_one() {
     assert_eq!(after, BTreeMap::from([("update".to_owned(), 4)]));
 }
 
+/// What a rotation writes, however old its chain is: the bodies of its three requests are as long as the Secrets that they make.
+#[tokio::test]
+async fn a_rotation_writes_as_much_as_the_one_a_hundred_before() {
+    let Some(scene) = Scene::new("state-bytes", &ALL) else {
+        return;
+    };
+    let a = job("a");
+    let store = scene.store().await;
+    let value = |n: u64| format!("{n:08}{}", "r".repeat(500)).into_bytes();
+    let answer = Arrived {
+        sent_at: Timestamp(1),
+        bytes: vec![b'x'; 1500],
+    };
+    let mut chain = Chain::new(store.chain_id(&value(0)), value(0).into());
+    let mut revision = None;
+    let mut written = Vec::new();
+    for n in 1..=200 {
+        let open = chain.intending(intent(json!({"scope": "read"})));
+        let answered = open.answered(answer.clone());
+        let next = answered.succeeded_by(value(n).into(), None);
+        let mut bytes = 0;
+        for step in [&open, &answered, &next] {
+            let swapped = swap(&store, &a, None, step, revision.as_ref()).await;
+            revision = swapped.unwrap();
+            assert!(revision.is_some());
+            if n % 100 == 0 {
+                let mut secret = scene.secret_of(&store, &value(0));
+                let metadata = secret["metadata"].as_object_mut().unwrap();
+                metadata.remove("managedFields");
+                bytes += secret.to_string().len();
+            }
+        }
+        chain = next;
+        if n % 100 == 0 {
+            written.push(bytes);
+        }
+    }
+    println!("bytes of a rotation: {written:?}");
+    assert!(written[1] <= written[0] + 16, "{written:?}");
+    assert!(written[1] < 8 * 1024, "{written:?}");
+}
+
 async fn found_value(store: &Store, job: &JobId) -> String {
     found(store, job, Some("v0")).await.unwrap().0
 }
@@ -398,9 +440,9 @@ async fn tokens_and_plugin_values_survive_a_restart_and_two_writers() {
         Some(&b"v"[..])
     );
     assert_eq!(next.plugin_value(&a, "other").await.unwrap(), None);
-    let large = vec![0; evertoken::state::PLUGIN_VALUE_MAX_BYTES + 1];
+    let large = vec![0; evertoken::capability::keep::PLUGIN_VALUES_MAX_BYTES];
     let failure = next.set_plugin_value(&a, "k", &large).await.unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some("state.quota"));
+    assert_eq!(failure.code.as_deref(), Some("state.too-large"));
 }
 
 #[tokio::test]
@@ -511,7 +553,7 @@ async fn a_token_that_cannot_be_decrypted_stays_until_its_job_is_forgotten() {
     let names = secrets
         .iter()
         .map(|secret| secret["metadata"]["name"].as_str().unwrap());
-    let name = names.clone().find(|name| name.contains("-job-")).unwrap();
+    let name = names.clone().find(|name| name.contains("-token-")).unwrap();
     let patch = json!({"data": {"token": "AQAA"}});
     let admin = scene.server.admin();
     admin.patch_secret(&scene.namespace, name, &patch).unwrap();
@@ -543,7 +585,7 @@ async fn a_request_whose_answer_would_find_no_room_is_not_begun() {
     let a = job("a");
     let store = scene.store().await;
     let chain = first(&store, "v0");
-    let large = chain.intending(intent(json!({"padding": "x".repeat(400 * 1024)})));
+    let large = chain.intending(intent(json!({"padding": "x".repeat(600 * 1024)})));
     let failure = swap(&store, &a, Some("v0"), &large, None)
         .await
         .unwrap_err();
@@ -555,7 +597,7 @@ async fn a_request_whose_answer_would_find_no_room_is_not_begun() {
     );
 
     // The largest answer fits beside all that a chain can have.
-    let open = chain.intending(intent(json!({"padding": "x".repeat(100 * 1024)})));
+    let open = chain.intending(intent(json!({"padding": "x".repeat(400 * 1024)})));
     let revision = swap(&store, &a, Some("v0"), &open, None).await.unwrap();
     let answered = open.answered(Arrived {
         sent_at: Timestamp(1),
@@ -628,9 +670,12 @@ async fn what_rbac_forbids_is_said_with_the_verbs_to_grant() {
         let Some(scene) = Scene::new("state-forbidden", verbs) else {
             return;
         };
-        let looked =
-            Store::look_in_cluster(&scene.kubernetes().await, &scene.place(), Some(Vec::new()))
-                .await;
+        let looked = Store::look_in_cluster(
+            Arc::new(scene.kubernetes().await),
+            scene.place(),
+            Some(Vec::new()),
+        )
+        .await;
         for failure in [scene.open(&[1]).await.unwrap_err(), looked.unwrap_err()] {
             refused(
                 &failure,
@@ -703,8 +748,12 @@ async fn chains_without_the_key_of_their_fingerprints_are_no_store() {
     let name = format!("{PREFIX}-store");
     admin.delete_secret(&scene.namespace, &name).unwrap();
     let keys = vec![StateKey::parse(&[1; 32]).unwrap()];
-    let looked =
-        Store::look_in_cluster(&scene.kubernetes().await, &scene.place(), Some(keys)).await;
+    let looked = Store::look_in_cluster(
+        Arc::new(scene.kubernetes().await),
+        scene.place(),
+        Some(keys),
+    )
+    .await;
     for failure in [looked.unwrap_err(), scene.open(&[1]).await.err().unwrap()] {
         let words = [&*name, "is gone", "1 chain(s)", "put it back"];
         refused(
@@ -723,7 +772,7 @@ async fn whether_the_keys_open_the_store_is_known_without_opening_it() {
         return;
     };
     assert!(rotate(&scene.store().await, &job("a"), "v0", "v1").await);
-    let kubernetes = scene.kubernetes().await;
+    let kubernetes = Arc::new(scene.kubernetes().await);
     for (keys, is_right) in [
         (&[1][..], true),
         (&[2, 1], true),
@@ -732,7 +781,7 @@ async fn whether_the_keys_open_the_store_is_known_without_opening_it() {
     ] {
         let keys = keys.iter().map(|key| StateKey::parse(&[*key; 32]).unwrap());
         let keys = Some(keys.collect());
-        let looked = Store::look_in_cluster(&kubernetes, &scene.place(), keys).await;
+        let looked = Store::look_in_cluster(Arc::clone(&kubernetes), scene.place(), keys).await;
         assert_eq!(looked.is_ok(), is_right, "{looked:?}");
     }
 }

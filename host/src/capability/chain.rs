@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::http::Arrived;
 use crate::config::model::{JobId, RetryUnanswered};
+use crate::serde_secret;
 use crate::time::Timestamp;
 
 /// Requests that may carry one generation one soon after the other, as long as none is answered. The second one uses the grace that many
@@ -37,7 +38,7 @@ const MAX_UNREAD_BYTES: usize = 16 * 1024;
 pub const CLOCK_SKEW: Duration = Duration::from_secs(10);
 
 /// Which chain it is: a keyed fingerprint of the first value that was seen of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChainId(pub [u8; 16]);
 
 /// In hexadecimal: a name that may be shown.
@@ -54,17 +55,18 @@ impl fmt::Debug for ChainId {
 }
 
 /// A process, for as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder(pub [u8; 16]);
 
-/// A rotating secret through all its values.
-#[derive(Debug, Clone)]
+/// A rotating secret through all its values. The order of the fields is on disk, here and in what follows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Chain {
     /// Which one.
     pub id: ChainId,
     /// Counts the values, from 0.
     pub generation: u64,
     /// The newest value.
+    #[serde(with = "serde_secret::bytes")]
     pub value: SecretSlice<u8>,
     /// When that dies, where the issuer said so.
     pub expires_at: Option<Timestamp>,
@@ -97,7 +99,7 @@ impl Chain {
 }
 
 /// A request that carries the newest value: about to be sent, sent, or answered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Exchange {
     /// What was written down before it was sent.
     pub intent: Intent,
@@ -110,7 +112,7 @@ pub struct Exchange {
 }
 
 /// What is durable before a request is sent that carries a rotating secret.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Intent {
     /// Who sends it.
     pub holder: Holder,
@@ -127,11 +129,12 @@ pub struct Intent {
     /// The component that words it.
     pub plugin: Plugin,
     /// The source's configuration, with which its answer can be read.
+    #[serde(with = "serde_secret::json")]
     pub config: serde_json::Value,
 }
 
 /// A component, as an intent names it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plugin {
     /// As jobs name it.
     pub name: String,

@@ -241,8 +241,9 @@ pub(super) async fn settle(
     home::require(host, job).await?;
     let mut chains = BTreeMap::new();
     for (name, secret) in rotating(job) {
-        let found = find(host, job, name, secret).await?;
-        chains.insert((found.chain.id, name.clone()), secret);
+        let configured = configured(host, job, name, secret).await.ok();
+        let id = stands_for(host, job, name, configured.as_ref()).await?;
+        chains.insert((id, name.clone()), (secret, configured));
     }
     let mut held = Held {
         plugin,
@@ -251,14 +252,22 @@ pub(super) async fn settle(
     let mut replayed = None;
     let mut last: Option<(ChainId, Arc<Flight>)> = None;
     // In the order of their ids: two calls that share two chains never wait for each other.
-    for ((id, name), secret) in chains {
+    for ((id, name), (secret, mut configured)) in chains {
         if let Some((_, flight)) = last.as_ref().filter(|(last, _)| *last == id) {
             held.flights.insert(name, Arc::clone(flight));
             continue;
         }
-        let lock = host.journal.lock(id).lock_owned().await;
-        // It may have changed while it was somebody else's.
-        let found = find(host, job, &name, secret).await?;
+        let lock = host.journal.lock(id);
+        let lock = match Arc::clone(&lock).try_lock_owned() {
+            Ok(lock) => lock,
+            Err(_) => {
+                let lock = lock.lock_owned().await;
+                // A person may have configured another value while it was somebody else's.
+                configured = self::configured(host, job, &name, secret).await.ok();
+                lock
+            }
+        };
+        let found = found(host, job, &name, secret, configured).await?;
         if found.chain.id != id {
             return Err(changed(job, &name));
         }
@@ -417,33 +426,60 @@ fn note_unusable(host: &Shared, job: &Job, name: &str, failure: &Failure) {
     }
 }
 
-/// The chain that a secret of the job stands for. One without any value yet begins with the empty one, which is never sent.
+/// Which chain a secret of the job stands for.
+async fn stands_for(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    configured: Option<&SecretSlice<u8>>,
+) -> Result<ChainId, Failure> {
+    let seed = configured.map(ExposeSecret::expose_secret);
+    let id = host.keeper.chain_of(&job.id, name, seed).await;
+    let id = id.inspect_err(|failure| note_unusable(host, job, name, failure))?;
+    Ok(id.unwrap_or_else(|| first_id(host, job, name, configured)))
+}
+
+/// The id of a chain that begins with the configured value. One without any value yet begins with the empty one, which is never sent.
+fn first_id(host: &Shared, job: &Job, name: &str, configured: Option<&SecretSlice<u8>>) -> ChainId {
+    match configured.map(ExposeSecret::expose_secret) {
+        None | Some([]) => host
+            .keeper
+            .chain_id(format!("{}\n{name}", job.id).as_bytes()),
+        Some(value) => host.keeper.chain_id(value),
+    }
+}
+
+/// The chain that a secret of the job stands for.
 async fn find(host: &Shared, job: &Job, name: &str, secret: &Secret) -> Result<Found, Failure> {
-    let configured = configured(host, job, name, secret).await;
-    let seed = configured.as_ref().ok().map(ExposeSecret::expose_secret);
+    let configured = configured(host, job, name, secret).await.ok();
+    found(host, job, name, secret, configured).await
+}
+
+async fn found(
+    host: &Shared,
+    job: &Job,
+    name: &str,
+    secret: &Secret,
+    configured: Option<SecretSlice<u8>>,
+) -> Result<Found, Failure> {
+    let seed = configured.as_ref().map(ExposeSecret::expose_secret);
     let found = host.keeper.find_chain(&job.id, name, seed).await;
-    let found = found.inspect_err(|failure| note_unusable(host, job, name, failure))?;
-    let configured = configured.ok();
-    let found = match found {
+    let found = match found.inspect_err(|failure| note_unusable(host, job, name, failure))? {
         Some(FoundChain { stored, seed }) => Found {
             chain: stored.chain,
             stored: Some(stored.revision),
             seed: Some(seed),
             configured,
         },
-        None => {
-            let value = configured.clone().unwrap_or_else(|| Vec::new().into());
-            let first = match value.expose_secret() {
-                [] => format!("{}\n{name}", job.id).into_bytes(),
-                value => value.to_vec(),
-            };
-            Found {
-                chain: Chain::new(host.keeper.chain_id(&first), value),
-                stored: None,
-                seed: None,
-                configured,
-            }
-        }
+        None => Found {
+            chain: Chain::new(
+                first_id(host, job, name, configured.as_ref()),
+                configured.clone().unwrap_or_else(|| Vec::new().into()),
+            ),
+            stored: None,
+            seed: None,
+            configured,
+        },
     };
     note(host, job, name, &found.chain, secret);
     Ok(found)

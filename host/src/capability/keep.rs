@@ -11,8 +11,17 @@ use crate::token::KeptToken;
 /// A future that a trait object can return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Bytes of a cached value's key, which is a name and no second value.
+pub const PLUGIN_KEY_MAX_BYTES: usize = 128;
+
+/// Values that a job's plugin may have cached at one time.
+pub const PLUGIN_VALUES_MAX: usize = 64;
+
+/// Bytes of all of them with their keys: a discovery document or a JWKS has a tenth of it, and a Secret holds it. They are written together.
+pub const PLUGIN_VALUES_MAX_BYTES: usize = 256 * 1024;
+
 /// A state of a chain in the store; another one after each change. Only the store knows what is in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revision(pub String);
 
 /// A chain as the store has it.
@@ -95,6 +104,19 @@ pub trait Keeper: Send + Sync {
         secret: &'a str,
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>>;
+
+    /// Which chain [`Self::find_chain`] finds, without reading it where that is known.
+    fn chain_of<'a>(
+        &'a self,
+        job: &'a JobId,
+        secret: &'a str,
+        seed: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<ChainId>, Failure>> {
+        Box::pin(async move {
+            let found = self.find_chain(job, secret, seed).await?;
+            Ok(found.map(|found| found.stored.chain.id))
+        })
+    }
 
     /// A chain by its id.
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>>;

@@ -215,7 +215,7 @@ pub(super) async fn prove_store(location: &StateLocation) -> Result<String, Vec<
                 Ok(keys) => (Some(keys), None),
                 Err(error) => (None, Some(format!("{error:#}"))),
             };
-            let looked = Store::look_in_cluster(&kubernetes, &place, keys).await;
+            let looked = Store::look_in_cluster(Arc::clone(&kubernetes), place, keys).await;
             let missing: Vec<String> = looked
                 .err()
                 .map(|failure| failure.message)

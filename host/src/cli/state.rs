@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::socket::TargetArguments;
 use super::status::OutputFormat;
 use super::{Exit, house, print, print_json, runtime, say};
-use crate::config::model::{Config, JobId, StateLocation};
+use crate::config::model::{Config, StateLocation};
 use crate::failure::Failure;
 use crate::file;
 use crate::kubernetes::Kubernetes;
@@ -99,7 +99,7 @@ pub(super) struct SetArguments {
 /// it, or from `evertoken state set`. While a request with one of the chains is under way, nothing is forgotten.
 #[derive(Debug, Args)]
 pub(super) struct ForgetArguments {
-    /// The job.
+    /// The job; or a chain that cannot be read, by its id.
     job: String,
 
     /// Do not ask.
@@ -208,11 +208,12 @@ impl State {
         })
     }
 
-    async fn forget(&self, job: String) -> anyhow::Result<JobId> {
-        Ok(match self {
+    async fn forget(&self, job: String) -> anyhow::Result<()> {
+        match self {
             Self::Process(socket) => control::state_forget(socket, job).await?,
             Self::Store(manual) => manual.forget(&job).await?,
-        })
+        }
+        Ok(())
     }
 }
 

@@ -19,7 +19,6 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::connections::{Connections, Place, affordable};
-use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::runner::status::Snapshot;
 use crate::runner::{Handle, Stopped};
@@ -535,10 +534,10 @@ async fn set(
 }
 
 /// So is the configured one, when nothing else is known any more.
-async fn forget(runner: &Handle, state: &Manual, job: &str) -> Result<JobId, Failure> {
-    let forgotten = state.forget(job).await?;
+async fn forget(runner: &Handle, state: &Manual, job: &str) -> Result<(), Failure> {
+    state.forget(job).await?;
     try_at_once(runner, job).await;
-    Ok(forgotten)
+    Ok(())
 }
 
 async fn try_at_once(runner: &Handle, job: &str) {
@@ -657,7 +656,7 @@ pub async fn state_set(
 /// # Errors
 ///
 /// Nobody listens, the process refuses, or the answer is none.
-pub async fn state_forget(socket: &Path, job: String) -> Result<JobId, ControlError> {
+pub async fn state_forget(socket: &Path, job: String) -> Result<(), ControlError> {
     ask(socket, &Request::StateForget { job }).await
 }
 

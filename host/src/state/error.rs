@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::key::Key;
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
 
@@ -44,6 +45,14 @@ pub enum StateError {
         path: PathBuf,
         /// Who holds it, as that process wrote it down.
         holder: String,
+    },
+    /// An earlier version wrote the store, in a form that this one does not read.
+    #[error(
+        "{store} was written by an earlier version, in a form that this one does not read; let that version finish, choose a new place for the store, and log in again where a job has a rotating secret"
+    )]
+    OlderForm {
+        /// The database file, or the Secrets.
+        store: String,
     },
     /// A newer version wrote the store.
     #[error("{path} has schema {found}, this version knows {known}; run the version that wrote it, or a later one", path = path.display())]
@@ -87,19 +96,23 @@ pub enum StateError {
     },
     /// A record does not decrypt although its key is there.
     #[error(
-        "the {record} cannot be decrypted and is left as it is; restore the state directory, or run `evertoken state forget` for the job"
+        "the {record} cannot be decrypted and is left as it is; restore the state store, or run `evertoken state forget {forget}`"
     )]
     Undecryptable {
-        /// Kind, name and job of the record.
+        /// Which record.
         record: String,
+        /// What `evertoken state forget` is told.
+        forget: String,
     },
     /// A record is as it is in a store whose records are encrypted.
     #[error(
-        "the {record} is not encrypted although the state store is: somebody without the key has put it there. It is not used and left as it is; restore the state store, or run `evertoken state forget` for the job"
+        "the {record} is not encrypted although the state store is: somebody without the key has put it there. It is not used and left as it is; restore the state store, or run `evertoken state forget {forget}`"
     )]
     Plaintext {
-        /// Kind, name and job of the record.
+        /// Which record.
         record: String,
+        /// What `evertoken state forget` is told.
+        forget: String,
     },
     /// A copy of the store from before was put back.
     #[error(
@@ -153,6 +166,31 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// A record that does not decrypt.
+    pub(super) fn undecryptable(key: &Key) -> Self {
+        Self::Undecryptable {
+            record: key.to_string(),
+            forget: forgotten_as(key),
+        }
+    }
+
+    /// A record that should be encrypted.
+    pub(super) fn plaintext(key: &Key) -> Self {
+        Self::Plaintext {
+            record: key.to_string(),
+            forget: forgotten_as(key),
+        }
+    }
+
+    /// The same with another name for the record.
+    pub(super) fn of_record(self, record: String) -> Self {
+        match self {
+            Self::Undecryptable { forget, .. } => Self::Undecryptable { record, forget },
+            Self::Plaintext { forget, .. } => Self::Plaintext { record, forget },
+            other => other,
+        }
+    }
+
     /// The chain of a job's secret is of a copy that was put back.
     pub(super) fn restored(job: &JobId, secret: &str) -> Self {
         Self::Restored {
@@ -177,6 +215,7 @@ impl StateError {
             Self::Plaintext { .. } => "state.plaintext",
             Self::Restored { .. } | Self::Lost { .. } => "chain.restored",
             Self::Locked { .. } => "state.locked",
+            Self::OlderForm { .. } => "state.older-form",
             Self::NewerSchema { .. } => "state.newer-schema",
             Self::Damaged { .. } | Self::DamagedSecrets { .. } => "state.damaged",
             Self::KeyMissing { .. } => "state.key-missing",
@@ -185,7 +224,7 @@ impl StateError {
             Self::Storage { source, .. } if is_disk_full(source) => DISK_FULL,
             Self::Storage { .. } => "state.io",
             Self::Closed => "state.closed",
-            Self::Quota { .. } => "state.quota",
+            Self::Quota { .. } => "state.too-large",
             Self::Crypto(_) => "state.crypto",
         }
     }
@@ -196,7 +235,8 @@ impl StateError {
                 FailureKind::Unavailable
             }
             Self::Restored { .. } | Self::Lost { .. } => FailureKind::Denied,
-            Self::NewerSchema { .. }
+            Self::OlderForm { .. }
+            | Self::NewerSchema { .. }
             | Self::Exposed { .. }
             | Self::Plaintext { .. }
             | Self::Damaged { .. }
@@ -211,6 +251,15 @@ impl StateError {
 /// How messages call the record of a chain.
 pub(super) fn chain_of(job: &JobId, secret: &str) -> String {
     format!("chain of secret `{secret}` of job {job}")
+}
+
+/// By what `evertoken state forget` knows a record: a chain that cannot be read does not say whose it is.
+fn forgotten_as(key: &Key) -> String {
+    match key {
+        Key::Own => String::new(),
+        Key::Chain(id) => id.to_string(),
+        Key::Token(job) | Key::Values(job) => job.to_string(),
+    }
 }
 
 impl From<StateError> for Failure {

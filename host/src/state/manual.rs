@@ -197,7 +197,8 @@ impl Manual {
         }
     }
 
-    /// What is kept of these jobs, by name or `namespace/name`; no names: of all.
+    /// What is kept of these jobs, by name or `namespace/name`; no names: of all. Nothing is known of whose a chain is that cannot be read, which
+    /// [`Self::forget`] takes for a name.
     ///
     /// # Errors
     /// The store cannot be read, or nothing is kept of one of them: `state.no-such-job`.
@@ -205,6 +206,7 @@ impl Manual {
         let mut jobs = self.store.jobs().await?;
         if let Some(name) = names
             .iter()
+            .filter(|name| !self.store.is_unreadable_chain(name))
             .find(|name| !jobs.iter().any(|job| job.to_string() == **name))
         {
             return Err(no_such_job(name));
@@ -315,18 +317,21 @@ impl Manual {
         })
     }
 
-    /// Forgets all that is kept of a job: its chains begin anew from what is configured.
+    /// Forgets all that is kept of a job: its chains begin anew from what is configured. Or a chain that cannot be read, by its id.
     ///
     /// # Errors
     /// Nothing is kept of it, or a request with one of its chains is under way (`state.in-use`).
-    pub async fn forget(&self, name: &str) -> Result<JobId, Failure> {
+    pub async fn forget(&self, name: &str) -> Result<(), Failure> {
+        if self.store.is_unreadable_chain(name) {
+            return self.store.forget_unreadable(name).await;
+        }
         let job = self.job(name).await?;
         let began = Instant::now();
         let is_free = |stored: &StoredChain| self.is_free(stored);
         loop {
             let result = self.store.forget(&job, &is_free).await;
             if !self.passes(&result, began).await {
-                return result.map(|_| job);
+                return result;
             }
         }
     }

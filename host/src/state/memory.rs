@@ -2,32 +2,30 @@
 //! is slow, fails, and keeps what its writer believes to have failed.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-use super::change::{Change, Tables, Value};
+use super::Opened;
 use super::error::StateError;
-use super::fingerprint::{Fingerprint, Fingerprints, KEY_LEN, Link, chain_of};
-use crate::capability::chain::ChainId;
-use crate::capability::keep::BoxFuture;
-use crate::config::model::JobId;
+use super::fingerprint::{Fingerprints, KEY_LEN};
+use super::key::Key;
+use super::known::Known;
+use super::opening::{self, Examination};
+use super::record::{self, Own};
+use super::records::{Expected, Records, Stored, Value, Written};
+use super::seal::Keyring;
+use crate::capability::keep::{BoxFuture, Revision};
 use crate::failure::Failure;
 
 /// What is being written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// A chain, with what leads to it.
-    Chain(ChainId),
-    /// A job's token.
-    Token(JobId),
-    /// A value that a job's plugin caches.
-    PluginValue(JobId),
-    /// All of a job is forgotten.
-    Forget(JobId),
+    /// A record.
+    Put(Key),
+    /// That there is no record any more.
+    Delete(Key),
 }
 
 /// What goes wrong with a memory. Each of these is awaited where its name says: it may take its time, or never end, as with a
@@ -44,7 +42,7 @@ pub trait Faults: Send + Sync {
         Box::pin(async { Ok(()) })
     }
 
-    /// After a write happened, which stands; an error, and its writer believes that it failed. `applied`: whether the chain
+    /// After a write happened, which stands; an error, and its writer believes that it failed. `applied`: whether the record
     /// was as expected.
     fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
         let _ = (write, applied);
@@ -56,15 +54,18 @@ pub trait Faults: Send + Sync {
 /// what is set with the methods below belongs to the clone.
 ///
 /// ```
-/// # use evertoken::state::{MemoryState, Store};
+/// # use evertoken::state::{MemoryState, StateError, Store};
+/// # fn main() -> Result<(), StateError> {
 /// let memory = MemoryState::new([7; 32]);
-/// let before = Store::in_memory(memory.clone());
+/// let before = Store::in_memory(memory.clone(), Vec::new())?;
 /// drop(before); // A crash.
-/// let after = Store::in_memory(memory);
+/// let after = Store::in_memory(memory, Vec::new())?;
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct MemoryState {
-    records: Arc<Mutex<Records>>,
+    table: Arc<Mutex<Table>>,
     fingerprint_key: Arc<Zeroizing<[u8; KEY_LEN]>>,
     faults: Option<Arc<dyn Faults>>,
     exclusive: bool,
@@ -80,12 +81,46 @@ impl fmt::Debug for MemoryState {
     }
 }
 
+/// Records, and how often any was changed: a record's state is the number of the change that made it.
+#[derive(Default)]
+struct Table {
+    records: BTreeMap<Key, (Revision, Value)>,
+    changes: u64,
+}
+
+impl Table {
+    fn get(&self, key: &Key) -> Option<Stored> {
+        let (revision, value) = self.records.get(key)?;
+        Some(stored(revision, value))
+    }
+
+    fn is(&self, key: &Key, expected: &Expected) -> bool {
+        expected.is(self.records.get(key).map(|(revision, _)| revision))
+    }
+
+    fn put(&mut self, key: Key, value: Value) -> Revision {
+        self.changes += 1;
+        let revision = Revision(self.changes.to_string());
+        self.records.insert(key, (revision.clone(), value));
+        revision
+    }
+}
+
+fn stored(revision: &Revision, value: &Value) -> Stored {
+    Stored {
+        revision: revision.clone(),
+        uid: String::new(),
+        is_copy: false,
+        value: value.clone(),
+    }
+}
+
 impl MemoryState {
     /// An empty memory whose chain ids are made with this key: the same for the same key and values.
     #[must_use]
     pub fn new(fingerprint_key: [u8; 32]) -> Self {
         Self {
-            records: Arc::default(),
+            table: Arc::default(),
             fingerprint_key: Arc::new(Zeroizing::new(fingerprint_key)),
             faults: None,
             exclusive: true,
@@ -118,54 +153,48 @@ impl MemoryState {
     /// Whether these bytes are anywhere in it, as they are: what a key should see to that they are not.
     #[must_use]
     pub fn holds(&self, bytes: &[u8]) -> bool {
-        let records = self.records();
-        let holds = |record: &[u8]| {
-            record
+        let table = self.table();
+        let mut values = table.records.values();
+        values.any(|(_, value)| {
+            value
                 .windows(bytes.len().max(1))
                 .any(|window| window == bytes)
-        };
-        let mut values = records.values.iter();
-        values.any(|(key, value)| holds(key) || holds(value))
+        })
     }
 
-    pub(super) const fn is_exclusive(&self) -> bool {
-        self.exclusive
-    }
-
-    pub(super) const fn outlives_process(&self) -> bool {
-        self.outlives_process
-    }
-
-    pub(super) fn fingerprint_key(&self) -> &[u8; KEY_LEN] {
-        &self.fingerprint_key
-    }
-
-    pub(super) async fn get(&self, key: &[u8]) -> Result<Option<Value>, Failure> {
-        self.reading().await?;
-        Ok(self.records().values.get(key).cloned())
-    }
-
-    /// The keys that begin with `prefix`.
-    pub(super) async fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
-        self.reading().await?;
-        Ok(self.records().keys_with_prefix(prefix))
-    }
-
-    pub(super) async fn link(&self, fingerprint: Fingerprint) -> Result<Option<Link>, Failure> {
-        self.reading().await?;
-        Ok(self.records().links.get(&fingerprint).copied())
-    }
-
-    /// Whether everything was as expected; nothing changed else.
-    pub(super) async fn commit(&self, write: &Write, change: &Change) -> Result<bool, Failure> {
-        if let Some(faults) = &self.faults {
-            faults.before(write).await?;
+    /// Looks at all records, and encrypts those anew that need it.
+    pub(super) fn open(&self, keys: &Keyring) -> Result<Opened, StateError> {
+        let mut table = self.table();
+        if table.get(&Key::Own).is_none() {
+            let own = Own {
+                fingerprint_key: Zeroizing::clone(&self.fingerprint_key),
+                forgotten: Vec::new(),
+            };
+            let own = record::encode("fingerprint key", &own)?;
+            table.put(Key::Own, keys.seal(&Key::Own, &own)?);
         }
-        let Ok(applied) = change.apply(&mut *self.records());
-        if let Some(faults) = &self.faults {
-            faults.after(write, applied).await?;
+        let own = table.get(&Key::Own).map(|own| own.value);
+        let mut examination = Examination::new(keys, own.as_ref().map(|own| own.as_slice()), false);
+        for (key, (_, value)) in &table.records {
+            examination.see(key, value);
         }
-        Ok(applied)
+        let examined = examination.end("memory", |reason| self.damaged(reason))?;
+        for key in examined.outdated {
+            if let Some(stored) = table.get(&key) {
+                let value = keys.reseal(&key, &stored.value)?;
+                table.put(key, value);
+            }
+        }
+        let mut known = Known::default();
+        known.refused = examined.refused;
+        for (key, (revision, value)) in &table.records {
+            let stored = stored(revision, value);
+            opening::learn(&mut known, keys, key.clone(), stored, !self.exclusive);
+        }
+        Ok(Opened {
+            fingerprint_key: Zeroizing::clone(&self.fingerprint_key),
+            known,
+        })
     }
 
     async fn reading(&self) -> Result<(), Failure> {
@@ -175,63 +204,88 @@ impl MemoryState {
         }
     }
 
-    /// Every operation leaves the maps whole, so a panic elsewhere does not spoil them.
-    fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Maps with the order of the database.
-#[derive(Default)]
-struct Records {
-    values: BTreeMap<Vec<u8>, Value>,
-    links: BTreeMap<Fingerprint, Link>,
-}
-
-impl Records {
-    fn keys_with_prefix(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
-        self.values
-            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
-            .map(|(key, _)| key)
-            .take_while(|key| key.starts_with(prefix))
-            .cloned()
-            .collect()
-    }
-}
-
-impl Tables for Records {
-    type Error = Infallible;
-
-    fn get(&self, key: &[u8]) -> Result<Option<Value>, Infallible> {
-        Ok(self.values.get(key).cloned())
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
-        self.values
-            .insert(key.to_vec(), Zeroizing::new(value.to_vec()));
-        Ok(())
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Result<(), Infallible> {
-        self.values.remove(key);
-        Ok(())
-    }
-
-    fn remove_prefix(&mut self, prefix: &[u8]) -> Result<(), Infallible> {
-        for key in self.keys_with_prefix(prefix) {
-            self.values.remove(&key);
+    /// Whether it happened.
+    async fn writing<T>(
+        &self,
+        write: Write,
+        happens: impl FnOnce(&mut Table) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
+        if let Some(faults) = &self.faults {
+            faults.before(&write).await?;
         }
-        Ok(())
+        let written = happens(&mut self.table());
+        if let Some(faults) = &self.faults {
+            faults.after(&write, written.is_some()).await?;
+        }
+        Ok(written)
     }
 
-    fn link(&mut self, fingerprint: Fingerprint, link: &Link) -> Result<(), Infallible> {
-        self.links.insert(fingerprint, *link);
-        Ok(())
+    /// Every operation leaves the map whole, so a panic elsewhere does not spoil it.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Records for MemoryState {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, Failure>> {
+        Box::pin(async move {
+            self.reading().await?;
+            Ok(self.table().get(key))
+        })
     }
 
-    fn unlink(&mut self, chains: &[ChainId]) -> Result<(), Infallible> {
-        self.links
-            .retain(|_, link| !chains.contains(&chain_of(link)));
-        Ok(())
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(Key, Stored)>, Failure>> {
+        Box::pin(async move {
+            self.reading().await?;
+            let table = self.table();
+            let records = table.records.iter();
+            Ok(records
+                .map(|(key, (revision, value))| (key.clone(), stored(revision, value)))
+                .collect())
+        })
+    }
+
+    fn put_if<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Expected,
+        value: Value,
+    ) -> BoxFuture<'a, Result<Option<Written>, Failure>> {
+        Box::pin(self.writing(Write::Put(key.clone()), move |table| {
+            table.is(key, &expected).then(|| Written {
+                revision: table.put(key.clone(), value),
+                uid: String::new(),
+            })
+        }))
+    }
+
+    fn delete_if<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Expected,
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async move {
+            let delete = |table: &mut Table| {
+                let is_gone = !table.records.contains_key(key);
+                (is_gone || table.is(key, &expected)).then(|| table.records.remove(key))
+            };
+            let deleted = self.writing(Write::Delete(key.clone()), delete).await?;
+            Ok(deleted.is_some())
+        })
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    fn outlives_process(&self) -> bool {
+        self.outlives_process
+    }
+
+    fn damaged(&self, reason: String) -> StateError {
+        StateError::DamagedSecrets {
+            store: "the records in memory".to_owned(),
+            reason,
+        }
     }
 }

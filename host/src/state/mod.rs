@@ -1,33 +1,41 @@
-//! The state store: what survives a crash. It turns chains, tokens and plugin values into records, encrypts them when there is
-//! a key, and keeps them in a directory (durable), in Secrets of a cluster, or in memory (gone with the process).
+//! The state store: what survives a crash. Chains, tokens and plugin values are records, encrypted where there is a key. One way of finding and
+//! changing them, here; three places for the records, which only read, list, and compare and swap: a directory (durable), Secrets of a cluster
+//! (shared with other processes), memory (gone with the process).
 
-mod change;
-mod cluster;
+mod chains;
 mod directory;
 mod error;
 mod fingerprint;
-mod local;
+mod kept;
+mod key;
+mod known;
 pub mod manual;
 mod memory;
-mod quota;
+mod opening;
 mod record;
+mod records;
 mod seal;
+mod secrets;
+mod shared;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use self::cluster::ClusterPlace;
+use tokio::sync::Mutex as AsyncMutex;
+use zeroize::Zeroizing;
+
 pub use self::error::StateError;
+pub use self::key::Key;
 pub use self::memory::{Faults, MemoryState, Write};
-pub use self::quota::{PLUGIN_KEY_MAX_BYTES, PLUGIN_VALUE_MAX_BYTES, PLUGIN_VALUES_PER_JOB};
 pub use self::seal::{KeyError, StateKey};
+pub use self::secrets::ClusterPlace;
 
-use self::cluster::Cluster;
-use self::directory::Directory;
-use self::fingerprint::Fingerprints;
-use self::local::{Backend, Local};
+use self::fingerprint::{Fingerprints, KEY_LEN};
+use self::known::Known;
+use self::records::Records;
 use self::seal::Keyring;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
@@ -44,12 +52,21 @@ fn random<const N: usize>() -> Result<[u8; N], StateError> {
 }
 
 /// The state store of one process.
-pub struct Store(Place);
+pub struct Store {
+    records: Box<dyn Records>,
+    keys: Keyring,
+    fingerprints: Fingerprints,
+    /// What they are made with.
+    fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
+    known: Mutex<Known>,
+    /// Held while all is listed.
+    listing: AsyncMutex<()>,
+}
 
-/// Where it is.
-enum Place {
-    Here(Box<Local>),
-    Cluster(Box<Cluster>),
+/// A place for records, after a look at all of them.
+struct Opened {
+    fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
+    known: Known,
 }
 
 /// What a look at a directory found.
@@ -75,56 +92,61 @@ pub struct HeldChain {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
-            .field("keys", self.keys())
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
 }
 
 impl Store {
+    fn new(records: impl Records + 'static, keys: Keyring, opened: Opened) -> Self {
+        let mut known = opened.known;
+        let store = Self {
+            records: Box::new(records),
+            keys,
+            fingerprints: Fingerprints::new(&opened.fingerprint_key),
+            fingerprint_key: opened.fingerprint_key,
+            known: Mutex::default(),
+            listing: AsyncMutex::default(),
+        };
+        store.tell_refused(&mut known);
+        *store.known() = known;
+        store
+    }
+
     /// A store that is gone with the process.
     ///
     /// # Errors
     /// The machine has no random bytes.
     pub fn memory() -> Result<Self, StateError> {
-        Ok(Self::in_memory(MemoryState::of_process()?))
+        Self::in_memory(MemoryState::of_process()?, Vec::new())
     }
 
-    /// A store in a memory that may outlive it.
-    #[must_use]
-    pub fn in_memory(memory: MemoryState) -> Self {
-        Self::in_sealed_memory(memory, Vec::new())
-    }
-
-    /// The same with keys: the first encrypts, all decrypt.
-    #[must_use]
-    pub fn in_sealed_memory(memory: MemoryState, keys: Vec<StateKey>) -> Self {
-        Self(Place::Here(Box::new(Local {
-            keys: Keyring::new(keys),
-            fingerprints: Fingerprints::new(memory.fingerprint_key()),
-            backend: Backend::Memory(memory),
-        })))
+    /// A store in a memory that may outlive it. The first key encrypts, all decrypt.
+    ///
+    /// # Errors
+    /// The memory has records that need a key which `keys` does not have, or that are damaged.
+    pub fn in_memory(memory: MemoryState, keys: Vec<StateKey>) -> Result<Self, StateError> {
+        let keys = Keyring::new(keys);
+        let opened = memory.open(&keys)?;
+        Ok(Self::new(memory, keys, opened))
     }
 
     /// Opens or creates the store in a directory. The first key encrypts, all decrypt; records that another key or none
     /// encrypted are encrypted anew with the first. Blocks: the lock, a repair after a crash and that re-encryption happen here.
     ///
     /// # Errors
-    /// The directory is held by another process, cannot be written, was written by a newer version, or needs a key that
+    /// The directory is held by another process, cannot be written, was written by another version, or needs a key that
     /// `keys` does not have. Nothing is overwritten then.
     pub fn open(directory: &Path, keys: Vec<StateKey>) -> Result<Self, StateError> {
         let keys = Keyring::new(keys);
-        let (opened, fingerprint_key) = Directory::open(directory, &keys)?;
+        let (records, opened) = directory::open(directory, &keys)?;
         if keys.is_empty() {
             tracing::warn!(
                 directory = %directory.display(),
                 "state is kept unencrypted in a file of mode 0600; set `state.key` to encrypt it"
             );
         }
-        Ok(Self(Place::Here(Box::new(Local {
-            backend: Backend::Directory(opened),
-            keys,
-            fingerprints: Fingerprints::new(&fingerprint_key),
-        }))))
+        Ok(Self::new(records, keys, opened))
     }
 
     /// Opens or creates the store in Secrets of a cluster, which other processes may use at the same time. Keys as with
@@ -138,29 +160,15 @@ impl Store {
         keys: Vec<StateKey>,
     ) -> Result<Self, Failure> {
         let keys = Keyring::new(keys);
-        let (is_plain, shown) = (keys.is_empty(), place.to_string());
-        let cluster = Cluster::open(kubernetes, place, keys).await?;
-        if is_plain {
+        let shown = place.to_string();
+        let (records, opened) = secrets::open(kubernetes, place, &keys).await?;
+        if keys.is_empty() {
             tracing::warn!(
                 store = shown,
                 "state is kept unencrypted in Secrets: whoever may read them has the rotating secrets; set `state.key` to encrypt it"
             );
         }
-        Ok(Self(Place::Cluster(Box::new(cluster))))
-    }
-
-    fn keys(&self) -> &Keyring {
-        match &self.0 {
-            Place::Here(local) => &local.keys,
-            Place::Cluster(cluster) => &cluster.keys,
-        }
-    }
-
-    fn keeper(&self) -> &dyn Keeper {
-        match &self.0 {
-            Place::Here(local) => &**local,
-            Place::Cluster(cluster) => &**cluster,
-        }
+        Ok(Self::new(records, keys, opened))
     }
 
     /// Proves that a process could write in a directory, or make it, without opening the store: another process may have it. Blocks.
@@ -177,12 +185,11 @@ impl Store {
     /// # Errors
     /// The API server is away, or refuses, or the Secrets need a key that `keys` does not have.
     pub async fn look_in_cluster(
-        kubernetes: &Kubernetes,
-        place: &ClusterPlace,
+        kubernetes: Arc<Kubernetes>,
+        place: ClusterPlace,
         keys: Option<Vec<StateKey>>,
     ) -> Result<(), Failure> {
-        let keys = keys.map(Keyring::new);
-        cluster::look(kubernetes, place, keys.as_ref()).await
+        secrets::look(kubernetes, place, keys.map(Keyring::new).as_ref()).await
     }
 
     /// Every job that something is kept for.
@@ -190,68 +197,36 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
-        match &self.0 {
-            Place::Here(local) => local.jobs().await,
-            Place::Cluster(cluster) => cluster.jobs().await,
-        }
+        self.list_anew().await?;
+        let keys = if self.records.is_exclusive() {
+            self.records.keys().await?
+        } else {
+            self.known().kept.keys().cloned().collect()
+        };
+        let known = self.known();
+        let refused = known.refused.keys();
+        let kept = keys.iter().chain(refused).filter_map(Key::job);
+        let jobs: BTreeSet<&JobId> = known.jobs().chain(kept).collect();
+        Ok(jobs.into_iter().cloned().collect())
     }
 
-    /// The chains that the job's secrets stand for now.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn chains(&self, job: &JobId) -> Result<Vec<HeldChain>, Failure> {
-        match &self.0 {
-            Place::Here(local) => local.chains(job).await,
-            Place::Cluster(cluster) => Ok(cluster.chains(job)),
-        }
-    }
-
-    /// The chain that a person may give another value: also one whose own must not be sent.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn find_chain_to_replace(
-        &self,
-        job: &JobId,
-        secret: &str,
-        seed: Option<&[u8]>,
-    ) -> Result<Option<FoundChain>, Failure> {
-        match &self.0 {
-            Place::Here(local) => local.find(job, secret, seed).await,
-            Place::Cluster(cluster) => cluster.find(job, secret, seed).await,
-        }
-    }
-
-    /// Whether a chain is of a copy of the store that was put back, so that its value may be spent.
-    #[must_use]
-    pub fn is_restored(&self, chain: ChainId) -> bool {
-        match &self.0 {
-            Place::Here(local) => local.is_restored(chain),
-            Place::Cluster(cluster) => cluster.is_restored(chain),
-        }
-    }
-
-    /// Forgets all that is kept for a job, also what cannot be decrypted: its token, what its plugin cached, and the chains
-    /// that no other job's secret stands or stood for. `may_go` is asked about each of these that can be read.
-    ///
-    /// # Errors
-    /// The store cannot be written, or one of the chains may not go; nothing is forgotten then.
-    pub async fn forget(
-        &self,
-        job: &JobId,
-        may_go: &(dyn Fn(&StoredChain) -> Result<(), Failure> + Sync),
-    ) -> Result<(), Failure> {
-        // A chain that changed meanwhile is looked at again: a request may be under way now.
-        loop {
-            let forgotten = match &self.0 {
-                Place::Here(local) => local.forget(job, may_go).await?,
-                Place::Cluster(cluster) => cluster.forget(job, may_go).await?,
-            };
-            if forgotten {
-                return Ok(());
+    /// Says once of each record that cannot be used why not.
+    fn tell_refused(&self, known: &mut Known) {
+        let refused: Vec<String> = known
+            .refused
+            .iter()
+            .map(|(key, error)| error.clone().of_record(self.name_of(key)).to_string())
+            .collect();
+        for error in refused {
+            if known.told.insert(error.clone()) {
+                tracing::error!("{error}");
             }
         }
+    }
+
+    /// Every change leaves it whole, so a panic elsewhere does not spoil it.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -261,7 +236,10 @@ impl Keeper for Store {
         job: &'a JobId,
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Failure>> {
-        self.keeper().plugin_value(job, key)
+        Box::pin(async move {
+            let value = self.cached(job).await?.remove(key);
+            Ok(value.map(|mut value| std::mem::take(&mut *value)))
+        })
     }
 
     fn set_plugin_value<'a>(
@@ -270,19 +248,19 @@ impl Keeper for Store {
         key: &'a str,
         value: &'a [u8],
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        self.keeper().set_plugin_value(job, key, value)
+        Box::pin(self.cache(job, key, value))
     }
 
     fn is_exclusive(&self) -> bool {
-        self.keeper().is_exclusive()
+        self.records.is_exclusive()
     }
 
     fn outlives_process(&self) -> bool {
-        self.keeper().outlives_process()
+        self.records.outlives_process()
     }
 
     fn chain_id(&self, first_value: &[u8]) -> ChainId {
-        self.keeper().chain_id(first_value)
+        self.fingerprints.chain_id(first_value)
     }
 
     fn find_chain<'a>(
@@ -291,22 +269,34 @@ impl Keeper for Store {
         secret: &'a str,
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
-        self.keeper().find_chain(job, secret, seed)
+        Box::pin(self.find_usable(job, secret, seed))
+    }
+
+    fn chain_of<'a>(
+        &'a self,
+        job: &'a JobId,
+        secret: &'a str,
+        seed: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<ChainId>, Failure>> {
+        Box::pin(async move {
+            let found = self.lead(job, secret, seed).await?;
+            Ok(found.map(|(id, _)| id))
+        })
     }
 
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {
-        self.keeper().chain(id)
+        Box::pin(self.read_chain(id))
     }
 
     fn swap_chain<'a>(
         &'a self,
         change: ChainChange<'a>,
     ) -> BoxFuture<'a, Result<Option<Revision>, Failure>> {
-        self.keeper().swap_chain(change)
+        Box::pin(self.swap(change))
     }
 
     fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>> {
-        self.keeper().token(job)
+        Box::pin(self.kept_token(job))
     }
 
     fn keep_token<'a>(
@@ -314,6 +304,6 @@ impl Keeper for Store {
         job: &'a JobId,
         token: &'a KeptToken,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        self.keeper().keep_token(job, token)
+        Box::pin(self.put_token(job, token))
     }
 }

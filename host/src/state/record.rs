@@ -1,411 +1,212 @@
-//! How records look: a key that names job, kind and name, or a chain, in a stable binary form, and a value in versioned JSON.
-//! Pure.
+//! How records look: serde's form of what is kept, in postcard, which has no names and no room between values. Behind a byte with the version of
+//! the form. Pure.
 
-mod binding;
-mod chain;
-mod cluster;
+use std::collections::BTreeMap;
 
-use data_encoding::BASE64;
-use secrecy::{ExposeSecret, SecretString};
+use postcard::ser_flavors;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use crate::capability::chain::ChainId;
-use crate::config::model::{JobId, Provider};
-use crate::time::Timestamp;
-use crate::token::{Expiry, Field, KeptToken, Token};
+use super::fingerprint::Fingerprint;
+use super::records::Value;
+use crate::capability::chain::Chain;
+use crate::config::model::JobId;
 use crate::worker;
 
-pub(super) use self::binding::Binding;
-pub(super) use self::chain::{decode_chain, encode_chain};
-pub(super) use self::cluster::{
-    BindingInChain, Values, decode_bindings, decode_values, encode_bindings, encode_values,
-};
+/// The form that this version writes, and the only one that it reads.
+const FORM: u8 = 1;
 
-/// The form of values that this version writes, and the newest that it reads.
-const VALUE_VERSION: u32 = 1;
-
-/// What a record of a job is. The numbers are on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Token = 1,
-    Binding = 2,
-    PluginValue = 3,
+/// What the store knows of itself.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Own {
+    /// What fingerprints are made with.
+    pub(super) fingerprint_key: Zeroizing<[u8; 32]>,
+    /// Chains that were forgotten last, by the uid of their record: that such a one is gone is no loss.
+    pub(super) forgotten: Vec<String>,
 }
 
-impl Kind {
-    const fn describe(self) -> &'static str {
-        match self {
-            Self::Token => "kept token",
-            Self::Binding => "rotating secret",
-            Self::PluginValue => "plugin value",
-        }
-    }
-
-    const fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            1 => Some(Self::Token),
-            2 => Some(Self::Binding),
-            3 => Some(Self::PluginValue),
-            _ => None,
-        }
-    }
+/// A chain with whatever is open, and what leads to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ChainRecord {
+    /// The chain.
+    pub(super) chain: Chain,
+    /// Which secrets of which jobs stand or stood for it.
+    pub(super) bindings: Vec<Binding>,
+    /// Of the values that it had last, the newest at the end.
+    pub(super) fingerprints: Vec<Fingerprint>,
+    /// The record that it was written into: found in another one, it was copied from there.
+    pub(super) home: Home,
 }
 
-/// What keys of no job begin with; those of jobs begin with their provider.
-const OF_NO_JOB: u8 = 0;
-const FINGERPRINT_KEY: u8 = 1;
-const CHAIN: u8 = 2;
-
-/// What a key names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Name {
-    /// A record of a job.
-    OfJob(JobId, Kind, String),
-    /// A chain, which several jobs may share.
-    Chain(ChainId),
-    /// The key that fingerprints are made with.
-    FingerprintKey,
+/// That a job's secret stands or stood for a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Binding {
+    /// The job.
+    pub(super) job: JobId,
+    /// The secret's name.
+    pub(super) secret: String,
+    /// The configured value when the job last changed the chain; none: it could never be read.
+    pub(super) seed: Option<Fingerprint>,
+    /// Of a secret's bindings, in all chains, the one with the highest number counts.
+    pub(super) serial: u64,
 }
 
-/// What all keys of a job begin with, and no key of another job. Every part has a length in front: no two ids run together.
-pub(super) fn job_prefix(job: &JobId) -> Vec<u8> {
-    let mut key = vec![provider_number(job.provider)];
-    push_optional(&mut key, job.namespace.as_deref());
-    push_text(&mut key, &job.name);
-    push_optional(&mut key, job.uid.as_deref());
-    key
+/// The record that a chain was written into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Home {
+    /// Its uid; empty: it was being created, and had none yet, or records have none.
+    pub(super) uid: String,
+    /// Whether the chain was of a copy already then.
+    pub(super) restored: bool,
 }
 
-/// What all keys of a job's records of one kind begin with.
-pub(super) fn kind_prefix(job: &JobId, kind: Kind) -> Vec<u8> {
-    let mut key = job_prefix(job);
-    key.push(kind as u8);
-    key
-}
+/// What a plugin cached, by key.
+pub(super) type Values = BTreeMap<String, Value>;
 
-/// The key of a job's record.
-pub(super) fn key(job: &JobId, kind: Kind, name: &str) -> Vec<u8> {
-    let mut key = kind_prefix(job, kind);
-    key.extend_from_slice(name.as_bytes());
-    key
-}
-
-/// The key of a chain.
-pub(super) fn chain_key(id: ChainId) -> Vec<u8> {
-    let mut key = vec![OF_NO_JOB, CHAIN];
-    key.extend_from_slice(&id.0);
-    key
-}
-
-/// The key of the fingerprint key.
-pub(super) fn fingerprint_key_key() -> Vec<u8> {
-    vec![OF_NO_JOB, FINGERPRINT_KEY]
-}
-
-/// What a key names: the inverse of the functions above.
-pub(super) fn decode_key(key: &[u8]) -> Result<Name, StateError> {
-    parse_key(key).ok_or_else(|| StateError::Unreadable {
-        record: "record key",
-        reason: "it names nothing that this version knows".to_owned(),
-    })
-}
-
-/// What a record is, for messages.
-pub(super) fn describe(key: &[u8]) -> String {
-    match parse_key(key) {
-        Some(Name::OfJob(job, kind, name)) if name.is_empty() => {
-            format!("{} of job {job}", kind.describe())
-        }
-        Some(Name::OfJob(job, kind, name)) => {
-            format!("{} `{name}` of job {job}", kind.describe())
-        }
-        Some(Name::Chain(id)) => format!("chain {id}"),
-        Some(Name::FingerprintKey) => "fingerprint key".to_owned(),
-        None => "record".to_owned(),
-    }
-}
-
-fn parse_key(mut rest: &[u8]) -> Option<Name> {
-    let first = take_byte(&mut rest)?;
-    if first == OF_NO_JOB {
-        return match take_byte(&mut rest)? {
-            FINGERPRINT_KEY if rest.is_empty() => Some(Name::FingerprintKey),
-            CHAIN => Some(Name::Chain(ChainId(rest.try_into().ok()?))),
-            _ => None,
-        };
-    }
-    let job = JobId {
-        provider: provider_of(first)?,
-        namespace: take_optional(&mut rest)?,
-        name: take_text(&mut rest)?,
-        uid: take_optional(&mut rest)?,
-    };
-    let kind = Kind::from_byte(take_byte(&mut rest)?)?;
-    let name = std::str::from_utf8(rest).ok()?.to_owned();
-    Some(Name::OfJob(job, kind, name))
-}
-
-/// The number that is on disk.
-const fn provider_number(provider: Provider) -> u8 {
-    match provider {
-        Provider::File => 1,
-        Provider::Ktr => 2,
-    }
-}
-
-const fn provider_of(number: u8) -> Option<Provider> {
-    match number {
-        1 => Some(Provider::File),
-        2 => Some(Provider::Ktr),
-        _ => None,
-    }
-}
-
-fn push_optional(key: &mut Vec<u8>, text: Option<&str>) {
-    match text {
-        None => key.push(0),
-        Some(text) => {
-            key.push(1);
-            push_text(key, text);
-        }
-    }
-}
-
-fn push_text(key: &mut Vec<u8>, text: &str) {
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    key.extend_from_slice(&length.to_be_bytes());
-    key.extend_from_slice(text.as_bytes());
-}
-
-fn take_byte(rest: &mut &[u8]) -> Option<u8> {
-    let (first, tail) = rest.split_first()?;
-    *rest = tail;
-    Some(*first)
-}
-
-fn take_optional(rest: &mut &[u8]) -> Option<Option<String>> {
-    match take_byte(rest)? {
-        0 => Some(None),
-        1 => take_text(rest).map(Some),
-        _ => None,
-    }
-}
-
-fn take_text(rest: &mut &[u8]) -> Option<String> {
-    let (length, tail) = rest.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-    let (text, tail) = tail.split_at_checked(length)?;
-    *rest = tail;
-    Some(std::str::from_utf8(text).ok()?.to_owned())
-}
-
-#[derive(Serialize)]
-struct TokenOut<'a> {
-    v: u32,
-    value: &'a str,
-    token_type: &'a str,
-    expiry: StoredExpiry,
-    fields: Vec<FieldOut<'a>>,
-    obtained_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rotating_expires_at: Option<Timestamp>,
-    source_hash: String,
-}
-
-#[derive(Serialize)]
-struct FieldOut<'a> {
-    name: &'a str,
-    value: &'a str,
-    public: bool,
-}
-
-/// Text that is wiped when it is no longer needed.
-#[derive(Deserialize)]
-#[serde(from = "String")]
-struct SecretText(SecretString);
-
-impl From<String> for SecretText {
-    fn from(text: String) -> Self {
-        Self(text.into())
-    }
-}
-
-#[derive(Deserialize)]
-struct TokenIn {
-    value: SecretText,
-    token_type: String,
-    expiry: StoredExpiry,
-    fields: Vec<FieldIn>,
-    obtained_at: Timestamp,
-    expires_at: Option<Timestamp>,
-    #[serde(default)]
-    rotating_expires_at: Option<Timestamp>,
-    source_hash: String,
-}
-
-#[derive(Deserialize)]
-struct FieldIn {
-    name: String,
-    value: SecretText,
-    public: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum StoredExpiry {
-    At(Timestamp),
-    Unknown,
-    Never,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    v: u32,
-}
-
-/// A kept token's value.
-pub(super) fn encode_token(kept: &KeptToken) -> Result<Zeroizing<Vec<u8>>, StateError> {
-    let token = &kept.token;
-    to_json(
-        "kept token",
-        &TokenOut {
-            v: VALUE_VERSION,
-            value: token.value.expose_secret(),
-            token_type: &token.token_type,
-            expiry: match token.expiry {
-                Expiry::At(at) => StoredExpiry::At(at),
-                Expiry::Unknown => StoredExpiry::Unknown,
-                Expiry::Never => StoredExpiry::Never,
-            },
-            fields: token
-                .fields
-                .iter()
-                .map(|field| FieldOut {
-                    name: &field.name,
-                    value: field.value.expose_secret(),
-                    public: field.public,
-                })
-                .collect(),
-            obtained_at: kept.obtained_at,
-            expires_at: kept.expires_at,
-            rotating_expires_at: kept.rotating_expires_at,
-            source_hash: BASE64.encode(&kept.source_hash),
-        },
-    )
-}
-
-/// The inverse of [`encode_token`].
-pub(super) fn decode_token(bytes: &[u8]) -> Result<KeptToken, StateError> {
-    let stored: TokenIn = from_json("kept token", bytes)?;
-    Ok(KeptToken {
-        token: Token {
-            value: stored.value.0,
-            token_type: stored.token_type,
-            expiry: match stored.expiry {
-                StoredExpiry::At(at) => Expiry::At(at),
-                StoredExpiry::Unknown => Expiry::Unknown,
-                StoredExpiry::Never => Expiry::Never,
-            },
-            fields: stored
-                .fields
-                .into_iter()
-                .map(|field| Field {
-                    name: field.name,
-                    value: field.value.0,
-                    public: field.public,
-                })
-                .collect(),
-        },
-        obtained_at: stored.obtained_at,
-        expires_at: stored.expires_at,
-        rotating_expires_at: stored.rotating_expires_at,
-        source_hash: fixed("kept token", &stored.source_hash)?,
-    })
-}
-
-/// Bytes of a fixed number that are kept in base64.
-fn fixed<const N: usize>(record: &'static str, text: &str) -> Result<[u8; N], StateError> {
-    BASE64
-        .decode(text.as_bytes())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| StateError::Unreadable {
-            record,
-            reason: format!("a part of it is not {N} bytes of base64"),
-        })
-}
-
-/// Counts first and writes then, because a buffer that grows leaves copies of the secret behind.
-fn to_json(record: &'static str, value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, StateError> {
-    let unreadable = |error: serde_json::Error| StateError::Unreadable {
-        record,
+/// A record's bytes. Counts first and writes then, because a buffer that grows leaves copies of the secret behind.
+pub(super) fn encode(what: &'static str, value: &impl Serialize) -> Result<Value, StateError> {
+    let unwritable = |error: postcard::Error| StateError::Unreadable {
+        record: what,
         reason: error.to_string(),
     };
-    let mut length = Length(0);
-    serde_json::to_writer(&mut length, value).map_err(unreadable)?;
-    worker::aside_if_large(length.0, || {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
-        serde_json::to_writer(&mut *bytes, value).map_err(unreadable)?;
+    let size = postcard::serialize_with_flavor(value, ser_flavors::Size::default());
+    let size = size.map_err(unwritable)?;
+    worker::aside_if_large(size, || {
+        let mut bytes = Zeroizing::new(vec![0; 1 + size]);
+        if let Some((form, body)) = bytes.split_first_mut() {
+            *form = FORM;
+            postcard::to_slice(value, body).map_err(unwritable)?;
+        }
         Ok(bytes)
     })
 }
 
-/// The message of a JSON error can quote the value, so only its place is told.
-fn from_json<'a, T: Deserialize<'a>>(
-    record: &'static str,
-    bytes: &'a [u8],
+/// The inverse of [`encode`].
+pub(super) fn decode<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
 ) -> Result<T, StateError> {
-    let unreadable = |error: serde_json::Error| StateError::Unreadable {
-        record,
-        reason: format!("malformed at byte {}", error.column()),
+    let unreadable = |reason: String| StateError::Unreadable {
+        record: what,
+        reason,
     };
-    worker::aside_if_large(bytes.len(), || {
-        let Version { v } = serde_json::from_slice(bytes).map_err(unreadable)?;
-        if v > VALUE_VERSION {
-            return Err(StateError::Unreadable {
-                record,
-                reason: format!("it has form {v}, this version knows {VALUE_VERSION}"),
-            });
+    match bytes.split_first() {
+        Some((&FORM, body)) => {
+            worker::aside_if_large(body.len(), || match postcard::take_from_bytes(body) {
+                Ok((value, [])) => Ok(value),
+                Ok((_, rest)) => Err(unreadable(format!("{} bytes too many", rest.len()))),
+                Err(error) => Err(unreadable(error.to_string())),
+            })
         }
-        serde_json::from_slice(bytes).map_err(unreadable)
-    })
-}
-
-struct Length(usize);
-
-impl std::io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        Some((form, _)) => Err(unreadable(format!(
+            "it has form {form}, this version knows {FORM}"
+        ))),
+        None => Err(unreadable("it is empty".to_owned())),
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use data_encoding::HEXLOWER;
     use proptest::prelude::*;
+    use secrecy::ExposeSecret as _;
 
+    use super::super::key::tests::any_job;
     use super::*;
+    use crate::capability::chain::{ChainId, Exchange, Holder, Intent, Plugin};
+    use crate::capability::http::Arrived;
+    use crate::time::Timestamp;
+    use crate::token::{Expiry, Field, KeptToken, Token};
 
-    pub(super) fn any_job() -> impl Strategy<Value = JobId> {
+    fn any_time() -> impl Strategy<Value = Option<Timestamp>> {
+        proptest::option::of(any::<u64>().prop_map(Timestamp))
+    }
+
+    fn any_answer() -> impl Strategy<Value = Arrived> {
+        any::<(u64, Vec<u8>)>().prop_map(|(sent_at, bytes)| Arrived {
+            sent_at: Timestamp(sent_at),
+            bytes,
+        })
+    }
+
+    fn any_exchange() -> impl Strategy<Value = Exchange> {
         (
-            prop_oneof![Just(Provider::File), Just(Provider::Ktr)],
-            proptest::option::of(".{0,20}"),
-            ".{0,20}",
-            proptest::option::of(".{0,20}"),
+            any::<([u8; 16], u64, u64, [u8; 32], u32)>(),
+            (".{0,8}", ".{0,30}", ".{0,8}", ".{0,8}", ".{0,20}"),
+            any_job(),
+            proptest::option::of(any_answer()),
+            proptest::option::of(any_answer()),
         )
-            .prop_map(|(provider, namespace, name, uid)| JobId {
-                provider,
-                namespace,
-                name,
-                uid,
-            })
+            .prop_map(
+                |(
+                    (holder, written_at, not_after, digest, failed_replays),
+                    (method, url, name, interface, config),
+                    job,
+                    arriving,
+                    answer,
+                )| Exchange {
+                    intent: Intent {
+                        holder: Holder(holder),
+                        written_at: Timestamp(written_at),
+                        not_after: Timestamp(not_after),
+                        method,
+                        url,
+                        job,
+                        plugin: Plugin {
+                            name,
+                            digest,
+                            interface,
+                        },
+                        config: serde_json::json!({"text": config, "list": [1, null, 0.5]}),
+                    },
+                    arriving,
+                    answer,
+                    failed_replays,
+                },
+            )
+    }
+
+    fn any_chain() -> impl Strategy<Value = Chain> {
+        (
+            any::<([u8; 16], u64, Vec<u8>, u32, [u8; 16])>(),
+            (any_time(), any_time(), any_time()),
+            proptest::option::of(".*"),
+            proptest::option::of(any_exchange()),
+            proptest::option::of(any_exchange()),
+        )
+            .prop_map(
+                |(
+                    (id, generation, value, unanswered, change),
+                    (expires_at, dead_since, last_sent),
+                    dead_reason,
+                    exchange,
+                    unread,
+                )| Chain {
+                    id: ChainId(id),
+                    generation,
+                    value: value.into(),
+                    expires_at,
+                    dead_since,
+                    dead_reason,
+                    unanswered,
+                    last_sent,
+                    exchange,
+                    unread,
+                    change,
+                },
+            )
+    }
+
+    fn any_binding() -> impl Strategy<Value = Binding> {
+        let seed = proptest::option::of(any::<[u8; 8]>().prop_map(Fingerprint));
+        (any_job(), ".{0,10}", seed, any::<u64>()).prop_map(|(job, secret, seed, serial)| Binding {
+            job,
+            secret,
+            seed,
+            serial,
+        })
     }
 
     fn any_token() -> impl Strategy<Value = KeptToken> {
@@ -420,16 +221,20 @@ mod tests {
             public,
         });
         (
-            ".{0,100}",
-            ".{0,10}",
-            expiry,
+            (".{0,100}", ".{0,10}", expiry),
             proptest::collection::vec(field, 0..4),
             any::<u64>(),
-            proptest::option::of(any::<u64>()),
+            (any_time(), any_time()),
             any::<[u8; 32]>(),
         )
             .prop_map(
-                |(value, token_type, expiry, fields, obtained, expires, source_hash)| KeptToken {
+                |(
+                    (value, token_type, expiry),
+                    fields,
+                    obtained,
+                    (expires_at, rotating_expires_at),
+                    source_hash,
+                )| KeptToken {
                     token: Token {
                         value: value.into(),
                         token_type,
@@ -437,71 +242,148 @@ mod tests {
                         fields,
                     },
                     obtained_at: Timestamp(obtained),
-                    expires_at: expires.map(Timestamp),
-                    rotating_expires_at: expires.map(|at| Timestamp(at / 2)),
+                    expires_at,
+                    rotating_expires_at,
                     source_hash,
                 },
             )
     }
 
+    /// Reads what is written of it, and writes that again.
+    fn again<T: Serialize + DeserializeOwned>(value: &T) -> (T, bool) {
+        let bytes = encode("test", value).unwrap();
+        let read: T = decode("test", &bytes).unwrap();
+        let is_same = encode("test", &read).unwrap() == bytes;
+        (read, is_same)
+    }
+
     proptest! {
         #[test]
+        fn a_chain_is_read_as_it_was_written(
+            chain in any_chain(),
+            bindings in proptest::collection::vec(any_binding(), 0..3),
+            fingerprints in proptest::collection::vec(any::<[u8; 8]>().prop_map(Fingerprint), 0..4),
+            home in (".{0,36}", any::<bool>()),
+        ) {
+            let record = ChainRecord {
+                chain,
+                bindings,
+                fingerprints,
+                home: Home { uid: home.0, restored: home.1 },
+            };
+            let (read, is_same) = again(&record);
+            prop_assert!(is_same);
+            prop_assert_eq!(format!("{read:?}"), format!("{record:?}"));
+            prop_assert_eq!(read.chain.value.expose_secret(), record.chain.value.expose_secret());
+            let came = |exchange: Option<Exchange>| exchange.map(|exchange| (exchange.arriving, exchange.answer));
+            prop_assert!(came(read.chain.exchange) == came(record.chain.exchange));
+        }
+
+        #[test]
         fn a_token_is_read_as_it_was_written(kept in any_token()) {
-            let bytes = encode_token(&kept).unwrap();
-            prop_assert_eq!(decode_token(&bytes).unwrap(), kept);
+            let (read, _) = again(&kept);
+            prop_assert_eq!(read, kept);
         }
 
         #[test]
-        fn a_key_names_its_job_kind_and_name(job in any_job(), name in ".{0,30}", id in any::<[u8; 16]>()) {
-            for kind in [Kind::Token, Kind::Binding, Kind::PluginValue] {
-                prop_assert_eq!(
-                    decode_key(&key(&job, kind, &name)).unwrap(),
-                    Name::OfJob(job.clone(), kind, name.clone())
-                );
+        fn what_a_plugin_cached_is_read_as_it_was_written(
+            values in proptest::collection::btree_map(".{0,10}", any::<Vec<u8>>(), 0..4)
+        ) {
+            let values: Values = values.into_iter().map(|(key, value)| (key, Zeroizing::new(value))).collect();
+            let (read, _) = again(&values);
+            prop_assert_eq!(read, values);
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic_or_quote_them(bytes in any::<Vec<u8>>()) {
+            let bytes = [&[FORM][..], &bytes, b"hunter2"].concat();
+            let read = [
+                decode::<ChainRecord>("chain", &bytes).err(),
+                decode::<KeptToken>("token", &bytes).err(),
+                decode::<Values>("values", &bytes).err(),
+                decode::<Own>("own", &bytes).err(),
+            ];
+            for error in read.into_iter().flatten() {
+                prop_assert_eq!(error.code(), "state.unreadable");
+                prop_assert!(!error.to_string().contains("hunter2"));
             }
-            prop_assert_eq!(decode_key(&chain_key(ChainId(id))).unwrap(), Name::Chain(ChainId(id)));
-            prop_assert!(!chain_key(ChainId(id)).starts_with(&job_prefix(&job)));
-        }
-
-        #[test]
-        fn no_job_shares_a_prefix_with_another(one in any_job(), other in any_job()) {
-            prop_assume!(one != other);
-            prop_assert!(!key(&other, Kind::Token, "x").starts_with(&job_prefix(&one)));
-        }
-
-        #[test]
-        fn no_bytes_make_the_key_parser_panic(bytes in any::<Vec<u8>>()) {
-            let _ = decode_key(&bytes);
-            let _ = describe(&bytes);
         }
     }
 
     #[test]
-    fn the_key_on_disk_does_not_change() {
-        let job = JobId {
-            provider: Provider::File,
-            namespace: Some("ns".into()),
-            name: "job".into(),
-            uid: None,
+    fn the_form_on_disk_does_not_change() {
+        let chain = Chain {
+            generation: 300,
+            expires_at: Some(Timestamp(5)),
+            unanswered: 1,
+            exchange: Some(Exchange {
+                intent: Intent {
+                    holder: Holder([2; 16]),
+                    written_at: Timestamp(6),
+                    not_after: Timestamp(7),
+                    method: "POST".to_owned(),
+                    url: "u".to_owned(),
+                    job: JobId::file("j"),
+                    plugin: Plugin {
+                        name: "p".to_owned(),
+                        digest: [3; 32],
+                        interface: "0.1".to_owned(),
+                    },
+                    config: serde_json::json!({"a": 1}),
+                },
+                arriving: None,
+                answer: Some(Arrived {
+                    sent_at: Timestamp(8),
+                    bytes: b"HTTP".to_vec(),
+                }),
+                failed_replays: 2,
+            }),
+            ..Chain::new(ChainId([1; 16]), b"rt".to_vec().into())
         };
+        let record = ChainRecord {
+            chain,
+            bindings: vec![Binding {
+                job: JobId::file("j"),
+                secret: "s".to_owned(),
+                seed: Some(Fingerprint([4; 8])),
+                serial: 9,
+            }],
+            fingerprints: vec![Fingerprint([5; 8])],
+            home: Home {
+                uid: "u".to_owned(),
+                restored: true,
+            },
+        };
+        let kept = KeptToken {
+            token: Token {
+                value: "at".into(),
+                token_type: "Bearer".to_owned(),
+                expiry: Expiry::At(Timestamp(1)),
+                fields: vec![Field {
+                    name: "f".to_owned(),
+                    value: "v".into(),
+                    public: true,
+                }],
+            },
+            obtained_at: Timestamp(2),
+            expires_at: Some(Timestamp(3)),
+            rotating_expires_at: None,
+            source_hash: [6; 32],
+        };
+        let hex = |bytes: Value| HEXLOWER.encode(&bytes);
         assert_eq!(
-            key(&job, Kind::Binding, "refresh_token"),
-            b"\x01\x01\0\0\0\x02ns\0\0\0\x03job\0\x02refresh_token"
+            hex(encode("chain", &record).unwrap()),
+            "0101010101010101010101010101010101ac020272740105000001000102020202020202020202020202020202060704504f535401750000016a000170030303030303030303030303030303030303030303030303030303030303030303302e31077b2261223a317d0001080448545450020000000000000000000000000000000000010000016a00017301040404040404040409010505050505050505017501"
         );
         assert_eq!(
-            chain_key(ChainId(*b"0123456789abcdef")),
-            b"\0\x020123456789abcdef"
+            hex(encode("token", &kept).unwrap()),
+            "01026174064265617265720001010166017601020103000606060606060606060606060606060606060606060606060606060606060606"
         );
-        assert_eq!(fingerprint_key_key(), b"\0\x01");
     }
 
     #[test]
-    fn a_value_of_a_later_form_is_refused_and_a_malformed_one_is_not_quoted() {
-        let later = decode_token(br#"{"v":2}"#).unwrap_err().to_string();
-        assert!(later.contains("form 2"), "{later}");
-        let malformed = decode_token(br#"{"v":1,"value":12345}"#)
-            .unwrap_err()
-            .to_string();
-        assert!(!malformed.contains("12345"), "{malformed}");
+    fn a_later_form_is_refused() {
+        let error = decode::<KeptToken>("kept token", &[FORM + 1, 0]).unwrap_err();
+        assert!(error.to_string().contains("it has form 2"), "{error}");
     }
 }

@@ -12,7 +12,8 @@ use data_encoding::{
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use super::{random, record};
+use super::key::Key;
+use super::random;
 use crate::{text, worker};
 
 /// Bytes of a state key.
@@ -146,11 +147,11 @@ impl Keyring {
     }
 
     /// The form in which a value is stored under `key`.
-    pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    pub(super) fn seal(&self, key: &Key, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         worker::aside_if_large(value.len(), || self.sealed(key, value))
     }
 
-    fn sealed(&self, key: &[u8], value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    fn sealed(&self, key: &Key, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         let Some((id, prk)) = self.keys.first() else {
             let mut plain = Zeroizing::new(Vec::with_capacity(1 + value.len()));
             plain.push(FORMAT_PLAIN);
@@ -168,18 +169,16 @@ impl Keyring {
         sealed.extend_from_slice(value);
         let (_, body) = sealed.split_at_mut(head);
         let tag = cipher
-            .seal_in_place_separate_tag(nonce, Aad::from(key), body)
+            .seal_in_place_separate_tag(nonce, Aad::from(key.to_bytes()), body)
             .map_err(|_| StateError::Crypto("encrypting a record"))?;
         sealed.extend_from_slice(tag.as_ref());
         Ok(sealed)
     }
 
     /// The value that is stored under `key`. Where there are keys, one that is stored as it is proves nothing about who wrote it.
-    pub(super) fn open(&self, key: &[u8], stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    pub(super) fn open(&self, key: &Key, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         match split(stored) {
-            Some(Stored::Plain(_)) if !self.is_empty() => Err(StateError::Plaintext {
-                record: record::describe(key),
-            }),
+            Some(Stored::Plain(_)) if !self.is_empty() => Err(StateError::plaintext(key)),
             _ => self.open_unproven(key, stored),
         }
     }
@@ -187,7 +186,7 @@ impl Keyring {
     /// The form in which this keyring stores what is stored under `key`, by whomever.
     pub(super) fn reseal(
         &self,
-        key: &[u8],
+        key: &Key,
         stored: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         self.seal(key, &self.open_unproven(key, stored)?)
@@ -196,16 +195,14 @@ impl Keyring {
     /// The value that is stored under `key`, also where nothing proves who wrote it.
     pub(super) fn open_unproven(
         &self,
-        key: &[u8],
+        key: &Key,
         stored: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         worker::aside_if_large(stored.len(), || self.opened(key, stored))
     }
 
-    fn opened(&self, key: &[u8], stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
-        let undecryptable = || StateError::Undecryptable {
-            record: record::describe(key),
-        };
+    fn opened(&self, key: &Key, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        let undecryptable = || StateError::undecryptable(key);
         match split(stored).ok_or_else(undecryptable)? {
             Stored::Plain(value) => Ok(Zeroizing::new(value.to_vec())),
             Stored::Sealed { id, salt, body } => {
@@ -217,7 +214,7 @@ impl Keyring {
                 let (cipher, nonce) = cipher(prk, salt)?;
                 let mut value = Zeroizing::new(body.to_vec());
                 let length = cipher
-                    .open_in_place(nonce, Aad::from(key), &mut value)
+                    .open_in_place(nonce, Aad::from(key.to_bytes()), &mut value)
                     .map_err(|_| undecryptable())?
                     .len();
                 value.truncate(length);
@@ -227,7 +224,7 @@ impl Keyring {
     }
 
     /// Whether a stored value can be read, and whether it should be written anew.
-    pub(super) fn examine(&self, key: &[u8], stored: &[u8]) -> Condition {
+    pub(super) fn examine(&self, key: &Key, stored: &[u8]) -> Condition {
         match split(stored) {
             None => Condition::Undecryptable,
             Some(Stored::Plain(_)) if self.is_empty() => Condition::Current,
@@ -292,6 +289,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::model::JobId;
+
+    fn key(job: &str) -> Key {
+        Key::Token(JobId::file(job))
+    }
 
     fn ring(keys: &[u8]) -> Keyring {
         Keyring::new(
@@ -345,43 +347,46 @@ mod tests {
 
     #[test]
     fn the_first_key_encrypts_and_all_decrypt() {
-        let old = ring(&[1]).seal(b"k", b"value").unwrap();
+        let old = ring(&[1]).seal(&key("k"), b"value").unwrap();
         let both = ring(&[2, 1]);
-        assert_eq!(&**both.open(b"k", &old).unwrap(), b"value");
-        let new = both.seal(b"k", b"value").unwrap();
-        assert_eq!(&**ring(&[2]).open(b"k", &new).unwrap(), b"value");
-        assert_eq!(both.examine(b"k", &old), Condition::Outdated);
-        assert_eq!(both.examine(b"k", &new), Condition::Current);
+        assert_eq!(&**both.open(&key("k"), &old).unwrap(), b"value");
+        let new = both.seal(&key("k"), b"value").unwrap();
+        assert_eq!(&**ring(&[2]).open(&key("k"), &new).unwrap(), b"value");
+        assert_eq!(both.examine(&key("k"), &old), Condition::Outdated);
+        assert_eq!(both.examine(&key("k"), &new), Condition::Current);
         assert!(matches!(
-            ring(&[2]).examine(b"k", &old),
+            ring(&[2]).examine(&key("k"), &old),
             Condition::KeyMissing(_)
         ));
-        let plain = Keyring::default().seal(b"k", b"value").unwrap();
-        assert_eq!(both.examine(b"k", &plain), Condition::Plain);
-        let refused = both.open(b"k", &plain).unwrap_err();
+        let plain = Keyring::default().seal(&key("k"), b"value").unwrap();
+        assert_eq!(both.examine(&key("k"), &plain), Condition::Plain);
+        let refused = both.open(&key("k"), &plain).unwrap_err();
         assert_eq!(refused.code(), "state.plaintext");
-        let taken = both.reseal(b"k", &plain).unwrap();
-        assert_eq!(&**both.open(b"k", &taken).unwrap(), b"value");
-        assert_eq!(Keyring::default().examine(b"k", &plain), Condition::Current);
+        let taken = both.reseal(&key("k"), &plain).unwrap();
+        assert_eq!(&**both.open(&key("k"), &taken).unwrap(), b"value");
+        assert_eq!(
+            Keyring::default().examine(&key("k"), &plain),
+            Condition::Current
+        );
     }
 
     #[test]
     fn a_value_that_is_moved_or_altered_does_not_decrypt() {
         let keys = ring(&[1]);
-        let sealed = keys.seal(b"job a", b"value").unwrap();
-        assert!(keys.open(b"job b", &sealed).is_err());
+        let sealed = keys.seal(&key("a"), b"value").unwrap();
+        assert!(keys.open(&key("b"), &sealed).is_err());
         for index in 0..sealed.len() {
             let mut altered = sealed.to_vec();
             altered[index] ^= 0x80;
-            assert!(keys.open(b"job a", &altered).is_err(), "byte {index}");
+            assert!(keys.open(&key("a"), &altered).is_err(), "byte {index}");
         }
     }
 
     #[test]
     fn no_encryption_shows_the_value_or_repeats() {
         let keys = ring(&[1]);
-        let one = keys.seal(b"k", b"a long enough value").unwrap();
-        let two = keys.seal(b"k", b"a long enough value").unwrap();
+        let one = keys.seal(&key("k"), b"a long enough value").unwrap();
+        let two = keys.seal(&key("k"), b"a long enough value").unwrap();
         assert_ne!(one, two);
         assert!(!one.windows(6).any(|window| window == b"enough"));
         assert!(!format!("{keys:?}").contains('\u{1}'));
@@ -389,17 +394,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens_to_the_same(key in any::<Vec<u8>>(), value in any::<Vec<u8>>()) {
+        fn what_is_sealed_opens_to_the_same(job in ".*", value in any::<Vec<u8>>()) {
             for keys in [ring(&[]), ring(&[7])] {
-                let sealed = keys.seal(&key, &value).unwrap();
-                prop_assert_eq!(&**keys.open(&key, &sealed).unwrap(), &value[..]);
+                let sealed = keys.seal(&key(&job), &value).unwrap();
+                prop_assert_eq!(&**keys.open(&key(&job), &sealed).unwrap(), &value[..]);
             }
         }
 
         #[test]
-        fn no_stored_bytes_make_opening_panic(key in any::<Vec<u8>>(), stored in any::<Vec<u8>>()) {
-            let _ = ring(&[1]).open(&key, &stored);
-            let _ = ring(&[1]).examine(&key, &stored);
+        fn no_stored_bytes_make_opening_panic(job in ".*", stored in any::<Vec<u8>>()) {
+            let _ = ring(&[1]).open(&key(&job), &stored);
+            let _ = ring(&[1]).examine(&key(&job), &stored);
         }
     }
 }

@@ -20,7 +20,7 @@ fn job(name: &str) -> JobId {
 }
 
 fn memory() -> Store {
-    Store::in_memory(MemoryState::new([7; 32]))
+    Store::in_memory(MemoryState::new([7; 32]), Vec::new()).unwrap()
 }
 
 /// A directory store, and where it is.
@@ -315,7 +315,7 @@ impl Faults for Once {
 
     fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            assert!(matches!(write, Write::Chain(_)) && applied);
+            assert!(matches!(write, Write::Put(Key::Chain(_))) && applied);
             self.due("after")
         })
     }
@@ -325,7 +325,7 @@ impl Faults for Once {
 async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
     let faults = Arc::new(Once::default());
     let state = MemoryState::new([1; 32]);
-    let store = Store::in_memory(state.clone().with_faults(faults.clone()));
+    let store = Store::in_memory(state.clone().with_faults(faults.clone()), Vec::new()).unwrap();
     let a = job("a");
     let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
     for (place, is_written) in [("before", false), ("after", true)] {
@@ -338,17 +338,24 @@ async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
         };
         *faults.0.lock().unwrap() = Some(place);
         assert_eq!(store.swap_chain(change).await.unwrap_err().message, place);
-        let other = Store::in_memory(state.clone());
+        let other = Store::in_memory(state.clone(), Vec::new()).unwrap();
         assert_eq!(other.chain(first.id).await.unwrap().is_some(), is_written);
     }
     *faults.0.lock().unwrap() = Some("read");
     assert!(store.chain(first.id).await.is_err());
     drop(store);
-    let restarted = Store::in_memory(state.clone());
+    let restarted = Store::in_memory(state.clone(), Vec::new()).unwrap();
     assert!(restarted.is_exclusive());
     assert_eq!(found(&restarted, &a, None).await, some("v0", Seed::Unread));
-    assert!(!Store::in_memory(state.shared_by_processes()).is_exclusive());
+    assert!(
+        !Store::in_memory(state.shared_by_processes(), Vec::new())
+            .unwrap()
+            .is_exclusive()
+    );
 }
+
+/// Values that people bring; those of issuers are above, one for each step.
+const SEEDS: u8 = 6;
 
 /// What jobs, values and chains are, without records.
 #[derive(Default)]
@@ -357,25 +364,27 @@ struct Model {
     chains: BTreeMap<u8, Vec<u8>>,
     /// Which chain a value leads to.
     leads: BTreeMap<u8, u8>,
-    /// By job: the chain, the seed, the chains before.
-    bindings: BTreeMap<u8, (u8, Option<u8>, BTreeSet<u8>)>,
+    /// By job: the chain that it stands for.
+    bindings: BTreeMap<u8, u8>,
+    /// By chain and job: the configured value when the job last changed the chain.
+    seeds: BTreeMap<(u8, u8), Option<u8>>,
 }
 
 impl Model {
     fn find(&self, job: u8, seed: Option<u8>) -> Option<(u8, u8, Seed)> {
         let binding = self.bindings.get(&job);
         let Some(value) = seed else {
-            let first = binding?.0;
+            let first = *binding?;
             return Some((first, *self.chains.get(&first)?.last()?, Seed::Unread));
         };
         let first = *self.leads.get(&value).unwrap_or(&value);
         let newest = *self.chains.get(&first)?.last()?;
         let untouched = match binding {
-            Some((_, seed, _)) => *seed == Some(value),
+            Some(bound) => self.seeds.get(&(*bound, job)) == Some(&Some(value)),
             None => self
-                .bindings
-                .values()
-                .any(|(chain, seed, _)| *chain == first && *seed == Some(value)),
+                .seeds
+                .iter()
+                .any(|((chain, _), seed)| *chain == first && *seed == Some(value)),
         };
         let seed = match (newest == value, untouched) {
             (true, _) => Seed::Newest,
@@ -394,42 +403,33 @@ impl Model {
         for value in seed.into_iter().chain([value]) {
             self.leads.insert(value, first);
         }
-        let (_, last_seed, mut all) =
-            self.bindings
-                .remove(&job)
-                .unwrap_or((0, None, BTreeSet::new()));
-        all.insert(first);
-        self.bindings.insert(job, (first, seed.or(last_seed), all));
+        let last_seed = self.bindings.get(&job).copied();
+        let last_seed = last_seed.and_then(|bound| self.seeds[&(bound, job)]);
+        self.seeds.insert((first, job), seed.or(last_seed));
+        self.bindings.insert(job, first);
     }
 
     fn forget(&mut self, job: u8) {
-        let Some((_, _, ours)) = self.bindings.remove(&job) else {
-            return;
-        };
-        for first in ours {
-            if !self
-                .bindings
-                .values()
-                .any(|(_, _, all)| all.contains(&first))
-            {
-                self.chains.remove(&first);
-                self.leads.retain(|_, chain| *chain != first);
-            }
-        }
+        self.bindings.remove(&job);
+        self.seeds.retain(|(_, bound), _| *bound != job);
+        let kept: BTreeSet<u8> = self.seeds.keys().map(|(chain, _)| *chain).collect();
+        self.chains.retain(|first, _| kept.contains(first));
+        self.leads.retain(|_, chain| kept.contains(chain));
     }
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Rotate(u8, Option<u8>, u8),
+    /// A job with this configured value gets a value that nobody had before.
+    Rotate(u8, Option<u8>),
     Forget(u8),
     Restart,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let rotate = (0..3_u8, proptest::option::of(0..12_u8), 0..12_u8);
+    let rotate = (0..3_u8, proptest::option::of(0..SEEDS + 25));
     prop_oneof![
-        8 => rotate.prop_map(|(job, seed, value)| Step::Rotate(job, seed, value)),
+        8 => rotate.prop_map(|(job, seed)| Step::Rotate(job, seed)),
         1 => (0..3_u8).prop_map(Step::Forget),
         1 => Just(Step::Restart),
     ]
@@ -442,7 +442,7 @@ fn text(value: u8) -> String {
 async fn assert_is(store: &Store, model: &Model) {
     for number in 0..3 {
         let job = job(&text(number));
-        for seed in (0..12).map(Some).chain([None]) {
+        for seed in (0..SEEDS + 25).map(Some).chain([None]) {
             let seen = found(store, &job, seed.map(text).as_deref()).await;
             let expected = model.find(number, seed);
             let expected = expected.map(|(_, newest, seed)| (text(newest), seed));
@@ -451,12 +451,12 @@ async fn assert_is(store: &Store, model: &Model) {
     }
 }
 
-async fn step(store: &Store, step: &Step) {
+async fn step(store: &Store, step: &Step, value: u8) {
     match step {
-        Step::Rotate(number, seed, value) => {
+        Step::Rotate(number, seed) => {
             let seed = seed.map(text);
             let job = job(&text(*number));
-            assert!(rotate(store, &job, seed.as_deref(), &text(*value)).await);
+            assert!(rotate(store, &job, seed.as_deref(), &text(value)).await);
         }
         Step::Forget(number) => forget(store, &job(&text(*number))).await,
         Step::Restart => {}
@@ -472,21 +472,26 @@ proptest! {
         runtime.block_on(async {
             let state = MemoryState::new([3; 32]);
             let (mut on_disk, folder) = directory();
-            let mut in_memory = Store::in_memory(state.clone());
+            let mut in_memory = Store::in_memory(state.clone(), Vec::new()).unwrap();
             let mut model = Model::default();
-            for taken in &steps {
+            for (mut taken, value) in steps.into_iter().zip(SEEDS..) {
+                if let Step::Rotate(_, Some(seed)) = &mut taken {
+                    // Nobody is configured with what no issuer has given yet.
+                    *seed = if *seed < value { *seed } else { *seed % SEEDS };
+                }
+                let taken = &taken;
                 match taken {
-                    Step::Rotate(job, seed, value) => model.rotate(*job, *seed, *value),
+                    Step::Rotate(job, seed) => model.rotate(*job, *seed, value),
                     Step::Forget(job) => model.forget(*job),
                     Step::Restart => {
                         drop(on_disk);
                         let key = StateKey::parse(&[1; 32]).unwrap();
                         on_disk = Store::open(folder.path(), vec![key]).unwrap();
-                        in_memory = Store::in_memory(state.clone());
+                        in_memory = Store::in_memory(state.clone(), Vec::new()).unwrap();
                     }
                 }
-                step(&on_disk, taken).await;
-                step(&in_memory, taken).await;
+                step(&on_disk, taken, value).await;
+                step(&in_memory, taken, value).await;
             }
             assert_is(&on_disk, &model).await;
             assert_is(&in_memory, &model).await;

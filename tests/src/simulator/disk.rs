@@ -7,7 +7,7 @@ use std::time::Duration;
 use evertoken::capability::chain::ChainId;
 use evertoken::capability::keep::BoxFuture;
 use evertoken::failure::{Failure, FailureKind};
-use evertoken::state::{Faults, Write};
+use evertoken::state::{Faults, Key, Write};
 
 use super::life::{Life, Taken};
 use super::scenario::{Edge, Part, Step};
@@ -67,7 +67,7 @@ impl Disk {
             return Ok(());
         }
         facts.store_refused = Some(now);
-        if let Write::Chain(id) = write {
+        if let Write::Put(Key::Chain(id)) = write {
             facts.store_failed.entry(*id).or_insert(now);
         }
         facts.hinder_all(now, now, "a full disk");
@@ -79,7 +79,7 @@ impl Disk {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
         facts.count("commits");
-        if let Write::Chain(id) = write {
+        if let Write::Put(Key::Chain(id)) = write {
             facts.store_failed.remove(id);
         }
         let what = if applied {
@@ -116,11 +116,13 @@ struct Shown<'a>(&'a Write);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Write::Chain(ChainId([a, b, ..])) => write!(f, "chain {a:02x}{b:02x}"),
-            Write::Token(job) => write!(f, "the token of {job}"),
-            Write::PluginValue(job) => write!(f, "a plugin's value for {job}"),
-            Write::Forget(job) => write!(f, "nothing of {job} any more"),
+        let (key, what) = match self.0 {
+            Write::Put(key) => (key, ""),
+            Write::Delete(key) => (key, "the end of "),
+        };
+        match key {
+            Key::Chain(ChainId([a, b, ..])) => write!(f, "{what}chain {a:02x}{b:02x}"),
+            key => write!(f, "{what}the {key}"),
         }
     }
 }

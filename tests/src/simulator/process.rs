@@ -240,7 +240,12 @@ impl Machine {
         } else {
             Vec::new()
         };
-        let store = Arc::new(Store::in_sealed_memory(memory, keys));
+        // What a process wrote is whole: the memory has no faults of that kind.
+        #[expect(
+            clippy::expect_used,
+            reason = "the simulator ends with a model that is broken"
+        )]
+        let store = Arc::new(Store::in_memory(memory, keys).expect("a memory that opens"));
         match self.journal {
             Journal::On => store,
             journal => Arc::new(Lax::new(store, journal)),

@@ -19,6 +19,7 @@ use crate::capability::encoding::Encoding;
 use crate::capability::host::Shared;
 use crate::capability::http::{self, Request, Response};
 use crate::capability::journal::{self, Flight, Held};
+use crate::capability::keep::PLUGIN_KEY_MAX_BYTES;
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::config::model::{Job, PluginLimits, Secret, SecretOrigin};
@@ -35,12 +36,6 @@ pub const MAX_HANDLES: usize = 256;
 
 /// Bytes of secret values that one call may hold: two of the largest, and what is made of them.
 pub const MAX_HELD_BYTES: usize = 4 * MAX_SECRET_BYTES;
-
-/// Bytes of one cached value: a discovery document or a JWKS has a tenth of it.
-pub const MAX_STATE_BYTES: usize = 256 * 1024;
-
-/// Bytes of a cached value's key.
-pub const MAX_STATE_KEY_BYTES: usize = 128;
 
 /// Values that one call may cache; each is a durable write.
 pub const MAX_STATE_WRITES: usize = 16;
@@ -366,16 +361,9 @@ impl Call {
     /// `state.set`.
     ///
     /// # Errors
-    /// `state.key`, `state.too-large`, `state.too-many`, and the keeper's.
+    /// `state.key`, `state.too-many`, and the keeper's.
     pub async fn state_set(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
         check_state_key(key)?;
-        if value.len() > MAX_STATE_BYTES {
-            return Err(Failure::new(
-                FailureKind::Internal,
-                "state.too-large",
-                format!("the plugin cached more than {MAX_STATE_BYTES} bytes under one key"),
-            ));
-        }
         if self.count_state_write() > MAX_STATE_WRITES {
             return Err(Failure::new(
                 FailureKind::Internal,
@@ -793,14 +781,14 @@ fn kept_by(plugin: &str, kept: Vec<u8>) -> Option<Vec<u8>> {
 }
 
 fn check_state_key(key: &str) -> Result<(), Failure> {
-    if !key.is_empty() && key.len() <= MAX_STATE_KEY_BYTES {
+    if !key.is_empty() && key.len() <= PLUGIN_KEY_MAX_BYTES {
         return Ok(());
     }
     Err(Failure::new(
         FailureKind::Internal,
         "state.key",
         format!(
-            "the plugin used a cache key that is empty or longer than {MAX_STATE_KEY_BYTES} bytes"
+            "the plugin used a cache key that is empty or longer than {PLUGIN_KEY_MAX_BYTES} bytes"
         ),
     ))
 }

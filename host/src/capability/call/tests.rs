@@ -12,6 +12,7 @@ use std::time::Duration;
 use secrecy::{SecretSlice, SecretString};
 
 use super::*;
+use crate::capability::keep::PLUGIN_VALUES_MAX_BYTES;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::capability::secrets::Kubernetes;
 use crate::capability::testing::{Fixture, Logs, NOW};
@@ -764,12 +765,12 @@ async fn a_jobs_cache_is_its_own_and_bounded() {
         fixture.call().state_get("key").await.unwrap().unwrap(),
         b"value"
     );
-    let large = vec![0; MAX_STATE_BYTES + 1];
+    let large = vec![0; PLUGIN_VALUES_MAX_BYTES];
     assert_eq!(
         code(&call.state_set("key", &large).await.unwrap_err()),
         "state.too-large"
     );
-    for key in [String::new(), "k".repeat(MAX_STATE_KEY_BYTES + 1)] {
+    for key in [String::new(), "k".repeat(PLUGIN_KEY_MAX_BYTES + 1)] {
         assert_eq!(code(&call.state_get(&key).await.unwrap_err()), "state.key");
         assert_eq!(
             code(&call.state_set(&key, b"").await.unwrap_err()),

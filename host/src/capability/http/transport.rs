@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use url::Url;
 
@@ -92,7 +93,7 @@ impl NoAnswer {
 }
 
 /// An answer as it arrives.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrived {
     /// The moment before the request was sent: `expires_in` counts from here.
     pub sent_at: Timestamp,

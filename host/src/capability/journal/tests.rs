@@ -639,6 +639,15 @@ async fn a_replayed_token_that_has_expired_settles_the_successor_and_another_is_
 }
 
 #[tokio::test]
+async fn a_call_looks_for_its_chain_once() {
+    let world = World::new();
+    for calls in 1..4 {
+        world.acquire().await.unwrap();
+        assert_eq!(world.finds(), calls);
+    }
+}
+
+#[tokio::test]
 async fn two_jobs_on_one_refresh_token_take_turns() {
     let world = Arc::new(World::new());
     world.issuer(Reply::after(Duration::from_millis(50)));

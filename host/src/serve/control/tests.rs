@@ -101,10 +101,7 @@ async fn a_chain_is_shown_given_another_value_and_forgotten() {
     assert!(refused.to_string().contains("earlier value"), "{refused}");
     let found = served.store.find_chain(&a, "rt", None).await.unwrap();
     assert!(found.unwrap().stored.chain.has_newest(b"next"));
-    assert_eq!(
-        state_forget(&served.socket, "a".to_owned()).await.unwrap(),
-        a
-    );
+    state_forget(&served.socket, "a".to_owned()).await.unwrap();
     let refused = state_show(&served.socket, vec!["a".to_owned()]).await;
     assert!(
         refused

@@ -6,16 +6,14 @@ use std::os::unix::fs::MetadataExt as _;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
+use super::database::{self, DATABASE_FILE, META, RECORDS, RESTORED, storage};
 use super::folder::Folder;
 use super::lock::DirectoryLock;
 use super::reserve::Reserve;
 use super::witness::{Testimony, Witness};
-use super::{
-    DATABASE_FILE, FingerprintFile, LINKS, META, Owner, RECORDS, RESTORED, all_chains, get,
-    open_database, storage,
-};
+use super::{OwnFile, Owner};
 use crate::state::error::StateError;
-use crate::state::record;
+use crate::state::key::Key;
 
 impl Owner {
     /// Makes the store anew if its database has been removed.
@@ -53,17 +51,16 @@ impl Owner {
             // It broke, and what was in it went with its file.
             return Err(StateError::Closed);
         };
-        let database = open_database(&folder)?;
+        let database = database::open(&folder)?;
         let writing = |error| storage("writing", error);
         copy(old, &database).map_err(writing)?;
         let reading = |error| storage("reading", error);
-        let stored = get(old, &record::fingerprint_key_key()).map_err(reading)?;
-        let chains = all_chains(old).map_err(reading)?;
-        if let Some(stored) = stored {
-            FingerprintFile::open(&folder)?.keep(&stored);
+        if let Some(stored) = database::get(old, &Key::Own).map_err(reading)? {
+            OwnFile::open(&folder)?.keep(&stored.value);
         }
         let mut witness = Witness::open(&folder)?;
-        witness.begin(&chains | self.witness.begun());
+        // Whatever chain is in the database was begun while this process had it, or was there before.
+        witness.begin(self.witness.begun().iter().copied());
         let last: Testimony = self.witness.last();
         witness
             .testify(last)
@@ -97,7 +94,6 @@ fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
         };
     }
     copy_table!(RECORDS);
-    copy_table!(LINKS);
     copy_table!(META);
     copy_table!(RESTORED);
     Ok(write.commit()?)

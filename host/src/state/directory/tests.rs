@@ -4,15 +4,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use redb::ReadableTableMetadata;
+use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 use secrecy::{ExposeSecret, SecretSlice};
 
+use super::database::{META, META_SCHEMA, RECORDS, SCHEMA};
 use super::*;
 use crate::capability::chain::Chain;
-use crate::capability::keep::{ChainChange, Keeper, Seed};
+use crate::capability::keep::{
+    ChainChange, Keeper, PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Seed,
+};
 use crate::config::model::JobId;
 use crate::failure::{Failure, FailureKind};
-use crate::state::change::{Swap, revision};
 use crate::state::{StateKey, Store};
 use crate::time::Timestamp;
 use crate::token::{Expiry, KeptToken, Token};
@@ -20,7 +22,21 @@ use crate::token::{Expiry, KeptToken, Token};
 /// The database, as whoever gets at the file may open it.
 fn build(file: &Path) -> Result<Database, redb::Error> {
     let file = File::options().read(true).write(true).open(file)?;
-    super::build(file)
+    database::build(file)
+}
+
+/// A record's value in the database of a directory that nobody has.
+fn record(directory: &Path, key: &Key) -> Option<Value> {
+    let database = build(&directory.join(DATABASE_FILE)).unwrap();
+    let stored = database::get(&database, key).unwrap();
+    stored.map(|stored| stored.value)
+}
+
+/// Somebody else writes it.
+fn overwrite(directory: &Path, key: &Key, value: Value) {
+    let database = build(&directory.join(DATABASE_FILE)).unwrap();
+    let change = Change::put(key, Expected::Anything, value);
+    database::apply(&database, [&change].into_iter()).unwrap();
 }
 
 fn key(byte: u8) -> StateKey {
@@ -182,17 +198,14 @@ async fn a_missing_key_is_refused_before_anything_is_written() {
         let store = Store::open(folder.path(), vec![key(1)]).unwrap();
         store.keep_token(&job, &kept("one")).await.unwrap();
     }
-    let record = || {
-        let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-        get(&database, &record::key(&job, record::Kind::Token, "")).unwrap()
-    };
-    let before = record();
+    let token = || record(folder.path(), &Key::Token(job.clone()));
+    let before = token();
     for keys in [Vec::new(), vec![key(2)]] {
         let error = Store::open(folder.path(), keys).unwrap_err();
         assert_eq!(error.code(), "state.key-missing");
         assert!(error.to_string().contains("2 record(s)"), "{error}");
     }
-    assert_eq!(record(), before);
+    assert_eq!(token(), before);
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
     assert_eq!(store.token(&job).await.unwrap(), Some(kept("one")));
 }
@@ -224,34 +237,30 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
             rotate(&store, job, "rt").await.unwrap();
         }
     }
-    let record = {
+    let id = {
         let store = Store::open(folder.path(), vec![key(1)]).unwrap();
-        record::chain_key(store.chain_id(b"seed of job"))
+        store.chain_id(b"seed of job")
     };
-    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    let mut damaged = get(&database, &record).unwrap().unwrap();
+    let chain = Key::Chain(id);
+    let mut damaged = record(folder.path(), &chain).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
-    apply(
-        &database,
-        [Change::Put(record.clone(), damaged.clone())].iter(),
-    )
-    .unwrap();
-    drop(database);
+    overwrite(folder.path(), &chain, damaged.clone());
 
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
-    let unread = store.find_chain(&job, "refresh_token", None).await;
     let read = store
         .find_chain(&job, "refresh_token", Some(b"seed of job"))
         .await;
-    for failure in [unread.unwrap_err(), read.unwrap_err()] {
-        assert_eq!(failure.code.as_deref(), Some("state.undecryptable"));
-        assert!(
-            failure
-                .message
-                .contains("chain of secret `refresh_token` of job job"),
-            "{failure}"
-        );
+    let failure = read.unwrap_err();
+    assert_eq!(failure.code.as_deref(), Some("state.undecryptable"));
+    for said in [
+        "chain of secret `refresh_token` of job job",
+        &format!("`evertoken state forget {id}`"),
+    ] {
+        assert!(failure.message.contains(said), "{failure}");
     }
+    // Whose it is cannot be read either.
+    let unread = store.find_chain(&job, "refresh_token", None).await;
+    assert!(unread.unwrap().is_none());
     let change = ChainChange {
         job: &job,
         secret: "refresh_token",
@@ -263,12 +272,12 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     assert_eq!(written.code.as_deref(), Some("state.undecryptable"));
     assert_eq!(refresh_token(&store, &other).await.as_deref(), Some("rt"));
     drop(store);
-    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    assert_eq!(get(&database, &record).unwrap(), Some(damaged));
-    drop(database);
+    assert_eq!(record(folder.path(), &chain), Some(damaged));
 
     let store = Store::open(folder.path(), vec![key(1)]).unwrap();
-    forget(&store, &job).await;
+    assert!(store.is_unreadable_chain(&id.to_string()));
+    store.forget_unreadable(&id.to_string()).await.unwrap();
+    assert!(!store.is_unreadable_chain(&id.to_string()));
     rotate(&store, &job, "new").await.unwrap();
     assert_eq!(refresh_token(&store, &job).await.as_deref(), Some("new"));
 }
@@ -278,32 +287,32 @@ fn in_one_commit_each_change_sees_those_before_and_one_that_is_late_fails_alone(
     let folder = tempfile::tempdir().unwrap();
     drop(Store::open(folder.path(), Vec::new()).unwrap());
     let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    let (chain, fingerprint) = (ChainId([1; 16]), Fingerprint([2; 16]));
-    let swap = |expected: Option<&[u8]>, next: &[u8]| {
-        Change::Swap(Swap {
-            chain,
-            expected: expected.map(revision),
-            next: Zeroizing::new(next.to_vec()),
-            binding: None,
-            links: vec![(fingerprint, [next[0]; 32])],
-        })
+    let chain = Key::Chain(ChainId([1; 16]));
+    let [one, two] = ["one", "two"].map(|name| Key::Token(JobId::file(name)));
+    let put = |key: &Key, expected: Expected, value: &[u8]| {
+        Change::put(key, expected, Zeroizing::new(value.to_vec()))
     };
-    let put = |key: &[u8]| Change::Put(key.to_vec(), Zeroizing::new(b"v".to_vec()));
+    let at = |number: u64| Expected::At(Revision(number.to_string()));
+    // The first change was that of the store's own record.
     let changes = [
-        put(b"\x01one"),
-        swap(None, b"1"),
-        swap(None, b"2"),
-        swap(Some(b"1"), b"3"),
-        swap(Some(b"1"), b"4"),
-        put(b"\x01two"),
+        put(&one, Expected::Anything, b"v"),
+        put(&chain, Expected::Nothing, b"1"),
+        put(&chain, Expected::Nothing, b"2"),
+        put(&chain, at(3), b"3"),
+        put(&chain, at(3), b"4"),
+        Change::delete(&one, at(9)),
+        Change::delete(&two, at(9)),
+        put(&two, Expected::Anything, b"v"),
     ];
-    let applied = apply(&database, changes.iter()).unwrap();
-    assert_eq!(applied, [true, true, false, true, false, true]);
-    let stored = get(&database, &record::chain_key(chain)).unwrap();
-    assert_eq!(stored.unwrap().as_slice(), b"3");
-    assert_eq!(link(&database, fingerprint).unwrap(), Some([b'3'; 32]));
-    for key in [b"\x01one", b"\x01two"] {
-        assert!(get(&database, key).unwrap().is_some());
+    let applied = database::apply(&database, changes.iter()).unwrap();
+    let applied: Vec<_> = applied
+        .into_iter()
+        .map(|revision| revision.is_some())
+        .collect();
+    assert_eq!(applied, [true, true, false, true, false, false, true, true]);
+    for (key, value) in [(&chain, b"3"), (&one, b"v"), (&two, b"v")] {
+        let stored = database::get(&database, key).unwrap().unwrap();
+        assert_eq!(stored.value.as_slice(), value, "{key}");
     }
 }
 
@@ -311,42 +320,46 @@ fn in_one_commit_each_change_sees_those_before_and_one_that_is_late_fails_alone(
 async fn a_store_whose_fingerprint_key_is_damaged_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(Store::open(folder.path(), vec![key(1)]).unwrap());
-    let name = record::fingerprint_key_key();
-    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    let mut damaged = get(&database, &name).unwrap().unwrap();
+    let mut damaged = record(folder.path(), &Key::Own).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
-    apply(
-        &database,
-        [Change::Put(name.clone(), damaged.clone())].iter(),
-    )
-    .unwrap();
-    drop(database);
+    overwrite(folder.path(), &Key::Own, damaged.clone());
     let error = Store::open(folder.path(), vec![key(1)]).unwrap_err();
     assert_eq!(error.code(), "state.damaged");
     assert!(error.to_string().contains("fingerprint key"), "{error}");
-    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    assert_eq!(get(&database, &name).unwrap(), Some(damaged));
+    assert_eq!(record(folder.path(), &Key::Own), Some(damaged));
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    drop(Store::open(folder.path(), Vec::new()).unwrap());
-    let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction
-        .open_table(META)
-        .unwrap()
-        .insert(META_SCHEMA, SCHEMA + 1)
-        .unwrap();
-    transaction.commit().unwrap();
-    drop(database);
-    let error = Store::open(folder.path(), Vec::new()).unwrap_err();
-    assert_eq!(error.code(), "state.newer-schema");
-    assert!(
-        error.to_string().contains("schema 2, this version knows 1"),
-        "{error}"
-    );
+async fn another_schema_is_refused_and_left_alone() {
+    for (schema, code, words) in [
+        (
+            SCHEMA + 1,
+            "state.newer-schema",
+            "schema 3, this version knows 2",
+        ),
+        (
+            SCHEMA - 1,
+            "state.older-form",
+            "choose a new place for the store",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Store::open(folder.path(), Vec::new()).unwrap());
+        let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction
+            .open_table(META)
+            .unwrap()
+            .insert(META_SCHEMA, schema)
+            .unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let before = record(folder.path(), &Key::Own);
+        let error = Store::open(folder.path(), Vec::new()).unwrap_err();
+        assert_eq!(error.code(), code);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(record(folder.path(), &Key::Own), before, "{code}");
+    }
 }
 
 #[tokio::test]
@@ -509,18 +522,17 @@ async fn a_plugin_keeps_no_more_than_its_quota() {
     let directory = Store::open(folder.path(), Vec::new()).unwrap();
     for store in [&directory, &Store::memory().unwrap()] {
         let job = JobId::file("job");
-        for n in 0..crate::state::PLUGIN_VALUES_PER_JOB {
+        for n in 0..PLUGIN_VALUES_MAX {
             store
                 .set_plugin_value(&job, &format!("k{n}"), b"v")
                 .await
                 .unwrap();
         }
         store.set_plugin_value(&job, "k0", b"new").await.unwrap();
-        let large = vec![0; crate::state::PLUGIN_VALUE_MAX_BYTES + 1];
-        let long = "k".repeat(crate::state::PLUGIN_KEY_MAX_BYTES + 1);
-        for (key, value) in [("one more", &b"v"[..]), ("k0", &large), (&long, b"v")] {
+        let large = vec![0; PLUGIN_VALUES_MAX_BYTES];
+        for (key, value) in [("one more", &b"v"[..]), ("k0", &large)] {
             let failure = store.set_plugin_value(&job, key, value).await.unwrap_err();
-            assert_eq!(failure.code.as_deref(), Some("state.quota"));
+            assert_eq!(failure.code.as_deref(), Some("state.too-large"));
         }
         assert_eq!(
             store.plugin_value(&job, "k0").await.unwrap().as_deref(),
@@ -647,13 +659,7 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
         }
         chmod(&at(place), good);
     }
-    let files = [
-        DATABASE_FILE,
-        "lock",
-        "generation",
-        "reserve",
-        FINGERPRINT_FILE,
-    ];
+    let files = [DATABASE_FILE, "lock", "generation", "reserve", OWN_FILE];
     for name in files {
         chmod(&state.join(name), 0o660);
         let error = Store::open(&state, Vec::new()).unwrap_err();
@@ -682,13 +688,7 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
 
 #[test]
 fn what_is_no_regular_file_in_the_directory_is_refused_at_once() {
-    for name in [
-        DATABASE_FILE,
-        "lock",
-        "generation",
-        "reserve",
-        FINGERPRINT_FILE,
-    ] {
+    for name in [DATABASE_FILE, "lock", "generation", "reserve", OWN_FILE] {
         let folder = tempfile::tempdir().unwrap();
         crate::test_support::make_fifo(&folder.path().join(name));
         let error = Store::open(folder.path(), Vec::new()).unwrap_err();
@@ -713,11 +713,9 @@ async fn a_users_own_link_leads_to_the_state_directory() {
 }
 
 /// A record of a job as somebody without the key would write it.
-fn plain_token(job: &JobId, value: &str) -> Change {
-    let name = record::key(job, record::Kind::Token, "");
-    let bytes = record::encode_token(&kept(value)).unwrap();
-    let plain = Keyring::default().seal(&name, &bytes).unwrap();
-    Change::Put(name, plain)
+fn plain_token(key: &Key, value: &str) -> Value {
+    let bytes = record::encode("kept token", &kept(value)).unwrap();
+    Keyring::default().seal(key, &bytes).unwrap()
 }
 
 #[tokio::test]
@@ -733,10 +731,8 @@ async fn records_are_taken_over_unencrypted_once_and_what_is_put_there_later_is_
         assert_eq!(store.token(&job).await.unwrap(), Some(kept("before")));
         store.keep_token(&victim, &kept("own")).await.unwrap();
     }
-    {
-        let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-        apply(&database, [plain_token(&victim, "attacker's")].iter()).unwrap();
-    }
+    let token = Key::Token(victim.clone());
+    overwrite(folder.path(), &token, plain_token(&token, "attacker's"));
     // Also after more than one start, and under a new key.
     for keys in [vec![key(1)], vec![key(1)], vec![key(2), key(1)]] {
         let store = Store::open(folder.path(), keys).unwrap();
@@ -746,7 +742,10 @@ async fn records_are_taken_over_unencrypted_once_and_what_is_put_there_later_is_
             store.keep_token(&victim, &kept("new")).await.unwrap_err(),
         ] {
             assert_eq!(failure.code.as_deref(), Some("state.plaintext"));
-            for said in ["kept token of job victim", "evertoken state forget"] {
+            for said in [
+                "kept token of job victim",
+                "`evertoken state forget victim`",
+            ] {
                 assert!(failure.message.contains(said), "{failure}");
             }
         }
@@ -923,7 +922,7 @@ async fn a_fingerprint_key_that_another_state_key_encrypted_is_not_used() {
     drop(Store::open(folder.path(), vec![key(1)]).unwrap());
     std::fs::remove_file(folder.path().join(DATABASE_FILE)).unwrap();
     let error = Store::open(folder.path(), vec![key(2)]).unwrap_err();
-    assert!(error.to_string().contains(FINGERPRINT_FILE), "{error}");
+    assert!(error.to_string().contains(OWN_FILE), "{error}");
     // A change of the key while the database is there is no change of its own.
     let folder = tempfile::tempdir().unwrap();
     for keys in [vec![], vec![key(1)], vec![key(2), key(1)], vec![key(2)]] {
@@ -945,12 +944,11 @@ async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten()
     rotate(&store, &victim, "v0").await.unwrap();
     store.keep_token(&victim, &kept("before")).await.unwrap();
     // What plugins may keep, of as many jobs as it takes; then others take the rest of the disk.
-    let value = vec![b'x'; crate::state::PLUGIN_VALUE_MAX_BYTES];
+    let value = vec![b'x'; PLUGIN_VALUES_MAX_BYTES - 1];
     let mut full = None;
-    for n in 0..400 {
-        let key = format!("{n}");
-        let job = JobId::file(format!("flooder{}", n / 64));
-        if let Err(failure) = store.set_plugin_value(&job, &key, &value).await {
+    for n in 0..100 {
+        let job = JobId::file(format!("flooder{n}"));
+        if let Err(failure) = store.set_plugin_value(&job, "k", &value).await {
             full = Some(failure);
             break;
         }
@@ -969,7 +967,9 @@ async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten()
     }
     assert_eq!(refresh_token(&store, &victim).await.as_deref(), Some("v4"));
     forget(&store, &flooder).await;
-    forget(&store, &JobId::file("flooder0")).await;
+    for n in 0..16 {
+        forget(&store, &JobId::file(format!("flooder{n}"))).await;
+    }
     std::fs::remove_file(folder.path().join("filler")).unwrap();
     // With room again, the reserve is filled and everything is taken.
     store.keep_token(&victim, &kept("after")).await.unwrap();

@@ -54,7 +54,7 @@ async fn with(
     us: Option<Holder>,
     seconds: u64,
 ) -> (Arc<Store>, Manual) {
-    let store = Arc::new(Store::in_memory(state));
+    let store = Arc::new(Store::in_memory(state, Vec::new()).unwrap());
     let change = ChainChange {
         job: &JobId::file("a"),
         secret: "rt",

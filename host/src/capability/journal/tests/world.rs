@@ -315,6 +315,11 @@ impl World {
         facts.now = facts.now.after(time);
     }
 
+    /// How often a chain was looked for and read so far.
+    pub(super) fn finds(&self) -> u32 {
+        self.inner.keeper.finds.load(Ordering::Relaxed)
+    }
+
     pub(super) fn store_fails(&self, times: u32) {
         self.inner.keeper.fails.store(times, Ordering::Relaxed);
     }
@@ -640,6 +645,7 @@ struct Shaky {
     forgets_parts: AtomicBool,
     shared: AtomicBool,
     changes: AtomicU32,
+    finds: AtomicU32,
 }
 
 impl Shaky {
@@ -654,6 +660,7 @@ impl Shaky {
             forgets_parts: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             changes: AtomicU32::new(0),
+            finds: AtomicU32::new(0),
         }
     }
 
@@ -708,7 +715,17 @@ impl Keeper for Shaky {
         secret: &'a str,
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>> {
+        self.finds.fetch_add(1, Ordering::Relaxed);
         self.inner.find_chain(job, secret, seed)
+    }
+
+    fn chain_of<'a>(
+        &'a self,
+        job: &'a JobId,
+        secret: &'a str,
+        seed: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<ChainId>, Failure>> {
+        self.inner.chain_of(job, secret, seed)
     }
 
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>> {

@@ -1,22 +1,30 @@
-//! Secrets of the store as objects: names, labels, what is under which key of `data`. Pure, but for encryption.
+//! Secrets of the store as objects: names, labels, annotations, what is under which key of `data`. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::{BASE64, HEXLOWER};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::Value as Json;
 use zeroize::Zeroizing;
 
+use super::ClusterPlace;
+use crate::capability::chain::ChainId;
+use crate::capability::keep::Revision;
+use crate::config::model::JobId;
 use crate::kubernetes::SecretText;
+use crate::state::key::Key;
+use crate::state::records::{Stored, Value, Written};
 
 /// Which store a Secret belongs to, by its prefix.
 pub(super) const STORE_LABEL: &str = "state.evertoken.dev/store";
-/// What a Secret of a store holds: [`CHAIN`], [`JOB`] or [`STORE`].
-pub(super) const KIND_LABEL: &str = "state.evertoken.dev/kind";
-pub(super) const CHAIN: &str = "chain";
-pub(super) const JOB: &str = "job";
-pub(super) const STORE: &str = "store";
+/// What a Secret of a store holds; its value is under a key of that name.
+const KIND_LABEL: &str = "state.evertoken.dev/kind";
+/// The job that a record is of.
+const JOB_ANNOTATION: &str = "state.evertoken.dev/job";
+
+/// The key that an earlier version wrote the store's own record under.
+const OLDER_KEY: &str = "fingerprint-key";
 
 /// What all keys of a Secret's `data` may hold together, decoded (kube-apiserver's `MaxSecretSize`).
 pub(super) const SECRET_MAX_BYTES: usize = 1024 * 1024;
@@ -26,19 +34,28 @@ pub(super) const MANAGER: &str = "evertoken-state";
 /// What it calls those of whom it keeps no count: who wrote before the last ten that changed an object, and before it kept count at all.
 const NOBODY_KNOWN: [&str; 2] = ["ancient-changes", "before-first-apply"];
 
-/// Values by the key that they are under; encrypted already.
-pub(super) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
+/// What a record is, as labels and keys of `data` say it.
+const fn kind_of(key: &Key) -> &'static str {
+    match key {
+        Key::Own => "store",
+        Key::Chain(_) => "chain",
+        Key::Token(_) => "token",
+        Key::Values(_) => "values",
+    }
+}
 
 /// A Secret as it is read.
 pub(super) struct Object {
     pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) revision: String,
+    kind: String,
+    /// The job that it is of, as it says.
+    job: Option<String>,
+    revision: String,
     /// Another one for each object that is created, whatever its name: a copy that is put back has another.
-    pub(super) uid: String,
+    uid: String,
     /// Keys whose value somebody else wrote last.
-    pub(super) foreign: BTreeSet<String>,
-    pub(super) data: Data,
+    foreign: BTreeSet<String>,
+    data: BTreeMap<String, Value>,
 }
 
 /// As the API server writes it.
@@ -59,6 +76,8 @@ struct RawMetadata {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
     managed_fields: Vec<Managed>,
 }
 
@@ -69,13 +88,13 @@ struct Managed {
     #[serde(default)]
     manager: String,
     #[serde(default)]
-    fields_v1: Value,
+    fields_v1: Json,
 }
 
 impl Managed {
     /// The keys of `data` among them.
     fn keys(&self) -> impl Iterator<Item = &str> {
-        let data = self.fields_v1.get("f:data").and_then(Value::as_object);
+        let data = self.fields_v1.get("f:data").and_then(Json::as_object);
         let fields = data.into_iter().flat_map(serde_json::Map::keys);
         fields.filter_map(|field| field.strip_prefix("f:"))
     }
@@ -121,15 +140,56 @@ impl Object {
                 let value = text.decode()?;
                 Some((key, Zeroizing::new(value.expose_secret().to_vec())))
             })
-            .collect::<Option<Data>>()?;
+            .collect::<Option<_>>()?;
         Some(Self {
             kind: metadata.labels.remove(KIND_LABEL).unwrap_or_default(),
+            job: metadata.annotations.remove(JOB_ANNOTATION),
             name: metadata.name,
             revision: metadata.resource_version,
             uid: metadata.uid,
             foreign: foreign(&metadata.managed_fields),
             data,
         })
+    }
+
+    /// Whether it holds this record, as it says.
+    pub(super) fn is(&self, key: &Key) -> bool {
+        self.kind == kind_of(key)
+    }
+
+    /// Whether it holds a chain.
+    pub(super) fn is_chain(&self) -> bool {
+        self.kind == kind_of(&Key::Chain(ChainId([0; 16])))
+    }
+
+    /// The record's bytes; none: there are none where they should be.
+    pub(super) fn value(&self) -> Option<&Value> {
+        self.data.get(&self.kind)
+    }
+
+    /// Whether it is the store's own in the form of an earlier version.
+    pub(super) fn is_of_older_form(&self) -> bool {
+        self.data.contains_key(OLDER_KEY)
+    }
+
+    /// Its record, and its name, which belongs to the key if it is the store's; none: it holds none that this version knows.
+    pub(super) fn into_record(mut self) -> Option<(Key, String, Stored)> {
+        let job = || serde_json::from_str::<JobId>(self.job.as_deref()?).ok();
+        let key = match &*self.kind {
+            "store" => Key::Own,
+            "chain" => Key::Chain(ChainId(id_in(&self.name)?)),
+            "token" => Key::Token(job()?),
+            "values" => Key::Values(job()?),
+            _ => return None,
+        };
+        let stored = Stored {
+            revision: Revision(self.revision),
+            uid: self.uid,
+            is_copy: self.foreign.contains(&self.kind),
+            // A value that somebody took away is an empty one, which cannot be read.
+            value: self.data.remove(&self.kind).unwrap_or_default(),
+        };
+        Some((key, self.name, stored))
     }
 }
 
@@ -151,6 +211,8 @@ struct OutMetadata<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_version: Option<&'a str>,
     labels: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'a str, String>,
 }
 
 struct Binary<'a>(&'a [u8]);
@@ -161,60 +223,71 @@ impl Serialize for Binary<'_> {
     }
 }
 
-/// What a write is about.
-pub(super) struct Place<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) prefix: &'a str,
-    pub(super) name: &'a str,
-    pub(super) kind: &'a str,
-}
-
 /// The body of a write: with `revision` it holds only for an object that is still as it was then.
-pub(super) fn body(place: &Place<'_>, revision: Option<&str>, data: &Data) -> Zeroizing<Vec<u8>> {
+pub(super) fn body(
+    place: &ClusterPlace,
+    name: &str,
+    key: &Key,
+    revision: Option<&str>,
+    value: &Value,
+) -> Zeroizing<Vec<u8>> {
+    let kind = kind_of(key);
+    // Text cannot fail to become JSON.
+    let job = key.job().and_then(|job| serde_json::to_string(job).ok());
     let out = Out {
         api_version: "v1",
         kind: "Secret",
         r#type: "Opaque",
         metadata: OutMetadata {
-            namespace: place.namespace,
-            name: place.name,
+            namespace: &place.namespace,
+            name,
             resource_version: revision,
             labels: BTreeMap::from([
                 ("app.kubernetes.io/managed-by", "evertoken"),
-                (STORE_LABEL, place.prefix),
-                (KIND_LABEL, place.kind),
+                (STORE_LABEL, place.prefix.as_str()),
+                (KIND_LABEL, kind),
             ]),
+            annotations: job.map(|job| (JOB_ANNOTATION, job)).into_iter().collect(),
         },
-        data: data
-            .iter()
-            .map(|(key, value)| (key.as_str(), Binary(value)))
-            .collect(),
+        data: BTreeMap::from([(kind, Binary(value))]),
     };
     // Room for all of it, so that the buffer does not grow and leave copies behind: base64, and names.
-    let values: usize = data.values().map(|value| value.len() / 3 * 4 + 8).sum();
-    let mut body = Zeroizing::new(Vec::with_capacity(values + 2048));
-    // Text, numbers and bytes cannot fail to become JSON.
+    let mut body = Zeroizing::new(Vec::with_capacity(value.len() / 3 * 4 + 4096));
+    // Nor can bytes.
     let _ = serde_json::to_writer(&mut *body, &out);
     body
 }
 
-/// The size that counts for the API server's limit.
-pub(super) fn size(data: &Data) -> usize {
-    data.values().map(|value| value.len()).sum()
+/// The part of an answer to a write that is of use.
+#[derive(Deserialize)]
+pub(super) struct Answered {
+    metadata: AnsweredMetadata,
 }
 
-/// `prefix-chain-0f…`: the id is random to everybody without the store's key.
-pub(super) fn name(prefix: &str, kind: &str, id: &[u8; 16]) -> String {
-    format!("{prefix}-{kind}-{}", HEXLOWER.encode(id))
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnsweredMetadata {
+    resource_version: String,
+    #[serde(default)]
+    uid: String,
 }
 
-/// The id in a name; none: it is not named by us.
-pub(super) fn id_of(prefix: &str, kind: &str, name: &str) -> Option<[u8; 16]> {
-    let id = name
-        .strip_prefix(prefix)?
-        .strip_prefix('-')?
-        .strip_prefix(kind)?
-        .strip_prefix('-')?;
+/// A record after a write.
+pub(super) fn written(Answered { metadata }: Answered) -> Written {
+    Written {
+        revision: Revision(metadata.resource_version),
+        uid: metadata.uid,
+    }
+}
+
+/// `prefix-chain-0f…`.
+pub(super) fn name(place: &ClusterPlace, key: &Key, id: &[u8; 16]) -> String {
+    format!("{}-{}-{}", place.prefix, kind_of(key), HEXLOWER.encode(id))
+}
+
+/// The id at the end of a name; none: it is not named by us.
+fn id_in(name: &str) -> Option<[u8; 16]> {
+    let (_, id) = name.rsplit_once('-')?;
     HEXLOWER.decode(id.as_bytes()).ok()?.try_into().ok()
 }
 
@@ -223,21 +296,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_its_id_to_its_own_store() {
-        let name = name("evertoken", CHAIN, &[0xab; 16]);
-        assert_eq!(name, format!("evertoken-chain-{}", "ab".repeat(16)));
-        assert_eq!(id_of("evertoken", CHAIN, &name), Some([0xab; 16]));
-        assert_eq!(id_of("evertoken", JOB, &name), None);
-        assert_eq!(id_of("ever", CHAIN, &name), None);
-        assert_eq!(id_of("evertoken", CHAIN, "evertoken-chain-ab"), None);
-    }
-
-    #[test]
     fn what_somebody_else_wrote_last_is_foreign() {
         let wrote = |manager: &str, keys: &[&str]| {
-            let fields: BTreeMap<String, Value> = keys
+            let fields: BTreeMap<String, Json> = keys
                 .iter()
-                .map(|key| (format!("f:{key}"), Value::Object(serde_json::Map::new())))
+                .map(|key| (format!("f:{key}"), Json::Object(serde_json::Map::new())))
                 .collect();
             Managed {
                 manager: manager.to_owned(),
@@ -276,19 +339,39 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let data = Data::from([("chain".to_owned(), Zeroizing::new(vec![0, 255, 7]))]);
-        let place = Place {
-            namespace: "ns",
-            prefix: "p",
-            name: "p-chain-1",
-            kind: CHAIN,
+        let place = ClusterPlace {
+            namespace: "ns".to_owned(),
+            prefix: "p".to_owned(),
         };
-        let body = body(&place, Some("42"), &data);
-        let object = Object::of(serde_json::from_slice(&body).unwrap()).unwrap();
-        assert_eq!(
-            (object.name.as_str(), object.kind.as_str()),
-            ("p-chain-1", CHAIN)
-        );
-        assert_eq!((object.revision.as_str(), &object.data), ("42", &data));
+        let job = JobId {
+            namespace: Some("shop".to_owned()),
+            ..JobId::file("a \"job\"")
+        };
+        for (key, expected) in [
+            (Key::Own, "p-store".to_owned()),
+            (
+                Key::Chain(ChainId([0xab; 16])),
+                format!("p-chain-{}", "ab".repeat(16)),
+            ),
+            (
+                Key::Token(job.clone()),
+                format!("p-token-{}", "ab".repeat(16)),
+            ),
+            (Key::Values(job), format!("p-values-{}", "ab".repeat(16))),
+        ] {
+            let name = match key {
+                Key::Own => "p-store".to_owned(),
+                _ => name(&place, &key, &[0xab; 16]),
+            };
+            assert_eq!(name, expected);
+            let value = Zeroizing::new(vec![0, 255, 7]);
+            let body = body(&place, &name, &key, Some("42"), &value);
+            let object = Object::of(serde_json::from_slice(&body).unwrap()).unwrap();
+            assert!(object.is(&key));
+            let (found, name, stored) = object.into_record().unwrap();
+            assert_eq!((found, name), (key, expected));
+            assert_eq!((&*stored.revision.0, &stored.value), ("42", &value));
+            assert!(!stored.is_copy);
+        }
     }
 }

@@ -1,0 +1,125 @@
+//! What is kept of a job beside its chains: its token, and what its plugin cached.
+
+use zeroize::Zeroizing;
+
+use super::Store;
+use super::error::StateError;
+use super::key::Key;
+use super::record::{self, Values};
+use super::records::{Expected, Value};
+use crate::capability::keep::{PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Revision};
+use crate::config::model::JobId;
+use crate::failure::{Failure, FailureKind};
+use crate::token::KeptToken;
+
+/// Rounds of reading and writing a job's values when another process writes them at the same moment.
+const CONFLICTS_MAX: usize = 4;
+
+impl Store {
+    pub(super) async fn kept_token(&self, job: &JobId) -> Result<Option<KeptToken>, Failure> {
+        match self.kept(&Key::Token(job.clone())).await? {
+            Some((_, bytes)) => Ok(Some(record::decode("kept token", &bytes)?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn put_token(&self, job: &JobId, token: &KeptToken) -> Result<(), Failure> {
+        let key = Key::Token(job.clone());
+        let bytes = record::encode("kept token", token)?;
+        self.put(&key, Expected::Anything, &bytes).await?;
+        Ok(())
+    }
+
+    pub(super) async fn cached(&self, job: &JobId) -> Result<Values, Failure> {
+        Ok(self.values(job).await?.1)
+    }
+
+    /// Caches a value. Another process's change of another value is kept.
+    pub(super) async fn cache(&self, job: &JobId, name: &str, value: &[u8]) -> Result<(), Failure> {
+        let key = Key::Values(job.clone());
+        for _ in 0..CONFLICTS_MAX {
+            let (revision, mut values) = self.values(job).await?;
+            values.insert(name.to_owned(), Zeroizing::new(value.to_vec()));
+            is_within_quota(&values)?;
+            let bytes = record::encode("plugin values", &values)?;
+            let expected = revision.map_or(Expected::Nothing, Expected::At);
+            if self.put(&key, expected, &bytes).await? {
+                return Ok(());
+            }
+            self.look_again(&key).await?;
+        }
+        Err(Failure::new(
+            FailureKind::Unavailable,
+            "state.changed",
+            format!(
+                "what the plugin of job {job} cached is changed by other processes all the time"
+            ),
+        ))
+    }
+
+    async fn values(&self, job: &JobId) -> Result<(Option<Revision>, Values), Failure> {
+        match self.kept(&Key::Values(job.clone())).await? {
+            Some((revision, bytes)) => {
+                Ok((Some(revision), record::decode("plugin values", &bytes)?))
+            }
+            None => Ok((None, Values::new())),
+        }
+    }
+
+    async fn kept(&self, key: &Key) -> Result<Option<(Revision, Value)>, Failure> {
+        self.admit(key)?;
+        let stored = if self.records.is_exclusive() {
+            let stored = self.records.get(key).await?;
+            stored.map(|stored| (stored.revision, stored.value))
+        } else {
+            self.known().kept.get(key).cloned()
+        };
+        let Some((revision, sealed)) = stored else {
+            return Ok(None);
+        };
+        let opened = self.keys.open(key, &sealed);
+        let bytes = opened.map_err(|error| error.of_record(self.name_of(key)))?;
+        Ok(Some((revision, bytes)))
+    }
+
+    /// False: what is there is not what was expected.
+    async fn put(&self, key: &Key, expected: Expected, bytes: &Value) -> Result<bool, Failure> {
+        // What cannot be read is not overwritten.
+        self.admit(key)?;
+        let sealed = self.keys.seal(key, bytes)?;
+        let holds = !self.records.is_exclusive();
+        let held = holds.then(|| sealed.clone());
+        let Some(written) = self.records.put_if(key, expected, sealed).await? else {
+            return Ok(false);
+        };
+        if let Some(held) = held {
+            let mut known = self.known();
+            known.kept.insert(key.clone(), (written.revision, held));
+        }
+        Ok(true)
+    }
+
+    /// Another process has changed it.
+    async fn look_again(&self, key: &Key) -> Result<(), Failure> {
+        let stored = self.records.get(key).await?;
+        let mut known = self.known();
+        known.kept.remove(key);
+        if let Some(stored) = stored {
+            self.learn(&mut known, key.clone(), stored);
+        }
+        Ok(())
+    }
+}
+
+fn is_within_quota(values: &Values) -> Result<(), StateError> {
+    let size = |(key, value): (&String, &Value)| key.len() + value.len();
+    let all: usize = values.iter().map(size).sum();
+    let (what, limit) = if values.len() > PLUGIN_VALUES_MAX {
+        ("values of one job", PLUGIN_VALUES_MAX)
+    } else if all > PLUGIN_VALUES_MAX_BYTES {
+        ("bytes of all values of one job", PLUGIN_VALUES_MAX_BYTES)
+    } else {
+        return Ok(());
+    };
+    Err(StateError::Quota { what, limit })
+}

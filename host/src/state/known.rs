@@ -1,0 +1,530 @@
+//! What this process knows of the store: which secrets stand for which chains, which values lead to them, and what cannot be read. Where
+//! other processes may change the store, also the chains and tokens themselves as they were last read or written: a rotation there costs its
+//! writes and no reads, and the store has the last word, by revision. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::error::StateError;
+use super::fingerprint::Fingerprint;
+use super::key::Key;
+use super::record::{Binding, ChainRecord, Home};
+use super::records::{Stored, Value, Written};
+use crate::capability::chain::{Chain, ChainId};
+use crate::capability::keep::{Revision, Seed, StoredChain};
+use crate::config::model::JobId;
+
+/// Earlier values by which a chain is found, the newest included. What a job is configured with and what the chain began with are known beyond
+/// that; who puts back an older value of another kind, from a backup of last month, begins a chain with it. Each has eight bytes in each
+/// write of a rotation.
+pub(super) const FINGERPRINTS_MAX: usize = 64;
+
+/// A chain as it was last seen.
+#[derive(Debug, Clone)]
+pub(super) struct KnownChain {
+    /// Its record's state; none: there is no record any more.
+    pub(super) revision: Option<Revision>,
+    /// The record's uid, of the last one if it is gone; empty: it is not known yet.
+    pub(super) uid: String,
+    /// Whether it is an older copy that was put back, so that its value may be spent.
+    pub(super) is_restored: bool,
+    pub(super) bindings: Vec<Binding>,
+    /// Of the values that it had, the newest last.
+    pub(super) fingerprints: Vec<Fingerprint>,
+    /// The chain itself, where others may change the store.
+    pub(super) held: Option<Chain>,
+}
+
+impl KnownChain {
+    /// What was read. A chain was put there from a copy if it is in another record than it was written into, or if somebody else wrote it.
+    pub(super) fn read(stored: &Stored, record: ChainRecord) -> (Self, Chain) {
+        let ChainRecord {
+            chain,
+            bindings,
+            fingerprints,
+            home: Home { uid, restored },
+        } = record;
+        let is_elsewhere = !uid.is_empty() && uid != stored.uid;
+        let known = Self {
+            revision: Some(stored.revision.clone()),
+            uid: stored.uid.clone(),
+            is_restored: restored || is_elsewhere || stored.is_copy,
+            bindings,
+            fingerprints,
+            held: None,
+        };
+        (known, chain)
+    }
+
+    /// The record that holds it from now on.
+    pub(super) fn record(&self, chain: Chain) -> ChainRecord {
+        let has_record = self.revision.is_some();
+        ChainRecord {
+            chain,
+            bindings: self.bindings.clone(),
+            fingerprints: self.fingerprints.clone(),
+            home: Home {
+                uid: if has_record {
+                    self.uid.clone()
+                } else {
+                    String::new()
+                },
+                restored: self.is_restored,
+            },
+        }
+    }
+
+    /// It has been written.
+    pub(super) fn written(&mut self, written: Written) {
+        self.revision = Some(written.revision);
+        self.uid = written.uid;
+    }
+
+    /// The chain with its state, if it is held.
+    pub(super) fn stored(&self) -> Option<StoredChain> {
+        Some(StoredChain {
+            chain: self.held.clone()?,
+            revision: self.revision.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Whether nothing else leads to a value that can be used.
+    fn is_worth_keeping(&self) -> bool {
+        self.held.as_ref().is_some_and(|chain| {
+            let was_used = chain.generation > 0 || chain.exchange.is_some();
+            was_used && !self.is_restored && chain.dead_since.is_none()
+        })
+    }
+
+    fn generation(&self) -> Option<u64> {
+        self.held.as_ref().map(|chain| chain.generation)
+    }
+
+    fn leads_from(&self, id: ChainId, value: Fingerprint) -> bool {
+        Fingerprint::of_first(id) == value
+            || self.fingerprints.contains(&value)
+            || self.has_seed(value)
+    }
+
+    fn has_seed(&self, value: Fingerprint) -> bool {
+        self.bindings
+            .iter()
+            .any(|binding| binding.seed == Some(value))
+    }
+
+    fn binding(&self, job: &JobId, secret: &str) -> Option<&Binding> {
+        self.bindings
+            .iter()
+            .find(|binding| binding.job == *job && binding.secret == secret)
+    }
+}
+
+/// Whether what is held is newer than what was read: a list that began before our last write must not bring back what was before it.
+/// Where revisions are no numbers, which no server's are, what is read counts.
+fn is_newer(held: &Revision, read: &Revision) -> bool {
+    let number = |revision: &Revision| revision.0.parse::<u64>().ok();
+    number(held)
+        .zip(number(read))
+        .is_some_and(|(held, read)| held > read)
+}
+
+/// What is known.
+#[derive(Default)]
+pub(super) struct Known {
+    chains: HashMap<ChainId, KnownChain>,
+    /// The chains that a job's secrets stand or stood for.
+    by_job: HashMap<JobId, Vec<ChainId>>,
+    /// Records of jobs as they were last seen, where others may change the store.
+    pub(super) kept: HashMap<Key, (Revision, Value)>,
+    /// Records that cannot be read, and why: never overwritten, only forgotten.
+    pub(super) refused: BTreeMap<Key, StateError>,
+    /// Chains whose last write may have happened.
+    pub(super) uncertain: BTreeSet<ChainId>,
+    /// Chains that were forgotten last, by the uid of their record.
+    pub(super) forgotten: BTreeSet<String>,
+    /// What was said about records that cannot be read: once each, not at every list.
+    pub(super) told: BTreeSet<String>,
+    /// Lists that have begun, and the last of them that succeeded.
+    pub(super) lists_begun: u64,
+    pub(super) list_done: u64,
+}
+
+impl Known {
+    pub(super) fn get(&self, id: ChainId) -> Option<&KnownChain> {
+        self.chains.get(&id)
+    }
+
+    pub(super) fn chains(&self) -> impl Iterator<Item = (ChainId, &KnownChain)> {
+        self.chains.iter().map(|(id, known)| (*id, known))
+    }
+
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &JobId> {
+        self.by_job.keys()
+    }
+
+    /// The chains that a job's secrets stand or stood for, each once.
+    pub(super) fn chains_of(&self, job: &JobId) -> impl Iterator<Item = (ChainId, &KnownChain)> {
+        let ids = self.by_job.get(job).into_iter().flatten();
+        ids.filter_map(|id| Some((*id, self.chains.get(id)?)))
+    }
+
+    /// The secrets of a job, each with its chain and the configured value as it was when that was last changed.
+    pub(super) fn secrets_of(
+        &self,
+        job: &JobId,
+    ) -> BTreeMap<&str, (ChainId, &KnownChain, &Binding)> {
+        let mut secrets: BTreeMap<&str, (ChainId, &KnownChain, &Binding)> = BTreeMap::new();
+        for (id, known) in self.chains_of(job) {
+            for binding in known.bindings.iter().filter(|binding| binding.job == *job) {
+                let counts = secrets
+                    .get(&*binding.secret)
+                    .is_none_or(|(.., other)| other.serial < binding.serial);
+                if counts {
+                    secrets.insert(&binding.secret, (id, known, binding));
+                }
+            }
+        }
+        secrets
+    }
+
+    /// The binding of a secret that counts, with its chain.
+    fn binding(&self, job: &JobId, secret: &str) -> Option<(ChainId, &Binding)> {
+        self.chains_of(job)
+            .filter_map(|(id, known)| Some((id, known.binding(job, secret)?)))
+            .max_by_key(|(_, binding)| binding.serial)
+    }
+
+    /// The chain that a value leads to, and what it is to it; without a value, the chain that the secret stood for last. `first`: the id of a
+    /// chain that begins with it.
+    pub(super) fn find(
+        &self,
+        job: &JobId,
+        secret: &str,
+        seed: Option<(ChainId, Fingerprint)>,
+    ) -> Option<(ChainId, Seed)> {
+        let bound = self.binding(job, secret);
+        let Some((first, value)) = seed else {
+            return Some((bound?.0, Seed::Unread));
+        };
+        let (id, known) = self.led_to(bound.map(|(id, _)| id), first, value)?;
+        let is_untouched = match bound {
+            Some((_, binding)) => binding.seed == Some(value),
+            None => known.has_seed(value),
+        };
+        let seed = if known.fingerprints.last() == Some(&value) {
+            Seed::Newest
+        } else if is_untouched {
+            Seed::Unchanged
+        } else {
+            Seed::Restored
+        };
+        Some((id, seed))
+    }
+
+    /// Most values are of the chain that their secret stands for, or its first: only a new login is looked for in all.
+    fn led_to(
+        &self,
+        bound: Option<ChainId>,
+        first: ChainId,
+        value: Fingerprint,
+    ) -> Option<(ChainId, &KnownChain)> {
+        let near = [bound, Some(first)].into_iter().flatten();
+        let mut near = near.filter_map(|id| Some((id, self.chains.get(&id)?)));
+        near.find(|(id, known)| known.leads_from(*id, value))
+            .or_else(|| {
+                let all = self.chains();
+                // No issuer gives a value twice; if one does, the answer is the same at each look.
+                all.filter(|(id, known)| known.leads_from(*id, value))
+                    .min_by_key(|(id, _)| *id)
+            })
+    }
+
+    /// A chain after a change of what the job's secret stands for. Its record is not written yet.
+    pub(super) fn after(
+        &self,
+        id: ChainId,
+        (job, secret): (&JobId, &str),
+        seed: Option<Fingerprint>,
+        newest: Option<Fingerprint>,
+    ) -> KnownChain {
+        let current = self.binding(job, secret);
+        let last_seed = current.and_then(|(_, binding)| binding.seed);
+        let serial = match current {
+            Some((chain, binding)) if chain == id => binding.serial,
+            Some((_, binding)) => binding.serial + 1,
+            None => 1,
+        };
+        let mut next = self.get(id).cloned().unwrap_or_else(|| KnownChain {
+            revision: None,
+            uid: String::new(),
+            is_restored: false,
+            bindings: Vec::new(),
+            fingerprints: Vec::new(),
+            held: None,
+        });
+        next.is_restored = false;
+        next.bindings
+            .retain(|binding| binding.job != *job || binding.secret != secret);
+        next.bindings.push(Binding {
+            job: job.clone(),
+            secret: secret.to_owned(),
+            seed: seed.or(last_seed),
+            serial,
+        });
+        if let Some(newest) = newest {
+            next.fingerprints.retain(|known| *known != newest);
+            next.fingerprints.push(newest);
+            let surplus = next.fingerprints.len().saturating_sub(FINGERPRINTS_MAX);
+            next.fingerprints.drain(..surplus);
+        }
+        next
+    }
+
+    /// What was listed or written, unless something newer is known.
+    pub(super) fn learn(&mut self, id: ChainId, known: KnownChain) {
+        let held = self.chains.get(&id).and_then(|held| held.revision.as_ref());
+        let is_older = held
+            .zip(known.revision.as_ref())
+            .is_some_and(|(held, read)| is_newer(held, read));
+        if !is_older {
+            self.learn_present(id, known);
+        }
+    }
+
+    /// What is there now. Its revision may be a smaller number than the one that is held: then the whole cluster was put back.
+    ///
+    /// A record whose chain has gone back, or is a copy of what this process has gone on from, does not tell what the newest value is: what is
+    /// held is written over it at the next change.
+    pub(super) fn learn_present(&mut self, id: ChainId, known: KnownChain) {
+        if let Some(held) = self.chains.get_mut(&id)
+            && held.generation() > known.generation()
+            && (held.revision.is_none() || known.is_restored || held.uid == known.uid)
+        {
+            held.revision = known.revision;
+            held.uid = known.uid;
+            return;
+        }
+        self.unlink(id);
+        for binding in &known.bindings {
+            let chains = self.by_job.entry(binding.job.clone()).or_default();
+            if !chains.contains(&id) {
+                chains.push(id);
+            }
+        }
+        self.chains.insert(id, known);
+    }
+
+    /// Its record is gone: forgotten, or lost. What is held may be the only copy of a value that the issuer still takes, and the configured value is
+    /// spent then: it is kept, to be written anew at the next change. Whether it is, and was there before.
+    pub(super) fn miss(&mut self, id: ChainId) -> bool {
+        let forgotten = &self.forgotten;
+        match self.chains.get_mut(&id) {
+            Some(held) if held.is_worth_keeping() && !forgotten.contains(&held.uid) => {
+                held.revision.take().is_some()
+            }
+            _ => {
+                self.drop_chain(id);
+                false
+            }
+        }
+    }
+
+    /// It is forgotten.
+    pub(super) fn drop_chain(&mut self, id: ChainId) {
+        self.unlink(id);
+        self.chains.remove(&id);
+    }
+
+    fn unlink(&mut self, id: ChainId) {
+        let Some(known) = self.chains.get(&id) else {
+            return;
+        };
+        for binding in &known.bindings {
+            if let Some(chains) = self.by_job.get_mut(&binding.job) {
+                chains.retain(|chain| *chain != id);
+                if chains.is_empty() {
+                    self.by_job.remove(&binding.job);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: ChainId = ChainId([100; 16]);
+    const Y: ChainId = ChainId([200; 16]);
+
+    fn revision(text: &str) -> Revision {
+        Revision(text.to_owned())
+    }
+
+    fn of(uid: &str, number: &str, generation: u64) -> KnownChain {
+        let chain = Chain {
+            generation,
+            ..Chain::new(X, b"value".to_vec().into())
+        };
+        KnownChain {
+            revision: Some(revision(number)),
+            uid: uid.to_owned(),
+            is_restored: false,
+            bindings: Vec::new(),
+            fingerprints: Vec::new(),
+            held: Some(chain),
+        }
+    }
+
+    fn held(known: &Known) -> Option<(String, String, u64)> {
+        let chain = known.get(X)?;
+        let revision = chain.revision.clone().unwrap_or_default();
+        Some((revision.0, chain.uid.clone(), chain.generation()?))
+    }
+
+    fn expected(revision: &str, uid: &str, generation: u64) -> Option<(String, String, u64)> {
+        Some((revision.to_owned(), uid.to_owned(), generation))
+    }
+
+    fn fingerprint(number: u64) -> Fingerprint {
+        Fingerprint(number.to_be_bytes())
+    }
+
+    /// What a job with this configured value finds.
+    fn found(known: &Known, job: &str, value: u64) -> Option<(ChainId, Seed)> {
+        let nobodys = ChainId([0xff; 16]);
+        known.find(&JobId::file(job), "rt", Some((nobodys, fingerprint(value))))
+    }
+
+    /// Changes a chain of the job's secret `rt`.
+    fn change(known: &mut Known, id: ChainId, job: &str, seed: u64, newest: u64) {
+        let next = known.after(
+            id,
+            (&JobId::file(job), "rt"),
+            Some(fingerprint(seed)),
+            Some(fingerprint(newest)),
+        );
+        known.learn(id, next);
+    }
+
+    #[test]
+    fn what_was_read_late_brings_nothing_back() {
+        let mut known = Known::default();
+        for (number, held) in [("9", "9"), ("10", "10"), ("9", "10"), ("11", "11")] {
+            known.learn(X, of("u", number, 0));
+            let seen = known.get(X).and_then(|chain| chain.revision.clone());
+            assert_eq!(seen, Some(revision(held)));
+        }
+    }
+
+    #[test]
+    fn an_older_copy_that_is_put_back_over_a_chain_does_not_take_its_place() {
+        let mut known = Known::default();
+        for (read, then) in [
+            (of("u1", "10", 5), expected("10", "u1", 5)),
+            (of("u1", "11", 3), expected("11", "u1", 5)),
+            (of("u1", "12", 6), expected("12", "u1", 6)),
+            // It was forgotten, and begun anew.
+            (of("u2", "13", 1), expected("13", "u2", 1)),
+        ] {
+            known.learn(X, read);
+            assert_eq!(held(&known), then);
+        }
+    }
+
+    #[test]
+    fn what_this_process_knows_outlives_a_record_that_is_deleted_and_a_cluster_that_is_put_back() {
+        let mut known = Known::default();
+        known.learn(X, of("u1", "100", 5));
+        // etcd from a snapshot: the versions go back, too.
+        known.learn_present(X, of("u1", "60", 3));
+        assert_eq!(held(&known), expected("60", "u1", 5));
+        known.learn(X, of("u1", "61", 6));
+        assert!(known.miss(X), "that is news");
+        assert!(!known.miss(X), "and is told once");
+        assert_eq!(held(&known), expected("", "u1", 6));
+        // Somebody put a copy there, or another process wrote what it knew.
+        known.learn_present(
+            X,
+            KnownChain {
+                is_restored: true,
+                ..of("u2", "70", 4)
+            },
+        );
+        assert_eq!(held(&known), expected("70", "u2", 6));
+        known.learn_present(X, of("u2", "71", 7));
+        assert_eq!(held(&known), expected("71", "u2", 7));
+        // The configured value is the newest, or none is of use any more.
+        let dead = of("u3", "80", 9);
+        let died = dead
+            .held
+            .clone()
+            .map(|chain| chain.died(crate::time::Timestamp(1), None));
+        for worthless in [
+            of("u3", "80", 0),
+            KnownChain {
+                is_restored: true,
+                ..of("u3", "80", 9)
+            },
+            KnownChain { held: died, ..dead },
+        ] {
+            known.drop_chain(X);
+            known.learn(X, worthless);
+            assert!(!known.miss(X));
+            assert_eq!(held(&known), None);
+        }
+        known.learn(X, of("u4", "90", 9));
+        known.forgotten.insert("u4".to_owned());
+        assert!(!known.miss(X));
+        assert_eq!(held(&known), None);
+    }
+
+    #[test]
+    fn of_a_secrets_bindings_the_last_that_was_made_counts() {
+        let mut known = Known::default();
+        let stands_for = |known: &Known, job: &str| known.find(&JobId::file(job), "rt", None);
+        change(&mut known, X, "a", 1, 2);
+        change(&mut known, X, "b", 1, 3);
+        assert_eq!(stands_for(&known, "a"), Some((X, Seed::Unread)));
+        change(&mut known, Y, "a", 5, 6);
+        assert_eq!(stands_for(&known, "a"), Some((Y, Seed::Unread)));
+        change(&mut known, X, "a", 1, 4);
+        change(&mut known, X, "a", 1, 7);
+        assert_eq!(stands_for(&known, "a"), Some((X, Seed::Unread)));
+        for (value, expected) in [
+            (1, Some((X, Seed::Unchanged))),
+            (2, Some((X, Seed::Restored))),
+            (7, Some((X, Seed::Newest))),
+            (6, Some((Y, Seed::Newest))),
+            (8, None),
+        ] {
+            assert_eq!(found(&known, "a", value), expected, "{value}");
+        }
+        let (a, b) = (JobId::file("a"), JobId::file("b"));
+        assert_eq!(known.chains_of(&a).count(), 2);
+        known.drop_chain(X);
+        assert_eq!(stands_for(&known, "b"), None);
+        assert_eq!(found(&known, "b", 2), None);
+        assert_eq!(known.jobs().collect::<Vec<_>>(), [&a]);
+        assert_eq!(known.chains_of(&b).count(), 0);
+    }
+
+    #[test]
+    fn a_chain_knows_its_last_values_and_what_its_jobs_are_configured_with_however_old_it_is() {
+        let most = FINGERPRINTS_MAX as u64;
+        let mut known = Known::default();
+        for n in 1..=10 * most {
+            change(&mut known, X, "a", 0, n);
+        }
+        let chain = known.get(X).unwrap();
+        assert_eq!(chain.fingerprints.len(), FINGERPRINTS_MAX);
+        assert_eq!(chain.bindings.len(), 1);
+        for (value, is_known) in [
+            (0, true),
+            (9 * most, false),
+            (9 * most + 1, true),
+            (10 * most, true),
+        ] {
+            assert_eq!(found(&known, "a", value).is_some(), is_known, "{value}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What is looked at before a store is used: whether these keys open its records, which of them must be encrypted anew, which are not
+//! believed, and what they say. Pure.
+
+use std::collections::BTreeMap;
+
+use secrecy::ExposeSecret as _;
+
+use super::error::StateError;
+use super::fingerprint::Fingerprints;
+use super::key::Key;
+use super::known::{Known, KnownChain};
+use super::record::{self, ChainRecord, Own};
+use super::records::Stored;
+use super::seal::{Condition, Keyring};
+
+/// What there is to do about the records of a store.
+#[derive(Default)]
+pub(super) struct Examined {
+    /// Those that are not used, and why.
+    pub(super) refused: BTreeMap<Key, StateError>,
+    /// Those that the first key should encrypt anew; the store's own last.
+    pub(super) outdated: Vec<Key>,
+}
+
+/// A look at all records.
+pub(super) struct Examination<'a> {
+    keys: &'a Keyring,
+    /// Whether what is not encrypted was put there by somebody without the key.
+    encrypted: bool,
+    /// Made with the store's own record as long as that is not encrypted, and nothing but chains prove it.
+    unproven: Option<Fingerprints>,
+    is_of_other_key: bool,
+    found: Examined,
+    missing: BTreeMap<String, usize>,
+}
+
+impl<'a> Examination<'a> {
+    /// `own`: the store's own record, encrypted with all others, and the last of them: as long as it is not, records are taken over as they
+    /// are. `were_encrypted`: something else says that they have been.
+    pub(super) fn new(keys: &'a Keyring, own: Option<&[u8]>, were_encrypted: bool) -> Self {
+        let is_sealed = own.is_some_and(|own| keys.examine(&Key::Own, own) != Condition::Plain);
+        let encrypted = !keys.is_empty() && (were_encrypted || is_sealed);
+        let unproven = own.filter(|_| !encrypted && !keys.is_empty());
+        let unproven = unproven.and_then(|own| read_own(keys, own).ok());
+        Self {
+            keys,
+            encrypted,
+            unproven: unproven.map(|own| Fingerprints::new(&own.fingerprint_key)),
+            is_of_other_key: false,
+            found: Examined::default(),
+            missing: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at one.
+    pub(super) fn see(&mut self, key: &Key, stored: &[u8]) {
+        if let (Some(fingerprints), Key::Chain(_)) = (&self.unproven, key)
+            && let Ok(record) = read_chain(self.keys, key, stored)
+        {
+            self.is_of_other_key |= is_of_other_key(&record, fingerprints);
+        }
+        match self.keys.examine(key, stored) {
+            Condition::Current => {}
+            Condition::Plain if self.encrypted => {
+                let why = StateError::plaintext(key);
+                self.found.refused.insert(key.clone(), why);
+            }
+            Condition::Outdated | Condition::Plain => self.found.outdated.push(key.clone()),
+            Condition::Undecryptable => {
+                let why = StateError::undecryptable(key);
+                self.found.refused.insert(key.clone(), why);
+            }
+            Condition::KeyMissing(id) => *self.missing.entry(id).or_default() += 1,
+        }
+    }
+
+    /// # Errors
+    /// A key is missing altogether: that is a mistake in the configuration and no damage, so nothing is written then. Or chains that are
+    /// encrypted were written with another fingerprint key.
+    pub(super) fn end(
+        mut self,
+        store: &str,
+        damaged: impl Fn(String) -> StateError,
+    ) -> Result<Examined, StateError> {
+        if let Some((key_id, records)) = self.missing.pop_first() {
+            return Err(StateError::KeyMissing {
+                store: store.to_owned(),
+                key_id,
+                records,
+            });
+        }
+        if self.is_of_other_key {
+            return Err(damaged(
+                "the fingerprint key is not the one that its chains were written with".to_owned(),
+            ));
+        }
+        self.found.outdated.sort_by_key(|key| *key == Key::Own);
+        Ok(self.found)
+    }
+}
+
+/// Reads the store's own record, whoever has written it.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(super) fn read_own(keys: &Keyring, stored: &[u8]) -> Result<Own, StateError> {
+    if let Condition::KeyMissing(key_id) = keys.examine(&Key::Own, stored) {
+        return Err(StateError::KeyMissing {
+            store: "the state store".to_owned(),
+            key_id,
+            records: 1,
+        });
+    }
+    record::decode("fingerprint key", &keys.open_unproven(&Key::Own, stored)?)
+}
+
+/// Reads a chain's record.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(super) fn read_chain(
+    keys: &Keyring,
+    key: &Key,
+    stored: &[u8],
+) -> Result<ChainRecord, StateError> {
+    record::decode("chain", &keys.open(key, stored)?)
+}
+
+/// Learns what a record says. `holds`: chains and what is kept of jobs are held.
+pub(super) fn learn(known: &mut Known, keys: &Keyring, key: Key, stored: Stored, holds: bool) {
+    match &key {
+        Key::Own => {}
+        Key::Chain(id) => match read_chain(keys, &key, &stored.value) {
+            Ok(record) => {
+                let (mut read, chain) = KnownChain::read(&stored, record);
+                read.held = holds.then_some(chain);
+                known.learn(*id, read);
+                known.refused.remove(&key);
+            }
+            Err(error) => {
+                known.refused.insert(key, error);
+            }
+        },
+        Key::Token(_) | Key::Values(_) if !holds => {}
+        Key::Token(_) | Key::Values(_) => match keys.open(&key, &stored.value) {
+            Ok(_) => {
+                known.refused.remove(&key);
+                known.kept.insert(key, (stored.revision, stored.value));
+            }
+            Err(error) => {
+                known.refused.insert(key, error);
+            }
+        },
+    }
+}
+
+/// Whether a chain was written with another fingerprint key than this: then who put that key there would open the store to chains of his
+/// own.
+fn is_of_other_key(record: &ChainRecord, fingerprints: &Fingerprints) -> bool {
+    let newest = fingerprints.of(record.chain.value.expose_secret());
+    newest.is_some_and(|newest| !record.fingerprints.contains(&newest))
+}

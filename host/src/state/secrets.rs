@@ -1,0 +1,468 @@
+//! Records in Secrets of a cluster, one in each, changed by compare-and-swap on the Secret's resourceVersion, so that two processes cannot
+//! spend one refresh token. A write whose answer was lost is never repeated here; whoever made it compares.
+
+mod object;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use self::object::{MANAGER, Object, Raw, RawList, SECRET_MAX_BYTES, STORE_LABEL};
+use super::Opened;
+use super::error::StateError;
+use super::fingerprint::Fingerprints;
+use super::key::Key;
+use super::known::{Known, KnownChain};
+use super::opening::{self, Examination, read_chain, read_own};
+use super::record::{self, Own};
+use super::records::{Expected, Records, Stored, Value, Written};
+use super::seal::Keyring;
+use crate::capability::keep::BoxFuture;
+use crate::failure::{Failure, FailureKind};
+use crate::kubernetes::{Answer, CONFLICT, Call, Kubernetes, NOT_FOUND, Verb};
+
+/// Objects in one answer to a list, kubectl's own number.
+const PAGE: usize = 500;
+
+/// Tries to read the store at start, a pause apart: an API server that restarts is back within a minute, and where it is not, the
+/// Pod's restart tries further.
+const START_TRIES: u32 = 12;
+const START_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where a store in a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterPlace {
+    /// The namespace of all its Secrets.
+    pub namespace: String,
+    /// What their names begin with.
+    pub prefix: String,
+}
+
+impl std::fmt::Display for ClusterPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "secrets {}/{}-*", self.namespace, self.prefix)
+    }
+}
+
+/// Secrets that are records.
+pub(super) struct Secrets {
+    kubernetes: Arc<Kubernetes>,
+    place: ClusterPlace,
+    /// Names those of jobs.
+    names: Fingerprints,
+}
+
+/// Reads the store, or makes it, and brings all records under the first key.
+pub(super) async fn open(
+    kubernetes: Arc<Kubernetes>,
+    place: ClusterPlace,
+    keys: &Keyring,
+) -> Result<(Secrets, Opened), Failure> {
+    let mut tries = 1;
+    let own = loop {
+        match own_record(&kubernetes, &place, keys).await {
+            Err(failure) if failure.kind == FailureKind::Unavailable && tries < START_TRIES => {
+                tracing::warn!(error = %failure, "the state store cannot be read yet; it is tried again");
+                tries += 1;
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            result => break result?,
+        }
+    };
+    let secrets = Secrets {
+        names: Fingerprints::new(&own.fingerprint_key),
+        kubernetes,
+        place,
+    };
+    let mut known = Known::default();
+    known.forgotten = own.forgotten.into_iter().collect();
+    let all = secrets.list().await?;
+    let examined = secrets.examine(keys, &all)?;
+    known.refused = examined.refused;
+    for (key, stored) in &all {
+        if !examined.outdated.contains(key) {
+            opening::learn(&mut known, keys, key.clone(), stored.clone(), true);
+        }
+    }
+    for key in &examined.outdated {
+        if let Some((_, stored)) = all.iter().find(|(found, _)| found == key) {
+            secrets.take_over(&mut known, keys, key, stored).await?;
+        }
+    }
+    let opened = Opened {
+        fingerprint_key: own.fingerprint_key,
+        known,
+    };
+    Ok((secrets, opened))
+}
+
+/// Lists the store's Secrets and sees whether these keys can open them, and asks whether all that is done with them is allowed.
+pub(super) async fn look(
+    kubernetes: Arc<Kubernetes>,
+    place: ClusterPlace,
+    keys: Option<&Keyring>,
+) -> Result<(), Failure> {
+    let objects = list(&kubernetes, &place).await?;
+    for verb in [Verb::Get, Verb::Create, Verb::Update] {
+        let name = own_name(&place);
+        let request = Call::secret(verb, &place.namespace, &name);
+        kubernetes.require_access(&request).await?;
+    }
+    let Some(keys) = keys else {
+        return Ok(());
+    };
+    let Some(own) = objects.iter().find(|object| object.is(&Key::Own)) else {
+        return Ok(require_none(&place, &objects)?);
+    };
+    let own = read_own_object(&place, keys, own)?;
+    let secrets = Secrets {
+        names: Fingerprints::new(&own.fingerprint_key),
+        kubernetes,
+        place,
+    };
+    secrets.examine(keys, &secrets.records(objects))?;
+    Ok(())
+}
+
+impl Secrets {
+    fn examine(
+        &self,
+        keys: &Keyring,
+        all: &[(Key, Stored)],
+    ) -> Result<opening::Examined, StateError> {
+        let own = all.iter().find(|(key, _)| *key == Key::Own);
+        let own = own.map(|(_, own)| own.value.as_slice());
+        let mut examination = Examination::new(keys, own, false);
+        for (key, stored) in all {
+            examination.see(key, &stored.value);
+        }
+        examination.end(&self.place.to_string(), |reason| self.damaged(reason))
+    }
+
+    /// Encrypts a record anew with the first key and learns it. Who wrote it is not known after that; that it is a copy's must be.
+    async fn take_over(
+        &self,
+        known: &mut Known,
+        keys: &Keyring,
+        key: &Key,
+        stored: &Stored,
+    ) -> Result<(), Failure> {
+        let mut value = keys.reseal(key, &stored.value)?;
+        if let Key::Chain(_) = key
+            && let Ok(record) = read_chain(keys, key, &value)
+        {
+            let (read, chain) = KnownChain::read(stored, record);
+            value = keys.seal(key, &record::encode("chain", &read.record(chain))?)?;
+        }
+        let expected = Expected::At(stored.revision.clone());
+        let written = self.put_if(key, expected, value.clone()).await?;
+        let stored = match written {
+            Some(Written { revision, uid }) => Stored {
+                revision,
+                uid,
+                is_copy: false,
+                value,
+            },
+            // Another process is at work on it, and has the new key too or will.
+            None => stored.clone(),
+        };
+        opening::learn(known, keys, key.clone(), stored, true);
+        Ok(())
+    }
+
+    /// The records in Secrets; what is none of this store's is left out.
+    fn records(&self, objects: Vec<Object>) -> Vec<(Key, Stored)> {
+        let records = objects.into_iter().filter_map(|object| {
+            let (key, name, stored) = object.into_record()?;
+            (self.name(&key) == name).then_some((key, stored))
+        });
+        records.collect()
+    }
+
+    /// The name of the Secret with this record. Those of chains and jobs are random to everybody without the store's key.
+    fn name(&self, key: &Key) -> String {
+        match key {
+            Key::Own => own_name(&self.place),
+            Key::Chain(id) => object::name(&self.place, key, &id.0),
+            Key::Token(_) | Key::Values(_) => {
+                object::name(&self.place, key, &self.names.record_id(&key.to_bytes()))
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        verb: Verb,
+        key: &Key,
+        revision: Option<&str>,
+        value: &Value,
+    ) -> Result<Option<Written>, Failure> {
+        let name = self.name(key);
+        let body = object::body(&self.place, &name, key, revision, value);
+        write(&self.kubernetes, &self.place, verb, &name, body).await
+    }
+}
+
+impl Records for Secrets {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, Failure>> {
+        Box::pin(async move {
+            let name = self.name(key);
+            let object = get(&self.kubernetes, &self.place, &name).await?;
+            let record = object.and_then(Object::into_record);
+            Ok(record.and_then(|(found, _, stored)| (found == *key).then_some(stored)))
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(Key, Stored)>, Failure>> {
+        Box::pin(async move { Ok(self.records(list(&self.kubernetes, &self.place).await?)) })
+    }
+
+    fn put_if<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Expected,
+        value: Value,
+    ) -> BoxFuture<'a, Result<Option<Written>, Failure>> {
+        Box::pin(async move {
+            match expected {
+                Expected::At(revision) => {
+                    self.write(Verb::Update, key, Some(&revision.0), &value)
+                        .await
+                }
+                Expected::Nothing => self.write(Verb::Create, key, None, &value).await,
+                Expected::Anything => match self.write(Verb::Update, key, None, &value).await? {
+                    Some(written) => Ok(Some(written)),
+                    None => self.write(Verb::Create, key, None, &value).await,
+                },
+            }
+        })
+    }
+
+    fn delete_if<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Expected,
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async move {
+            let name = self.name(key);
+            let mut call = Call::secret(Verb::Delete, &self.place.namespace, &name);
+            if let Expected::At(revision) = expected {
+                let precondition = json!({"preconditions": {"resourceVersion": revision.0}});
+                call.body = Zeroizing::new(precondition.to_string().into_bytes());
+            }
+            match send(&self.kubernetes, &call).await {
+                Ok(_) => Ok(true),
+                Err(failure) if has_code(&failure, NOT_FOUND) => Ok(true),
+                Err(failure) if has_code(&failure, CONFLICT) => Ok(false),
+                Err(failure) => Err(failure),
+            }
+        })
+    }
+
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    fn max_bytes(&self) -> Option<usize> {
+        Some(SECRET_MAX_BYTES)
+    }
+
+    fn whereabouts(&self, key: &Key) -> String {
+        format!(" (secret {}/{})", self.place.namespace, self.name(key))
+    }
+
+    fn damaged(&self, reason: String) -> StateError {
+        damaged(&self.place, reason)
+    }
+}
+
+fn damaged(place: &ClusterPlace, reason: String) -> StateError {
+    StateError::DamagedSecrets {
+        store: place.to_string(),
+        reason,
+    }
+}
+
+/// The store's own record: the one that is there, or a new one if ours is the first.
+async fn own_record(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    keys: &Keyring,
+) -> Result<Own, Failure> {
+    if let Some(own) = stored_own(kubernetes, place, keys).await? {
+        return Ok(own);
+    }
+    if let Err(gone) = require_none(place, &list(kubernetes, place).await?) {
+        // Another process may have made it, and the chains, meanwhile.
+        let own = stored_own(kubernetes, place, keys).await?;
+        return own.ok_or_else(|| gone.into());
+    }
+    let own = Own {
+        fingerprint_key: Fingerprints::random_key()?,
+        forgotten: Vec::new(),
+    };
+    let value = keys.seal(&Key::Own, &record::encode("fingerprint key", &own)?)?;
+    let name = own_name(place);
+    let body = object::body(place, &name, &Key::Own, None, &value);
+    match write(kubernetes, place, Verb::Create, &name, body).await? {
+        Some(_) => Ok(own),
+        None => {
+            let own = stored_own(kubernetes, place, keys).await?;
+            own.ok_or_else(|| {
+                Call::secret(Verb::Create, &place.namespace, &name).malformed("conflict")
+            })
+        }
+    }
+}
+
+async fn stored_own(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    keys: &Keyring,
+) -> Result<Option<Own>, Failure> {
+    let object = get(kubernetes, place, &own_name(place)).await?;
+    let own = object.map(|object| read_own_object(place, keys, &object));
+    Ok(own.transpose()?)
+}
+
+fn read_own_object(
+    place: &ClusterPlace,
+    keys: &Keyring,
+    object: &Object,
+) -> Result<Own, StateError> {
+    let Some(value) = object.value() else {
+        return Err(if object.is_of_older_form() {
+            StateError::OlderForm {
+                store: place.to_string(),
+            }
+        } else {
+            damaged(place, format!("there is no record in {}", object.name))
+        });
+    };
+    read_own(keys, value).map_err(|error| match error {
+        StateError::KeyMissing {
+            key_id, records, ..
+        } => StateError::KeyMissing {
+            store: place.to_string(),
+            key_id,
+            records,
+        },
+        _ => damaged(
+            place,
+            format!("the fingerprint key in {} cannot be decrypted", object.name),
+        ),
+    })
+}
+
+/// Chains without the key of fingerprints would be taken for chains that never had the configured values.
+fn require_none(place: &ClusterPlace, objects: &[Object]) -> Result<(), StateError> {
+    let chains = objects.iter().filter(|object| object.is_chain()).count();
+    if chains == 0 {
+        return Ok(());
+    }
+    let name = own_name(place);
+    Err(damaged(
+        place,
+        format!(
+            "Secret {name} with their fingerprint key is gone, and without it nobody can tell which values of the {chains} chain(s) were spent; put it back, or delete these Secrets and log in again"
+        ),
+    ))
+}
+
+/// The name of the Secret with the store's own record.
+fn own_name(place: &ClusterPlace) -> String {
+    format!("{}-store", place.prefix)
+}
+
+/// All Secrets of a store.
+async fn list(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<Vec<Object>, Failure> {
+    let selector = format!("{STORE_LABEL}={}", place.prefix);
+    let mut objects = Vec::new();
+    let mut next = String::new();
+    loop {
+        let mut call = Call::secret(Verb::List, &place.namespace, "");
+        call.query.push(("labelSelector", selector.clone()));
+        call.query.push(("limit", PAGE.to_string()));
+        if !next.is_empty() {
+            call.query.push(("continue", next));
+        }
+        let page: RawList = send(kubernetes, &call).await?.parse(&call)?;
+        for raw in page.items {
+            objects.push(Object::of(raw).ok_or_else(|| call.malformed("no base64"))?);
+        }
+        next = page.metadata.next;
+        if next.is_empty() {
+            return Ok(objects);
+        }
+    }
+}
+
+async fn get(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    name: &str,
+) -> Result<Option<Object>, Failure> {
+    let call = Call::secret(Verb::Get, &place.namespace, name);
+    match send(kubernetes, &call).await {
+        Ok(answer) => {
+            let object = Object::of(answer.parse::<Raw>(&call)?);
+            object.map(Some).ok_or_else(|| call.malformed("no base64"))
+        }
+        Err(failure) if has_code(&failure, NOT_FOUND) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Creates a Secret, or changes the one that the body names. None: there is one already, or none, or it has changed.
+async fn write(
+    kubernetes: &Kubernetes,
+    place: &ClusterPlace,
+    verb: Verb,
+    name: &str,
+    body: Zeroizing<Vec<u8>>,
+) -> Result<Option<Written>, Failure> {
+    let mut call = Call::secret(verb, &place.namespace, name);
+    call.metadata_only = true;
+    call.query.push(("fieldManager", MANAGER.to_owned()));
+    call.body = body;
+    match send(kubernetes, &call).await {
+        Ok(answer) => Ok(Some(object::written(answer.parse(&call)?))),
+        Err(failure) if has_code(&failure, CONFLICT) || has_code(&failure, NOT_FOUND) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn send(kubernetes: &Kubernetes, call: &Call<'_>) -> Result<Answer, Failure> {
+    let answered = kubernetes.send(call).await;
+    answered.map_err(|failure| worded(failure, call))
+}
+
+/// What the store's owner can do about a refusal; the client's own words are about outputs.
+fn worded(failure: Failure, call: &Call<'_>) -> Failure {
+    let namespace = call.namespace;
+    let mend = match failure.code.as_deref() {
+        Some("kubernetes.forbidden") => format!(
+            "RBAC does not allow it; grant the verbs get, list, create and update (and delete, for `evertoken state forget`) on resource `secrets` in namespace `{namespace}`: deploy/kubernetes/optional/rbac-state.yaml has the Role"
+        ),
+        Some("kubernetes.terminating") => format!(
+            "namespace {namespace} is being deleted; name another one in `state.secret.namespace`"
+        ),
+        Some("kubernetes.too-large") => "a Secret holds at most 1 MiB".to_owned(),
+        _ => {
+            return Failure {
+                message: format!("state store: {}", failure.message),
+                ..failure
+            };
+        }
+    };
+    Failure {
+        message: format!("state store: cannot {call}: {mend}"),
+        ..failure
+    }
+}
+
+fn has_code(failure: &Failure, code: &str) -> bool {
+    failure.code.as_deref() == Some(code)
+}

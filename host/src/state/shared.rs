@@ -1,0 +1,140 @@
+//! What a store takes that other processes change, too: looks at all of it, at most one at a time, and its own record, which tells what was
+//! forgotten from what was lost.
+
+use std::collections::BTreeSet;
+
+use super::Store;
+use super::chains::changed;
+use super::key::Key;
+use super::opening::read_own;
+use super::record::{self, Own};
+use super::records::{Expected, Stored};
+use crate::capability::chain::ChainId;
+use crate::failure::Failure;
+
+/// Chains that are remembered as forgotten: more than a person forgets while another process is without a look at the store.
+const FORGOTTEN_MAX: usize = 256;
+
+impl Store {
+    /// Lists all records, where others may have changed them. Whoever waits while another list begins takes part in that one.
+    pub(super) async fn list_anew(&self) -> Result<(), Failure> {
+        if self.records.is_exclusive() {
+            return Ok(());
+        }
+        let arrival = self.known().lists_begun;
+        let _turn = self.listing.lock().await;
+        let (before, list) = {
+            let mut known = self.known();
+            if known.list_done > arrival {
+                return Ok(());
+            }
+            known.lists_begun += 1;
+            let chains: Vec<ChainId> = known.chains().map(|(id, _)| id).collect();
+            let kept: Vec<Key> = known.kept.keys().cloned().collect();
+            ((chains, kept), known.lists_begun)
+        };
+        let all = self.records.list().await?;
+        if !all.iter().any(|(key, _)| *key == Key::Own) {
+            self.keep_own_record().await?;
+        }
+        let there: BTreeSet<Key> = all.iter().map(|(key, _)| key.clone()).collect();
+        let mut known = self.known();
+        for (key, stored) in all {
+            match key {
+                Key::Own => {
+                    let own = read_own(&self.keys, &stored.value)?;
+                    known.forgotten = own.forgotten.into_iter().collect();
+                }
+                key => self.learn(&mut known, key, stored),
+            }
+        }
+        self.tell_refused(&mut known);
+        // What was known before and is not listed is gone.
+        let (chains, kept) = before;
+        for id in chains {
+            if !there.contains(&Key::Chain(id)) {
+                self.miss(&mut known, id);
+            }
+        }
+        for key in kept {
+            if !there.contains(&key) {
+                known.kept.remove(&key);
+            }
+        }
+        known.list_done = list;
+        Ok(())
+    }
+
+    /// Learns which chains were forgotten.
+    pub(super) async fn learn_what_was_forgotten(&self) -> Result<(), Failure> {
+        if let Some(stored) = self.records.get(&Key::Own).await? {
+            let own = read_own(&self.keys, &stored.value)?;
+            self.known().forgotten = own.forgotten.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// Tells other processes that these chains are not lost.
+    pub(super) async fn note_forgotten(&self, uids: &BTreeSet<&str>) -> Result<(), Failure> {
+        if uids.is_empty() || self.records.is_exclusive() {
+            return Ok(());
+        }
+        let Some(Stored {
+            revision, value, ..
+        }) = self.records.get(&Key::Own).await?
+        else {
+            return Err(changed());
+        };
+        let mut own = read_own(&self.keys, &value)?;
+        own.forgotten
+            .extend(uids.iter().map(|uid| (*uid).to_owned()));
+        let surplus = own.forgotten.len().saturating_sub(FORGOTTEN_MAX);
+        own.forgotten.drain(..surplus);
+        let sealed = self
+            .keys
+            .seal(&Key::Own, &record::encode("fingerprint key", &own)?)?;
+        let written = self
+            .records
+            .put_if(&Key::Own, Expected::At(revision), sealed)
+            .await?;
+        written.map(drop).ok_or_else(changed)
+    }
+
+    /// That the key of the fingerprints is there for whoever reads the store next: without it none of them leads to a chain.
+    pub(super) async fn keep_own_record(&self) -> Result<(), Failure> {
+        let there = match self.records.get(&Key::Own).await? {
+            Some(stored) => Some(stored),
+            None => {
+                let own = Own {
+                    fingerprint_key: self.fingerprint_key.clone(),
+                    forgotten: Vec::new(),
+                };
+                let sealed = self
+                    .keys
+                    .seal(&Key::Own, &record::encode("fingerprint key", &own)?)?;
+                match self
+                    .records
+                    .put_if(&Key::Own, Expected::Nothing, sealed)
+                    .await?
+                {
+                    Some(_) => return Ok(()),
+                    None => self.records.get(&Key::Own).await?,
+                }
+            }
+        };
+        let own = there.map(|stored| read_own(&self.keys, &stored.value));
+        let is_ours = own
+            .transpose()?
+            .is_some_and(|own| own.fingerprint_key == self.fingerprint_key);
+        if is_ours {
+            return Ok(());
+        }
+        let place = self.records.whereabouts(&Key::Own);
+        Err(self
+            .records
+            .damaged(format!(
+                "the fingerprint key{place} is not the one that this process began with; restart it"
+            ))
+            .into())
+    }
+}
