@@ -196,8 +196,8 @@ pub struct Circuit<J> {
     otherwise: Option<Duration>,
     probe: Option<J>,
     /// Who waits: those first that failed least while the circuit was closed, so that one job's own trouble does not keep all
-    /// others waiting; then the most urgent.
-    line: BTreeSet<(u32, u64, J)>,
+    /// others waiting; then those whose tokens die first.
+    line: BTreeSet<(Place, J)>,
     places: BTreeMap<J, Place>,
     struck: BTreeMap<J, Struck>,
     /// How many jobs met the trouble.
@@ -212,12 +212,11 @@ struct Rest {
 }
 
 /// Where a job stands in line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     failures: u32,
-    urgency: u64,
-    /// When its token dies, on the boot clock; none: never.
-    dies_at: Option<Duration>,
+    /// When its token dies, on the boot clock.
+    dies_at: Duration,
 }
 
 /// What a job suffered while the circuit was closed.
@@ -272,24 +271,21 @@ impl<J: Copy + Ord> Circuit<J> {
         circuit
     }
 
-    /// Lets a job wait for its turn; the lower `urgency`, the sooner that is. `dies_at` is when its token dies, on the boot clock; none:
-    /// never.
-    pub fn wait(&mut self, job: J, urgency: u64, dies_at: Option<Duration>) {
+    /// Lets a job wait for its turn. `dies_at` is when its token dies, on the boot clock; none: never.
+    pub fn wait(&mut self, job: J, dies_at: Option<Duration>) {
         self.leave(job);
-        let failures = self.failures_of(job);
-        self.line.insert((failures, urgency, job));
         let place = Place {
-            failures,
-            urgency,
-            dies_at,
+            failures: self.failures_of(job),
+            dies_at: dies_at.unwrap_or(Duration::MAX),
         };
+        self.line.insert((place, job));
         self.places.insert(job, place);
     }
 
     /// A job does not want to ask any more, or not as this client.
     pub fn leave(&mut self, job: J) {
         if let Some(place) = self.places.remove(&job) {
-            self.line.remove(&(place.failures, place.urgency, job));
+            self.line.remove(&(place, job));
         }
         if self.probe == Some(job) {
             self.probe = None;
@@ -318,11 +314,10 @@ impl<J: Copy + Ord> Circuit<J> {
     /// What only one job met may be its own trouble: the next job tells, and need not wait for that.
     #[must_use]
     pub fn probes_at(&self) -> Option<Duration> {
-        let (failures, _, job) = self.line.first()?;
-        let dies_at = self.places.get(job).and_then(|place| place.dies_at);
+        let (place, _) = self.line.first()?;
         self.probe
             .is_none()
-            .then(|| self.probes_from(*failures, dies_at))
+            .then(|| self.probes_from(place.failures, Some(place.dies_at)))
     }
 
     /// From when on a job that does not wait yet may ask if it then comes first in line, on the boot clock. `dies_at` as for
@@ -352,7 +347,7 @@ impl<J: Copy + Ord> Circuit<J> {
     /// The job that may ask now, if it is time.
     pub fn take_probe(&mut self, now: Reading) -> Option<J> {
         self.probes_at().filter(|at| *at <= now.boot)?;
-        let (_, _, job) = self.line.pop_first()?;
+        let (_, job) = self.line.pop_first()?;
         self.places.remove(&job);
         self.probe = Some(job);
         Some(job)
@@ -440,7 +435,7 @@ impl<J: Copy + Ord> Circuit<J> {
     pub fn open(self) -> Opened<J> {
         let struck = self.struck.into_iter();
         Opened {
-            waiting: self.line.into_iter().map(|(_, _, job)| job).collect(),
+            waiting: self.line.into_iter().map(|(_, job)| job).collect(),
             struck: struck
                 .filter(|(_, struck)| struck.by_trouble_alone)
                 .map(|(job, _)| job)
@@ -642,17 +637,17 @@ mod tests {
     fn one_at_a_time_tries_and_the_first_answer_lets_all_go() {
         let mut circuit = closed();
         assert_eq!(circuit.probes_at(), None, "nobody waits");
-        for (job, urgency) in [(1, 30), (2, 10), (3, 20)] {
-            circuit.wait(job, urgency, None);
+        for (job, dies_at) in [(1, None), (2, Some(s(10))), (3, Some(s(20)))] {
+            circuit.wait(job, dies_at);
         }
         assert_eq!(circuit.probes_at(), Some(s(1)));
         assert_eq!(circuit.take_probe(on(Duration::from_millis(999))), None);
-        assert_eq!(circuit.take_probe(at(1)), Some(2), "the most urgent");
+        assert_eq!(circuit.take_probe(at(1)), Some(2), "whose token dies first");
         assert_eq!(circuit.take_probe(at(100)), None, "one at a time");
         assert!(!circuit.ended(2, AWAY, true, at(100), 1.0));
         assert_eq!(circuit.probes_at(), Some(s(102)));
         assert_eq!(circuit.take_probe(at(102)), Some(3), "somebody else");
-        circuit.wait(2, 10, None);
+        circuit.wait(2, None);
         assert!(circuit.ended(3, Sign::Answered, true, at(103), 1.0));
         let opened = circuit.open();
         assert_eq!(opened.waiting, [1, 2]);
@@ -663,8 +658,8 @@ mod tests {
     fn a_job_that_fails_for_reasons_of_its_own_keeps_to_its_own_waits() {
         let mut circuit = Circuit::close(0, Cause::IssuerInTrouble, None, false, at(0), 0.0);
         assert!(!circuit.ended(100, AWAY, false, at(0), 1.0));
-        circuit.wait(1, 0, None);
-        circuit.wait(2, 0, None);
+        circuit.wait(1, None);
+        circuit.wait(2, None);
         assert_eq!(circuit.take_probe(at(1)), Some(1));
         assert!(!circuit.ended(1, Sign::Unsent, true, at(1), 0.0));
         assert_eq!(
@@ -673,7 +668,7 @@ mod tests {
             "nothing was sent: the next may try at once"
         );
         assert!(!circuit.ended(2, Sign::Unclear, true, at(1), 0.0));
-        circuit.wait(3, 0, None);
+        circuit.wait(3, None);
         assert_eq!(
             circuit.take_probe(at(1)),
             None,
@@ -688,14 +683,14 @@ mod tests {
     fn what_one_job_met_alone_is_not_held_against_the_next() {
         let away = |job| Circuit::close(job, Cause::IssuerInTrouble, None, true, at(0), 1.0);
         let mut circuit = away(0);
-        circuit.wait(0, 0, None);
+        circuit.wait(0, None);
         assert_eq!(circuit.take_probe(at(0)), None, "it has had its turn");
-        circuit.wait(1, 9, None);
+        circuit.wait(1, None);
         assert_eq!(circuit.take_probe(at(0)), Some(1), "another tells at once");
         assert!(circuit.ended(1, Sign::Answered, true, at(0), 1.0));
         let mut circuit = away(0);
-        circuit.wait(1, 0, None);
-        circuit.wait(2, 0, None);
+        circuit.wait(1, None);
+        circuit.wait(2, None);
         assert_eq!(circuit.take_probe(at(0)), Some(1));
         assert!(!circuit.ended(1, AWAY, true, at(0), 1.0));
         assert_eq!(
@@ -712,7 +707,7 @@ mod tests {
             let retry_after = Some(s(retry_after_s));
             let cause = Cause::IssuerInTrouble;
             let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
-            circuit.wait(1, 0, None);
+            circuit.wait(1, None);
             assert_eq!(circuit.probes_at(), Some(s(expected_s)));
             let is_open = circuit.ended(2, Sign::Answered, true, at(1), 1.0);
             assert!(!is_open, "an answer to a question of before");
@@ -732,12 +727,12 @@ mod tests {
         ] {
             let (cause, retry_after) = (Cause::IssuerInTrouble, Some(s(99_999_999)));
             let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
-            circuit.wait(1, 0, dies_at.map(s));
+            circuit.wait(1, dies_at.map(s));
             assert_eq!(circuit.probes_at(), Some(s(expected)), "{what}");
             assert_eq!(circuit.take_probe(at(expected)), Some(1), "{what}");
             let again = Sign::Trouble { cause, retry_after };
             assert!(!circuit.ended(1, again, true, at(expected), 1.0));
-            circuit.wait(2, 0, Some(s(0)));
+            circuit.wait(2, Some(s(0)));
             let next = circuit.probes_at();
             assert_eq!(next, Some(s(expected + 300)), "{what}, and then another");
         }
@@ -814,7 +809,7 @@ mod tests {
     #[test]
     fn a_late_failure_of_an_earlier_call_makes_probes_no_rarer() {
         let mut circuit = closed();
-        circuit.wait(9, 0, None);
+        circuit.wait(9, None);
         for job in 1..8 {
             assert!(!circuit.ended(job, AWAY, true, at(0), 1.0));
         }
@@ -829,8 +824,8 @@ mod tests {
     #[test]
     fn a_probe_that_is_not_wanted_any_more_leaves_its_turn_to_the_next() {
         let mut circuit = closed();
-        circuit.wait(1, 0, None);
-        circuit.wait(2, 5, None);
+        circuit.wait(1, None);
+        circuit.wait(2, None);
         assert_eq!(circuit.take_probe(at(1)), Some(1));
         circuit.leave(1);
         assert_eq!(circuit.take_probe(at(1)), Some(2));
@@ -839,7 +834,7 @@ mod tests {
     #[test]
     fn a_circuit_is_deserted_once_all_have_gone_that_met_the_trouble_or_wait() {
         let mut circuit = closed();
-        circuit.wait(1, 0, None);
+        circuit.wait(1, None);
         for (job, is_deserted) in [(0, false), (100, false), (1, true)] {
             circuit.forget(job);
             assert_eq!(circuit.is_deserted(), is_deserted, "without {job}");
@@ -860,7 +855,7 @@ mod tests {
             let mut now = Duration::ZERO;
             let mut begun = Vec::new();
             for sample in samples {
-                circuit.wait(1, 0, None);
+                circuit.wait(1, None);
                 let wait = circuit.probes_at().unwrap().saturating_sub(now);
                 prop_assert!(wait <= STEADY.mul_f64(1.0 + STEADY_JITTER));
                 now += wait;
@@ -886,7 +881,7 @@ mod tests {
             for (pass_ms, job, choice) in happenings {
                 now += Duration::from_millis(pass_ms);
                 if probe != Some(job) && choice % 4 != 0 {
-                    circuit.wait(job, u64::from(choice), None);
+                    circuit.wait(job, Some(s(choice.into())));
                     waiting.insert(job);
                 }
                 if let Some(taken) = circuit.take_probe(on(now)) {
@@ -913,7 +908,7 @@ mod tests {
                 turns.push(job);
                 fewest.remove(&job);
                 prop_assert!(!circuit.ended(job, AWAY, true, on(now), sample));
-                circuit.wait(job, 0, None);
+                circuit.wait(job, None);
                 prop_assert!(turns.len() <= 20 * 250, "somebody starves");
             }
             let mut left: Vec<_> = circuit.open().waiting;

@@ -58,9 +58,17 @@ pub(super) enum Work {
     WriteShared(Key, Purpose),
 }
 
+/// A job that comes in line goes before those that come up to this part of what is left of its token's life later, however little
+/// those have left. Nobody waits behind more urgent ones for longer, and among those that come together the order is that of their
+/// tokens' ends.
+const PATIENCE_PART: u32 = 8;
+
+/// Nor for longer than this, however long its token lives.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+
 /// What goes first when not all can: what is in hand before what is to be asked for, and verification last; then by the
-/// expiry of what consumers have, the dead and the absent before all.
-type Urgency = (Class, u64);
+/// [turn](Entry::turn) of each, on the boot clock.
+type Urgency = (Class, Duration);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
@@ -184,7 +192,11 @@ impl Scheduler {
         let entry = Entry::new(job, &self.world.ports, self.world.now());
         self.jobs.insert(key, Box::new(entry));
         self.unfinished.insert(key);
-        self.enqueue(Lane::Local, (Class::Refresh, 0), Work::Load(key));
+        self.enqueue(
+            Lane::Local,
+            (Class::Refresh, Duration::ZERO),
+            Work::Load(key),
+        );
     }
 
     fn remove(&mut self, id: &JobId) {
@@ -649,14 +661,15 @@ impl Scheduler {
     /// Puts in line what a job's machine says; `token` is what it may say to adopt.
     fn carry_out(&mut self, key: Key, actions: Vec<Action>, token: Option<Arc<KeptToken>>) {
         let is_adopted = actions.contains(&Action::Adopt);
+        let now = self.world.now();
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        let of_former_token = entry.urgency();
+        let of_former_token = entry.turn(now);
         if is_adopted {
             entry.token = token;
         }
-        let urgency = entry.urgency();
+        let turn = entry.turn(now);
         for action in actions {
             let Some(entry) = self.jobs.get_mut(&key) else {
                 return;
@@ -665,7 +678,7 @@ impl Scheduler {
             match action {
                 Action::Adopt | Action::Unchanged | Action::Refuse(_) => {}
                 Action::Acquire => self.enqueue_acquire(key),
-                Action::Keep => self.enqueue(Lane::Local, (Class::Keep, urgency), Work::Keep(key)),
+                Action::Keep => self.enqueue(Lane::Local, (Class::Keep, turn), Work::Keep(key)),
                 Action::Write(index, purpose) => {
                     let Some(output) = entry.config.outputs.get(index) else {
                         continue;
@@ -799,12 +812,15 @@ impl Scheduler {
 }
 
 impl Entry {
-    /// When what consumers have dies; less is more urgent.
-    fn urgency(&self) -> u64 {
-        match &self.token {
-            None => 0,
-            Some(held) => held.expires_at.map_or(u64::MAX, |at| at.0),
-        }
+    /// The turn of what comes in line now for this job, on the boot clock; the least goes first. Whoever has no token that lives has no
+    /// patience.
+    fn turn(&self, now: Reading) -> Duration {
+        let left = self.token.as_ref().map_or(Duration::ZERO, |held| {
+            held.expires_at
+                .map_or(Duration::MAX, |at| at.since(now.wall))
+        });
+        now.boot
+            .saturating_add((left / PATIENCE_PART).min(LONGEST_PATIENCE))
     }
 }
 

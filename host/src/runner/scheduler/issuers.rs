@@ -62,8 +62,8 @@ impl Scheduler {
             return;
         };
         let lane = self.world.ports.acquirer.lane(&entry.config);
-        let urgency = entry.urgency();
-        self.enqueue(lane, (Class::Refresh, urgency), Work::Acquire(key));
+        let turn = entry.turn(self.world.now());
+        self.enqueue(lane, (Class::Refresh, turn), Work::Acquire(key));
     }
 
     /// Whether a call that could begin has to wait because its issuer serves nobody like it; then it waits from now on.
@@ -72,14 +72,14 @@ impl Scheduler {
         let Some(entry) = self.jobs.get(&key) else {
             return false;
         };
-        let (urgency, dies_at) = (entry.urgency(), entry.dies_at(now));
+        let dies_at = entry.dies_at(now);
         let Some((id, closed)) = self.issuers.circuit(entry.issuer.as_ref()) else {
             return false;
         };
         if closed.circuit.is_probe(key) {
             return false;
         }
-        closed.circuit.wait(key, urgency, dies_at);
+        closed.circuit.wait(key, dies_at);
         self.set_probe(id);
         self.update(key);
         true

@@ -20,7 +20,7 @@ impl Scheduler {
             .get(&key)
             .filter(|entry| entry.waits_for_secrets(&self.world.ports));
         if let Some(lane) = waiting.and_then(|entry| lane_of_secrets(&entry.config)) {
-            self.enqueue(lane, (Class::Verify, 0), Work::Look(key));
+            self.enqueue(lane, (Class::Verify, Duration::ZERO), Work::Look(key));
         }
     }
 

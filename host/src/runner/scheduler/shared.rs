@@ -82,7 +82,7 @@ impl Scheduler {
         if let Some(purpose) = purpose {
             let lane = self.world.ports.publisher.lane(&shared.config.output);
             let work = Work::WriteShared(key, purpose);
-            self.enqueue(lane, (class_of(purpose), 0), work);
+            self.enqueue(lane, (class_of(purpose), Duration::ZERO), work);
         }
     }
 

@@ -52,6 +52,33 @@ fn ten_thousand_jobs_of_five_minutes_are_late_by_less_than_a_second() {
     });
 }
 
+/// Each wave of refreshes keeps such an issuer busy from its beginning to its end, and jitter brings many jobs into the line before those
+/// whose tokens die sooner.
+#[test]
+fn at_an_issuer_that_just_keeps_up_nobody_waits_for_all_who_come_later() {
+    let world = World::forgetful();
+    let names: Vec<_> = (0..4500).map(|n| format!("job-{n}")).collect();
+    for name in &names {
+        let plan = Plan {
+            takes: Duration::from_millis(256),
+            ..Plan::default()
+        };
+        world.plan(name, plan);
+    }
+    let jobs = names.iter().map(|name| job(name)).collect();
+    world.time.run(async {
+        let started = world.start_within(&limits(64, 64), jobs).await;
+        world.time.wait(60 * SECOND).await;
+        let (first, first_in_time) = lateness(&started).await;
+        world.time.wait(600 * SECOND).await;
+        let (all, in_time) = lateness(&started).await;
+        let (refreshes, in_time) = (all - first, in_time - first_in_time);
+        assert!(refreshes > 2.5 * 4500.0, "{refreshes}");
+        assert!(in_time >= 0.99 * refreshes, "{in_time} of {refreshes}");
+        started.stop().await;
+    });
+}
+
 #[test]
 fn a_start_with_a_thousand_good_and_a_thousand_overdue_tokens_asks_for_the_overdue_by_their_end() {
     use super::virtual_time::EPOCH;
