@@ -5,14 +5,17 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use super::call::Call;
 use super::chain::{ChainState, Holder};
 use super::http::{ProxyRules, Transport};
 use super::journal::{self, Held, Journal};
 use super::keep::Keeper;
 use super::secrets::{Home, Kubernetes};
-use crate::config::model::{Job, JobId, PluginLimits};
+use crate::config::model::{Job, JobId, PluginLimits, SecretOrigin};
 use crate::config::origin::Origin;
+use crate::failure::FailureKind;
 use crate::time::Clock;
 
 /// Reads an environment variable; tests bring their own.
@@ -125,6 +128,24 @@ impl Host {
         )
     }
 
+    /// Digest of the job's secrets that others may change while the process runs; a missing one counts by why it is missing. None: they
+    /// cannot be read now.
+    pub async fn given_secrets(&self, job: &Arc<Job>) -> Option<[u8; 32]> {
+        let call = self.call(job, &[]);
+        let mut hash = Sha256::new();
+        for (name, secret) in &job.source.secrets {
+            if !may_change(&secret.origin) {
+                continue;
+            }
+            match call.given(name).await {
+                Ok(digest) => hash.update(digest),
+                Err(failure) if failure.kind == FailureKind::Unavailable => return None,
+                Err(failure) => hash.update(Sha256::digest(failure.code.unwrap_or_default())),
+            }
+        }
+        Some(hash.finalize().into())
+    }
+
     /// This process as intents name it.
     #[must_use]
     pub fn holder(&self) -> Holder {
@@ -148,4 +169,15 @@ impl Host {
         self.0.journal.drain(passed).await;
         journal::put_all_at_the_end(&self.0).await;
     }
+}
+
+/// Whether others may change it while this process runs. A requested token is another each time, and another job's token comes with
+/// its own news.
+const fn may_change(origin: &SecretOrigin) -> bool {
+    matches!(
+        origin,
+        SecretOrigin::File(_)
+            | SecretOrigin::FileMember { .. }
+            | SecretOrigin::KubernetesSecret { .. }
+    )
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::ports::{Call, Issuer, JobToken, Obtained, Owner, Ports, Write};
+use super::source_hash::source_hash;
 use super::status::{
     ChainState, FailureStatus, HeldBack, JobState, JobStatus, OutputState, OutputStatus,
     SharedStatus,
@@ -31,6 +32,7 @@ pub(super) enum Pending {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) config: Arc<Job>,
+    /// A token obtained under another one is not this job's.
     pub(super) source_hash: [u8; 32],
     pub(super) machine: refresh::job::Job,
     pub(super) token: Option<Arc<KeptToken>>,
@@ -94,10 +96,10 @@ pub(crate) fn weigh(
 }
 
 impl Entry {
-    pub(super) fn new(config: Arc<Job>, ports: &Ports, now: Reading) -> Self {
+    pub(super) fn new(config: Arc<Job>, now: Reading) -> Self {
         let outputs = config.outputs.len();
         Self {
-            source_hash: ports.acquirer.source_hash(&config),
+            source_hash: source_hash(&config),
             machine: refresh::job::Job::new(config.refresh.clone(), config.verify, outputs, now),
             config,
             token: None,
@@ -447,7 +449,7 @@ mod tests {
                 "the same was to die meanwhile",
             ),
         ] {
-            let mut entry = Entry::new(Arc::new(job("a")), &world.ports(), now);
+            let mut entry = Entry::new(Arc::new(job("a")), now);
             entry.token = held.map(|dies| {
                 Arc::new(KeptToken {
                     token: token("held", Expiry::At(dies)),

@@ -14,6 +14,7 @@ use super::ports::{
     self, Acquirer, Call, Change, Issuer, JobToken, Lane, NotObtained, Obtained, Owner, Part,
     Published, Publisher, Write,
 };
+use super::source_hash::place;
 use crate::capability::call::Dated;
 use crate::capability::chain::{ChainState, Plugin};
 use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
@@ -166,10 +167,6 @@ fn fields_that_die_first(kept: &KeptToken) -> Vec<(&str, Timestamp)> {
 }
 
 impl Acquirer for Live {
-    fn source_hash(&self, job: &Job) -> [u8; 32] {
-        source_hash(job)
-    }
-
     fn lane(&self, job: &Job) -> Lane {
         let lane = self.origin(job).map_or(Lane::Local, Lane::Remote);
         lane.behind(&job.source.plugin)
@@ -184,21 +181,7 @@ impl Acquirer for Live {
 
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
         Box::pin(async move {
-            let call = self.capabilities.call(job, &[]);
-            let mut hash = Sha256::new();
-            for (name, secret) in &job.source.secrets {
-                if !may_change(&secret.origin) {
-                    continue;
-                }
-                match call.given(name).await {
-                    Ok(digest) => hash.update(digest),
-                    // Nothing is known of it now.
-                    Err(failure) if failure.kind == FailureKind::Unavailable => return None,
-                    Err(failure) => {
-                        hash.update(Sha256::digest(failure.code.unwrap_or_default()));
-                    }
-                }
-            }
+            let mut hash = Sha256::new_with_prefix(self.capabilities.given_secrets(job).await?);
             let certificate = [&job.source.tls.cert_file, &job.source.tls.key_file];
             for path in certificate.into_iter().flatten() {
                 hash.update(stamp(path).await.as_bytes());
@@ -352,7 +335,7 @@ fn client(job: &Job, values: &RandomState) -> [u8; 32] {
             SecretOrigin::Value(value) => {
                 format!("value {:x}", values.hash_one(value.expose_secret()))
             }
-            origin => place(origin),
+            origin => place(origin).to_string(),
         })
         .collect();
     let client_id = source.config.get("client_id");
@@ -384,36 +367,6 @@ fn digest(parts: impl IntoIterator<Item = String>) -> [u8; 32] {
         hash.update(part);
     }
     hash.finalize().into()
-}
-
-/// Digest of what makes a source what it is: the plugin's name, its options, and where its secrets are. Not the plugin's own
-/// digest, since a new version of a plugin is no reason to ask ten thousand times at once, and no value of a secret.
-fn source_hash(job: &Job) -> [u8; 32] {
-    let source = &job.source;
-    let secrets = source.secrets.iter();
-    let secrets = secrets.flat_map(|(name, secret)| [name.clone(), place(&secret.origin)]);
-    let plugin = [source.plugin.clone(), source.config.to_string()];
-    digest(plugin.into_iter().chain(secrets))
-}
-
-/// Whether others may change it while this process runs. A requested token is another each time, and another job's token comes with
-/// its own news.
-const fn may_change(origin: &SecretOrigin) -> bool {
-    matches!(
-        origin,
-        SecretOrigin::File(_)
-            | SecretOrigin::FileMember { .. }
-            | SecretOrigin::KubernetesSecret { .. }
-    )
-}
-
-/// Where a secret is, as text that differs when the place does.
-fn place(origin: &SecretOrigin) -> String {
-    match origin {
-        // The value itself stays out: a digest of a short one could be guessed.
-        SecretOrigin::Value(_) => "value".to_owned(),
-        other => format!("{other:?}"),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod ports;
 mod queue;
 mod scheduler;
+mod source_hash;
 pub mod status;
 mod work;
 
@@ -28,6 +29,7 @@ pub use handle::{Asked, Change, Handle, Stopped};
 use metrics::Metrics;
 use ports::{Lane, Ports};
 use scheduler::{LONGEST_SLEEP, Scheduler, Work};
+pub(crate) use source_hash::source_hash;
 use status::Snapshot;
 use work::{Outcome, panicked};
 

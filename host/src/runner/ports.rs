@@ -192,9 +192,6 @@ impl From<Failure> for NotObtained {
 
 /// Asks sources for tokens.
 pub trait Acquirer: Send + Sync {
-    /// Digest of all that makes the source what it is. A token obtained under another digest is not this job's.
-    fn source_hash(&self, job: &Job) -> [u8; 32];
-
     /// What asking this job's source leans on.
     fn lane(&self, job: &Job) -> Lane;
 

@@ -17,6 +17,7 @@ use super::handle::{Asked, Change, Command};
 use super::metrics::{Metrics, Refreshed, WriteResult};
 use super::ports::{self, Lane, NotObtained, Obtained, Ports};
 use super::queue::Queue;
+use super::source_hash::source_hash;
 use super::status::{ChainState, FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
 use crate::config::model::{Destination, Job, JobId, Limits, SharedOutput};
@@ -189,7 +190,7 @@ impl Scheduler {
         }
         let key = self.next_key();
         self.keys.insert(job.id.clone(), key);
-        let entry = Entry::new(job, &self.world.ports, self.world.now());
+        let entry = Entry::new(job, self.world.now());
         self.jobs.insert(key, Box::new(entry));
         self.unfinished.insert(key);
         self.enqueue(
@@ -237,7 +238,7 @@ impl Scheduler {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        let source_hash = self.world.ports.acquirer.source_hash(&job);
+        let source_hash = source_hash(&job);
         let old = std::mem::replace(&mut entry.config, Arc::clone(&job));
         let old_hash = std::mem::replace(&mut entry.source_hash, source_hash);
         let mut actions = Vec::new();

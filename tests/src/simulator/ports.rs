@@ -44,10 +44,6 @@ pub struct Sources {
 }
 
 impl Acquirer for Sources {
-    fn source_hash(&self, job: &Job) -> [u8; 32] {
-        Sha256::digest(job.source.config.to_string()).into()
-    }
-
     fn lane(&self, job: &Job) -> Lane {
         Lane::Remote(jobs::origin(job).into())
     }
@@ -61,18 +57,7 @@ impl Acquirer for Sources {
     }
 
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
-        Box::pin(async move {
-            let call = self.host.call(job, &[]);
-            let mut hash = Sha256::new();
-            for name in job.source.secrets.keys() {
-                match call.given(name).await {
-                    Ok(digest) => hash.update(digest),
-                    Err(failure) if failure.kind == FailureKind::Unavailable => return None,
-                    Err(failure) => hash.update(Sha256::digest(failure.code.unwrap_or_default())),
-                }
-            }
-            Some(hash.finalize().into())
-        })
+        Box::pin(self.host.given_secrets(job))
     }
 
     fn acquire<'a>(

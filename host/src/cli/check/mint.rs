@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::refresh::admit::admit;
 use crate::refresh::lifetime;
 use crate::runner::ports::Call;
-use crate::runner::weigh;
+use crate::runner::{source_hash, weigh};
 use crate::time::{Clock as _, SystemClock};
 use crate::token::{Expiry, KeptToken, NamedToken, jwt};
 
@@ -109,7 +109,7 @@ async fn ask(house: &House, job: &Arc<Job>) -> Result<(KeptToken, String), Failu
     let obtained = obtained.map_err(|not| not.failure)?;
     let told = obtained.token.expiry;
     let said = lifetime::said(obtained.obtained_at, told);
-    let (candidate, kept) = weigh(obtained, said, None, job, acquirer.source_hash(job));
+    let (candidate, kept) = weigh(obtained, said, None, job, source_hash(job));
     admit(&candidate, None, SystemClock.now())?;
     let words = described(&kept, told);
     let words = without_secrets(house, job, &kept, &words).await;

@@ -3,12 +3,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use data_encoding::HEXLOWER;
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use super::failure::Problem;
 
@@ -18,9 +19,12 @@ const PREFIX: &[u8] = b".evertoken-";
 /// Hexadecimal digits at the end of a temporary name: 64 random bits.
 const RANDOM_DIGITS: usize = 16;
 
+/// Hexadecimal digits of the digest of a target's name that is cut. By it leftovers of earlier versions are found.
+const DIGEST_DIGITS: usize = 16;
+
 /// Bytes of the target's name in the temporary one: 255, the bound of Linux's file systems, less what is around it. A longer
-/// name is cut and gets a hash.
-const NAME_MAX_BYTES: usize = 255 - PREFIX.len() - 2 * (RANDOM_DIGITS + 1);
+/// name is cut and gets a digest.
+const NAME_MAX_BYTES: usize = 255 - PREFIX.len() - DIGEST_DIGITS - RANDOM_DIGITS - 2;
 
 /// New names tried before something is plainly wrong.
 const ATTEMPTS: usize = 8;
@@ -116,10 +120,10 @@ fn own_prefix(target: &OsStr) -> Vec<u8> {
     match target.as_bytes() {
         short if short.len() <= NAME_MAX_BYTES => prefix.extend_from_slice(short),
         long => {
-            let mut hasher = DefaultHasher::new();
-            long.hash(&mut hasher);
             prefix.extend(long.iter().take(NAME_MAX_BYTES));
-            prefix.extend_from_slice(format!("-{:016x}", hasher.finish()).as_bytes());
+            prefix.push(b'-');
+            let digest = HEXLOWER.encode(&Sha256::digest(long));
+            prefix.extend(digest.bytes().take(DIGEST_DIGITS));
         }
     }
     prefix.push(b'-');
@@ -181,6 +185,12 @@ mod tests {
             assert!(name.len() <= 255, "{}", name.len());
             assert!(is_own_name(&own_prefix(target), &name));
         }
+        let of_long = temporary_name(OsStr::new(&"x".repeat(255)), 1);
+        let every_release = format!(
+            ".evertoken-{}-d22609da3ae3956c-0000000000000001",
+            "x".repeat(210)
+        );
+        assert_eq!(of_long, OsStr::new(&every_release));
         let of_longer = temporary_name(OsStr::new("a-b"), 1);
         assert!(!is_own_name(&own_prefix(OsStr::new("a")), &of_longer));
     }

@@ -21,7 +21,7 @@ use crate::runner::ports::{
     Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, NotObtained, Obtained, Ports, Published,
     Publisher, Write,
 };
-use crate::runner::{Change, Handle, Runner};
+use crate::runner::{Change, Handle, Runner, source_hash};
 use crate::time::{Clock, Timestamp};
 use crate::token::{Expiry, KeptToken, Token};
 
@@ -280,14 +280,6 @@ pub(crate) fn path(output: &Output) -> String {
 }
 
 impl Acquirer for World {
-    fn source_hash(&self, job: &Job) -> [u8; 32] {
-        let mut hash = [0; 32];
-        for (to, from) in hash.iter_mut().zip(job.source.config.to_string().bytes()) {
-            *to = from;
-        }
-        hash
-    }
-
     fn lane(&self, job: &Job) -> Lane {
         Lane::Remote(self.plan_of(&job.id.name).origin.into())
     }
@@ -381,14 +373,12 @@ pub(crate) fn token(value: &str, expiry: Expiry) -> Token {
 }
 
 pub(crate) fn kept(value: &str, obtained_at: Timestamp, expires_at: Timestamp) -> KeptToken {
-    let mut source_hash = [0; 32];
-    source_hash[..4].copy_from_slice(b"null");
     KeptToken {
         token: token(value, Expiry::At(expires_at)),
         obtained_at,
         expires_at: Some(expires_at),
         rotating_expires_at: None,
-        source_hash,
+        source_hash: source_hash(&job(value)),
     }
 }
 
