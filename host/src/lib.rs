@@ -20,6 +20,7 @@ pub mod runner;
 mod serde_secret;
 pub mod serve;
 pub mod state;
+pub mod stop;
 #[cfg(test)]
 mod test_support;
 mod text;

@@ -29,14 +29,12 @@ use super::keep::{FoundChain, Seed};
 use super::secrets::{self, Providers};
 use crate::config::model::{Job, JobId, RetryUnanswered, Secret};
 use crate::failure::{Failure, FailureKind};
+use crate::stop;
 use crate::time::{Reading, Timestamp};
 
 pub(super) use exchange::send;
 pub(super) use flight::Flight;
 pub(super) use home::{put_all_at_the_end, write_back};
-
-/// How long a process that is told to end waits for exchanges under way. Most answers come within a second; Kubernetes gives 30 s in all.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// A chain that another process uses is looked at again after this at the latest: most exchanges end within a second.
 const IN_USE_LOOK: Duration = Duration::from_secs(5);
@@ -100,7 +98,7 @@ impl Journal {
     /// Waits for the exchanges under way, for a while, of which so much has passed.
     pub(super) async fn drain(&self, passed: Duration) {
         self.exchanges.close();
-        let left = DRAIN.saturating_sub(passed);
+        let left = stop::ANSWERS.saturating_sub(passed);
         if timeout(left, self.exchanges.wait()).await.is_err() {
             tracing::error!(
                 exchanges = self.exchanges.len(),

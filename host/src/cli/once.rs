@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::time::timeout_at;
 
 use super::configuration::ConfigArguments;
 use super::house::House;
@@ -38,12 +39,13 @@ pub(super) struct OnceArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// How long to try, with its unit: 30s, 5m.
+    /// How long to try, the opening of the state store included, with its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
     pub(super) timeout: Duration,
 }
 
 pub(super) fn run(arguments: &OnceArguments) -> Exit {
+    let deadline = Instant::now() + arguments.timeout;
     runtime::block_on(async {
         let stop = signals::stop_on_signal()?;
         let loaded = match arguments.config.load().await {
@@ -55,24 +57,36 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             Err(exit) => return Ok(exit),
         };
         let plugins = super::house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
-        let required = plugin_options::require(&loaded, &plugins);
-        match stop.run_until_cancelled(required).await {
-            Some(Ok(())) => {}
-            Some(Err(exit)) => return Ok(exit),
-            None => return Ok(Exit::Failure),
-        }
-        let opening = House::open(&loaded.config, plugins, &stop);
-        let Some(house) = stop.run_until_cancelled(opening).await else {
-            return Ok(Exit::Failure);
+        let opening = async {
+            if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
+                return Ok(Err(exit));
+            }
+            House::open(&loaded.config, plugins.clone(), &stop)
+                .await
+                .map(Ok)
         };
-        let house = house?;
+        let opened = stop.run_until_cancelled(timeout_at(deadline.into(), opening));
+        let house = match opened.await {
+            Some(Ok(Ok(Ok(house)))) => house,
+            Some(Ok(Ok(Err(exit)))) => return Ok(exit),
+            Some(Ok(Err(error))) => return Err(error),
+            Some(Err(_)) => {
+                say(&format!(
+                    "error: the time is up: neither plugins nor state store could be opened within {:?} (`--timeout`)",
+                    arguments.timeout
+                ));
+                return Ok(Exit::Failure);
+            }
+            None => return Ok(Exit::Failure),
+        };
         let (runner, handle) =
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let progress = (Look::of(&std::io::stderr()) != Look::Plain)
             .then(|| tokio::spawn(show_progress(handle)));
         let told = signals::moment_of(stop.clone());
         let stopped = stop.clone();
-        let snapshot = runner.once(changes, Some(arguments.timeout), stop).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let snapshot = runner.once(changes, Some(left), stop).await;
         let end = match stopped.is_cancelled() {
             true => End::Signal,
             false => End::Time,

@@ -102,19 +102,22 @@ pub(super) async fn keep_fresh(
         Probes::bind(address)?.serve(shown, served.clone())?;
         tokio::spawn(readiness.clone().beat());
     }
-    let opening = House::open(config, plugins, &stop);
-    let Some(house) = stop.run_until_cancelled(opening).await else {
+    let opening = async {
+        let house = House::open(config, plugins, &stop).await?;
+        let control = match path {
+            Some(path) => socket::bind(config, path).await?,
+            None => None,
+        };
+        house::prepare_plugins(&house.plugins, config);
+        for warning in plain_text::warnings(&config.jobs, &house.plugins).await {
+            tracing::warn!("{warning}");
+        }
+        anyhow::Ok((house, control))
+    };
+    let Some(opened) = stop.run_until_cancelled(opening).await else {
         return Ok(Exit::Success);
     };
-    let house = house?;
-    let control = match path {
-        Some(path) => socket::bind(config, path).await?,
-        None => None,
-    };
-    house::prepare_plugins(&house.plugins, config);
-    for warning in plain_text::warnings(&config.jobs, &house.plugins).await {
-        tracing::warn!("{warning}");
-    }
+    let (house, control) = opened?;
     let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, metrics);
     let _ = shown_runner.set(handle.clone());
     let talking = control.map(|control| {

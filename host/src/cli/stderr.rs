@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 
 use crate::printable::printable;
+use crate::stop;
 
 /// Bytes of log lines that wait: some thousands of lines, for a reader that pauses for a moment.
 const WAITING_BYTES: usize = 1024 * 1024;
 
 /// At the end of the process: without one line being written for so long, the reader counts as gone.
 const STALLED: Duration = Duration::from_millis(500);
-
-/// At the end of the process: for a reader that is slow.
-const ENDING: Duration = Duration::from_secs(5);
 
 /// What this process writes by, once it has begun to.
 static LINES: OnceLock<Lines> = OnceLock::new();
@@ -75,7 +73,7 @@ pub(super) fn count_lost(counter: Counter) {
 /// Waits until all lines are written or the reader counts as gone.
 pub(super) fn finish() {
     if let Some(lines) = LINES.get() {
-        lines.finish(STALLED, ENDING);
+        lines.finish(STALLED, stop::LAST_LINES);
     }
 }
 

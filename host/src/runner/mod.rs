@@ -34,14 +34,8 @@ use status::Snapshot;
 use work::{Outcome, panicked};
 
 use crate::config::model::Limits;
+use crate::stop;
 use crate::time::Reading;
-
-/// How long a stop waits for exchanges that must not be lost, and for the writes of what they bring. Kubernetes kills after 30 s.
-pub const GRACE: Duration = Duration::from_secs(10);
-
-/// How long it waits for writes that had begun before. One takes milliseconds unless its destination is in trouble, and the next start
-/// makes up for it.
-pub const WRITES_GRACE: Duration = Duration::from_millis(1500);
 
 /// Keeps tokens fresh.
 #[derive(Debug)]
@@ -77,7 +71,7 @@ impl Runner {
         (runner, handle)
     }
 
-    /// Runs until `stop`. Then writes under way end first, within [`WRITES_GRACE`], and exchanges of rotating secrets, within [`GRACE`];
+    /// Runs until `stop`. Then writes under way end first, within [`stop::WRITES`], and exchanges of rotating secrets, within [`stop::EXCHANGES`];
     /// other calls of sources are abandoned.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
@@ -181,8 +175,8 @@ impl Runner {
                 "stopping: requests under way are abandoned, and the next start asks again"
             );
         }
-        let mut writes_grace = Some(self.ports.timer.sleep(WRITES_GRACE));
-        let mut grace = self.ports.timer.sleep(GRACE);
+        let mut writes_grace = Some(self.ports.timer.sleep(stop::WRITES));
+        let mut grace = self.ports.timer.sleep(stop::EXCHANGES);
         loop {
             self.begin();
             let writes_over = async {

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evertoken_tests::client::Client;
 use evertoken_tests::evertoken::Launch;
@@ -101,10 +101,21 @@ fn a_process_that_waits_for_its_store_lives_is_not_ready_and_ends_when_told() {
         let said = String::from_utf8(answer.body).unwrap();
         assert_eq!(said, if status == 200 { "ok\n" } else { "starting\n" });
     }
-    let told = std::time::Instant::now();
+    let told = Instant::now();
     let ended = process.terminate(PATIENCE).unwrap();
     assert_eq!(ended.code(), Some(0), "{}", process.stderr());
     assert!(told.elapsed() < Duration::from_secs(2));
+    let begun = Instant::now();
+    let once = scene
+        .command(&["once", "--timeout", "1s"], &config)
+        .unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "the time is up");
+    assert_eq!(once.code(), Some(1), "{}", once.stderr);
+    assert!(
+        once.stderr.contains("could be opened within 1s"),
+        "{}",
+        once.stderr
+    );
 }
 
 #[test]

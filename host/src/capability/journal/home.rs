@@ -13,15 +13,13 @@ use crate::capability::chain::ChainId;
 use crate::capability::host::Shared;
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind};
+use crate::stop;
 
 /// Writing a value back must not keep the token from its outputs: it is tried again.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// What no store has is tried again so often: whoever mends a folder or a permission sees its effect within half a minute.
 const TRIES_APART: Duration = Duration::from_secs(20);
-
-/// At the end of the process, for all of them together.
-const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Newest values that could not be put where jobs want them, by job and secret.
 #[derive(Default)]
@@ -193,7 +191,7 @@ pub(in crate::capability) async fn put_all_at_the_end(host: &Arc<Shared>) {
     if host.journal.homes.values().is_empty() {
         return;
     }
-    let _ = timeout(LAST_TRY, put_all(host)).await;
+    let _ = timeout(stop::WRITING_BACK, put_all(host)).await;
     for ((job, secret), value) in &*host.journal.homes.values() {
         if value.is_the_only_copy {
             tracing::error!(%job, secret, why = value.why, "the newest value is lost with this process: it could not be written back, and no state store has it; somebody has to log in again");

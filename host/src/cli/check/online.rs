@@ -199,7 +199,12 @@ impl Prover {
         }
         for ask in probe::asks(source, &endpoints) {
             let probed = self.probed(ask.key(source));
-            let probed = probed.get_or_init(|| probe::probe(&call, &ask)).await;
+            // A call's time is for one request: those before it, and another job's that is waited for, take none from it.
+            let asking = || async {
+                let call = self.house.capabilities.call(job, &endpoints);
+                probe::probe(&call, &ask).await
+            };
+            let probed = probed.get_or_init(asking).await;
             self.issuer(&who, &ask.origin(), probed, &mut report);
         }
         let names = [job.id.to_string()];
@@ -251,11 +256,16 @@ impl Prover {
         {
             report.doubtful(who, format!("secret {name}: {suspicion}"));
         }
-        let opened = opened.map(drop);
-        let can_be_read = opened.is_ok();
-        let what = format!("secret {name} can be read");
-        report.tried(who, what, opened);
-        if secret.write_back && can_be_read {
+        let may_be_filled = matches!(&opened, Err(failure) if is_to_be_filled(secret, failure));
+        let is_right = opened.is_ok() || may_be_filled;
+        match opened {
+            Err(failure) if may_be_filled => {
+                let unless = "a request needs a value there, unless the plugin brings the first one itself (`secrets.replace`), as at a login";
+                report.doubtful(who, format!("{}; {unless}", failure.message));
+            }
+            opened => report.tried(who, format!("secret {name} can be read"), opened.map(drop)),
+        }
+        if secret.write_back && is_right {
             let proved = self.homes.prove(&secret.origin).await;
             let what = format!("secret {name} can be written back");
             report.tried(who, what, proved);
@@ -367,6 +377,11 @@ impl Prover {
         let what = format!("{} takes the token", format.plugin);
         report.tried(&who, what, formatted.map(drop));
     }
+}
+
+/// Whether a secret's place is there and has no value, which its use may bring.
+fn is_to_be_filled(secret: &Secret, failure: &Failure) -> bool {
+    secret.rotating && failure.code.as_deref() == Some("secret.empty")
 }
 
 fn clock(who: &str, origin: &str, ahead_ms: i64, report: &mut Report) {

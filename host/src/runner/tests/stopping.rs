@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
 use crate::config::model::{Job, JobId, SharedOutput};
 use crate::failure::FailureKind;
+use crate::runner::Change;
 use crate::runner::status::JobState;
-use crate::runner::{Change, GRACE, WRITES_GRACE};
+use crate::stop;
 
 fn slow_for(takes: Duration) -> Plan {
     Plan {
@@ -73,7 +74,7 @@ fn a_stop_ends_even_if_a_write_does_not() {
         world.time.wait(SECOND).await;
         let before = world.time.passed();
         started.stop().await;
-        assert_eq!(world.time.passed() - before, WRITES_GRACE);
+        assert_eq!(world.time.passed() - before, stop::WRITES);
     });
 }
 
@@ -90,7 +91,7 @@ fn a_stop_begins_no_further_writes_to_a_destination_that_does_not_answer() {
         world.time.wait(SECOND).await;
         let before = world.time.passed();
         started.stop().await;
-        assert_eq!(world.time.passed() - before, WRITES_GRACE);
+        assert_eq!(world.time.passed() - before, stop::WRITES);
     });
 }
 
@@ -111,7 +112,14 @@ fn what_an_exchange_under_way_brings_is_written_as_long_as_the_stop_lasts() {
             started.stop().await;
             assert_eq!(world.written("a").len(), usize::from(is_written));
             let took = world.time.passed() - before;
-            assert_eq!(took, if is_written { 8 * SECOND } else { GRACE });
+            assert_eq!(
+                took,
+                if is_written {
+                    8 * SECOND
+                } else {
+                    stop::EXCHANGES
+                }
+            );
         });
     }
 }
