@@ -447,7 +447,6 @@ async fn tokens_and_plugin_values_survive_a_restart_and_two_writers() {
 
 #[tokio::test]
 async fn with_a_key_nothing_is_readable_and_a_new_first_key_takes_over() {
-    use base64::Engine as _;
     let Some(scene) = Scene::new("state-keys", &ALL) else {
         return;
     };
@@ -465,9 +464,7 @@ async fn with_a_key_nothing_is_readable_and_a_new_first_key_takes_over() {
         });
         let decoded = values.map(|value| {
             let text = value.as_str().unwrap();
-            let bytes = base64::engine::general_purpose::STANDARD
-                .decode(text)
-                .unwrap();
+            let bytes = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
             String::from_utf8_lossy(&bytes).into_owned()
         });
         decoded.collect::<Vec<_>>().concat()
@@ -514,8 +511,7 @@ async fn what_cannot_be_decrypted_is_said_and_never_overwritten() {
         .unwrap()
         .unwrap();
     *value.last_mut().unwrap() ^= 1;
-    use base64::Engine as _;
-    let damaged = base64::engine::general_purpose::STANDARD.encode(&value);
+    let damaged = data_encoding::BASE64.encode(&value);
     let patch = json!({"data": {"chain": damaged}});
     let damaged = admin.patch_secret(&scene.namespace, &name, &patch).unwrap();
 

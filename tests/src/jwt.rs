@@ -3,8 +3,7 @@
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 
 use crate::reader::Sight;
@@ -25,8 +24,8 @@ pub fn claims(token: &str) -> Result<Value> {
         Some("ES256") => 64,
         other => anyhow::bail!("unexpected algorithm {other:?}"),
     };
-    let signature_bytes = URL_SAFE_NO_PAD
-        .decode(signature)
+    let signature_bytes = BASE64URL_NOPAD
+        .decode(signature.as_bytes())
         .context("bad signature")?
         .len();
     ensure!(
@@ -39,7 +38,7 @@ pub fn claims(token: &str) -> Result<Value> {
 /// A JWT with these claims and a signature that nobody can check.
 #[must_use]
 pub fn unchecked(claims: &Value) -> String {
-    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
     let (header, payload) = (br#"{"alg":"ES256"}"#, claims.to_string());
     format!(
         "{}.{}.{}",
@@ -50,7 +49,9 @@ pub fn unchecked(claims: &Value) -> String {
 }
 
 fn object(part: &str) -> Result<Value> {
-    Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part)?)?)
+    Ok(serde_json::from_slice(
+        &BASE64URL_NOPAD.decode(part.as_bytes())?,
+    )?)
 }
 
 /// Judges the content of a file that shall hold a bare JWT, for [`crate::reader::PollReader`].
@@ -77,14 +78,13 @@ pub fn judge(content: &[u8]) -> Sight {
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use data_encoding::BASE64URL_NOPAD;
 
     use super::judge;
     use crate::reader::Sight;
 
     fn token(claims: &str, signature_bytes: usize) -> String {
-        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
         format!(
             "{}.{}.{}",
             encode(br#"{"alg":"ES256"}"#),

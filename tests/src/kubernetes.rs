@@ -364,8 +364,7 @@ impl ApiServer {
     }
 
     fn kubeconfig(&self, name: &str, namespace: &str, token: &str) -> Result<PathBuf> {
-        use base64::Engine as _;
-        let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
+        let ca = data_encoding::BASE64.encode(self.ca_pem.as_bytes());
         // JSON is YAML.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 
 use crate::lock;
 
@@ -53,7 +52,8 @@ impl Tunnel {
         let shared = Arc::new(Shared {
             protocol,
             leads_to,
-            credentials: credentials.map(|text| format!("Basic {}", STANDARD.encode(text))),
+            credentials: credentials
+                .map(|text| format!("Basic {}", BASE64.encode(text.as_bytes()))),
             targets: Mutex::default(),
             stopped: AtomicBool::new(false),
         });

@@ -393,10 +393,7 @@ fn the_issuer_follows_its_script_and_records_each_request() {
 #[test]
 fn basic_authentication_is_read_as_oauth_encodes_it() {
     let issuer = Issuer::start().unwrap();
-    let encoded = {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.encode("svc%3A1:p%26+w")
-    };
+    let encoded = { data_encoding::BASE64.encode("svc%3A1:p%26+w".as_bytes()) };
     Client::plain()
         .send(
             "POST",

@@ -1,10 +1,9 @@
 //! How a secret is spelled where it lands, and back from the spellings in which keys are handed out.
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use data_encoding::{BASE32, BASE32_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use data_encoding::{
+    BASE32, BASE32_NOPAD, BASE64, BASE64_MIME_PERMISSIVE, BASE64URL_NOPAD, HEXLOWER,
+    HEXLOWER_PERMISSIVE,
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use secrecy::SecretSlice;
 use zeroize::Zeroizing;
@@ -61,13 +60,6 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Decoders that take the text with padding or without, as keys come in both.
-const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-    .with_decode_allow_trailing_bits(true);
-const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-const BASE64URL: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-
 impl Encoding {
     /// Whether no character stands for itself in it.
     pub(super) const fn hides(self) -> bool {
@@ -88,8 +80,8 @@ impl Encoding {
             Self::Percent => percent_encode(bytes, RESERVED).to_string(),
             Self::Json => json(utf8(bytes)?)?,
             Self::Xml => xml(utf8(bytes)?)?,
-            Self::Base64 => STANDARD.encode(bytes),
-            Self::Base64Url => URL_SAFE_NO_PAD.encode(bytes),
+            Self::Base64 => BASE64.encode(bytes),
+            Self::Base64Url => BASE64URL_NOPAD.encode(bytes),
             Self::Hex => HEXLOWER.encode(bytes),
             Self::Base32 => BASE32.encode(bytes),
             Self::Quoted => return quoted(bytes),
@@ -122,15 +114,23 @@ impl Encoding {
     /// # Errors
     /// The text is not in this encoding, or the encoding is not one for keys.
     pub fn decode(self, text: &[u8]) -> Result<SecretSlice<u8>, EncodingError> {
-        let mut bare = Zeroizing::new(Vec::with_capacity(text.len()));
+        // With room for padding: what grows leaves a copy behind.
+        let mut bare = Zeroizing::new(Vec::with_capacity(text.len() + 3));
         bare.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
         let decoded = match self {
-            Self::Base64 => BASE64
-                .decode(&*bare)
-                .map_err(|_| EncodingError::Malformed("base64")),
-            Self::Base64Url => BASE64URL
-                .decode(&*bare)
-                .map_err(|_| EncodingError::Malformed("base64url")),
+            Self::Base64 => base64(&mut bare).ok_or(EncodingError::Malformed("base64")),
+            Self::Base64Url => {
+                for byte in &mut *bare {
+                    *byte = match *byte {
+                        b'-' => b'+',
+                        b'_' => b'/',
+                        // Of the other alphabet: of neither.
+                        b'+' | b'/' => b'*',
+                        other => other,
+                    };
+                }
+                base64(&mut bare).ok_or(EncodingError::Malformed("base64url"))
+            }
             Self::Hex => HEXLOWER_PERMISSIVE
                 .decode(&bare)
                 .map_err(|_| EncodingError::Malformed("hex")),
@@ -191,6 +191,18 @@ fn xml(text: &str) -> Result<String, EncodingError> {
         }
     }
     Ok(escaped)
+}
+
+/// What base64 stands for, with its padding or without, as keys come in both.
+fn base64(text: &mut Vec<u8>) -> Option<Vec<u8>> {
+    while text.last() == Some(&b'=') {
+        text.pop();
+    }
+    if text.contains(&b'=') {
+        return None;
+    }
+    text.resize(text.len().next_multiple_of(4), b'=');
+    BASE64_MIME_PERMISSIVE.decode(text).ok()
 }
 
 #[cfg(test)]
@@ -261,6 +273,8 @@ mod tests {
         for (encoding, text, expected) in [
             (Encoding::Base64, "Zm9v\nYg==\n", &b"foob"[..]),
             (Encoding::Base64, "Zm9vYg", b"foob"),
+            (Encoding::Base64, "Zm9vYh==", b"foob"),
+            (Encoding::Base64Url, "-_9", b"\xfb\xff"),
             (Encoding::Base64Url, "-_8=", b"\xfb\xff"),
             (Encoding::Hex, "00FF 41", b"\x00\xffA"),
             (Encoding::Base32, "mzxw 6yq", b"foob"),
@@ -272,6 +286,9 @@ mod tests {
         for (encoding, text) in [
             (Encoding::Base64, "-_8="),
             (Encoding::Base64Url, "+/8="),
+            (Encoding::Base64, "Zm9vY"),
+            (Encoding::Base64, "Zm=9vYg"),
+            (Encoding::Base64, "Zm9vYg==Zm9vYg=="),
             (Encoding::Hex, "0"),
             (Encoding::Base32, "1"),
             (Encoding::Form, "a"),

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD};
 use memchr::memmem;
 use zeroize::Zeroizing;
 
@@ -276,8 +275,8 @@ pub(super) fn inside_base64(
         Zeroizing::new(inside.to_vec())
     };
     (
-        inside(STANDARD_NO_PAD.encode(&*padded)),
-        inside(URL_SAFE_NO_PAD.encode(&*padded)),
+        inside(BASE64_NOPAD.encode(&padded)),
+        inside(BASE64URL_NOPAD.encode(&padded)),
     )
 }
 

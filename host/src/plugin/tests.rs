@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -318,7 +317,7 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
 async fn a_guest_that_tries_everything_gets_no_secret() {
     let key = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
     let private = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
-    let modulus = URL_SAFE_NO_PAD.encode([0xc1; 256]);
+    let modulus = BASE64URL_NOPAD.encode(&[0xc1; 256]);
     let pin = "4938170265";
     let server = Server::echoing().await;
     let mut bench = Bench::new();
@@ -362,7 +361,7 @@ async fn a_guest_that_tries_everything_gets_no_secret() {
             for spelled in [
                 String::from_utf8_lossy(bytes).into_owned(),
                 HEXLOWER.encode(bytes),
-                URL_SAFE_NO_PAD.encode(bytes),
+                BASE64URL_NOPAD.encode(bytes),
                 decimal,
             ] {
                 assert!(!loot.contains(&spelled), "{spelled} in {loot}");

@@ -1,8 +1,7 @@
 //! What a JWT says about itself, unverified: a plugin is no relying party, it only wants to know when the token dies. And JWTs of its own, signed
 //! by the host.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value};
 
 use crate::secrets::{Encoding, Piece, Secret, join};
@@ -16,7 +15,7 @@ pub fn claims(token: &str) -> Option<Map<String, Value>> {
     if parts.next().is_some() {
         return None;
     }
-    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let payload = BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?;
     serde_json::from_slice(&payload).ok()
 }
 
@@ -38,7 +37,7 @@ pub fn unsigned<'a>(claims: impl IntoIterator<Item = (&'a str, Claim)>) -> Strin
         .into_iter()
         .map(|(name, claim)| (name.to_owned(), claim))
         .collect();
-    let encode = |json: &[u8]| URL_SAFE_NO_PAD.encode(json);
+    let encode = |json: &[u8]| BASE64URL_NOPAD.encode(json);
     let payload = Value::Object(claims).to_string();
     format!(
         "{}.{}.",
@@ -60,7 +59,7 @@ pub fn sign(
     claims: Map<String, Value>,
 ) -> Result<Secret, Failure> {
     header.insert("alg".to_owned(), algorithm.into());
-    let part = |members| URL_SAFE_NO_PAD.encode(Value::Object(members).to_string());
+    let part = |members| BASE64URL_NOPAD.encode(Value::Object(members).to_string().as_bytes());
     let signed = format!("{}.{}", part(header), part(claims));
     let signature = crypto::sign(key, algorithm, signed.as_str())?;
     join(&[

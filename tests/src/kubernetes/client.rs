@@ -176,7 +176,6 @@ impl KubeClient {
     ///
     /// When the server refuses or the value is not base64.
     pub fn secret_value(&self, namespace: &str, name: &str, key: &str) -> Result<Option<Vec<u8>>> {
-        use base64::Engine as _;
         let secret = self.secret(namespace, name)?;
         let Some(text) = secret
             .as_ref()
@@ -184,9 +183,7 @@ impl KubeClient {
         else {
             return Ok(None);
         };
-        Ok(Some(
-            base64::engine::general_purpose::STANDARD.decode(text)?,
-        ))
+        Ok(Some(data_encoding::BASE64.decode(text.as_bytes())?))
     }
 
     /// Whether `/readyz` says ok.

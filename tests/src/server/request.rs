@@ -4,7 +4,6 @@ use std::io::Read;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
 
 /// More than any token request needs; a client that sends more is broken and is cut off.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -61,8 +60,8 @@ impl Request {
     #[must_use]
     pub fn basic_auth(&self) -> Option<(String, String)> {
         let encoded = self.header("authorization")?.strip_prefix("Basic ")?;
-        let decoded = base64::engine::general_purpose::STANDARD
-            .decode(encoded.trim())
+        let decoded = data_encoding::BASE64
+            .decode(encoded.trim().as_bytes())
             .ok()?;
         let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
         Some((form_decode(user), form_decode(password)))

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::evertoken::Finished;
 use evertoken_tests::issuer::Issuer;
@@ -258,6 +257,45 @@ fn issuers_that_hang_are_waited_for_together_and_told_in_the_order_of_the_file()
         Some(name.to_owned())
     });
     assert_eq!(failed.collect::<Vec<_>>(), names, "{}", finished.stderr);
+}
+
+#[test]
+fn an_issuer_that_hangs_takes_no_time_from_the_next_one_of_its_job() {
+    let scene = Scene::new("next-issuer").unwrap();
+    let (hung, well) = (Issuer::start().unwrap(), Issuer::start().unwrap());
+    hung.always("/a", Behaviour::hang());
+    let allow = format!("timeout: 2s, allow: [\"{}\"], plugin:", well.url(""));
+    let job = job("a", &hung).replace("plugin:", &allow);
+    let config = scene.config(&format!("jobs:\n{job}")).unwrap();
+    let finished = scene.command(&["check", "--online"], &config).unwrap();
+    assert_eq!(finished.code(), Some(1), "{}", shown(&finished));
+    let answers = format!("{} answers", well.url(""));
+    assert!(finished.stdout.contains(&answers), "{}", shown(&finished));
+}
+
+#[test]
+fn an_empty_seed_is_a_warning_where_its_use_may_fill_it() {
+    let scene = Scene::new("empty-seed").unwrap();
+    let issuer = Issuer::start().unwrap();
+    issuer.always("/a", refusal());
+    scene.write("empty", "").unwrap();
+    for (secret, code, said) in [
+        (
+            "{file: \"{here}/empty\", rotating: true}",
+            0,
+            "unless the plugin brings the first one itself",
+        ),
+        ("{file: \"{here}/empty\"}", 1, "it is empty"),
+        ("{file: \"{here}/missing\", rotating: true}", 1, "/missing"),
+    ] {
+        let job = job("a", &issuer).replace("{value: s3cr3t-value}", secret);
+        let yaml = format!("state: {{dir: \"{{here}}/state\"}}\njobs:\n{job}");
+        let config = scene.config(&yaml).unwrap();
+        let finished = scene.command(&["check", "--online"], &config).unwrap();
+        let all = shown(&finished);
+        assert_eq!(finished.code(), Some(code), "{secret}: {all}");
+        assert!(finished.stderr.contains(said), "{secret}: {all}");
+    }
 }
 
 #[test]
@@ -599,7 +637,12 @@ fn what_is_wrong_on_the_way_to_the_cluster_is_said_before_and_its_clock_is_looke
     let scene = Scene::new("check-way").unwrap();
     let kubeconfig = std::fs::read_to_string(cluster.admin_kubeconfig(&namespace).unwrap());
     let kubeconfig: serde_json::Value = serde_json::from_str(&kubeconfig.unwrap()).unwrap();
-    let other = STANDARD.encode(evertoken_tests::pki::Authority::new("other").unwrap().pem());
+    let other = BASE64.encode(
+        evertoken_tests::pki::Authority::new("other")
+            .unwrap()
+            .pem()
+            .as_bytes(),
+    );
     let (in_cluster, in_user) = ("/clusters/0/cluster", "/users/0/user");
     let token_file = {
         let mut kubeconfig = kubeconfig.clone();
@@ -712,8 +755,8 @@ fn a_client_certificate_is_read_from_files_or_data_and_one_that_expired_is_told(
     }
     let data = |identity: &evertoken_tests::pki::Identity| {
         json!({
-            "client-certificate-data": STANDARD.encode(&identity.certificate_pem),
-            "client-key-data": STANDARD.encode(&identity.key_pem),
+            "client-certificate-data": BASE64.encode(identity.certificate_pem.as_bytes()),
+            "client-key-data": BASE64.encode(identity.key_pem.as_bytes()),
         })
     };
     let config = scene

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use evertoken_tests::evertoken::{Evertoken, Launch};
 use evertoken_tests::issuer::Issuer;
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
@@ -73,7 +72,7 @@ impl Stage {
 
     fn token(&self) -> Option<String> {
         let encoded = self.secret()?["data"]["token"].as_str()?.to_owned();
-        String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
+        String::from_utf8(BASE64.decode(encoded.as_bytes()).ok()?).ok()
     }
 
     /// Writes an annotation and sees a moment later that it was not taken back.
@@ -137,7 +136,7 @@ fn the_installation_page_works_unchanged_and_sigterm_ends_it_within_a_second() {
     assert_eq!(secret["type"], "example.org/broker");
     assert_eq!(
         secret["data"]["username"],
-        STANDARD.encode("broker"),
+        BASE64.encode("broker".as_bytes()),
         "other keys are untouched"
     );
     assert_eq!(

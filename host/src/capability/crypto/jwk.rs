@@ -3,8 +3,7 @@
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, ParsedPublicKey, RsaKeyPair};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -45,7 +44,7 @@ impl Drop for Jwk {
 /// A member's bytes.
 fn bytes(name: &'static str, member: Option<&String>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     member
-        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+        .and_then(|text| BASE64URL_NOPAD.decode(text.as_bytes()).ok())
         .map(Zeroizing::new)
         .ok_or(KeyError::Member(name))
 }
@@ -207,14 +206,14 @@ pub(super) fn of_spki(spki: &[u8]) -> Option<String> {
                 _ => return None,
             };
             let (x, y) = key.strip_prefix(&[0x04])?.split_at_checked(curve.bytes())?;
-            let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+            let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
             let crv = curve.name();
             Some(format!(
                 r#"{{"crv":"{crv}","kty":"EC","x":"{x}","y":"{y}"}}"#
             ))
         }
         ED25519 => {
-            let x = URL_SAFE_NO_PAD.encode(key);
+            let x = BASE64URL_NOPAD.encode(key);
             Some(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#))
         }
         _ => None,
@@ -223,7 +222,7 @@ pub(super) fn of_spki(spki: &[u8]) -> Option<String> {
 
 /// A positive integer without DER's sign byte (RFC 7518 §6.3.1).
 fn spelled(integer: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(integer.strip_prefix(&[0]).unwrap_or(integer))
+    BASE64URL_NOPAD.encode(integer.strip_prefix(&[0]).unwrap_or(integer))
 }
 
 /// What is left to read of a DER value. Lengths over 65,535 do not occur in public keys.

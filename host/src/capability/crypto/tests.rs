@@ -7,9 +7,8 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
     RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, VerificationAlgorithm,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 
 use super::*;
 use crate::capability::Value;
@@ -37,7 +36,7 @@ const ED_JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxE
 const PAYLOAD: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
 fn base64url(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
+    BASE64URL_NOPAD.encode(bytes)
 }
 
 fn code(failure: &Failure) -> &str {
@@ -45,7 +44,7 @@ fn code(failure: &Failure) -> &str {
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
+    let text = BASE64.encode(der);
     let lines: Vec<_> = text
         .as_bytes()
         .chunks(64)
@@ -59,8 +58,8 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 #[test]
 fn macs_and_deterministic_signatures_are_those_of_the_rfcs() {
-    let hs_key = URL_SAFE_NO_PAD
-        .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
+    let hs_key = BASE64URL_NOPAD
+        .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow".as_bytes())
         .unwrap();
     for (key, algorithm, message, expected) in [
         (
@@ -134,8 +133,8 @@ fn every_signature_verifies_under_the_public_key_and_has_joses_form() {
         assert!(public.verify_sig(b"massage", &signed).is_err());
     }
     // RFC 7515 A.3's own signature verifies under what is read from its key.
-    let signed = URL_SAFE_NO_PAD
-        .decode("DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q")
+    let signed = BASE64URL_NOPAD
+        .decode("DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q".as_bytes())
         .unwrap();
     let spki = public_key(EC_JWK.as_bytes()).unwrap().spki;
     ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &spki)
@@ -177,8 +176,8 @@ fn one_key_is_the_same_in_every_form() {
     };
     let sec1: EcPrivateKeyRfc5915Der<'_> = ec.private_key().as_der().unwrap();
     let ed = Ed25519KeyPair::from_seed_unchecked(
-        &URL_SAFE_NO_PAD
-            .decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+        &BASE64URL_NOPAD
+            .decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A".as_bytes())
             .unwrap(),
     )
     .unwrap();

@@ -1,7 +1,6 @@
 //! Answers that repeat a secret, in every spelling and place.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use proptest::prelude::*;
 
 use super::*;
@@ -82,18 +81,18 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         r#"\u0070\u0026ss\u0020\u0022w\u00F6rd\u0022/\u002b<1>"#.to_owned(),
         "p&amp;ss &quot;wörd&quot;/+&lt;1&gt;".to_owned(),
         "p&#38;ss &#x22;w&#246;rd&#x22;/+<1>".to_owned(),
-        STANDARD.encode(raw),
-        STANDARD.encode(format!("client:{raw}:")),
-        STANDARD.encode(format!("a{raw}bc")),
-        STANDARD.encode(format!("ab{raw}c")),
-        URL_SAFE_NO_PAD.encode(format!("{raw}\u{ff}")),
+        BASE64.encode(raw.as_bytes()),
+        BASE64.encode(format!("client:{raw}:").as_bytes()),
+        BASE64.encode(format!("a{raw}bc").as_bytes()),
+        BASE64.encode(format!("ab{raw}c").as_bytes()),
+        BASE64URL_NOPAD.encode(format!("{raw}\u{ff}").as_bytes()),
         data_encoding::HEXLOWER.encode(raw.as_bytes()),
         data_encoding::HEXUPPER.encode(raw.as_bytes()),
         data_encoding::BASE32.encode(raw.as_bytes()),
         data_encoding::BASE32.encode(format!("{raw}.").as_bytes()),
         data_encoding::BASE32.encode(format!("abc{raw}d").as_bytes()),
         data_encoding::BASE32.encode(raw.as_bytes()).to_lowercase(),
-        STANDARD.encode(r#"{"password":"p&ss \"wörd\"/+<1>","more":1}"#),
+        BASE64.encode(r#"{"password":"p&ss \"wörd\"/+<1>","more":1}"#.as_bytes()),
         // Twice.
         r#"p&ss \\\"wörd\\\"/+<1>"#.to_owned(),
         r#"p\\u0026ss \\\"wörd\\\"/+\\u003c1\\u003e"#.to_owned(),
@@ -105,11 +104,11 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         data_encoding::HEXLOWER
             .encode(raw.as_bytes())
             .replace("c3b6", "C3b6"),
-        in_lines(&STANDARD.encode(raw), "\r\n"),
-        in_lines(&STANDARD.encode(format!("client:{raw}:")), "\n"),
-        in_lines(&STANDARD.encode(raw), "\\n"),
-        in_lines(&STANDARD.encode(raw), "\n    "),
-        in_lines(&STANDARD.encode(raw), "%0d%0a"),
+        in_lines(&BASE64.encode(raw.as_bytes()), "\r\n"),
+        in_lines(&BASE64.encode(format!("client:{raw}:").as_bytes()), "\n"),
+        in_lines(&BASE64.encode(raw.as_bytes()), "\\n"),
+        in_lines(&BASE64.encode(raw.as_bytes()), "\n    "),
+        in_lines(&BASE64.encode(raw.as_bytes()), "%0d%0a"),
         in_lines(
             &data_encoding::HEXLOWER
                 .encode(raw.as_bytes())
@@ -186,7 +185,7 @@ async fn everything_in_a_joined_value_is_looked_for() {
         .unwrap();
     let mut echoes = Echoes::default();
     echoes.note_sent(&basic).unwrap();
-    let pair = STANDARD.encode("client:pass%26word");
+    let pair = BASE64.encode("client:pass%26word".as_bytes());
     for echo in [
         "pass&word".to_owned(),
         format!("Basic {pair}"),
@@ -367,7 +366,8 @@ fn assert_is_published(echoes: &mut Echoes, token: &str) {
 #[tokio::test]
 async fn a_token_with_the_claims_of_the_refresh_token_before_it_is_the_issuers() {
     let jwt = |id: &str| {
-        let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"azp":"client-1","jti":"{id}"}}"#));
+        let claims =
+            BASE64URL_NOPAD.encode(format!(r#"{{"azp":"client-1","jti":"{id}"}}"#).as_bytes());
         format!("e30.{claims}.c2ln")
     };
     let mut echoes = sent(&["client-1", &jwt("1")]).await;

@@ -4,9 +4,8 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::hmac;
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use data_encoding::{BASE32, HEXLOWER, HEXUPPER};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -379,8 +378,8 @@ fn repeating() -> Arc<Transported> {
             let text = String::from_utf8_lossy(value);
             let text = serde_json::to_string(&text).unwrap();
             let escaped = text.replace('/', "\\/").replace('&', "\\u0026");
-            let base64 = STANDARD.encode([b"id:", value].concat());
-            let url = URL_SAFE_NO_PAD.encode(value);
+            let base64 = BASE64.encode(&[b"id:", value].concat());
+            let url = BASE64URL_NOPAD.encode(value);
             let (hex, base32) = (HEXLOWER.encode(value), BASE32.encode(value));
             write!(body, "{text} {escaped} {base64} {url} {hex} {base32} ").unwrap();
         }
@@ -400,7 +399,7 @@ fn repeating() -> Arc<Transported> {
 fn forbidden() -> Vec<(String, Vec<u8>)> {
     let mut forbidden = Vec::new();
     let mut forbid = |what: &str, bytes: &[u8]| {
-        let base64 = STANDARD.encode(bytes);
+        let base64 = BASE64.encode(bytes);
         for (spelling, spelled) in [
             ("raw", bytes.to_vec()),
             ("hex", HEXLOWER.encode(bytes).into_bytes()),
@@ -408,7 +407,7 @@ fn forbidden() -> Vec<(String, Vec<u8>)> {
             ("base32", BASE32.encode(bytes).into_bytes()),
             // Without the end, which what follows may change.
             ("base64", base64.as_bytes()[..base64.len() - 4].to_vec()),
-            ("base64url", URL_SAFE_NO_PAD.encode(bytes).into_bytes()),
+            ("base64url", BASE64URL_NOPAD.encode(bytes).into_bytes()),
         ] {
             forbidden.push((format!("{what} in {spelling}"), spelled));
         }

@@ -1,8 +1,7 @@
 //! What each function of the interface tells a plugin about a secret that it may not read; the table in wit/README.md says it in words.
 //! A script is run with several values of one secret, and what the plugin sees must be the same.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 
 use super::*;
 use crate::capability::http::{MAX_REQUEST_BYTES, Outgoing};
@@ -238,7 +237,7 @@ async fn sign_and_digest_tell_nothing_of_key_and_message() {
 /// A rotating secret holds what a plugin put there, and is opened as if it had been listed.
 #[tokio::test]
 async fn nothing_is_told_of_a_value_by_way_of_a_rotating_secret() {
-    let modulus = URL_SAFE_NO_PAD.encode([0xc1; 256]);
+    let modulus = BASE64URL_NOPAD.encode(&[0xc1; 256]);
     let values = ["hunter22", "493817", &modulus];
     let looked_into = async |call: &Call, pieces: &[Piece]| {
         let made = Value::Secret(call.join(pieces).unwrap());
@@ -320,7 +319,7 @@ async fn a_public_key_is_told_of_whole_keys_only() {
     let public_key =
         async |call: &Call, secret: SecretHandle| outcome(call.get_public_key(&secret));
     tells_nothing(&TEXTS, public_key).await;
-    let modulus = URL_SAFE_NO_PAD.encode([0xc1; 256]);
+    let modulus = BASE64URL_NOPAD.encode(&[0xc1; 256]);
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     tells_nothing(&[&modulus, key, "x!"], async |call, secret| {
         let jwk = |before: &str, after: &str| vec![own(before), raw(&secret), own(after)];
@@ -352,7 +351,7 @@ async fn a_public_key_is_told_of_whole_keys_only() {
     })
     .await;
     let whole = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}"#;
-    let wrapped = format!(r#"{{"key":"{}"}}"#, STANDARD.encode(whole));
+    let wrapped = format!(r#"{{"key":"{}"}}"#, BASE64.encode(whole.as_bytes()));
     let call = fixture(whole).call();
     let key = call.get_public_key(&call.open("s").await.unwrap()).unwrap();
     assert!(key.jwk.contains("11qYAYKx") && !key.jwk.contains("nWGxne"));
@@ -649,7 +648,7 @@ fn repeating_forms() -> Arc<Transported> {
     Transported::by(|outgoing| {
         let sent = form_urlencoded::parse(&outgoing.body).next().unwrap().1;
         let base64 = sent.strip_prefix("base64:");
-        let decoded = base64.and_then(|text| STANDARD.decode(text).ok());
+        let decoded = base64.and_then(|text| BASE64.decode(text.as_bytes()).ok());
         let text = decoded.map_or(sent.into_owned(), |text| String::from_utf8(text).unwrap());
         let text = match text.split_once(':') {
             Some(("upper", text)) => text.replace('x', "X"),
@@ -684,7 +683,13 @@ async fn a_token_that_only_came_back_is_not_published_whatever_the_answer_calls_
         // It wraps what it repeats.
         |secret, _| vec![own("wrap:"), own("<"), raw(secret)],
         // Each text in base64 by itself, in groups of three.
-        |secret, _| vec![own("base64:"), own(STANDARD.encode("<<<")), base64(secret)],
+        |secret, _| {
+            vec![
+                own("base64:"),
+                own(BASE64.encode("<<<".as_bytes())),
+                base64(secret),
+            ]
+        },
     ];
     for (way, name) in ways.iter().flat_map(|way| [(way, "s"), (way, "rt")]) {
         let mut fixture = fixture("value-1");
@@ -758,7 +763,7 @@ async fn what_is_sent_in_two_fields_is_no_token_of_the_issuers() {
 async fn a_successor_that_an_issuer_made_is_stored_also_if_another_secret_is_in_it() {
     let jwt = format!(
         "e30.{}.c2ln",
-        URL_SAFE_NO_PAD.encode(r#"{"azp":"value-1"}"#)
+        BASE64URL_NOPAD.encode(r#"{"azp":"value-1"}"#.as_bytes())
     );
     for (successor, is_stored) in [
         (&*jwt, true),
