@@ -133,11 +133,7 @@ fn plugin_call(criterion: &mut Criterion) {
         .block_on(plugins.acquire(&oauth2, &to_network, 0, None))
         .unwrap_err();
     let failure = failure.failure();
-    assert_eq!(
-        failure.code.as_deref(),
-        Some("http.origin-denied"),
-        "{failure}"
-    );
+    assert_eq!(failure.code(), Some("http.origin-denied"), "{failure}");
     let refused = async || {
         black_box(
             plugins

@@ -45,60 +45,354 @@ impl fmt::Display for FailureKind {
 pub struct Failure {
     /// What the scheduler decides on.
     pub kind: FailureKind,
-    /// Stable, for machines: `invalid_grant`, `http.timeout`, `secret.not-found`.
-    pub code: Option<String>,
+    /// Which one it is; none: a plugin did not say.
+    pub code: Option<Code>,
     /// For people: what failed and with which name, and the mend where there is one.
     pub message: String,
     /// How long the other side asks us to stay away.
     pub retry_after: Option<Duration>,
 }
 
-/// What the host's own codes begin with, before the first dot.
-const HOSTS_WORDS: [&str; 12] = [
-    "chain",
-    "crypto",
-    "file",
-    "host",
-    "http",
-    "kubernetes",
-    "output",
-    "plugin",
-    "secret",
-    "state",
-    "tls",
-    "token",
-];
+/// Which failure it is: stable, for machines. As text where it leaves the host: in logs, metrics, status, and for plugins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Code {
+    /// One of the host's own, by which it decides.
+    Host(HostCode),
+    /// A word of a plugin's, or of its issuer's (RFC 6749 §5.2).
+    Said(String),
+}
 
-/// Stands before a code of the host's that only a plugin says.
+macro_rules! host_codes {
+    ($($(#[$doc:meta])* $area:ident $prefix:literal { $($variant:ident $text:literal,)* })*) => {
+        /// Where a failure of the host's comes from: the word before the dot.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Area {
+            $($(#[$doc])* $area,)*
+        }
+
+        /// A code of the host's.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum HostCode {
+            $($(#[doc = concat!("`", $prefix, ".", $text, "`")] $variant,)*)*
+        }
+
+        impl HostCode {
+            /// All of them.
+            pub const ALL: &[Self] = &[$($(Self::$variant,)*)*];
+
+            /// As text.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($(Self::$variant => concat!($prefix, ".", $text),)*)*
+                }
+            }
+
+            /// Where the failure comes from.
+            #[must_use]
+            pub const fn area(self) -> Area {
+                match self {
+                    $($(Self::$variant => Area::$area,)*)*
+                }
+            }
+        }
+
+        /// The words before the dot.
+        const AREAS: &[&str] = &[$($prefix,)*];
+    };
+}
+
+host_codes! {
+    /// A rotating secret's chain, which must not be used.
+    Chain "chain" {
+        ChainBusy "busy",
+        ChainChanged "changed",
+        ChainDead "dead",
+        ChainInDoubt "in-doubt",
+        ChainInUse "in-use",
+        ChainNeedsAttention "needs-attention",
+        ChainNotHeld "not-held",
+        ChainRestored "restored",
+        ChainSpent "spent",
+    }
+    /// A keyed operation.
+    Crypto "crypto" {
+        CryptoAlgorithm "algorithm",
+        CryptoKey "key",
+        CryptoRandom "random",
+        CryptoSign "sign",
+    }
+    /// An output's file.
+    File "file" {
+        FileAttribute "attribute",
+        FileBusy "busy",
+        FileDiskFull "disk-full",
+        FileHardLinks "hard-links",
+        FileInternal "internal",
+        FileIo "io",
+        FileIsDirectory "is-directory",
+        FileIsSymlink "is-symlink",
+        FileMode "mode",
+        FileMountPoint "mount-point",
+        FileNoDirectory "no-directory",
+        FileNotADirectory "not-a-directory",
+        FileNotRegular "not-regular",
+        FileOwner "owner",
+        FilePath "path",
+        FilePermission "permission",
+        FileReadOnly "read-only",
+        FileSymlinkInPath "symlink-in-path",
+        FileTooLarge "too-large",
+        FileTooManyNames "too-many-names",
+    }
+    /// The host itself.
+    Host "host" {
+        HostPanic "panic",
+        HostTimeout "timeout",
+    }
+    /// A request of a plugin, before there was an answer.
+    Http "http" {
+        HttpAddressDenied "address-denied",
+        HttpClient "client",
+        HttpConnect "connect",
+        HttpDns "dns",
+        HttpOriginDenied "origin-denied",
+        HttpProtocol "protocol",
+        HttpProxy "proxy",
+        HttpRequest "request",
+        HttpTimeout "timeout",
+        HttpTls "tls",
+        HttpTooLarge "too-large",
+        HttpTooManyRequests "too-many-requests",
+    }
+    /// The API server, as output, as store of secrets or of state.
+    Kubernetes "kubernetes" {
+        KubernetesConfig "config",
+        KubernetesConflict "conflict",
+        KubernetesForbidden "forbidden",
+        KubernetesImmutable "immutable",
+        KubernetesInvalid "invalid",
+        KubernetesMalformedAnswer "malformed-answer",
+        KubernetesNamespaceNotFound "namespace-not-found",
+        KubernetesNoDryRun "no-dry-run",
+        KubernetesNotFound "not-found",
+        KubernetesQuota "quota",
+        KubernetesRefused "refused",
+        KubernetesRequest "request",
+        KubernetesTerminating "terminating",
+        KubernetesThrottled "throttled",
+        KubernetesTimeout "timeout",
+        KubernetesTooLarge "too-large",
+        KubernetesType "type",
+        KubernetesUnauthorized "unauthorized",
+        KubernetesUnavailable "unavailable",
+        KubernetesUnreachable "unreachable",
+    }
+    /// What is to be written, wherever.
+    Output "output" {
+        OutputArtifactName "artifact-name",
+        OutputEmpty "empty",
+        OutputTaken "taken",
+    }
+    /// A plugin that cannot be had, or broke.
+    Plugin "plugin" {
+        PluginCompile "compile",
+        PluginDigestMismatch "digest-mismatch",
+        PluginExit "exit",
+        PluginHost "host",
+        PluginIdle "idle",
+        PluginInvalidArtifact "invalid-artifact",
+        PluginInvalidSchema "invalid-schema",
+        PluginInvalidSection "invalid-section",
+        PluginMissingImport "missing-import",
+        PluginNotAComponent "not-a-component",
+        PluginNotFound "not-found",
+        PluginOutOfMemory "out-of-memory",
+        PluginRefusedImport "refused-import",
+        PluginStopped "stopped",
+        PluginTimeout "timeout",
+        PluginTooLarge "too-large",
+        PluginTooManyHandles "too-many-handles",
+        PluginTooMuchData "too-much-data",
+        PluginTrap "trap",
+        PluginUnknownVersion "unknown-version",
+        PluginUnreadable "unreadable",
+        PluginWrongWorld "wrong-world",
+    }
+    /// A secret, or what a plugin may do with it.
+    Secret "secret" {
+        SecretEmpty "empty",
+        SecretEncoding "encoding",
+        SecretInvalidSuccessor "invalid-successor",
+        SecretJobPending "job-pending",
+        SecretLifetime "lifetime",
+        SecretMalformed "malformed",
+        SecretMixed "mixed",
+        SecretNoCluster "no-cluster",
+        SecretNoHome "no-home",
+        SecretNoSuchPart "no-such-part",
+        SecretNotFound "not-found",
+        SecretNotListed "not-listed",
+        SecretNotRevealed "not-revealed",
+        SecretNotRotating "not-rotating",
+        SecretNotWhole "not-whole",
+        SecretOriginDenied "origin-denied",
+        SecretRotatingKey "rotating-key",
+        SecretTimeout "timeout",
+        SecretTooLarge "too-large",
+        SecretTooMany "too-many",
+        SecretUnreadable "unreadable",
+    }
+    /// The state store.
+    State "state" {
+        StateChanged "changed",
+        StateClosed "closed",
+        StateCrypto "crypto",
+        StateDamaged "damaged",
+        StateDiskFull "disk-full",
+        StateExposed "exposed",
+        StateInUse "in-use",
+        StateIo "io",
+        StateKey "key",
+        StateKeyMissing "key-missing",
+        StateLocked "locked",
+        StateNewerSchema "newer-schema",
+        StateNoRoom "no-room",
+        StateNoSuchChain "no-such-chain",
+        StateNoSuchJob "no-such-job",
+        StateOlderForm "older-form",
+        StateOpen "open",
+        StatePlaintext "plaintext",
+        StateSlow "slow",
+        StateSpent "spent",
+        StateTooLarge "too-large",
+        StateTooMany "too-many",
+        StateUndecryptable "undecryptable",
+        StateUnreadable "unreadable",
+    }
+    /// Certificate files of a job.
+    Tls "tls" {
+        TlsCaFile "ca-file",
+        TlsCertFile "cert-file",
+        TlsKeyFile "key-file",
+    }
+    /// A token that cannot be used.
+    Token "token" {
+        TokenEmpty "empty",
+        TokenExpired "expired",
+        TokenNotYetValid "not-yet-valid",
+    }
+}
+
+impl fmt::Display for HostCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl HostCode {
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+/// Stands before a code in the host's words that only a plugin says.
 const PLUGIN_SAID: &str = "plugin-said.";
 
 /// Codes are short words; a longer one is text, and codes become labels.
 const MAX_CODE_BYTES: usize = 64;
 
-impl Failure {
-    /// The same as a plugin's own failure. Decisions are made by the host's codes (a chain that is dead, an issuer that is not to be asked),
-    /// so that a plugin may pass on those that it was told, and no others; what is no code at all is none.
+impl Code {
+    /// What a plugin said; none: it is no code at all. One in the host's words is marked: decisions are made by the host's (a chain that is
+    /// dead, an issuer that is not to be asked), so that a plugin may pass on those that it `was_told`, and no others.
     #[must_use]
-    pub fn as_said_by_plugin(self, was_told: impl Fn(&str) -> bool) -> Self {
-        let code = self.code.filter(|code| is_code(code)).map(|code| {
-            if is_hosts(&code) && !was_told(&code) {
-                format!("{PLUGIN_SAID}{code}")
-            } else {
-                code
-            }
-        });
-        Self { code, ..self }
+    pub fn said(text: String, was_told: impl Fn(HostCode) -> bool) -> Option<Self> {
+        if !is_code(&text) {
+            return None;
+        }
+        Some(match HostCode::parse(&text) {
+            Some(code) if was_told(code) => Self::Host(code),
+            _ if is_in_hosts_words(&text) => Self::Said(format!("{PLUGIN_SAID}{text}")),
+            _ => Self::Said(text),
+        })
     }
 
-    /// A failure with a stable code.
+    /// As text.
     #[must_use]
-    pub fn new(kind: FailureKind, code: &str, message: impl Into<String>) -> Self {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Host(code) => code.as_str(),
+            Self::Said(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<HostCode> for Code {
+    fn from(code: HostCode) -> Self {
+        Self::Host(code)
+    }
+}
+
+/// As another process of ours wrote it.
+impl From<String> for Code {
+    fn from(text: String) -> Self {
+        HostCode::parse(&text).map_or(Self::Said(text), Self::Host)
+    }
+}
+
+impl From<&str> for Code {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<Code> for String {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::Host(code) => code.as_str().to_owned(),
+            Code::Said(text) => text,
+        }
+    }
+}
+
+impl Failure {
+    /// A failure with its code.
+    #[must_use]
+    pub fn new(kind: FailureKind, code: impl Into<Code>, message: impl Into<String>) -> Self {
         Self {
             kind,
-            code: Some(code.to_owned()),
+            code: Some(code.into()),
             message: message.into(),
             retry_after: None,
         }
+    }
+
+    /// Whether it is this one.
+    #[must_use]
+    pub fn is(&self, code: HostCode) -> bool {
+        self.code == Some(Code::Host(code))
+    }
+
+    /// The host's code, if it is one of the host's.
+    #[must_use]
+    pub const fn host_code(&self) -> Option<HostCode> {
+        match self.code {
+            Some(Code::Host(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The code as text.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_ref().map(Code::as_str)
     }
 }
 
@@ -107,11 +401,12 @@ fn is_code(text: &str) -> bool {
     (1..=MAX_CODE_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether a code is in the host's words. An issuer's status is not: plugins give it where an issuer gave no code.
-pub(crate) fn is_hosts(code: &str) -> bool {
+/// Whether a code could be one of the host's, of this version or another. An issuer's status is none: plugins give it where an issuer gave no
+/// code.
+fn is_in_hosts_words(code: &str) -> bool {
     match code.split_once('.') {
         Some(("http", rest)) if rest.bytes().all(|byte| byte.is_ascii_digit()) => false,
-        Some((word, _)) => HOSTS_WORDS.contains(&word),
+        Some((word, _)) => AREAS.contains(&word),
         None => false,
     }
 }
@@ -123,37 +418,40 @@ mod tests {
     #[test]
     fn a_plugin_speaks_in_the_hosts_words_only_what_it_was_told() {
         let long = "x".repeat(MAX_CODE_BYTES + 1);
-        for (code, expected) in [
-            ("invalid_grant", Some("invalid_grant")),
-            ("answer.no-token", Some("answer.no-token")),
-            ("http.503", Some("http.503")),
-            ("http.timeout", Some("http.timeout")),
-            ("http.tls", Some("plugin-said.http.tls")),
-            ("chain.dead", Some("plugin-said.chain.dead")),
-            ("plugin.timeout", Some("plugin-said.plugin.timeout")),
-            ("state.", Some("plugin-said.state.")),
-            ("CHAIN.dead", Some("CHAIN.dead")),
+        let said = |text: &str| Some(Code::Said(text.to_owned()));
+        for (text, expected) in [
+            ("invalid_grant", said("invalid_grant")),
+            ("answer.no-token", said("answer.no-token")),
+            ("http.503", said("http.503")),
+            ("http.timeout", Some(Code::Host(HostCode::HttpTimeout))),
+            ("http.tls", said("plugin-said.http.tls")),
+            ("chain.dead", said("plugin-said.chain.dead")),
+            ("plugin.timeout", said("plugin-said.plugin.timeout")),
+            (
+                "chain.of-a-later-version",
+                said("plugin-said.chain.of-a-later-version"),
+            ),
+            ("state.", said("plugin-said.state.")),
+            ("CHAIN.dead", said("CHAIN.dead")),
             ("", None),
             ("two words", None),
             ("\u{1b}[31m", None),
             (long.as_str(), None),
         ] {
-            let failure = Failure::new(FailureKind::Denied, code, "no");
-            let said = failure.as_said_by_plugin(|code| code == "http.timeout");
-            assert_eq!(said.code.as_deref(), expected, "{code}");
+            let code = Code::said(text.to_owned(), |code| code == HostCode::HttpTimeout);
+            assert_eq!(code, expected, "{text}");
+            // Another process of ours reads what this one means.
+            if let Some(code) = code {
+                assert_eq!(Code::from(String::from(code.clone())), code, "{text}");
+            }
         }
     }
 
-    /// A code of ours whose word is missing in the list could be said by anybody.
     #[test]
-    fn the_words_of_all_codes_that_decide_are_the_hosts() {
-        use crate::refresh::restraint::{OURS, TIMEOUTS};
-        for code in OURS
-            .iter()
-            .chain(&TIMEOUTS)
-            .chain(&["chain.in-doubt", "plugin.trap"])
-        {
-            assert!(is_hosts(code), "{code}");
+    fn no_two_codes_have_one_text_and_each_is_read_as_it_is_written() {
+        for code in HostCode::ALL {
+            assert_eq!(Code::from(code.as_str()), Code::Host(*code));
+            assert!(is_in_hosts_words(code.as_str()), "{code}");
         }
     }
 }

@@ -199,7 +199,7 @@ fn some(value: &str, seed: Seed) -> Option<(String, Seed)> {
 }
 
 fn refused(failure: &Failure, kind: FailureKind, code: &str, words: &[&str]) {
-    assert_eq!(failure.code.as_deref(), Some(code), "{failure}");
+    assert_eq!(failure.code(), Some(code), "{failure}");
     assert_eq!(failure.kind, kind, "{failure}");
     for word in words {
         assert!(failure.message.contains(word), "{word}: {failure}");
@@ -442,7 +442,7 @@ async fn tokens_and_plugin_values_survive_a_restart_and_two_writers() {
     assert_eq!(next.plugin_value(&a, "other").await.unwrap(), None);
     let large = vec![0; evertoken::capability::keep::PLUGIN_VALUES_MAX_BYTES];
     let failure = next.set_plugin_value(&a, "k", &large).await.unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some("state.too-large"));
+    assert_eq!(failure.code(), Some("state.too-large"));
 }
 
 #[tokio::test]

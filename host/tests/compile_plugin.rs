@@ -38,7 +38,7 @@ async fn what_the_program_compiled_is_loaded_here_and_not_compiled_again() {
     let second_start = plugins(directory.path(), no_compiler, &none);
     second_start.prepare("dummy").await.unwrap();
     let error = second_start.prepare("mirror").await.unwrap_err();
-    assert_eq!(error.code(), "plugin.compile");
+    assert_eq!(error.code().as_str(), "plugin.compile");
     assert!(
         error
             .to_failure()
@@ -64,7 +64,7 @@ async fn a_component_with_an_invalid_function_is_refused_in_the_compilers_words(
     let files = BTreeMap::from([("broken".to_owned(), PluginFile { path, sha256 })]);
     let plugins = plugins(&directory.path().join("cache"), program(), &files);
     let failure = plugins.prepare("broken").await.unwrap_err().to_failure();
-    assert_eq!(failure.code.as_deref(), Some("plugin.compile"));
+    assert_eq!(failure.code(), Some("plugin.compile"));
     assert!(
         failure
             .message

@@ -159,7 +159,7 @@ async fn connect(account: &ServiceAccount) -> Kubernetes {
 
 fn refused(result: Result<Written, Failure>, kind: FailureKind, code: &str, words: &[&str]) {
     let failure = result.unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some(code), "{failure}");
+    assert_eq!(failure.code(), Some(code), "{failure}");
     assert_eq!(failure.kind, kind, "{failure}");
     for word in words {
         assert!(failure.message.contains(word), "{failure}");
@@ -778,7 +778,7 @@ async fn secrets_of_jobs_come_from_secrets_and_token_requests() {
             .get_secret_key(namespace, name, key)
             .await
             .unwrap_err();
-        assert_eq!(failure.code.as_deref(), Some(code), "{failure}");
+        assert_eq!(failure.code(), Some(code), "{failure}");
         assert!(failure.message.contains(words), "{failure}");
     }
 
@@ -803,7 +803,7 @@ async fn secrets_of_jobs_come_from_secrets_and_token_requests() {
         .request_token(namespace, "default", &[], Duration::from_secs(600))
         .await
         .unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some("kubernetes.forbidden"));
+    assert_eq!(failure.code(), Some("kubernetes.forbidden"));
     assert!(
         failure
             .message

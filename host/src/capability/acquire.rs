@@ -13,7 +13,7 @@ use super::journal::{self, Ending, Settled};
 use super::keep::BoxFuture;
 use crate::config::model::Job;
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::refresh::lifetime;
 use crate::time::Timestamp;
 use crate::token::{Token, jwt};
@@ -115,7 +115,7 @@ impl Host {
         }
         Err(Failure::new(
             FailureKind::Unavailable,
-            "chain.busy",
+            HostCode::ChainBusy,
             "the job's rotating secrets are used by others all the time",
         )
         .into())
@@ -243,7 +243,7 @@ fn said(unsuccessful: Unsuccessful, answer_waits: bool, job: &Job) -> Failure {
     }
     let id = &job.id;
     Failure {
-        code: Some("chain.needs-attention".to_owned()),
+        code: Some(HostCode::ChainNeedsAttention.into()),
         message: format!(
             "{} (the issuer's answer is kept and tried again, also when the plugin or the configuration changes; if nothing helps, another one is asked for; `evertoken state show {id}` has more)",
             failure.message
@@ -255,7 +255,7 @@ fn said(unsuccessful: Unsuccessful, answer_waits: bool, job: &Job) -> Failure {
 fn busy(job: &Job) -> Failure {
     Failure::new(
         FailureKind::Unavailable,
-        "chain.in-use",
+        HostCode::ChainInUse,
         format!(
             "a rotating secret of job `{}` is in use: an earlier request is not answered yet, or its answer cannot be written to the state store",
             job.id

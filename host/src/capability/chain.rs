@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::http::Arrived;
 use crate::config::model::{JobId, RetryUnanswered};
+use crate::failure::HostCode;
 use crate::serde_secret;
 use crate::time::Timestamp;
 
@@ -187,11 +188,11 @@ impl ChainState {
 
     /// By the code of the failure to use it, if that failed.
     #[must_use]
-    pub fn of(code: Option<&str>) -> Self {
+    pub fn of(code: Option<HostCode>) -> Self {
         match code {
-            Some("chain.in-doubt") => Self::InDoubt,
-            Some("chain.needs-attention" | "chain.restored") => Self::NeedsAttention,
-            Some("chain.dead") => Self::Dead,
+            Some(HostCode::ChainInDoubt) => Self::InDoubt,
+            Some(HostCode::ChainNeedsAttention | HostCode::ChainRestored) => Self::NeedsAttention,
+            Some(HostCode::ChainDead) => Self::Dead,
             _ => Self::Ok,
         }
     }
@@ -853,11 +854,11 @@ mod tests {
     fn a_failure_to_use_a_chain_says_what_became_of_it() {
         for (code, expected) in [
             (None, "ok"),
-            (Some("http.connect"), "ok"),
-            (Some("chain.in-doubt"), "in-doubt"),
-            (Some("chain.needs-attention"), "needs-attention"),
-            (Some("chain.restored"), "needs-attention"),
-            (Some("chain.dead"), "dead"),
+            (Some(HostCode::HttpConnect), "ok"),
+            (Some(HostCode::ChainInDoubt), "in-doubt"),
+            (Some(HostCode::ChainNeedsAttention), "needs-attention"),
+            (Some(HostCode::ChainRestored), "needs-attention"),
+            (Some(HostCode::ChainDead), "dead"),
         ] {
             let state = ChainState::of(code);
             assert_eq!(state.as_str(), expected);

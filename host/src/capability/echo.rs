@@ -21,7 +21,7 @@ use super::scrub::REDACTED;
 use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 
 /// Different values that one call may send. A request has one to three, and each is looked for in each answer.
@@ -104,7 +104,7 @@ impl Echoes {
             if self.sent.len() == MAX_SENT || bytes + value.size() > MAX_SENT_BYTES {
                 return Err(Failure::new(
                     FailureKind::Internal,
-                    "secret.too-many",
+                    HostCode::SecretTooMany,
                     format!(
                         "the plugin sent more than {MAX_SENT} different secrets, or more than {MAX_SENT_BYTES} bytes of them, in one call"
                     ),
@@ -483,7 +483,7 @@ fn not_revealed(token: &SecretHandle) -> Failure {
     let names = token.lineage().quoted();
     Failure::new(
         FailureKind::InvalidConfig,
-        "secret.not-revealed",
+        HostCode::SecretNotRevealed,
         format!(
             "what the plugin returned to be published repeats {names}, as an answer did; if whoever reads the token may read that, list it under `reveal`"
         ),

@@ -140,7 +140,7 @@ impl Host {
             match call.given(name).await {
                 Ok(digest) => hash.update(digest),
                 Err(failure) if failure.kind == FailureKind::Unavailable => return None,
-                Err(failure) => hash.update(Sha256::digest(failure.code.unwrap_or_default())),
+                Err(failure) => hash.update(Sha256::digest(failure.code().unwrap_or_default())),
             }
         }
         Some(hash.finalize().into())

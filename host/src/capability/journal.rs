@@ -28,7 +28,7 @@ use super::host::Shared;
 use super::keep::{FoundChain, Seed};
 use super::secrets::{self, Providers};
 use crate::config::model::{Job, JobId, RetryUnanswered, Secret};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::stop;
 use crate::time::{Reading, Timestamp};
 
@@ -341,7 +341,7 @@ async fn settle_one(
             retry_after: Some(until.since(now)),
             ..flight.failure(
                 FailureKind::Unavailable,
-                "chain.in-doubt",
+                HostCode::ChainInDoubt,
                 &format!(
                     "{} requests with it were not answered, so whether it is spent is not known; the next follows at {until}",
                     chain.unanswered
@@ -350,7 +350,7 @@ async fn settle_one(
         }),
         Settlement::NeedsAttention => Err(flight.failure(
             FailureKind::Denied,
-            "chain.needs-attention",
+            HostCode::ChainNeedsAttention,
             "a request with it was not answered, and `retry_unanswered: never` forbids another; log in again and configure the new value, or let it be tried with `evertoken state set`",
         )),
         Settlement::Dead => Err(dead(flight, &chain)),
@@ -362,7 +362,7 @@ fn in_use(flight: &Flight, left: Duration) -> Failure {
         retry_after: Some(left.min(IN_USE_LOOK)),
         ..flight.failure(
             FailureKind::Unavailable,
-            "chain.in-use",
+            HostCode::ChainInUse,
             "another process has sent a request with it and may still get the answer",
         )
     }
@@ -373,7 +373,7 @@ fn dead(flight: &Flight, chain: &Chain) -> Failure {
     let said = said.map_or_else(String::new, |reason| format!(" ({reason})"));
     flight.failure(
         FailureKind::Denied,
-        "chain.dead",
+        HostCode::ChainDead,
         &format!("the issuer no longer takes it{said}; log in again and configure the new value"),
     )
 }
@@ -418,7 +418,7 @@ fn state_of(host: &Shared, chain: &Chain, secret: &Secret) -> ChainState {
 }
 
 fn note_unusable(host: &Shared, job: &Job, name: &str, failure: &Failure) {
-    let state = ChainState::of(failure.code.as_deref());
+    let state = ChainState::of(failure.host_code());
     if state != ChainState::Ok {
         host.journal.stands(&job.id, name, Stands::Unusable(state));
     }
@@ -541,7 +541,7 @@ pub(super) async fn why_there_is_none(
 fn changed(job: &Job, name: &str) -> Failure {
     Failure::new(
         FailureKind::Unavailable,
-        "chain.changed",
+        HostCode::ChainChanged,
         format!(
             "the configured value of rotating secret `{name}` of job `{}` changed, or became readable, just now; it is looked for anew",
             job.id

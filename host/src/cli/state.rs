@@ -14,13 +14,11 @@ use super::socket::TargetArguments;
 use super::status::OutputFormat;
 use super::{Exit, house, print, print_json, runtime, say};
 use crate::config::model::{Config, StateLocation};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, HostCode};
 use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::serve::control::{self, ControlError, SecretBytes};
-use crate::state::manual::{
-    ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, NO_SUCH_CHAIN, NO_SUCH_JOB, Replaced,
-};
+use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
 use crate::text::{self, STORE_WITHOUT, oddity, secret_suspicion};
 use crate::time::{SystemClock, Timestamp};
 
@@ -246,11 +244,12 @@ fn with_state(
 /// Whether a name on the command line is nobody's.
 fn names_nothing(error: &anyhow::Error) -> bool {
     let code = match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(ControlError::Refused(refusal)), _) => refusal.code.as_deref(),
-        (_, Some(Failure { code, .. })) => code.as_deref(),
+        (Some(ControlError::Refused(refusal)), _) => refusal.code.as_ref(),
+        (_, Some(Failure { code, .. })) => code.as_ref(),
         _ => None,
     };
-    matches!(code, Some(NO_SUCH_JOB | NO_SUCH_CHAIN))
+    let nothing = [HostCode::StateNoSuchJob, HostCode::StateNoSuchChain].map(Code::Host);
+    code.is_some_and(|code| nothing.contains(code))
 }
 
 /// The store, which no process holds: that would have been found.

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::socket::TargetArguments;
 use super::stderr::say;
 use super::{Exit, print, print_json, runtime};
+use crate::failure::Code;
 use crate::runner::status::{ChainState, FailureStatus, JobState, JobStatus, Snapshot};
 use crate::serve::control;
 use crate::time::Timestamp;
@@ -176,7 +177,10 @@ pub(super) fn of_chain(job: &JobStatus) -> Option<String> {
 
 /// Its code and what it says to people.
 pub(super) fn described(failure: &FailureStatus) -> String {
-    let code = failure.code.as_deref().unwrap_or(failure.kind.as_str());
+    let code = failure
+        .code
+        .as_ref()
+        .map_or(failure.kind.as_str(), Code::as_str);
     format!("{code}: {}", failure.message)
 }
 

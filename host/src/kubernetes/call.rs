@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::access::REVIEWS;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// What need not be escaped in a path segment or query value (RFC 3986 §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -97,7 +97,7 @@ impl<'a> Call<'a> {
         request.body(super::body(&self.body)).map_err(|error| {
             Failure::new(
                 FailureKind::InvalidConfig,
-                "kubernetes.request",
+                HostCode::KubernetesRequest,
                 format!("cannot {self}: {error}"),
             )
         })
@@ -132,7 +132,7 @@ impl<'a> Call<'a> {
     pub(crate) fn malformed(&self, what: &str) -> Failure {
         Failure::new(
             FailureKind::Internal,
-            "kubernetes.malformed-answer",
+            HostCode::KubernetesMalformedAnswer,
             format!("cannot {self}: the answer makes no sense: {what}"),
         )
     }

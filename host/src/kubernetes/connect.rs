@@ -16,7 +16,7 @@ use super::kubeconfig::{self, Named};
 use super::pod::{self, HOST_VARIABLE};
 use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
 use crate::capability::http::find_cause;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         Self::new(
             FailureKind::InvalidConfig,
-            "kubernetes.config",
+            HostCode::KubernetesConfig,
             error.to_string(),
         )
     }
@@ -157,8 +157,8 @@ pub(super) fn shown(server: &http::Uri) -> String {
 /// The request got no answer. `way`: of whom it was asked, and through which proxy.
 pub(super) fn unreachable(call: &Call<'_>, way: &str, error: &kube::Error) -> Failure {
     let (kind, code) = match error {
-        kube::Error::Auth(_) => (FailureKind::InvalidConfig, "kubernetes.config"),
-        _ => (FailureKind::Unavailable, "kubernetes.unreachable"),
+        kube::Error::Auth(_) => (FailureKind::InvalidConfig, HostCode::KubernetesConfig),
+        _ => (FailureKind::Unavailable, HostCode::KubernetesUnreachable),
     };
     let message = format!("cannot {call}{way}: {}", describe(error));
     Failure::new(kind, code, message)

@@ -26,20 +26,13 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub(crate) use self::call::{Answer, Call, SecretText, Verb};
+pub(crate) use self::refusal::ApiError;
 pub use self::token::ServiceAccountToken;
 
 use crate::capability::http::read_date;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::refresh::clock;
 use crate::time::{Clock as _, SystemClock, Timestamp};
-
-/// The object, key or subresource does not exist.
-pub const NOT_FOUND: &str = "kubernetes.not-found";
-/// Somebody else changed the object between our read and our write, or created it at the same moment.
-pub const CONFLICT: &str = "kubernetes.conflict";
-
-/// A dry run was asked for, and something that has to look at the request does not take part in dry runs.
-pub const NO_DRY_RUN: &str = "kubernetes.no-dry-run";
 
 /// How long one request may take, connection and answer included. The API server itself gives up on a request after 60 s;
 /// one that takes half of that is in trouble, and the output is tried again.
@@ -151,7 +144,7 @@ impl Kubernetes {
             let present: Vec<&str> = secret.data.keys().map(String::as_str).collect();
             return Err(Failure::new(
                 FailureKind::InvalidConfig,
-                NOT_FOUND,
+                HostCode::KubernetesNotFound,
                 format!(
                     "secret {namespace}/{name} has no key `{key}`; it has: {}",
                     present.join(", ")
@@ -170,17 +163,21 @@ impl Kubernetes {
     }
 
     /// Sends one request and returns the answer if it is a success.
-    pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Answer, ApiError> {
         let _permit = self.in_flight.acquire().await.map_err(|_| {
             Failure::new(
                 FailureKind::Unavailable,
-                "kubernetes.unreachable",
+                HostCode::KubernetesUnreachable,
                 "the Kubernetes client has been closed",
             )
         })?;
         let late = |way: &str, what: &str, limit: Duration| {
             let message = format!("cannot {call}{way}: {what} within {} s", limit.as_secs());
-            Failure::new(FailureKind::Unavailable, "kubernetes.timeout", message)
+            Failure::new(
+                FailureKind::Unavailable,
+                HostCode::KubernetesTimeout,
+                message,
+            )
         };
         // A credential command at a terminal may wait for somebody to log in.
         let limit = self.request_timeout.max(credential::patience());
@@ -192,10 +189,10 @@ impl Kubernetes {
         let limit = self.request_timeout;
         let answered = tokio::time::timeout(limit, self.exchange(call, &connected)).await;
         let what = "no answer from the API server";
-        answered.unwrap_or_else(|_| Err(late(&connected.way, what, limit)))
+        answered.unwrap_or_else(|_| Err(late(&connected.way, what, limit).into()))
     }
 
-    async fn exchange(&self, call: &Call<'_>, connected: &Connected) -> Result<Answer, Failure> {
+    async fn exchange(&self, call: &Call<'_>, connected: &Connected) -> Result<Answer, ApiError> {
         let Connected { client, way, .. } = connected;
         let sent_at = SystemClock.now().wall;
         let response = client
@@ -221,7 +218,7 @@ impl Kubernetes {
             // A kubeconfig may hold a newer credential by now.
             *self.client.lock().await = None;
         }
-        Err(refusal::failure(call, status, retry_after, &body))
+        Err(refusal::refusal(call, status, retry_after, &body))
     }
 
     /// The client, made now if there is none, or if the credential of the one there is expires, or if files say something else now.

@@ -6,14 +6,73 @@ use http::StatusCode;
 use kube::core::Status;
 
 use super::call::{Call, Verb};
-use super::{CONFLICT, NO_DRY_RUN, NOT_FOUND};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// Characters of the server's own words in a message: its longest refusals are about 300, a proxy's error page is longer.
 const SERVER_WORDS_MAX: usize = 400;
 
-/// The failure for an answer that is no success.
-pub(super) fn failure(
+/// Why a request came to nothing, with what its sender may go on from told apart.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// There is no such object.
+    NotFound(Failure),
+    /// Somebody else changed the object between our read and our write, or created it at the same moment.
+    Conflict(Failure),
+    /// A dry run was asked for, and something that has to look at the request does not take part in dry runs.
+    NoDryRun(Failure),
+    /// Anything else.
+    Other(Failure),
+}
+
+impl ApiError {
+    fn of(failure: Failure) -> Self {
+        match failure.host_code() {
+            Some(HostCode::KubernetesNotFound) => Self::NotFound(failure),
+            Some(HostCode::KubernetesConflict) => Self::Conflict(failure),
+            Some(HostCode::KubernetesNoDryRun) => Self::NoDryRun(failure),
+            _ => Self::Other(failure),
+        }
+    }
+
+    /// The same in other words.
+    pub(crate) fn map(self, words: impl FnOnce(Failure) -> Failure) -> Self {
+        match self {
+            Self::NotFound(failure) => Self::NotFound(words(failure)),
+            Self::Conflict(failure) => Self::Conflict(words(failure)),
+            Self::NoDryRun(failure) => Self::NoDryRun(words(failure)),
+            Self::Other(failure) => Self::Other(words(failure)),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(refusal: ApiError) -> Self {
+        match refusal {
+            ApiError::NotFound(failure)
+            | ApiError::Conflict(failure)
+            | ApiError::NoDryRun(failure)
+            | ApiError::Other(failure) => failure,
+        }
+    }
+}
+
+/// The refusal in an answer that is no success.
+pub(super) fn refusal(
+    call: &Call<'_>,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: &[u8],
+) -> ApiError {
+    ApiError::of(failure(call, status, retry_after, body))
+}
+
+fn failure(
     call: &Call<'_>,
     status: StatusCode,
     retry_after: Option<Duration>,
@@ -38,32 +97,28 @@ pub(super) fn denied(call: &Call<'_>, reason: &str) -> Failure {
     let why = forbidden(call, &call.verb.to_string(), words);
     Failure::new(
         FailureKind::Denied,
-        "kubernetes.forbidden",
+        HostCode::KubernetesForbidden,
         format!("cannot {call}: {why}"),
     )
 }
 
-fn judge(
-    call: &Call<'_>,
-    status: StatusCode,
-    answer: &Status,
-) -> (FailureKind, &'static str, String) {
+fn judge(call: &Call<'_>, status: StatusCode, answer: &Status) -> (FailureKind, HostCode, String) {
     use FailureKind::{Denied, InvalidConfig, Unavailable};
     let words = server_words(answer);
     match status.as_u16() {
         401 => (
             Denied,
-            "kubernetes.unauthorized",
+            HostCode::KubernetesUnauthorized,
             "the API server does not accept our credentials: they are wrong or have expired; renew those of the kubeconfig's user, or look at the Pod's service account".to_owned(),
         ),
         400..=428 if is_denied_by_rule(&answer.message) => (
             Denied,
-            "kubernetes.refused",
+            HostCode::KubernetesRefused,
             format!("an admission rule refuses it: {words}"),
         ),
         403 if has_cause(answer, "NamespaceTerminating") || answer.message.contains("is being terminated") => (
             Denied,
-            "kubernetes.terminating",
+            HostCode::KubernetesTerminating,
             format!(
                 "namespace {} is being deleted; remove the output or let the namespace be created anew",
                 call.namespace
@@ -71,50 +126,50 @@ fn judge(
         ),
         403 if answer.message.contains("exceeded quota") => (
             Denied,
-            "kubernetes.quota",
+            HostCode::KubernetesQuota,
             format!("the namespace's ResourceQuota does not allow it: {words}"),
         ),
         // Whoever granted it the right would grant it to everybody.
         403 if answer.message.contains("User \"system:anonymous\"") => (
             Denied,
-            "kubernetes.unauthorized",
+            HostCode::KubernetesUnauthorized,
             format!("we have no credentials there; give the kubeconfig's user a token, a client certificate or a credential command (`exec`): {words}"),
         ),
         403 => match denied_verb(&answer.message) {
-            Some(verb) => (Denied, "kubernetes.forbidden", forbidden(call, verb, &words)),
-            None => (Denied, "kubernetes.refused", format!("an admission rule refuses it: {words}")),
+            Some(verb) => (Denied, HostCode::KubernetesForbidden, forbidden(call, verb, &words)),
+            None => (Denied, HostCode::KubernetesRefused, format!("an admission rule refuses it: {words}")),
         },
         404 if is_about(answer, "namespaces") => (
             InvalidConfig,
-            "kubernetes.namespace-not-found",
+            HostCode::KubernetesNamespaceNotFound,
             format!("namespace {} does not exist; create it", call.namespace),
         ),
-        404 => (InvalidConfig, NOT_FOUND, not_found(call)),
+        404 => (InvalidConfig, HostCode::KubernetesNotFound, not_found(call)),
         409 => (
             Unavailable,
-            CONFLICT,
+            HostCode::KubernetesConflict,
             "somebody else changed it at the same moment; it is tried again".to_owned(),
         ),
-        413 => (InvalidConfig, "kubernetes.too-large", too_large()),
+        413 => (InvalidConfig, HostCode::KubernetesTooLarge, too_large()),
         400 if answer.message.contains("does not support dry run") => (
             InvalidConfig,
-            NO_DRY_RUN,
+            HostCode::KubernetesNoDryRun,
             format!("it cannot be tried without doing it: {words}"),
         ),
         400 | 422 => judge_invalid(answer, &words),
         429 => (
             Unavailable,
-            "kubernetes.throttled",
+            HostCode::KubernetesThrottled,
             "the API server asks to come back later".to_owned(),
         ),
         500.. => (
             Unavailable,
-            "kubernetes.unavailable",
+            HostCode::KubernetesUnavailable,
             format!("the API server answers {status}: {words}"),
         ),
         _ => (
             Denied,
-            "kubernetes.refused",
+            HostCode::KubernetesRefused,
             format!("the API server answers {status}: {words}"),
         ),
     }
@@ -126,24 +181,24 @@ fn is_denied_by_rule(message: &str) -> bool {
 }
 
 /// The object as we want it is not valid.
-fn judge_invalid(answer: &Status, words: &str) -> (FailureKind, &'static str, String) {
+fn judge_invalid(answer: &Status, words: &str) -> (FailureKind, HostCode, String) {
     let (code, why) = if answer.message.contains("when `immutable` is set") {
         (
-            "kubernetes.immutable",
+            HostCode::KubernetesImmutable,
             "it is immutable, so it can never hold a fresh token; delete it and create it without `immutable: true`".to_owned(),
         )
     } else if answer.message.contains("Too long: may not be more than") {
-        ("kubernetes.too-large", too_large())
+        (HostCode::KubernetesTooLarge, too_large())
     } else if answer.message.contains(" type: Invalid value") {
         (
-            "kubernetes.type",
+            HostCode::KubernetesType,
             format!(
                 "a Secret's type cannot be changed; drop `type` from the output or delete the Secret: {words}"
             ),
         )
     } else {
         (
-            "kubernetes.invalid",
+            HostCode::KubernetesInvalid,
             format!("the API server finds it invalid: {words}"),
         )
     };
@@ -382,7 +437,7 @@ mod tests {
                 Verb::Patch,
                 400,
                 json!({"message": "admission webhook \"policy.example.org\" does not support dry run"}),
-                NO_DRY_RUN,
+                "kubernetes.no-dry-run",
                 FailureKind::InvalidConfig,
                 "policy.example.org",
             ),
@@ -412,7 +467,7 @@ mod tests {
             ),
         ] {
             let failure = judged(verb, status, &body.to_string());
-            assert_eq!(failure.code.as_deref(), Some(code), "{body}");
+            assert_eq!(failure.code(), Some(code), "{body}");
             assert_eq!(failure.kind, kind, "{body}");
             assert!(failure.message.contains(words), "{}", failure.message);
             assert!(
@@ -437,7 +492,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_status_is_not_repeated() {
         let failure = judged(Verb::Patch, 502, "<html>c2VjcmV0</html>");
-        assert_eq!(failure.code.as_deref(), Some("kubernetes.unavailable"));
+        assert_eq!(failure.code(), Some("kubernetes.unavailable"));
         assert!(!failure.message.contains("c2VjcmV0"), "{}", failure.message);
     }
 }

@@ -46,7 +46,7 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
     let failure = failure(&at(address)).await;
-    assert_eq!(failure.code.as_deref(), Some("kubernetes.timeout"));
+    assert_eq!(failure.code(), Some("kubernetes.timeout"));
     assert_eq!(
         failure.message,
         format!(
@@ -62,7 +62,7 @@ async fn a_port_without_a_server_is_unreachable() {
         listener.local_addr().unwrap()
     };
     let failure = failure(&at(address)).await;
-    assert_eq!(failure.code.as_deref(), Some("kubernetes.unreachable"));
+    assert_eq!(failure.code(), Some("kubernetes.unreachable"));
     assert!(failure.message.contains("onnection refused"), "{failure}");
 }
 
@@ -102,7 +102,7 @@ async fn strange_answers_are_told_without_being_quoted() {
         ("c2VjcmV0".to_owned(), "kubernetes.unreachable", None),
     ] {
         let failure = failure(&at(answering(answer.clone()).await)).await;
-        assert_eq!(failure.code.as_deref(), Some(code), "{answer} {failure}");
+        assert_eq!(failure.code(), Some(code), "{answer} {failure}");
         assert_eq!(failure.retry_after, retry_after.map(Duration::from_secs));
         assert!(!failure.message.contains("c2VjcmV0"), "{failure}");
     }
@@ -127,7 +127,10 @@ async fn the_api_servers_clock_is_known_by_its_answers() {
 #[tokio::test]
 async fn a_secret_without_data_has_no_keys() {
     let kubernetes = at(answering(http("200 OK", "", "{}")).await);
-    assert_eq!(failure(&kubernetes).await.code.as_deref(), Some(NOT_FOUND));
+    assert_eq!(
+        failure(&kubernetes).await.code(),
+        Some("kubernetes.not-found")
+    );
 }
 
 /// The environment belongs to the whole process, so each one is tried in a process of its own.
@@ -296,11 +299,7 @@ fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leak
         (vec![pod], "kubernetes.config", "this is a Pod"),
     ] {
         let failure = probed(home.path(), &variables);
-        assert_eq!(
-            failure.code.as_deref(),
-            Some(code),
-            "{variables:?} {failure}"
-        );
+        assert_eq!(failure.code(), Some(code), "{variables:?} {failure}");
         assert!(failure.message.contains(words), "{variables:?} {failure}");
         assert!(!failure.message.contains("hidden"), "{failure}");
     }
@@ -343,17 +342,13 @@ fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leak
         ),
     ] {
         let failure = probed(home.path(), &variables);
-        assert_eq!(
-            failure.code.as_deref(),
-            Some(code),
-            "{variables:?} {failure}"
-        );
+        assert_eq!(failure.code(), Some(code), "{variables:?} {failure}");
         assert!(failure.message.contains(words), "{variables:?} {failure}");
         assert!(!failure.message.contains("hidden"), "{failure}");
     }
     write(".kube/config", &kubeconfig(r#"{"token": "hidden"}"#));
     let failure = probed(home.path(), &[]);
-    assert_eq!(failure.code.as_deref(), Some("kubernetes.unreachable"));
+    assert_eq!(failure.code(), Some("kubernetes.unreachable"));
 }
 
 #[tokio::test]
@@ -362,6 +357,6 @@ async fn nothing_is_looked_for_before_the_first_request_and_again_after_a_failur
     assert!(kubernetes.client.lock().await.is_none());
     let kubernetes = at(answering(http("401 Unauthorized", "", "{}")).await);
     let failure = failure(&kubernetes).await;
-    assert_eq!(failure.code.as_deref(), Some("kubernetes.unauthorized"));
+    assert_eq!(failure.code(), Some("kubernetes.unauthorized"));
     assert!(kubernetes.client.lock().await.is_none());
 }

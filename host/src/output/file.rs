@@ -28,7 +28,7 @@ use self::failure::Problem;
 use self::temporary::Temporary;
 use super::{Written, taken};
 use crate::config::model::{FileDestination, NamedPlaces, Replace};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, walk};
 use crate::token::Artifact;
 
@@ -126,7 +126,7 @@ impl Files {
         let gone = |error: &dyn std::fmt::Display| {
             Failure::new(
                 FailureKind::Internal,
-                "file.internal",
+                HostCode::FileInternal,
                 format!(
                     "writing {} was cut off: {error}",
                     destination.path.display()

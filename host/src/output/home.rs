@@ -16,10 +16,10 @@ use super::file::Files;
 use crate::capability::keep::BoxFuture;
 use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
 use crate::config::model::{FileDestination, Replace, SecretOrigin};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
 use crate::json_member;
-use crate::kubernetes::{CONFLICT, Call, Kubernetes, NO_DRY_RUN, Verb};
+use crate::kubernetes::{ApiError, Call, Kubernetes, Verb};
 use crate::text;
 use crate::token::Artifact;
 
@@ -87,10 +87,9 @@ impl Homes {
         );
         patch.query.push(("dryRun", "All".to_owned()));
         match self.kubernetes.send(&patch).await {
-            Err(failure) if failure.code.as_deref() == Some(NO_DRY_RUN) => {
-                self.kubernetes.require_access(&patch).await
-            }
-            result => result.map(drop),
+            Err(ApiError::NoDryRun(_)) => self.kubernetes.require_access(&patch).await,
+            Err(refusal) => Err(refusal.into()),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -124,12 +123,8 @@ impl Homes {
         let mut attempt = 1;
         loop {
             match self.replace_key_once(place, spent, next).await {
-                Err(failure)
-                    if failure.code.as_deref() == Some(CONFLICT) && attempt < CONFLICTS_MAX =>
-                {
-                    attempt += 1;
-                }
-                result => return result,
+                Err(ApiError::Conflict(_)) if attempt < CONFLICTS_MAX => attempt += 1,
+                result => return Ok(result?),
             }
         }
     }
@@ -140,7 +135,7 @@ impl Homes {
         place: &KeyPlace<'_>,
         spent: &[u8],
         next: &[u8],
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ApiError> {
         #[derive(Deserialize)]
         struct Found {
             metadata: Metadata,
@@ -218,7 +213,7 @@ impl Home for Homes {
 
 /// The mend of an output that cannot get its owner is not a home's.
 fn of_home(failure: Failure, home: &FileDestination) -> Failure {
-    if failure.code.as_deref() != Some("file.owner") {
+    if !failure.is(HostCode::FileOwner) {
         return failure;
     }
     let FileDestination {
@@ -277,7 +272,7 @@ fn unreadable(path: &Path, why: &Unreadable) -> Failure {
         _ => FailureKind::InvalidConfig,
     };
     let message = format!("cannot read {}: {why}", path.display());
-    Failure::new(kind, "secret.unreadable", message)
+    Failure::new(kind, HostCode::SecretUnreadable, message)
 }
 
 /// The content with the spent value replaced, whole or at a JSON pointer (RFC 6901), and everything else as it was, byte for byte; none:
@@ -468,7 +463,7 @@ mod tests {
                 let replaced = homes.replace(&origin, b"spent", b"next");
                 let replaced = tokio::time::timeout(Duration::from_secs(20), replaced).await;
                 let failure = replaced.expect("it waits").unwrap_err();
-                assert_eq!(failure.code.as_deref(), Some("secret.unreadable"));
+                assert_eq!(failure.code(), Some("secret.unreadable"));
                 let message = format!("cannot read {}: {said}", path.display());
                 assert!(failure.message.starts_with(&message), "{failure}");
             }

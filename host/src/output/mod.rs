@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::model::{Destination, JobId, NamedPlaces};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::kubernetes::Kubernetes;
 use crate::time::Timestamp;
 use crate::token::Artifact;
@@ -140,7 +140,7 @@ const ANY_CONTENT: &[u8] = b"{}";
 fn taken(name: &str, place: &str) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        "output.taken",
+        HostCode::OutputTaken,
         format!(
             "the format named an artifact `{name}`, and the configuration has another use for {place}; give this output a place of its own"
         ),
@@ -154,7 +154,7 @@ fn check(artifacts: &[Artifact]) -> Result<(), Failure> {
     match artifacts {
         [] => {
             return invalid(
-                "output.empty",
+                HostCode::OutputEmpty,
                 "the format made no artifact, so there is nothing to write".to_owned(),
             );
         }
@@ -165,13 +165,13 @@ fn check(artifacts: &[Artifact]) -> Result<(), Failure> {
     for Artifact { name, .. } in artifacts {
         if name.is_empty() {
             return invalid(
-                "output.artifact-name",
+                HostCode::OutputArtifactName,
                 "the format made several artifacts, and one of them has no name".to_owned(),
             );
         }
         if !is_one_component(name) {
             return invalid(
-                "output.artifact-name",
+                HostCode::OutputArtifactName,
                 format!(
                     "the format named an artifact `{}`; a name is at most {ARTIFACT_NAME_MAX_BYTES} of `A-Z a-z 0-9 . _ -`, and neither `.` nor begins with `..`",
                     name.escape_debug()
@@ -180,7 +180,7 @@ fn check(artifacts: &[Artifact]) -> Result<(), Failure> {
         }
         if !names.insert(name) {
             return invalid(
-                "output.artifact-name",
+                HostCode::OutputArtifactName,
                 format!("the format named two artifacts `{name}`"),
             );
         }

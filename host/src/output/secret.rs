@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{Publication, Written, taken};
 use crate::config::model::{NamedPlaces, SecretDestination, SecretWrite};
 use crate::failure::Failure;
-use crate::kubernetes::{CONFLICT, Call, Kubernetes, NO_DRY_RUN, NOT_FOUND, Verb};
+use crate::kubernetes::{ApiError, Call, Kubernetes, Verb};
 
 /// Rounds of GET and PUT when others write the same Secret at the same moment; each round is won by somebody, and the
 /// scheduler tries again later anyway.
@@ -110,10 +110,10 @@ impl Secrets {
                     Written::Changed
                 })
             }
-            Err(failure) => {
+            Err(error) => {
                 // The request may have come through; what is there now is not known.
                 self.forget(&place);
-                Err(failure)
+                Err(error.into())
             }
         }
     }
@@ -132,7 +132,7 @@ impl Secrets {
             .send_write(destination, &place, body, Effect::DryRun)
             .await
         {
-            Err(failure) if has_code(&failure, NO_DRY_RUN) => {
+            Err(ApiError::NoDryRun(_)) => {
                 let verb = match destination.write {
                     SecretWrite::Patch => Verb::Patch,
                     SecretWrite::GetAndPut => Verb::Update,
@@ -140,7 +140,8 @@ impl Secrets {
                 let write = Call::secret(verb, &place.namespace, &place.name);
                 self.kubernetes.require_access(&write).await
             }
-            result => result.map(drop),
+            Err(refusal) => Err(refusal.into()),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -181,7 +182,7 @@ impl Secrets {
         place: &Place,
         body: Zeroizing<Vec<u8>>,
         effect: Effect,
-    ) -> Result<(String, bool), Failure> {
+    ) -> Result<(String, bool), ApiError> {
         match destination.write {
             SecretWrite::Patch => self.patch(destination, place, body, effect).await,
             SecretWrite::GetAndPut => self.get_and_put(destination, place, &body, effect).await,
@@ -195,7 +196,7 @@ impl Secrets {
         place: &Place,
         body: Zeroizing<Vec<u8>>,
         effect: Effect,
-    ) -> Result<(String, bool), Failure> {
+    ) -> Result<(String, bool), ApiError> {
         let mut call = Call::secret(Verb::Patch, &place.namespace, &place.name);
         call.query = place.query(effect);
         if destination.create {
@@ -216,14 +217,14 @@ impl Secrets {
         place: &Place,
         desired: &[u8],
         effect: Effect,
-    ) -> Result<(String, bool), Failure> {
+    ) -> Result<(String, bool), ApiError> {
         let mut attempt = 1;
         loop {
             match self
                 .get_and_put_once(destination, place, desired, effect)
                 .await
             {
-                Err(failure) if has_code(&failure, CONFLICT) && attempt < CONFLICTS_MAX => {
+                Err(ApiError::Conflict(_)) if attempt < CONFLICTS_MAX => {
                     attempt += 1;
                 }
                 result => return result,
@@ -237,18 +238,18 @@ impl Secrets {
         place: &Place,
         desired: &[u8],
         effect: Effect,
-    ) -> Result<(String, bool), Failure> {
+    ) -> Result<(String, bool), ApiError> {
         let get = Call::secret(Verb::Get, &place.namespace, &place.name);
         let found: object::Found = match self.kubernetes.send(&get).await {
             Ok(answer) => answer.parse(&get)?,
-            Err(failure) if has_code(&failure, NOT_FOUND) && destination.create => {
+            Err(ApiError::NotFound(_)) if destination.create => {
                 let body = object::to_create(desired).ok_or_else(|| get.malformed("own object"))?;
                 return Ok((self.put(Verb::Create, place, body, effect).await?, true));
             }
-            Err(failure) => return Err(failure),
+            Err(refusal) => return Err(refusal),
         };
         match object::merged(found, desired) {
-            None => Err(get.malformed("it is no Secret")),
+            None => Err(get.malformed("it is no Secret").into()),
             Some(object::Merged::Same { resource_version }) => Ok((resource_version, false)),
             Some(object::Merged::Changed(body)) => {
                 Ok((self.put(Verb::Update, place, body, effect).await?, true))
@@ -262,7 +263,7 @@ impl Secrets {
         place: &Place,
         body: Zeroizing<Vec<u8>>,
         effect: Effect,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, ApiError> {
         let mut call = Call::secret(verb, &place.namespace, &place.name);
         call.query = place.query(effect);
         call.body = body;
@@ -270,7 +271,7 @@ impl Secrets {
     }
 
     /// Sends a write and returns the Secret's resourceVersion after it; what a dry run creates has none.
-    async fn send(&self, mut call: Call<'_>, effect: Effect) -> Result<String, Failure> {
+    async fn send(&self, mut call: Call<'_>, effect: Effect) -> Result<String, ApiError> {
         #[derive(Deserialize)]
         struct Object {
             metadata: Metadata,
@@ -285,7 +286,7 @@ impl Secrets {
         match (object.metadata.resource_version, effect) {
             (Some(version), _) => Ok(version),
             (None, Effect::DryRun) => Ok(String::new()),
-            (None, Effect::Lasting) => Err(call.malformed("it has no resourceVersion")),
+            (None, Effect::Lasting) => Err(call.malformed("it has no resourceVersion").into()),
         }
     }
 
@@ -308,10 +309,6 @@ impl Secrets {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, State>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn has_code(failure: &Failure, code: &str) -> bool {
-    failure.code.as_deref() == Some(code)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::engine::BoxError;
 use super::limits;
 use super::store::{Guest, Stopped};
 use crate::config::model::PluginLimits;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// Why a call ended without a result of the plugin's.
 #[derive(Debug, thiserror::Error)]
@@ -82,17 +82,17 @@ pub enum CallError {
 impl CallError {
     /// The stable code of the failure that a job gets.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> HostCode {
         match self {
-            Self::Spinning { .. } | Self::Timeout { .. } => "plugin.timeout",
-            Self::Idle { .. } => "plugin.idle",
-            Self::Stopped => "plugin.stopped",
-            Self::OutOfMemory { .. } => "plugin.out-of-memory",
-            Self::TooMuchData { .. } => "plugin.too-much-data",
-            Self::TooManyHandles { .. } => "plugin.too-many-handles",
-            Self::Trap { .. } => "plugin.trap",
-            Self::Exit { .. } => "plugin.exit",
-            Self::Host(_) => "plugin.host",
+            Self::Spinning { .. } | Self::Timeout { .. } => HostCode::PluginTimeout,
+            Self::Idle { .. } => HostCode::PluginIdle,
+            Self::Stopped => HostCode::PluginStopped,
+            Self::OutOfMemory { .. } => HostCode::PluginOutOfMemory,
+            Self::TooMuchData { .. } => HostCode::PluginTooMuchData,
+            Self::TooManyHandles { .. } => HostCode::PluginTooManyHandles,
+            Self::Trap { .. } => HostCode::PluginTrap,
+            Self::Exit { .. } => HostCode::PluginExit,
+            Self::Host(_) => HostCode::PluginHost,
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
             ),
         ] {
             let failure = error.into_failure("`acme`");
-            assert_eq!((failure.kind, failure.code.as_deref()), (kind, Some(code)));
+            assert_eq!((failure.kind, failure.code()), (kind, Some(code)));
             assert_eq!(failure.message, message);
         }
     }

@@ -10,7 +10,7 @@ use super::limits;
 use crate::capability::Level;
 use crate::capability::scrub::Scrubber;
 use crate::config::model::PluginLimits;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::token::{Artifact, NamedToken};
 
 /// How many jobs a log line names.
@@ -103,7 +103,7 @@ pub(super) fn check_artifacts(
     check(artifacts, limits, tokens).map_err(|mistake| {
         Failure::new(
             FailureKind::Internal,
-            "plugin.invalid-artifact",
+            HostCode::PluginInvalidArtifact,
             format!("plugin {plugin} failed: {mistake}"),
         )
     })
@@ -223,7 +223,7 @@ mod tests {
                 None => assert_eq!(checked, Ok(()), "{names:?}"),
                 Some(mistake) => {
                     let failure = checked.unwrap_err();
-                    assert_eq!(failure.code.as_deref(), Some("plugin.invalid-artifact"));
+                    assert_eq!(failure.code(), Some("plugin.invalid-artifact"));
                     assert!(
                         failure.message.contains(mistake),
                         "{names:?}: {}",

@@ -13,6 +13,7 @@ use wasmparser::{Parser, Payload};
 use super::instances::Instances;
 use super::needs::{self, SecretMistake, SecretNeed};
 use super::{ConfigMistake, limits, schema};
+use crate::failure::HostCode;
 use crate::printable::{self, printable};
 
 /// The package of the plugin interface.
@@ -307,18 +308,18 @@ pub enum InspectError {
 impl InspectError {
     /// The stable code of the failure that a job gets.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> HostCode {
         match self {
-            Self::TooLarge { .. } | Self::LargeInstances { .. } => "plugin.too-large",
+            Self::TooLarge { .. } | Self::LargeInstances { .. } => HostCode::PluginTooLarge,
             Self::NotWasm { .. } | Self::CoreModule | Self::Malformed(_) => {
-                "plugin.not-a-component"
+                HostCode::PluginNotAComponent
             }
-            Self::NotAPlugin { .. } => "plugin.wrong-world",
-            Self::UnknownVersion { .. } => "plugin.unknown-version",
-            Self::RefusedImport { .. } => "plugin.refused-import",
-            Self::MissingImport { .. } => "plugin.missing-import",
+            Self::NotAPlugin { .. } => HostCode::PluginWrongWorld,
+            Self::UnknownVersion { .. } => HostCode::PluginUnknownVersion,
+            Self::RefusedImport { .. } => HostCode::PluginRefusedImport,
+            Self::MissingImport { .. } => HostCode::PluginMissingImport,
             Self::Section { .. } | Self::LargeSection { .. } | Self::TwoSections { .. } => {
-                "plugin.invalid-section"
+                HostCode::PluginInvalidSection
             }
         }
     }
@@ -587,7 +588,7 @@ mod tests {
 
     fn refusal(bytes: &[u8]) -> (&'static str, String) {
         let error = inspect(bytes).unwrap_err();
-        (error.code(), error.to_string())
+        (error.code().as_str(), error.to_string())
     }
 
     #[test]

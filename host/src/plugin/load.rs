@@ -22,7 +22,7 @@ use super::limits;
 use super::schema::ConfigMistake;
 use super::v0_1::{Linkers, Prepared};
 use crate::config::model::PluginFile;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file;
 
 /// Why a plugin cannot be used.
@@ -118,16 +118,16 @@ pub enum LoadError {
 impl LoadError {
     /// The stable code of the failure that a job gets.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> HostCode {
         match self {
-            Self::NotFound { .. } => "plugin.not-found",
-            Self::Unreadable { .. } => "plugin.unreadable",
-            Self::DigestMismatch { .. } => "plugin.digest-mismatch",
+            Self::NotFound { .. } => HostCode::PluginNotFound,
+            Self::Unreadable { .. } => HostCode::PluginUnreadable,
+            Self::DigestMismatch { .. } => HostCode::PluginDigestMismatch,
             Self::Refused { source, .. } => source.code(),
-            Self::Schema { .. } => "plugin.invalid-schema",
-            Self::WrongWorld { .. } => "plugin.wrong-world",
-            Self::Compile { .. } => "plugin.compile",
-            Self::Link { .. } => "plugin.missing-import",
+            Self::Schema { .. } => HostCode::PluginInvalidSchema,
+            Self::WrongWorld { .. } => HostCode::PluginWrongWorld,
+            Self::Compile { .. } => HostCode::PluginCompile,
+            Self::Link { .. } => HostCode::PluginMissingImport,
         }
     }
 

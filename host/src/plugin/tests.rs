@@ -91,7 +91,7 @@ fn value(token: &Token) -> &str {
 }
 
 fn code(failure: &Failure) -> &str {
-    failure.code.as_deref().unwrap_or_default()
+    failure.code().unwrap_or_default()
 }
 
 fn file_named(path: &Path) -> BTreeMap<String, PluginFile> {
@@ -289,7 +289,7 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
             5000,
             FailureKind::Internal,
             "state.too-large",
-            "cached more than",
+            "keeps too much",
         ),
     ] {
         bench.fixture.job.source.timeout = Duration::from_millis(timeout_ms);
@@ -553,7 +553,7 @@ async fn a_call_that_is_given_up_leaves_nothing_running() {
 async fn an_unknown_plugin_is_told_with_the_nearest_name() {
     let bench = Bench::new();
     let error = bench.plugins.info("oath2").await.unwrap_err();
-    assert_eq!(error.code(), "plugin.not-found");
+    assert_eq!(error.code().as_str(), "plugin.not-found");
     assert!(
         error
             .to_string()

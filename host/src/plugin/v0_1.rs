@@ -19,7 +19,7 @@ use super::inspect::World;
 use super::store::{self, End, Guest};
 use crate::capability::{self, Call, SecretHandle};
 use crate::config::model::PluginLimits;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Code, Failure, FailureKind};
 use crate::time::Timestamp;
 use crate::token::{Artifact, Expiry, Field, NamedToken, Token};
 use crate::worker;
@@ -233,7 +233,10 @@ pub(super) async fn acquire(
             remember(call, &token);
             Ok(token)
         }
-        Err(failure) => Err(call.said(failure_from(failure))),
+        Err(mut failure) => {
+            let code = failure.code.take();
+            Err(call.said(code, failure_from(failure)))
+        }
     })
 }
 
@@ -263,11 +266,15 @@ pub(super) async fn format(
     Ok(match answer? {
         Ok(artifacts) => Ok(artifacts.into_iter().map(artifact_from).collect()),
         Err(failure) => {
-            let mut failure = failure_from(failure);
-            failure.message = scrub(&failure.message);
-            failure.code = failure.code.map(|code| scrub(&code));
             // The host has no functions that fail for a formatter.
-            Err(failure.as_said_by_plugin(|_| false))
+            let code = failure.code.as_deref().map(&scrub);
+            let code = code.and_then(|code| Code::said(code, |_| false));
+            let failure = failure_from(failure);
+            Err(Failure {
+                message: scrub(&failure.message),
+                code,
+                ..failure
+            })
         }
     })
 }
@@ -333,6 +340,7 @@ fn artifact_from(artifact: wit_formatter::Artifact) -> Artifact {
     }
 }
 
+/// But for its code, which is only a plugin's word.
 fn failure_from(failure: types::Failure) -> Failure {
     Failure {
         kind: match failure.kind {
@@ -341,7 +349,7 @@ fn failure_from(failure: types::Failure) -> Failure {
             types::FailureKind::Unavailable => FailureKind::Unavailable,
             types::FailureKind::Internal => FailureKind::Internal,
         },
-        code: failure.code,
+        code: None,
         message: match failure.message.trim() {
             "" => "the plugin gave no reason".to_owned(),
             _ => failure.message,
@@ -362,7 +370,7 @@ fn failure_to(call: &Call, failure: Failure) -> types::Failure {
             FailureKind::Unavailable => types::FailureKind::Unavailable,
             FailureKind::Internal => types::FailureKind::Internal,
         },
-        code: failure.code,
+        code: failure.code.map(String::from),
         message: failure.message,
         retry_after_ms: failure
             .retry_after

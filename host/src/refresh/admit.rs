@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::clock::Moment;
 use super::due::SOONEST;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::time::{Reading, Timestamp};
 
 /// `nbf` that an issuer set by a clock slightly ahead of ours is no reason to refuse a token; RFC 7519 §4.1.5 speaks of "no
@@ -74,14 +74,14 @@ fn usable(candidate: &Candidate, now: Reading) -> Result<(), Failure> {
     if candidate.is_empty {
         return refuse(
             FailureKind::Internal,
-            "token.empty",
+            HostCode::TokenEmpty,
             "the source returned an empty token".to_owned(),
         );
     }
     if let Some(at) = candidate.expires_at.filter(|at| *at <= now.wall) {
         return refuse(
             FailureKind::Unavailable,
-            "token.expired",
+            HostCode::TokenExpired,
             format!(
                 "the token that the source returned expired at {at} and it is {}; is this machine's clock right?",
                 now.wall
@@ -92,7 +92,7 @@ fn usable(candidate: &Candidate, now: Reading) -> Result<(), Failure> {
     if let Some(at) = candidate.not_before.filter(|at| *at > latest) {
         return refuse(
             FailureKind::Unavailable,
-            "token.not-yet-valid",
+            HostCode::TokenNotYetValid,
             format!(
                 "the token that the source returned is not valid before {at} and it is {}; is this machine's clock right?",
                 now.wall
@@ -197,7 +197,7 @@ mod tests {
         ] {
             let verdict = admit(&candidate, None, NOW);
             assert_eq!(
-                verdict.as_ref().map_err(|f| f.code.as_deref().unwrap()),
+                verdict.as_ref().map_err(|f| f.code().unwrap()),
                 expected.as_ref().map_err(|code| *code),
                 "{candidate:?}"
             );

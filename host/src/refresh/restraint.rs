@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::{ladder, obeyed};
 use super::scaled;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Area, Code, Failure, FailureKind, HostCode};
 use crate::time::Reading;
 
 /// The first wait between two probes is up to this long.
@@ -53,35 +53,6 @@ pub enum Sign {
     Unsent,
 }
 
-/// Codes of failures on our own side, before anything is sent: secrets, certificate files, the state store, the API server that keeps
-/// secrets, a chain that is not to be used.
-pub(crate) const OURS: [&str; 6] = [
-    "secret.",
-    "tls.",
-    "state.",
-    "kubernetes.",
-    "crypto.",
-    "chain.",
-];
-
-/// Codes of plugins that did not get to run.
-const NOT_LOADED: [&str; 11] = [
-    "plugin.not-found",
-    "plugin.unreadable",
-    "plugin.digest-mismatch",
-    "plugin.wrong-world",
-    "plugin.missing-import",
-    "plugin.too-large",
-    "plugin.not-a-component",
-    "plugin.unknown-version",
-    "plugin.refused-import",
-    "plugin.invalid-section",
-    "plugin.invalid-schema",
-];
-
-/// Calls that waited for an answer until their time was up.
-pub(crate) const TIMEOUTS: [&str; 2] = ["plugin.timeout", "host.timeout"];
-
 /// An issuer's words for a client that it does not take: RFC 6749 §5.2, and the statuses of answers without such a word.
 const REFUSALS: [&str; 4] = [
     "invalid_client",
@@ -98,37 +69,78 @@ const OF_ANOTHER_KIND: [&str; 2] = ["answer.unreadable", "answer.no-token"];
 /// issuer is being repaired.
 #[must_use]
 pub fn sign(failure: &Failure, was_served: bool) -> Sign {
-    use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
-    let code = failure.code.as_deref().unwrap_or_default();
-    let trouble = |cause| Sign::Trouble {
+    match &failure.code {
+        Some(Code::Host(code)) => sign_of_host(*code, failure),
+        Some(Code::Said(word)) => sign_of_word(word, failure, was_served),
+        None => sign_of_word("", failure, was_served),
+    }
+}
+
+fn trouble(cause: Cause, failure: &Failure) -> Sign {
+    Sign::Trouble {
         cause,
         retry_after: failure.retry_after,
+    }
+}
+
+fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
+    use HostCode::{
+        ChainInDoubt, HostTimeout, PluginDigestMismatch, PluginInvalidSchema, PluginInvalidSection,
+        PluginMissingImport, PluginNotAComponent, PluginNotFound, PluginRefusedImport,
+        PluginTimeout, PluginTooLarge, PluginUnknownVersion, PluginUnreadable, PluginWrongWorld,
     };
+    match (code, code.area()) {
+        // Calls that waited for an answer until their time was up.
+        (PluginTimeout | HostTimeout, _) if failure.kind == FailureKind::Unavailable => {
+            trouble(Cause::IssuerInTrouble, failure)
+        }
+        // Plugins that did not get to run.
+        (
+            PluginNotFound | PluginUnreadable | PluginDigestMismatch | PluginWrongWorld
+            | PluginMissingImport | PluginTooLarge | PluginNotAComponent | PluginUnknownVersion
+            | PluginRefusedImport | PluginInvalidSection | PluginInvalidSchema,
+            _,
+        ) => Sign::Unsent,
+        (ChainInDoubt, _) | (_, Area::Plugin) => Sign::Unclear,
+        // Our own side, before anything is sent: secrets, certificate files, the state store, the API server that keeps secrets, a chain that
+        // is not to be used.
+        (
+            _,
+            Area::Secret | Area::Tls | Area::State | Area::Kubernetes | Area::Crypto | Area::Chain,
+        ) => Sign::Unsent,
+        (_, area) => match (failure.kind, area) {
+            (FailureKind::Unavailable, _) => trouble(Cause::IssuerInTrouble, failure),
+            (FailureKind::Internal, _) => Sign::Unclear,
+            (_, Area::Http) => Sign::Unsent,
+            _ => Sign::Unclear,
+        },
+    }
+}
+
+/// `word`: what the plugin said, in its own words or its issuer's.
+fn sign_of_word(word: &str, failure: &Failure, was_served: bool) -> Sign {
     match failure.kind {
-        _ if REFUSALS.contains(&code) => trouble(Cause::ClientRefused),
-        Unavailable if TIMEOUTS.contains(&code) => trouble(Cause::IssuerInTrouble),
-        _ if NOT_LOADED.contains(&code) => Sign::Unsent,
-        _ if code == "chain.in-doubt" || code.starts_with("plugin.") => Sign::Unclear,
-        _ if OURS.iter().any(|ours| code.starts_with(ours)) => Sign::Unsent,
-        Unavailable if !was_served && is_of_another_kind(code) => trouble(Cause::ClientRefused),
-        Unavailable => trouble(Cause::IssuerInTrouble),
-        Internal => Sign::Unclear,
-        Denied | InvalidConfig => match (code.split_once('.'), code) {
-            // The OAuth plugins' code for an answer without one.
-            (Some(("http", rest)), _) if rest.bytes().all(|b| b.is_ascii_digit()) => Sign::Answered,
-            (Some(("http", _)), _) => Sign::Unsent,
-            // Their code for an answer that was read, and has not what the job wants.
-            (Some(("answer", _)), _) => Sign::Answered,
-            (Some(_), _) | (None, "") => Sign::Unclear,
-            (None, _) => Sign::Answered,
+        _ if REFUSALS.contains(&word) => trouble(Cause::ClientRefused, failure),
+        FailureKind::Unavailable if !was_served && is_of_another_kind(word) => {
+            trouble(Cause::ClientRefused, failure)
+        }
+        FailureKind::Unavailable => trouble(Cause::IssuerInTrouble, failure),
+        FailureKind::Internal => Sign::Unclear,
+        FailureKind::Denied | FailureKind::InvalidConfig => match word.split_once('.') {
+            _ if status(word).is_some() => Sign::Answered,
+            // The OAuth plugins' code for an answer that was read, and has not what the job wants.
+            Some(("answer", _)) => Sign::Answered,
+            Some(_) => Sign::Unclear,
+            None if word.is_empty() => Sign::Unclear,
+            None => Sign::Answered,
         },
     }
 }
 
 /// Whether a failure's code says that the issuer does not take the client.
 #[must_use]
-pub fn is_refusal(code: Option<&str>) -> bool {
-    code.is_some_and(|code| REFUSALS.contains(&code))
+pub fn is_refusal(code: Option<&Code>) -> bool {
+    matches!(code, Some(Code::Said(word)) if REFUSALS.contains(&word.as_str()))
 }
 
 fn is_of_another_kind(code: &str) -> bool {
@@ -139,8 +151,11 @@ fn is_of_another_kind(code: &str) -> bool {
 /// issuer behind it. Where the job `was_served` that passes by itself; where it never was, it asks at the wrong place.
 #[must_use]
 pub fn taken(failure: Failure, was_served: bool) -> Failure {
-    let code = failure.code.as_deref().unwrap_or_default();
-    let is_gateways = matches!(status(code), Some(400..500)) && !REFUSALS.contains(&code);
+    let is_gateways = match &failure.code {
+        Some(Code::Said(word)) => matches!(status(word), Some(400..500)),
+        _ => false,
+    };
+    let is_gateways = is_gateways && !is_refusal(failure.code.as_ref());
     if was_served && is_gateways {
         Failure {
             kind: FailureKind::Unavailable,
@@ -160,9 +175,9 @@ fn status(code: &str) -> Option<u16> {
 /// plugin's file, the certificates to trust. Not a chain, which only a login mends.
 #[must_use]
 pub fn is_at_home(failure: &Failure) -> bool {
-    let code = failure.code.as_deref().unwrap_or_default();
-    let is_unsent = sign(failure, true) == Sign::Unsent && !code.starts_with("chain.");
-    is_unsent || code == "http.tls"
+    let code = failure.host_code();
+    let is_chains = code.is_some_and(|code| code.area() == Area::Chain);
+    (sign(failure, true) == Sign::Unsent && !is_chains) || code == Some(HostCode::HttpTls)
 }
 
 /// How long after the `nth` failure (from 1) the next probe may go. `sample` is from 0 to 1.

@@ -13,7 +13,7 @@ use super::status::{
 };
 use super::work::Task;
 use crate::config::model::{Destination, Job, Output, SharedOutput};
-use crate::failure::FailureKind;
+use crate::failure::{Code, FailureKind};
 use crate::refresh::admit::Candidate;
 use crate::refresh::lifetime;
 use crate::refresh::publication::{Publication, Purpose, State};
@@ -233,7 +233,8 @@ impl Entry {
         if is_dead && !self.is_death_told {
             let failure = held_back.map(|held_back| held_back.failure);
             let failure = failure.as_ref().or(self.last_failure.as_deref());
-            let code = failure.and_then(|failure| failure.code.as_deref());
+            let code = failure.and_then(|failure| failure.code.as_ref());
+            let code = code.map(Code::as_str);
             let error = failure.map(|failure| failure.message.as_str());
             let expired_at = self.expires_at(now).map(tracing::field::display);
             tracing::error!(job = %self.config.id, expired_at, code, error, "the token has expired and there is no other yet");
@@ -261,15 +262,10 @@ impl Entry {
         }
     }
 
-    /// What became of the chain of the job's rotating secrets, by its record or else by the last failure; none: it has none.
+    /// What became of the chain of the job's rotating secrets, by its record; none: it has none.
     pub(super) fn chain(&self, ports: &Ports) -> Option<ChainState> {
-        let by_failure = || {
-            let failure = self.last_failure.as_deref();
-            ChainState::of(failure.and_then(|failure| failure.code.as_deref()))
-        };
-        let by_record = || ports.acquirer.chain_state(&self.config);
-        self.rotates()
-            .then(|| by_record().unwrap_or_else(by_failure))
+        let state = || ports.acquirer.chain_state(&self.config);
+        self.rotates().then(|| state().unwrap_or(ChainState::Ok))
     }
 
     /// Whether somebody has to mend something, and may do so by another secret.

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use super::status::{ChainState, JobState, JobStatus, Snapshot};
 use crate::config::model::Destination;
-use crate::failure::{self, Failure, FailureKind};
+use crate::failure::{Code, Failure, FailureKind};
 use crate::refresh::restraint::Cause;
 use crate::time::Timestamp;
 
@@ -250,7 +250,7 @@ impl Metrics {
             reason: kind,
         };
         self.refreshes.get_or_create(&labels).inc();
-        let code = self.bounded_code(failure.code.as_deref().unwrap_or_default());
+        let code = self.bounded_code(failure);
         self.failures
             .get_or_create(&CodeLabels { kind, code })
             .inc();
@@ -289,10 +289,12 @@ impl Metrics {
     }
 
     /// The host's own are a bounded number, and no plugin can take their names.
-    fn bounded_code(&self, code: &str) -> String {
-        if failure::is_hosts(code) {
-            return code.to_owned();
-        }
+    fn bounded_code(&self, failure: &Failure) -> String {
+        let code = match &failure.code {
+            Some(Code::Host(code)) => return code.as_str().to_owned(),
+            Some(Code::Said(code)) => code.as_str(),
+            None => "",
+        };
         let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
         let is_counted = codes.contains(code)
             || (codes.len() < CODES && code.len() <= CODE_LENGTH && codes.insert(code.to_owned()));
@@ -317,7 +319,7 @@ impl Metrics {
         self.wrote(destination, WriteResult::Failed);
         let labels = CodeLabels {
             kind: kind_of(destination),
-            code: self.bounded_code(failure.code.as_deref().unwrap_or_default()),
+            code: self.bounded_code(failure),
         };
         self.write_failures.get_or_create(&labels).inc();
     }
@@ -705,10 +707,10 @@ mod tests {
     fn codes_that_plugins_make_up_do_not_fill_the_memory() {
         let metrics = Metrics::new();
         for n in 0..1000 {
-            let failure = Failure::new(FailureKind::Internal, &format!("code-{n}"), "");
+            let failure = Failure::new(FailureKind::Internal, format!("code-{n}"), "");
             metrics.refresh_failed(&failure, Duration::ZERO);
         }
-        let long = Failure::new(FailureKind::Internal, &"x".repeat(1000), "");
+        let long = Failure::new(FailureKind::Internal, "x".repeat(1000), "");
         metrics.refresh_failed(&long, Duration::ZERO);
         // Nor do they take the place of the host's own.
         let own = Failure::new(FailureKind::Internal, "plugin.trap", "");

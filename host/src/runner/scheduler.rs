@@ -571,7 +571,7 @@ impl Scheduler {
             // It is a former source's.
             return;
         }
-        let (job, kind, code) = (&entry.config.id, failure.kind, failure.code.as_deref());
+        let (job, kind, code) = (&entry.config.id, failure.kind, failure.code());
         let error = &failure.message;
         if is_news(entry.told_failure.as_deref(), failure) {
             warn!(%job, %kind, code, error, %next, "refresh failed");
@@ -857,7 +857,7 @@ impl World {
             }
             Err(failure) => {
                 self.metrics.write_failed(destination, &failure);
-                let (kind, code) = (failure.kind, failure.code.as_deref());
+                let (kind, code) = (failure.kind, failure.code());
                 let error = &failure.message;
                 if is_news(before.as_deref(), &failure) {
                     warn!(job, output, %kind, code, error, "output cannot be written");

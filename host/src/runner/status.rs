@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::capability::chain::ChainState;
 use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Code, Failure, FailureKind};
 use crate::refresh::restraint::{Cause, is_refusal};
 use crate::time::{Timestamp, rfc3339};
 
@@ -163,7 +163,7 @@ impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
             Cause::IssuerInTrouble => write!(f, "waits for {}", self.issuer),
-            Cause::ClientRefused if is_refusal(self.failure.code.as_deref()) => {
+            Cause::ClientRefused if is_refusal(self.failure.code.as_ref()) => {
                 write!(f, "client refused by {}", self.issuer)
             }
             Cause::ClientRefused => write!(f, "no token endpoint at {}", self.issuer),
@@ -181,7 +181,7 @@ pub struct FailureStatus {
     pub kind: FailureKind,
     /// Stable, for machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub code: Option<Code>,
     /// For people.
     pub message: String,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ports::{Call, NotObtained, Obtained, Ports, Published, Write};
 use crate::config::model::{Job, JobId};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::token::KeptToken;
 
 /// A call of a source is bounded by the job's `timeout` where it is made; this much later it is given up here, in case that
@@ -89,7 +89,7 @@ async fn bounded<T, E: From<Failure>>(
         result = work => result,
         () = ports.timer.sleep(limit) => Err(Failure::new(
             FailureKind::Unavailable,
-            "host.timeout",
+            HostCode::HostTimeout,
             format!("{what} did not end within {} s", limit.as_secs()),
         )
         .into()),
@@ -100,7 +100,7 @@ async fn bounded<T, E: From<Failure>>(
 pub(super) fn panicked() -> Failure {
     Failure::new(
         FailureKind::Internal,
-        "host.panic",
+        HostCode::HostPanic,
         "a bug in evertoken stopped this piece of work; the log has more, please report it",
     )
 }

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::connections::{Connections, Place, affordable};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::runner::status::Snapshot;
 use crate::runner::{Handle, Stopped};
 use crate::state::manual::{KeptJob, Manual, Replaced};
@@ -159,7 +159,7 @@ enum Answer<T> {
 pub struct Refusal {
     /// For programs; none: the request itself is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub code: Option<Code>,
     /// For people.
     pub message: String,
 }

@@ -16,7 +16,7 @@ use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{ChainChange, FoundChain, Revision, Seed, StoredChain};
 use crate::config::defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS;
 use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 
 /// What is kept free in a record of limited size before a request is sent: the largest answer, and what else is said of it.
@@ -297,7 +297,7 @@ impl Store {
         match self.records.max_bytes() {
             Some(most) if held + RESERVE_BYTES > most => Err(Failure::new(
                 FailureKind::InvalidConfig,
-                "state.no-room",
+                HostCode::StateNoRoom,
                 format!(
                     "the record of chain {id} has {held} bytes and could not take the issuer's answer as well (a Secret holds {most}), so no request is sent; make the source's configuration smaller"
                 ),
@@ -462,7 +462,7 @@ impl From<Unread> for Failure {
 pub(super) fn changed() -> Failure {
     Failure::new(
         FailureKind::Unavailable,
-        "state.changed",
+        HostCode::StateChanged,
         "what is to be forgotten was changed at the same moment; try again",
     )
 }

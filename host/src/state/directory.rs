@@ -37,7 +37,7 @@ use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::{BoxFuture, Revision};
-use crate::failure::Failure;
+use crate::failure::{Failure, HostCode};
 
 /// The file with the store's own record beside the database.
 const OWN_FILE: &str = "fingerprints";
@@ -420,7 +420,7 @@ fn full_disk() -> redb::Error {
 }
 
 fn is_disk_full(error: &StateError) -> bool {
-    error.code() == super::error::DISK_FULL
+    error.code() == HostCode::StateDiskFull
 }
 
 /// Looks at all records and encrypts those anew that need it, all in one commit: a store is encrypted or it is not. Until redb uses their

@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use super::key::Key;
 use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind};
-
-/// The code where there is no room left.
-pub(super) const DISK_FULL: &str = "state.disk-full";
+use crate::failure::{Failure, FailureKind, HostCode};
 
 fn mend_of(why: &io::Error, mend: &'static str) -> &'static str {
     match why.kind() {
@@ -208,24 +205,24 @@ impl StateError {
 
     /// The stable code for machines.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> HostCode {
         match self {
-            Self::Open { .. } => "state.open",
-            Self::Exposed { .. } => "state.exposed",
-            Self::Plaintext { .. } => "state.plaintext",
-            Self::Restored { .. } | Self::Lost { .. } => "chain.restored",
-            Self::Locked { .. } => "state.locked",
-            Self::OlderForm { .. } => "state.older-form",
-            Self::NewerSchema { .. } => "state.newer-schema",
-            Self::Damaged { .. } | Self::DamagedSecrets { .. } => "state.damaged",
-            Self::KeyMissing { .. } => "state.key-missing",
-            Self::Undecryptable { .. } => "state.undecryptable",
-            Self::Unreadable { .. } => "state.unreadable",
-            Self::Storage { source, .. } if is_disk_full(source) => DISK_FULL,
-            Self::Storage { .. } => "state.io",
-            Self::Closed => "state.closed",
-            Self::Quota { .. } => "state.too-large",
-            Self::Crypto(_) => "state.crypto",
+            Self::Open { .. } => HostCode::StateOpen,
+            Self::Exposed { .. } => HostCode::StateExposed,
+            Self::Plaintext { .. } => HostCode::StatePlaintext,
+            Self::Restored { .. } | Self::Lost { .. } => HostCode::ChainRestored,
+            Self::Locked { .. } => HostCode::StateLocked,
+            Self::OlderForm { .. } => HostCode::StateOlderForm,
+            Self::NewerSchema { .. } => HostCode::StateNewerSchema,
+            Self::Damaged { .. } | Self::DamagedSecrets { .. } => HostCode::StateDamaged,
+            Self::KeyMissing { .. } => HostCode::StateKeyMissing,
+            Self::Undecryptable { .. } => HostCode::StateUndecryptable,
+            Self::Unreadable { .. } => HostCode::StateUnreadable,
+            Self::Storage { source, .. } if is_disk_full(source) => HostCode::StateDiskFull,
+            Self::Storage { .. } => HostCode::StateIo,
+            Self::Closed => HostCode::StateClosed,
+            Self::Quota { .. } => HostCode::StateTooLarge,
+            Self::Crypto(_) => HostCode::StateCrypto,
         }
     }
 

@@ -9,7 +9,7 @@ use super::record::{self, Values};
 use super::records::{Expected, Value};
 use crate::capability::keep::{PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Revision};
 use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::token::KeptToken;
 
 /// Rounds of reading and writing a job's values when another process writes them at the same moment.
@@ -50,7 +50,7 @@ impl Store {
         }
         Err(Failure::new(
             FailureKind::Unavailable,
-            "state.changed",
+            HostCode::StateChanged,
             format!(
                 "what the plugin of job {job} cached is changed by other processes all the time"
             ),

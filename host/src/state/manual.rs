@@ -14,14 +14,8 @@ use super::{HeldChain, Store, random};
 use crate::capability::chain::{CLOCK_SKEW, Chain, Exchange, Holder, Intent};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Seed, StoredChain};
 use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::time::{Clock, Timestamp, rfc3339};
-
-/// The code of a failure about a job that nothing is kept of.
-pub const NO_SUCH_JOB: &str = "state.no-such-job";
-
-/// The code of a failure about a secret that no chain is kept of.
-pub const NO_SUCH_CHAIN: &str = "state.no-such-chain";
 
 /// How long a person waits for the end of a request under way. Most are answered within a second.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -304,7 +298,7 @@ impl Manual {
         if self.store.swap_chain(change).await?.is_none() {
             return Err(Failure::new(
                 FailureKind::Unavailable,
-                "state.changed",
+                HostCode::StateChanged,
                 format!(
                     "the chain of secret `{secret}` of job `{job}` was changed at the same moment; try again"
                 ),
@@ -338,11 +332,8 @@ impl Manual {
 
     /// Waits a little if others were at it, unless that has been tried for long enough. Whether it is to be tried again.
     async fn passes<T>(&self, result: &Result<T, Failure>, began: Instant) -> bool {
-        let code = result
-            .as_ref()
-            .err()
-            .and_then(|failure| failure.code.as_deref());
-        let passes = matches!(code, Some("state.in-use" | "state.changed"))
+        let code = result.as_ref().err().and_then(Failure::host_code);
+        let passes = matches!(code, Some(HostCode::StateInUse | HostCode::StateChanged))
             && began.elapsed() < self.patience;
         if passes {
             sleep(LOOK).await;
@@ -370,7 +361,7 @@ impl Manual {
         };
         Failure::new(
             FailureKind::InvalidConfig,
-            NO_SUCH_CHAIN,
+            HostCode::StateNoSuchChain,
             format!(
                 "no chain is kept of secret `{secret}` of job `{job}` ({known}); a first value goes where the configuration reads it"
             ),
@@ -401,7 +392,7 @@ impl Manual {
         };
         Err(Failure::new(
             FailureKind::Denied,
-            "state.spent",
+            HostCode::StateSpent,
             format!(
                 "this value of secret `{secret}` of job `{job}` is not taken: {why}; log in again and give the new value, or, if no request has ever carried it, put it where the configuration reads it and run `evertoken state forget`"
             ),
@@ -418,7 +409,7 @@ impl Manual {
         let intent = &exchange.intent;
         Err(Failure::new(
             FailureKind::Unavailable,
-            "state.in-use",
+            HostCode::StateInUse,
             format!(
                 "a request with chain {} is under way ({} {} for job `{}`), and its answer may bring the next value; try again after {}",
                 stored.chain.id,
@@ -523,7 +514,7 @@ impl Manual {
 fn no_such_job(name: &str) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        NO_SUCH_JOB,
+        HostCode::StateNoSuchJob,
         format!(
             "nothing is kept of a job `{name}`; `evertoken state show` lists all jobs that something is kept of"
         ),

@@ -304,7 +304,7 @@ pub(super) mod tests {
                 decode::<Own>("own", &bytes).err(),
             ];
             for error in read.into_iter().flatten() {
-                prop_assert_eq!(error.code(), "state.unreadable");
+                prop_assert_eq!(error.code().as_str(), "state.unreadable");
                 prop_assert!(!error.to_string().contains("hunter2"));
             }
         }

@@ -361,7 +361,7 @@ mod tests {
         let plain = Keyring::default().seal(&key("k"), b"value").unwrap();
         assert_eq!(both.examine(&key("k"), &plain), Condition::Plain);
         let refused = both.open(&key("k"), &plain).unwrap_err();
-        assert_eq!(refused.code(), "state.plaintext");
+        assert_eq!(refused.code().as_str(), "state.plaintext");
         let taken = both.reseal(&key("k"), &plain).unwrap();
         assert_eq!(&**both.open(&key("k"), &taken).unwrap(), b"value");
         assert_eq!(

@@ -20,8 +20,8 @@ use super::record::{self, Own};
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
 use crate::capability::keep::BoxFuture;
-use crate::failure::{Failure, FailureKind};
-use crate::kubernetes::{Answer, CONFLICT, Call, Kubernetes, NOT_FOUND, Verb};
+use crate::failure::{Failure, FailureKind, HostCode};
+use crate::kubernetes::{Answer, ApiError, Call, Kubernetes, Verb};
 
 /// Objects in one answer to a list, kubectl's own number.
 const PAGE: usize = 500;
@@ -254,9 +254,9 @@ impl Records for Secrets {
             }
             match send(&self.kubernetes, &call).await {
                 Ok(_) => Ok(true),
-                Err(failure) if has_code(&failure, NOT_FOUND) => Ok(true),
-                Err(failure) if has_code(&failure, CONFLICT) => Ok(false),
-                Err(failure) => Err(failure),
+                Err(ApiError::NotFound(_)) => Ok(true),
+                Err(ApiError::Conflict(_)) => Ok(false),
+                Err(refusal) => Err(refusal.into()),
             }
         })
     }
@@ -410,8 +410,8 @@ async fn get(
             let object = Object::of(answer.parse::<Raw>(&call)?);
             object.map(Some).ok_or_else(|| call.malformed("no base64"))
         }
-        Err(failure) if has_code(&failure, NOT_FOUND) => Ok(None),
-        Err(failure) => Err(failure),
+        Err(ApiError::NotFound(_)) => Ok(None),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 
@@ -429,27 +429,27 @@ async fn write(
     call.body = body;
     match send(kubernetes, &call).await {
         Ok(answer) => Ok(Some(object::written(answer.parse(&call)?))),
-        Err(failure) if has_code(&failure, CONFLICT) || has_code(&failure, NOT_FOUND) => Ok(None),
-        Err(failure) => Err(failure),
+        Err(ApiError::Conflict(_) | ApiError::NotFound(_)) => Ok(None),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 
-async fn send(kubernetes: &Kubernetes, call: &Call<'_>) -> Result<Answer, Failure> {
+async fn send(kubernetes: &Kubernetes, call: &Call<'_>) -> Result<Answer, ApiError> {
     let answered = kubernetes.send(call).await;
-    answered.map_err(|failure| worded(failure, call))
+    answered.map_err(|refusal| refusal.map(|failure| worded(failure, call)))
 }
 
 /// What the store's owner can do about a refusal; the client's own words are about outputs.
 fn worded(failure: Failure, call: &Call<'_>) -> Failure {
     let namespace = call.namespace;
-    let mend = match failure.code.as_deref() {
-        Some("kubernetes.forbidden") => format!(
+    let mend = match failure.host_code() {
+        Some(HostCode::KubernetesForbidden) => format!(
             "RBAC does not allow it; grant the verbs get, list, create and update (and delete, for `evertoken state forget`) on resource `secrets` in namespace `{namespace}`: deploy/kubernetes/optional/rbac-state.yaml has the Role"
         ),
-        Some("kubernetes.terminating") => format!(
+        Some(HostCode::KubernetesTerminating) => format!(
             "namespace {namespace} is being deleted; name another one in `state.secret.namespace`"
         ),
-        Some("kubernetes.too-large") => "a Secret holds at most 1 MiB".to_owned(),
+        Some(HostCode::KubernetesTooLarge) => "a Secret holds at most 1 MiB".to_owned(),
         _ => {
             return Failure {
                 message: format!("state store: {}", failure.message),
@@ -461,8 +461,4 @@ fn worded(failure: Failure, call: &Call<'_>) -> Failure {
         message: format!("state store: cannot {call}: {mend}"),
         ..failure
     }
-}
-
-fn has_code(failure: &Failure, code: &str) -> bool {
-    failure.code.as_deref() == Some(code)
 }

@@ -109,7 +109,7 @@ impl Sources {
     fn failed(&self, index: usize, failure: &Failure) {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
-        let code = failure.code.as_deref().unwrap_or_default();
+        let code = failure.code().unwrap_or_default();
         facts.count("failures");
         facts.note(
             now,

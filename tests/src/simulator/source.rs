@@ -258,7 +258,7 @@ fn refused(response: &Response, error: Option<&str>) -> Failure {
 }
 
 fn is_invalid_grant(response: &Response) -> bool {
-    read(response).is_err_and(|failure| failure.code.as_deref() == Some("invalid_grant"))
+    read(response).is_err_and(|failure| failure.code() == Some("invalid_grant"))
 }
 
 fn token(answer: &Members, sent_at: Timestamp) -> Result<Token, Failure> {

@@ -24,7 +24,7 @@ use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::config::model::{Job, PluginLimits, Secret, SecretOrigin};
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Code, Failure, FailureKind, HostCode};
 use crate::printable::printable;
 use crate::text::secret_suspicion;
 use crate::time::Timestamp;
@@ -81,7 +81,7 @@ pub(in crate::capability) struct Inner {
 struct Used {
     scrubber: Scrubber,
     /// Codes of the failures that the plugin was told.
-    told: BTreeSet<String>,
+    told: BTreeSet<HostCode>,
     echoes: Echoes,
     handles: usize,
     held_bytes: usize,
@@ -163,7 +163,7 @@ impl Call {
     fn not_read_in_time(&self, name: &str, limit: Duration) -> Failure {
         Failure::new(
             FailureKind::Unavailable,
-            "secret.timeout",
+            HostCode::SecretTimeout,
             format!(
                 "secret `{name}` of job `{}` was not read {} s after the call began; `source.timeout` bounds the whole call",
                 self.0.job.id,
@@ -270,7 +270,7 @@ impl Call {
         if self.count_replacement(name) > MAX_REPLACEMENTS {
             return Err(Failure::new(
                 FailureKind::Internal,
-                "secret.too-many",
+                HostCode::SecretTooMany,
                 format!(
                     "the plugin replaced secret `{name}` more than {MAX_REPLACEMENTS} times in one call"
                 ),
@@ -367,7 +367,7 @@ impl Call {
         if self.count_state_write() > MAX_STATE_WRITES {
             return Err(Failure::new(
                 FailureKind::Internal,
-                "state.too-many",
+                HostCode::StateTooMany,
                 format!("the plugin cached more than {MAX_STATE_WRITES} values in one call"),
             ));
         }
@@ -520,25 +520,27 @@ impl Call {
 
     /// Notes a failure that the plugin is told: it may pass it on in the host's words.
     pub fn told(&self, failure: &Failure) {
-        if let Some(code) = &failure.code {
-            self.used().told.insert(code.clone());
+        self.used().told.extend(failure.host_code());
+    }
+
+    /// A plugin's own failure with its code, scrubbed, and in the host's words only as far as the plugin was told so.
+    #[must_use]
+    pub fn said(&self, code: Option<String>, failure: Failure) -> Failure {
+        let code = code.map(|code| self.scrub(&code));
+        let used = self.used();
+        let code = code.and_then(|code| Code::said(code, |code| used.told.contains(&code)));
+        drop(used);
+        Failure {
+            code,
+            ..self.scrub_failure(failure)
         }
     }
 
-    /// A plugin's own failure, scrubbed, and in the host's words only as far as the plugin was told so.
-    #[must_use]
-    pub fn said(&self, failure: Failure) -> Failure {
-        let failure = self.scrub_failure(failure);
-        let used = self.used();
-        failure.as_said_by_plugin(|code| used.told.contains(code))
-    }
-
-    /// A failure with text of a plugin's in it, scrubbed: its code too may be such text.
+    /// A failure with text of a plugin's in it, scrubbed.
     #[must_use]
     pub fn scrub_failure(&self, failure: Failure) -> Failure {
         Failure {
             message: self.scrub(&failure.message),
-            code: failure.code.map(|code| self.scrub(&code)),
             ..failure
         }
     }
@@ -586,7 +588,7 @@ impl Call {
         }
         Err(Failure::new(
             FailureKind::Internal,
-            "http.too-many-requests",
+            HostCode::HttpTooManyRequests,
             format!(
                 "the plugin sent more than {limit} requests in one call; `limits.plugin.requests` is the limit"
             ),
@@ -614,7 +616,7 @@ impl Call {
         if used.handles > MAX_HANDLES || used.held_bytes > MAX_HELD_BYTES {
             return Err(Failure::new(
                 FailureKind::Internal,
-                "secret.too-many",
+                HostCode::SecretTooMany,
                 format!(
                     "the plugin made more than {MAX_HANDLES} secrets, or more than {MAX_HELD_BYTES} bytes of them, in one call"
                 ),
@@ -672,7 +674,7 @@ impl Call {
             // Not scrubbed: whether the plugin's own text comes back whole would tell it whether that is a secret's value.
             Failure::new(
                 FailureKind::InvalidConfig,
-                "secret.not-listed",
+                HostCode::SecretNotListed,
                 format!(
                     "job `{}` has no secret `{name}`, which the plugin asked for; add `{name}: {{file: …}}` under `source.secrets`; if `check` knows no such secret, the plugin's description lacks it, which its author has to mend",
                     self.0.job.id
@@ -728,7 +730,7 @@ impl Call {
     fn not_rotating(&self, name: &str) -> Failure {
         Failure::new(
             FailureKind::InvalidConfig,
-            "secret.not-rotating",
+            HostCode::SecretNotRotating,
             format!(
                 "the issuer replaced secret `{name}` of job `{}`, which is not marked as rotating, so its successor cannot be kept; add `rotating: true` to `source.secrets.{name}`",
                 self.0.job.id
@@ -739,7 +741,7 @@ impl Call {
     fn invalid_successor(&self, name: &str) -> Failure {
         Failure::new(
             FailureKind::Internal,
-            "secret.invalid-successor",
+            HostCode::SecretInvalidSuccessor,
             format!(
                 "the plugin replaced secret `{name}` with an empty value or with more than {MAX_SECRET_BYTES} bytes"
             ),
@@ -749,7 +751,7 @@ impl Call {
     fn mixed(&self, name: &str) -> Failure {
         Failure::new(
             FailureKind::InvalidConfig,
-            "secret.mixed",
+            HostCode::SecretMixed,
             format!(
                 "the plugin replaced secret `{name}` with one that may be sent to fewer origins or may not be read, with another secret, or with the bytes of a digest, signature or MAC; a value must not gain rights by another name. Where the issuer repeats another secret as the successor, list that one under `reveal`"
             ),
@@ -761,7 +763,7 @@ impl Call {
 fn not_held(name: &str) -> Failure {
     Failure::new(
         FailureKind::Internal,
-        "chain.not-held",
+        HostCode::ChainNotHeld,
         format!("rotating secret `{name}` is only looked at in this call"),
     )
 }
@@ -786,7 +788,7 @@ fn check_state_key(key: &str) -> Result<(), Failure> {
     }
     Err(Failure::new(
         FailureKind::Internal,
-        "state.key",
+        HostCode::StateKey,
         format!(
             "the plugin used a cache key that is empty or longer than {PLUGIN_KEY_MAX_BYTES} bytes"
         ),
@@ -800,7 +802,7 @@ fn refuse_rotating_key(key: &SecretHandle) -> Result<(), Failure> {
     }
     Err(Failure::new(
         FailureKind::InvalidConfig,
-        "secret.rotating-key",
+        HostCode::SecretRotatingKey,
         "the plugin used a rotating secret as a key; a key is listed without `rotating: true`",
     ))
 }

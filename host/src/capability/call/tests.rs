@@ -21,7 +21,7 @@ use crate::test_support::make_fifo;
 use crate::token::{Expiry, KeptToken, Token};
 
 fn code(failure: &Failure) -> &str {
-    failure.code.as_deref().unwrap()
+    failure.code().unwrap()
 }
 
 fn origin(text: &str) -> Origin {
@@ -679,13 +679,14 @@ async fn what_a_call_opened_or_made_is_scrubbed_from_its_text() {
     call.remember(b"token-value");
     let basic = Encoding::Base64.encode(made.expose()).unwrap();
     let basic = std::str::from_utf8(&basic).unwrap();
-    let failure = call.scrub_failure(Failure {
+    let failure = Failure {
         kind: FailureKind::Denied,
-        code: Some("hunter2!".to_owned()),
+        code: None,
         message: format!("hunter2! {basic} token-value\nend"),
         retry_after: None,
-    });
-    assert_eq!(failure.code.unwrap(), "[redacted]");
+    };
+    let failure = call.said(Some("hunter2!".to_owned()), failure);
+    assert_eq!(failure.code(), Some("[redacted]"));
     assert!(
         failure.message.starts_with("[redacted] [redacted]"),
         "{}",

@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{self, EcdsaSigningAlgorithm, RsaEncoding, RsaKeyPair}
 use aws_lc_rs::{digest as sha, hmac, rand};
 use md5::{Digest as _, Md5};
 
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 use key::{Curve, KeyError, PrivateKey};
 
@@ -118,7 +118,7 @@ pub(super) fn random_bytes(len: u32) -> Result<Vec<u8>, Failure> {
     rand::fill(&mut bytes).map_err(|_| {
         Failure::new(
             FailureKind::Internal,
-            "crypto.random",
+            HostCode::CryptoRandom,
             "the system gave no random bytes",
         )
     })?;
@@ -172,7 +172,7 @@ impl Scheme {
             }
             _ => Err(Failure::new(
                 FailureKind::InvalidConfig,
-                "crypto.key",
+                HostCode::CryptoKey,
                 format!(
                     "{algorithm} needs {}, and the key is {}",
                     self.key_kind(),
@@ -215,7 +215,7 @@ fn rsa(
 fn failed() -> Failure {
     Failure::new(
         FailureKind::Internal,
-        "crypto.sign",
+        HostCode::CryptoSign,
         "the signature could not be made",
     )
 }
@@ -223,7 +223,7 @@ fn failed() -> Failure {
 fn unknown(algorithm: &str, what: &str, known: &str) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        "crypto.algorithm",
+        HostCode::CryptoAlgorithm,
         format!("cannot {what} `{algorithm}`; there are {known}"),
     )
 }
@@ -231,7 +231,7 @@ fn unknown(algorithm: &str, what: &str, known: &str) -> Failure {
 fn unusable(error: KeyError) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        "crypto.key",
+        HostCode::CryptoKey,
         format!("the key cannot be used: {error}"),
     )
 }

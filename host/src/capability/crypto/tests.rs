@@ -40,7 +40,7 @@ fn base64url(bytes: &[u8]) -> String {
 }
 
 fn code(failure: &Failure) -> &str {
-    failure.code.as_deref().unwrap()
+    failure.code().unwrap()
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

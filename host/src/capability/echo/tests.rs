@@ -398,7 +398,7 @@ async fn a_call_sends_a_bounded_number_of_secrets_and_marks_any_number_of_places
     }
     let last = call.open(&format!("s{MAX_SENT}")).await.unwrap();
     let failure = echoes.note_sent(&last).unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some("secret.too-many"));
+    assert_eq!(failure.code(), Some("secret.too-many"));
     let text = seen(&mut echoes, "value-000 ".repeat(2 * MAX_MARKERS));
     assert!(!text.contains("value"), "{text}");
     assert_eq!(text.matches(PREFIX).count(), MAX_MARKERS);

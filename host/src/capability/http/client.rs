@@ -16,7 +16,7 @@ use super::connect::TakeOut;
 use super::proxy::Proxy;
 use super::resolve::{Guarded, Lookup, system_lookup};
 use super::tls::{self, TlsFile};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file;
 
 /// What a request says it comes from, unless the plugin says something else.
@@ -168,7 +168,7 @@ async fn aside<T: Send + 'static>(
 ) -> Result<T, Failure> {
     file::aside(first, work).await.map_err(|why| {
         let message = format!("cannot read {}: {why}", first.display());
-        Failure::new(FailureKind::Unavailable, "http.client", message)
+        Failure::new(FailureKind::Unavailable, HostCode::HttpClient, message)
     })
 }
 
@@ -211,7 +211,7 @@ fn through(proxy: &Proxy) -> Result<reqwest::Proxy, Failure> {
     let made = reqwest::Proxy::all(proxy.uri.to_string()).map_err(|_| {
         Failure::new(
             FailureKind::InvalidConfig,
-            "http.proxy",
+            HostCode::HttpProxy,
             format!("`{}` is no proxy; write `http://host:port`", proxy.uri),
         )
     })?;
@@ -234,7 +234,7 @@ fn unbuildable(recipe: &Recipe, error: &reqwest::Error) -> Failure {
         (Some((_, key)), Trust::Nobody) => TlsFile::Key.failure(key, cause),
         (_, Trust::System | Trust::Nobody) => Failure::new(
             FailureKind::InvalidConfig,
-            "http.tls",
+            HostCode::HttpTls,
             format!(
                 "TLS cannot be set up: {cause}; install the system's CA certificates or set `source.tls.ca_file`"
             ),

@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::error;
 use super::transport::Way;
 use crate::capability::keep::BoxFuture;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// A connection to a server, through its proxy and inside TLS where there are such.
 pub(super) type Connection = Pin<Box<dyn Stream>>;
@@ -51,7 +51,7 @@ pub(super) async fn connect(client: &Client, way: &Way) -> Result<Connection, Fa
         )),
         (None, Ok(_)) => Err(Failure::new(
             FailureKind::Internal,
-            "http.client",
+            HostCode::HttpClient,
             "a bug in evertoken: the HTTP client kept a connection to itself; please report it",
         )),
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// What an address is, where that decides whether a request may go there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +252,7 @@ pub(super) fn check_origin(
     };
     Err(Failure::new(
         FailureKind::InvalidConfig,
-        "http.origin-denied",
+        HostCode::HttpOriginDenied,
         format!(
             "job `{job}` may not send requests to {origin}{hint}; if it must, add `allow: [{origin}]` under `source`"
         ),
@@ -511,7 +511,7 @@ mod tests {
             match (decision, refused) {
                 (Ok(()), None) => {}
                 (Err(failure), Some(part)) => {
-                    assert_eq!(failure.code.as_deref(), Some("http.origin-denied"));
+                    assert_eq!(failure.code(), Some("http.origin-denied"));
                     assert!(failure.message.contains(part), "{}", failure.message);
                 }
                 (decision, _) => panic!("{text}: {decision:?}"),

@@ -12,7 +12,7 @@ use super::client::CONNECT_TIMEOUT;
 use super::egress::AddressKind;
 use super::request::Target;
 use super::resolve::ResolveError;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::printable::printable;
 
 /// The first `T` among an error and its causes. [`io::Error`] hides the error that it wraps from its causes.
@@ -60,7 +60,10 @@ pub(super) fn not_connected(
     } else {
         find::<io::Error>(error).map_or_else(|| innermost(error).to_string(), plain)
     };
-    unavailable("http.connect", format!("cannot connect to {at}: {what}"))
+    unavailable(
+        HostCode::HttpConnect,
+        format!("cannot connect to {at}: {what}"),
+    )
 }
 
 /// The connection broke before the answer was whole. A refusal of the client certificate comes after the request in TLS 1.3.
@@ -75,7 +78,7 @@ pub(super) fn broken_off(target: &Target, through: Option<&str>, error: &io::Err
         _ => "",
     };
     unavailable(
-        "http.protocol",
+        HostCode::HttpProtocol,
         format!("the answer of {at} broke off: {}{hint}", plain(error)),
     )
 }
@@ -84,7 +87,7 @@ pub(super) fn broken_off(target: &Target, through: Option<&str>, error: &io::Err
 pub(super) fn unreadable(target: &Target, through: Option<&str>) -> Failure {
     let at = at(target, through);
     unavailable(
-        "http.protocol",
+        HostCode::HttpProtocol,
         format!("{at} did not answer in HTTP, or its answer is damaged or has no end"),
     )
 }
@@ -92,7 +95,7 @@ pub(super) fn unreadable(target: &Target, through: Option<&str>) -> Failure {
 /// It says again and again that an answer will come.
 pub(super) fn only_interim(target: &Target) -> Failure {
     unavailable(
-        "http.protocol",
+        HostCode::HttpProtocol,
         format!(
             "{} sent interim answers (1xx) and no final one",
             target.origin
@@ -110,7 +113,7 @@ fn at(target: &Target, through: Option<&str>) -> String {
 /// The time was up.
 pub(super) fn timed_out(target: &Target, timeout: Duration) -> Failure {
     unavailable(
-        "http.timeout",
+        HostCode::HttpTimeout,
         format!(
             "{} had not answered in full {} s after the call began; `source.timeout` bounds the whole call",
             target.origin,
@@ -123,7 +126,7 @@ pub(super) fn timed_out(target: &Target, timeout: Duration) -> Failure {
 pub(super) fn too_large(target: &Target, limit: usize) -> Failure {
     Failure::new(
         FailureKind::Internal,
-        "http.too-large",
+        HostCode::HttpTooLarge,
         format!(
             "the answer of {} has more than {limit} bytes; an issuer's answers are smaller",
             target.origin
@@ -135,14 +138,14 @@ pub(super) fn too_large(target: &Target, limit: usize) -> Failure {
 pub(super) fn address_denied(what: &str, address: IpAddr, kind: AddressKind) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        "http.address-denied",
+        HostCode::HttpAddressDenied,
         format!(
             "{what} is {address}, {kind}, which jobs may not reach; if this one must, add `allow_addresses: [{address}]` under `source`"
         ),
     )
 }
 
-fn unavailable(code: &str, message: String) -> Failure {
+fn unavailable(code: HostCode, message: String) -> Failure {
     Failure::new(FailureKind::Unavailable, code, message)
 }
 
@@ -159,7 +162,7 @@ fn plain(error: &io::Error) -> String {
 fn unresolved(at: &str, error: &ResolveError) -> Failure {
     match error {
         ResolveError::Lookup { name, source } => unavailable(
-            "http.dns",
+            HostCode::HttpDns,
             format!("cannot connect to {at}: cannot resolve `{name}`: {source}"),
         ),
         ResolveError::Denied {
@@ -178,7 +181,10 @@ fn tls(at: &str, target: &Target, error: &rustls::Error) -> Failure {
         rustls::Error::PeerIncompatible(_) => format!("{error}{NOTHING_IN_COMMON}"),
         _ => error.to_string(),
     };
-    unavailable("http.tls", format!("no TLS connection to {at}: {what}"))
+    unavailable(
+        HostCode::HttpTls,
+        format!("no TLS connection to {at}: {what}"),
+    )
 }
 
 /// What both sides would have to share.

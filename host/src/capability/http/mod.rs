@@ -32,7 +32,7 @@ use super::call::Call;
 use super::journal;
 use super::secrets::Value;
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Area, Failure, FailureKind, HostCode};
 use crate::time::Timestamp;
 use crate::worker;
 
@@ -289,7 +289,7 @@ fn check_open(call: &Call, origin: &Origin, request: &Request) -> Result<(), Fai
     }
     Err(Failure::new(
         FailureKind::InvalidConfig,
-        "http.origin-denied",
+        HostCode::HttpOriginDenied,
         format!(
             "the plugin asked to send a request to {origin}, an endpoint of the configuration that the answer it reads was asked for with; the present one has it no more"
         ),
@@ -342,7 +342,7 @@ fn recipe(call: &Call, target: &Target, proxy: Option<Proxy>) -> Result<Recipe, 
         (None, Some(_)) => {
             return Err(Failure::new(
                 FailureKind::InvalidConfig,
-                "tls.cert-file",
+                HostCode::TlsCertFile,
                 "`source.tls.key_file` without `cert_file`; name the certificate too",
             ));
         }
@@ -372,18 +372,18 @@ async fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Re
             target: AUDIT_TARGET, %job, %plugin, method, origin, path, status, bytes = body.len(), duration_ms, "request"
         ),
         Err(failure) if is_of_exchange(failure) => tracing::info!(
-            target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code, duration_ms, "request without answer"
+            target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code(), duration_ms, "request without answer"
         ),
         Err(failure) => tracing::info!(
-            target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code, "request not sent"
+            target: AUDIT_TARGET, %job, %plugin, method, origin, path, code = failure.code(), "request not sent"
         ),
     }
 }
 
 /// Whether the other side, or the way to it, had a part in a failure. Else nothing has left.
 fn is_of_exchange(failure: &Failure) -> bool {
-    let is_http = |code: &str| code.starts_with("http.");
-    failure.kind != FailureKind::InvalidConfig && failure.code.as_deref().is_some_and(is_http)
+    let area = failure.host_code().map(HostCode::area);
+    failure.kind != FailureKind::InvalidConfig && area == Some(Area::Http)
 }
 
 /// The path as it was asked for, unless there is a secret in it in whatever mix of spellings: then decoded and without it.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::no_proxy::NoProxy;
 use crate::capability::host::Environment;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count, nor do blanks
 /// and line ends around a value.
@@ -148,7 +148,7 @@ impl Variable {
             .collect();
         Err(Failure::new(
             FailureKind::InvalidConfig,
-            "http.proxy",
+            HostCode::HttpProxy,
             format!("{what}; write {}", forms.join(" or ")),
         ))
     }
@@ -347,7 +347,7 @@ mod tests {
                     _ => &[("ALL_PROXY", "http://proxy:1")],
                 };
                 let failure = rules(less).proxy_for(&url, None).unwrap_err();
-                assert_eq!(failure.code.as_deref(), Some("http.proxy"));
+                assert_eq!(failure.code(), Some("http.proxy"));
                 assert_eq!(failure.kind, FailureKind::InvalidConfig);
                 let message = &failure.message;
                 assert!(
@@ -452,7 +452,7 @@ mod tests {
                 Some(&Url::parse("socks5://proxy.example.org:1080").unwrap()),
             )
             .unwrap_err();
-        assert_eq!(failure.code.as_deref(), Some("http.proxy"));
+        assert_eq!(failure.code(), Some("http.proxy"));
         assert!(failure.message.contains("`http://host:port`"), "{failure}");
     }
 }

@@ -11,7 +11,7 @@ use super::{Body, Request};
 use crate::capability::encoding::{Encoding, EncodingError};
 use crate::capability::secrets::{Reach, Value};
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::text::Alphabet;
 
 /// Bytes of one request before encoding. Token requests have a few KiB; the largest SAML assertions a hundred.
@@ -140,7 +140,7 @@ pub(super) fn prepare(target: &Target, request: &Request) -> Result<Prepared, Fa
 fn invalid(message: String) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
-        "http.request",
+        HostCode::HttpRequest,
         format!("the plugin's request cannot be sent: {message}"),
     )
 }
@@ -213,7 +213,7 @@ fn check_reach(value: &Value, origin: &Origin) -> Result<(), Failure> {
     };
     Err(Failure::new(
         FailureKind::InvalidConfig,
-        "secret.origin-denied",
+        HostCode::SecretOriginDenied,
         format!(
             "secret `{}` may not be sent to {origin}, {to}; if it must, write `to: [{wanted}]` under `source.secrets.{}`",
             names.join("`, `"),

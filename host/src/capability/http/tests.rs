@@ -22,7 +22,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 fn code(outcome: &Result<Response, Failure>) -> &str {
     match outcome {
         Ok(response) => panic!("answered {response:?}"),
-        Err(failure) => failure.code.as_deref().unwrap(),
+        Err(failure) => failure.code().unwrap(),
     }
 }
 

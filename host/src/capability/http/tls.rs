@@ -16,7 +16,7 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::client::{Recipe, Trust};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
 use crate::pem;
 use crate::text;
@@ -38,9 +38,9 @@ pub(super) enum TlsFile {
 impl TlsFile {
     pub(super) fn failure(self, file: &Path, what: impl fmt::Display) -> Failure {
         let (code, setting) = match self {
-            Self::Ca => ("tls.ca-file", "ca_file"),
-            Self::Cert => ("tls.cert-file", "cert_file"),
-            Self::Key => ("tls.key-file", "key_file"),
+            Self::Ca => (HostCode::TlsCaFile, "ca_file"),
+            Self::Cert => (HostCode::TlsCertFile, "cert_file"),
+            Self::Key => (HostCode::TlsKeyFile, "key_file"),
         };
         Failure::new(
             FailureKind::InvalidConfig,

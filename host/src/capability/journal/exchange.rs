@@ -13,7 +13,7 @@ use crate::capability::call::Call;
 use crate::capability::chain::Intent;
 use crate::capability::host::Shared;
 use crate::capability::http::{Arrived, Meaning, NoAnswer, Outgoing, Reading, Response, refusal};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 
 /// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
 /// successor in it.
@@ -71,7 +71,7 @@ pub(in crate::capability) async fn send(
     answer.await.unwrap_or_else(|_| {
         Err(Failure::new(
             FailureKind::Internal,
-            "host.panic",
+            HostCode::HostPanic,
             "a bug in evertoken stopped a request; the log has more, please report it",
         ))
     })
@@ -152,7 +152,7 @@ impl Exchange {
             timeout(within, exchange).await.unwrap_or_else(|_| {
                 Err(NoAnswer::after_sending(Failure::new(
                     FailureKind::Unavailable,
-                    "http.timeout",
+                    HostCode::HttpTimeout,
                     format!(
                         "{url} had not answered in full {} s after the request was written down",
                         EXCHANGE_TIMEOUT.as_secs()
@@ -288,7 +288,7 @@ async fn ended(so_far: &mut watch::Receiver<Arrived>) {
 fn too_late(passed: Duration) -> Failure {
     Failure::new(
         FailureKind::Unavailable,
-        "state.slow",
+        HostCode::StateSlow,
         format!(
             "writing down a request with a rotating secret took {} s, so it was not sent",
             passed.as_secs()

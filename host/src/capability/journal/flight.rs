@@ -13,11 +13,11 @@ use crate::capability::host::Shared;
 use crate::capability::http::{Arrived, Meaning, Reading, Response};
 use crate::capability::keep::{ChainChange, Revision};
 use crate::config::model::{Job, JobId};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::time::Timestamp;
 
 /// The code of what is not stored because another has changed the chain.
-const CHANGED: &str = "chain.changed";
+const CHANGED: HostCode = HostCode::ChainChanged;
 
 /// A chain held by one call and its exchanges.
 pub(in crate::capability) struct Flight {
@@ -120,7 +120,7 @@ impl Flight {
         let intent = &exchange.intent;
         let needs_attention = |why: &str| {
             let why = format!("the answer to {} {} {why}", intent.method, intent.url);
-            self.failure(FailureKind::Internal, "chain.needs-attention", &why)
+            self.failure(FailureKind::Internal, HostCode::ChainNeedsAttention, &why)
         };
         if intent.method != method || intent.url != url {
             return Err(needs_attention(&format!(
@@ -367,13 +367,13 @@ impl Flight {
     fn spent(&self) -> Failure {
         self.failure(
             FailureKind::Internal,
-            "chain.spent",
+            HostCode::ChainSpent,
             "the plugin asks again with a value that has had its answer; a value is sent once",
         )
     }
 
     /// A failure about this chain.
-    pub(super) fn failure(&self, kind: FailureKind, code: &str, why: &str) -> Failure {
+    pub(super) fn failure(&self, kind: FailureKind, code: HostCode, why: &str) -> Failure {
         let (secret, job) = (&self.secret, &self.job.id);
         Failure::new(
             kind,
@@ -397,7 +397,7 @@ impl Flight {
 
 /// Whether a chain was not stored because another process or a person had changed it.
 pub(super) fn is_changed(failure: &Failure) -> bool {
-    failure.code.as_deref() == Some(CHANGED)
+    failure.is(CHANGED)
 }
 
 fn fresh(chain: Chain) -> Chain {

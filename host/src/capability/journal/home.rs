@@ -12,7 +12,7 @@ use super::{Held, rotating};
 use crate::capability::chain::ChainId;
 use crate::capability::host::Shared;
 use crate::config::model::{Job, JobId, SecretOrigin};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::stop;
 
 /// Writing a value back must not keep the token from its outputs: it is tried again.
@@ -73,7 +73,7 @@ pub(super) async fn require(host: &Shared, job: &Job) -> Result<(), Failure> {
     for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
         let proved = timeout(TIME_LIMIT, home.prove(&secret.origin)).await;
         proved.unwrap_or_else(|_| Err(too_slow())).map_err(|failure| Failure {
-            code: Some("secret.no-home".to_owned()),
+            code: Some(HostCode::SecretNoHome.into()),
             message: format!(
                 "rotating secret `{name}` of job `{}` is not used: its next value could not be put back, and there is no `state` that would have it: {}",
                 job.id, failure.message
@@ -202,7 +202,7 @@ pub(in crate::capability) async fn put_all_at_the_end(host: &Arc<Shared>) {
 fn too_slow() -> Failure {
     Failure::new(
         FailureKind::Unavailable,
-        "host.timeout",
+        HostCode::HostTimeout,
         format!("it took more than {} s", TIME_LIMIT.as_secs()),
     )
 }

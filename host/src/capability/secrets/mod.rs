@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::encoding::Encoding;
 use crate::config::model::{Job, Secret};
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::json_member::{self, NoText};
 use crate::worker;
 
@@ -390,7 +390,7 @@ impl SecretHandle {
         let unspellable = |why: &str| {
             Failure::new(
                 FailureKind::InvalidConfig,
-                "secret.encoding",
+                HostCode::SecretEncoding,
                 format!("{} cannot be encoded: {why}", self.lineage().quoted()),
             )
         };
@@ -414,7 +414,7 @@ impl SecretHandle {
         }
         Err(Failure::new(
             FailureKind::InvalidConfig,
-            "secret.not-whole",
+            HostCode::SecretNotWhole,
             format!(
                 "the plugin made {} itself, or may have, and {purpose}; that takes a secret that the job lists without `rotating: true`, or a part or decoding of one",
                 self.lineage().quoted()
@@ -437,7 +437,7 @@ impl SecretHandle {
         }
         Err(Failure::new(
             FailureKind::InvalidConfig,
-            "secret.not-revealed",
+            HostCode::SecretNotRevealed,
             format!(
                 "the plugin asked to read {}, which the job does not reveal; if it must, add `reveal: [{}]` under `source`",
                 self.lineage().quoted(),
@@ -460,7 +460,7 @@ impl SecretHandle {
         found.map(|part| self.taken_out(part)).ok_or_else(|| {
             Failure::new(
                 FailureKind::InvalidConfig,
-                "secret.no-such-part",
+                HostCode::SecretNoSuchPart,
                 format!(
                     "{} has no text at `{pointer}`: it is not JSON, or has nothing there, nothing but an empty text, or something else than a text",
                     self.lineage().quoted()
@@ -477,7 +477,7 @@ impl SecretHandle {
         let bytes = bytes.map_err(|error| {
             Failure::new(
                 FailureKind::InvalidConfig,
-                "secret.encoding",
+                HostCode::SecretEncoding,
                 format!("{} cannot be decoded: {error}", self.lineage().quoted()),
             )
         })?;
@@ -495,7 +495,7 @@ impl SecretHandle {
 fn too_large() -> Failure {
     Failure::new(
         FailureKind::Internal,
-        "secret.too-large",
+        HostCode::SecretTooLarge,
         format!(
             "the plugin joined a value of more than {MAX_SECRET_BYTES} bytes; what it may not read counts with as many bytes as its spelling may have"
         ),

@@ -13,7 +13,7 @@ use super::string_at;
 use crate::capability::host::Environment;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, SecretOrigin};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
 use crate::json_member::NoText;
 use crate::text::{self, STORE_WITHOUT, kind_of_oddity};
@@ -123,7 +123,7 @@ pub(in crate::capability) async fn fetch(
             let cluster = of.cluster(providers.kubernetes)?;
             if *lifetime < MIN_TOKEN_LIFETIME {
                 return Err(of.invalid(
-                    "secret.lifetime",
+                    HostCode::SecretLifetime,
                     &format!(
                         "a lifetime of {} s is below the API server's least, {} s",
                         lifetime.as_secs(),
@@ -185,11 +185,11 @@ impl fmt::Display for Place<'_> {
 }
 
 impl Asked<'_> {
-    fn invalid(&self, code: &str, what: &str) -> Failure {
+    fn invalid(&self, code: HostCode, what: &str) -> Failure {
         self.failure(FailureKind::InvalidConfig, code, what)
     }
 
-    fn failure(&self, kind: FailureKind, code: &str, what: &str) -> Failure {
+    fn failure(&self, kind: FailureKind, code: HostCode, what: &str) -> Failure {
         self.named(Failure::new(kind, code, what))
     }
 
@@ -206,17 +206,17 @@ impl Asked<'_> {
     fn meant(&self, written: &[u8]) -> Result<SecretSlice<u8>, Failure> {
         text::meant(written)
             .map(|meant| SecretSlice::from(meant.to_vec()))
-            .map_err(|error| self.unusable("secret.malformed", &error.to_string()))
+            .map_err(|error| self.unusable(HostCode::SecretMalformed, &error.to_string()))
     }
 
     /// What is wrong with the content of its place.
-    fn unusable(&self, code: &str, what: &str) -> Failure {
+    fn unusable(&self, code: HostCode, what: &str) -> Failure {
         self.invalid(code, &format!("{}: {what}", Place(self.origin)))
     }
 
     fn check(&self, value: SecretSlice<u8>) -> Result<SecretSlice<u8>, Failure> {
         match value.expose_secret().len() {
-            0 => return Err(self.unusable("secret.empty", "it is empty")),
+            0 => return Err(self.unusable(HostCode::SecretEmpty, "it is empty")),
             len if len > MAX_SECRET_BYTES => return Err(self.too_large()),
             _ => {}
         }
@@ -224,7 +224,7 @@ impl Asked<'_> {
         match kind_of_oddity(self.name, value.expose_secret()) {
             Some(oddity) => {
                 let what = format!("{oddity}; {STORE_WITHOUT}");
-                Err(self.unusable("secret.malformed", &what))
+                Err(self.unusable(HostCode::SecretMalformed, &what))
             }
             None => Ok(value),
         }
@@ -241,14 +241,14 @@ impl Asked<'_> {
                 NoText::NotJson { .. } => "put JSON there, or remove `pointer`",
                 NoText::Nothing | NoText::Other => "correct `pointer`",
             };
-            self.unusable("secret.no-such-part", &format!("{why}; {mend}"))
+            self.unusable(HostCode::SecretNoSuchPart, &format!("{why}; {mend}"))
         })?;
         self.meant(found.expose_secret())
     }
 
     fn too_large(&self) -> Failure {
         self.unusable(
-            "secret.too-large",
+            HostCode::SecretTooLarge,
             &format!("it has more than {MAX_SECRET_BYTES} bytes, the most that a secret may have"),
         )
     }
@@ -259,7 +259,7 @@ impl Asked<'_> {
     ) -> Result<&'k dyn Kubernetes, Failure> {
         kubernetes.ok_or_else(|| {
             self.invalid(
-                "secret.no-cluster",
+                HostCode::SecretNoCluster,
                 "no Kubernetes cluster is configured; run in a pod or set KUBECONFIG",
             )
         })
@@ -273,9 +273,11 @@ async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failu
     };
     let shown = path.display();
     Err(match why {
-        Unreadable::TooLong(_) => of.invalid("secret.too-large", &format!("file {shown}: {why}")),
+        Unreadable::TooLong(_) => {
+            of.invalid(HostCode::SecretTooLarge, &format!("file {shown}: {why}"))
+        }
         Unreadable::Missing => of.invalid(
-            "secret.not-found",
+            HostCode::SecretNotFound,
             &format!(
                 "file {shown} does not exist; create it or correct `source.secrets.{}.file`",
                 of.name
@@ -283,9 +285,9 @@ async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failu
         ),
         why => {
             let (kind, code) = match why {
-                Unreadable::Dangling(_) => (FailureKind::InvalidConfig, "secret.not-found"),
-                Unreadable::Stuck => (FailureKind::Unavailable, "secret.unreadable"),
-                _ => (FailureKind::InvalidConfig, "secret.unreadable"),
+                Unreadable::Dangling(_) => (FailureKind::InvalidConfig, HostCode::SecretNotFound),
+                Unreadable::Stuck => (FailureKind::Unavailable, HostCode::SecretUnreadable),
+                _ => (FailureKind::InvalidConfig, HostCode::SecretUnreadable),
             };
             of.failure(kind, code, &format!("file {shown} cannot be read: {why}"))
         }
@@ -299,7 +301,7 @@ fn environment(
 ) -> Result<SecretSlice<u8>, Failure> {
     let value = environment(variable).ok_or_else(|| {
         of.invalid(
-            "secret.not-found",
+            HostCode::SecretNotFound,
             &format!(
                 "environment variable {variable} is not set; set it or correct `source.secrets.{}.env`",
                 of.name
@@ -324,7 +326,8 @@ async fn token_of(
     providers: &Providers<'_>,
 ) -> Result<SecretSlice<u8>, Failure> {
     let id = beside(of.job, other);
-    let waiting = |what: &str| of.failure(FailureKind::Unavailable, "secret.job-pending", what);
+    let waiting =
+        |what: &str| of.failure(FailureKind::Unavailable, HostCode::SecretJobPending, what);
     let kept = providers
         .keeper
         .token(&id)

@@ -116,7 +116,7 @@ pub(super) fn bare() -> Vec<Artifact> {
 
 /// Whether a formatter's failure is about its configuration, and not about a token that was made up.
 pub(super) fn is_about_config(failure: &Failure) -> bool {
-    let code = failure.code.as_deref().unwrap_or_default();
+    let code = failure.code().unwrap_or_default();
     failure.kind == FailureKind::InvalidConfig && code.starts_with(ABOUT_CONFIG)
 }
 

@@ -20,7 +20,7 @@ use crate::cli::house::{self, House};
 use crate::config::model::{
     Config, Destination, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation,
 };
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::kubernetes::Kubernetes;
 use crate::output::{Homes, Outputs, Publication, shared_owner};
 use crate::plugin::{Plugins, World};
@@ -381,7 +381,7 @@ impl Prover {
 
 /// Whether a secret's place is there and has no value, which its use may bring.
 fn is_to_be_filled(secret: &Secret, failure: &Failure) -> bool {
-    secret.rotating && failure.code.as_deref() == Some("secret.empty")
+    secret.rotating && failure.is(HostCode::SecretEmpty)
 }
 
 fn clock(who: &str, origin: &str, ahead_ms: i64, report: &mut Report) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::walk::WayError;
 
 /// Why a file was not written.
@@ -81,60 +81,60 @@ impl Problem {
         )
     }
 
-    fn judge(self) -> (FailureKind, &'static str, String) {
+    fn judge(self) -> (FailureKind, HostCode, String) {
         use FailureKind::InvalidConfig;
         match self {
             Self::NoFileName => (
                 InvalidConfig,
-                "file.path",
+                HostCode::FilePath,
                 "the path does not end in a file name".to_owned(),
             ),
             Self::Way(error) => judge_way(error),
             Self::TooManyNames { most } => (
                 InvalidConfig,
-                "file.too-many-names",
+                HostCode::FileTooManyNames,
                 format!("the format has named more than {most} different files there; each stays, so it must use the same names again"),
             ),
             Self::TargetIsSymlink => (
                 InvalidConfig,
-                "file.is-symlink",
+                HostCode::FileIsSymlink,
                 "it is a symbolic link, which is never followed nor replaced; remove it or name the file it points to".to_owned(),
             ),
             Self::TargetIsDirectory => (
                 InvalidConfig,
-                "file.is-directory",
+                HostCode::FileIsDirectory,
                 "it is a directory; name a file in it".to_owned(),
             ),
             Self::TargetIsSpecial => (
                 InvalidConfig,
-                "file.not-regular",
+                HostCode::FileNotRegular,
                 "it is a device, socket or pipe; name a regular file".to_owned(),
             ),
             Self::MountPoint => (
                 InvalidConfig,
-                "file.mount-point",
+                HostCode::FileMountPoint,
                 "it is a mount point (a single file that is bind-mounted), whose place no other file can take; mount its directory instead, or set `replace: in_place` on the output".to_owned(),
             ),
             Self::Attribute(attribute) => (
                 InvalidConfig,
-                "file.attribute",
+                HostCode::FileAttribute,
                 format!("it is {attribute}; remove that attribute with `chattr`"),
             ),
             Self::DirectoryAttribute(attribute) => (
                 InvalidConfig,
-                "file.attribute",
+                HostCode::FileAttribute,
                 format!(
                     "its directory is {attribute}, so that no file can take another's place there; remove that attribute with `chattr`"
                 ),
             ),
             Self::HardLinks => (
                 InvalidConfig,
-                "file.hard-links",
+                HostCode::FileHardLinks,
                 "it has other names (hard links), which would be written in place with it; remove them, or drop `replace: in_place`".to_owned(),
             ),
             Self::ForeignFile { owner } => (
                 InvalidConfig,
-                "file.owner",
+                HostCode::FileOwner,
                 format!(
                     "it belongs to uid {owner}, and written in place it stays so; set `owner: {owner}` on the output if that user shall read the token, or give the file to uid {}",
                     rustix::process::geteuid().as_raw()
@@ -142,7 +142,7 @@ impl Problem {
             ),
             Self::Sticky { owner } => (
                 InvalidConfig,
-                "file.permission",
+                HostCode::FilePermission,
                 format!(
                     "it belongs to uid {owner}, and its directory has the sticky bit, so that only the owner may replace it; remove it, or write to a directory of uid {}",
                     rustix::process::geteuid().as_raw()
@@ -150,7 +150,7 @@ impl Problem {
             ),
             Self::Owner { owner, group } => (
                 InvalidConfig,
-                "file.owner",
+                HostCode::FileOwner,
                 format!(
                     "this process (uid {}) may not give it to {}; run as root or with CAP_CHOWN, or drop `owner` and `group`",
                     rustix::process::geteuid().as_raw(),
@@ -159,7 +159,7 @@ impl Problem {
             ),
             Self::ModeIgnored => (
                 InvalidConfig,
-                "file.mode",
+                HostCode::FileMode,
                 "its file system does not keep owner and mode, so others might read the token; choose another, such as a tmpfs".to_owned(),
             ),
             Self::Os { step, errno } => judge_errno(step, errno),
@@ -167,61 +167,69 @@ impl Problem {
     }
 }
 
-fn judge_way(error: WayError) -> (FailureKind, &'static str, String) {
+fn judge_way(error: WayError) -> (FailureKind, HostCode, String) {
     let said = error.to_string();
     let (code, why) = match error {
         WayError::Missing(_) => (
-            "file.no-directory",
+            HostCode::FileNoDirectory,
             format!("{said}; create it for the users who shall read there"),
         ),
-        WayError::NotADirectory(_) => ("file.not-a-directory", said),
+        WayError::NotADirectory(_) => (HostCode::FileNotADirectory, said),
         WayError::ForeignSymlink(_) | WayError::TooManySymlinks | WayError::Exposed(_) => {
-            ("file.symlink-in-path", said)
+            (HostCode::FileSymlinkInPath, said)
         }
         WayError::Os { step, errno } => return judge_errno(step, errno),
     };
     (FailureKind::InvalidConfig, code, why)
 }
 
-fn judge_errno(step: &'static str, errno: Errno) -> (FailureKind, &'static str, String) {
+fn judge_errno(step: &'static str, errno: Errno) -> (FailureKind, HostCode, String) {
     use FailureKind::{InvalidConfig, Unavailable};
     let uid = rustix::process::geteuid().as_raw();
     let (kind, code, mend) = match errno {
-        Errno::NOSPC => (Unavailable, "file.disk-full", "make room".to_owned()),
+        Errno::NOSPC => (Unavailable, HostCode::FileDiskFull, "make room".to_owned()),
         Errno::DQUOT => (
             Unavailable,
-            "file.disk-full",
+            HostCode::FileDiskFull,
             format!("raise the quota of uid {uid}"),
         ),
         Errno::FBIG => (
             InvalidConfig,
-            "file.too-large",
+            HostCode::FileTooLarge,
             "raise the limit on file sizes".to_owned(),
         ),
         Errno::ROFS => (
             InvalidConfig,
-            "file.read-only",
+            HostCode::FileReadOnly,
             "mount its file system writable".to_owned(),
         ),
         Errno::ACCESS | Errno::PERM => (
             InvalidConfig,
-            "file.permission",
+            HostCode::FilePermission,
             format!(
                 "let uid {uid} enter the directory, create files and replace the old one there"
             ),
         ),
         Errno::TXTBSY => (
             Unavailable,
-            "file.busy",
+            HostCode::FileBusy,
             "it is a program that runs; name another file, or end it".to_owned(),
         ),
         Errno::STALE | Errno::NOTCONN | Errno::NODEV | Errno::NXIO => (
             Unavailable,
-            "file.io",
+            HostCode::FileIo,
             "its file system has gone away; mount it again".to_owned(),
         ),
-        Errno::NAMETOOLONG => (InvalidConfig, "file.path", "shorten the name".to_owned()),
-        _ => (Unavailable, "file.io", "look at the file system".to_owned()),
+        Errno::NAMETOOLONG => (
+            InvalidConfig,
+            HostCode::FilePath,
+            "shorten the name".to_owned(),
+        ),
+        _ => (
+            Unavailable,
+            HostCode::FileIo,
+            "look at the file system".to_owned(),
+        ),
     };
     let error = io::Error::from(errno);
     (kind, code, format!("cannot {step}: {error}; {mend}"))

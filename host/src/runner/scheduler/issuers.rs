@@ -177,14 +177,14 @@ impl Scheduler {
 
     /// Says that the client of this job is held back from now on.
     fn restrained(&self, key: Key, issuer: &Issuer, cause: Cause, failure: &Failure) {
-        let (origin, code, error) = (&issuer.origin, failure.code.as_deref(), &failure.message);
+        let (origin, code, error) = (&issuer.origin, failure.code(), &failure.message);
         let job = self.jobs.get(&key).map(|entry| &entry.config.id);
         let job = job.map(tracing::field::display);
         match cause {
             Cause::IssuerInTrouble => {
                 warn!(%origin, job, code, error, "the issuer is in trouble; one job at a time of this one's client tries it until it answers");
             }
-            Cause::ClientRefused if is_refusal(code) => {
+            Cause::ClientRefused if is_refusal(failure.code.as_ref()) => {
                 warn!(%origin, job, code, error, "the issuer refuses the client of this job; one of its jobs at a time tries until it is accepted");
             }
             Cause::ClientRefused => {

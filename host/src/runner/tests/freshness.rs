@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
 use crate::config::model::{JobId, SharedOutput};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Code, Failure, FailureKind};
 use crate::runner::Change;
 use crate::runner::status::{JobState, OutputState};
 
@@ -420,7 +420,7 @@ fn what_an_issuer_refuses_is_said_in_status_and_goes_on_by_itself() {
         let row = &status.jobs[0];
         assert_eq!((row.state, row.attempt), (JobState::Failing, 1));
         let said = row.last_failure.as_ref().unwrap();
-        assert_eq!(said.code.as_deref(), Some("model"));
+        assert_eq!(said.code.as_ref().map(Code::as_str), Some("model"));
         assert_eq!(
             row.next_refresh,
             Some(EPOCH.after(Duration::from_millis(10_050)))

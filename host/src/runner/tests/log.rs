@@ -114,7 +114,7 @@ fn a_source_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() {
         let reason = reasons.iter().find(|(until, ..)| nth % 41 < *until);
         reason.map(|(_, kind, code, message)| {
             // When it was is no news.
-            Failure::new(*kind, code, format!("{message}, {nth}.5 s after"))
+            Failure::new(*kind, *code, format!("{message}, {nth}.5 s after"))
         })
     };
     let plan = Plan {

@@ -166,7 +166,7 @@ async fn a_second_process_is_told_who_holds_the_directory() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), Vec::new()).unwrap();
     let error = Store::open(folder.path(), Vec::new()).unwrap_err();
-    assert_eq!(error.code(), "state.locked");
+    assert_eq!(error.code().as_str(), "state.locked");
     let holder = format!("process {} on host", std::process::id());
     assert!(error.to_string().contains(&holder), "{error}");
     drop(store);
@@ -202,7 +202,7 @@ async fn a_missing_key_is_refused_before_anything_is_written() {
     let before = token();
     for keys in [Vec::new(), vec![key(2)]] {
         let error = Store::open(folder.path(), keys).unwrap_err();
-        assert_eq!(error.code(), "state.key-missing");
+        assert_eq!(error.code().as_str(), "state.key-missing");
         assert!(error.to_string().contains("2 record(s)"), "{error}");
     }
     assert_eq!(token(), before);
@@ -222,7 +222,10 @@ async fn a_new_first_key_takes_over_all_records_so_that_the_old_one_can_go() {
         assert_eq!(store.token(&job).await.unwrap(), Some(kept("one")));
     }
     assert_eq!(
-        Store::open(folder.path(), vec![key(1)]).unwrap_err().code(),
+        Store::open(folder.path(), vec![key(1)])
+            .unwrap_err()
+            .code()
+            .as_str(),
         "state.key-missing"
     );
 }
@@ -251,7 +254,7 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
         .find_chain(&job, "refresh_token", Some(b"seed of job"))
         .await;
     let failure = read.unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some("state.undecryptable"));
+    assert_eq!(failure.code(), Some("state.undecryptable"));
     for said in [
         "chain of secret `refresh_token` of job job",
         &format!("`evertoken state forget {id}`"),
@@ -269,7 +272,7 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
         expected: None,
     };
     let written = store.swap_chain(change).await.unwrap_err();
-    assert_eq!(written.code.as_deref(), Some("state.undecryptable"));
+    assert_eq!(written.code(), Some("state.undecryptable"));
     assert_eq!(refresh_token(&store, &other).await.as_deref(), Some("rt"));
     drop(store);
     assert_eq!(record(folder.path(), &chain), Some(damaged));
@@ -324,7 +327,7 @@ async fn a_store_whose_fingerprint_key_is_damaged_is_refused_and_left_alone() {
     *damaged.last_mut().unwrap() ^= 1;
     overwrite(folder.path(), &Key::Own, damaged.clone());
     let error = Store::open(folder.path(), vec![key(1)]).unwrap_err();
-    assert_eq!(error.code(), "state.damaged");
+    assert_eq!(error.code().as_str(), "state.damaged");
     assert!(error.to_string().contains("fingerprint key"), "{error}");
     assert_eq!(record(folder.path(), &Key::Own), Some(damaged));
 }
@@ -356,7 +359,7 @@ async fn another_schema_is_refused_and_left_alone() {
         drop(database);
         let before = record(folder.path(), &Key::Own);
         let error = Store::open(folder.path(), Vec::new()).unwrap_err();
-        assert_eq!(error.code(), code);
+        assert_eq!(error.code().as_str(), code);
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(record(folder.path(), &Key::Own), before, "{code}");
     }
@@ -383,7 +386,7 @@ async fn files_that_are_removed_under_a_process_are_made_anew_with_all_that_was_
             rotate(&store, &job, "rt-2").await.unwrap();
             rotate(&store, &job, "rt-3").await.unwrap();
             let second = Store::open(&path, vec![key(1)]).unwrap_err();
-            assert_eq!(second.code(), "state.locked", "{second}");
+            assert_eq!(second.code().as_str(), "state.locked", "{second}");
         }
         let store = Store::open(&path, vec![key(1)]).unwrap();
         assert_eq!(refresh_token(&store, &job).await.unwrap(), "rt-3");
@@ -422,7 +425,7 @@ async fn a_store_that_is_moved_takes_its_process_along_and_one_put_in_its_place_
     std::fs::rename(&copy, moved.join(DATABASE_FILE)).unwrap();
     let held = std::fs::read(moved.join(DATABASE_FILE)).unwrap();
     let failure = rotate(&store, &job, "rt-3").await.unwrap_err();
-    assert_eq!(failure.code.as_deref(), Some("state.damaged"), "{failure}");
+    assert_eq!(failure.code(), Some("state.damaged"), "{failure}");
     assert_eq!(std::fs::read(moved.join(DATABASE_FILE)).unwrap(), held);
 }
 
@@ -432,7 +435,7 @@ fn what_is_no_store_is_refused_and_left_alone() {
     let file = folder.path().join(DATABASE_FILE);
     std::fs::write(&file, "no database at all, but somebody's notes").unwrap();
     let error = Store::open(folder.path(), Vec::new()).unwrap_err();
-    assert_eq!(error.code(), "state.damaged", "{error}");
+    assert_eq!(error.code().as_str(), "state.damaged", "{error}");
     assert_eq!(
         std::fs::read(&file).unwrap(),
         b"no database at all, but somebody's notes"
@@ -440,7 +443,7 @@ fn what_is_no_store_is_refused_and_left_alone() {
     std::fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("elsewhere", &file).unwrap();
     let error = Store::open(folder.path(), Vec::new()).unwrap_err();
-    assert_eq!(error.code(), "state.open", "{error}");
+    assert_eq!(error.code().as_str(), "state.open", "{error}");
     let missing = Store::open(&folder.path().join("a/b"), Vec::new()).unwrap_err();
     assert!(
         missing
@@ -476,7 +479,7 @@ async fn a_file_that_was_altered_is_refused_or_read_right_but_never_trusted() {
         match Store::open(folder.path(), vec![key(1)]) {
             Ok(store) => assert_eq!(store.token(&job).await.unwrap(), Some(kept("one"))),
             Err(error) => {
-                assert_eq!(error.code(), "state.damaged", "{error}");
+                assert_eq!(error.code().as_str(), "state.damaged", "{error}");
                 assert!(error.to_string().contains("restore it"), "{error}");
                 refused += 1;
             }
@@ -485,7 +488,10 @@ async fn a_file_that_was_altered_is_refused_or_read_right_but_never_trusted() {
     assert!(refused > 0);
     std::fs::write(&file, &good[..good.len() / 2]).unwrap();
     assert_eq!(
-        Store::open(folder.path(), vec![key(1)]).unwrap_err().code(),
+        Store::open(folder.path(), vec![key(1)])
+            .unwrap_err()
+            .code()
+            .as_str(),
         "state.damaged"
     );
 }
@@ -532,7 +538,7 @@ async fn a_plugin_keeps_no_more_than_its_quota() {
         let large = vec![0; PLUGIN_VALUES_MAX_BYTES];
         for (key, value) in [("one more", &b"v"[..]), ("k0", &large)] {
             let failure = store.set_plugin_value(&job, key, value).await.unwrap_err();
-            assert_eq!(failure.code.as_deref(), Some("state.too-large"));
+            assert_eq!(failure.code(), Some("state.too-large"));
         }
         assert_eq!(
             store.plugin_value(&job, "k0").await.unwrap().as_deref(),
@@ -624,7 +630,7 @@ async fn a_full_disk_fails_the_write_and_heals_without_a_restart() {
             break;
         }
     }
-    assert_eq!(failure.unwrap().code.as_deref(), Some("state.disk-full"));
+    assert_eq!(failure.unwrap().code(), Some("state.disk-full"));
     assert_eq!(store.token(&job).await.unwrap(), Some(kept("before")));
     std::fs::remove_file(&filler).unwrap();
     store.keep_token(&job, &kept("after")).await.unwrap();
@@ -653,7 +659,7 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
     for (place, good, bad) in [("way", 0o755, 0o777), ("way/state", 0o700, 0o770)] {
         chmod(&at(place), bad);
         for error in refusals(&state) {
-            assert_eq!(error.code(), "state.exposed", "{place}: {error}");
+            assert_eq!(error.code().as_str(), "state.exposed", "{place}: {error}");
             let mend = format!("`chmod go-w {}`", at(place).display());
             assert!(error.to_string().contains(&mend), "{error}");
         }
@@ -663,7 +669,7 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
     for name in files {
         chmod(&state.join(name), 0o660);
         let error = Store::open(&state, Vec::new()).unwrap_err();
-        assert_eq!(error.code(), "state.exposed", "{name}: {error}");
+        assert_eq!(error.code().as_str(), "state.exposed", "{name}: {error}");
         assert!(error.to_string().contains("chmod go= "), "{error}");
         chmod(&state.join(name), 0o600);
     }
@@ -673,7 +679,7 @@ fn a_directory_or_file_that_others_own_or_may_write_is_refused_with_the_mend() {
         for place in places.iter().chain(&files) {
             std::os::unix::fs::chown(at(place), Some(4711), None).unwrap();
             let error = Store::open(&state, Vec::new()).unwrap_err();
-            assert_eq!(error.code(), "state.exposed", "{place}: {error}");
+            assert_eq!(error.code().as_str(), "state.exposed", "{place}: {error}");
             assert!(
                 error.to_string().contains("belongs to user 4711"),
                 "{error}"
@@ -696,7 +702,7 @@ fn what_is_no_regular_file_in_the_directory_is_refused_at_once() {
         std::fs::remove_file(folder.path().join(name)).unwrap();
         std::os::unix::fs::symlink("elsewhere", folder.path().join(name)).unwrap();
         let error = Store::open(folder.path(), Vec::new()).unwrap_err();
-        assert_eq!(error.code(), "state.open", "{error}");
+        assert_eq!(error.code().as_str(), "state.open", "{error}");
         assert!(!folder.path().join("elsewhere").exists());
     }
 }
@@ -741,7 +747,7 @@ async fn records_are_taken_over_unencrypted_once_and_what_is_put_there_later_is_
             store.token(&victim).await.unwrap_err(),
             store.keep_token(&victim, &kept("new")).await.unwrap_err(),
         ] {
-            assert_eq!(failure.code.as_deref(), Some("state.plaintext"));
+            assert_eq!(failure.code(), Some("state.plaintext"));
             for said in [
                 "kept token of job victim",
                 "`evertoken state forget victim`",
@@ -772,7 +778,7 @@ async fn an_unencrypted_database_in_the_place_of_an_encrypted_one_is_refused() {
     )
     .unwrap();
     let error = Store::open(&at("state"), vec![key(1)]).unwrap_err();
-    assert_eq!(error.code(), "state.damaged");
+    assert_eq!(error.code().as_str(), "state.damaged");
     assert!(error.to_string().contains("is not encrypted"), "{error}");
 }
 
@@ -817,7 +823,7 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
         for seed in [None, Some(&seed[..])] {
             let found = store.find_chain(job, "refresh_token", seed).await;
             let failure = found.unwrap_err();
-            assert_eq!(failure.code.as_deref(), Some("chain.restored"));
+            assert_eq!(failure.code(), Some("chain.restored"));
             for said in ["refresh_token", "evertoken state set"] {
                 assert!(failure.message.contains(said), "{failure}");
             }
@@ -847,7 +853,7 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
     );
     assert_eq!(refresh_token(&store, forgotten).await, None);
     let failure = store.find_chain(untouched, "refresh_token", None).await;
-    assert_eq!(failure.unwrap_err().code.as_deref(), Some("chain.restored"));
+    assert_eq!(failure.unwrap_err().code(), Some("chain.restored"));
 }
 
 #[tokio::test]
@@ -878,7 +884,7 @@ async fn a_login_that_an_older_copy_does_not_know_is_not_sent_again() {
         let sent = seed(later);
         let failure = store.find_chain(later, "refresh_token", Some(&sent)).await;
         let failure = failure.unwrap_err();
-        assert_eq!(failure.code.as_deref(), Some("chain.restored"));
+        assert_eq!(failure.code(), Some("chain.restored"));
         for said in ["`refresh_token`", "job later", "Log in again"] {
             assert!(failure.message.contains(said), "{failure}");
         }
@@ -909,7 +915,7 @@ async fn where_the_database_is_lost_no_spent_login_is_sent_and_a_new_one_is() {
                     store.find_chain(&job, "refresh_token", Some(&seed)).await
                 };
                 let failure = find("seed of a").await.unwrap_err();
-                assert_eq!(failure.code.as_deref(), Some("chain.restored"));
+                assert_eq!(failure.code(), Some("chain.restored"));
                 assert!(find("a new login").await.unwrap().is_none());
             }
         }
@@ -953,7 +959,7 @@ async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten()
             break;
         }
     }
-    assert_eq!(full.unwrap().code.as_deref(), Some("state.disk-full"));
+    assert_eq!(full.unwrap().code(), Some("state.disk-full"));
     let _ = std::fs::write(folder.path().join("filler"), vec![0; 16 << 20]);
     rotate(&store, &flooder, "f0").await.unwrap();
     // An answer of the largest size, and some rotations, also after a restart.

@@ -72,7 +72,7 @@ async fn with(
 }
 
 fn code(failure: &Failure) -> &str {
-    failure.code.as_deref().unwrap_or_default()
+    failure.code().unwrap_or_default()
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ const TOKEN_URL: &str = "https://idp.test/token";
 const PATIENCE: Duration = Duration::from_millis(200);
 
 pub(super) fn code(failure: &Failure) -> &str {
-    failure.code.as_deref().unwrap_or_default()
+    failure.code().unwrap_or_default()
 }
 
 /// What the issuer does with a request.
@@ -604,7 +604,9 @@ impl Source for Model {
                 Script::Fails(unsuccessful) => Err(unsuccessful),
                 Script::Repeats(text) => {
                     let failure = Failure::new(FailureKind::Denied, "said", text);
-                    Err(Unsuccessful::Said(call.said(failure)))
+                    Err(Unsuccessful::Said(
+                        call.said(Some("said".to_owned()), failure),
+                    ))
                 }
                 Script::Hangs => std::future::pending().await,
                 Script::AsksAnother(kind) => {
