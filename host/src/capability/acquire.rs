@@ -122,7 +122,7 @@ impl Host {
     }
 
     async fn round(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Round, NotAcquired> {
-        let settling = journal::settle(&self.0, job, source.plugin());
+        let settling = journal::settle(&self.0.journal, job, source.plugin());
         let Settled { held, replayed } = timeout(job.source.timeout, settling)
             .await
             .unwrap_or_else(|_| Err(busy(job)))?;
@@ -144,7 +144,7 @@ impl Host {
             tracing::warn!(job = %job.id, error = %failure, "what a call left open cannot be closed; it is settled before the next call");
             false
         });
-        journal::write_back(&self.0, job, call.held()).await;
+        journal::write_back(&self.0.journal, job, call.held()).await;
         // An answer from the journal tells nothing of the clocks now.
         let last_dated = call.last_dated().filter(|_| replayed.is_none());
         let not_acquired = |failure| NotAcquired {
@@ -169,7 +169,7 @@ impl Host {
             }
             Err(_) if journal::repeats_at_once(job, call.held()).await => Ok(Round::Again),
             Err(unsuccessful) if unsuccessful.failure().kind == FailureKind::Denied => {
-                if journal::has_news(&self.0, job, call.held()).await {
+                if journal::has_news(&self.0.journal, job, call.held()).await {
                     Ok(Round::Again)
                 } else {
                     Err(not_acquired(said(unsuccessful, left_open, job)))
@@ -213,7 +213,7 @@ fn is_wanted(
     );
     exchange.intent.job == job.id
         && called.source.config == job.source.config
-        && expires_at.is_none_or(|at| at > host.0.clock.now().wall)
+        && expires_at.is_none_or(|at| at > host.0.ports.clock.now().wall)
 }
 
 /// `denied` or `unavailable`, said of an answer after which nobody else was asked, is about that answer: it brought nothing. After

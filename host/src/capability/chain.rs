@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 
-use super::http::Arrived;
+use super::arrived::Arrived;
 use crate::config::model::{JobId, RetryUnanswered};
 use crate::failure::HostCode;
 use crate::serde_secret;

@@ -1,74 +1,24 @@
-//! What all calls of a process share: clients, the keeper, clocks, and where secrets come from.
+//! Where calls begin, for one process.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::call::Call;
 use super::chain::{ChainState, Holder};
-use super::http::{ProxyRules, Transport};
+use super::http::ProxyRules;
 use super::journal::{self, Held, Journal};
-use super::keep::Keeper;
-use super::secrets::{Home, Kubernetes};
+use super::ports::{Ports, Settings};
+use super::shared::Shared;
 use crate::config::model::{Job, JobId, PluginLimits, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::FailureKind;
-use crate::time::Clock;
-
-/// Reads an environment variable; tests bring their own.
-pub type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
-
-/// What a [`Host`] is made of.
-pub struct Settings {
-    /// What one call may use.
-    pub limits: PluginLimits,
-    /// Where state and rotating secrets are kept.
-    pub keeper: Arc<dyn Keeper>,
-    /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
-    pub kubernetes: Option<Arc<dyn Kubernetes>>,
-    /// Where the newest values of rotating secrets are put, beside the keeper, for jobs that want it; none: nowhere.
-    pub home: Option<Arc<dyn Home>>,
-    /// What carries requests.
-    pub transport: Arc<dyn Transport>,
-    /// The clock that plugins see.
-    pub clock: Arc<dyn Clock>,
-    /// The environment of the process, see [`process_environment`].
-    pub environment: Environment,
-}
-
-/// The environment of this process.
-#[must_use]
-pub fn process_environment() -> Environment {
-    Arc::new(|name| std::env::var_os(name))
-}
 
 /// One per process, shared by all calls; cheap to clone.
 #[derive(Clone)]
 pub struct Host(pub(super) Arc<Shared>);
-
-/// The inside of a [`Host`].
-pub(super) struct Shared {
-    pub(super) limits: RwLock<PluginLimits>,
-    pub(super) keeper: Arc<dyn Keeper>,
-    pub(super) kubernetes: Option<Arc<dyn Kubernetes>>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) environment: Environment,
-    pub(super) proxies: ProxyRules,
-    pub(super) home: Option<Arc<dyn Home>>,
-    pub(super) transport: Arc<dyn Transport>,
-    pub(super) journal: Journal,
-}
-
-impl Shared {
-    /// What a call that begins now may use.
-    pub(super) fn limits(&self) -> PluginLimits {
-        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
-        limits.clone()
-    }
-}
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,16 +30,11 @@ impl Host {
     /// Reads the proxy variables of the environment, once.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        let ports = Arc::new(Ports::from(settings));
         Self(Arc::new(Shared {
-            proxies: ProxyRules::from_environment(&settings.environment),
-            limits: RwLock::new(settings.limits),
-            keeper: settings.keeper,
-            kubernetes: settings.kubernetes,
-            clock: settings.clock,
-            environment: settings.environment,
-            home: settings.home,
-            transport: settings.transport,
-            journal: Journal::new(),
+            proxies: ProxyRules::from_environment(&ports.environment),
+            journal: Arc::new(Journal::new(Arc::clone(&ports))),
+            ports,
         }))
     }
 
@@ -97,6 +42,7 @@ impl Host {
     pub fn set_limits(&self, limits: PluginLimits) {
         *self
             .0
+            .ports
             .limits
             .write()
             .unwrap_or_else(PoisonError::into_inner) = limits;
@@ -123,7 +69,7 @@ impl Host {
             Arc::clone(job),
             endpoints,
             present,
-            self.0.limits(),
+            self.0.ports.limits(),
             held,
         )
     }
@@ -160,14 +106,14 @@ impl Host {
 
     /// Reads what became of the chains of a job's rotating secrets, for [`Self::chain_state`].
     pub async fn look_at_chains(&self, job: &Job) {
-        journal::look(&self.0, job).await;
+        journal::look(&self.0.journal, job).await;
     }
 
     /// Waits for requests with rotating secrets that are under way, for a while, of which so much has `passed`. No call should begin any
     /// more.
     pub async fn drain(&self, passed: Duration) {
         self.0.journal.drain(passed).await;
-        journal::put_all_at_the_end(&self.0).await;
+        journal::put_all_at_the_end(&self.0.journal).await;
     }
 }
 

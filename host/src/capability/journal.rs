@@ -24,15 +24,15 @@ use super::chain::{
     Settlement,
 };
 use super::crypto;
-use super::host::Shared;
 use super::keep::{FoundChain, Seed};
+use super::ports::Ports;
 use super::secrets::{self, Providers};
 use crate::config::model::{Job, JobId, RetryUnanswered, Secret};
 use crate::failure::{Failure, FailureKind, HostCode};
 use crate::stop;
 use crate::time::{Reading, Timestamp};
 
-pub(super) use exchange::send;
+pub(super) use exchange::{Asked, send};
 pub(super) use flight::Flight;
 pub(super) use home::{put_all_at_the_end, write_back};
 
@@ -45,6 +45,7 @@ const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
 
 /// The journal of a process.
 pub(super) struct Journal {
+    ports: Arc<Ports>,
     holder: Holder,
     locks: Mutex<HashMap<ChainId, Weak<AsyncMutex<()>>>>,
     /// Intents that may be in the store although nothing was sent, by their change.
@@ -78,8 +79,9 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ports: Arc<Ports>) -> Self {
         Self {
+            ports,
             holder: Holder(stamp()),
             locks: Mutex::default(),
             unsent: Mutex::default(),
@@ -232,15 +234,15 @@ pub(super) struct Settled {
 /// # Errors
 /// A chain must not be used now: `chain.dead`, `chain.in-use`, `chain.in-doubt`, `chain.needs-attention`; or it cannot be read.
 pub(super) async fn settle(
-    host: &Arc<Shared>,
+    journal: &Arc<Journal>,
     job: &Arc<Job>,
     plugin: Plugin,
 ) -> Result<Settled, Failure> {
-    home::require(host, job).await?;
+    home::require(journal, job).await?;
     let mut chains = BTreeMap::new();
     for (name, secret) in rotating(job) {
-        let configured = configured(host, job, name, secret).await.ok();
-        let id = stands_for(host, job, name, configured.as_ref()).await?;
+        let configured = configured(journal, job, name, secret).await.ok();
+        let id = stands_for(journal, job, name, configured.as_ref()).await?;
         chains.insert((id, name.clone()), (secret, configured));
     }
     let mut held = Held {
@@ -255,26 +257,26 @@ pub(super) async fn settle(
             held.flights.insert(name, Arc::clone(flight));
             continue;
         }
-        let lock = host.journal.lock(id);
+        let lock = journal.lock(id);
         let lock = match Arc::clone(&lock).try_lock_owned() {
             Ok(lock) => lock,
             Err(_) => {
                 let lock = lock.lock_owned().await;
                 // A person may have configured another value while it was somebody else's.
-                configured = self::configured(host, job, &name, secret).await.ok();
+                configured = self::configured(journal, job, &name, secret).await.ok();
                 lock
             }
         };
-        let found = found(host, job, &name, secret, configured).await?;
+        let found = found(journal, job, &name, secret, configured).await?;
         if found.chain.id != id {
             return Err(changed(job, &name));
         }
         if found.seed == Some(Seed::Restored) {
             tell_earlier(job, &name, secret, &found.chain);
         }
-        let flight = Arc::new(Flight::new(host, job, &name, found, lock));
+        let flight = Arc::new(Flight::new(journal, job, &name, found, lock));
         flight.reread().await;
-        if let Some(exchange) = settle_one(host, secret, &flight).await? {
+        if let Some(exchange) = settle_one(journal, secret, &flight).await? {
             replayed = Some(exchange);
         }
         last = Some((id, Arc::clone(&flight)));
@@ -307,23 +309,23 @@ fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
 
 /// Settles one chain; the exchange, if its answer waits.
 async fn settle_one(
-    host: &Shared,
+    journal: &Journal,
     secret: &Secret,
     flight: &Flight,
 ) -> Result<Option<Exchange>, Failure> {
     flight.goes_on_without_the_source().await?;
     let chain = flight.chain().await;
-    if chain.exchange.is_some() && host.journal.take_unsent(chain.change) {
+    if chain.exchange.is_some() && journal.take_unsent(chain.change) {
         flight.unsent().await;
         return Ok(None);
     }
-    let Reading { wall: now, boot } = host.clock.now();
-    let alone = host.keeper.is_exclusive();
+    let Reading { wall: now, boot } = journal.ports.clock.now();
+    let alone = journal.ports.keeper.is_exclusive();
     let settlement =
-        |chain: &Chain| chain.settlement(host.journal.holder, alone, secret.retry_unanswered, now);
-    let is_over = chain.is_left_open_by_another(host.journal.holder, alone)
+        |chain: &Chain| chain.settlement(journal.holder, alone, secret.retry_unanswered, now);
+    let is_over = chain.is_left_open_by_another(journal.holder, alone)
         && !matches!(settlement(&chain), Settlement::InUse { .. });
-    let left = host.journal.left_to_another(&chain, is_over, boot);
+    let left = journal.left_to_another(&chain, is_over, boot);
     if !left.is_zero() {
         return Err(in_use(flight, left));
     }
@@ -391,78 +393,84 @@ pub(super) struct Found {
 
 /// Takes note of what became of the job's chains. What is configured is read only if something is known against one, since it may be a new
 /// login.
-pub(super) async fn look(host: &Shared, job: &Job) {
+pub(super) async fn look(journal: &Journal, job: &Job) {
     for (name, secret) in rotating(job) {
-        let found = host.keeper.find_chain(&job.id, name, None).await;
+        let found = journal.ports.keeper.find_chain(&job.id, name, None).await;
         match found {
-            Ok(Some(found)) => note(host, job, name, &found.stored.chain, secret),
+            Ok(Some(found)) => note(journal, job, name, &found.stored.chain, secret),
             Ok(None) => continue,
-            Err(failure) => note_unusable(host, job, name, &failure),
+            Err(failure) => note_unusable(journal, job, name, &failure),
         }
-        if host.journal.state_of(&job.id) != Some(ChainState::Ok) {
+        if journal.state_of(&job.id) != Some(ChainState::Ok) {
             // What it finds is noted.
-            let _ = find(host, job, name, secret).await;
+            let _ = find(journal, job, name, secret).await;
         }
     }
 }
 
-fn note(host: &Shared, job: &Job, name: &str, chain: &Chain, secret: &Secret) {
-    let state = state_of(host, chain, secret);
-    host.journal.note(&job.id, name, chain.id, state);
+fn note(journal: &Journal, job: &Job, name: &str, chain: &Chain, secret: &Secret) {
+    let state = state_of(journal, chain, secret);
+    journal.note(&job.id, name, chain.id, state);
 }
 
-fn state_of(host: &Shared, chain: &Chain, secret: &Secret) -> ChainState {
-    let now = host.clock.now().wall;
-    let alone = host.keeper.is_exclusive();
-    chain.state(host.journal.holder, alone, secret.retry_unanswered, now)
+fn state_of(journal: &Journal, chain: &Chain, secret: &Secret) -> ChainState {
+    let now = journal.ports.clock.now().wall;
+    let alone = journal.ports.keeper.is_exclusive();
+    chain.state(journal.holder, alone, secret.retry_unanswered, now)
 }
 
-fn note_unusable(host: &Shared, job: &Job, name: &str, failure: &Failure) {
+fn note_unusable(journal: &Journal, job: &Job, name: &str, failure: &Failure) {
     let state = ChainState::of(failure.host_code());
     if state != ChainState::Ok {
-        host.journal.stands(&job.id, name, Stands::Unusable(state));
+        journal.stands(&job.id, name, Stands::Unusable(state));
     }
 }
 
 /// Which chain a secret of the job stands for.
 async fn stands_for(
-    host: &Shared,
+    journal: &Journal,
     job: &Job,
     name: &str,
     configured: Option<&SecretSlice<u8>>,
 ) -> Result<ChainId, Failure> {
     let seed = configured.map(ExposeSecret::expose_secret);
-    let id = host.keeper.chain_of(&job.id, name, seed).await;
-    let id = id.inspect_err(|failure| note_unusable(host, job, name, failure))?;
-    Ok(id.unwrap_or_else(|| first_id(host, job, name, configured)))
+    let id = journal.ports.keeper.chain_of(&job.id, name, seed).await;
+    let id = id.inspect_err(|failure| note_unusable(journal, job, name, failure))?;
+    Ok(id.unwrap_or_else(|| first_id(journal, job, name, configured)))
 }
 
 /// The id of a chain that begins with the configured value. One without any value yet begins with the empty one, which is never sent.
-fn first_id(host: &Shared, job: &Job, name: &str, configured: Option<&SecretSlice<u8>>) -> ChainId {
+fn first_id(
+    journal: &Journal,
+    job: &Job,
+    name: &str,
+    configured: Option<&SecretSlice<u8>>,
+) -> ChainId {
     match configured.map(ExposeSecret::expose_secret) {
-        None | Some([]) => host
+        None | Some([]) => journal
+            .ports
             .keeper
             .chain_id(format!("{}\n{name}", job.id).as_bytes()),
-        Some(value) => host.keeper.chain_id(value),
+        Some(value) => journal.ports.keeper.chain_id(value),
     }
 }
 
 /// The chain that a secret of the job stands for.
-async fn find(host: &Shared, job: &Job, name: &str, secret: &Secret) -> Result<Found, Failure> {
-    let configured = configured(host, job, name, secret).await.ok();
-    found(host, job, name, secret, configured).await
+async fn find(journal: &Journal, job: &Job, name: &str, secret: &Secret) -> Result<Found, Failure> {
+    let configured = configured(journal, job, name, secret).await.ok();
+    found(journal, job, name, secret, configured).await
 }
 
 async fn found(
-    host: &Shared,
+    journal: &Journal,
     job: &Job,
     name: &str,
     secret: &Secret,
     configured: Option<SecretSlice<u8>>,
 ) -> Result<Found, Failure> {
     let seed = configured.as_ref().map(ExposeSecret::expose_secret);
-    let found = host.keeper.find_chain(&job.id, name, seed).await;
-    let found = match found.inspect_err(|failure| note_unusable(host, job, name, failure))? {
+    let found = journal.ports.keeper.find_chain(&job.id, name, seed).await;
+    let found = match found.inspect_err(|failure| note_unusable(journal, job, name, failure))? {
         Some(FoundChain { stored, seed }) => Found {
             chain: stored.chain,
             stored: Some(stored.revision),
@@ -471,7 +479,7 @@ async fn found(
         },
         None => Found {
             chain: Chain::new(
-                first_id(host, job, name, configured.as_ref()),
+                first_id(journal, job, name, configured.as_ref()),
                 configured.clone().unwrap_or_else(|| Vec::new().into()),
             ),
             stored: None,
@@ -479,7 +487,7 @@ async fn found(
             configured,
         },
     };
-    note(host, job, name, &found.chain, secret);
+    note(journal, job, name, &found.chain, secret);
     Ok(found)
 }
 
@@ -488,14 +496,14 @@ async fn found(
 /// # Errors
 /// It has none, and the configured one cannot be read: `secret.*`; or the store cannot be read.
 pub(super) async fn newest(
-    host: &Shared,
+    journal: &Journal,
     job: &Job,
     name: &str,
     secret: &Secret,
 ) -> Result<(SecretSlice<u8>, u64), Failure> {
-    let found = find(host, job, name, secret).await?;
+    let found = find(journal, job, name, secret).await?;
     if found.chain.value.expose_secret().is_empty() {
-        return Err(why_there_is_none(host, job, name, secret).await);
+        return Err(why_there_is_none(journal, job, name, secret).await);
     }
     Ok((found.chain.value, found.chain.generation))
 }
@@ -505,18 +513,18 @@ pub(super) async fn newest(
 /// # Errors
 /// As [`newest`].
 pub(super) async fn given(
-    host: &Shared,
+    journal: &Journal,
     job: &Job,
     name: &str,
     secret: &Secret,
 ) -> Result<[u8; 32], Failure> {
-    let chain = find(host, job, name, secret).await?.chain;
+    let chain = find(journal, job, name, secret).await?.chain;
     if chain.value.expose_secret().is_empty() {
-        return Err(why_there_is_none(host, job, name, secret).await);
+        return Err(why_there_is_none(journal, job, name, secret).await);
     }
     // Nobody uses it then, so another generation was given.
     let rests = matches!(
-        state_of(host, &chain, secret),
+        state_of(journal, &chain, secret),
         ChainState::Dead | ChainState::NeedsAttention
     );
     let generation = if rests { chain.generation } else { 0 };
@@ -527,12 +535,12 @@ pub(super) async fn given(
 /// Why a chain has no value. A value that can be read by now may belong to another chain, and be spent there: it is not used before
 /// it has been looked for.
 pub(super) async fn why_there_is_none(
-    host: &Shared,
+    journal: &Journal,
     job: &Job,
     name: &str,
     secret: &Secret,
 ) -> Failure {
-    match configured(host, job, name, secret).await {
+    match configured(journal, job, name, secret).await {
         Ok(_) => changed(job, name),
         Err(failure) => failure,
     }
@@ -550,16 +558,16 @@ fn changed(job: &Job, name: &str) -> Failure {
 }
 
 async fn configured(
-    host: &Shared,
+    journal: &Journal,
     job: &Job,
     name: &str,
     secret: &Secret,
 ) -> Result<SecretSlice<u8>, Failure> {
     let providers = Providers {
-        environment: &host.environment,
-        keeper: &*host.keeper,
-        kubernetes: host.kubernetes.as_deref(),
-        now: host.clock.now().wall,
+        environment: &journal.ports.environment,
+        keeper: &*journal.ports.keeper,
+        kubernetes: journal.ports.kubernetes.as_deref(),
+        now: journal.ports.clock.now().wall,
     };
     secrets::fetch(&providers, job, name, &secret.origin).await
 }
@@ -631,13 +639,13 @@ pub(super) async fn repeats_at_once(job: &Job, held: &Held) -> bool {
 }
 
 /// Whether a chain that was refused has a newer value by now, or a person has configured another one.
-pub(super) async fn has_news(host: &Shared, job: &Job, held: &Held) -> bool {
+pub(super) async fn has_news(journal: &Journal, job: &Job, held: &Held) -> bool {
     for (name, secret) in rotating(job) {
         let Some(flight) = held.flight(name) else {
             continue;
         };
         let known = flight.chain().await;
-        match find(host, job, name, secret).await {
+        match find(journal, job, name, secret).await {
             Ok(found) if found.chain.id != known.id => return true,
             Ok(found) if found.chain.generation > known.generation => return true,
             Ok(_) | Err(_) => {}

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -14,10 +14,12 @@ use tokio::net::TcpListener;
 use tracing::instrument::WithSubscriber;
 
 use super::chain::Plugin;
-use super::host::{Environment, Host, Shared};
-use super::http::{Arriving, Clients, Network, NoAnswer, Outgoing, ProxyRules, Transport};
-use super::journal::{self, Journal};
+use super::environment::Environment;
+use super::host::Host;
+use super::http::{Arriving, Clients, Network, NoAnswer, Outgoing, Transport};
+use super::journal;
 use super::keep::BoxFuture;
+use super::ports::Settings;
 use super::secrets::Kubernetes;
 use super::{Body, Call, Request, Response, Value};
 use crate::config::model::{
@@ -121,8 +123,8 @@ impl Fixture {
                 Arc::new(StandingClock),
             )
         };
-        Host(Arc::new(Shared {
-            limits: RwLock::new(self.limits.clone()),
+        Host::new(Settings {
+            limits: self.limits.clone(),
             keeper: self.keeper.clone(),
             kubernetes: self.kubernetes.clone(),
             home: None,
@@ -131,10 +133,8 @@ impl Fixture {
                 None => Arc::new(network()),
             },
             clock: Arc::new(StandingClock),
-            proxies: ProxyRules::from_environment(&environment),
             environment,
-            journal: Journal::new(),
-        }))
+        })
     }
 
     pub(crate) fn call(&self) -> Call {
@@ -145,7 +145,7 @@ impl Fixture {
     pub(crate) async fn holding_call(&self) -> Call {
         let host = self.host();
         let job = Arc::new(self.job.clone());
-        let settled = journal::settle(&host.0, &job, Plugin::default()).await;
+        let settled = journal::settle(&host.0.journal, &job, Plugin::default()).await;
         let held = settled.unwrap().held;
         host.call_holding(&job, &self.endpoints, &self.endpoints, held)
     }

@@ -1,6 +1,7 @@
 //! One call of a plugin: what it has opened, used up and may still do. The methods are those of the plugin interface, one to
 //! one.
 
+mod send;
 #[cfg(test)]
 mod tests;
 
@@ -16,12 +17,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::capability::crypto::{self, PublicKey};
 use crate::capability::echo::Echoes;
 use crate::capability::encoding::Encoding;
-use crate::capability::host::Shared;
-use crate::capability::http::{self, Request, Response};
+use crate::capability::http::{Request, Response};
 use crate::capability::journal::{self, Flight, Held};
 use crate::capability::keep::PLUGIN_KEY_MAX_BYTES;
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
+use crate::capability::shared::Shared;
 use crate::config::model::{Job, PluginLimits, Secret, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Code, Failure, FailureKind, HostCode};
@@ -153,7 +154,7 @@ impl Call {
                 Ok((self.configured(name, secret).await?, 0))
             }
         };
-        let limit = self.0.job.source.timeout.mul_f64(http::REQUEST_SHARE);
+        let limit = self.0.job.source.timeout.mul_f64(send::REQUEST_SHARE);
         let (value, generation) = timeout_at(self.0.began + limit, read)
             .await
             .unwrap_or_else(|_| Err(self.not_read_in_time(name, limit)))?;
@@ -180,7 +181,7 @@ impl Call {
         let secret = self.listed(name)?;
         let Inner { host, job, .. } = &*self.0;
         if secret.rotating {
-            journal::given(host, job, name, secret).await
+            journal::given(&host.journal, job, name, secret).await
         } else {
             let value = self.configured(name, secret).await?;
             Ok(Sha256::digest(value.expose_secret()).into())
@@ -321,8 +322,8 @@ impl Call {
     }
 
     async fn exchanged(&self, request: Request) -> Result<Response, Failure> {
-        let response = http::send(self, request).await?;
-        let answered_at = self.0.host.clock.now().wall;
+        let response = send::send(self, request).await?;
+        let answered_at = self.0.host.ports.clock.now().wall;
         let mut used = self.used();
         used.first_sent_at.get_or_insert(response.sent_at);
         used.last_dated = response.date().map(|date| Dated {
@@ -354,7 +355,7 @@ impl Call {
     pub async fn state_get(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         check_state_key(key)?;
         let Inner { host, job, .. } = &*self.0;
-        let kept = host.keeper.plugin_value(&job.id, key).await?;
+        let kept = host.ports.keeper.plugin_value(&job.id, key).await?;
         Ok(kept.and_then(|kept| kept_by(&job.source.plugin, kept)))
     }
 
@@ -373,7 +374,10 @@ impl Call {
         }
         let Inner { host, job, .. } = &*self.0;
         let kept = kept_for(&job.source.plugin, value);
-        host.keeper.set_plugin_value(&job.id, key, &kept).await
+        host.ports
+            .keeper
+            .set_plugin_value(&job.id, key, &kept)
+            .await
     }
 
     /// `log.log`: one event at target `evertoken::plugin`, scrubbed; nothing more once the call's lines are used up.
@@ -405,7 +409,7 @@ impl Call {
     /// `clock.now`.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.0.host.clock.now().wall
+        self.0.host.ports.clock.now().wall
     }
 
     /// `crypto.sign`: a signature or a MAC, with the restrictions of key and message.
@@ -686,10 +690,10 @@ impl Call {
     async fn configured(&self, name: &str, secret: &Secret) -> Result<SecretSlice<u8>, Failure> {
         let host = &self.0.host;
         let providers = Providers {
-            environment: &host.environment,
-            keeper: &*host.keeper,
-            kubernetes: host.kubernetes.as_deref(),
-            now: host.clock.now().wall,
+            environment: &host.ports.environment,
+            keeper: &*host.ports.keeper,
+            kubernetes: host.ports.kubernetes.as_deref(),
+            now: host.ports.clock.now().wall,
         };
         let value = secrets::fetch(&providers, &self.0.job, name, &secret.origin).await?;
         // What may not be read is not handed on, and the end of a guess would tell whether it is right.
@@ -698,7 +702,7 @@ impl Call {
             && is_revealed
         {
             let other = secrets::beside(&self.0.job.id, other);
-            let kept = host.keeper.token(&other).await.ok().flatten();
+            let kept = host.ports.keeper.token(&other).await.ok().flatten();
             let is_it = |kept: &KeptToken| {
                 kept.token.value.expose_secret().as_bytes() == value.expose_secret()
             };
@@ -715,7 +719,7 @@ impl Call {
             host, job, held, ..
         } = &*self.0;
         let Some(flight) = held.flight(name) else {
-            return journal::newest(host, job, name, secret).await;
+            return journal::newest(&host.journal, job, name, secret).await;
         };
         // An issuer may repeat an earlier value, too.
         if let Some(configured) = flight.configured() {
@@ -723,7 +727,7 @@ impl Call {
         }
         match flight.newest().await {
             Some(newest) => Ok(newest),
-            None => Err(journal::why_there_is_none(host, job, name, secret).await),
+            None => Err(journal::why_there_is_none(&host.journal, job, name, secret).await),
         }
     }
 

@@ -3,7 +3,7 @@
 use evertoken_answer::{Content, Members};
 use serde_json::Value;
 
-use super::Response;
+use super::response::Response;
 
 /// Parts of names that issuers give to what is secret: `access_token`, `client_secret`, `SecretAccessKey`, `assertion`.
 const TELLING: [&str; 8] = [
@@ -21,7 +21,7 @@ const TELLING: [&str; 8] = [
 const HARMLESS: [&str; 6] = ["type", "endpoint", "url", "uri", "expires", "expiration"];
 
 /// Gives `found` the strings in an answer that are secrets by their name or their look.
-pub(super) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
+pub(in crate::capability) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
     for (name, value) in &response.headers {
         collect(name, value, found);
     }

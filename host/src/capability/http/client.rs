@@ -1,59 +1,28 @@
 //! The clients that make connections: one per trust, client certificate, proxy and address policy, kept and shared by all jobs
 //! that agree on these, made anew when a file changes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use ipnet::IpNet;
 use reqwest::Client;
 use tokio::sync::OnceCell;
 
 use super::connect::TakeOut;
 use super::proxy::Proxy;
+use super::recipe::{CONNECT_TIMEOUT, Recipe, Trust, USER_AGENT};
 use super::resolve::{Guarded, Lookup, system_lookup};
 use super::tls::{self, TlsFile};
 use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file;
-
-/// What a request says it comes from, unless the plugin says something else.
-pub(super) const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
-
-/// The longest that resolving, connecting and the TLS handshake may take together. Three SYNs fit: 1 s + 2 s + 4 s.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
 const MAX_CLIENTS: usize = 64;
 
 /// Where most systems have their certificates.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs";
-
-/// Whom a client trusts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Trust {
-    /// Nobody: the request is plain http.
-    Nobody,
-    /// The system's certificate authorities.
-    System,
-    /// The certificates in this file.
-    File(PathBuf),
-}
-
-/// What a client is made from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Recipe {
-    /// Whom it trusts.
-    pub trust: Trust,
-    /// The files of its certificate and key.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// The proxy that all its requests go through.
-    pub proxy: Option<Proxy>,
-    /// Addresses that may be reached although the egress rules refuse them.
-    pub allow_addresses: BTreeSet<IpNet>,
-}
 
 /// What tells that a file has changed: a new one in its place, or new content in the same.
 type Stamp = (u64, u64, i64, i64, u64);
@@ -144,20 +113,6 @@ impl Clients {
             },
         );
         client
-    }
-}
-
-impl Recipe {
-    fn files(&self) -> impl Iterator<Item = &Path> {
-        let trusted = match &self.trust {
-            Trust::File(file) => Some(file.as_path()),
-            Trust::Nobody | Trust::System => None,
-        };
-        let identity = self
-            .identity
-            .iter()
-            .flat_map(|(certificate, key)| [certificate.as_path(), key.as_path()]);
-        trusted.into_iter().chain(identity)
     }
 }
 

@@ -173,7 +173,7 @@ pub(super) fn is_localhost(name: &str) -> bool {
 
 /// How an address came to be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Written {
+pub(in crate::capability) enum Written {
     /// It is what a name resolved to.
     Resolved,
     /// `localhost` resolved to it.
@@ -188,7 +188,7 @@ pub(super) enum Written {
 ///
 /// # Errors
 /// The kind of address that is refused.
-pub(super) fn check_address(
+pub(in crate::capability) fn check_address(
     address: IpAddr,
     written: Written,
     exceptions: &BTreeSet<IpNet>,
@@ -220,7 +220,7 @@ pub(super) fn check_address(
 /// The address that a URL's host is written as, if it is one. `host` is in the URL standard's normal form, in which every
 /// spelling of an IPv4 address has become dotted decimal.
 #[must_use]
-pub(super) fn literal(host: &str) -> Option<IpAddr> {
+pub(in crate::capability) fn literal(host: &str) -> Option<IpAddr> {
     host.strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host)
@@ -232,7 +232,7 @@ pub(super) fn literal(host: &str) -> Option<IpAddr> {
 ///
 /// # Errors
 /// `http.origin-denied`, with the line to add.
-pub(super) fn check_origin(
+pub(in crate::capability) fn check_origin(
     origin: &Origin,
     job: &str,
     endpoints: &BTreeSet<Origin>,

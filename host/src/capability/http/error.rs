@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError};
 
-use super::client::CONNECT_TIMEOUT;
 use super::egress::AddressKind;
+use super::recipe::CONNECT_TIMEOUT;
 use super::request::Target;
 use super::resolve::ResolveError;
 use crate::failure::{Failure, FailureKind, HostCode};
@@ -111,7 +111,7 @@ fn at(target: &Target, through: Option<&str>) -> String {
 }
 
 /// The time was up.
-pub(super) fn timed_out(target: &Target, timeout: Duration) -> Failure {
+pub(in crate::capability) fn timed_out(target: &Target, timeout: Duration) -> Failure {
     unavailable(
         HostCode::HttpTimeout,
         format!(
@@ -135,7 +135,11 @@ pub(super) fn too_large(target: &Target, limit: usize) -> Failure {
 }
 
 /// An address that may not be reached, written in the URL or as the proxy.
-pub(super) fn address_denied(what: &str, address: IpAddr, kind: AddressKind) -> Failure {
+pub(in crate::capability) fn address_denied(
+    what: &str,
+    address: IpAddr,
+    kind: AddressKind,
+) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
         HostCode::HttpAddressDenied,

@@ -11,11 +11,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::Position;
 use zeroize::Zeroizing;
 
-use super::client::USER_AGENT;
 use super::connect::{Connection, connect};
 use super::error;
 use super::message::{Look, Progress};
 use super::reading::Reading;
+use super::recipe::USER_AGENT;
 use super::transport::{Arriving, NoAnswer, Outgoing, Way};
 
 /// When nothing comes for so long, an answer is at its end that by its framing is not, if there is a whole object with a token in it: behind

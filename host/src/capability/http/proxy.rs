@@ -11,7 +11,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::no_proxy::NoProxy;
-use crate::capability::host::Environment;
+use crate::capability::environment::Environment;
 use crate::failure::{Failure, FailureKind, HostCode};
 
 /// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count, nor do blanks

@@ -4,12 +4,13 @@
 use evertoken_answer::Content;
 use secrecy::SecretString;
 
-use super::Response;
 use super::coding;
 use super::error;
 use super::message::{Body, Message};
 use super::request::Target;
-use super::transport::{Arrived, NoAnswer};
+use super::response::Response;
+use super::transport::{NoAnswer, Outgoing};
+use crate::capability::arrived::Arrived;
 use crate::worker;
 
 /// What an answer says about the value that the request carried.
@@ -118,6 +119,16 @@ pub(in crate::capability) struct Question {
 }
 
 impl Question {
+    /// What the answer to a request is read with.
+    pub(in crate::capability) fn of(outgoing: &Outgoing) -> Self {
+        Self {
+            method: outgoing.method.to_string(),
+            target: outgoing.way.target.clone(),
+            through: outgoing.way.through.clone(),
+            limit: outgoing.way.limit,
+        }
+    }
+
     /// The answer, if what arrived is one: all of it, or as much as matters.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A plugin's request made ready to send: checked, with the secrets spliced in where they may go.
+//! A plugin's request, and how it is made ready to send: checked, with the secrets spliced in where they may go.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,6 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{Body, Request};
 use crate::capability::encoding::{Encoding, EncodingError};
 use crate::capability::secrets::{Reach, Value};
 use crate::config::origin::Origin;
@@ -50,9 +49,94 @@ const HOST_FIELDS: [&str; 15] = [
 /// not every server does.
 const REFUSED_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 
+/// What a request carries.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// `application/x-www-form-urlencoded`, spliced and encoded by the host.
+    Form(Vec<(String, Value)>),
+    /// Anything else; its `Content-Type` is among the headers.
+    Content(Value),
+}
+
+/// A request as a plugin words it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// A method of RFC 9110, e.g. `POST`.
+    pub method: String,
+    /// Absolute.
+    pub url: String,
+    /// Added to the URL's own query, percent-encoded.
+    pub query: Vec<(String, Value)>,
+    /// Fields beside those that the host sets.
+    pub headers: Vec<(String, Value)>,
+    /// The content.
+    pub body: Body,
+}
+
+impl Request {
+    /// Every value in it, wherever it stands.
+    pub(in crate::capability) fn values(&self) -> impl Iterator<Item = &Value> {
+        let (fields, content): (&[(String, Value)], _) = match &self.body {
+            Body::Empty => (&[], None),
+            Body::Form(fields) => (fields, None),
+            Body::Content(value) => (&[], Some(value)),
+        };
+        self.query
+            .iter()
+            .chain(&self.headers)
+            .chain(fields)
+            .map(|(_, value)| value)
+            .chain(content)
+    }
+
+    /// Every text in it that is no secret's, names included.
+    pub(in crate::capability) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        let fields: &[(String, Value)] = match &self.body {
+            Body::Form(fields) => fields,
+            Body::Empty | Body::Content(_) => &[],
+        };
+        let names = self.query.iter().chain(&self.headers).chain(fields);
+        let names = names.map(|(name, _)| name.as_bytes());
+        let own = self.values().filter(|value| value.secret().is_none());
+        names
+            .chain(own.map(Value::expose))
+            .chain([self.url.as_bytes()])
+    }
+
+    /// The same with other values.
+    pub(in crate::capability) fn try_map<E>(
+        self,
+        map: impl Fn(Value) -> Result<Value, E>,
+    ) -> Result<Self, E> {
+        let pairs = |pairs: Vec<(String, Value)>| {
+            let pairs = pairs.into_iter();
+            pairs
+                .map(|(name, value)| Ok((name, map(value)?)))
+                .collect::<Result<_, E>>()
+        };
+        Ok(Self {
+            query: pairs(self.query)?,
+            headers: pairs(self.headers)?,
+            body: match self.body {
+                Body::Empty => Body::Empty,
+                Body::Form(fields) => Body::Form(pairs(fields)?),
+                Body::Content(value) => Body::Content(map(value)?),
+            },
+            ..self
+        })
+    }
+
+    /// Where it goes, if it can be sent anywhere.
+    pub(in crate::capability) fn origin(&self) -> Option<Origin> {
+        Target::of(self).ok().map(|target| target.origin)
+    }
+}
+
 /// Where a request goes.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(in crate::capability) struct Target {
     /// The method.
     pub method: Method,
     /// The plugin's URL; secrets are not yet in it.
@@ -66,7 +150,7 @@ impl Target {
     ///
     /// # Errors
     /// `http.request`: the method is none or one for proxies, or the URL is not an `http` or `https` URL without userinfo.
-    pub(super) fn of(request: &Request) -> Result<Self, Failure> {
+    pub(in crate::capability) fn of(request: &Request) -> Result<Self, Failure> {
         let method = Method::from_bytes(request.method.as_bytes())
             .ok()
             .filter(|method| {
@@ -98,7 +182,7 @@ impl Target {
 }
 
 /// A request as it is sent. It holds secrets: no Debug.
-pub(super) struct Prepared {
+pub(in crate::capability) struct Prepared {
     /// The method.
     pub method: Method,
     /// With the secrets in its query.
@@ -115,7 +199,10 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 /// `http.request` for a part that cannot be sent, `secret.origin-denied` for a secret that may not go to the target.
-pub(super) fn prepare(target: &Target, request: &Request) -> Result<Prepared, Failure> {
+pub(in crate::capability) fn prepare(
+    target: &Target,
+    request: &Request,
+) -> Result<Prepared, Failure> {
     check_size(request)?;
     for value in request.values() {
         check_reach(value, &target.origin)?;

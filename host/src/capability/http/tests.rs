@@ -11,11 +11,13 @@ use evertoken_answer::Content;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
+use crate::capability::call::Call;
 use crate::capability::encoding::Encoding;
-use crate::capability::secrets::Piece;
+use crate::capability::secrets::{Piece, Value};
 use crate::capability::testing::{Fixture, NOW, Server, get, text};
 use crate::config::origin::Origin;
-use crate::failure::FailureKind;
+use crate::failure::{Failure, FailureKind};
+use crate::time::Timestamp;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 

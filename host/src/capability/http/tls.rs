@@ -15,7 +15,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::client::{Recipe, Trust};
+use super::recipe::{Recipe, Trust};
 use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
 use crate::pem;

@@ -1,20 +1,16 @@
 //! The seam between what may be sent and the network: the process brings the real one, the simulator plays issuers behind it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use http::{HeaderMap, Method};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use url::Url;
 
-use super::client::{Clients, Recipe};
-use super::exchange::exchange;
-use super::reading::Question;
+use super::recipe::Recipe;
 use super::request::Target;
+use crate::capability::arrived::Arrived;
 use crate::capability::keep::BoxFuture;
 use crate::failure::Failure;
-use crate::time::{Clock, Timestamp};
 
 /// A request that passed every rule, with the secrets in it: no Debug of its content.
 pub struct Outgoing {
@@ -27,31 +23,19 @@ pub struct Outgoing {
     /// With the secrets in it.
     pub body: Vec<u8>,
     /// How the network is to carry it.
-    pub(super) way: Way,
+    pub(in crate::capability) way: Way,
 }
 
 /// How a request is carried.
-pub(super) struct Way {
-    pub(super) target: Target,
+pub(in crate::capability) struct Way {
+    pub(in crate::capability) target: Target,
     /// The proxy, for messages.
-    pub(super) through: Option<String>,
-    pub(super) recipe: Recipe,
+    pub(in crate::capability) through: Option<String>,
+    pub(in crate::capability) recipe: Recipe,
     /// Bytes that the answer may have.
-    pub(super) limit: usize,
+    pub(in crate::capability) limit: usize,
     /// Whether it carries a value that its use replaces: then the answer may hold the only copy of the next one.
-    pub(super) is_rotating: bool,
-}
-
-impl Outgoing {
-    /// What its answer is read with.
-    pub(in crate::capability) fn question(&self) -> Question {
-        Question {
-            method: self.method.to_string(),
-            target: self.way.target.clone(),
-            through: self.way.through.clone(),
-            limit: self.way.limit,
-        }
-    }
+    pub(in crate::capability) is_rotating: bool,
 }
 
 impl fmt::Debug for Outgoing {
@@ -92,45 +76,8 @@ impl NoAnswer {
     }
 }
 
-/// An answer as it arrives.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Arrived {
-    /// The moment before the request was sent: `expires_in` counts from here.
-    pub sent_at: Timestamp,
-    /// What came, byte for byte, but for interim answers.
-    pub bytes: Vec<u8>,
-}
-
-impl Arrived {
-    /// Nothing of it is there.
-    #[must_use]
-    pub const fn nothing_yet(now: Timestamp) -> Self {
-        Self {
-            sent_at: now,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// What it takes to read it, in bytes. What is no text may be coded, and as large as it may be once it is decoded.
-    pub(super) fn work(&self, limit: usize) -> usize {
-        match std::str::from_utf8(&self.bytes) {
-            Ok(text) => text.len(),
-            Err(_) => limit.max(self.bytes.len()),
-        }
-    }
-}
-
 /// An answer that is arriving, for whoever keeps what came of it while the rest is missing.
 pub type Arriving = watch::Sender<Arrived>;
-
-/// Not even its length: there are tokens in it.
-impl fmt::Debug for Arrived {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arrived")
-            .field("sent_at", &self.sent_at)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Carries requests.
 pub trait Transport: Send + Sync {
@@ -144,44 +91,4 @@ pub trait Transport: Send + Sync {
         outgoing: Outgoing,
         arriving: &'a Arriving,
     ) -> BoxFuture<'a, Result<(), NoAnswer>>;
-}
-
-/// The network.
-pub struct Network {
-    clients: Clients,
-    clock: Arc<dyn Clock>,
-}
-
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Network").finish_non_exhaustive()
-    }
-}
-
-impl Network {
-    /// The machine's network; answers are dated by `clock`.
-    #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self::with_clients(Clients::default(), clock)
-    }
-
-    pub(in crate::capability) fn with_clients(clients: Clients, clock: Arc<dyn Clock>) -> Self {
-        Self { clients, clock }
-    }
-}
-
-impl Transport for Network {
-    fn exchange<'a>(
-        &'a self,
-        outgoing: Outgoing,
-        arriving: &'a Arriving,
-    ) -> BoxFuture<'a, Result<(), NoAnswer>> {
-        Box::pin(async move {
-            let client = self.clients.get(&outgoing.way.recipe).await;
-            let client = client.map_err(NoAnswer::before_sending)?;
-            let sent_at = self.clock.now().wall;
-            arriving.send_modify(|arrived| arrived.sent_at = sent_at);
-            exchange(&client, outgoing, arriving).await
-        })
-    }
 }

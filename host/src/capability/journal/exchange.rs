@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::Flight;
 use super::flight::is_changed;
-use crate::capability::call::Call;
-use crate::capability::chain::Intent;
-use crate::capability::host::Shared;
-use crate::capability::http::{Arrived, Meaning, NoAnswer, Outgoing, Reading, Response, refusal};
+use super::{Flight, Journal};
+use crate::capability::chain::{Intent, Plugin};
+use crate::capability::http::{
+    Arrived, Meaning, NoAnswer, Outgoing, Question, Reading, Response, refusal,
+};
+use crate::capability::ports::Ports;
+use crate::config::model::Job;
 use crate::failure::{Failure, FailureKind, HostCode};
 
 /// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
@@ -34,13 +36,23 @@ const REWRITE_FIRST: Duration = Duration::from_millis(250);
 /// The longest such wait: the disk or the cluster is back before anybody notices.
 const REWRITE_LONGEST: Duration = Duration::from_secs(15);
 
+/// Who asks.
+pub(in crate::capability) struct Asked {
+    pub(in crate::capability) journal: Arc<Journal>,
+    pub(in crate::capability) job: Arc<Job>,
+    /// The component that words the request.
+    pub(in crate::capability) plugin: Plugin,
+    /// Takes what is secret out of a text.
+    pub(in crate::capability) scrub: Box<dyn Fn(&str) -> String + Send + Sync>,
+}
+
 /// Sends a request that carries values of these chains, or gives the answer that one of them has already.
 ///
 /// # Errors
 /// There is no answer: `http.*`; the journal has none and the request may not leave: `may_leave`'s; a value must not be sent (again):
 /// `chain.*`; nothing can be written down: the store's. Nothing was sent in the last three cases.
 pub(in crate::capability) async fn send(
-    call: &Call,
+    asked: Asked,
     flights: Vec<(Arc<Flight>, u64)>,
     outgoing: Outgoing,
     may_leave: Result<(), Failure>,
@@ -59,15 +71,13 @@ pub(in crate::capability) async fn send(
     may_leave?;
     let flights = flights.into_iter().map(|(flight, _)| flight).collect();
     let (answered, answer) = oneshot::channel();
+    let exchanges = asked.journal.exchanges.clone();
     let exchange = Exchange {
-        call: call.clone(),
+        asked,
         flights,
         url,
     };
-    let host = Arc::clone(&call.0.host);
-    host.journal
-        .exchanges
-        .spawn(exchange.run(outgoing, answered));
+    exchanges.spawn(exchange.run(outgoing, answered));
     answer.await.unwrap_or_else(|_| {
         Err(Failure::new(
             FailureKind::Internal,
@@ -84,18 +94,18 @@ fn without_query(outgoing: &Outgoing) -> String {
 }
 
 struct Exchange {
-    /// Holds the job's chains until the answer is kept.
-    call: Call,
+    asked: Asked,
+    /// They hold the chains until the answer is kept.
     flights: Vec<Arc<Flight>>,
     url: String,
 }
 
 impl Exchange {
     async fn run(self, outgoing: Outgoing, answered: oneshot::Sender<Result<Response, Failure>>) {
-        let began = self.host().clock.now().boot;
+        let began = self.ports().clock.now().boot;
         let intended = self.intend(outgoing.method.as_str()).await;
         // By the clock that goes on while the machine sleeps.
-        let passed = self.host().clock.now().boot.saturating_sub(began);
+        let passed = self.ports().clock.now().boot.saturating_sub(began);
         let left = EXCHANGE_TIMEOUT.saturating_sub(passed);
         let result = match intended {
             Err(failure) => Err(failure),
@@ -113,24 +123,29 @@ impl Exchange {
         let _ = answered.send(result);
     }
 
-    fn host(&self) -> &Shared {
-        &self.call.0.host
+    fn ports(&self) -> &Ports {
+        &self.asked.journal.ports
     }
 
     /// Writes down what is about to be sent, for each chain in it.
     async fn intend(&self, method: &str) -> Result<(), Failure> {
-        let host = self.host();
-        let written_at = host.clock.now().wall;
+        let Asked {
+            journal,
+            job,
+            plugin,
+            ..
+        } = &self.asked;
+        let written_at = journal.ports.clock.now().wall;
         for (index, flight) in self.flights.iter().enumerate() {
             let intent = Intent {
-                holder: host.journal.holder,
+                holder: journal.holder,
                 written_at,
                 not_after: written_at.after(EXCHANGE_TIMEOUT),
                 method: method.to_owned(),
                 url: self.url.clone(),
-                job: self.call.0.job.id.clone(),
-                plugin: self.call.0.held.plugin().clone(),
-                config: self.call.0.job.source.config.clone(),
+                job: job.id.clone(),
+                plugin: plugin.clone(),
+                config: job.source.config.clone(),
             };
             if let Err(failure) = flight.intend(intent).await {
                 for earlier in self.flights.iter().take(index) {
@@ -144,11 +159,11 @@ impl Exchange {
 
     async fn exchanged(&self, outgoing: Outgoing, within: Duration) -> Result<Response, Failure> {
         let url = &self.url;
-        let question = outgoing.question();
-        let nothing_yet = Arrived::nothing_yet(self.host().clock.now().wall);
+        let question = Question::of(&outgoing);
+        let nothing_yet = Arrived::nothing_yet(self.ports().clock.now().wall);
         let (arriving, mut so_far) = watch::channel(nothing_yet);
         let exchanging = async move {
-            let exchange = self.host().transport.exchange(outgoing, &arriving);
+            let exchange = self.ports().transport.exchange(outgoing, &arriving);
             timeout(within, exchange).await.unwrap_or_else(|_| {
                 Err(NoAnswer::after_sending(Failure::new(
                     FailureKind::Unavailable,
@@ -252,7 +267,7 @@ impl Exchange {
                     job = %flight.job(), secret = flight.secret(),
                     "the issuer takes this rotating secret no more; it is not sent again: log in again and configure the new value"
                 );
-                let reason = refusal(response).map(|reason| self.call.scrub(&reason));
+                let reason = refusal(response).map(|reason| (self.asked.scrub)(&reason));
                 said(flight, flight.died(reason).await);
             }
             Err(failure) => said(flight, Err(failure)),

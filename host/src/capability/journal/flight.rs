@@ -7,9 +7,8 @@ use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::exchange::said;
-use super::{Found, note, stamp};
+use super::{Found, Journal, note, stamp};
 use crate::capability::chain::{Chain, Exchange, Intent, as_old_as_it_may_be};
-use crate::capability::host::Shared;
 use crate::capability::http::{Arrived, Meaning, Reading, Response};
 use crate::capability::keep::{ChainChange, Revision};
 use crate::config::model::{Job, JobId};
@@ -21,7 +20,7 @@ const CHANGED: HostCode = HostCode::ChainChanged;
 
 /// A chain held by one call and its exchanges.
 pub(in crate::capability) struct Flight {
-    host: Arc<Shared>,
+    journal: Arc<Journal>,
     job: Arc<Job>,
     secret: String,
     configured: Option<SecretSlice<u8>>,
@@ -43,14 +42,14 @@ struct State {
 
 impl Flight {
     pub(super) fn new(
-        host: &Arc<Shared>,
+        journal: &Arc<Journal>,
         job: &Arc<Job>,
         secret: &str,
         found: Found,
         lock: OwnedMutexGuard<()>,
     ) -> Self {
         Self {
-            host: Arc::clone(host),
+            journal: Arc::clone(journal),
             job: Arc::clone(job),
             secret: secret.to_owned(),
             configured: found.configured,
@@ -130,8 +129,8 @@ impl Flight {
         if self.is_handed_out.swap(true, Ordering::Relaxed) {
             return Err(self.spent());
         }
-        let answer = as_old_as_it_may_be(answer.clone(), self.host.clock.now().wall);
-        let limit = self.host.limits().response_bytes;
+        let answer = as_old_as_it_may_be(answer.clone(), self.journal.ports.clock.now().wall);
+        let limit = self.journal.ports.limits().response_bytes;
         match Reading::of(&answer, method, true, limit).await {
             Some(reading) => Ok(Some(reading.response)),
             None => Err(needs_attention("is not understood by this version")),
@@ -144,7 +143,7 @@ impl Flight {
         let Some((exchange, answer)) = chain.exchange.as_ref().zip(chain.answer()) else {
             return true;
         };
-        let limit = self.host.limits().response_bytes;
+        let limit = self.journal.ports.limits().response_bytes;
         let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
         reading.is_some_and(|reading| reading.is_legible)
     }
@@ -156,11 +155,16 @@ impl Flight {
     /// That cannot be written down; then nothing must be sent.
     pub(super) async fn judge_what_came(&self) -> Result<(), Failure> {
         let chain = self.chain().await;
-        let (us, alone) = (self.host.journal.holder(), self.host.keeper.is_exclusive());
-        let Some((intent, came)) = chain.left_behind(us, alone, self.host.clock.now().wall) else {
+        let (us, alone) = (
+            self.journal.holder(),
+            self.journal.ports.keeper.is_exclusive(),
+        );
+        let Some((intent, came)) =
+            chain.left_behind(us, alone, self.journal.ports.clock.now().wall)
+        else {
             return Ok(());
         };
-        let limit = self.host.limits().response_bytes;
+        let limit = self.journal.ports.limits().response_bytes;
         let reading = Reading::of_what_came(came, &intent.method, limit).await;
         let meaning = reading.map_or(Meaning::Unknown, |reading| reading.meaning);
         self.change(|chain| match meaning {
@@ -184,7 +188,7 @@ impl Flight {
         else {
             return;
         };
-        let limit = self.host.limits().response_bytes;
+        let limit = self.journal.ports.limits().response_bytes;
         let reading = Reading::of(answer, &intent.method, false, limit).await;
         if chain.answer().is_none()
             && reading.is_some_and(|reading| reading.meaning == Meaning::Taken)
@@ -206,7 +210,7 @@ impl Flight {
         else {
             return Ok(());
         };
-        let limit = self.host.limits().response_bytes;
+        let limit = self.journal.ports.limits().response_bytes;
         let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
         let Some(successor) = reading.and_then(|reading| reading.successor) else {
             return Ok(());
@@ -227,7 +231,7 @@ impl Flight {
         let stored = self.store(&mut state, next).await;
         if stored.is_err() {
             // The store may have it all the same.
-            self.host.journal.was_not_sent(change);
+            self.journal.was_not_sent(change);
         }
         stored
     }
@@ -237,7 +241,7 @@ impl Flight {
         if let Err(failure) = self.change(Chain::unsent).await {
             tracing::warn!(job = %self.job.id, secret = self.secret, error = %failure, "the end of a request that was not sent cannot be written down");
             let state = self.state.lock().await;
-            self.host.journal.was_not_sent(state.chain.change);
+            self.journal.was_not_sent(state.chain.change);
         }
     }
 
@@ -263,7 +267,7 @@ impl Flight {
             return Ok(());
         };
         // A store whose answers are lost may have taken it, or may have another's.
-        let Ok(Some(stored)) = self.host.keeper.chain(next.id).await else {
+        let Ok(Some(stored)) = self.journal.ports.keeper.chain(next.id).await else {
             return Err(failure);
         };
         if stored.chain.change == next.change {
@@ -291,12 +295,12 @@ impl Flight {
     }
 
     pub(super) async fn unread(&self) -> Result<(), Failure> {
-        let now = self.host.clock.now().wall;
+        let now = self.journal.ports.clock.now().wall;
         self.change(|chain| chain.unread(now)).await
     }
 
     pub(super) async fn died(&self, reason: Option<String>) -> Result<(), Failure> {
-        let now = self.host.clock.now().wall;
+        let now = self.journal.ports.clock.now().wall;
         self.change(|chain| chain.died(now, reason.clone())).await
     }
 
@@ -319,7 +323,7 @@ impl Flight {
     /// Whether the store has another state of the chain than this call.
     pub(super) async fn has_moved_on(&self) -> Result<bool, Failure> {
         let state = self.state.lock().await;
-        let stored = self.host.keeper.chain(state.chain.id).await?;
+        let stored = self.journal.ports.keeper.chain(state.chain.id).await?;
         Ok(stored.map(|stored| stored.revision) != state.revision)
     }
 
@@ -331,7 +335,7 @@ impl Flight {
 
     /// Compare-and-swap. A swap that the store refuses may be one's own, whose answer was lost before.
     async fn store(&self, state: &mut State, next: Chain) -> Result<(), Failure> {
-        let keeper = &self.host.keeper;
+        let keeper = &self.journal.ports.keeper;
         let change = ChainChange {
             job: &self.job.id,
             secret: &self.secret,
@@ -347,7 +351,7 @@ impl Flight {
             },
         };
         if let Some(secret) = self.job.source.secrets.get(&self.secret) {
-            note(&self.host, &self.job, &self.secret, &next, secret);
+            note(&self.journal, &self.job, &self.secret, &next, secret);
         }
         *state = State {
             chain: next,

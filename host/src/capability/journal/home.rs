@@ -8,9 +8,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::time::{sleep, timeout};
 
-use super::{Held, rotating};
+use super::{Held, Journal, rotating};
 use crate::capability::chain::ChainId;
-use crate::capability::host::Shared;
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind, HostCode};
 use crate::stop;
@@ -63,11 +62,11 @@ impl Pending {
 ///
 /// # Errors
 /// `secret.no-home`: it cannot, and nothing has been sent.
-pub(super) async fn require(host: &Shared, job: &Job) -> Result<(), Failure> {
-    let Some(home) = &host.home else {
+pub(super) async fn require(journal: &Journal, job: &Job) -> Result<(), Failure> {
+    let Some(home) = &journal.ports.home else {
         return Ok(());
     };
-    if host.keeper.outlives_process() || host.journal.homes.has_the_only_copy(&job.id) {
+    if journal.ports.keeper.outlives_process() || journal.homes.has_the_only_copy(&job.id) {
         return Ok(());
     }
     for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
@@ -85,9 +84,9 @@ pub(super) async fn require(host: &Shared, job: &Job) -> Result<(), Failure> {
 }
 
 /// Puts newest values where jobs want them. What fails is tried again after the next call, and what no store has before that, too.
-pub(in crate::capability) async fn write_back(host: &Arc<Shared>, job: &Job, held: &Held) {
+pub(in crate::capability) async fn write_back(journal: &Arc<Journal>, job: &Job, held: &Held) {
     for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
-        let (Some(flight), Some(_)) = (held.flight(name), &host.home) else {
+        let (Some(flight), Some(_)) = (held.flight(name), &journal.ports.home) else {
             continue;
         };
         let (Some(configured), Some((newest, _))) = (flight.configured(), flight.newest().await)
@@ -102,19 +101,19 @@ pub(in crate::capability) async fn write_back(host: &Arc<Shared>, job: &Job, hel
             origin: secret.origin.clone(),
             spent: configured.clone(),
             why: String::new(),
-            is_the_only_copy: !host.keeper.outlives_process(),
+            is_the_only_copy: !journal.ports.keeper.outlives_process(),
         };
-        put(host, (job.id.clone(), name.clone()), value, &newest).await;
+        put(journal, (job.id.clone(), name.clone()), value, &newest).await;
     }
 }
 
 async fn put(
-    host: &Arc<Shared>,
+    journal: &Arc<Journal>,
     place: (JobId, String),
     mut value: NotThere,
     newest: &SecretSlice<u8>,
 ) {
-    let Some(home) = &host.home else {
+    let Some(home) = &journal.ports.home else {
         return;
     };
     let (spent, next) = (value.spent.expose_secret(), newest.expose_secret());
@@ -122,18 +121,18 @@ async fn put(
     let (job, secret) = &place;
     match replaced.unwrap_or_else(|_| Err(too_slow())) {
         Ok(true) => {
-            if host.journal.homes.remove(&place) {
+            if journal.homes.remove(&place) {
                 tracing::info!(%job, secret, "the newest value is written back again");
             }
         }
         Ok(false) => {
-            host.journal.homes.remove(&place);
+            journal.homes.remove(&place);
             tracing::info!(%job, secret, "the newest value is not written back: another one has been put there");
         }
         Err(failure) => {
             value.why.clone_from(&failure.message);
             let is_the_only_copy = value.is_the_only_copy;
-            let before = host.journal.homes.values().insert(place.clone(), value);
+            let before = journal.homes.values().insert(place.clone(), value);
             if before.is_some_and(|before| before.why == failure.message) {
                 tracing::debug!(%job, secret, error = %failure, "the newest value still cannot be written back");
             } else if is_the_only_copy {
@@ -142,24 +141,24 @@ async fn put(
                 tracing::warn!(%job, secret, error = %failure, "the newest value cannot be written back; the state store has it");
             }
             if is_the_only_copy {
-                try_again(host);
+                try_again(journal);
             }
         }
     }
 }
 
 /// Sees to it that what no store has is tried again until it is where it belongs.
-fn try_again(host: &Arc<Shared>) {
-    let homes = &host.journal.homes;
+fn try_again(journal: &Arc<Journal>) {
+    let homes = &journal.homes;
     if homes.is_tried_again.swap(true, Ordering::AcqRel) {
         return;
     }
-    let host = Arc::clone(host);
+    let journal = Arc::clone(journal);
     tokio::spawn(async move {
         loop {
             sleep(TRIES_APART).await;
-            put_all(&host).await;
-            let homes = &host.journal.homes;
+            put_all(&journal).await;
+            let homes = &journal.homes;
             let values = homes.values();
             if !values.values().any(|value| value.is_the_only_copy) {
                 homes.is_tried_again.store(false, Ordering::Release);
@@ -170,29 +169,29 @@ fn try_again(host: &Arc<Shared>) {
 }
 
 /// Puts all that no store has where it belongs, but for what a call has in its hands: that puts it back at its end.
-async fn put_all(host: &Arc<Shared>) {
-    let values = host.journal.homes.values().clone();
+async fn put_all(journal: &Arc<Journal>) {
+    let values = journal.homes.values().clone();
     for (place, value) in values {
-        let lock = host.journal.lock(value.chain);
+        let lock = journal.lock(value.chain);
         let Ok(_held) = lock.try_lock() else {
             continue;
         };
-        if !value.is_the_only_copy || !host.journal.homes.values().contains_key(&place) {
+        if !value.is_the_only_copy || !journal.homes.values().contains_key(&place) {
             continue;
         }
-        if let Ok(Some(stored)) = host.keeper.chain(value.chain).await {
-            put(host, place, value, &stored.chain.value).await;
+        if let Ok(Some(stored)) = journal.ports.keeper.chain(value.chain).await {
+            put(journal, place, value, &stored.chain.value).await;
         }
     }
 }
 
 /// The last try of a process that ends.
-pub(in crate::capability) async fn put_all_at_the_end(host: &Arc<Shared>) {
-    if host.journal.homes.values().is_empty() {
+pub(in crate::capability) async fn put_all_at_the_end(journal: &Arc<Journal>) {
+    if journal.homes.values().is_empty() {
         return;
     }
-    let _ = timeout(stop::WRITING_BACK, put_all(host)).await;
-    for ((job, secret), value) in &*host.journal.homes.values() {
+    let _ = timeout(stop::WRITING_BACK, put_all(journal)).await;
+    for ((job, secret), value) in &*journal.homes.values() {
         if value.is_the_only_copy {
             tracing::error!(%job, secret, why = value.why, "the newest value is lost with this process: it could not be written back, and no state store has it; somebody has to log in again");
         }

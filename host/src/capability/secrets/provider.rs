@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use zeroize::Zeroizing;
 
 use super::string_at;
-use crate::capability::host::Environment;
+use crate::capability::environment::Environment;
 use crate::capability::keep::{BoxFuture, Keeper};
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind, HostCode};

@@ -10,9 +10,10 @@ use secrecy::ExposeSecret;
 
 use crate::capability::acquire::{Source, Unsuccessful};
 use crate::capability::chain::{Chain, ChainId, ChainState, Plugin};
-use crate::capability::host::{Host, Settings};
+use crate::capability::host::Host;
 use crate::capability::http::{Arriving, Body, NoAnswer, Outgoing, Request, Response, Transport};
 use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
+use crate::capability::ports::Settings;
 use crate::capability::testing::{Fixture, NOW, get};
 use crate::capability::{Call, Value};
 use crate::config::model::{Job, JobId, Secret, SecretOrigin};

@@ -1,0 +1,55 @@
+//! An answer as a plugin gets it.
+
+use std::fmt;
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use crate::time::Timestamp;
+
+/// An answer, read whole.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status code, a 3xx like any other.
+    pub status: u16,
+    /// Names in lower case; repeated ones apart.
+    pub headers: Vec<(String, String)>,
+    /// The content.
+    pub body: Vec<u8>,
+    /// The moment before the request was sent: `expires_in` counts from here.
+    pub sent_at: Timestamp,
+}
+
+impl Response {
+    /// Bytes of its headers and its content.
+    pub(in crate::capability) fn size(&self) -> usize {
+        let headers = self.headers.iter();
+        let in_headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        in_headers + self.body.len()
+    }
+
+    /// What the other side's clock showed, by its `Date` header (RFC 9110 §6.6.1).
+    #[must_use]
+    pub fn date(&self) -> Option<Timestamp> {
+        let (_, date) = self.headers.iter().find(|(name, _)| name == "date")?;
+        read_date(date)
+    }
+}
+
+/// A date as HTTP writes it (RFC 9110 §5.6.7).
+pub(crate) fn read_date(text: &str) -> Option<Timestamp> {
+    let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
+    let date = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    Some(Timestamp(u64::try_from(date.as_millisecond()).ok()?))
+}
+
+/// Neither headers nor body: there are tokens in them.
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("bytes", &self.body.len())
+            .field("sent_at", &self.sent_at)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,61 @@
+//! What capabilities stand on: the process brings the real ones, tests and the simulator bring theirs.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::environment::Environment;
+use super::http::Transport;
+use super::keep::Keeper;
+use super::secrets::{Home, Kubernetes};
+use crate::config::model::PluginLimits;
+use crate::time::Clock;
+
+/// What a [`Host`](super::Host) is made of.
+pub struct Settings {
+    /// What one call may use.
+    pub limits: PluginLimits,
+    /// Where state and rotating secrets are kept.
+    pub keeper: Arc<dyn Keeper>,
+    /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
+    pub kubernetes: Option<Arc<dyn Kubernetes>>,
+    /// Where the newest values of rotating secrets are put, beside the keeper, for jobs that want it; none: nowhere.
+    pub home: Option<Arc<dyn Home>>,
+    /// What carries requests.
+    pub transport: Arc<dyn Transport>,
+    /// The clock that plugins see.
+    pub clock: Arc<dyn Clock>,
+    /// The environment of the process, see [`process_environment`].
+    pub environment: Environment,
+}
+
+/// The same, shared by all calls of a process.
+pub(super) struct Ports {
+    pub(super) limits: RwLock<PluginLimits>,
+    pub(super) keeper: Arc<dyn Keeper>,
+    pub(super) kubernetes: Option<Arc<dyn Kubernetes>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) environment: Environment,
+    pub(super) home: Option<Arc<dyn Home>>,
+    pub(super) transport: Arc<dyn Transport>,
+}
+
+impl From<Settings> for Ports {
+    fn from(settings: Settings) -> Self {
+        Self {
+            limits: RwLock::new(settings.limits),
+            keeper: settings.keeper,
+            kubernetes: settings.kubernetes,
+            clock: settings.clock,
+            environment: settings.environment,
+            home: settings.home,
+            transport: settings.transport,
+        }
+    }
+}
+
+impl Ports {
+    /// What a call that begins now may use.
+    pub(super) fn limits(&self) -> PluginLimits {
+        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        limits.clone()
+    }
+}

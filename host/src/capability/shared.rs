@@ -1,0 +1,14 @@
+//! What all calls of a process share.
+
+use std::sync::Arc;
+
+use super::http::ProxyRules;
+use super::journal::Journal;
+use super::ports::Ports;
+
+/// The inside of a [`Host`](super::Host).
+pub(super) struct Shared {
+    pub(super) ports: Arc<Ports>,
+    pub(super) proxies: ProxyRules,
+    pub(super) journal: Arc<Journal>,
+}
