@@ -129,18 +129,14 @@ fn plugin_call(criterion: &mut Criterion) {
         }),
     );
     let to_network = call(&oauth2);
+    let plugin = runtime.block_on(plugins.source("oauth2")).unwrap();
     let failure = runtime
-        .block_on(plugins.acquire(&oauth2, &to_network, 0, None))
+        .block_on(plugin.acquire(&oauth2, &to_network, 0, None))
         .unwrap_err();
     let failure = failure.failure();
     assert_eq!(failure.code(), Some("http.origin-denied"), "{failure}");
     let refused = async || {
-        black_box(
-            plugins
-                .acquire(&oauth2, &to_network, 0, None)
-                .await
-                .is_err(),
-        );
+        black_box(plugin.acquire(&oauth2, &to_network, 0, None).await.is_err());
     };
     let name = "oauth2 up to the network";
     criterion.bench_function(name, |bencher| bencher.to_async(&runtime).iter(refused));
@@ -148,11 +144,12 @@ fn plugin_call(criterion: &mut Criterion) {
 
     let dummy = job("dummy", json!({"lifetime": "1h"}));
     let to_token = call(&dummy);
+    let plugin = runtime.block_on(plugins.source("dummy")).unwrap();
     runtime
-        .block_on(plugins.acquire(&dummy, &to_token, 0, None))
+        .block_on(plugin.acquire(&dummy, &to_token, 0, None))
         .unwrap();
     let obtained = async || {
-        black_box(plugins.acquire(&dummy, &to_token, 0, None).await.is_ok());
+        black_box(plugin.acquire(&dummy, &to_token, 0, None).await.is_ok());
     };
     let name = "dummy to a token";
     criterion.bench_function(name, |bencher| bencher.to_async(&runtime).iter(obtained));

@@ -131,30 +131,9 @@ pub(super) enum Found {
     CompiledUnkept,
 }
 
-/// A compiled component, loaded for the calls that are to be expected.
-pub(super) struct Compiled {
-    /// For calls in a slot of the pool; none if there is no pool, or the component has more than a slot.
-    pub(super) pooled: Option<Component>,
-    /// For calls with memory of their own; none if all are expected to find a slot.
-    unpooled: Option<Component>,
-    file: File,
-    engine: Engine,
-}
-
-impl Compiled {
-    /// The component for calls with memory of their own.
-    pub(super) fn unpooled(&self) -> Result<Component, CacheError> {
-        match &self.unpooled {
-            Some(component) => Ok(component.clone()),
-            None => load(&self.engine, &self.file).map_err(CacheError::Load),
-        }
-    }
-}
-
 /// Compiled plugins.
 pub(super) struct Cache {
     engine: Engine,
-    pooled: Option<Engine>,
     settings: CacheSettings,
     compatibility: u64,
     /// One compilation at a time: each may take hundreds of megabytes.
@@ -163,12 +142,10 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// The pooled engine loads what the other compiles.
-    pub(super) fn new(engine: Engine, pooled: Option<Engine>, settings: CacheSettings) -> Self {
+    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Self {
         Self {
             compatibility: engine::compatibility(&engine),
             engine,
-            pooled,
             settings,
             compiling: tokio::sync::Mutex::new(()),
             complained: AtomicBool::new(false),
@@ -180,7 +157,7 @@ impl Cache {
         self: &Arc<Self>,
         digest: Digest,
         bytes: Cow<'static, [u8]>,
-    ) -> Result<(Compiled, Found), CacheError> {
+    ) -> Result<(Component, Found), CacheError> {
         let name = format!("{digest}-{:016x}.cwasm", self.compatibility);
         if let Some(found) = self
             .blocking({
@@ -205,9 +182,9 @@ impl Cache {
             compiled => compiled?,
         }
         self.blocking(move |cache| {
-            let compiled = cache.load(file).map_err(CacheError::Load)?;
+            let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
             if let Some(new) = &mut kept
-                && let Err(error) = new.keep(&compiled.file, &name)
+                && let Err(error) = new.keep(&file, &name)
             {
                 cache.complain(&error.to_string());
                 kept = None;
@@ -217,7 +194,7 @@ impl Cache {
             } else {
                 Found::CompiledUnkept
             };
-            Ok((compiled, found))
+            Ok((component, found))
         })
         .await
     }
@@ -234,7 +211,7 @@ impl Cache {
     }
 
     /// A compiled component in one of the directories. One that does not load, e.g. because a crash damaged it, is as good as none.
-    fn find(&self, name: &str) -> Result<Option<(Compiled, Found)>, CacheError> {
+    fn find(&self, name: &str) -> Result<Option<(Component, Found)>, CacheError> {
         let places = [
             (
                 &self.settings.prefilled,
@@ -256,31 +233,14 @@ impl Cache {
                     continue;
                 }
             };
-            match self.load(file) {
-                Ok(compiled) => return Ok(Some((compiled, found))),
+            match load(&self.engine, &file) {
+                Ok(component) => return Ok(Some((component, found))),
                 Err(error) => {
                     tracing::warn!(file = %path.join(name).display(), "a compiled plugin does not load and is compiled anew: {error}");
                 }
             }
         }
         Ok(None)
-    }
-
-    fn load(&self, file: File) -> Result<Compiled, BoxError> {
-        let pooled = self
-            .pooled
-            .as_ref()
-            .and_then(|engine| load(engine, &file).ok());
-        let unpooled = match pooled {
-            Some(_) => None,
-            None => Some(load(&self.engine, &file)?),
-        };
-        Ok(Compiled {
-            pooled,
-            unpooled,
-            file,
-            engine: self.engine.clone(),
-        })
     }
 
     /// A file for the compiler to write: in our directory, or in memory where that is not to be had.
@@ -533,7 +493,6 @@ impl Drop for NewFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::pool::Pool;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn bytes() -> Cow<'static, [u8]> {
@@ -550,40 +509,9 @@ mod tests {
 
     /// What a process that starts now finds.
     async fn found(settings: CacheSettings) -> Found {
-        let cache = Arc::new(Cache::new(engine::new_engine().unwrap(), None, settings));
+        let cache = Arc::new(Cache::new(engine::new_engine().unwrap(), settings));
         let bytes = bytes();
         cache.component(Digest::of(&bytes), bytes).await.unwrap().1
-    }
-
-    #[tokio::test]
-    async fn a_component_with_more_than_a_slot_has_is_loaded_for_memory_of_its_own() {
-        let pool = Pool::new().unwrap();
-        for (body, fits) in [
-            (
-                "(core module $m (memory 1)) (core instance (instantiate $m))",
-                true,
-            ),
-            (
-                "(core module $m (memory 1)) (core instance (instantiate $m)) (core instance (instantiate $m))",
-                false,
-            ),
-            (
-                "(core module $m (memory 1025)) (core instance (instantiate $m))",
-                false,
-            ),
-        ] {
-            let cache = Arc::new(Cache::new(
-                engine::new_engine().unwrap(),
-                Some(pool.engine().clone()),
-                CacheSettings {
-                    compiler: Compiler::InProcess,
-                    ..CacheSettings::default()
-                },
-            ));
-            let bytes = Cow::Owned(wat::parse_str(format!("(component {body})")).unwrap());
-            let compiled = cache.component(Digest::of(&bytes), bytes).await.unwrap().0;
-            assert_eq!(compiled.pooled.is_some(), fits, "{body}");
-        }
     }
 
     fn compiled_files(directory: &Path) -> Vec<PathBuf> {
@@ -710,7 +638,6 @@ mod tests {
         mode(&program, 0o700);
         let cache = Arc::new(Cache::new(
             engine::new_engine().unwrap(),
-            None,
             CacheSettings {
                 compiler: Compiler::Program(program),
                 ..settings(&directory.path().join("cache"))

@@ -1,4 +1,4 @@
-//! The engines that compile and run components, and the thread that lets running ones be interrupted. It ticks only while a call is in
+//! The engine that runs components, each call in memory of its own, the one that compiles them, and the thread that lets running ones be interrupted. It ticks only while a call is in
 //! flight, so that a process that waits for its next refresh uses no CPU.
 
 use std::collections::hash_map::DefaultHasher;
@@ -16,7 +16,7 @@ use super::limits;
 /// wasmtime's errors as the standard library knows errors.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compiles components for the engines that run them: all have the same [`settings`].
+/// Compiles components for the engine that runs them: both have the same settings.
 ///
 /// # Errors
 /// The machine is none that wasmtime compiles for.
@@ -34,9 +34,9 @@ pub(super) fn new_engine() -> Result<Engine, BoxError> {
     Ok(Engine::new(&settings())?)
 }
 
-/// What all engines have in common: all that machine code depends on. Without a compiler, whose tables a process that finds its plugins
+/// What both have in common: all that machine code depends on. Without a compiler, whose tables a process that finds its plugins
 /// compiled would only carry along.
-pub(super) fn settings() -> Config {
+fn settings() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)

@@ -83,32 +83,6 @@ pub(super) const MEMORY_RESERVATION: u64 = 64 << 20;
 /// Guard pages behind a memory. Bounds are checked in code; the guard only saves checks at constant offsets.
 pub(super) const MEMORY_GUARD: u64 = 64 << 10;
 
-/// Calls at one time that find a slot in the pool; others map memory of their own. Ten thousand jobs of five minutes have fewer under way,
-/// and a slot that was used once keeps some 300 KiB for good.
-pub(super) const SLOTS: u32 = 8;
-
-/// Core instances of a component that fits a slot. Rust's linker makes a plugin of three: the program, and two that tie it to its
-/// imports.
-pub(super) const SLOT_INSTANCES: u32 = 8;
-
-/// Memories of a component that fits a slot: a program has one.
-pub(super) const SLOT_MEMORIES: u32 = 1;
-
-/// Tables of a component that fits a slot: the program's, and one for its imports.
-pub(super) const SLOT_TABLES: u32 = 4;
-
-/// What a memory in a slot can grow to. Calls that may use more have memory of their own.
-pub(super) const SLOT_MEMORY_BYTES: usize = MEMORY_RESERVATION as usize;
-
-/// Of the memory of a slot, the bytes that stay with it: all that an ordinary call of a built-in plugin has.
-pub(super) const MEMORY_KEPT_BYTES: usize = 256 << 10;
-
-/// Of the tables of a slot, the bytes that stay with it: some 1,000 functions.
-pub(super) const TABLE_KEPT_BYTES: usize = 16 << 10;
-
-/// Of the stack of a slot, the bytes that stay with it: what an ordinary call reaches.
-pub(super) const STACK_KEPT_BYTES: usize = 32 << 10;
-
 /// How often running guests are interrupted: what a limit may be late, and what a spinning guest may delay others.
 pub(super) const TICK: Duration = Duration::from_millis(3);
 

@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
 use super::built_in::{BUILT_IN, BuiltIn};
-use super::cache::{Cache, CacheError, CacheSettings, Compiled, Compiler, Found};
+use super::cache::{Cache, CacheError, CacheSettings, Compiler, Found};
 use super::engine::BoxError;
 use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
@@ -334,20 +333,15 @@ impl Entry {
 /// A plugin that can be called.
 pub(super) struct Loaded {
     pub(super) info: Arc<PluginInfo>,
-    /// For calls in a slot of the pool; none if there is no pool, or the component does not fit a slot.
-    pub(super) pooled: Option<Prepared>,
-    /// For calls with memory of their own, made for the first of them.
-    unpooled: OnceCell<Prepared>,
-    compiled: Compiled,
+    /// With its imports resolved.
+    pub(super) prepared: Prepared,
     /// Whether the next process need not compile it.
     pub(super) is_kept: bool,
 }
 
 /// Loads plugins, each digest once.
 pub(super) struct Loader {
-    engine: Engine,
-    linkers: OnceCell<Linkers>,
-    pooled: Option<Linkers>,
+    linkers: Linkers,
     cache: Arc<Cache>,
     compiler: Compiler,
     /// As many children judge at a time as there are cores: each must get its processor time within its patience.
@@ -359,18 +353,12 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    pub(super) fn new(
-        engine: Engine,
-        pooled: Option<Engine>,
-        settings: CacheSettings,
-    ) -> Result<Self, BoxError> {
+    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Result<Self, BoxError> {
         Ok(Self {
-            linkers: OnceCell::new(),
+            linkers: Linkers::new(&engine)?,
             compiler: settings.compiler.clone(),
             judging: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
-            pooled: pooled.as_ref().map(Linkers::new).transpose()?,
-            cache: Arc::new(Cache::new(engine.clone(), pooled, settings)),
-            engine,
+            cache: Arc::new(Cache::new(engine, settings)),
             inspected: Mutex::default(),
             refused: Mutex::default(),
             loaded: Mutex::default(),
@@ -433,7 +421,7 @@ impl Loader {
         digest: Digest,
     ) -> Result<Loaded, LoadError> {
         let (info, bytes) = self.read(registry, name).await?;
-        let (compiled, found) = self
+        let (component, found) = self
             .cache
             .component(digest, bytes)
             .await
@@ -442,44 +430,15 @@ impl Loader {
                 source,
             })?;
         tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
-        let pooled = match (&self.pooled, &compiled.pooled) {
-            (Some(linkers), Some(component)) => {
-                Some(prepare(name, linkers, component, info.world)?)
-            }
-            _ => None,
-        };
-        let loaded = Loaded {
+        let prepared = self.linkers.prepare(&component, info.world);
+        Ok(Loaded {
             info,
-            pooled,
-            unpooled: OnceCell::new(),
-            compiled,
-            is_kept: found != Found::CompiledUnkept,
-        };
-        if loaded.pooled.is_none() {
-            self.unpooled(name, &loaded).await?;
-        }
-        Ok(loaded)
-    }
-
-    /// The plugin for a call with memory of its own.
-    pub(super) async fn unpooled<'a>(
-        &self,
-        name: &str,
-        loaded: &'a Loaded,
-    ) -> Result<&'a Prepared, LoadError> {
-        let prepared = loaded.unpooled.get_or_try_init(async || {
-            let linkers = self
-                .linkers
-                .get_or_try_init(async || Linkers::new(&self.engine));
-            let linkers = linkers.await.map_err(|source| link_error(name, source))?;
-            let component = loaded.compiled.unpooled();
-            let component = component.map_err(|source| LoadError::Compile {
+            prepared: prepared.map_err(|source| LoadError::Link {
                 name: name.to_owned(),
                 source,
-            })?;
-            prepare(name, linkers, &component, loaded.info.world)
-        });
-        prepared.await
+            })?,
+            is_kept: found != Found::CompiledUnkept,
+        })
     }
 
     /// The mistakes in each of `configs`, by the schema of the plugin with this name. A plugin by whose schema they cannot be judged is
@@ -557,24 +516,6 @@ impl Loader {
             lock(&self.inspected).insert(info.digest, Arc::clone(&info));
         }
         Ok((info, bytes))
-    }
-}
-
-fn prepare(
-    name: &str,
-    linkers: &Linkers,
-    component: &Component,
-    world: World,
-) -> Result<Prepared, LoadError> {
-    linkers
-        .prepare(component, world)
-        .map_err(|source| link_error(name, source))
-}
-
-fn link_error(name: &str, source: BoxError) -> LoadError {
-    LoadError::Link {
-        name: name.to_owned(),
-        source,
     }
 }
 

@@ -14,7 +14,6 @@ mod judge;
 pub mod limits;
 mod load;
 mod needs;
-mod pool;
 pub mod schema;
 mod store;
 mod v0_1;
@@ -24,10 +23,6 @@ use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio_util::sync::CancellationToken;
-use wasmtime::Engine;
-
 pub use built_in::{BUILT_IN, BuiltIn};
 pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
 pub use error::CallError;
@@ -36,6 +31,8 @@ pub use judge::{JUDGE_COMMAND, JudgeError, judge_options};
 pub use load::LoadError;
 pub use needs::{SecretMistake, SecretNeed};
 pub use schema::ConfigMistake;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::capability::{Call, Unsuccessful};
 use crate::config::model::{Job, PluginFile, PluginLimits};
@@ -46,7 +43,6 @@ use crate::token::{Artifact, NamedToken, Token};
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
 use load::{Loader, Registry};
-use pool::{Pool, Slot};
 use v0_1::{Acquire, Bounds, Prepared};
 
 /// The machine cannot run plugins.
@@ -60,7 +56,6 @@ pub struct Plugins(Arc<Inner>);
 
 struct Inner {
     loader: Loader,
-    pool: Option<Pool>,
     ticker: Ticker,
     registry: RwLock<Arc<Registry>>,
     limits: RwLock<PluginLimits>,
@@ -95,15 +90,11 @@ impl Plugins {
         cache: CacheSettings,
     ) -> Result<Self, EngineError> {
         let engine = engine::new_engine().map_err(EngineError)?;
-        let pool = Pool::new();
-        let pooled = pool.as_ref().map(|pool| pool.engine().clone());
-        let ticking: Vec<_> = pooled.iter().chain([&engine]).cloned().collect();
-        let ticker = Ticker::start(move || ticking.iter().for_each(Engine::increment_epoch))
+        let ticking = engine.clone();
+        let ticker = Ticker::start(move || ticking.increment_epoch())
             .map_err(|error| EngineError(error.into()))?;
-        let loader = Loader::new(engine, pooled, cache).map_err(EngineError)?;
         Ok(Self(Arc::new(Inner {
-            loader,
-            pool,
+            loader: Loader::new(engine, cache).map_err(EngineError)?,
             ticker,
             registry: RwLock::new(Arc::new(Registry::new(files))),
             limits: RwLock::new(limits),
@@ -225,42 +216,16 @@ impl Plugins {
         Ok(info.check_secrets(config, listed))
     }
 
-    /// Obtains a token: one call of the job's source plugin, in a fresh instance, within the job's timeout. The time that it takes to
-    /// load the plugin does not count.
+    /// The source plugin of this name, as it is now, read and compiled: whatever takes its place meanwhile, one call has one plugin.
     ///
     /// # Errors
-    /// The plugin's own failure; `plugin.*` when it cannot be loaded or a limit ended the call.
-    pub async fn acquire(
-        &self,
-        job: &Job,
-        call: &Call,
-        attempt: u32,
-        previous_expires_at: Option<Timestamp>,
-    ) -> Result<Token, Unsuccessful> {
-        let name = job.source.plugin.as_str();
-        let loaded = self.loaded(name, World::Source).await;
-        let loaded = loaded.map_err(Unsuccessful::Broke)?;
-        let limits = self.limits();
-        let place = self.place(name, &loaded, &limits).await;
-        let (_slot, prepared) = place.map_err(Unsuccessful::Broke)?;
-        let Prepared::Source(source) = prepared else {
-            let failure = load::wrong_world(name, &loaded.info, World::Source).to_failure();
-            return Err(Unsuccessful::Broke(failure));
-        };
-        let bounds = self.bounds(&limits, job.source.timeout);
-        let request = Acquire {
-            job: &job.id.name,
-            config: &job.source.config,
-            attempt,
-            previous_expires_at,
-        };
-        match v0_1::acquire(source, &bounds, call, &request).await {
-            Ok(said) => said.map_err(Unsuccessful::Said),
-            Err(error) => {
-                let failure = error.into_failure(&full_name(name, &loaded.info));
-                Err(Unsuccessful::Broke(failure))
-            }
-        }
+    /// As [`Plugins::prepare`], or it is no source.
+    pub async fn source(&self, name: &str) -> Result<SourcePlugin, Failure> {
+        Ok(SourcePlugin {
+            loaded: self.loaded(name, World::Source).await?,
+            plugins: self.clone(),
+            name: name.to_owned(),
+        })
     }
 
     /// Turns tokens into what a consumer reads: one call of a formatter plugin, in a fresh instance, within [`limits::FORMAT_TIME`].
@@ -275,8 +240,7 @@ impl Plugins {
     ) -> Result<Vec<Artifact>, Failure> {
         let loaded = self.loaded(plugin, World::Formatter).await?;
         let limits = self.limits();
-        let (_slot, prepared) = self.place(plugin, &loaded, &limits).await?;
-        let Prepared::Formatter(formatter) = prepared else {
+        let Prepared::Formatter(formatter) = &loaded.prepared else {
             return Err(load::wrong_world(plugin, &loaded.info, World::Formatter).to_failure());
         };
         let bounds = self.bounds(&limits, limits::FORMAT_TIME);
@@ -295,22 +259,6 @@ impl Plugins {
         let loaded = loaded.map_err(|error| error.to_failure())?;
         load::require(name, &loaded.info, world).map_err(|error| error.to_failure())?;
         Ok(loaded)
-    }
-
-    /// A slot of the pool if there is one for this call, else memory of its own. The caller keeps the slot until the call is over.
-    async fn place<'a>(
-        &'a self,
-        name: &str,
-        loaded: &'a load::Loaded,
-        limits: &PluginLimits,
-    ) -> Result<(Option<Slot<'a>>, &'a Prepared), Failure> {
-        if let (Some(pool), Some(pooled)) = (&self.0.pool, &loaded.pooled)
-            && let Some(slot) = pool.take(limits)
-        {
-            return Ok((Some(slot), pooled));
-        }
-        let unpooled = self.0.loader.unpooled(name, loaded).await;
-        Ok((None, unpooled.map_err(|error| error.to_failure())?))
     }
 
     fn bounds<'a>(&'a self, limits: &'a PluginLimits, timeout: Duration) -> Bounds<'a> {
@@ -338,6 +286,62 @@ impl Plugins {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+/// A source plugin that is ready to be called.
+#[derive(Clone)]
+pub struct SourcePlugin {
+    plugins: Plugins,
+    name: String,
+    loaded: Arc<load::Loaded>,
+}
+
+impl fmt::Debug for SourcePlugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourcePlugin")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SourcePlugin {
+    /// What it says about itself.
+    #[must_use]
+    pub fn info(&self) -> &Arc<PluginInfo> {
+        &self.loaded.info
+    }
+
+    /// Obtains a token: one call, in a fresh instance, within the job's timeout.
+    ///
+    /// # Errors
+    /// The plugin's own failure; `plugin.*` when a limit ended the call.
+    pub async fn acquire(
+        &self,
+        job: &Job,
+        call: &Call,
+        attempt: u32,
+        previous_expires_at: Option<Timestamp>,
+    ) -> Result<Token, Unsuccessful> {
+        let Prepared::Source(source) = &self.loaded.prepared else {
+            let failure = load::wrong_world(&self.name, self.info(), World::Source).to_failure();
+            return Err(Unsuccessful::Broke(failure));
+        };
+        let limits = self.plugins.limits();
+        let bounds = self.plugins.bounds(&limits, job.source.timeout);
+        let request = Acquire {
+            job: &job.id.name,
+            config: &job.source.config,
+            attempt,
+            previous_expires_at,
+        };
+        match v0_1::acquire(source, &bounds, call, &request).await {
+            Ok(said) => said.map_err(Unsuccessful::Said),
+            Err(error) => {
+                let failure = error.into_failure(&full_name(&self.name, self.info()));
+                Err(Unsuccessful::Broke(failure))
+            }
+        }
     }
 }
 

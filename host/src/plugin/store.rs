@@ -310,7 +310,6 @@ mod tests {
         assert_eq!(memory.refused(), None);
     }
 
-    /// In a slot of the pool the table's own bound would hide it.
     #[tokio::test]
     async fn a_table_is_no_larger_than_its_limit() {
         let most = limits::TABLE_ELEMENTS;

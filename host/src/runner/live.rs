@@ -20,10 +20,10 @@ use crate::capability::chain::{ChainState, Plugin};
 use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
 use crate::config::model::{Destination, Format, Job, Output, SecretOrigin};
 use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::schema::endpoints;
-use crate::plugin::{PluginInfo, Plugins};
+use crate::plugin::{PluginInfo, Plugins, SourcePlugin};
 use crate::refresh::publication::Purpose;
 use crate::refresh::{clock, lifetime};
 use crate::time::Timestamp;
@@ -67,11 +67,19 @@ impl Live {
         if self.known(plugin).is_none()
             && let Ok(info) = self.plugins.info(plugin).await
         {
-            self.known
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(plugin.to_owned(), info);
+            self.know(plugin, &info);
         }
+    }
+
+    fn know(&self, plugin: &str, info: &Arc<PluginInfo>) {
+        if self
+            .known(plugin)
+            .is_some_and(|known| Arc::ptr_eq(&known, info))
+        {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(plugin.to_owned(), Arc::clone(info));
     }
 
     fn known(&self, plugin: &str) -> Option<Arc<PluginInfo>> {
@@ -204,17 +212,12 @@ impl Acquirer for Live {
         call: Call,
     ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
         Box::pin(async move {
-            let plugin = &job.source.plugin;
-            let info = self.plugins.info(plugin).await;
-            let info = info.map_err(|error| error.to_failure())?;
             // The call's time begins with its capabilities, and is not for compiling.
-            let prepared = self.plugins.prepare(plugin).await;
-            prepared.map_err(|error| error.to_failure())?;
-            self.learn(plugin).await;
+            let plugin = self.plugins.source(&job.source.plugin).await?;
+            self.know(&job.source.plugin, plugin.info());
             let source = Component {
-                plugins: &self.plugins,
-                name: plugin,
-                info,
+                name: &job.source.plugin,
+                plugin,
                 call,
             };
             let acquired = self.capabilities.acquire(job, &source).await;
@@ -238,23 +241,23 @@ fn ahead_ms(dated: Dated) -> i64 {
 
 /// A source plugin in one call.
 struct Component<'a> {
-    plugins: &'a Plugins,
     name: &'a str,
-    info: Arc<PluginInfo>,
+    plugin: SourcePlugin,
     call: Call,
 }
 
 impl Source for Component<'_> {
     fn plugin(&self) -> Plugin {
+        let info = self.plugin.info();
         Plugin {
             name: self.name.to_owned(),
-            digest: self.info.digest.0,
-            interface: self.info.interface_version.clone(),
+            digest: info.digest.0,
+            interface: info.interface_version.clone(),
         }
     }
 
     fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin> {
-        let schema = self.info.schema.as_ref();
+        let schema = self.plugin.info().schema.as_ref();
         schema.map_or_else(Vec::new, |schema| endpoints(schema, config))
     }
 
@@ -267,10 +270,7 @@ impl Source for Component<'_> {
             attempt,
             previous_expires_at,
         } = self.call;
-        Box::pin(
-            self.plugins
-                .acquire(job, call, attempt, previous_expires_at),
-        )
+        Box::pin(self.plugin.acquire(job, call, attempt, previous_expires_at))
     }
 }
 
@@ -290,7 +290,7 @@ impl Publisher for Live {
         Box::pin(async move {
             let (artifacts, parts) = tokio::select! {
                 content = self.content(write) => content?,
-                () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, "stopping", "the process is stopping")),
+                () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, HostCode::HostStopping, "the process is stopping")),
             };
             let shared = shared_owner();
             let publication = Publication {

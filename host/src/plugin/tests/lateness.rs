@@ -133,7 +133,7 @@ async fn guests(bench: &Bench, config: &Value, server: Option<&Server>) -> Hosti
         hostile.spawn(async move {
             loop {
                 let call = fixture.call_on(&host);
-                let _ = plugins.acquire(&fixture.job, &call, 0, None).await;
+                let _ = acquire(&plugins, &fixture.job, &call, 0, None).await;
                 tokio::task::yield_now().await;
             }
         });
