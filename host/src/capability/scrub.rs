@@ -115,6 +115,10 @@ impl Scrubber {
         if self.overflowed {
             return WITHHELD.to_owned();
         }
+        if text.is_empty() {
+            // Most artifacts have no name: nothing is spelled for it.
+            return String::new();
+        }
         let window = text
             .get(..text.floor_char_boundary(WINDOW_BYTES))
             .unwrap_or(text);
