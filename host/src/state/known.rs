@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::StateError;
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, Shortened};
 use super::key::Key;
 use super::record::{Binding, ChainRecord, Home};
 use super::records::{Stored, Value, Written};
@@ -13,10 +13,13 @@ use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{Revision, Seed, StoredChain};
 use crate::config::model::JobId;
 
-/// Earlier values by which a chain is found, the newest included. What a job is configured with and what the chain began with are known beyond
-/// that; who puts back an older value of another kind, from a backup of last month, begins a chain with it. Each has eight bytes in each
-/// write of a rotation.
-pub(super) const FINGERPRINTS_MAX: usize = 64;
+/// Values by which a chain is found whoever brings them, the newest included.
+const FINGERPRINTS_MAX: usize = 8;
+
+/// Values before them by which it is found for jobs whose secrets stand or stood for it: what a backup of yesterday holds, at a rotation every five minutes.
+/// What a job is configured with and what the chain began with are known beyond that; who puts back something older begins a chain with
+/// it. Each takes three bytes of each write.
+const EARLIER_MAX: usize = 300;
 
 /// A chain as it was last seen.
 #[derive(Debug, Clone)]
@@ -28,8 +31,10 @@ pub(super) struct KnownChain {
     /// Whether it is an older copy that was put back, so that its value may be spent.
     pub(super) is_restored: bool,
     pub(super) bindings: Vec<Binding>,
-    /// Of the values that it had, the newest last.
+    /// Of the values that it had last, the newest at the end.
     pub(super) fingerprints: Vec<Fingerprint>,
+    /// Of the values before them, the latest at the end.
+    pub(super) earlier: Vec<Shortened>,
     /// The chain itself, where others may change the store.
     pub(super) held: Option<Chain>,
 }
@@ -41,6 +46,7 @@ impl KnownChain {
             chain,
             bindings,
             fingerprints,
+            earlier,
             home: Home { uid, restored },
         } = record;
         let is_elsewhere = !uid.is_empty() && uid != stored.uid;
@@ -50,6 +56,7 @@ impl KnownChain {
             is_restored: restored || is_elsewhere || stored.is_copy,
             bindings,
             fingerprints,
+            earlier,
             held: None,
         };
         (known, chain)
@@ -62,6 +69,7 @@ impl KnownChain {
             chain,
             bindings: self.bindings.clone(),
             fingerprints: self.fingerprints.clone(),
+            earlier: self.earlier.clone(),
             home: Home {
                 uid: if has_record {
                     self.uid.clone()
@@ -103,6 +111,11 @@ impl KnownChain {
         Fingerprint::of_first(id) == value
             || self.fingerprints.contains(&value)
             || self.has_seed(value)
+    }
+
+    /// The same for the secret that stands for it.
+    fn led_from(&self, id: ChainId, value: Fingerprint) -> bool {
+        self.leads_from(id, value) || self.earlier.contains(&value.shortened())
     }
 
     fn has_seed(&self, value: Fingerprint) -> bool {
@@ -205,7 +218,7 @@ impl Known {
         let Some((first, value)) = seed else {
             return Some((bound?.0, Seed::Unread));
         };
-        let (id, known) = self.led_to(bound.map(|(id, _)| id), first, value)?;
+        let (id, known) = self.led_to(job, first, value)?;
         let is_untouched = match bound {
             Some((_, binding)) => binding.seed == Some(value),
             None => known.has_seed(value),
@@ -220,19 +233,20 @@ impl Known {
         Some((id, seed))
     }
 
-    /// Most values are of the chain that their secret stands for, or its first: only a new login is looked for in all.
+    /// Most values are of a chain that a secret of the job stands or stood for: only a new login is looked for in all.
     fn led_to(
         &self,
-        bound: Option<ChainId>,
+        job: &JobId,
         first: ChainId,
         value: Fingerprint,
     ) -> Option<(ChainId, &KnownChain)> {
-        let near = [bound, Some(first)].into_iter().flatten();
-        let mut near = near.filter_map(|id| Some((id, self.chains.get(&id)?)));
-        near.find(|(id, known)| known.leads_from(*id, value))
+        // No issuer gives a value twice; if one does, the answer is the same at each look.
+        let own = self.chains_of(job);
+        let own = own.filter(|(id, known)| known.led_from(*id, value));
+        own.min_by_key(|(id, _)| *id)
+            .or_else(|| Some((first, self.chains.get(&first)?)))
             .or_else(|| {
                 let all = self.chains();
-                // No issuer gives a value twice; if one does, the answer is the same at each look.
                 all.filter(|(id, known)| known.leads_from(*id, value))
                     .min_by_key(|(id, _)| *id)
             })
@@ -259,6 +273,7 @@ impl Known {
             is_restored: false,
             bindings: Vec::new(),
             fingerprints: Vec::new(),
+            earlier: Vec::new(),
             held: None,
         });
         next.is_restored = false;
@@ -274,7 +289,10 @@ impl Known {
             next.fingerprints.retain(|known| *known != newest);
             next.fingerprints.push(newest);
             let surplus = next.fingerprints.len().saturating_sub(FINGERPRINTS_MAX);
-            next.fingerprints.drain(..surplus);
+            let surplus = next.fingerprints.drain(..surplus);
+            next.earlier.extend(surplus.map(Fingerprint::shortened));
+            let surplus = next.earlier.len().saturating_sub(EARLIER_MAX);
+            next.earlier.drain(..surplus);
         }
         next
     }
@@ -371,6 +389,7 @@ mod tests {
             is_restored: false,
             bindings: Vec::new(),
             fingerprints: Vec::new(),
+            earlier: Vec::new(),
             held: Some(chain),
         }
     }
@@ -386,7 +405,8 @@ mod tests {
     }
 
     fn fingerprint(number: u64) -> Fingerprint {
-        Fingerprint(number.to_be_bytes())
+        // Its first bytes tell it apart too.
+        Fingerprint(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
     }
 
     /// What a job with this configured value finds.
@@ -510,21 +530,31 @@ mod tests {
 
     #[test]
     fn a_chain_knows_its_last_values_and_what_its_jobs_are_configured_with_however_old_it_is() {
-        let most = FINGERPRINTS_MAX as u64;
         let mut known = Known::default();
-        for n in 1..=10 * most {
+        for n in 1..=2000 {
             change(&mut known, X, "a", 0, n);
         }
         let chain = known.get(X).unwrap();
-        assert_eq!(chain.fingerprints.len(), FINGERPRINTS_MAX);
-        assert_eq!(chain.bindings.len(), 1);
-        for (value, is_known) in [
-            (0, true),
-            (9 * most, false),
-            (9 * most + 1, true),
-            (10 * most, true),
+        let lengths = (
+            chain.fingerprints.len(),
+            chain.earlier.len(),
+            chain.bindings.len(),
+        );
+        assert_eq!(lengths, (FINGERPRINTS_MAX, EARLIER_MAX, 1));
+        let (whole, all) = (
+            FINGERPRINTS_MAX as u64,
+            (FINGERPRINTS_MAX + EARLIER_MAX) as u64,
+        );
+        for (value, by_its_own, by_another) in [
+            (0, true, true),
+            (2000, true, true),
+            (2000 - whole + 1, true, true),
+            (2000 - whole, true, false),
+            (2000 - all + 1, true, false),
+            (2000 - all, false, false),
         ] {
-            assert_eq!(found(&known, "a", value).is_some(), is_known, "{value}");
+            assert_eq!(found(&known, "a", value).is_some(), by_its_own, "{value}");
+            assert_eq!(found(&known, "b", value).is_some(), by_another, "{value}");
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, Shortened};
 use super::records::Value;
 use crate::capability::chain::Chain;
 use crate::config::model::JobId;
@@ -36,6 +36,8 @@ pub(super) struct ChainRecord {
     pub(super) bindings: Vec<Binding>,
     /// Of the values that it had last, the newest at the end.
     pub(super) fingerprints: Vec<Fingerprint>,
+    /// Of the values before them, the latest at the end.
+    pub(super) earlier: Vec<Shortened>,
     /// The record that it was written into: found in another one, it was copied from there.
     pub(super) home: Home,
 }
@@ -263,12 +265,14 @@ pub(super) mod tests {
             chain in any_chain(),
             bindings in proptest::collection::vec(any_binding(), 0..3),
             fingerprints in proptest::collection::vec(any::<[u8; 8]>().prop_map(Fingerprint), 0..4),
+            earlier in proptest::collection::vec(any::<[u8; 3]>().prop_map(Shortened), 0..4),
             home in (".{0,36}", any::<bool>()),
         ) {
             let record = ChainRecord {
                 chain,
                 bindings,
                 fingerprints,
+                earlier,
                 home: Home { uid: home.0, restored: home.1 },
             };
             let (read, is_same) = again(&record);
@@ -349,6 +353,7 @@ pub(super) mod tests {
                 serial: 9,
             }],
             fingerprints: vec![Fingerprint([5; 8])],
+            earlier: vec![Shortened([7; 3])],
             home: Home {
                 uid: "u".to_owned(),
                 restored: true,
@@ -373,7 +378,7 @@ pub(super) mod tests {
         let hex = |bytes: Value| HEXLOWER.encode(&bytes);
         assert_eq!(
             hex(encode("chain", &record).unwrap()),
-            "0101010101010101010101010101010101ac020272740105000001000102020202020202020202020202020202060704504f535401750000016a000170030303030303030303030303030303030303030303030303030303030303030303302e31077b2261223a317d0001080448545450020000000000000000000000000000000000010000016a00017301040404040404040409010505050505050505017501"
+            "0101010101010101010101010101010101ac020272740105000001000102020202020202020202020202020202060704504f535401750000016a000170030303030303030303030303030303030303030303030303030303030303030303302e31077b2261223a317d0001080448545450020000000000000000000000000000000000010000016a0001730104040404040404040901050505050505050501070707017501"
         );
         assert_eq!(
             hex(encode("token", &kept).unwrap()),

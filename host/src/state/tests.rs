@@ -357,6 +357,9 @@ async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
 /// Values that people bring; those of issuers are above, one for each step.
 const SEEDS: u8 = 6;
 
+/// Values by which a chain is found for jobs that it never was of.
+const RECENT: usize = 8;
+
 /// What jobs, values and chains are, without records.
 #[derive(Default)]
 struct Model {
@@ -378,7 +381,19 @@ impl Model {
             return Some((first, *self.chains.get(&first)?.last()?, Seed::Unread));
         };
         let first = *self.leads.get(&value).unwrap_or(&value);
-        let newest = *self.chains.get(&first)?.last()?;
+        let values = self.chains.get(&first)?;
+        let newest = *values.last()?;
+        let is_of_jobs = self.seeds.contains_key(&(first, job));
+        let is_recent = values
+            .iter()
+            .rev()
+            .take(RECENT)
+            .any(|known| *known == value);
+        let is_seed =
+            |((chain, _), seed): (&(u8, u8), &Option<u8>)| *chain == first && *seed == Some(value);
+        if !(is_of_jobs || is_recent || value == first || self.seeds.iter().any(is_seed)) {
+            return None;
+        }
         let untouched = match binding {
             Some(bound) => self.seeds.get(&(*bound, job)) == Some(&Some(value)),
             None => self

@@ -79,7 +79,7 @@ impl Disk {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
         facts.count("commits");
-        if let Write::Put(Key::Chain(id)) = write {
+        if let (Write::Put(Key::Chain(id)), true) = (write, applied) {
             facts.store_failed.remove(id);
         }
         let what = if applied {
