@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
@@ -10,7 +11,6 @@ use super::call::{Call, Dated};
 use super::chain::{Exchange, Plugin};
 use super::host::Host;
 use super::journal::{self, Ending, Settled};
-use super::keep::BoxFuture;
 use crate::config::model::Job;
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind, HostCode};

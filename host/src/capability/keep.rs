@@ -1,15 +1,11 @@
 //! What capabilities need to have kept for them. The state store implements it; here are only the words.
 
-use std::future::Future;
-use std::pin::Pin;
+use futures_core::future::BoxFuture;
 
 use super::chain::{Chain, ChainId};
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::token::KeptToken;
-
-/// A future that a trait object can return.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Bytes of a cached value's key, which is a name and no second value.
 pub const PLUGIN_KEY_MAX_BYTES: usize = 128;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -18,7 +18,6 @@ use super::environment::Environment;
 use super::host::Host;
 use super::http::{Arriving, Clients, Network, NoAnswer, Outgoing, Transport};
 use super::journal;
-use super::keep::BoxFuture;
 use super::ports::Settings;
 use super::secrets::Kubernetes;
 use super::{Body, Call, Request, Response, Value};
@@ -271,11 +270,8 @@ pub(crate) fn text(text: &str) -> Value {
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-type Script = Arc<
-    dyn Fn(Box<dyn Stream>, String) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>
-        + Send
-        + Sync,
->;
+type Script =
+    Arc<dyn Fn(Box<dyn Stream>, String) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
 
 /// A server on a free port of this machine. Each connection gets one request read and is then the script's.
 pub(crate) struct Server {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use secrecy::{SecretSlice, SecretString};
 
 use super::Kubernetes;
 use crate::capability;
-use crate::capability::keep::BoxFuture;
 use crate::failure::Failure;
 
 impl capability::Kubernetes for Kubernetes {

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data_encoding::BASE64;
+use futures_core::future::BoxFuture;
 use secrecy::SecretSlice;
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::file::Files;
-use crate::capability::keep::BoxFuture;
 use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
 use crate::config::model::{FileDestination, Replace, SecretOrigin};
 use crate::failure::{Failure, FailureKind, HostCode};

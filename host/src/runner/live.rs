@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use super::ports::{
 use super::source_hash::place;
 use crate::capability::call::Dated;
 use crate::capability::chain::{ChainState, Plugin};
-use crate::capability::{self, Source, Unsuccessful, keep::BoxFuture};
+use crate::capability::{self, Source, Unsuccessful};
 use crate::config::model::{Destination, Format, Job, Output, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Failure, FailureKind, HostCode};

@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
+
 use crate::capability::chain::ChainState;
-use crate::capability::keep::{BoxFuture, Keeper};
+use crate::capability::keep::Keeper;
 use crate::config::model::{Job, JobId, Output};
 use crate::failure::Failure;
 use crate::refresh::clock::{self, Jump};

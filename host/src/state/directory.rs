@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use futures_core::future::BoxFuture;
 use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
@@ -36,7 +37,7 @@ use super::record::{self, Own};
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
 use crate::capability::chain::ChainId;
-use crate::capability::keep::{BoxFuture, Revision};
+use crate::capability::keep::Revision;
 use crate::failure::{Failure, HostCode};
 
 /// The file with the store's own record beside the database.

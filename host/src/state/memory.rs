@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_core::future::BoxFuture;
 use zeroize::Zeroizing;
 
 use super::Opened;
@@ -16,7 +17,7 @@ use super::opening::{self, Examination};
 use super::record::{self, Own};
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
-use crate::capability::keep::{BoxFuture, Revision};
+use crate::capability::keep::Revision;
 use crate::failure::Failure;
 
 /// What is being written.

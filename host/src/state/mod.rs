@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_core::future::BoxFuture;
 use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
@@ -38,7 +39,7 @@ use self::known::Known;
 use self::records::Records;
 use self::seal::Keyring;
 use crate::capability::chain::ChainId;
-use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
+use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::JobId;
 use crate::failure::Failure;
 use crate::kubernetes::Kubernetes;

@@ -1,12 +1,13 @@
 //! What the store needs of the place where its records are: to read them, and to change one of them if it is as it was. A record is bytes
 //! here, encrypted already where there is a key.
 
+use futures_core::future::BoxFuture;
 use zeroize::Zeroizing;
 
 use super::error::StateError;
 use super::key::Key;
 use crate::capability::chain::ChainId;
-use crate::capability::keep::{BoxFuture, Revision};
+use crate::capability::keep::Revision;
 use crate::failure::Failure;
 
 /// A record's bytes.

@@ -6,6 +6,7 @@ mod object;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -19,7 +20,6 @@ use super::opening::{self, Examination, read_chain, read_own};
 use super::record::{self, Own};
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
-use crate::capability::keep::BoxFuture;
 use crate::failure::{Failure, FailureKind, HostCode};
 use crate::kubernetes::{Answer, ApiError, Call, Kubernetes, Verb};
 

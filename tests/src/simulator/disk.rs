@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evertoken::capability::chain::ChainId;
-use evertoken::capability::keep::BoxFuture;
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::state::{Faults, Key, Write};
+use futures_core::future::BoxFuture;
 
 use super::life::{Life, Taken};
 use super::scenario::{Edge, Part, Step};

@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evertoken::capability::chain::{Chain, ChainId};
-use evertoken::capability::keep::{
-    BoxFuture, ChainChange, FoundChain, Keeper, Revision, Seed, StoredChain,
-};
+use evertoken::capability::keep::{ChainChange, FoundChain, Keeper, Revision, Seed, StoredChain};
 use evertoken::config::model::JobId;
 use evertoken::failure::Failure;
 use evertoken::token::KeptToken;
+use futures_core::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::lock;

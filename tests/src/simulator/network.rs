@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evertoken::capability::http::{Arriving, NoAnswer, Outgoing, Transport};
-use evertoken::capability::keep::BoxFuture;
 use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Clock as _;
+use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::issuer::{Effect, Link, Reply, Request};

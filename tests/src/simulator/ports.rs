@@ -4,7 +4,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use evertoken::capability::keep::BoxFuture;
 use evertoken::capability::secrets::Home;
 use evertoken::capability::{Host, Kubernetes};
 use evertoken::config::model::{Destination, Job, Output, SecretOrigin};
@@ -14,6 +13,7 @@ use evertoken::runner::ports::{
     Timer, Write, cluster,
 };
 use fastrand::Rng;
+use futures_core::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use sha2::{Digest as _, Sha256};
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evertoken::capability::chain::Plugin;
-use evertoken::capability::keep::BoxFuture;
 use evertoken::capability::{Body, Call, Request, Response, Source, Unsuccessful, Value};
 use evertoken::config::model::Job;
 use evertoken::config::origin::Origin;
@@ -13,6 +12,7 @@ use evertoken::failure::{Failure, FailureKind};
 use evertoken::time::Timestamp;
 use evertoken::token::{Expiry, Token};
 use evertoken_answer::{Content, Members};
+use futures_core::future::BoxFuture;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 

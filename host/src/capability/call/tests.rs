@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use secrecy::{SecretSlice, SecretString};
 
 use super::*;
+use crate::capability::keep::Keeper;
 use crate::capability::keep::PLUGIN_VALUES_MAX_BYTES;
-use crate::capability::keep::{BoxFuture, Keeper};
 use crate::capability::secrets::Kubernetes;
 use crate::capability::testing::{Fixture, Logs, NOW};
 use crate::config::model::{JobId, SecretOrigin};

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use futures_core::future::BoxFuture;
 use http::Method;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
@@ -17,7 +18,6 @@ use tower_service::Service;
 
 use super::error;
 use super::transport::Way;
-use crate::capability::keep::BoxFuture;
 use crate::failure::{Failure, FailureKind, HostCode};
 
 /// A connection to a server, through its proxy and inside TLS where there are such.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures_core::future::BoxFuture;
+
 use super::client::Clients;
 use super::exchange::exchange;
 use super::transport::{Arriving, NoAnswer, Outgoing, Transport};
-use crate::capability::keep::BoxFuture;
 use crate::time::Clock;
 
 /// The network.

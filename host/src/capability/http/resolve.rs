@@ -7,11 +7,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use futures_core::future::BoxFuture;
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::egress::{self, AddressKind, Written};
-use crate::capability::keep::BoxFuture;
 
 /// Looks a name up; tests bring their own.
 pub(super) type Lookup =

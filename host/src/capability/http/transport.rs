@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use futures_core::future::BoxFuture;
 use http::{HeaderMap, Method};
 use tokio::sync::watch;
 use url::Url;
@@ -9,7 +10,6 @@ use url::Url;
 use super::recipe::Recipe;
 use super::request::Target;
 use crate::capability::arrived::Arrived;
-use crate::capability::keep::BoxFuture;
 use crate::failure::Failure;
 
 /// A request that passed every rule, with the secrets in it: no Debug of its content.

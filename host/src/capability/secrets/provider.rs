@@ -6,12 +6,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use zeroize::Zeroizing;
 
 use super::string_at;
 use crate::capability::environment::Environment;
-use crate::capability::keep::{BoxFuture, Keeper};
+use crate::capability::keep::Keeper;
 use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::capability::keep::BoxFuture;
+use futures_core::future::BoxFuture;
+
 use crate::runner::ports::Timer;
 use crate::time::{Clock, Reading, Timestamp};
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::virtual_time::VirtualTime;
 use crate::capability::chain::{ChainId, ChainState};
-use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
+use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::config::model::{
     Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered, Scope,
     Secret, SecretOrigin, Source, Tls,

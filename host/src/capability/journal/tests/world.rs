@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use evertoken_answer::Content;
+use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret;
 
 use crate::capability::acquire::{Source, Unsuccessful};
 use crate::capability::chain::{Chain, ChainId, ChainState, Plugin};
 use crate::capability::host::Host;
 use crate::capability::http::{Arriving, Body, NoAnswer, Outgoing, Request, Response, Transport};
-use crate::capability::keep::{BoxFuture, ChainChange, FoundChain, Keeper, Revision, StoredChain};
+use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
 use crate::capability::ports::Settings;
 use crate::capability::testing::{Fixture, NOW, get};
 use crate::capability::{Call, Value};
