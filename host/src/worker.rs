@@ -31,11 +31,20 @@ pub async fn in_turn_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// [`aside`], in turn.
+/// [`aside`], in turn. Where there are no other workers there is nobody to take turns with, but for other runtimes of the process, whose work
+/// is none of this one's: a simulated clock would go on meanwhile.
 pub async fn in_turn<T>(work: impl FnOnce() -> T) -> T {
+    if !has_workers() {
+        return work();
+    }
     // Nobody closes it.
     let _turn = TURNS.acquire().await;
     aside(work)
+}
+
+fn has_workers() -> bool {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    matches!(flavor, Ok(RuntimeFlavor::MultiThread))
 }
 
 /// Turns of steps. Not those above: what waits for one of those in a step would never get it.
@@ -46,7 +55,7 @@ pub async fn in_steps<F: Future>(work: F, are_long: impl Fn() -> bool) -> F::Out
     let mut work = pin!(work);
     let mut turns = PollSemaphore::new(Arc::clone(&STEPS));
     poll_fn(|context| {
-        if !are_long() {
+        if !are_long() || !has_workers() {
             return work.as_mut().poll(context);
         }
         let _turn = ready!(turns.poll_acquire(context));
@@ -67,9 +76,10 @@ pub fn aside_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 /// Does work that takes milliseconds whatever it is given, e.g. a signature by a large key, so that no other task waits for it: another
 /// thread takes over the worker. A runtime with one thread has none that could, nor has a thread without a runtime.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
+    if has_workers() {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
     }
 }
 

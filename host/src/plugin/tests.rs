@@ -629,20 +629,53 @@ async fn a_plugin_of_the_other_world_is_refused_with_its_place() {
     assert!(failure.message.contains("`source.plugin`"), "{failure}");
 }
 
+/// Standard libraries of languages import all of WASI. It is there, and there is nothing in it.
 #[tokio::test]
-async fn a_plugin_that_wants_files_or_sockets_disables_only_its_job() {
-    let mut files = file_named(&guest("guest_ambient").path);
-    files.insert("misbehaving".to_owned(), guest("guest_source"));
+async fn a_plugin_finds_no_files_no_network_and_no_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("there");
+    std::fs::write(&there, "what is in a file").unwrap();
+    let at = |path: &Path| path.display().to_string();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
     let mut bench = Bench::new();
+    let files = file_named(&guest("guest_ambient").path);
     bench.plugins = Plugins::new(&files, plugin_limits(), guests::cache()).unwrap();
-    bench.acquire(json!({"mode": "good"})).await.unwrap();
     bench.fixture.job.source.plugin = "acme".to_owned();
-    let failure = bench.acquire(json!({})).await.unwrap_err();
-    assert_eq!(
-        (failure.kind, code(&failure)),
-        (FailureKind::InvalidConfig, "plugin.refused-import")
-    );
-    assert!(failure.message.contains("plugins do not get"), "{failure}");
+    let mut found = async |what: &str, at: &str| bench.acquire(json!({"do": what, "at": at})).await;
+    for (what, at) in [
+        ("read", at(&there)),
+        ("read", "/etc/passwd".to_owned()),
+        ("read", "/proc/self/environ".to_owned()),
+        ("read", "../../../../etc/passwd".to_owned()),
+        ("write", at(&folder.path().join("new"))),
+        ("list", "/".to_owned()),
+        ("list", ".".to_owned()),
+        ("connect", address.clone()),
+        ("listen", "127.0.0.1:0".to_owned()),
+        ("listen", "[::]:0".to_owned()),
+        ("send", address),
+        ("resolve", "localhost:80".to_owned()),
+        ("resolve", "example.org:443".to_owned()),
+    ] {
+        let failure = found(what, &at).await.unwrap_err();
+        assert_eq!(
+            failure.kind,
+            FailureKind::Internal,
+            "{what} {at}: {failure}"
+        );
+        // What the language's own library says, and no trap.
+        assert_eq!(failure.code, None, "{what} {at}: {failure}");
+    }
+    let nothing = "0 variables, 0 arguments, 0 bytes of input";
+    assert_eq!(value(&found("environment", "").await.unwrap()), nothing);
+    let failure = found("throw", "acquire").await.unwrap_err();
+    assert_eq!(code(&failure), "plugin.trap");
+    let thrown = "TypeError: acquire is not a function";
+    assert!(failure.message.contains(thrown), "{failure}");
+    assert!(!folder.path().join("new").exists());
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err(), "nobody came");
 }
 
 #[tokio::test]

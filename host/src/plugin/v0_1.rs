@@ -7,10 +7,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
-use wasmtime_wasi::WasiView;
-use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::p2;
-use wasmtime_wasi::random::WasiRandom;
 
 use super::engine::{BoxError, Ticker};
 use super::error::{self, CallError};
@@ -69,7 +66,8 @@ type SourceGuest = Guest<Call>;
 /// The guest of a formatter plugin.
 type FormatterGuest = Guest<FormatLog>;
 
-/// What components of each world are linked against. A formatter's lacks every capability but the log.
+/// What components of each world are linked against. A formatter's lacks every capability but the log. Of WASI there is all that the standard
+/// libraries of languages import, with nothing behind it: see [`store`].
 pub(super) struct Linkers {
     source: Linker<SourceGuest>,
     formatter: Linker<FormatterGuest>,
@@ -78,10 +76,10 @@ pub(super) struct Linkers {
 impl Linkers {
     pub(super) fn new(engine: &Engine) -> Result<Self, BoxError> {
         let mut source = Linker::new(engine);
-        link_inert_wasi(&mut source)?;
+        p2::add_to_linker_async(&mut source)?;
         TokenSource::add_to_linker::<_, HasSelf<_>>(&mut source, |guest: &mut SourceGuest| guest)?;
         let mut formatter = Linker::new(engine);
-        link_inert_wasi(&mut formatter)?;
+        p2::add_to_linker_async(&mut formatter)?;
         OutputFormatter::add_to_linker::<_, HasSelf<_>>(
             &mut formatter,
             |guest: &mut FormatterGuest| guest,
@@ -104,25 +102,6 @@ impl Linkers {
             )?),
         })
     }
-}
-
-/// The part of WASI that the standard libraries of languages import for nothing in particular. Files, sockets and HTTP are not in it.
-fn link_inert_wasi<H: Send + 'static>(linker: &mut Linker<Guest<H>>) -> wasmtime::Result<()> {
-    use p2::bindings::{cli, random};
-
-    p2::add_to_linker_proxy_interfaces_async(linker)?;
-    cli::environment::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    cli::exit::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    cli::terminal_input::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    cli::terminal_output::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    cli::terminal_stdin::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    cli::terminal_stdout::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    cli::terminal_stderr::add_to_linker::<_, WasiCli>(linker, WasiCliView::cli)?;
-    random::insecure::add_to_linker::<_, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
-    random::insecure_seed::add_to_linker::<_, WasiRandom>(linker, |guest| {
-        guest.ctx().ctx.random()
-    })?;
-    Ok(())
 }
 
 /// A component with its imports resolved.

@@ -195,9 +195,16 @@ fn a_plugin_that_cannot_be_used_disables_its_job_and_recovers_by_itself() {
         respelled(&good, "evertoken:plugin/http@", "evertoken:plugin/smtp@"),
     )
     .unwrap();
+    let sender = scene.path("sender.wasm");
+    let own_requests = respelled(
+        &good,
+        "evertoken:plugin/http@0.1.0",
+        "wasi:http/outgoing-handler@",
+    );
+    std::fs::write(&sender, own_requests).unwrap();
     let mut yaml = String::from("state: {dir: \"{here}/state\"}\nplugins:\n");
     yaml.push_str(&plugin("a-formatter", "guest_formatter.wasm"));
-    yaml.push_str(&plugin("ambient", "guest_ambient.wasm"));
+    yaml.push_str(&entry("sender", &sender));
     yaml.push_str(&entry("torn", &torn));
     yaml.push_str(&entry("newer", &newer));
     yaml.push_str(&entry("needy", &needy));
@@ -210,7 +217,11 @@ fn a_plugin_that_cannot_be_used_disables_its_job_and_recovers_by_itself() {
     yaml.push_str("jobs:");
     let table = [
         ("wrong-world", "a-formatter", "plugin.wrong-world"),
-        ("wants-files", "ambient", "plugin.refused-import"),
+        (
+            "wants-requests-of-its-own",
+            "sender",
+            "plugin.refused-import",
+        ),
         ("missing-import", "needy", "plugin.missing-import"),
         ("unknown-version", "newer", "plugin.unknown-version"),
         ("not-wasm", "torn", "plugin.not-a-component"),
