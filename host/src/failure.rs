@@ -199,6 +199,7 @@ host_codes! {
     /// A plugin that cannot be had, or broke.
     Plugin "plugin" {
         PluginCompile "compile",
+        PluginCompiling "compiling",
         PluginDigestMismatch "digest-mismatch",
         PluginExit "exit",
         PluginHost "host",

@@ -5,11 +5,14 @@
 )]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use evertoken::config::defaults::plugin_limits;
 use evertoken::config::model::PluginFile;
-use evertoken::plugin::{CacheSettings, Compiler, Digest, Plugins};
+use evertoken::failure::FailureKind;
+use evertoken::plugin::{CacheSettings, Compiler, Digest, Plugins, World};
+use evertoken::refresh::restraint::{Sign, sign};
 
 fn plugins(directory: &Path, compiler: PathBuf, files: &BTreeMap<String, PluginFile>) -> Plugins {
     let cache = CacheSettings {
@@ -72,4 +75,37 @@ async fn a_component_with_an_invalid_function_is_refused_in_the_compilers_words(
             && failure.message.contains("type mismatch"),
         "{failure}"
     );
+}
+
+/// A large plugin on a slow machine. Nobody who waits for it is told anything of an issuer, and it is compiled once.
+#[tokio::test]
+async fn a_plugin_is_compiled_once_however_long_that_takes_and_whoever_gives_up_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let script = format!(
+        "#!/bin/sh\necho begun >> {}\nsleep 8\nexec {} \"$@\"\n",
+        at("begun").display(),
+        program().display()
+    );
+    std::fs::write(at("slow"), script).unwrap();
+    std::fs::set_permissions(at("slow"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let plugins = plugins(&at("cache"), at("slow"), &BTreeMap::new());
+    let mut waited = Vec::new();
+    let source = loop {
+        let (one, other) = tokio::join!(plugins.source("dummy"), plugins.source("dummy"));
+        match one {
+            Ok(source) => break source,
+            Err(failure) => waited.push(failure),
+        }
+        drop(other);
+    };
+    assert!(!waited.is_empty());
+    for failure in waited {
+        assert_eq!(failure.code(), Some("plugin.compiling"), "{failure}");
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        assert_eq!(sign(&failure, true), Sign::Unsent);
+        assert!(failure.retry_after.is_some());
+    }
+    assert_eq!(source.info().world, World::Source);
+    assert_eq!(std::fs::read_to_string(at("begun")).unwrap(), "begun\n");
 }

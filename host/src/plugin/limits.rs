@@ -54,6 +54,12 @@ pub(super) const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
 /// How long compiling may take. A 20 MiB component takes about 15 s on one slow core.
 pub(super) const COMPILE_TIME: Duration = Duration::from_secs(120);
 
+/// How long a call waits for its plugin to be loaded; what must be compiled takes longer with a large plugin, and is compiled on meanwhile.
+pub(super) const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// When a call that did not wait longer may look again.
+pub(super) const LOAD_LOOK: Duration = Duration::from_secs(2);
+
 /// The schema of a plugin's configuration. That of `oauth2` has 4 KiB.
 pub(super) const SCHEMA_BYTES: usize = 128 << 10;
 

@@ -407,6 +407,14 @@ impl Loader {
         loading.await.map(Arc::clone)
     }
 
+    /// The plugin, if it need not be loaded.
+    pub(super) fn at_hand(&self, registry: &Registry, name: &str) -> Option<Arc<Loaded>> {
+        let entry = registry.entry(name).ok()?;
+        self.is_not_refused(entry).ok()?;
+        let cell = Arc::clone(lock(&self.loaded).get(&entry.digest)?);
+        cell.get().map(Arc::clone)
+    }
+
     fn is_not_refused(&self, entry: &Entry) -> Result<(), Arc<LoadError>> {
         match lock(&self.refused).get(&entry.digest) {
             Some(error) => Err(Arc::clone(error)),

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capability::{Call, Unsuccessful};
 use crate::config::model::{Job, PluginFile, PluginLimits};
 use crate::config::origin::Origin;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind, HostCode};
 use crate::time::Timestamp;
 use crate::token::{Artifact, NamedToken, Token};
 use engine::{BoxError, Ticker};
@@ -254,11 +254,43 @@ impl Plugins {
         Ok(artifacts)
     }
 
+    /// A plugin for a call. One that must be compiled first is waited for a while; what is compiled is compiled to its end, whoever gives up.
     async fn loaded(&self, name: &str, world: World) -> Result<Arc<load::Loaded>, Failure> {
-        let loaded = self.0.loader.load(&self.registry(), name).await;
-        let loaded = loaded.map_err(|error| error.to_failure())?;
+        let registry = self.registry();
+        let loaded = match self.0.loader.at_hand(&registry, name) {
+            Some(loaded) => loaded,
+            None => self.loading(registry, name.to_owned()).await?,
+        };
         load::require(name, &loaded.info, world).map_err(|error| error.to_failure())?;
         Ok(loaded)
+    }
+
+    async fn loading(
+        &self,
+        registry: Arc<Registry>,
+        name: String,
+    ) -> Result<Arc<load::Loaded>, Failure> {
+        let (plugins, shown) = (self.clone(), name.clone());
+        let load = async move { plugins.0.loader.load(&registry, &name).await };
+        match tokio::time::timeout(limits::LOAD_PATIENCE, tokio::spawn(load)).await {
+            Ok(Ok(loaded)) => loaded.map_err(|error| error.to_failure()),
+            Ok(Err(panic)) => Err(Failure::new(
+                FailureKind::Internal,
+                HostCode::HostPanic,
+                format!("a bug in evertoken stopped the loading of plugin `{shown}`: {panic}"),
+            )),
+            Err(_) => Err(Failure {
+                retry_after: Some(limits::LOAD_LOOK),
+                ..Failure::new(
+                    FailureKind::Unavailable,
+                    HostCode::PluginCompiling,
+                    format!(
+                        "plugin `{shown}` is being compiled; that is done once, and is given {} s",
+                        limits::COMPILE_TIME.as_secs()
+                    ),
+                )
+            }),
+        }
     }
 
     fn bounds<'a>(&'a self, limits: &'a PluginLimits, timeout: Duration) -> Bounds<'a> {

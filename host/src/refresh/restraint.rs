@@ -85,9 +85,10 @@ fn trouble(cause: Cause, failure: &Failure) -> Sign {
 
 fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
     use HostCode::{
-        ChainInDoubt, HostTimeout, PluginDigestMismatch, PluginInvalidSchema, PluginInvalidSection,
-        PluginMissingImport, PluginNotAComponent, PluginNotFound, PluginRefusedImport,
-        PluginTimeout, PluginTooLarge, PluginUnknownVersion, PluginUnreadable, PluginWrongWorld,
+        ChainInDoubt, HostTimeout, PluginCompiling, PluginDigestMismatch, PluginInvalidSchema,
+        PluginInvalidSection, PluginMissingImport, PluginNotAComponent, PluginNotFound,
+        PluginRefusedImport, PluginTimeout, PluginTooLarge, PluginUnknownVersion, PluginUnreadable,
+        PluginWrongWorld,
     };
     match (code, code.area()) {
         // Calls that waited for an answer until their time was up.
@@ -96,9 +97,10 @@ fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
         }
         // Plugins that did not get to run.
         (
-            PluginNotFound | PluginUnreadable | PluginDigestMismatch | PluginWrongWorld
-            | PluginMissingImport | PluginTooLarge | PluginNotAComponent | PluginUnknownVersion
-            | PluginRefusedImport | PluginInvalidSection | PluginInvalidSchema,
+            PluginCompiling | PluginNotFound | PluginUnreadable | PluginDigestMismatch
+            | PluginWrongWorld | PluginMissingImport | PluginTooLarge | PluginNotAComponent
+            | PluginUnknownVersion | PluginRefusedImport | PluginInvalidSection
+            | PluginInvalidSchema,
             _,
         ) => Sign::Unsent,
         (ChainInDoubt, _) | (_, Area::Plugin) => Sign::Unclear,
@@ -578,6 +580,7 @@ mod tests {
             (Internal, "plugin.trap", Sign::Unclear),
             (Internal, "plugin.timeout", Sign::Unclear),
             (Unavailable, "plugin.compile", Sign::Unclear),
+            (Unavailable, "plugin.compiling", Sign::Unsent),
             (Unavailable, "plugin.idle", Sign::Unclear),
             (InvalidConfig, "http.origin-denied", Sign::Unsent),
             (InvalidConfig, "tls.ca-file", Sign::Unsent),
