@@ -23,7 +23,7 @@ pub struct Settings {
     pub transport: Arc<dyn Transport>,
     /// The clock that plugins see.
     pub clock: Arc<dyn Clock>,
-    /// The environment of the process, see [`process_environment`].
+    /// The environment of the process, see [`process_environment`](super::process_environment).
     pub environment: Environment,
 }
 
