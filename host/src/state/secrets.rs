@@ -10,7 +10,8 @@ use futures_core::future::BoxFuture;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use self::object::{MANAGER, Object, Raw, RawList, SECRET_MAX_BYTES, STORE_LABEL};
+pub(super) use self::object::SECRET_MAX_BYTES;
+use self::object::{MANAGER, Object, Raw, RawList, STORE_LABEL};
 use super::Opened;
 use super::error::StateError;
 use super::fingerprint::Fingerprints;

@@ -8,9 +8,12 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
+use super::records::Expected;
 use super::*;
 use crate::capability::chain::Chain;
-use crate::capability::keep::Seed;
+use crate::capability::keep::{
+    PLUGIN_KEY_MAX_BYTES, PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Seed,
+};
 use crate::failure::FailureKind;
 
 const SECRET: &str = "refresh_token";
@@ -512,4 +515,65 @@ proptest! {
             assert_is(&in_memory, &model).await;
         });
     }
+}
+
+/// What each place does with one record after the other: so many, and no more, is asked of a new one.
+#[tokio::test]
+async fn each_place_for_records_reads_lists_and_compares_and_swaps() {
+    let folder = tempfile::tempdir().unwrap();
+    let keyring = seal::Keyring::default();
+    let (on_disk, _) = directory::open(folder.path(), &keyring).unwrap();
+    let places: [&dyn Records; 2] = [&MemoryState::new([1; 32]), &on_disk];
+    let bytes = |text: &str| zeroize::Zeroizing::new(text.as_bytes().to_vec());
+    for place in places {
+        let key = Key::Token(job("a"));
+        let put = async |expected: Expected, text: &str| {
+            let written = place.put_if(&key, expected, bytes(text)).await.unwrap();
+            written.map(|written| written.revision)
+        };
+        let read = async || {
+            let stored = place.get(&key).await.unwrap()?;
+            Some((
+                stored.revision.clone(),
+                String::from_utf8(stored.value.to_vec()).unwrap(),
+            ))
+        };
+        assert_eq!(read().await, None);
+        let first = put(Expected::Nothing, "one").await.unwrap();
+        assert_eq!(put(Expected::Nothing, "lost").await, None);
+        let second = put(Expected::At(first.clone()), "two").await.unwrap();
+        assert_eq!(put(Expected::At(first.clone()), "lost").await, None);
+        assert_eq!(read().await, Some((second.clone(), "two".to_owned())));
+        let third = put(Expected::Anything, "two").await.unwrap();
+        assert_ne!(second, third, "the same bytes are another state");
+        let listed = place.list().await.unwrap();
+        let listed = listed.iter().filter(|(found, _)| *found == key);
+        let listed: Vec<_> = listed.map(|(_, stored)| stored.revision.clone()).collect();
+        assert_eq!(listed, [third.clone()]);
+        assert!(place.keys().await.unwrap().contains(&key));
+        assert!(!place.delete_if(&key, Expected::At(second)).await.unwrap());
+        assert!(place.delete_if(&key, Expected::At(third)).await.unwrap());
+        assert_eq!(read().await, None);
+        for expected in [Expected::At(first), Expected::Anything] {
+            assert!(place.delete_if(&key, expected).await.unwrap(), "it is gone");
+        }
+    }
+}
+
+/// What a plugin may cache is one record, which a Secret holds.
+#[tokio::test]
+async fn all_that_a_plugin_may_cache_fits_a_secret() {
+    let store = memory();
+    let a = job("a");
+    let each = PLUGIN_VALUES_MAX_BYTES / PLUGIN_VALUES_MAX - PLUGIN_KEY_MAX_BYTES;
+    for n in 0..PLUGIN_VALUES_MAX {
+        let key = format!("{n:0>width$}", width = PLUGIN_KEY_MAX_BYTES);
+        store
+            .set_plugin_value(&a, &key, &vec![b'x'; each])
+            .await
+            .unwrap();
+    }
+    let stored = store.records.get(&Key::Values(a)).await.unwrap().unwrap();
+    assert!(stored.value.len() > PLUGIN_VALUES_MAX_BYTES * 9 / 10);
+    assert!(stored.value.len() < secrets::SECRET_MAX_BYTES / 2);
 }

@@ -27,7 +27,7 @@ const JOB_ANNOTATION: &str = "state.evertoken.dev/job";
 const OLDER_KEY: &str = "fingerprint-key";
 
 /// What all keys of a Secret's `data` may hold together, decoded (kube-apiserver's `MaxSecretSize`).
-pub(super) const SECRET_MAX_BYTES: usize = 1024 * 1024;
+pub(in crate::state) const SECRET_MAX_BYTES: usize = 1024 * 1024;
 
 /// How the API server calls the writer of the store's objects.
 pub(super) const MANAGER: &str = "evertoken-state";
