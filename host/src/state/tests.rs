@@ -549,7 +549,7 @@ async fn each_place_for_records_reads_lists_and_compares_and_swaps() {
         let listed = place.list().await.unwrap();
         let listed = listed.iter().filter(|(found, _)| *found == key);
         let listed: Vec<_> = listed.map(|(_, stored)| stored.revision.clone()).collect();
-        assert_eq!(listed, [third.clone()]);
+        assert_eq!(listed, std::slice::from_ref(&third));
         assert!(place.keys().await.unwrap().contains(&key));
         assert!(!place.delete_if(&key, Expected::At(second)).await.unwrap());
         assert!(place.delete_if(&key, Expected::At(third)).await.unwrap());
