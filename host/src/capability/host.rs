@@ -1,7 +1,7 @@
 //! Where calls begin, for one process.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -10,9 +10,9 @@ use super::call::Call;
 use super::chain::{ChainState, Holder};
 use super::http::ProxyRules;
 use super::journal::{self, Held, Journal};
-use super::ports::{Ports, Settings};
+use super::ports::Settings;
 use super::shared::Shared;
-use crate::config::model::{Job, JobId, PluginLimits, SecretOrigin};
+use crate::config::model::{Job, JobId, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::FailureKind;
 
@@ -30,22 +30,12 @@ impl Host {
     /// Reads the proxy variables of the environment, once.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let ports = Arc::new(Ports::from(settings));
+        let ports = Arc::new(settings);
         Self(Arc::new(Shared {
             proxies: ProxyRules::from_environment(&ports.environment),
             journal: Arc::new(Journal::new(Arc::clone(&ports))),
             ports,
         }))
-    }
-
-    /// Other limits for the calls that begin from now on, e.g. after a reload.
-    pub fn set_limits(&self, limits: PluginLimits) {
-        *self
-            .0
-            .ports
-            .limits
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Begins a call that looks at what the job's plugin may ask for, but sends no rotating secret. `endpoints` are the origins of
@@ -69,7 +59,6 @@ impl Host {
             Arc::clone(job),
             endpoints,
             present,
-            self.0.ports.limits(),
             held,
         )
     }

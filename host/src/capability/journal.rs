@@ -25,7 +25,7 @@ use super::chain::{
 };
 use super::crypto;
 use super::keep::{FoundChain, Seed};
-use super::ports::Ports;
+use super::ports::Settings;
 use super::secrets::{self, Providers};
 use crate::config::model::{Job, JobId, RetryUnanswered, Secret};
 use crate::failure::{Failure, FailureKind, HostCode};
@@ -45,7 +45,7 @@ const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
 
 /// The journal of a process.
 pub(super) struct Journal {
-    ports: Arc<Ports>,
+    ports: Arc<Settings>,
     holder: Holder,
     locks: Mutex<HashMap<ChainId, Weak<AsyncMutex<()>>>>,
     /// Intents that may be in the store although nothing was sent, by their change.
@@ -79,7 +79,7 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    pub(super) fn new(ports: Arc<Ports>) -> Self {
+    pub(super) fn new(ports: Arc<Settings>) -> Self {
         Self {
             ports,
             holder: Holder(stamp()),

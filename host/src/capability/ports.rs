@@ -1,6 +1,6 @@
 //! What capabilities stand on: the process brings the real ones, tests and the simulator bring theirs.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use super::environment::Environment;
 use super::http::Transport;
@@ -9,7 +9,7 @@ use super::secrets::{Home, Kubernetes};
 use crate::config::model::PluginLimits;
 use crate::time::Clock;
 
-/// What a [`Host`](super::Host) is made of.
+/// What a [`Host`](super::Host) is made of, shared by all its calls.
 pub struct Settings {
     /// What one call may use.
     pub limits: PluginLimits,
@@ -25,37 +25,4 @@ pub struct Settings {
     pub clock: Arc<dyn Clock>,
     /// The environment of the process, see [`process_environment`](super::process_environment).
     pub environment: Environment,
-}
-
-/// The same, shared by all calls of a process.
-pub(super) struct Ports {
-    pub(super) limits: RwLock<PluginLimits>,
-    pub(super) keeper: Arc<dyn Keeper>,
-    pub(super) kubernetes: Option<Arc<dyn Kubernetes>>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) environment: Environment,
-    pub(super) home: Option<Arc<dyn Home>>,
-    pub(super) transport: Arc<dyn Transport>,
-}
-
-impl From<Settings> for Ports {
-    fn from(settings: Settings) -> Self {
-        Self {
-            limits: RwLock::new(settings.limits),
-            keeper: settings.keeper,
-            kubernetes: settings.kubernetes,
-            clock: settings.clock,
-            environment: settings.environment,
-            home: settings.home,
-            transport: settings.transport,
-        }
-    }
-}
-
-impl Ports {
-    /// What a call that begins now may use.
-    pub(super) fn limits(&self) -> PluginLimits {
-        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
-        limits.clone()
-    }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::http::ProxyRules;
 use super::journal::Journal;
-use super::ports::Ports;
+use super::ports::Settings;
 
 /// The inside of a [`Host`](super::Host).
 pub(super) struct Shared {
-    pub(super) ports: Arc<Ports>,
+    pub(super) ports: Arc<Settings>,
     pub(super) proxies: ProxyRules,
     pub(super) journal: Arc<Journal>,
 }

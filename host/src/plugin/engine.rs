@@ -1,5 +1,5 @@
-//! The engine that runs components, each call in memory of its own, the one that compiles them, and the thread that lets running ones be interrupted. It ticks only while a call is in
-//! flight, so that a process that waits for its next refresh uses no CPU.
+//! The engine that runs components, each call in memory of its own; the one that compiles them; and the thread that lets running ones be
+//! interrupted, which ticks only while a call is in flight, so that a process that waits for its next refresh uses no CPU.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};

@@ -188,8 +188,8 @@ pub(super) fn wrong_world(name: &str, info: &PluginInfo, wanted: World) -> LoadE
     }
 }
 
-/// Plugins by name, as one version of the configuration has them.
-pub(super) struct Registry(BTreeMap<String, Entry>);
+/// Plugins by name, as the configuration has them.
+struct Registry(BTreeMap<String, Entry>);
 
 struct Entry {
     digest: Digest,
@@ -226,7 +226,7 @@ impl Stamp {
 
 impl Registry {
     /// A configured plugin hides a built-in one of the same name.
-    pub(super) fn new(files: &BTreeMap<String, PluginFile>) -> Self {
+    fn new(files: &BTreeMap<String, PluginFile>) -> Self {
         let built_in = BUILT_IN.iter().map(
             |BuiltIn {
                  name,
@@ -244,13 +244,6 @@ impl Registry {
             (name.clone(), entry)
         });
         Self(built_in.chain(configured).collect())
-    }
-
-    /// All names, and whether each is part of the binary.
-    pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.0
-            .iter()
-            .map(|(name, entry)| (name.as_str(), entry.is_built_in()))
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, LoadError> {
@@ -341,6 +334,7 @@ pub(super) struct Loaded {
 
 /// Loads plugins, each digest once.
 pub(super) struct Loader {
+    registry: Arc<Registry>,
     linkers: Linkers,
     cache: Arc<Cache>,
     compiler: Compiler,
@@ -353,8 +347,13 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Result<Self, BoxError> {
+    pub(super) fn new(
+        engine: Engine,
+        files: &BTreeMap<String, PluginFile>,
+        settings: CacheSettings,
+    ) -> Result<Self, BoxError> {
         Ok(Self {
+            registry: Arc::new(Registry::new(files)),
             linkers: Linkers::new(&engine)?,
             compiler: settings.compiler.clone(),
             judging: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
@@ -365,13 +364,15 @@ impl Loader {
         })
     }
 
+    /// All names, and whether each is part of the binary.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        let entries = self.registry.0.iter();
+        entries.map(|(name, entry)| (name.as_str(), entry.is_built_in()))
+    }
+
     /// What the plugin says about itself.
-    pub(super) async fn info(
-        &self,
-        registry: &Arc<Registry>,
-        name: &str,
-    ) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
-        let entry = registry.entry(name)?;
+    pub(super) async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
+        let entry = self.registry.entry(name)?;
         self.is_not_refused(entry)?;
         if let Some(info) = lock(&self.inspected).get(&entry.digest) {
             return Ok(Arc::clone(info));
@@ -380,18 +381,14 @@ impl Loader {
             return Err(error);
         }
         let stamp = entry.stamp();
-        let read = self.read(registry, name).await;
+        let read = self.read(name).await;
         read.map(|(info, _)| info)
             .map_err(|error| entry.remember_failure(stamp, error))
     }
 
     /// The plugin, ready to be called. Whoever asks while another loads it waits for that.
-    pub(super) async fn load(
-        &self,
-        registry: &Arc<Registry>,
-        name: &str,
-    ) -> Result<Arc<Loaded>, Arc<LoadError>> {
-        let entry = registry.entry(name)?;
+    pub(super) async fn load(&self, name: &str) -> Result<Arc<Loaded>, Arc<LoadError>> {
+        let entry = self.registry.entry(name)?;
         self.is_not_refused(entry)?;
         let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
         let loading = cell.get_or_try_init(async || {
@@ -399,7 +396,7 @@ impl Loader {
                 return Err(error);
             }
             let stamp = entry.stamp();
-            self.load_now(registry, name, entry.digest)
+            self.load_now(name, entry.digest)
                 .await
                 .map(Arc::new)
                 .map_err(|error| entry.remember_failure(stamp, error))
@@ -408,8 +405,8 @@ impl Loader {
     }
 
     /// The plugin, if it need not be loaded.
-    pub(super) fn at_hand(&self, registry: &Registry, name: &str) -> Option<Arc<Loaded>> {
-        let entry = registry.entry(name).ok()?;
+    pub(super) fn at_hand(&self, name: &str) -> Option<Arc<Loaded>> {
+        let entry = self.registry.entry(name).ok()?;
         self.is_not_refused(entry).ok()?;
         let cell = Arc::clone(lock(&self.loaded).get(&entry.digest)?);
         cell.get().map(Arc::clone)
@@ -422,13 +419,8 @@ impl Loader {
         }
     }
 
-    async fn load_now(
-        &self,
-        registry: &Arc<Registry>,
-        name: &str,
-        digest: Digest,
-    ) -> Result<Loaded, LoadError> {
-        let (info, bytes) = self.read(registry, name).await?;
+    async fn load_now(&self, name: &str, digest: Digest) -> Result<Loaded, LoadError> {
+        let (info, bytes) = self.read(name).await?;
         let (component, found) = self
             .cache
             .component(digest, bytes)
@@ -453,12 +445,11 @@ impl Loader {
     /// refused from then on: nobody knows what it would make of them.
     pub(super) async fn mistakes(
         &self,
-        registry: &Registry,
         name: &str,
         info: &PluginInfo,
         configs: &[&serde_json::Value],
     ) -> Result<Vec<Vec<ConfigMistake>>, Arc<LoadError>> {
-        let judged = self.judged(registry, name, info, configs).await;
+        let judged = self.judged(name, info, configs).await;
         judged.map_err(|error| {
             let is_lasting = error.is_lasting();
             let error = Arc::new(error);
@@ -471,7 +462,6 @@ impl Loader {
 
     async fn judged(
         &self,
-        registry: &Registry,
         name: &str,
         info: &PluginInfo,
         configs: &[&serde_json::Value],
@@ -479,7 +469,7 @@ impl Loader {
         let Some(schema) = &info.schema else {
             return Ok(vec![Vec::new(); configs.len()]);
         };
-        let judged = if registry.entry(name)?.is_built_in() {
+        let judged = if self.registry.entry(name)?.is_built_in() {
             let each = configs.iter().map(|config| info.check_config(config));
             each.collect::<Result<_, _>>()
                 .map_err(|message| JudgeError::Wrong { message })
@@ -494,12 +484,8 @@ impl Loader {
     }
 
     /// Reads, compares and audits, without holding up other tasks of the process, and has a schema judged that was not seen before.
-    async fn read(
-        &self,
-        registry: &Arc<Registry>,
-        name: &str,
-    ) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
-        let (files, owned) = (Arc::clone(registry), name.to_owned());
+    async fn read(&self, name: &str) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
+        let (files, owned) = (Arc::clone(&self.registry), name.to_owned());
         let work = move || {
             let bytes = files.entry(&owned)?.read(&owned)?;
             let info = inspect(&bytes).map_err(|source| LoadError::Refused {
@@ -520,7 +506,7 @@ impl Loader {
         };
         let was_seen = lock(&self.inspected).contains_key(&info.digest);
         if !was_seen {
-            self.judged(registry, name, &info, &[]).await?;
+            self.judged(name, &info, &[]).await?;
             lock(&self.inspected).insert(info.digest, Arc::clone(&info));
         }
         Ok((info, bytes))

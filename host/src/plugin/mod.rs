@@ -20,7 +20,7 @@ mod v0_1;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use built_in::{BUILT_IN, BuiltIn};
@@ -42,7 +42,7 @@ use crate::time::Timestamp;
 use crate::token::{Artifact, NamedToken, Token};
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
-use load::{Loader, Registry};
+use load::Loader;
 use v0_1::{Acquire, Bounds, Prepared};
 
 /// The machine cannot run plugins.
@@ -57,8 +57,7 @@ pub struct Plugins(Arc<Inner>);
 struct Inner {
     loader: Loader,
     ticker: Ticker,
-    registry: RwLock<Arc<Registry>>,
-    limits: RwLock<PluginLimits>,
+    limits: PluginLimits,
     stop: OnceLock<CancellationToken>,
 }
 
@@ -94,18 +93,11 @@ impl Plugins {
         let ticker = Ticker::start(move || ticking.increment_epoch())
             .map_err(|error| EngineError(error.into()))?;
         Ok(Self(Arc::new(Inner {
-            loader: Loader::new(engine, cache).map_err(EngineError)?,
+            loader: Loader::new(engine, files, cache).map_err(EngineError)?,
             ticker,
-            registry: RwLock::new(Arc::new(Registry::new(files))),
-            limits: RwLock::new(limits),
+            limits,
             stop: OnceLock::new(),
         })))
-    }
-
-    /// Other plugins and limits for the calls that begin from now on, e.g. after a reload. What is compiled stays so.
-    pub fn reconfigure(&self, files: &BTreeMap<String, PluginFile>, limits: PluginLimits) {
-        *write(&self.0.registry) = Arc::new(Registry::new(files));
-        *write(&self.0.limits) = limits;
     }
 
     /// From `stop` on a call may still read an answer that it waits for, but run on no longer than [`limits::TIME_AFTER_STOP`]. Of several
@@ -119,18 +111,17 @@ impl Plugins {
     /// # Errors
     /// There is no such plugin, it cannot be read, or it is none that this host can run.
     pub async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
-        self.0.loader.info(&self.registry(), name).await
+        self.0.loader.info(name).await
     }
 
     /// All plugins by name.
     pub async fn list(&self) -> Vec<Listed> {
-        let registry = self.registry();
         let mut all = Vec::new();
-        for (name, built_in) in registry.names() {
+        for (name, built_in) in self.0.loader.names() {
             all.push(Listed {
                 name: name.to_owned(),
                 built_in,
-                info: self.0.loader.info(&registry, name).await,
+                info: self.0.loader.info(name).await,
             });
         }
         all
@@ -141,7 +132,7 @@ impl Plugins {
     /// # Errors
     /// As [`Plugins::prepare`].
     pub async fn precompile(&self, name: &str) -> Result<bool, Arc<LoadError>> {
-        Ok(self.0.loader.load(&self.registry(), name).await?.is_kept)
+        Ok(self.0.loader.load(name).await?.is_kept)
     }
 
     /// Compiles a plugin if that has not been done.
@@ -149,7 +140,7 @@ impl Plugins {
     /// # Errors
     /// As [`Plugins::info`], and the plugin does not compile or fit the host.
     pub async fn prepare(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
-        let loaded = self.0.loader.load(&self.registry(), name).await?;
+        let loaded = self.0.loader.load(name).await?;
         Ok(Arc::clone(&loaded.info))
     }
 
@@ -182,9 +173,7 @@ impl Plugins {
     ) -> Result<Vec<Vec<ConfigMistake>>, Arc<LoadError>> {
         let info = self.info(name).await?;
         load::require(name, &info, world)?;
-        let registry = self.registry();
-        let mistakes = self.0.loader.mistakes(&registry, name, &info, configs);
-        mistakes.await
+        self.0.loader.mistakes(name, &info, configs).await
     }
 
     /// The mistakes in one configuration, as [`Plugins::check_configs`].
@@ -239,39 +228,34 @@ impl Plugins {
         config: &Value,
     ) -> Result<Vec<Artifact>, Failure> {
         let loaded = self.loaded(plugin, World::Formatter).await?;
-        let limits = self.limits();
+        let limits = &self.0.limits;
         let Prepared::Formatter(formatter) = &loaded.prepared else {
             return Err(load::wrong_world(plugin, &loaded.info, World::Formatter).to_failure());
         };
-        let bounds = self.bounds(&limits, limits::FORMAT_TIME);
-        let log = FormatLog::new(plugin, tokens, &limits);
+        let bounds = self.bounds(limits::FORMAT_TIME);
+        let log = FormatLog::new(plugin, tokens, limits);
         let full_name = full_name(plugin, &loaded.info);
         let said = log.scrubber();
         let artifacts = v0_1::format(formatter, &bounds, log, tokens, config)
             .await
             .unwrap_or_else(|error| Err(error.into_failure(&full_name)))?;
-        formatting::check_artifacts(&full_name, &artifacts, &limits, &said)?;
+        formatting::check_artifacts(&full_name, &artifacts, limits, &said)?;
         Ok(artifacts)
     }
 
     /// A plugin for a call. One that must be compiled first is waited for a while; what is compiled is compiled to its end, whoever gives up.
     async fn loaded(&self, name: &str, world: World) -> Result<Arc<load::Loaded>, Failure> {
-        let registry = self.registry();
-        let loaded = match self.0.loader.at_hand(&registry, name) {
+        let loaded = match self.0.loader.at_hand(name) {
             Some(loaded) => loaded,
-            None => self.loading(registry, name.to_owned()).await?,
+            None => self.loading(name.to_owned()).await?,
         };
         load::require(name, &loaded.info, world).map_err(|error| error.to_failure())?;
         Ok(loaded)
     }
 
-    async fn loading(
-        &self,
-        registry: Arc<Registry>,
-        name: String,
-    ) -> Result<Arc<load::Loaded>, Failure> {
+    async fn loading(&self, name: String) -> Result<Arc<load::Loaded>, Failure> {
         let (plugins, shown) = (self.clone(), name.clone());
-        let load = async move { plugins.0.loader.load(&registry, &name).await };
+        let load = async move { plugins.0.loader.load(&name).await };
         match tokio::time::timeout(limits::LOAD_PATIENCE, tokio::spawn(load)).await {
             Ok(Ok(loaded)) => loaded.map_err(|error| error.to_failure()),
             Ok(Err(panic)) => Err(Failure::new(
@@ -293,31 +277,13 @@ impl Plugins {
         }
     }
 
-    fn bounds<'a>(&'a self, limits: &'a PluginLimits, timeout: Duration) -> Bounds<'a> {
+    fn bounds(&self, timeout: Duration) -> Bounds<'_> {
         Bounds {
             ticker: &self.0.ticker,
-            limits,
+            limits: &self.0.limits,
             timeout,
             stop: self.0.stop.get(),
         }
-    }
-
-    fn registry(&self) -> Arc<Registry> {
-        Arc::clone(
-            &self
-                .0
-                .registry
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
-
-    fn limits(&self) -> PluginLimits {
-        self.0
-            .limits
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 }
 
@@ -359,8 +325,7 @@ impl SourcePlugin {
             let failure = load::wrong_world(&self.name, self.info(), World::Source).to_failure();
             return Err(Unsuccessful::Broke(failure));
         };
-        let limits = self.plugins.limits();
-        let bounds = self.plugins.bounds(&limits, job.source.timeout);
+        let bounds = self.plugins.bounds(job.source.timeout);
         let request = Acquire {
             job: &job.id.name,
             config: &job.source.config,
@@ -388,10 +353,6 @@ pub async fn check_schema(info: &PluginInfo) -> Result<(), JudgeError> {
             .map(drop),
         None => Ok(()),
     }
-}
-
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A plugin in a message: name and digest, since a name may stand for another file tomorrow.

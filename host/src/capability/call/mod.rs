@@ -23,7 +23,7 @@ use crate::capability::keep::PLUGIN_KEY_MAX_BYTES;
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::capability::shared::Shared;
-use crate::config::model::{Job, PluginLimits, Secret, SecretOrigin};
+use crate::config::model::{Job, Secret, SecretOrigin};
 use crate::config::origin::Origin;
 use crate::failure::{Code, Failure, FailureKind, HostCode};
 use crate::printable::printable;
@@ -71,7 +71,6 @@ pub(in crate::capability) struct Inner {
     /// Those of them that requests may go to. While an answer from the journal is read, `endpoints` are those of the configuration that it
     /// was asked for with, and some may have been taken out since.
     pub(in crate::capability) open_endpoints: BTreeSet<Origin>,
-    pub(in crate::capability) limits: PluginLimits,
     pub(in crate::capability) began: Instant,
     pub(in crate::capability) held: Held,
     used: Mutex<Used>,
@@ -125,7 +124,6 @@ impl Call {
         job: Arc<Job>,
         endpoints: &[Origin],
         present: &[Origin],
-        limits: PluginLimits,
         held: Held,
     ) -> Self {
         let open = endpoints.iter().filter(|origin| present.contains(origin));
@@ -134,7 +132,6 @@ impl Call {
             job,
             open_endpoints: open.cloned().collect(),
             endpoints: endpoints.iter().cloned().collect(),
-            limits,
             began: Instant::now(),
             held,
             used: Mutex::default(),
@@ -382,7 +379,7 @@ impl Call {
 
     /// `log.log`: one event at target `evertoken::plugin`, scrubbed; nothing more once the call's lines are used up.
     pub fn log(&self, level: Level, message: &str) {
-        let limit = self.0.limits.log_lines;
+        let limit = self.0.host.ports.limits.log_lines;
         let lines = {
             let mut used = self.used();
             used.log_lines = used.log_lines.saturating_add(1);
@@ -584,7 +581,7 @@ impl Call {
     }
 
     fn count_request(&self) -> Result<(), Failure> {
-        let limit = self.0.limits.requests;
+        let limit = self.0.host.ports.limits.requests;
         let mut used = self.used();
         used.requests = used.requests.saturating_add(1);
         if used.requests <= limit {

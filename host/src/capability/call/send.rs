@@ -75,7 +75,7 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
             target: target.clone(),
             through,
             recipe,
-            limit: call.0.limits.response_bytes,
+            limit: host.ports.limits.response_bytes,
             is_rotating: !prepared.rotating.is_empty(),
         },
     };

@@ -13,7 +13,7 @@ use crate::capability::chain::{Intent, Plugin};
 use crate::capability::http::{
     Arrived, Meaning, NoAnswer, Outgoing, Question, Reading, Response, refusal,
 };
-use crate::capability::ports::Ports;
+use crate::capability::ports::Settings;
 use crate::config::model::Job;
 use crate::failure::{Failure, FailureKind, HostCode};
 
@@ -123,7 +123,7 @@ impl Exchange {
         let _ = answered.send(result);
     }
 
-    fn ports(&self) -> &Ports {
+    fn ports(&self) -> &Settings {
         &self.asked.journal.ports
     }
 

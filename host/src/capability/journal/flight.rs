@@ -130,7 +130,7 @@ impl Flight {
             return Err(self.spent());
         }
         let answer = as_old_as_it_may_be(answer.clone(), self.journal.ports.clock.now().wall);
-        let limit = self.journal.ports.limits().response_bytes;
+        let limit = self.journal.ports.limits.response_bytes;
         match Reading::of(&answer, method, true, limit).await {
             Some(reading) => Ok(Some(reading.response)),
             None => Err(needs_attention("is not understood by this version")),
@@ -143,7 +143,7 @@ impl Flight {
         let Some((exchange, answer)) = chain.exchange.as_ref().zip(chain.answer()) else {
             return true;
         };
-        let limit = self.journal.ports.limits().response_bytes;
+        let limit = self.journal.ports.limits.response_bytes;
         let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
         reading.is_some_and(|reading| reading.is_legible)
     }
@@ -164,7 +164,7 @@ impl Flight {
         else {
             return Ok(());
         };
-        let limit = self.journal.ports.limits().response_bytes;
+        let limit = self.journal.ports.limits.response_bytes;
         let reading = Reading::of_what_came(came, &intent.method, limit).await;
         let meaning = reading.map_or(Meaning::Unknown, |reading| reading.meaning);
         self.change(|chain| match meaning {
@@ -188,7 +188,7 @@ impl Flight {
         else {
             return;
         };
-        let limit = self.journal.ports.limits().response_bytes;
+        let limit = self.journal.ports.limits.response_bytes;
         let reading = Reading::of(answer, &intent.method, false, limit).await;
         if chain.answer().is_none()
             && reading.is_some_and(|reading| reading.meaning == Meaning::Taken)
@@ -210,7 +210,7 @@ impl Flight {
         else {
             return Ok(());
         };
-        let limit = self.journal.ports.limits().response_bytes;
+        let limit = self.journal.ports.limits.response_bytes;
         let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
         let Some(successor) = reading.and_then(|reading| reading.successor) else {
             return Ok(());
