@@ -502,12 +502,9 @@ fn own_record(database: &Database, folder: &Folder, keys: &Keyring) -> Result<Ow
         return Ok(own);
     }
     let (own, value) = if beside.content.is_empty() {
-        let own = Own {
-            fingerprint_key: Fingerprints::random_key()?,
-            forgotten: Vec::new(),
-        };
-        let bytes = record::encode("fingerprint key", &own)?;
-        (own, keys.seal(&Key::Own, &bytes)?)
+        let own = Own::new(Fingerprints::random_key()?);
+        let value = opening::seal_own(keys, &own)?;
+        (own, value)
     } else {
         let own = opened_own(&beside.content, &beside.path, keys)?;
         (own, beside.content.clone())

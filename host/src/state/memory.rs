@@ -14,7 +14,7 @@ use super::fingerprint::{Fingerprints, KEY_LEN};
 use super::key::Key;
 use super::known::Known;
 use super::opening::{self, Examination};
-use super::record::{self, Own};
+use super::record::Own;
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
 use crate::capability::keep::Revision;
@@ -167,12 +167,8 @@ impl MemoryState {
     pub(super) fn open(&self, keys: &Keyring) -> Result<Opened, StateError> {
         let mut table = self.table();
         if table.get(&Key::Own).is_none() {
-            let own = Own {
-                fingerprint_key: Zeroizing::clone(&self.fingerprint_key),
-                forgotten: Vec::new(),
-            };
-            let own = record::encode("fingerprint key", &own)?;
-            table.put(Key::Own, keys.seal(&Key::Own, &own)?);
+            let own = Own::new(Zeroizing::clone(&self.fingerprint_key));
+            table.put(Key::Own, opening::seal_own(keys, &own)?);
         }
         let own = table.get(&Key::Own).map(|own| own.value);
         let mut examination = Examination::new(keys, own.as_ref().map(|own| own.as_slice()), false);

@@ -10,7 +10,7 @@ use super::fingerprint::Fingerprints;
 use super::key::Key;
 use super::known::{Known, KnownChain};
 use super::record::{self, ChainRecord, Own};
-use super::records::Stored;
+use super::records::{Stored, Value};
 use super::seal::{Condition, Keyring};
 
 /// What there is to do about the records of a store.
@@ -112,6 +112,14 @@ pub(super) fn read_own(keys: &Keyring, stored: &[u8]) -> Result<Own, StateError>
         });
     }
     record::decode("fingerprint key", &keys.open_unproven(&Key::Own, stored)?)
+}
+
+/// The store's own record as [`read_own`] reads it.
+///
+/// # Errors
+/// The cryptographic library failed.
+pub(super) fn seal_own(keys: &Keyring, own: &Own) -> Result<Value, StateError> {
+    keys.seal(&Key::Own, &record::encode("fingerprint key", own)?)
 }
 
 /// Reads a chain's record.

@@ -27,6 +27,16 @@ pub(super) struct Own {
     pub(super) forgotten: Vec<String>,
 }
 
+impl Own {
+    /// Of a store in which nothing was forgotten.
+    pub(super) const fn new(fingerprint_key: Zeroizing<[u8; 32]>) -> Self {
+        Self {
+            fingerprint_key,
+            forgotten: Vec::new(),
+        }
+    }
+}
+
 /// A chain with whatever is open, and what leads to it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ChainRecord {

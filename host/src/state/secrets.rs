@@ -300,11 +300,8 @@ async fn own_record(
         let own = stored_own(kubernetes, place, keys).await?;
         return own.ok_or_else(|| gone.into());
     }
-    let own = Own {
-        fingerprint_key: Fingerprints::random_key()?,
-        forgotten: Vec::new(),
-    };
-    let value = keys.seal(&Key::Own, &record::encode("fingerprint key", &own)?)?;
+    let own = Own::new(Fingerprints::random_key()?);
+    let value = opening::seal_own(keys, &own)?;
     let name = own_name(place);
     let body = object::body(place, &name, &Key::Own, None, &value);
     match write(kubernetes, place, Verb::Create, &name, body).await? {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::Store;
 use super::chains::changed;
 use super::key::Key;
-use super::opening::read_own;
-use super::record::{self, Own};
+use super::opening::{read_own, seal_own};
+use super::record::Own;
 use super::records::{Expected, Stored};
 use crate::capability::chain::ChainId;
 use crate::failure::Failure;
@@ -90,9 +90,7 @@ impl Store {
             .extend(uids.iter().map(|uid| (*uid).to_owned()));
         let surplus = own.forgotten.len().saturating_sub(FORGOTTEN_MAX);
         own.forgotten.drain(..surplus);
-        let sealed = self
-            .keys
-            .seal(&Key::Own, &record::encode("fingerprint key", &own)?)?;
+        let sealed = seal_own(&self.keys, &own)?;
         let written = self
             .records
             .put_if(&Key::Own, Expected::At(revision), sealed)
@@ -105,18 +103,10 @@ impl Store {
         let there = match self.records.get(&Key::Own).await? {
             Some(stored) => Some(stored),
             None => {
-                let own = Own {
-                    fingerprint_key: self.fingerprint_key.clone(),
-                    forgotten: Vec::new(),
-                };
-                let sealed = self
-                    .keys
-                    .seal(&Key::Own, &record::encode("fingerprint key", &own)?)?;
-                match self
-                    .records
-                    .put_if(&Key::Own, Expected::Nothing, sealed)
-                    .await?
-                {
+                let own = Own::new(self.fingerprint_key.clone());
+                let sealed = seal_own(&self.keys, &own)?;
+                let written = self.records.put_if(&Key::Own, Expected::Nothing, sealed);
+                match written.await? {
                     Some(_) => return Ok(()),
                     None => self.records.get(&Key::Own).await?,
                 }
