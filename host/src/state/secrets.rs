@@ -3,6 +3,7 @@
 
 mod object;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,15 +83,16 @@ pub(super) async fn open(
     let all = secrets.list().await?;
     let examined = secrets.examine(keys, &all)?;
     known.refused = examined.refused;
-    for (key, stored) in &all {
-        if !examined.outdated.contains(key) {
-            opening::learn(&mut known, keys, key.clone(), stored.clone(), true);
-        }
+    let mut current: BTreeMap<Key, Stored> = all.into_iter().collect();
+    let outdated = examined.outdated.iter();
+    let outdated: Vec<_> = outdated
+        .filter_map(|key| current.remove_entry(key))
+        .collect();
+    for (key, stored) in current {
+        opening::learn(&mut known, keys, key, stored, true);
     }
-    for key in &examined.outdated {
-        if let Some((_, stored)) = all.iter().find(|(found, _)| found == key) {
-            secrets.take_over(&mut known, keys, key, stored).await?;
-        }
+    for (key, stored) in outdated {
+        secrets.take_over(&mut known, keys, key, stored).await?;
     }
     let opened = Opened {
         fingerprint_key: own.fingerprint_key,
@@ -147,18 +149,18 @@ impl Secrets {
         &self,
         known: &mut Known,
         keys: &Keyring,
-        key: &Key,
-        stored: &Stored,
+        key: Key,
+        stored: Stored,
     ) -> Result<(), Failure> {
-        let mut value = keys.reseal(key, &stored.value)?;
+        let mut value = keys.reseal(&key, &stored.value)?;
         if let Key::Chain(_) = key
-            && let Ok(record) = read_chain(keys, key, &value)
+            && let Ok(record) = read_chain(keys, &key, &value)
         {
-            let (read, chain) = KnownChain::read(stored, record);
-            value = keys.seal(key, &record::encode("chain", &read.record(chain))?)?;
+            let (read, chain) = KnownChain::read(&stored, record);
+            value = keys.seal(&key, &record::encode("chain", &read.record(chain))?)?;
         }
         let expected = Expected::At(stored.revision.clone());
-        let written = self.put_if(key, expected, value.clone()).await?;
+        let written = self.put_if(&key, expected, value.clone()).await?;
         let stored = match written {
             Some(Written { revision, uid }) => Stored {
                 revision,
@@ -167,9 +169,9 @@ impl Secrets {
                 value,
             },
             // Another process is at work on it, and has the new key too or will.
-            None => stored.clone(),
+            None => stored,
         };
-        opening::learn(known, keys, key.clone(), stored, true);
+        opening::learn(known, keys, key, stored, true);
         Ok(())
     }
 
