@@ -16,9 +16,9 @@ use crate::config::model::JobId;
 /// Values by which a chain is found whoever brings them, the newest included.
 const FINGERPRINTS_MAX: usize = 8;
 
-/// Values before them by which it is found for jobs whose secrets stand or stood for it: what a backup of yesterday holds, at a rotation every five minutes.
-/// What a job is configured with and what the chain began with are known beyond that; who puts back something older begins a chain with
-/// it. Each takes three bytes of each write.
+/// Values before them by which it is found for jobs whose secrets stand or stood for it: what a backup of yesterday holds, at a rotation
+/// every five minutes. What a job is configured with and what the chain began with are known beyond that; who puts back something older
+/// begins a chain with it. Each takes three bytes of each write.
 const EARLIER_MAX: usize = 300;
 
 /// A chain as it was last seen.

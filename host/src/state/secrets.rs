@@ -116,7 +116,7 @@ pub(super) async fn look(
     let Some(keys) = keys else {
         return Ok(());
     };
-    let Some(own) = objects.iter().find(|object| object.is(&Key::Own)) else {
+    let Some(own) = objects.iter().find(|object| object.is_own()) else {
         return Ok(require_none(&place, &objects)?);
     };
     let own = read_own_object(&place, keys, own)?;

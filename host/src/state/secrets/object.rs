@@ -34,13 +34,19 @@ pub(super) const MANAGER: &str = "evertoken-state";
 /// What it calls those of whom it keeps no count: who wrote before the last ten that changed an object, and before it kept count at all.
 const NOBODY_KNOWN: [&str; 2] = ["ancient-changes", "before-first-apply"];
 
-/// What a record is, as labels and keys of `data` say it.
+/// Kinds of records, as labels and keys of `data` spell them.
+const STORE: &str = "store";
+const CHAIN: &str = "chain";
+const TOKEN: &str = "token";
+const VALUES: &str = "values";
+
+/// What a record is.
 const fn kind_of(key: &Key) -> &'static str {
     match key {
-        Key::Own => "store",
-        Key::Chain(_) => "chain",
-        Key::Token(_) => "token",
-        Key::Values(_) => "values",
+        Key::Own => STORE,
+        Key::Chain(_) => CHAIN,
+        Key::Token(_) => TOKEN,
+        Key::Values(_) => VALUES,
     }
 }
 
@@ -152,14 +158,14 @@ impl Object {
         })
     }
 
-    /// Whether it holds this record, as it says.
-    pub(super) fn is(&self, key: &Key) -> bool {
-        self.kind == kind_of(key)
+    /// Whether it holds the store's own record.
+    pub(super) fn is_own(&self) -> bool {
+        self.kind == STORE
     }
 
     /// Whether it holds a chain.
     pub(super) fn is_chain(&self) -> bool {
-        self.kind == kind_of(&Key::Chain(ChainId([0; 16])))
+        self.kind == CHAIN
     }
 
     /// The record's bytes; none: there are none where they should be.
@@ -176,10 +182,10 @@ impl Object {
     pub(super) fn into_record(mut self) -> Option<(Key, String, Stored)> {
         let job = || serde_json::from_str::<JobId>(self.job.as_deref()?).ok();
         let key = match &*self.kind {
-            "store" => Key::Own,
-            "chain" => Key::Chain(ChainId(id_in(&self.name)?)),
-            "token" => Key::Token(job()?),
-            "values" => Key::Values(job()?),
+            STORE => Key::Own,
+            CHAIN => Key::Chain(ChainId(id_in(&self.name)?)),
+            TOKEN => Key::Token(job()?),
+            VALUES => Key::Values(job()?),
             _ => return None,
         };
         let stored = Stored {
@@ -367,7 +373,9 @@ mod tests {
             let value = Zeroizing::new(vec![0, 255, 7]);
             let body = body(&place, &name, &key, Some("42"), &value);
             let object = Object::of(serde_json::from_slice(&body).unwrap()).unwrap();
-            assert!(object.is(&key));
+            assert_eq!(object.is_own(), key == Key::Own);
+            assert_eq!(object.is_chain(), matches!(key, Key::Chain(_)));
+            assert_eq!(object.kind, kind_of(&key));
             let (found, name, stored) = object.into_record().unwrap();
             assert_eq!((found, name), (key, expected));
             assert_eq!((&*stored.revision.0, &stored.value), ("42", &value));
