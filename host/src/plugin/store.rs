@@ -134,8 +134,8 @@ pub(super) fn call_bytes(limits: &PluginLimits) -> usize {
     limits::CALL_BYTES.saturating_add(limits.artifact_bytes)
 }
 
-/// No files, no network, no names, no arguments, no environment, input closed, output discarded. The seed is the same for each call, so that what
-/// iterates over a hash map writes the same bytes each time; randomness that matters comes from the crypto capability.
+/// No files, no network, no names, no arguments, no environment, input closed, output discarded. The seed is the same for each call, so
+/// that what iterates over a hash map writes the same bytes each time; randomness that matters comes from the crypto capability.
 fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
     WasiCtx::builder()
         .stderr(stderr)

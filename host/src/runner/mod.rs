@@ -71,8 +71,8 @@ impl Runner {
         (runner, handle)
     }
 
-    /// Runs until `stop`. Then writes under way end first, within [`stop::WRITES`], and exchanges of rotating secrets, within [`stop::EXCHANGES`];
-    /// other calls of sources are abandoned.
+    /// Runs until `stop`. Then writes under way end first, within [`stop::WRITES`], and exchanges of rotating secrets, within
+    /// [`stop::EXCHANGES`]; other calls of sources are abandoned.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.turn(&stop, LONGEST_SLEEP).await;

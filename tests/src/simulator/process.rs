@@ -240,10 +240,9 @@ impl Machine {
         } else {
             Vec::new()
         };
-        // What a process wrote is whole: the memory has no faults of that kind.
         #[expect(
             clippy::expect_used,
-            reason = "the simulator ends with a model that is broken"
+            reason = "a simulated disk keeps whole what was written, under keys that the process has: if not, the model is wrong, and its run tells nothing"
         )]
         let store = Arc::new(Store::in_memory(memory, keys).expect("a memory that opens"));
         match self.journal {
