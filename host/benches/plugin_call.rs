@@ -12,15 +12,13 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use evertoken::capability::{Call, Host, Network, Settings, process_environment};
-use evertoken::config::defaults::plugin_limits;
-use evertoken::config::model::{
-    Job, JobId, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls,
-};
+use evertoken::model::Policy;
+use evertoken::model::defaults::plugin_limits;
+use evertoken::model::time::SystemClock;
+use evertoken::model::token::{Expiry, NamedToken, Token};
+use evertoken::model::{Job, JobId, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls};
 use evertoken::plugin::{CacheSettings, Compiler, Plugins};
-use evertoken::refresh::Policy;
 use evertoken::state::Store;
-use evertoken::time::SystemClock;
-use evertoken::token::{Expiry, NamedToken, Token};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 

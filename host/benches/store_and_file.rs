@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use evertoken::capability::keep::Keeper;
-use evertoken::config::model::{Destination, FileDestination, JobId};
 use evertoken::kubernetes::Kubernetes;
+use evertoken::model::time::Timestamp;
+use evertoken::model::token::{Artifact, Expiry, KeptToken, Token};
+use evertoken::model::{Destination, FileDestination, JobId};
 use evertoken::output::{Outputs, Publication};
 use evertoken::state::{StateKey, Store};
-use evertoken::time::Timestamp;
-use evertoken::token::{Artifact, Expiry, KeptToken, Token};
 
 /// A JWT with a few claims.
 const TOKEN_BYTES: usize = 2048;

@@ -14,12 +14,12 @@ use std::time::Duration;
 use evertoken::capability::chain::{Chain, Holder, Intent, Plugin};
 use evertoken::capability::http::Arrived;
 use evertoken::capability::keep::{ChainChange, FoundChain, Keeper, Revision, Seed};
-use evertoken::config::model::JobId;
-use evertoken::failure::{Failure, FailureKind};
 use evertoken::kubernetes::Kubernetes;
+use evertoken::model::JobId;
+use evertoken::model::failure::{Failure, FailureKind};
+use evertoken::model::time::Timestamp;
+use evertoken::model::token::{Expiry, KeptToken, Token};
 use evertoken::state::{ClusterPlace, StateKey, Store};
-use evertoken::time::Timestamp;
-use evertoken::token::{Expiry, KeptToken, Token};
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use secrecy::ExposeSecret;
@@ -861,7 +861,7 @@ async fn an_older_copy_of_a_chain_that_is_put_back_is_noticed_and_its_value_is_n
     }
     // Somebody gives the value that counts, and it does.
     let store = Arc::new(scene.open(&[2]).await.unwrap());
-    let clock = Arc::new(evertoken::time::SystemClock);
+    let clock = Arc::new(evertoken::model::time::SystemClock);
     let manual = evertoken::state::manual::Manual::new(Arc::clone(&store), None, clock);
     let [moved, others @ ..] = &jobs;
     for job in others {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use evertoken::config::defaults::plugin_limits;
-use evertoken::config::model::PluginFile;
-use evertoken::failure::FailureKind;
+use evertoken::model::PluginFile;
+use evertoken::model::defaults::plugin_limits;
+use evertoken::model::failure::FailureKind;
 use evertoken::plugin::{CacheSettings, Compiler, Digest, Plugins, World};
 use evertoken::refresh::restraint::{Sign, sign};
 

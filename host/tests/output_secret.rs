@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evertoken::capability::{self, Home as _};
-use evertoken::config::model::{Destination, JobId, SecretDestination, SecretOrigin, SecretWrite};
-use evertoken::failure::{Failure, FailureKind};
 use evertoken::kubernetes::Kubernetes;
+use evertoken::model::failure::{Failure, FailureKind};
+use evertoken::model::time::Timestamp;
+use evertoken::model::token::Artifact;
+use evertoken::model::{Destination, JobId, SecretDestination, SecretOrigin, SecretWrite};
 use evertoken::output::{Homes, Outputs, Publication, Written};
-use evertoken::time::Timestamp;
-use evertoken::token::Artifact;
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use secrecy::ExposeSecret;

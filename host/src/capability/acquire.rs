@@ -11,12 +11,12 @@ use super::call::{Call, Dated};
 use super::chain::{Exchange, Plugin};
 use super::host::Host;
 use super::journal::{self, Ending, Settled};
-use crate::config::model::Job;
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::Job;
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::token::{Token, jwt};
 use crate::refresh::lifetime;
-use crate::time::Timestamp;
-use crate::token::{Token, jwt};
 
 /// Calls for one token: the answer of another job or of an earlier run, the repetition of a request that went unanswered, a login
 /// that came meanwhile, and the one that is wanted.

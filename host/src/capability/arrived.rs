@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 /// An answer as it arrives.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

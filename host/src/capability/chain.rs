@@ -9,10 +9,10 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 
 use super::arrived::Arrived;
-use crate::config::model::{JobId, RetryUnanswered};
-use crate::failure::HostCode;
+use crate::model::failure::HostCode;
+use crate::model::time::Timestamp;
+use crate::model::{JobId, RetryUnanswered};
 use crate::serde_secret;
-use crate::time::Timestamp;
 
 /// Requests that may carry one generation one soon after the other, as long as none is answered. The second one uses the grace that many
 /// issuers give to a repeated refresh token; a third would teach nothing new.

@@ -20,8 +20,8 @@ use super::http::{Request, Response};
 use super::scrub::REDACTED;
 use super::secrets::{MAX_SECRET_BYTES, Piece, SecretHandle, Value};
 use super::spelling::{Spellings, inside_base64};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 
 /// Different values that one call may send. A request has one to three, and each is looked for in each answer.

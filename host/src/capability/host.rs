@@ -12,9 +12,9 @@ use super::http::ProxyRules;
 use super::journal::{self, Held, Journal};
 use super::ports::Settings;
 use super::shared::Shared;
-use crate::config::model::{Job, JobId, SecretOrigin};
-use crate::config::origin::Origin;
-use crate::failure::FailureKind;
+use crate::model::Origin;
+use crate::model::failure::FailureKind;
+use crate::model::{Job, JobId, SecretOrigin};
 
 /// One per process, shared by all calls; cheap to clone.
 #[derive(Clone)]

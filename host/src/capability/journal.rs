@@ -27,10 +27,10 @@ use super::crypto;
 use super::keep::{FoundChain, Seed};
 use super::ports::Settings;
 use super::secrets::{self, Providers};
-use crate::config::model::{Job, JobId, RetryUnanswered, Secret};
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::{Reading, Timestamp};
+use crate::model::{Job, JobId, RetryUnanswered, Secret};
 use crate::stop;
-use crate::time::{Reading, Timestamp};
 
 pub(super) use exchange::{Asked, send};
 pub(super) use flight::Flight;

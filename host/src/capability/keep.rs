@@ -3,9 +3,9 @@
 use futures_core::future::BoxFuture;
 
 use super::chain::{Chain, ChainId};
-use crate::config::model::JobId;
-use crate::failure::Failure;
-use crate::token::KeptToken;
+use crate::model::JobId;
+use crate::model::failure::Failure;
+use crate::model::token::KeptToken;
 
 /// Bytes of a cached value's key, which is a name and no second value.
 pub const PLUGIN_KEY_MAX_BYTES: usize = 128;

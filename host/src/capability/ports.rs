@@ -6,8 +6,8 @@ use super::environment::Environment;
 use super::http::Transport;
 use super::keep::Keeper;
 use super::secrets::{Home, Kubernetes};
-use crate::config::model::PluginLimits;
-use crate::time::Clock;
+use crate::model::PluginLimits;
+use crate::model::time::Clock;
 
 /// What a [`Host`](super::Host) is made of, shared by all its calls.
 pub struct Settings {

@@ -21,13 +21,13 @@ use super::journal;
 use super::ports::Settings;
 use super::secrets::Kubernetes;
 use super::{Body, Call, Request, Response, Value};
-use crate::config::model::{
+use crate::model::Origin;
+use crate::model::Policy;
+use crate::model::time::{Clock, Reading, Timestamp};
+use crate::model::{
     Job, JobId, PluginLimits, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls,
 };
-use crate::config::origin::Origin;
-use crate::refresh::Policy;
 use crate::state::Store;
-use crate::time::{Clock, Reading, Timestamp};
 
 /// What the standing clock shows.
 pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);

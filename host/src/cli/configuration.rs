@@ -7,7 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::terminal::Look;
 use super::{Exit, house, plugin_options, say, stderr};
-use crate::config::{self, Loaded, Mistakes, Refused, defaults};
+use crate::config::{self, Loaded, Mistakes, Refused};
+use crate::model::defaults;
 use crate::worker;
 
 /// Which one is read if none is named.

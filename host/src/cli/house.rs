@@ -11,16 +11,16 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio_util::sync::CancellationToken;
 
 use crate::capability::{self, Network, process_environment};
-use crate::config::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
 use crate::file;
 use crate::kubernetes::Kubernetes;
+use crate::model::time::SystemClock;
+use crate::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
 use crate::output::{Homes, Outputs};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
 use crate::state::manual::Manual;
 use crate::state::{ClusterPlace, Looked, StateError, StateKey, Store};
-use crate::time::SystemClock;
 
 /// Every room that a job needs.
 pub(super) struct House {

@@ -12,7 +12,7 @@ use super::house::House;
 use super::status::of_chain;
 use super::terminal::Look;
 use super::{Exit, plugin_options, runtime, say, signals, stderr};
-use crate::config::model::Config;
+use crate::model::Config;
 use crate::runner::metrics::Metrics;
 use crate::runner::status::{JobStatus, Snapshot};
 use crate::runner::{Change, Handle, Runner};
@@ -140,7 +140,7 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
         ));
         return Err(Exit::Usage);
     }
-    let is_selected = |id: &crate::config::model::JobId| names.contains(&id.to_string());
+    let is_selected = |id: &crate::model::JobId| names.contains(&id.to_string());
     let jobs = config
         .jobs
         .iter()

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::config::model::Job;
-use crate::config::origin::Origin;
+use crate::model::Job;
+use crate::model::Origin;
 use crate::plugin::Plugins;
 
 /// Names in one warning.
@@ -56,7 +56,7 @@ fn warning(origin: &Origin, secrets: &BTreeSet<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{RetryUnanswered, Secret, SecretOrigin};
+    use crate::model::{RetryUnanswered, Secret, SecretOrigin};
     use crate::runner::tests::world::job;
 
     #[test]

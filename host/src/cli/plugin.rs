@@ -81,7 +81,7 @@ async fn configured(path: Option<&Path>) -> Result<anyhow::Result<Plugins>, Exit
 fn built_in(cache: CacheSettings) -> anyhow::Result<Plugins> {
     Ok(Plugins::new(
         &BTreeMap::new(),
-        crate::config::defaults::plugin_limits(),
+        crate::model::defaults::plugin_limits(),
         cache,
     )?)
 }

@@ -9,9 +9,9 @@ use super::socket::TargetArguments;
 use super::status::described;
 use super::stderr::say;
 use super::{Exit, print, runtime};
+use crate::model::time::Timestamp;
 use crate::runner::status::{JobStatus, OutputState, OutputStatus};
 use crate::serve::control::{self, Refreshed, RefreshedJob};
-use crate::time::Timestamp;
 
 /// Asks the running process to refresh jobs now, whatever their tokens' age, and waits until the new tokens are in all outputs.
 ///

@@ -12,7 +12,7 @@ use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plain_text, plugin_options, runtime, signals, socket, stderr};
 use crate::config::Loaded;
-use crate::config::model::Config;
+use crate::model::Config;
 use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
 use crate::runner::{Change, Runner};

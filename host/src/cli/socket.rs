@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::Exit;
 use super::configuration::{ConfigArguments, DEFAULT_PATH, path_or};
 use super::stderr::say;
-use crate::config::model::{Config, StateLocation};
 use crate::config::{Loaded, glance};
+use crate::model::{Config, StateLocation};
 use crate::serve::control::{self, Control, ControlError};
 
 /// Its name in a directory, if the configuration is the one that is read by default.

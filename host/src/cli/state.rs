@@ -13,14 +13,14 @@ use zeroize::Zeroizing;
 use super::socket::TargetArguments;
 use super::status::OutputFormat;
 use super::{Exit, house, print, print_json, runtime, say};
-use crate::config::model::{Config, StateLocation};
-use crate::failure::{Code, Failure, HostCode};
 use crate::file;
 use crate::kubernetes::Kubernetes;
+use crate::model::failure::{Code, Failure, HostCode};
+use crate::model::time::{SystemClock, Timestamp};
+use crate::model::{Config, StateLocation};
 use crate::serve::control::{self, ControlError, SecretBytes};
 use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
 use crate::text::{self, STORE_WITHOUT, oddity, secret_suspicion};
-use crate::time::{SystemClock, Timestamp};
 
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
 const VALUE_MAX_BYTES: usize = 64 * 1024;

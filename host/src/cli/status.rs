@@ -8,10 +8,10 @@ use clap::{Args, ValueEnum};
 use super::socket::TargetArguments;
 use super::stderr::say;
 use super::{Exit, print, print_json, runtime};
-use crate::failure::Code;
+use crate::model::failure::Code;
+use crate::model::time::Timestamp;
 use crate::runner::status::{ChainState, FailureStatus, JobState, JobStatus, Snapshot};
 use crate::serve::control;
-use crate::time::Timestamp;
 
 /// Shows the jobs of the running process: state, expiry, next refresh, last error.
 #[derive(Debug, Args)]
@@ -212,8 +212,8 @@ pub(super) fn rounded(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::JobId;
-    use crate::failure::{Failure, FailureKind};
+    use crate::model::JobId;
+    use crate::model::failure::{Failure, FailureKind};
     use crate::runner::status::{OutputState, OutputStatus};
 
     #[test]

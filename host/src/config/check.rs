@@ -9,15 +9,16 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::mistake::Span;
-use super::model::{
+use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
+use super::unit::{AnyPath, JobName, SecretName, Size, Time};
+use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, file};
+use crate::model::Policy;
+use crate::model::defaults;
+use crate::model::{
     Config, Destination, FileDestination, Format, Job, JobId, Limits, NamedPlaces, Output,
     PluginFile, PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin,
     SecretWrite, SharedOutput, Source, StateLocation, Tls,
 };
-use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
-use super::unit::{AnyPath, JobName, SecretName, Size, Time};
-use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, defaults, file};
-use crate::refresh::Policy;
 use crate::text;
 
 /// Times that say how often something is done: below this the loop would do nothing else.

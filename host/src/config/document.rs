@@ -12,7 +12,6 @@ use super::check::Document;
 use super::file::{File, Included, Job, SharedOutput};
 use super::hide::{hide_secrets, unknown_words};
 use super::mistake::{Mistake, Mistakes, Sources, Span};
-use super::model::PluginFile;
 use super::places::Places;
 use super::read::{At, Gathered, Read, nearest};
 use super::unit::AnyPath;
@@ -20,6 +19,7 @@ use super::variables::note_unmeant;
 use super::yaml::{self, Budget, Content, Node};
 use super::{Loaded, Refused, check, include};
 use crate::file::{self, Unreadable};
+use crate::model::PluginFile;
 
 /// What stands for standard input where a file is named.
 const STANDARD_INPUT: &str = "-";

@@ -4,13 +4,13 @@
 
 use std::net::SocketAddr;
 
-use super::origin::Origin;
 use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, Network,
     ObjectName, OutputPath, Percent, Pointer, Proxy, Repetition, Replacement, SecretKey,
     SecretName, Sha256, Size, StatePrefix, Text, Time, Variable,
 };
+use crate::model::Origin;
 
 record! {
     /// evertoken's configuration: jobs that keep short-lived tokens fresh.

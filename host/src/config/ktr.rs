@@ -11,18 +11,18 @@ use secrecy::SecretString;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::defaults;
 use super::document::text_of;
 use super::hide::has_userinfo;
 use super::mistake::{Mistake, Mistakes, Note, Notes, Sources, Span};
-use super::model::{
-    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret,
-    SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
-};
 use super::read::{Complaint, Gathered, Word, nearest};
 use super::unit::{Namespace, ObjectName, SecretKey};
 use super::yaml::{self, Budget, Content, Kind, Node};
-use crate::refresh::Policy;
+use crate::model::Policy;
+use crate::model::defaults;
+use crate::model::{
+    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret,
+    SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
+};
 
 /// How KTR's variables start.
 pub const VARIABLE_PREFIX: &str = "KTR_";

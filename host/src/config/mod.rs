@@ -1,8 +1,7 @@
 //! What the user wants, typed and checked. Front ends (the YAML file, kube-token-refresher's settings) turn text into a
-//! [`model::Config`] or into a list of mistakes, each with its place; the rest of the program only sees the model.
+//! [`Config`] or into a list of mistakes, each with its place; the rest of the program only sees the model.
 
 mod check;
-pub mod defaults;
 mod document;
 mod file;
 pub mod glance;
@@ -10,8 +9,6 @@ mod hide;
 mod include;
 pub mod ktr;
 mod mistake;
-pub mod model;
-pub mod origin;
 mod places;
 mod read;
 mod unit;
@@ -26,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
+
+use crate::model::{Config, PluginFile};
 
 pub(crate) use hide::{has_userinfo, is_telling};
 pub use mistake::{Mistake, Mistakes};
@@ -45,7 +44,7 @@ pub const FORMATTER_PLUGINS: [&str; 1] = ["template"];
 #[derive(Debug)]
 pub struct Loaded {
     /// What is wanted.
-    pub config: model::Config,
+    pub config: Config,
     /// Finds places for mistakes that are found later.
     pub places: Places,
     /// The files that were read, the first included unless it is standard input: what a reload has to watch.
@@ -55,7 +54,7 @@ pub struct Loaded {
 impl Loaded {
     /// What is wanted, without the files' texts and the places in them, which are larger than the jobs.
     #[must_use]
-    pub fn into_config(self) -> model::Config {
+    pub fn into_config(self) -> Config {
         self.config
     }
 }
@@ -66,7 +65,7 @@ pub struct Refused {
     /// What is wrong, as far as no plugin is asked.
     pub mistakes: Mistakes,
     /// The plugins that are not built in, as far as they are described without a mistake.
-    pub plugins: BTreeMap<String, model::PluginFile>,
+    pub plugins: BTreeMap<String, PluginFile>,
     /// Finds what is said to plugins, and places for their mistakes.
     pub places: Places,
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::model::{Config, Destination, SecretOrigin, StateLocation};
 use super::{Loaded, Mistakes, PluginUse, load, parse, schema};
+use crate::model::{Config, Destination, SecretOrigin, StateLocation};
 
 /// Where the files of these tests count from.
 const DIRECTORY: &str = "/etc/evertoken";
@@ -87,7 +87,7 @@ outputs:                                    # several jobs' tokens in one place
     assert_eq!(config.jobs.len(), 2);
     let job = &config.jobs[0];
     assert_eq!(job.id.to_string(), "warehouse");
-    assert_eq!(job.refresh, super::defaults::policy());
+    assert_eq!(job.refresh, crate::model::defaults::policy());
     assert_eq!(job.source.config["scope"][0], "read");
     assert_eq!(
         job.source.tls.ca_file.as_deref(),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::model::Replace;
-use super::origin::{Origin, OriginError};
 use super::read::{Complaint, Word};
+use crate::model::Replace;
+use crate::model::origin::{Origin, OriginError};
 
 /// Ten years: longer is a slip of the unit, and sums of times must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -5,7 +5,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Call, Kubernetes, Verb, refusal};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 /// What a SelfSubjectAccessReview is created as.
 pub(super) const REVIEWS: &str = "selfsubjectaccessreviews";

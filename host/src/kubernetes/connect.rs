@@ -16,7 +16,7 @@ use super::kubeconfig::{self, Named};
 use super::pod::{self, HOST_VARIABLE};
 use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
 use crate::capability::http::find_cause;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]

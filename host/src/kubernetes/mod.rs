@@ -30,9 +30,9 @@ pub(crate) use self::refusal::ApiError;
 pub use self::token::ServiceAccountToken;
 
 use crate::capability::http::read_date;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::{Clock as _, SystemClock, Timestamp};
 use crate::refresh::clock;
-use crate::time::{Clock as _, SystemClock, Timestamp};
 
 /// How long one request may take, connection and answer included. The API server itself gives up on a request after 60 s;
 /// one that takes half of that is in trouble, and the output is tried again.

@@ -7,7 +7,7 @@ use secrecy::{SecretSlice, SecretString};
 
 use super::Kubernetes;
 use crate::capability;
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 impl capability::Kubernetes for Kubernetes {
     fn get_secret_key<'a>(

@@ -6,7 +6,7 @@ use http::StatusCode;
 use kube::core::Status;
 
 use super::call::{Call, Verb};
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Characters of the server's own words in a message: its longest refusals are about 300, a proxy's error page is longer.
 const SERVER_WORDS_MAX: usize = 400;

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use super::call::SecretText;
 use super::{Call, Kubernetes, Verb, parse_time};
-use crate::failure::Failure;
-use crate::time::Timestamp;
+use crate::model::failure::Failure;
+use crate::model::time::Timestamp;
 
 /// The lifetime that the kubelet asks for on behalf of every Pod. The API server takes a request for exactly this one for
 /// the kubelet's and may issue a token that lives for a year (`--service-account-extend-token-expiration`).

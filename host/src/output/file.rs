@@ -27,10 +27,10 @@ use zeroize::Zeroizing;
 use self::failure::Problem;
 use self::temporary::Temporary;
 use super::{Written, taken};
-use crate::config::model::{FileDestination, NamedPlaces, Replace};
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, walk};
-use crate::token::Artifact;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::token::Artifact;
+use crate::model::{FileDestination, NamedPlaces, Replace};
 
 /// The permission bits; set-user-ID and its kind have no place on a token.
 const PERMISSION_BITS: RawMode = 0o777;

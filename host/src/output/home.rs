@@ -15,13 +15,13 @@ use zeroize::Zeroizing;
 
 use super::file::Files;
 use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
-use crate::config::model::{FileDestination, Replace, SecretOrigin};
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
 use crate::json_member;
 use crate::kubernetes::{ApiError, Call, Kubernetes, Verb};
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::token::Artifact;
+use crate::model::{FileDestination, Replace, SecretOrigin};
 use crate::text;
-use crate::token::Artifact;
 
 /// Rounds of GET and PATCH when others change other keys of the Secret at the same moment.
 const CONFLICTS_MAX: usize = 4;

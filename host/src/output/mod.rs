@@ -8,11 +8,11 @@ mod secret;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::model::{Destination, JobId, NamedPlaces};
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::kubernetes::Kubernetes;
-use crate::time::Timestamp;
-use crate::token::Artifact;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::token::Artifact;
+use crate::model::{Destination, JobId, NamedPlaces};
 
 pub use home::Homes;
 

@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Publication, Written, taken};
-use crate::config::model::{NamedPlaces, SecretDestination, SecretWrite};
-use crate::failure::Failure;
 use crate::kubernetes::{ApiError, Call, Kubernetes, Verb};
+use crate::model::failure::Failure;
+use crate::model::{NamedPlaces, SecretDestination, SecretWrite};
 
 /// Rounds of GET and PUT when others write the same Secret at the same moment; each round is won by somebody, and the
 /// scheduler tries again later anyway.
@@ -316,8 +316,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::model::JobId;
-    use crate::token::Artifact;
+    use crate::model::JobId;
+    use crate::model::token::Artifact;
 
     #[test]
     fn a_format_takes_no_key_of_a_secret_that_has_another_use() {

@@ -10,8 +10,8 @@ use wasmtime_wasi::I32Exit;
 use super::engine::BoxError;
 use super::limits;
 use super::store::{Guest, Stopped};
-use crate::config::model::PluginLimits;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::PluginLimits;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Why a call ended without a result of the plugin's.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,9 @@ use secrecy::ExposeSecret;
 use super::limits;
 use crate::capability::Level;
 use crate::capability::scrub::Scrubber;
-use crate::config::model::PluginLimits;
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::token::{Artifact, NamedToken};
+use crate::model::PluginLimits;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::token::{Artifact, NamedToken};
 
 /// How many jobs a log line names.
 const NAMES: usize = 3;
@@ -171,7 +171,7 @@ fn is_one_component(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::defaults::plugin_limits;
+    use crate::model::defaults::plugin_limits;
     use secrecy::SecretSlice;
 
     fn named(names: &[&str]) -> Vec<Artifact> {
@@ -186,10 +186,10 @@ mod tests {
 
     /// Of a format of one token, whose value is a name, too.
     fn check(plugin: &str, names: &[&str], limits: &PluginLimits) -> Result<(), Failure> {
-        let token = crate::token::Token {
+        let token = crate::model::token::Token {
             value: "to.ken-3f0c".into(),
             token_type: "Bearer".to_owned(),
-            expiry: crate::token::Expiry::Never,
+            expiry: crate::model::token::Expiry::Never,
             fields: Vec::new(),
         };
         let job = "job".to_owned();

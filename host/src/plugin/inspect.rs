@@ -13,7 +13,7 @@ use wasmparser::{Parser, Payload};
 use super::instances::Instances;
 use super::needs::{self, SecretMistake, SecretNeed};
 use super::{ConfigMistake, limits, schema};
-use crate::failure::HostCode;
+use crate::model::failure::HostCode;
 use crate::printable::{self, printable};
 
 /// The package of the plugin interface.

@@ -1,4 +1,4 @@
-//! What one call of a plugin may use, beyond what users may change (see [`defaults`](crate::config::defaults)): these limits only keep
+//! What one call of a plugin may use, beyond what users may change (see [`defaults`](crate::model::defaults)): these limits only keep
 //! a guest from hurting its host, and no honest plugin comes near them.
 
 use std::time::Duration;

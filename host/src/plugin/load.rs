@@ -20,9 +20,9 @@ use super::judge::{self, JudgeError};
 use super::limits;
 use super::schema::ConfigMistake;
 use super::v0_1::{Linkers, Prepared};
-use crate::config::model::PluginFile;
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file;
+use crate::model::PluginFile;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Why a plugin cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -35,11 +35,11 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::capability::{Call, Unsuccessful};
-use crate::config::model::{Job, PluginFile, PluginLimits};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::time::Timestamp;
-use crate::token::{Artifact, NamedToken, Token};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::token::{Artifact, NamedToken, Token};
+use crate::model::{Job, PluginFile, PluginLimits};
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
 use load::Loader;

@@ -9,8 +9,8 @@ use jsonschema::{Draft, PatternOptions, ReferencingError, ValidationError, Valid
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::origin::Origin;
 use crate::config::{has_userinfo, is_telling};
+use crate::model::Origin;
 use crate::printable::printable;
 use crate::text::{Alphabet, first_unseen, has_variable, is_bare_variable};
 

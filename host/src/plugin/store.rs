@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::clocks;
 use super::engine::TickerGuard;
 use super::limits;
-use crate::config::model::PluginLimits;
+use crate::model::PluginLimits;
 
 /// What a guest's host functions find: the empty WASI context, the limits, and the host's side of the call.
 pub(super) struct Guest<H> {

@@ -15,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::capability::testing::{Fixture, Server};
-use crate::config::defaults::plugin_limits;
-use crate::failure::FailureKind;
-use crate::token::Expiry;
+use crate::model::defaults::plugin_limits;
+use crate::model::failure::FailureKind;
+use crate::model::token::Expiry;
 use guests::{built_in_process, component, file, guest, logged};
 
 /// Time for a machine that does much else.

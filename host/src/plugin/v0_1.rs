@@ -15,10 +15,10 @@ use super::formatting::FormatLog;
 use super::inspect::World;
 use super::store::{self, End, Guest};
 use crate::capability::{self, Call, SecretHandle};
-use crate::config::model::PluginLimits;
-use crate::failure::{Code, Failure, FailureKind};
-use crate::time::Timestamp;
-use crate::token::{Artifact, Expiry, Field, NamedToken, Token};
+use crate::model::PluginLimits;
+use crate::model::failure::{Code, Failure, FailureKind};
+use crate::model::time::Timestamp;
+use crate::model::token::{Artifact, Expiry, Field, NamedToken, Token};
 use crate::worker;
 
 #[allow(

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::clock::Moment;
 use super::due::SOONEST;
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::time::{Reading, Timestamp};
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::{Reading, Timestamp};
 
 /// `nbf` that an issuer set by a clock slightly ahead of ours is no reason to refuse a token; RFC 7519 §4.1.5 speaks of "no
 /// more than a few minutes".

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::due::SOONEST;
 use super::scaled;
-use crate::failure::FailureKind;
+use crate::model::failure::FailureKind;
 
 /// Waits after `unavailable` begin with this.
 const UNAVAILABLE_FIRST: Duration = Duration::from_secs(1);

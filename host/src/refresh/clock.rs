@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::time::{Reading, Timestamp};
+use crate::model::time::{Reading, Timestamp};
 
 /// The wall clock counts as set once it moved against the boot clock by more than this. Slewing by NTP (at most 500 ppm)
 /// gets here in half an hour and is then judged like a jump, so it never adds up.

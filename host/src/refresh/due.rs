@@ -9,8 +9,9 @@
 
 use std::time::Duration;
 
-use super::{Policy, scaled};
-use crate::time::Timestamp;
+use super::scaled;
+use crate::model::Policy;
+use crate::model::time::Timestamp;
 
 /// Whatever the policy or an answer says, no token is asked for anew sooner: neither is a reason to hammer an issuer.
 pub const SOONEST: Duration = Duration::from_secs(1);

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::admit::{self, Candidate, Verdict};
 use super::backoff::{self, Stake, Streak};
 use super::clock::{Moment, is_from_the_future};
+use super::due;
 use super::publication::{self, Publication, Purpose};
-use super::{Policy, due};
-use crate::failure::{Failure, FailureKind};
-use crate::time::{Reading, Timestamp};
+use crate::model::Policy;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::{Reading, Timestamp};
 
 /// A token's life by the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::time::Timestamp;
-use crate::token::Expiry;
-use crate::token::jwt::Claims;
+use crate::model::time::Timestamp;
+use crate::model::token::Expiry;
+use crate::model::token::jwt::Claims;
 
 /// An issuer's clock counts as another than ours beyond this; less is as much the exchange's duration, half of which a comparison of
 /// clocks may be wrong by.

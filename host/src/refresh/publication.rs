@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::backoff::{self, Streak};
 use super::scaled;
-use crate::failure::FailureKind;
-use crate::time::Reading;
+use crate::model::failure::FailureKind;
+use crate::model::time::Reading;
 
 /// Verifications of outputs that were written together drift apart by up to this part of their interval, chosen at random.
 const VERIFY_SPREAD: f64 = 0.1;
@@ -206,7 +206,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::time::Timestamp;
+    use crate::model::time::Timestamp;
 
     const VERIFY: Duration = Duration::from_secs(600);
 

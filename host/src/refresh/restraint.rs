@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::{ladder, obeyed};
 use super::scaled;
-use crate::failure::{Area, Code, Failure, FailureKind, HostCode};
-use crate::time::Reading;
+use crate::model::failure::{Area, Code, Failure, FailureKind, HostCode};
+use crate::model::time::Reading;
 
 /// The first wait between two probes is up to this long.
 const FIRST: Duration = Duration::from_secs(1);
@@ -489,7 +489,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::time::Timestamp;
+    use crate::model::time::Timestamp;
 
     #[test]
     fn a_probe_that_somebody_asked_for_puts_off_no_other() {

@@ -12,14 +12,14 @@ use super::status::{
     SharedStatus,
 };
 use super::work::Task;
-use crate::config::model::{Destination, Job, Output, SharedOutput};
-use crate::failure::{Code, FailureKind};
+use crate::model::failure::{Code, FailureKind};
+use crate::model::time::{Reading, Timestamp};
+use crate::model::token::{Expiry, KeptToken, Token, jwt};
+use crate::model::{Destination, Job, Output, SharedOutput};
 use crate::refresh::admit::Candidate;
 use crate::refresh::lifetime;
 use crate::refresh::publication::{Publication, Purpose, State};
 use crate::refresh::{self, clock, job::Life};
-use crate::time::{Reading, Timestamp};
-use crate::token::{Expiry, KeptToken, Token, jwt};
 
 /// What waits until no output of the job is being written.
 #[derive(Debug)]
@@ -420,8 +420,8 @@ pub(super) fn is_same_output(a: &Output, b: &Output) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::time::Clock as _;
     use crate::runner::tests::world::{World, job, token};
-    use crate::time::Clock as _;
 
     #[test]
     fn a_life_that_is_over_says_nothing_and_leaves_what_was_said_of_the_same_value() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::Snapshot;
-use crate::config::model::{Job, JobId, SharedOutput};
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
+use crate::model::{Job, JobId, SharedOutput};
 
 /// Commands that wait while the runner is busy; whoever sends more waits.
 const COMMANDS: usize = 64;

@@ -19,16 +19,16 @@ use super::source_hash::place;
 use crate::capability::call::Dated;
 use crate::capability::chain::{ChainState, Plugin};
 use crate::capability::{self, Source, Unsuccessful};
-use crate::config::model::{Destination, Format, Job, Output, SecretOrigin};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
+use crate::model::{Destination, Format, Job, Output, SecretOrigin};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins, SourcePlugin};
 use crate::refresh::publication::Purpose;
 use crate::refresh::{clock, lifetime};
-use crate::time::Timestamp;
-use crate::token::{Artifact, KeptToken, NamedToken, Token, jwt};
 
 /// Joins the rooms below the runner.
 #[derive(Debug)]
@@ -377,9 +377,9 @@ mod tests {
 
     use super::*;
     use crate::capability::testing::{Fixture, Server};
-    use crate::config::defaults::plugin_limits;
-    use crate::config::model::{RetryUnanswered, Secret};
     use crate::kubernetes::Kubernetes;
+    use crate::model::defaults::plugin_limits;
+    use crate::model::{RetryUnanswered, Secret};
     use crate::plugin::{CacheSettings, Compiler};
     use crate::runner::tests::world::job;
 

@@ -17,10 +17,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::status::{ChainState, JobState, JobStatus, Snapshot};
-use crate::config::model::Destination;
-use crate::failure::{Code, Failure, FailureKind};
+use crate::model::Destination;
+use crate::model::failure::{Code, Failure, FailureKind};
+use crate::model::time::Timestamp;
 use crate::refresh::restraint::Cause;
-use crate::time::Timestamp;
 
 /// The media type of what [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -488,8 +488,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet, HashMap};
 
     use super::*;
-    use crate::config::model::{FileDestination, JobId};
-    use crate::failure::FailureKind;
+    use crate::model::failure::FailureKind;
+    use crate::model::{FileDestination, JobId};
 
     fn job(name: &str, state: JobState, expires_at: Option<u64>) -> JobStatus {
         JobStatus {

@@ -33,9 +33,9 @@ pub(crate) use source_hash::source_hash;
 use status::Snapshot;
 use work::{Outcome, panicked};
 
-use crate::config::model::Limits;
+use crate::model::Limits;
+use crate::model::time::Reading;
 use crate::stop;
-use crate::time::Reading;
 
 /// Keeps tokens fresh.
 #[derive(Debug)]

@@ -9,13 +9,13 @@ use futures_core::future::BoxFuture;
 
 use crate::capability::chain::ChainState;
 use crate::capability::keep::Keeper;
-use crate::config::model::{Job, JobId, Output};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
+use crate::model::time::{Clock, Reading, SystemClock, Timestamp};
+use crate::model::token::{Expiry, KeptToken, Token};
+use crate::model::{Job, JobId, Output};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::due;
 use crate::refresh::publication::Purpose;
-use crate::time::{Clock, Reading, SystemClock, Timestamp};
-use crate::token::{Expiry, KeptToken, Token};
 
 /// The world.
 #[derive(Clone)]

@@ -20,14 +20,14 @@ use super::queue::Queue;
 use super::source_hash::source_hash;
 use super::status::{ChainState, FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
-use crate::config::model::{Destination, Job, JobId, Limits, SharedOutput};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
+use crate::model::time::{Reading, Timestamp};
+use crate::model::token::KeptToken;
+use crate::model::{Destination, Job, JobId, Limits, SharedOutput};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
 use crate::refresh::restraint::{is_at_home, taken};
-use crate::time::{Reading, Timestamp};
-use crate::token::KeptToken;
 use issuers::Issuers;
 
 /// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.

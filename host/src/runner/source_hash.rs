@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::defaults::SERVICE_ACCOUNT_LIFETIME;
-use crate::config::model::{Job, SecretOrigin, Source};
+use crate::model::defaults::SERVICE_ACCOUNT_LIFETIME;
+use crate::model::{Job, SecretOrigin, Source};
 
 /// What is hashed before the source. Another one makes every kept token foreign.
 const VERSION: &str = "evertoken source 1\n";

@@ -6,10 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use crate::capability::chain::ChainState;
-use crate::config::model::JobId;
-use crate::failure::{Code, Failure, FailureKind};
+use crate::model::JobId;
+use crate::model::failure::{Code, Failure, FailureKind};
+use crate::model::time::{Timestamp, rfc3339};
 use crate::refresh::restraint::{Cause, is_refusal};
-use crate::time::{Timestamp, rfc3339};
 
 /// Everything at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

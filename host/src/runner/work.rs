@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ports::{Call, NotObtained, Obtained, Ports, Published, Write};
-use crate::config::model::{Job, JobId};
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::token::KeptToken;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::token::KeptToken;
+use crate::model::{Job, JobId};
 
 /// A call of a source is bounded by the job's `timeout` where it is made; this much later it is given up here, in case that
 /// failed.

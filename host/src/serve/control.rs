@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::connections::{Connections, Place, affordable};
-use crate::failure::{Code, Failure};
+use crate::model::failure::{Code, Failure};
 use crate::runner::status::Snapshot;
 use crate::runner::{Handle, Stopped};
 use crate::state::manual::{KeptJob, Manual, Replaced};

@@ -14,9 +14,9 @@ use super::records::{Expected, Stored, Value};
 use super::{HeldChain, Store};
 use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{ChainChange, FoundChain, Revision, Seed, StoredChain};
-use crate::config::defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS;
-use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::JobId;
+use crate::model::defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 
 /// What is kept free in a record of limited size before a request is sent: the largest answer, and what else is said of it.

@@ -38,7 +38,7 @@ use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
-use crate::failure::{Failure, HostCode};
+use crate::model::failure::{Failure, HostCode};
 
 /// The file with the store's own record beside the database.
 const OWN_FILE: &str = "fingerprints";

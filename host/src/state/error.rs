@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::key::Key;
-use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::JobId;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 fn mend_of(why: &io::Error, mend: &'static str) -> &'static str {
     match why.kind() {

@@ -8,9 +8,9 @@ use super::key::Key;
 use super::record::{self, Values};
 use super::records::{Expected, Value};
 use crate::capability::keep::{PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Revision};
-use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::token::KeptToken;
+use crate::model::JobId;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::token::KeptToken;
 
 /// Rounds of reading and writing a job's values when another process writes them at the same moment.
 const CONFLICTS_MAX: usize = 4;

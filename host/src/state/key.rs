@@ -1,7 +1,7 @@
 //! What a record is of, and how that is spelled in bytes. Pure.
 
 use crate::capability::chain::ChainId;
-use crate::config::model::{JobId, Provider};
+use crate::model::{JobId, Provider};
 
 /// What a record is of. Ordered, so that records are found in the order of what they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,7 +11,7 @@ use super::record::{Binding, ChainRecord, Home};
 use super::records::{Stored, Value, Written};
 use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{Revision, Seed, StoredChain};
-use crate::config::model::JobId;
+use crate::model::JobId;
 
 /// Values by which a chain is found whoever brings them, the newest included.
 const FINGERPRINTS_MAX: usize = 8;
@@ -478,7 +478,7 @@ mod tests {
         let died = dead
             .held
             .clone()
-            .map(|chain| chain.died(crate::time::Timestamp(1), None));
+            .map(|chain| chain.died(crate::model::time::Timestamp(1), None));
         for worthless in [
             of("u3", "80", 0),
             KnownChain {

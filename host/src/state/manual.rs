@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 use super::{HeldChain, Store, random};
 use crate::capability::chain::{CLOCK_SKEW, Chain, Exchange, Holder, Intent};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Seed, StoredChain};
-use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::time::{Clock, Timestamp, rfc3339};
+use crate::model::JobId;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::{Clock, Timestamp, rfc3339};
 
 /// How long a person waits for the end of a request under way. Most are answered within a second.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ use super::record::Own;
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
 use crate::capability::keep::Revision;
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 /// What is being written.
 #[derive(Debug, Clone, PartialEq, Eq)]

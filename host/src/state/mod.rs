@@ -40,10 +40,10 @@ use self::records::Records;
 use self::seal::Keyring;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
-use crate::config::model::JobId;
-use crate::failure::Failure;
 use crate::kubernetes::Kubernetes;
-use crate::token::KeptToken;
+use crate::model::JobId;
+use crate::model::failure::Failure;
+use crate::model::token::KeptToken;
 
 /// Random bytes.
 fn random<const N: usize>() -> Result<[u8; N], StateError> {

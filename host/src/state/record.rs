@@ -12,7 +12,7 @@ use super::error::StateError;
 use super::fingerprint::{Fingerprint, Shortened};
 use super::records::Value;
 use crate::capability::chain::Chain;
-use crate::config::model::JobId;
+use crate::model::JobId;
 use crate::worker;
 
 /// The form that this version writes, and the only one that it reads.
@@ -129,8 +129,8 @@ pub(super) mod tests {
     use super::*;
     use crate::capability::chain::{ChainId, Exchange, Holder, Intent, Plugin};
     use crate::capability::http::Arrived;
-    use crate::time::Timestamp;
-    use crate::token::{Expiry, Field, KeptToken, Token};
+    use crate::model::time::Timestamp;
+    use crate::model::token::{Expiry, Field, KeptToken, Token};
 
     fn any_time() -> impl Strategy<Value = Option<Timestamp>> {
         proptest::option::of(any::<u64>().prop_map(Timestamp))

@@ -8,7 +8,7 @@ use super::error::StateError;
 use super::key::Key;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 /// A record's bytes.
 pub(super) type Value = Zeroizing<Vec<u8>>;

@@ -289,7 +289,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::model::JobId;
+    use crate::model::JobId;
 
     fn key(job: &str) -> Key {
         Key::Token(JobId::file(job))

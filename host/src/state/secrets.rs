@@ -22,8 +22,8 @@ use super::opening::{self, Examination, read_chain, read_own};
 use super::record::{self, Own};
 use super::records::{Expected, Records, Stored, Value, Written};
 use super::seal::Keyring;
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::kubernetes::{Answer, ApiError, Call, Kubernetes, Verb};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Objects in one answer to a list, kubectl's own number.
 const PAGE: usize = 500;

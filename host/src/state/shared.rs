@@ -10,7 +10,7 @@ use super::opening::{read_own, seal_own};
 use super::record::Own;
 use super::records::{Expected, Stored};
 use crate::capability::chain::ChainId;
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 /// Chains that are remembered as forgotten: more than a person forgets while another process is without a look at the store.
 const FORGOTTEN_MAX: usize = 256;

@@ -14,7 +14,7 @@ use crate::capability::chain::Chain;
 use crate::capability::keep::{
     PLUGIN_KEY_MAX_BYTES, PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Seed,
 };
-use crate::failure::FailureKind;
+use crate::model::failure::FailureKind;
 
 const SECRET: &str = "refresh_token";
 

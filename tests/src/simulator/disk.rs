@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evertoken::capability::chain::ChainId;
-use evertoken::failure::{Failure, FailureKind};
+use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::state::{Faults, Key, Write};
 use futures_core::future::BoxFuture;
 

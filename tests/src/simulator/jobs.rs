@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::config::model::{
+use evertoken::model::Policy;
+use evertoken::model::{
     Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered, Scope,
     Secret, SecretOrigin, Source, Tls,
 };
-use evertoken::refresh::Policy;
 use serde_json::{Value as Json, json};
 
 use super::source::{CLIENT_SECRET, REFRESH_TOKEN};

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use evertoken::capability::chain::{Chain, ChainId};
 use evertoken::capability::keep::{ChainChange, FoundChain, Keeper, Revision, Seed, StoredChain};
-use evertoken::config::model::JobId;
-use evertoken::failure::Failure;
-use evertoken::token::KeptToken;
+use evertoken::model::JobId;
+use evertoken::model::failure::Failure;
+use evertoken::model::token::KeptToken;
 use futures_core::future::BoxFuture;
 use tokio::sync::mpsc;
 

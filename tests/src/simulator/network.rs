@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evertoken::capability::http::{Arriving, NoAnswer, Outgoing, Transport};
-use evertoken::failure::{Failure, FailureKind};
-use evertoken::time::Clock as _;
+use evertoken::model::failure::{Failure, FailureKind};
+use evertoken::model::time::Clock as _;
 use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
 

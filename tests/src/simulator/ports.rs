@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use evertoken::capability::secrets::Home;
 use evertoken::capability::{Host, Kubernetes};
-use evertoken::config::model::{Destination, Job, Output, SecretOrigin};
-use evertoken::failure::{Failure, FailureKind};
+use evertoken::model::failure::{Failure, FailureKind};
+use evertoken::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::runner::ports::{
     Acquirer, Call, Chance, Change, Issuer, Lane, NotObtained, Obtained, Published, Publisher,
     Timer, Write, cluster,

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use evertoken::capability::chain::Plugin;
 use evertoken::capability::{Body, Call, Request, Response, Source, Unsuccessful, Value};
-use evertoken::config::model::Job;
-use evertoken::config::origin::Origin;
-use evertoken::failure::{Failure, FailureKind};
-use evertoken::time::Timestamp;
-use evertoken::token::{Expiry, Token};
+use evertoken::model::Job;
+use evertoken::model::Origin;
+use evertoken::model::failure::{Failure, FailureKind};
+use evertoken::model::time::Timestamp;
+use evertoken::model::token::{Expiry, Token};
 use evertoken_answer::{Content, Members};
 use futures_core::future::BoxFuture;
 use serde_json::Value as Json;

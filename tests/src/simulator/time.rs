@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use evertoken::time::{Clock, Reading, Timestamp};
+use evertoken::model::time::{Clock, Reading, Timestamp};
 use tokio::time::Instant;
 
 use crate::lock;

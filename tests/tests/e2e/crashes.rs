@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use evertoken::capability::chain::Chain;
 use evertoken::capability::keep::Keeper as _;
-use evertoken::config::model::JobId;
+use evertoken::model::JobId;
 use evertoken::state::Store;
 use evertoken_tests::disk::SmallDisk;
 use evertoken_tests::evertoken::Evertoken;

@@ -23,13 +23,13 @@ use crate::capability::keep::PLUGIN_KEY_MAX_BYTES;
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
 use crate::capability::shared::Shared;
-use crate::config::model::{Job, Secret, SecretOrigin};
-use crate::config::origin::Origin;
-use crate::failure::{Code, Failure, FailureKind, HostCode};
+use crate::model::Origin;
+use crate::model::failure::{Code, Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::token::{Expiry, Field, KeptToken, Token};
+use crate::model::{Job, Secret, SecretOrigin};
 use crate::printable::printable;
 use crate::text::secret_suspicion;
-use crate::time::Timestamp;
-use crate::token::{Expiry, Field, KeptToken, Token};
 use crate::worker;
 
 /// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.

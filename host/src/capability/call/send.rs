@@ -17,8 +17,8 @@ use crate::capability::http::{
 };
 use crate::capability::journal::{self, Asked};
 use crate::capability::secrets::Value;
-use crate::config::origin::Origin;
-use crate::failure::{Area, Failure, FailureKind, HostCode};
+use crate::model::Origin;
+use crate::model::failure::{Area, Failure, FailureKind, HostCode};
 use crate::worker;
 
 /// Where the audit events appear: one for each request, also for a refused one.

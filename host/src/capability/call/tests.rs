@@ -17,9 +17,9 @@ use crate::capability::keep::Keeper;
 use crate::capability::keep::PLUGIN_VALUES_MAX_BYTES;
 use crate::capability::secrets::Kubernetes;
 use crate::capability::testing::{Fixture, Logs, NOW};
-use crate::config::model::{JobId, SecretOrigin};
+use crate::model::token::{Expiry, KeptToken, Token};
+use crate::model::{JobId, SecretOrigin};
 use crate::test_support::make_fifo;
-use crate::token::{Expiry, KeptToken, Token};
 
 fn code(failure: &Failure) -> &str {
     failure.code().unwrap()

@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{self, EcdsaSigningAlgorithm, RsaEncoding, RsaKeyPair}
 use aws_lc_rs::{digest as sha, hmac, rand};
 use md5::{Digest as _, Md5};
 
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 use key::{Curve, KeyError, PrivateKey};
 

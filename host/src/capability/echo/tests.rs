@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capability::testing::Fixture;
 use crate::capability::{Call, Encoding};
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 const SECRET: &str = "p&ss \"wörd\"/+<1>";
 

@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::capability::scrub::Scrubber;
-    use crate::time::Timestamp;
+    use crate::model::time::Timestamp;
 
     fn answer(body: &str) -> Response {
         Response {

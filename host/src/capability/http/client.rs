@@ -15,8 +15,8 @@ use super::proxy::Proxy;
 use super::recipe::{CONNECT_TIMEOUT, Recipe, Trust, USER_AGENT};
 use super::resolve::{Guarded, Lookup, system_lookup};
 use super::tls::{self, TlsFile};
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
 const MAX_CLIENTS: usize = 64;

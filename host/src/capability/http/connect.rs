@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use super::error;
 use super::transport::Way;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// A connection to a server, through its proxy and inside TLS where there are such.
 pub(super) type Connection = Pin<Box<dyn Stream>>;

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// What an address is, where that decides whether a request may go there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::egress::AddressKind;
 use super::recipe::CONNECT_TIMEOUT;
 use super::request::Target;
 use super::resolve::ResolveError;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::printable::printable;
 
 /// The first `T` among an error and its causes. [`io::Error`] hides the error that it wraps from its causes.

@@ -8,7 +8,7 @@ use futures_core::future::BoxFuture;
 use super::client::Clients;
 use super::exchange::exchange;
 use super::transport::{Arriving, NoAnswer, Outgoing, Transport};
-use crate::time::Clock;
+use crate::model::time::Clock;
 
 /// The network.
 pub struct Network {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::no_proxy::NoProxy;
 use crate::capability::environment::Environment;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count, nor do blanks
 /// and line ends around a value.

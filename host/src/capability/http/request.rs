@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::capability::encoding::{Encoding, EncodingError};
 use crate::capability::secrets::{Reach, Value};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::text::Alphabet;
 
 /// Bytes of one request before encoding. Token requests have a few KiB; the largest SAML assertions a hundred.

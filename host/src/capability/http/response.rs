@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 /// An answer, read whole.
 #[derive(Clone, PartialEq, Eq)]

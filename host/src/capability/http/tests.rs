@@ -15,9 +15,9 @@ use crate::capability::call::Call;
 use crate::capability::encoding::Encoding;
 use crate::capability::secrets::{Piece, Value};
 use crate::capability::testing::{Fixture, NOW, Server, get, text};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
-use crate::time::Timestamp;
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::Timestamp;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 

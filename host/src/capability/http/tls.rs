@@ -16,8 +16,8 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::recipe::{Recipe, Trust};
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
+use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::pem;
 use crate::text;
 

@@ -10,7 +10,7 @@ use url::Url;
 use super::recipe::Recipe;
 use super::request::Target;
 use crate::capability::arrived::Arrived;
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 /// A request that passed every rule, with the secrets in it: no Debug of its content.
 pub struct Outgoing {

@@ -14,8 +14,8 @@ use crate::capability::http::{
     Arrived, Meaning, NoAnswer, Outgoing, Question, Reading, Response, refusal,
 };
 use crate::capability::ports::Settings;
-use crate::config::model::Job;
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::Job;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
 /// successor in it.

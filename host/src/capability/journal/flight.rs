@@ -11,9 +11,9 @@ use super::{Found, Journal, note, stamp};
 use crate::capability::chain::{Chain, Exchange, Intent, as_old_as_it_may_be};
 use crate::capability::http::{Arrived, Meaning, Reading, Response};
 use crate::capability::keep::{ChainChange, Revision};
-use crate::config::model::{Job, JobId};
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::time::Timestamp;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::{Job, JobId};
 
 /// The code of what is not stored because another has changed the chain.
 const CHANGED: HostCode = HostCode::ChainChanged;

@@ -10,8 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{Held, Journal, rotating};
 use crate::capability::chain::ChainId;
-use crate::config::model::{Job, JobId, SecretOrigin};
-use crate::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::{Job, JobId, SecretOrigin};
 use crate::stop;
 
 /// Writing a value back must not keep the token from its outputs: it is tried again.

@@ -12,8 +12,8 @@ use crate::capability::acquire::Unsuccessful;
 use crate::capability::chain::{Chain, ChainState, MAX_REPLAYS, OVERTAKEN_WITHIN};
 use crate::capability::http::Arrived;
 use crate::capability::testing::NOW;
-use crate::config::model::RetryUnanswered;
-use crate::failure::{Failure, FailureKind};
+use crate::model::RetryUnanswered;
+use crate::model::failure::{Failure, FailureKind};
 
 fn said(kind: FailureKind) -> Script {
     Script::fails(Unsuccessful::Said(Failure::new(kind, "said", "it says so")))

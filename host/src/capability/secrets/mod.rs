@@ -11,10 +11,10 @@ use secrecy::{ExposeSecret, SecretSlice};
 use zeroize::Zeroizing;
 
 use super::encoding::Encoding;
-use crate::config::model::{Job, Secret};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::json_member::{self, NoText};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::{Job, Secret};
 use crate::worker;
 
 pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};

@@ -13,12 +13,12 @@ use zeroize::Zeroizing;
 use super::string_at;
 use crate::capability::environment::Environment;
 use crate::capability::keep::Keeper;
-use crate::config::model::{Job, JobId, SecretOrigin};
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::{self, Unreadable};
 use crate::json_member::NoText;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::time::Timestamp;
+use crate::model::{Job, JobId, SecretOrigin};
 use crate::text::{self, STORE_WITHOUT, kind_of_oddity};
-use crate::time::Timestamp;
 
 /// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
 pub const MAX_SECRET_BYTES: usize = 1024 * 1024;

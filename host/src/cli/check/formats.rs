@@ -9,12 +9,12 @@ use data_encoding::BASE64URL_NOPAD;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use crate::config::model::Format;
 use crate::config::{FORMATTER_PLUGINS, Mistake, Place, Places, PluginUse};
-use crate::failure::{Failure, FailureKind};
+use crate::model::Format;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::{Clock as _, SystemClock, Timestamp};
+use crate::model::token::{Artifact, Expiry, NamedToken, Token};
 use crate::plugin::Plugins;
-use crate::time::{Clock as _, SystemClock, Timestamp};
-use crate::token::{Artifact, Expiry, NamedToken, Token};
 
 /// How long the made-up token lives.
 const LIFETIME: Duration = Duration::from_secs(3600);

@@ -9,14 +9,14 @@ use secrecy::ExposeSecret as _;
 use super::report::Report;
 use crate::cli::house::House;
 use crate::cli::status::rounded;
-use crate::config::model::{Job, JobId, Secret, SecretOrigin};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
+use crate::model::time::{Clock as _, SystemClock};
+use crate::model::token::{Expiry, KeptToken, NamedToken, jwt};
+use crate::model::{Job, JobId, Secret, SecretOrigin};
 use crate::refresh::admit::admit;
 use crate::refresh::lifetime;
 use crate::runner::ports::Call;
 use crate::runner::{source_hash, weigh};
-use crate::time::{Clock as _, SystemClock};
-use crate::token::{Expiry, KeptToken, NamedToken, jwt};
 
 /// The tokens that were given.
 #[derive(Default)]

@@ -17,16 +17,16 @@ use super::probe::{self, Probed, Verdict};
 use super::report::Report;
 use crate::capability::Call;
 use crate::cli::house::{self, House};
-use crate::config::model::{
+use crate::kubernetes::Kubernetes;
+use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::token::Artifact;
+use crate::model::{
     Config, Destination, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation,
 };
-use crate::failure::{Failure, FailureKind, HostCode};
-use crate::kubernetes::Kubernetes;
 use crate::output::{Homes, Outputs, Publication, shared_owner};
 use crate::plugin::{Plugins, World};
 use crate::refresh::clock::OFF_BEYOND;
 use crate::serve::control::{Control, Proved};
-use crate::token::Artifact;
 
 /// How much is to be proved.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,9 @@ use evertoken_answer::Content;
 use serde_json::Value as Json;
 
 use crate::capability::{Body, Call, Request, Response, Value};
-use crate::config::model::Source;
-use crate::config::origin::Origin;
-use crate::failure::Failure;
+use crate::model::Origin;
+use crate::model::Source;
+use crate::model::failure::Failure;
 use crate::refresh::clock;
 
 /// The members of configurations that name a token endpoint: as here, and as in RFC 8414.
@@ -238,7 +238,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::time::Timestamp;
+    use crate::model::time::Timestamp;
 
     fn answer(status: u16, content_type: &str, body: &str) -> Response {
         Response {

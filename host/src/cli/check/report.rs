@@ -1,7 +1,7 @@
 //! What was proved, what was not, and of whom.
 
 use crate::cli::{print, say};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 /// All proofs, in the order in which they were tried.
 #[derive(Debug, Default)]

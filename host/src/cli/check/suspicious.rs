@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::config::model::Job;
 use crate::config::{Mistake, Mistakes, Places, PluginUse, SOURCE_PLUGINS};
+use crate::model::Job;
 use crate::text;
 
 /// A warning for each, with its place.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::failure::{Failure, FailureKind, HostCode};
 use crate::file::walk::WayError;
+use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Why a file was not written.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::io::Write as _;
 use super::failure::Problem;
 use super::temporary::Temporary;
 use super::{Target, in_place, path_of};
-use crate::config::model::{FileDestination, Replace};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
+use crate::model::{FileDestination, Replace};
 
 /// What a token may well need, in bytes: the block that a file system counts in. A smaller artifact needs it, too.
 const ROOM: usize = 4096;

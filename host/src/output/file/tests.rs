@@ -836,7 +836,7 @@ async fn a_format_with_ever_new_names_is_stopped_and_one_with_the_same_is_not() 
             4 => {
                 let code = written.unwrap_err().code;
                 assert_eq!(
-                    code.as_ref().map(crate::failure::Code::as_str),
+                    code.as_ref().map(crate::model::failure::Code::as_str),
                     Some("file.too-many-names")
                 );
             }

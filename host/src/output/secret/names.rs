@@ -4,7 +4,7 @@
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use crate::config::model::JobId;
+use crate::model::JobId;
 
 /// What the API server takes as a field manager.
 const FIELD_MANAGER_MAX_BYTES: usize = 128;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::names;
-use crate::config::model::{SecretDestination, SecretWrite};
+use crate::model::{SecretDestination, SecretWrite};
 use crate::output::Publication;
 
 /// The recommended label for who manages an object.
@@ -210,9 +210,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::model::JobId;
-    use crate::time::Timestamp;
-    use crate::token::Artifact;
+    use crate::model::JobId;
+    use crate::model::time::Timestamp;
+    use crate::model::token::Artifact;
 
     fn destination() -> SecretDestination {
         SecretDestination {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::model::PluginFile;
+use crate::model::PluginFile;
 use crate::plugin::{CacheSettings, Compiler, Digest};
 
 fn folder() -> &'static Path {

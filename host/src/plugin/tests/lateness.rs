@@ -7,7 +7,7 @@ use super::*;
 use crate::capability::secrets::MAX_SECRET_BYTES;
 use crate::capability::testing::{Server, get};
 use crate::capability::{Host, Level};
-use crate::config::model::Source;
+use crate::model::Source;
 
 /// A small machine's.
 const WORKERS: u32 = 2;

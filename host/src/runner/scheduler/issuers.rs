@@ -8,13 +8,13 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::{Class, Key, Scheduler, Sleeper, Work};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
+use crate::model::time::{Reading, Timestamp};
 use crate::refresh::clock;
 use crate::refresh::job::Event;
 use crate::refresh::restraint::{Cause, Circuit, Sign, is_refusal, sign};
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
-use crate::time::{Reading, Timestamp};
 
 /// Issuers that are in trouble or refuse a client, and whoever is being asked.
 #[derive(Debug, Default)]

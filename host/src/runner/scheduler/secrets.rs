@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Class, Key, Lane, Scheduler, Sleeper, Work};
-use crate::config::model::{Job, SecretOrigin};
+use crate::model::{Job, SecretOrigin};
 use crate::refresh::job::Event;
 use crate::runner::ports;
 

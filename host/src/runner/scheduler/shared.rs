@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{Key, Scheduler, Sleeper, Work, apart, class_of, written_event};
-use crate::config::model::{JobId, SharedOutput};
-use crate::failure::Failure;
+use crate::model::failure::Failure;
+use crate::model::time::Reading;
+use crate::model::{JobId, SharedOutput};
 use crate::refresh::publication;
 use crate::runner::entry::SharedEntry;
 use crate::runner::ports;
-use crate::time::Reading;
 
 /// How often a shared output is verified when none of its jobs says so.
 const SHARED_VERIFY: Duration = Duration::from_secs(600);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::{Plan, SECOND, World, failure, job, output, put};
-use crate::config::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
-use crate::failure::FailureKind;
+use crate::model::failure::FailureKind;
+use crate::model::time::Clock as _;
+use crate::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::runner::status::JobState;
 use crate::runner::{Asked, Change};
-use crate::time::Clock as _;
 
 fn shared(from: &[&str], path: &str) -> Change {
     Change::SharedOutputs(vec![Arc::new(SharedOutput {

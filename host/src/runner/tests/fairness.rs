@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
-use crate::config::model::JobId;
-use crate::failure::{Code, FailureKind};
+use crate::model::JobId;
+use crate::model::failure::{Code, FailureKind};
 use crate::runner::status::JobState;
 
 fn hung() -> Plan {

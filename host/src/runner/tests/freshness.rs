@@ -7,8 +7,8 @@ use secrecy::ExposeSecret as _;
 
 use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
-use crate::config::model::{JobId, SharedOutput};
-use crate::failure::{Code, Failure, FailureKind};
+use crate::model::failure::{Code, Failure, FailureKind};
+use crate::model::{JobId, SharedOutput};
 use crate::runner::Change;
 use crate::runner::status::{JobState, OutputState};
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::world::{Plan, SECOND, World, failure, job, rotating};
-use crate::failure::{Failure, FailureKind};
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::Clock as _;
 use crate::runner::status::ChainState;
-use crate::time::Clock as _;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, put, rotating};
-use crate::config::model::{Job, RetryUnanswered, Secret, SecretOrigin};
-use crate::failure::{Code, Failure, FailureKind};
+use crate::model::failure::{Code, Failure, FailureKind};
+use crate::model::{Job, RetryUnanswered, Secret, SecretOrigin};
 use crate::refresh::restraint::Cause;
 use crate::runner::status::{ChainState, JobState, Snapshot};
 
@@ -534,7 +534,7 @@ fn a_job_that_gets_another_client_or_is_removed_while_it_waits_waits_for_the_old
         let mut moved = job("moves");
         moved.source.config = serde_json::json!({"client_id": "other"});
         started.handle.apply(put(vec![moved])).await.unwrap();
-        let gone = crate::config::model::JobId::file("goes");
+        let gone = crate::model::JobId::file("goes");
         started
             .handle
             .apply(vec![crate::runner::Change::Remove(gone)])
@@ -582,7 +582,7 @@ fn an_issuer_that_nobody_asks_any_more_is_in_trouble_no_more() {
         started.handle.refresh(names).await.unwrap();
         let mut changes = put(vec![moved]);
         for name in ["goes", "is-asked-while-it-goes"] {
-            let id = crate::config::model::JobId::file(name);
+            let id = crate::model::JobId::file(name);
             changes.push(crate::runner::Change::Remove(id));
         }
         started.handle.apply(changes).await.unwrap();

@@ -83,7 +83,7 @@ fn at_an_issuer_that_just_keeps_up_nobody_waits_for_all_who_come_later() {
 fn a_start_with_a_thousand_good_and_a_thousand_overdue_tokens_asks_for_the_overdue_by_their_end() {
     use super::virtual_time::EPOCH;
     use super::world::kept;
-    use crate::config::model::JobId;
+    use crate::model::JobId;
 
     let world = World::default();
     let now = EPOCH.after(10_000 * SECOND);

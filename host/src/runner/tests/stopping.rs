@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
-use crate::config::model::{Job, JobId, SharedOutput};
-use crate::failure::FailureKind;
+use crate::model::failure::FailureKind;
+use crate::model::{Job, JobId, SharedOutput};
 use crate::runner::Change;
 use crate::runner::status::JobState;
 use crate::stop;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
+use crate::model::time::{Clock, Reading, Timestamp};
 use crate::runner::ports::Timer;
-use crate::time::{Clock, Reading, Timestamp};
 
 /// When virtual time begins, on the wall clock.
 pub(crate) const EPOCH: Timestamp = Timestamp(1_700_000_000_000);

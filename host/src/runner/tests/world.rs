@@ -11,20 +11,20 @@ use tokio_util::sync::CancellationToken;
 use super::virtual_time::VirtualTime;
 use crate::capability::chain::{ChainId, ChainState};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
-use crate::config::model::{
+use crate::model::Policy;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::{Clock, Timestamp};
+use crate::model::token::{Expiry, KeptToken, Token};
+use crate::model::{
     Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered, Scope,
     Secret, SecretOrigin, Source, Tls,
 };
-use crate::failure::{Failure, FailureKind};
-use crate::refresh::Policy;
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
     Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, NotObtained, Obtained, Ports, Published,
     Publisher, Write,
 };
 use crate::runner::{Change, Handle, Runner, source_hash};
-use crate::time::{Clock, Timestamp};
-use crate::token::{Expiry, KeptToken, Token};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 

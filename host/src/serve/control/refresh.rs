@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::time::Timestamp;
 use crate::runner::status::{JobStatus, OutputState, OutputStatus, Snapshot};
 use crate::runner::{Handle, Stopped};
-use crate::time::Timestamp;
 
 /// How often the jobs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -102,8 +102,8 @@ fn result_of_outputs(outputs: &mut dyn Iterator<Item = &OutputStatus>) -> Refres
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::JobId;
-    use crate::failure::FailureKind;
+    use crate::model::JobId;
+    use crate::model::failure::FailureKind;
     use crate::refresh::restraint::Cause;
     use crate::runner::status::{FailureStatus, HeldBack, JobState, SharedStatus};
 

@@ -4,10 +4,10 @@ use super::refresh::RefreshedJob;
 use super::*;
 use crate::capability::chain::Chain;
 use crate::capability::keep::{ChainChange, Keeper};
-use crate::config::model::JobId;
+use crate::model::JobId;
+use crate::model::time::SystemClock;
 use crate::runner::tests::world::{World, job, limits, put};
 use crate::state::Store;
-use crate::time::SystemClock;
 
 struct Served {
     store: Arc<Store>,

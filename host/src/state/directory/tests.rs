@@ -13,11 +13,11 @@ use crate::capability::chain::Chain;
 use crate::capability::keep::{
     ChainChange, Keeper, PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Seed,
 };
-use crate::config::model::JobId;
-use crate::failure::{Failure, FailureKind};
+use crate::model::JobId;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::Timestamp;
+use crate::model::token::{Expiry, KeptToken, Token};
 use crate::state::{StateKey, Store};
-use crate::time::Timestamp;
-use crate::token::{Expiry, KeptToken, Token};
 
 /// The database, as whoever gets at the file may open it.
 fn build(file: &Path) -> Result<Database, redb::Error> {
@@ -834,7 +834,7 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
     }
     // What lives is no worse for it.
     assert_eq!(store.token(rotated).await.unwrap(), Some(kept("token")));
-    let clock = std::sync::Arc::new(crate::time::SystemClock);
+    let clock = std::sync::Arc::new(crate::model::time::SystemClock);
     let manual = crate::state::manual::Manual::new(store.clone(), None, clock);
     let shown = manual.show(&["replaced".to_owned()]).await.unwrap();
     let state = shown[0].chains[0].state;

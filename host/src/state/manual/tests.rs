@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::capability::chain::Plugin;
 use crate::capability::http::Arrived;
+use crate::model::time::Reading;
 use crate::state::MemoryState;
-use crate::time::Reading;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 const US: Holder = Holder([1; 16]);

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::ClusterPlace;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
-use crate::config::model::JobId;
 use crate::kubernetes::SecretText;
+use crate::model::JobId;
 use crate::state::key::Key;
 use crate::state::records::{Stored, Value, Written};
 

@@ -605,7 +605,7 @@ async fn a_successor_that_an_answer_repeats_is_stored_as_it_was_sent() {
 
 /// A token of this text, with the same text as fields that are hidden and shown.
 fn token_of(text: &str) -> Token {
-    let field = |public| crate::token::Field {
+    let field = |public| crate::model::token::Field {
         name: "access_token".to_owned(),
         value: text.into(),
         public,

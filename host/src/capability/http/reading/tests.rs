@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 const BODY: &str = r#"{"access_token":"at","refresh_token":"rt"}"#;
 const LIMIT: usize = 64 * 1024;

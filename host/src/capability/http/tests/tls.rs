@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{OK, code};
 use crate::capability::http::Response;
 use crate::capability::testing::{Fixture, Server, get};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind};
 
 /// A certificate authority.
 struct Authority {

@@ -17,12 +17,12 @@ use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredC
 use crate::capability::ports::Settings;
 use crate::capability::testing::{Fixture, NOW, get};
 use crate::capability::{Call, Value};
-use crate::config::model::{Job, JobId, Secret, SecretOrigin};
-use crate::config::origin::Origin;
-use crate::failure::{Failure, FailureKind};
+use crate::model::Origin;
+use crate::model::failure::{Failure, FailureKind};
+use crate::model::time::{Clock, Reading, Timestamp};
+use crate::model::token::{Expiry, KeptToken, Token};
+use crate::model::{Job, JobId, Secret, SecretOrigin};
 use crate::state::Store;
-use crate::time::{Clock, Reading, Timestamp};
-use crate::token::{Expiry, KeptToken, Token};
 
 const TOKEN_URL: &str = "https://idp.test/token";
 

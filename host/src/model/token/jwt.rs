@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 /// Larger payloads are not read; a JWT has to fit into an HTTP header, whose usual bound is 8 to 16 KiB, and this is far above.
 const PAYLOAD_LIMIT: usize = 256 * 1024;

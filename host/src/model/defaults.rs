@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::model::PluginLimits;
-use crate::refresh::Policy;
+use super::{PluginLimits, Policy};
 
 /// Kubelet's own rule for projected tokens: a fifth of the life is left for retries.
 pub const AT: f64 = 0.8;

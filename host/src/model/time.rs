@@ -69,7 +69,7 @@ pub(crate) mod rfc3339 {
     pub(crate) mod optional {
         use serde::{Deserialize, Deserializer, Serializer};
 
-        use crate::time::Timestamp;
+        use crate::model::time::Timestamp;
 
         #[derive(Deserialize)]
         struct Wrapped(#[serde(with = "super")] Timestamp);

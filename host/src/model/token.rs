@@ -7,8 +7,8 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use crate::model::time::Timestamp;
 use crate::serde_secret;
-use crate::time::Timestamp;
 
 /// When a token dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

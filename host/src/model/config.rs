@@ -1,0 +1,70 @@
+//! Everything one process is told to do, checked: every reference resolved by name, every unit in the type, nothing left to parse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Job, Limits, SecretOrigin, SharedOutput};
+
+/// Everything one process is told to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where chains, journals and tokens survive a crash.
+    pub state: StateLocation,
+    /// The address of probes and metrics; none: not served.
+    pub serve: Option<SocketAddr>,
+    /// Where the control socket is to be; none: the process chooses.
+    pub control: Option<PathBuf>,
+    /// Bounds on what is done at once.
+    pub limits: Limits,
+    /// Plugins that are not built in, by the name that jobs use.
+    pub plugins: BTreeMap<String, PluginFile>,
+    /// The jobs, in the order of the file.
+    pub jobs: Vec<Arc<Job>>,
+    /// Outputs that several jobs' tokens share.
+    pub shared_outputs: Vec<Arc<SharedOutput>>,
+    /// What the configuration names by itself.
+    pub named: Arc<NamedPlaces>,
+}
+
+/// The places that the configuration names, each for one use: a format that names its artifacts puts none of them there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedPlaces {
+    /// Files that outputs write, files that are read, and the configuration's own.
+    pub files: BTreeSet<PathBuf>,
+    /// Keys of Secrets that outputs write or that are read: namespace, name, key.
+    pub keys: BTreeSet<(String, String, String)>,
+}
+
+/// Where state is kept.
+#[derive(Debug, Clone)]
+pub enum StateLocation {
+    /// In memory: gone with the process.
+    Memory,
+    /// A directory, locked to one process.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The first encrypts, all decrypt; empty: mode 0600 only.
+        keys: Vec<SecretOrigin>,
+    },
+    /// Secrets of a cluster, which several processes may share.
+    Secrets {
+        /// Their namespace.
+        namespace: String,
+        /// What their names begin with.
+        prefix: String,
+        /// The first encrypts, all decrypt; empty: not encrypted.
+        keys: Vec<SecretOrigin>,
+    },
+}
+
+/// A plugin that is not built in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginFile {
+    /// The component.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes.
+    pub sha256: [u8; 32],
+}

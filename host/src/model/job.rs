@@ -1,0 +1,120 @@
+//! A job, what it is called, and where its token comes from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, Output, Policy, Secret};
+
+/// Who named a job. A job's identity never depends on another provider's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// The YAML file.
+    File,
+    /// kube-token-refresher's settings.
+    Ktr,
+}
+
+/// A job's identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId {
+    /// Who named it.
+    pub provider: Provider,
+    /// The Kubernetes namespace of the object that asked for it.
+    pub namespace: Option<String>,
+    /// Its name, unique within provider and namespace.
+    pub name: String,
+    /// The uid of the object that asked for it: a deleted and re-created object is another job.
+    pub uid: Option<String>,
+}
+
+impl JobId {
+    /// A job of the YAML file.
+    #[must_use]
+    pub fn file(name: impl Into<String>) -> Self {
+        Self {
+            provider: Provider::File,
+            namespace: None,
+            name: name.into(),
+            uid: None,
+        }
+    }
+}
+
+/// `name`, or `namespace/name`.
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// What a job's references may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Files, environment, any namespace.
+    Administrator,
+    /// Only an administrator's profile and values of the tenant's own Secret.
+    Tenant {
+        /// The tenant's namespace.
+        namespace: String,
+    },
+}
+
+/// One token kept fresh.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// What its references may name.
+    pub scope: Scope,
+    /// How the token is obtained.
+    pub source: Source,
+    /// When it is obtained anew.
+    pub refresh: Policy,
+    /// How often outputs are verified against the kept token.
+    pub verify: Duration,
+    /// Where it goes.
+    pub outputs: Vec<Output>,
+}
+
+/// How a token is obtained.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// A built-in plugin's name, or a key of [`Config::plugins`](super::Config::plugins).
+    pub plugin: String,
+    /// The plugin's own configuration, a JSON object.
+    pub config: serde_json::Value,
+    /// The secrets that the plugin may open, by name. Boxed: a map has room for eleven in each node, and most jobs have one.
+    pub secrets: BTreeMap<String, Box<Secret>>,
+    /// Origins the plugin may reach beyond the endpoints in its configuration.
+    pub allow: Vec<Origin>,
+    /// Addresses and networks that may be reached although the egress rules refuse them.
+    pub allow_addresses: Vec<IpNet>,
+    /// Names of secrets whose value the plugin may read.
+    pub reveal: BTreeSet<String>,
+    /// TLS material.
+    pub tls: Tls,
+    /// The proxy for all requests of this job; none: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` decide.
+    pub proxy: Option<url::Url>,
+    /// How long one call of the plugin may take, everything included.
+    pub timeout: Duration,
+}
+
+/// TLS material of a job, as PEM files that are read anew when they change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// Certificates to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}

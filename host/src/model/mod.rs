@@ -1,0 +1,24 @@
+//! The words that every room uses: what a process is told to do, and what it hands from room to room. This room knows no other.
+
+pub mod config;
+pub mod defaults;
+pub mod failure;
+pub mod job;
+pub mod limits;
+pub mod origin;
+pub mod output;
+pub mod policy;
+pub mod secret;
+pub mod time;
+pub mod token;
+
+pub use self::config::{Config, NamedPlaces, PluginFile, StateLocation};
+pub use self::job::{Job, JobId, Provider, Scope, Source, Tls};
+pub use self::limits::{Limits, PluginLimits};
+pub use self::origin::Origin;
+pub use self::output::{
+    Destination, FileDestination, Format, Output, Replace, SecretDestination, SecretWrite,
+    SharedOutput,
+};
+pub use self::policy::Policy;
+pub use self::secret::{RetryUnanswered, Secret, SecretOrigin};

@@ -1,0 +1,97 @@
+//! Where tokens go, and in which form.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::JobId;
+
+/// A destination and how the token is spelled there.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Where it goes.
+    pub destination: Destination,
+    /// The formatter; none: the bare token, no newline.
+    pub format: Option<Format>,
+}
+
+/// An output that several jobs' tokens share.
+#[derive(Debug, Clone)]
+pub struct SharedOutput {
+    /// The jobs, in the order in which the formatter gets their tokens. Written once all have one.
+    pub from: Vec<JobId>,
+    /// Destination and format.
+    pub output: Output,
+}
+
+/// A formatter plugin and its configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    /// A built-in plugin's name, or a key of [`Config::plugins`](super::Config::plugins).
+    pub plugin: String,
+    /// The plugin's own configuration, a JSON object.
+    pub config: serde_json::Value,
+}
+
+/// A place that consumers read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, or a directory's files when the format makes several.
+    File(FileDestination),
+    /// A key of a Kubernetes Secret, or several.
+    Secret(SecretDestination),
+}
+
+/// A file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileDestination {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Permission bits, e.g. `0o400`.
+    pub mode: u32,
+    /// Owner uid; none: the process's own.
+    pub owner: Option<u32>,
+    /// Group gid; none: the process's own.
+    pub group: Option<u32>,
+    /// How the file gets its new content.
+    pub replace: Replace,
+}
+
+/// How a file gets its new content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replace {
+    /// Another file takes its place in one step: a reader sees the old content or the new.
+    #[default]
+    Rename,
+    /// The file that is there is written over, for one whose place no other can take: a single file that is bind-mounted.
+    InPlace,
+}
+
+/// A Kubernetes Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretDestination {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The key, where the format has one unnamed artifact.
+    pub key: String,
+    /// Whether it is created when missing.
+    pub create: bool,
+    /// `type`; none: never sent.
+    pub secret_type: Option<String>,
+    /// Labels to set.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations to set.
+    pub annotations: BTreeMap<String, String>,
+    /// How it is written.
+    pub write: SecretWrite,
+}
+
+/// How a Secret is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretWrite {
+    /// One PATCH: server-side apply with `create`, a merge patch without.
+    Patch,
+    /// GET and PUT with resourceVersion, POST when absent: for Roles without `patch`, as kube-token-refresher documents.
+    GetAndPut,
+}

@@ -1,0 +1,77 @@
+//! A named value that a job's source may use, and where it comes from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::Origin;
+
+/// A named value that a job may use.
+#[derive(Debug, Clone)]
+pub struct Secret {
+    /// Where the value is.
+    pub origin: SecretOrigin,
+    /// Whether its use may replace it.
+    pub rotating: bool,
+    /// Whether a request that carried it and went unanswered is repeated.
+    pub retry_unanswered: RetryUnanswered,
+    /// Whether each new value is also put where the first one came from.
+    pub write_back: bool,
+    /// Where it may be sent; none: the endpoints in the plugin's configuration.
+    pub to: Option<Vec<Origin>>,
+}
+
+/// Whether a request that carried a rotating secret and went unanswered is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryUnanswered {
+    /// At once: most issuers that detect reuse give some seconds of grace.
+    #[default]
+    AtOnce,
+    /// This long after the request.
+    After(Duration),
+    /// Not at all: somebody decides.
+    Never,
+}
+
+/// Where a secret's value is.
+#[derive(Debug, Clone)]
+pub enum SecretOrigin {
+    /// A file's content.
+    File(PathBuf),
+    /// A member of the JSON in a file.
+    FileMember {
+        /// The file.
+        path: PathBuf,
+        /// A JSON pointer (RFC 6901) into its content.
+        pointer: String,
+    },
+    /// An environment variable.
+    Env(String),
+    /// Written in the configuration.
+    Value(SecretString),
+    /// A key of a Kubernetes Secret.
+    KubernetesSecret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The key in `data`.
+        key: String,
+        /// A JSON pointer (RFC 6901) into the key's value.
+        pointer: Option<String>,
+    },
+    /// A token of a ServiceAccount, requested by TokenRequest for each call.
+    ServiceAccount {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The token's audiences; empty: the API server's own.
+        audiences: Vec<String>,
+        /// The lifetime to ask for; at least 600 s. The server may shorten it.
+        lifetime: Duration,
+    },
+    /// The token of another job.
+    Job(String),
+}
