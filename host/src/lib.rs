@@ -11,6 +11,7 @@ mod file;
 mod json_member;
 pub mod kubernetes;
 pub mod model;
+mod names;
 pub mod output;
 mod pem;
 pub mod plugin;

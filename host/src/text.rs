@@ -271,6 +271,15 @@ fn alphabet_of(name: &str) -> Option<Alphabet> {
     }
 }
 
+/// A URL with a user or password before its host.
+pub(crate) fn has_userinfo(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(_, rest)| {
+        rest.split(['/', '?', '#'])
+            .next()
+            .is_some_and(|authority| authority.contains('@'))
+    })
+}
+
 /// Whether something in `text` looks like a variable to be put in: `${NAME}`, `${NAME:-default}`, `$(NAME)`. Nothing here puts one in.
 pub(crate) fn has_variable(text: &str) -> bool {
     text.match_indices('$').any(|(at, _)| {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::config::{Loaded, Mistake, Mistakes, Places, PluginOptions, PluginUse};
-use crate::plugin::{ConfigMistake, LoadError, Plugins, World};
+use crate::plugin::{ConfigMistake, LoadError, PluginInfo, Plugins, World};
 
 use super::{Exit, configuration, say};
 
@@ -41,7 +41,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         if found.len() >= Mistakes::ENOUGH {
             break;
         }
-        let Some(mistakes) = judged.remove(&(plugin.to_owned(), wanted)) else {
+        let Some(Judged { info, mistakes }) = judged.remove(&(plugin.to_owned(), wanted)) else {
             continue;
         };
         let tell =
@@ -52,11 +52,8 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
                     .into_iter()
                     .map(|mistake| tell(said.place.pointer(&mistake.pointer), mistake.message)),
             );
-            if wanted == PluginUse::Source
-                && let Ok(mistakes) = plugins
-                    .check_secrets(plugin, &said.config, &said.secrets)
-                    .await
-            {
+            if wanted == PluginUse::Source {
+                let mistakes = info.check_secrets(&said.config, &said.secrets);
                 found.extend(mistakes.into_iter().map(|mistake| {
                     let place = match &mistake.listed {
                         Some(name) => said.secrets_place.key(name),
@@ -70,12 +67,18 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
     found
 }
 
-/// The mistakes in all that is said to each plugin; without those that cannot be used. They judge at the same time, so that one that takes
+/// What a plugin says of all that is said to it.
+struct Judged {
+    info: Arc<PluginInfo>,
+    mistakes: Vec<Vec<ConfigMistake>>,
+}
+
+/// What each plugin says, without those that cannot be used: [`say_unusable`] has them. They judge at the same time, so that one that takes
 /// long does not hold up the others.
 async fn judged(
     by_plugin: &BTreeMap<(&str, PluginUse), Vec<PluginOptions<'_>>>,
     plugins: &Plugins,
-) -> BTreeMap<(String, PluginUse), Vec<Vec<ConfigMistake>>> {
+) -> BTreeMap<(String, PluginUse), Judged> {
     let mut judging = JoinSet::new();
     for ((plugin, wanted), all_said) in by_plugin {
         let (plugins, plugin, wanted) = (plugins.clone(), (*plugin).to_owned(), *wanted);
@@ -87,14 +90,15 @@ async fn judged(
                 PluginUse::Formatter => World::Formatter,
             };
             let configs: Vec<&Value> = configs.iter().map(|config| &**config).collect();
-            let mistakes = plugins.check_configs(&plugin, world, &configs).await;
-            ((plugin, wanted), mistakes)
+            let mistakes = plugins.check_configs(&plugin, world, &configs).await?;
+            let info = plugins.info(&plugin).await?;
+            Ok::<_, Arc<LoadError>>(((plugin, wanted), Judged { info, mistakes }))
         });
     }
     let mut judged = BTreeMap::new();
     while let Some(done) = judging.join_next().await {
-        if let Ok((plugin, Ok(mistakes))) = done {
-            judged.insert(plugin, mistakes);
+        if let Ok(Ok((plugin, said))) = done {
+            judged.insert(plugin, said);
         }
     }
     judged

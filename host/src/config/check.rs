@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::mistake::Span;
-use super::read::{At, Gathered, Named, OneOrMany, list, nearest};
+use super::read::{At, Gathered, Named, OneOrMany, list};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
 use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, file};
 use crate::model::Policy;
@@ -19,6 +19,7 @@ use crate::model::{
     PluginFile, PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin,
     SecretWrite, SharedOutput, Source, StateLocation, Tls,
 };
+use crate::names::nearest;
 use crate::text;
 
 /// Times that say how often something is done: below this the loop would do nothing else.

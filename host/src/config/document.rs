@@ -13,13 +13,14 @@ use super::file::{File, Included, Job, SharedOutput};
 use super::hide::{hide_secrets, unknown_words};
 use super::mistake::{Mistake, Mistakes, Sources, Span};
 use super::places::Places;
-use super::read::{At, Gathered, Read, nearest};
+use super::read::{At, Gathered, Read};
 use super::unit::AnyPath;
 use super::variables::note_unmeant;
 use super::yaml::{self, Budget, Content, Node};
 use super::{Loaded, Refused, check, include};
 use crate::file::{self, Unreadable};
 use crate::model::PluginFile;
+use crate::names::nearest;
 
 /// What stands for standard input where a file is named.
 const STANDARD_INPUT: &str = "-";

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use super::read::{Gathered, nearest};
+use super::read::Gathered;
 use super::yaml::{Content, Key, Kind, Node};
+use crate::names::{is_telling, nearest};
+use crate::text::has_userinfo;
 
 /// What a mapping under `secrets` or `state.key` may show: references, no values.
 const REFERENCES: [&str; 8] = [
@@ -21,21 +23,6 @@ const REFERENCES: [&str; 8] = [
 const REFERENCE_RECORDS: [&str; 2] = ["secret", "service_account"];
 /// The key that holds a secret.
 const VALUE: &str = "value";
-/// Words in a plugin's configuration that tell of a secret written in the wrong place.
-const TELLING: [&str; 9] = [
-    "secret",
-    "password",
-    "passwd",
-    "passphrase",
-    "authorization",
-    "credential",
-    "assertion",
-    "private",
-    "cookie",
-];
-/// Ends of names of the same kind; elsewhere in a name they are harmless (`token_url`, `key_file`).
-const TELLING_ENDS: [&str; 2] = ["token", "key"];
-
 /// Hides every place in the configuration file that may hold a secret.
 pub(super) fn hide_secrets(node: &Node, gathered: &mut Gathered) {
     match &node.content {
@@ -149,20 +136,4 @@ fn hide_bare_keys(entries: &[(Key, Arc<Node>)], gathered: &mut Gathered) {
             gathered.hide_key(key);
         }
     }
-}
-
-/// Whether a field of this name may hold a secret.
-pub(crate) fn is_telling(name: &str) -> bool {
-    let name = name.to_lowercase();
-    TELLING_ENDS.iter().any(|end| name.ends_with(end))
-        || TELLING.iter().any(|word| name.contains(word))
-}
-
-/// A URL with a user or password before its host.
-pub(crate) fn has_userinfo(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(_, rest)| {
-        rest.split(['/', '?', '#'])
-            .next()
-            .is_some_and(|authority| authority.contains('@'))
-    })
 }

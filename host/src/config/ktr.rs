@@ -12,9 +12,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::document::text_of;
-use super::hide::has_userinfo;
 use super::mistake::{Mistake, Mistakes, Note, Notes, Sources, Span};
-use super::read::{Complaint, Gathered, Word, nearest};
+use super::read::{Complaint, Gathered, Word};
 use super::unit::{Namespace, ObjectName, SecretKey};
 use super::yaml::{self, Budget, Content, Kind, Node};
 use crate::model::Policy;
@@ -23,6 +22,8 @@ use crate::model::{
     Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret,
     SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
 };
+use crate::names::nearest;
+use crate::text::has_userinfo;
 
 /// How KTR's variables start.
 pub const VARIABLE_PREFIX: &str = "KTR_";
@@ -683,13 +684,8 @@ fn unknown_variable(name: &str) -> String {
         return "the variable `KTR_CONFIG` is ignored; name the file with `--config`".to_owned();
     }
     let known: Vec<String> = Setting::ALL.into_iter().map(Setting::variable).collect();
-    let meant = known
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .min()
-        .filter(|(edits, _)| *edits <= 3);
-    match meant {
-        Some((_, meant)) => {
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(meant) => {
             format!("the unknown variable `{name}` is ignored (did you mean `{meant}`?)")
         }
         None => format!("the unknown variable `{name}` is ignored"),

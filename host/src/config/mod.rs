@@ -26,10 +26,8 @@ use zeroize::Zeroizing;
 
 use crate::model::{Config, PluginFile};
 
-pub(crate) use hide::{has_userinfo, is_telling};
 pub use mistake::{Mistake, Mistakes};
 pub use places::{Place, Places, PluginOptions, PluginUse};
-pub(crate) use read::nearest;
 
 pub(crate) use yaml::MAX_BYTES;
 

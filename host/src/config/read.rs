@@ -11,13 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::mistake::{Note, Notes, Span};
 use super::yaml::{Content, Key, Kind, Node, Scalar};
+use crate::names::nearest;
 use crate::text::Alphabet;
-
-/// How alike two words must be to be offered as the one that was meant: one edit in three letters.
-const LETTERS_PER_EDIT: usize = 3;
-
-/// Longer words are no slip of a known one; comparing them takes time and memory.
-const MAX_LETTERS: usize = 100;
 
 /// What reading gathers.
 #[derive(Default)]
@@ -220,24 +215,6 @@ fn key_help(key: &str, known: &[&str]) -> String {
         None if key == "<<" => "merge keys are not part of YAML 1.2; use `defaults`".to_owned(),
         None => format!("the keys here are {}", list(known.iter().copied())),
     }
-}
-
-/// The known word that was probably meant.
-pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    if word.len() > MAX_LETTERS {
-        return None;
-    }
-    let letters = word.chars().count().max(LETTERS_PER_EDIT);
-    known
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&word.to_lowercase(), candidate),
-                candidate,
-            )
-        })
-        .filter(|(edits, _)| edits * LETTERS_PER_EDIT <= letters)
-        .min()
-        .map(|(_, candidate)| candidate)
 }
 
 /// `a`, `b`, `c`

@@ -1046,6 +1046,7 @@ fn no_mistake_shows_a_secret() {
         job_with(", secrets: {x: {secret: hunter2}}", ""),
         job_with(", client_secret: hunter2", ""),
         job_with(", timout: 1, config: {client_secret: hunter2}", ""),
+        job_with(", timout: 1, config: {tokens: [hunter2], AccessKeyId: hunter2}", ""),
         job_with(", timout: 1, config: {headers: {Authorization: Bearer hunter2}}", ""),
         job_with(", proxy: \"http://u:hunter2@proxy\"", ""),
         job_with(", timout: 1, config: {url: \"http://u:hunter2@proxy\"}", ""),

@@ -23,6 +23,7 @@ use super::v0_1::{Linkers, Prepared};
 use crate::file;
 use crate::model::PluginFile;
 use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::names::nearest;
 
 /// Why a plugin cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -249,11 +250,7 @@ impl Registry {
     fn entry(&self, name: &str) -> Result<&Entry, LoadError> {
         self.0.get(name).ok_or_else(|| LoadError::NotFound {
             name: name.to_owned(),
-            nearest: self
-                .0
-                .keys()
-                .find(|known| strsim::osa_distance(known, name) <= 2)
-                .cloned(),
+            nearest: nearest(name, self.0.keys().map(String::as_str)).map(str::to_owned),
             known_names: self.0.keys().cloned().collect(),
         })
     }

@@ -190,21 +190,6 @@ impl Plugins {
         Ok(mistakes.into_iter().flatten().collect())
     }
 
-    /// The mistakes in the names of the secrets that a job lists for its source plugin; one that tells of no secret has none to tell.
-    ///
-    /// # Errors
-    /// As [`Plugins::check_config`].
-    pub async fn check_secrets(
-        &self,
-        name: &str,
-        config: &Value,
-        listed: &[&str],
-    ) -> Result<Vec<SecretMistake>, Arc<LoadError>> {
-        let info = self.info(name).await?;
-        load::require(name, &info, World::Source)?;
-        Ok(info.check_secrets(config, listed))
-    }
-
     /// The source plugin of this name, as it is now, read and compiled: whatever takes its place meanwhile, one call has one plugin.
     ///
     /// # Errors

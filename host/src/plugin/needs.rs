@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::names::nearest;
 use crate::printable;
 
 /// A secret that a plugin opens by name.
@@ -111,7 +112,7 @@ pub(super) fn check_secrets(
 }
 
 fn unknown(name: &str, known: &BTreeSet<&str>) -> String {
-    match crate::config::nearest(name, known.iter().copied()) {
+    match nearest(name, known.iter().copied()) {
         Some(meant) => format!("it knows no secret `{name}`; did you mean `{meant}`?"),
         None => {
             let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();

@@ -9,10 +9,10 @@ use jsonschema::{Draft, PatternOptions, ReferencingError, ValidationError, Valid
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{has_userinfo, is_telling};
 use crate::model::Origin;
+use crate::names::{is_telling, nearest};
 use crate::printable::printable;
-use crate::text::{Alphabet, first_unseen, has_variable, is_bare_variable};
+use crate::text::{Alphabet, first_unseen, has_userinfo, has_variable, is_bare_variable};
 
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
 const ENDPOINT: &str = "x-evertoken-endpoint";
@@ -575,11 +575,7 @@ fn no_alternative(value: &str, alternatives: &[Vec<ValidationError<'_>>]) -> Str
 }
 
 fn unknown_key(key: &str, value: Option<&Value>, known: &BTreeSet<String>) -> String {
-    let nearest = known
-        .iter()
-        .map(|candidate| (strsim::osa_distance(key, candidate), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3);
+    let nearest = nearest(key, known.iter().map(String::as_str));
     // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
     let is_bare = value.is_some_and(Value::is_null) && nearest.is_none();
     let key = if is_bare || is_long(key) {
@@ -588,7 +584,7 @@ fn unknown_key(key: &str, value: Option<&Value>, known: &BTreeSet<String>) -> St
         format!("`{key}`")
     };
     match nearest {
-        Some((_, nearest)) => format!("unknown key {key}; did you mean `{nearest}`?"),
+        Some(nearest) => format!("unknown key {key}; did you mean `{nearest}`?"),
         None if known.is_empty() => format!("unknown key {key}; none is known here"),
         None => {
             let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();

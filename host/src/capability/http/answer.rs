@@ -4,21 +4,7 @@ use evertoken_answer::{Content, Members};
 use serde_json::Value;
 
 use super::response::Response;
-
-/// Parts of names that issuers give to what is secret: `access_token`, `client_secret`, `SecretAccessKey`, `assertion`.
-const TELLING: [&str; 8] = [
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "assertion",
-    "credential",
-    "accesskey",
-    "cookie",
-];
-
-/// Members with a telling name that are nothing secret.
-const HARMLESS: [&str; 6] = ["type", "endpoint", "url", "uri", "expires", "expiration"];
+use crate::names::is_telling;
 
 /// Gives `found` the strings in an answer that are secrets by their name or their look.
 pub(in crate::capability) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
@@ -74,15 +60,9 @@ fn collect_json(name: &str, json: &Value, found: &mut dyn FnMut(&str)) {
 }
 
 fn collect(name: &str, value: &str, found: &mut dyn FnMut(&str)) {
-    if has_telling_name(name) || looks_like_jwt(value) {
+    if is_telling(name) || looks_like_jwt(value) {
         found(value);
     }
-}
-
-fn has_telling_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace(['_', '-'], "");
-    TELLING.iter().any(|part| name.contains(part))
-        && !HARMLESS.iter().any(|part| name.contains(part))
 }
 
 /// A JSON object in base64url starts with `eyJ`, and a JWS has three parts (RFC 7515 §7.1), a JWE five.
@@ -126,6 +106,10 @@ mod tests {
             (
                 r#"{"Credentials":{"AccessKeyId":"AKIA","SecretAccessKey":"sak","SessionToken":"st","Expiration":"2026"}}"#,
                 vec!["subject", "AKIA", "sak", "st"],
+            ),
+            (
+                r#"{"SecurityToken":"t-1","passphrase":"p-1","private":"k-1","Authorization":"b-1"}"#,
+                vec!["subject", "t-1", "p-1", "k-1", "b-1"],
             ),
             (
                 r#"{"token_endpoint":"https://idp.example.org/token","issuer":"https://idp.example.org"}"#,

@@ -1,0 +1,154 @@
+//! What a name tells: which known one was meant, and whether what it names may be a secret.
+
+/// How alike two words must be for one to be a slip of the other: one edit in three letters.
+const LETTERS_PER_EDIT: usize = 3;
+
+/// Longer words are no slip of a known one; comparing them takes time and memory.
+const MAX_LETTERS: usize = 100;
+
+/// Words in the name of what is secret: `access_token`, `SecretAccessKey`, `client-assertion`.
+const TELLING: [&str; 11] = [
+    "accesskey",
+    "assertion",
+    "authorization",
+    "cookie",
+    "credential",
+    "passphrase",
+    "passwd",
+    "password",
+    "private",
+    "secret",
+    "token",
+];
+
+/// The end of such a name; elsewhere it is harmless (`key_id`).
+const TELLING_END: &str = "key";
+
+/// Words in the name of what only belongs to a secret: where it is, how long it lives, of which kind it is.
+const HARMLESS: [&str; 8] = [
+    "endpoint",
+    "expiration",
+    "expire",
+    "field",
+    "file",
+    "type",
+    "uri",
+    "url",
+];
+
+/// The known word that was probably meant.
+pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    if word.len() > MAX_LETTERS {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let letters = word.chars().count().max(LETTERS_PER_EDIT);
+    known
+        .map(|known| {
+            let edits = strsim::damerau_levenshtein(&word, &known.to_lowercase());
+            (edits, known)
+        })
+        .filter(|(edits, _)| edits * LETTERS_PER_EDIT <= letters)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Whether a field of this name may hold a secret.
+pub(crate) fn is_telling(name: &str) -> bool {
+    let words = words(name);
+    let whole = words.concat();
+    let is_harmless = |word: &String| HARMLESS.contains(&word.trim_end_matches('s'));
+    (whole.ends_with(TELLING_END) || TELLING.iter().any(|word| whole.contains(word)))
+        && !words.iter().any(is_harmless)
+}
+
+/// The words of `token_url`, `token-url`, `tokenUrl` and `TokenURL`, in small letters. What is written as one word is one: in
+/// `securitytoken`, `uri` means nothing.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut follows_small = false;
+    for letter in name.chars() {
+        if !letter.is_alphanumeric() || (follows_small && letter.is_uppercase()) {
+            words.push(String::new());
+        }
+        follows_small = letter.is_lowercase();
+        if let Some(word) = words.last_mut()
+            && letter.is_alphanumeric()
+        {
+            word.extend(letter.to_lowercase());
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_that_was_meant_is_a_slip_away() {
+        let known = ["jobs", "outputs", "token_url", "KTR_LOG_LEVEL"];
+        for (word, meant) in [
+            ("jobs", Some("jobs")),
+            ("job", Some("jobs")),
+            ("JOBS", Some("jobs")),
+            ("ojbs", Some("jobs")),
+            ("jo", None),
+            ("ouptuts", Some("outputs")),
+            ("token_ulr", Some("token_url")),
+            ("tokenurl", Some("token_url")),
+            ("KTR_LOGLEVEL", Some("KTR_LOG_LEVEL")),
+            ("else", None),
+            ("", None),
+            (&"x".repeat(101), None),
+        ] {
+            assert_eq!(nearest(word, known.into_iter()), meant, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_name_tells_of_a_secret_but_not_where_it_only_belongs_to_one() {
+        for name in [
+            "token",
+            "access_token",
+            "accessToken",
+            "tokens",
+            "token_value",
+            "x-subject-token",
+            "security_token",
+            "SecurityToken",
+            "securitytoken",
+            "profile_token",
+            "SecretAccessKey",
+            "AccessKeyId",
+            "client_secret",
+            "api-key",
+            "apikey",
+            "passphrase",
+            "Authorization",
+            "private_key_jwt",
+            "client_assertion",
+            "Set-Cookie",
+        ] {
+            assert!(is_telling(name), "{name}");
+        }
+        for name in [
+            "token_url",
+            "tokenURLs",
+            "tokenUrl",
+            "token_endpoint_auth_methods_supported",
+            "authorization_endpoint",
+            "token_type",
+            "client_assertion_type",
+            "access_token_expires_in",
+            "key_file",
+            "private_key_file",
+            "token_field",
+            "key_id",
+            "scope",
+            "",
+        ] {
+            assert!(!is_telling(name), "{name}");
+        }
+    }
+}
