@@ -238,7 +238,9 @@ fn rss_of(pid: u32) -> Option<u64> {
     )
 }
 
-fn descendants(root: u32) -> Vec<u32> {
+/// The children of a process, theirs, and so on, from /proc.
+#[must_use]
+pub fn descendants(root: u32) -> Vec<u32> {
     let mut found = vec![root];
     let mut next = 0;
     while let Some(pid) = found.get(next).copied() {

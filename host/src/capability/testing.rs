@@ -68,6 +68,7 @@ impl Fixture {
                 response_bytes: 64 * 1024,
                 artifact_bytes: 1 << 20,
                 log_lines: 10,
+                compile_time: Duration::from_secs(60),
             },
             keeper: Arc::new(Store::memory().unwrap()),
             kubernetes: None,

@@ -163,6 +163,8 @@ impl<'d> Checker<'d> {
             .as_ref()
             .map(|limits| &limits.value);
         let mut limits = limits(raw);
+        let compile = raw.and_then(|limits| limits.plugin.as_ref()?.value.compile.as_ref());
+        limits.plugin.compile_time = self.period(compile, limits.plugin.compile_time);
         let state = self.document.file.state.as_ref();
         if state.is_none_or(|state| state.value.secret.is_none()) {
             return limits;
@@ -1025,6 +1027,7 @@ fn plugin_limits(raw: &file::PluginLimits) -> PluginLimits {
             .log_lines
             .as_ref()
             .map_or(defaults.log_lines, |count| count.value.0),
+        compile_time: defaults.compile_time,
     }
 }
 

@@ -145,6 +145,8 @@ record! {
         artifact: Option<At<Size>>,
         /// Log lines. Default 100.
         log_lines: Option<At<Count<0, 1_000_000>>>,
+        /// How long compiling a plugin may take, which is done once and is no part of a call. Default 10m.
+        compile: Option<At<Time>>,
     }
 }
 

@@ -236,6 +236,10 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            "jobs: []\nlimits: {plugin: {compile: 500ms}}\n",
+            vec!["2:28: shorter than a second (write `1s` or more)"],
+        ),
+        (
             "jobs: []\nlimits: {concurrency: 0}\n",
             vec!["2:23: `0` is out of bounds (write a whole number from 1 to 10000)"],
         ),
@@ -827,6 +831,7 @@ jobs:
         ),
         (64, 16)
     );
+    assert_eq!(config.limits.plugin.compile_time, Duration::from_secs(600));
 }
 
 #[test]

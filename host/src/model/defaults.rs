@@ -45,6 +45,8 @@ pub const PLUGIN_RESPONSE_BYTES: usize = 1 << 20;
 pub const PLUGIN_ARTIFACT_BYTES: usize = 1 << 20;
 /// Enough to follow one call at the finest level, too few to bury the log.
 pub const PLUGIN_LOG_LINES: u32 = 100;
+/// A component with an interpreter takes 15 s of a core: two minutes and a half where the process has a tenth of one.
+pub const PLUGIN_COMPILE_TIME: Duration = Duration::from_secs(600);
 
 /// The refresh policy of a job that says nothing.
 #[must_use]
@@ -67,5 +69,6 @@ pub const fn plugin_limits() -> PluginLimits {
         response_bytes: PLUGIN_RESPONSE_BYTES,
         artifact_bytes: PLUGIN_ARTIFACT_BYTES,
         log_lines: PLUGIN_LOG_LINES,
+        compile_time: PLUGIN_COMPILE_TIME,
     }
 }

@@ -1,5 +1,7 @@
 //! Bounds on what is done at once, and on what one call of a plugin may use.
 
+use std::time::Duration;
+
 /// Bounds on what is done at once.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -24,4 +26,6 @@ pub struct PluginLimits {
     pub artifact_bytes: usize,
     /// Log lines per call.
     pub log_lines: u32,
+    /// How long compiling a plugin may take, outside of any call.
+    pub compile_time: Duration,
 }

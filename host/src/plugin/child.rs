@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, getppid};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -72,8 +72,10 @@ async fn heard(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> Vec<u8> {
     heard
 }
 
-/// Limits this process for good: its processor time, to the second, and its address space. It leaves no core dump.
+/// Limits this process for good: its processor time, to the second, and its address space. It leaves no core dump, and ends with the
+/// process that waits for it, however that ends.
 pub(super) fn limit_this_process(time: Duration, address_space: u64) -> Result<(), Errno> {
+    end_with_the_parent()?;
     let limit = |resource, value| {
         let limit = Rlimit {
             current: Some(value),
@@ -84,4 +86,22 @@ pub(super) fn limit_this_process(time: Duration, address_space: u64) -> Result<(
     limit(Resource::Core, 0)?;
     limit(Resource::Cpu, time.as_secs().max(1))?;
     limit(Resource::As, address_space)
+}
+
+/// How soon a child notices that nobody waits for it any more.
+const LOOK_FOR_PARENT: Duration = Duration::from_millis(200);
+
+/// Ends this process once its parent has ended. One that did so before this has closed our standard input, which then ends too early. The
+/// kernel's own signal at a parent's death does not serve: it comes with the end of the thread that started the child, and a runtime's
+/// threads come and go.
+fn end_with_the_parent() -> Result<(), Errno> {
+    let parent = getppid();
+    let watch = move || {
+        while getppid() == parent {
+            std::thread::sleep(LOOK_FOR_PARENT);
+        }
+        std::process::exit(1);
+    };
+    let thread = std::thread::Builder::new().name("parent".to_owned());
+    thread.spawn(watch).map(drop).map_err(|_| Errno::AGAIN)
 }

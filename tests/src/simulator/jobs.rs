@@ -24,6 +24,7 @@ pub const LIMITS: Limits = Limits {
         response_bytes: 1 << 20,
         artifact_bytes: 1 << 20,
         log_lines: 100,
+        compile_time: Duration::from_secs(600),
     },
 };
 

@@ -6,6 +6,7 @@ mod bad_config;
 mod check;
 mod cluster_secrets;
 mod cluster_state;
+mod compiling;
 mod crashes;
 mod demo;
 mod deploy;

@@ -209,6 +209,7 @@ pub(crate) const fn limits(concurrency: usize, in_flight_per_origin: usize) -> L
             response_bytes: 0,
             artifact_bytes: 0,
             log_lines: 0,
+            compile_time: Duration::ZERO,
         },
     }
 }
