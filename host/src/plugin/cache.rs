@@ -78,7 +78,10 @@ pub enum CacheError {
         message: String,
     },
     /// It took too long.
-    #[error("compiling it took more than {} s", limit.as_secs())]
+    #[error(
+        "compiling it took more than {} s; give it longer by `limits.plugin.compile`, or this process more of a processor",
+        limit.as_secs()
+    )]
     TooSlow {
         /// The limit.
         limit: Duration,
@@ -86,7 +89,7 @@ pub enum CacheError {
     /// The compiler was killed: by its limit on time or memory, or by the system.
     #[error(
         "the compiler was stopped by {status}; it may use {} s of processor time and {} bytes of address space",
-        limits::COMPILE_TIME.as_secs(),
+        limits::COMPILE_CPU_TIME.as_secs(),
         limits::COMPILE_ADDRESS_SPACE
     )]
     Killed {
@@ -136,14 +139,17 @@ pub(super) struct Cache {
     engine: Engine,
     settings: CacheSettings,
     compatibility: u64,
+    /// How long one compilation may take.
+    compile_time: Duration,
     /// One compilation at a time: each may take hundreds of megabytes.
     compiling: tokio::sync::Mutex<()>,
     complained: AtomicBool,
 }
 
 impl Cache {
-    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Self {
+    pub(super) fn new(engine: Engine, settings: CacheSettings, compile_time: Duration) -> Self {
         Self {
+            compile_time,
             compatibility: engine::compatibility(&engine),
             engine,
             settings,
@@ -273,17 +279,10 @@ impl Cache {
                 .await
                 .map_err(|panic| CacheError::File(std::io::Error::other(panic)))?;
         };
-        match tokio::time::timeout(
-            limits::COMPILE_TIME,
-            compile_in_child(&program, &bytes, out),
-        )
-        .await
-        {
-            Ok(result) => result,
-            Err(_) => Err(CacheError::TooSlow {
-                limit: limits::COMPILE_TIME,
-            }),
-        }
+        let limit = self.compile_time;
+        tokio::time::timeout(limit, compile_in_child(&program, &bytes, out))
+            .await
+            .unwrap_or(Err(CacheError::TooSlow { limit }))
     }
 }
 
@@ -335,7 +334,7 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
 /// # Errors
 /// The component is none, or too large; input or output failed.
 pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheError> {
-    child::limit_this_process(limits::COMPILE_TIME, limits::COMPILE_ADDRESS_SPACE)
+    child::limit_this_process(limits::COMPILE_CPU_TIME, limits::COMPILE_ADDRESS_SPACE)
         .map_err(|error| CacheError::File(error.into()))?;
     let mut bytes = Vec::new();
     let limit = limits::COMPONENT_BYTES as u64;
@@ -507,9 +506,15 @@ mod tests {
         }
     }
 
+    const A_MINUTE: Duration = Duration::from_secs(60);
+
     /// What a process that starts now finds.
     async fn found(settings: CacheSettings) -> Found {
-        let cache = Arc::new(Cache::new(engine::new_engine().unwrap(), settings));
+        let cache = Arc::new(Cache::new(
+            engine::new_engine().unwrap(),
+            settings,
+            A_MINUTE,
+        ));
         let bytes = bytes();
         cache.component(Digest::of(&bytes), bytes).await.unwrap().1
     }
@@ -631,7 +636,7 @@ mod tests {
     }
 
     /// A program in place of this one.
-    async fn compiled_by(script: &str) -> CacheError {
+    async fn compiled_by(script: &str, limit: Duration) -> CacheError {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("compiler");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -642,6 +647,7 @@ mod tests {
                 compiler: Compiler::Program(program),
                 ..settings(&directory.path().join("cache"))
             },
+            limit,
         ));
         let bytes = bytes();
         let Err(error) = cache.component(Digest::of(&bytes), bytes).await else {
@@ -654,16 +660,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_compiler_that_fails_is_heard() {
-        for (script, lasting, part) in [
+        let a_second = Duration::from_secs(1);
+        for (script, limit, lasting, part) in [
             (
                 "echo 'no such instruction' >&2; exit 1",
+                A_MINUTE,
                 true,
                 "no such instruction",
             ),
-            ("kill -9 $$", false, "signal: 9"),
-            ("cat >/dev/null; echo garbage", false, "does not load"),
+            ("kill -9 $$", A_MINUTE, false, "signal: 9"),
+            (
+                "cat >/dev/null; echo garbage",
+                A_MINUTE,
+                false,
+                "does not load",
+            ),
+            ("exec sleep 60", a_second, false, "`limits.plugin.compile`"),
         ] {
-            let error = compiled_by(script).await;
+            let error = compiled_by(script, limit).await;
             assert!(error.to_string().contains(part), "{error}");
             assert_eq!(error.is_lasting(), lasting, "{script}");
         }

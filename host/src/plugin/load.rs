@@ -7,6 +7,7 @@ use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::Engine;
@@ -348,13 +349,14 @@ impl Loader {
         engine: Engine,
         files: &BTreeMap<String, PluginFile>,
         settings: CacheSettings,
+        compile_time: Duration,
     ) -> Result<Self, BoxError> {
         Ok(Self {
             registry: Arc::new(Registry::new(files)),
             linkers: Linkers::new(&engine)?,
             compiler: settings.compiler.clone(),
             judging: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
-            cache: Arc::new(Cache::new(engine, settings)),
+            cache: Arc::new(Cache::new(engine, settings, compile_time)),
             inspected: Mutex::default(),
             refused: Mutex::default(),
             loaded: Mutex::default(),

@@ -93,7 +93,7 @@ impl Plugins {
         let ticker = Ticker::start(move || ticking.increment_epoch())
             .map_err(|error| EngineError(error.into()))?;
         Ok(Self(Arc::new(Inner {
-            loader: Loader::new(engine, files, cache).map_err(EngineError)?,
+            loader: Loader::new(engine, files, cache, limits.compile_time).map_err(EngineError)?,
             ticker,
             limits,
             stop: OnceLock::new(),
@@ -255,7 +255,7 @@ impl Plugins {
                     HostCode::PluginCompiling,
                     format!(
                         "plugin `{shown}` is being compiled; that is done once, and is given {} s",
-                        limits::COMPILE_TIME.as_secs()
+                        self.0.limits.compile_time.as_secs()
                     ),
                 )
             }),
