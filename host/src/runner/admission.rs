@@ -27,16 +27,15 @@ const SLOW_PART: (usize, usize) = (3, 4);
 pub(super) struct Bounds {
     /// In the whole process, at least 1.
     pub(super) all: usize,
-    /// On one remote lane, at least 1.
-    pub(super) per_remote: usize,
+    /// On one lane that leans on more than this machine, at least 1.
+    pub(super) per_lane: usize,
 }
 
 impl Bounds {
     fn of(self, lane: &Lane) -> usize {
-        if lane.is_remote() {
-            self.per_remote.max(1)
-        } else {
-            usize::MAX
+        match lane {
+            Lane::Local => usize::MAX,
+            Lane::Remote(_) | Lane::Plugin { .. } => self.per_lane.max(1),
         }
     }
 
@@ -278,7 +277,7 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds {
         all: 8,
-        per_remote: 2,
+        per_lane: 2,
     };
 
     const NOW: Duration = Duration::from_secs(1000);
@@ -320,10 +319,27 @@ mod tests {
     }
 
     #[test]
+    fn whatever_leans_on_more_than_this_machine_has_a_bound_of_its_own() {
+        let issuer = || Lane::Remote("https://issuer".into());
+        for (lane, most) in [
+            (Lane::Local, 6),
+            (issuer(), 2),
+            (issuer().behind("source"), 2),
+            (Lane::Local.behind("source"), 2),
+        ] {
+            let mut admission = Admission::new(BOUNDS);
+            for work in 0..100 {
+                admission.enqueue(lane.clone(), 0, work);
+            }
+            assert_eq!(drain(&mut admission).len(), most, "{lane:?}");
+        }
+    }
+
+    #[test]
     fn no_lane_takes_all_places_even_if_its_own_bound_would_let_it() {
         let mut admission = Admission::new(Bounds {
             all: 8,
-            per_remote: 64,
+            per_lane: 64,
         });
         for work in 0..100 {
             admission.enqueue(remote("hung"), 0, work);
@@ -355,7 +371,7 @@ mod tests {
         for (hung, places) in [(1, 16), (2, 10), (4, 4), (10, 1), (62, 16), (1000, 16)] {
             let bounds = Bounds {
                 all: 64,
-                per_remote: 16,
+                per_lane: 16,
             };
             let mut admission = knowing(bounds, (0..places).map(well));
             for work in 0..200 {
@@ -408,7 +424,7 @@ mod tests {
     fn a_bound_of_one_lets_one_at_a_time() {
         let mut admission = Admission::new(Bounds {
             all: 1,
-            per_remote: 1,
+            per_lane: 1,
         });
         admission.enqueue(remote("a"), 0, 1);
         admission.enqueue(remote("b"), 0, 2);
@@ -430,10 +446,10 @@ mod tests {
     proptest! {
         #[test]
         fn bounds_hold_and_everything_begins_once(
-            coming in proptest::collection::vec((0_u8..4, 0_u32..5), 1..200), all in 1_usize..9, per_remote in 1_usize..9, held_ms in 0_u64..5000,
+            coming in proptest::collection::vec((0_u8..4, 0_u32..5), 1..200), all in 1_usize..9, per_lane in 1_usize..9, held_ms in 0_u64..5000,
         ) {
             let (held, mut now) = (Duration::from_millis(held_ms), NOW);
-            let bounds = Bounds { all, per_remote };
+            let bounds = Bounds { all, per_lane };
             let mut admission = Admission::new(bounds);
             let mut running: Vec<Lane> = Vec::new();
             let mut begun = Vec::new();
@@ -449,11 +465,11 @@ mod tests {
                     begun.push(work);
                 }
                 prop_assert!(running.len() <= all);
-                let mut per_lane = BTreeMap::new();
+                let mut of_lane = BTreeMap::new();
                 for lane in &running {
-                    *per_lane.entry(lane.clone()).or_insert(0) += 1;
+                    *of_lane.entry(lane.clone()).or_insert(0) += 1;
                 }
-                prop_assert!(per_lane.iter().all(|(lane, count)| *count <= bounds.of(lane)));
+                prop_assert!(of_lane.iter().all(|(lane, count)| *count <= bounds.of(lane)));
                 let Some(lane) = running.pop() else { break };
                 now += held;
                 admission.release(&lane, held, now);

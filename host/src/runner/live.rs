@@ -91,11 +91,14 @@ impl Live {
             .cloned()
     }
 
-    /// Of the first endpoint in a job's configuration; none: it has none, or its plugin is not known yet.
+    /// Of the first endpoint in a job's configuration; where the plugin's schema has none, the first that the job allows beside them. None:
+    /// its plugin reaches nobody, or is not known yet.
     fn origin(&self, job: &Job) -> Option<Arc<str>> {
         let info = self.known(&job.source.plugin)?;
-        let endpoints = endpoints(info.schema.as_ref()?, &job.source.config);
-        Some(endpoints.into_iter().next()?.to_string().into())
+        let schema = info.schema.as_ref();
+        let endpoints = schema.map_or_else(Vec::new, |it| endpoints(it, &job.source.config));
+        let first = endpoints.iter().chain(&job.source.allow).next()?;
+        Some(first.to_string().into())
     }
 
     /// What an output gets, and what of it dies before its token.
@@ -462,6 +465,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_source_asks_its_first_endpoint_or_else_the_first_origin_that_its_job_allows() {
+        let cache = tempfile::tempdir().unwrap();
+        let live = live(cold(&cache), Fixture::new().host());
+        let (idp, other) = ("https://idp.example.org", "https://other.example.org");
+        let options = serde_json::json!({
+            "grant": "client_credentials",
+            "token_url": format!("{idp}/token"),
+            "client_id": "svc",
+        });
+        let table: [(&str, &[&str], Option<&str>, &str); 6] = [
+            ("oauth2", &[], Some(idp), "an endpoint"),
+            ("oauth2", &[other], Some(idp), "an endpoint goes first"),
+            ("mirror", &[other, idp], Some(other), "no endpoint"),
+            ("dummy", &[other], Some(other), "nor in another plugin"),
+            ("mirror", &[], None, "nobody to ask"),
+            ("unheard-of", &[other], None, "no plugin"),
+        ];
+        for (plugin, allow, expected, what) in table {
+            let mut job = job("a");
+            job.source.plugin = plugin.to_owned();
+            job.source.config = options.clone();
+            job.source.allow = allow.iter().map(|it| Origin::parse(it).unwrap()).collect();
+            live.learn(plugin).await;
+            let issuer = live.issuer(&job).map(|issuer| issuer.origin);
+            assert_eq!(issuer.as_deref(), expected, "{what}");
+            let lane = Lane::Plugin {
+                name: plugin.into(),
+                remote: expected.map(Into::into),
+            };
+            assert_eq!(Acquirer::lane(&live, &job), lane, "{what}");
+        }
+    }
+
+    fn live(plugins: Plugins, capabilities: capability::Host) -> Live {
+        let outputs = Outputs::new(Arc::new(Kubernetes::new()), Arc::default());
+        Live::new(plugins, capabilities, outputs, CancellationToken::new())
+    }
+
+    #[tokio::test]
     async fn compiling_takes_no_time_from_the_requests_of_a_call() {
         let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let began = Instant::now();
@@ -483,12 +525,7 @@ mod tests {
             "client_id": "svc",
         });
         fixture.job.source.timeout = compiling / 2;
-        let live = Live::new(
-            cold(&caches[1]),
-            fixture.host(),
-            Outputs::new(Arc::new(Kubernetes::new()), Arc::default()),
-            CancellationToken::new(),
-        );
+        let live = live(cold(&caches[1]), fixture.host());
         let call = Call {
             attempt: 0,
             previous_expires_at: None,

@@ -88,16 +88,6 @@ impl Lane {
             },
         }
     }
-
-    /// Whether another machine has a part in it.
-    #[must_use]
-    pub const fn is_remote(&self) -> bool {
-        match self {
-            Self::Local => false,
-            Self::Remote(_) => true,
-            Self::Plugin { remote, .. } => remote.is_some(),
-        }
-    }
 }
 
 /// The lane of the API server: a process talks to one cluster.

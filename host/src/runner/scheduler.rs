@@ -142,7 +142,7 @@ impl Scheduler {
             issuers: Issuers::default(),
             admission: Admission::new(Bounds {
                 all: limits.concurrency,
-                per_remote: limits.in_flight_per_origin,
+                per_lane: limits.in_flight_per_origin,
             }),
             judged,
             phase: Phase::Running,

@@ -314,6 +314,41 @@ fn plugins_formatters_and_issuers_that_take_their_time_in_many_jobs() {
     beside_an_innocent_job("hostile-crowds", &plugins, &hostile, END);
 }
 
+/// Its requests go where its jobs allow: that is what the host knows of its issuer.
+#[test]
+fn a_plugin_without_an_endpoint_whose_issuer_hangs_in_more_jobs_than_run_at_once() {
+    let _turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let scene = Scene::new("hostile-no-endpoint").unwrap();
+    let (innocent, silent) = (good_issuer(), Issuer::start().unwrap());
+    silent.always("/silent", Behaviour::hang());
+    let options = format!("{{mode: one-request, url: \"{}\"}}", silent.url("/silent"));
+    let allow = format!("    allow: [\"{}\"]", silent.origin());
+    let mut others = String::new();
+    for n in 0..100 {
+        others += &guest_job(&format!("waits-{n}"), &options, &allow)
+            .replace("timeout: 60s", "timeout: 2s");
+    }
+    others += &guest_job("good", "{mode: good}", "");
+    let plugins = plugin("guest", "guest_source.wasm");
+    let (process, _) = start(&scene, &innocent, &plugins, &others);
+    let config = scene.path("evertoken.yaml");
+    for job in ["waits-0", "waits-99"] {
+        wait_until(job, PATIENCE, || {
+            let row = scene.row(&config, job)?;
+            (row["held_back"]["issuer"] == silent.origin()).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    }
+    let log = process.stderr();
+    assert!(log.contains("the issuer is in trouble"), "{log}");
+    assert!(scene.out("good").exists(), "{log}");
+    let asked = silent.requests().len();
+    assert!(asked <= 20, "{asked} requests; 16 may be under way at once");
+    ends_within(END, "hostile-no-endpoint", &process);
+}
+
 /// Each with one job: none of them takes more than its share.
 #[test]
 fn more_issuers_that_take_their_time_than_the_process_asks_at_once() {

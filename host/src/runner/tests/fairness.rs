@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::virtual_time::EPOCH;
-use super::world::{Plan, SECOND, World, failure, job, kept, limits};
+use super::world::{Plan, SECOND, World, failure, job, kept, limits, put};
 use crate::model::JobId;
 use crate::model::failure::{Code, FailureKind};
 use crate::runner::status::JobState;
@@ -68,6 +68,41 @@ fn a_hung_issuer_with_a_thousand_jobs_changes_nothing_for_the_others() {
     let without = asked(0);
     assert!(without.len() > 300 * 16, "{}", without.len());
     assert_eq!(asked(1000), without);
+}
+
+#[test]
+fn a_hung_plugin_without_an_endpoint_leaves_places_to_jobs_that_nobody_knows_yet() {
+    let world = World::default();
+    let mut jobs = Vec::new();
+    for n in 0..1000 {
+        let name = format!("hung-{n}");
+        let plugin = Some("hung");
+        world.plan(&name, Plan { plugin, ..hung() });
+        jobs.push(job(&name));
+    }
+    world.time.run(async {
+        let started = world.start(jobs).await;
+        world.time.wait(SECOND).await;
+        let names: Vec<String> = (0..10).map(|n| format!("well-{n}")).collect();
+        for name in &names {
+            let plugin = Some("well");
+            world.plan(
+                name,
+                Plan {
+                    plugin,
+                    ..Plan::default()
+                },
+            );
+        }
+        let jobs = names.iter().map(|name| job(name)).collect();
+        started.handle.apply(put(jobs)).await.unwrap();
+        world.time.wait(SECOND).await;
+        for name in &names {
+            assert_eq!(world.written(name).len(), 1, "{name}");
+        }
+        assert_eq!(world.facts().in_flight, 16);
+        started.stop().await;
+    });
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) origin: &'static str,
+    /// The plugin that asks it; none: one that nothing else leans on, so that its origin is all.
+    pub(crate) plugin: Option<&'static str>,
     /// The client that the job is to its issuer; none: one of its own.
     pub(crate) client: Option<u8>,
     pub(crate) life: Duration,
@@ -48,6 +50,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             origin: "https://issuer",
+            plugin: None,
             client: None,
             life: Duration::from_secs(300),
             takes: Duration::from_millis(50),
@@ -283,7 +286,11 @@ pub(crate) fn path(output: &Output) -> String {
 
 impl Acquirer for World {
     fn lane(&self, job: &Job) -> Lane {
-        Lane::Remote(self.plan_of(&job.id.name).origin.into())
+        let Plan { origin, plugin, .. } = self.plan_of(&job.id.name);
+        plugin.map_or_else(
+            || Lane::Remote(origin.into()),
+            |plugin| Lane::Local.behind(plugin),
+        )
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
