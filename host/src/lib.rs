@@ -8,6 +8,7 @@ pub mod capability;
 pub mod cli;
 pub mod config;
 mod file;
+mod form;
 mod json_member;
 pub mod kubernetes;
 pub mod model;

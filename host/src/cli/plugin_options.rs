@@ -44,14 +44,14 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         let Some(Judged { info, mistakes }) = judged.remove(&(plugin.to_owned(), wanted)) else {
             continue;
         };
-        let tell =
-            |place, message| places.mistake(place, format!("plugin `{plugin}`: {message}"), None);
+        let tell = |place, message, help| {
+            places.mistake(place, format!("plugin `{plugin}`: {message}"), help)
+        };
         for (said, mistakes) in all_said.iter().zip(mistakes) {
-            found.extend(
-                mistakes
-                    .into_iter()
-                    .map(|mistake| tell(said.place.pointer(&mistake.pointer), mistake.message)),
-            );
+            found.extend(mistakes.into_iter().map(|mistake| {
+                let place = said.place.pointer(&mistake.pointer);
+                tell(place, mistake.message, mistake.help)
+            }));
             if wanted == PluginUse::Source {
                 let mistakes = info.check_secrets(&said.config, &said.secrets);
                 found.extend(mistakes.into_iter().map(|mistake| {
@@ -59,7 +59,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
                         Some(name) => said.secrets_place.key(name),
                         None => said.secrets_place,
                     };
-                    tell(place, mistake.message)
+                    tell(place, mistake.message, None)
                 }));
             }
         }

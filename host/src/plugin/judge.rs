@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::cache::Compiler;
 use super::child::{self, Ended};
 use super::limits;
-use super::schema::{self, ConfigMistake};
+use super::{ConfigMistake, schema};
 
 /// The hidden subcommand that judges: a schema and configurations on standard input, their mistakes on standard output.
 pub const JUDGE_COMMAND: &str = "judge-options";

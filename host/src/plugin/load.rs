@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::Engine;
 
+use super::ConfigMistake;
 use super::built_in::{BUILT_IN, BuiltIn};
 use super::cache::{Cache, CacheError, CacheSettings, Compiler, Found};
 use super::engine::BoxError;
@@ -19,7 +20,6 @@ use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
 use super::judge::{self, JudgeError};
 use super::limits;
-use super::schema::ConfigMistake;
 use super::v0_1::{Linkers, Prepared};
 use crate::file;
 use crate::model::PluginFile;

@@ -23,6 +23,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub use crate::form::Mistake as ConfigMistake;
 pub use built_in::{BUILT_IN, BuiltIn};
 pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
 pub use error::CallError;
@@ -30,7 +31,6 @@ pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
 pub use judge::{JUDGE_COMMAND, JudgeError, judge_options};
 pub use load::LoadError;
 pub use needs::{SecretMistake, SecretNeed};
-pub use schema::ConfigMistake;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 

@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, PatternOptions, ReferencingError, ValidationError, Validator};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::form::{Kind, Mistake, Seen, Written, escaped, in_place, quoted, tell};
 use crate::model::Origin;
-use crate::names::{is_telling, nearest};
+use crate::names::is_telling;
 use crate::printable::printable;
 use crate::text::{Alphabet, first_unseen, has_userinfo, has_variable, is_bare_variable};
 
@@ -39,15 +39,6 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Stands for the fields that were not named any more.
 const AND_MORE: &str = "…";
-
-/// A mistake in a plugin's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigMistake {
-    /// Where: a JSON pointer (RFC 6901) into the configuration; empty for the whole.
-    pub pointer: String,
-    /// What is wrong and what would be right.
-    pub message: String,
-}
 
 /// The origins of the endpoints in a configuration, each once. A value that is no URL opens nothing, nor does what is behind
 /// `MAX_STEPS`; checking the configuration tells of it.
@@ -102,17 +93,18 @@ pub(super) fn check_config(
     schema: &Value,
     validator: &Validator,
     config: &Value,
-) -> Result<Vec<ConfigMistake>, String> {
+) -> Result<Vec<Mistake>, String> {
     let mut mistakes = Vec::new();
     for error in validator.iter_errors(config).take(MAX_MISTAKES) {
-        tell(schema, &error, &mut mistakes);
+        tell(schema, &error, &Options(config), &mut mistakes);
     }
     mistakes.truncate(MAX_MISTAKES);
     let followed = visit(schema, config, &mut |pointer, value| {
         let wrong = wrong_endpoint(pointer, value);
-        mistakes.extend(wrong.map(|message| ConfigMistake {
+        mistakes.extend(wrong.map(|(message, help)| Mistake {
             pointer: pointer.to_owned(),
             message,
+            help: Some(help),
         }));
     });
     followed.map_err(|TooComplex| {
@@ -121,7 +113,8 @@ pub(super) fn check_config(
     let mut seen = BTreeSet::new();
     mistakes.retain_mut(|mistake| {
         mistake.message = fit(&mistake.message);
-        seen.insert((mistake.pointer.clone(), mistake.message.clone()))
+        mistake.help = mistake.help.take().map(|help| fit(&help));
+        seen.insert(mistake.clone())
     });
     Ok(mistakes)
 }
@@ -177,35 +170,34 @@ fn origin(value: &Value) -> Option<Origin> {
     Origin::of(&url)
 }
 
-/// Why a value is no endpoint. A URL parser drops line ends and takes what stands before an `@`; an issuer would see neither.
-fn wrong_endpoint(pointer: &str, value: &Value) -> Option<String> {
+/// Why a value is no endpoint, and the mend. A URL parser drops line ends and takes what stands before an `@`; an issuer would see neither.
+fn wrong_endpoint(pointer: &str, value: &Value) -> Option<(String, String)> {
     let text = value.as_str().unwrap_or_default();
-    if let Some(odd) = Alphabet::OneLine.odd(text.as_bytes()) {
-        return Some(format!("the URL has {odd}; {}", odd.mend()));
+    let odd = Alphabet::OneLine.odd(text.as_bytes());
+    if let Some(odd) = odd.or_else(|| first_unseen(text)) {
+        return Some((format!("the URL has {odd}"), odd.mend().to_owned()));
     }
-    if let Some(odd) = first_unseen(text) {
-        return Some(format!("the URL has {odd}; {}", odd.mend()));
-    }
-    if has_userinfo(text) {
-        return Some(
-            "the URL has a user or password before its host; leave it out, and give a password as a secret"
-                .to_owned(),
-        );
-    }
-    if has_variable(text) || text.split(is_url_delimiter).any(is_bare_variable) {
-        return Some("variables are not put in here; write the URL itself".to_owned());
-    }
-    if text.contains(['{', '}']) || has_lone_percent(text) {
-        return Some(
-            "the URL has a placeholder, or a character that has to be percent-encoded; write what stands for it".to_owned(),
-        );
-    }
-    (!is_spelled_out(text) || origin(value).is_none()).then(|| {
-        format!(
-            "{} is not an endpoint; write `https://host/path`",
-            shown(pointer, value)
+    let (message, help) = if has_userinfo(text) {
+        (
+            "the URL has a user or password before its host",
+            "leave it out, and give a password as a secret",
         )
-    })
+    } else if has_variable(text) || text.split(is_url_delimiter).any(is_bare_variable) {
+        ("variables are not put in here", "write the URL itself")
+    } else if text.contains(['{', '}']) || has_lone_percent(text) {
+        (
+            "the URL has a placeholder, or a character that has to be percent-encoded",
+            "write what stands for it",
+        )
+    } else if !is_spelled_out(text) || origin(value).is_none() {
+        return Some((
+            format!("{} is not an endpoint", shown(pointer, value)),
+            "write `https://host/path`".to_owned(),
+        ));
+    } else {
+        return None;
+    };
+    Some((message.to_owned(), help.to_owned()))
 }
 
 fn is_url_delimiter(c: char) -> bool {
@@ -311,22 +303,6 @@ impl Visitor<'_> {
     }
 }
 
-/// Subschemas that speak about the same place of the configuration.
-fn in_place<'a>(root: &'a Value, schema: &'a Value) -> impl Iterator<Item = &'a Value> {
-    let reference = schema
-        .get("$ref")
-        .and_then(Value::as_str)
-        .and_then(|reference| root.pointer(reference.strip_prefix('#')?));
-    let alternatives = ["allOf", "anyOf", "oneOf"]
-        .into_iter()
-        .filter_map(|keyword| schema.get(keyword)?.as_array())
-        .flatten();
-    let conditional = ["if", "then", "else"]
-        .into_iter()
-        .filter_map(|keyword| schema.get(keyword));
-    reference.into_iter().chain(alternatives).chain(conditional)
-}
-
 fn member_schema<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {
     schema
         .get("properties")
@@ -389,291 +365,20 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Turns a validation error into mistakes: a failed choice is told by the alternative that was meant, an unknown key each.
-fn tell(schema: &Value, error: &ValidationError<'_>, mistakes: &mut Vec<ConfigMistake>) {
-    let pointer = error.instance_path().to_string();
-    match error.kind() {
-        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
-            if let Some(keys) = missing_keys(&pointer, context) {
-                mistakes.push(ConfigMistake {
-                    message: format!("one of {keys} is missing; give exactly one of them"),
-                    pointer,
-                });
-                return;
-            }
-            match meant(&pointer, context) {
-                Some(errors) => errors
-                    .iter()
-                    .for_each(|error| tell(schema, error, mistakes)),
-                None => mistakes.push(ConfigMistake {
-                    message: no_alternative(&shown(&pointer, error.instance()), context),
-                    pointer,
-                }),
-            }
-        }
-        ValidationErrorKind::OneOfMultipleValid { .. }
-            if let Some(keys) = excluding_keys(schema, error) =>
-        {
-            mistakes.push(ConfigMistake {
-                message: format!("{keys} exclude each other; keep one of them"),
-                pointer,
-            });
-        }
-        ValidationErrorKind::PropertyNames { error } => mistakes.push(ConfigMistake {
-            message: message(error.kind(), &quoted(error.instance()), error),
-            pointer,
-        }),
-        ValidationErrorKind::AdditionalProperties { unexpected }
-        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            let known = known_keys(schema, error.schema_path().as_str());
-            mistakes.extend(unexpected.iter().map(|key| ConfigMistake {
-                pointer: format!("{pointer}/{}", escaped(key)),
-                message: unknown_key(key, error.instance().get(key), &known),
-            }));
-        }
-        kind => mistakes.push(ConfigMistake {
-            message: message(kind, &shown(&pointer, error.instance()), error),
-            pointer,
-        }),
-    }
-}
+/// Options as a message may repeat them.
+struct Options<'a>(&'a Value);
 
-/// `value` is the wrong value as it may be shown.
-fn message(kind: &ValidationErrorKind, value: &str, error: &ValidationError<'_>) -> String {
-    match kind {
-        ValidationErrorKind::Required { property } => {
-            format!("`{}` is missing", property.as_str().unwrap_or_default())
-        }
-        ValidationErrorKind::Type { kind } => {
-            format!(
-                "{value} is {}; {} is expected",
-                type_of(error.instance()),
-                expected(kind)
-            )
-        }
-        ValidationErrorKind::Enum { options } => {
-            let options: Vec<String> = options
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(quoted)
-                .collect();
-            format!("{value} is not known; write one of {}", options.join(", "))
-        }
-        ValidationErrorKind::Constant { expected_value } => {
-            format!("{value} is not known; write {}", quoted(expected_value))
-        }
-        ValidationErrorKind::Pattern { pattern } => {
-            let text = error.instance().as_str().unwrap_or_default();
-            let odd = Alphabet::OneLine.odd(text.as_bytes());
-            match odd.or_else(|| first_unseen(text)) {
-                // It is hard to see in a value, and what comes behind it may be anything.
-                Some(odd) => format!("the value has {odd}; {}", odd.mend()),
-                None => format!("{value} does not match the pattern `{pattern}`"),
-            }
-        }
-        ValidationErrorKind::Minimum { limit } => format!("{value} is less than {limit}"),
-        ValidationErrorKind::Maximum { limit } => format!("{value} is more than {limit}"),
-        ValidationErrorKind::MinLength { limit: 1 } => "the value is empty".to_owned(),
-        ValidationErrorKind::MinProperties { limit: 1 } => "the mapping is empty".to_owned(),
-        _ => error.masked_with(value).to_string(),
-    }
-}
-
-/// The one alternative whose shape fits, if there is just one: no wrong type at the place of the choice, and no wrong tag in it.
-fn meant<'a, 'e>(
-    pointer: &str,
-    alternatives: &'a [Vec<ValidationError<'e>>],
-) -> Option<&'a [ValidationError<'e>]> {
-    let mut fitting = alternatives.iter().filter(|errors| {
-        !errors.iter().any(|error| match error.kind() {
-            ValidationErrorKind::Type { .. } | ValidationErrorKind::Enum { .. } => {
-                error.instance_path().as_str() == pointer
-            }
-            ValidationErrorKind::Constant { .. } => true,
-            _ => false,
-        })
-    });
-    match (fitting.next(), fitting.next()) {
-        (Some(errors), None) => Some(errors),
-        _ => None,
-    }
-}
-
-/// The keys of which one is to be there, where that is all that the alternatives want.
-fn missing_keys(pointer: &str, alternatives: &[Vec<ValidationError<'_>>]) -> Option<String> {
-    let keys: Option<Vec<String>> = alternatives
-        .iter()
-        .map(|errors| match (errors.as_slice(), errors.first()?.kind()) {
-            ([error], ValidationErrorKind::Required { property })
-                if error.instance_path().as_str() == pointer =>
-            {
-                Some(format!("`{}`", property.as_str()?))
-            }
-            _ => None,
-        })
-        .collect();
-    Some(keys?.join(", "))
-}
-
-/// The keys that exclude each other and are there, where that is all that the alternatives want.
-fn excluding_keys(schema: &Value, error: &ValidationError<'_>) -> Option<String> {
-    let alternatives = schema.pointer(error.schema_path().as_str())?.as_array()?;
-    let wanted: Option<Vec<&str>> = alternatives
-        .iter()
-        .map(|alternative| {
-            let required = alternative.as_object()?;
-            let keys = required.get("required")?.as_array()?;
-            match (required.len(), keys.as_slice()) {
-                (1, [key]) => key.as_str(),
-                _ => None,
-            }
-        })
-        .collect();
-    let there: Vec<String> = wanted?
-        .into_iter()
-        .filter(|key| error.instance().get(*key).is_some())
-        .map(|key| format!("`{key}`"))
-        .collect();
-    Some(there.join(", "))
-}
-
-fn no_alternative(value: &str, alternatives: &[Vec<ValidationError<'_>>]) -> String {
-    let mut allowed = BTreeSet::new();
-    for error in alternatives.iter().flatten() {
-        match error.kind() {
-            ValidationErrorKind::Constant { expected_value } => {
-                let place = error
-                    .instance_path()
-                    .as_str()
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or_default();
-                allowed.insert(match place {
-                    "" => quoted(expected_value),
-                    place => format!("`{place}: {}`", plain(expected_value)),
-                });
-            }
-            ValidationErrorKind::Enum { options } => {
-                allowed.extend(options.as_array().into_iter().flatten().map(quoted));
-            }
-            ValidationErrorKind::Type { kind } => {
-                allowed.insert(expected(kind));
-            }
-            _ => {}
-        }
-    }
-    // What may be absent allows null; nobody writes that on purpose.
-    allowed.remove("");
-    match allowed.len() {
-        0 => format!("{value} fits none of the allowed forms"),
-        _ => format!(
-            "{value} fits none of the allowed forms; expected is one of {}",
-            allowed.into_iter().collect::<Vec<_>>().join(", ")
-        ),
-    }
-}
-
-fn unknown_key(key: &str, value: Option<&Value>, known: &BTreeSet<String>) -> String {
-    let nearest = nearest(key, known.iter().map(String::as_str));
-    // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
-    let is_bare = value.is_some_and(Value::is_null) && nearest.is_none();
-    let key = if is_bare || is_long(key) {
-        "(not shown)".to_owned()
-    } else {
-        format!("`{key}`")
-    };
-    match nearest {
-        Some(nearest) => format!("unknown key {key}; did you mean `{nearest}`?"),
-        None if known.is_empty() => format!("unknown key {key}; none is known here"),
-        None => {
-            let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            format!("unknown key {key}; known are {}", known.join(", "))
-        }
-    }
-}
-
-/// The keys that the schema around the keyword at `keyword_path` knows.
-fn known_keys(root: &Value, keyword_path: &str) -> BTreeSet<String> {
-    let mut keys = BTreeSet::new();
-    let around = keyword_path
-        .rsplit_once('/')
-        .and_then(|(parent, _)| root.pointer(parent));
-    if let Some(schema) = around {
-        // The keys that were found are enough for a message.
-        let _ = collect_keys(root, schema, &mut keys, &mut Steps::default(), MAX_DEPTH);
-    }
-    keys
-}
-
-fn collect_keys(
-    root: &Value,
-    schema: &Value,
-    keys: &mut BTreeSet<String>,
-    steps: &mut Steps<()>,
-    depth: usize,
-) -> Result<(), TooComplex> {
-    let Some(depth) = depth.checked_sub(1) else {
-        return Ok(());
-    };
-    if !steps.take(schema, ())? {
-        return Ok(());
-    }
-    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        keys.extend(properties.keys().cloned());
-    }
-    for same in in_place(root, schema) {
-        collect_keys(root, same, keys, steps, depth)?;
-    }
-    Ok(())
-}
-
-fn expected(kind: &TypeKind) -> String {
-    let names: Vec<&str> = match kind {
-        TypeKind::Single(single) => vec![single.as_str()],
-        TypeKind::Multiple(several) => several.into_iter().map(|one| one.as_str()).collect(),
-    };
-    let names: Vec<&str> = names
-        .into_iter()
-        .filter(|name| *name != "null")
-        .map(with_article)
-        .collect();
-    names.join(" or ")
-}
-
-fn with_article(name: &str) -> &str {
-    match name {
-        "string" => "a string",
-        "integer" => "an integer",
-        "number" => "a number",
-        "boolean" => "true or false",
-        "array" => "a list",
-        "object" => "a mapping",
-        "null" => "nothing",
-        other => other,
-    }
-}
-
-fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "empty",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a mapping",
-    }
-}
-
-/// A value that the schema has.
-fn quoted(value: &Value) -> String {
-    format!("`{}`", plain(value))
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        value => value.to_string(),
+impl Written for Options<'_> {
+    fn see(&self, pointer: &str) -> Option<Seen> {
+        let value = self.0.pointer(pointer)?;
+        let kind = match value {
+            Value::Null => Kind::Nothing,
+            Value::Bool(_) | Value::Number(_) => Kind::Bare,
+            Value::String(_) => Kind::Text,
+            Value::Array(_) | Value::Object(_) => Kind::Collection,
+        };
+        let shown = shown(pointer, value);
+        Some(Seen { kind, shown })
     }
 }
 
@@ -682,22 +387,14 @@ fn shown(pointer: &str, value: &Value) -> String {
     let may_be_secret = pointer.split('/').any(is_telling)
         || value
             .as_str()
-            .is_some_and(|text| is_long(text) || has_userinfo(text));
+            .is_some_and(|text| text.chars().count() > MAX_SHOWN_CHARS || has_userinfo(text));
     match value {
         // Whatever is in it is not what is wrong.
-        Value::Object(_) | Value::Array(_) => "this".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a mapping".to_owned(),
         _ if may_be_secret => NOT_SHOWN.to_owned(),
         value => quoted(value),
     }
-}
-
-fn is_long(text: &str) -> bool {
-    text.chars().count() > MAX_SHOWN_CHARS
-}
-
-/// A key as a reference token of RFC 6901.
-fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]
@@ -740,8 +437,16 @@ mod tests {
         })
     }
 
-    fn check_config(schema: &Value, config: &Value) -> Vec<ConfigMistake> {
+    fn check_config(schema: &Value, config: &Value) -> Vec<Mistake> {
         super::check_config(schema, &judge(schema).unwrap(), config).unwrap()
+    }
+
+    /// What is told of a mistake: what is wrong, and the mend.
+    fn told(mistake: &Mistake) -> String {
+        let help = mistake.help.iter();
+        help.fold(mistake.message.clone(), |message, help| {
+            format!("{message}; {help}")
+        })
     }
 
     fn origins(config: &Value) -> Vec<String> {
@@ -801,10 +506,10 @@ mod tests {
         assert!(origins(&config).is_empty());
         assert_eq!(
             check_config(&schema(), &config),
-            [ConfigMistake {
+            [Mistake {
                 pointer: "/token_url".to_owned(),
-                message: "`idp.example.org/token` is not an endpoint; write `https://host/path`"
-                    .to_owned(),
+                message: "`idp.example.org/token` is not an endpoint".to_owned(),
+                help: Some("write `https://host/path`".to_owned()),
             }]
         );
     }
@@ -827,7 +532,7 @@ mod tests {
             ),
             (
                 json!({"template": "x", "files": {"a": "x"}}),
-                vec!["`template`, `files` exclude each other; keep one of them"],
+                vec!["`template`, `files` exclude each other; keep exactly one of them"],
             ),
             (json!({"files": {}}), vec!["the mapping is empty"]),
             (
@@ -836,7 +541,7 @@ mod tests {
             ),
         ] {
             let found = check_config(&schema, &config);
-            let found: Vec<_> = found.iter().map(|found| found.message.as_str()).collect();
+            let found: Vec<_> = found.iter().map(told).collect();
             assert_eq!(found, expected, "{config}");
         }
     }
@@ -929,7 +634,7 @@ mod tests {
             let config = json!({"grant": "refresh_token", "token_url": url});
             let messages: Vec<_> = check_config(&schema(), &config)
                 .into_iter()
-                .map(|mistake| mistake.message)
+                .map(|mistake| told(&mistake))
                 .collect();
             assert_eq!(messages, [expected], "{url:?}");
         }
@@ -956,17 +661,17 @@ mod tests {
             (
                 json!({"scope": "read"}),
                 "/scope",
-                "`read` is a string; a list is expected",
+                "expected a list, found `read`; write it like `[…]`",
             ),
             (
                 json!({"scope": ["read", 7]}),
                 "/scope/1",
-                "`7` is a number; a string is expected",
+                "expected text, but YAML reads `7` as a number or truth value; quote it: `\"7\"`",
             ),
             (
                 json!({"audience": 7}),
                 "/audience",
-                "`7` is a number; a string is expected",
+                "expected text, but YAML reads `7` as a number or truth value; quote it: `\"7\"`",
             ),
             (
                 json!({"token_ulr": "x"}),
@@ -981,22 +686,22 @@ mod tests {
             (
                 json!({"discovery": {"quite/else": 1}}),
                 "/discovery/quite~1else",
-                "unknown key `quite/else`; known are `next`, `url`",
+                "unknown key `quite/else`; the keys here are `next`, `url`",
             ),
             (
                 json!({"discovery": 7}),
                 "/discovery",
-                "`7` fits none of the allowed forms; expected is one of a mapping",
+                "expected a mapping, found `7`",
             ),
             (
                 json!({"auth": {"method": "basic"}}),
                 "/auth",
-                "`user` is missing",
+                "the key `user` is missing; add `user: …`",
             ),
             (
                 json!({"auth": {"method": "digest"}}),
                 "/auth",
-                "this fits none of the allowed forms; expected is one of `method: basic`, `method: none`",
+                "expected `method: basic` or `method: none`, found a mapping",
             ),
         ] {
             let mut config = good.clone();
@@ -1008,9 +713,9 @@ mod tests {
             assert_eq!(
                 mistakes
                     .iter()
-                    .map(|m| (m.pointer.as_str(), m.message.as_str()))
+                    .map(|m| (m.pointer.clone(), told(m)))
                     .collect::<Vec<_>>(),
-                [(pointer, message)],
+                [(pointer.to_owned(), message.to_owned())],
                 "{config}"
             );
         }
@@ -1060,11 +765,8 @@ mod tests {
         ] {
             let mistakes = check_config(&schema, &config);
             assert_eq!(mistakes.len(), 1, "{config}: {mistakes:?}");
-            assert!(
-                !mistakes[0].message.contains("hunter2"),
-                "{}",
-                mistakes[0].message
-            );
+            let told = told(&mistakes[0]);
+            assert!(!told.contains("hunter2"), "{told}");
         }
         // What is neither is repeated, for it shows what was mistyped.
         for config in [json!({"scope": "mistyped"}), json!({"mode": "mistyped"})] {
@@ -1179,7 +881,7 @@ mod tests {
         let options: Vec<String> = (0..1000).map(|n| format!("\u{1b}[{n}m")).collect();
         let schema = json!({"properties": {"colour": {"enum": options}}});
         let mistakes = check_config(&schema, &json!({"colour": "red"}));
-        let message = &mistakes[0].message;
+        let message = mistakes[0].help.as_ref().unwrap();
         assert!(message.len() <= MAX_MESSAGE_BYTES + 3, "{}", message.len());
         assert!(!message.contains('\u{1b}'), "{message}");
     }

@@ -109,7 +109,7 @@ mod tests {
             ),
             (
                 r#"{"SecurityToken":"t-1","passphrase":"p-1","private":"k-1","Authorization":"b-1"}"#,
-                vec!["subject", "t-1", "p-1", "k-1", "b-1"],
+                vec!["subject", "b-1", "t-1", "p-1", "k-1"],
             ),
             (
                 r#"{"token_endpoint":"https://idp.example.org/token","issuer":"https://idp.example.org"}"#,
