@@ -68,7 +68,7 @@ fn call(job: &Arc<Job>) -> Call {
         limits: plugin_limits(),
         keeper: Arc::new(Store::memory().unwrap()),
         kubernetes: None,
-        home: None,
+        write_back: None,
         transport: Arc::new(Network::new(Arc::new(SystemClock))),
         clock: Arc::new(SystemClock),
         environment: process_environment(),

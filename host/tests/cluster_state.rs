@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability::chain::{Chain, Holder, Intent, Plugin};
+use evertoken::capability::chain::{Chain, Holder, Intent, PluginId};
 use evertoken::capability::http::Arrived;
 use evertoken::capability::keep::{ChainChange, FoundChain, Keeper, Revision, Seed};
 use evertoken::kubernetes::Kubernetes;
@@ -143,7 +143,7 @@ fn intent(config: Value) -> Intent {
         method: "POST".to_owned(),
         url: "https://idp.test/token".to_owned(),
         job: job("a"),
-        plugin: Plugin::default(),
+        plugin: PluginId::default(),
         config,
     }
 }

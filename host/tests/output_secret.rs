@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability::{self, Home as _};
+use evertoken::capability::{self, WriteBack as _};
 use evertoken::kubernetes::Kubernetes;
 use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::model::time::Timestamp;
 use evertoken::model::token::Artifact;
 use evertoken::model::{Destination, JobId, SecretDestination, SecretOrigin, SecretWrite};
-use evertoken::output::{Homes, Outputs, Publication, Written};
+use evertoken::output::{Outputs, Publication, WriteBackTargets, Written};
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use secrecy::ExposeSecret;
@@ -326,7 +326,7 @@ async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
         key: "k".to_owned(),
         pointer: None,
     };
-    let homes = Homes::new(Arc::clone(&narrow.kubernetes));
+    let write_backs = WriteBackTargets::new(Arc::clone(&narrow.kubernetes));
     let narrows = narrow.server.admin();
     for (name, immutable) in [("new", false), ("fixed", true)] {
         let held = json!({"immutable": immutable, "data": {"k": "eA=="}});
@@ -334,10 +334,10 @@ async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
             .create_secret(&narrow.namespace, name, held)
             .unwrap();
     }
-    homes.prove(&origin("new")).await.unwrap();
+    write_backs.prove(&origin("new")).await.unwrap();
     assert_eq!(narrow.secret("new")["data"]["k"], "eA==", "it was a trial");
     refused(
-        homes
+        write_backs
             .prove(&origin("fixed"))
             .await
             .map(|()| Written::Unchanged),
@@ -346,7 +346,7 @@ async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
         &["immutable: true"],
     );
     refused(
-        homes
+        write_backs
             .prove(&origin("other"))
             .await
             .map(|()| Written::Unchanged),
@@ -766,7 +766,7 @@ async fn secrets_of_jobs_come_from_secrets_and_token_requests() {
         .admin()
         .create_secret(namespace, "s", json!({"data": {"a": "AP8=", "b": "eA=="}}))
         .unwrap();
-    let cluster: &dyn capability::Kubernetes = &*scene.kubernetes;
+    let cluster: &dyn capability::ClusterSecrets = &*scene.kubernetes;
     let value = cluster.get_secret_key(namespace, "s", "a").await.unwrap();
     assert_eq!(value.expose_secret(), [0, 255]);
     for (name, key, code, words) in [
@@ -847,7 +847,7 @@ async fn a_newest_value_is_written_back_to_its_key_while_the_spent_one_is_there(
         return;
     };
     login(&scene, r#"{"client":"desktop","refresh_token":"spent"}"#);
-    let homes = Homes::new(Arc::clone(&scene.kubernetes));
+    let write_backs = WriteBackTargets::new(Arc::clone(&scene.kubernetes));
     let value = async |key: &str| {
         let value = scene
             .kubernetes
@@ -864,10 +864,16 @@ async fn a_newest_value_is_written_back_to_its_key_while_the_spent_one_is_there(
         ),
     ] {
         let place = place(&scene, key, pointer);
-        assert_eq!(homes.replace(&place, b"spent", b"next").await, Ok(true));
+        assert_eq!(
+            write_backs.replace(&place, b"spent", b"next").await,
+            Ok(true)
+        );
         assert_eq!(value(key).await, expected);
         // What stands there now is no longer the spent value.
-        assert_eq!(homes.replace(&place, b"spent", b"lost").await, Ok(false));
+        assert_eq!(
+            write_backs.replace(&place, b"spent", b"lost").await,
+            Ok(false)
+        );
         assert_eq!(value(key).await, expected);
     }
     assert_eq!(value("other").await, "untouched");
@@ -880,9 +886,12 @@ async fn a_value_that_may_not_be_written_back_is_said_with_the_verb() {
         return;
     };
     login(&scene, "{}");
-    let homes = Homes::new(Arc::clone(&scene.kubernetes));
+    let write_backs = WriteBackTargets::new(Arc::clone(&scene.kubernetes));
     let place = place(&scene, "plain", None);
-    let failure = homes.replace(&place, b"spent", b"next").await.unwrap_err();
+    let failure = write_backs
+        .replace(&place, b"spent", b"next")
+        .await
+        .unwrap_err();
     assert_eq!(failure.kind, FailureKind::Denied, "{failure}");
     assert!(failure.message.contains("patch"), "{failure}");
 }

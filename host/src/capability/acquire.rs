@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
 use super::call::{Call, Dated};
-use super::chain::{Exchange, Plugin};
+use super::chain::{Exchange, PluginId};
 use super::host::Host;
 use super::journal::{self, Ending, Settled};
 use crate::model::Job;
@@ -23,9 +23,9 @@ use crate::refresh::lifetime;
 const MAX_CALLS: u32 = 4;
 
 /// What words a job's requests and reads their answers: a component, or the simulator's model of one.
-pub trait Source: Send + Sync {
+pub trait TokenSource: Send + Sync {
     /// Which one it is.
-    fn plugin(&self) -> Plugin;
+    fn plugin(&self) -> PluginId;
 
     /// The origins that this configuration names as endpoints.
     fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin>;
@@ -106,7 +106,7 @@ impl Host {
     pub async fn acquire(
         &self,
         job: &Arc<Job>,
-        source: &dyn Source,
+        source: &dyn TokenSource,
     ) -> Result<Acquired, NotAcquired> {
         for _ in 0..MAX_CALLS {
             if let Round::Done(acquired) = self.round(job, source).await? {
@@ -121,7 +121,7 @@ impl Host {
         .into())
     }
 
-    async fn round(&self, job: &Arc<Job>, source: &dyn Source) -> Result<Round, NotAcquired> {
+    async fn round(&self, job: &Arc<Job>, source: &dyn TokenSource) -> Result<Round, NotAcquired> {
         let settling = journal::settle(&self.0.journal, job, source.plugin());
         let Settled { held, replayed } = timeout(job.source.timeout, settling)
             .await

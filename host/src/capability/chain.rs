@@ -128,7 +128,7 @@ pub struct Intent {
     /// The job whose source sends it.
     pub job: JobId,
     /// The component that words it.
-    pub plugin: Plugin,
+    pub plugin: PluginId,
     /// The source's configuration, with which its answer can be read.
     #[serde(with = "serde_secret::json")]
     pub config: serde_json::Value,
@@ -136,7 +136,7 @@ pub struct Intent {
 
 /// A component, as an intent names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plugin {
+pub struct PluginId {
     /// As jobs name it.
     pub name: String,
     /// SHA-256 of its bytes.
@@ -572,7 +572,7 @@ mod tests {
             method: "POST".to_owned(),
             url: "https://idp/token".to_owned(),
             job: JobId::file("job"),
-            plugin: Plugin::default(),
+            plugin: PluginId::default(),
             config: serde_json::Value::Null,
         }
     }

@@ -63,7 +63,7 @@ pub(super) struct Echoes {
     sent: Vec<SecretHandle>,
     /// Drawn with the first marker.
     call_digits: String,
-    replaced: Vec<Replaced>,
+    replaced: Vec<Masked>,
     /// What issuers call a token and has markers in it.
     tokens: Vec<String>,
     /// The plugin's own texts in requests.
@@ -73,7 +73,7 @@ pub(super) struct Echoes {
 }
 
 /// What a marker stands for.
-struct Replaced {
+struct Masked {
     secret: SecretHandle,
     /// Whether nothing that the plugin put together was found there.
     is_own: bool,
@@ -220,7 +220,7 @@ impl Echoes {
             }
         };
         let is_own = owners.iter().all(|owner| owner.is_own());
-        self.replaced.push(Replaced { secret, is_own });
+        self.replaced.push(Masked { secret, is_own });
         let prefix = if found.iter().all(u8::is_ascii_digit) {
             ""
         } else {
@@ -401,7 +401,7 @@ impl Echoes {
     }
 
     /// What the markers in the text stand for, in order.
-    fn markers<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a Replaced> {
+    fn markers<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a Masked> {
         let first = self.first_marker(text);
         let markers = std::iter::successors(first, |marker| self.first_marker(marker.after));
         markers.map(|marker| marker.stands_for)
@@ -427,7 +427,7 @@ impl Echoes {
 /// A text's first marker, and what stands around it.
 struct Marker<'a> {
     before: &'a str,
-    stands_for: &'a Replaced,
+    stands_for: &'a Masked,
     after: &'a str,
 }
 

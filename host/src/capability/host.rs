@@ -11,14 +11,14 @@ use super::chain::{ChainState, Holder};
 use super::http::ProxyRules;
 use super::journal::{self, Held, Journal};
 use super::ports::Settings;
-use super::shared::Shared;
+use super::shared::HostInner;
 use crate::model::Origin;
 use crate::model::failure::FailureKind;
 use crate::model::{Job, JobId, SecretOrigin};
 
 /// One per process, shared by all calls; cheap to clone.
 #[derive(Clone)]
-pub struct Host(pub(super) Arc<Shared>);
+pub struct Host(pub(super) Arc<HostInner>);
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,7 +31,7 @@ impl Host {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let ports = Arc::new(settings);
-        Self(Arc::new(Shared {
+        Self(Arc::new(HostInner {
             proxies: ProxyRules::from_environment(&ports.environment),
             journal: Arc::new(Journal::new(Arc::clone(&ports))),
             ports,

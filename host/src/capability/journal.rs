@@ -3,10 +3,10 @@
 //! source sees it; after it, what is open is closed. What may be done with a chain is decided in `chain`.
 
 mod exchange;
-mod flight;
-mod home;
+mod guard;
 #[cfg(test)]
 mod tests;
+mod write_back;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::chain::{
-    ATTEMPTS_AT_ONCE, Chain, ChainId, ChainState, Exchange, Holder, OVERTAKEN_WITHIN, Plugin,
+    ATTEMPTS_AT_ONCE, Chain, ChainId, ChainState, Exchange, Holder, OVERTAKEN_WITHIN, PluginId,
     Settlement,
 };
 use super::crypto;
@@ -32,9 +32,9 @@ use crate::model::time::{Reading, Timestamp};
 use crate::model::{Job, JobId, RetryUnanswered, Secret};
 use crate::stop;
 
-pub(super) use exchange::{Asked, send};
-pub(super) use flight::Flight;
-pub(super) use home::{put_all_at_the_end, write_back};
+pub(super) use exchange::{ExchangeContext, send};
+pub(super) use guard::ChainGuard;
+pub(super) use write_back::{put_all_at_the_end, write_back};
 
 /// A chain that another process uses is looked at again after this at the latest: most exchanges end within a second.
 const IN_USE_LOOK: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub(super) struct Journal {
     left_open: Mutex<HashMap<ChainId, ([u8; 16], Duration)>>,
     exchanges: TaskTracker,
     known: Mutex<Known>,
-    homes: home::Pending,
+    pending: write_back::PendingWriteBacks,
 }
 
 /// What became of chains, by what was last read or written of them.
@@ -88,7 +88,7 @@ impl Journal {
             left_open: Mutex::default(),
             exchanges: TaskTracker::new(),
             known: Mutex::default(),
-            homes: home::Pending::default(),
+            pending: write_back::PendingWriteBacks::default(),
         }
     }
 
@@ -143,7 +143,7 @@ impl Journal {
 
     /// The worst that is known of a job's chains; none: nothing was read of them so far.
     pub(super) fn state_of(&self, job: &JobId) -> Option<ChainState> {
-        if self.homes.has_the_only_copy(job) {
+        if self.pending.has_the_only_copy(job) {
             return Some(ChainState::NeedsAttention);
         }
         let known = self.known();
@@ -201,24 +201,24 @@ fn stamp() -> [u8; 16] {
 #[derive(Default)]
 pub(super) struct Held {
     /// The component that is called.
-    plugin: Plugin,
+    plugin: PluginId,
     /// By the secret's name.
-    flights: BTreeMap<String, Arc<Flight>>,
+    guards: BTreeMap<String, Arc<ChainGuard>>,
 }
 
 impl Held {
     /// The chain that a secret stands for; none: it is not held, or does not rotate.
-    pub(super) fn flight(&self, secret: &str) -> Option<&Arc<Flight>> {
-        self.flights.get(secret)
+    pub(super) fn guard(&self, secret: &str) -> Option<&Arc<ChainGuard>> {
+        self.guards.get(secret)
     }
 
     /// The component that is called.
-    pub(super) fn plugin(&self) -> &Plugin {
+    pub(super) fn plugin(&self) -> &PluginId {
         &self.plugin
     }
 
-    pub(super) fn flights(&self) -> impl Iterator<Item = &Arc<Flight>> {
-        self.flights.values()
+    pub(super) fn guards(&self) -> impl Iterator<Item = &Arc<ChainGuard>> {
+        self.guards.values()
     }
 }
 
@@ -236,9 +236,9 @@ pub(super) struct Settled {
 pub(super) async fn settle(
     journal: &Arc<Journal>,
     job: &Arc<Job>,
-    plugin: Plugin,
+    plugin: PluginId,
 ) -> Result<Settled, Failure> {
-    home::require(journal, job).await?;
+    write_back::require(journal, job).await?;
     let mut chains = BTreeMap::new();
     for (name, secret) in rotating(job) {
         let configured = configured(journal, job, name, secret).await.ok();
@@ -247,14 +247,14 @@ pub(super) async fn settle(
     }
     let mut held = Held {
         plugin,
-        flights: BTreeMap::new(),
+        guards: BTreeMap::new(),
     };
     let mut replayed = None;
-    let mut last: Option<(ChainId, Arc<Flight>)> = None;
+    let mut last: Option<(ChainId, Arc<ChainGuard>)> = None;
     // In the order of their ids: two calls that share two chains never wait for each other.
     for ((id, name), (secret, mut configured)) in chains {
-        if let Some((_, flight)) = last.as_ref().filter(|(last, _)| *last == id) {
-            held.flights.insert(name, Arc::clone(flight));
+        if let Some((_, guard)) = last.as_ref().filter(|(last, _)| *last == id) {
+            held.guards.insert(name, Arc::clone(guard));
             continue;
         }
         let lock = journal.lock(id);
@@ -274,13 +274,13 @@ pub(super) async fn settle(
         if found.seed == Some(Seed::Restored) {
             tell_earlier(job, &name, secret, &found.chain);
         }
-        let flight = Arc::new(Flight::new(journal, job, &name, found, lock));
-        flight.reread().await;
-        if let Some(exchange) = settle_one(journal, secret, &flight).await? {
+        let guard = Arc::new(ChainGuard::new(journal, job, &name, found, lock));
+        guard.reread().await;
+        if let Some(exchange) = settle_one(journal, secret, &guard).await? {
             replayed = Some(exchange);
         }
-        last = Some((id, Arc::clone(&flight)));
-        held.flights.insert(name, flight);
+        last = Some((id, Arc::clone(&guard)));
+        held.guards.insert(name, guard);
     }
     Ok(Settled { held, replayed })
 }
@@ -311,12 +311,12 @@ fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
 async fn settle_one(
     journal: &Journal,
     secret: &Secret,
-    flight: &Flight,
+    guard: &ChainGuard,
 ) -> Result<Option<Exchange>, Failure> {
-    flight.goes_on_without_the_source().await?;
-    let chain = flight.chain().await;
+    guard.goes_on_without_the_source().await?;
+    let chain = guard.chain().await;
     if chain.exchange.is_some() && journal.take_unsent(chain.change) {
-        flight.unsent().await;
+        guard.unsent().await;
         return Ok(None);
     }
     let Reading { wall: now, boot } = journal.ports.clock.now();
@@ -327,12 +327,12 @@ async fn settle_one(
         && !matches!(settlement(&chain), Settlement::InUse { .. });
     let left = journal.left_to_another(&chain, is_over, boot);
     if !left.is_zero() {
-        return Err(in_use(flight, left));
+        return Err(in_use(guard, left));
     }
-    flight.judge_what_came().await?;
-    let chain = flight.chain().await;
+    guard.judge_what_came().await?;
+    let chain = guard.chain().await;
     match settlement(&chain) {
-        Settlement::InUse { until } => Err(in_use(flight, until.since(now))),
+        Settlement::InUse { until } => Err(in_use(guard, until.since(now))),
         Settlement::Free => Ok(None),
         Settlement::Replay => Ok(chain.exchange),
         Settlement::InDoubt { until } if until.since(now) <= OVERTAKEN_WITHIN => {
@@ -341,7 +341,7 @@ async fn settle_one(
         }
         Settlement::InDoubt { until } => Err(Failure {
             retry_after: Some(until.since(now)),
-            ..flight.failure(
+            ..guard.failure(
                 FailureKind::Unavailable,
                 HostCode::ChainInDoubt,
                 &format!(
@@ -350,19 +350,19 @@ async fn settle_one(
                 ),
             )
         }),
-        Settlement::NeedsAttention => Err(flight.failure(
+        Settlement::NeedsAttention => Err(guard.failure(
             FailureKind::Denied,
             HostCode::ChainNeedsAttention,
             "a request with it was not answered, and `retry_unanswered: never` forbids another; log in again and configure the new value, or let it be tried with `evertoken state set`",
         )),
-        Settlement::Dead => Err(dead(flight, &chain)),
+        Settlement::Dead => Err(dead(guard, &chain)),
     }
 }
 
-fn in_use(flight: &Flight, left: Duration) -> Failure {
+fn in_use(guard: &ChainGuard, left: Duration) -> Failure {
     Failure {
         retry_after: Some(left.min(IN_USE_LOOK)),
-        ..flight.failure(
+        ..guard.failure(
             FailureKind::Unavailable,
             HostCode::ChainInUse,
             "another process has sent a request with it and may still get the answer",
@@ -370,10 +370,10 @@ fn in_use(flight: &Flight, left: Duration) -> Failure {
     }
 }
 
-fn dead(flight: &Flight, chain: &Chain) -> Failure {
+fn dead(guard: &ChainGuard, chain: &Chain) -> Failure {
     let said = chain.dead_reason.as_ref();
     let said = said.map_or_else(String::new, |reason| format!(" ({reason})"));
-    flight.failure(
+    guard.failure(
         FailureKind::Denied,
         HostCode::ChainDead,
         &format!("the issuer no longer takes it{said}; log in again and configure the new value"),
@@ -589,23 +589,23 @@ pub(super) enum Ending {
 /// The store cannot be written; then the answer stays and is settled before the next call.
 pub(super) async fn close(held: &Held, ending: Ending, replayed: bool) -> Result<bool, Failure> {
     let mut waits = false;
-    for flight in held.flights() {
-        if flight.chain().await.answer().is_none() {
+    for guard in held.guards() {
+        if guard.chain().await.answer().is_none() {
             continue;
         }
         let ending = match ending {
             // Whoever says so cannot have read it either.
-            Ending::Refused if !flight.answer_is_legible().await => Ending::Open,
+            Ending::Refused if !guard.answer_is_legible().await => Ending::Open,
             ending => ending,
         };
         match ending {
-            _ if flight.keeps_answer() => waits = true,
+            _ if guard.keeps_answer() => waits = true,
             // Without a successor the issuer does not rotate, and the value stays (RFC 6749 §6).
-            Ending::Ok | Ending::Refused => flight.unspent().await?,
+            Ending::Ok | Ending::Refused => guard.unspent().await?,
             Ending::Open => {
                 waits = true;
                 if replayed {
-                    flight.unread().await?;
+                    guard.unread().await?;
                 }
             }
         }
@@ -616,8 +616,8 @@ pub(super) async fn close(held: &Held, ending: Ending, replayed: bool) -> Result
 /// When the first of these chains' newest values dies, where its issuer said so.
 pub(super) async fn expires_at(held: &Held) -> Option<Timestamp> {
     let mut first = None;
-    for flight in held.flights() {
-        let expires_at = flight.chain().await.expires_at;
+    for guard in held.guards() {
+        let expires_at = guard.chain().await.expires_at;
         first = [first, expires_at].into_iter().flatten().min();
     }
     first
@@ -627,10 +627,10 @@ pub(super) async fn expires_at(held: &Held) -> Option<Timestamp> {
 /// reuse give seconds of grace, too few to wait for the job's next turn.
 pub(super) async fn repeats_at_once(job: &Job, held: &Held) -> bool {
     for (name, secret) in rotating(job) {
-        if let Some(flight) = held.flight(name)
+        if let Some(guard) = held.guard(name)
             && secret.retry_unanswered == RetryUnanswered::AtOnce
-            && flight.lost_its_answer()
-            && flight.chain().await.unanswered < ATTEMPTS_AT_ONCE
+            && guard.lost_its_answer()
+            && guard.chain().await.unanswered < ATTEMPTS_AT_ONCE
         {
             return true;
         }
@@ -641,10 +641,10 @@ pub(super) async fn repeats_at_once(job: &Job, held: &Held) -> bool {
 /// Whether a chain that was refused has a newer value by now, or a person has configured another one.
 pub(super) async fn has_news(journal: &Journal, job: &Job, held: &Held) -> bool {
     for (name, secret) in rotating(job) {
-        let Some(flight) = held.flight(name) else {
+        let Some(guard) = held.guard(name) else {
             continue;
         };
-        let known = flight.chain().await;
+        let known = guard.chain().await;
         match find(journal, job, name, secret).await {
             Ok(found) if found.chain.id != known.id => return true,
             Ok(found) if found.chain.generation > known.generation => return true,

@@ -21,7 +21,7 @@ pub mod spelling;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use acquire::{Acquired, Source, Unsuccessful};
+pub use acquire::{Acquired, TokenSource, Unsuccessful};
 pub use call::{Call, Level};
 pub use crypto::PublicKey;
 pub use encoding::Encoding;
@@ -29,4 +29,4 @@ pub use environment::{Environment, process_environment};
 pub use host::Host;
 pub use http::{Body, Network, Request, Response};
 pub use ports::Settings;
-pub use secrets::{Home, Kubernetes, Piece, SecretHandle, Value};
+pub use secrets::{ClusterSecrets, Piece, SecretHandle, Value, WriteBack};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::environment::Environment;
 use super::http::Transport;
 use super::keep::Keeper;
-use super::secrets::{Home, Kubernetes};
+use super::secrets::{ClusterSecrets, WriteBack};
 use crate::model::PluginLimits;
 use crate::model::time::Clock;
 
@@ -16,9 +16,9 @@ pub struct Settings {
     /// Where state and rotating secrets are kept.
     pub keeper: Arc<dyn Keeper>,
     /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
-    pub kubernetes: Option<Arc<dyn Kubernetes>>,
+    pub kubernetes: Option<Arc<dyn ClusterSecrets>>,
     /// Where the newest values of rotating secrets are put, beside the keeper, for jobs that want it; none: nowhere.
-    pub home: Option<Arc<dyn Home>>,
+    pub write_back: Option<Arc<dyn WriteBack>>,
     /// What carries requests.
     pub transport: Arc<dyn Transport>,
     /// The clock that plugins see.

@@ -40,7 +40,7 @@ const MIN_LINE_BYTES: usize = 16;
 /// The secrets to take out. Wiped when dropped, but for the first bytes of each spelling.
 #[derive(Default)]
 pub struct Scrubber {
-    secrets: HashSet<Piece>,
+    secrets: HashSet<SecretPattern>,
     bytes: usize,
     /// Once there are more than are looked for, no text is shown: nobody could say what is in it.
     overflowed: bool,
@@ -50,12 +50,12 @@ pub struct Scrubber {
 
 /// A secret, or the beginning of one that is longer than any text; or a line of a key file.
 #[derive(PartialEq, Eq)]
-struct Piece {
+struct SecretPattern {
     bytes: Zeroizing<Vec<u8>>,
     is_line: bool,
 }
 
-impl Hash for Piece {
+impl Hash for SecretPattern {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.bytes.hash(state);
         self.is_line.hash(state);
@@ -94,7 +94,7 @@ impl Scrubber {
         }
         // What is longer than the window is found by reaching its end.
         let bytes = bytes.get(..=WINDOW_BYTES).map_or(bytes, whole_characters);
-        let piece = Piece {
+        let piece = SecretPattern {
             bytes: Zeroizing::new(bytes.to_vec()),
             is_line,
         };
@@ -144,7 +144,7 @@ impl Scrubber {
                     spellings.push(Zeroizing::new(text.into_bytes()));
                 }
             };
-            for Piece { bytes, is_line } in &self.secrets {
+            for SecretPattern { bytes, is_line } in &self.secrets {
                 match is_line {
                     true => add(bytes.clone()),
                     false => spell(bytes, &mut add),

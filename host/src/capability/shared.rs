@@ -7,7 +7,7 @@ use super::journal::Journal;
 use super::ports::Settings;
 
 /// The inside of a [`Host`](super::Host).
-pub(super) struct Shared {
+pub(super) struct HostInner {
     pub(super) ports: Arc<Settings>,
     pub(super) proxies: ProxyRules,
     pub(super) journal: Arc<Journal>,

@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tracing::instrument::WithSubscriber;
 
-use super::chain::Plugin;
+use super::chain::PluginId;
 use super::environment::Environment;
 use super::host::Host;
 use super::http::{Arriving, Clients, Network, NoAnswer, Outgoing, Transport};
 use super::journal;
 use super::ports::Settings;
-use super::secrets::Kubernetes;
+use super::secrets::ClusterSecrets;
 use super::{Body, Call, Request, Response, Value};
 use crate::model::Origin;
 use crate::model::Policy;
@@ -49,7 +49,7 @@ pub(crate) struct Fixture {
     pub(crate) endpoints: Vec<Origin>,
     pub(crate) limits: PluginLimits,
     pub(crate) keeper: Arc<Store>,
-    pub(crate) kubernetes: Option<Arc<dyn Kubernetes>>,
+    pub(crate) kubernetes: Option<Arc<dyn ClusterSecrets>>,
     pub(crate) environment: BTreeMap<String, OsString>,
     /// What names resolve to; others do not exist.
     pub(crate) names: HashMap<String, Vec<IpAddr>>,
@@ -127,7 +127,7 @@ impl Fixture {
             limits: self.limits.clone(),
             keeper: self.keeper.clone(),
             kubernetes: self.kubernetes.clone(),
-            home: None,
+            write_back: None,
             transport: match &self.transport {
                 Some(transported) => Arc::clone(transported) as Arc<dyn Transport>,
                 None => Arc::new(network()),
@@ -145,7 +145,7 @@ impl Fixture {
     pub(crate) async fn holding_call(&self) -> Call {
         let host = self.host();
         let job = Arc::new(self.job.clone());
-        let settled = journal::settle(&host.0.journal, &job, Plugin::default()).await;
+        let settled = journal::settle(&host.0.journal, &job, PluginId::default()).await;
         let held = settled.unwrap().held;
         host.call_holding(&job, &self.endpoints, &self.endpoints, held)
     }
@@ -268,11 +268,11 @@ pub(crate) fn text(text: &str) -> Value {
 }
 
 /// A connection, plain or TLS.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+pub(crate) trait TestStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> TestStream for T {}
 
 type Script =
-    Arc<dyn Fn(Box<dyn Stream>, String) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
+    Arc<dyn Fn(Box<dyn TestStream>, String) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
 
 /// A server on a free port of this machine. Each connection gets one request read and is then the script's.
 pub(crate) struct Server {
@@ -302,7 +302,7 @@ impl Server {
 
     pub(crate) async fn scripted<F, Fut>(script: F) -> Self
     where
-        F: Fn(Box<dyn Stream>) -> Fut + Send + Sync + 'static,
+        F: Fn(Box<dyn TestStream>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = io::Result<()>> + Send + 'static,
     {
         Self::start(None, Arc::new(move |stream, _| Box::pin(script(stream)))).await
@@ -352,7 +352,7 @@ impl Server {
                 *counted.lock().unwrap() += 1;
                 let (tls, script, seen) = (tls.clone(), Arc::clone(&script), Arc::clone(&seen));
                 tokio::spawn(async move {
-                    let mut stream: Box<dyn Stream> = match tls {
+                    let mut stream: Box<dyn TestStream> = match tls {
                         None => Box::new(stream),
                         Some(config) => Box::new(
                             tokio_rustls::TlsAcceptor::from(config)
@@ -405,7 +405,7 @@ impl Server {
     }
 }
 
-async fn read_request(stream: &mut Box<dyn Stream>) -> io::Result<String> {
+async fn read_request(stream: &mut Box<dyn TestStream>) -> io::Result<String> {
     let mut bytes = Vec::new();
     loop {
         let mut chunk = [0; 4096];

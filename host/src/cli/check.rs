@@ -13,7 +13,7 @@ use super::configuration::{self, ConfigArguments};
 use super::{Exit, house, plain_text, plugin_options, runtime, say};
 use crate::config::Mistakes;
 
-pub(super) use online::{Issuers, Wanted, prove};
+pub(super) use online::{IssuerProof, Wanted, prove};
 
 /// Validates a configuration: its form, its references, every plugin's own options against the plugin's schema, and every template. Needs
 /// no network and starts nothing.
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         }
         if arguments.online || arguments.mint {
             let wanted = Wanted {
-                issuers: Issuers::MustAnswer,
+                issuers: IssuerProof::MustAnswer,
                 mint: arguments.mint,
             };
             let report = prove(&loaded.config, plugins.clone(), wanted).await?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::terminal::Look;
+use super::terminal::TextStyle;
 use super::{Exit, house, plugin_options, say, stderr};
 use crate::config::{self, Loaded, Mistakes, Refused};
 use crate::model::defaults;
@@ -62,8 +62,8 @@ async fn refuse(refused: Refused) -> Exit {
 
 /// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.
 pub(super) fn show(mistakes: &Mistakes) {
-    match Look::of(&std::io::stderr()) {
-        Look::Plain => say(&mistakes.to_string()),
-        look => stderr::write(mistakes.drawn(look == Look::Unicode).as_bytes()),
+    match TextStyle::of(&std::io::stderr()) {
+        TextStyle::Plain => say(&mistakes.to_string()),
+        look => stderr::write(mistakes.drawn(look == TextStyle::Unicode).as_bytes()),
     }
 }

@@ -15,7 +15,7 @@ use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::model::time::SystemClock;
 use crate::model::{Config, PluginFile, PluginLimits, SecretOrigin, StateLocation};
-use crate::output::{Homes, Outputs};
+use crate::output::{Outputs, WriteBackTargets};
 use crate::plugin::{CacheSettings, Compiler, Plugins};
 use crate::runner::live::Live;
 use crate::runner::ports::Ports;
@@ -50,7 +50,7 @@ impl House {
             limits: config.limits.plugin.clone(),
             keeper: Arc::clone(&store) as _,
             kubernetes: Some(Arc::clone(&kubernetes) as _),
-            home: Some(Arc::new(Homes::new(Arc::clone(&kubernetes)))),
+            write_back: Some(Arc::new(WriteBackTargets::new(Arc::clone(&kubernetes)))),
             transport: Arc::new(Network::new(Arc::new(SystemClock))),
             clock: Arc::new(SystemClock),
             environment: process_environment(),

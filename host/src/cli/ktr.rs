@@ -76,9 +76,9 @@ const fn level(level: LogLevel) -> LevelFilter {
     }
 }
 
-const fn format(format: LogFormat) -> log::Format {
+const fn format(format: LogFormat) -> log::LogFormat {
     match format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
+        LogFormat::Text => log::LogFormat::Text,
+        LogFormat::Json => log::LogFormat::Json,
     }
 }

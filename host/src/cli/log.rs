@@ -13,18 +13,18 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::stderr;
-use super::terminal::Look;
+use super::terminal::TextStyle;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(super) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line, for log collectors.
     Json,
 }
 
-impl Format {
+impl LogFormat {
     /// Has errors that end the process look like its log lines.
     pub(super) fn errors_too(self) {
         if self == Self::Json {
@@ -59,7 +59,7 @@ pub(super) struct LogArguments {
         global = true,
         help_heading = "Logging"
     )]
-    pub(super) log_format: Format,
+    pub(super) log_format: LogFormat,
 }
 
 impl LogArguments {
@@ -76,12 +76,12 @@ impl LogArguments {
 }
 
 /// Sends log lines to standard error from here on.
-pub(super) fn start(level: LevelFilter, format: Format) {
+pub(super) fn start(level: LevelFilter, format: LogFormat) {
     start_with(level, format, BoxMakeWriter::new(io::stderr));
 }
 
 /// The same for a process that keeps tokens fresh: it waits for nobody who reads its log, and a panic is a line of it.
-pub(super) fn start_apart(level: LevelFilter, format: Format) {
+pub(super) fn start_apart(level: LevelFilter, format: LogFormat) {
     match stderr::start() {
         Ok(lines) => start_with(level, format, BoxMakeWriter::new(move || lines)),
         // Without a thread to spare, lines that may be waited for are better than none.
@@ -97,7 +97,7 @@ pub(super) fn start_apart(level: LevelFilter, format: Format) {
     }));
 }
 
-fn start_with(level: LevelFilter, format: Format, writer: BoxMakeWriter) {
+fn start_with(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("evertoken", level)
@@ -107,13 +107,13 @@ fn start_with(level: LevelFilter, format: Format, writer: BoxMakeWriter) {
     let registry = tracing_subscriber::registry();
     // A second call (tests start several commands in one process) keeps the first subscriber.
     let _ = match format {
-        Format::Text => {
+        LogFormat::Text => {
             let lines = lines
-                .with_ansi(Look::of(&io::stderr()) != Look::Plain)
+                .with_ansi(TextStyle::of(&io::stderr()) != TextStyle::Plain)
                 .with_target(false);
             registry.with(lines.with_filter(filter)).try_init()
         }
-        Format::Json => registry
+        LogFormat::Json => registry
             .with(lines.json().flatten_event(true).with_filter(filter))
             .try_init(),
     };

@@ -36,7 +36,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use exit::Exit;
 use stderr::say;
-use terminal::Look;
+use terminal::TextStyle;
 
 use crate::plugin::{COMPILE_COMMAND, JUDGE_COMMAND};
 use crate::printable::{printable, printable_json};
@@ -210,14 +210,14 @@ fn write_out(text: &str) -> io::Result<()> {
 /// Help and version are answers, everything else is a mistake.
 fn report_usage(error: &clap::Error) -> Exit {
     let text = |look| match look {
-        Look::Plain => error.render().to_string(),
-        Look::Ascii | Look::Unicode => error.render().ansi().to_string(),
+        TextStyle::Plain => error.render().to_string(),
+        TextStyle::Ascii | TextStyle::Unicode => error.render().ansi().to_string(),
     };
     if error.use_stderr() {
-        stderr::write(text(Look::of(&io::stderr())).as_bytes());
+        stderr::write(text(TextStyle::of(&io::stderr())).as_bytes());
         return Exit::Usage;
     }
-    match write_out(text(Look::of(&io::stdout())).trim_end()) {
+    match write_out(text(TextStyle::of(&io::stdout())).trim_end()) {
         Ok(()) => Exit::Success,
         Err(error) => {
             say(&format!("error: {error}"));

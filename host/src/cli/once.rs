@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 use super::configuration::ConfigArguments;
 use super::house::House;
 use super::status::of_chain;
-use super::terminal::Look;
+use super::terminal::TextStyle;
 use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::model::Config;
 use crate::runner::metrics::Metrics;
@@ -81,7 +81,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         };
         let (runner, handle) =
             Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
-        let progress = (Look::of(&std::io::stderr()) != Look::Plain)
+        let progress = (TextStyle::of(&std::io::stderr()) != TextStyle::Plain)
             .then(|| tokio::spawn(show_progress(handle)));
         let told = signals::moment_of(stop.clone());
         let stopped = stop.clone();

@@ -11,7 +11,7 @@ use super::stderr::say;
 use super::{Exit, print, runtime};
 use crate::model::time::Timestamp;
 use crate::runner::status::{JobStatus, OutputState, OutputStatus};
-use crate::serve::control::{self, Refreshed, RefreshedJob};
+use crate::serve::control::{self, RefreshResult, RefreshedJob};
 
 /// Asks the running process to refresh jobs now, whatever their tokens' age, and waits until the new tokens are in all outputs.
 ///
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &RefreshArguments) -> Exit {
     })
 }
 
-fn report(refreshed: &Refreshed, timeout: Duration) -> anyhow::Result<Exit> {
+fn report(refreshed: &RefreshResult, timeout: Duration) -> anyhow::Result<Exit> {
     let mut exit = Exit::Success;
     for (job, result) in refreshed.now.jobs.iter().zip(&refreshed.jobs) {
         let outputs: Vec<&OutputStatus> = refreshed.now.outputs_of(job).collect();

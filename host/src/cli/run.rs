@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::check::{self, Issuers, Wanted};
+use super::check::{self, IssuerProof, Wanted};
 use super::configuration::ConfigArguments;
 use super::house::{self, House};
 use super::{Exit, plain_text, plugin_options, runtime, signals, socket, stderr};
@@ -16,7 +16,7 @@ use crate::model::Config;
 use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
 use crate::runner::{Change, Runner};
-use crate::serve::probes::{Phase, Probes, Readiness, Shown};
+use crate::serve::probes::{ProbeState, Probes, ProcessPhase, Readiness};
 
 /// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
 ///
@@ -66,7 +66,7 @@ async fn prepared(
     }
     if is_strict {
         let wanted = Wanted {
-            issuers: Issuers::MayBeAway,
+            issuers: IssuerProof::MayBeAway,
             mint: false,
         };
         let report = check::prove(&loaded.config, plugins.clone(), wanted).await?;
@@ -94,7 +94,7 @@ pub(super) async fn keep_fresh(
     let _end_of_service = served.clone().drop_guard();
     let shown_runner = Arc::default();
     if let Some(address) = config.serve {
-        let shown = Shown {
+        let shown = ProbeState {
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             runner: Arc::clone(&shown_runner),
@@ -130,10 +130,10 @@ pub(super) async fn keep_fresh(
         Err(_) if stop.is_cancelled() => {}
         applied => applied?,
     }
-    readiness.set(Phase::Ready);
+    readiness.set(ProcessPhase::Ready);
     tokio::spawn(async move {
         stop.cancelled().await;
-        readiness.set(Phase::Stopping);
+        readiness.set(ProcessPhase::Stopping);
     });
     tracing::info!(
         jobs = config.jobs.len(),

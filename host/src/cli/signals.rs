@@ -52,20 +52,20 @@ pub(super) fn stop_on_signal() -> std::io::Result<CancellationToken> {
 
 /// When a process was told to end.
 #[derive(Debug)]
-pub(super) struct Moment(Arc<OnceLock<Instant>>);
+pub(super) struct StopRequested(Arc<OnceLock<Instant>>);
 
 /// The moment in which `stop` is cancelled.
-pub(super) fn moment_of(stop: CancellationToken) -> Moment {
+pub(super) fn moment_of(stop: CancellationToken) -> StopRequested {
     let moment: Arc<OnceLock<Instant>> = Arc::default();
     let known = Arc::clone(&moment);
     tokio::spawn(async move {
         stop.cancelled().await;
         known.get_or_init(Instant::now);
     });
-    Moment(moment)
+    StopRequested(moment)
 }
 
-impl Moment {
+impl StopRequested {
     /// How long ago that was; nothing if it was not yet.
     pub(super) fn passed(&self) -> Duration {
         self.0.get().map_or(Duration::ZERO, Instant::elapsed)

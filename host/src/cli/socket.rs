@@ -14,7 +14,7 @@ use super::configuration::{ConfigArguments, DEFAULT_PATH, path_or};
 use super::stderr::say;
 use crate::config::{Loaded, glance};
 use crate::model::{Config, StateLocation};
-use crate::serve::control::{self, Control, ControlError};
+use crate::serve::control::{self, ControlError, ControlSocket};
 
 /// Its name in a directory, if the configuration is the one that is read by default.
 const NAME: &str = "evertoken.sock";
@@ -146,9 +146,12 @@ fn listed(paths: &[PathBuf]) -> String {
 ///
 /// # Errors
 /// The named one cannot be made.
-pub(super) async fn bind(config: &Config, path: &Path) -> Result<Option<Control>, ControlError> {
+pub(super) async fn bind(
+    config: &Config,
+    path: &Path,
+) -> Result<Option<ControlSocket>, ControlError> {
     if let Some(socket) = &config.control {
-        return Control::bind(socket).await.map(Some);
+        return ControlSocket::bind(socket).await.map(Some);
     }
     let state_dir = match &config.state {
         StateLocation::Directory { path, .. } => Some(path.as_path()),
@@ -156,7 +159,7 @@ pub(super) async fn bind(config: &Config, path: &Path) -> Result<Option<Control>
     };
     let mut why = String::new();
     for place in places(path, state_dir) {
-        match Control::bind(&place).await {
+        match ControlSocket::bind(&place).await {
             Ok(control) => return Ok(Some(control)),
             Err(error) => {
                 let is_in_use = matches!(error, ControlError::InUse(_));

@@ -19,7 +19,7 @@ use crate::model::failure::{Code, Failure, HostCode};
 use crate::model::time::{SystemClock, Timestamp};
 use crate::model::{Config, StateLocation};
 use crate::serve::control::{self, ControlError, SecretBytes};
-use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, Replaced};
+use crate::state::manual::{ChainFacts, ExchangeFacts, KeptChain, KeptJob, Manual, ReplacedChain};
 use crate::text::{self, STORE_WITHOUT, oddity, secret_suspicion};
 
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
@@ -140,7 +140,7 @@ fn set(arguments: &SetArguments) -> Exit {
             say(&format!("warning: the value: {suspicion}"));
         }
         let (job, secret) = (arguments.job.clone(), arguments.secret.clone());
-        let Replaced {
+        let ReplacedChain {
             chain, generation, ..
         } = state
             .set(job, secret, value.as_ref().map(|value| value.as_slice()))
@@ -177,12 +177,12 @@ fn forget(arguments: &ForgetArguments) -> Exit {
 }
 
 /// Whoever can answer.
-enum State {
+enum StateAccess {
     Process(PathBuf),
     Store(Manual),
 }
 
-impl State {
+impl StateAccess {
     async fn show(&self, jobs: Vec<String>) -> anyhow::Result<Vec<KeptJob>> {
         Ok(match self {
             Self::Process(socket) => control::state_show(socket, jobs).await?,
@@ -196,7 +196,7 @@ impl State {
         job: String,
         secret: String,
         value: Option<&[u8]>,
-    ) -> anyhow::Result<Replaced> {
+    ) -> anyhow::Result<ReplacedChain> {
         Ok(match (self, value) {
             (Self::Process(socket), value) => {
                 control::state_set(socket, job, secret, value.map(SecretBytes::new)).await?
@@ -217,14 +217,14 @@ impl State {
 
 fn with_state(
     target: &TargetArguments,
-    command: impl AsyncFnOnce(State) -> anyhow::Result<Exit>,
+    command: impl AsyncFnOnce(StateAccess) -> anyhow::Result<Exit>,
 ) -> Exit {
     runtime::block_on(async {
         // Where it cannot be known whether a process listens, asking tells why.
         let is_served = async |socket| control::is_served(socket).await.unwrap_or(true);
         let state = match target.find().await {
             Ok(socket) if target.names_socket() || is_served(&socket).await => {
-                State::Process(socket)
+                StateAccess::Process(socket)
             }
             _ => match target.load().await {
                 Ok(loaded) => open(&loaded.config).await?,
@@ -253,7 +253,7 @@ fn names_nothing(error: &anyhow::Error) -> bool {
 }
 
 /// The store, which no process holds: that would have been found.
-async fn open(config: &Config) -> anyhow::Result<State> {
+async fn open(config: &Config) -> anyhow::Result<StateAccess> {
     match &config.state {
         StateLocation::Memory => bail!(
             "the configuration names no state store, so nothing is kept but in the memory of a running process; add `state: {{dir: …}}`"
@@ -265,7 +265,7 @@ async fn open(config: &Config) -> anyhow::Result<State> {
     }
     let store = house::open_store(&config.state, &Arc::new(Kubernetes::new())).await?;
     let manual = Manual::new(Arc::new(store), None, Arc::new(SystemClock));
-    Ok(State::Store(manual))
+    Ok(StateAccess::Store(manual))
 }
 
 /// The value for this secret, without what editors and `echo` put around it.

@@ -79,15 +79,15 @@ pub(super) fn finish() {
 
 /// Lines on their way to a writer that may block.
 #[derive(Clone)]
-pub(super) struct Lines(Arc<Shared>);
+pub(super) struct Lines(Arc<StderrInner>);
 
-struct Shared {
-    queue: Mutex<Queue>,
+struct StderrInner {
+    queue: Mutex<LineQueue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
+struct LineQueue {
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
     is_writing: bool,
@@ -100,7 +100,7 @@ struct Queue {
     counter: Option<Counter>,
 }
 
-impl Queue {
+impl LineQueue {
     fn lose(&mut self) {
         self.lost += 1;
         match &self.counter {
@@ -124,7 +124,7 @@ impl Queue {
 impl Lines {
     /// Writes to `to` from a thread. `say_lost` is told how many lines were lost, once others are written again.
     fn start(to: impl Write + Send + 'static, say_lost: fn(u64)) -> io::Result<Self> {
-        let lines = Self(Arc::new(Shared {
+        let lines = Self(Arc::new(StderrInner {
             queue: Mutex::default(),
             changed: Condvar::new(),
         }));
@@ -135,7 +135,7 @@ impl Lines {
         Ok(lines)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, LineQueue> {
         let queue = self.0.queue.lock();
         queue.unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 /// How text for people may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum TextStyle {
     /// Lines of text and nothing else: a pipe, a file, `TERM=dumb`, or the user wants no colours (<https://no-color.org>, `CLICOLOR=0` of
     /// <https://bixense.com/clicolors>).
     Plain,
@@ -15,7 +15,7 @@ pub(super) enum Look {
     Unicode,
 }
 
-impl Look {
+impl TextStyle {
     /// On this stream.
     pub(super) fn of(stream: &impl IsTerminal) -> Self {
         Self::judge(stream.is_terminal(), |name| std::env::var_os(name))
@@ -49,22 +49,42 @@ mod tests {
         let utf8 = ("LANG", "en_US.UTF-8");
         let xterm = ("TERM", "xterm-256color");
         for (is_terminal, variables, expected) in [
-            (true, vec![xterm, utf8], Look::Unicode),
-            (true, vec![xterm, ("LC_CTYPE", "C.utf8")], Look::Unicode),
-            (true, vec![xterm, utf8, ("LC_ALL", "C")], Look::Ascii),
-            (true, vec![xterm, utf8, ("LC_ALL", "")], Look::Unicode),
-            (true, vec![xterm, ("LANG", "de_DE.ISO-8859-1")], Look::Ascii),
-            (true, vec![xterm], Look::Ascii),
-            (true, vec![xterm, utf8, ("NO_COLOR", "1")], Look::Plain),
-            (true, vec![xterm, utf8, ("NO_COLOR", "")], Look::Unicode),
-            (true, vec![xterm, utf8, ("CLICOLOR", "0")], Look::Plain),
-            (true, vec![xterm, utf8, ("CLICOLOR", "1")], Look::Unicode),
-            (false, vec![xterm, ("CLICOLOR_FORCE", "1")], Look::Plain),
-            (true, vec![("TERM", "dumb"), utf8], Look::Plain),
-            (true, vec![utf8], Look::Plain),
-            (false, vec![xterm, utf8], Look::Plain),
+            (true, vec![xterm, utf8], TextStyle::Unicode),
+            (
+                true,
+                vec![xterm, ("LC_CTYPE", "C.utf8")],
+                TextStyle::Unicode,
+            ),
+            (true, vec![xterm, utf8, ("LC_ALL", "C")], TextStyle::Ascii),
+            (true, vec![xterm, utf8, ("LC_ALL", "")], TextStyle::Unicode),
+            (
+                true,
+                vec![xterm, ("LANG", "de_DE.ISO-8859-1")],
+                TextStyle::Ascii,
+            ),
+            (true, vec![xterm], TextStyle::Ascii),
+            (true, vec![xterm, utf8, ("NO_COLOR", "1")], TextStyle::Plain),
+            (
+                true,
+                vec![xterm, utf8, ("NO_COLOR", "")],
+                TextStyle::Unicode,
+            ),
+            (true, vec![xterm, utf8, ("CLICOLOR", "0")], TextStyle::Plain),
+            (
+                true,
+                vec![xterm, utf8, ("CLICOLOR", "1")],
+                TextStyle::Unicode,
+            ),
+            (
+                false,
+                vec![xterm, ("CLICOLOR_FORCE", "1")],
+                TextStyle::Plain,
+            ),
+            (true, vec![("TERM", "dumb"), utf8], TextStyle::Plain),
+            (true, vec![utf8], TextStyle::Plain),
+            (false, vec![xterm, utf8], TextStyle::Plain),
         ] {
-            let look = Look::judge(is_terminal, |name| {
+            let look = TextStyle::judge(is_terminal, |name| {
                 let found = variables.iter().find(|(of, _)| *of == name);
                 found.map(|(_, value)| OsString::from(value))
             });

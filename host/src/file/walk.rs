@@ -29,7 +29,7 @@ const GROUP_WRITES: RawMode = 0o020;
 
 /// Why a directory is not reached.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WayError {
+pub(crate) enum WalkError {
     /// It, or one on the way, does not exist.
     #[error("directory {} does not exist", .0.display())]
     Missing(PathBuf),
@@ -109,7 +109,7 @@ pub(crate) struct OwnDirectory {
 
 /// Opens the directory at an absolute path. The kernel does it in one step if there is no link on the way; if there is one,
 /// or on kernels and in sandboxes without `openat2`, each component is looked at.
-pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, WayError> {
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, WalkError> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(CWD, path, DIRECTORY, Mode::empty(), resolve) {
         Ok(directory) => Ok(directory),
@@ -119,13 +119,13 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, WayError> {
 
 /// Opens the directory at an absolute path if it belongs to this process's user and if from the root to it nobody else can put
 /// something else in its place, as OpenSSH asks of keys.
-pub(crate) fn open_own_directory(path: &Path, missing: Missing) -> Result<OwnDirectory, WayError> {
+pub(crate) fn open_own_directory(path: &Path, missing: Missing) -> Result<OwnDirectory, WalkError> {
     let way = step_by_step(path, missing)?;
     if let Some(exposed) = way.exposed() {
-        return Err(WayError::Exposed(exposed));
+        return Err(WalkError::Exposed(exposed));
     }
     if !way.in_volume && way.owner != geteuid().as_raw() {
-        return Err(WayError::Exposed(Exposed {
+        return Err(WalkError::Exposed(Exposed {
             path: way.path,
             to: Others::Owner(way.owner),
         }));
@@ -137,36 +137,36 @@ pub(crate) fn open_own_directory(path: &Path, missing: Missing) -> Result<OwnDir
 }
 
 /// That a directory can be made in this one without anybody else being able to replace it.
-pub(crate) fn check_parent(path: &Path) -> Result<OwnedFd, WayError> {
+pub(crate) fn check_parent(path: &Path) -> Result<OwnedFd, WalkError> {
     let way = step_by_step(path, Missing::Refused)?;
     match way.exposed_for_a_child() {
-        Some(exposed) => Err(WayError::Exposed(exposed)),
+        Some(exposed) => Err(WalkError::Exposed(exposed)),
         None => Ok(way.directory),
     }
 }
 
 /// Walks a path by descriptors. What is found decides, not what was there a moment ago.
-fn step_by_step(path: &Path, missing: Missing) -> Result<Way, WayError> {
-    let mut way = Way::from_root()?;
+fn step_by_step(path: &Path, missing: Missing) -> Result<Walk, WalkError> {
+    let mut way = Walk::from_root()?;
     let mut ahead = components(path);
     let mut links = 0;
     while let Some(name) = ahead.pop() {
         let found = match way.enter(&name) {
-            Err(WayError::Missing(_)) if missing == Missing::Made && ahead.is_empty() => {
+            Err(WalkError::Missing(_)) if missing == Missing::Made && ahead.is_empty() => {
                 way.make(&name)?;
                 way.enter(&name)?
             }
             found => found?,
         };
         match found {
-            Found::Directory => {}
-            Found::Link(target) => {
+            WalkStep::Directory => {}
+            WalkStep::Link(target) => {
                 links += 1;
                 if links > SYMLINKS_MAX {
-                    return Err(WayError::TooManySymlinks);
+                    return Err(WalkError::TooManySymlinks);
                 }
                 if target.is_absolute() {
-                    way = Way::from_root()?;
+                    way = Walk::from_root()?;
                 }
                 ahead.extend(components(&target));
             }
@@ -184,13 +184,13 @@ fn components(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-enum Found {
+enum WalkStep {
     Directory,
     Link(PathBuf),
 }
 
 /// How far we got.
-struct Way {
+struct Walk {
     directory: OwnedFd,
     /// For messages.
     path: PathBuf,
@@ -206,8 +206,8 @@ struct Way {
     in_volume: bool,
 }
 
-impl Way {
-    fn from_root() -> Result<Self, WayError> {
+impl Walk {
+    fn from_root() -> Result<Self, WalkError> {
         let directory = rustix::fs::openat(CWD, "/", DIRECTORY, Mode::empty())
             .map_err(|errno| os("open /", errno))?;
         let stat = stat(&directory)?;
@@ -246,29 +246,29 @@ impl Way {
     }
 
     /// Goes into a directory, or tells where a link leads that may be followed.
-    fn enter(&mut self, name: &Path) -> Result<Found, WayError> {
+    fn enter(&mut self, name: &Path) -> Result<WalkStep, WalkError> {
         let path = self.path.join(name);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let entry = match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
             Ok(entry) => entry,
-            Err(Errno::NOENT) => return Err(WayError::Missing(path)),
+            Err(Errno::NOENT) => return Err(WalkError::Missing(path)),
             Err(errno) => return Err(os("enter the directory", errno)),
         };
         let stat = stat(&entry)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 self.go_into(entry, path, &stat);
-                Ok(Found::Directory)
+                Ok(WalkStep::Directory)
             }
             FileType::Symlink if self.exposed().is_none() && is_trusted(stat.st_uid) => {
                 let target = rustix::fs::readlinkat(&entry, "", Vec::new())
                     .map_err(|errno| os("read a symbolic link", errno))?;
-                Ok(Found::Link(PathBuf::from(OsStr::from_bytes(
+                Ok(WalkStep::Link(PathBuf::from(OsStr::from_bytes(
                     target.as_bytes(),
                 ))))
             }
-            FileType::Symlink => Err(WayError::ForeignSymlink(path)),
-            _ => Err(WayError::NotADirectory(path)),
+            FileType::Symlink => Err(WalkError::ForeignSymlink(path)),
+            _ => Err(WalkError::NotADirectory(path)),
         }
     }
 
@@ -291,9 +291,9 @@ impl Way {
     }
 
     /// Makes a directory for us alone, where nobody can put another in its place.
-    fn make(&self, name: &Path) -> Result<(), WayError> {
+    fn make(&self, name: &Path) -> Result<(), WalkError> {
         if let Some(exposed) = self.exposed_for_a_child() {
-            return Err(WayError::Exposed(exposed));
+            return Err(WalkError::Exposed(exposed));
         }
         match rustix::fs::mkdirat(&self.directory, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -302,11 +302,11 @@ impl Way {
     }
 }
 
-const fn os(step: &'static str, errno: Errno) -> WayError {
-    WayError::Os { step, errno }
+const fn os(step: &'static str, errno: Errno) -> WalkError {
+    WalkError::Os { step, errno }
 }
 
-fn stat(fd: impl AsFd) -> Result<Stat, WayError> {
+fn stat(fd: impl AsFd) -> Result<Stat, WalkError> {
     rustix::fs::fstat(fd).map_err(|errno| os("look at a directory", errno))
 }
 
@@ -382,7 +382,7 @@ mod tests {
         (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
     }
 
-    fn walked(path: &Path) -> Result<OwnedFd, WayError> {
+    fn walked(path: &Path) -> Result<OwnedFd, WalkError> {
         Ok(step_by_step(path, Missing::Refused)?.directory)
     }
 
@@ -422,12 +422,12 @@ mod tests {
             assert!(same(&own.directory, &at("disk/tokens")));
         }
         let loops = open_directory(&at("home/loop/x")).unwrap_err();
-        assert!(matches!(loops, WayError::TooManySymlinks));
+        assert!(matches!(loops, WalkError::TooManySymlinks));
         let refused = |path: &str, why: &str| {
             for walk in [open_directory, walked] {
                 let problem = walk(&at(path)).unwrap_err();
                 assert!(
-                    matches!(problem, WayError::ForeignSymlink(_)),
+                    matches!(problem, WalkError::ForeignSymlink(_)),
                     "{why}: {problem}"
                 );
             }
@@ -478,10 +478,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("file"), "x").unwrap();
         let missing = open_directory(&folder.path().join("no/where")).unwrap_err();
-        assert!(matches!(missing, WayError::Missing(path) if path == folder.path().join("no")));
+        assert!(matches!(missing, WalkError::Missing(path) if path == folder.path().join("no")));
         let file = open_directory(&folder.path().join("file/x")).unwrap_err();
         assert!(
-            matches!(file, WayError::NotADirectory(path) if path == folder.path().join("file"))
+            matches!(file, WalkError::NotADirectory(path) if path == folder.path().join("file"))
         );
     }
 
@@ -535,7 +535,7 @@ mod tests {
         open_own_directory(&at("state"), Missing::Made).unwrap();
         assert_eq!(at("state").metadata().unwrap().mode() & 0o7777, 0o700);
         let missing = open_own_directory(&at("no/state"), Missing::Made).unwrap_err();
-        assert!(matches!(missing, WayError::Missing(path) if path == at("no")));
+        assert!(matches!(missing, WalkError::Missing(path) if path == at("no")));
         for (mode, is_made) in [
             (0o755, true),
             (0o1777, true),

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Call, Kubernetes, Verb, refusal};
+use super::{ApiCall, Kubernetes, Verb, refusal};
 use crate::model::failure::Failure;
 
 /// What a SelfSubjectAccessReview is created as.
@@ -15,18 +15,18 @@ impl Kubernetes {
     ///
     /// # Errors
     /// `kubernetes.forbidden` with the verb to grant; the API server is away or does not answer the question.
-    pub(crate) async fn require_access(&self, request: &Call<'_>) -> Result<(), Failure> {
+    pub(crate) async fn require_access(&self, request: &ApiCall<'_>) -> Result<(), Failure> {
         #[derive(Deserialize)]
         struct Review {
-            status: Status,
+            status: ReviewStatus,
         }
         #[derive(Deserialize)]
-        struct Status {
+        struct ReviewStatus {
             allowed: bool,
             #[serde(default)]
             reason: String,
         }
-        let mut call = Call::secret(Verb::Create, request.namespace, request.name);
+        let mut call = ApiCall::secret(Verb::Create, request.namespace, request.name);
         call.resource = REVIEWS;
         call.body = Zeroizing::new(body(request).to_string().into_bytes());
         let Review { status } = self.send(&call).await?.parse(&call)?;
@@ -38,7 +38,7 @@ impl Kubernetes {
     }
 }
 
-fn body(request: &Call<'_>) -> serde_json::Value {
+fn body(request: &ApiCall<'_>) -> serde_json::Value {
     let (resource, subresource) = request
         .resource
         .split_once('/')
@@ -67,12 +67,12 @@ mod tests {
 
     #[test]
     fn a_review_asks_what_the_authorizer_would_be_asked() {
-        let mut token = Call::secret(Verb::Create, "ns", "builder");
+        let mut token = ApiCall::secret(Verb::Create, "ns", "builder");
         token.resource = "serviceaccounts/token";
         for (request, resource, subresource, name) in [
-            (Call::secret(Verb::Patch, "ns", "s"), "secrets", "", "s"),
-            (Call::secret(Verb::Create, "ns", "s"), "secrets", "", ""),
-            (Call::secret(Verb::List, "ns", "s"), "secrets", "", ""),
+            (ApiCall::secret(Verb::Patch, "ns", "s"), "secrets", "", "s"),
+            (ApiCall::secret(Verb::Create, "ns", "s"), "secrets", "", ""),
+            (ApiCall::secret(Verb::List, "ns", "s"), "secrets", "", ""),
             (token, "serviceaccounts", "token", "builder"),
         ] {
             let attributes = body(&request)["spec"]["resourceAttributes"].clone();

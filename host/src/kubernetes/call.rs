@@ -51,7 +51,7 @@ impl fmt::Display for Verb {
 }
 
 /// A request on one object of the core group.
-pub(crate) struct Call<'a> {
+pub(crate) struct ApiCall<'a> {
     pub(crate) verb: Verb,
     /// As RBAC rules name it, e.g. `secrets` or `serviceaccounts/token`.
     pub(crate) resource: &'static str,
@@ -65,7 +65,7 @@ pub(crate) struct Call<'a> {
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> ApiCall<'a> {
     /// A request on a Secret, without a body so far.
     pub(crate) fn secret(verb: Verb, namespace: &'a str, name: &'a str) -> Self {
         Self {
@@ -139,7 +139,7 @@ impl<'a> Call<'a> {
 }
 
 /// E.g. `patch secret default/warehouse-token`.
-impl fmt::Display for Call<'_> {
+impl fmt::Display for ApiCall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             verb,
@@ -160,13 +160,13 @@ impl fmt::Display for Call<'_> {
 }
 
 /// A successful answer. Not shown, because it may hold secrets.
-pub(crate) struct Answer {
+pub(crate) struct ApiAnswer {
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
-impl Answer {
+impl ApiAnswer {
     /// The answer as JSON. The parser's message is left out: it may quote a value.
-    pub(crate) fn parse<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
+    pub(crate) fn parse<T: DeserializeOwned>(&self, call: &ApiCall<'_>) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             call.malformed(&format!(
                 "it is not the expected JSON (line {}, column {})",
@@ -180,15 +180,15 @@ impl Answer {
 /// Text of an answer that is wiped when it is no longer needed.
 #[derive(Deserialize)]
 #[serde(from = "String")]
-pub(crate) struct SecretText(pub(super) SecretString);
+pub(crate) struct WipedText(pub(super) SecretString);
 
-impl From<String> for SecretText {
+impl From<String> for WipedText {
     fn from(text: String) -> Self {
         Self(text.into())
     }
 }
 
-impl SecretText {
+impl WipedText {
     /// The bytes of a value of a Secret's `data`.
     pub(crate) fn decode(&self) -> Option<SecretSlice<u8>> {
         let bytes = BASE64.decode(self.0.expose_secret().as_bytes()).ok()?;
@@ -202,14 +202,14 @@ mod tests {
 
     #[test]
     fn a_call_addresses_the_object_or_for_create_its_collection() {
-        let mut patch = Call::secret(Verb::Patch, "default", "warehouse-token");
+        let mut patch = ApiCall::secret(Verb::Patch, "default", "warehouse-token");
         patch.query = vec![
             ("fieldManager", "evertoken/a job/1".into()),
             ("force", "true".into()),
         ];
-        let mut token = Call::secret(Verb::Create, "kube-system", "builder");
+        let mut token = ApiCall::secret(Verb::Create, "kube-system", "builder");
         token.resource = "serviceaccounts/token";
-        let mut list = Call::secret(Verb::List, "ns", "");
+        let mut list = ApiCall::secret(Verb::List, "ns", "");
         list.query = vec![("labelSelector", "a/b=c".into()), ("limit", "500".into())];
         for (call, path, text) in [
             (
@@ -218,17 +218,17 @@ mod tests {
                 "list secrets in ns",
             ),
             (
-                Call::secret(Verb::Delete, "ns", "s"),
+                ApiCall::secret(Verb::Delete, "ns", "s"),
                 "/api/v1/namespaces/ns/secrets/s",
                 "delete secret ns/s",
             ),
             (
-                Call::secret(Verb::Get, "ns", "s"),
+                ApiCall::secret(Verb::Get, "ns", "s"),
                 "/api/v1/namespaces/ns/secrets/s",
                 "get secret ns/s",
             ),
             (
-                Call::secret(Verb::Create, "ns", "s"),
+                ApiCall::secret(Verb::Create, "ns", "s"),
                 "/api/v1/namespaces/ns/secrets",
                 "create secret ns/s",
             ),
@@ -243,7 +243,7 @@ mod tests {
                 "create a token of service account kube-system/builder",
             ),
             (
-                Call::secret(Verb::Get, "ns", "../../nodes"),
+                ApiCall::secret(Verb::Get, "ns", "../../nodes"),
                 "/api/v1/namespaces/ns/secrets/..%2F..%2Fnodes",
                 "get secret ns/../../nodes",
             ),

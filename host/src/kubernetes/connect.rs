@@ -10,9 +10,9 @@ use rustls::CertificateError;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::call::Call;
+use super::call::ApiCall;
 use super::credential::{self, CredentialError};
-use super::kubeconfig::{self, Named};
+use super::kubeconfig::{self, NamedContext};
 use super::pod::{self, HOST_VARIABLE};
 use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
 use crate::capability::http::find_cause;
@@ -53,14 +53,14 @@ impl From<ConnectError> for Failure {
 }
 
 /// A cluster, and who we are there. All files have been read.
-pub(super) struct Found {
+pub(super) struct FoundCluster {
     pub(super) config: kube::Config,
     /// The kubeconfig's context, if it was one: whoever uses another one with `kubectl` does not mean a process that runs.
     pub(super) context: Option<String>,
 }
 
 /// The cluster that the environment names; of a kubeconfig the context `chosen`, if one has been.
-pub(super) async fn from_environment(chosen: Option<String>) -> Result<Found, ConnectError> {
+pub(super) async fn from_environment(chosen: Option<String>) -> Result<FoundCluster, ConnectError> {
     let listed = kubeconfig::from_variable();
     if !listed.is_empty() {
         let named = kubeconfig::read(listed, chosen).await;
@@ -70,7 +70,7 @@ pub(super) async fn from_environment(chosen: Option<String>) -> Result<Found, Co
         let config = pod::read().await;
         let config = config.and_then(|config| proxied(config, None));
         return config
-            .map(|config| Found {
+            .map(|config| FoundCluster {
                 config,
                 context: None,
             })
@@ -81,13 +81,13 @@ pub(super) async fn from_environment(chosen: Option<String>) -> Result<Found, Co
     named.and_then(in_context).map_err(ConnectError::Home)
 }
 
-fn in_context(named: Named) -> Result<Found, String> {
-    let Named {
+fn in_context(named: NamedContext) -> Result<FoundCluster, String> {
+    let NamedContext {
         context,
         config,
         proxy,
     } = named;
-    Ok(Found {
+    Ok(FoundCluster {
         config: proxied(config, proxy)?,
         context: Some(context),
     })
@@ -155,7 +155,7 @@ pub(super) fn shown(server: &http::Uri) -> String {
 }
 
 /// The request got no answer. `way`: of whom it was asked, and through which proxy.
-pub(super) fn unreachable(call: &Call<'_>, way: &str, error: &kube::Error) -> Failure {
+pub(super) fn unreachable(call: &ApiCall<'_>, way: &str, error: &kube::Error) -> Failure {
     let (kind, code) = match error {
         kube::Error::Auth(_) => (FailureKind::InvalidConfig, HostCode::KubernetesConfig),
         _ => (FailureKind::Unavailable, HostCode::KubernetesUnreachable),

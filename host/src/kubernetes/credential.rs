@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use super::call::SecretText;
+use super::call::WipedText;
 
 /// How long a command may take: less than a request, so that it is not taken for the API server's silence.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
@@ -62,16 +62,16 @@ pub(super) enum CredentialError {
 /// What the command prints. What else is in it, like what it was asked, is of no interest.
 #[derive(Deserialize)]
 struct ExecCredential {
-    status: Option<Status>,
+    status: Option<CredentialStatus>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+struct CredentialStatus {
     expiration_timestamp: Option<String>,
-    token: Option<SecretText>,
+    token: Option<WipedText>,
     client_certificate_data: Option<String>,
-    client_key_data: Option<SecretText>,
+    client_key_data: Option<WipedText>,
 }
 
 /// The time in which a command has ended, one way or another.

@@ -19,7 +19,7 @@ use crate::text;
 const MAX_FILE_BYTES: usize = 16 << 20;
 
 /// What a context of a kubeconfig means.
-pub(super) struct Named {
+pub(super) struct NamedContext {
     /// Its name.
     pub(super) context: String,
     /// No file is left to read in it, and it has no proxy.
@@ -45,7 +45,10 @@ pub(super) fn at_home() -> Option<PathBuf> {
 
 /// Reads and merges kubeconfigs, and takes the context `chosen`, or the current one if none has been. An error says which file, and quotes
 /// nothing of it.
-pub(super) async fn read(paths: Vec<PathBuf>, chosen: Option<String>) -> Result<Named, String> {
+pub(super) async fn read(
+    paths: Vec<PathBuf>,
+    chosen: Option<String>,
+) -> Result<NamedContext, String> {
     aside(paths, |paths| {
         let mut merged = Kubeconfig::default();
         for path in paths {
@@ -119,7 +122,7 @@ fn cannot_read(path: &Path, why: &Unreadable) -> String {
 }
 
 /// Cluster and user of a context.
-fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<Named, String> {
+fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<NamedContext, String> {
     let is_current = chosen.is_none();
     let current = kubeconfig.current_context.filter(|name| !name.is_empty());
     let Some(name) = chosen.or(current) else {
@@ -155,7 +158,7 @@ fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<Named, String
     let config = config(&cluster, user)?;
     let proxy = cluster.proxy_url.filter(|url| !url.is_empty());
     let proxy = proxy.as_deref().map(proxy::parse).transpose()?;
-    Ok(Named {
+    Ok(NamedContext {
         context: name,
         config,
         proxy,
@@ -252,7 +255,7 @@ mod tests {
     }
 
     /// What is made of a kubeconfig in a folder, with a member changed.
-    async fn made(folder: &Path, pointer: &str, value: Value) -> Result<Named, String> {
+    async fn made(folder: &Path, pointer: &str, value: Value) -> Result<NamedContext, String> {
         let mut kubeconfig = whole();
         *kubeconfig.pointer_mut(pointer).unwrap() = value;
         let path = folder.join("config");

@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-pub(crate) use self::call::{Answer, Call, SecretText, Verb};
+pub(crate) use self::call::{ApiAnswer, ApiCall, Verb, WipedText};
 pub(crate) use self::refusal::ApiError;
 pub use self::token::ServiceAccountToken;
 
@@ -52,7 +52,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the cluster's address and our identity come from.
-enum Connection {
+enum ConnectionSource {
     /// `KUBECONFIG`, then the Pod's own, then `~/.kube/config`.
     Environment,
     /// Given.
@@ -73,7 +73,7 @@ struct Connected {
 
 /// Access to one Kubernetes API server.
 pub struct Kubernetes {
-    connection: Connection,
+    connection: ConnectionSource,
     /// The kubeconfig's context, once it has been read.
     context: OnceLock<String>,
     client: Mutex<Option<Connected>>,
@@ -101,16 +101,16 @@ impl Kubernetes {
     /// is read before the first request.
     #[must_use]
     pub fn new() -> Self {
-        Self::over(Connection::Environment)
+        Self::over(ConnectionSource::Environment)
     }
 
     /// A given cluster.
     #[must_use]
     pub fn with_config(config: kube::Config) -> Self {
-        Self::over(Connection::Config(Box::new(config)))
+        Self::over(ConnectionSource::Config(Box::new(config)))
     }
 
-    fn over(connection: Connection) -> Self {
+    fn over(connection: ConnectionSource) -> Self {
         Self {
             connection,
             context: OnceLock::new(),
@@ -133,13 +133,13 @@ impl Kubernetes {
         key: &str,
     ) -> Result<SecretSlice<u8>, Failure> {
         #[derive(Deserialize)]
-        struct Secret {
+        struct SecretData {
             #[serde(default)]
-            data: BTreeMap<String, SecretText>,
+            data: BTreeMap<String, WipedText>,
         }
-        let call = Call::secret(Verb::Get, namespace, name);
+        let call = ApiCall::secret(Verb::Get, namespace, name);
         let answer = self.send(&call).await?;
-        let secret: Secret = answer.parse(&call)?;
+        let secret: SecretData = answer.parse(&call)?;
         let Some(value) = secret.data.get(key) else {
             let present: Vec<&str> = secret.data.keys().map(String::as_str).collect();
             return Err(Failure::new(
@@ -163,7 +163,7 @@ impl Kubernetes {
     }
 
     /// Sends one request and returns the answer if it is a success.
-    pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Answer, ApiError> {
+    pub(crate) async fn send(&self, call: &ApiCall<'_>) -> Result<ApiAnswer, ApiError> {
         let _permit = self.in_flight.acquire().await.map_err(|_| {
             Failure::new(
                 FailureKind::Unavailable,
@@ -192,7 +192,11 @@ impl Kubernetes {
         answered.unwrap_or_else(|_| Err(late(&connected.way, what, limit).into()))
     }
 
-    async fn exchange(&self, call: &Call<'_>, connected: &Connected) -> Result<Answer, ApiError> {
+    async fn exchange(
+        &self,
+        call: &ApiCall<'_>,
+        connected: &Connected,
+    ) -> Result<ApiAnswer, ApiError> {
         let Connected { client, way, .. } = connected;
         let sent_at = SystemClock.now().wall;
         let response = client
@@ -212,7 +216,7 @@ impl Kubernetes {
             .map_err(|error| connect::unreachable(call, way, &error))?;
         let body = Zeroizing::new(Vec::from(body));
         if status.is_success() {
-            return Ok(Answer { body });
+            return Ok(ApiAnswer { body });
         }
         if status == http::StatusCode::UNAUTHORIZED {
             // A kubeconfig may hold a newer credential by now.
@@ -253,7 +257,7 @@ impl Kubernetes {
 
     async fn configuration(&self) -> Result<kube::Config, Failure> {
         match &self.connection {
-            Connection::Environment => {
+            ConnectionSource::Environment => {
                 let found = connect::from_environment(self.context.get().cloned()).await?;
                 if let Some(context) = found.context {
                     // Another request may have been first; it read the same.
@@ -261,7 +265,7 @@ impl Kubernetes {
                 }
                 Ok(found.config)
             }
-            Connection::Config(config) => Ok(config.as_ref().clone()),
+            ConnectionSource::Config(config) => Ok(config.as_ref().clone()),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::Kubernetes;
 use crate::capability;
 use crate::model::failure::Failure;
 
-impl capability::Kubernetes for Kubernetes {
+impl capability::ClusterSecrets for Kubernetes {
     fn get_secret_key<'a>(
         &'a self,
         namespace: &'a str,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use kube::core::Status;
 
-use super::call::{Call, Verb};
+use super::call::{ApiCall, Verb};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Characters of the server's own words in a message: its longest refusals are about 300, a proxy's error page is longer.
@@ -64,7 +64,7 @@ impl From<ApiError> for Failure {
 
 /// The refusal in an answer that is no success.
 pub(super) fn refusal(
-    call: &Call<'_>,
+    call: &ApiCall<'_>,
     status: StatusCode,
     retry_after: Option<Duration>,
     body: &[u8],
@@ -73,7 +73,7 @@ pub(super) fn refusal(
 }
 
 fn failure(
-    call: &Call<'_>,
+    call: &ApiCall<'_>,
     status: StatusCode,
     retry_after: Option<Duration>,
     body: &[u8],
@@ -89,7 +89,7 @@ fn failure(
 }
 
 /// The failure for a request that the API server says it would not allow.
-pub(super) fn denied(call: &Call<'_>, reason: &str) -> Failure {
+pub(super) fn denied(call: &ApiCall<'_>, reason: &str) -> Failure {
     let words = match reason {
         "" => "so says its SelfSubjectAccessReview",
         reason => reason,
@@ -102,7 +102,11 @@ pub(super) fn denied(call: &Call<'_>, reason: &str) -> Failure {
     )
 }
 
-fn judge(call: &Call<'_>, status: StatusCode, answer: &Status) -> (FailureKind, HostCode, String) {
+fn judge(
+    call: &ApiCall<'_>,
+    status: StatusCode,
+    answer: &Status,
+) -> (FailureKind, HostCode, String) {
     use FailureKind::{Denied, InvalidConfig, Unavailable};
     let words = server_words(answer);
     match status.as_u16() {
@@ -213,8 +217,8 @@ fn denied_verb(message: &str) -> Option<&str> {
     rest.starts_with("resource ").then_some(verb)
 }
 
-fn forbidden(call: &Call<'_>, verb: &str, words: &str) -> String {
-    let Call {
+fn forbidden(call: &ApiCall<'_>, verb: &str, words: &str) -> String {
+    let ApiCall {
         resource,
         namespace,
         name,
@@ -233,7 +237,7 @@ fn forbidden(call: &Call<'_>, verb: &str, words: &str) -> String {
     )
 }
 
-fn not_found(call: &Call<'_>) -> String {
+fn not_found(call: &ApiCall<'_>) -> String {
     match (call.resource, call.verb) {
         ("secrets", Verb::Patch) => {
             "it does not exist; create it, or set `create: true` on the output".to_owned()
@@ -282,7 +286,7 @@ mod tests {
     use super::*;
 
     fn judged(verb: Verb, status: u16, body: &str) -> Failure {
-        let call = Call::secret(verb, "apps", "warehouse");
+        let call = ApiCall::secret(verb, "apps", "warehouse");
         failure(
             &call,
             StatusCode::from_u16(status).unwrap(),

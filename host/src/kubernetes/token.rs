@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::call::SecretText;
-use super::{Call, Kubernetes, Verb, parse_time};
+use super::call::WipedText;
+use super::{ApiCall, Kubernetes, Verb, parse_time};
 use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 
@@ -45,10 +45,10 @@ impl Kubernetes {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct TokenRequestStatus {
-            token: SecretText,
+            token: WipedText,
             expiration_timestamp: String,
         }
-        let mut call = Call::secret(Verb::Create, namespace, service_account);
+        let mut call = ApiCall::secret(Verb::Create, namespace, service_account);
         call.resource = "serviceaccounts/token";
         call.body = Zeroizing::new(request(audiences, lifetime).to_string().into_bytes());
         let TokenRequest { status } = self.send(&call).await?.parse(&call)?;

@@ -232,7 +232,7 @@ host_codes! {
         SecretMalformed "malformed",
         SecretMixed "mixed",
         SecretNoCluster "no-cluster",
-        SecretNoHome "no-home",
+        SecretNoWriteBack "no-write-back",
         SecretNoSuchPart "no-such-part",
         SecretNotFound "not-found",
         SecretNotListed "not-listed",

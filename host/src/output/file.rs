@@ -159,7 +159,7 @@ fn write_all(
     }
     let mut written = Written::Unchanged;
     for artifact in artifacts {
-        let target = Target::find(path_of(destination, &artifact.name), destination)?;
+        let target = FileTarget::find(path_of(destination, &artifact.name), destination)?;
         target.clean_once(seen);
         if target.replace(artifact.content.expose_secret())? == Written::Changed {
             written = Written::Changed;
@@ -207,14 +207,14 @@ fn path_of(destination: &FileDestination, artifact: &str) -> PathBuf {
 }
 
 /// A file's place, with its directory held open: nobody can move another one under it.
-struct Target<'a> {
+struct FileTarget<'a> {
     path: PathBuf,
     directory: OwnedFd,
     name: OsString,
     wanted: &'a FileDestination,
 }
 
-impl<'a> Target<'a> {
+impl<'a> FileTarget<'a> {
     fn find(path: PathBuf, wanted: &'a FileDestination) -> Result<Self, Failure> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Problem::NoFileName.at(&path));

@@ -2,8 +2,8 @@
 //! written again. What the content is, formats and tokens decide, not this room.
 
 mod file;
-mod home;
 mod secret;
+mod write_back;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::model::time::Timestamp;
 use crate::model::token::Artifact;
 use crate::model::{Destination, JobId, NamedPlaces};
 
-pub use home::Homes;
+pub use write_back::WriteBackTargets;
 
 /// Bytes of an artifact's name: the bound of Secret keys; file systems allow two more.
 const ARTIFACT_NAME_MAX_BYTES: usize = 253;
@@ -51,7 +51,7 @@ pub enum Written {
 #[derive(Debug)]
 pub struct Outputs {
     files: file::Files,
-    secrets: secret::Secrets,
+    secrets: secret::SecretOutputs,
 }
 
 impl Outputs {
@@ -60,7 +60,7 @@ impl Outputs {
     pub fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
         Self {
             files: file::Files::new(Arc::clone(&named)),
-            secrets: secret::Secrets::new(kubernetes, named),
+            secrets: secret::SecretOutputs::new(kubernetes, named),
         }
     }
 

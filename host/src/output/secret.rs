@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Publication, Written, taken};
-use crate::kubernetes::{ApiError, Call, Kubernetes, Verb};
+use crate::kubernetes::{ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::Failure;
 use crate::model::{NamedPlaces, SecretDestination, SecretWrite};
 
@@ -23,21 +23,21 @@ const CONFLICTS_MAX: usize = 4;
 
 /// The Secret sink.
 #[derive(Debug)]
-pub(super) struct Secrets {
+pub(super) struct SecretOutputs {
     kubernetes: Arc<Kubernetes>,
     named: Arc<NamedPlaces>,
-    written: Mutex<HashMap<Place, State>>,
+    written: Mutex<HashMap<SecretShare, LastWrite>>,
 }
 
 /// An output's share of a Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Place {
+struct SecretShare {
     namespace: String,
     name: String,
     manager: String,
 }
 
-impl Place {
+impl SecretShare {
     fn of(destination: &SecretDestination, publication: &Publication<'_>) -> Self {
         Self {
             namespace: destination.namespace.clone(),
@@ -66,14 +66,14 @@ enum Effect {
 
 /// What this process knows of a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct State {
+struct LastWrite {
     /// SHA-256 of the last request's body.
     digest: [u8; 32],
     /// What the API server answered to it.
     resource_version: String,
 }
 
-impl Secrets {
+impl SecretOutputs {
     pub(super) fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
         Self {
             kubernetes,
@@ -90,7 +90,7 @@ impl Secrets {
         verify: bool,
     ) -> Result<Written, Failure> {
         self.keeps_to_its_keys(destination, publication)?;
-        let place = Place::of(destination, publication);
+        let place = SecretShare::of(destination, publication);
         let body = object::desired(destination, publication);
         let digest: [u8; 32] = Sha256::digest(&body).into();
         let known = self.known(&place);
@@ -126,7 +126,7 @@ impl Secrets {
         publication: &Publication<'_>,
     ) -> Result<(), Failure> {
         self.keeps_to_its_keys(destination, publication)?;
-        let place = Place::of(destination, publication);
+        let place = SecretShare::of(destination, publication);
         let body = object::desired(destination, publication);
         match self
             .send_write(destination, &place, body, Effect::DryRun)
@@ -137,7 +137,7 @@ impl Secrets {
                     SecretWrite::Patch => Verb::Patch,
                     SecretWrite::GetAndPut => Verb::Update,
                 };
-                let write = Call::secret(verb, &place.namespace, &place.name);
+                let write = ApiCall::secret(verb, &place.namespace, &place.name);
                 self.kubernetes.require_access(&write).await
             }
             Err(refusal) => Err(refusal.into()),
@@ -179,7 +179,7 @@ impl Secrets {
     async fn send_write(
         &self,
         destination: &SecretDestination,
-        place: &Place,
+        place: &SecretShare,
         body: Zeroizing<Vec<u8>>,
         effect: Effect,
     ) -> Result<(String, bool), ApiError> {
@@ -193,11 +193,11 @@ impl Secrets {
     async fn patch(
         &self,
         destination: &SecretDestination,
-        place: &Place,
+        place: &SecretShare,
         body: Zeroizing<Vec<u8>>,
         effect: Effect,
     ) -> Result<(String, bool), ApiError> {
-        let mut call = Call::secret(Verb::Patch, &place.namespace, &place.name);
+        let mut call = ApiCall::secret(Verb::Patch, &place.namespace, &place.name);
         call.query = place.query(effect);
         if destination.create {
             call.query.push(("force", "true".to_owned()));
@@ -214,7 +214,7 @@ impl Secrets {
     async fn get_and_put(
         &self,
         destination: &SecretDestination,
-        place: &Place,
+        place: &SecretShare,
         desired: &[u8],
         effect: Effect,
     ) -> Result<(String, bool), ApiError> {
@@ -235,12 +235,12 @@ impl Secrets {
     async fn get_and_put_once(
         &self,
         destination: &SecretDestination,
-        place: &Place,
+        place: &SecretShare,
         desired: &[u8],
         effect: Effect,
     ) -> Result<(String, bool), ApiError> {
-        let get = Call::secret(Verb::Get, &place.namespace, &place.name);
-        let found: object::Found = match self.kubernetes.send(&get).await {
+        let get = ApiCall::secret(Verb::Get, &place.namespace, &place.name);
+        let found: object::FoundSecret = match self.kubernetes.send(&get).await {
             Ok(answer) => answer.parse(&get)?,
             Err(ApiError::NotFound(_)) if destination.create => {
                 let body = object::to_create(desired).ok_or_else(|| get.malformed("own object"))?;
@@ -260,29 +260,29 @@ impl Secrets {
     async fn put(
         &self,
         verb: Verb,
-        place: &Place,
+        place: &SecretShare,
         body: Zeroizing<Vec<u8>>,
         effect: Effect,
     ) -> Result<String, ApiError> {
-        let mut call = Call::secret(verb, &place.namespace, &place.name);
+        let mut call = ApiCall::secret(verb, &place.namespace, &place.name);
         call.query = place.query(effect);
         call.body = body;
         self.send(call, effect).await
     }
 
     /// Sends a write and returns the Secret's resourceVersion after it; what a dry run creates has none.
-    async fn send(&self, mut call: Call<'_>, effect: Effect) -> Result<String, ApiError> {
+    async fn send(&self, mut call: ApiCall<'_>, effect: Effect) -> Result<String, ApiError> {
         #[derive(Deserialize)]
-        struct Object {
-            metadata: Metadata,
+        struct WrittenObject {
+            metadata: WrittenMetadata,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Metadata {
+        struct WrittenMetadata {
             resource_version: Option<String>,
         }
         call.metadata_only = true;
-        let object: Object = self.kubernetes.send(&call).await?.parse(&call)?;
+        let object: WrittenObject = self.kubernetes.send(&call).await?.parse(&call)?;
         match (object.metadata.resource_version, effect) {
             (Some(version), _) => Ok(version),
             (None, Effect::DryRun) => Ok(String::new()),
@@ -290,23 +290,23 @@ impl Secrets {
         }
     }
 
-    fn known(&self, place: &Place) -> Option<State> {
+    fn known(&self, place: &SecretShare) -> Option<LastWrite> {
         self.lock().get(place).cloned()
     }
 
-    fn remember(&self, place: Place, digest: [u8; 32], resource_version: String) {
-        let state = State {
+    fn remember(&self, place: SecretShare, digest: [u8; 32], resource_version: String) {
+        let state = LastWrite {
             digest,
             resource_version,
         };
         self.lock().insert(place, state);
     }
 
-    fn forget(&self, place: &Place) {
+    fn forget(&self, place: &SecretShare) {
         self.lock().remove(place);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, State>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SecretShare, LastWrite>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -326,7 +326,7 @@ mod tests {
             keys: [place("s", "own"), place("s", "theirs"), place("t", "free")].into(),
             ..NamedPlaces::default()
         };
-        let secrets = Secrets::new(Arc::new(Kubernetes::new()), Arc::new(named));
+        let secrets = SecretOutputs::new(Arc::new(Kubernetes::new()), Arc::new(named));
         let destination = SecretDestination {
             namespace: "ns".to_owned(),
             name: "s".to_owned(),

@@ -21,7 +21,7 @@ use super::child::{self, Ended};
 use super::engine::{self, BoxError};
 use super::inspect::Digest;
 use super::limits;
-use crate::file::walk::{self, WayError};
+use crate::file::walk::{self, WalkError};
 
 /// The hidden subcommand that compiles: a component on standard input, machine code on standard output.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
@@ -381,7 +381,7 @@ enum Refusal {
     #[error("{0} can be written by others, mode {1:04o}; take that from them with `chmod go-w`")]
     Writable(&'static str, u32),
     #[error(transparent)]
-    Way(#[from] WayError),
+    Way(#[from] WalkError),
     #[error("{0}")]
     System(#[from] std::io::Error),
 }

@@ -17,8 +17,8 @@ use super::ports::{
 };
 use super::source_hash::place;
 use crate::capability::call::Dated;
-use crate::capability::chain::{ChainState, Plugin};
-use crate::capability::{self, Source, Unsuccessful};
+use crate::capability::chain::{ChainState, PluginId};
+use crate::capability::{self, TokenSource, Unsuccessful};
 use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
@@ -250,10 +250,10 @@ struct Component<'a> {
     call: Call,
 }
 
-impl Source for Component<'_> {
-    fn plugin(&self) -> Plugin {
+impl TokenSource for Component<'_> {
+    fn plugin(&self) -> PluginId {
         let info = self.plugin.info();
-        Plugin {
+        PluginId {
             name: self.name.to_owned(),
             digest: info.digest.0,
             interface: info.interface_version.clone(),

@@ -44,7 +44,7 @@ impl Connections {
     }
 
     /// Serves one more in a task of its own. What serves it keeps its place until it ends.
-    pub(super) fn admit<F>(&self, serve: impl FnOnce(Place) -> F)
+    pub(super) fn admit<F>(&self, serve: impl FnOnce(ConnectionPermit) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -52,7 +52,7 @@ impl Connections {
         let evicted = open.evict(self.bound);
         open.last += 1;
         let number = open.last;
-        let place = Place {
+        let place = ConnectionPermit {
             number,
             connections: self.clone(),
         };
@@ -82,12 +82,12 @@ impl Open {
 
 /// A connection's place among the others.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     number: u64,
     connections: Connections,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Its client has asked something.
     pub(super) fn asked(&self) {
         let mut open = self.connections.lock();
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
         open.unasked.remove(&self.number);

@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::connections::{Connections, Place, affordable};
+use super::connections::{ConnectionPermit, Connections, affordable};
 use crate::model::failure::{Code, Failure};
 use crate::runner::status::Snapshot;
 use crate::runner::{Handle, Stopped};
-use crate::state::manual::{KeptJob, Manual, Replaced};
-pub use refresh::{Refreshed, RefreshedJob};
+use crate::state::manual::{KeptJob, Manual, ReplacedChain};
+pub use refresh::{RefreshResult, RefreshedJob};
 
 /// Bytes of a request: names of ten thousand jobs fit.
 const REQUEST_BYTES: u64 = 1024 * 1024;
@@ -58,14 +58,14 @@ const STICKY: u32 = 0o1000;
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
+pub enum ControlRequest {
     /// Where jobs stand; answered by a [`Snapshot`].
     Status {
         /// By name or `namespace/name`; none: all.
         #[serde(default)]
         jobs: Vec<String>,
     },
-    /// Asks sources for new tokens now and waits for what comes of it; answered by [`Refreshed`].
+    /// Asks sources for new tokens now and waits for what comes of it; answered by [`RefreshResult`].
     Refresh {
         /// By name or `namespace/name`; none: all.
         #[serde(default)]
@@ -80,7 +80,7 @@ pub enum Request {
         #[serde(default)]
         jobs: Vec<String>,
     },
-    /// Gives a chain its next value; answered by [`Replaced`].
+    /// Gives a chain its next value; answered by [`ReplacedChain`].
     StateSet {
         /// By name or `namespace/name`.
         job: String,
@@ -97,7 +97,7 @@ pub enum Request {
     },
 }
 
-impl Request {
+impl ControlRequest {
     /// How long its answer may take to be made.
     fn patience(&self) -> Duration {
         match self {
@@ -149,14 +149,14 @@ impl fmt::Debug for SecretBytes {
 /// What comes back.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer<T> {
+enum ControlAnswer<T> {
     Ok(T),
-    Error(Refusal),
+    Error(ControlRefusal),
 }
 
 /// Why a request is not granted.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct ControlRefusal {
     /// For programs; none: the request itself is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
@@ -164,7 +164,7 @@ pub struct Refusal {
     pub message: String,
 }
 
-impl From<Failure> for Refusal {
+impl From<Failure> for ControlRefusal {
     fn from(failure: Failure) -> Self {
         Self {
             message: failure.to_string(),
@@ -173,7 +173,7 @@ impl From<Failure> for Refusal {
     }
 }
 
-impl From<Stopped> for Refusal {
+impl From<Stopped> for ControlRefusal {
     fn from(stopped: Stopped) -> Self {
         Self {
             code: None,
@@ -236,7 +236,7 @@ pub enum ControlError {
     },
     /// The process answered with an error.
     #[error("the process refused: {}", .0.message)]
-    Refused(Refusal),
+    Refused(ControlRefusal),
 }
 
 /// What a proof of the socket's place found.
@@ -250,14 +250,14 @@ pub enum Proved {
 
 /// The bound socket; its file goes with it.
 #[derive(Debug)]
-pub struct Control {
+pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode, to remove no other process's socket.
     identity: (u64, u64),
 }
 
-impl Control {
+impl ControlSocket {
     /// Makes the socket, and its directory if only that is missing. One that a dead process left is replaced.
     ///
     /// # Errors
@@ -373,7 +373,7 @@ fn error_chain(error: &dyn std::error::Error) -> String {
     texts.join(": ")
 }
 
-impl Drop for Control {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|there| there == self.identity) {
             // Left behind, it is replaced by the next process.
@@ -451,13 +451,17 @@ struct Rooms {
     state: Manual,
 }
 
-async fn connection(stream: UnixStream, rooms: Rooms, place: Place) {
+async fn connection(stream: UnixStream, rooms: Rooms, place: ConnectionPermit) {
     if let Err(error) = exchange(stream, &rooms, &place).await {
         debug!(%error, "a connection on the control socket ended");
     }
 }
 
-async fn exchange(mut stream: UnixStream, rooms: &Rooms, place: &Place) -> io::Result<()> {
+async fn exchange(
+    mut stream: UnixStream,
+    rooms: &Rooms,
+    place: &ConnectionPermit,
+) -> io::Result<()> {
     let answer = if is_allowed(&stream)? {
         let line = timeout(TIMEOUT, read_line(&mut stream, REQUEST_BYTES)).await??;
         place.asked();
@@ -487,8 +491,8 @@ fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
 }
 
 /// Whoever could make a socket in the place of ours would get what is sent. Root may ask every user's process, but tells it no secret.
-fn may_hear(peer: u32, request: &Request) -> bool {
-    let is_secret = matches!(request, Request::StateSet { value: Some(_), .. });
+fn may_hear(peer: u32, request: &ControlRequest) -> bool {
+    let is_secret = matches!(request, ControlRequest::StateSet { value: Some(_), .. });
     is_trusted(peer) || (rustix::process::geteuid().is_root() && !is_secret)
 }
 
@@ -497,23 +501,23 @@ fn is_trusted(uid: u32) -> bool {
 }
 
 async fn answer(line: &[u8], rooms: &Rooms) -> io::Result<Vec<u8>> {
-    Ok(match serde_json::from_slice::<Request>(line) {
+    Ok(match serde_json::from_slice::<ControlRequest>(line) {
         Ok(request) => timeout(request.patience(), grant(request, rooms)).await?,
         Err(error) => refusal(format!("the request cannot be understood: {error}")),
     })
 }
 
-async fn grant(request: Request, Rooms { runner, state }: &Rooms) -> Vec<u8> {
+async fn grant(request: ControlRequest, Rooms { runner, state }: &Rooms) -> Vec<u8> {
     match request {
-        Request::Status { jobs } => answered(runner.status(jobs).await),
-        Request::Refresh { jobs, wait_ms } => {
+        ControlRequest::Status { jobs } => answered(runner.status(jobs).await),
+        ControlRequest::Refresh { jobs, wait_ms } => {
             answered(refresh::refresh(runner, jobs, Duration::from_millis(wait_ms)).await)
         }
-        Request::StateShow { jobs } => answered(state.show(&jobs).await),
-        Request::StateSet { job, secret, value } => {
+        ControlRequest::StateShow { jobs } => answered(state.show(&jobs).await),
+        ControlRequest::StateSet { job, secret, value } => {
             answered(set(runner, state, &job, &secret, value.as_ref()).await)
         }
-        Request::StateForget { job } => answered(forget(runner, state, &job).await),
+        ControlRequest::StateForget { job } => answered(forget(runner, state, &job).await),
     }
 }
 
@@ -524,7 +528,7 @@ async fn set(
     job: &str,
     secret: &str,
     value: Option<&SecretBytes>,
-) -> Result<Replaced, Failure> {
+) -> Result<ReplacedChain, Failure> {
     let replaced = match value {
         Some(value) => state.set(job, secret, &value.0).await?,
         None => state.set_kept(job, secret).await?,
@@ -546,21 +550,21 @@ async fn try_at_once(runner: &Handle, job: &str) {
     }
 }
 
-fn answered<T: Serialize>(result: Result<T, impl Into<Refusal>>) -> Vec<u8> {
+fn answered<T: Serialize>(result: Result<T, impl Into<ControlRefusal>>) -> Vec<u8> {
     line(&match result {
-        Ok(value) => Answer::Ok(value),
-        Err(error) => Answer::Error(error.into()),
+        Ok(value) => ControlAnswer::Ok(value),
+        Err(error) => ControlAnswer::Error(error.into()),
     })
 }
 
 fn refusal(why: impl Into<String>) -> Vec<u8> {
-    line(&Answer::<()>::Error(Refusal {
+    line(&ControlAnswer::<()>::Error(ControlRefusal {
         code: None,
         message: why.into(),
     }))
 }
 
-fn line<T: Serialize>(answer: &Answer<T>) -> Vec<u8> {
+fn line<T: Serialize>(answer: &ControlAnswer<T>) -> Vec<u8> {
     let mut line = serde_json::to_vec(answer).unwrap_or_else(|_| {
         br#"{"error":{"message":"the answer cannot be written as JSON"}}"#.to_vec()
     });
@@ -582,7 +586,7 @@ async fn read_line(stream: &mut UnixStream, limit: u64) -> io::Result<Option<Zer
 ///
 /// Nobody listens, or the answer is none.
 pub async fn status(socket: &Path, jobs: Vec<String>) -> Result<Snapshot, ControlError> {
-    ask(socket, &Request::Status { jobs }).await
+    ask(socket, &ControlRequest::Status { jobs }).await
 }
 
 /// Asks the process that listens on `socket` for new tokens now, and waits for what comes of it; no names: of all jobs.
@@ -594,9 +598,9 @@ pub async fn refresh(
     socket: &Path,
     jobs: Vec<String>,
     wait: Duration,
-) -> Result<Refreshed, ControlError> {
+) -> Result<RefreshResult, ControlError> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    ask(socket, &Request::Refresh { jobs, wait_ms }).await
+    ask(socket, &ControlRequest::Refresh { jobs, wait_ms }).await
 }
 
 /// Whether a process listens on `socket`.
@@ -634,7 +638,7 @@ async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
 ///
 /// Nobody listens, nothing is kept of one of them, or the answer is none.
 pub async fn state_show(socket: &Path, jobs: Vec<String>) -> Result<Vec<KeptJob>, ControlError> {
-    ask(socket, &Request::StateShow { jobs }).await
+    ask(socket, &ControlRequest::StateShow { jobs }).await
 }
 
 /// Asks the process that listens on `socket` to give a chain its next value, or to send the one that it has.
@@ -647,8 +651,8 @@ pub async fn state_set(
     job: String,
     secret: String,
     value: Option<SecretBytes>,
-) -> Result<Replaced, ControlError> {
-    ask(socket, &Request::StateSet { job, secret, value }).await
+) -> Result<ReplacedChain, ControlError> {
+    ask(socket, &ControlRequest::StateSet { job, secret, value }).await
 }
 
 /// Asks the process that listens on `socket` to forget what is kept of a job.
@@ -657,10 +661,13 @@ pub async fn state_set(
 ///
 /// Nobody listens, the process refuses, or the answer is none.
 pub async fn state_forget(socket: &Path, job: String) -> Result<(), ControlError> {
-    ask(socket, &Request::StateForget { job }).await
+    ask(socket, &ControlRequest::StateForget { job }).await
 }
 
-async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ControlError> {
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    request: &ControlRequest,
+) -> Result<T, ControlError> {
     let path = socket.to_owned();
     let stream = connect(socket).await?;
     match stream.peer_cred() {
@@ -676,8 +683,8 @@ async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T,
     let patience = request.patience().saturating_add(TIMEOUT);
     let asked = timeout(patience, ask_on(stream, request)).await;
     match asked.and_then(|answer| answer) {
-        Ok(Answer::Ok(value)) => Ok(value),
-        Ok(Answer::Error(why)) => Err(ControlError::Refused(why)),
+        Ok(ControlAnswer::Ok(value)) => Ok(value),
+        Ok(ControlAnswer::Error(why)) => Err(ControlError::Refused(why)),
         Err(source) => Err(ControlError::NoAnswer { path, source }),
     }
 }
@@ -690,8 +697,8 @@ async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> io::Resul
 
 async fn ask_on<T: DeserializeOwned>(
     mut stream: UnixStream,
-    request: &Request,
-) -> io::Result<Answer<T>> {
+    request: &ControlRequest,
+) -> io::Result<ControlAnswer<T>> {
     let mut line = Zeroizing::new(serde_json::to_vec(request)?);
     line.push(b'\n');
     stream.write_all(&line).await?;

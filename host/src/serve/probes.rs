@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::connections::{Connections, Place, affordable};
+use super::connections::{ConnectionPermit, Connections, affordable};
 use crate::runner::Handle;
 use crate::runner::metrics::{self, Metrics};
 
@@ -55,7 +55,7 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub enum ProcessPhase {
     /// The configuration is not loaded, or the state store not open, yet.
     Starting,
     /// It does its work.
@@ -85,22 +85,22 @@ impl Default for Readiness {
 impl Readiness {
     fn since(began: Instant) -> Self {
         Self(Arc::new(Signs {
-            phase: AtomicU8::new(Phase::Starting as u8),
+            phase: AtomicU8::new(ProcessPhase::Starting as u8),
             began,
             last_beat: AtomicU64::new(0),
         }))
     }
 
     /// The process is now in this phase.
-    pub fn set(&self, phase: Phase) {
+    pub fn set(&self, phase: ProcessPhase) {
         self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Phase {
+    fn get(&self) -> ProcessPhase {
         match self.0.phase.load(Ordering::Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            _ => Phase::Stopping,
+            0 => ProcessPhase::Starting,
+            1 => ProcessPhase::Ready,
+            _ => ProcessPhase::Stopping,
         }
     }
 
@@ -134,7 +134,7 @@ pub struct BindError {
 
 /// What the endpoints show.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct ProbeState {
     /// The process's phase.
     pub readiness: Readiness,
     /// What is counted.
@@ -175,7 +175,7 @@ impl Probes {
     /// # Errors
     ///
     /// The system gives no thread, or no file descriptors for it.
-    pub fn serve(self, shown: Shown, stop: CancellationToken) -> io::Result<()> {
+    pub fn serve(self, shown: ProbeState, stop: CancellationToken) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(1)
             .enable_all()
@@ -191,7 +191,7 @@ impl Probes {
     }
 }
 
-async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
+async fn serve(listener: TcpListener, shown: ProbeState, stop: CancellationToken) {
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -218,7 +218,12 @@ async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, place: Place, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    place: ConnectionPermit,
+    stop: CancellationToken,
+) {
     let router = TowerToHyperService::new(router);
     let answer = service_fn(move |request| {
         place.asked();
@@ -243,7 +248,7 @@ async fn connection(stream: TcpStream, router: Router, place: Place, stop: Cance
 /// What the router's endpoints share.
 #[derive(Debug, Clone)]
 struct Scraped {
-    shown: Shown,
+    shown: ProbeState,
     /// Scrapes take turns: each is a row per job, and many at once would take the processor from the probes.
     turn: Arc<Semaphore>,
 }
@@ -258,9 +263,9 @@ async fn livez(State(Scraped { shown, .. }): State<Scraped>) -> (StatusCode, &'s
 
 async fn readyz(State(Scraped { shown, .. }): State<Scraped>) -> (StatusCode, &'static str) {
     match shown.readiness.get() {
-        Phase::Ready => (StatusCode::OK, "ok\n"),
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        ProcessPhase::Ready => (StatusCode::OK, "ok\n"),
+        ProcessPhase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        ProcessPhase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
     }
 }
 

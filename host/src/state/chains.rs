@@ -6,11 +6,11 @@ use secrecy::ExposeSecret as _;
 
 use super::error::{StateError, chain_of};
 use super::fingerprint::Fingerprint;
-use super::key::Key;
+use super::key::RecordKey;
 use super::known::{Known, KnownChain};
 use super::opening;
 use super::record;
-use super::records::{Expected, Stored, Value};
+use super::records::{Expected, RecordBytes, StoredRecord};
 use super::{HeldChain, Store};
 use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{ChainChange, FoundChain, Revision, Seed, StoredChain};
@@ -101,7 +101,7 @@ impl Store {
             found = find();
         }
         if let (None, Some((first, _))) = (found, seed) {
-            let refused = self.admit(&Key::Chain(first));
+            let refused = self.admit(&RecordKey::Chain(first));
             refused.map_err(|error| self.of_secret(error, first, job, secret))?;
         }
         Ok(found)
@@ -145,7 +145,7 @@ impl Store {
     }
 
     async fn read(&self, id: ChainId) -> Result<Option<StoredChain>, Unread> {
-        let key = Key::Chain(id);
+        let key = RecordKey::Chain(id);
         let Some(stored) = self.records.get(&key).await.map_err(Unread::Failed)? else {
             return Ok(None);
         };
@@ -161,7 +161,7 @@ impl Store {
     async fn read_anew(&self, id: ChainId) -> Result<(), Failure> {
         let held = |known: &Known| known.get(id).and_then(|known| known.revision.clone());
         let before = held(&self.known());
-        let key = Key::Chain(id);
+        let key = RecordKey::Chain(id);
         let stored = self.records.get(&key).await?;
         let record = match &stored {
             Some(stored) => {
@@ -201,14 +201,14 @@ impl Store {
     /// Takes note that a chain's record is gone.
     pub(super) fn miss(&self, known: &mut Known, id: ChainId) {
         if known.miss(id) {
-            tracing::warn!(chain = %id, "a chain's record{} is gone; what this process knows of it is written anew with its next use", self.records.whereabouts(&Key::Chain(id)));
+            tracing::warn!(chain = %id, "a chain's record{} is gone; what this process knows of it is written anew with its next use", self.records.whereabouts(&RecordKey::Chain(id)));
         }
     }
 
     /// Stores a chain if the store has what is expected.
     pub(super) async fn swap(&self, change: ChainChange<'_>) -> Result<Option<Revision>, Failure> {
         let id = change.next.id;
-        self.admit(&Key::Chain(id))?;
+        self.admit(&RecordKey::Chain(id))?;
         if !self.is_as_expected(id, change.expected) {
             self.read_anew(id).await?;
             if !self.is_as_expected(id, change.expected) {
@@ -245,10 +245,10 @@ impl Store {
         known.get(id).map(revision).as_ref() == expected
     }
 
-    async fn sealed(&self, known: &KnownChain, chain: &Chain) -> Result<Value, Failure> {
+    async fn sealed(&self, known: &KnownChain, chain: &Chain) -> Result<RecordBytes, Failure> {
         let seal = || {
             let bytes = record::encode("chain", &known.record(chain.clone()))?;
-            self.keys.seal(&Key::Chain(chain.id), &bytes)
+            self.keys.seal(&RecordKey::Chain(chain.id), &bytes)
         };
         Ok(worker::in_turn_if_large(chain.size(), seal).await?)
     }
@@ -259,7 +259,7 @@ impl Store {
         id: ChainId,
         mut next: KnownChain,
         chain: &Chain,
-        value: Value,
+        value: RecordBytes,
     ) -> Result<Option<Revision>, Failure> {
         // Until the answer is there, or if this future is dropped, nobody knows whether it happened.
         self.known().uncertain.insert(id);
@@ -267,7 +267,10 @@ impl Store {
             .revision
             .clone()
             .map_or(Expected::Nothing, Expected::At);
-        let written = self.records.put_if(&Key::Chain(id), expected, value).await;
+        let written = self
+            .records
+            .put_if(&RecordKey::Chain(id), expected, value)
+            .await;
         match written {
             Ok(Some(written)) => {
                 let revision = written.revision.clone();
@@ -292,7 +295,7 @@ impl Store {
     }
 
     /// That the answer can be kept when it comes.
-    fn has_room(&self, id: ChainId, value: &Value) -> Result<(), Failure> {
+    fn has_room(&self, id: ChainId, value: &RecordBytes) -> Result<(), Failure> {
         let held = value.len();
         match self.records.max_bytes() {
             Some(most) if held + RESERVE_BYTES > most => Err(Failure::new(
@@ -340,7 +343,7 @@ impl Store {
         self.note_forgotten(&uids).await?;
         for (id, chain) in ours {
             if let Some(revision) = &chain.revision {
-                self.delete(&Key::Chain(id), Expected::At(revision.clone()))
+                self.delete(&RecordKey::Chain(id), Expected::At(revision.clone()))
                     .await?;
             }
             self.known().drop_chain(id);
@@ -349,7 +352,10 @@ impl Store {
             chain.bindings.retain(|binding| binding.job != *job);
             self.rewrite(id, chain).await?;
         }
-        for key in [Key::Token(job.clone()), Key::Values(job.clone())] {
+        for key in [
+            RecordKey::Token(job.clone()),
+            RecordKey::Values(job.clone()),
+        ] {
             self.delete(&key, Expected::Anything).await?;
             let mut known = self.known();
             known.kept.remove(&key);
@@ -370,10 +376,10 @@ impl Store {
         self.unreadable(id).is_some()
     }
 
-    fn unreadable(&self, id: &str) -> Option<Key> {
+    fn unreadable(&self, id: &str) -> Option<RecordKey> {
         let known = self.known();
         let mut keys = known.refused.keys();
-        keys.find(|key| matches!(key, Key::Chain(chain) if chain.to_string() == id))
+        keys.find(|key| matches!(key, RecordKey::Chain(chain) if chain.to_string() == id))
             .cloned()
     }
 
@@ -388,7 +394,7 @@ impl Store {
         self.delete(&key, Expected::Anything).await?;
         let mut known = self.known();
         known.refused.remove(&key);
-        if let Key::Chain(id) = key {
+        if let RecordKey::Chain(id) = key {
             known.drop_chain(id);
         }
         Ok(())
@@ -407,18 +413,18 @@ impl Store {
         written.map(drop).ok_or_else(changed)
     }
 
-    async fn delete(&self, key: &Key, expected: Expected) -> Result<(), Failure> {
+    async fn delete(&self, key: &RecordKey, expected: Expected) -> Result<(), Failure> {
         if self.records.delete_if(key, expected).await? {
             return Ok(());
         }
-        if let Key::Chain(id) = key {
+        if let RecordKey::Chain(id) = key {
             self.known().uncertain.insert(*id);
         }
         Err(changed())
     }
 
     /// What cannot be read may be somebody's only copy of a chain: nothing but an explicit `forget` removes it.
-    pub(super) fn admit(&self, key: &Key) -> Result<(), StateError> {
+    pub(super) fn admit(&self, key: &RecordKey) -> Result<(), StateError> {
         match self.known().refused.get(key) {
             None => Ok(()),
             Some(error) => Err(error.clone().of_record(self.name_of(key))),
@@ -426,17 +432,17 @@ impl Store {
     }
 
     /// The record in messages, with where it is.
-    pub(super) fn name_of(&self, key: &Key) -> String {
+    pub(super) fn name_of(&self, key: &RecordKey) -> String {
         format!("{key}{}", self.records.whereabouts(key))
     }
 
     fn of_secret(&self, error: StateError, id: ChainId, job: &JobId, secret: &str) -> StateError {
-        let place = self.records.whereabouts(&Key::Chain(id));
+        let place = self.records.whereabouts(&RecordKey::Chain(id));
         error.of_record(format!("{}{place}", chain_of(job, secret)))
     }
 
     /// Learns a record that was listed.
-    pub(super) fn learn(&self, known: &mut Known, key: Key, stored: Stored) {
+    pub(super) fn learn(&self, known: &mut Known, key: RecordKey, stored: StoredRecord) {
         opening::learn(known, &self.keys, key, stored, !self.records.is_exclusive());
     }
 }

@@ -21,7 +21,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
-use self::database::{Change, DATABASE_FILE, storage};
+use self::database::{DATABASE_FILE, RecordChange, storage};
 use self::folder::Folder;
 pub(super) use self::folder::look;
 use self::lock::DirectoryLock;
@@ -30,11 +30,11 @@ use self::witness::{Testimony, Witness};
 use super::Opened;
 use super::error::StateError;
 use super::fingerprint::Fingerprints;
-use super::key::Key;
+use super::key::RecordKey;
 use super::known::Known;
 use super::opening::{self, Examination};
 use super::record::{self, Own};
-use super::records::{Expected, Records, Stored, Value, Written};
+use super::records::{Expected, RecordBytes, Records, StoredRecord, WrittenRecord};
 use super::seal::Keyring;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
@@ -55,20 +55,20 @@ const QUEUE: usize = 1024;
 /// Operations in one commit: enough that fsync no longer counts, few enough that the first does not wait for the last.
 const BATCH: usize = 512;
 
-type Answer<T> = oneshot::Sender<Result<T, StateError>>;
+type Reply<T> = oneshot::Sender<Result<T, StateError>>;
 
 /// A change, and who waits for what became of it: the record's state, or none if something else was there than expected.
-type Waiting = (Change, Answer<Option<Revision>>);
+type Waiting = (RecordChange, Reply<Option<Revision>>);
 
 enum Operation {
-    Get(Key, Answer<Option<Stored>>),
-    List(Answer<Vec<(Key, Stored)>>),
-    Keys(Answer<Vec<Key>>),
-    Write(Change, Answer<Option<Revision>>),
+    Get(RecordKey, Reply<Option<StoredRecord>>),
+    List(Reply<Vec<(RecordKey, StoredRecord)>>),
+    Keys(Reply<Vec<RecordKey>>),
+    Write(RecordChange, Reply<Option<Revision>>),
 }
 
 /// A directory held by this process. Dropping it waits for the commit in flight and gives the directory back.
-pub(super) struct Directory {
+pub(super) struct DirectoryRecords {
     operations: Option<mpsc::Sender<Operation>>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
@@ -84,13 +84,13 @@ impl Restored {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has(&self, key: &Key) -> bool {
-        matches!(key, Key::Chain(id) if self.lock().contains(id))
+    fn has(&self, key: &RecordKey) -> bool {
+        matches!(key, RecordKey::Chain(id) if self.lock().contains(id))
     }
 }
 
 /// Locks the directory, opens the database and brings all records under the first key. Blocks.
-pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(Directory, Opened), StateError> {
+pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(DirectoryRecords, Opened), StateError> {
     let folder = Folder::open(path)?;
     let lock = DirectoryLock::acquire(&folder)?;
     let mut witness = Witness::open(&folder)?;
@@ -105,7 +105,7 @@ pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(Directory, Opened), S
     known.refused = examined.refused;
     let mut chains = BTreeSet::new();
     database::for_each(&database, |key, mut stored| {
-        if let Key::Chain(id) = key {
+        if let RecordKey::Chain(id) = key {
             chains.insert(id);
             stored.is_copy = restored.has(&key);
             opening::learn(&mut known, keys, key, stored, false);
@@ -120,7 +120,7 @@ pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(Directory, Opened), S
     witness
         .testify(now)
         .map_err(|error| storage("writing", error.into()))?;
-    let owner = Owner {
+    let owner = WriterThread {
         file: folder.file(DATABASE_FILE)?,
         folder,
         database: Some(database),
@@ -138,7 +138,7 @@ pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(Directory, Opened), S
             why: Arc::new(source),
             mend: "allow this process one more thread",
         })?;
-    let directory = Directory {
+    let directory = DirectoryRecords {
         operations: Some(operations),
         thread: Some(thread),
         path: file,
@@ -151,8 +151,8 @@ pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(Directory, Opened), S
     Ok((directory, opened))
 }
 
-impl Directory {
-    async fn ask<T>(&self, operation: impl FnOnce(Answer<T>) -> Operation) -> Result<T, Failure> {
+impl DirectoryRecords {
+    async fn ask<T>(&self, operation: impl FnOnce(Reply<T>) -> Operation) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
         self.operations
             .as_ref()
@@ -164,29 +164,32 @@ impl Directory {
     }
 }
 
-impl Records for Directory {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, Failure>> {
+impl Records for DirectoryRecords {
+    fn get<'a>(
+        &'a self,
+        key: &'a RecordKey,
+    ) -> BoxFuture<'a, Result<Option<StoredRecord>, Failure>> {
         Box::pin(self.ask(|answer| Operation::Get(key.clone(), answer)))
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(Key, Stored)>, Failure>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(RecordKey, StoredRecord)>, Failure>> {
         Box::pin(self.ask(Operation::List))
     }
 
-    fn keys(&self) -> BoxFuture<'_, Result<Vec<Key>, Failure>> {
+    fn keys(&self) -> BoxFuture<'_, Result<Vec<RecordKey>, Failure>> {
         Box::pin(self.ask(Operation::Keys))
     }
 
     fn put_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
-        value: Value,
-    ) -> BoxFuture<'a, Result<Option<Written>, Failure>> {
-        let change = Change::put(key, expected, value);
+        value: RecordBytes,
+    ) -> BoxFuture<'a, Result<Option<WrittenRecord>, Failure>> {
+        let change = RecordChange::put(key, expected, value);
         Box::pin(async move {
             let revision = self.ask(|answer| Operation::Write(change, answer)).await?;
-            Ok(revision.map(|revision| Written {
+            Ok(revision.map(|revision| WrittenRecord {
                 revision,
                 uid: String::new(),
             }))
@@ -195,10 +198,10 @@ impl Records for Directory {
 
     fn delete_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
     ) -> BoxFuture<'a, Result<bool, Failure>> {
-        let change = Change::delete(key, expected);
+        let change = RecordChange::delete(key, expected);
         Box::pin(async move {
             let revision = self.ask(|answer| Operation::Write(change, answer)).await?;
             Ok(revision.is_some())
@@ -217,7 +220,7 @@ impl Records for Directory {
     }
 }
 
-impl Drop for Directory {
+impl Drop for DirectoryRecords {
     fn drop(&mut self) {
         self.operations = None;
         if let Some(thread) = self.thread.take() {
@@ -228,7 +231,7 @@ impl Drop for Directory {
 }
 
 /// The thread's side.
-struct Owner {
+struct WriterThread {
     folder: Folder,
     /// The database's, to see whether it is still in some directory.
     file: File,
@@ -240,7 +243,7 @@ struct Owner {
     lock: DirectoryLock,
 }
 
-impl Owner {
+impl WriterThread {
     fn run(mut self, mut queue: mpsc::Receiver<Operation>) {
         let mut waiting = Vec::with_capacity(BATCH);
         while queue.blocking_recv_many(&mut waiting, BATCH) > 0 {
@@ -264,8 +267,8 @@ impl Owner {
         }
     }
 
-    fn marked(&self, key: &Key, stored: Option<Stored>) -> Option<Stored> {
-        stored.map(|stored| Stored {
+    fn marked(&self, key: &RecordKey, stored: Option<StoredRecord>) -> Option<StoredRecord> {
+        stored.map(|stored| StoredRecord {
             is_copy: self.restored.has(key),
             ..stored
         })
@@ -356,7 +359,7 @@ impl Owner {
             self.testify()
         };
         for ((change, answer), applied) in changes.into_iter().zip(applied) {
-            if let (Key::Chain(id), Some(_)) = (&change.key, &applied) {
+            if let (RecordKey::Chain(id), Some(_)) = (&change.key, &applied) {
                 self.restored.lock().remove(id);
             }
             let result = match &known {
@@ -433,7 +436,7 @@ fn examine(
     were_encrypted: bool,
 ) -> Result<opening::Examined, StateError> {
     let reading = |error| storage("reading", error);
-    let own = database::get(database, &Key::Own).map_err(reading)?;
+    let own = database::get(database, &RecordKey::Own).map_err(reading)?;
     let own = own.as_ref().map(|own| own.value.as_slice());
     let mut examination = Examination::new(keys, own, were_encrypted);
     database::for_each(database, |key, stored| examination.see(&key, &stored.value))
@@ -454,7 +457,7 @@ fn examine(
     for key in &examined.outdated {
         if let Some(stored) = database::get(database, key).map_err(reading)? {
             let value = keys.reseal(key, &stored.value)?;
-            changes.push(Change::put(key, Expected::Anything, value));
+            changes.push(RecordChange::put(key, Expected::Anything, value));
         }
     }
     database::reseal(database, &changes).map_err(|error| storage("writing", error))?;
@@ -471,7 +474,7 @@ fn restored_chains(
     if database::generation(database).map_err(reading)? < witnessed {
         let keys = database::keys(database).map_err(reading)?;
         let chains = keys.iter().filter_map(|key| match key {
-            Key::Chain(id) => Some(*id),
+            RecordKey::Chain(id) => Some(*id),
             _ => None,
         });
         let chains = chains.chain(witness.begun().iter().copied()).collect();
@@ -495,8 +498,9 @@ fn tell_restored(chains: &BTreeSet<ChainId>) {
 /// is not used. A database that was lost has it from the file beside it: by it the seeds of its chains are known for spent.
 fn own_record(database: &Database, folder: &Folder, keys: &Keyring) -> Result<Own, StateError> {
     let beside = OwnFile::open(folder)?;
-    let stored = database::get(database, &Key::Own).map_err(|error| storage("reading", error))?;
-    if let Some(Stored { value, .. }) = stored {
+    let stored =
+        database::get(database, &RecordKey::Own).map_err(|error| storage("reading", error))?;
+    if let Some(StoredRecord { value, .. }) = stored {
         let own = opened_own(&value, &folder.path().join(DATABASE_FILE), keys)?;
         beside.keep(&value);
         return Ok(own);
@@ -509,7 +513,7 @@ fn own_record(database: &Database, folder: &Folder, keys: &Keyring) -> Result<Ow
         let own = opened_own(&beside.content, &beside.path, keys)?;
         (own, beside.content.clone())
     };
-    let change = Change::put(&Key::Own, Expected::Nothing, value.clone());
+    let change = RecordChange::put(&RecordKey::Own, Expected::Nothing, value.clone());
     database::apply(database, [&change].into_iter()).map_err(|error| storage("writing", error))?;
     beside.keep(&value);
     Ok(own)
@@ -520,12 +524,14 @@ fn opened_own(stored: &[u8], file: &Path, keys: &Keyring) -> Result<Own, StateEr
         path: file.to_owned(),
         reason: format!("its fingerprint key {reason}"),
     };
-    let bytes = keys.open(&Key::Own, stored).map_err(|error| match error {
-        StateError::Plaintext { .. } => {
-            damaged("is not encrypted although the store was: somebody else has put it there")
-        }
-        _ => damaged("cannot be decrypted"),
-    })?;
+    let bytes = keys
+        .open(&RecordKey::Own, stored)
+        .map_err(|error| match error {
+            StateError::Plaintext { .. } => {
+                damaged("is not encrypted although the store was: somebody else has put it there")
+            }
+            _ => damaged("cannot be decrypted"),
+        })?;
     record::decode("fingerprint key", &bytes).map_err(|_| damaged("cannot be read"))
 }
 
@@ -533,7 +539,7 @@ fn opened_own(stored: &[u8], file: &Path, keys: &Keyring) -> Result<Own, StateEr
 struct OwnFile {
     file: File,
     path: PathBuf,
-    content: Value,
+    content: RecordBytes,
 }
 
 impl OwnFile {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::key::Key;
+use super::key::RecordKey;
 use crate::model::JobId;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
@@ -164,7 +164,7 @@ pub enum StateError {
 
 impl StateError {
     /// A record that does not decrypt.
-    pub(super) fn undecryptable(key: &Key) -> Self {
+    pub(super) fn undecryptable(key: &RecordKey) -> Self {
         Self::Undecryptable {
             record: key.to_string(),
             forget: forgotten_as(key),
@@ -172,7 +172,7 @@ impl StateError {
     }
 
     /// A record that should be encrypted.
-    pub(super) fn plaintext(key: &Key) -> Self {
+    pub(super) fn plaintext(key: &RecordKey) -> Self {
         Self::Plaintext {
             record: key.to_string(),
             forget: forgotten_as(key),
@@ -251,11 +251,11 @@ pub(super) fn chain_of(job: &JobId, secret: &str) -> String {
 }
 
 /// By what `evertoken state forget` knows a record: a chain that cannot be read does not say whose it is.
-fn forgotten_as(key: &Key) -> String {
+fn forgotten_as(key: &RecordKey) -> String {
     match key {
-        Key::Own => String::new(),
-        Key::Chain(id) => id.to_string(),
-        Key::Token(job) | Key::Values(job) => job.to_string(),
+        RecordKey::Own => String::new(),
+        RecordKey::Chain(id) => id.to_string(),
+        RecordKey::Token(job) | RecordKey::Values(job) => job.to_string(),
     }
 }
 

@@ -4,9 +4,9 @@ use zeroize::Zeroizing;
 
 use super::Store;
 use super::error::StateError;
-use super::key::Key;
+use super::key::RecordKey;
 use super::record::{self, Values};
-use super::records::{Expected, Value};
+use super::records::{Expected, RecordBytes};
 use crate::capability::keep::{PLUGIN_VALUES_MAX, PLUGIN_VALUES_MAX_BYTES, Revision};
 use crate::model::JobId;
 use crate::model::failure::{Failure, FailureKind, HostCode};
@@ -17,14 +17,14 @@ const CONFLICTS_MAX: usize = 4;
 
 impl Store {
     pub(super) async fn kept_token(&self, job: &JobId) -> Result<Option<KeptToken>, Failure> {
-        match self.kept(&Key::Token(job.clone())).await? {
+        match self.kept(&RecordKey::Token(job.clone())).await? {
             Some((_, bytes)) => Ok(Some(record::decode("kept token", &bytes)?)),
             None => Ok(None),
         }
     }
 
     pub(super) async fn put_token(&self, job: &JobId, token: &KeptToken) -> Result<(), Failure> {
-        let key = Key::Token(job.clone());
+        let key = RecordKey::Token(job.clone());
         let bytes = record::encode("kept token", token)?;
         self.put(&key, Expected::Anything, &bytes).await?;
         Ok(())
@@ -36,7 +36,7 @@ impl Store {
 
     /// Caches a value. Another process's change of another value is kept.
     pub(super) async fn cache(&self, job: &JobId, name: &str, value: &[u8]) -> Result<(), Failure> {
-        let key = Key::Values(job.clone());
+        let key = RecordKey::Values(job.clone());
         for _ in 0..CONFLICTS_MAX {
             let (revision, mut values) = self.values(job).await?;
             values.insert(name.to_owned(), Zeroizing::new(value.to_vec()));
@@ -58,7 +58,7 @@ impl Store {
     }
 
     async fn values(&self, job: &JobId) -> Result<(Option<Revision>, Values), Failure> {
-        match self.kept(&Key::Values(job.clone())).await? {
+        match self.kept(&RecordKey::Values(job.clone())).await? {
             Some((revision, bytes)) => {
                 Ok((Some(revision), record::decode("plugin values", &bytes)?))
             }
@@ -66,7 +66,7 @@ impl Store {
         }
     }
 
-    async fn kept(&self, key: &Key) -> Result<Option<(Revision, Value)>, Failure> {
+    async fn kept(&self, key: &RecordKey) -> Result<Option<(Revision, RecordBytes)>, Failure> {
         self.admit(key)?;
         let stored = if self.records.is_exclusive() {
             let stored = self.records.get(key).await?;
@@ -83,7 +83,12 @@ impl Store {
     }
 
     /// False: what is there is not what was expected.
-    async fn put(&self, key: &Key, expected: Expected, bytes: &Value) -> Result<bool, Failure> {
+    async fn put(
+        &self,
+        key: &RecordKey,
+        expected: Expected,
+        bytes: &RecordBytes,
+    ) -> Result<bool, Failure> {
         // What cannot be read is not overwritten.
         self.admit(key)?;
         let sealed = self.keys.seal(key, bytes)?;
@@ -100,7 +105,7 @@ impl Store {
     }
 
     /// Another process has changed it.
-    async fn look_again(&self, key: &Key) -> Result<(), Failure> {
+    async fn look_again(&self, key: &RecordKey) -> Result<(), Failure> {
         let stored = self.records.get(key).await?;
         let mut known = self.known();
         known.kept.remove(key);
@@ -112,7 +117,7 @@ impl Store {
 }
 
 fn is_within_quota(values: &Values) -> Result<(), StateError> {
-    let size = |(key, value): (&String, &Value)| key.len() + value.len();
+    let size = |(key, value): (&String, &RecordBytes)| key.len() + value.len();
     let all: usize = values.iter().map(size).sum();
     let (what, limit) = if values.len() > PLUGIN_VALUES_MAX {
         ("values of one job", PLUGIN_VALUES_MAX)

@@ -5,7 +5,7 @@ use crate::model::{JobId, Provider};
 
 /// What a record is of. Ordered, so that records are found in the order of what they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum RecordKey {
     /// The store itself: what its fingerprints are made with.
     Own,
     /// A chain, which several jobs may share.
@@ -22,7 +22,7 @@ const CHAIN: u8 = 1;
 const TOKEN: u8 = 2;
 const VALUES: u8 = 3;
 
-impl Key {
+impl RecordKey {
     /// The job that the record is of.
     pub(super) const fn job(&self) -> Option<&JobId> {
         match self {
@@ -56,7 +56,7 @@ impl Key {
 }
 
 /// For messages.
-impl std::fmt::Display for Key {
+impl std::fmt::Display for RecordKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Own => f.write_str("fingerprint key"),
@@ -151,25 +151,25 @@ pub(super) mod tests {
             })
     }
 
-    fn any_key() -> impl Strategy<Value = Key> {
+    fn any_key() -> impl Strategy<Value = RecordKey> {
         prop_oneof![
-            Just(Key::Own),
-            any::<[u8; 16]>().prop_map(|id| Key::Chain(ChainId(id))),
-            any_job().prop_map(Key::Token),
-            any_job().prop_map(Key::Values),
+            Just(RecordKey::Own),
+            any::<[u8; 16]>().prop_map(|id| RecordKey::Chain(ChainId(id))),
+            any_job().prop_map(RecordKey::Token),
+            any_job().prop_map(RecordKey::Values),
         ]
     }
 
     proptest! {
         #[test]
         fn a_key_is_read_as_it_was_written_and_no_two_are_one(one in any_key(), other in any_key()) {
-            prop_assert_eq!(Key::from_bytes(&one.to_bytes()), Some(one.clone()));
+            prop_assert_eq!(RecordKey::from_bytes(&one.to_bytes()), Some(one.clone()));
             prop_assert_eq!(one.to_bytes() == other.to_bytes(), one == other);
         }
 
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in any::<Vec<u8>>()) {
-            if let Some(key) = Key::from_bytes(&bytes) {
+            if let Some(key) = RecordKey::from_bytes(&bytes) {
                 prop_assert_eq!(key.to_bytes(), bytes);
             }
         }
@@ -182,16 +182,19 @@ pub(super) mod tests {
             ..JobId::file("job")
         };
         for (key, bytes) in [
-            (Key::Own, &b"\0"[..]),
+            (RecordKey::Own, &b"\0"[..]),
             (
-                Key::Chain(ChainId(*b"0123456789abcdef")),
+                RecordKey::Chain(ChainId(*b"0123456789abcdef")),
                 b"\x010123456789abcdef",
             ),
             (
-                Key::Token(job.clone()),
+                RecordKey::Token(job.clone()),
                 b"\x02\x01\x01\0\0\0\x02ns\0\0\0\x03job\0",
             ),
-            (Key::Values(job), b"\x03\x01\x01\0\0\0\x02ns\0\0\0\x03job\0"),
+            (
+                RecordKey::Values(job),
+                b"\x03\x01\x01\0\0\0\x02ns\0\0\0\x03job\0",
+            ),
         ] {
             assert_eq!(key.to_bytes(), bytes, "{key}");
         }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::error::StateError;
 use super::fingerprint::{Fingerprint, Shortened};
-use super::key::Key;
-use super::record::{Binding, ChainRecord, Home};
-use super::records::{Stored, Value, Written};
+use super::key::RecordKey;
+use super::record::{Binding, ChainRecord, WrittenInto};
+use super::records::{RecordBytes, StoredRecord, WrittenRecord};
 use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{Revision, Seed, StoredChain};
 use crate::model::JobId;
@@ -41,13 +41,13 @@ pub(super) struct KnownChain {
 
 impl KnownChain {
     /// What was read. A chain was put there from a copy if it is in another record than it was written into, or if somebody else wrote it.
-    pub(super) fn read(stored: &Stored, record: ChainRecord) -> (Self, Chain) {
+    pub(super) fn read(stored: &StoredRecord, record: ChainRecord) -> (Self, Chain) {
         let ChainRecord {
             chain,
             bindings,
             fingerprints,
             earlier,
-            home: Home { uid, restored },
+            written_into: WrittenInto { uid, restored },
         } = record;
         let is_elsewhere = !uid.is_empty() && uid != stored.uid;
         let known = Self {
@@ -70,7 +70,7 @@ impl KnownChain {
             bindings: self.bindings.clone(),
             fingerprints: self.fingerprints.clone(),
             earlier: self.earlier.clone(),
-            home: Home {
+            written_into: WrittenInto {
                 uid: if has_record {
                     self.uid.clone()
                 } else {
@@ -82,7 +82,7 @@ impl KnownChain {
     }
 
     /// It has been written.
-    pub(super) fn written(&mut self, written: Written) {
+    pub(super) fn written(&mut self, written: WrittenRecord) {
         self.revision = Some(written.revision);
         self.uid = written.uid;
     }
@@ -147,9 +147,9 @@ pub(super) struct Known {
     /// The chains that a job's secrets stand or stood for.
     by_job: HashMap<JobId, Vec<ChainId>>,
     /// Records of jobs as they were last seen, where others may change the store.
-    pub(super) kept: HashMap<Key, (Revision, Value)>,
+    pub(super) kept: HashMap<RecordKey, (Revision, RecordBytes)>,
     /// Records that cannot be read, and why: never overwritten, only forgotten.
-    pub(super) refused: BTreeMap<Key, StateError>,
+    pub(super) refused: BTreeMap<RecordKey, StateError>,
     /// Chains whose last write may have happened.
     pub(super) uncertain: BTreeSet<ChainId>,
     /// Chains that were forgotten last, by the uid of their record.

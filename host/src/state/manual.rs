@@ -51,7 +51,7 @@ pub struct KeptChain {
     /// The secret's name.
     pub secret: String,
     /// What can be said of it at a glance.
-    pub state: ChainState,
+    pub state: StoredChainState,
     /// The chain; none: it cannot be read.
     pub chain: Option<ChainFacts>,
     /// Why it cannot be read.
@@ -64,7 +64,7 @@ pub struct KeptChain {
 /// A chain at a glance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ChainState {
+pub enum StoredChainState {
     /// Its newest value can be sent.
     Ok,
     /// A request with the newest value was sent or is about to be, and its answer may still come.
@@ -81,7 +81,7 @@ pub enum ChainState {
     Unreadable,
 }
 
-impl fmt::Display for ChainState {
+impl fmt::Display for StoredChainState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ok => "ok",
@@ -154,7 +154,7 @@ pub struct ExchangeFacts {
 
 /// A chain after a person gave it another value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replaced {
+pub struct ReplacedChain {
     /// The job.
     pub job: JobId,
     /// The chain's id, hexadecimal.
@@ -234,7 +234,12 @@ impl Manual {
     /// # Errors
     /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), the newest value is under way (`state.in-use`), the
     /// value is known to be spent or another chain's (`state.spent`), or others change the chain all the time (`state.changed`).
-    pub async fn set(&self, name: &str, secret: &str, value: &[u8]) -> Result<Replaced, Failure> {
+    pub async fn set(
+        &self,
+        name: &str,
+        secret: &str,
+        value: &[u8],
+    ) -> Result<ReplacedChain, Failure> {
         self.set_or_keep(name, secret, Some(value)).await
     }
 
@@ -242,7 +247,7 @@ impl Manual {
     ///
     /// # Errors
     /// As [`Self::set`]; the chain has no value yet (`state.no-such-chain`).
-    pub async fn set_kept(&self, name: &str, secret: &str) -> Result<Replaced, Failure> {
+    pub async fn set_kept(&self, name: &str, secret: &str) -> Result<ReplacedChain, Failure> {
         self.set_or_keep(name, secret, None).await
     }
 
@@ -251,7 +256,7 @@ impl Manual {
         name: &str,
         secret: &str,
         value: Option<&[u8]>,
-    ) -> Result<Replaced, Failure> {
+    ) -> Result<ReplacedChain, Failure> {
         let job = self.job(name).await?;
         let began = Instant::now();
         loop {
@@ -267,7 +272,7 @@ impl Manual {
         job: &JobId,
         secret: &str,
         value: Option<&[u8]>,
-    ) -> Result<Replaced, Failure> {
+    ) -> Result<ReplacedChain, Failure> {
         let Some(FoundChain { stored, .. }) =
             self.store.find_chain_to_replace(job, secret, None).await?
         else {
@@ -304,7 +309,7 @@ impl Manual {
                 ),
             ));
         }
-        Ok(Replaced {
+        Ok(ReplacedChain {
             job: job.clone(),
             chain: next.id.to_string(),
             generation: next.generation,
@@ -444,7 +449,7 @@ impl Manual {
         } = held;
         let unreadable = |error: String| KeptChain {
             secret: secret.clone(),
-            state: ChainState::Unreadable,
+            state: StoredChainState::Unreadable,
             chain: None,
             error: Some(error),
             configured_is_spent,
@@ -462,14 +467,14 @@ impl Manual {
         }
     }
 
-    fn state_of(&self, chain: &Chain) -> ChainState {
+    fn state_of(&self, chain: &Chain) -> StoredChainState {
         match &chain.exchange {
-            _ if chain.dead_since.is_some() => ChainState::Dead,
-            _ if self.store.is_restored(chain.id) => ChainState::Restored,
-            Some(exchange) if exchange.waits_for_the_source() => ChainState::AnswerWaiting,
-            Some(exchange) if self.is_under_way(&exchange.intent) => ChainState::UnderWay,
-            _ if chain.unanswered > 0 => ChainState::InDoubt,
-            _ => ChainState::Ok,
+            _ if chain.dead_since.is_some() => StoredChainState::Dead,
+            _ if self.store.is_restored(chain.id) => StoredChainState::Restored,
+            Some(exchange) if exchange.waits_for_the_source() => StoredChainState::AnswerWaiting,
+            Some(exchange) if self.is_under_way(&exchange.intent) => StoredChainState::UnderWay,
+            _ if chain.unanswered > 0 => StoredChainState::InDoubt,
+            _ => StoredChainState::Ok,
         }
     }
 

@@ -11,22 +11,22 @@ use zeroize::Zeroizing;
 use super::Opened;
 use super::error::StateError;
 use super::fingerprint::{Fingerprints, KEY_LEN};
-use super::key::Key;
+use super::key::RecordKey;
 use super::known::Known;
 use super::opening::{self, Examination};
 use super::record::Own;
-use super::records::{Expected, Records, Stored, Value, Written};
+use super::records::{Expected, RecordBytes, Records, StoredRecord, WrittenRecord};
 use super::seal::Keyring;
 use crate::capability::keep::Revision;
 use crate::model::failure::Failure;
 
 /// What is being written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
+pub enum MemoryWrite {
     /// A record.
-    Put(Key),
+    Put(RecordKey),
     /// That there is no record any more.
-    Delete(Key),
+    Delete(RecordKey),
 }
 
 /// What goes wrong with a memory. Each of these is awaited where its name says: it may take its time, or never end, as with a
@@ -38,14 +38,18 @@ pub trait Faults: Send + Sync {
     }
 
     /// Before a write happens; an error, and it does not.
-    fn before<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<(), Failure>> {
+    fn before<'a>(&'a self, write: &'a MemoryWrite) -> BoxFuture<'a, Result<(), Failure>> {
         let _ = write;
         Box::pin(async { Ok(()) })
     }
 
     /// After a write happened, which stands; an error, and its writer believes that it failed. `applied`: whether the record
     /// was as expected.
-    fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
+    fn after<'a>(
+        &'a self,
+        write: &'a MemoryWrite,
+        applied: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         let _ = (write, applied);
         Box::pin(async { Ok(()) })
     }
@@ -85,21 +89,21 @@ impl fmt::Debug for MemoryState {
 /// Records, and how often any was changed: a record's state is the number of the change that made it.
 #[derive(Default)]
 struct Table {
-    records: BTreeMap<Key, (Revision, Value)>,
+    records: BTreeMap<RecordKey, (Revision, RecordBytes)>,
     changes: u64,
 }
 
 impl Table {
-    fn get(&self, key: &Key) -> Option<Stored> {
+    fn get(&self, key: &RecordKey) -> Option<StoredRecord> {
         let (revision, value) = self.records.get(key)?;
         Some(stored(revision, value))
     }
 
-    fn is(&self, key: &Key, expected: &Expected) -> bool {
+    fn is(&self, key: &RecordKey, expected: &Expected) -> bool {
         expected.is(self.records.get(key).map(|(revision, _)| revision))
     }
 
-    fn put(&mut self, key: Key, value: Value) -> Revision {
+    fn put(&mut self, key: RecordKey, value: RecordBytes) -> Revision {
         self.changes += 1;
         let revision = Revision(self.changes.to_string());
         self.records.insert(key, (revision.clone(), value));
@@ -107,8 +111,8 @@ impl Table {
     }
 }
 
-fn stored(revision: &Revision, value: &Value) -> Stored {
-    Stored {
+fn stored(revision: &Revision, value: &RecordBytes) -> StoredRecord {
+    StoredRecord {
         revision: revision.clone(),
         uid: String::new(),
         is_copy: false,
@@ -166,11 +170,11 @@ impl MemoryState {
     /// Looks at all records, and encrypts those anew that need it.
     pub(super) fn open(&self, keys: &Keyring) -> Result<Opened, StateError> {
         let mut table = self.table();
-        if table.get(&Key::Own).is_none() {
+        if table.get(&RecordKey::Own).is_none() {
             let own = Own::new(Zeroizing::clone(&self.fingerprint_key));
-            table.put(Key::Own, opening::seal_own(keys, &own)?);
+            table.put(RecordKey::Own, opening::seal_own(keys, &own)?);
         }
-        let own = table.get(&Key::Own).map(|own| own.value);
+        let own = table.get(&RecordKey::Own).map(|own| own.value);
         let mut examination = Examination::new(keys, own.as_ref().map(|own| own.as_slice()), false);
         for (key, (_, value)) in &table.records {
             examination.see(key, value);
@@ -204,7 +208,7 @@ impl MemoryState {
     /// Whether it happened.
     async fn writing<T>(
         &self,
-        write: Write,
+        write: MemoryWrite,
         happens: impl FnOnce(&mut Table) -> Option<T>,
     ) -> Result<Option<T>, Failure> {
         if let Some(faults) = &self.faults {
@@ -224,14 +228,17 @@ impl MemoryState {
 }
 
 impl Records for MemoryState {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, Failure>> {
+    fn get<'a>(
+        &'a self,
+        key: &'a RecordKey,
+    ) -> BoxFuture<'a, Result<Option<StoredRecord>, Failure>> {
         Box::pin(async move {
             self.reading().await?;
             Ok(self.table().get(key))
         })
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(Key, Stored)>, Failure>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(RecordKey, StoredRecord)>, Failure>> {
         Box::pin(async move {
             self.reading().await?;
             let table = self.table();
@@ -244,12 +251,12 @@ impl Records for MemoryState {
 
     fn put_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
-        value: Value,
-    ) -> BoxFuture<'a, Result<Option<Written>, Failure>> {
-        Box::pin(self.writing(Write::Put(key.clone()), move |table| {
-            table.is(key, &expected).then(|| Written {
+        value: RecordBytes,
+    ) -> BoxFuture<'a, Result<Option<WrittenRecord>, Failure>> {
+        Box::pin(self.writing(MemoryWrite::Put(key.clone()), move |table| {
+            table.is(key, &expected).then(|| WrittenRecord {
                 revision: table.put(key.clone(), value),
                 uid: String::new(),
             })
@@ -258,7 +265,7 @@ impl Records for MemoryState {
 
     fn delete_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
     ) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async move {
@@ -266,7 +273,9 @@ impl Records for MemoryState {
                 let is_gone = !table.records.contains_key(key);
                 (is_gone || table.is(key, &expected)).then(|| table.records.remove(key))
             };
-            let deleted = self.writing(Write::Delete(key.clone()), delete).await?;
+            let deleted = self
+                .writing(MemoryWrite::Delete(key.clone()), delete)
+                .await?;
             Ok(deleted.is_some())
         })
     }

@@ -29,9 +29,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
 pub use self::error::StateError;
-pub use self::key::Key;
-pub use self::memory::{Faults, MemoryState, Write};
-pub use self::seal::{KeyError, StateKey};
+pub use self::key::RecordKey;
+pub use self::memory::{Faults, MemoryState, MemoryWrite};
+pub use self::seal::{StateKey, StateKeyError};
 pub use self::secrets::ClusterPlace;
 
 use self::fingerprint::{Fingerprints, KEY_LEN};
@@ -206,7 +206,7 @@ impl Store {
         };
         let known = self.known();
         let refused = known.refused.keys();
-        let kept = keys.iter().chain(refused).filter_map(Key::job);
+        let kept = keys.iter().chain(refused).filter_map(RecordKey::job);
         let jobs: BTreeSet<&JobId> = known.jobs().chain(kept).collect();
         Ok(jobs.into_iter().cloned().collect())
     }

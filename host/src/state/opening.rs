@@ -7,19 +7,19 @@ use secrecy::ExposeSecret as _;
 
 use super::error::StateError;
 use super::fingerprint::Fingerprints;
-use super::key::Key;
+use super::key::RecordKey;
 use super::known::{Known, KnownChain};
 use super::record::{self, ChainRecord, Own};
-use super::records::{Stored, Value};
+use super::records::{RecordBytes, StoredRecord};
 use super::seal::{Condition, Keyring};
 
 /// What there is to do about the records of a store.
 #[derive(Default)]
 pub(super) struct Examined {
     /// Those that are not used, and why.
-    pub(super) refused: BTreeMap<Key, StateError>,
+    pub(super) refused: BTreeMap<RecordKey, StateError>,
     /// Those that the first key should encrypt anew; the store's own last.
-    pub(super) outdated: Vec<Key>,
+    pub(super) outdated: Vec<RecordKey>,
 }
 
 /// A look at all records.
@@ -38,7 +38,8 @@ impl<'a> Examination<'a> {
     /// `own`: the store's own record, encrypted with all others, and the last of them: as long as it is not, records are taken over as they
     /// are. `were_encrypted`: something else says that they have been.
     pub(super) fn new(keys: &'a Keyring, own: Option<&[u8]>, were_encrypted: bool) -> Self {
-        let is_sealed = own.is_some_and(|own| keys.examine(&Key::Own, own) != Condition::Plain);
+        let is_sealed =
+            own.is_some_and(|own| keys.examine(&RecordKey::Own, own) != Condition::Plain);
         let encrypted = !keys.is_empty() && (were_encrypted || is_sealed);
         let unproven = own.filter(|_| !encrypted && !keys.is_empty());
         let unproven = unproven.and_then(|own| read_own(keys, own).ok());
@@ -53,8 +54,8 @@ impl<'a> Examination<'a> {
     }
 
     /// Looks at one.
-    pub(super) fn see(&mut self, key: &Key, stored: &[u8]) {
-        if let (Some(fingerprints), Key::Chain(_)) = (&self.unproven, key)
+    pub(super) fn see(&mut self, key: &RecordKey, stored: &[u8]) {
+        if let (Some(fingerprints), RecordKey::Chain(_)) = (&self.unproven, key)
             && let Ok(record) = read_chain(self.keys, key, stored)
         {
             self.is_of_other_key |= is_of_other_key(&record, fingerprints);
@@ -94,7 +95,9 @@ impl<'a> Examination<'a> {
                 "the fingerprint key is not the one that its chains were written with".to_owned(),
             ));
         }
-        self.found.outdated.sort_by_key(|key| *key == Key::Own);
+        self.found
+            .outdated
+            .sort_by_key(|key| *key == RecordKey::Own);
         Ok(self.found)
     }
 }
@@ -104,22 +107,25 @@ impl<'a> Examination<'a> {
 /// # Errors
 /// Why it cannot be read.
 pub(super) fn read_own(keys: &Keyring, stored: &[u8]) -> Result<Own, StateError> {
-    if let Condition::KeyMissing(key_id) = keys.examine(&Key::Own, stored) {
+    if let Condition::KeyMissing(key_id) = keys.examine(&RecordKey::Own, stored) {
         return Err(StateError::KeyMissing {
             store: "the state store".to_owned(),
             key_id,
             records: 1,
         });
     }
-    record::decode("fingerprint key", &keys.open_unproven(&Key::Own, stored)?)
+    record::decode(
+        "fingerprint key",
+        &keys.open_unproven(&RecordKey::Own, stored)?,
+    )
 }
 
 /// The store's own record as [`read_own`] reads it.
 ///
 /// # Errors
 /// The cryptographic library failed.
-pub(super) fn seal_own(keys: &Keyring, own: &Own) -> Result<Value, StateError> {
-    keys.seal(&Key::Own, &record::encode("fingerprint key", own)?)
+pub(super) fn seal_own(keys: &Keyring, own: &Own) -> Result<RecordBytes, StateError> {
+    keys.seal(&RecordKey::Own, &record::encode("fingerprint key", own)?)
 }
 
 /// Reads a chain's record.
@@ -128,17 +134,23 @@ pub(super) fn seal_own(keys: &Keyring, own: &Own) -> Result<Value, StateError> {
 /// Why it cannot be read.
 pub(super) fn read_chain(
     keys: &Keyring,
-    key: &Key,
+    key: &RecordKey,
     stored: &[u8],
 ) -> Result<ChainRecord, StateError> {
     record::decode("chain", &keys.open(key, stored)?)
 }
 
 /// Learns what a record says. `holds`: chains and what is kept of jobs are held.
-pub(super) fn learn(known: &mut Known, keys: &Keyring, key: Key, stored: Stored, holds: bool) {
+pub(super) fn learn(
+    known: &mut Known,
+    keys: &Keyring,
+    key: RecordKey,
+    stored: StoredRecord,
+    holds: bool,
+) {
     match &key {
-        Key::Own => {}
-        Key::Chain(id) => match read_chain(keys, &key, &stored.value) {
+        RecordKey::Own => {}
+        RecordKey::Chain(id) => match read_chain(keys, &key, &stored.value) {
             Ok(record) => {
                 let (mut read, chain) = KnownChain::read(&stored, record);
                 read.held = holds.then_some(chain);
@@ -149,8 +161,8 @@ pub(super) fn learn(known: &mut Known, keys: &Keyring, key: Key, stored: Stored,
                 known.refused.insert(key, error);
             }
         },
-        Key::Token(_) | Key::Values(_) if !holds => {}
-        Key::Token(_) | Key::Values(_) => match keys.open(&key, &stored.value) {
+        RecordKey::Token(_) | RecordKey::Values(_) if !holds => {}
+        RecordKey::Token(_) | RecordKey::Values(_) => match keys.open(&key, &stored.value) {
             Ok(_) => {
                 known.refused.remove(&key);
                 known.kept.insert(key, (stored.revision, stored.value));

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::error::StateError;
 use super::fingerprint::{Fingerprint, Shortened};
-use super::records::Value;
+use super::records::RecordBytes;
 use crate::capability::chain::Chain;
 use crate::model::JobId;
 use crate::worker;
@@ -49,7 +49,7 @@ pub(super) struct ChainRecord {
     /// Of the values before them, the latest at the end.
     pub(super) earlier: Vec<Shortened>,
     /// The record that it was written into: found in another one, it was copied from there.
-    pub(super) home: Home,
+    pub(super) written_into: WrittenInto,
 }
 
 /// That a job's secret stands or stood for a chain.
@@ -67,7 +67,7 @@ pub(super) struct Binding {
 
 /// The record that a chain was written into.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Home {
+pub(super) struct WrittenInto {
     /// Its uid; empty: it was being created, and had none yet, or records have none.
     pub(super) uid: String,
     /// Whether the chain was of a copy already then.
@@ -75,10 +75,13 @@ pub(super) struct Home {
 }
 
 /// What a plugin cached, by key.
-pub(super) type Values = BTreeMap<String, Value>;
+pub(super) type Values = BTreeMap<String, RecordBytes>;
 
 /// A record's bytes. Counts first and writes then, because a buffer that grows leaves copies of the secret behind.
-pub(super) fn encode(what: &'static str, value: &impl Serialize) -> Result<Value, StateError> {
+pub(super) fn encode(
+    what: &'static str,
+    value: &impl Serialize,
+) -> Result<RecordBytes, StateError> {
     let unwritable = |error: postcard::Error| StateError::Unreadable {
         record: what,
         reason: error.to_string(),
@@ -127,7 +130,7 @@ pub(super) mod tests {
 
     use super::super::key::tests::any_job;
     use super::*;
-    use crate::capability::chain::{ChainId, Exchange, Holder, Intent, Plugin};
+    use crate::capability::chain::{ChainId, Exchange, Holder, Intent, PluginId};
     use crate::capability::http::Arrived;
     use crate::model::time::Timestamp;
     use crate::model::token::{Expiry, Field, KeptToken, Token};
@@ -166,7 +169,7 @@ pub(super) mod tests {
                         method,
                         url,
                         job,
-                        plugin: Plugin {
+                        plugin: PluginId {
                             name,
                             digest,
                             interface,
@@ -276,14 +279,14 @@ pub(super) mod tests {
             bindings in proptest::collection::vec(any_binding(), 0..3),
             fingerprints in proptest::collection::vec(any::<[u8; 8]>().prop_map(Fingerprint), 0..4),
             earlier in proptest::collection::vec(any::<[u8; 3]>().prop_map(Shortened), 0..4),
-            home in (".{0,36}", any::<bool>()),
+            written_into in (".{0,36}", any::<bool>()),
         ) {
             let record = ChainRecord {
                 chain,
                 bindings,
                 fingerprints,
                 earlier,
-                home: Home { uid: home.0, restored: home.1 },
+                written_into: WrittenInto { uid: written_into.0, restored: written_into.1 },
             };
             let (read, is_same) = again(&record);
             prop_assert!(is_same);
@@ -338,7 +341,7 @@ pub(super) mod tests {
                     method: "POST".to_owned(),
                     url: "u".to_owned(),
                     job: JobId::file("j"),
-                    plugin: Plugin {
+                    plugin: PluginId {
                         name: "p".to_owned(),
                         digest: [3; 32],
                         interface: "0.1".to_owned(),
@@ -364,7 +367,7 @@ pub(super) mod tests {
             }],
             fingerprints: vec![Fingerprint([5; 8])],
             earlier: vec![Shortened([7; 3])],
-            home: Home {
+            written_into: WrittenInto {
                 uid: "u".to_owned(),
                 restored: true,
             },
@@ -385,7 +388,7 @@ pub(super) mod tests {
             rotating_expires_at: None,
             source_hash: [6; 32],
         };
-        let hex = |bytes: Value| HEXLOWER.encode(&bytes);
+        let hex = |bytes: RecordBytes| HEXLOWER.encode(&bytes);
         assert_eq!(
             hex(encode("chain", &record).unwrap()),
             "0101010101010101010101010101010101ac020272740105000001000102020202020202020202020202020202060704504f535401750000016a000170030303030303030303030303030303030303030303030303030303030303030303302e31077b2261223a317d0001080448545450020000000000000000000000000000000000010000016a0001730104040404040404040901050505050505050501070707017501"

@@ -5,17 +5,17 @@ use futures_core::future::BoxFuture;
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use super::key::Key;
+use super::key::RecordKey;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
 use crate::model::failure::Failure;
 
 /// A record's bytes.
-pub(super) type Value = Zeroizing<Vec<u8>>;
+pub(super) type RecordBytes = Zeroizing<Vec<u8>>;
 
 /// A record as it was read.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
+pub(super) struct StoredRecord {
     /// Its state; another one after each change.
     pub(super) revision: Revision,
     /// Another one for each object that is created, whatever its name; empty where records are no objects.
@@ -23,15 +23,15 @@ pub(super) struct Stored {
     /// Whether somebody put it there who is no process of ours, e.g. from a backup.
     pub(super) is_copy: bool,
     /// The bytes.
-    pub(super) value: Value,
+    pub(super) value: RecordBytes,
 }
 
 /// A record after a write.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Written {
+pub(super) struct WrittenRecord {
     /// Its state.
     pub(super) revision: Revision,
-    /// See [`Stored::uid`].
+    /// See [`StoredRecord::uid`].
     pub(super) uid: String,
 }
 
@@ -60,13 +60,16 @@ impl Expected {
 /// A place for records. A write is durable when its future is ready; if that is dropped, or fails as unavailable, it may have happened.
 pub(super) trait Records: Send + Sync {
     /// Reads one.
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, Failure>>;
+    fn get<'a>(
+        &'a self,
+        key: &'a RecordKey,
+    ) -> BoxFuture<'a, Result<Option<StoredRecord>, Failure>>;
 
     /// Reads all.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(Key, Stored)>, Failure>>;
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(RecordKey, StoredRecord)>, Failure>>;
 
     /// The keys of all.
-    fn keys(&self) -> BoxFuture<'_, Result<Vec<Key>, Failure>> {
+    fn keys(&self) -> BoxFuture<'_, Result<Vec<RecordKey>, Failure>> {
         Box::pin(async move {
             let all = self.list().await?;
             Ok(all.into_iter().map(|(key, _)| key).collect())
@@ -76,15 +79,15 @@ pub(super) trait Records: Send + Sync {
     /// Writes one. None: what is there is not what was expected.
     fn put_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
-        value: Value,
-    ) -> BoxFuture<'a, Result<Option<Written>, Failure>>;
+        value: RecordBytes,
+    ) -> BoxFuture<'a, Result<Option<WrittenRecord>, Failure>>;
 
     /// Removes one. False: what is there is not what was expected. One that is gone already is removed.
     fn delete_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
     ) -> BoxFuture<'a, Result<bool, Failure>>;
 
@@ -110,7 +113,7 @@ pub(super) trait Records: Send + Sync {
     }
 
     /// Where a record is, for messages about it; empty: where all are.
-    fn whereabouts(&self, key: &Key) -> String {
+    fn whereabouts(&self, key: &RecordKey) -> String {
         let _ = key;
         String::new()
     }

@@ -12,7 +12,7 @@ use data_encoding::{
 use zeroize::Zeroizing;
 
 use super::error::StateError;
-use super::key::Key;
+use super::key::RecordKey;
 use super::random;
 use crate::{text, worker};
 
@@ -29,7 +29,7 @@ const FORMAT_SEALED: u8 = 1;
 
 /// Why something is no state key. Says how to make one, and nothing about the bytes but their number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub enum StateKeyError {
     /// Neither form.
     #[error(
         "a state key is 32 random bytes, as they are or in base64 or hex; these {0} bytes are none of it. Make one: `head -c 32 /dev/urandom | base64`"
@@ -56,14 +56,14 @@ impl StateKey {
     ///
     /// # Errors
     /// Anything else, with the command that makes a key.
-    pub fn parse(content: &[u8]) -> Result<Self, KeyError> {
-        let meant = text::meant(content).map_err(|text::Utf16| KeyError::Utf16)?;
+    pub fn parse(content: &[u8]) -> Result<Self, StateKeyError> {
+        let meant = text::meant(content).map_err(|text::Utf16| StateKeyError::Utf16)?;
         // 32 random bytes may end in what looks like a line end.
         let raw = [content, meant]
             .into_iter()
             .find(|raw| raw.len() == KEY_LEN);
         if let Some(raw) = raw.filter(|_| !meant.iter().all(u8::is_ascii_graphic)) {
-            return Self::exact(raw).ok_or(KeyError::Malformed(raw.len()));
+            return Self::exact(raw).ok_or(StateKeyError::Malformed(raw.len()));
         }
         let text = meant.trim_ascii();
         [
@@ -77,9 +77,9 @@ impl StateKey {
         .filter_map(|encoding| encoding.decode(text).ok().map(Zeroizing::new))
         .find_map(|bytes| Self::exact(&bytes))
         .ok_or(if text.len() == KEY_LEN {
-            KeyError::Readable
+            StateKeyError::Readable
         } else {
-            KeyError::Malformed(content.len())
+            StateKeyError::Malformed(content.len())
         })
     }
 
@@ -147,11 +147,15 @@ impl Keyring {
     }
 
     /// The form in which a value is stored under `key`.
-    pub(super) fn seal(&self, key: &Key, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    pub(super) fn seal(
+        &self,
+        key: &RecordKey,
+        value: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         worker::aside_if_large(value.len(), || self.sealed(key, value))
     }
 
-    fn sealed(&self, key: &Key, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    fn sealed(&self, key: &RecordKey, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         let Some((id, prk)) = self.keys.first() else {
             let mut plain = Zeroizing::new(Vec::with_capacity(1 + value.len()));
             plain.push(FORMAT_PLAIN);
@@ -176,9 +180,13 @@ impl Keyring {
     }
 
     /// The value that is stored under `key`. Where there are keys, one that is stored as it is proves nothing about who wrote it.
-    pub(super) fn open(&self, key: &Key, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    pub(super) fn open(
+        &self,
+        key: &RecordKey,
+        stored: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         match split(stored) {
-            Some(Stored::Plain(_)) if !self.is_empty() => Err(StateError::plaintext(key)),
+            Some(StoredForm::Plain(_)) if !self.is_empty() => Err(StateError::plaintext(key)),
             _ => self.open_unproven(key, stored),
         }
     }
@@ -186,7 +194,7 @@ impl Keyring {
     /// The form in which this keyring stores what is stored under `key`, by whomever.
     pub(super) fn reseal(
         &self,
-        key: &Key,
+        key: &RecordKey,
         stored: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         self.seal(key, &self.open_unproven(key, stored)?)
@@ -195,17 +203,17 @@ impl Keyring {
     /// The value that is stored under `key`, also where nothing proves who wrote it.
     pub(super) fn open_unproven(
         &self,
-        key: &Key,
+        key: &RecordKey,
         stored: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, StateError> {
         worker::aside_if_large(stored.len(), || self.opened(key, stored))
     }
 
-    fn opened(&self, key: &Key, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    fn opened(&self, key: &RecordKey, stored: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateError> {
         let undecryptable = || StateError::undecryptable(key);
         match split(stored).ok_or_else(undecryptable)? {
-            Stored::Plain(value) => Ok(Zeroizing::new(value.to_vec())),
-            Stored::Sealed { id, salt, body } => {
+            StoredForm::Plain(value) => Ok(Zeroizing::new(value.to_vec())),
+            StoredForm::Sealed { id, salt, body } => {
                 let (_, prk) = self
                     .keys
                     .iter()
@@ -224,12 +232,12 @@ impl Keyring {
     }
 
     /// Whether a stored value can be read, and whether it should be written anew.
-    pub(super) fn examine(&self, key: &Key, stored: &[u8]) -> Condition {
+    pub(super) fn examine(&self, key: &RecordKey, stored: &[u8]) -> Condition {
         match split(stored) {
             None => Condition::Undecryptable,
-            Some(Stored::Plain(_)) if self.is_empty() => Condition::Current,
-            Some(Stored::Plain(_)) => Condition::Plain,
-            Some(Stored::Sealed { id, .. }) => {
+            Some(StoredForm::Plain(_)) if self.is_empty() => Condition::Current,
+            Some(StoredForm::Plain(_)) => Condition::Plain,
+            Some(StoredForm::Sealed { id, .. }) => {
                 match self.keys.iter().position(|(known, _)| known == id) {
                     None => Condition::KeyMissing(HEXLOWER.encode(id)),
                     Some(_) if self.open(key, stored).is_err() => Condition::Undecryptable,
@@ -241,7 +249,7 @@ impl Keyring {
     }
 }
 
-enum Stored<'a> {
+enum StoredForm<'a> {
     Plain(&'a [u8]),
     Sealed {
         id: &'a KeyId,
@@ -250,14 +258,14 @@ enum Stored<'a> {
     },
 }
 
-fn split(stored: &[u8]) -> Option<Stored<'_>> {
+fn split(stored: &[u8]) -> Option<StoredForm<'_>> {
     let (format, rest) = stored.split_first()?;
     match *format {
-        FORMAT_PLAIN => Some(Stored::Plain(rest)),
+        FORMAT_PLAIN => Some(StoredForm::Plain(rest)),
         FORMAT_SEALED => {
             let (id, rest) = rest.split_first_chunk()?;
             let (salt, body) = rest.split_first_chunk()?;
-            Some(Stored::Sealed { id, salt, body })
+            Some(StoredForm::Sealed { id, salt, body })
         }
         _ => None,
     }
@@ -291,8 +299,8 @@ mod tests {
     use super::*;
     use crate::model::JobId;
 
-    fn key(job: &str) -> Key {
-        Key::Token(JobId::file(job))
+    fn key(job: &str) -> RecordKey {
+        RecordKey::Token(JobId::file(job))
     }
 
     fn ring(keys: &[u8]) -> Keyring {
@@ -323,17 +331,20 @@ mod tests {
         let newline = [[0xf1; 31].as_slice(), b"\n"].concat();
         assert_eq!(*StateKey::parse(&newline).unwrap().bytes, *newline);
         for (bad, error) in [
-            (&b""[..], KeyError::Malformed(0)),
-            (b"hunter2", KeyError::Malformed(7)),
-            (&[0xf1; 31], KeyError::Malformed(31)),
-            (&[0xf1; 33], KeyError::Malformed(33)),
-            (b"0123456789abcdef0123456789abcdef", KeyError::Readable),
-            (b"0123456789abcdef0123456789abcdef\n", KeyError::Readable),
+            (&b""[..], StateKeyError::Malformed(0)),
+            (b"hunter2", StateKeyError::Malformed(7)),
+            (&[0xf1; 31], StateKeyError::Malformed(31)),
+            (&[0xf1; 33], StateKeyError::Malformed(33)),
+            (b"0123456789abcdef0123456789abcdef", StateKeyError::Readable),
+            (
+                b"0123456789abcdef0123456789abcdef\n",
+                StateKeyError::Readable,
+            ),
             (
                 b"0123456789abcdef0123456789abcde\n",
-                KeyError::Malformed(32),
+                StateKeyError::Malformed(32),
             ),
-            (b"a\0b\0c\0d\0", KeyError::Utf16),
+            (b"a\0b\0c\0d\0", StateKeyError::Utf16),
         ] {
             let found = StateKey::parse(bad).unwrap_err();
             assert_eq!(found, error);

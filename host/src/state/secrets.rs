@@ -12,17 +12,17 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 pub(super) use self::object::SECRET_MAX_BYTES;
-use self::object::{MANAGER, Object, Raw, RawList, STORE_LABEL};
+use self::object::{MANAGER, Raw, RawList, RecordObject, STORE_LABEL};
 use super::Opened;
 use super::error::StateError;
 use super::fingerprint::Fingerprints;
-use super::key::Key;
+use super::key::RecordKey;
 use super::known::{Known, KnownChain};
 use super::opening::{self, Examination, read_chain, read_own};
 use super::record::{self, Own};
-use super::records::{Expected, Records, Stored, Value, Written};
+use super::records::{Expected, RecordBytes, Records, StoredRecord, WrittenRecord};
 use super::seal::Keyring;
-use crate::kubernetes::{Answer, ApiError, Call, Kubernetes, Verb};
+use crate::kubernetes::{ApiAnswer, ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Objects in one answer to a list, kubectl's own number.
@@ -49,7 +49,7 @@ impl std::fmt::Display for ClusterPlace {
 }
 
 /// Secrets that are records.
-pub(super) struct Secrets {
+pub(super) struct SecretRecords {
     kubernetes: Arc<Kubernetes>,
     place: ClusterPlace,
     /// Names those of jobs.
@@ -61,7 +61,7 @@ pub(super) async fn open(
     kubernetes: Arc<Kubernetes>,
     place: ClusterPlace,
     keys: &Keyring,
-) -> Result<(Secrets, Opened), Failure> {
+) -> Result<(SecretRecords, Opened), Failure> {
     let mut tries = 1;
     let own = loop {
         match own_record(&kubernetes, &place, keys).await {
@@ -73,7 +73,7 @@ pub(super) async fn open(
             result => break result?,
         }
     };
-    let secrets = Secrets {
+    let secrets = SecretRecords {
         names: Fingerprints::new(&own.fingerprint_key),
         kubernetes,
         place,
@@ -83,7 +83,7 @@ pub(super) async fn open(
     let all = secrets.list().await?;
     let examined = secrets.examine(keys, &all)?;
     known.refused = examined.refused;
-    let mut current: BTreeMap<Key, Stored> = all.into_iter().collect();
+    let mut current: BTreeMap<RecordKey, StoredRecord> = all.into_iter().collect();
     let outdated = examined.outdated.iter();
     let outdated: Vec<_> = outdated
         .filter_map(|key| current.remove_entry(key))
@@ -110,7 +110,7 @@ pub(super) async fn look(
     let objects = list(&kubernetes, &place).await?;
     for verb in [Verb::Get, Verb::Create, Verb::Update] {
         let name = own_name(&place);
-        let request = Call::secret(verb, &place.namespace, &name);
+        let request = ApiCall::secret(verb, &place.namespace, &name);
         kubernetes.require_access(&request).await?;
     }
     let Some(keys) = keys else {
@@ -120,7 +120,7 @@ pub(super) async fn look(
         return Ok(require_none(&place, &objects)?);
     };
     let own = read_own_object(&place, keys, own)?;
-    let secrets = Secrets {
+    let secrets = SecretRecords {
         names: Fingerprints::new(&own.fingerprint_key),
         kubernetes,
         place,
@@ -129,13 +129,13 @@ pub(super) async fn look(
     Ok(())
 }
 
-impl Secrets {
+impl SecretRecords {
     fn examine(
         &self,
         keys: &Keyring,
-        all: &[(Key, Stored)],
+        all: &[(RecordKey, StoredRecord)],
     ) -> Result<opening::Examined, StateError> {
-        let own = all.iter().find(|(key, _)| *key == Key::Own);
+        let own = all.iter().find(|(key, _)| *key == RecordKey::Own);
         let own = own.map(|(_, own)| own.value.as_slice());
         let mut examination = Examination::new(keys, own, false);
         for (key, stored) in all {
@@ -149,11 +149,11 @@ impl Secrets {
         &self,
         known: &mut Known,
         keys: &Keyring,
-        key: Key,
-        stored: Stored,
+        key: RecordKey,
+        stored: StoredRecord,
     ) -> Result<(), Failure> {
         let mut value = keys.reseal(&key, &stored.value)?;
-        if let Key::Chain(_) = key
+        if let RecordKey::Chain(_) = key
             && let Ok(record) = read_chain(keys, &key, &value)
         {
             let (read, chain) = KnownChain::read(&stored, record);
@@ -162,7 +162,7 @@ impl Secrets {
         let expected = Expected::At(stored.revision.clone());
         let written = self.put_if(&key, expected, value.clone()).await?;
         let stored = match written {
-            Some(Written { revision, uid }) => Stored {
+            Some(WrittenRecord { revision, uid }) => StoredRecord {
                 revision,
                 uid,
                 is_copy: false,
@@ -176,7 +176,7 @@ impl Secrets {
     }
 
     /// The records in Secrets; what is none of this store's is left out.
-    fn records(&self, objects: Vec<Object>) -> Vec<(Key, Stored)> {
+    fn records(&self, objects: Vec<RecordObject>) -> Vec<(RecordKey, StoredRecord)> {
         let records = objects.into_iter().filter_map(|object| {
             let (key, name, stored) = object.into_record()?;
             (self.name(&key) == name).then_some((key, stored))
@@ -185,11 +185,11 @@ impl Secrets {
     }
 
     /// The name of the Secret with this record. Those of chains and jobs are random to everybody without the store's key.
-    fn name(&self, key: &Key) -> String {
+    fn name(&self, key: &RecordKey) -> String {
         match key {
-            Key::Own => own_name(&self.place),
-            Key::Chain(id) => object::name(&self.place, key, &id.0),
-            Key::Token(_) | Key::Values(_) => {
+            RecordKey::Own => own_name(&self.place),
+            RecordKey::Chain(id) => object::name(&self.place, key, &id.0),
+            RecordKey::Token(_) | RecordKey::Values(_) => {
                 object::name(&self.place, key, &self.names.record_id(&key.to_bytes()))
             }
         }
@@ -198,36 +198,39 @@ impl Secrets {
     async fn write(
         &self,
         verb: Verb,
-        key: &Key,
+        key: &RecordKey,
         revision: Option<&str>,
-        value: &Value,
-    ) -> Result<Option<Written>, Failure> {
+        value: &RecordBytes,
+    ) -> Result<Option<WrittenRecord>, Failure> {
         let name = self.name(key);
         let body = object::body(&self.place, &name, key, revision, value);
         write(&self.kubernetes, &self.place, verb, &name, body).await
     }
 }
 
-impl Records for Secrets {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Stored>, Failure>> {
+impl Records for SecretRecords {
+    fn get<'a>(
+        &'a self,
+        key: &'a RecordKey,
+    ) -> BoxFuture<'a, Result<Option<StoredRecord>, Failure>> {
         Box::pin(async move {
             let name = self.name(key);
             let object = get(&self.kubernetes, &self.place, &name).await?;
-            let record = object.and_then(Object::into_record);
+            let record = object.and_then(RecordObject::into_record);
             Ok(record.and_then(|(found, _, stored)| (found == *key).then_some(stored)))
         })
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<(Key, Stored)>, Failure>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(RecordKey, StoredRecord)>, Failure>> {
         Box::pin(async move { Ok(self.records(list(&self.kubernetes, &self.place).await?)) })
     }
 
     fn put_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
-        value: Value,
-    ) -> BoxFuture<'a, Result<Option<Written>, Failure>> {
+        value: RecordBytes,
+    ) -> BoxFuture<'a, Result<Option<WrittenRecord>, Failure>> {
         Box::pin(async move {
             match expected {
                 Expected::At(revision) => {
@@ -245,12 +248,12 @@ impl Records for Secrets {
 
     fn delete_if<'a>(
         &'a self,
-        key: &'a Key,
+        key: &'a RecordKey,
         expected: Expected,
     ) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(async move {
             let name = self.name(key);
-            let mut call = Call::secret(Verb::Delete, &self.place.namespace, &name);
+            let mut call = ApiCall::secret(Verb::Delete, &self.place.namespace, &name);
             if let Expected::At(revision) = expected {
                 let precondition = json!({"preconditions": {"resourceVersion": revision.0}});
                 call.body = Zeroizing::new(precondition.to_string().into_bytes());
@@ -272,7 +275,7 @@ impl Records for Secrets {
         Some(SECRET_MAX_BYTES)
     }
 
-    fn whereabouts(&self, key: &Key) -> String {
+    fn whereabouts(&self, key: &RecordKey) -> String {
         format!(" (secret {}/{})", self.place.namespace, self.name(key))
     }
 
@@ -305,13 +308,13 @@ async fn own_record(
     let own = Own::new(Fingerprints::random_key()?);
     let value = opening::seal_own(keys, &own)?;
     let name = own_name(place);
-    let body = object::body(place, &name, &Key::Own, None, &value);
+    let body = object::body(place, &name, &RecordKey::Own, None, &value);
     match write(kubernetes, place, Verb::Create, &name, body).await? {
         Some(_) => Ok(own),
         None => {
             let own = stored_own(kubernetes, place, keys).await?;
             own.ok_or_else(|| {
-                Call::secret(Verb::Create, &place.namespace, &name).malformed("conflict")
+                ApiCall::secret(Verb::Create, &place.namespace, &name).malformed("conflict")
             })
         }
     }
@@ -330,7 +333,7 @@ async fn stored_own(
 fn read_own_object(
     place: &ClusterPlace,
     keys: &Keyring,
-    object: &Object,
+    object: &RecordObject,
 ) -> Result<Own, StateError> {
     let Some(value) = object.value() else {
         return Err(if object.is_of_older_form() {
@@ -357,7 +360,7 @@ fn read_own_object(
 }
 
 /// Chains without the key of fingerprints would be taken for chains that never had the configured values.
-fn require_none(place: &ClusterPlace, objects: &[Object]) -> Result<(), StateError> {
+fn require_none(place: &ClusterPlace, objects: &[RecordObject]) -> Result<(), StateError> {
     let chains = objects.iter().filter(|object| object.is_chain()).count();
     if chains == 0 {
         return Ok(());
@@ -377,12 +380,12 @@ fn own_name(place: &ClusterPlace) -> String {
 }
 
 /// All Secrets of a store.
-async fn list(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<Vec<Object>, Failure> {
+async fn list(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<Vec<RecordObject>, Failure> {
     let selector = format!("{STORE_LABEL}={}", place.prefix);
     let mut objects = Vec::new();
     let mut next = String::new();
     loop {
-        let mut call = Call::secret(Verb::List, &place.namespace, "");
+        let mut call = ApiCall::secret(Verb::List, &place.namespace, "");
         call.query.push(("labelSelector", selector.clone()));
         call.query.push(("limit", PAGE.to_string()));
         if !next.is_empty() {
@@ -390,7 +393,7 @@ async fn list(kubernetes: &Kubernetes, place: &ClusterPlace) -> Result<Vec<Objec
         }
         let page: RawList = send(kubernetes, &call).await?.parse(&call)?;
         for raw in page.items {
-            objects.push(Object::of(raw).ok_or_else(|| call.malformed("no base64"))?);
+            objects.push(RecordObject::of(raw).ok_or_else(|| call.malformed("no base64"))?);
         }
         next = page.metadata.next;
         if next.is_empty() {
@@ -403,11 +406,11 @@ async fn get(
     kubernetes: &Kubernetes,
     place: &ClusterPlace,
     name: &str,
-) -> Result<Option<Object>, Failure> {
-    let call = Call::secret(Verb::Get, &place.namespace, name);
+) -> Result<Option<RecordObject>, Failure> {
+    let call = ApiCall::secret(Verb::Get, &place.namespace, name);
     match send(kubernetes, &call).await {
         Ok(answer) => {
-            let object = Object::of(answer.parse::<Raw>(&call)?);
+            let object = RecordObject::of(answer.parse::<Raw>(&call)?);
             object.map(Some).ok_or_else(|| call.malformed("no base64"))
         }
         Err(ApiError::NotFound(_)) => Ok(None),
@@ -422,8 +425,8 @@ async fn write(
     verb: Verb,
     name: &str,
     body: Zeroizing<Vec<u8>>,
-) -> Result<Option<Written>, Failure> {
-    let mut call = Call::secret(verb, &place.namespace, name);
+) -> Result<Option<WrittenRecord>, Failure> {
+    let mut call = ApiCall::secret(verb, &place.namespace, name);
     call.metadata_only = true;
     call.query.push(("fieldManager", MANAGER.to_owned()));
     call.body = body;
@@ -434,13 +437,13 @@ async fn write(
     }
 }
 
-async fn send(kubernetes: &Kubernetes, call: &Call<'_>) -> Result<Answer, ApiError> {
+async fn send(kubernetes: &Kubernetes, call: &ApiCall<'_>) -> Result<ApiAnswer, ApiError> {
     let answered = kubernetes.send(call).await;
     answered.map_err(|refusal| refusal.map(|failure| worded(failure, call)))
 }
 
 /// What the store's owner can do about a refusal; the client's own words are about outputs.
-fn worded(failure: Failure, call: &Call<'_>) -> Failure {
+fn worded(failure: Failure, call: &ApiCall<'_>) -> Failure {
     let namespace = call.namespace;
     let mend = match failure.host_code() {
         Some(HostCode::KubernetesForbidden) => format!(

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use super::Store;
 use super::chains::changed;
-use super::key::Key;
+use super::key::RecordKey;
 use super::opening::{read_own, seal_own};
 use super::record::Own;
-use super::records::{Expected, Stored};
+use super::records::{Expected, StoredRecord};
 use crate::capability::chain::ChainId;
 use crate::model::failure::Failure;
 
@@ -30,18 +30,18 @@ impl Store {
             }
             known.lists_begun += 1;
             let chains: Vec<ChainId> = known.chains().map(|(id, _)| id).collect();
-            let kept: Vec<Key> = known.kept.keys().cloned().collect();
+            let kept: Vec<RecordKey> = known.kept.keys().cloned().collect();
             ((chains, kept), known.lists_begun)
         };
         let all = self.records.list().await?;
-        if !all.iter().any(|(key, _)| *key == Key::Own) {
+        if !all.iter().any(|(key, _)| *key == RecordKey::Own) {
             self.keep_own_record().await?;
         }
-        let there: BTreeSet<Key> = all.iter().map(|(key, _)| key.clone()).collect();
+        let there: BTreeSet<RecordKey> = all.iter().map(|(key, _)| key.clone()).collect();
         let mut known = self.known();
         for (key, stored) in all {
             match key {
-                Key::Own => {
+                RecordKey::Own => {
                     let own = read_own(&self.keys, &stored.value)?;
                     known.forgotten = own.forgotten.into_iter().collect();
                 }
@@ -52,7 +52,7 @@ impl Store {
         // What was known before and is not listed is gone.
         let (chains, kept) = before;
         for id in chains {
-            if !there.contains(&Key::Chain(id)) {
+            if !there.contains(&RecordKey::Chain(id)) {
                 self.miss(&mut known, id);
             }
         }
@@ -67,7 +67,7 @@ impl Store {
 
     /// Learns which chains were forgotten.
     pub(super) async fn learn_what_was_forgotten(&self) -> Result<(), Failure> {
-        if let Some(stored) = self.records.get(&Key::Own).await? {
+        if let Some(stored) = self.records.get(&RecordKey::Own).await? {
             let own = read_own(&self.keys, &stored.value)?;
             self.known().forgotten = own.forgotten.into_iter().collect();
         }
@@ -79,9 +79,9 @@ impl Store {
         if uids.is_empty() || self.records.is_exclusive() {
             return Ok(());
         }
-        let Some(Stored {
+        let Some(StoredRecord {
             revision, value, ..
-        }) = self.records.get(&Key::Own).await?
+        }) = self.records.get(&RecordKey::Own).await?
         else {
             return Err(changed());
         };
@@ -93,22 +93,24 @@ impl Store {
         let sealed = seal_own(&self.keys, &own)?;
         let written = self
             .records
-            .put_if(&Key::Own, Expected::At(revision), sealed)
+            .put_if(&RecordKey::Own, Expected::At(revision), sealed)
             .await?;
         written.map(drop).ok_or_else(changed)
     }
 
     /// That the key of the fingerprints is there for whoever reads the store next: without it none of them leads to a chain.
     pub(super) async fn keep_own_record(&self) -> Result<(), Failure> {
-        let there = match self.records.get(&Key::Own).await? {
+        let there = match self.records.get(&RecordKey::Own).await? {
             Some(stored) => Some(stored),
             None => {
                 let own = Own::new(self.fingerprint_key.clone());
                 let sealed = seal_own(&self.keys, &own)?;
-                let written = self.records.put_if(&Key::Own, Expected::Nothing, sealed);
+                let written = self
+                    .records
+                    .put_if(&RecordKey::Own, Expected::Nothing, sealed);
                 match written.await? {
                     Some(_) => return Ok(()),
-                    None => self.records.get(&Key::Own).await?,
+                    None => self.records.get(&RecordKey::Own).await?,
                 }
             }
         };
@@ -119,7 +121,7 @@ impl Store {
         if is_ours {
             return Ok(());
         }
-        let place = self.records.whereabouts(&Key::Own);
+        let place = self.records.whereabouts(&RecordKey::Own);
         Err(self
             .records
             .damaged(format!(

@@ -312,13 +312,17 @@ impl Faults for Once {
         Box::pin(async { self.due("read") })
     }
 
-    fn before<'a>(&'a self, _: &'a Write) -> BoxFuture<'a, Result<(), Failure>> {
+    fn before<'a>(&'a self, _: &'a MemoryWrite) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async { self.due("before") })
     }
 
-    fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
+    fn after<'a>(
+        &'a self,
+        write: &'a MemoryWrite,
+        applied: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            assert!(matches!(write, Write::Put(Key::Chain(_))) && applied);
+            assert!(matches!(write, MemoryWrite::Put(RecordKey::Chain(_))) && applied);
             self.due("after")
         })
     }
@@ -368,8 +372,6 @@ const RECENT: usize = 8;
 struct Model {
     /// By first value: all values, the newest last.
     chains: BTreeMap<u8, Vec<u8>>,
-    /// Which chain a value leads to.
-    leads: BTreeMap<u8, u8>,
     /// By job: the chain that it stands for.
     bindings: BTreeMap<u8, u8>,
     /// By chain and job: the configured value when the job last changed the chain.
@@ -377,26 +379,39 @@ struct Model {
 }
 
 impl Model {
+    /// The chains that a value leads to: those that are or were the job's, then the one that began with it, then any that had it of late.
+    /// More than one only where somebody began another chain with a value that a chain had long ago; which of them counts is open.
+    fn led_to(&self, job: u8, value: u8) -> Vec<u8> {
+        let knows = |first: u8, among: usize| {
+            let is_seed = |((chain, _), seed): (&(u8, u8), &Option<u8>)| {
+                *chain == first && *seed == Some(value)
+            };
+            let mut values = self.chains[&first].iter().rev().take(among);
+            first == value || values.any(|known| *known == value) || self.seeds.iter().any(is_seed)
+        };
+        let all = || self.chains.keys().copied();
+        let own: Vec<u8> = all()
+            .filter(|first| self.seeds.contains_key(&(*first, job)) && knows(*first, usize::MAX))
+            .collect();
+        match (own.is_empty(), self.chains.contains_key(&value)) {
+            (false, _) => own,
+            (true, true) => vec![value],
+            (true, false) => all().filter(|first| knows(*first, RECENT)).collect(),
+        }
+    }
+
+    fn is_open(&self, job: u8, seed: Option<u8>) -> bool {
+        seed.is_some_and(|value| self.led_to(job, value).len() > 1)
+    }
+
     fn find(&self, job: u8, seed: Option<u8>) -> Option<(u8, u8, Seed)> {
         let binding = self.bindings.get(&job);
         let Some(value) = seed else {
             let first = *binding?;
             return Some((first, *self.chains.get(&first)?.last()?, Seed::Unread));
         };
-        let first = *self.leads.get(&value).unwrap_or(&value);
-        let values = self.chains.get(&first)?;
-        let newest = *values.last()?;
-        let is_of_jobs = self.seeds.contains_key(&(first, job));
-        let is_recent = values
-            .iter()
-            .rev()
-            .take(RECENT)
-            .any(|known| *known == value);
-        let is_seed =
-            |((chain, _), seed): (&(u8, u8), &Option<u8>)| *chain == first && *seed == Some(value);
-        if !(is_of_jobs || is_recent || value == first || self.seeds.iter().any(is_seed)) {
-            return None;
-        }
+        let first = *self.led_to(job, value).first()?;
+        let newest = *self.chains[&first].last()?;
         let untouched = match binding {
             Some(bound) => self.seeds.get(&(*bound, job)) == Some(&Some(value)),
             None => self
@@ -418,9 +433,6 @@ impl Model {
             None => seed.unwrap_or(value),
         };
         self.chains.entry(first).or_default().push(value);
-        for value in seed.into_iter().chain([value]) {
-            self.leads.insert(value, first);
-        }
         let last_seed = self.bindings.get(&job).copied();
         let last_seed = last_seed.and_then(|bound| self.seeds[&(bound, job)]);
         self.seeds.insert((first, job), seed.or(last_seed));
@@ -432,7 +444,6 @@ impl Model {
         self.seeds.retain(|(_, bound), _| *bound != job);
         let kept: BTreeSet<u8> = self.seeds.keys().map(|(chain, _)| *chain).collect();
         self.chains.retain(|first, _| kept.contains(first));
-        self.leads.retain(|_, chain| kept.contains(chain));
     }
 }
 
@@ -460,7 +471,8 @@ fn text(value: u8) -> String {
 async fn assert_is(store: &Store, model: &Model) {
     for number in 0..3 {
         let job = job(&text(number));
-        for seed in (0..SEEDS + 25).map(Some).chain([None]) {
+        let seeds = (0..SEEDS + 25).map(Some).chain([None]);
+        for seed in seeds.filter(|seed| !model.is_open(number, *seed)) {
             let seen = found(store, &job, seed.map(text).as_deref()).await;
             let expected = model.find(number, seed);
             let expected = expected.map(|(_, newest, seed)| (text(newest), seed));
@@ -493,9 +505,10 @@ proptest! {
             let mut in_memory = Store::in_memory(state.clone(), Vec::new()).unwrap();
             let mut model = Model::default();
             for (mut taken, value) in steps.into_iter().zip(SEEDS..) {
-                if let Step::Rotate(_, Some(seed)) = &mut taken {
+                if let Step::Rotate(job, seed) = &mut taken {
                     // Nobody is configured with what no issuer has given yet.
-                    *seed = if *seed < value { *seed } else { *seed % SEEDS };
+                    *seed = seed.map(|seed| if seed < value { seed } else { seed % SEEDS });
+                    *seed = seed.filter(|seed| !model.is_open(*job, Some(*seed)));
                 }
                 let taken = &taken;
                 match taken {
@@ -526,7 +539,7 @@ async fn each_place_for_records_reads_lists_and_compares_and_swaps() {
     let places: [&dyn Records; 2] = [&MemoryState::new([1; 32]), &on_disk];
     let bytes = |text: &str| zeroize::Zeroizing::new(text.as_bytes().to_vec());
     for place in places {
-        let key = Key::Token(job("a"));
+        let key = RecordKey::Token(job("a"));
         let put = async |expected: Expected, text: &str| {
             let written = place.put_if(&key, expected, bytes(text)).await.unwrap();
             written.map(|written| written.revision)
@@ -573,7 +586,12 @@ async fn all_that_a_plugin_may_cache_fits_a_secret() {
             .await
             .unwrap();
     }
-    let stored = store.records.get(&Key::Values(a)).await.unwrap().unwrap();
+    let stored = store
+        .records
+        .get(&RecordKey::Values(a))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(stored.value.len() > PLUGIN_VALUES_MAX_BYTES * 9 / 10);
     assert!(stored.value.len() < secrets::SECRET_MAX_BYTES / 2);
 }

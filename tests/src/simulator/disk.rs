@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evertoken::capability::chain::ChainId;
 use evertoken::model::failure::{Failure, FailureKind};
-use evertoken::state::{Faults, Key, Write};
+use evertoken::state::{Faults, MemoryWrite, RecordKey};
 use futures_core::future::BoxFuture;
 
 use super::life::{Life, Taken};
@@ -30,7 +30,7 @@ impl Faults for Disk {
         Box::pin(self.life.step(Step::Read, async { Ok(()) }))
     }
 
-    fn before<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<(), Failure>> {
+    fn before<'a>(&'a self, write: &'a MemoryWrite) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let taken = self.life.before(Step::Commit).await;
             self.take_time().await;
@@ -42,7 +42,11 @@ impl Faults for Disk {
         })
     }
 
-    fn after<'a>(&'a self, write: &'a Write, applied: bool) -> BoxFuture<'a, Result<(), Failure>> {
+    fn after<'a>(
+        &'a self,
+        write: &'a MemoryWrite,
+        applied: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let taken = self.life.remembered();
             self.wrote(write, applied);
@@ -60,14 +64,14 @@ impl Disk {
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
     }
 
-    fn refuse_if_full(&self, write: &Write) -> Result<(), Failure> {
+    fn refuse_if_full(&self, write: &MemoryWrite) -> Result<(), Failure> {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
         if facts.strikes(now, |part| part == Part::Disk).is_none() {
             return Ok(());
         }
         facts.store_refused = Some(now);
-        if let Write::Put(Key::Chain(id)) = write {
+        if let MemoryWrite::Put(RecordKey::Chain(id)) = write {
             facts.store_failed.entry(*id).or_insert(now);
         }
         facts.hinder_all(now, now, "a full disk");
@@ -75,11 +79,11 @@ impl Disk {
         Err(failure("state.disk-full"))
     }
 
-    fn wrote(&self, write: &Write, applied: bool) {
+    fn wrote(&self, write: &MemoryWrite, applied: bool) {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
         facts.count("commits");
-        if let (Write::Put(Key::Chain(id)), true) = (write, applied) {
+        if let (MemoryWrite::Put(RecordKey::Chain(id)), true) = (write, applied) {
             facts.store_failed.remove(id);
         }
         let what = if applied {
@@ -112,16 +116,16 @@ fn failure(code: &str) -> Failure {
 }
 
 /// Chains by the beginning of their name: the same in every run, as the store's key is.
-struct Shown<'a>(&'a Write);
+struct Shown<'a>(&'a MemoryWrite);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (key, what) = match self.0 {
-            Write::Put(key) => (key, ""),
-            Write::Delete(key) => (key, "the end of "),
+            MemoryWrite::Put(key) => (key, ""),
+            MemoryWrite::Delete(key) => (key, "the end of "),
         };
         match key {
-            Key::Chain(ChainId([a, b, ..])) => write!(f, "{what}chain {a:02x}{b:02x}"),
+            RecordKey::Chain(ChainId([a, b, ..])) => write!(f, "{what}chain {a:02x}{b:02x}"),
             key => write!(f, "{what}the {key}"),
         }
     }

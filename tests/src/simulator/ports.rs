@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use evertoken::capability::secrets::Home;
-use evertoken::capability::{Host, Kubernetes};
+use evertoken::capability::secrets::WriteBack;
+use evertoken::capability::{ClusterSecrets, Host};
 use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::runner::ports::{
@@ -237,7 +237,7 @@ pub struct Secrets {
     pub life: Arc<Life>,
 }
 
-impl Kubernetes for Secrets {
+impl ClusterSecrets for Secrets {
     fn get_secret_key<'a>(
         &'a self,
         _: &'a str,
@@ -270,7 +270,7 @@ impl Kubernetes for Secrets {
     }
 }
 
-impl Home for Secrets {
+impl WriteBack for Secrets {
     fn prove<'a>(&'a self, _: &'a SecretOrigin) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async { Ok(()) })
     }

@@ -215,7 +215,7 @@ impl Machine {
             limits: jobs::LIMITS.plugin,
             keeper: self.keeper(life),
             kubernetes: Some(Arc::clone(&secrets) as _),
-            home: Some(secrets),
+            write_back: Some(secrets),
             transport: Arc::new(Net {
                 world: Arc::clone(&self.world),
                 life: Arc::clone(life),

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::capability::chain::Plugin;
-use evertoken::capability::{Body, Call, Request, Response, Source, Unsuccessful, Value};
+use evertoken::capability::chain::PluginId;
+use evertoken::capability::{Body, Call, Request, Response, TokenSource, Unsuccessful, Value};
 use evertoken::model::Job;
 use evertoken::model::Origin;
 use evertoken::model::failure::{Failure, FailureKind};
@@ -35,10 +35,10 @@ pub struct OAuth2 {
     pub job: usize,
 }
 
-impl Source for OAuth2 {
-    fn plugin(&self) -> Plugin {
+impl TokenSource for OAuth2 {
+    fn plugin(&self) -> PluginId {
         let version = self.world.facts().plugin_version;
-        Plugin {
+        PluginId {
             name: "oauth2".to_owned(),
             digest: Sha256::digest(version.to_be_bytes()).into(),
             interface: "0.1".to_owned(),

@@ -190,7 +190,7 @@ jobs:
     // Nor does a process go on that has spent some.
     mode(&scene.path("home"), 0o555);
     let failure = scene.failure(&config, &process, "a", PATIENCE);
-    assert_eq!(failure.code, "secret.no-home", "{failure:?}");
+    assert_eq!(failure.code, "secret.no-write-back", "{failure:?}");
     let before = (held(), issuer.requests().len());
     mode(&scene.path("home"), 0o755);
     wait_until("another successor in its home", RECOVERY, || {

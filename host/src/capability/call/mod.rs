@@ -18,11 +18,11 @@ use crate::capability::crypto::{self, PublicKey};
 use crate::capability::echo::Echoes;
 use crate::capability::encoding::Encoding;
 use crate::capability::http::{Request, Response};
-use crate::capability::journal::{self, Flight, Held};
+use crate::capability::journal::{self, ChainGuard, Held};
 use crate::capability::keep::PLUGIN_KEY_MAX_BYTES;
 use crate::capability::scrub::Scrubber;
 use crate::capability::secrets::{self, MAX_SECRET_BYTES, Piece, Providers, SecretHandle, Value};
-use crate::capability::shared::Shared;
+use crate::capability::shared::HostInner;
 use crate::model::Origin;
 use crate::model::failure::{Code, Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
@@ -65,7 +65,7 @@ pub struct Call(pub(in crate::capability) Arc<Inner>);
 
 /// The inside of a [`Call`].
 pub(in crate::capability) struct Inner {
-    pub(in crate::capability) host: Arc<Shared>,
+    pub(in crate::capability) host: Arc<HostInner>,
     pub(in crate::capability) job: Arc<Job>,
     pub(in crate::capability) endpoints: BTreeSet<Origin>,
     /// Those of them that requests may go to. While an answer from the journal is read, `endpoints` are those of the configuration that it
@@ -120,7 +120,7 @@ impl fmt::Debug for Call {
 
 impl Call {
     pub(in crate::capability) fn begin(
-        host: Arc<Shared>,
+        host: Arc<HostInner>,
         job: Arc<Job>,
         endpoints: &[Origin],
         present: &[Origin],
@@ -276,8 +276,8 @@ impl Call {
         }
         // From here on it is a secret, whatever becomes of the write.
         self.remember(bytes);
-        let flight = self.0.held.flight(name).ok_or_else(|| not_held(name))?;
-        flight
+        let guard = self.0.held.guard(name).ok_or_else(|| not_held(name))?;
+        guard
             .succeed(SecretSlice::from(bytes.to_vec()), expires_at)
             .await
     }
@@ -641,15 +641,15 @@ impl Call {
     }
 
     /// The chains that a request carries, each with the generation of its value.
-    pub(in crate::capability) fn flights(
+    pub(in crate::capability) fn guards(
         &self,
         rotating: &BTreeMap<String, u64>,
-    ) -> Result<Vec<(Arc<Flight>, u64)>, Failure> {
-        let flight = |(name, generation): (&String, &u64)| {
-            let flight = self.0.held.flight(name).ok_or_else(|| not_held(name))?;
-            Ok((Arc::clone(flight), *generation))
+    ) -> Result<Vec<(Arc<ChainGuard>, u64)>, Failure> {
+        let guard = |(name, generation): (&String, &u64)| {
+            let guard = self.0.held.guard(name).ok_or_else(|| not_held(name))?;
+            Ok((Arc::clone(guard), *generation))
         };
-        rotating.iter().map(flight).collect()
+        rotating.iter().map(guard).collect()
     }
 
     /// The chains that the call holds.
@@ -715,14 +715,14 @@ impl Call {
         let Inner {
             host, job, held, ..
         } = &*self.0;
-        let Some(flight) = held.flight(name) else {
+        let Some(guard) = held.guard(name) else {
             return journal::newest(&host.journal, job, name, secret).await;
         };
         // An issuer may repeat an earlier value, too.
-        if let Some(configured) = flight.configured() {
+        if let Some(configured) = guard.configured() {
             self.remember(configured.expose_secret());
         }
-        match flight.newest().await {
+        match guard.newest().await {
             Some(newest) => Ok(newest),
             None => Err(journal::why_there_is_none(&host.journal, job, name, secret).await),
         }

@@ -7,15 +7,16 @@ use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, timeout_at};
 
 use super::Call;
-use crate::capability::http::egress::Written;
+use crate::capability::http::egress::Provenance;
 use crate::capability::http::proxy::Proxy;
 use crate::capability::http::recipe::{Recipe, Trust};
-use crate::capability::http::request::Target;
-use crate::capability::http::transport::Way;
+use crate::capability::http::request::RequestTarget;
+use crate::capability::http::transport::Route;
 use crate::capability::http::{
-    Arrived, Arriving, Body, Outgoing, Question, Request, Response, answer, egress, error, request,
+    Arrived, Arriving, Body, Outgoing, Request, RequestFacts, Response, answer, egress, error,
+    request,
 };
-use crate::capability::journal::{self, Asked};
+use crate::capability::journal::{self, ExchangeContext};
 use crate::capability::secrets::Value;
 use crate::model::Origin;
 use crate::model::failure::{Area, Failure, FailureKind, HostCode};
@@ -33,7 +34,7 @@ const BYTES_PER_PAIR: usize = 64;
 /// Sends a plugin's request, if it may be sent, and reads the answer whole.
 pub(super) async fn send(call: &Call, request: Request) -> Result<Response, Failure> {
     let began = Instant::now();
-    let read_url = || Target::of(&request);
+    let read_url = || RequestTarget::of(&request);
     let target = worker::in_turn_if_large(request.url.len(), read_url).await?;
     let timeout = call.0.job.source.timeout.mul_f64(REQUEST_SHARE);
     let outcome = timeout_at(call.0.began + timeout, answered(call, &target, &request))
@@ -47,7 +48,11 @@ pub(super) async fn send(call: &Call, request: Request) -> Result<Response, Fail
     outcome
 }
 
-async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Response, Failure> {
+async fn answered(
+    call: &Call,
+    target: &RequestTarget,
+    request: &Request,
+) -> Result<Response, Failure> {
     let source = &call.0.job.source;
     let job = call.0.job.id.to_string();
     egress::check_origin(&target.origin, &job, &call.0.endpoints, &source.allow)?;
@@ -55,14 +60,14 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         call,
         "the URL's host",
         target.origin.host(),
-        Written::Literal,
+        Provenance::Literal,
     )?;
     let prepare = || request::prepare(target, request);
     let prepared = worker::in_turn_if_large(bytes_of(request), prepare).await?;
     let host = &call.0.host;
     let proxy = host.proxies.proxy_for(&target.url, source.proxy.as_ref())?;
     if let Some(address) = proxy.as_ref().and_then(|proxy| proxy.uri.host()) {
-        check_literal(call, "the proxy", address, Written::Proxy)?;
+        check_literal(call, "the proxy", address, Provenance::Proxy)?;
     }
     let through = proxy.as_ref().map(|proxy| proxy.uri.to_string());
     let recipe = recipe(call, target, proxy)?;
@@ -71,7 +76,7 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
         url: prepared.url,
         headers: prepared.headers,
         body: prepared.body,
-        way: Way {
+        way: Route {
             target: target.clone(),
             through,
             recipe,
@@ -83,7 +88,7 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
     let may_leave = check_open(call, &target.origin, request);
     if prepared.rotating.is_empty() {
         may_leave?;
-        let question = Question::of(&outgoing);
+        let question = RequestFacts::of(&outgoing);
         let arriving = Arriving::new(Arrived::nothing_yet(host.ports.clock.now().wall));
         let outcome = host.ports.transport.exchange(outgoing, &arriving).await;
         let arrived = arriving.borrow().clone();
@@ -93,15 +98,15 @@ async fn answered(call: &Call, target: &Target, request: &Request) -> Result<Res
             .map(|reading| reading.response)
             .map_err(|none| none.failure);
     }
-    let flights = call.flights(&prepared.rotating)?;
+    let guards = call.guards(&prepared.rotating)?;
     let scrubbing = call.clone();
-    let asked = Asked {
+    let asked = ExchangeContext {
         journal: Arc::clone(&host.journal),
         job: Arc::clone(&call.0.job),
         plugin: call.held().plugin().clone(),
         scrub: Box::new(move |text| scrubbing.scrub(text)),
     };
-    journal::send(asked, flights, outgoing, may_leave).await
+    journal::send(asked, guards, outgoing, may_leave).await
 }
 
 /// Whether a request that the journal has no answer to may leave: where a job's endpoint was taken out, nothing goes any more.
@@ -146,7 +151,7 @@ fn bytes_of(request: &Request) -> usize {
 }
 
 /// An address that is written as such does not pass the resolver.
-fn check_literal(call: &Call, what: &str, host: &str, written: Written) -> Result<(), Failure> {
+fn check_literal(call: &Call, what: &str, host: &str, written: Provenance) -> Result<(), Failure> {
     let Some(address) = egress::literal(host) else {
         return Ok(());
     };
@@ -155,7 +160,7 @@ fn check_literal(call: &Call, what: &str, host: &str, written: Written) -> Resul
         .map_err(|kind| error::address_denied(what, address, kind))
 }
 
-fn recipe(call: &Call, target: &Target, proxy: Option<Proxy>) -> Result<Recipe, Failure> {
+fn recipe(call: &Call, target: &RequestTarget, proxy: Option<Proxy>) -> Result<Recipe, Failure> {
     let source = &call.0.job.source;
     let https = target.origin.scheme() == "https";
     let https_proxy = proxy
@@ -189,7 +194,12 @@ fn recipe(call: &Call, target: &Target, proxy: Option<Proxy>) -> Result<Recipe, 
 }
 
 /// One event for each request: what was asked of whom and how it went, never a query, a header or a body.
-async fn audit(call: &Call, target: &Target, took: Duration, outcome: &Result<Response, Failure>) {
+async fn audit(
+    call: &Call,
+    target: &RequestTarget,
+    took: Duration,
+    outcome: &Result<Response, Failure>,
+) {
     if !tracing::enabled!(target: AUDIT_TARGET, tracing::Level::INFO) {
         return;
     }

@@ -15,7 +15,7 @@ use secrecy::{SecretSlice, SecretString};
 use super::*;
 use crate::capability::keep::Keeper;
 use crate::capability::keep::PLUGIN_VALUES_MAX_BYTES;
-use crate::capability::secrets::Kubernetes;
+use crate::capability::secrets::ClusterSecrets;
 use crate::capability::testing::{Fixture, Logs, NOW};
 use crate::model::token::{Expiry, KeptToken, Token};
 use crate::model::{JobId, SecretOrigin};
@@ -280,7 +280,7 @@ struct Cluster {
     requested: Mutex<Vec<(String, Vec<String>, Duration)>>,
 }
 
-impl Kubernetes for Cluster {
+impl ClusterSecrets for Cluster {
     fn get_secret_key<'a>(
         &'a self,
         namespace: &'a str,

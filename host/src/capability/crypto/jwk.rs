@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::key::{Curve, KeyError, PrivateKey};
+use super::key::{CryptoKeyError, Curve, PrivateKey};
 
 /// The members of RFC 7518 §6 and RFC 8037 §2 that make a key; others are ignored.
 #[derive(Deserialize)]
@@ -42,11 +42,14 @@ impl Drop for Jwk {
 }
 
 /// A member's bytes.
-fn bytes(name: &'static str, member: Option<&String>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+fn bytes(
+    name: &'static str,
+    member: Option<&String>,
+) -> Result<Zeroizing<Vec<u8>>, CryptoKeyError> {
     member
         .and_then(|text| BASE64URL_NOPAD.decode(text.as_bytes()).ok())
         .map(Zeroizing::new)
-        .ok_or(KeyError::Member(name))
+        .ok_or(CryptoKeyError::Member(name))
 }
 
 /// A member's bytes as a number of `len` bytes: some writers leave out leading zeros.
@@ -54,9 +57,11 @@ fn number(
     name: &'static str,
     member: Option<&String>,
     len: usize,
-) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+) -> Result<Zeroizing<Vec<u8>>, CryptoKeyError> {
     let bytes = bytes(name, member)?;
-    let missing = len.checked_sub(bytes.len()).ok_or(KeyError::Member(name))?;
+    let missing = len
+        .checked_sub(bytes.len())
+        .ok_or(CryptoKeyError::Member(name))?;
     let mut padded = Zeroizing::new(Vec::with_capacity(len));
     padded.resize(missing, 0);
     padded.extend_from_slice(&bytes);
@@ -64,7 +69,7 @@ fn number(
 }
 
 /// What the members say they are.
-enum Kind {
+enum KeyType {
     Rsa,
     Ec(Curve),
     Ed25519,
@@ -92,22 +97,22 @@ impl Jwk {
         self.d.is_some()
     }
 
-    fn kind(&self) -> Result<Kind, KeyError> {
+    fn kind(&self) -> Result<KeyType, CryptoKeyError> {
         match (self.kty.as_str(), self.crv.as_deref()) {
-            ("RSA", _) => Ok(Kind::Rsa),
-            ("EC", Some("P-256")) => Ok(Kind::Ec(Curve::P256)),
-            ("EC", Some("P-384")) => Ok(Kind::Ec(Curve::P384)),
-            ("OKP", Some("Ed25519")) => Ok(Kind::Ed25519),
-            ("EC" | "OKP", _) => Err(KeyError::Member("crv")),
-            _ => Err(KeyError::Member("kty")),
+            ("RSA", _) => Ok(KeyType::Rsa),
+            ("EC", Some("P-256")) => Ok(KeyType::Ec(Curve::P256)),
+            ("EC", Some("P-384")) => Ok(KeyType::Ec(Curve::P384)),
+            ("OKP", Some("Ed25519")) => Ok(KeyType::Ed25519),
+            ("EC" | "OKP", _) => Err(CryptoKeyError::Member("crv")),
+            _ => Err(CryptoKeyError::Member("kty")),
         }
     }
 
     /// The key to sign with.
-    pub(super) fn private_key(&self) -> Result<PrivateKey, KeyError> {
+    pub(super) fn private_key(&self) -> Result<PrivateKey, CryptoKeyError> {
         match self.kind()? {
-            Kind::Rsa => self.rsa().map(PrivateKey::Rsa),
-            Kind::Ec(curve) => {
+            KeyType::Rsa => self.rsa().map(PrivateKey::Rsa),
+            KeyType::Ec(curve) => {
                 let d = number("d", self.d.as_ref(), curve.bytes())?;
                 EcdsaKeyPair::from_private_key_and_public_key(
                     curve.signing(),
@@ -115,19 +120,19 @@ impl Jwk {
                     &self.point(curve)?,
                 )
                 .map(|key| PrivateKey::Ec(curve, key))
-                .map_err(|_| KeyError::Inconsistent)
+                .map_err(|_| CryptoKeyError::Inconsistent)
             }
-            Kind::Ed25519 => {
+            KeyType::Ed25519 => {
                 let d = bytes("d", self.d.as_ref())?;
                 let x = bytes("x", self.x.as_ref())?;
                 Ed25519KeyPair::from_seed_and_public_key(&d, &x)
                     .map(PrivateKey::Ed25519)
-                    .map_err(|_| KeyError::Inconsistent)
+                    .map_err(|_| CryptoKeyError::Inconsistent)
             }
         }
     }
 
-    fn rsa(&self) -> Result<RsaKeyPair, KeyError> {
+    fn rsa(&self) -> Result<RsaKeyPair, CryptoKeyError> {
         RsaKeyPair::from_components(&KeyPairComponents {
             public_key: PublicKeyComponents {
                 n: bytes("n", self.n.as_ref())?,
@@ -140,11 +145,11 @@ impl Jwk {
             dQ: bytes("dq", self.dq.as_ref())?,
             qInv: bytes("qi", self.qi.as_ref())?,
         })
-        .map_err(|_| KeyError::Inconsistent)
+        .map_err(|_| CryptoKeyError::Inconsistent)
     }
 
     /// An uncompressed point (SEC 1 §2.3.3).
-    fn point(&self, curve: Curve) -> Result<Vec<u8>, KeyError> {
+    fn point(&self, curve: Curve) -> Result<Vec<u8>, CryptoKeyError> {
         let mut point = vec![0x04];
         point.extend_from_slice(&number("x", self.x.as_ref(), curve.bytes())?);
         point.extend_from_slice(&number("y", self.y.as_ref(), curve.bytes())?);
@@ -152,23 +157,26 @@ impl Jwk {
     }
 
     /// The public key as DER SubjectPublicKeyInfo.
-    pub(super) fn spki(&self) -> Result<Vec<u8>, KeyError> {
+    pub(super) fn spki(&self) -> Result<Vec<u8>, CryptoKeyError> {
         let der: Result<PublicKeyX509Der<'_>, _> = match self.kind()? {
-            Kind::Rsa => PublicKeyComponents {
+            KeyType::Rsa => PublicKeyComponents {
                 n: bytes("n", self.n.as_ref())?,
                 e: bytes("e", self.e.as_ref())?,
             }
             .as_der(),
-            Kind::Ec(curve) => ParsedPublicKey::new(curve.verification(), self.point(curve)?)
-                .map_err(|_| KeyError::Inconsistent)?
+            KeyType::Ec(curve) => ParsedPublicKey::new(curve.verification(), self.point(curve)?)
+                .map_err(|_| CryptoKeyError::Inconsistent)?
                 .as_der(),
-            Kind::Ed25519 => {
+            KeyType::Ed25519 => {
                 ParsedPublicKey::new(&signature::ED25519, bytes("x", self.x.as_ref())?.as_slice())
-                    .map_err(|_| KeyError::Inconsistent)?
+                    .map_err(|_| CryptoKeyError::Inconsistent)?
                     .as_der()
             }
         };
-        Ok(der.map_err(|_| KeyError::Inconsistent)?.as_ref().to_vec())
+        Ok(der
+            .map_err(|_| CryptoKeyError::Inconsistent)?
+            .as_ref()
+            .to_vec())
     }
 }
 

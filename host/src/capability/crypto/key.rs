@@ -15,7 +15,7 @@ use crate::pem::{self, Damage};
 
 /// Why a value is no key. Never says anything of the value but its form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum KeyError {
+pub(super) enum CryptoKeyError {
     /// Neither form.
     #[error("it is neither PEM nor JWK")]
     Form,
@@ -39,7 +39,7 @@ pub(super) enum KeyError {
         /// Which one.
         block: String,
         /// What.
-        why: Box<KeyError>,
+        why: Box<CryptoKeyError>,
     },
     /// A kind that nothing here signs with, or damaged.
     #[error(
@@ -94,11 +94,11 @@ pub(super) enum PrivateKey {
 
 impl PrivateKey {
     /// From PEM or JWK.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, KeyError> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, CryptoKeyError> {
         match Form::of(text)? {
             Form::Jwk(jwk) => jwk.private_key(),
             Form::Pem(pem) => {
-                let missing = || KeyError::NoPrivateKey(pem.holds.clone());
+                let missing = || CryptoKeyError::NoPrivateKey(pem.holds.clone());
                 pem.private_key()?.ok_or_else(missing)
             }
         }
@@ -112,16 +112,19 @@ impl PrivateKey {
         }
     }
 
-    fn spki(&self) -> Result<Vec<u8>, KeyError> {
+    fn spki(&self) -> Result<Vec<u8>, CryptoKeyError> {
         let der: Result<PublicKeyX509Der<'_>, _> = match self {
             Self::Rsa(key) => key.public_key().as_der(),
             Self::Ec(_, key) => key.public_key().as_der(),
             Self::Ed25519(key) => key.public_key().as_der(),
         };
-        Ok(der.map_err(|_| KeyError::Unsupported)?.as_ref().to_vec())
+        Ok(der
+            .map_err(|_| CryptoKeyError::Unsupported)?
+            .as_ref()
+            .to_vec())
     }
 
-    fn pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+    fn pkcs8(der: &[u8]) -> Result<Self, CryptoKeyError> {
         if let Ok(key) = RsaKeyPair::from_pkcs8(der) {
             return Ok(Self::Rsa(key));
         }
@@ -132,22 +135,22 @@ impl PrivateKey {
         }
         Ed25519KeyPair::from_pkcs8(der)
             .map(Self::Ed25519)
-            .map_err(|_| KeyError::Unsupported)
+            .map_err(|_| CryptoKeyError::Unsupported)
     }
 
-    fn sec1(der: &[u8]) -> Result<Self, KeyError> {
+    fn sec1(der: &[u8]) -> Result<Self, CryptoKeyError> {
         Curve::ALL
             .into_iter()
             .find_map(|curve| {
                 let key = EcdsaKeyPair::from_private_key_der(curve.signing(), der).ok()?;
                 Some(Self::Ec(curve, key))
             })
-            .ok_or(KeyError::Unsupported)
+            .ok_or(CryptoKeyError::Unsupported)
     }
 }
 
 /// The public side of whatever the value holds.
-pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, KeyError> {
+pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, CryptoKeyError> {
     match Form::of(text)? {
         Form::Jwk(jwk) => {
             let spki = if jwk.is_private() {
@@ -156,7 +159,7 @@ pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, KeyError> {
                 jwk.spki()?
             };
             Ok(PublicKey {
-                jwk: jwk::of_spki(&spki).ok_or(KeyError::Unsupported)?,
+                jwk: jwk::of_spki(&spki).ok_or(CryptoKeyError::Unsupported)?,
                 spki,
                 certificates: Vec::new(),
             })
@@ -172,11 +175,11 @@ enum Form {
 }
 
 impl Form {
-    fn of(text: &[u8]) -> Result<Self, KeyError> {
+    fn of(text: &[u8]) -> Result<Self, CryptoKeyError> {
         if text.trim_ascii_start().starts_with(b"{") {
             return serde_json::from_slice(text)
                 .map(|jwk| Self::Jwk(Box::new(jwk)))
-                .map_err(|_| KeyError::Form);
+                .map_err(|_| CryptoKeyError::Form);
         }
         Pem::parse(text).map(Self::Pem)
     }
@@ -197,21 +200,21 @@ struct Section {
 }
 
 impl Section {
-    fn within(&self, why: KeyError) -> KeyError {
-        KeyError::Within {
+    fn within(&self, why: CryptoKeyError) -> CryptoKeyError {
+        CryptoKeyError::Within {
             block: self.block.clone(),
             why: Box::new(why),
         }
     }
 
     /// The private key in it; none: it is something else.
-    fn private_key(&self) -> Option<Result<PrivateKey, KeyError>> {
+    fn private_key(&self) -> Option<Result<PrivateKey, CryptoKeyError>> {
         let key = match self.kind {
             SectionKind::PrivateKey => PrivateKey::pkcs8(&self.der),
             SectionKind::EcPrivateKey => PrivateKey::sec1(&self.der),
             SectionKind::RsaPrivateKey => RsaKeyPair::from_der(&self.der)
                 .map(PrivateKey::Rsa)
-                .map_err(|_| KeyError::Unsupported),
+                .map_err(|_| CryptoKeyError::Unsupported),
             _ => return None,
         };
         Some(key.map_err(|why| self.within(why)))
@@ -219,10 +222,10 @@ impl Section {
 }
 
 impl Pem {
-    fn parse(text: &[u8]) -> Result<Self, KeyError> {
+    fn parse(text: &[u8]) -> Result<Self, CryptoKeyError> {
         let mut sections = Vec::new();
         for block in pem::blocks(text) {
-            let damaged = |damage| KeyError::Damaged {
+            let damaged = |damage| CryptoKeyError::Damaged {
                 block: block.to_string(),
                 damage,
             };
@@ -233,12 +236,12 @@ impl Pem {
         }
         let holds = pem::holds(text);
         if holds.is_empty() {
-            return Err(KeyError::Form);
+            return Err(CryptoKeyError::Form);
         }
         Ok(Self { sections, holds })
     }
 
-    fn private_key(&self) -> Result<Option<PrivateKey>, KeyError> {
+    fn private_key(&self) -> Result<Option<PrivateKey>, CryptoKeyError> {
         self.sections
             .iter()
             .find_map(Section::private_key)
@@ -255,7 +258,7 @@ impl Pem {
         Some(self.all(wanted).next()?.der.as_slice())
     }
 
-    fn public_key(&self) -> Result<PublicKey, KeyError> {
+    fn public_key(&self) -> Result<PublicKey, CryptoKeyError> {
         let certificates: Vec<_> = self.all(SectionKind::Certificate).collect();
         // Each must be one: what else is put between the armour is nothing public.
         let keys: Vec<_> = certificates
@@ -272,13 +275,13 @@ impl Pem {
         if let (Some(own), Some(certified)) = (&own, &certified)
             && jwk_of(own) != jwk_of(certified)
         {
-            return Err(KeyError::OtherCertificate);
+            return Err(CryptoKeyError::OtherCertificate);
         }
         let spki = own
             .or(certified)
-            .ok_or_else(|| KeyError::NoKey(self.holds.clone()))?;
+            .ok_or_else(|| CryptoKeyError::NoKey(self.holds.clone()))?;
         Ok(PublicKey {
-            jwk: jwk_of(&spki).ok_or(KeyError::Unsupported)?,
+            jwk: jwk_of(&spki).ok_or(CryptoKeyError::Unsupported)?,
             spki,
             certificates: certificates
                 .into_iter()
@@ -289,9 +292,9 @@ impl Pem {
 }
 
 /// The public key in a certificate.
-fn certified(der: &[u8]) -> Result<Vec<u8>, KeyError> {
+fn certified(der: &[u8]) -> Result<Vec<u8>, CryptoKeyError> {
     let der = CertificateDer::from(der);
-    let certificate = ParsedCertificate::try_from(&der).map_err(|_| KeyError::Certificate)?;
+    let certificate = ParsedCertificate::try_from(&der).map_err(|_| CryptoKeyError::Certificate)?;
     Ok(certificate.subject_public_key_info().to_vec())
 }
 

@@ -13,7 +13,7 @@ use md5::{Digest as _, Md5};
 
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
-use key::{Curve, KeyError, PrivateKey};
+use key::{CryptoKeyError, Curve, PrivateKey};
 
 /// The most random bytes that one call returns; nonces and verifiers have 32 to 96.
 pub const MAX_RANDOM_BYTES: u32 = 1024;
@@ -228,7 +228,7 @@ fn unknown(algorithm: &str, what: &str, known: &str) -> Failure {
     )
 }
 
-fn unusable(error: KeyError) -> Failure {
+fn unusable(error: CryptoKeyError) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
         HostCode::CryptoKey,

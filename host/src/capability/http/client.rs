@@ -25,11 +25,11 @@ const MAX_CLIENTS: usize = 64;
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs";
 
 /// What tells that a file has changed: a new one in its place, or new content in the same.
-type Stamp = (u64, u64, i64, i64, u64);
+type FileStamp = (u64, u64, i64, i64, u64);
 
 /// One client and what its files were like when it was asked for.
 struct Kept {
-    stamps: Vec<Option<Stamp>>,
+    stamps: Vec<Option<FileStamp>>,
     client: Arc<OnceCell<Client>>,
     last_used: u64,
 }
@@ -85,7 +85,7 @@ impl Clients {
         Ok(client.clone())
     }
 
-    fn cell(&self, recipe: &Recipe, stamps: Vec<Option<Stamp>>) -> Arc<OnceCell<Client>> {
+    fn cell(&self, recipe: &Recipe, stamps: Vec<Option<FileStamp>>) -> Arc<OnceCell<Client>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = kept.values().map(|kept| kept.last_used).max().unwrap_or(0) + 1;
         if let Some(known) = kept.get_mut(recipe)
@@ -127,7 +127,7 @@ async fn aside<T: Send + 'static>(
     })
 }
 
-fn stamp(file: &Path) -> Option<Stamp> {
+fn stamp(file: &Path) -> Option<FileStamp> {
     let metadata = std::fs::metadata(file).ok()?;
     Some((
         metadata.dev(),

@@ -17,15 +17,15 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::error;
-use super::transport::Way;
+use super::transport::Route;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// A connection to a server, through its proxy and inside TLS where there are such.
-pub(super) type Connection = Pin<Box<dyn Stream>>;
+pub(super) type Connection = Pin<Box<dyn ByteStream>>;
 
 /// What can be read from and written to.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send {}
-impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -33,7 +33,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// # Errors
 /// `http.connect`, `http.dns`, `http.tls`, `http.address-denied`; nothing was sent.
-pub(super) async fn connect(client: &Client, way: &Way) -> Result<Connection, Failure> {
+pub(super) async fn connect(client: &Client, way: &Route) -> Result<Connection, Failure> {
     let mut origin = way.target.url.clone();
     origin.set_path("");
     origin.set_query(None);

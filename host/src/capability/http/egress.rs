@@ -173,7 +173,7 @@ pub(super) fn is_localhost(name: &str) -> bool {
 
 /// How an address came to be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::capability) enum Written {
+pub(in crate::capability) enum Provenance {
     /// It is what a name resolved to.
     Resolved,
     /// `localhost` resolved to it.
@@ -190,7 +190,7 @@ pub(in crate::capability) enum Written {
 /// The kind of address that is refused.
 pub(in crate::capability) fn check_address(
     address: IpAddr,
-    written: Written,
+    written: Provenance,
     exceptions: &BTreeSet<IpNet>,
 ) -> Result<(), AddressKind> {
     let plain = canonical(address);
@@ -206,13 +206,16 @@ pub(in crate::capability) fn check_address(
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     };
     let written = match written {
-        Written::Literal | Written::Proxy if is_disguised => Written::Resolved,
+        Provenance::Literal | Provenance::Proxy if is_disguised => Provenance::Resolved,
         written => written,
     };
     match (kind_of(address), written) {
         (AddressKind::Plain, _)
-        | (AddressKind::Loopback, Written::Localhost | Written::Literal | Written::Proxy)
-        | (AddressKind::LinkLocal, Written::Literal | Written::Proxy) => Ok(()),
+        | (
+            AddressKind::Loopback,
+            Provenance::Localhost | Provenance::Literal | Provenance::Proxy,
+        )
+        | (AddressKind::LinkLocal, Provenance::Literal | Provenance::Proxy) => Ok(()),
         (kind, _) => Err(kind),
     }
 }
@@ -336,7 +339,7 @@ mod tests {
 
     #[test]
     fn an_address_is_reached_only_as_it_is_written() {
-        use Written::*;
+        use Provenance::*;
         let none = BTreeSet::new();
         for (text, resolved, localhost, as_literal, proxy) in [
             ("203.0.113.7", true, true, true, true),
@@ -395,7 +398,7 @@ mod tests {
             ("fe80::1", true),
             ("fe80::2", false),
         ] {
-            let decision = check_address(address(text), Written::Resolved, &exceptions);
+            let decision = check_address(address(text), Provenance::Resolved, &exceptions);
             assert_eq!(decision.is_ok(), allowed, "{text}");
         }
     }
@@ -429,7 +432,7 @@ mod tests {
                 _ => Ipv6Addr::new(0x2001, 0, rest, rest, 0, 0, !high, !low),
             };
             let none = BTreeSet::new();
-            for written in [Written::Resolved, Written::Literal, Written::Proxy] {
+            for written in [Provenance::Resolved, Provenance::Literal, Provenance::Proxy] {
                 prop_assert!(check_address(v6.into(), written, &none).is_err(), "{v6} for {v4} {written:?}");
             }
         }

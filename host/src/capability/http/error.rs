@@ -10,7 +10,7 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::egress::AddressKind;
 use super::recipe::CONNECT_TIMEOUT;
-use super::request::Target;
+use super::request::RequestTarget;
 use super::resolve::ResolveError;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::printable::printable;
@@ -44,7 +44,7 @@ pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error 
 
 /// There is no connection.
 pub(super) fn not_connected(
-    target: &Target,
+    target: &RequestTarget,
     through: Option<&str>,
     error: &reqwest::Error,
 ) -> Failure {
@@ -67,7 +67,11 @@ pub(super) fn not_connected(
 }
 
 /// The connection broke before the answer was whole. A refusal of the client certificate comes after the request in TLS 1.3.
-pub(super) fn broken_off(target: &Target, through: Option<&str>, error: &io::Error) -> Failure {
+pub(super) fn broken_off(
+    target: &RequestTarget,
+    through: Option<&str>,
+    error: &io::Error,
+) -> Failure {
     let at = at(target, through);
     if let Some(error) = find::<rustls::Error>(error) {
         return tls(&at, target, error);
@@ -84,7 +88,7 @@ pub(super) fn broken_off(target: &Target, through: Option<&str>, error: &io::Err
 }
 
 /// What came is no answer, or only a part of one.
-pub(super) fn unreadable(target: &Target, through: Option<&str>) -> Failure {
+pub(super) fn unreadable(target: &RequestTarget, through: Option<&str>) -> Failure {
     let at = at(target, through);
     unavailable(
         HostCode::HttpProtocol,
@@ -93,7 +97,7 @@ pub(super) fn unreadable(target: &Target, through: Option<&str>) -> Failure {
 }
 
 /// It says again and again that an answer will come.
-pub(super) fn only_interim(target: &Target) -> Failure {
+pub(super) fn only_interim(target: &RequestTarget) -> Failure {
     unavailable(
         HostCode::HttpProtocol,
         format!(
@@ -103,7 +107,7 @@ pub(super) fn only_interim(target: &Target) -> Failure {
     )
 }
 
-fn at(target: &Target, through: Option<&str>) -> String {
+fn at(target: &RequestTarget, through: Option<&str>) -> String {
     match through {
         Some(proxy) => format!("{} through proxy {proxy}", target.origin),
         None => target.origin.to_string(),
@@ -111,7 +115,7 @@ fn at(target: &Target, through: Option<&str>) -> String {
 }
 
 /// The time was up.
-pub(in crate::capability) fn timed_out(target: &Target, timeout: Duration) -> Failure {
+pub(in crate::capability) fn timed_out(target: &RequestTarget, timeout: Duration) -> Failure {
     unavailable(
         HostCode::HttpTimeout,
         format!(
@@ -123,7 +127,7 @@ pub(in crate::capability) fn timed_out(target: &Target, timeout: Duration) -> Fa
 }
 
 /// The answer is longer than the limit.
-pub(super) fn too_large(target: &Target, limit: usize) -> Failure {
+pub(super) fn too_large(target: &RequestTarget, limit: usize) -> Failure {
     Failure::new(
         FailureKind::Internal,
         HostCode::HttpTooLarge,
@@ -177,7 +181,7 @@ fn unresolved(at: &str, error: &ResolveError) -> Failure {
     }
 }
 
-fn tls(at: &str, target: &Target, error: &rustls::Error) -> Failure {
+fn tls(at: &str, target: &RequestTarget, error: &rustls::Error) -> Failure {
     let what = match error {
         rustls::Error::InvalidCertificate(certificate) => certificate_refused(target, certificate),
         rustls::Error::InvalidMessage(_) => format!("{error}; is that port for plain http?"),
@@ -220,7 +224,7 @@ fn alert_mend(alert: AlertDescription) -> &'static str {
 }
 
 /// Why the server's certificate is not accepted, and what would help. The library shows most reasons as code.
-fn certificate_refused(target: &Target, error: &CertificateError) -> String {
+fn certificate_refused(target: &RequestTarget, error: &CertificateError) -> String {
     let because = |what: &str, mend: &str| format!("the server's certificate {what}; {mend}");
     match error {
         // An authority made anew under its old name shows as a bad signature.
@@ -264,7 +268,7 @@ const NEW_CERTIFICATE: &str = "the server needs another certificate";
 const EXTENSION: &str = "has a critical extension that is not supported";
 const MALFORMED: &str = "or one above it is malformed (X.509, RFC 5280)";
 
-fn other_name(target: &Target) -> String {
+fn other_name(target: &RequestTarget) -> String {
     format!(
         "`{}` must be among the certificate's names, or the URL must name the server as its certificate does",
         target.origin.host()
@@ -338,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_client_certificate_that_the_server_refuses_is_told_as_such() {
-        let target = Target::of(&get("https://idp.example.org/t".to_owned())).unwrap();
+        let target = RequestTarget::of(&get("https://idp.example.org/t".to_owned())).unwrap();
         for (alert, words) in [
             (AlertDescription::UnknownCA, "does not trust the authority"),
             (AlertDescription::CertificateExpired, "has expired"),
@@ -360,7 +364,7 @@ mod tests {
         use rustls::OtherError;
         use webpki::Error;
         let chain = |error: Error| CertificateError::Other(OtherError(Arc::new(error)));
-        let target = Target::of(&get("https://idp.example.org/t".to_owned())).unwrap();
+        let target = RequestTarget::of(&get("https://idp.example.org/t".to_owned())).unwrap();
         for (error, what, mend) in [
             (
                 chain(Error::CaUsedAsEndEntity),

@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 
 use super::connect::{Connection, connect};
 use super::error;
-use super::message::{Look, Progress};
-use super::reading::Reading;
+use super::message::{Progress, ReadEnd};
+use super::reading::ReadAnswer;
 use super::recipe::USER_AGENT;
-use super::transport::{Arriving, NoAnswer, Outgoing, Way};
+use super::transport::{Arriving, NoAnswer, Outgoing, Route};
 
 /// When nothing comes for so long, an answer is at its end that by its framing is not, if there is a whole object with a token in it: behind
 /// that comes nothing that matters, and who waits for the rest of a length that is wrong has no token meanwhile.
@@ -54,7 +54,7 @@ pub(super) async fn exchange(
     }
 }
 
-fn broken_off(way: &Way, error: &io::Error) -> NoAnswer {
+fn broken_off(way: &Route, error: &io::Error) -> NoAnswer {
     NoAnswer::after_sending(error::broken_off(
         &way.target,
         way.through.as_deref(),
@@ -146,7 +146,7 @@ async fn read(
     let expects_a_body = way.is_rotating && outgoing.method != Method::HEAD;
     let so_far = async || {
         let arrived = arriving.borrow().clone();
-        let reading = Reading::of(&arrived, method, false, way.limit).await;
+        let reading = ReadAnswer::of(&arrived, method, false, way.limit).await;
         reading.filter(|reading| reading.is_whole && !(expects_a_body && reading.is_bare()))
     };
     let mut progress = Progress::to(method);
@@ -174,7 +174,7 @@ async fn read(
         };
         last_came = Instant::now();
         lull = Some(LULL);
-        let mut look = Look::MoreToCome;
+        let mut look = ReadEnd::MoreToCome;
         let mut is_too_large = false;
         arriving.send_modify(|arrived| {
             let piece = buffer.get(..read).unwrap_or_default();
@@ -195,13 +195,13 @@ async fn read(
             )));
         }
         match look {
-            Look::MoreToCome => {}
-            Look::OnlyInterim => {
+            ReadEnd::MoreToCome => {}
+            ReadEnd::OnlyInterim => {
                 return Err(NoAnswer::after_sending(error::only_interim(&way.target)));
             }
-            Look::AtEnd if is_at_end => {}
-            Look::AtEnd if so_far().await.is_some() => return Ok(()),
-            Look::AtEnd => is_at_end = true,
+            ReadEnd::AtEnd if is_at_end => {}
+            ReadEnd::AtEnd if so_far().await.is_some() => return Ok(()),
+            ReadEnd::AtEnd => is_at_end = true,
         }
     }
 }

@@ -8,7 +8,7 @@ const MAX_INTERIM: u32 = 32;
 
 /// Why no more is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum ReadEnd {
     /// By its own word the answer is not at its end.
     MoreToCome,
     /// By its own word it is.
@@ -69,7 +69,7 @@ impl Progress {
     }
 
     /// Looks at what has come; interim answers are taken out of it.
-    pub(super) fn look(&mut self, bytes: &mut Vec<u8>) -> Look {
+    pub(super) fn look(&mut self, bytes: &mut Vec<u8>) -> ReadEnd {
         while self.body.is_none() {
             // Some servers end their answers with a line end too many, also interim ones.
             let blanks = bytes
@@ -79,15 +79,15 @@ impl Progress {
             bytes.drain(..blanks);
             let Some(end) = head_end(bytes, self.searched) else {
                 self.searched = bytes.len().saturating_sub(3);
-                return Look::MoreToCome;
+                return ReadEnd::MoreToCome;
             };
-            let head = Head::read(bytes.get(..end).unwrap_or_default());
-            if head.as_ref().is_some_and(Head::is_interim) {
+            let head = MessageHead::read(bytes.get(..end).unwrap_or_default());
+            if head.as_ref().is_some_and(MessageHead::is_interim) {
                 bytes.drain(..end);
                 self.searched = 0;
                 self.interim += 1;
                 if self.interim > MAX_INTERIM {
-                    return Look::OnlyInterim;
+                    return ReadEnd::OnlyInterim;
                 }
                 continue;
             }
@@ -99,21 +99,21 @@ impl Progress {
         match &mut self.body {
             Some((begin, Framing::Length(length))) => {
                 if bytes.len() + self.left_out - *begin >= *length {
-                    Look::AtEnd
+                    ReadEnd::AtEnd
                 } else {
-                    Look::MoreToCome
+                    ReadEnd::MoreToCome
                 }
             }
             // Where the next one begins is not known any more.
-            Some((_, Framing::Chunked(_))) if self.left_out > 0 => Look::MoreToCome,
+            Some((_, Framing::Chunked(_))) if self.left_out > 0 => ReadEnd::MoreToCome,
             Some((_, Framing::Chunked(at))) => loop {
                 match chunk(bytes, *at) {
                     Chunk::Data { next, .. } => *at = next,
-                    Chunk::Last => return Look::AtEnd,
-                    Chunk::Unfinished(_) | Chunk::Damaged => return Look::MoreToCome,
+                    Chunk::Last => return ReadEnd::AtEnd,
+                    Chunk::Unfinished(_) | Chunk::Damaged => return ReadEnd::MoreToCome,
                 }
             },
-            Some((_, Framing::UntilClosed)) | None => Look::MoreToCome,
+            Some((_, Framing::UntilClosed)) | None => ReadEnd::MoreToCome,
         }
     }
 }
@@ -125,12 +125,12 @@ pub(super) struct Message {
     /// Names in lower case; repeated ones apart.
     pub(super) headers: Vec<(String, String)>,
     /// What the body may be, the likeliest first: as it is framed, then what came whatever its framing says. At least one.
-    pub(super) bodies: Vec<Body>,
+    pub(super) bodies: Vec<MessageBody>,
 }
 
 /// A body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Body {
+pub(super) struct MessageBody {
     pub(super) bytes: Vec<u8>,
     /// Whether all of it came, by its framing.
     pub(super) is_whole: bool,
@@ -148,7 +148,7 @@ impl Message {
         let Some((begin, framing)) = progress.body else {
             return Self::without_an_end_of_the_head(&bytes, is_closed);
         };
-        let head = Head::read(bytes.get(..begin)?)?;
+        let head = MessageHead::read(bytes.get(..begin)?)?;
         let rest = bytes.get(begin..)?;
         Some(Self {
             status: head.status,
@@ -171,7 +171,7 @@ impl Message {
             });
         }
         let begin = bytes.windows(2).position(|pair| pair == b"\n{")? + 1;
-        let head = Head::read(bytes.get(..begin)?)?;
+        let head = MessageHead::read(bytes.get(..begin)?)?;
         Some(Self {
             status: head.status,
             headers: head.headers,
@@ -180,23 +180,23 @@ impl Message {
     }
 }
 
-fn so_far(bytes: &[u8], is_whole: bool) -> Body {
-    Body {
+fn so_far(bytes: &[u8], is_whole: bool) -> MessageBody {
+    MessageBody {
         bytes: bytes.to_vec(),
         is_whole,
         is_cut: false,
     }
 }
 
-fn cut(bytes: Vec<u8>) -> Body {
-    Body {
+fn cut(bytes: Vec<u8>) -> MessageBody {
+    MessageBody {
         bytes,
         is_whole: false,
         is_cut: true,
     }
 }
 
-fn with_length(rest: &[u8], length: usize) -> Vec<Body> {
+fn with_length(rest: &[u8], length: usize) -> Vec<MessageBody> {
     match rest.get(..length) {
         Some(body) if body.len() == rest.len() => vec![so_far(body, true)],
         Some(body) => vec![so_far(body, true), so_far(rest, true)],
@@ -205,7 +205,7 @@ fn with_length(rest: &[u8], length: usize) -> Vec<Body> {
 }
 
 /// The chunks as far as they go; and if one is damaged, all that came but the lines that look like sizes.
-fn chunked(rest: &[u8]) -> Vec<Body> {
+fn chunked(rest: &[u8]) -> Vec<MessageBody> {
     let mut bytes = Vec::with_capacity(rest.len());
     let mut at = 0;
     let is_whole = loop {
@@ -223,7 +223,7 @@ fn chunked(rest: &[u8]) -> Vec<Body> {
         }
     };
     let bytes_are_missing = bytes.is_empty();
-    let mut bodies = vec![Body {
+    let mut bodies = vec![MessageBody {
         bytes,
         is_whole,
         is_cut: !is_whole,
@@ -301,12 +301,12 @@ fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-struct Head {
+struct MessageHead {
     status: u16,
     headers: Vec<(String, String)>,
 }
 
-impl Head {
+impl MessageHead {
     /// The status line and what can be read of the header lines. A line that begins with a blank goes on with the one before
     /// (RFC 9112 §5.2).
     fn read(bytes: &[u8]) -> Option<Self> {

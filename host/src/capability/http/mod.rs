@@ -35,7 +35,7 @@ pub use transport::{Arriving, NoAnswer, Outgoing, Transport};
 pub(super) use client::Clients;
 pub(crate) use error::find as find_cause;
 pub(crate) use proxy::{ProxyRules, userinfo_escaped};
-pub(super) use reading::{Meaning, Question, Reading, refusal};
+pub(super) use reading::{Meaning, ReadAnswer, RequestFacts, refusal};
 pub(crate) use response::read_date;
 
 /// Targets of the libraries that carry requests. At DEBUG and TRACE they describe frames and connections, some with what is in

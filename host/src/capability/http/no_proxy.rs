@@ -6,10 +6,10 @@ use ipnet::IpNet;
 
 /// The entries of the variable.
 #[derive(Debug, Default)]
-pub(super) struct NoProxy(Vec<Entry>);
+pub(super) struct NoProxy(Vec<NoProxyEntry>);
 
 #[derive(Debug)]
-enum Entry {
+enum NoProxyEntry {
     /// `*`.
     Everything,
     /// An address or network, e.g. `10.0.0.0/8`, `::1`, `[::1]:6443`.
@@ -22,7 +22,7 @@ impl NoProxy {
     /// Entries are separated by commas or blanks; what is none matches nothing.
     pub(super) fn parse(list: &str) -> Self {
         let entries = list.split(|c: char| c == ',' || c.is_whitespace());
-        Self(entries.filter_map(Entry::parse).collect())
+        Self(entries.filter_map(NoProxyEntry::parse).collect())
     }
 
     /// Whether this host, as a URL spells it, is reached without a proxy.
@@ -31,19 +31,19 @@ impl NoProxy {
         let address: Option<IpAddr> = host.parse().ok();
         let address = address.map(|address| address.to_canonical());
         self.0.iter().any(|entry| match (entry, address) {
-            (Entry::Everything, _) => true,
-            (Entry::Network(network, only), Some(address)) => {
+            (NoProxyEntry::Everything, _) => true,
+            (NoProxyEntry::Network(network, only), Some(address)) => {
                 network.contains(&address) && only.is_none_or(|only| port == Some(only))
             }
-            (Entry::Domain(domain, only), None) => {
+            (NoProxyEntry::Domain(domain, only), None) => {
                 is_within(&host, domain) && only.is_none_or(|only| port == Some(only))
             }
-            (Entry::Network(..), None) | (Entry::Domain(..), Some(_)) => false,
+            (NoProxyEntry::Network(..), None) | (NoProxyEntry::Domain(..), Some(_)) => false,
         })
     }
 }
 
-impl Entry {
+impl NoProxyEntry {
     fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Everything);

@@ -6,8 +6,8 @@ use secrecy::SecretString;
 
 use super::coding;
 use super::error;
-use super::message::{Body, Message};
-use super::request::Target;
+use super::message::{Message, MessageBody};
+use super::request::RequestTarget;
 use super::response::Response;
 use super::transport::{NoAnswer, Outgoing};
 use crate::capability::arrived::Arrived;
@@ -28,7 +28,7 @@ pub(in crate::capability) enum Meaning {
 
 /// An answer that was read.
 #[derive(Debug)]
-pub(in crate::capability) struct Reading {
+pub(in crate::capability) struct ReadAnswer {
     /// As plugins see it.
     pub(in crate::capability) response: Response,
     /// What it says about the value that the request carried.
@@ -43,7 +43,7 @@ pub(in crate::capability) struct Reading {
     pub(in crate::capability) successor: Option<SecretString>,
 }
 
-impl Reading {
+impl ReadAnswer {
     /// Reads what arrived of an answer to a request with this method. `is_closed`: the other side ended the connection as is right.
     /// None: it does not even say its status.
     pub(in crate::capability) async fn of(
@@ -65,9 +65,9 @@ impl Reading {
             .or_else(|| tokens_alone(&arrived.bytes))?;
         let candidates = bodies
             .into_iter()
-            .map(|body| Candidate::of(body, &headers, limit))
+            .map(|body| CandidateBody::of(body, &headers, limit))
             .rev();
-        let best = candidates.max_by_key(Candidate::worth)?;
+        let best = candidates.max_by_key(CandidateBody::worth)?;
         if best.was_coded {
             // They are about what came, not about what it is.
             headers.retain(|(name, _)| name != "content-encoding" && name != "content-length");
@@ -110,15 +110,15 @@ impl Reading {
 
 /// What must be known of a request to read its answer.
 #[derive(Debug)]
-pub(in crate::capability) struct Question {
+pub(in crate::capability) struct RequestFacts {
     pub(super) method: String,
-    pub(super) target: Target,
+    pub(super) target: RequestTarget,
     pub(super) through: Option<String>,
     /// Bytes that the answer may have.
     pub(super) limit: usize,
 }
 
-impl Question {
+impl RequestFacts {
     /// What the answer to a request is read with.
     pub(in crate::capability) fn of(outgoing: &Outgoing) -> Self {
         Self {
@@ -137,7 +137,7 @@ impl Question {
         &self,
         arrived: &Arrived,
         outcome: Result<(), NoAnswer>,
-    ) -> Result<Reading, NoAnswer> {
+    ) -> Result<ReadAnswer, NoAnswer> {
         let is_closed = outcome.is_ok();
         let none = match outcome {
             Err(none) if !none.was_sent => return Err(none),
@@ -146,9 +146,9 @@ impl Question {
                 NoAnswer::after_sending(error::unreadable(&self.target, self.through.as_deref()))
             }
         };
-        Reading::of(arrived, &self.method, is_closed, self.limit)
+        ReadAnswer::of(arrived, &self.method, is_closed, self.limit)
             .await
-            .filter(Reading::is_of_use)
+            .filter(ReadAnswer::is_of_use)
             .ok_or(none)
     }
 }
@@ -160,7 +160,7 @@ fn tokens_alone(bytes: &[u8]) -> Option<Message> {
             Some(Message {
                 status: 200,
                 headers: Vec::new(),
-                bodies: vec![Body {
+                bodies: vec![MessageBody {
                     bytes: bytes.to_vec(),
                     is_whole: true,
                     is_cut: false,
@@ -172,7 +172,7 @@ fn tokens_alone(bytes: &[u8]) -> Option<Message> {
 }
 
 /// A body that an answer may have.
-struct Candidate {
+struct CandidateBody {
     bytes: Vec<u8>,
     was_coded: bool,
     is_whole: bool,
@@ -180,8 +180,8 @@ struct Candidate {
     content: Content,
 }
 
-impl Candidate {
-    fn of(body: Body, headers: &[(String, String)], limit: usize) -> Self {
+impl CandidateBody {
+    fn of(body: MessageBody, headers: &[(String, String)], limit: usize) -> Self {
         let said = |wanted: &str| {
             let mut named = headers.iter().filter(|(name, _)| name == wanted);
             named.next().map(|(_, value)| value.as_str())
@@ -267,7 +267,7 @@ fn is_success(status: u16) -> bool {
     (200..300).contains(&status)
 }
 
-fn meaning(status: u16, body: &Candidate) -> Meaning {
+fn meaning(status: u16, body: &CandidateBody) -> Meaning {
     if matches!(&body.content, Content::Members(found) | Content::Form(found) if found.has_both_tokens())
     {
         return Meaning::Taken;
@@ -292,7 +292,7 @@ fn error(content: &Content) -> Option<&str> {
     }
 }
 
-fn of_success(body: &Candidate) -> Meaning {
+fn of_success(body: &CandidateBody) -> Meaning {
     match &body.content {
         Content::Members(members) | Content::Form(members) if members.refresh_token().is_some() => {
             Meaning::Taken

@@ -130,13 +130,13 @@ impl Request {
 
     /// Where it goes, if it can be sent anywhere.
     pub(in crate::capability) fn origin(&self) -> Option<Origin> {
-        Target::of(self).ok().map(|target| target.origin)
+        RequestTarget::of(self).ok().map(|target| target.origin)
     }
 }
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
-pub(in crate::capability) struct Target {
+pub(in crate::capability) struct RequestTarget {
     /// The method.
     pub method: Method,
     /// The plugin's URL; secrets are not yet in it.
@@ -145,7 +145,7 @@ pub(in crate::capability) struct Target {
     pub origin: Origin,
 }
 
-impl Target {
+impl RequestTarget {
     /// Reads method and URL.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Target {
 }
 
 /// A request as it is sent. It holds secrets: no Debug.
-pub(in crate::capability) struct Prepared {
+pub(in crate::capability) struct PreparedRequest {
     /// The method.
     pub method: Method,
     /// With the secrets in its query.
@@ -200,9 +200,9 @@ pub(in crate::capability) struct Prepared {
 /// # Errors
 /// `http.request` for a part that cannot be sent, `secret.origin-denied` for a secret that may not go to the target.
 pub(in crate::capability) fn prepare(
-    target: &Target,
+    target: &RequestTarget,
     request: &Request,
-) -> Result<Prepared, Failure> {
+) -> Result<PreparedRequest, Failure> {
     check_size(request)?;
     for value in request.values() {
         check_reach(value, &target.origin)?;
@@ -215,7 +215,7 @@ pub(in crate::capability) fn prepare(
         .filter_map(Value::secret)
         .flat_map(|secret| secret.lineage().rotating().clone())
         .collect();
-    Ok(Prepared {
+    Ok(PreparedRequest {
         method: target.method.clone(),
         url,
         headers,

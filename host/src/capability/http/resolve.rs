@@ -11,7 +11,7 @@ use futures_core::future::BoxFuture;
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::egress::{self, AddressKind, Written};
+use super::egress::{self, AddressKind, Provenance};
 
 /// Looks a name up; tests bring their own.
 pub(super) type Lookup =
@@ -80,13 +80,13 @@ impl Guarded {
         }
     }
 
-    fn written(&self, name: &str) -> Written {
+    fn written(&self, name: &str) -> Provenance {
         if self.for_proxy {
-            Written::Proxy
+            Provenance::Proxy
         } else if egress::is_localhost(name) {
-            Written::Localhost
+            Provenance::Localhost
         } else {
-            Written::Resolved
+            Provenance::Resolved
         }
     }
 }
@@ -119,7 +119,7 @@ impl Resolve for Guarded {
 fn permitted(
     name: &str,
     found: &[IpAddr],
-    written: Written,
+    written: Provenance,
     exceptions: &BTreeSet<IpNet>,
 ) -> Result<Vec<IpAddr>, ResolveError> {
     let mut denied = None;
@@ -157,16 +157,16 @@ mod tests {
         };
         let none = BTreeSet::new();
         let found = addresses(&["127.0.0.1", "203.0.113.7", "::ffff:169.254.169.254"]);
-        let allowed = permitted("mixed.test", &found, Written::Resolved, &none).unwrap();
+        let allowed = permitted("mixed.test", &found, Provenance::Resolved, &none).unwrap();
         assert_eq!(allowed, addresses(&["203.0.113.7"]));
 
         let found = addresses(&["::1", "127.0.0.1"]);
-        let error = permitted("rebound.test", &found, Written::Resolved, &none).unwrap_err();
+        let error = permitted("rebound.test", &found, Provenance::Resolved, &none).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`rebound.test` resolves to ::1, a loopback address"
         );
-        assert!(permitted("localhost", &found, Written::Localhost, &none).is_ok());
-        assert!(permitted("nowhere.test", &[], Written::Resolved, &none).is_err());
+        assert!(permitted("localhost", &found, Provenance::Localhost, &none).is_ok());
+        assert!(permitted("nowhere.test", &[], Provenance::Resolved, &none).is_err());
     }
 }

@@ -157,7 +157,7 @@ fn config(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> Result<ClientConf
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Named { chains, trusted }));
+        .with_custom_certificate_verifier(Arc::new(CaFileVerifier { chains, trusted }));
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
@@ -185,12 +185,12 @@ fn config(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> Result<ClientConf
 /// Trusts what an authority of the file has signed, and the file's certificates themselves: a server that shows one of them, as
 /// self-signed ones do that say they are authorities, is the one that was meant. Its name and its dates count all the same.
 #[derive(Debug)]
-struct Named {
+struct CaFileVerifier {
     chains: Arc<WebPkiServerVerifier>,
     trusted: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for CaFileVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

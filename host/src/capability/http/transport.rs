@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::recipe::Recipe;
-use super::request::Target;
+use super::request::RequestTarget;
 use crate::capability::arrived::Arrived;
 use crate::model::failure::Failure;
 
@@ -23,12 +23,12 @@ pub struct Outgoing {
     /// With the secrets in it.
     pub body: Vec<u8>,
     /// How the network is to carry it.
-    pub(in crate::capability) way: Way,
+    pub(in crate::capability) way: Route,
 }
 
 /// How a request is carried.
-pub(in crate::capability) struct Way {
-    pub(in crate::capability) target: Target,
+pub(in crate::capability) struct Route {
+    pub(in crate::capability) target: RequestTarget,
     /// The proxy, for messages.
     pub(in crate::capability) through: Option<String>,
     pub(in crate::capability) recipe: Recipe,

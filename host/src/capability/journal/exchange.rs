@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::flight::is_changed;
-use super::{Flight, Journal};
-use crate::capability::chain::{Intent, Plugin};
+use super::guard::is_changed;
+use super::{ChainGuard, Journal};
+use crate::capability::chain::{Intent, PluginId};
 use crate::capability::http::{
-    Arrived, Meaning, NoAnswer, Outgoing, Question, Reading, Response, refusal,
+    Arrived, Meaning, NoAnswer, Outgoing, ReadAnswer, RequestFacts, Response, refusal,
 };
 use crate::capability::ports::Settings;
 use crate::model::Job;
@@ -37,11 +37,11 @@ const REWRITE_FIRST: Duration = Duration::from_millis(250);
 const REWRITE_LONGEST: Duration = Duration::from_secs(15);
 
 /// Who asks.
-pub(in crate::capability) struct Asked {
+pub(in crate::capability) struct ExchangeContext {
     pub(in crate::capability) journal: Arc<Journal>,
     pub(in crate::capability) job: Arc<Job>,
     /// The component that words the request.
-    pub(in crate::capability) plugin: Plugin,
+    pub(in crate::capability) plugin: PluginId,
     /// Takes what is secret out of a text.
     pub(in crate::capability) scrub: Box<dyn Fn(&str) -> String + Send + Sync>,
 }
@@ -52,31 +52,27 @@ pub(in crate::capability) struct Asked {
 /// There is no answer: `http.*`; the journal has none and the request may not leave: `may_leave`'s; a value must not be sent (again):
 /// `chain.*`; nothing can be written down: the store's. Nothing was sent in the last three cases.
 pub(in crate::capability) async fn send(
-    asked: Asked,
-    flights: Vec<(Arc<Flight>, u64)>,
+    asked: ExchangeContext,
+    guards: Vec<(Arc<ChainGuard>, u64)>,
     outgoing: Outgoing,
     may_leave: Result<(), Failure>,
 ) -> Result<Response, Failure> {
     let url = without_query(&outgoing);
-    for (flight, generation) in &flights {
-        let answer = flight.take_answer(outgoing.method.as_str(), &url, *generation);
+    for (guard, generation) in &guards {
+        let answer = guard.take_answer(outgoing.method.as_str(), &url, *generation);
         if let Some(response) = answer.await? {
             tracing::info!(
-                job = %flight.job(), secret = flight.secret(),
+                job = %guard.job(), secret = guard.secret(),
                 "an answer that an earlier call left behind is given to the plugin"
             );
             return Ok(response);
         }
     }
     may_leave?;
-    let flights = flights.into_iter().map(|(flight, _)| flight).collect();
+    let guards = guards.into_iter().map(|(guard, _)| guard).collect();
     let (answered, answer) = oneshot::channel();
     let exchanges = asked.journal.exchanges.clone();
-    let exchange = Exchange {
-        asked,
-        flights,
-        url,
-    };
+    let exchange = ExchangeTask { asked, guards, url };
     exchanges.spawn(exchange.run(outgoing, answered));
     answer.await.unwrap_or_else(|_| {
         Err(Failure::new(
@@ -93,14 +89,14 @@ fn without_query(outgoing: &Outgoing) -> String {
     url.into()
 }
 
-struct Exchange {
-    asked: Asked,
+struct ExchangeTask {
+    asked: ExchangeContext,
     /// They hold the chains until the answer is kept.
-    flights: Vec<Arc<Flight>>,
+    guards: Vec<Arc<ChainGuard>>,
     url: String,
 }
 
-impl Exchange {
+impl ExchangeTask {
     async fn run(self, outgoing: Outgoing, answered: oneshot::Sender<Result<Response, Failure>>) {
         let began = self.ports().clock.now().boot;
         let intended = self.intend(outgoing.method.as_str()).await;
@@ -129,14 +125,14 @@ impl Exchange {
 
     /// Writes down what is about to be sent, for each chain in it.
     async fn intend(&self, method: &str) -> Result<(), Failure> {
-        let Asked {
+        let ExchangeContext {
             journal,
             job,
             plugin,
             ..
         } = &self.asked;
         let written_at = journal.ports.clock.now().wall;
-        for (index, flight) in self.flights.iter().enumerate() {
+        for (index, guard) in self.guards.iter().enumerate() {
             let intent = Intent {
                 holder: journal.holder,
                 written_at,
@@ -147,8 +143,8 @@ impl Exchange {
                 plugin: plugin.clone(),
                 config: job.source.config.clone(),
             };
-            if let Err(failure) = flight.intend(intent).await {
-                for earlier in self.flights.iter().take(index) {
+            if let Err(failure) = guard.intend(intent).await {
+                for earlier in self.guards.iter().take(index) {
                     earlier.unsent().await;
                 }
                 return Err(failure);
@@ -159,7 +155,7 @@ impl Exchange {
 
     async fn exchanged(&self, outgoing: Outgoing, within: Duration) -> Result<Response, Failure> {
         let url = &self.url;
-        let question = Question::of(&outgoing);
+        let question = RequestFacts::of(&outgoing);
         let nothing_yet = Arrived::nothing_yet(self.ports().clock.now().wall);
         let (arriving, mut so_far) = watch::channel(nothing_yet);
         let exchanging = async move {
@@ -187,7 +183,7 @@ impl Exchange {
                 self.lost(&arrived).await;
                 Err(none.failure)
             }
-            Ok(Reading {
+            Ok(ReadAnswer {
                 response, meaning, ..
             }) => {
                 match meaning {
@@ -211,10 +207,10 @@ impl Exchange {
         let mut pause = KEPT_FIRST;
         while timeout(pause, ended(so_far)).await.is_err() {
             let arrived = so_far.borrow_and_update().clone();
-            for flight in &self.flights {
-                if let Err(failure) = flight.keep_what_came(&arrived).await {
+            for guard in &self.guards {
+                if let Err(failure) = guard.keep_what_came(&arrived).await {
                     tracing::warn!(
-                        job = %flight.job(), secret = flight.secret(), error = %failure,
+                        job = %guard.job(), secret = guard.secret(), error = %failure,
                         "what came so far of an answer to a request with a rotating secret cannot be written down"
                     );
                 }
@@ -227,65 +223,65 @@ impl Exchange {
     }
 
     async fn unsent(&self) {
-        for flight in &self.flights {
-            flight.unsent().await;
+        for guard in &self.guards {
+            guard.unsent().await;
         }
     }
 
     async fn lost(&self, arrived: &Arrived) {
-        for flight in &self.flights {
-            flight.loses_its_answer();
+        for guard in &self.guards {
+            guard.loses_its_answer();
         }
         self.in_doubt(arrived).await;
     }
 
     async fn unspent(&self) {
-        for flight in &self.flights {
-            said(flight, flight.unspent().await);
+        for guard in &self.guards {
+            said(guard, guard.unspent().await);
         }
     }
 
     async fn in_doubt(&self, arrived: &Arrived) {
-        for flight in &self.flights {
-            said(flight, flight.in_doubt(arrived).await);
+        for guard in &self.guards {
+            said(guard, guard.in_doubt(arrived).await);
         }
     }
 
     /// The issuer takes the value no more, unless another process rotated it meanwhile: then the next call has the newer one.
     async fn dead(&self, response: &Response) {
-        let [flight] = &self.flights[..] else {
+        let [guard] = &self.guards[..] else {
             // Which of them is dead, nobody can tell.
             return self.unspent().await;
         };
-        match flight.has_moved_on().await {
+        match guard.has_moved_on().await {
             Ok(true) => tracing::warn!(
-                job = %flight.job(), secret = flight.secret(),
+                job = %guard.job(), secret = guard.secret(),
                 "the issuer refused a value that another process has replaced meanwhile"
             ),
             Ok(false) => {
                 tracing::error!(
-                    job = %flight.job(), secret = flight.secret(),
+                    job = %guard.job(), secret = guard.secret(),
                     "the issuer takes this rotating secret no more; it is not sent again: log in again and configure the new value"
                 );
                 let reason = refusal(response).map(|reason| (self.asked.scrub)(&reason));
-                said(flight, flight.died(reason).await);
+                said(guard, guard.died(reason).await);
             }
-            Err(failure) => said(flight, Err(failure)),
+            Err(failure) => said(guard, Err(failure)),
         }
     }
 
     /// Keeps the answer, however long that takes: it may have the only copy of the successor in it.
     async fn keep(&self, arrived: &Arrived) {
-        for flight in &self.flights {
-            let mut next = flight.with_answer(arrived).await;
+        for guard in &self.guards {
+            let mut next = guard.with_answer(arrived).await;
             let mut wait = REWRITE_FIRST;
-            while let Err(failure) = flight.keep_answer(&mut next).await {
+            while let Err(failure) = guard.keep_answer(&mut next).await {
                 if is_changed(&failure) {
-                    said(flight, Err(failure));
+                    said(guard, Err(failure));
                     break;
                 }
                 tracing::error!(
-                    job = %flight.job(), secret = flight.secret(), error = %failure,
+                    job = %guard.job(), secret = guard.secret(), error = %failure,
                     "the answer with the successor of a rotating secret cannot be written to the state store; do not stop this process"
                 );
                 tokio::time::sleep(wait).await;
@@ -312,10 +308,10 @@ fn too_late(passed: Duration) -> Failure {
 }
 
 /// What is not written down is found as an unanswered request later: nothing is lost by it.
-pub(super) fn said(flight: &Flight, result: Result<(), Failure>) {
+pub(super) fn said(guard: &ChainGuard, result: Result<(), Failure>) {
     if let Err(failure) = result {
         tracing::warn!(
-            job = %flight.job(), secret = flight.secret(), error = %failure,
+            job = %guard.job(), secret = guard.secret(), error = %failure,
             "the end of a request with a rotating secret cannot be written down"
         );
     }

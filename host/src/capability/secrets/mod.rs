@@ -17,7 +17,7 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::{Job, Secret};
 use crate::worker;
 
-pub use provider::{Home, Kubernetes, MAX_SECRET_BYTES};
+pub use provider::{ClusterSecrets, MAX_SECRET_BYTES, WriteBack};
 pub(super) use provider::{Providers, beside, fetch};
 
 /// Joining a piece takes as long as spelling so many bytes, however short it is: the restrictions of all pieces are joined too.
@@ -196,9 +196,9 @@ impl Lineage {
 
 /// A value to use, not to read. Cheap to clone; the bytes are wiped with the last clone.
 #[derive(Clone)]
-pub struct SecretHandle(Arc<Inner>);
+pub struct SecretHandle(Arc<HandleInner>);
 
-struct Inner {
+struct HandleInner {
     bytes: SecretSlice<u8>,
     lineage: Lineage,
     size: usize,
@@ -234,7 +234,7 @@ impl SecretHandle {
     /// A value with nothing in it but itself.
     fn new(bytes: SecretSlice<u8>, lineage: Lineage, is_opened: bool) -> Self {
         let size = counted(bytes.expose_secret().len(), &lineage);
-        Self(Arc::new(Inner {
+        Self(Arc::new(HandleInner {
             bytes,
             lineage,
             size,
@@ -304,7 +304,7 @@ impl SecretHandle {
         } else {
             self.size()
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(HandleInner {
             bytes,
             lineage,
             size,
@@ -377,7 +377,7 @@ impl SecretHandle {
         } else {
             size
         };
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(HandleInner {
             bytes: SecretSlice::from(bytes.to_vec()),
             lineage,
             size,

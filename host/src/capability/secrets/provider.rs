@@ -28,7 +28,7 @@ const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// What secrets need of a cluster. The `kubernetes` room implements it; a failure's message names the object, the verb that
 /// was refused and the mend, never the value.
-pub trait Kubernetes: Send + Sync {
+pub trait ClusterSecrets: Send + Sync {
     /// The value of one key in `data` of a Secret, decoded from base64.
     ///
     /// Failures: `secret.not-found` (invalid-config) for a missing Secret or key; `kubernetes.forbidden` (denied) for a
@@ -42,7 +42,7 @@ pub trait Kubernetes: Send + Sync {
 
     /// A token of a ServiceAccount by TokenRequest (`authentication.k8s.io/v1`). No `audiences`: the API server's own.
     ///
-    /// Failures: as for [`Kubernetes::get_secret_key`].
+    /// Failures: as for [`ClusterSecrets::get_secret_key`].
     fn request_token<'a>(
         &'a self,
         namespace: &'a str,
@@ -53,7 +53,7 @@ pub trait Kubernetes: Send + Sync {
 }
 
 /// Where a user's own file or Secret holds a rotating secret.
-pub trait Home: Send + Sync {
+pub trait WriteBack: Send + Sync {
     /// Puts `next` there if `spent` is there, and nothing else. Whether it was.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ pub trait Home: Send + Sync {
 pub(in crate::capability) struct Providers<'a> {
     pub(in crate::capability) environment: &'a Environment,
     pub(in crate::capability) keeper: &'a dyn Keeper,
-    pub(in crate::capability) kubernetes: Option<&'a dyn Kubernetes>,
+    pub(in crate::capability) kubernetes: Option<&'a dyn ClusterSecrets>,
     pub(in crate::capability) now: Timestamp,
 }
 
@@ -87,7 +87,7 @@ pub(in crate::capability) async fn fetch(
     name: &str,
     origin: &SecretOrigin,
 ) -> Result<SecretSlice<u8>, Failure> {
-    let of = Asked {
+    let of = SecretRef {
         job: &job.id,
         name,
         origin,
@@ -147,16 +147,16 @@ fn bytes_of(text: &SecretString) -> SecretSlice<u8> {
 }
 
 /// Whose secret is asked for, for messages.
-struct Asked<'a> {
+struct SecretRef<'a> {
     job: &'a JobId,
     name: &'a str,
     origin: &'a SecretOrigin,
 }
 
 /// Where the value is, for people: `file /etc/rt at /token`.
-struct Place<'a>(&'a SecretOrigin);
+struct DisplayOrigin<'a>(&'a SecretOrigin);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for DisplayOrigin<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             SecretOrigin::File(path) => write!(f, "file {}", path.display()),
@@ -185,7 +185,7 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-impl Asked<'_> {
+impl SecretRef<'_> {
     fn invalid(&self, code: HostCode, what: &str) -> Failure {
         self.failure(FailureKind::InvalidConfig, code, what)
     }
@@ -212,7 +212,7 @@ impl Asked<'_> {
 
     /// What is wrong with the content of its place.
     fn unusable(&self, code: HostCode, what: &str) -> Failure {
-        self.invalid(code, &format!("{}: {what}", Place(self.origin)))
+        self.invalid(code, &format!("{}: {what}", DisplayOrigin(self.origin)))
     }
 
     fn check(&self, value: SecretSlice<u8>) -> Result<SecretSlice<u8>, Failure> {
@@ -256,8 +256,8 @@ impl Asked<'_> {
 
     fn cluster<'k>(
         &self,
-        kubernetes: Option<&'k dyn Kubernetes>,
-    ) -> Result<&'k dyn Kubernetes, Failure> {
+        kubernetes: Option<&'k dyn ClusterSecrets>,
+    ) -> Result<&'k dyn ClusterSecrets, Failure> {
         kubernetes.ok_or_else(|| {
             self.invalid(
                 HostCode::SecretNoCluster,
@@ -267,7 +267,7 @@ impl Asked<'_> {
     }
 }
 
-async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failure> {
+async fn from_file(of: &SecretRef<'_>, path: &Path) -> Result<SecretSlice<u8>, Failure> {
     let why = match file::read_aside(path, MAX_SECRET_BYTES).await {
         Ok(bytes) => return of.meant(&bytes),
         Err(why) => why,
@@ -296,7 +296,7 @@ async fn from_file(of: &Asked<'_>, path: &Path) -> Result<SecretSlice<u8>, Failu
 }
 
 fn environment(
-    of: &Asked<'_>,
+    of: &SecretRef<'_>,
     variable: &str,
     environment: &Environment,
 ) -> Result<SecretSlice<u8>, Failure> {
@@ -322,7 +322,7 @@ pub(in crate::capability) fn beside(job: &JobId, other: &str) -> JobId {
 }
 
 async fn token_of(
-    of: &Asked<'_>,
+    of: &SecretRef<'_>,
     other: &str,
     providers: &Providers<'_>,
 ) -> Result<SecretSlice<u8>, Failure> {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::formats;
 use super::mint::{self, Minted};
-use super::probe::{self, Probed, Verdict};
+use super::probe::{self, ProbeVerdict, Probed};
 use super::report::Report;
 use crate::capability::Call;
 use crate::cli::house::{self, House};
@@ -23,23 +23,23 @@ use crate::model::token::Artifact;
 use crate::model::{
     Config, Destination, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation,
 };
-use crate::output::{Homes, Outputs, Publication, shared_owner};
+use crate::output::{Outputs, Publication, WriteBackTargets, shared_owner};
 use crate::plugin::{Plugins, World};
 use crate::refresh::clock::OFF_BEYOND;
-use crate::serve::control::{Control, Proved};
+use crate::serve::control::{ControlSocket, Proved};
 
 /// How much is to be proved.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Wanted {
     /// What is expected of issuers.
-    pub(in crate::cli) issuers: Issuers,
+    pub(in crate::cli) issuers: IssuerProof,
     /// Whether tokens are asked for.
     pub(in crate::cli) mint: bool,
 }
 
 /// What is expected of issuers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Issuers {
+pub(in crate::cli) enum IssuerProof {
     /// Every one of them answers now, and well.
     MustAnswer,
     /// One that is away or in trouble is back some day; only what is wrong on our side counts.
@@ -68,7 +68,7 @@ pub(in crate::cli) async fn prove(
     let kubernetes = Arc::new(Kubernetes::new());
     let prover = Arc::new(Prover {
         outputs: Outputs::new(Arc::clone(&kubernetes), Arc::clone(&config.named)),
-        homes: Homes::new(Arc::clone(&kubernetes)),
+        write_backs: WriteBackTargets::new(Arc::clone(&kubernetes)),
         house,
         wanted,
         probed: Mutex::default(),
@@ -127,7 +127,7 @@ async fn state(location: &StateLocation, report: &mut Report) {
 /// Only one that the configuration names: without any other, a run does its work.
 async fn control(socket: &Path, report: &mut Report) {
     let shown = socket.display();
-    match Control::prove(socket).await {
+    match ControlSocket::prove(socket).await {
         Ok(Proved::Free) => report.proved("control", format!("socket {shown} can be made")),
         Ok(Proved::InUse) => report.proved("control", format!("a process listens on {shown}")),
         Err(why) => report.failed("control", format!("{:#}", anyhow::Error::from(why))),
@@ -152,7 +152,7 @@ const AT_ONCE: usize = 16;
 struct Prover {
     house: House,
     outputs: Outputs,
-    homes: Homes,
+    write_backs: WriteBackTargets,
     wanted: Wanted,
     /// What issuers answered: each is asked once, however many jobs it has.
     probed: Mutex<HashMap<String, Arc<OnceCell<Probed>>>>,
@@ -266,14 +266,14 @@ impl Prover {
             opened => report.tried(who, format!("secret {name} can be read"), opened.map(drop)),
         }
         if secret.write_back && is_right {
-            let proved = self.homes.prove(&secret.origin).await;
+            let proved = self.write_backs.prove(&secret.origin).await;
             let what = format!("secret {name} can be written back");
             report.tried(who, what, proved);
         }
     }
 
     fn issuer(&self, who: &str, origin: &str, probed: &Probed, report: &mut Report) {
-        let must_answer = self.wanted.issuers == Issuers::MustAnswer;
+        let must_answer = self.wanted.issuers == IssuerProof::MustAnswer;
         match probed {
             Probed::NoAnswer(failure) => {
                 if must_answer || failure.kind == FailureKind::InvalidConfig {
@@ -283,9 +283,9 @@ impl Prover {
             Probed::Answered(answered) if must_answer => {
                 let said = format!("{origin} {}", answered.words);
                 match answered.verdict {
-                    Verdict::Good => report.proved(who, said),
-                    Verdict::Doubtful => report.doubtful(who, said),
-                    Verdict::Bad => report.failed(who, said),
+                    ProbeVerdict::Good => report.proved(who, said),
+                    ProbeVerdict::Doubtful => report.doubtful(who, said),
+                    ProbeVerdict::Bad => report.failed(who, said),
                 }
                 if let Some(ahead_ms) = answered.ahead_ms {
                     clock(who, origin, ahead_ms, report);

@@ -19,15 +19,15 @@ const ERROR_CODE_MAX: usize = 40;
 /// What came of a probe.
 #[derive(Debug, Clone)]
 pub(super) enum Probed {
-    Answered(Answered),
+    Answered(ProbeAnswer),
     NoAnswer(Failure),
 }
 
 /// What an answer tells.
 #[derive(Debug, Clone)]
-pub(super) struct Answered {
+pub(super) struct ProbeAnswer {
     /// Whether an issuer that is well answers so.
-    pub(super) verdict: Verdict,
+    pub(super) verdict: ProbeVerdict,
     /// To be read behind the issuer's name.
     pub(super) words: String,
     /// How far its clock is ahead of ours.
@@ -36,7 +36,7 @@ pub(super) struct Answered {
 
 /// Whether an issuer that is well answers so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ProbeVerdict {
     Good,
     /// Some do, and most that do are not what was meant.
     Doubtful,
@@ -149,12 +149,12 @@ pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
             let (verdict, words) = if ask.token_endpoint.is_some() {
                 judge(&response)
             } else {
-                (Verdict::Good, format!("answers ({})", response.status))
+                (ProbeVerdict::Good, format!("answers ({})", response.status))
             };
             let ahead = call
                 .last_dated()
                 .map(|dated| clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date));
-            Probed::Answered(Answered {
+            Probed::Answered(ProbeAnswer {
                 verdict,
                 words,
                 ahead_ms: ahead,
@@ -164,7 +164,7 @@ pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
 }
 
 /// Whether a token endpoint that is well answers so to a form without a grant, and how that is said.
-fn judge(response: &Response) -> (Verdict, String) {
+fn judge(response: &Response) -> (ProbeVerdict, String) {
     let status = response.status;
     let content = evertoken_answer::read(header(response, "content-type"), &response.body);
     let is_html = content == Content::Html;
@@ -174,7 +174,7 @@ fn judge(response: &Response) -> (Verdict, String) {
             let to = header(response, "location").and_then(without_query);
             let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
             (
-                Verdict::Bad,
+                ProbeVerdict::Bad,
                 format!(
                     "redirects{to} ({status}), and a request for a token is not redirected; write the address that it leads to"
                 ),
@@ -182,28 +182,28 @@ fn judge(response: &Response) -> (Verdict, String) {
         }
         // Some answer so what is no request of theirs.
         (..500, Some(code)) => (
-            Verdict::Good,
+            ProbeVerdict::Good,
             format!("answers as a token endpoint ({status} {code})"),
         ),
         (404 | 405 | 410 | 501, _) if is_html => (
-            Verdict::Bad,
+            ProbeVerdict::Bad,
             format!("has no token endpoint there ({status}); look at the path of the URL"),
         ),
         (404 | 405 | 410 | 501, _) => (
-            Verdict::Doubtful,
+            ProbeVerdict::Doubtful,
             format!(
                 "answers {status} to a request without a grant: most do so where there is no token endpoint, a few at one; look at the path of the URL (`evertoken check --mint` asks with a grant)"
             ),
         ),
-        (500.., _) => (Verdict::Bad, format!("is in trouble ({status})")),
+        (500.., _) => (ProbeVerdict::Bad, format!("is in trouble ({status})")),
         // Some refuse what is no request of theirs with a page.
         _ if is_html && !matches!(status, 400 | 401) => (
-            Verdict::Bad,
+            ProbeVerdict::Bad,
             format!(
                 "answers with a page of HTML ({status}) where a token endpoint answers in JSON; look at the path of the URL, and whether something stands before the issuer"
             ),
         ),
-        _ => (Verdict::Good, format!("answers ({status})")),
+        _ => (ProbeVerdict::Good, format!("answers ({status})")),
     }
 }
 
@@ -264,64 +264,76 @@ mod tests {
                 400,
                 json,
                 r#"{"error":"invalid_request"}"#,
-                Verdict::Good,
+                ProbeVerdict::Good,
                 "400 invalid_request",
             ),
             (
                 401,
                 json,
                 r#"{"error":"invalid_client"}"#,
-                Verdict::Good,
+                ProbeVerdict::Good,
                 "401 invalid_client",
             ),
-            (400, html, page, Verdict::Good, "400"),
-            (401, plain, "", Verdict::Good, "401"),
-            (400, json, r#"{"error":{"code":1}}"#, Verdict::Good, "400"),
+            (400, html, page, ProbeVerdict::Good, "400"),
+            (401, plain, "", ProbeVerdict::Good, "401"),
+            (
+                400,
+                json,
+                r#"{"error":{"code":1}}"#,
+                ProbeVerdict::Good,
+                "400",
+            ),
             (
                 400,
                 json,
                 r#"{"error":"<b>\u001b[31m"}"#,
-                Verdict::Good,
+                ProbeVerdict::Good,
                 "answers (400)",
             ),
             (
                 200,
                 json,
                 r#"{"access_token":"s3cr3t"}"#,
-                Verdict::Good,
+                ProbeVerdict::Good,
                 "200",
             ),
-            (429, html, page, Verdict::Bad, "HTML"),
-            (200, html, "<x>Welcome", Verdict::Bad, "HTML"),
-            (200, plain, page, Verdict::Bad, "HTML"),
-            (200, "", "\u{feff}\n <HTML><body>", Verdict::Bad, "HTML"),
-            (403, html, page, Verdict::Bad, "HTML"),
+            (429, html, page, ProbeVerdict::Bad, "HTML"),
+            (200, html, "<x>Welcome", ProbeVerdict::Bad, "HTML"),
+            (200, plain, page, ProbeVerdict::Bad, "HTML"),
+            (
+                200,
+                "",
+                "\u{feff}\n <HTML><body>",
+                ProbeVerdict::Bad,
+                "HTML",
+            ),
+            (403, html, page, ProbeVerdict::Bad, "HTML"),
             (
                 302,
                 html,
                 "",
-                Verdict::Bad,
+                ProbeVerdict::Bad,
                 "https://login.example.org/sso (302)",
             ),
             (
                 404,
                 json,
                 r#"{"error":"Realm does not exist"}"#,
-                Verdict::Doubtful,
+                ProbeVerdict::Doubtful,
                 "path",
             ),
             (
                 404,
                 json,
                 r#"{"error":"invalid_request"}"#,
-                Verdict::Good,
+                ProbeVerdict::Good,
                 "404 invalid_request",
             ),
-            (404, html, page, Verdict::Bad, "path"),
-            (404, plain, "", Verdict::Doubtful, "without a grant"),
-            (405, plain, "", Verdict::Doubtful, "path"),
-            (501, html, page, Verdict::Bad, "path"),
-            (503, html, page, Verdict::Bad, "in trouble (503)"),
+            (404, html, page, ProbeVerdict::Bad, "path"),
+            (404, plain, "", ProbeVerdict::Doubtful, "without a grant"),
+            (405, plain, "", ProbeVerdict::Doubtful, "path"),
+            (501, html, page, ProbeVerdict::Bad, "path"),
+            (503, html, page, ProbeVerdict::Bad, "in trouble (503)"),
         ] {
             let (found, said) = judge(&answer(status, content_type, body));
             assert_eq!(found, verdict, "{status} {content_type} {body}: {said}");

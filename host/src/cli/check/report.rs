@@ -10,11 +10,11 @@ pub(in crate::cli) struct Report(Vec<Line>);
 #[derive(Debug)]
 struct Line {
     who: String,
-    outcome: Outcome,
+    outcome: CheckOutcome,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum CheckOutcome {
     Proved(String),
     NotTried(String),
     Doubtful(String),
@@ -24,13 +24,13 @@ enum Outcome {
 impl Report {
     /// Whether nothing failed.
     pub(in crate::cli) fn is_good(&self) -> bool {
-        let failed = |line: &Line| matches!(line.outcome, Outcome::Failed(_));
+        let failed = |line: &Line| matches!(line.outcome, CheckOutcome::Failed(_));
         !self.0.iter().any(failed)
     }
 
     /// How many lines tell of what may be wrong, and may be right.
     pub(in crate::cli) fn doubts(&self) -> usize {
-        let doubtful = |line: &&Line| matches!(line.outcome, Outcome::Doubtful(_));
+        let doubtful = |line: &&Line| matches!(line.outcome, CheckOutcome::Doubtful(_));
         self.0.iter().filter(doubtful).count()
     }
 
@@ -41,10 +41,10 @@ impl Report {
     pub(in crate::cli) fn show(&self) -> std::io::Result<()> {
         for Line { who, outcome } in &self.0 {
             match outcome {
-                Outcome::Proved(what) => print(&format!("ok: {who}: {what}"))?,
-                Outcome::NotTried(why) => print(&format!("not tried: {who}: {why}"))?,
-                Outcome::Doubtful(what) => say(&format!("warning: {who}: {what}")),
-                Outcome::Failed(_) => show_failure(who, outcome),
+                CheckOutcome::Proved(what) => print(&format!("ok: {who}: {what}"))?,
+                CheckOutcome::NotTried(why) => print(&format!("not tried: {who}: {why}"))?,
+                CheckOutcome::Doubtful(what) => say(&format!("warning: {who}: {what}")),
+                CheckOutcome::Failed(_) => show_failure(who, outcome),
             }
         }
         Ok(())
@@ -59,7 +59,7 @@ impl Report {
 
     /// Takes back what was doubtful of this one: it was tried, and went well.
     pub(super) fn is_beyond_doubt(&mut self, who: &str) {
-        let is_doubt = |line: &Line| matches!(line.outcome, Outcome::Doubtful(_));
+        let is_doubt = |line: &Line| matches!(line.outcome, CheckOutcome::Doubtful(_));
         self.0.retain(|line| line.who != who || !is_doubt(line));
     }
 
@@ -69,19 +69,19 @@ impl Report {
     }
 
     pub(super) fn proved(&mut self, who: &str, what: impl Into<String>) {
-        self.add(who, Outcome::Proved(what.into()));
+        self.add(who, CheckOutcome::Proved(what.into()));
     }
 
     pub(super) fn not_tried(&mut self, who: &str, why: impl Into<String>) {
-        self.add(who, Outcome::NotTried(why.into()));
+        self.add(who, CheckOutcome::NotTried(why.into()));
     }
 
     pub(super) fn doubtful(&mut self, who: &str, what: impl Into<String>) {
-        self.add(who, Outcome::Doubtful(what.into()));
+        self.add(who, CheckOutcome::Doubtful(what.into()));
     }
 
     pub(super) fn failed(&mut self, who: &str, what: impl Into<String>) {
-        self.add(who, Outcome::Failed(what.into()));
+        self.add(who, CheckOutcome::Failed(what.into()));
     }
 
     /// What was proved, or why it was not.
@@ -97,7 +97,7 @@ impl Report {
         }
     }
 
-    fn add(&mut self, who: &str, outcome: Outcome) {
+    fn add(&mut self, who: &str, outcome: CheckOutcome) {
         self.0.push(Line {
             who: who.to_owned(),
             outcome,
@@ -105,8 +105,8 @@ impl Report {
     }
 }
 
-fn show_failure(who: &str, outcome: &Outcome) {
-    if let Outcome::Failed(what) = outcome {
+fn show_failure(who: &str, outcome: &CheckOutcome) {
+    if let CheckOutcome::Failed(what) = outcome {
         say(&format!("error: {who}: {what}"));
     }
 }

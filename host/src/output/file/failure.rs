@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::file::walk::WayError;
+use crate::file::walk::WalkError;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Why a file was not written.
@@ -14,7 +14,7 @@ pub(super) enum Problem {
     /// The path ends in `/` or `..`.
     NoFileName,
     /// The directory is not reached.
-    Way(WayError),
+    Way(WalkError),
     /// The target is a symbolic link.
     TargetIsSymlink,
     /// The target is a directory.
@@ -167,18 +167,18 @@ impl Problem {
     }
 }
 
-fn judge_way(error: WayError) -> (FailureKind, HostCode, String) {
+fn judge_way(error: WalkError) -> (FailureKind, HostCode, String) {
     let said = error.to_string();
     let (code, why) = match error {
-        WayError::Missing(_) => (
+        WalkError::Missing(_) => (
             HostCode::FileNoDirectory,
             format!("{said}; create it for the users who shall read there"),
         ),
-        WayError::NotADirectory(_) => (HostCode::FileNotADirectory, said),
-        WayError::ForeignSymlink(_) | WayError::TooManySymlinks | WayError::Exposed(_) => {
+        WalkError::NotADirectory(_) => (HostCode::FileNotADirectory, said),
+        WalkError::ForeignSymlink(_) | WalkError::TooManySymlinks | WalkError::Exposed(_) => {
             (HostCode::FileSymlinkInPath, said)
         }
-        WayError::Os { step, errno } => return judge_errno(step, errno),
+        WalkError::Os { step, errno } => return judge_errno(step, errno),
     };
     (FailureKind::InvalidConfig, code, why)
 }

@@ -8,11 +8,11 @@ use std::io::Write;
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::Target;
+use super::FileTarget;
 use super::failure::Problem;
 
 /// Writes `content` over the target and gives it the wanted owner and mode. False: there is no such file.
-pub(super) fn write(target: &Target<'_>, content: &[u8]) -> Result<bool, Problem> {
+pub(super) fn write(target: &FileTarget<'_>, content: &[u8]) -> Result<bool, Problem> {
     let Some(mut file) = open(target)? else {
         return Ok(false);
     };
@@ -30,7 +30,7 @@ pub(super) fn write(target: &Target<'_>, content: &[u8]) -> Result<bool, Problem
 }
 
 /// Whether [`write`] could write so many bytes. False: there is no such file.
-pub(super) fn prove(target: &Target<'_>, bytes: usize) -> Result<bool, Problem> {
+pub(super) fn prove(target: &FileTarget<'_>, bytes: usize) -> Result<bool, Problem> {
     let Some(file) = open(target)? else {
         return Ok(false);
     };
@@ -43,7 +43,7 @@ pub(super) fn prove(target: &Target<'_>, bytes: usize) -> Result<bool, Problem> 
 }
 
 /// The target, open for writing and not changed; none: it does not exist.
-fn open(target: &Target<'_>) -> Result<Option<File>, Problem> {
+fn open(target: &FileTarget<'_>) -> Result<Option<File>, Problem> {
     let opened = match open_for(target, OFlags::WRONLY) {
         Err(Errno::ACCESS) => open_read_only(target),
         opened => opened,
@@ -69,7 +69,7 @@ fn open(target: &Target<'_>) -> Result<Option<File>, Problem> {
 }
 
 /// Our own file that nobody may write, us included (mode 0400), is writable while it is opened.
-fn open_read_only(target: &Target<'_>) -> Result<File, Errno> {
+fn open_read_only(target: &FileTarget<'_>) -> Result<File, Errno> {
     let readable = open_for(target, OFlags::RDONLY).map_err(|_| Errno::ACCESS)?;
     let stat = rustix::fs::fstat(&readable)?;
     let mode = Mode::from_raw_mode(stat.st_mode & super::PERMISSION_BITS);
@@ -81,7 +81,7 @@ fn open_read_only(target: &Target<'_>) -> Result<File, Errno> {
     opened
 }
 
-fn open_for(target: &Target<'_>, access: OFlags) -> Result<File, Errno> {
+fn open_for(target: &FileTarget<'_>, access: OFlags) -> Result<File, Errno> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::openat(&target.directory, &target.name, flags, Mode::empty()).map(File::from)
 }
@@ -91,7 +91,7 @@ fn stat(file: &File) -> Result<Stat, Problem> {
 }
 
 /// What is right already is not asked for: on somebody else's file we may not.
-fn give_away(target: &Target<'_>, file: &File, stat: &Stat) -> Result<(), Problem> {
+fn give_away(target: &FileTarget<'_>, file: &File, stat: &Stat) -> Result<(), Problem> {
     if target.has_wanted_form(stat) {
         return Ok(());
     }
@@ -105,7 +105,7 @@ fn give_away(target: &Target<'_>, file: &File, stat: &Stat) -> Result<(), Proble
     target.give_away(file)
 }
 
-fn foreign(target: &Target<'_>, stat: &Stat) -> Problem {
+fn foreign(target: &FileTarget<'_>, stat: &Stat) -> Problem {
     match target.wanted.owner {
         None => Problem::ForeignFile { owner: stat.st_uid },
         owner => Problem::Owner { owner, group: None },

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use super::failure::Problem;
 use super::temporary::Temporary;
-use super::{Target, in_place, path_of};
+use super::{FileTarget, in_place, path_of};
 use crate::model::failure::Failure;
 use crate::model::{FileDestination, Replace};
 
@@ -25,7 +25,7 @@ pub(super) fn prove(
 ) -> Result<(), Failure> {
     for (name, bytes) in artifacts {
         let path = path_of(destination, name);
-        let target = Target::find(path, destination)?;
+        let target = FileTarget::find(path, destination)?;
         prove_one(&target, (*bytes).max(ROOM)).map_err(|problem| problem.at(&target.path))?;
     }
     Ok(())
@@ -44,7 +44,7 @@ pub(super) fn prove_any(destination: &FileDestination) -> Result<(), Failure> {
     prove(destination, &[(name.to_owned(), ROOM)])
 }
 
-fn prove_one(target: &Target<'_>, bytes: usize) -> Result<(), Problem> {
+fn prove_one(target: &FileTarget<'_>, bytes: usize) -> Result<(), Problem> {
     target.check_in_the_way()?;
     target.check_attributes()?;
     if target.wanted.replace == Replace::InPlace && in_place::prove(target, bytes)? {

@@ -21,17 +21,17 @@ const OPAQUE: &str = "Opaque";
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Object {
+struct DesiredSecret {
     api_version: String,
     kind: String,
-    metadata: Metadata,
+    metadata: DesiredMetadata,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     secret_type: Option<String>,
     data: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Metadata {
+struct DesiredMetadata {
     name: String,
     namespace: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
@@ -41,7 +41,7 @@ struct Metadata {
     annotations: BTreeMap<String, Option<String>>,
 }
 
-impl Drop for Object {
+impl Drop for DesiredSecret {
     fn drop(&mut self) {
         self.data.values_mut().for_each(Zeroize::zeroize);
     }
@@ -52,10 +52,10 @@ pub(super) fn desired(
     destination: &SecretDestination,
     publication: &Publication<'_>,
 ) -> Zeroizing<Vec<u8>> {
-    let object = Object {
+    let object = DesiredSecret {
         api_version: "v1".to_owned(),
         kind: "Secret".to_owned(),
-        metadata: Metadata {
+        metadata: DesiredMetadata {
             name: destination.name.clone(),
             namespace: destination.namespace.clone(),
             labels: labels(destination),
@@ -117,7 +117,7 @@ fn data(
 
 /// The desired object with a type, as a POST needs it.
 pub(super) fn to_create(desired: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let mut object: Object = serde_json::from_slice(desired).ok()?;
+    let mut object: DesiredSecret = serde_json::from_slice(desired).ok()?;
     object.secret_type.get_or_insert_with(|| OPAQUE.to_owned());
     Some(to_bytes(&object))
 }
@@ -134,9 +134,9 @@ pub(super) enum Merged {
 }
 
 /// None if either is no Secret.
-pub(super) fn merged(found: Found, desired: &[u8]) -> Option<Merged> {
-    let desired: Object = serde_json::from_slice(desired).ok()?;
-    let mut secret = Found(found.0.clone());
+pub(super) fn merged(found: FoundSecret, desired: &[u8]) -> Option<Merged> {
+    let desired: DesiredSecret = serde_json::from_slice(desired).ok()?;
+    let mut secret = FoundSecret(found.0.clone());
     let object = secret.0.as_object_mut()?;
     let resource_version = object
         .get("metadata")?
@@ -183,9 +183,9 @@ fn set_all(object: &mut Map<String, Value>, member: &str, entries: &BTreeMap<Str
 
 /// A Secret as the API server holds it, wiped when dropped.
 #[derive(Deserialize)]
-pub(super) struct Found(Value);
+pub(super) struct FoundSecret(Value);
 
-impl Drop for Found {
+impl Drop for FoundSecret {
     fn drop(&mut self) {
         wipe(&mut self.0);
     }
@@ -319,7 +319,7 @@ mod tests {
             "metadata": {"resourceVersion": "7", "labels": {"a": "b"}},
             "data": {"other": "eA=="},
         });
-        let Some(Merged::Changed(put)) = merged(Found(found), &wanted) else {
+        let Some(Merged::Changed(put)) = merged(FoundSecret(found), &wanted) else {
             panic!("nothing to put");
         };
         let put: Value = serde_json::from_slice(&put).unwrap();
@@ -332,15 +332,15 @@ mod tests {
             })
         );
         assert!(matches!(
-            merged(Found(put), &wanted),
+            merged(FoundSecret(put), &wanted),
             Some(Merged::Same { resource_version }) if resource_version == "7"
         ));
         let bare = json!({"metadata": {"resourceVersion": "1"}, "data": null});
         assert!(matches!(
-            merged(Found(bare), &wanted),
+            merged(FoundSecret(bare), &wanted),
             Some(Merged::Changed(_))
         ));
-        assert!(merged(Found(json!([])), &wanted).is_none());
+        assert!(merged(FoundSecret(json!([])), &wanted).is_none());
         let created: Value = serde_json::from_slice(&to_create(&wanted).unwrap()).unwrap();
         assert_eq!(created["type"], "Opaque");
         assert_eq!(created["metadata"].get("annotations"), None);

@@ -340,11 +340,11 @@ impl Acquirer for World {
                 facts.most_in_flight = facts.most_in_flight.max(facts.in_flight);
                 (facts.plans.get(&name).cloned().unwrap_or_default(), nth)
             };
-            let flight = Flight(self.clone());
+            let guard = InFlight(self.clone());
             let sent = self.time.now().wall;
             let takes = (plan.slow)().unwrap_or(plan.takes);
             self.time.wait(takes).await;
-            drop(flight);
+            drop(guard);
             if let Some(failure) = (plan.fails)(nth) {
                 return Err(NotObtained {
                     failure,
@@ -364,9 +364,9 @@ impl Acquirer for World {
     }
 }
 
-struct Flight(World);
+struct InFlight(World);
 
-impl Drop for Flight {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.facts().in_flight -= 1;
     }

@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What came of a wish for new tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Refreshed {
+pub struct RefreshResult {
     /// Names that are no job's. If there are any, no job was asked.
     pub unknown: Vec<String>,
     /// What came of it, by job.
@@ -23,7 +23,7 @@ pub struct Refreshed {
     pub now: Snapshot,
 }
 
-/// What came of it for a job, whose row has the same place in [`Refreshed::now`].
+/// What came of it for a job, whose row has the same place in [`RefreshResult::now`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefreshedJob {
@@ -40,7 +40,7 @@ pub(super) async fn refresh(
     runner: &Handle,
     jobs: Vec<String>,
     wait: Duration,
-) -> Result<Refreshed, Stopped> {
+) -> Result<RefreshResult, Stopped> {
     let asked = runner.refresh(jobs.clone()).await?;
     let begun = tokio::time::Instant::now();
     loop {
@@ -52,7 +52,7 @@ pub(super) async fn refresh(
             .collect();
         let is_over = !results.contains(&RefreshedJob::Pending) || begun.elapsed() >= wait;
         if is_over || !asked.unknown.is_empty() {
-            return Ok(Refreshed {
+            return Ok(RefreshResult {
                 unknown: asked.unknown,
                 jobs: results,
                 now,

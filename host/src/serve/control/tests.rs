@@ -25,7 +25,7 @@ async fn served() -> Served {
     let stop = CancellationToken::new();
     tokio::spawn(runner.run(stop.clone()));
     handle.apply(put(vec![job("a"), job("b")])).await.unwrap();
-    let control = Control::bind(&socket).await.unwrap();
+    let control = ControlSocket::bind(&socket).await.unwrap();
     let store = Arc::new(Store::memory().unwrap());
     let state = Manual::new(Arc::clone(&store), None, Arc::new(SystemClock));
     let server = tokio::spawn(control.serve(handle, state, stop.clone()));
@@ -120,7 +120,7 @@ async fn a_request_that_cannot_be_read_is_not_quoted() {
         answer.contains("cannot be understood") && !answer.contains("hunter2"),
         "{answer}"
     );
-    let request = Request::StateSet {
+    let request = ControlRequest::StateSet {
         job: "a".to_owned(),
         secret: "rt".to_owned(),
         value: Some(SecretBytes::new(b"hunter2")),
@@ -230,7 +230,7 @@ async fn the_socket_is_put_only_where_nobody_else_can_replace_it() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("made");
     let socket = directory.join("control.sock");
-    drop(Control::bind(&socket).await.unwrap());
+    drop(ControlSocket::bind(&socket).await.unwrap());
     let mode = std::fs::metadata(&directory).unwrap().mode();
     assert_eq!(mode & 0o777, 0o700, "made for the socket");
     for (mode, is_taken) in [
@@ -242,7 +242,7 @@ async fn the_socket_is_put_only_where_nobody_else_can_replace_it() {
     ] {
         let permissions = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(&directory, permissions).unwrap();
-        let bound = Control::bind(&socket).await;
+        let bound = ControlSocket::bind(&socket).await;
         assert_eq!(bound.is_ok(), is_taken, "{mode:o}: {bound:?}");
         if let Err(error) = bound {
             assert!(matches!(error, ControlError::Directory(_)), "{error}");
@@ -253,7 +253,7 @@ async fn the_socket_is_put_only_where_nobody_else_can_replace_it() {
 #[tokio::test]
 async fn a_living_process_keeps_its_socket() {
     let served = served().await;
-    let error = Control::bind(&served.socket).await.unwrap_err();
+    let error = ControlSocket::bind(&served.socket).await.unwrap_err();
     assert!(matches!(error, ControlError::InUse(_)), "{error}");
     assert!(status(&served.socket, Vec::new()).await.is_ok());
 }
@@ -264,10 +264,10 @@ async fn a_dead_processs_socket_is_replaced_and_what_is_no_socket_is_left_alone(
     let socket = directory.path().join("control.sock");
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     assert!(socket.exists(), "the dead one's file stays");
-    Control::bind(&socket).await.unwrap();
+    ControlSocket::bind(&socket).await.unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    let error = Control::bind(&file).await.unwrap_err();
+    let error = ControlSocket::bind(&file).await.unwrap_err();
     assert!(matches!(error, ControlError::NoSocket(_)), "{error}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     let link = directory.path().join("link");
@@ -287,7 +287,7 @@ async fn a_socket_that_cannot_be_made_is_an_error_that_names_it() {
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     let socket = file.join("there/control.sock");
-    let error = Control::bind(&socket).await.unwrap_err();
+    let error = ControlSocket::bind(&socket).await.unwrap_err();
     let expected = format!("cannot listen on the control socket {}", socket.display());
     assert_eq!(error.to_string(), expected);
 }
@@ -340,6 +340,6 @@ async fn a_socket_of_somebody_else_is_told_nothing() {
     let heard = std::fs::read_to_string(folder.path().join("heard")).unwrap();
     assert_eq!(heard, "");
     // Root looks after what runs as another user.
-    let status = Request::Status { jobs: Vec::new() };
+    let status = ControlRequest::Status { jobs: Vec::new() };
     assert!(may_hear(4711, &status));
 }

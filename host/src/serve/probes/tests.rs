@@ -19,7 +19,7 @@ fn served_with(readiness: Readiness) -> Served {
     let (runner, handle, metrics) = World::default().runner(&limits(1, 1));
     let probes = Probes::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let (address, stop) = (probes.address(), CancellationToken::new());
-    let shown = Shown {
+    let shown = ProbeState {
         readiness: readiness.clone(),
         metrics,
         runner: Arc::new(OnceLock::from(handle)),
@@ -48,9 +48,9 @@ async fn livez_says_that_it_lives_and_readyz_where_it_is() {
     let status = async |head| status(&served, head).await;
     assert_eq!(status("GET /livez").await, "200");
     assert_eq!(status("GET /readyz").await, "503", "starting");
-    served.readiness.set(Phase::Ready);
+    served.readiness.set(ProcessPhase::Ready);
     assert_eq!(status("GET /readyz").await, "200");
-    served.readiness.set(Phase::Stopping);
+    served.readiness.set(ProcessPhase::Stopping);
     assert_eq!(status("GET /readyz").await, "503", "stopping");
     assert_eq!(status("GET /livez").await, "200", "also while stopping");
     assert_eq!(status("GET /").await, "404");
@@ -110,7 +110,7 @@ fn metrics_are_openmetrics_with_a_row_per_job() {
         let stop = CancellationToken::new();
         tokio::spawn(runner.run(stop.clone()));
         handle.apply(put(vec![job("a")])).await.unwrap();
-        let shown = Shown {
+        let shown = ProbeState {
             readiness: Readiness::default(),
             metrics,
             runner: Arc::new(OnceLock::from(handle.clone())),

@@ -13,8 +13,8 @@ use super::folder::Folder;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
 use crate::state::error::StateError;
-use crate::state::key::Key;
-use crate::state::records::{Expected, Stored, Value};
+use crate::state::key::RecordKey;
+use crate::state::records::{Expected, RecordBytes, StoredRecord};
 
 /// The database's name in the directory.
 pub(super) const DATABASE_FILE: &str = "state.redb";
@@ -38,16 +38,16 @@ const META_GENERATION: &str = "generation";
 pub(super) const RESTORED: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("restored");
 
 /// A change of one record, if it is as expected.
-pub(super) struct Change {
-    pub(super) key: Key,
+pub(super) struct RecordChange {
+    pub(super) key: RecordKey,
     expected: Expected,
     /// None: it is removed.
-    value: Option<Value>,
+    value: Option<RecordBytes>,
 }
 
-impl Change {
+impl RecordChange {
     /// It is written.
-    pub(super) fn put(key: &Key, expected: Expected, value: Value) -> Self {
+    pub(super) fn put(key: &RecordKey, expected: Expected, value: RecordBytes) -> Self {
         Self {
             key: key.clone(),
             expected,
@@ -56,7 +56,7 @@ impl Change {
     }
 
     /// It is removed.
-    pub(super) fn delete(key: &Key, expected: Expected) -> Self {
+    pub(super) fn delete(key: &RecordKey, expected: Expected) -> Self {
         Self {
             key: key.clone(),
             expected,
@@ -72,14 +72,14 @@ impl Change {
     /// The chain that it gives another state.
     pub(super) fn written_chain(&self) -> Option<ChainId> {
         match &self.key {
-            Key::Chain(id) if self.value.is_some() => Some(*id),
+            RecordKey::Chain(id) if self.value.is_some() => Some(*id),
             _ => None,
         }
     }
 }
 
 /// A record as it is in the table.
-fn packed(change: u64, value: &[u8]) -> Value {
+fn packed(change: u64, value: &[u8]) -> RecordBytes {
     let mut packed = Zeroizing::new(Vec::with_capacity(8 + value.len()));
     packed.extend_from_slice(&change.to_be_bytes());
     packed.extend_from_slice(value);
@@ -87,9 +87,9 @@ fn packed(change: u64, value: &[u8]) -> Value {
 }
 
 /// The inverse of [`packed`]. What is too short to be a record is an empty one.
-fn unpacked(packed: &[u8]) -> Stored {
+fn unpacked(packed: &[u8]) -> StoredRecord {
     let (change, value) = packed.split_first_chunk().unwrap_or((&[0; 8], &[]));
-    Stored {
+    StoredRecord {
         revision: Revision(u64::from_be_bytes(*change).to_string()),
         uid: String::new(),
         is_copy: false,
@@ -97,7 +97,10 @@ fn unpacked(packed: &[u8]) -> Stored {
     }
 }
 
-pub(super) fn get(database: &Database, key: &Key) -> Result<Option<Stored>, redb::Error> {
+pub(super) fn get(
+    database: &Database,
+    key: &RecordKey,
+) -> Result<Option<StoredRecord>, redb::Error> {
     let table = database.begin_read()?.open_table(RECORDS)?;
     let found = table.get(&key.to_bytes()[..])?;
     Ok(found.map(|record| unpacked(record.value())))
@@ -106,29 +109,29 @@ pub(super) fn get(database: &Database, key: &Key) -> Result<Option<Stored>, redb
 /// All records in the order of their keys, but for those whose key names nothing that this version knows.
 pub(super) fn for_each(
     database: &Database,
-    mut visit: impl FnMut(Key, Stored),
+    mut visit: impl FnMut(RecordKey, StoredRecord),
 ) -> Result<(), redb::Error> {
     let table = database.begin_read()?.open_table(RECORDS)?;
     for entry in table.iter()? {
         let (key, record) = entry?;
-        if let Some(key) = Key::from_bytes(key.value()) {
+        if let Some(key) = RecordKey::from_bytes(key.value()) {
             visit(key, unpacked(record.value()));
         }
     }
     Ok(())
 }
 
-pub(super) fn list(database: &Database) -> Result<Vec<(Key, Stored)>, redb::Error> {
+pub(super) fn list(database: &Database) -> Result<Vec<(RecordKey, StoredRecord)>, redb::Error> {
     let mut all = Vec::new();
     for_each(database, |key, stored| all.push((key, stored)))?;
     Ok(all)
 }
 
-pub(super) fn keys(database: &Database) -> Result<Vec<Key>, redb::Error> {
+pub(super) fn keys(database: &Database) -> Result<Vec<RecordKey>, redb::Error> {
     let table = database.begin_read()?.open_table(RECORDS)?;
     let mut keys = Vec::new();
     for entry in table.iter()? {
-        keys.extend(Key::from_bytes(entry?.0.value()));
+        keys.extend(RecordKey::from_bytes(entry?.0.value()));
     }
     Ok(keys)
 }
@@ -137,7 +140,7 @@ pub(super) fn keys(database: &Database) -> Result<Vec<Key>, redb::Error> {
 /// of the record after it.
 pub(super) fn apply<'a>(
     database: &Database,
-    changes: impl Iterator<Item = &'a Change>,
+    changes: impl Iterator<Item = &'a RecordChange>,
 ) -> Result<Vec<Option<Revision>>, redb::Error> {
     let transaction = database.begin_write()?;
     let mut applied = Vec::new();
@@ -163,7 +166,7 @@ pub(super) fn apply<'a>(
                 Some(value) => drop(records.insert(&key[..], &packed(number, value)[..])?),
                 None => drop(records.remove(&key[..])?),
             }
-            if let Key::Chain(id) = &change.key {
+            if let RecordKey::Chain(id) = &change.key {
                 restored.remove(&id.0)?;
             }
             chains_have_changed |= change.written_chain().is_some();
@@ -185,7 +188,7 @@ pub(super) fn apply<'a>(
 }
 
 /// Writes records anew that say the same, all in one commit.
-pub(super) fn reseal(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+pub(super) fn reseal(database: &Database, changes: &[RecordChange]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut records = transaction.open_table(RECORDS)?;

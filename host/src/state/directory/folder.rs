@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::file::walk::{Missing, OwnDirectory, WayError, check_parent, open_own_directory};
+use crate::file::walk::{Missing, OwnDirectory, WalkError, check_parent, open_own_directory};
 use crate::state::Looked;
 use crate::state::error::StateError;
 
@@ -106,7 +106,7 @@ pub(in crate::state) fn look(path: &Path) -> Result<Looked, StateError> {
         mend,
     };
     match open_own_directory(path, Missing::Refused) {
-        Err(WayError::Missing(missing)) if missing == path => {
+        Err(WalkError::Missing(missing)) if missing == path => {
             let parent = path.parent().unwrap_or(path);
             let parent = check_parent(parent).map_err(|error| refused(path, error))?;
             try_writing(&parent).map_err(|error| failed(error, MAKE_IT))?;
@@ -151,16 +151,16 @@ fn try_writing(directory: impl AsFd) -> io::Result<()> {
     written
 }
 
-fn refused(path: &Path, error: WayError) -> StateError {
+fn refused(path: &Path, error: WalkError) -> StateError {
     let (kind, mend) = match &error {
-        WayError::Exposed(_) | WayError::ForeignSymlink(_) | WayError::TooManySymlinks => {
+        WalkError::Exposed(_) | WalkError::ForeignSymlink(_) | WalkError::TooManySymlinks => {
             return StateError::Exposed {
                 why: error.to_string(),
             };
         }
-        WayError::NotADirectory(_) => (io::ErrorKind::NotADirectory, "it must be a directory"),
-        WayError::Missing(_) => (io::ErrorKind::NotFound, MAKE_IT),
-        WayError::Os { errno, .. } => (errno.kind(), MAKE_IT),
+        WalkError::NotADirectory(_) => (io::ErrorKind::NotADirectory, "it must be a directory"),
+        WalkError::Missing(_) => (io::ErrorKind::NotFound, MAKE_IT),
+        WalkError::Os { errno, .. } => (errno.kind(), MAKE_IT),
     };
     StateError::Open {
         path: path.to_owned(),

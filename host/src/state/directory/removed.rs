@@ -11,11 +11,11 @@ use super::folder::Folder;
 use super::lock::DirectoryLock;
 use super::reserve::Reserve;
 use super::witness::{Testimony, Witness};
-use super::{OwnFile, Owner};
+use super::{OwnFile, WriterThread};
 use crate::state::error::StateError;
-use crate::state::key::Key;
+use crate::state::key::RecordKey;
 
-impl Owner {
+impl WriterThread {
     /// Makes the store anew if its database has been removed.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Owner {
         let writing = |error| storage("writing", error);
         copy(old, &database).map_err(writing)?;
         let reading = |error| storage("reading", error);
-        if let Some(stored) = database::get(old, &Key::Own).map_err(reading)? {
+        if let Some(stored) = database::get(old, &RecordKey::Own).map_err(reading)? {
             OwnFile::open(&folder)?.keep(&stored.value);
         }
         let mut witness = Witness::open(&folder)?;

@@ -26,16 +26,16 @@ fn build(file: &Path) -> Result<Database, redb::Error> {
 }
 
 /// A record's value in the database of a directory that nobody has.
-fn record(directory: &Path, key: &Key) -> Option<Value> {
+fn record(directory: &Path, key: &RecordKey) -> Option<RecordBytes> {
     let database = build(&directory.join(DATABASE_FILE)).unwrap();
     let stored = database::get(&database, key).unwrap();
     stored.map(|stored| stored.value)
 }
 
 /// Somebody else writes it.
-fn overwrite(directory: &Path, key: &Key, value: Value) {
+fn overwrite(directory: &Path, key: &RecordKey, value: RecordBytes) {
     let database = build(&directory.join(DATABASE_FILE)).unwrap();
-    let change = Change::put(key, Expected::Anything, value);
+    let change = RecordChange::put(key, Expected::Anything, value);
     database::apply(&database, [&change].into_iter()).unwrap();
 }
 
@@ -198,7 +198,7 @@ async fn a_missing_key_is_refused_before_anything_is_written() {
         let store = Store::open(folder.path(), vec![key(1)]).unwrap();
         store.keep_token(&job, &kept("one")).await.unwrap();
     }
-    let token = || record(folder.path(), &Key::Token(job.clone()));
+    let token = || record(folder.path(), &RecordKey::Token(job.clone()));
     let before = token();
     for keys in [Vec::new(), vec![key(2)]] {
         let error = Store::open(folder.path(), keys).unwrap_err();
@@ -244,7 +244,7 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
         let store = Store::open(folder.path(), vec![key(1)]).unwrap();
         store.chain_id(b"seed of job")
     };
-    let chain = Key::Chain(id);
+    let chain = RecordKey::Chain(id);
     let mut damaged = record(folder.path(), &chain).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
     overwrite(folder.path(), &chain, damaged.clone());
@@ -290,10 +290,10 @@ fn in_one_commit_each_change_sees_those_before_and_one_that_is_late_fails_alone(
     let folder = tempfile::tempdir().unwrap();
     drop(Store::open(folder.path(), Vec::new()).unwrap());
     let database = build(&folder.path().join(DATABASE_FILE)).unwrap();
-    let chain = Key::Chain(ChainId([1; 16]));
-    let [one, two] = ["one", "two"].map(|name| Key::Token(JobId::file(name)));
-    let put = |key: &Key, expected: Expected, value: &[u8]| {
-        Change::put(key, expected, Zeroizing::new(value.to_vec()))
+    let chain = RecordKey::Chain(ChainId([1; 16]));
+    let [one, two] = ["one", "two"].map(|name| RecordKey::Token(JobId::file(name)));
+    let put = |key: &RecordKey, expected: Expected, value: &[u8]| {
+        RecordChange::put(key, expected, Zeroizing::new(value.to_vec()))
     };
     let at = |number: u64| Expected::At(Revision(number.to_string()));
     // The first change was that of the store's own record.
@@ -303,8 +303,8 @@ fn in_one_commit_each_change_sees_those_before_and_one_that_is_late_fails_alone(
         put(&chain, Expected::Nothing, b"2"),
         put(&chain, at(3), b"3"),
         put(&chain, at(3), b"4"),
-        Change::delete(&one, at(9)),
-        Change::delete(&two, at(9)),
+        RecordChange::delete(&one, at(9)),
+        RecordChange::delete(&two, at(9)),
         put(&two, Expected::Anything, b"v"),
     ];
     let applied = database::apply(&database, changes.iter()).unwrap();
@@ -323,13 +323,13 @@ fn in_one_commit_each_change_sees_those_before_and_one_that_is_late_fails_alone(
 async fn a_store_whose_fingerprint_key_is_damaged_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(Store::open(folder.path(), vec![key(1)]).unwrap());
-    let mut damaged = record(folder.path(), &Key::Own).unwrap();
+    let mut damaged = record(folder.path(), &RecordKey::Own).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
-    overwrite(folder.path(), &Key::Own, damaged.clone());
+    overwrite(folder.path(), &RecordKey::Own, damaged.clone());
     let error = Store::open(folder.path(), vec![key(1)]).unwrap_err();
     assert_eq!(error.code().as_str(), "state.damaged");
     assert!(error.to_string().contains("fingerprint key"), "{error}");
-    assert_eq!(record(folder.path(), &Key::Own), Some(damaged));
+    assert_eq!(record(folder.path(), &RecordKey::Own), Some(damaged));
 }
 
 #[tokio::test]
@@ -357,11 +357,11 @@ async fn another_schema_is_refused_and_left_alone() {
             .unwrap();
         transaction.commit().unwrap();
         drop(database);
-        let before = record(folder.path(), &Key::Own);
+        let before = record(folder.path(), &RecordKey::Own);
         let error = Store::open(folder.path(), Vec::new()).unwrap_err();
         assert_eq!(error.code().as_str(), code);
         assert!(error.to_string().contains(words), "{error}");
-        assert_eq!(record(folder.path(), &Key::Own), before, "{code}");
+        assert_eq!(record(folder.path(), &RecordKey::Own), before, "{code}");
     }
 }
 
@@ -719,7 +719,7 @@ async fn a_users_own_link_leads_to_the_state_directory() {
 }
 
 /// A record of a job as somebody without the key would write it.
-fn plain_token(key: &Key, value: &str) -> Value {
+fn plain_token(key: &RecordKey, value: &str) -> RecordBytes {
     let bytes = record::encode("kept token", &kept(value)).unwrap();
     Keyring::default().seal(key, &bytes).unwrap()
 }
@@ -737,7 +737,7 @@ async fn records_are_taken_over_unencrypted_once_and_what_is_put_there_later_is_
         assert_eq!(store.token(&job).await.unwrap(), Some(kept("before")));
         store.keep_token(&victim, &kept("own")).await.unwrap();
     }
-    let token = Key::Token(victim.clone());
+    let token = RecordKey::Token(victim.clone());
     overwrite(folder.path(), &token, plain_token(&token, "attacker's"));
     // Also after more than one start, and under a new key.
     for keys in [vec![key(1)], vec![key(1)], vec![key(2), key(1)]] {
@@ -838,7 +838,7 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
     let manual = crate::state::manual::Manual::new(store.clone(), None, clock);
     let shown = manual.show(&["replaced".to_owned()]).await.unwrap();
     let state = shown[0].chains[0].state;
-    assert_eq!(state, crate::state::manual::ChainState::Restored);
+    assert_eq!(state, crate::state::manual::StoredChainState::Restored);
     manual
         .set("replaced", "refresh_token", b"logged in")
         .await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::capability::chain::Plugin;
+use crate::capability::chain::PluginId;
 use crate::capability::http::Arrived;
 use crate::model::time::Reading;
 use crate::state::MemoryState;
@@ -35,7 +35,7 @@ fn intent(holder: Holder) -> Intent {
         method: "POST".to_owned(),
         url: "https://idp.test/token".to_owned(),
         job: JobId::file("a"),
-        plugin: Plugin::default(),
+        plugin: PluginId::default(),
         config: serde_json::Value::Null,
     }
 }
@@ -77,7 +77,7 @@ fn code(failure: &Failure) -> &str {
 
 #[tokio::test]
 async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
-    use ChainState::{AnswerWaiting, Dead, InDoubt, Ok as Fine, UnderWay};
+    use StoredChainState::{AnswerWaiting, Dead, InDoubt, Ok as Fine, UnderWay};
     type Make = fn(Chain) -> Chain;
     type Case = (
         &'static str,
@@ -85,7 +85,7 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
         bool,
         Option<Holder>,
         u64,
-        ChainState,
+        StoredChainState,
         bool,
     );
     let cases: [Case; 10] = [
@@ -176,7 +176,7 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
         let (_, manual) = with(memory(), chain, us, seconds).await;
         let kept = manual.show(&["a".to_owned()]).await.unwrap();
         assert_eq!(kept[0].chains[0].state, state, "{what}");
-        let generation = |set: Result<Replaced, Failure>| {
+        let generation = |set: Result<ReplacedChain, Failure>| {
             set.map(|set| set.generation)
                 .map_err(|failure| code(&failure).to_owned())
         };

@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 use super::ClusterPlace;
 use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
-use crate::kubernetes::SecretText;
+use crate::kubernetes::WipedText;
 use crate::model::JobId;
-use crate::state::key::Key;
-use crate::state::records::{Stored, Value, Written};
+use crate::state::key::RecordKey;
+use crate::state::records::{RecordBytes, StoredRecord, WrittenRecord};
 
 /// Which store a Secret belongs to, by its prefix.
 pub(super) const STORE_LABEL: &str = "state.evertoken.dev/store";
@@ -41,17 +41,17 @@ const TOKEN: &str = "token";
 const VALUES: &str = "values";
 
 /// What a record is.
-const fn kind_of(key: &Key) -> &'static str {
+const fn kind_of(key: &RecordKey) -> &'static str {
     match key {
-        Key::Own => STORE,
-        Key::Chain(_) => CHAIN,
-        Key::Token(_) => TOKEN,
-        Key::Values(_) => VALUES,
+        RecordKey::Own => STORE,
+        RecordKey::Chain(_) => CHAIN,
+        RecordKey::Token(_) => TOKEN,
+        RecordKey::Values(_) => VALUES,
     }
 }
 
 /// A Secret as it is read.
-pub(super) struct Object {
+pub(super) struct RecordObject {
     pub(super) name: String,
     kind: String,
     /// The job that it is of, as it says.
@@ -61,7 +61,7 @@ pub(super) struct Object {
     uid: String,
     /// Keys whose value somebody else wrote last.
     foreign: BTreeSet<String>,
-    data: BTreeMap<String, Value>,
+    data: BTreeMap<String, RecordBytes>,
 }
 
 /// As the API server writes it.
@@ -69,7 +69,7 @@ pub(super) struct Object {
 pub(super) struct Raw {
     metadata: RawMetadata,
     #[serde(default)]
-    data: BTreeMap<String, SecretText>,
+    data: BTreeMap<String, WipedText>,
 }
 
 #[derive(Deserialize)]
@@ -135,7 +135,7 @@ pub(super) struct RawListMetadata {
     pub(super) next: String,
 }
 
-impl Object {
+impl RecordObject {
     /// None: a value is not base64, which no API server answers.
     pub(super) fn of(raw: Raw) -> Option<Self> {
         let mut metadata = raw.metadata;
@@ -169,7 +169,7 @@ impl Object {
     }
 
     /// The record's bytes; none: there are none where they should be.
-    pub(super) fn value(&self) -> Option<&Value> {
+    pub(super) fn value(&self) -> Option<&RecordBytes> {
         self.data.get(&self.kind)
     }
 
@@ -179,16 +179,16 @@ impl Object {
     }
 
     /// Its record, and its name, which belongs to the key if it is the store's; none: it holds none that this version knows.
-    pub(super) fn into_record(mut self) -> Option<(Key, String, Stored)> {
+    pub(super) fn into_record(mut self) -> Option<(RecordKey, String, StoredRecord)> {
         let job = || serde_json::from_str::<JobId>(self.job.as_deref()?).ok();
         let key = match &*self.kind {
-            STORE => Key::Own,
-            CHAIN => Key::Chain(ChainId(id_in(&self.name)?)),
-            TOKEN => Key::Token(job()?),
-            VALUES => Key::Values(job()?),
+            STORE => RecordKey::Own,
+            CHAIN => RecordKey::Chain(ChainId(id_in(&self.name)?)),
+            TOKEN => RecordKey::Token(job()?),
+            VALUES => RecordKey::Values(job()?),
             _ => return None,
         };
-        let stored = Stored {
+        let stored = StoredRecord {
             revision: Revision(self.revision),
             uid: self.uid,
             is_copy: self.foreign.contains(&self.kind),
@@ -233,9 +233,9 @@ impl Serialize for Binary<'_> {
 pub(super) fn body(
     place: &ClusterPlace,
     name: &str,
-    key: &Key,
+    key: &RecordKey,
     revision: Option<&str>,
-    value: &Value,
+    value: &RecordBytes,
 ) -> Zeroizing<Vec<u8>> {
     let kind = kind_of(key);
     // Text cannot fail to become JSON.
@@ -266,7 +266,7 @@ pub(super) fn body(
 
 /// The part of an answer to a write that is of use.
 #[derive(Deserialize)]
-pub(super) struct Answered {
+pub(super) struct WriteAnswer {
     metadata: AnsweredMetadata,
 }
 
@@ -279,15 +279,15 @@ struct AnsweredMetadata {
 }
 
 /// A record after a write.
-pub(super) fn written(Answered { metadata }: Answered) -> Written {
-    Written {
+pub(super) fn written(WriteAnswer { metadata }: WriteAnswer) -> WrittenRecord {
+    WrittenRecord {
         revision: Revision(metadata.resource_version),
         uid: metadata.uid,
     }
 }
 
 /// `prefix-chain-0f…`.
-pub(super) fn name(place: &ClusterPlace, key: &Key, id: &[u8; 16]) -> String {
+pub(super) fn name(place: &ClusterPlace, key: &RecordKey, id: &[u8; 16]) -> String {
     format!("{}-{}-{}", place.prefix, kind_of(key), HEXLOWER.encode(id))
 }
 
@@ -354,27 +354,30 @@ mod tests {
             ..JobId::file("a \"job\"")
         };
         for (key, expected) in [
-            (Key::Own, "p-store".to_owned()),
+            (RecordKey::Own, "p-store".to_owned()),
             (
-                Key::Chain(ChainId([0xab; 16])),
+                RecordKey::Chain(ChainId([0xab; 16])),
                 format!("p-chain-{}", "ab".repeat(16)),
             ),
             (
-                Key::Token(job.clone()),
+                RecordKey::Token(job.clone()),
                 format!("p-token-{}", "ab".repeat(16)),
             ),
-            (Key::Values(job), format!("p-values-{}", "ab".repeat(16))),
+            (
+                RecordKey::Values(job),
+                format!("p-values-{}", "ab".repeat(16)),
+            ),
         ] {
             let name = match key {
-                Key::Own => "p-store".to_owned(),
+                RecordKey::Own => "p-store".to_owned(),
                 _ => name(&place, &key, &[0xab; 16]),
             };
             assert_eq!(name, expected);
             let value = Zeroizing::new(vec![0, 255, 7]);
             let body = body(&place, &name, &key, Some("42"), &value);
-            let object = Object::of(serde_json::from_slice(&body).unwrap()).unwrap();
-            assert_eq!(object.is_own(), key == Key::Own);
-            assert_eq!(object.is_chain(), matches!(key, Key::Chain(_)));
+            let object = RecordObject::of(serde_json::from_slice(&body).unwrap()).unwrap();
+            assert_eq!(object.is_own(), key == RecordKey::Own);
+            assert_eq!(object.is_chain(), matches!(key, RecordKey::Chain(_)));
             assert_eq!(object.kind, kind_of(&key));
             let (found, name, stored) = object.into_record().unwrap();
             assert_eq!((found, name), (key, expected));

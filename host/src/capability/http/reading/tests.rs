@@ -12,12 +12,12 @@ use crate::model::time::Timestamp;
 const BODY: &str = r#"{"access_token":"at","refresh_token":"rt"}"#;
 const LIMIT: usize = 64 * 1024;
 
-fn read(bytes: impl Into<Vec<u8>>, is_closed: bool) -> Option<Reading> {
+fn read(bytes: impl Into<Vec<u8>>, is_closed: bool) -> Option<ReadAnswer> {
     let arrived = Arrived {
         sent_at: Timestamp(0),
         bytes: bytes.into(),
     };
-    Reading::of_bytes(&arrived, "POST", is_closed, LIMIT)
+    ReadAnswer::of_bytes(&arrived, "POST", is_closed, LIMIT)
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {
@@ -288,7 +288,7 @@ fn of_an_answer_that_was_cut_anywhere_only_what_is_certain_is_used() {
         ("SSH-2.0-OpenSSH_9.6\r\n", None),
         ("", None),
     ] {
-        let reading = read(bytes, false).filter(Reading::is_of_use);
+        let reading = read(bytes, false).filter(ReadAnswer::is_of_use);
         assert_eq!(
             reading.map(|reading| reading.meaning),
             expected,
@@ -335,7 +335,7 @@ fn of_names_and_values_that_were_cut_only_what_is_certain_is_used() {
         for end in 0..body.len() {
             let came = &body[..end];
             let message = message("content-length: 9999\r\n", came.as_bytes());
-            let reading = read(message, false).filter(Reading::is_of_use);
+            let reading = read(message, false).filter(ReadAnswer::is_of_use);
             let successor = reading.as_ref().and_then(|reading| {
                 let successor = reading.successor.as_ref()?;
                 Some(successor.expose_secret())
@@ -356,12 +356,12 @@ fn an_answer_to_head_has_no_body() {
         bytes: b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n".to_vec(),
     };
     assert!(
-        Reading::of_bytes(&arrived, "HEAD", true, LIMIT)
+        ReadAnswer::of_bytes(&arrived, "HEAD", true, LIMIT)
             .unwrap()
             .is_whole
     );
     assert!(
-        !Reading::of_bytes(&arrived, "GET", true, LIMIT)
+        !ReadAnswer::of_bytes(&arrived, "GET", true, LIMIT)
             .unwrap()
             .is_whole
     );

@@ -9,8 +9,8 @@ use evertoken_answer::Content;
 use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret;
 
-use crate::capability::acquire::{Source, Unsuccessful};
-use crate::capability::chain::{Chain, ChainId, ChainState, Plugin};
+use crate::capability::acquire::{TokenSource, Unsuccessful};
+use crate::capability::chain::{Chain, ChainId, ChainState, PluginId};
 use crate::capability::host::Host;
 use crate::capability::http::{Arriving, Body, NoAnswer, Outgoing, Request, Response, Transport};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
@@ -398,7 +398,7 @@ fn host(inner: &Arc<Inner>) -> Host {
         limits: Fixture::new().limits,
         keeper: Arc::clone(&inner.keeper) as _,
         kubernetes: None,
-        home: None,
+        write_back: None,
         transport: Arc::new(Issuer(Arc::clone(inner))),
         clock: Arc::new(SetClock(Arc::clone(inner))),
         environment: Arc::new(|_| None),
@@ -566,11 +566,11 @@ impl Model {
     }
 }
 
-impl Source for Model {
-    fn plugin(&self) -> Plugin {
-        Plugin {
+impl TokenSource for Model {
+    fn plugin(&self) -> PluginId {
+        PluginId {
             name: "model".to_owned(),
-            ..Plugin::default()
+            ..PluginId::default()
         }
     }
 

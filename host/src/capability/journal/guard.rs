@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::exchange::said;
 use super::{Found, Journal, note, stamp};
 use crate::capability::chain::{Chain, Exchange, Intent, as_old_as_it_may_be};
-use crate::capability::http::{Arrived, Meaning, Reading, Response};
+use crate::capability::http::{Arrived, Meaning, ReadAnswer, Response};
 use crate::capability::keep::{ChainChange, Revision};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
@@ -19,12 +19,12 @@ use crate::model::{Job, JobId};
 const CHANGED: HostCode = HostCode::ChainChanged;
 
 /// A chain held by one call and its exchanges.
-pub(in crate::capability) struct Flight {
+pub(in crate::capability) struct ChainGuard {
     journal: Arc<Journal>,
     job: Arc<Job>,
     secret: String,
     configured: Option<SecretSlice<u8>>,
-    state: Mutex<State>,
+    state: Mutex<GuardedRecord>,
     /// The successor could not be stored: the answer must stay, it is the only copy.
     keeps_answer: AtomicBool,
     /// The source has had the answer: a second request with the same value gets none.
@@ -34,13 +34,13 @@ pub(in crate::capability) struct Flight {
     _lock: OwnedMutexGuard<()>,
 }
 
-struct State {
+struct GuardedRecord {
     chain: Chain,
     /// None: the store does not have it yet.
     revision: Option<Revision>,
 }
 
-impl Flight {
+impl ChainGuard {
     pub(super) fn new(
         journal: &Arc<Journal>,
         job: &Arc<Job>,
@@ -53,7 +53,7 @@ impl Flight {
             job: Arc::clone(job),
             secret: secret.to_owned(),
             configured: found.configured,
-            state: Mutex::new(State {
+            state: Mutex::new(GuardedRecord {
                 chain: found.chain,
                 revision: found.stored,
             }),
@@ -131,7 +131,7 @@ impl Flight {
         }
         let answer = as_old_as_it_may_be(answer.clone(), self.journal.ports.clock.now().wall);
         let limit = self.journal.ports.limits.response_bytes;
-        match Reading::of(&answer, method, true, limit).await {
+        match ReadAnswer::of(&answer, method, true, limit).await {
             Some(reading) => Ok(Some(reading.response)),
             None => Err(needs_attention("is not understood by this version")),
         }
@@ -144,7 +144,7 @@ impl Flight {
             return true;
         };
         let limit = self.journal.ports.limits.response_bytes;
-        let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
+        let reading = ReadAnswer::of(answer, &exchange.intent.method, true, limit).await;
         reading.is_some_and(|reading| reading.is_legible)
     }
 
@@ -165,7 +165,7 @@ impl Flight {
             return Ok(());
         };
         let limit = self.journal.ports.limits.response_bytes;
-        let reading = Reading::of_what_came(came, &intent.method, limit).await;
+        let reading = ReadAnswer::of_what_came(came, &intent.method, limit).await;
         let meaning = reading.map_or(Meaning::Unknown, |reading| reading.meaning);
         self.change(|chain| match meaning {
             Meaning::Taken => chain.answered(came.clone()),
@@ -189,7 +189,7 @@ impl Flight {
             return;
         };
         let limit = self.journal.ports.limits.response_bytes;
-        let reading = Reading::of(answer, &intent.method, false, limit).await;
+        let reading = ReadAnswer::of(answer, &intent.method, false, limit).await;
         if chain.answer().is_none()
             && reading.is_some_and(|reading| reading.meaning == Meaning::Taken)
         {
@@ -211,7 +211,7 @@ impl Flight {
             return Ok(());
         };
         let limit = self.journal.ports.limits.response_bytes;
-        let reading = Reading::of(answer, &exchange.intent.method, true, limit).await;
+        let reading = ReadAnswer::of(answer, &exchange.intent.method, true, limit).await;
         let Some(successor) = reading.and_then(|reading| reading.successor) else {
             return Ok(());
         };
@@ -271,7 +271,7 @@ impl Flight {
             return Err(failure);
         };
         if stored.chain.change == next.change {
-            *state = State {
+            *state = GuardedRecord {
                 chain: next.clone(),
                 revision: Some(stored.revision),
             };
@@ -334,7 +334,7 @@ impl Flight {
     }
 
     /// Compare-and-swap. A swap that the store refuses may be one's own, whose answer was lost before.
-    async fn store(&self, state: &mut State, next: Chain) -> Result<(), Failure> {
+    async fn store(&self, state: &mut GuardedRecord, next: Chain) -> Result<(), Failure> {
         let keeper = &self.journal.ports.keeper;
         let change = ChainChange {
             job: &self.job.id,
@@ -353,7 +353,7 @@ impl Flight {
         if let Some(secret) = self.job.source.secrets.get(&self.secret) {
             note(&self.journal, &self.job, &self.secret, &next, secret);
         }
-        *state = State {
+        *state = GuardedRecord {
             chain: next,
             revision: Some(revision),
         };

@@ -1,4 +1,4 @@
-//! Homes of rotating secrets: the user's own file or Secret, where other programs look for the newest value. It is put there only
+//! Where rotating secrets are written back to: the user's own file or Secret, where other programs look for the newest value. It is put there only
 //! while the value that was spent is still there: what a person has put there since is a new login.
 
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::file::Files;
-use crate::capability::secrets::{Home, MAX_SECRET_BYTES};
+use crate::capability::secrets::{MAX_SECRET_BYTES, WriteBack};
 use crate::file::{self, Unreadable};
 use crate::json_member;
-use crate::kubernetes::{ApiError, Call, Kubernetes, Verb};
+use crate::kubernetes::{ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
 use crate::model::{FileDestination, Replace, SecretOrigin};
@@ -35,15 +35,15 @@ const AROUND_MAX: usize = 5;
 /// The permission bits of a file.
 const PERMISSION_BITS: u32 = 0o777;
 
-/// Files and Secrets as homes.
+/// The user's own files and Secrets, where other programs look for the newest value of a rotating secret.
 #[derive(Debug)]
-pub struct Homes {
+pub struct WriteBackTargets {
     kubernetes: Arc<Kubernetes>,
     files: Files,
 }
 
-impl Homes {
-    /// Homes that reach Secrets through `kubernetes`.
+impl WriteBackTargets {
+    /// Reaches Secrets through `kubernetes`.
     #[must_use]
     pub fn new(kubernetes: Arc<Kubernetes>) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Homes {
             SecretOrigin::File(path) | SecretOrigin::FileMember { path, .. } => {
                 let (_, destination) = read_file(path).await?;
                 let proved = self.files.prove(&destination, None).await;
-                proved.map_err(|failure| of_home(failure, &destination))
+                proved.map_err(|failure| of_write_back(failure, &destination))
             }
             SecretOrigin::KubernetesSecret {
                 namespace,
@@ -110,7 +110,7 @@ impl Homes {
             content: SecretSlice::from(content.to_vec()),
         };
         let written = self.files.write(&destination, &[artifact]).await;
-        written.map_err(|failure| of_home(failure, &destination))?;
+        written.map_err(|failure| of_write_back(failure, &destination))?;
         Ok(true)
     }
 
@@ -137,18 +137,18 @@ impl Homes {
         next: &[u8],
     ) -> Result<bool, ApiError> {
         #[derive(Deserialize)]
-        struct Found {
-            metadata: Metadata,
+        struct SecretToReplace {
+            metadata: ReplacedMetadata,
             #[serde(default)]
             data: BTreeMap<String, String>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Metadata {
+        struct ReplacedMetadata {
             resource_version: String,
         }
-        let get = Call::secret(Verb::Get, place.namespace, place.name);
-        let found: Found = self.kubernetes.send(&get).await?.parse(&get)?;
+        let get = ApiCall::secret(Verb::Get, place.namespace, place.name);
+        let found: SecretToReplace = self.kubernetes.send(&get).await?.parse(&get)?;
         let held = found
             .data
             .get(place.key)
@@ -169,7 +169,7 @@ impl Homes {
     }
 }
 
-impl Home for Homes {
+impl WriteBack for WriteBackTargets {
     fn prove<'a>(&'a self, origin: &'a SecretOrigin) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(Self::prove(self, origin))
     }
@@ -211,14 +211,14 @@ impl Home for Homes {
     }
 }
 
-/// The mend of an output that cannot get its owner is not a home's.
-fn of_home(failure: Failure, home: &FileDestination) -> Failure {
+/// The mend of an output that cannot get its owner is none here.
+fn of_write_back(failure: Failure, written: &FileDestination) -> Failure {
     if !failure.is(HostCode::FileOwner) {
         return failure;
     }
     let FileDestination {
         path, owner, group, ..
-    } = home;
+    } = written;
     let message = format!(
         "{} belongs to uid {}, gid {}, and this process (uid {}) may not leave it so; give it to that user and one of its groups, or run as root",
         path.display(),
@@ -230,8 +230,8 @@ fn of_home(failure: Failure, home: &FileDestination) -> Failure {
 }
 
 /// A merge patch of a Secret (RFC 7386).
-fn patch<'a>(namespace: &'a str, name: &'a str, body: serde_json::Value) -> Call<'a> {
-    let mut patch = Call::secret(Verb::Patch, namespace, name);
+fn patch<'a>(namespace: &'a str, name: &'a str, body: serde_json::Value) -> ApiCall<'a> {
+    let mut patch = ApiCall::secret(Verb::Patch, namespace, name);
     patch.content_type = "application/merge-patch+json";
     patch.metadata_only = true;
     patch.query.push(("fieldManager", "evertoken".to_owned()));
@@ -394,7 +394,7 @@ mod tests {
     async fn a_member_of_a_file_is_replaced_and_the_rest_stays_byte_for_byte() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("login.json");
-        let homes = Homes::new(Arc::new(Kubernetes::new()));
+        let write_backs = WriteBackTargets::new(Arc::new(Kubernetes::new()));
         let origin = SecretOrigin::FileMember {
             path: path.clone(),
             pointer: "/refresh_token".to_owned(),
@@ -404,12 +404,18 @@ mod tests {
         };
         std::fs::write(&path, of("spent")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(homes.prove(&origin).await, Ok(()));
-        assert_eq!(homes.replace(&origin, b"spent", b"next").await, Ok(true));
+        assert_eq!(write_backs.prove(&origin).await, Ok(()));
+        assert_eq!(
+            write_backs.replace(&origin, b"spent", b"next").await,
+            Ok(true)
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), of("next"));
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
-        assert_eq!(homes.replace(&origin, b"spent", b"later").await, Ok(false));
+        assert_eq!(
+            write_backs.replace(&origin, b"spent", b"later").await,
+            Ok(false)
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), of("next"));
     }
 
@@ -417,7 +423,7 @@ mod tests {
     async fn a_file_keeps_its_mode_and_its_line_end_and_what_a_person_put_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rt");
-        let homes = Homes::new(Arc::new(Kubernetes::new()));
+        let write_backs = WriteBackTargets::new(Arc::new(Kubernetes::new()));
         let origin = SecretOrigin::File(path.clone());
         for (held, expected, replaced) in [
             ("spent", "next", true),
@@ -430,7 +436,7 @@ mod tests {
         ] {
             std::fs::write(&path, held).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-            let result = homes.replace(&origin, b"spent", b"next").await;
+            let result = write_backs.replace(&origin, b"spent", b"next").await;
             assert_eq!(result, Ok(replaced), "{held:?}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -448,7 +454,7 @@ mod tests {
             .unwrap()
             .set_len(1 << 40)
             .unwrap();
-        let homes = Homes::new(Arc::new(Kubernetes::new()));
+        let write_backs = WriteBackTargets::new(Arc::new(Kubernetes::new()));
         for (path, said) in [
             (at("pipe"), "it is a pipe"),
             ("/dev/zero".into(), "it is a device"),
@@ -460,7 +466,7 @@ mod tests {
             let origin = SecretOrigin::File(path.clone());
             // More often than there are threads.
             for _ in 0..3 {
-                let replaced = homes.replace(&origin, b"spent", b"next");
+                let replaced = write_backs.replace(&origin, b"spent", b"next");
                 let replaced = tokio::time::timeout(Duration::from_secs(20), replaced).await;
                 let failure = replaced.expect("it waits").unwrap_err();
                 assert_eq!(failure.code(), Some("secret.unreadable"));

@@ -22,7 +22,7 @@ const TRIES_APART: Duration = Duration::from_secs(20);
 
 /// Newest values that could not be put where jobs want them, by job and secret.
 #[derive(Default)]
-pub(super) struct Pending {
+pub(super) struct PendingWriteBacks {
     values: Mutex<HashMap<(JobId, String), NotThere>>,
     is_tried_again: AtomicBool,
 }
@@ -40,7 +40,7 @@ struct NotThere {
     is_the_only_copy: bool,
 }
 
-impl Pending {
+impl PendingWriteBacks {
     fn values(&self) -> MutexGuard<'_, HashMap<(JobId, String), NotThere>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,18 +61,18 @@ impl Pending {
 /// Where the store ends with the process, a value is only spent if the next one can be put back. One that could not be is spent already.
 ///
 /// # Errors
-/// `secret.no-home`: it cannot, and nothing has been sent.
+/// `secret.no-write-back`: it cannot, and nothing has been sent.
 pub(super) async fn require(journal: &Journal, job: &Job) -> Result<(), Failure> {
-    let Some(home) = &journal.ports.home else {
+    let Some(target) = &journal.ports.write_back else {
         return Ok(());
     };
-    if journal.ports.keeper.outlives_process() || journal.homes.has_the_only_copy(&job.id) {
+    if journal.ports.keeper.outlives_process() || journal.pending.has_the_only_copy(&job.id) {
         return Ok(());
     }
     for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
-        let proved = timeout(TIME_LIMIT, home.prove(&secret.origin)).await;
+        let proved = timeout(TIME_LIMIT, target.prove(&secret.origin)).await;
         proved.unwrap_or_else(|_| Err(too_slow())).map_err(|failure| Failure {
-            code: Some(HostCode::SecretNoHome.into()),
+            code: Some(HostCode::SecretNoWriteBack.into()),
             message: format!(
                 "rotating secret `{name}` of job `{}` is not used: its next value could not be put back, and there is no `state` that would have it: {}",
                 job.id, failure.message
@@ -86,10 +86,10 @@ pub(super) async fn require(journal: &Journal, job: &Job) -> Result<(), Failure>
 /// Puts newest values where jobs want them. What fails is tried again after the next call, and what no store has before that, too.
 pub(in crate::capability) async fn write_back(journal: &Arc<Journal>, job: &Job, held: &Held) {
     for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
-        let (Some(flight), Some(_)) = (held.flight(name), &journal.ports.home) else {
+        let (Some(guard), Some(_)) = (held.guard(name), &journal.ports.write_back) else {
             continue;
         };
-        let (Some(configured), Some((newest, _))) = (flight.configured(), flight.newest().await)
+        let (Some(configured), Some((newest, _))) = (guard.configured(), guard.newest().await)
         else {
             continue;
         };
@@ -97,7 +97,7 @@ pub(in crate::capability) async fn write_back(journal: &Arc<Journal>, job: &Job,
             continue;
         }
         let value = NotThere {
-            chain: flight.chain().await.id,
+            chain: guard.chain().await.id,
             origin: secret.origin.clone(),
             spent: configured.clone(),
             why: String::new(),
@@ -113,26 +113,26 @@ async fn put(
     mut value: NotThere,
     newest: &SecretSlice<u8>,
 ) {
-    let Some(home) = &journal.ports.home else {
+    let Some(target) = &journal.ports.write_back else {
         return;
     };
     let (spent, next) = (value.spent.expose_secret(), newest.expose_secret());
-    let replaced = timeout(TIME_LIMIT, home.replace(&value.origin, spent, next)).await;
+    let replaced = timeout(TIME_LIMIT, target.replace(&value.origin, spent, next)).await;
     let (job, secret) = &place;
     match replaced.unwrap_or_else(|_| Err(too_slow())) {
         Ok(true) => {
-            if journal.homes.remove(&place) {
+            if journal.pending.remove(&place) {
                 tracing::info!(%job, secret, "the newest value is written back again");
             }
         }
         Ok(false) => {
-            journal.homes.remove(&place);
+            journal.pending.remove(&place);
             tracing::info!(%job, secret, "the newest value is not written back: another one has been put there");
         }
         Err(failure) => {
             value.why.clone_from(&failure.message);
             let is_the_only_copy = value.is_the_only_copy;
-            let before = journal.homes.values().insert(place.clone(), value);
+            let before = journal.pending.values().insert(place.clone(), value);
             if before.is_some_and(|before| before.why == failure.message) {
                 tracing::debug!(%job, secret, error = %failure, "the newest value still cannot be written back");
             } else if is_the_only_copy {
@@ -149,8 +149,8 @@ async fn put(
 
 /// Sees to it that what no store has is tried again until it is where it belongs.
 fn try_again(journal: &Arc<Journal>) {
-    let homes = &journal.homes;
-    if homes.is_tried_again.swap(true, Ordering::AcqRel) {
+    let pending = &journal.pending;
+    if pending.is_tried_again.swap(true, Ordering::AcqRel) {
         return;
     }
     let journal = Arc::clone(journal);
@@ -158,10 +158,10 @@ fn try_again(journal: &Arc<Journal>) {
         loop {
             sleep(TRIES_APART).await;
             put_all(&journal).await;
-            let homes = &journal.homes;
-            let values = homes.values();
+            let pending = &journal.pending;
+            let values = pending.values();
             if !values.values().any(|value| value.is_the_only_copy) {
-                homes.is_tried_again.store(false, Ordering::Release);
+                pending.is_tried_again.store(false, Ordering::Release);
                 return;
             }
         }
@@ -170,13 +170,13 @@ fn try_again(journal: &Arc<Journal>) {
 
 /// Puts all that no store has where it belongs, but for what a call has in its hands: that puts it back at its end.
 async fn put_all(journal: &Arc<Journal>) {
-    let values = journal.homes.values().clone();
+    let values = journal.pending.values().clone();
     for (place, value) in values {
         let lock = journal.lock(value.chain);
         let Ok(_held) = lock.try_lock() else {
             continue;
         };
-        if !value.is_the_only_copy || !journal.homes.values().contains_key(&place) {
+        if !value.is_the_only_copy || !journal.pending.values().contains_key(&place) {
             continue;
         }
         if let Ok(Some(stored)) = journal.ports.keeper.chain(value.chain).await {
@@ -187,11 +187,11 @@ async fn put_all(journal: &Arc<Journal>) {
 
 /// The last try of a process that ends.
 pub(in crate::capability) async fn put_all_at_the_end(journal: &Arc<Journal>) {
-    if journal.homes.values().is_empty() {
+    if journal.pending.values().is_empty() {
         return;
     }
     let _ = timeout(stop::WRITING_BACK, put_all(journal)).await;
-    for ((job, secret), value) in &*journal.homes.values() {
+    for ((job, secret), value) in &*journal.pending.values() {
         if value.is_the_only_copy {
             tracing::error!(%job, secret, why = value.why, "the newest value is lost with this process: it could not be written back, and no state store has it; somebody has to log in again");
         }
