@@ -12,7 +12,7 @@ use evertoken::model::PluginFile;
 use evertoken::model::defaults::plugin_limits;
 use evertoken::model::failure::FailureKind;
 use evertoken::plugin::{CacheSettings, Compiler, Digest, Plugins, World};
-use evertoken::refresh::restraint::{Sign, sign};
+use evertoken::refresh::circuit_breaker::{Sign, sign};
 
 fn plugins(directory: &Path, compiler: PathBuf, files: &BTreeMap<String, PluginFile>) -> Plugins {
     let cache = CacheSettings {

@@ -67,7 +67,7 @@ pub struct Acquired {
     pub token: Token,
     /// When the request that brought it was sent; without requests, when the call began.
     pub obtained_at: Timestamp,
-    /// When the first of the job's rotating secrets dies, where its issuer said so.
+    /// When the first of the job's rotating secrets expires, where its issuer said so.
     pub rotating_expires_at: Option<Timestamp>,
     /// The last answer that had a date.
     pub last_dated: Option<Dated>,

@@ -69,7 +69,7 @@ pub struct Chain {
     /// The newest value.
     #[serde(with = "serde_secret::bytes")]
     pub value: SecretSlice<u8>,
-    /// When that dies, where the issuer said so.
+    /// When that expires, where the issuer said so.
     pub expires_at: Option<Timestamp>,
     /// Since when the issuer takes no value of it any more; none: it lives.
     pub dead_since: Option<Timestamp>,

@@ -613,7 +613,7 @@ pub(super) async fn close(held: &Held, ending: Ending, replayed: bool) -> Result
     Ok(waits)
 }
 
-/// When the first of these chains' newest values dies, where its issuer said so.
+/// When the first of these chains' newest values expires, where its issuer said so.
 pub(super) async fn expires_at(held: &Held) -> Option<Timestamp> {
     let mut first = None;
     for guard in held.guards() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::time::Timestamp;
 use crate::serde_secret;
 
-/// When a token dies.
+/// When a token expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiry {
     /// At this point.
@@ -41,7 +41,7 @@ pub struct Token {
     pub value: SecretString,
     /// As the issuer spells it, e.g. `Bearer` (RFC 6749 §7.1); empty if it did not say.
     pub token_type: String,
-    /// When the first of value and fields dies.
+    /// When the first of value and fields expires.
     pub expiry: Expiry,
     /// Named values beside the token.
     pub fields: Vec<Field>,
@@ -148,9 +148,9 @@ pub struct KeptToken {
     pub token: Token,
     /// When the request that brought it was sent.
     pub obtained_at: Timestamp,
-    /// When it dies, all sources of that knowledge weighed; none: never.
+    /// When it expires, all sources of that knowledge weighed; none: never.
     pub expires_at: Option<Timestamp>,
-    /// When the first of the source's rotating secrets dies unless it is used, as it was known then; none: never, or it is not
+    /// When the first of the source's rotating secrets expires unless it is used, as it was known then; none: never, or it is not
     /// known.
     pub rotating_expires_at: Option<Timestamp>,
     /// Digest of the source that obtained it: a token of another source is not this job's.

@@ -27,35 +27,35 @@ pub struct Candidate {
     pub is_held_one: bool,
     /// When the request that brought it was sent.
     pub obtained_at: Timestamp,
-    /// When it dies; none: never.
+    /// When it expires; none: never.
     pub expires_at: Option<Timestamp>,
     /// From when it is good; none: at once.
     pub not_before: Option<Timestamp>,
-    /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
+    /// When the first of the source's rotating secrets expires unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
 }
 
 /// What becomes of a token that is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It takes the place of the held one, also if it dies earlier: whoever gave it may have revoked the one before.
+    /// It takes the place of the held one, also if it expires earlier: whoever gave it may have revoked the one before.
     Adopt,
     /// It is the held one, with the same end.
     Unchanged,
 }
 
-/// Judges a token. `held_dies` is the end of the held token's life: `None` if none is held, `Some(None)` if it never dies.
+/// Judges a token. `held_expires_at` is the end of the held token's life: `None` if none is held, `Some(None)` if it never expires.
 ///
 /// # Errors
 ///
 /// The token is empty, dead, or not yet good.
 pub fn admit(
     candidate: &Candidate,
-    held_dies: Option<Option<Moment>>,
+    held_expires_at: Option<Option<Moment>>,
     now: Reading,
 ) -> Result<Verdict, Failure> {
     usable(candidate, now)?;
-    let has_same_end = match (candidate.expires_at, held_dies) {
+    let has_same_end = match (candidate.expires_at, held_expires_at) {
         (Some(at), Some(Some(held))) => {
             at.since(now.wall).abs_diff(held.remaining(now)) <= SAME_EXPIRY
         }
@@ -102,14 +102,14 @@ fn usable(candidate: &Candidate, now: Reading) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a token lives longer than the held one, so that asking for it was worth it. `held_dies` as for [`admit`].
+/// Whether a token lives longer than the held one, so that asking for it was worth it. `held_expires_at` as for [`admit`].
 #[must_use]
 pub fn lives_longer(
     candidate: &Candidate,
-    held_dies: Option<Option<Moment>>,
+    held_expires_at: Option<Option<Moment>>,
     now: Reading,
 ) -> bool {
-    match (candidate.expires_at, held_dies) {
+    match (candidate.expires_at, held_expires_at) {
         (_, None) => true,
         (Some(at), Some(Some(held))) => {
             at.since(now.wall) > held.remaining(now).saturating_add(SAME_EXPIRY)
@@ -124,7 +124,7 @@ pub fn lives_longer(
 /// How long to wait after an issuer gave a token that lives no longer than the one before; `remaining` is what is left of its life.
 ///
 /// Half of what is left, so that a change is seen in time, and no less than ten seconds, so that the issuer is not hammered; of a
-/// token that does not live so long three quarters, so that its consumers have the next one before it dies.
+/// token that does not live so long three quarters, so that its consumers have the next one before it expires.
 #[must_use]
 pub fn wait_for_longer_life(remaining: Duration) -> Duration {
     let at_least = NO_LONGER_LIFE_WAIT.min(remaining - remaining / 4);
@@ -211,7 +211,7 @@ mod tests {
             is_held_one: true,
             ..candidate(s)
         };
-        for (candidate, held_dies, expected, longer, what) in [
+        for (candidate, held_expires_at, expected, longer, what) in [
             (
                 candidate(Some(300)),
                 None,
@@ -231,7 +231,7 @@ mod tests {
                 held(60),
                 Verdict::Adopt,
                 false,
-                "it dies earlier",
+                "it expires earlier",
             ),
             (
                 candidate(Some(60)),
@@ -266,14 +266,14 @@ mod tests {
                 Some(None),
                 Verdict::Adopt,
                 false,
-                "the held one never dies",
+                "the held one never expires",
             ),
             (
                 candidate(None),
                 held(60),
                 Verdict::Adopt,
                 true,
-                "the new one never dies",
+                "the new one never expires",
             ),
             (
                 candidate(None),
@@ -318,8 +318,16 @@ mod tests {
                 "the same, for ever",
             ),
         ] {
-            assert_eq!(admit(&candidate, held_dies, NOW), Ok(expected), "{what}");
-            assert_eq!(lives_longer(&candidate, held_dies, NOW), longer, "{what}");
+            assert_eq!(
+                admit(&candidate, held_expires_at, NOW),
+                Ok(expected),
+                "{what}"
+            );
+            assert_eq!(
+                lives_longer(&candidate, held_expires_at, NOW),
+                longer,
+                "{what}"
+            );
         }
     }
 

@@ -1,5 +1,5 @@
 //! How long to wait after a failure. What may pass by itself is tried again soon and then less often, at random so that jobs
-//! do not march in step (full jitter); what somebody has to mend is tried on a fixed ladder.
+//! do not march in step (full jitter); what somebody has to mend is tried on a fixed schedule.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const REMAINING_PART: u32 = 4;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The waits for what somebody has to mend; the last one repeats.
-const LADDER: [Duration; 5] = [
+const BACKOFF_SCHEDULE: [Duration; 5] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
     Duration::from_secs(5 * 60),
@@ -42,17 +42,17 @@ const LADDER: [Duration; 5] = [
 
 /// What costs no issuer anything is tried at least so often: whoever mends a folder, a permission or a file sees its effect within half
 /// a minute, the try itself included.
-const LONGEST_AT_HOME: Duration = Duration::from_secs(25);
+const LONGEST_LOCAL: Duration = Duration::from_secs(25);
 
 /// These waits are up to this part shorter, at random.
-const AT_HOME_JITTER: f64 = 0.2;
+const LOCAL_JITTER: f64 = 0.2;
 
-/// What is at stake while waiting.
+/// What a wait must take into account: the token that consumers hold meanwhile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stake {
-    /// The held token's whole life; none: there is no token, or it never dies.
+pub struct RetryContext {
+    /// The held token's whole life; none: there is no token, or it never expires.
     pub life: Option<Duration>,
-    /// What is left of it, nothing if there is no token; none: it never dies.
+    /// What is left of it, nothing if there is no token; none: it never expires.
     pub remaining: Option<Duration>,
 }
 
@@ -62,17 +62,19 @@ pub fn wait(
     kind: FailureKind,
     nth: u32,
     retry_after: Option<Duration>,
-    stake: Stake,
+    context: RetryContext,
     sample: f64,
 ) -> Duration {
     let own = match kind {
-        FailureKind::Unavailable => exponential(UNAVAILABLE_FIRST, nth, stake, sample).max(SOONEST),
-        FailureKind::Internal => {
-            exponential(INTERNAL_FIRST, nth, stake, sample).max(INTERNAL_LEAST)
+        FailureKind::Unavailable => {
+            exponential(UNAVAILABLE_FIRST, nth, context, sample).max(SOONEST)
         }
-        FailureKind::Denied | FailureKind::InvalidConfig => ladder(nth),
+        FailureKind::Internal => {
+            exponential(INTERNAL_FIRST, nth, context, sample).max(INTERNAL_LEAST)
+        }
+        FailureKind::Denied | FailureKind::InvalidConfig => scheduled_wait(nth),
     };
-    own.max(obeyed(retry_after, stake.remaining))
+    own.max(obeyed(retry_after, context.remaining))
 }
 
 /// How long somebody's wish to be left alone is obeyed, at most an hour. A token that lives (`remaining`) does not die for it without
@@ -91,38 +93,38 @@ pub(super) fn obeyed(retry_after: Option<Duration>, remaining: Option<Duration>)
 
 /// The same for what costs no issuer anything: a write, or a call that failed on our own side.
 #[must_use]
-pub fn wait_at_home(
+pub fn wait_locally(
     kind: FailureKind,
     nth: u32,
     retry_after: Option<Duration>,
     sample: f64,
 ) -> Duration {
-    let longest = LONGEST_AT_HOME - scaled(LONGEST_AT_HOME, AT_HOME_JITTER * sample);
-    wait(kind, nth, None, Stake::default(), sample)
+    let longest = LONGEST_LOCAL - scaled(LONGEST_LOCAL, LOCAL_JITTER * sample);
+    wait(kind, nth, None, RetryContext::default(), sample)
         .min(longest)
         .max(obeyed(retry_after, Some(Duration::ZERO)))
 }
 
-fn exponential(first: Duration, nth: u32, stake: Stake, sample: f64) -> Duration {
+fn exponential(first: Duration, nth: u32, context: RetryContext, sample: f64) -> Duration {
     let doubled =
         first.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX));
-    scaled(doubled.min(cap(stake)), sample)
+    scaled(doubled.min(cap(context)), sample)
 }
 
 /// The longest wait: five minutes, less for short-lived tokens, and ever less as the published token nears its end.
-fn cap(stake: Stake) -> Duration {
-    let by_life = stake.life.map_or(LONGEST, |life| life / LIFE_PART);
-    let by_remaining = stake
+fn cap(context: RetryContext) -> Duration {
+    let by_life = context.life.map_or(LONGEST, |life| life / LIFE_PART);
+    let by_remaining = context
         .remaining
         .map_or(LONGEST, |left| left / REMAINING_PART);
     by_life.min(by_remaining).clamp(LONGEST_AT_LEAST, LONGEST)
 }
 
 /// The `nth` wait (from 1) for what somebody has to mend.
-pub(super) fn ladder(nth: u32) -> Duration {
-    let [.., last] = LADDER;
-    let rung = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
-    LADDER.get(rung).copied().unwrap_or(last)
+pub(super) fn scheduled_wait(nth: u32) -> Duration {
+    let [.., last] = BACKOFF_SCHEDULE;
+    let step = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
+    BACKOFF_SCHEDULE.get(step).copied().unwrap_or(last)
 }
 
 /// Failures in a row.
@@ -180,13 +182,13 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn longest(kind: FailureKind, nth: u32, stake: Stake) -> Duration {
-        wait(kind, nth, None, stake, 1.0)
+    fn longest(kind: FailureKind, nth: u32, context: RetryContext) -> Duration {
+        wait(kind, nth, None, context, 1.0)
     }
 
     #[test]
     fn what_may_pass_by_itself_waits_up_to_twice_as_long_each_time() {
-        let day = Stake {
+        let day = RetryContext {
             life: Some(s(86_400)),
             remaining: Some(s(17_000)),
         };
@@ -209,10 +211,10 @@ mod tests {
 
     #[test]
     fn full_jitter_chooses_from_a_second_to_the_whole_wait() {
-        let stake = Stake::default();
+        let context = RetryContext::default();
         for (sample, expected_ms) in [(0.0, 1000), (0.25, 4000), (0.5, 8000), (1.0, 16_000)] {
             assert_eq!(
-                wait(FailureKind::Unavailable, 5, None, stake, sample),
+                wait(FailureKind::Unavailable, 5, None, context, sample),
                 Duration::from_millis(expected_ms),
                 "sample {sample}"
             );
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn the_longest_wait_shrinks_with_the_life_and_towards_its_end() {
         for (life_s, remaining_s, expected_s, what) in [
-            (None, None, 300, "a token that never dies"),
+            (None, None, 300, "a token that never expires"),
             (None, Some(0), 30, "no token at all"),
             (Some(300), Some(90), 30, "a life of five minutes"),
             (Some(1200), Some(600), 120, "a tenth of the life"),
@@ -231,12 +233,12 @@ mod tests {
             (Some(86_400), Some(60), 30, "near the end"),
             (Some(86_400), Some(0), 30, "the published token is dead"),
         ] {
-            let stake = Stake {
+            let context = RetryContext {
                 life: life_s.map(s),
                 remaining: remaining_s.map(s),
             };
             assert_eq!(
-                longest(FailureKind::Unavailable, 30, stake),
+                longest(FailureKind::Unavailable, 30, context),
                 s(expected_s),
                 "{what}"
             );
@@ -244,10 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_to_mend_is_tried_on_a_ladder_up_to_hourly() {
+    fn what_somebody_has_to_mend_is_tried_on_a_schedule_up_to_hourly() {
         for kind in [FailureKind::Denied, FailureKind::InvalidConfig] {
             let waits: Vec<_> = (1..=7)
-                .map(|nth| wait(kind, nth, None, Stake::default(), 0.3).as_secs())
+                .map(|nth| wait(kind, nth, None, RetryContext::default(), 0.3).as_secs())
                 .collect();
             assert_eq!(waits, [10, 60, 300, 900, 3600, 3600, 3600], "{kind}");
         }
@@ -262,20 +264,20 @@ mod tests {
             (FailureKind::Unavailable, [1, 1, 1, 1, 1, 1]),
         ] {
             for (nth, expected) in (1..).zip(waits) {
-                let wait = wait_at_home(kind, nth, None, 0.0);
+                let wait = wait_locally(kind, nth, None, 0.0);
                 assert_eq!(wait.as_secs(), expected, "{kind} no. {nth}");
             }
-            let longest = wait_at_home(kind, 100, None, 1.0);
+            let longest = wait_locally(kind, 100, None, 1.0);
             assert_eq!(longest, s(20), "{kind}: not all in step");
         }
-        let asked = wait_at_home(FailureKind::Unavailable, 1, Some(s(90)), 0.0);
+        let asked = wait_locally(FailureKind::Unavailable, 1, Some(s(90)), 0.0);
         assert_eq!(asked, s(90), "an API server may ask for rest");
     }
 
     #[test]
     fn retry_after_lets_no_token_die_without_another_try_and_nobody_wait_for_long_without_one() {
         for (left_s, expected_s, what) in [
-            (None, 3600, "it never dies"),
+            (None, 3600, "it never expires"),
             (Some(86_400), 3600, "it lives for long"),
             (Some(4000), 3000, "three quarters of what is left"),
             (Some(60), 45, "of a short life too"),
@@ -301,7 +303,13 @@ mod tests {
             (FailureKind::Denied, 5, 30, 3600),
         ] {
             assert_eq!(
-                wait(kind, nth, Some(s(retry_after_s)), Stake::default(), 1.0),
+                wait(
+                    kind,
+                    nth,
+                    Some(s(retry_after_s)),
+                    RetryContext::default(),
+                    1.0
+                ),
                 s(expected_s),
                 "{kind} no. {nth}, Retry-After: {retry_after_s}"
             );
@@ -341,8 +349,8 @@ mod tests {
         ) {
             let (sooner, later) = (parts.0.min(parts.1), parts.0.max(parts.1));
             let with_left = |part| {
-                let stake = Stake { life: Some(s(life_s)), remaining: Some(scaled(s(life_s), part)) };
-                wait(kind, nth, None, stake, sample)
+                let context = RetryContext { life: Some(s(life_s)), remaining: Some(scaled(s(life_s), part)) };
+                wait(kind, nth, None, context, sample)
             };
             prop_assert!(with_left(sooner) <= with_left(later));
             prop_assert!(with_left(0.0) >= SOONEST);
@@ -365,11 +373,11 @@ mod tests {
             life_ms in proptest::option::of(any::<u64>()), remaining_ms in proptest::option::of(any::<u64>()),
             sample in 0.0_f64..=1.0,
         ) {
-            let stake = Stake {
+            let context = RetryContext {
                 life: life_ms.map(Duration::from_millis),
                 remaining: remaining_ms.map(Duration::from_millis),
             };
-            let wait = wait(kind, nth, retry_ms.map(Duration::from_millis), stake, sample);
+            let wait = wait(kind, nth, retry_ms.map(Duration::from_millis), context, sample);
             prop_assert!(wait >= SOONEST);
             prop_assert!(wait <= LONGEST_RETRY_AFTER);
         }

@@ -100,7 +100,7 @@ pub fn jump(reference: Reading, now: Reading) -> Option<Jump> {
     }
 }
 
-/// Whether a token obtained at `obtained_at` with this life (none: it never dies) shows that the clock was set back since:
+/// Whether a token obtained at `obtained_at` with this life (none: it never expires) shows that the clock was set back since:
 /// then nothing that was computed from its times counts.
 #[must_use]
 pub fn is_from_the_future(obtained_at: Timestamp, life: Option<Duration>, now: Timestamp) -> bool {

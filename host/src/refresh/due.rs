@@ -5,7 +5,7 @@
 //! `due = o + max(min(in_life(L), every − jitter(L), in_life(R)), 1 s)`, where `R` is what the rotating secret that came with the
 //! token lives, if it says so. The quarter of the life bounds what `at` and `before_expiry` may ask of the issuer; `every` is
 //! asked for by name and is not bounded by it, else it would mean nothing to a token that lives longer than four times `every`.
-//! Nor is the rotating secret's end: a chain that dies unused is lost until somebody logs in again.
+//! Nor is the rotating secret's end: a chain that expires unused is lost until somebody logs in again.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub const SOONEST: Duration = Duration::from_secs(1);
 /// Of what the jitter may take away, the largest part of life and of `every`.
 const JITTER_PART: u32 = 10;
 
-/// When a token that was obtained at `obtained_at` is obtained anew. `life` is none for a token that never dies;
-/// `rotating_expires_at` is when the first of the source's rotating secrets dies unless it is used, where that is known;
+/// When a token that was obtained at `obtained_at` is obtained anew. `life` is none for a token that never expires;
+/// `rotating_expires_at` is when the first of the source's rotating secrets expires unless it is used, where that is known;
 /// `sample` (0 to 1) chooses within the jitter. For one policy and sample the result grows with both lives.
 #[must_use]
 pub fn due(
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(
             due(&policy(), o, None, idle, 1.0),
             o.after(Duration::from_secs(1430)),
-            "also for a token that never dies, and with jitter"
+            "also for a token that never expires, and with jitter"
         );
     }
 

@@ -1,10 +1,10 @@
 //! A job's life: told what happened, it says what to do next. It holds no token, only when that was obtained and when it
-//! dies; whoever carries out its [`Action`]s holds the token and tells it of each end as an [`Event`].
+//! expires; whoever carries out its [`Action`]s holds the token and tells it of each end as an [`Event`].
 
 use std::time::Duration;
 
 use super::admit::{self, Candidate, Verdict};
-use super::backoff::{self, Stake, Streak};
+use super::backoff::{self, RetryContext, Streak};
 use super::clock::{Moment, is_from_the_future};
 use super::due;
 use super::publication::{self, Publication, Purpose};
@@ -17,9 +17,9 @@ use crate::model::time::{Reading, Timestamp};
 pub struct Life {
     /// When the request that brought it was sent.
     pub obtained_at: Timestamp,
-    /// When it dies; none: never.
+    /// When it expires; none: never.
     pub expires_at: Option<Timestamp>,
-    /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
+    /// When the first of the source's rotating secrets expires unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
 }
 
@@ -55,13 +55,13 @@ pub enum Event {
         /// How long the other side asks us to stay away.
         retry_after: Option<Duration>,
         /// Whether the failure was on our own side and cost no issuer anything.
-        is_at_home: bool,
+        is_local: bool,
     },
     /// Something happened to the token's copy in the state store.
     Keep(publication::Event),
     /// Something happened to an output.
     Output(usize, publication::Event),
-    /// Consumers were given a part of the held token that dies at this point.
+    /// Consumers were given a part of the held token that expires at this point.
     PartDies(Timestamp),
 }
 
@@ -107,12 +107,12 @@ pub struct Job {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     life: Life,
-    dies: Option<Moment>,
+    expires_at: Option<Moment>,
 }
 
 impl Held {
     fn lives(&self, now: Reading) -> bool {
-        self.dies.is_none_or(|at| !at.is_reached(now))
+        self.expires_at.is_none_or(|at| !at.is_reached(now))
     }
 }
 
@@ -191,8 +191,8 @@ impl Job {
             Event::Failed {
                 kind,
                 retry_after,
-                is_at_home,
-            } => self.failed(kind, retry_after, is_at_home, now, sample),
+                is_local,
+            } => self.failed(kind, retry_after, is_local, now, sample),
             Event::PartDies(at) => self.part_dies(at, now, sample),
             Event::Keep(event) => self.keep.step(event, now, sample),
             Event::Output(index, event) => {
@@ -250,9 +250,9 @@ impl Job {
         if self.drops_answer(now) {
             return None;
         }
-        let held_dies = self.held.map(|held| held.dies);
-        let lives_longer = admit::lives_longer(candidate, held_dies, now);
-        let verdict = match admit::admit(candidate, held_dies, now) {
+        let held_expires_at = self.held.map(|held| held.expires_at);
+        let lives_longer = admit::lives_longer(candidate, held_expires_at, now);
+        let verdict = match admit::admit(candidate, held_expires_at, now) {
             Ok(verdict) => verdict,
             Err(failure) => {
                 self.failed(failure.kind, failure.retry_after, false, now, sample);
@@ -281,7 +281,7 @@ impl Job {
         })
     }
 
-    /// Due when the issuer may have more to give, and before the rotating secret that came along dies.
+    /// Due when the issuer may have more to give, and before the rotating secret that came along expires.
     fn wait_for_longer_life(&mut self, candidate: &Candidate, now: Reading, sample: f64) {
         let remaining = self.remaining(now);
         let wait = remaining.map_or(self.policy.every, admit::wait_for_longer_life);
@@ -295,23 +295,23 @@ impl Job {
         &mut self,
         kind: FailureKind,
         retry_after: Option<Duration>,
-        is_at_home: bool,
+        is_local: bool,
         now: Reading,
         sample: f64,
     ) {
         if self.drops_answer(now) {
             return;
         }
-        let stake = self.stake(kind, now);
+        let retry_context = self.retry_context(kind, now);
         let by_itself = self.asked.take_if(|asked| asked.otherwise <= now.boot);
         if let Some(Asked { before, .. }) = by_itself {
             self.failures.resume(before);
         }
         let nth = self.failures.failed(kind);
-        let wait = if is_at_home {
-            backoff::wait_at_home(kind, nth, retry_after, sample)
+        let wait = if is_local {
+            backoff::wait_locally(kind, nth, retry_after, sample)
         } else {
-            backoff::wait(kind, nth, retry_after, stake, sample)
+            backoff::wait(kind, nth, retry_after, retry_context, sample)
         };
         self.rest(now);
         let next = now.boot.saturating_add(wait);
@@ -319,15 +319,15 @@ impl Job {
         self.next = Next::Retry(next.min(latest));
     }
 
-    /// What is at stake. Consumers that have no token at all are no better off than with a dead one; but what fails for a bug
+    /// What is at retry_context. Consumers that have no token at all are no better off than with a dead one; but what fails for a bug
     /// before there ever was a token does not pass while they wait.
-    fn stake(&self, kind: FailureKind, now: Reading) -> Stake {
+    fn retry_context(&self, kind: FailureKind, now: Reading) -> RetryContext {
         match self.held {
-            Some(held) => Stake {
+            Some(held) => RetryContext {
                 life: held.life.length(),
                 remaining: self.remaining(now),
             },
-            None => Stake {
+            None => RetryContext {
                 life: None,
                 remaining: (kind != FailureKind::Internal || self.had_one)
                     .then_some(Duration::ZERO),
@@ -357,8 +357,8 @@ impl Job {
     }
 
     fn hold(&mut self, life: Life, now: Reading) {
-        let dies = life.expires_at.map(|at| Moment::at(at, now));
-        self.held = Some(Held { life, dies });
+        let expires_at = life.expires_at.map(|at| Moment::at(at, now));
+        self.held = Some(Held { life, expires_at });
     }
 
     /// The held token lives no longer than what consumers were given of it.
@@ -499,15 +499,15 @@ impl Job {
         self.held.is_some() || self.had_one
     }
 
-    /// What is left of the held token's life; none: there is no token, or it never dies.
+    /// What is left of the held token's life; none: there is no token, or it never expires.
     #[must_use]
     pub fn remaining(&self, now: Reading) -> Option<Duration> {
-        self.held?.dies.map(|at| at.remaining(now))
+        self.held?.expires_at.map(|at| at.remaining(now))
     }
 
-    /// When the held token dies, on the boot clock; none: there is none that lives, or it never dies.
+    /// When the held token expires, on the boot clock; none: there is none that lives, or it never expires.
     #[must_use]
-    pub fn dies_at(&self, now: Reading) -> Option<Duration> {
+    pub fn expires_at_boot(&self, now: Reading) -> Option<Duration> {
         let left = self.remaining(now).filter(|left| !left.is_zero())?;
         Some(now.boot.saturating_add(left))
     }

@@ -20,7 +20,7 @@ pub fn said(obtained_at: Timestamp, expiry: Expiry) -> Expiry {
     }
 }
 
-/// When the first of the rotating secrets dies, as far as that is known; the end of one that was taken just now is not what was said
+/// When the first of the rotating secrets expires, as far as that is known; the end of one that was taken just now is not what was said
 /// of it once.
 #[must_use]
 pub fn rotating_expires_at(obtained_at: Timestamp, said: Option<Timestamp>) -> Option<Timestamp> {
@@ -42,7 +42,7 @@ pub fn by_our_clock(claims: Claims, issuer_ahead_ms: Option<i64>) -> Claims {
     }
 }
 
-/// When a token dies by our clock: the earlier of what is [`said`] and what the JWT says; none: never.
+/// When a token expires by our clock: the earlier of what is [`said`] and what the JWT says; none: never.
 ///
 /// A JWT's life is `exp − iat`, both by the issuer's clock, counted from `obtained_at`: so its clock need not agree with ours.
 /// Only where nothing is said does the absolute `exp` count too, because then nothing else would tell a new token
@@ -65,7 +65,7 @@ pub fn expires_at(
     }
 }
 
-/// When a JWT beside the token dies by our clock, e.g. an ID token; none: it does not say. Like the token's own end, but nothing is said
+/// When a JWT beside the token expires by our clock, e.g. an ID token; none: it does not say. Like the token's own end, but nothing is said
 /// of it elsewhere: `exp` counts where it is not over already, which the issuer's clock may seem to make it.
 #[must_use]
 pub fn part_expires_at(obtained_at: Timestamp, claims: &Claims) -> Option<Timestamp> {
@@ -287,18 +287,18 @@ mod tests {
             for (claims, said, with_date, without_date, what) in rows {
                 let what = format!("{what}, the issuer is {ahead_s} s ahead");
                 let ours = claims.map(|c| by_our_clock(c, Some(ahead_s * 1000)));
-                let dies = expires_at(s(O), said, ours.as_ref(), DEFAULT);
-                assert_eq!(dies, with_date.map(s), "{what}, and said so");
+                let end = expires_at(s(O), said, ours.as_ref(), DEFAULT);
+                assert_eq!(end, with_date.map(s), "{what}, and said so");
                 let good_from = not_before(s(O), said, ours.as_ref());
                 assert!(good_from.is_none_or(|at| at <= s(O)), "{what}");
-                let dies = expires_at(s(O), said, claims.as_ref(), DEFAULT);
-                let lives = dies.is_some_and(|at| at > s(O));
+                let end = expires_at(s(O), said, claims.as_ref(), DEFAULT);
+                let lives = end.is_some_and(|at| at > s(O));
                 if let Some(expected) = without_date {
-                    assert_eq!(dies, Some(s(expected)), "{what}");
+                    assert_eq!(end, Some(s(expected)), "{what}");
                 } else if said != Expiry::Unknown {
-                    assert!(lives, "{what}: {dies:?}");
+                    assert!(lives, "{what}: {end:?}");
                     let is_off_by_hours = ahead_s.abs() >= HOUR;
-                    assert!(!is_off_by_hours || dies == life.map(s), "{what}: {dies:?}");
+                    assert!(!is_off_by_hours || end == life.map(s), "{what}: {end:?}");
                     assert_eq!(not_before(s(O), said, claims.as_ref()), None, "{what}");
                 }
             }

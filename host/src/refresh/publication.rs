@@ -143,7 +143,7 @@ impl Publication {
             self.phase = Phase::Wanted;
             return;
         }
-        let wait = backoff::wait_at_home(kind, nth, retry_after, sample)
+        let wait = backoff::wait_locally(kind, nth, retry_after, sample)
             .min(self.verify.unwrap_or(Duration::MAX));
         self.phase = Phase::Failed {
             retry_at: now.boot.saturating_add(wait),

@@ -50,7 +50,7 @@ pub(super) struct Entry {
     pub(super) keep_failure: Option<Box<FailureStatus>>,
     /// By output.
     pub(super) output_failures: Vec<Option<Box<FailureStatus>>>,
-    /// When the token dies that every output had last; none: it never does, or there was none.
+    /// When the token expires that every output had last; none: it never does, or there was none.
     published_expires_at: Option<Timestamp>,
     /// Whether it has been said that the token died.
     is_death_told: bool,
@@ -205,10 +205,10 @@ impl Entry {
             || (!self.machine.is_acquiring() && self.output_failures.iter().any(needs_mending))
     }
 
-    /// When the token dies, on the boot clock, for an issuer that asked us to stay away; none: it never does.
-    pub(super) fn dies_at(&self, now: Reading) -> Option<Duration> {
+    /// When the token expires, on the boot clock, for an issuer that asked us to stay away; none: it never does.
+    pub(super) fn expires_at_boot(&self, now: Reading) -> Option<Duration> {
         if self.machine.lives(now) {
-            self.machine.dies_at(now)
+            self.machine.expires_at_boot(now)
         } else {
             Some(Duration::ZERO)
         }
@@ -446,11 +446,11 @@ mod tests {
             ),
         ] {
             let mut entry = Entry::new(Arc::new(job("a")), now);
-            entry.token = held.map(|dies| {
+            entry.token = held.map(|end| {
                 Arc::new(KeptToken {
-                    token: token("held", Expiry::At(dies)),
+                    token: token("held", Expiry::At(end)),
                     obtained_at: at(-100),
-                    expires_at: Some(dies),
+                    expires_at: Some(end),
                     rotating_expires_at: None,
                     source_hash: [0; 32],
                 })

@@ -101,7 +101,7 @@ impl Live {
         Some(first.to_string().into())
     }
 
-    /// What an output gets, and what of it dies before its token.
+    /// What an output gets, and what of it expires before its token.
     async fn content(&self, write: &Write) -> Result<(Vec<Artifact>, Vec<Part>), Failure> {
         let Some(format) = &write.output.format else {
             // Without a format an output has one job: configuration sees to it.
@@ -117,7 +117,7 @@ impl Live {
         let artifacts = self.format(format, &tokens).await?;
         let mut parts = Vec::new();
         for (index, JobToken { job, kept }) in write.tokens.iter().enumerate() {
-            for (field, dies_at) in fields_that_die_first(kept) {
+            for (field, expires_at) in fields_that_die_first(kept) {
                 if self
                     .is_used(format, &tokens, (index, field), &artifacts)
                     .await
@@ -125,7 +125,7 @@ impl Live {
                     parts.push(Part {
                         job: job.clone(),
                         obtained_at: kept.obtained_at,
-                        dies_at,
+                        expires_at,
                     });
                     break;
                 }
@@ -161,19 +161,19 @@ impl Live {
     }
 }
 
-/// An answer has one such field or two; beyond this an issuer plays games, and what dies later than so many others is let be.
+/// An answer has one such field or two; beyond this an issuer plays games, and what expires later than so many others is let be.
 const FIELDS_LOOKED_AT: usize = 8;
 
 /// The fields that are JWTs and die before their token, the first to die first.
 fn fields_that_die_first(kept: &KeptToken) -> Vec<(&str, Timestamp)> {
     let fields = kept.token.fields.iter().filter_map(|field| {
         let claims = jwt::read(field.value.expose_secret())?;
-        let dies_at = lifetime::part_expires_at(kept.obtained_at, &claims)?;
-        let is_first = kept.expires_at.is_none_or(|token| dies_at < token);
-        is_first.then_some((field.name.as_str(), dies_at))
+        let expires_at = lifetime::part_expires_at(kept.obtained_at, &claims)?;
+        let is_first = kept.expires_at.is_none_or(|token| expires_at < token);
+        is_first.then_some((field.name.as_str(), expires_at))
     });
     let mut fields: Vec<_> = fields.collect();
-    fields.sort_by_key(|(_, dies_at)| *dies_at);
+    fields.sort_by_key(|(_, expires_at)| *expires_at);
     fields.truncate(FIELDS_LOOKED_AT);
     fields
 }
@@ -308,7 +308,7 @@ impl Publisher for Live {
                     .tokens
                     .iter()
                     .filter_map(|token| token.kept.expires_at)
-                    .chain(parts.iter().map(|part| part.dies_at))
+                    .chain(parts.iter().map(|part| part.expires_at))
                     .min(),
             };
             let destination = &write.output.destination;

@@ -20,7 +20,7 @@ use super::status::{ChainState, JobState, JobStatus, Snapshot};
 use crate::model::Destination;
 use crate::model::failure::{Code, Failure, FailureKind};
 use crate::model::time::Timestamp;
-use crate::refresh::restraint::Cause;
+use crate::refresh::circuit_breaker::Cause;
 
 /// The media type of what [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -390,7 +390,7 @@ type JobGauge = (
 const JOB_GAUGES: [JobGauge; 4] = [
     (
         "job_expiration_timestamp_seconds",
-        "When the token dies that every output has, or had last; 0: they have none yet",
+        "When the token expires that every output has, or had last; 0: they have none yet",
         |job, _| match job.state {
             JobState::Pending | JobState::Failing => Some(0.0),
             JobState::Publishing | JobState::Unwritten => {

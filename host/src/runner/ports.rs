@@ -111,7 +111,7 @@ pub struct Issuer {
 pub struct Call {
     /// Failures since the last success.
     pub attempt: u32,
-    /// When the held token dies.
+    /// When the held token expires.
     pub previous_expires_at: Option<Timestamp>,
 }
 
@@ -122,7 +122,7 @@ pub struct Obtained {
     pub token: Token,
     /// When the request that brought it was sent; without requests, when the call began.
     pub obtained_at: Timestamp,
-    /// When the first of the source's rotating secrets dies unless it is used; none: never, or it is not known.
+    /// When the first of the source's rotating secrets expires unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
     /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
     pub issuer_ahead_ms: Option<i64>,
@@ -267,7 +267,7 @@ pub enum Change {
 pub struct Published {
     /// How it ended.
     pub change: Change,
-    /// What is in the output and dies before the token that it is a part of.
+    /// What is in the output and expires before the token that it is a part of.
     pub parts: Vec<Part>,
 }
 
@@ -285,8 +285,8 @@ pub struct Part {
     pub job: JobId,
     /// When that was obtained.
     pub obtained_at: Timestamp,
-    /// When the part dies.
-    pub dies_at: Timestamp,
+    /// When the part expires.
+    pub expires_at: Timestamp,
 }
 
 /// Writes outputs.

@@ -24,10 +24,10 @@ use crate::model::failure::Failure;
 use crate::model::time::{Reading, Timestamp};
 use crate::model::token::KeptToken;
 use crate::model::{Destination, Job, JobId, Limits, SharedOutput};
+use crate::refresh::circuit_breaker::{is_local, taken};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
-use crate::refresh::restraint::{is_at_home, taken};
 use issuers::Issuers;
 
 /// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
@@ -486,7 +486,7 @@ impl Scheduler {
                 let event = Event::Failed {
                     kind: failure.kind,
                     retry_after: failure.retry_after,
-                    is_at_home: is_at_home(&failure),
+                    is_local: is_local(&failure),
                 };
                 self.tell(key, event);
                 self.source_failed(key, failure.clone(), took);
@@ -629,7 +629,7 @@ impl Scheduler {
         }
     }
 
-    /// Whatever dies first of what consumers were given decides how long a token lives, if it is still the job's.
+    /// Whatever expires first of what consumers were given decides how long a token lives, if it is still the job's.
     fn parts_published(&mut self, parts: Vec<ports::Part>) {
         for part in parts {
             let Some(&key) = self.keys.get(&part.job) else {
@@ -637,7 +637,7 @@ impl Scheduler {
             };
             let token = self.jobs.get(&key).and_then(|entry| entry.token.as_ref());
             if token.is_some_and(|token| token.obtained_at == part.obtained_at) {
-                self.tell(key, Event::PartDies(part.dies_at));
+                self.tell(key, Event::PartDies(part.expires_at));
             }
         }
     }
@@ -706,7 +706,7 @@ impl Scheduler {
             return;
         };
         entry.tell_death(now, held_back);
-        let death = entry.machine.dies_at(now);
+        let death = entry.machine.expires_at_boot(now);
         let wakes_at = entry.machine.wakes_at(now);
         let wakes_at = wakes_at.into_iter().chain(death).min();
         self.queue.set(Sleeper::Job(key), wakes_at);
@@ -881,7 +881,7 @@ fn is_news(before: Option<&FailureStatus>, failure: &Failure) -> bool {
     })
 }
 
-/// How a write ended, and what of it dies early.
+/// How a write ended, and what of it expires early.
 fn apart(
     result: Result<ports::Published, Failure>,
 ) -> (Result<ports::Change, Failure>, Vec<ports::Part>) {

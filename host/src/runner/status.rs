@@ -9,7 +9,7 @@ pub use crate::capability::chain::ChainState;
 use crate::model::JobId;
 use crate::model::failure::{Code, Failure, FailureKind};
 use crate::model::time::{Timestamp, rfc3339};
-use crate::refresh::restraint::{Cause, is_refusal};
+use crate::refresh::circuit_breaker::{Cause, is_refusal};
 
 /// Everything at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,14 +42,14 @@ pub struct JobStatus {
     pub id: JobId,
     /// Where it stands, in a word.
     pub state: JobState,
-    /// When the token that the job holds dies; none: it never does, or there is no token.
+    /// When the token that the job holds expires; none: it never does, or there is no token.
     #[serde(
         default,
         with = "rfc3339::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<Timestamp>,
-    /// When the token dies that every output had last; none: it never does, or there was none.
+    /// When the token expires that every output had last; none: it never does, or there was none.
     #[serde(
         default,
         with = "rfc3339::optional",

@@ -34,13 +34,13 @@ pub struct KeptJob {
     pub chains: Vec<KeptChain>,
 }
 
-/// When a kept token was obtained, and when it dies.
+/// When a kept token was obtained, and when it expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenTimes {
     /// When the request that brought it was sent.
     #[serde(with = "rfc3339")]
     pub obtained_at: Timestamp,
-    /// When it dies; none: never.
+    /// When it expires; none: never.
     #[serde(default, with = "rfc3339::optional")]
     pub expires_at: Option<Timestamp>,
 }
@@ -102,7 +102,7 @@ pub struct ChainFacts {
     pub id: String,
     /// Counts the values, from 0.
     pub generation: u64,
-    /// When the newest value dies, where the issuer said so.
+    /// When the newest value expires, where the issuer said so.
     #[serde(default, with = "rfc3339::optional")]
     pub expires_at: Option<Timestamp>,
     /// Since when the issuer takes no value of it.

@@ -1,5 +1,5 @@
 //! How often issuers are asked by clients whom they give nothing: in a long outage under two requests a minute for each client of an
-//! issuer (DESIGN §5, restraint). A request that went unanswered may be repeated once soon after, for issuers give seconds of grace
+//! issuer (see the host's `refresh::circuit_breaker`). A request that went unanswered may be repeated once soon after, for issuers give seconds of grace
 //! (DESIGN §6.7): it counts with the one that it repeats.
 
 use std::collections::{BTreeMap, VecDeque};

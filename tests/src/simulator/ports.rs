@@ -136,7 +136,7 @@ impl Sources {
                     job.denials += 1;
                     job.denials
                 });
-                ladder(denials)
+                scheduled_wait(denials)
             }
             FailureKind::Internal if facts.jobs.get(index).is_some_and(|job| !job.had_one) => {
                 LONGEST_BUG
@@ -154,7 +154,7 @@ impl Sources {
 }
 
 /// The wait after so many failures in a row that somebody has to mend.
-fn ladder(denials: u32) -> Duration {
+fn scheduled_wait(denials: u32) -> Duration {
     let rung = usize::try_from(denials.saturating_sub(1)).unwrap_or(usize::MAX);
     let [.., last] = LADDER_S;
     Duration::from_secs(LADDER_S.get(rung).copied().unwrap_or(last))

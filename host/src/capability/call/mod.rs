@@ -506,8 +506,8 @@ impl Call {
         let mut others = used.others_tokens.iter();
         let value = token.value.expose_secret().as_bytes();
         match others.find(|(other, _)| other.expose_secret() == value) {
-            Some((_, dies)) if token.expiry == Expiry::Unknown => Token {
-                expiry: Expiry::At(*dies),
+            Some((_, at)) if token.expiry == Expiry::Unknown => Token {
+                expiry: Expiry::At(*at),
                 ..token
             },
             _ => token,
@@ -703,8 +703,8 @@ impl Call {
             let is_it = |kept: &KeptToken| {
                 kept.token.value.expose_secret().as_bytes() == value.expose_secret()
             };
-            if let Some(dies) = kept.filter(is_it).and_then(|kept| kept.expires_at) {
-                self.used().others_tokens.push((value.clone(), dies));
+            if let Some(expires_at) = kept.filter(is_it).and_then(|kept| kept.expires_at) {
+                self.used().others_tokens.push((value.clone(), expires_at));
             }
         }
         Ok(value)

@@ -434,7 +434,7 @@ async fn another_jobs_token_is_a_secret_while_it_lives() {
     }
 }
 
-/// A default lifetime would have consumers hold a token for an hour that dies in a minute.
+/// A default lifetime would have consumers hold a token for an hour that expires in a minute.
 #[tokio::test]
 async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
     let mut fixture = Fixture::new();
@@ -449,7 +449,7 @@ async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
         NOW.after(Duration::from_secs(60)),
         NOW.after(Duration::from_secs(90)),
     );
-    for (dies, value, said, expected) in [
+    for (expires_at, value, said, expected) in [
         (Some(soon), "theirs", Expiry::Unknown, Expiry::At(soon)),
         (Some(soon), "theirs", Expiry::At(later), Expiry::At(later)),
         (Some(soon), "theirs", Expiry::Never, Expiry::Never),
@@ -459,7 +459,7 @@ async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
         let kept = KeptToken {
             token: token("theirs", Expiry::Unknown),
             obtained_at: NOW,
-            expires_at: dies,
+            expires_at,
             rotating_expires_at: None,
             source_hash: [0; 32],
         };
@@ -478,7 +478,7 @@ async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
         fixture.job = job;
         call.open("token").await.unwrap();
         let known = call.ending_as_its_job_knows(token(value, said));
-        assert_eq!(known.expiry, expected, "{dies:?} {value} {said:?}");
+        assert_eq!(known.expiry, expected, "{expires_at:?} {value} {said:?}");
     }
 }
 

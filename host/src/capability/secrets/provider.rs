@@ -334,7 +334,7 @@ async fn token_of(
         .token(&id)
         .await?
         .ok_or_else(|| waiting(&format!("job `{other}` has no token yet")))?;
-    if kept.expires_at.is_some_and(|dies| dies <= providers.now) {
+    if kept.expires_at.is_some_and(|at| at <= providers.now) {
         return Err(waiting(&format!("the token of job `{other}` has expired")));
     }
     Ok(bytes_of(&kept.token.value))

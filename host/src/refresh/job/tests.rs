@@ -49,7 +49,7 @@ fn same_token(obtained_s: u64, life_s: u64) -> Event {
     })
 }
 
-/// A token whose source has a rotating secret that dies unless it is used.
+/// A token whose source has a rotating secret that expires unless it is used.
 fn token_with_rotating(obtained_s: u64, life_s: u64, rotating_life_s: u64) -> Event {
     let Event::Acquired(candidate) = token(obtained_s, life_s) else {
         unreachable!()
@@ -64,7 +64,7 @@ const fn failure(kind: FailureKind) -> Event {
     Event::Failed {
         kind,
         retry_after: None,
-        is_at_home: false,
+        is_local: false,
     }
 }
 
@@ -256,19 +256,19 @@ fn a_token_lives_no_longer_than_the_part_of_it_that_consumers_have() {
 #[test]
 fn what_failed_on_our_own_side_is_tried_again_within_half_a_minute() {
     for kind in [FailureKind::Denied, FailureKind::InvalidConfig] {
-        for (is_at_home, waits) in [(true, [10, 25, 25, 25]), (false, [10, 60, 300, 900])] {
+        for (is_local, waits) in [(true, [10, 25, 25, 25]), (false, [10, 60, 300, 900])] {
             let mut job = started();
             let mut now = 0;
             for wait in waits {
                 let failed = Event::Failed {
                     kind,
                     retry_after: None,
-                    is_at_home,
+                    is_local,
                 };
                 job.step(failed, at(now), 0.0);
                 now += wait;
                 let expected = Some(Duration::from_secs(now));
-                assert_eq!(job.wakes_at(at(now)), expected, "{kind} {is_at_home}");
+                assert_eq!(job.wakes_at(at(now)), expected, "{kind} {is_local}");
                 job.step(Event::Woken, at(now), 0.0);
             }
         }
@@ -307,7 +307,7 @@ fn a_token_that_dies_earlier_is_published_and_only_makes_the_next_try_later() {
         Action::Write(0, Purpose::Publish),
     ];
     for (answer, next_s, what) in [
-        (token(211, 40), 211 + 20, "it dies earlier"),
+        (token(211, 40), 211 + 20, "it expires earlier"),
         (
             token(211, 89),
             211 + 44,
@@ -352,7 +352,7 @@ fn whoever_asks_gets_a_new_token_even_if_it_dies_earlier() {
     assert_eq!(
         job.step(Event::Asked, at(13), 0.0),
         [Action::Acquire],
-        "asking again does not wait for the ladder"
+        "asking again does not wait for the schedule"
     );
 }
 
@@ -363,7 +363,7 @@ fn fail(job: &mut Job, kind: FailureKind, retry_after: Option<Duration>, now: Re
     let failed = Event::Failed {
         kind,
         retry_after,
-        is_at_home: false,
+        is_local: false,
     };
     job.step(failed, now, 1.0);
 }
@@ -428,7 +428,7 @@ fn what_another_source_is_about_to_return_is_dropped() {
         assert_eq!(
             actions.first(),
             Some(&Action::Adopt),
-            "even if it dies earlier"
+            "even if it expires earlier"
         );
     }
 }
@@ -542,7 +542,7 @@ impl AnyAnswer {
             return Event::Failed {
                 kind,
                 retry_after,
-                is_at_home: self.is_held_one,
+                is_local: self.is_held_one,
             };
         }
         let (token, rotating, not_before) = self.ends_s;
@@ -629,7 +629,7 @@ proptest! {
             prop_assert!(waited >= Duration::from_secs(1), "{waited:?}");
             let is_left_alone = matches!(answer.then % 4, 2 | 3);
             if let (Some((kind, retry_after_s)), true) = (answer.fails, is_left_alone) {
-                let is_at_home = answer.is_held_one;
+                let is_local = answer.is_held_one;
                 let own = match kind {
                     FailureKind::Unavailable => 1000,
                     FailureKind::Internal => 7500,
@@ -639,7 +639,7 @@ proptest! {
                 let asked = retry_after_s.unwrap_or_default().saturating_mul(1000).min(30_000);
                 let floor = Duration::from_millis(own.max(asked));
                 prop_assert!(waited >= floor, "{waited:?} after {kind}, asked for {retry_after_s:?}");
-                let longest = if is_at_home { 300 } else { 3600 };
+                let longest = if is_local { 300 } else { 3600 };
                 prop_assert!(waited <= slept + Duration::from_secs(longest), "{waited:?} after {kind}");
             }
             // A clock that is set changes when a token is due, and no more.

@@ -1,4 +1,4 @@
-//! Restraint per issuer and client: calls of sources wait behind a closed circuit instead of failing one by one at an issuer that
+//! Circuit breakers, one per issuer and client: calls of sources wait behind an open breaker instead of failing one by one at an issuer that
 //! is away or refuses them all, and all go on with its first answer. Who may try when is [`crate::refresh::restraint`]'s to say.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,16 +10,16 @@ use tracing::{info, warn};
 use super::{Class, Key, Scheduler, Sleeper, Work};
 use crate::model::failure::Failure;
 use crate::model::time::{Reading, Timestamp};
+use crate::refresh::circuit_breaker::{Cause, CircuitBreaker, Sign, is_refusal, sign};
 use crate::refresh::clock;
 use crate::refresh::job::Event;
-use crate::refresh::restraint::{Cause, Circuit, Sign, is_refusal, sign};
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
 
 /// Issuers that are in trouble or refuse a client, and whoever is being asked.
 #[derive(Debug, Default)]
 pub(super) struct Issuers {
-    closed: BTreeMap<Key, Closed>,
+    open: BTreeMap<Key, OpenBreaker>,
     keys: BTreeMap<Issuer, Key>,
     /// Calls under way, by job.
     calls: BTreeMap<Key, UnderWay>,
@@ -28,9 +28,9 @@ pub(super) struct Issuers {
 }
 
 #[derive(Debug)]
-struct Closed {
+struct OpenBreaker {
     issuer: Issuer,
-    circuit: Circuit<Key>,
+    breaker: CircuitBreaker<Key>,
     since: Timestamp,
     why: FailureStatus,
 }
@@ -43,14 +43,14 @@ struct UnderWay {
 }
 
 impl Issuers {
-    fn circuit(&mut self, issuer: Option<&Issuer>) -> Option<(Key, &mut Closed)> {
+    fn breaker(&mut self, issuer: Option<&Issuer>) -> Option<(Key, &mut OpenBreaker)> {
         let key = *self.keys.get(issuer?)?;
-        Some((key, self.closed.get_mut(&key)?))
+        Some((key, self.open.get_mut(&key)?))
     }
 
-    /// The closed circuit of this issuer.
-    fn of(&self, issuer: Option<&Issuer>) -> Option<&Closed> {
-        self.closed.get(self.keys.get(issuer?)?)
+    /// The open breaker of this issuer.
+    fn of(&self, issuer: Option<&Issuer>) -> Option<&OpenBreaker> {
+        self.open.get(self.keys.get(issuer?)?)
     }
 }
 
@@ -72,14 +72,14 @@ impl Scheduler {
         let Some(entry) = self.jobs.get(&key) else {
             return false;
         };
-        let dies_at = entry.dies_at(now);
-        let Some((id, closed)) = self.issuers.circuit(entry.issuer.as_ref()) else {
+        let expires_at = entry.expires_at_boot(now);
+        let Some((id, open)) = self.issuers.breaker(entry.issuer.as_ref()) else {
             return false;
         };
-        if closed.circuit.is_probe(key) {
+        if open.breaker.is_probe(key) {
             return false;
         }
-        closed.circuit.wait(key, dies_at);
+        open.breaker.wait(key, expires_at);
         self.set_probe(id);
         self.update(key);
         true
@@ -123,7 +123,7 @@ impl Scheduler {
         let entry = self.jobs.get(&key);
         let is_its_issuer = entry.is_some_and(|e| e.issuer.as_ref() == Some(&call.issuer));
         if self.issuers.keys.contains_key(&call.issuer) {
-            self.tell_circuit(key, &call.issuer, sign, failure, was_well);
+            self.tell_breaker(key, &call.issuer, sign, failure, was_well);
             if !is_its_issuer {
                 self.forget(key, &call.issuer);
             }
@@ -132,8 +132,8 @@ impl Scheduler {
             && (retry_after.is_some() || !call.is_old)
         {
             let (now, sample) = (self.world.now(), self.world.sample());
-            let circuit = Circuit::close(key, cause, retry_after, was_well, now, sample);
-            self.close(key, call.issuer, circuit, failure);
+            let breaker = CircuitBreaker::open(key, cause, retry_after, was_well, now, sample);
+            self.open_breaker(key, call.issuer, breaker, failure);
         }
     }
 
@@ -161,18 +161,24 @@ impl Scheduler {
     }
 
     /// `key`: the job that met it.
-    fn close(&mut self, key: Key, issuer: Issuer, circuit: Circuit<Key>, failure: Failure) {
-        self.restrained(key, &issuer, circuit.cause(), &failure);
+    fn open_breaker(
+        &mut self,
+        key: Key,
+        issuer: Issuer,
+        breaker: CircuitBreaker<Key>,
+        failure: Failure,
+    ) {
+        self.restrained(key, &issuer, breaker.cause(), &failure);
         let (id, since) = (self.next_key(), self.world.now().wall);
         self.issuers.keys.insert(issuer.clone(), id);
         let why = FailureStatus::new(failure, since);
-        let closed = Closed {
+        let open = OpenBreaker {
             issuer,
-            circuit,
+            breaker,
             since,
             why,
         };
-        self.issuers.closed.insert(id, closed);
+        self.issuers.open.insert(id, open);
     }
 
     /// Says that the client of this job is held back from now on.
@@ -194,7 +200,7 @@ impl Scheduler {
         self.world.metrics.client_restrained(origin, cause, true);
     }
 
-    fn tell_circuit(
+    fn tell_breaker(
         &mut self,
         key: Key,
         issuer: &Issuer,
@@ -203,22 +209,22 @@ impl Scheduler {
         was_well: bool,
     ) {
         let (now, sample) = (self.world.now(), self.world.sample());
-        let Some((id, closed)) = self.issuers.circuit(Some(issuer)) else {
+        let Some((id, open)) = self.issuers.breaker(Some(issuer)) else {
             return;
         };
-        let before = closed.circuit.cause();
-        if closed.circuit.ended(key, sign, was_well, now, sample) {
-            self.open(id);
+        let before = open.breaker.cause();
+        if open.breaker.ended(key, sign, was_well, now, sample) {
+            self.close_breaker(id);
             return;
         }
-        let cause = closed.circuit.cause();
+        let cause = open.breaker.cause();
         let failure = failure.filter(|_| matches!(sign, Sign::Trouble { .. }));
         if let Some(failure) = &failure {
-            closed.why = FailureStatus::new(failure.clone(), now.wall);
+            open.why = FailureStatus::new(failure.clone(), now.wall);
         }
         if let (true, Some(failure)) = (cause != before, failure) {
-            closed.since = now.wall;
-            let waiting: Vec<Key> = closed.circuit.waiting().collect();
+            open.since = now.wall;
+            let waiting: Vec<Key> = open.breaker.waiting().collect();
             let metrics = &self.world.metrics;
             metrics.client_restrained(&issuer.origin, before, false);
             self.restrained(key, issuer, cause, &failure);
@@ -230,46 +236,46 @@ impl Scheduler {
     }
 
     /// All go on: those that waited, and those that failed for nothing but the issuer's trouble.
-    fn open(&mut self, id: Key) {
-        let Some(closed) = self.take_circuit(id) else {
+    fn close_breaker(&mut self, id: Key) {
+        let Some(open) = self.take_breaker(id) else {
             return;
         };
-        let origin = &closed.issuer.origin;
-        let seconds = self.world.now().wall.since(closed.since).as_secs();
-        let cause = closed.circuit.cause();
-        let opened = closed.circuit.open();
-        let waited = opened.waiting.len();
+        let origin = &open.issuer.origin;
+        let seconds = self.world.now().wall.since(open.since).as_secs();
+        let cause = open.breaker.cause();
+        let closed = open.breaker.close();
+        let waited = closed.waiting.len();
         match cause {
             Cause::IssuerInTrouble => info!(%origin, seconds, waited, "the issuer answers again"),
             Cause::ClientRefused => {
                 info!(%origin, seconds, waited, "the issuer accepts the client again")
             }
         }
-        for key in opened.waiting {
+        for key in closed.waiting {
             self.enqueue_acquire(key);
             self.update(key);
         }
-        for key in opened.struck {
+        for key in closed.affected {
             self.tell(key, Event::IssuerAnswered);
         }
     }
 
-    fn take_circuit(&mut self, id: Key) -> Option<Closed> {
-        let closed = self.issuers.closed.remove(&id)?;
-        self.issuers.keys.remove(&closed.issuer);
+    fn take_breaker(&mut self, id: Key) -> Option<OpenBreaker> {
+        let open = self.issuers.open.remove(&id)?;
+        self.issuers.keys.remove(&open.issuer);
         self.queue.set(Sleeper::Issuer(id), None);
-        let (origin, cause) = (&closed.issuer.origin, closed.circuit.cause());
+        let (origin, cause) = (&open.issuer.origin, open.breaker.cause());
         self.world.metrics.client_restrained(origin, cause, false);
-        Some(closed)
+        Some(open)
     }
 
     /// Lets the next job try, if it is time.
     pub(super) fn probe(&mut self, id: Key) {
         let now = self.world.now();
-        let Some(closed) = self.issuers.closed.get_mut(&id) else {
+        let Some(open) = self.issuers.open.get_mut(&id) else {
             return;
         };
-        let probe = closed.circuit.take_probe(now);
+        let probe = open.breaker.take_probe(now);
         self.set_probe(id);
         if let Some(key) = probe {
             self.enqueue_acquire(key);
@@ -278,8 +284,8 @@ impl Scheduler {
     }
 
     fn set_probe(&mut self, id: Key) {
-        if let Some(closed) = self.issuers.closed.get(&id) {
-            let at = closed.circuit.probes_at();
+        if let Some(open) = self.issuers.open.get(&id) {
+            let at = open.breaker.probes_at();
             self.queue.set(Sleeper::Issuer(id), at);
         }
     }
@@ -289,8 +295,8 @@ impl Scheduler {
         let Some(issuer) = self.jobs.get(&key).and_then(|entry| entry.issuer.clone()) else {
             return false;
         };
-        let closed = self.issuers.of(Some(&issuer));
-        let was_waiting = closed.is_some_and(|closed| closed.circuit.is_waiting(key));
+        let open = self.issuers.of(Some(&issuer));
+        let was_waiting = open.is_some_and(|open| open.breaker.is_waiting(key));
         // A try that is under way is one until it ends.
         if !self.issuers.calls.contains_key(&key) {
             self.forget(key, &issuer);
@@ -298,14 +304,14 @@ impl Scheduler {
         was_waiting
     }
 
-    /// Whatever this job met at this issuer is no concern of others any more; a circuit that is nobody's goes.
+    /// Whatever this job met at this issuer is no concern of others any more; a breaker that is nobody's goes.
     fn forget(&mut self, key: Key, issuer: &Issuer) {
-        let Some((id, closed)) = self.issuers.circuit(Some(issuer)) else {
+        let Some((id, open)) = self.issuers.breaker(Some(issuer)) else {
             return;
         };
-        closed.circuit.forget(key);
-        if closed.circuit.is_deserted() {
-            self.take_circuit(id);
+        open.breaker.forget(key);
+        if open.breaker.is_deserted() {
+            self.take_breaker(id);
         } else {
             self.set_probe(id);
         }
@@ -332,8 +338,8 @@ impl Scheduler {
     pub(super) fn hurry_issuer(&mut self, key: Key) {
         let now = self.world.now();
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
-        if let Some((id, closed)) = self.issuers.circuit(issuer) {
-            closed.circuit.hurry(now);
+        if let Some((id, open)) = self.issuers.breaker(issuer) {
+            open.breaker.hurry(now);
             self.set_probe(id);
         }
     }
@@ -341,23 +347,23 @@ impl Scheduler {
     /// Something changed that the issuer may have refused the client for.
     pub(super) fn client_changed(&mut self, key: Key) {
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
-        let closed = self.issuers.of(issuer);
-        if closed.is_some_and(|closed| closed.circuit.cause() == Cause::ClientRefused) {
+        let open = self.issuers.of(issuer);
+        if open.is_some_and(|open| open.breaker.cause() == Cause::ClientRefused) {
             self.hurry_issuer(key);
         }
     }
 
     /// Why a job waits for its issuer; none: it does not wait.
     pub(super) fn held_back(&self, key: Key) -> Option<HeldBack> {
-        let closed = self.issuers.of(self.jobs.get(&key)?.issuer.as_ref())?;
-        if !closed.circuit.is_waiting(key) {
+        let open = self.issuers.of(self.jobs.get(&key)?.issuer.as_ref())?;
+        if !open.breaker.is_waiting(key) {
             return None;
         }
         Some(HeldBack {
-            issuer: closed.issuer.origin.to_string(),
-            cause: closed.circuit.cause(),
-            since: closed.since,
-            failure: closed.why.clone(),
+            issuer: open.issuer.origin.to_string(),
+            cause: open.breaker.cause(),
+            since: open.since,
+            failure: open.why.clone(),
         })
     }
 
@@ -366,25 +372,27 @@ impl Scheduler {
     pub(super) fn next_refresh(&self, key: Key, now: Reading) -> Option<Timestamp> {
         let entry = self.jobs.get(&key)?;
         let on_wall_clock = |at: Duration| now.wall.after(at.saturating_sub(now.boot));
-        let closed = self.issuers.of(entry.issuer.as_ref());
-        let Some(Closed { circuit, .. }) = closed.filter(|it| !it.circuit.is_probe(key)) else {
+        let open = self.issuers.of(entry.issuer.as_ref());
+        let Some(OpenBreaker { breaker, .. }) = open.filter(|it| !it.breaker.is_probe(key)) else {
             return entry.machine.next_refresh(now);
         };
-        if circuit.is_waiting(key) {
-            return circuit.probes_at().map(on_wall_clock);
+        if breaker.is_waiting(key) {
+            return breaker.probes_at().map(on_wall_clock);
         }
         let by_itself = entry.machine.next_refresh(now)?;
-        Some(by_itself.max(on_wall_clock(circuit.takes_from(key, entry.dies_at(now)))))
+        Some(by_itself.max(on_wall_clock(
+            breaker.takes_from(key, entry.expires_at_boot(now)),
+        )))
     }
 
     /// Whether a job waits for its issuer until somebody mends something.
     pub(super) fn is_held_for_people(&self, key: Key) -> bool {
         let entry = self.jobs.get(&key);
-        let closed = self
+        let open = self
             .issuers
             .of(entry.and_then(|entry| entry.issuer.as_ref()));
-        closed.is_some_and(|closed| {
-            closed.circuit.is_waiting(key) && closed.circuit.cause() == Cause::ClientRefused
+        open.is_some_and(|open| {
+            open.breaker.is_waiting(key) && open.breaker.cause() == Cause::ClientRefused
         })
     }
 }

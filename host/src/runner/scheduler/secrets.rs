@@ -1,5 +1,5 @@
 //! A job that waits for somebody to mend something is tried again as soon as one of its secrets is another: a client secret that was
-//! missing or wrong need not wait for the next rung of the ladder, which may be an hour away.
+//! missing or wrong need not wait for the next step of the backoff schedule, which may be an hour away.
 
 use std::time::Duration;
 

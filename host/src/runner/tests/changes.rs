@@ -322,13 +322,13 @@ fn a_job_that_waits_for_somebody_is_tried_again_once_its_secret_is_another() {
     world.time.run(async {
         let started = world.start(vec![a]).await;
         world.time.wait(2 * 3600 * SECOND).await;
-        let ladder = world.asked("a").len();
-        assert!((5..=7).contains(&ladder), "{:?}", world.asked("a"));
+        let scheduled = world.asked("a").len();
+        assert!((5..=7).contains(&scheduled), "{:?}", world.asked("a"));
         world.facts().secrets = None;
         world.time.wait(60 * SECOND).await;
         assert_eq!(
             world.asked("a").len(),
-            ladder,
+            scheduled,
             "what cannot be read has not changed"
         );
         mended.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -325,10 +325,10 @@ fn assert_no_dead_token(world: &World, path: &str, what: &str) {
         .map(|held| held.since)
         .chain([world.time.passed()]);
     for (held, until) in history.iter().zip(until) {
-        let dies = facts.deaths[&held.value];
+        let expires_at = facts.deaths[&held.value];
         assert!(
-            until <= dies,
-            "{what}: {} died at {dies:?} and was there until {until:?}",
+            until <= expires_at,
+            "{what}: {} died at {expires_at:?} and was there until {until:?}",
             held.value
         );
     }

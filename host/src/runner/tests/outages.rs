@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::world::{Plan, SECOND, World, failure, job, limits, put, rotating};
 use crate::model::failure::{Code, Failure, FailureKind};
 use crate::model::{Job, RetryUnanswered, Secret, SecretOrigin};
-use crate::refresh::restraint::Cause;
+use crate::refresh::circuit_breaker::Cause;
 use crate::runner::status::{ChainState, JobState, Snapshot};
 
 const MINUTE: Duration = Duration::from_secs(60);

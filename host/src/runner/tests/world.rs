@@ -100,7 +100,7 @@ pub(crate) struct Facts {
     pub(crate) store_fails: bool,
     /// How far all issuers' clocks are ahead.
     pub(crate) ahead_ms: i64,
-    /// By token value: when it really dies.
+    /// By token value: when it really expires.
     pub(crate) deaths: HashMap<String, Duration>,
     /// Whether of calls and outputs only the last of each is remembered, for long runs.
     is_forgetful: bool,
@@ -352,8 +352,8 @@ impl Acquirer for World {
                 });
             }
             let value = format!("{name}.{nth}");
-            let dies = self.time.passed() + plan.life;
-            self.facts().deaths.insert(value.clone(), dies);
+            let expires_at = self.time.passed() + plan.life;
+            self.facts().deaths.insert(value.clone(), expires_at);
             Ok(Obtained {
                 token: token(&value, Expiry::At(sent.after(plan.life))),
                 obtained_at: sent,

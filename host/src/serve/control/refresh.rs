@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::model::JobId;
     use crate::model::failure::FailureKind;
-    use crate::refresh::restraint::Cause;
+    use crate::refresh::circuit_breaker::Cause;
     use crate::runner::status::{FailureStatus, HeldBack, JobState, SharedStatus};
 
     const ASKED_AT: Timestamp = Timestamp(1_000_000);

@@ -1,13 +1,13 @@
-//! Restraint for all jobs that ask an issuer as one client: a circuit that closes when the issuer is away or overloaded, or when it
-//! refuses the client whoever asks. While it is closed one job at a time tries, and the others wait without failing themselves; the
-//! first answer opens it, and all go on. Open circuits need no memory: there is none.
+//! A circuit breaker for all jobs that ask an issuer as one client: it opens when the issuer is away or overloaded, or when it
+//! refuses the client whoever asks. While it is open one job at a time tries, and the others wait without failing themselves; the
+//! first answer closes it, and all go on. A closed breaker needs no memory: there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::backoff::{ladder, obeyed};
+use super::backoff::{obeyed, scheduled_wait};
 use super::scaled;
 use crate::model::failure::{Area, Code, Failure, FailureKind, HostCode};
 use crate::model::time::Reading;
@@ -176,7 +176,7 @@ fn status(code: &str) -> Option<u16> {
 /// Whether a failed call cost no issuer anything and is about what somebody may mend on this side at any time: a secret, a permission, a
 /// plugin's file, the certificates to trust. Not a chain, which only a login mends.
 #[must_use]
-pub fn is_at_home(failure: &Failure) -> bool {
+pub fn is_local(failure: &Failure) -> bool {
     let code = failure.host_code();
     let is_chains = code.is_some_and(|code| code.area() == Area::Chain);
     (sign(failure, true) == Sign::Unsent && !is_chains) || code == Some(HostCode::HttpTls)
@@ -186,7 +186,7 @@ pub fn is_at_home(failure: &Failure) -> bool {
 #[must_use]
 pub fn spacing(cause: Cause, nth: u32, sample: f64) -> Duration {
     let longest = match cause {
-        Cause::ClientRefused => ladder(nth),
+        Cause::ClientRefused => scheduled_wait(nth),
         Cause::IssuerInTrouble => {
             FIRST.saturating_mul(1_u32.checked_shl(nth.saturating_sub(1)).unwrap_or(u32::MAX))
         }
@@ -198,12 +198,12 @@ pub fn spacing(cause: Cause, nth: u32, sample: f64) -> Duration {
     }
 }
 
-/// A closed circuit and the jobs (`J`) behind it.
+/// An open breaker and the jobs (`J`) behind it.
 #[derive(Debug, Clone)]
-pub struct Circuit<J> {
-    /// Why it is closed.
+pub struct CircuitBreaker<J> {
+    /// Why it is open.
     cause: Cause,
-    /// Of what closed it and of probes.
+    /// Of what opened it, and of probes.
     failures: u32,
     /// When the next probe may go, on the boot clock.
     next: Duration,
@@ -212,11 +212,11 @@ pub struct Circuit<J> {
     /// When the next probe would have gone if nobody had been in a hurry, on the boot clock: it goes by then, whatever comes of theirs.
     otherwise: Option<Duration>,
     probe: Option<J>,
-    /// Who waits: those first that failed least while the circuit was closed, so that one job's own trouble does not keep all
+    /// Who waits: those first that failed least while the breaker was open, so that one job's own trouble does not keep all
     /// others waiting; then those whose tokens die first.
-    line: BTreeSet<(Place, J)>,
-    places: BTreeMap<J, Place>,
-    struck: BTreeMap<J, Struck>,
+    line: BTreeSet<(QueuePosition, J)>,
+    positions: BTreeMap<J, QueuePosition>,
+    affected: BTreeMap<J, Affected>,
     /// How many jobs met the trouble.
     in_trouble: u32,
 }
@@ -230,15 +230,15 @@ struct Rest {
 
 /// Where a job stands in line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct QueuePosition {
     failures: u32,
-    /// When its token dies, on the boot clock.
-    dies_at: Duration,
+    /// When its token expires, on the boot clock.
+    expires_at: Duration,
 }
 
-/// What a job suffered while the circuit was closed.
+/// What a job suffered while the breaker was open.
 #[derive(Debug, Clone, Copy)]
-struct Struck {
+struct Affected {
     failures: u32,
     /// Whether it met the issuer's trouble.
     in_trouble: bool,
@@ -246,20 +246,20 @@ struct Struck {
     by_trouble_alone: bool,
 }
 
-/// Who goes on when a circuit opens.
+/// Who goes on when a circuit breaker closes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opened<J> {
+pub struct Closed<J> {
     /// Those that waited for their turn.
     pub waiting: Vec<J>,
     /// Those that failed for the issuer's trouble alone: they need not wait any longer. A job that failed before the trouble, or
     /// again after it, keeps to its own waits: what it fails for is its own.
-    pub struck: Vec<J>,
+    pub affected: Vec<J>,
 }
 
-impl<J: Copy + Ord> Circuit<J> {
-    /// A circuit that the trouble of `job` closes. `was_well`: the job had not failed before.
+impl<J: Copy + Ord> CircuitBreaker<J> {
+    /// A breaker that the trouble of `job` opens. `was_well`: the job had not failed before.
     #[must_use]
-    pub fn close(
+    pub fn open(
         job: J,
         cause: Cause,
         retry_after: Option<Duration>,
@@ -267,7 +267,7 @@ impl<J: Copy + Ord> Circuit<J> {
         now: Reading,
         sample: f64,
     ) -> Self {
-        let mut circuit = Self {
+        let mut breaker = Self {
             cause,
             failures: 0,
             next: now.boot,
@@ -278,30 +278,30 @@ impl<J: Copy + Ord> Circuit<J> {
             otherwise: None,
             probe: None,
             line: BTreeSet::new(),
-            places: BTreeMap::new(),
-            struck: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            affected: BTreeMap::new(),
             in_trouble: 0,
         };
-        circuit.strike(job, true, was_well);
-        circuit.obey(retry_after, now);
-        circuit.failed(cause, now, sample);
-        circuit
+        breaker.record(job, true, was_well);
+        breaker.obey(retry_after, now);
+        breaker.failed(cause, now, sample);
+        breaker
     }
 
-    /// Lets a job wait for its turn. `dies_at` is when its token dies, on the boot clock; none: never.
-    pub fn wait(&mut self, job: J, dies_at: Option<Duration>) {
+    /// Lets a job wait for its turn. `expires_at` is when its token expires, on the boot clock; none: never.
+    pub fn wait(&mut self, job: J, expires_at: Option<Duration>) {
         self.leave(job);
-        let place = Place {
+        let place = QueuePosition {
             failures: self.failures_of(job),
-            dies_at: dies_at.unwrap_or(Duration::MAX),
+            expires_at: expires_at.unwrap_or(Duration::MAX),
         };
         self.line.insert((place, job));
-        self.places.insert(job, place);
+        self.positions.insert(job, place);
     }
 
     /// A job does not want to ask any more, or not as this client.
     pub fn leave(&mut self, job: J) {
-        if let Some(place) = self.places.remove(&job) {
+        if let Some(place) = self.positions.remove(&job) {
             self.line.remove(&(place, job));
         }
         if self.probe == Some(job) {
@@ -312,18 +312,18 @@ impl<J: Copy + Ord> Circuit<J> {
     /// A job does not ask as this client any more: what it met is nobody's any more.
     pub fn forget(&mut self, job: J) {
         self.leave(job);
-        self.pardon(job);
+        self.clear(job);
     }
 
-    fn pardon(&mut self, job: J) {
-        let struck = self.struck.remove(&job);
-        self.in_trouble -= u32::from(struck.is_some_and(|struck| struck.in_trouble));
+    fn clear(&mut self, job: J) {
+        let affected = self.affected.remove(&job);
+        self.in_trouble -= u32::from(affected.is_some_and(|affected| affected.in_trouble));
     }
 
     /// Whether none of those is left that met the trouble, waits, or tries.
     #[must_use]
     pub fn is_deserted(&self) -> bool {
-        self.struck.is_empty() && self.line.is_empty() && self.probe.is_none()
+        self.affected.is_empty() && self.line.is_empty() && self.probe.is_none()
     }
 
     /// When the next probe may go, on the boot clock; none: nobody waits, or one is under way.
@@ -334,30 +334,32 @@ impl<J: Copy + Ord> Circuit<J> {
         let (place, _) = self.line.first()?;
         self.probe
             .is_none()
-            .then(|| self.probes_from(place.failures, Some(place.dies_at)))
+            .then(|| self.probes_from(place.failures, Some(place.expires_at)))
     }
 
-    /// From when on a job that does not wait yet may ask if it then comes first in line, on the boot clock. `dies_at` as for
+    /// From when on a job that does not wait yet may ask if it then comes first in line, on the boot clock. `expires_at` as for
     /// [`Self::wait`].
     #[must_use]
-    pub fn takes_from(&self, job: J, dies_at: Option<Duration>) -> Duration {
-        self.probes_from(self.failures_of(job), dies_at)
+    pub fn takes_from(&self, job: J, expires_at: Option<Duration>) -> Duration {
+        self.probes_from(self.failures_of(job), expires_at)
     }
 
-    fn probes_from(&self, failures: u32, dies_at: Option<Duration>) -> Duration {
+    fn probes_from(&self, failures: u32, expires_at: Option<Duration>) -> Duration {
         let tells = failures == 0 && self.in_trouble <= 1;
         let at = if tells { Duration::ZERO } else { self.next };
-        at.max(self.rests_until(dies_at))
+        at.max(self.rests_until(expires_at))
     }
 
     fn failures_of(&self, job: J) -> u32 {
-        self.struck.get(&job).map_or(0, |struck| struck.failures)
+        self.affected
+            .get(&job)
+            .map_or(0, |affected| affected.failures)
     }
 
-    /// Until when a job whose token dies then obeys what the issuer asked for.
-    fn rests_until(&self, dies_at: Option<Duration>) -> Duration {
+    /// Until when a job whose token expires then obeys what the issuer asked for.
+    fn rests_until(&self, expires_at: Option<Duration>) -> Duration {
         let Rest { from, until } = self.rest;
-        let left = dies_at.map(|at| at.saturating_sub(from));
+        let left = expires_at.map(|at| at.saturating_sub(from));
         from.saturating_add(obeyed(Some(until.saturating_sub(from)), left))
     }
 
@@ -365,7 +367,7 @@ impl<J: Copy + Ord> Circuit<J> {
     pub fn take_probe(&mut self, now: Reading) -> Option<J> {
         self.probes_at().filter(|at| *at <= now.boot)?;
         let (_, job) = self.line.pop_first()?;
-        self.places.remove(&job);
+        self.positions.remove(&job);
         self.probe = Some(job);
         Some(job)
     }
@@ -380,8 +382,8 @@ impl<J: Copy + Ord> Circuit<J> {
         self.rest.until = now.boot;
     }
 
-    /// Takes note of how a job's call ended, be it the probe or one that began before the circuit closed. `was_well`: the job had
-    /// not failed before. Whether the circuit opens.
+    /// Takes note of how a job's call ended, be it the probe or one that began before the breaker opened. `was_well`: the job had
+    /// not failed before. Whether the breaker closes.
     #[must_use]
     pub fn ended(&mut self, job: J, sign: Sign, was_well: bool, now: Reading, sample: f64) -> bool {
         let was_probe = self.probe == Some(job);
@@ -390,18 +392,18 @@ impl<J: Copy + Ord> Circuit<J> {
         }
         match sign {
             Sign::Answered => {
-                self.pardon(job);
+                self.clear(job);
                 return was_probe || self.rest.until <= now.boot;
             }
             Sign::Trouble { cause, retry_after } => {
-                self.strike(job, true, was_well);
+                self.record(job, true, was_well);
                 self.obey(retry_after, now);
                 if was_probe {
                     self.failed(cause, now, sample);
                 }
             }
             Sign::Unclear | Sign::Unsent => {
-                self.strike(job, false, false);
+                self.record(job, false, false);
                 if was_probe && sign == Sign::Unclear {
                     self.next = now
                         .boot
@@ -434,27 +436,27 @@ impl<J: Copy + Ord> Circuit<J> {
         }
     }
 
-    fn strike(&mut self, job: J, in_trouble: bool, by_trouble_alone: bool) {
-        let struck = self.struck.entry(job).or_insert(Struck {
+    fn record(&mut self, job: J, in_trouble: bool, by_trouble_alone: bool) {
+        let affected = self.affected.entry(job).or_insert(Affected {
             failures: 0,
             in_trouble: false,
             by_trouble_alone,
         });
-        struck.failures = struck.failures.saturating_add(1);
-        if in_trouble && !struck.in_trouble {
-            struck.in_trouble = true;
+        affected.failures = affected.failures.saturating_add(1);
+        if in_trouble && !affected.in_trouble {
+            affected.in_trouble = true;
             self.in_trouble += 1;
         }
     }
 
-    /// Opens it: who goes on now.
+    /// Closes it: who goes on now.
     #[must_use]
-    pub fn open(self) -> Opened<J> {
-        let struck = self.struck.into_iter();
-        Opened {
+    pub fn close(self) -> Closed<J> {
+        let affected = self.affected.into_iter();
+        Closed {
             waiting: self.line.into_iter().map(|(_, job)| job).collect(),
-            struck: struck
-                .filter(|(_, struck)| struck.by_trouble_alone)
+            affected: affected
+                .filter(|(_, affected)| affected.by_trouble_alone)
                 .map(|(job, _)| job)
                 .collect(),
         }
@@ -463,7 +465,7 @@ impl<J: Copy + Ord> Circuit<J> {
     /// Whether this job waits for its turn.
     #[must_use]
     pub fn is_waiting(&self, job: J) -> bool {
-        self.places.contains_key(&job)
+        self.positions.contains_key(&job)
     }
 
     /// Whether it is this job's turn.
@@ -474,10 +476,10 @@ impl<J: Copy + Ord> Circuit<J> {
 
     /// Those that wait, in no order that matters.
     pub fn waiting(&self) -> impl Iterator<Item = J> {
-        self.places.keys().copied()
+        self.positions.keys().copied()
     }
 
-    /// Why it is closed.
+    /// Why it is open.
     #[must_use]
     pub const fn cause(&self) -> Cause {
         self.cause
@@ -495,18 +497,18 @@ mod tests {
     fn a_probe_that_somebody_asked_for_puts_off_no_other() {
         for cause in [Cause::IssuerInTrouble, Cause::ClientRefused] {
             for (failures, retry_after) in [(0, None), (3, None), (9, None), (0, Some(s(600)))] {
-                let mut circuit = Circuit::close(1, cause, retry_after, true, at(0), 1.0);
-                (0..failures).for_each(|_| circuit.failed(cause, at(0), 1.0));
-                let by_itself = circuit.next.max(circuit.rest.until);
+                let mut breaker = CircuitBreaker::open(1, cause, retry_after, true, at(0), 1.0);
+                (0..failures).for_each(|_| breaker.failed(cause, at(0), 1.0));
+                let by_itself = breaker.next.max(breaker.rest.until);
                 let asked_at = Reading {
                     boot: by_itself / 2,
                     ..at(0)
                 };
                 for _ in 0..2 {
-                    circuit.hurry(asked_at);
-                    circuit.failed(cause, asked_at, 1.0);
+                    breaker.hurry(asked_at);
+                    breaker.failed(cause, asked_at, 1.0);
                 }
-                let next = circuit.next.max(circuit.rest.until);
+                let next = breaker.next.max(breaker.rest.until);
                 assert!(
                     asked_at.boot < next && next <= by_itself,
                     "{cause:?} {failures} {retry_after:?}: {next:?}"
@@ -535,15 +537,15 @@ mod tests {
         retry_after: None,
     };
 
-    /// A circuit that job 0 closed at second 0, and job 100 failed, too; the first probe may go at second 1.
-    fn closed() -> Circuit<u32> {
-        let mut circuit = Circuit::close(0, Cause::IssuerInTrouble, None, true, at(0), 1.0);
-        assert!(!circuit.ended(100, AWAY, true, at(0), 1.0));
-        circuit
+    /// A breaker that job 0 opened at second 0, and job 100 failed, too; the first probe may go at second 1.
+    fn broken() -> CircuitBreaker<u32> {
+        let mut breaker = CircuitBreaker::open(0, Cause::IssuerInTrouble, None, true, at(0), 1.0);
+        assert!(!breaker.ended(100, AWAY, true, at(0), 1.0));
+        breaker
     }
 
     #[test]
-    fn only_trouble_that_all_share_closes_and_any_answer_opens() {
+    fn only_trouble_that_all_share_opens_and_any_answer_closes() {
         use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
         let refused = Sign::Trouble {
             cause: Cause::ClientRefused,
@@ -601,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_no_issuer_anything_is_at_home() {
+    fn what_costs_no_issuer_anything_is_local() {
         use FailureKind::{Denied, Internal, InvalidConfig, Unavailable};
         for (kind, code, expected) in [
             (InvalidConfig, "secret.not-found", true),
@@ -624,7 +626,7 @@ mod tests {
             (Denied, "", false),
         ] {
             let failure = Failure::new(kind, code, "");
-            assert_eq!(is_at_home(&failure), expected, "{kind} {code}");
+            assert_eq!(is_local(&failure), expected, "{kind} {code}");
         }
     }
 
@@ -653,70 +655,74 @@ mod tests {
 
     #[test]
     fn one_at_a_time_tries_and_the_first_answer_lets_all_go() {
-        let mut circuit = closed();
-        assert_eq!(circuit.probes_at(), None, "nobody waits");
-        for (job, dies_at) in [(1, None), (2, Some(s(10))), (3, Some(s(20)))] {
-            circuit.wait(job, dies_at);
+        let mut breaker = broken();
+        assert_eq!(breaker.probes_at(), None, "nobody waits");
+        for (job, expires_at) in [(1, None), (2, Some(s(10))), (3, Some(s(20)))] {
+            breaker.wait(job, expires_at);
         }
-        assert_eq!(circuit.probes_at(), Some(s(1)));
-        assert_eq!(circuit.take_probe(on(Duration::from_millis(999))), None);
-        assert_eq!(circuit.take_probe(at(1)), Some(2), "whose token dies first");
-        assert_eq!(circuit.take_probe(at(100)), None, "one at a time");
-        assert!(!circuit.ended(2, AWAY, true, at(100), 1.0));
-        assert_eq!(circuit.probes_at(), Some(s(102)));
-        assert_eq!(circuit.take_probe(at(102)), Some(3), "somebody else");
-        circuit.wait(2, None);
-        assert!(circuit.ended(3, Sign::Answered, true, at(103), 1.0));
-        let opened = circuit.open();
-        assert_eq!(opened.waiting, [1, 2]);
-        assert_eq!(opened.struck, [0, 2, 100]);
+        assert_eq!(breaker.probes_at(), Some(s(1)));
+        assert_eq!(breaker.take_probe(on(Duration::from_millis(999))), None);
+        assert_eq!(
+            breaker.take_probe(at(1)),
+            Some(2),
+            "whose token expires first"
+        );
+        assert_eq!(breaker.take_probe(at(100)), None, "one at a time");
+        assert!(!breaker.ended(2, AWAY, true, at(100), 1.0));
+        assert_eq!(breaker.probes_at(), Some(s(102)));
+        assert_eq!(breaker.take_probe(at(102)), Some(3), "somebody else");
+        breaker.wait(2, None);
+        assert!(breaker.ended(3, Sign::Answered, true, at(103), 1.0));
+        let closed = breaker.close();
+        assert_eq!(closed.waiting, [1, 2]);
+        assert_eq!(closed.affected, [0, 2, 100]);
     }
 
     #[test]
     fn a_job_that_fails_for_reasons_of_its_own_keeps_to_its_own_waits() {
-        let mut circuit = Circuit::close(0, Cause::IssuerInTrouble, None, false, at(0), 0.0);
-        assert!(!circuit.ended(100, AWAY, false, at(0), 1.0));
-        circuit.wait(1, None);
-        circuit.wait(2, None);
-        assert_eq!(circuit.take_probe(at(1)), Some(1));
-        assert!(!circuit.ended(1, Sign::Unsent, true, at(1), 0.0));
+        let mut breaker = CircuitBreaker::open(0, Cause::IssuerInTrouble, None, false, at(0), 0.0);
+        assert!(!breaker.ended(100, AWAY, false, at(0), 1.0));
+        breaker.wait(1, None);
+        breaker.wait(2, None);
+        assert_eq!(breaker.take_probe(at(1)), Some(1));
+        assert!(!breaker.ended(1, Sign::Unsent, true, at(1), 0.0));
         assert_eq!(
-            circuit.take_probe(at(1)),
+            breaker.take_probe(at(1)),
             Some(2),
             "nothing was sent: the next may try at once"
         );
-        assert!(!circuit.ended(2, Sign::Unclear, true, at(1), 0.0));
-        circuit.wait(3, None);
+        assert!(!breaker.ended(2, Sign::Unclear, true, at(1), 0.0));
+        breaker.wait(3, None);
         assert_eq!(
-            circuit.take_probe(at(1)),
+            breaker.take_probe(at(1)),
             None,
             "something was sent perhaps"
         );
-        assert_eq!(circuit.take_probe(at(2)), Some(3));
-        assert!(circuit.ended(3, Sign::Answered, true, at(2), 0.0));
-        assert!(circuit.open().struck.is_empty());
+        assert_eq!(breaker.take_probe(at(2)), Some(3));
+        assert!(breaker.ended(3, Sign::Answered, true, at(2), 0.0));
+        assert!(breaker.close().affected.is_empty());
     }
 
     #[test]
     fn what_one_job_met_alone_is_not_held_against_the_next() {
-        let away = |job| Circuit::close(job, Cause::IssuerInTrouble, None, true, at(0), 1.0);
-        let mut circuit = away(0);
-        circuit.wait(0, None);
-        assert_eq!(circuit.take_probe(at(0)), None, "it has had its turn");
-        circuit.wait(1, None);
-        assert_eq!(circuit.take_probe(at(0)), Some(1), "another tells at once");
-        assert!(circuit.ended(1, Sign::Answered, true, at(0), 1.0));
-        let mut circuit = away(0);
-        circuit.wait(1, None);
-        circuit.wait(2, None);
-        assert_eq!(circuit.take_probe(at(0)), Some(1));
-        assert!(!circuit.ended(1, AWAY, true, at(0), 1.0));
+        let away = |job| CircuitBreaker::open(job, Cause::IssuerInTrouble, None, true, at(0), 1.0);
+        let mut breaker = away(0);
+        breaker.wait(0, None);
+        assert_eq!(breaker.take_probe(at(0)), None, "it has had its turn");
+        breaker.wait(1, None);
+        assert_eq!(breaker.take_probe(at(0)), Some(1), "another tells at once");
+        assert!(breaker.ended(1, Sign::Answered, true, at(0), 1.0));
+        let mut breaker = away(0);
+        breaker.wait(1, None);
+        breaker.wait(2, None);
+        assert_eq!(breaker.take_probe(at(0)), Some(1));
+        assert!(!breaker.ended(1, AWAY, true, at(0), 1.0));
         assert_eq!(
-            circuit.take_probe(at(0)),
+            breaker.take_probe(at(0)),
             None,
             "the trouble is not one job's"
         );
-        assert_eq!(circuit.probes_at(), Some(s(2)));
+        assert_eq!(breaker.probes_at(), Some(s(2)));
     }
 
     #[test]
@@ -724,34 +730,34 @@ mod tests {
         for (retry_after_s, expected_s) in [(100, 100), (86_400, 3600)] {
             let retry_after = Some(s(retry_after_s));
             let cause = Cause::IssuerInTrouble;
-            let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
-            circuit.wait(1, None);
-            assert_eq!(circuit.probes_at(), Some(s(expected_s)));
-            let is_open = circuit.ended(2, Sign::Answered, true, at(1), 1.0);
+            let mut breaker = CircuitBreaker::open(0, cause, retry_after, true, at(0), 1.0);
+            breaker.wait(1, None);
+            assert_eq!(breaker.probes_at(), Some(s(expected_s)));
+            let is_open = breaker.ended(2, Sign::Answered, true, at(1), 1.0);
             assert!(!is_open, "an answer to a question of before");
-            circuit.hurry(at(5));
-            assert_eq!(circuit.take_probe(at(5)), Some(1), "somebody wants to know");
-            assert!(circuit.ended(1, Sign::Answered, true, at(6), 1.0));
+            breaker.hurry(at(5));
+            assert_eq!(breaker.take_probe(at(5)), Some(1), "somebody wants to know");
+            assert!(breaker.ended(1, Sign::Answered, true, at(6), 1.0));
         }
     }
 
     #[test]
     fn retry_after_holds_nobody_back_beyond_what_its_token_bears() {
-        for (dies_at, expected, what) in [
-            (None, 3600, "it never dies"),
+        for (expires_at, expected, what) in [
+            (None, 3600, "it never expires"),
             (Some(100_000), 3600, "it lives for long"),
             (Some(400), 300, "three quarters of what is left"),
             (Some(0), 300, "there is none"),
         ] {
             let (cause, retry_after) = (Cause::IssuerInTrouble, Some(s(99_999_999)));
-            let mut circuit = Circuit::close(0, cause, retry_after, true, at(0), 1.0);
-            circuit.wait(1, dies_at.map(s));
-            assert_eq!(circuit.probes_at(), Some(s(expected)), "{what}");
-            assert_eq!(circuit.take_probe(at(expected)), Some(1), "{what}");
+            let mut breaker = CircuitBreaker::open(0, cause, retry_after, true, at(0), 1.0);
+            breaker.wait(1, expires_at.map(s));
+            assert_eq!(breaker.probes_at(), Some(s(expected)), "{what}");
+            assert_eq!(breaker.take_probe(at(expected)), Some(1), "{what}");
             let again = Sign::Trouble { cause, retry_after };
-            assert!(!circuit.ended(1, again, true, at(expected), 1.0));
-            circuit.wait(2, Some(s(0)));
-            let next = circuit.probes_at();
+            assert!(!breaker.ended(1, again, true, at(expected), 1.0));
+            breaker.wait(2, Some(s(0)));
+            let next = breaker.probes_at();
             assert_eq!(next, Some(s(expected + 300)), "{what}, and then another");
         }
     }
@@ -826,36 +832,36 @@ mod tests {
 
     #[test]
     fn a_late_failure_of_an_earlier_call_makes_probes_no_rarer() {
-        let mut circuit = closed();
-        circuit.wait(9, None);
+        let mut breaker = broken();
+        breaker.wait(9, None);
         for job in 1..8 {
-            assert!(!circuit.ended(job, AWAY, true, at(0), 1.0));
+            assert!(!breaker.ended(job, AWAY, true, at(0), 1.0));
         }
-        assert_eq!(circuit.probes_at(), Some(s(1)));
+        assert_eq!(breaker.probes_at(), Some(s(1)));
         assert!(
-            circuit.ended(8, Sign::Answered, true, at(0), 1.0),
+            breaker.ended(8, Sign::Answered, true, at(0), 1.0),
             "nor does it take more than one answer"
         );
-        assert_eq!(circuit.open().struck.len(), 9);
+        assert_eq!(breaker.close().affected.len(), 9);
     }
 
     #[test]
     fn a_probe_that_is_not_wanted_any_more_leaves_its_turn_to_the_next() {
-        let mut circuit = closed();
-        circuit.wait(1, None);
-        circuit.wait(2, None);
-        assert_eq!(circuit.take_probe(at(1)), Some(1));
-        circuit.leave(1);
-        assert_eq!(circuit.take_probe(at(1)), Some(2));
+        let mut breaker = broken();
+        breaker.wait(1, None);
+        breaker.wait(2, None);
+        assert_eq!(breaker.take_probe(at(1)), Some(1));
+        breaker.leave(1);
+        assert_eq!(breaker.take_probe(at(1)), Some(2));
     }
 
     #[test]
     fn a_circuit_is_deserted_once_all_have_gone_that_met_the_trouble_or_wait() {
-        let mut circuit = closed();
-        circuit.wait(1, None);
+        let mut breaker = broken();
+        breaker.wait(1, None);
         for (job, is_deserted) in [(0, false), (100, false), (1, true)] {
-            circuit.forget(job);
-            assert_eq!(circuit.is_deserted(), is_deserted, "without {job}");
+            breaker.forget(job);
+            assert_eq!(breaker.is_deserted(), is_deserted, "without {job}");
         }
     }
 
@@ -869,18 +875,18 @@ mod tests {
         fn in_a_long_outage_two_probes_a_minute_at_most_and_never_a_wait_that_misses_the_return(
             takes_ms in 0_u64..40_000, samples in proptest::collection::vec(0.0_f64..=1.0, 60),
         ) {
-            let mut circuit = closed();
+            let mut breaker = broken();
             let mut now = Duration::ZERO;
             let mut begun = Vec::new();
             for sample in samples {
-                circuit.wait(1, None);
-                let wait = circuit.probes_at().unwrap().saturating_sub(now);
+                breaker.wait(1, None);
+                let wait = breaker.probes_at().unwrap().saturating_sub(now);
                 prop_assert!(wait <= STEADY.mul_f64(1.0 + STEADY_JITTER));
                 now += wait;
-                prop_assert_eq!(circuit.take_probe(on(now)), Some(1));
+                prop_assert_eq!(breaker.take_probe(on(now)), Some(1));
                 begun.push(now);
                 now += Duration::from_millis(takes_ms);
-                prop_assert!(!circuit.ended(1, AWAY, true, on(now), sample));
+                prop_assert!(!breaker.ended(1, AWAY, true, on(now), sample));
             }
             let long_since = begun.get(5..).unwrap_or_default();
             for three in long_since.windows(3) {
@@ -892,44 +898,44 @@ mod tests {
         fn whatever_happens_one_at_a_time_tries_everybody_gets_a_turn_and_nobody_is_lost(
             happenings in proptest::collection::vec(any_happening(), 1..200), sample in 0.0_f64..=1.0,
         ) {
-            let mut circuit = closed();
+            let mut breaker = broken();
             let mut now = Duration::ZERO;
             let mut waiting = BTreeSet::new();
             let mut probe = None;
             for (pass_ms, job, choice) in happenings {
                 now += Duration::from_millis(pass_ms);
                 if probe != Some(job) && choice % 4 != 0 {
-                    circuit.wait(job, Some(s(choice.into())));
+                    breaker.wait(job, Some(s(choice.into())));
                     waiting.insert(job);
                 }
-                if let Some(taken) = circuit.take_probe(on(now)) {
+                if let Some(taken) = breaker.take_probe(on(now)) {
                     prop_assert_eq!(probe, None);
                     prop_assert!(waiting.remove(&taken));
                     probe = Some(taken);
                 }
                 if let (Some(job), true) = (probe, choice % 3 == 0) {
                     let sign = [AWAY, Sign::Unclear, Sign::Unsent][usize::from(choice) % 3];
-                    prop_assert!(!circuit.ended(job, sign, true, on(now), sample));
+                    prop_assert!(!breaker.ended(job, sign, true, on(now), sample));
                     probe = None;
                 }
-                prop_assert_eq!(circuit.probes_at().is_none(), probe.is_some() || waiting.is_empty());
+                prop_assert_eq!(breaker.probes_at().is_none(), probe.is_some() || waiting.is_empty());
             }
             // Everybody that waits gets a turn before anybody gets a second.
             let mut turns = Vec::new();
             if let Some(job) = probe {
-                prop_assert!(!circuit.ended(job, AWAY, true, on(now), sample));
+                prop_assert!(!breaker.ended(job, AWAY, true, on(now), sample));
             }
             let mut fewest = waiting.clone();
             while !fewest.is_empty() {
-                now = now.max(circuit.probes_at().unwrap());
-                let job = circuit.take_probe(on(now)).unwrap();
+                now = now.max(breaker.probes_at().unwrap());
+                let job = breaker.take_probe(on(now)).unwrap();
                 turns.push(job);
                 fewest.remove(&job);
-                prop_assert!(!circuit.ended(job, AWAY, true, on(now), sample));
-                circuit.wait(job, None);
+                prop_assert!(!breaker.ended(job, AWAY, true, on(now), sample));
+                breaker.wait(job, None);
                 prop_assert!(turns.len() <= 20 * 250, "somebody starves");
             }
-            let mut left: Vec<_> = circuit.open().waiting;
+            let mut left: Vec<_> = breaker.close().waiting;
             left.sort_unstable();
             prop_assert_eq!(left, waiting.into_iter().collect::<Vec<_>>());
         }
