@@ -73,20 +73,20 @@ pub(crate) fn tell(
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             let known = known_keys(schema, error.schema_path().as_str());
+            let known: Vec<&str> = known.into_iter().collect();
             return mistakes.extend(unexpected.iter().map(|key| {
                 let pointer = format!("{pointer}/{}", escaped(key));
-                let seen = written.see(&pointer);
-                let is_bare = seen.is_some_and(|seen| seen.kind == Kind::Nothing);
-                let (message, help) = unknown_key(key, is_bare, &known);
+                // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
+                let is_bare =
+                    matches!(written.see(&pointer), Some(seen) if seen.kind == Kind::Nothing);
+                let is_hidden = is_bare && nearest(key, known.iter().copied()).is_none();
+                let (message, help) = unknown_key(key, is_hidden, &known);
                 mistake(pointer, message, Some(help))
             }));
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             match (missing_keys(pointer, context), meant(pointer, context)) {
-                (Some(keys), _) => (
-                    format!("one of {keys} is missing"),
-                    Some("give exactly one of them".to_owned()),
-                ),
+                (Some(keys), _) => with_help(one_of(&keys, &[])),
                 (None, Some(errors)) => {
                     return errors
                         .iter()
@@ -98,10 +98,7 @@ pub(crate) fn tell(
         ValidationErrorKind::OneOfMultipleValid { .. }
             if let Some(keys) = excluding_keys(schema, error, written) =>
         {
-            (
-                format!("{keys} exclude each other"),
-                Some("keep exactly one of them".to_owned()),
-            )
+            with_help(one_of(&keys, &keys))
         }
         ValidationErrorKind::PropertyNames { error } => {
             let name = Seen {
@@ -123,16 +120,17 @@ fn mistake(pointer: String, message: String, help: Option<String>) -> Mistake {
     }
 }
 
+fn with_help((message, help): (String, String)) -> (String, Option<String>) {
+    (message, Some(help))
+}
+
 /// What is wrong with a value, and the mend.
 fn words(schema: &Value, error: &ValidationError<'_>, seen: &Seen) -> (String, Option<String>) {
     let value = &seen.shown;
     match error.kind() {
         ValidationErrorKind::Required { property } => {
             let key = property.as_str().unwrap_or_default();
-            (
-                format!("the key `{key}` is missing"),
-                Some(format!("add `{key}: …`")),
-            )
+            with_help(missing_key(key))
         }
         ValidationErrorKind::Type { kind } => not_expected(&expected(kind), seen, example(kind)),
         ValidationErrorKind::Enum { options } => {
@@ -171,31 +169,29 @@ fn words(schema: &Value, error: &ValidationError<'_>, seen: &Seen) -> (String, O
     }
 }
 
-fn not_expected(
+/// Tells of a value where another kind is expected.
+pub(crate) fn not_expected(
     expected: &str,
     Seen { kind, shown }: &Seen,
     example: Option<&str>,
 ) -> (String, Option<String>) {
-    match (kind, example) {
-        (Kind::Nothing, Some(example)) => (
-            format!("a value is missing: {expected} is expected"),
-            Some(format!("write it like `{example}`, or remove the key")),
-        ),
-        (Kind::Nothing, None) => (
-            format!("a value is missing: {expected} is expected"),
-            Some("write one, or remove the key".to_owned()),
-        ),
-        (Kind::Bare, _) if expected == TEXT => (
+    let like = example.map(|example| format!("write it like `{example}`"));
+    match kind {
+        Kind::Nothing => {
+            let write = like.unwrap_or_else(|| "write one".to_owned());
+            (
+                format!("a value is missing: {expected} is expected"),
+                Some(format!("{write}, or remove the key")),
+            )
+        }
+        Kind::Bare if expected == TEXT => (
             format!("expected {expected}, but YAML reads {shown} as a number or truth value"),
             Some(match shown.starts_with('`') {
                 true => format!("quote it: `\"{}\"`", shown.trim_matches('`')),
                 false => "quote it".to_owned(),
             }),
         ),
-        _ => (
-            format!("expected {expected}, found {shown}"),
-            example.map(|example| format!("write it like `{example}`")),
-        ),
+        _ => (format!("expected {expected}, found {shown}"), like),
     }
 }
 
@@ -272,50 +268,48 @@ fn meant<'a, 'e>(
 }
 
 /// The keys of which one is to be there, where that is all that the alternatives want.
-fn missing_keys(pointer: &str, alternatives: &[Vec<ValidationError<'_>>]) -> Option<String> {
-    let keys: Option<Vec<String>> = alternatives
+fn missing_keys<'a>(
+    pointer: &str,
+    alternatives: &'a [Vec<ValidationError<'_>>],
+) -> Option<Vec<&'a str>> {
+    alternatives
         .iter()
         .map(|errors| match (errors.as_slice(), errors.first()?.kind()) {
             ([error], ValidationErrorKind::Required { property })
                 if error.instance_path().as_str() == pointer =>
             {
-                Some(quoted(property))
+                property.as_str()
             }
             _ => None,
         })
-        .collect();
-    Some(keys?.join(", "))
+        .collect()
 }
 
 /// The keys that exclude each other and are there, where that is all that the alternatives want.
-fn excluding_keys(
-    schema: &Value,
+fn excluding_keys<'s>(
+    schema: &'s Value,
     error: &ValidationError<'_>,
     written: &dyn Written,
-) -> Option<String> {
+) -> Option<Vec<&'s str>> {
     let pointer = error.instance_path().as_str();
     let alternatives = schema.pointer(error.schema_path().as_str())?.as_array()?;
-    let wanted: Option<Vec<&str>> = alternatives
-        .iter()
-        .map(|alternative| {
-            let required = alternative.as_object()?;
-            let keys = required.get("required")?.as_array()?;
-            match (required.len(), keys.as_slice()) {
-                (1, [key]) => key.as_str(),
-                _ => None,
-            }
-        })
-        .collect();
-    let there: Vec<String> = wanted?
-        .into_iter()
-        .filter(|key| {
-            written
-                .see(&format!("{pointer}/{}", escaped(key)))
-                .is_some()
-        })
-        .map(|key| format!("`{key}`"))
-        .collect();
-    Some(there.join(", "))
+    let wanted = alternatives.iter().map(|alternative| {
+        let required = alternative.as_object()?;
+        match (
+            required.len(),
+            required.get("required")?.as_array()?.as_slice(),
+        ) {
+            (1, [key]) => key.as_str(),
+            _ => None,
+        }
+    });
+    let mut keys = wanted.collect::<Option<Vec<&str>>>()?;
+    keys.retain(|key| {
+        written
+            .see(&format!("{pointer}/{}", escaped(key)))
+            .is_some()
+    });
+    Some(keys)
 }
 
 /// What the alternatives allow.
@@ -350,23 +344,49 @@ fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
     }
 }
 
-fn unknown_key(key: &str, is_bare: bool, known: &BTreeSet<String>) -> (String, String) {
-    let nearest = nearest(key, known.iter().map(String::as_str));
-    // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
-    let is_hidden = (is_bare && nearest.is_none()) || key.chars().count() > MAX_KEY_CHARS;
-    let message = match is_hidden {
+/// Tells of a key that is not known here; `is_hidden`: it may be a value, and is not repeated.
+pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> (String, String) {
+    let message = match is_hidden || key.chars().count() > MAX_KEY_CHARS {
         true => "unknown key (not shown)".to_owned(),
         false => format!("unknown key `{key}`"),
     };
-    let help = match nearest {
+    let help = match nearest(key, known.iter().copied()) {
         Some(nearest) => format!("did you mean `{nearest}`?"),
-        None if known.is_empty() => "no key is known here".to_owned(),
-        None => {
-            let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            format!("the keys here are {}", known.join(", "))
+        None if key == "<<" => {
+            "merge keys are not part of YAML 1.2; write the keys out, or use `defaults`".to_owned()
         }
+        None if known.is_empty() => "no key is known here".to_owned(),
+        None => format!("the keys here are {}", list(known.iter().copied())),
     };
     (message, help)
+}
+
+/// Tells of a key that is missing.
+pub(crate) fn missing_key(key: &str) -> (String, String) {
+    (
+        format!("the key `{key}` is missing"),
+        format!("add `{key}: …`"),
+    )
+}
+
+/// Tells of keys of which one is to be there, by those that are.
+pub(crate) fn one_of(keys: &[&str], given: &[&str]) -> (String, String) {
+    match given {
+        [] => (
+            format!("one of {} is missing", list(keys.iter().copied())),
+            "give exactly one of them".to_owned(),
+        ),
+        _ => (
+            format!("{} exclude each other", list(given.iter().copied())),
+            "keep exactly one of them".to_owned(),
+        ),
+    }
+}
+
+/// `a`, `b`, `c`
+pub(crate) fn list<'k>(words: impl Iterator<Item = &'k str>) -> String {
+    let quoted: Vec<_> = words.map(|word| format!("`{word}`")).collect();
+    quoted.join(", ")
 }
 
 /// The schema that a keyword stands in.
@@ -375,14 +395,19 @@ fn around<'s>(root: &'s Value, keyword_path: &str) -> Option<&'s Value> {
 }
 
 /// The keys that the schema around a keyword knows.
-fn known_keys(root: &Value, keyword_path: &str) -> BTreeSet<String> {
+fn known_keys<'s>(root: &'s Value, keyword_path: &str) -> BTreeSet<&'s str> {
     let mut keys = BTreeSet::new();
     let mut seen: Vec<&Value> = around(root, keyword_path).into_iter().collect();
     let mut next = 0;
     while let Some(schema) = seen.get(next).copied() {
         next += 1;
         let properties = schema.get("properties").and_then(Value::as_object);
-        keys.extend(properties.into_iter().flatten().map(|(key, _)| key.clone()));
+        keys.extend(
+            properties
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.as_str()),
+        );
         for same in in_place(root, schema) {
             if seen.len() < MAX_STEPS && !seen.iter().any(|seen| std::ptr::eq(*seen, same)) {
                 seen.push(same);

@@ -9,9 +9,10 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::mistake::Span;
-use super::read::{At, Gathered, Named, OneOrMany, list};
+use super::read::{At, Gathered, Named, OneOrMany};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
 use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, file};
+use crate::form::list;
 use crate::model::Policy;
 use crate::model::defaults;
 use crate::model::{

@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use super::mistake::{Note, Notes, Span};
-use super::yaml::{Content, Key, Kind, Node, Scalar};
-use crate::names::nearest;
+use super::yaml::{Content, Key, Kind, Node};
+use crate::form::{self, Seen};
 use crate::text::Alphabet;
 
 /// What reading gathers.
@@ -82,33 +82,29 @@ impl Gathered {
             .collect()
     }
 
-    /// The scalar in backticks, or a word for it when it must not be shown.
-    fn quote(&self, node: &Node, scalar: &Scalar) -> String {
-        if self.is_hidden(node.span) {
-            "a bare value".to_owned()
-        } else {
-            format!("`{}`", scalar.text.as_str())
-        }
+    /// The value as a message may repeat it.
+    fn see(&self, node: &Node) -> Seen {
+        let (kind, shown) = match &node.content {
+            Content::List(_) => (form::Kind::Collection, "a list".to_owned()),
+            Content::Map(_) => (form::Kind::Collection, "a mapping".to_owned()),
+            Content::Scalar(scalar) => {
+                let kind = match scalar.kind() {
+                    Kind::Null => form::Kind::Nothing,
+                    _ => form::Kind::Text,
+                };
+                let shown = match self.is_hidden(node.span) {
+                    true => "a bare value".to_owned(),
+                    false => format!("`{}`", scalar.text.as_str()),
+                };
+                (kind, shown)
+            }
+        };
+        Seen { kind, shown }
     }
 
     fn wrong_type(&mut self, node: &Node, expected: &str, example: &str) {
-        let found = match &node.content {
-            Content::List(_) => "a list".to_owned(),
-            Content::Map(_) => "a mapping".to_owned(),
-            Content::Scalar(scalar) if scalar.kind() == Kind::Null => {
-                return self.note(
-                    node.span,
-                    format!("a value is missing: {expected} is expected"),
-                    format!("write it like `{example}`, or remove the key"),
-                );
-            }
-            Content::Scalar(scalar) => self.quote(node, scalar),
-        };
-        self.note(
-            node.span,
-            format!("expected {expected}, found {found}"),
-            format!("write it like `{example}`"),
-        );
+        let (message, help) = form::not_expected(expected, &self.see(node), Some(example));
+        self.note(node.span, message, help.unwrap_or_default());
     }
 }
 
@@ -165,11 +161,9 @@ impl<'n> Fields<'n> {
         for (key, value) in entries {
             if !known.contains(&&*key.text) {
                 gathered.hide(value);
-                let message = match gathered.is_hidden(key.span) {
-                    true => "unknown key".to_owned(),
-                    false => format!("unknown key `{}`", key.text),
-                };
-                gathered.note(key.span, message, key_help(&key.text, known));
+                let is_hidden = gathered.is_hidden(key.span);
+                let (message, help) = form::unknown_key(&key.text, is_hidden, known);
+                gathered.note(key.span, message, help);
             }
         }
         Some(Self {
@@ -193,34 +187,11 @@ impl<'n> Fields<'n> {
             .copied()
             .filter(|key| self.get(key).is_some())
             .collect();
-        match given.len() {
-            1 => {}
-            0 => gathered.note(
-                self.span,
-                format!("one of {} is missing", list(keys.iter().copied())),
-                "give exactly one of them",
-            ),
-            _ => gathered.note(
-                self.span,
-                format!("{} exclude each other", list(given.into_iter())),
-                "keep exactly one of them",
-            ),
+        if given.len() != 1 {
+            let (message, help) = form::one_of(keys, &given);
+            gathered.note(self.span, message, help);
         }
     }
-}
-
-fn key_help(key: &str, known: &[&str]) -> String {
-    match nearest(key, known.iter().copied()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None if key == "<<" => "merge keys are not part of YAML 1.2; use `defaults`".to_owned(),
-        None => format!("the keys here are {}", list(known.iter().copied())),
-    }
-}
-
-/// `a`, `b`, `c`
-pub(super) fn list<'k>(words: impl Iterator<Item = &'k str>) -> String {
-    let quoted: Vec<_> = words.map(|word| format!("`{word}`")).collect();
-    quoted.join(", ")
 }
 
 /// A key of a record: `At<T>` is required, `Option<At<T>>` is not.
@@ -240,11 +211,8 @@ impl<T: Read> Field for At<T> {
         match fields.get(key) {
             Some(node) => Self::read(node, gathered),
             None => {
-                gathered.note(
-                    fields.span,
-                    format!("the key `{key}` is missing"),
-                    format!("add `{key}: …`"),
-                );
+                let (message, help) = form::missing_key(key);
+                gathered.note(fields.span, message, help);
                 None
             }
         }
@@ -466,7 +434,7 @@ impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
             {
                 return Some(Self(value));
             }
-            let shown = gathered.quote(node, scalar);
+            let shown = gathered.see(node).shown;
             gathered.note(
                 node.span,
                 format!("{shown} is out of bounds"),
@@ -635,7 +603,7 @@ pub(super) fn json_of(node: &Node, gathered: &mut Gathered) -> Option<Value> {
             Kind::Bool(value) => Some(Value::from(value)),
             Kind::Text => Some(Value::from(scalar.text.as_str())),
             Kind::Integer | Kind::Float => json_number(&scalar.text).or_else(|| {
-                let shown = gathered.quote(node, scalar);
+                let shown = gathered.see(node).shown;
                 gathered.note(
                     node.span,
                     format!("{shown} is a number that would not be passed on as it is written"),

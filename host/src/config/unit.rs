@@ -65,7 +65,8 @@ impl Word for Time {
     fn word_schema() -> Value {
         json!({
             "type": "string",
-            "pattern": r"^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+            "minLength": 1,
+            "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
             "examples": ["90s", "1h30m", "500ms"],
         })
     }
@@ -488,7 +489,7 @@ name!(
 );
 name!(
     /// A key of a Kubernetes Secret.
-    SecretKey, "a key of a Secret", "token", 253, r"^(?!\.$|\.\.)[-._a-zA-Z0-9]+$",
+    SecretKey, "a key of a Secret", "token", 253, r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$",
     |text| !text.is_empty() && text.bytes().all(is_name_byte) && text != "." && !text.starts_with(".."),
     "use at most 253 letters, digits, `-`, `_` and `.`, not `.` alone and not `..` at the start"
 );

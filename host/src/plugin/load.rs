@@ -22,6 +22,7 @@ use super::judge::{self, JudgeError};
 use super::limits;
 use super::v0_1::{Linkers, Prepared};
 use crate::file;
+use crate::form::list;
 use crate::model::PluginFile;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::names::nearest;
@@ -162,8 +163,8 @@ fn maybe(nearest: Option<&str>) -> String {
 }
 
 fn known(names: &[String]) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    format!("there are {}; add others under `plugins`", names.join(", "))
+    let names = list(names.iter().map(String::as_str));
+    format!("there are {names}; add others under `plugins`")
 }
 
 fn advice(wanted: World) -> &'static str {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::form::list;
 use crate::names::nearest;
 use crate::printable;
 
@@ -115,8 +116,8 @@ fn unknown(name: &str, known: &BTreeSet<&str>) -> String {
     match nearest(name, known.iter().copied()) {
         Some(meant) => format!("it knows no secret `{name}`; did you mean `{meant}`?"),
         None => {
-            let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-            format!("it knows no secret `{name}`; it opens {}", known.join(", "))
+            let known = list(known.iter().copied());
+            format!("it knows no secret `{name}`; it opens {known}")
         }
     }
 }
