@@ -7,7 +7,7 @@ use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::call::{Call, Dated};
+use super::call::Call;
 use super::chain::{Exchange, PluginId};
 use super::host::Host;
 use super::journal::{self, Ending, Settled};
@@ -67,10 +67,10 @@ pub struct Acquired {
     pub token: Token,
     /// When the request that brought it was sent; without requests, when the call began.
     pub obtained_at: Timestamp,
-    /// When the first of the job's rotating secrets expires, where its issuer said so.
+    /// When the first of the source's rotating secrets expires unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
-    /// The last answer that had a date.
-    pub last_dated: Option<Dated>,
+    /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
+    pub issuer_ahead_ms: Option<i64>,
 }
 
 /// Why there is no token.
@@ -78,15 +78,15 @@ pub struct Acquired {
 pub struct NotAcquired {
     /// What went wrong.
     pub failure: Failure,
-    /// The last answer that had a date.
-    pub last_dated: Option<Dated>,
+    /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
+    pub issuer_ahead_ms: Option<i64>,
 }
 
 impl From<Failure> for NotAcquired {
     fn from(failure: Failure) -> Self {
         Self {
             failure,
-            last_dated: None,
+            issuer_ahead_ms: None,
         }
     }
 }
@@ -146,17 +146,17 @@ impl Host {
         });
         journal::write_back(&self.0.journal, job, call.held()).await;
         // An answer from the journal tells nothing of the clocks now.
-        let last_dated = call.last_dated().filter(|_| replayed.is_none());
+        let issuer_ahead_ms = call.issuer_ahead_ms().filter(|_| replayed.is_none());
         let not_acquired = |failure| NotAcquired {
             failure,
-            last_dated,
+            issuer_ahead_ms,
         };
         match result {
             Ok(token) => {
                 let acquired = Acquired {
                     obtained_at: call.first_sent_at().unwrap_or(began),
                     rotating_expires_at: journal::expires_at(call.held()).await,
-                    last_dated,
+                    issuer_ahead_ms,
                     token,
                 };
                 let is_wanted = replayed

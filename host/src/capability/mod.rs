@@ -21,7 +21,7 @@ pub mod spelling;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use acquire::{Acquired, TokenSource, Unsuccessful};
+pub use acquire::{Acquired, NotAcquired, TokenSource, Unsuccessful};
 pub use call::{Call, Level};
 pub use crypto::PublicKey;
 pub use encoding::Encoding;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::ports::{Call, Issuer, JobToken, Obtained, Owner, Ports, Write};
+use super::ports::{Call, Issuer, JobToken, Owner, Ports, Write};
 use super::source_hash::source_hash;
 use super::status::{
     ChainState, FailureStatus, HeldBack, JobState, JobStatus, OutputState, OutputStatus,
     SharedStatus,
 };
 use super::work::Task;
+use crate::capability::Acquired;
 use crate::model::failure::{Code, FailureKind};
 use crate::model::time::{Reading, Timestamp};
 use crate::model::token::{Expiry, KeptToken, Token, jwt};
@@ -58,13 +59,13 @@ pub(super) struct Entry {
 
 /// A token that a source returned, with what is known about it. `said`: what of its end; `held`: the one that the job has.
 pub(crate) fn weigh(
-    obtained: Obtained,
+    obtained: Acquired,
     said: Expiry,
     held: Option<&Token>,
     job: &Job,
     source_hash: [u8; 32],
 ) -> (Candidate, KeptToken) {
-    let Obtained {
+    let Acquired {
         mut token,
         obtained_at,
         rotating_expires_at,
@@ -131,7 +132,7 @@ impl Entry {
     }
 
     /// The token that the source returned, with what is known about it.
-    pub(super) fn weigh(&self, obtained: Obtained) -> (Candidate, Arc<KeptToken>) {
+    pub(super) fn weigh(&self, obtained: Acquired) -> (Candidate, Arc<KeptToken>) {
         let held = self.token.as_ref().map(|held| &held.token);
         let said = self.said(&obtained.token, obtained.obtained_at);
         let (candidate, kept) = weigh(obtained, said, held, &self.config, self.source_hash);
@@ -455,7 +456,7 @@ mod tests {
                     source_hash: [0; 32],
                 })
             });
-            let (candidate, kept) = entry.weigh(Obtained {
+            let (candidate, kept) = entry.weigh(Acquired {
                 token: token(value, Expiry::At(said)),
                 obtained_at: sent,
                 rotating_expires_at: Some(said),

@@ -12,13 +12,11 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::ports::{
-    self, Acquirer, Call, Change, Issuer, JobToken, Lane, NotObtained, Obtained, Owner, Part,
-    Published, Publisher, Write,
+    self, Acquirer, Call, Change, Issuer, JobToken, Lane, Owner, Part, Published, Publisher, Write,
 };
 use super::source_hash::place;
-use crate::capability::call::Dated;
 use crate::capability::chain::{ChainState, PluginId};
-use crate::capability::{self, TokenSource, Unsuccessful};
+use crate::capability::{self, Acquired, NotAcquired, TokenSource, Unsuccessful};
 use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
@@ -27,8 +25,8 @@ use crate::model::{Destination, Format, Job, Output, SecretOrigin};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins, SourcePlugin};
+use crate::refresh::lifetime;
 use crate::refresh::publication::Purpose;
-use crate::refresh::{clock, lifetime};
 
 /// Joins the rooms below the runner.
 #[derive(Debug)]
@@ -214,7 +212,7 @@ impl Acquirer for Live {
         &'a self,
         job: &'a Arc<Job>,
         call: Call,
-    ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
+    ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
             // The call's time begins with its capabilities, and is not for compiling.
             let plugin = self.plugins.source(&job.source.plugin).await?;
@@ -224,23 +222,9 @@ impl Acquirer for Live {
                 plugin,
                 call,
             };
-            let acquired = self.capabilities.acquire(job, &source).await;
-            let acquired = acquired.map_err(|not| NotObtained {
-                failure: not.failure,
-                issuer_ahead_ms: not.last_dated.map(ahead_ms),
-            })?;
-            Ok(Obtained {
-                token: acquired.token,
-                obtained_at: acquired.obtained_at,
-                rotating_expires_at: acquired.rotating_expires_at,
-                issuer_ahead_ms: acquired.last_dated.map(ahead_ms),
-            })
+            self.capabilities.acquire(job, &source).await
         })
     }
-}
-
-fn ahead_ms(dated: Dated) -> i64 {
-    clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date)
 }
 
 /// A source plugin in one call.

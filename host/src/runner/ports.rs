@@ -9,9 +9,10 @@ use futures_core::future::BoxFuture;
 
 use crate::capability::chain::ChainState;
 use crate::capability::keep::Keeper;
+use crate::capability::{Acquired, NotAcquired};
 use crate::model::failure::Failure;
 use crate::model::time::{Clock, Reading, SystemClock, Timestamp};
-use crate::model::token::{Expiry, KeptToken, Token};
+use crate::model::token::{Expiry, KeptToken};
 use crate::model::{Job, JobId, Output};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::due;
@@ -115,70 +116,36 @@ pub struct Call {
     pub previous_expires_at: Option<Timestamp>,
 }
 
-/// What a source returned.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Obtained {
-    /// The token.
-    pub token: Token,
-    /// When the request that brought it was sent; without requests, when the call began.
-    pub obtained_at: Timestamp,
-    /// When the first of the source's rotating secrets expires unless it is used; none: never, or it is not known.
-    pub rotating_expires_at: Option<Timestamp>,
-    /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
-    pub issuer_ahead_ms: Option<i64>,
-}
-
-impl Obtained {
-    /// The same, for a wall clock that was set back while the source was asked. Which of its times are on the clock as it was,
-    /// nobody can tell once several requests were sent, so in doubt the token is taken for older than it is, never for younger. A
-    /// comparison with a clock that was set says nothing.
-    #[must_use]
-    pub fn by_present_clock(self, began: Reading, now: Reading) -> Self {
-        let jump = clock::jump(began, now);
-        let set_back = match jump {
-            Some(Jump::Backward(by)) => by,
-            _ => Duration::ZERO,
-        };
-        let ahead = self.obtained_at.since(now.wall);
-        let too_late = set_back.max(ahead);
-        let mut token = self.token;
-        if let Expiry::At(at) = token.expiry
-            && !too_late.is_zero()
-        {
-            let shifted = at.before(too_late);
-            // It lived when it was given out, so how much of its life is left is not known, not how long that is: it is asked for anew
-            // soon.
-            let lived = at > self.obtained_at;
-            let soon = now.wall.after(due::SOONEST);
-            token.expiry = Expiry::At(if lived { shifted.max(soon) } else { shifted });
-        }
-        let was_before = self.obtained_at >= began.wall;
-        Self {
-            token,
-            obtained_at: self
-                .obtained_at
-                .before(if was_before { too_late } else { ahead }),
-            rotating_expires_at: self.rotating_expires_at.map(|at| at.before(too_late)),
-            issuer_ahead_ms: self.issuer_ahead_ms.filter(|_| jump.is_none()),
-        }
+/// What a source returned, for a wall clock that was set back while it was asked. Which of its times are on the clock as it was, nobody can
+/// tell once several requests were sent, so in doubt the token is taken for older than it is, never for younger. A comparison with a clock
+/// that was set says nothing.
+#[must_use]
+pub fn by_present_clock(acquired: Acquired, began: Reading, now: Reading) -> Acquired {
+    let jump = clock::jump(began, now);
+    let set_back = match jump {
+        Some(Jump::Backward(by)) => by,
+        _ => Duration::ZERO,
+    };
+    let ahead = acquired.obtained_at.since(now.wall);
+    let too_late = set_back.max(ahead);
+    let mut token = acquired.token;
+    if let Expiry::At(at) = token.expiry
+        && !too_late.is_zero()
+    {
+        let shifted = at.before(too_late);
+        // It lived when it was given out, so how much of its life is left is not known, not how long that is: it is asked for anew soon.
+        let lived = at > acquired.obtained_at;
+        let soon = now.wall.after(due::SOONEST);
+        token.expiry = Expiry::At(if lived { shifted.max(soon) } else { shifted });
     }
-}
-
-/// Why a source returned nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NotObtained {
-    /// What went wrong.
-    pub failure: Failure,
-    /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
-    pub issuer_ahead_ms: Option<i64>,
-}
-
-impl From<Failure> for NotObtained {
-    fn from(failure: Failure) -> Self {
-        Self {
-            failure,
-            issuer_ahead_ms: None,
-        }
+    let was_before = acquired.obtained_at >= began.wall;
+    Acquired {
+        token,
+        obtained_at: acquired
+            .obtained_at
+            .before(if was_before { too_late } else { ahead }),
+        rotating_expires_at: acquired.rotating_expires_at.map(|at| at.before(too_late)),
+        issuer_ahead_ms: acquired.issuer_ahead_ms.filter(|_| jump.is_none()),
     }
 }
 
@@ -215,7 +182,7 @@ pub trait Acquirer: Send + Sync {
         &'a self,
         job: &'a Arc<Job>,
         call: Call,
-    ) -> BoxFuture<'a, Result<Obtained, NotObtained>>;
+    ) -> BoxFuture<'a, Result<Acquired, NotAcquired>>;
 }
 
 /// Whose output it is.
@@ -337,6 +304,7 @@ impl Chance for SystemChance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::token::Token;
 
     const fn reading(wall_s: u64, boot_s: u64) -> Reading {
         Reading {
@@ -381,7 +349,7 @@ mod tests {
             } else {
                 began
             };
-            let obtained = Obtained {
+            let acquired = Acquired {
                 token: Token {
                     value: "t".into(),
                     token_type: "Bearer".to_owned(),
@@ -392,10 +360,10 @@ mod tests {
                 rotating_expires_at: None,
                 issuer_ahead_ms: None,
             };
-            let obtained = obtained.by_present_clock(began, now);
-            assert_eq!(obtained.obtained_at, Timestamp(obtained_s * 1000), "{what}");
+            let acquired = by_present_clock(acquired, began, now);
+            assert_eq!(acquired.obtained_at, Timestamp(obtained_s * 1000), "{what}");
             let expiry = Expiry::At(Timestamp(expires_s * 1000));
-            assert_eq!(obtained.token.expiry, expiry, "{what}");
+            assert_eq!(acquired.token.expiry, expiry, "{what}");
         }
     }
 }

@@ -15,11 +15,12 @@ use super::admission::{Admission, Bounds};
 use super::entry::{self, Entry, Pending, SharedEntry, is_same_output};
 use super::handle::{Asked, Change, Command};
 use super::metrics::{Metrics, Refreshed, WriteResult};
-use super::ports::{self, Lane, NotObtained, Obtained, Ports};
+use super::ports::{self, Lane, Ports};
 use super::queue::Queue;
 use super::source_hash::source_hash;
 use super::status::{ChainState, FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
+use crate::capability::{Acquired, NotAcquired};
 use crate::model::failure::Failure;
 use crate::model::time::{Reading, Timestamp};
 use crate::model::token::KeptToken;
@@ -460,7 +461,7 @@ impl Scheduler {
         }
     }
 
-    fn answered(&mut self, key: Key, result: Result<Obtained, NotObtained>, began: Reading) {
+    fn answered(&mut self, key: Key, result: Result<Acquired, NotAcquired>, began: Reading) {
         let now = self.world.now();
         let took = now.boot.saturating_sub(began.boot);
         let entry = self.jobs.get(&key);
@@ -475,13 +476,14 @@ impl Scheduler {
         }
         match result {
             Ok(obtained) => {
-                let refused = self.acquired(key, obtained.by_present_clock(began, now), took);
+                let refused =
+                    self.acquired(key, ports::by_present_clock(obtained, began, now), took);
                 self.call_ended(key, None, was_well);
                 if let Some(refused) = refused {
                     self.tell_failure(key, &refused);
                 }
             }
-            Err(NotObtained { failure, .. }) => {
+            Err(NotAcquired { failure, .. }) => {
                 let failure = taken(failure, was_served);
                 let event = Event::Failed {
                     kind: failure.kind,
@@ -497,7 +499,7 @@ impl Scheduler {
     }
 
     /// Takes what a source gave; the failure, if it is no good token.
-    fn acquired(&mut self, key: Key, obtained: Obtained, took: Duration) -> Option<Failure> {
+    fn acquired(&mut self, key: Key, obtained: Acquired, took: Duration) -> Option<Failure> {
         let now = self.world.now();
         let entry = self.jobs.get(&key)?;
         let lateness = now.boot.saturating_sub(entry.machine.due().boot);

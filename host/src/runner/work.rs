@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::{Call, NotObtained, Obtained, Ports, Published, Write};
+use super::ports::{Call, Ports, Published, Write};
+use crate::capability::{Acquired, NotAcquired};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::KeptToken;
 use crate::model::{Job, JobId};
@@ -36,7 +37,7 @@ pub(super) enum Task {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Loaded(Result<Option<KeptToken>, Failure>),
-    Acquired(Result<Obtained, NotObtained>),
+    Acquired(Result<Acquired, NotAcquired>),
     Looked(Option<[u8; 32]>),
     Kept(Result<(), Failure>),
     Written(Result<Published, Failure>),

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evertoken::capability::secrets::WriteBack;
-use evertoken::capability::{ClusterSecrets, Host};
+use evertoken::capability::{Acquired, ClusterSecrets, Host, NotAcquired};
 use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::runner::ports::{
-    Acquirer, Call, Chance, Change, Issuer, Lane, NotObtained, Obtained, Published, Publisher,
-    Timer, Write, cluster,
+    Acquirer, Call, Chance, Change, Issuer, Lane, Published, Publisher, Timer, Write, cluster,
 };
 use fastrand::Rng;
 use futures_core::future::BoxFuture;
@@ -64,7 +63,7 @@ impl Acquirer for Sources {
         &'a self,
         job: &'a Arc<Job>,
         _: Call,
-    ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
+    ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
             let index = jobs::index(job);
             let source = OAuth2 {
@@ -76,13 +75,7 @@ impl Acquirer for Sources {
                 Ok(_) => self.succeeded(index),
                 Err(not) => self.failed(index, &not.failure),
             }
-            let acquired = result.map_err(|not| not.failure)?;
-            Ok(Obtained {
-                token: acquired.token,
-                obtained_at: acquired.obtained_at,
-                rotating_expires_at: acquired.rotating_expires_at,
-                issuer_ahead_ms: None,
-            })
+            result
         })
     }
 }

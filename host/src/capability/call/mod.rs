@@ -29,6 +29,7 @@ use crate::model::time::Timestamp;
 use crate::model::token::{Expiry, Field, KeptToken, Token};
 use crate::model::{Job, Secret, SecretOrigin};
 use crate::printable::printable;
+use crate::refresh::clock;
 use crate::text::secret_suspicion;
 use crate::worker;
 
@@ -93,21 +94,10 @@ struct Used {
     /// Other jobs' tokens that were opened and may be read, and when they die.
     others_tokens: Vec<(SecretSlice<u8>, Timestamp)>,
     first_sent_at: Option<Timestamp>,
-    last_dated: Option<Dated>,
+    issuer_ahead_ms: Option<i64>,
     /// Whether a request without rotating secrets was sent after one with: then a failure may be about that one.
     asked_others_since: bool,
     exchanged: bool,
-}
-
-/// An answer by both sides' clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dated {
-    /// The moment before the request was sent, by ours.
-    pub sent_at: Timestamp,
-    /// When the answer was there, by ours.
-    pub answered_at: Timestamp,
-    /// The answer's `Date`.
-    pub date: Timestamp,
 }
 
 impl fmt::Debug for Call {
@@ -323,19 +313,17 @@ impl Call {
         let answered_at = self.0.host.ports.clock.now().wall;
         let mut used = self.used();
         used.first_sent_at.get_or_insert(response.sent_at);
-        used.last_dated = response.date().map(|date| Dated {
-            sent_at: response.sent_at,
-            answered_at,
-            date,
-        });
+        used.issuer_ahead_ms = response
+            .date()
+            .map(|date| clock::ahead_ms(response.sent_at, answered_at, date));
         drop(used);
         Ok(response)
     }
 
-    /// What the last answer said about the other side's clock; none: nothing.
+    /// How many milliseconds the other side's clock was ahead of ours by its last answer, less than zero if it was behind; none: that did not say.
     #[must_use]
-    pub fn last_dated(&self) -> Option<Dated> {
-        self.used().last_dated
+    pub fn issuer_ahead_ms(&self) -> Option<i64> {
+        self.used().issuer_ahead_ms
     }
 
     /// When the first request that was answered was sent: the token is no older, whichever of them brought it, so its life counts from

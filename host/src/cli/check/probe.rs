@@ -8,7 +8,6 @@ use crate::capability::{Body, Call, Request, Response, Value};
 use crate::model::Origin;
 use crate::model::Source;
 use crate::model::failure::Failure;
-use crate::refresh::clock;
 
 /// The members of configurations that name a token endpoint: as here, and as in RFC 8414.
 const TOKEN_ENDPOINTS: [&str; 2] = ["token_url", "token_endpoint"];
@@ -151,13 +150,10 @@ pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
             } else {
                 (ProbeVerdict::Good, format!("answers ({})", response.status))
             };
-            let ahead = call
-                .last_dated()
-                .map(|dated| clock::ahead_ms(dated.sent_at, dated.answered_at, dated.date));
             Probed::Answered(ProbeAnswer {
                 verdict,
                 words,
-                ahead_ms: ahead,
+                ahead_ms: call.issuer_ahead_ms(),
             })
         }
     }

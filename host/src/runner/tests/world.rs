@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::virtual_time::VirtualTime;
 use crate::capability::chain::{ChainId, ChainState};
 use crate::capability::keep::{ChainChange, FoundChain, Keeper, Revision, StoredChain};
+use crate::capability::{Acquired, NotAcquired};
 use crate::model::Policy;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::time::{Clock, Timestamp};
@@ -21,8 +22,7 @@ use crate::model::{
 };
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
-    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, NotObtained, Obtained, Ports, Published,
-    Publisher, Write,
+    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Ports, Published, Publisher, Write,
 };
 use crate::runner::{Change, Handle, Runner, source_hash};
 
@@ -319,7 +319,7 @@ impl Acquirer for World {
         &'a self,
         job: &'a Arc<Job>,
         call: Call,
-    ) -> BoxFuture<'a, Result<Obtained, NotObtained>> {
+    ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         let name = job.id.name.clone();
         Box::pin(async move {
             let (plan, nth) = {
@@ -346,7 +346,7 @@ impl Acquirer for World {
             self.time.wait(takes).await;
             drop(guard);
             if let Some(failure) = (plan.fails)(nth) {
-                return Err(NotObtained {
+                return Err(NotAcquired {
                     failure,
                     issuer_ahead_ms: Some(self.facts().ahead_ms),
                 });
@@ -354,7 +354,7 @@ impl Acquirer for World {
             let value = format!("{name}.{nth}");
             let expires_at = self.time.passed() + plan.life;
             self.facts().deaths.insert(value.clone(), expires_at);
-            Ok(Obtained {
+            Ok(Acquired {
                 token: token(&value, Expiry::At(sent.after(plan.life))),
                 obtained_at: sent,
                 rotating_expires_at: plan.rotating_life.map(|life| sent.after(life)),
