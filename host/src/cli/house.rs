@@ -1,6 +1,6 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
@@ -74,29 +74,6 @@ impl House {
             ports,
             state,
         })
-    }
-}
-
-/// Loads all plugins that jobs and outputs name, beside whatever else happens: a formatter is compiled while the first token is on its
-/// way. What cannot be loaded is said by the job that needs it.
-pub(super) fn prepare_plugins(plugins: &Plugins, config: &Config) {
-    let outputs = config
-        .jobs
-        .iter()
-        .flat_map(|job| &job.outputs)
-        .chain(config.shared_outputs.iter().map(|shared| &shared.output));
-    let formats = outputs
-        .filter_map(|output| output.format.as_ref())
-        .map(|format| &format.plugin);
-    let names: BTreeSet<&String> = config
-        .jobs
-        .iter()
-        .map(|job| &job.source.plugin)
-        .chain(formats)
-        .collect();
-    for name in names {
-        let (plugins, name) = (plugins.clone(), name.clone());
-        tokio::spawn(async move { plugins.prepare(&name).await.map(drop) });
     }
 }
 

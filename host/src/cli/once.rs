@@ -111,8 +111,10 @@ async fn show_progress(runner: Handle) {
 
 fn progress(snapshot: &Snapshot) -> String {
     let written = snapshot.jobs.iter().filter(|job| job.state.is_ready());
+    let compiling = snapshot.jobs.iter().find_map(|job| job.compiling.as_ref());
+    let compiling = compiling.map_or_else(String::new, |it| format!("; compiling {}", it.plugin));
     format!(
-        "{} of {} jobs written",
+        "{} of {} jobs written{compiling}",
         written.count(),
         snapshot.jobs.len()
     )
@@ -196,7 +198,15 @@ fn why_not(job: &JobStatus, snapshot: &Snapshot, end: End) -> Option<String> {
         .held_back
         .iter()
         .map(|held_back| format!("{held_back}: {}", held_back.failure.message));
-    let reasons: Vec<String> = of_source.chain(of_issuer).chain(of_outputs).collect();
+    let of_plugin = job.compiling.iter().map(|compiling| match end {
+        End::Time => format!("{compiling}, and the time is up: the next run begins that anew, so give it more by `--timeout`"),
+        End::Signal => format!("{compiling}; stopped by a signal"),
+    });
+    let reasons: Vec<String> = of_source
+        .chain(of_issuer)
+        .chain(of_plugin)
+        .chain(of_outputs)
+        .collect();
     Some(if reasons.is_empty() {
         match end {
             End::Time => format!("{}; the time is up", job.state),

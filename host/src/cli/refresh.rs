@@ -58,10 +58,14 @@ fn report(refreshed: &RefreshResult, timeout: Duration) -> anyhow::Result<Exit> 
                 continue;
             }
             RefreshedJob::Failed => failed(job, &outputs),
-            RefreshedJob::Pending => format!(
-                "nothing came of it within {} s; it goes on, see `evertoken status`",
-                timeout.as_secs_f64()
-            ),
+            RefreshedJob::Pending => {
+                let compiling = job.compiling.iter().map(|it| format!("{it}, and "));
+                format!(
+                    "{}nothing came of it within {} s; it goes on, see `evertoken status`",
+                    compiling.collect::<String>(),
+                    timeout.as_secs_f64()
+                )
+            }
         };
         exit = Exit::Failure;
         let what = if is_refreshed(job, result) {

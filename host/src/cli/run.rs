@@ -108,7 +108,6 @@ pub(super) async fn keep_fresh(
             Some(path) => socket::bind(config, path).await?,
             None => None,
         };
-        house::prepare_plugins(&house.plugins, config);
         for warning in plain_text::warnings(&config.jobs, &house.plugins).await {
             tracing::warn!("{warning}");
         }

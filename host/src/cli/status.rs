@@ -128,7 +128,7 @@ fn state(job: &JobStatus) -> String {
     }
 }
 
-/// Why the job waits for its issuer, or the newest of what went wrong: with the source, an output, or the store; of a job that is unwritten, with
+/// Why the job waits for its issuer, the plugin that it waits for, or the newest of what went wrong: with the source, an output, or the store; of a job that is unwritten, with
 /// an output. A write that failed says when it is tried again; when the source is, has a column of its own.
 fn last_error(
     job: &JobStatus,
@@ -138,6 +138,9 @@ fn last_error(
     if let Some(held_back) = &job.held_back {
         let why = described(&held_back.failure);
         return Some(format!("{held_back}: {why}"));
+    }
+    if let Some(compiling) = &job.compiling {
+        return Some(compiling.to_string());
     }
     let is_unwritten = job.state == JobState::Unwritten;
     let outputs = snapshot
@@ -237,6 +240,7 @@ mod tests {
                 attempt: 0,
                 last_failure: Some(failed("source", 1500)),
                 held_back: None,
+                compiling: None,
                 chain: None,
                 keep_failure: Some(failed("store", 2000)),
                 next_keep: None,

@@ -199,7 +199,7 @@ host_codes! {
     /// A plugin that cannot be had, or broke.
     Plugin "plugin" {
         PluginCompile "compile",
-        PluginCompiling "compiling",
+        PluginCompileTimeout "compile-timeout",
         PluginDigestMismatch "digest-mismatch",
         PluginExit "exit",
         PluginHost "host",

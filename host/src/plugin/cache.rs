@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -119,6 +119,15 @@ impl CacheError {
     pub const fn is_lasting(&self) -> bool {
         matches!(self, Self::Rejected { .. })
     }
+
+    /// Whether the compiler was at work for perhaps all of its time, and will be again.
+    #[must_use]
+    pub const fn is_costly(&self) -> bool {
+        matches!(
+            self,
+            Self::TooSlow { .. } | Self::Killed { .. } | Self::Load(_)
+        )
+    }
 }
 
 /// Where a component came from.
@@ -158,9 +167,10 @@ impl Cache {
         }
     }
 
-    /// The compiled component with these bytes, compiled now if it has not been.
+    /// The compiled component with these bytes, compiled now if it has not been. `plugin`: its name.
     pub(super) async fn component(
         self: &Arc<Self>,
+        plugin: &str,
         digest: Digest,
         bytes: Cow<'static, [u8]>,
     ) -> Result<(Component, Found), CacheError> {
@@ -175,6 +185,8 @@ impl Cache {
             return Ok(found);
         }
         let _turn = self.compiling.lock().await;
+        let begun = Instant::now();
+        tracing::info!(plugin, digest = %digest.short(), "compiling the plugin, once for this version of evertoken");
         let (mut kept, mut file) = self.blocking(|cache| cache.new_file()).await?;
         let out = file.try_clone().map_err(CacheError::File)?;
         match self.compile(bytes.clone(), out).await {
@@ -187,6 +199,8 @@ impl Cache {
             }
             compiled => compiled?,
         }
+        let took_ms = begun.elapsed().as_millis();
+        tracing::info!(plugin, took_ms, "the plugin is compiled");
         self.blocking(move |cache| {
             let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
             if let Some(new) = &mut kept
@@ -516,7 +530,11 @@ mod tests {
             A_MINUTE,
         ));
         let bytes = bytes();
-        cache.component(Digest::of(&bytes), bytes).await.unwrap().1
+        cache
+            .component("acme", Digest::of(&bytes), bytes)
+            .await
+            .unwrap()
+            .1
     }
 
     fn compiled_files(directory: &Path) -> Vec<PathBuf> {
@@ -650,7 +668,7 @@ mod tests {
             limit,
         ));
         let bytes = bytes();
-        let Err(error) = cache.component(Digest::of(&bytes), bytes).await else {
+        let Err(error) = cache.component("acme", Digest::of(&bytes), bytes).await else {
             panic!("`{script}` compiled");
         };
         // Nothing half-written is left.

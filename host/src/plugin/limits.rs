@@ -55,11 +55,11 @@ pub(super) const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
 /// on what else the core does, and is bounded by the configuration.
 pub(super) const COMPILE_CPU_TIME: Duration = Duration::from_secs(120);
 
-/// How long a call waits for its plugin to be loaded; what must be compiled takes longer with a large plugin, and is compiled on meanwhile.
-pub(super) const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+/// When a plugin is compiled again whose compiler was at work in vain: it takes a processor from everybody, and hardly ends better.
+pub(super) const COMPILE_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// When a call that did not wait longer may look again.
-pub(super) const LOAD_LOOK: Duration = Duration::from_secs(2);
+/// When a plugin is loaded again that could not be for a passing reason: a file that cannot be read, a process that cannot be started.
+pub(super) const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// The schema of a plugin's configuration. That of `oauth2` has 4 KiB.
 pub(super) const SCHEMA_BYTES: usize = 128 << 10;

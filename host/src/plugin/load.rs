@@ -1,5 +1,6 @@
 //! From a plugin's name to something that can be called: find it, read it, compare its digest, audit it, compile it, link it. Each step is
-//! done once per digest; what fails is told to the jobs that need it, and tried again when the file changes.
+//! done once per digest, whoever waits for it and for how long; what fails is told to all that need it, and tried again when the file
+//! changes, or after a while if it may end better.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::task::JoinError;
+use tokio::time::Instant;
 use wasmtime::Engine;
 
 use super::ConfigMistake;
@@ -106,6 +109,15 @@ pub enum LoadError {
         #[source]
         source: CacheError,
     },
+    /// A bug of ours, or the process is ending.
+    #[error("something in evertoken stopped the loading of plugin `{name}`")]
+    Stopped {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: JoinError,
+    },
     /// It does not fit the host, although its imports looked so.
     #[error("plugin `{name}` does not fit this host")]
     Link {
@@ -128,7 +140,12 @@ impl LoadError {
             Self::Refused { source, .. } => source.code(),
             Self::Schema { .. } => HostCode::PluginInvalidSchema,
             Self::WrongWorld { .. } => HostCode::PluginWrongWorld,
+            Self::Compile {
+                source: CacheError::TooSlow { .. },
+                ..
+            } => HostCode::PluginCompileTimeout,
             Self::Compile { .. } => HostCode::PluginCompile,
+            Self::Stopped { .. } => HostCode::HostPanic,
             Self::Link { .. } => HostCode::PluginMissingImport,
         }
     }
@@ -137,6 +154,8 @@ impl LoadError {
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let kind = match self {
+            Self::Stopped { .. } => FailureKind::Internal,
+            Self::Compile { source, .. } if source.is_costly() => FailureKind::Internal,
             Self::Compile { .. } | Self::Schema { .. } if !self.is_lasting() => {
                 FailureKind::Unavailable
             }
@@ -148,10 +167,19 @@ impl LoadError {
     /// Whether the same file fails again.
     const fn is_lasting(&self) -> bool {
         match self {
-            Self::Unreadable { .. } => false,
+            Self::Unreadable { .. } | Self::Stopped { .. } => false,
             Self::Compile { source, .. } => source.is_lasting(),
             Self::Schema { source, .. } => source.is_lasting(),
             _ => true,
+        }
+    }
+
+    /// After what time the same file is tried again; none: never.
+    const fn again_after(&self) -> Option<Duration> {
+        match self {
+            _ if self.is_lasting() => None,
+            Self::Compile { source, .. } if source.is_costly() => Some(limits::COMPILE_AGAIN_AFTER),
+            _ => Some(limits::LOAD_AGAIN_AFTER),
         }
     }
 }
@@ -197,8 +225,17 @@ struct Registry(BTreeMap<String, Entry>);
 struct Entry {
     digest: Digest,
     place: Place,
-    /// The last failure of a file, and which file it was.
-    failed: Mutex<Option<(Stamp, Arc<LoadError>)>>,
+    failed: Mutex<Option<Failed>>,
+}
+
+/// Why a plugin could not be loaded the last time.
+#[derive(Clone)]
+struct Failed {
+    error: Arc<LoadError>,
+    /// Which file it was; none: there was none, or the plugin is part of the binary.
+    stamp: Option<Stamp>,
+    /// When the same file is tried again; none: never.
+    again_at: Option<Instant>,
 }
 
 enum Place {
@@ -267,21 +304,21 @@ impl Entry {
         }
     }
 
-    /// The failure of before, if the file is still the same.
+    /// The failure of before, as long as trying again would end in the same one.
     fn failed_before(&self) -> Option<Arc<LoadError>> {
-        let Place::File(path) = &self.place else {
-            return None;
-        };
-        let (stamp, error) = lock(&self.failed).clone()?;
-        (Stamp::of(path) == Some(stamp)).then_some(error)
+        let failed = lock(&self.failed).clone()?;
+        let is_time = failed.again_at.is_some_and(|at| at <= Instant::now());
+        (!is_time && failed.stamp == self.stamp()).then_some(failed.error)
     }
 
     fn remember_failure(&self, stamp: Option<Stamp>, error: LoadError) -> Arc<LoadError> {
-        let lasting = error.is_lasting();
+        let again_at = error.again_after().map(|after| Instant::now() + after);
         let error = Arc::new(error);
-        *lock(&self.failed) = stamp
-            .filter(|_| lasting)
-            .map(|stamp| (stamp, Arc::clone(&error)));
+        *lock(&self.failed) = Some(Failed {
+            error: Arc::clone(&error),
+            stamp,
+            again_at,
+        });
         error
     }
 
@@ -386,12 +423,27 @@ impl Loader {
             .map_err(|error| entry.remember_failure(stamp, error))
     }
 
-    /// The plugin, ready to be called. Whoever asks while another loads it waits for that.
-    pub(super) async fn load(&self, name: &str) -> Result<Arc<Loaded>, Arc<LoadError>> {
+    /// The plugin, ready to be called. Whoever asks while another loads it waits for that, and nobody who stops waiting ends it.
+    pub(super) async fn load(self: &Arc<Self>, name: &str) -> Result<Arc<Loaded>, Arc<LoadError>> {
+        if let Some(Ok(loaded)) = self.known(name) {
+            return Ok(loaded);
+        }
+        let (loader, owned) = (Arc::clone(self), name.to_owned());
+        let loading = tokio::spawn(async move { loader.load_once(&owned).await });
+        loading.await.unwrap_or_else(|source| {
+            Err(Arc::new(LoadError::Stopped {
+                name: name.to_owned(),
+                source,
+            }))
+        })
+    }
+
+    async fn load_once(&self, name: &str) -> Result<Arc<Loaded>, Arc<LoadError>> {
         let entry = self.registry.entry(name)?;
         self.is_not_refused(entry)?;
         let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
         let loading = cell.get_or_try_init(async || {
+            // Of those that waited for one failure each gets that one.
             if let Some(error) = entry.failed_before() {
                 return Err(error);
             }
@@ -404,12 +456,20 @@ impl Loader {
         loading.await.map(Arc::clone)
     }
 
-    /// The plugin, if it need not be loaded.
-    pub(super) fn at_hand(&self, name: &str) -> Option<Arc<Loaded>> {
+    /// What came of loading the plugin last; none: nobody has tried that, or it is under way for the first time.
+    pub(super) fn known(&self, name: &str) -> Option<Result<Arc<Loaded>, Arc<LoadError>>> {
         let entry = self.registry.entry(name).ok()?;
-        self.is_not_refused(entry).ok()?;
-        let cell = Arc::clone(lock(&self.loaded).get(&entry.digest)?);
-        cell.get().map(Arc::clone)
+        if let Err(refused) = self.is_not_refused(entry) {
+            return Some(Err(refused));
+        }
+        let cell = lock(&self.loaded).get(&entry.digest).cloned();
+        let loaded = cell.and_then(|cell| cell.get().cloned());
+        let failed = || {
+            lock(&entry.failed)
+                .as_ref()
+                .map(|failed| Arc::clone(&failed.error))
+        };
+        loaded.map(Ok).or_else(|| failed().map(Err))
     }
 
     fn is_not_refused(&self, entry: &Entry) -> Result<(), Arc<LoadError>> {
@@ -421,14 +481,14 @@ impl Loader {
 
     async fn load_now(&self, name: &str, digest: Digest) -> Result<Loaded, LoadError> {
         let (info, bytes) = self.read(name).await?;
-        let (component, found) = self
-            .cache
-            .component(digest, bytes)
-            .await
-            .map_err(|source| LoadError::Compile {
-                name: name.to_owned(),
-                source,
-            })?;
+        let (component, found) =
+            self.cache
+                .component(name, digest, bytes)
+                .await
+                .map_err(|source| LoadError::Compile {
+                    name: name.to_owned(),
+                    source,
+                })?;
         tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
         let prepared = self.linkers.prepare(&component, info.world);
         Ok(Loaded {
@@ -496,11 +556,10 @@ impl Loader {
         };
         let (info, bytes) = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result?,
-            Err(panic) => {
-                return Err(LoadError::Unreadable {
+            Err(source) => {
+                return Err(LoadError::Stopped {
                     name: name.to_owned(),
-                    path: PathBuf::new(),
-                    source: std::io::Error::other(panic),
+                    source,
                 });
             }
         };
@@ -515,4 +574,156 @@ impl Loader {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::plugin::engine::new_engine;
+
+    /// A plugin in a file, and a compiler that writes down each of its starts and then does as `script` says.
+    struct Bench {
+        directory: tempfile::TempDir,
+        loader: Arc<Loader>,
+    }
+
+    impl Bench {
+        fn new(script: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let at = |name: &str| directory.path().join(name);
+            let script = format!("#!/bin/sh\necho >> {}\n{script}\n", at("starts").display());
+            std::fs::write(at("compiler"), script).unwrap();
+            std::fs::set_permissions(at("compiler"), PermissionsExt::from_mode(0o700)).unwrap();
+            let dummy = BUILT_IN
+                .iter()
+                .find(|plugin| plugin.name == "dummy")
+                .unwrap();
+            std::fs::write(at("acme.wasm"), dummy.bytes).unwrap();
+            let file = PluginFile {
+                path: at("acme.wasm"),
+                sha256: dummy.digest.0,
+            };
+            let files = BTreeMap::from([("acme".to_owned(), file)]);
+            let settings = CacheSettings {
+                compiler: Compiler::Program(at("compiler")),
+                ..CacheSettings::default()
+            };
+            let time = Duration::from_secs(60);
+            // Judged already: that takes the real program.
+            let loader = Loader::new(new_engine().unwrap(), &files, settings, time).unwrap();
+            let info = Arc::new(inspect(dummy.bytes).unwrap());
+            lock(&loader.inspected).insert(info.digest, info);
+            Self {
+                directory,
+                loader: Arc::new(loader),
+            }
+        }
+
+        /// How often the compiler was started once these many have asked for the plugin, all at once.
+        async fn starts_after(&self, many: usize) -> usize {
+            let asking: Vec<_> = (0..many)
+                .map(|_| {
+                    let loader = Arc::clone(&self.loader);
+                    tokio::spawn(async move { loader.load("acme").await.map(drop) })
+                })
+                .collect();
+            for asked in asking {
+                asked.await.unwrap().unwrap_err();
+            }
+            let starts = std::fs::read(self.directory.path().join("starts"));
+            starts.unwrap_or_default().len()
+        }
+
+        /// Lets all the time pass after which something is tried again.
+        fn let_time_pass(&self) {
+            let entry = self.loader.registry.entry("acme").unwrap();
+            let mut failed = lock(&entry.failed);
+            let again_at = &mut failed.as_mut().unwrap().again_at;
+            *again_at = again_at.map(|_| Instant::now());
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_share_one_failure_and_it_is_tried_again_if_it_may_end_better() {
+        for (script, code, again) in [
+            (
+                "echo 'no such instruction' >&2; exit 1",
+                "plugin.compile",
+                false,
+            ),
+            ("kill -9 $$", "plugin.compile", true),
+            ("cat >/dev/null; echo garbage", "plugin.compile", true),
+        ] {
+            let bench = Bench::new(script);
+            assert_eq!(bench.starts_after(20).await, 1, "{script}: all at once");
+            assert_eq!(bench.starts_after(20).await, 1, "{script}: soon after");
+            bench.let_time_pass();
+            // What is known is said meanwhile: a call does not wait for another try.
+            let known = bench.loader.known("acme").unwrap();
+            assert_eq!(known.map(drop).unwrap_err().code().as_str(), code);
+            let expected = 1 + usize::from(again);
+            assert_eq!(bench.starts_after(20).await, expected, "{script}: later");
+            let path = bench.directory.path().join("acme.wasm");
+            let same = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, same).unwrap();
+            assert_eq!(
+                bench.starts_after(20).await,
+                expected + 1,
+                "{script}: another file"
+            );
+        }
+    }
+
+    #[test]
+    fn what_took_the_compilers_time_in_vain_is_tried_again_last() {
+        let compile = |source| LoadError::Compile {
+            name: "acme".to_owned(),
+            source,
+        };
+        let io = || std::io::Error::other("no");
+        let limit = Duration::from_secs(600);
+        for (error, kind, code, again) in [
+            (
+                CacheError::Rejected {
+                    message: "no".to_owned(),
+                },
+                FailureKind::InvalidConfig,
+                "plugin.compile",
+                None,
+            ),
+            (
+                CacheError::TooSlow { limit },
+                FailureKind::Internal,
+                "plugin.compile-timeout",
+                Some(600),
+            ),
+            (
+                CacheError::Spawn {
+                    program: "evertoken".to_owned(),
+                    source: io(),
+                },
+                FailureKind::Unavailable,
+                "plugin.compile",
+                Some(10),
+            ),
+            (
+                CacheError::File(io()),
+                FailureKind::Unavailable,
+                "plugin.compile",
+                Some(10),
+            ),
+        ] {
+            let error = compile(error);
+            let failure = error.to_failure();
+            assert_eq!((failure.kind, failure.code()), (kind, Some(code)));
+            assert_eq!(
+                error.again_after(),
+                again.map(Duration::from_secs),
+                "{failure}"
+            );
+        }
+    }
 }

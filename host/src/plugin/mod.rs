@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capability::{Call, Unsuccessful};
 use crate::model::Origin;
-use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, NamedToken, Token};
 use crate::model::{Job, PluginFile, PluginLimits};
@@ -55,7 +55,7 @@ pub struct EngineError(#[source] BoxError);
 pub struct Plugins(Arc<Inner>);
 
 struct Inner {
-    loader: Loader,
+    loader: Arc<Loader>,
     ticker: Ticker,
     limits: PluginLimits,
     stop: OnceLock<CancellationToken>,
@@ -92,8 +92,9 @@ impl Plugins {
         let ticking = engine.clone();
         let ticker = Ticker::start(move || ticking.increment_epoch())
             .map_err(|error| EngineError(error.into()))?;
+        let loader = Loader::new(engine, files, cache, limits.compile_time);
         Ok(Self(Arc::new(Inner {
-            loader: Loader::new(engine, files, cache, limits.compile_time).map_err(EngineError)?,
+            loader: Arc::new(loader.map_err(EngineError)?),
             ticker,
             limits,
             stop: OnceLock::new(),
@@ -135,7 +136,14 @@ impl Plugins {
         Ok(self.0.loader.load(name).await?.is_kept)
     }
 
-    /// Compiles a plugin if that has not been done.
+    /// Whether a plugin can be called without loading it first.
+    #[must_use]
+    pub fn is_loaded(&self, name: &str) -> bool {
+        matches!(self.0.loader.known(name), Some(Ok(_)))
+    }
+
+    /// Loads a plugin if that has not been done, and compiles it if need be, which takes as long as it takes. Whoever stops waiting for that
+    /// does not end it.
     ///
     /// # Errors
     /// As [`Plugins::info`], and the plugin does not compile or fit the host.
@@ -190,10 +198,10 @@ impl Plugins {
         Ok(mistakes.into_iter().flatten().collect())
     }
 
-    /// The source plugin of this name, as it is now, read and compiled: whatever takes its place meanwhile, one call has one plugin.
+    /// The source plugin of this name, as [`Plugins::prepare`] loaded it: whatever takes its place meanwhile, one call has one plugin.
     ///
     /// # Errors
-    /// As [`Plugins::prepare`], or it is no source.
+    /// As [`Plugins::prepare`] the last time, or it is no source.
     pub async fn source(&self, name: &str) -> Result<SourcePlugin, Failure> {
         Ok(SourcePlugin {
             loaded: self.loaded(name, World::Source).await?,
@@ -228,38 +236,16 @@ impl Plugins {
         Ok(artifacts)
     }
 
-    /// A plugin for a call. One that must be compiled first is waited for a while; what is compiled is compiled to its end, whoever gives up.
+    /// A plugin for a call, or why it could not be loaded last. Only what nobody has tried to load is loaded now: a call's time is not for
+    /// that.
     async fn loaded(&self, name: &str, world: World) -> Result<Arc<load::Loaded>, Failure> {
-        let loaded = match self.0.loader.at_hand(name) {
-            Some(loaded) => loaded,
-            None => self.loading(name.to_owned()).await?,
+        let loaded = match self.0.loader.known(name) {
+            Some(known) => known,
+            None => self.0.loader.load(name).await,
         };
+        let loaded = loaded.map_err(|error| error.to_failure())?;
         load::require(name, &loaded.info, world).map_err(|error| error.to_failure())?;
         Ok(loaded)
-    }
-
-    async fn loading(&self, name: String) -> Result<Arc<load::Loaded>, Failure> {
-        let (plugins, shown) = (self.clone(), name.clone());
-        let load = async move { plugins.0.loader.load(&name).await };
-        match tokio::time::timeout(limits::LOAD_PATIENCE, tokio::spawn(load)).await {
-            Ok(Ok(loaded)) => loaded.map_err(|error| error.to_failure()),
-            Ok(Err(panic)) => Err(Failure::new(
-                FailureKind::Internal,
-                HostCode::HostPanic,
-                format!("a bug in evertoken stopped the loading of plugin `{shown}`: {panic}"),
-            )),
-            Err(_) => Err(Failure {
-                retry_after: Some(limits::LOAD_LOOK),
-                ..Failure::new(
-                    FailureKind::Unavailable,
-                    HostCode::PluginCompiling,
-                    format!(
-                        "plugin `{shown}` is being compiled; that is done once, and is given {} s",
-                        self.0.limits.compile_time.as_secs()
-                    ),
-                )
-            }),
-        }
     }
 
     fn bounds(&self, timeout: Duration) -> Bounds<'_> {

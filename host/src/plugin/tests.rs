@@ -66,7 +66,7 @@ impl Bench {
     }
 }
 
-/// One call of the job's source.
+/// One call of the job's source, whose plugin is looked for before as the runner does.
 async fn acquire(
     plugins: &Plugins,
     job: &Job,
@@ -74,6 +74,7 @@ async fn acquire(
     attempt: u32,
     previous_expires_at: Option<Timestamp>,
 ) -> Result<Token, Unsuccessful> {
+    let _ = plugins.prepare(&job.source.plugin).await;
     let source = plugins.source(&job.source.plugin).await;
     let source = source.map_err(Unsuccessful::Broke)?;
     source

@@ -85,10 +85,10 @@ fn trouble(cause: Cause, failure: &Failure) -> Sign {
 
 fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
     use HostCode::{
-        ChainInDoubt, HostTimeout, PluginCompiling, PluginDigestMismatch, PluginInvalidSchema,
-        PluginInvalidSection, PluginMissingImport, PluginNotAComponent, PluginNotFound,
-        PluginRefusedImport, PluginTimeout, PluginTooLarge, PluginUnknownVersion, PluginUnreadable,
-        PluginWrongWorld,
+        ChainInDoubt, HostTimeout, PluginCompile, PluginCompileTimeout, PluginDigestMismatch,
+        PluginInvalidSchema, PluginInvalidSection, PluginMissingImport, PluginNotAComponent,
+        PluginNotFound, PluginRefusedImport, PluginTimeout, PluginTooLarge, PluginUnknownVersion,
+        PluginUnreadable, PluginWrongWorld,
     };
     match (code, code.area()) {
         // Calls that waited for an answer until their time was up.
@@ -97,10 +97,10 @@ fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
         }
         // Plugins that did not get to run.
         (
-            PluginCompiling | PluginNotFound | PluginUnreadable | PluginDigestMismatch
-            | PluginWrongWorld | PluginMissingImport | PluginTooLarge | PluginNotAComponent
-            | PluginUnknownVersion | PluginRefusedImport | PluginInvalidSection
-            | PluginInvalidSchema,
+            PluginCompile | PluginCompileTimeout | PluginNotFound | PluginUnreadable
+            | PluginDigestMismatch | PluginWrongWorld | PluginMissingImport | PluginTooLarge
+            | PluginNotAComponent | PluginUnknownVersion | PluginRefusedImport
+            | PluginInvalidSection | PluginInvalidSchema,
             _,
         ) => Sign::Unsent,
         (ChainInDoubt, _) | (_, Area::Plugin) => Sign::Unclear,
@@ -581,8 +581,8 @@ mod tests {
             (Unavailable, "state.io", Sign::Unsent),
             (Internal, "plugin.trap", Sign::Unclear),
             (Internal, "plugin.timeout", Sign::Unclear),
-            (Unavailable, "plugin.compile", Sign::Unclear),
-            (Unavailable, "plugin.compiling", Sign::Unsent),
+            (Unavailable, "plugin.compile", Sign::Unsent),
+            (Internal, "plugin.compile-timeout", Sign::Unsent),
             (Unavailable, "plugin.idle", Sign::Unclear),
             (InvalidConfig, "http.origin-denied", Sign::Unsent),
             (InvalidConfig, "tls.ca-file", Sign::Unsent),
@@ -616,7 +616,8 @@ mod tests {
             (Unavailable, "state.io", true),
             (Denied, "chain.dead", false),
             (Internal, "chain.needs-attention", false),
-            (Unavailable, "plugin.compile", false),
+            (Unavailable, "plugin.compile", true),
+            (Internal, "plugin.compile-timeout", true),
             (Internal, "plugin.trap", false),
             (Denied, "invalid_client", false),
             (Denied, "invalid_grant", false),

@@ -5,6 +5,7 @@
 //! go first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ports::Lane;
@@ -68,6 +69,8 @@ pub(super) struct Admission<U, W> {
     slow_until: BTreeSet<(Duration, Lane)>,
     /// What is under way on lanes that are not known to be quick.
     running_others: usize,
+    /// Plugins behind which nothing begins.
+    closed: BTreeSet<Arc<str>>,
 }
 
 /// How long work on a lane held its places. Those that come first go first.
@@ -104,6 +107,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
             known: BTreeMap::new(),
             slow_until: BTreeSet::new(),
             running_others: 0,
+            closed: BTreeSet::new(),
         }
     }
 
@@ -154,6 +158,38 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         self.in_lane(lane, |in_lane| {
             in_lane.running = in_lane.running.saturating_sub(1);
         });
+    }
+
+    /// Lets nothing begin any more in the lanes behind a plugin.
+    pub(super) fn close(&mut self, plugin: &Arc<str>) {
+        self.with_lanes_behind(plugin, |closed| {
+            closed.insert(Arc::clone(plugin));
+        });
+    }
+
+    /// Lets what waits behind a plugin begin again.
+    pub(super) fn open(&mut self, plugin: &Arc<str>) {
+        self.with_lanes_behind(plugin, |closed| {
+            closed.remove(plugin);
+        });
+    }
+
+    /// Changes what is closed, and keeps the heads of the lanes behind `plugin` right.
+    fn with_lanes_behind(
+        &mut self,
+        plugin: &Arc<str>,
+        change: impl FnOnce(&mut BTreeSet<Arc<str>>),
+    ) {
+        let behind = self
+            .lanes
+            .keys()
+            .filter(|lane| lane.plugin() == Some(plugin));
+        let behind: Vec<Lane> = behind.cloned().collect();
+        let taken: Vec<_> = behind.iter().map(|lane| self.take_out(lane)).collect();
+        change(&mut self.closed);
+        for (lane, in_lane) in behind.iter().zip(taken) {
+            self.put_in(lane, in_lane);
+        }
     }
 
     /// Lets lanes be as unknown ones again whose time as slow ones is over.
@@ -222,7 +258,8 @@ impl<U: Copy + Ord, W> Admission<U, W> {
 
     /// Of a lane that has room.
     fn head(&self, lane: &Lane, in_lane: &InLane<U, W>) -> Option<Head<U>> {
-        if in_lane.running >= self.bounds.of(lane) {
+        let is_closed = lane.plugin().is_some_and(|it| self.closed.contains(it));
+        if is_closed || in_lane.running >= self.bounds.of(lane) {
             return None;
         }
         Some(Head {

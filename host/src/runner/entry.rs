@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use super::ports::{Call, Issuer, JobToken, Owner, Ports, Write};
 use super::source_hash::source_hash;
 use super::status::{
-    ChainState, FailureStatus, HeldBack, JobState, JobStatus, OutputState, OutputStatus,
+    ChainState, Compiling, FailureStatus, HeldBack, JobState, JobStatus, OutputState, OutputStatus,
     SharedStatus,
 };
 use super::work::Task;
@@ -275,11 +275,11 @@ impl Entry {
         self.machine.needs_mending() || self.chain(ports).is_some_and(lasts)
     }
 
-    /// `held_back`: why it waits for its issuer, if it does; `shared`: where the outputs stand that it shares.
+    /// `held_back`: why it waits for its issuer, if it does; `compiling`: the plugin that it waits for; `shared`: where the outputs stand that it shares.
     pub(super) fn status(
         &self,
         now: Reading,
-        held_back: Option<HeldBack>,
+        (held_back, compiling): (Option<HeldBack>, Option<Compiling>),
         next_refresh: Option<Timestamp>,
         shared: &[State],
         ports: &Ports,
@@ -299,6 +299,7 @@ impl Entry {
             attempt: self.machine.failures(),
             last_failure: self.last_failure.as_deref().cloned(),
             held_back,
+            compiling,
             chain: self.chain(ports),
             keep_failure: self.keep_failure.as_deref().cloned(),
             next_keep: self.machine.keep_retries_at(now).map(on_wall_clock),

@@ -189,6 +189,18 @@ impl Acquirer for Live {
         })
     }
 
+    fn is_loaded(&self, plugin: &str) -> bool {
+        self.plugins.is_loaded(plugin)
+    }
+
+    fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Ok(info) = self.plugins.prepare(plugin).await {
+                self.know(plugin, &info);
+            }
+        })
+    }
+
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
         Box::pin(async move {
             let mut hash = Sha256::new_with_prefix(self.capabilities.given_secrets(job).await?);
@@ -214,7 +226,6 @@ impl Acquirer for Live {
         call: Call,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
-            // The call's time begins with its capabilities, and is not for compiling.
             let plugin = self.plugins.source(&job.source.plugin).await?;
             self.know(&job.source.plugin, plugin.info());
             let source = Component {

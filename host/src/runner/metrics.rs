@@ -110,6 +110,7 @@ pub struct Metrics {
     keep_failures: Counter,
     in_flight: Gauge,
     waiting: Gauge,
+    compiling: Gauge,
     log_lines_lost: Counter,
 }
 
@@ -147,6 +148,7 @@ impl Metrics {
             keep_failures: Counter::default(),
             in_flight: Gauge::default(),
             waiting: Gauge::default(),
+            compiling: Gauge::default(),
             log_lines_lost: Counter::default(),
         };
         metrics.register();
@@ -221,6 +223,11 @@ impl Metrics {
             "actions_waiting",
             "Calls of sources and writes that wait for their turn",
             self.waiting.clone(),
+        );
+        registry.register(
+            "plugins_compiling",
+            "Plugins that are being loaded and compiled while what needs them waits",
+            self.compiling.clone(),
         );
         registry.register(
             "log_lines_lost",
@@ -329,11 +336,12 @@ impl Metrics {
         self.keep_failures.inc();
     }
 
-    /// Says how much is under way and how much waits.
-    pub fn load(&self, in_flight: usize, waiting: usize) {
+    /// Says how much is under way, how much waits, and how many plugins are being loaded.
+    pub fn load(&self, in_flight: usize, waiting: usize, plugins: usize) {
         let gauge = |n| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(gauge(in_flight));
         self.waiting.set(gauge(waiting));
+        self.compiling.set(gauge(plugins));
     }
 
     /// The counter of log lines that were dropped, for whoever writes them.
@@ -503,6 +511,7 @@ mod tests {
             last_failure: None,
             held_back: None,
             chain: (name == "a").then_some(ChainState::Dead),
+            compiling: None,
             keep_failure: None,
             next_keep: None,
             outputs: Vec::new(),

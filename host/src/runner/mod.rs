@@ -51,7 +51,8 @@ pub struct Runner {
 #[derive(Debug)]
 struct Running {
     work: Work,
-    lane: Lane,
+    /// Where it has a place, if it needs one.
+    lane: Option<Lane>,
     since: Reading,
     abort: AbortHandle,
 }
@@ -144,7 +145,9 @@ impl Runner {
         let Some(running) = self.running.remove(&id) else {
             return;
         };
-        self.scheduler.release(&running.lane, running.since);
+        if let Some(lane) = &running.lane {
+            self.scheduler.release(lane, running.since);
+        }
         let outcome = match end {
             Ok((_, outcome)) => outcome,
             Err(error) if error.is_panic() => {
@@ -233,6 +236,7 @@ fn failed(work: Work) -> Outcome {
         Work::Look(_) => Outcome::Looked(None),
         Work::Keep(_) => Outcome::Kept(Err(panicked())),
         Work::Write(..) | Work::WriteShared(..) => Outcome::Written(Err(panicked())),
+        Work::LoadPlugin(_) => Outcome::PluginLoaded,
     }
 }
 

@@ -89,6 +89,15 @@ impl Lane {
             },
         }
     }
+
+    /// The plugin that it is behind; none: it is behind none.
+    #[must_use]
+    pub const fn plugin(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Local | Self::Remote(_) => None,
+            Self::Plugin { name, .. } => Some(name),
+        }
+    }
 }
 
 /// The lane of the API server: a process talks to one cluster.
@@ -156,6 +165,18 @@ pub trait Acquirer: Send + Sync {
 
     /// The issuer that asking this job's source leans on; none: it is not known, or there is none.
     fn issuer(&self, job: &Job) -> Option<Issuer>;
+
+    /// Whether a plugin, of a source or a format, can be called without loading it first.
+    fn is_loaded(&self, plugin: &str) -> bool {
+        let _ = plugin;
+        true
+    }
+
+    /// Loads a plugin, which may take minutes. What cannot be loaded is said by the calls that need it.
+    fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
+        let _ = plugin;
+        Box::pin(async {})
+    }
 
     /// Digest of the secrets that others may change while the process runs, in files and in the cluster, the client certificate
     /// included; a missing one counts by why it is missing. None: they cannot be read now.

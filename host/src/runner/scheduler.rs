@@ -2,6 +2,7 @@
 //! work is told to the job's state machine, and what that says is put in line.
 
 mod issuers;
+mod plugins;
 mod secrets;
 mod shared;
 
@@ -30,6 +31,7 @@ use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, Event};
 use crate::refresh::publication::{self, Purpose};
 use issuers::Issuers;
+use plugins::Loading;
 
 /// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -37,7 +39,7 @@ pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// Names in one log line.
 const NAMES: usize = 10;
 
-/// A job's, shared output's or troubled issuer's place in the runner. Never used twice, so that what ends late finds nobody.
+/// A job's, shared output's, troubled issuer's or loading plugin's place in the runner. Never used twice, so that what ends late finds nobody.
 pub(super) type Key = u64;
 
 /// Who is woken.
@@ -58,6 +60,7 @@ pub(super) enum Work {
     Keep(Key),
     Write(Key, usize, Purpose),
     WriteShared(Key, Purpose),
+    LoadPlugin(Key),
 }
 
 /// A job that comes in line goes before those that come up to this part of what is left of its token's life later, however little
@@ -104,6 +107,7 @@ pub(super) struct Scheduler {
     last_key: Key,
     queue: Queue<Sleeper>,
     issuers: Issuers,
+    loading: BTreeMap<Key, Loading>,
     admission: Admission<Urgency, Work>,
     /// Both clocks when all was last judged.
     judged: Reading,
@@ -141,6 +145,7 @@ impl Scheduler {
             last_key: 0,
             queue: Queue::new(),
             issuers: Issuers::default(),
+            loading: BTreeMap::new(),
             admission: Admission::new(Bounds {
                 all: limits.concurrency,
                 per_lane: limits.in_flight_per_origin,
@@ -304,7 +309,8 @@ impl Scheduler {
             let shared = self.shared_states(&entry.config.id);
             let next = self.next_refresh(*key, now);
             let ports = &self.world.ports;
-            Some(entry.status(now, self.held_back(*key), next, &shared, ports))
+            let waits_for = (self.held_back(*key), self.compiling(*key));
+            Some(entry.status(now, waits_for, next, &shared, ports))
         };
         let mut jobs: Vec<_> = keys.iter().filter_map(status).collect();
         jobs.sort_by(|a, b| a.id.cmp(&b.id));
@@ -365,8 +371,11 @@ impl Scheduler {
 
     // What begins and ends.
 
-    /// The next piece of work that may begin, with all that it needs.
-    pub(super) fn begin(&mut self) -> Option<(Work, Lane, Task)> {
+    /// The next piece of work that may begin, with all that it needs and the lane in which it has a place, if it needs one.
+    pub(super) fn begin(&mut self) -> Option<(Work, Option<Lane>, Task)> {
+        if let Some((work, task)) = self.begin_loading() {
+            return Some((work, None, task));
+        }
         loop {
             let now = self.world.now().boot;
             let (lane, work) = self.admission.next(now)?;
@@ -380,7 +389,7 @@ impl Scheduler {
                 if let Work::Acquire(key) = work {
                     self.call_began(key);
                 }
-                return Some((work, lane, task));
+                return Some((work, Some(lane), task));
             }
             // Its job, or one of those that share the output, has gone.
             self.admission.hand_back(&lane);
@@ -407,6 +416,8 @@ impl Scheduler {
                 let shared = self.shared.get(&key)?;
                 Some(shared.write(self.tokens(&shared.config)?, purpose))
             }
+            // It waits in no lane.
+            Work::LoadPlugin(_) => None,
         }
     }
 
@@ -430,6 +441,7 @@ impl Scheduler {
             (Work::WriteShared(key, _), Outcome::Written(result)) => {
                 self.shared_written(key, result);
             }
+            (Work::LoadPlugin(key), Outcome::PluginLoaded) => self.plugin_loaded(key),
             (work, outcome) => debug_assert!(false, "{work:?} ended as {outcome:?}"),
         }
     }
@@ -722,6 +734,7 @@ impl Scheduler {
 
     fn enqueue(&mut self, lane: Lane, urgency: Urgency, work: Work) {
         if self.may_begin(&work) {
+            self.await_plugin(&lane);
             self.admission.enqueue(lane, urgency, work);
         }
     }
@@ -749,6 +762,7 @@ impl Scheduler {
                 let from = shared.into_iter().flat_map(|shared| &shared.config.from);
                 from.filter_map(|job| self.keys.get(job).copied()).collect()
             }
+            Work::LoadPlugin(_) => Vec::new(),
         }
     }
 
@@ -780,7 +794,7 @@ impl Scheduler {
     /// Whether stopping may abandon this work: nothing is half done then, and nothing lost.
     pub(super) fn may_abandon(&self, work: Work) -> bool {
         match work {
-            Work::Load(_) | Work::Look(_) => true,
+            Work::Load(_) | Work::Look(_) | Work::LoadPlugin(_) => true,
             Work::Acquire(key) => self.jobs.get(&key).is_none_or(|entry| !entry.rotates()),
             Work::Keep(_) | Work::Write(..) | Work::WriteShared(..) => false,
         }
@@ -798,6 +812,7 @@ impl Scheduler {
                 let shared = &self.shared.get(&key)?.config;
                 Some(entry::destination(&shared.output.destination))
             }
+            Work::LoadPlugin(_) => None,
         });
         let names: BTreeSet<String> = of_jobs.collect();
         let mut shown: Vec<&str> = names.iter().take(NAMES).map(String::as_str).collect();
@@ -810,7 +825,8 @@ impl Scheduler {
     /// Tells the metrics how much there is to do.
     pub(super) fn measure(&self) {
         let (running, waiting) = (self.admission.running(), self.admission.waiting());
-        self.world.metrics.load(running, waiting);
+        let metrics = &self.world.metrics;
+        metrics.load(running, waiting, self.loading.len());
     }
 }
 
@@ -916,7 +932,7 @@ const fn ends_something(work: &Work) -> bool {
         Work::Write(_, _, purpose) | Work::WriteShared(_, purpose) => {
             matches!(purpose, Purpose::Publish)
         }
-        Work::Load(_) | Work::Acquire(_) | Work::Look(_) => false,
+        Work::Load(_) | Work::Acquire(_) | Work::Look(_) | Work::LoadPlugin(_) => false,
     }
 }
 

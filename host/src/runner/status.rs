@@ -79,6 +79,9 @@ pub struct JobStatus {
     /// Why its source is not asked although it is time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,
+    /// The plugin that its source or an output waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiling: Option<Compiling>,
     /// What became of the chain of its rotating secrets; none: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<ChainState>,
@@ -168,6 +171,23 @@ impl fmt::Display for HeldBack {
             }
             Cause::ClientRefused => write!(f, "no token endpoint at {}", self.issuer),
         }
+    }
+}
+
+/// A plugin that is being loaded and, unless that was done before, compiled. What needs it waits, and nothing has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compiling {
+    /// Its name.
+    pub plugin: String,
+    /// Since when.
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
+}
+
+impl fmt::Display for Compiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plugin, since } = self;
+        write!(f, "plugin `{plugin}` is being compiled since {since}")
     }
 }
 
@@ -267,6 +287,7 @@ mod tests {
                 ),
             }),
             chain: Some(ChainState::InDoubt),
+            compiling: None,
             keep_failure: None,
             next_keep: None,
             outputs: vec![OutputStatus {

@@ -31,6 +31,8 @@ pub(super) enum Task {
     Look(Arc<Job>),
     Keep(JobId, Arc<KeptToken>),
     Write(Box<Write>),
+    /// Has a bound of its own, with the compiler.
+    LoadPlugin(Arc<str>),
 }
 
 /// How work ended.
@@ -41,6 +43,7 @@ pub(super) enum Outcome {
     Looked(Option<[u8; 32]>),
     Kept(Result<(), Failure>),
     Written(Result<Published, Failure>),
+    PluginLoaded,
 }
 
 impl Task {
@@ -74,6 +77,10 @@ impl Task {
                 Outcome::Written(
                     bounded(&ports, WRITE_TIMEOUT, "writing the output", publish).await,
                 )
+            }
+            Self::LoadPlugin(plugin) => {
+                ports.acquirer.load_plugin(&plugin).await;
+                Outcome::PluginLoaded
             }
         }
     }

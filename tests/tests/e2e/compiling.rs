@@ -99,3 +99,85 @@ fn a_compiler_ends_with_the_process_that_waits_for_it_however_that_ends() {
             .unwrap_or_else(|error| panic!("{signal:?}: {error:#}"));
     }
 }
+
+/// Jobs whose source and whose format are large plugins; a call of either is bounded by a second.
+fn large_configuration(scene: &Scene) -> PathBuf {
+    let plugins = entry("source", &large(scene, "guest-source", 25_000))
+        + &entry("format", &large(scene, "guest-formatter", 25_000));
+    let job = |name: &str, format: &str| {
+        format!(
+            "- {{name: {name}, source: {{plugin: source, timeout: 1s, config: {{mode: good}}}}, outputs: [{{file: {{path: \"{{out}}/{name}\"}}{format}}}]}}\n"
+        )
+    };
+    let jobs = job("plain", "")
+        + &job(
+            "formatted",
+            ", format: {plugin: format, config: {mode: good}}",
+        );
+    scene
+        .config(&format!("plugins:\n{plugins}jobs:\n{jobs}"))
+        .unwrap()
+}
+
+const COMPILING: &str = "is being compiled since";
+
+#[test]
+fn a_plugin_that_compiles_longer_than_a_call_may_take_ends_in_a_token_and_no_failure() {
+    let scene = cold("compiled-in-run");
+    let config = large_configuration(&scene);
+    let process = scene.run(&config).unwrap();
+    let compiling = |job: &str| {
+        scene.row(&config, job)?["compiling"]["plugin"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let waits = wait_until("a job that waits", PATIENCE, || compiling("plain"));
+    assert_eq!(waits.unwrap(), "source", "{}", process.stderr());
+    let refresh = ["refresh", "plain", "--timeout", "1s"];
+    let refreshed = scene.command(&refresh, &config).unwrap();
+    assert!(refreshed.stderr.contains(COMPILING), "{}", refreshed.stderr);
+    let formats = wait_until("a token that waits for its format", PATIENCE, || {
+        scene
+            .out("plain")
+            .exists()
+            .then(|| compiling("formatted"))?
+    });
+    assert_eq!(formats.unwrap(), "format", "{}", process.stderr());
+    wait_until("all tokens", PATIENCE, || {
+        scene.out("formatted").exists().then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    process.terminate(PATIENCE).unwrap();
+    let log = process.stderr();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+    assert_eq!(log.matches("compiling the plugin").count(), 2, "{log}");
+}
+
+#[test]
+fn commands_that_wait_for_a_compiler_say_so() {
+    let scene = cold("compiled-in-commands");
+    let config = large_configuration(&scene);
+    let once = scene
+        .command(&["once", "--timeout", "2s"], &config)
+        .unwrap();
+    assert_eq!(once.code(), Some(1), "{}", once.stderr);
+    let said = once.stderr.lines().find(|line| line.contains(COMPILING));
+    let said = said.unwrap_or_else(|| panic!("{}", once.stderr));
+    assert!(
+        said.contains("not written") && said.contains("`--timeout`"),
+        "{said}"
+    );
+
+    let checked = scene.command(&["check", "--online"], &config).unwrap();
+    assert!(
+        checked.stderr.contains("plugin source is being compiled"),
+        "{}",
+        checked.stderr
+    );
+    assert_eq!(checked.code(), Some(0), "{}", checked.stderr);
+
+    let once = scene
+        .command(&["once", "--timeout", "30s"], &config)
+        .unwrap();
+    assert_eq!(once.code(), Some(0), "{}", once.stderr);
+}

@@ -1,10 +1,11 @@
 //! Proofs that need the world: each tries what a run would do, as far as that spends nothing and leaves nothing behind.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::{OnceCell, Semaphore};
@@ -17,6 +18,7 @@ use super::probe::{self, ProbeVerdict, Probed};
 use super::report::Report;
 use crate::capability::Call;
 use crate::cli::house::{self, House};
+use crate::cli::say;
 use crate::kubernetes::Kubernetes;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
@@ -72,6 +74,7 @@ pub(in crate::cli) async fn prove(
         house,
         wanted,
         probed: Mutex::default(),
+        told: Mutex::default(),
     });
     let mut report = Report::default();
     state(&config.state, &mut report).await;
@@ -149,6 +152,9 @@ fn serve(address: SocketAddr, report: &mut Report) {
 /// Jobs that are proved at the same time: most wait for an issuer or the API server, and a hung one holds up no other.
 const AT_ONCE: usize = 16;
 
+/// A plugin that is not loaded by then is being compiled.
+const SOON: Duration = Duration::from_secs(2);
+
 struct Prover {
     house: House,
     outputs: Outputs,
@@ -156,6 +162,8 @@ struct Prover {
     wanted: Wanted,
     /// What issuers answered: each is asked once, however many jobs it has.
     probed: Mutex<HashMap<String, Arc<OnceCell<Probed>>>>,
+    /// Plugins of which it was said that they are being compiled.
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl Prover {
@@ -220,6 +228,16 @@ impl Prover {
         Arc::clone(probed.entry(key).or_default())
     }
 
+    /// Says once that there is something to wait for.
+    fn tell_compiling(&self, plugin: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(plugin.to_owned()) {
+            say(&format!(
+                "plugin {plugin} is being compiled, which is done once and may take minutes"
+            ));
+        }
+    }
+
     /// Whether a plugin can be used for this.
     async fn plugin(
         &self,
@@ -230,7 +248,13 @@ impl Prover {
         report: &mut Report,
     ) {
         let plugins = &self.house.plugins;
-        let ready = plugins.prepare(plugin).await;
+        let ready = match tokio::time::timeout(SOON, plugins.prepare(plugin)).await {
+            Ok(ready) => ready,
+            Err(_) => {
+                self.tell_compiling(plugin);
+                plugins.prepare(plugin).await
+            }
+        };
         let fits = plugins.check_config(plugin, world, config).await;
         let result = ready.err().or(fits.err());
         let result = result.map_or(Ok(()), |error| Err(error.to_failure()));

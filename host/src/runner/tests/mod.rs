@@ -1,6 +1,7 @@
 //! The runner under virtual time against a small world of its own.
 
 mod changes;
+mod compiling;
 mod fairness;
 mod freshness;
 mod log;

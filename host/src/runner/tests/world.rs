@@ -95,6 +95,10 @@ pub(crate) struct Facts {
     pub(crate) secrets: Option<[u8; 32]>,
     /// What the records say of the chains, by job.
     pub(crate) chains: HashMap<String, ChainState>,
+    /// Plugins that are to be loaded: how long that takes, and whether it succeeds. All others are.
+    pub(crate) to_load: HashMap<String, (Duration, bool)>,
+    /// Plugins that were loaded or could not be, in the order in which that began.
+    pub(crate) loads: Vec<String>,
     /// Tokens in the store.
     pub(crate) store: HashMap<JobId, KeptToken>,
     pub(crate) store_fails: bool,
@@ -288,9 +292,29 @@ impl Acquirer for World {
     fn lane(&self, job: &Job) -> Lane {
         let Plan { origin, plugin, .. } = self.plan_of(&job.id.name);
         plugin.map_or_else(
-            || Lane::Remote(origin.into()),
+            || Lane::Remote(origin.into()).behind(&job.source.plugin),
             |plugin| Lane::Local.behind(plugin),
         )
+    }
+
+    fn is_loaded(&self, plugin: &str) -> bool {
+        !self.facts().to_load.contains_key(plugin)
+    }
+
+    fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            self.facts().loads.push(plugin.to_owned());
+            let (takes, succeeds) = self
+                .facts()
+                .to_load
+                .get(plugin)
+                .copied()
+                .unwrap_or_default();
+            self.time.wait(takes).await;
+            if succeeds {
+                self.facts().to_load.remove(plugin);
+            }
+        })
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
@@ -392,8 +416,11 @@ pub(crate) fn kept(value: &str, obtained_at: Timestamp, expires_at: Timestamp) -
 }
 
 impl Publisher for World {
-    fn lane(&self, _output: &Output) -> Lane {
-        Lane::Local
+    fn lane(&self, output: &Output) -> Lane {
+        match &output.format {
+            Some(format) => Lane::Local.behind(&format.plugin),
+            None => Lane::Local,
+        }
     }
 
     fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>> {

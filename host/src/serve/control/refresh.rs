@@ -121,6 +121,7 @@ mod tests {
             last_failure: None,
             held_back: None,
             chain: None,
+            compiling: None,
             keep_failure: None,
             next_keep: None,
             outputs: Vec::new(),

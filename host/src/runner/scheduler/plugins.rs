@@ -1,0 +1,80 @@
+//! Plugins that are not loaded: what needs one waits in its lane until that is done or has failed, however long it takes. It has no place
+//! meanwhile, no call has begun, and nothing is thought of its issuer.
+
+use std::sync::Arc;
+
+use super::{Key, Phase, Scheduler, Work};
+use crate::model::time::Timestamp;
+use crate::runner::ports::Lane;
+use crate::runner::status::Compiling;
+use crate::runner::work::Task;
+
+/// A plugin that is being loaded, or is about to be.
+#[derive(Debug)]
+pub(super) struct Loading {
+    plugin: Arc<str>,
+    since: Timestamp,
+    is_begun: bool,
+}
+
+impl Scheduler {
+    /// Lets nothing begin in this lane before the plugin is loaded that it is behind.
+    pub(super) fn await_plugin(&mut self, lane: &Lane) {
+        let Some(plugin) = lane.plugin() else {
+            return;
+        };
+        let is_running = matches!(self.phase, Phase::Running);
+        if !is_running
+            || self.world.ports.acquirer.is_loaded(plugin)
+            || self.loading_since(plugin).is_some()
+        {
+            return;
+        }
+        self.admission.close(plugin);
+        let loading = Loading {
+            plugin: Arc::clone(plugin),
+            since: self.world.now().wall,
+            is_begun: false,
+        };
+        let key = self.next_key();
+        self.loading.insert(key, loading);
+    }
+
+    /// The next plugin to load. That takes no place: it asks nobody, and compilers take turns by themselves.
+    pub(super) fn begin_loading(&mut self) -> Option<(Work, Task)> {
+        let (key, loading) = self.loading.iter_mut().find(|(_, it)| !it.is_begun)?;
+        loading.is_begun = true;
+        let task = Task::LoadPlugin(Arc::clone(&loading.plugin));
+        Some((Work::LoadPlugin(*key), task))
+    }
+
+    /// Lets go on what waited for a plugin, also if it cannot be loaded: then each call fails for that by itself, and the next asks for it
+    /// again.
+    pub(super) fn plugin_loaded(&mut self, key: Key) {
+        if let Some(loading) = self.loading.remove(&key) {
+            self.admission.open(&loading.plugin);
+        }
+    }
+
+    /// The plugin that a job waits for, its source's or a format's; none: it waits for none.
+    pub(super) fn compiling(&self, key: Key) -> Option<Compiling> {
+        let entry = self.jobs.get(&key)?;
+        let source = Some(&entry.config.source.plugin).filter(|_| entry.machine.waits_for_turn());
+        let shared = self.shared_of.get(&entry.config.id).into_iter().flatten();
+        let shared = shared.filter_map(|key| Some(&self.shared.get(key)?.config.output));
+        let outputs = entry.config.outputs.iter().chain(shared);
+        let formats = outputs.filter_map(|output| Some(&output.format.as_ref()?.plugin));
+        let mut plugins = source.into_iter().chain(formats);
+        plugins.find_map(|plugin| {
+            Some(Compiling {
+                plugin: plugin.clone(),
+                since: self.loading_since(plugin)?,
+            })
+        })
+    }
+
+    fn loading_since(&self, plugin: &str) -> Option<Timestamp> {
+        let loading = self.loading.values().find(|it| &*it.plugin == plugin);
+        Some(loading?.since)
+    }
+}
