@@ -1,6 +1,7 @@
 //! Where tokens go, and in which form.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use super::JobId;
@@ -39,6 +40,41 @@ pub enum Destination {
     File(FileDestination),
     /// A key of a Kubernetes Secret, or several.
     Secret(SecretDestination),
+}
+
+impl Destination {
+    /// What it is, in metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Secret(_) => "secret",
+        }
+    }
+
+    /// Whether a write is a request to an API server.
+    #[must_use]
+    pub const fn is_in_cluster(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Secret(_) => true,
+        }
+    }
+}
+
+/// The place, for people.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "{}", file.path.display()),
+            Self::Secret(SecretDestination {
+                namespace,
+                name,
+                key,
+                ..
+            }) => write!(f, "{namespace}/{name}/{key}"),
+        }
+    }
 }
 
 /// A file.

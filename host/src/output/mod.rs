@@ -133,6 +133,18 @@ impl Outputs {
     }
 }
 
+/// What a proof shows when it succeeds, for people.
+#[must_use]
+pub fn proved_by(destination: &Destination) -> String {
+    match destination {
+        Destination::File(file) => format!("file {} can be written", file.path.display()),
+        Destination::Secret(secret) => format!(
+            "Secret {}/{} can be written (dry run)",
+            secret.namespace, secret.name
+        ),
+    }
+}
+
 /// Content that stands for an artifact of which nothing is known: what a Secret of nearly every type takes.
 const ANY_CONTENT: &[u8] = b"{}";
 

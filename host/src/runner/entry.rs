@@ -16,7 +16,7 @@ use crate::capability::Acquired;
 use crate::model::failure::{Code, FailureKind};
 use crate::model::time::{Reading, Timestamp};
 use crate::model::token::{Expiry, KeptToken, Token, jwt};
-use crate::model::{Destination, Job, Output, SharedOutput};
+use crate::model::{Job, Output, SharedOutput};
 use crate::refresh::admit::Candidate;
 use crate::refresh::lifetime;
 use crate::refresh::publication::{Publication, Purpose, State};
@@ -392,7 +392,7 @@ fn output_status(
     next_try: Option<Timestamp>,
 ) -> OutputStatus {
     OutputStatus {
-        destination: destination(&output.destination),
+        destination: output.destination.to_string(),
         state: match state {
             State::Waiting => OutputState::Waiting,
             State::Writing => OutputState::Writing,
@@ -401,16 +401,6 @@ fn output_status(
         },
         failure: failure.cloned(),
         next_try,
-    }
-}
-
-/// The place, for people.
-pub(super) fn destination(destination: &Destination) -> String {
-    match destination {
-        Destination::File(file) => file.path.display().to_string(),
-        Destination::Secret(secret) => {
-            format!("{}/{}/{}", secret.namespace, secret.name, secret.key)
-        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
-use crate::model::{Destination, Format, Job, Output, SecretOrigin};
+use crate::model::{Format, Job, Output, SecretOrigin};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::schema::endpoints;
 use crate::plugin::{PluginInfo, Plugins, SourcePlugin};
@@ -275,9 +275,10 @@ impl TokenSource for Component<'_> {
 
 impl Publisher for Live {
     fn lane(&self, output: &Output) -> Lane {
-        let lane = match output.destination {
-            Destination::File(_) => Lane::Local,
-            Destination::Secret(_) => ports::cluster(),
+        let lane = if output.destination.is_in_cluster() {
+            ports::cluster()
+        } else {
+            Lane::Local
         };
         match &output.format {
             Some(format) => lane.behind(&format.plugin),

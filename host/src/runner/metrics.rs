@@ -310,7 +310,7 @@ impl Metrics {
 
     /// Counts a write.
     pub fn wrote(&self, destination: &Destination, result: WriteResult) {
-        let kind = kind_of(destination);
+        let kind = destination.kind();
         let result = match result {
             WriteResult::Written => "written",
             WriteResult::Unchanged => "unchanged",
@@ -325,7 +325,7 @@ impl Metrics {
     pub fn write_failed(&self, destination: &Destination, failure: &Failure) {
         self.wrote(destination, WriteResult::Failed);
         let labels = CodeLabels {
-            kind: kind_of(destination),
+            kind: destination.kind(),
             code: self.bounded_code(failure),
         };
         self.write_failures.get_or_create(&labels).inc();
@@ -362,13 +362,6 @@ impl Metrics {
         let result = text::encode(&mut text, &self.registry);
         *self.per_job.lock() = None;
         result.map(|()| text)
-    }
-}
-
-const fn kind_of(destination: &Destination) -> &'static str {
-    match destination {
-        Destination::File(_) => "file",
-        Destination::Secret(_) => "secret",
     }
 }
 

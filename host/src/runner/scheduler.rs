@@ -13,7 +13,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::admission::{Admission, Bounds};
-use super::entry::{self, Entry, Pending, SharedEntry, is_same_output};
+use super::entry::{Entry, Pending, SharedEntry, is_same_output};
 use super::handle::{Asked, Change, Command};
 use super::metrics::{Metrics, Refreshed, WriteResult};
 use super::ports::{self, Lane, Ports};
@@ -810,7 +810,7 @@ impl Scheduler {
             | Work::Write(key, ..) => Some(self.jobs.get(&key)?.config.id.to_string()),
             Work::WriteShared(key, _) => {
                 let shared = &self.shared.get(&key)?.config;
-                Some(entry::destination(&shared.output.destination))
+                Some(shared.output.destination.to_string())
             }
             Work::LoadPlugin(_) => None,
         });
@@ -853,7 +853,7 @@ impl World {
         result: Result<ports::Change, Failure>,
         now: Timestamp,
     ) -> Option<Box<FailureStatus>> {
-        let output = entry::destination(destination);
+        let output = destination.to_string();
         match result {
             Ok(change) => {
                 let result = match change {

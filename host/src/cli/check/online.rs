@@ -22,10 +22,8 @@ use crate::cli::say;
 use crate::kubernetes::Kubernetes;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
-use crate::model::{
-    Config, Destination, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation,
-};
-use crate::output::{Outputs, Publication, WriteBackTargets, shared_owner};
+use crate::model::{Config, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation};
+use crate::output::{Outputs, Publication, WriteBackTargets, proved_by, shared_owner};
 use crate::plugin::{Plugins, World};
 use crate::refresh::clock::OFF_BEYOND;
 use crate::serve::control::{ControlSocket, Proved};
@@ -339,14 +337,7 @@ impl Prover {
             expires_at: None,
         };
         let proved = self.outputs.prove(&output.destination, &publication).await;
-        let what = match &output.destination {
-            Destination::File(file) => format!("file {} can be written", file.path.display()),
-            Destination::Secret(secret) => format!(
-                "Secret {}/{} can be written (dry run)",
-                secret.namespace, secret.name
-            ),
-        };
-        report.tried(who, what, proved);
+        report.tried(who, proved_by(&output.destination), proved);
     }
 
     /// What the format makes of a made-up token; none: that cannot be said.
