@@ -76,7 +76,7 @@ async fn a_component_with_an_invalid_function_is_refused_in_the_compilers_words(
     );
 }
 
-/// A large plugin on a slow machine.
+/// A large plugin on a slow machine, where what is compiled can be kept and where it cannot.
 #[tokio::test]
 async fn a_plugin_is_compiled_once_however_long_that_takes_and_whoever_gives_up_waiting() {
     let directory = tempfile::tempdir().unwrap();
@@ -88,17 +88,21 @@ async fn a_plugin_is_compiled_once_however_long_that_takes_and_whoever_gives_up_
     );
     std::fs::write(at("slow"), script).unwrap();
     std::fs::set_permissions(at("slow"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let plugins = plugins(&at("cache"), at("slow"), &BTreeMap::new());
-    for _ in 0..4 {
-        let waiting = plugins.prepare("dummy");
-        let gave_up = tokio::time::timeout(Duration::from_millis(500), waiting).await;
-        assert!(gave_up.is_err());
+    std::fs::write(at("file"), "").unwrap();
+    for (begun, (cache, is_kept)) in [("cache", true), ("file", false)].into_iter().enumerate() {
+        let plugins = plugins(&at(cache), at("slow"), &BTreeMap::new());
+        for _ in 0..4 {
+            let waiting = plugins.prepare("dummy");
+            let gave_up = tokio::time::timeout(Duration::from_millis(500), waiting).await;
+            assert!(gave_up.is_err());
+        }
+        let (one, other) = tokio::join!(plugins.precompile("dummy"), plugins.source("dummy"));
+        assert_eq!(one.unwrap(), is_kept);
+        assert_eq!(other.unwrap().info().world, World::Source);
+        assert!(plugins.is_loaded("dummy"));
+        let starts = std::fs::read_to_string(at("begun")).unwrap();
+        assert_eq!(starts.lines().count(), begun + 1, "{cache}");
     }
-    let (one, other) = tokio::join!(plugins.prepare("dummy"), plugins.source("dummy"));
-    assert_eq!(one.unwrap().world, World::Source);
-    assert_eq!(other.unwrap().info().world, World::Source);
-    assert!(plugins.is_loaded("dummy"));
-    assert_eq!(std::fs::read_to_string(at("begun")).unwrap(), "begun\n");
 }
 
 /// Two processes that start together: each compiles for itself, and what one keeps serves both at their next start.

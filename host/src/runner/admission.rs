@@ -160,33 +160,18 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         });
     }
 
-    /// Lets nothing begin any more in the lanes behind a plugin.
-    pub(super) fn close(&mut self, plugin: &Arc<str>) {
-        self.with_lanes_behind(plugin, |closed| {
-            closed.insert(Arc::clone(plugin));
-        });
-    }
-
-    /// Lets what waits behind a plugin begin again.
-    pub(super) fn open(&mut self, plugin: &Arc<str>) {
-        self.with_lanes_behind(plugin, |closed| {
-            closed.remove(plugin);
-        });
-    }
-
-    /// Changes what is closed, and keeps the heads of the lanes behind `plugin` right.
-    fn with_lanes_behind(
-        &mut self,
-        plugin: &Arc<str>,
-        change: impl FnOnce(&mut BTreeSet<Arc<str>>),
-    ) {
-        let behind = self
-            .lanes
-            .keys()
-            .filter(|lane| lane.plugin() == Some(plugin));
+    /// Lets nothing begin any more in the lanes behind a plugin, or lets it begin again.
+    pub(super) fn close(&mut self, plugin: &Arc<str>, is_closed: bool) {
+        let all = self.lanes.keys();
+        let behind = all.filter(|lane| lane.plugin() == Some(plugin));
         let behind: Vec<Lane> = behind.cloned().collect();
+        // Their heads come or go.
         let taken: Vec<_> = behind.iter().map(|lane| self.take_out(lane)).collect();
-        change(&mut self.closed);
+        if is_closed {
+            self.closed.insert(Arc::clone(plugin));
+        } else {
+            self.closed.remove(plugin);
+        }
         for (lane, in_lane) in behind.iter().zip(taken) {
             self.put_in(lane, in_lane);
         }
@@ -468,6 +453,22 @@ mod tests {
         assert_eq!(drain(&mut admission), [1]);
         admission.release(&remote("a"), QUICK, NOW);
         assert_eq!(drain(&mut admission), [2]);
+    }
+
+    #[test]
+    fn what_is_behind_a_closed_plugin_waits_and_nothing_else_does() {
+        let mut admission = Admission::new(BOUNDS);
+        let (remote_behind, behind) = (remote("a").behind("slow"), Lane::Local.behind("slow"));
+        admission.enqueue(behind.clone(), 0, 1);
+        admission.close(&"slow".into(), true);
+        admission.enqueue(behind, 0, 2);
+        admission.enqueue(remote_behind, 1, 3);
+        admission.enqueue(remote("a"), 2, 4);
+        admission.enqueue(remote("a").behind("other"), 3, 5);
+        assert_eq!(drain(&mut admission), [4, 5]);
+        assert_eq!(admission.waiting(), 3);
+        admission.close(&"slow".into(), false);
+        assert_eq!(drain(&mut admission), [1, 2, 3]);
     }
 
     #[test]

@@ -309,7 +309,7 @@ impl Scheduler {
             let shared = self.shared_states(&entry.config.id);
             let next = self.next_refresh(*key, now);
             let ports = &self.world.ports;
-            let waits_for = (self.held_back(*key), self.compiling(*key));
+            let waits_for = (self.held_back(*key), self.waits_for_plugin(*key));
             Some(entry.status(now, waits_for, next, &shared, ports))
         };
         let mut jobs: Vec<_> = keys.iter().filter_map(status).collect();

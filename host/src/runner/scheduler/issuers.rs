@@ -1,5 +1,5 @@
 //! Circuit breakers, one per issuer and client: calls of sources wait behind an open breaker instead of failing one by one at an issuer that
-//! is away or refuses them all, and all go on with its first answer. Who may try when is [`crate::refresh::restraint`]'s to say.
+//! is away or refuses them all, and all go on with its first answer. Who may try when is [`crate::refresh::circuit_breaker`]'s to say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

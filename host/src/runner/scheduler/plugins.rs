@@ -20,17 +20,14 @@ pub(super) struct Loading {
 impl Scheduler {
     /// Lets nothing begin in this lane before the plugin is loaded that it is behind.
     pub(super) fn await_plugin(&mut self, lane: &Lane) {
-        let Some(plugin) = lane.plugin() else {
+        let is_running = matches!(self.phase, Phase::Running);
+        let Some(plugin) = lane.plugin().filter(|_| is_running) else {
             return;
         };
-        let is_running = matches!(self.phase, Phase::Running);
-        if !is_running
-            || self.world.ports.acquirer.is_loaded(plugin)
-            || self.loading_since(plugin).is_some()
-        {
+        if self.compiling(plugin).is_some() || self.world.ports.acquirer.is_loaded(plugin) {
             return;
         }
-        self.admission.close(plugin);
+        self.admission.close(plugin, true);
         let loading = Loading {
             plugin: Arc::clone(plugin),
             since: self.world.now().wall,
@@ -52,12 +49,12 @@ impl Scheduler {
     /// again.
     pub(super) fn plugin_loaded(&mut self, key: Key) {
         if let Some(loading) = self.loading.remove(&key) {
-            self.admission.open(&loading.plugin);
+            self.admission.close(&loading.plugin, false);
         }
     }
 
     /// The plugin that a job waits for, its source's or a format's; none: it waits for none.
-    pub(super) fn compiling(&self, key: Key) -> Option<Compiling> {
+    pub(super) fn waits_for_plugin(&self, key: Key) -> Option<Compiling> {
         let entry = self.jobs.get(&key)?;
         let source = Some(&entry.config.source.plugin).filter(|_| entry.machine.waits_for_turn());
         let shared = self.shared_of.get(&entry.config.id).into_iter().flatten();
@@ -65,16 +62,14 @@ impl Scheduler {
         let outputs = entry.config.outputs.iter().chain(shared);
         let formats = outputs.filter_map(|output| Some(&output.format.as_ref()?.plugin));
         let mut plugins = source.into_iter().chain(formats);
-        plugins.find_map(|plugin| {
-            Some(Compiling {
-                plugin: plugin.clone(),
-                since: self.loading_since(plugin)?,
-            })
-        })
+        plugins.find_map(|plugin| self.compiling(plugin))
     }
 
-    fn loading_since(&self, plugin: &str) -> Option<Timestamp> {
-        let loading = self.loading.values().find(|it| &*it.plugin == plugin);
-        Some(loading?.since)
+    fn compiling(&self, plugin: &str) -> Option<Compiling> {
+        let loading = self.loading.values().find(|it| &*it.plugin == plugin)?;
+        Some(Compiling {
+            plugin: plugin.to_owned(),
+            since: loading.since,
+        })
     }
 }
