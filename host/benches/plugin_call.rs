@@ -26,14 +26,14 @@ use serde_json::{Value, json};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn secret() -> Box<Secret> {
-    Box::new(Secret {
+fn secret() -> Secret {
+    Secret {
         origin: SecretOrigin::Value(SecretString::from("a-client-secret")),
         rotating: false,
         retry_unanswered: RetryUnanswered::default(),
         write_back: false,
         to: None,
-    })
+    }
 }
 
 fn job(plugin: &str, config: Value) -> Arc<Job> {
@@ -43,7 +43,9 @@ fn job(plugin: &str, config: Value) -> Arc<Job> {
         source: Source {
             plugin: plugin.to_owned(),
             config,
-            secrets: BTreeMap::from([("client_secret".to_owned(), secret())]),
+            secrets: [("client_secret".to_owned(), secret())]
+                .into_iter()
+                .collect(),
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             reveal: BTreeSet::new(),

@@ -303,7 +303,6 @@ fn tell_earlier(job: &Job, name: &str, secret: &Secret, chain: &Chain) {
 
 fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
     let secrets = job.source.secrets.iter();
-    let secrets = secrets.map(|(name, secret)| (name, &**secret));
     secrets.filter(|(_, secret)| secret.rotating)
 }
 

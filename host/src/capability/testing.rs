@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
+use litemap::LiteMap;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -101,7 +102,7 @@ impl Fixture {
             .source
             .secrets
             .entry(name.to_owned())
-            .or_insert_with(|| Box::new(secret))
+            .or_insert(secret)
     }
 
     pub(crate) fn environment(&self) -> Environment {
@@ -162,7 +163,7 @@ fn job() -> Job {
         source: Source {
             plugin: "oauth2".to_owned(),
             config: serde_json::json!({}),
-            secrets: BTreeMap::new(),
+            secrets: LiteMap::new(),
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             reveal: BTreeSet::new(),

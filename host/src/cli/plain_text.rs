@@ -96,7 +96,7 @@ mod tests {
             assert_eq!(sent_readably(&job, &endpoints).count(), 0, "no secret");
             job.source
                 .secrets
-                .insert("client_secret".to_owned(), Box::new(secret));
+                .insert("client_secret".to_owned(), secret);
             let found = sent_readably(&job, &endpoints).count();
             assert_eq!(found, usize::from(expected), "{endpoint} {to:?}");
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use secrecy::ExposeSecret;
 
 use super::mistake::Span;
@@ -498,7 +499,7 @@ impl<'d> Checker<'d> {
                 .map(|network| network.0)
                 .collect(),
             tls: tls.map(|tls| self.tls(tls)).unwrap_or_default(),
-            proxy: proxy.map(|proxy| proxy.value.0.clone()),
+            proxy: proxy.map(|proxy| Box::new(proxy.value.0.clone())),
             timeout: self.period(timeout, defaults::TIMEOUT),
         }
     }
@@ -545,11 +546,8 @@ impl<'d> Checker<'d> {
             .note(name.span, format!("there is no plugin `{text}`"), help);
     }
 
-    fn secrets(
-        &mut self,
-        named: &'d Named<SecretName, file::Secret>,
-    ) -> BTreeMap<String, Box<Secret>> {
-        let mut secrets = BTreeMap::new();
+    fn secrets(&mut self, named: &'d Named<SecretName, file::Secret>) -> LiteMap<String, Secret> {
+        let mut secrets = LiteMap::with_capacity(named.0.len());
         for (name, secret) in &named.0 {
             if let Some(secret) = secret
                 && let Some(origin) = self.secret_origin(&secret.value)
@@ -562,7 +560,7 @@ impl<'d> Checker<'d> {
                     write_back: self.write_back(&secret.value),
                     to: secret.value.to.as_ref().map(|to| values(Some(to))),
                 };
-                secrets.insert(name.value.0.clone(), Box::new(secret));
+                secrets.insert(name.value.0.clone(), secret);
             }
         }
         secrets

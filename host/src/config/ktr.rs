@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use secrecy::SecretString;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -774,7 +775,7 @@ impl KtrSettings {
 
     fn source(&self) -> Source {
         let (plugin, config, secrets) = match &self.provider {
-            TokenProvider::Dummy => ("dummy", json!({}), BTreeMap::new()),
+            TokenProvider::Dummy => ("dummy", json!({}), LiteMap::new()),
             TokenProvider::Oidc {
                 token_url,
                 client_id,
@@ -796,7 +797,7 @@ impl KtrSettings {
                 (
                     "oauth2",
                     config,
-                    BTreeMap::from([(CLIENT_SECRET.to_owned(), Box::new(secret))]),
+                    LiteMap::from_iter([(CLIENT_SECRET.to_owned(), secret)]),
                 )
             }
         };

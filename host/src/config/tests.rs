@@ -93,7 +93,7 @@ outputs:                                    # several jobs' tokens in one place
         job.source.tls.ca_file.as_deref(),
         Some(Path::new("/etc/evertoken/ca.pem"))
     );
-    assert!(job.source.secrets["refresh_token"].rotating);
+    assert!(job.source.secrets.get("refresh_token").unwrap().rotating);
     assert_eq!(job.source.allow[0].to_string(), "https://login.example.org");
     assert_eq!(job.source.timeout, Duration::from_secs(30));
     let Destination::File(file) = &job.outputs[0].destination else {
@@ -801,7 +801,7 @@ jobs:
     );
     assert_eq!(a.source.timeout, Duration::from_secs(5));
     assert_eq!(
-        a.source.proxy.as_ref().map(url::Url::as_str),
+        a.source.proxy.as_deref().map(url::Url::as_str),
         Some("http://p:1/")
     );
     assert!(a.source.tls.ca_file.is_some());
@@ -815,7 +815,7 @@ jobs:
     );
     assert_eq!(b.source.timeout, Duration::from_secs(5400));
     assert_eq!(
-        b.source.proxy.as_ref().map(url::Url::as_str),
+        b.source.proxy.as_deref().map(url::Url::as_str),
         Some("http://q:2/")
     );
     assert!(b.source.tls.ca_file.is_none());
@@ -1114,7 +1114,13 @@ fn included_files_add_jobs_and_are_named_in_their_mistakes() {
         .collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(loaded.files.len(), 3);
-    let SecretOrigin::File(path) = &loaded.config.jobs[1].source.secrets["x"].origin else {
+    let SecretOrigin::File(path) = &loaded.config.jobs[1]
+        .source
+        .secrets
+        .get("x")
+        .unwrap()
+        .origin
+    else {
         panic!("{:?}", loaded.config.jobs[1]);
     };
     assert_eq!(path, &directory.path().join("jobs.d/x"));

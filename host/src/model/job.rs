@@ -1,11 +1,12 @@
 //! A job, what it is called, and where its token comes from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, Output, Policy, Secret};
@@ -92,8 +93,8 @@ pub struct Source {
     pub plugin: String,
     /// The plugin's own configuration, a JSON object.
     pub config: serde_json::Value,
-    /// The secrets that the plugin may open, by name. Boxed: a map has room for eleven in each node, and most jobs have one.
-    pub secrets: BTreeMap<String, Box<Secret>>,
+    /// The secrets that the plugin may open, by name. Most jobs have one, and a map of the standard library has room for eleven.
+    pub secrets: LiteMap<String, Secret>,
     /// Origins the plugin may reach beyond the endpoints in its configuration.
     pub allow: Vec<Origin>,
     /// Addresses and networks that may be reached although the egress rules refuse them.
@@ -103,7 +104,7 @@ pub struct Source {
     /// TLS material.
     pub tls: Tls,
     /// The proxy for all requests of this job; none: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` decide.
-    pub proxy: Option<url::Url>,
+    pub proxy: Option<Box<url::Url>>,
     /// How long one call of the plugin may take, everything included.
     pub timeout: Duration,
 }

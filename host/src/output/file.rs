@@ -55,10 +55,15 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether a format keeps to a number of names in a directory; nothing ever removes what it does not make any more.
+    /// Whether a format keeps to a number of names in a directory; nothing ever removes what it does not make any more. What has no name is
+    /// the file itself.
     fn takes(&mut self, directory: &Path, artifacts: &[Artifact]) -> bool {
-        let names = self.names.entry(directory.to_owned()).or_default();
         let named = artifacts.iter().map(|artifact| &artifact.name);
+        let mut named = named.filter(|name| !name.is_empty()).peekable();
+        if named.peek().is_none() {
+            return true;
+        }
+        let names = self.names.entry(directory.to_owned()).or_default();
         let fresh: BTreeSet<_> = named.filter(|name| !names.contains(*name)).collect();
         if names.len() + fresh.len() > MAX_NAMES {
             return false;

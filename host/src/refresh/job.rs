@@ -95,7 +95,7 @@ pub struct Job {
     /// Until when the source is left alone after its last answer, on the boot clock.
     rests_until: Duration,
     /// The try that somebody asked for.
-    asked: Option<Asked>,
+    asked: Option<Box<Asked>>,
     /// Whether what is under way comes from a source that is no longer the job's.
     is_outdated: bool,
     failures: Streak,
@@ -164,8 +164,11 @@ impl Job {
             Event::Restored(life) => actions.extend(self.restored(life, now, sample)),
             Event::Asked => {
                 if let Some(otherwise) = self.acquires_at(now).filter(|at| *at > now.boot) {
-                    let before = self.asked.map_or(self.failures, |asked| asked.before);
-                    self.asked = Some(Asked { otherwise, before });
+                    let before = self
+                        .asked
+                        .as_ref()
+                        .map_or(self.failures, |asked| asked.before);
+                    self.asked = Some(Box::new(Asked { otherwise, before }));
                 }
                 self.hurry(now);
             }
@@ -304,7 +307,7 @@ impl Job {
         }
         let retry_context = self.retry_context(kind, now);
         let by_itself = self.asked.take_if(|asked| asked.otherwise <= now.boot);
-        if let Some(Asked { before, .. }) = by_itself {
+        if let Some(before) = by_itself.map(|asked| asked.before) {
             self.failures.resume(before);
         }
         let nth = self.failures.failed(kind);
@@ -315,7 +318,7 @@ impl Job {
         };
         self.rest(now);
         let next = now.boot.saturating_add(wait);
-        let latest = self.asked.map_or(next, |asked| asked.otherwise);
+        let latest = self.asked.as_ref().map_or(next, |asked| asked.otherwise);
         self.next = Next::Retry(next.min(latest));
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Entry {
     /// What the log said last of the source, until that gives a good token.
     pub(super) told_failure: Option<Box<FailureStatus>>,
     /// Digest of the secrets at the last failure that somebody has to mend.
-    pub(super) secrets: Option<[u8; 32]>,
+    pub(super) secrets: Option<Box<[u8; 32]>>,
     pub(super) keep_failure: Option<Box<FailureStatus>>,
     /// By output.
     pub(super) output_failures: Vec<Option<Box<FailureStatus>>>,
@@ -414,6 +414,14 @@ mod tests {
     use super::*;
     use crate::model::time::Clock as _;
     use crate::runner::tests::world::{World, job, token};
+
+    /// The allocator has room for 512 bytes, and then for 640. What is rare is boxed.
+    #[test]
+    fn what_there_is_for_each_of_ten_thousand_jobs_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Entry>() <= 512, "{}", size_of::<Entry>());
+        assert!(size_of::<Job>() + counts <= 512, "{}", size_of::<Job>());
+    }
 
     #[test]
     fn a_life_that_is_over_says_nothing_and_leaves_what_was_said_of_the_same_value() {

@@ -395,9 +395,7 @@ mod tests {
                 write_back: false,
                 to: None,
             };
-            job.source
-                .secrets
-                .insert((*name).to_owned(), Box::new(secret));
+            job.source.secrets.insert((*name).to_owned(), secret);
         }
         job
     }

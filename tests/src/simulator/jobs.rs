@@ -1,6 +1,6 @@
 //! The jobs of a run as configuration would give them to the host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
                 "scope": format!("read-{}", job.reconfigured),
                 "job": index,
             }),
-            secrets: BTreeMap::from([(name.to_owned(), Box::new(secret))]),
+            secrets: [(name.to_owned(), secret)].into_iter().collect(),
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             reveal: BTreeSet::new(),

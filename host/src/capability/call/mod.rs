@@ -659,7 +659,7 @@ impl Call {
 
     fn listed(&self, name: &str) -> Result<&Secret, Failure> {
         let secret = self.0.job.source.secrets.get(name);
-        secret.map(|secret| &**secret).ok_or_else(|| {
+        secret.ok_or_else(|| {
             // Not scrubbed: whether the plugin's own text comes back whole would tell it whether that is a secret's value.
             Failure::new(
                 FailureKind::InvalidConfig,

@@ -65,7 +65,9 @@ async fn answered(
     let prepare = || request::prepare(target, request);
     let prepared = worker::in_turn_if_large(bytes_of(request), prepare).await?;
     let host = &call.0.host;
-    let proxy = host.proxies.proxy_for(&target.url, source.proxy.as_ref())?;
+    let proxy = host
+        .proxies
+        .proxy_for(&target.url, source.proxy.as_deref())?;
     if let Some(address) = proxy.as_ref().and_then(|proxy| proxy.uri.host()) {
         check_literal(call, "the proxy", address, Provenance::Proxy)?;
     }

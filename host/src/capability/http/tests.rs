@@ -721,7 +721,7 @@ async fn a_proxy_is_used_and_the_target_is_still_checked() {
     let mut url = url::Url::parse(&proxy.url("/")).unwrap();
     url.set_username("user").unwrap();
     url.set_password(Some("hunter22")).unwrap();
-    fixture.job.source.proxy = Some(url);
+    fixture.job.source.proxy = Some(Box::new(url));
     // The name does not exist here: the proxy resolves it.
     fixture
         .call()
@@ -740,7 +740,9 @@ async fn a_proxy_is_used_and_the_target_is_still_checked() {
 
     let outcome = fixture.call().send(get("http://other.example.org/")).await;
     assert_eq!(code(&outcome), "http.origin-denied");
-    fixture.job.source.proxy = Some(url::Url::parse("http://169.254.169.254:3128").unwrap());
+    fixture.job.source.proxy = Some(Box::new(
+        url::Url::parse("http://169.254.169.254:3128").unwrap(),
+    ));
     let outcome = fixture
         .call()
         .send(get("http://idp.example.org/token"))

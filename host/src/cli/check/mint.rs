@@ -75,7 +75,7 @@ const SPENT_BY_USE: [&str; 3] = ["refresh_token", "code", "device_code"];
 async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Report) {
     let who = format!("job {}", job.id);
     let secrets = &job.source.secrets;
-    let mut secrets = secrets.iter().map(|(name, secret)| (name, &**secret));
+    let mut secrets = secrets.iter();
     if let Some((name, secret)) = secrets.find(|(name, secret)| may_be_spent(name, secret)) {
         let why = match secret.rotating {
             true => format!("asking for a token would spend its rotating secret {name}"),

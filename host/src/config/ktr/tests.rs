@@ -505,7 +505,8 @@ fn the_settings_become_one_job_that_does_what_ktr_did() {
             "client_auth": "client_secret_post",
         })
     );
-    let SecretOrigin::Env(variable) = &job.source.secrets["client_secret"].origin else {
+    let SecretOrigin::Env(variable) = &job.source.secrets.get("client_secret").unwrap().origin
+    else {
         panic!("{job:?}");
     };
     assert_eq!(variable, "KTR_OIDC_CLIENTSECRET");

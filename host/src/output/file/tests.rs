@@ -824,6 +824,20 @@ async fn a_format_puts_nothing_where_the_configuration_has_another_use() {
 }
 
 #[tokio::test]
+async fn of_outputs_that_are_one_file_no_names_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files::new(Arc::default());
+    for (path, artifacts, remembered, what) in [
+        ("file", one("token"), 0, "a file"),
+        ("", named(&["first"]), 1, "a format's file in a directory"),
+    ] {
+        let target = to(folder.path().join(path));
+        files.write(&target, &artifacts).await.unwrap();
+        assert_eq!(lock(&files.seen).names.len(), remembered, "{what}");
+    }
+}
+
+#[tokio::test]
 async fn a_format_with_ever_new_names_is_stopped_and_one_with_the_same_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let files = Files::new(Arc::default());

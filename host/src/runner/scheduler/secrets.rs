@@ -38,8 +38,8 @@ impl Scheduler {
         let Some(digest) = digest else {
             return;
         };
-        let before = entry.secrets.replace(digest);
-        let is_another = before.is_some_and(|before| before != digest);
+        let before = entry.secrets.replace(Box::new(digest));
+        let is_another = before.is_some_and(|before| *before != digest);
         if is_another && entry.machine.needs_mending() {
             tracing::info!(job = %entry.config.id, "a secret has changed; the source is tried again");
             self.tell(key, Event::SecretsChanged);

@@ -316,9 +316,7 @@ fn a_job_that_waits_for_somebody_is_tried_again_once_its_secret_is_another() {
         write_back: false,
         to: None,
     };
-    a.source
-        .secrets
-        .insert("client_secret".to_owned(), Box::new(secret));
+    a.source.secrets.insert("client_secret".to_owned(), secret);
     world.time.run(async {
         let started = world.start(vec![a]).await;
         world.time.wait(2 * 3600 * SECOND).await;

@@ -44,7 +44,7 @@ fn with_secret(name: &str) -> Job {
     };
     job.source
         .secrets
-        .insert("client_secret".to_owned(), Box::new(secret));
+        .insert("client_secret".to_owned(), secret);
     job
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
+use litemap::LiteMap;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
@@ -229,7 +230,7 @@ pub(crate) fn job(name: &str) -> Job {
         source: Source {
             plugin: "model".to_owned(),
             config: serde_json::Value::Null,
-            secrets: BTreeMap::new(),
+            secrets: LiteMap::new(),
             allow: Vec::new(),
             allow_addresses: Vec::new(),
             reveal: std::collections::BTreeSet::new(),
@@ -273,7 +274,7 @@ pub(crate) fn rotating(name: &str) -> Job {
         to: None,
     };
     let secrets = &mut job.source.secrets;
-    secrets.insert("rt".to_owned(), Box::new(secret));
+    secrets.insert("rt".to_owned(), secret);
     job
 }
 

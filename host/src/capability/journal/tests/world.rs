@@ -307,7 +307,7 @@ impl World {
 
     /// One that does not rotate, with the same value.
     pub(super) fn lists_another_secret(&mut self, name: &str) {
-        let mut secret = self.job.source.secrets["rt"].clone();
+        let mut secret = self.job.source.secrets.get("rt").unwrap().clone();
         secret.rotating = false;
         self.job.source.secrets.insert(name.to_owned(), secret);
     }
