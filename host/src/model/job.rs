@@ -21,6 +21,20 @@ pub enum Provider {
     Ktr,
 }
 
+impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::File, Self::Ktr];
+
+    /// What stands for it in the keys of kept records: never another number, and no number twice.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::File => 1,
+            Self::Ktr => 2,
+        }
+    }
+}
+
 /// A job's identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId {

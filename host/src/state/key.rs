@@ -68,11 +68,7 @@ impl std::fmt::Display for RecordKey {
 }
 
 fn of_job(kind: u8, job: &JobId) -> Vec<u8> {
-    let provider = match job.provider {
-        Provider::File => 1,
-        Provider::Ktr => 2,
-    };
-    let mut key = vec![kind, provider];
+    let mut key = vec![kind, job.provider.number()];
     push_optional(&mut key, job.namespace.as_deref());
     push_text(&mut key, &job.name);
     push_optional(&mut key, job.uid.as_deref());
@@ -80,12 +76,11 @@ fn of_job(kind: u8, job: &JobId) -> Vec<u8> {
 }
 
 fn take_job(rest: &mut &[u8]) -> Option<JobId> {
+    let number = take_byte(rest)?;
     Some(JobId {
-        provider: match take_byte(rest)? {
-            1 => Provider::File,
-            2 => Provider::Ktr,
-            _ => return None,
-        },
+        provider: Provider::ALL
+            .into_iter()
+            .find(|provider| provider.number() == number)?,
         namespace: take_optional(rest)?,
         name: take_text(rest)?,
         uid: take_optional(rest)?,
@@ -138,7 +133,7 @@ pub(super) mod tests {
 
     pub(in crate::state) fn any_job() -> impl Strategy<Value = JobId> {
         (
-            prop_oneof![Just(Provider::File), Just(Provider::Ktr)],
+            proptest::sample::select(&Provider::ALL[..]),
             proptest::option::of(".{0,20}"),
             ".{0,20}",
             proptest::option::of(".{0,20}"),
