@@ -28,7 +28,13 @@ pub trait TokenSource: Send + Sync {
     fn plugin(&self) -> PluginId;
 
     /// The origins that this configuration names as endpoints.
-    fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin>;
+    ///
+    /// # Errors
+    /// Nobody can say.
+    fn endpoints<'a>(
+        &'a self,
+        config: &'a serde_json::Value,
+    ) -> BoxFuture<'a, Result<Arc<[Origin]>, Failure>>;
 
     /// Asks for a token.
     ///
@@ -122,16 +128,20 @@ impl Host {
     }
 
     async fn round(&self, job: &Arc<Job>, source: &dyn TokenSource) -> Result<Round, NotAcquired> {
+        let present = source.endpoints(&job.source.config).await?;
         let settling = journal::settle(&self.0.journal, job, source.plugin());
         let Settled { held, replayed } = timeout(job.source.timeout, settling)
             .await
             .unwrap_or_else(|_| Err(busy(job)))?;
         let called = with_config(job, replayed.as_ref());
-        let endpoints = source.endpoints(&called.source.config);
-        let is_as_now = Arc::ptr_eq(&called, job);
-        let present = (!is_as_now).then(|| source.endpoints(&job.source.config));
-        let present = present.as_ref().unwrap_or(&endpoints);
-        let call = self.call_holding(&called, &endpoints, present, held);
+        let endpoints = match Arc::ptr_eq(&called, job) {
+            true => Arc::clone(&present),
+            false => source
+                .endpoints(&called.source.config)
+                .await
+                .unwrap_or_default(),
+        };
+        let call = self.call_holding(&called, &endpoints, &present, held);
         let began = call.now();
         let result = source.acquire(&called, &call).await;
         let ending = ending(&result, &call);

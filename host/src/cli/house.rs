@@ -1,6 +1,6 @@
 //! Puts the rooms together: from a checked configuration to something that can run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
@@ -57,13 +57,15 @@ impl House {
         });
         plugins.stop_with(stop.clone());
         let live = Arc::new(Live::new(
+            config.jobs.clone(),
             plugins.clone(),
             capabilities.clone(),
             Outputs::new(kubernetes, Arc::clone(&config.named)),
             stop.clone(),
         ));
-        for job in &config.jobs {
-            live.learn(&job.source.plugin).await;
+        let used: BTreeSet<&String> = config.jobs.iter().map(|job| &job.source.plugin).collect();
+        for plugin in used {
+            live.judge_options(plugin).await;
         }
         let holder = Some(capabilities.holder());
         let state = Manual::new(Arc::clone(&store), holder, Arc::new(SystemClock));

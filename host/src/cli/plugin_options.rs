@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::config::{Loaded, Mistake, Mistakes, Places, PluginOptions, PluginUse};
-use crate::plugin::{ConfigMistake, LoadError, PluginInfo, Plugins, World};
+use crate::plugin::{Judgement, LoadError, PluginInfo, Plugins, World};
 
 use super::{Exit, configuration, say};
 
@@ -41,14 +41,14 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         if found.len() >= Mistakes::ENOUGH {
             break;
         }
-        let Some(Judged { info, mistakes }) = judged.remove(&(plugin.to_owned(), wanted)) else {
+        let Some(Judged { info, judgements }) = judged.remove(&(plugin.to_owned(), wanted)) else {
             continue;
         };
         let tell = |place, message, help| {
             places.mistake(place, format!("plugin `{plugin}`: {message}"), help)
         };
-        for (said, mistakes) in all_said.iter().zip(mistakes) {
-            found.extend(mistakes.into_iter().map(|mistake| {
+        for (said, judgement) in all_said.iter().zip(judgements) {
+            found.extend(judgement.mistakes.into_iter().map(|mistake| {
                 let place = said.place.pointer(&mistake.pointer);
                 tell(place, mistake.message, mistake.help)
             }));
@@ -70,7 +70,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
 /// What a plugin says of all that is said to it.
 struct Judged {
     info: Arc<PluginInfo>,
-    mistakes: Vec<Vec<ConfigMistake>>,
+    judgements: Vec<Judgement>,
 }
 
 /// What each plugin says, without those that cannot be used: [`say_unusable`] has them. They judge at the same time, so that one that takes
@@ -90,9 +90,9 @@ async fn judged(
                 PluginUse::Formatter => World::Formatter,
             };
             let configs: Vec<&Value> = configs.iter().map(|config| &**config).collect();
-            let mistakes = plugins.check_configs(&plugin, world, &configs).await?;
+            let judgements = plugins.check_configs(&plugin, world, &configs).await?;
             let info = plugins.info(&plugin).await?;
-            Ok::<_, Arc<LoadError>>(((plugin, wanted), Judged { info, mistakes }))
+            Ok::<_, Arc<LoadError>>(((plugin, wanted), Judged { info, judgements }))
         });
     }
     let mut judged = BTreeMap::new();

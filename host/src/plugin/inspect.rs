@@ -11,8 +11,9 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::{Parser, Payload};
 
 use super::instances::Instances;
+use super::limits;
 use super::needs::{self, SecretMistake, SecretNeed};
-use super::{ConfigMistake, limits, schema};
+use super::schema::{self, Judgement};
 use crate::model::failure::HostCode;
 use crate::printable::{self, printable};
 
@@ -164,17 +165,18 @@ pub struct PluginInfo {
     /// The plugin's description of itself.
     pub about: Option<About>,
     /// Made of the schema at the first use: ten thousand jobs may be of one plugin.
-    judge: OnceLock<schema::Judge>,
+    judge: OnceLock<Result<schema::Judge, String>>,
 }
 
 impl PluginInfo {
-    /// The mistakes in a configuration, by the schema of a plugin that is part of the binary: any other may be hostile.
-    pub(super) fn check_config(&self, config: &Value) -> Result<Vec<ConfigMistake>, String> {
+    /// Judges a configuration by the schema of a plugin that is part of the binary: any other may be hostile.
+    pub(super) fn judge_config(&self, config: &Value) -> Result<Judgement, String> {
         let Some(schema) = &self.schema else {
-            return Ok(Vec::new());
+            return Ok(Judgement::default());
         };
         let judge = self.judge.get_or_init(|| schema::judge(schema));
-        schema::check_config(schema, judge.as_ref().map_err(String::clone)?, config)
+        let judge = judge.as_ref().map_err(String::clone)?;
+        Ok(schema::judge_config(schema, judge, config))
     }
 
     /// The mistakes in the names of the secrets that a job lists beside a configuration.

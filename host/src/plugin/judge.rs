@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::cache::Compiler;
 use super::child::{self, Ended};
 use super::limits;
-use super::{ConfigMistake, schema};
+use super::schema::{self, Judgement};
 
-/// The hidden subcommand that judges: a schema and configurations on standard input, their mistakes on standard output.
+/// The hidden subcommand that judges: a schema and configurations on standard input, what it says of each on standard output.
 pub const JUDGE_COMMAND: &str = "judge-options";
 
 /// The exit status of a child whose time was over.
@@ -71,15 +71,15 @@ struct Asked {
     configs: Vec<Value>,
 }
 
-/// The mistakes in each of `configs`, by a schema that may be hostile.
+/// Judges `configs` by a schema that may be hostile, the last ones not if the others have very many mistakes.
 ///
 /// # Errors
 /// It is no schema, or costs too much.
-pub(super) async fn mistakes(
+pub(super) async fn judgements(
     compiler: &Compiler,
     schema: &Value,
     configs: &[&Value],
-) -> Result<Vec<Vec<ConfigMistake>>, JudgeError> {
+) -> Result<Vec<Judgement>, JudgeError> {
     let Some(program) = compiler.program() else {
         return judge(schema, configs.iter().copied());
     };
@@ -109,22 +109,18 @@ pub(super) async fn mistakes(
 fn judge<'a>(
     schema: &Value,
     configs: impl Iterator<Item = &'a Value>,
-) -> Result<Vec<Vec<ConfigMistake>>, JudgeError> {
-    let judge = schema::judge(schema);
-    let wrong = |message| JudgeError::Wrong { message };
-    let judge = judge.as_ref().map_err(|message| wrong(message.clone()))?;
+) -> Result<Vec<Judgement>, JudgeError> {
+    let judge = schema::judge(schema).map_err(|message| JudgeError::Wrong { message })?;
     let mut told = 0;
-    configs
-        .map(|config| {
-            // Whoever has so many mends these first.
-            if told >= MAX_MISTAKES {
-                return Ok(Vec::new());
-            }
-            let mistakes = schema::check_config(schema, judge, config).map_err(wrong)?;
-            told += mistakes.len();
-            Ok(mistakes)
+    let judged = configs.map_while(|config| {
+        // Whoever has so many mistakes mends these first.
+        (told < MAX_MISTAKES).then(|| {
+            let judgement = schema::judge_config(schema, &judge, config);
+            told += judgement.mistakes.len();
+            judgement
         })
-        .collect()
+    });
+    Ok(judged.collect())
 }
 
 /// What [`JUDGE_COMMAND`] does: limits itself, reads a question and writes the answer.
@@ -143,8 +139,8 @@ pub fn judge_options(mut input: impl Read, output: impl Write) -> Result<(), Jud
         .map_err(|error| JudgeError::Child(error.into()))?;
     let Asked { schema, configs } =
         serde_json::from_slice(&question).map_err(|error| JudgeError::Child(error.into()))?;
-    let mistakes = judge(&schema, configs.iter())?;
-    serde_json::to_writer(output, &mistakes).map_err(|error| JudgeError::Child(error.into()))
+    let judgements = judge(&schema, configs.iter())?;
+    serde_json::to_writer(output, &judgements).map_err(|error| JudgeError::Child(error.into()))
 }
 
 /// The processor time for a question of so many bytes.

@@ -10,24 +10,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use wasmtime::Engine;
 
-use super::ConfigMistake;
 use super::built_in::{BUILT_IN, BuiltIn};
 use super::cache::{Cache, CacheError, CacheSettings, Compiler, Found};
+use super::endpoints::Endpoints;
 use super::engine::BoxError;
 use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
 use super::judge::{self, JudgeError};
 use super::limits;
+use super::schema::Judgement;
 use super::v0_1::{Linkers, Prepared};
 use crate::file;
 use crate::form::list;
-use crate::model::PluginFile;
 use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::{Origin, PluginFile};
 use crate::names::nearest;
 
 /// Why a plugin cannot be used.
@@ -377,6 +379,7 @@ pub(super) struct Loader {
     /// As many children judge at a time as there are cores: each must get its processor time within its patience.
     judging: Semaphore,
     inspected: Mutex<BTreeMap<Digest, Arc<PluginInfo>>>,
+    endpoints: Mutex<Endpoints>,
     /// Plugins by whose schema configurations could not be judged.
     refused: Mutex<BTreeMap<Digest, Arc<LoadError>>>,
     loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<Loaded>>>>>,
@@ -396,6 +399,7 @@ impl Loader {
             judging: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             cache: Arc::new(Cache::new(engine, settings, compile_time)),
             inspected: Mutex::default(),
+            endpoints: Mutex::default(),
             refused: Mutex::default(),
             loaded: Mutex::default(),
         })
@@ -501,41 +505,50 @@ impl Loader {
         })
     }
 
-    /// The mistakes in each of `configs`, by the schema of the plugin with this name. A plugin by whose schema they cannot be judged is
-    /// refused from then on: nobody knows what it would make of them.
-    pub(super) async fn mistakes(
+    /// Judges `configs` by the schema of the plugin with this name, the last ones not if the others have very many mistakes. A plugin by whose schema they cannot be judged is refused from
+    /// then on: nobody knows what it would make of them.
+    pub(super) async fn judgements(
         &self,
         name: &str,
         info: &PluginInfo,
-        configs: &[&serde_json::Value],
-    ) -> Result<Vec<Vec<ConfigMistake>>, Arc<LoadError>> {
-        let judged = self.judged(name, info, configs).await;
-        judged.map_err(|error| {
+        configs: &[&Value],
+    ) -> Result<Vec<Judgement>, Arc<LoadError>> {
+        let judged = self.judged(name, info, configs).await.map_err(|error| {
             let is_lasting = error.is_lasting();
             let error = Arc::new(error);
             if is_lasting {
                 lock(&self.refused).insert(info.digest, Arc::clone(&error));
             }
             error
-        })
+        })?;
+        if info.world == World::Source {
+            lock(&self.endpoints).keep(info.digest, configs, &judged);
+        }
+        Ok(judged)
+    }
+
+    /// The origins of the endpoints in a configuration that was judged before and is right.
+    pub(super) fn endpoints_at_hand(&self, name: &str, config: &Value) -> Option<Arc<[Origin]>> {
+        let entry = self.registry.entry(name).ok()?;
+        lock(&self.endpoints).get(entry.digest, config)
     }
 
     async fn judged(
         &self,
         name: &str,
         info: &PluginInfo,
-        configs: &[&serde_json::Value],
-    ) -> Result<Vec<Vec<ConfigMistake>>, LoadError> {
+        configs: &[&Value],
+    ) -> Result<Vec<Judgement>, LoadError> {
         let Some(schema) = &info.schema else {
-            return Ok(vec![Vec::new(); configs.len()]);
+            return Ok(vec![Judgement::default(); configs.len()]);
         };
         let judged = if self.registry.entry(name)?.is_built_in() {
-            let each = configs.iter().map(|config| info.check_config(config));
+            let each = configs.iter().map(|config| info.judge_config(config));
             each.collect::<Result<_, _>>()
                 .map_err(|message| JudgeError::Wrong { message })
         } else {
             let _turn = self.judging.acquire().await;
-            judge::mistakes(&self.compiler, schema, configs).await
+            judge::judgements(&self.compiler, schema, configs).await
         };
         judged.map_err(|source| LoadError::Schema {
             name: name.to_owned(),

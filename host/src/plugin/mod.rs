@@ -5,6 +5,7 @@ mod built_in;
 mod cache;
 mod child;
 mod clocks;
+mod endpoints;
 mod engine;
 mod error;
 mod formatting;
@@ -14,7 +15,7 @@ mod judge;
 pub mod limits;
 mod load;
 mod needs;
-pub mod schema;
+mod schema;
 mod store;
 mod v0_1;
 
@@ -31,6 +32,7 @@ pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
 pub use judge::{JUDGE_COMMAND, JudgeError, judge_options};
 pub use load::LoadError;
 pub use needs::{SecretMistake, SecretNeed};
+pub use schema::Judgement;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -152,24 +154,30 @@ impl Plugins {
         Ok(Arc::clone(&loaded.info))
     }
 
-    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets.
+    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets. None where it has mistakes.
     ///
     /// # Errors
-    /// As [`Plugins::info`].
+    /// As [`Plugins::check_configs`].
     pub async fn endpoints(
         &self,
         name: &str,
         config: &Value,
-    ) -> Result<Vec<Origin>, Arc<LoadError>> {
+    ) -> Result<Arc<[Origin]>, Arc<LoadError>> {
+        if let Some(known) = self.endpoints_at_hand(name, config) {
+            return Ok(known);
+        }
         let info = self.info(name).await?;
-        Ok(info
-            .schema
-            .as_ref()
-            .map(|schema| schema::endpoints(schema, config))
-            .unwrap_or_default())
+        let judged = self.0.loader.judgements(name, &info, &[config]).await?;
+        Ok(judged.into_iter().flat_map(|it| it.endpoints).collect())
     }
 
-    /// The mistakes in each of a plugin's configurations, by its own schema; a plugin without one has none to tell.
+    /// The same of a configuration that was judged before and is right.
+    #[must_use]
+    pub fn endpoints_at_hand(&self, name: &str, config: &Value) -> Option<Arc<[Origin]>> {
+        self.0.loader.endpoints_at_hand(name, config)
+    }
+
+    /// Judges each of a plugin's configurations by its own schema; a plugin without one finds nothing wrong.
     ///
     /// # Errors
     /// As [`Plugins::info`], the plugin is not for this use, or the configurations cannot be judged by its schema.
@@ -178,10 +186,10 @@ impl Plugins {
         name: &str,
         world: World,
         configs: &[&Value],
-    ) -> Result<Vec<Vec<ConfigMistake>>, Arc<LoadError>> {
+    ) -> Result<Vec<Judgement>, Arc<LoadError>> {
         let info = self.info(name).await?;
         load::require(name, &info, world)?;
-        self.0.loader.mistakes(name, &info, configs).await
+        self.0.loader.judgements(name, &info, configs).await
     }
 
     /// The mistakes in one configuration, as [`Plugins::check_configs`].
@@ -194,8 +202,8 @@ impl Plugins {
         world: World,
         config: &Value,
     ) -> Result<Vec<ConfigMistake>, Arc<LoadError>> {
-        let mistakes = self.check_configs(name, world, &[config]).await?;
-        Ok(mistakes.into_iter().flatten().collect())
+        let judged = self.check_configs(name, world, &[config]).await?;
+        Ok(judged.into_iter().flat_map(|it| it.mistakes).collect())
     }
 
     /// The source plugin of this name, as [`Plugins::prepare`] loaded it: whatever takes its place meanwhile, one call has one plugin.
@@ -281,6 +289,14 @@ impl SourcePlugin {
         &self.loaded.info
     }
 
+    /// The origins of the endpoints in a configuration, as [`Plugins::endpoints`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn endpoints(&self, config: &Value) -> Result<Arc<[Origin]>, Arc<LoadError>> {
+        self.plugins.endpoints(&self.name, config).await
+    }
+
     /// Obtains a token: one call, in a fresh instance, within the job's timeout.
     ///
     /// # Errors
@@ -319,7 +335,7 @@ impl SourcePlugin {
 /// They cannot.
 pub async fn check_schema(info: &PluginInfo) -> Result<(), JudgeError> {
     match &info.schema {
-        Some(schema) => judge::mistakes(&Compiler::ThisProgram, schema, &[])
+        Some(schema) => judge::judgements(&Compiler::ThisProgram, schema, &[])
             .await
             .map(drop),
         None => Ok(()),

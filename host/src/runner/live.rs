@@ -1,10 +1,10 @@
 //! The real world behind the runner's ports: plugins with what they may ask for, formats, files and Secrets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret as _;
@@ -21,21 +21,19 @@ use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
-use crate::model::{Format, Job, Output, SecretOrigin};
+use crate::model::{Format, Job, Output, SecretOrigin, Source};
 use crate::output::{Outputs, Publication, Written, shared_owner};
-use crate::plugin::schema::endpoints;
-use crate::plugin::{PluginInfo, Plugins, SourcePlugin};
+use crate::plugin::{Plugins, SourcePlugin, World};
 use crate::refresh::lifetime;
 use crate::refresh::publication::Purpose;
 
 /// Joins the rooms below the runner.
 #[derive(Debug)]
 pub struct Live {
+    jobs: Vec<Arc<Job>>,
     plugins: Plugins,
     capabilities: capability::Host,
     outputs: Outputs,
-    /// What is known of the plugins that jobs use: lanes are asked for without waiting.
-    known: RwLock<HashMap<String, Arc<PluginInfo>>>,
     /// Tells values in the configuration from each other, in this process only.
     values: RandomState,
     /// Cancelled when the process is to end. A write under way is finished then; one that still waits for its formatter is not.
@@ -43,59 +41,51 @@ pub struct Live {
 }
 
 impl Live {
-    /// The world made of these rooms, until `stop`.
+    /// The world of these jobs, made of these rooms, until `stop`.
     #[must_use]
     pub fn new(
+        jobs: Vec<Arc<Job>>,
         plugins: Plugins,
         capabilities: capability::Host,
         outputs: Outputs,
         stop: CancellationToken,
     ) -> Self {
         Self {
+            jobs,
             plugins,
             capabilities,
             outputs,
-            known: RwLock::default(),
             values: RandomState::new(),
             stop,
         }
     }
 
-    /// Learns what a job's plugin says about itself. A plugin that cannot be read is learned with its first call.
-    pub async fn learn(&self, plugin: &str) {
-        if self.known(plugin).is_none()
-            && let Ok(info) = self.plugins.info(plugin).await
-        {
-            self.know(plugin, &info);
+    /// Judges the options of a plugin's jobs, so that their endpoints are at hand: lanes are asked for without waiting. What cannot be judged
+    /// now is with its first call.
+    pub async fn judge_options(&self, plugin: &str) {
+        let sources = self.jobs.iter().map(|job| &job.source);
+        let configs: Vec<&serde_json::Value> = sources
+            .filter(|source| source.plugin == plugin)
+            .map(|source| &source.config)
+            .filter(|config| self.plugins.endpoints_at_hand(plugin, config).is_none())
+            .collect();
+        if !configs.is_empty() {
+            let judged = self.plugins.check_configs(plugin, World::Source, &configs);
+            judged.await.map_or_else(drop, drop);
         }
-    }
-
-    fn know(&self, plugin: &str, info: &Arc<PluginInfo>) {
-        if self
-            .known(plugin)
-            .is_some_and(|known| Arc::ptr_eq(&known, info))
-        {
-            return;
-        }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(plugin.to_owned(), Arc::clone(info));
-    }
-
-    fn known(&self, plugin: &str) -> Option<Arc<PluginInfo>> {
-        self.known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(plugin)
-            .cloned()
     }
 
     /// Of the first endpoint in a job's configuration; where the plugin's schema has none, the first that the job allows beside them. None:
-    /// its plugin reaches nobody, or is not known yet.
+    /// its plugin reaches nobody, or nobody knows yet.
     fn origin(&self, job: &Job) -> Option<Arc<str>> {
-        let info = self.known(&job.source.plugin)?;
-        let schema = info.schema.as_ref();
-        let endpoints = schema.map_or_else(Vec::new, |it| endpoints(it, &job.source.config));
-        let first = endpoints.iter().chain(&job.source.allow).next()?;
+        let Source {
+            plugin,
+            config,
+            allow,
+            ..
+        } = &job.source;
+        let endpoints = self.plugins.endpoints_at_hand(plugin, config)?;
+        let first = endpoints.iter().chain(allow).next()?;
         Some(first.to_string().into())
     }
 
@@ -195,8 +185,8 @@ impl Acquirer for Live {
 
     fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            if let Ok(info) = self.plugins.prepare(plugin).await {
-                self.know(plugin, &info);
+            if self.plugins.prepare(plugin).await.is_ok() {
+                self.judge_options(plugin).await;
             }
         })
     }
@@ -227,7 +217,6 @@ impl Acquirer for Live {
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
             let plugin = self.plugins.source(&job.source.plugin).await?;
-            self.know(&job.source.plugin, plugin.info());
             let source = Component {
                 name: &job.source.plugin,
                 plugin,
@@ -255,9 +244,14 @@ impl TokenSource for Component<'_> {
         }
     }
 
-    fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin> {
-        let schema = self.plugin.info().schema.as_ref();
-        schema.map_or_else(Vec::new, |schema| endpoints(schema, config))
+    fn endpoints<'a>(
+        &'a self,
+        config: &'a serde_json::Value,
+    ) -> BoxFuture<'a, Result<Arc<[Origin]>, Failure>> {
+        Box::pin(async {
+            let endpoints = self.plugin.endpoints(config).await;
+            endpoints.map_err(|error| error.to_failure())
+        })
     }
 
     fn acquire<'a>(
@@ -479,9 +473,13 @@ mod tests {
         for (plugin, allow, expected, what) in table {
             let mut job = job("a");
             job.source.plugin = plugin.to_owned();
-            job.source.config = options.clone();
+            job.source.config = match plugin {
+                "oauth2" => options.clone(),
+                _ => serde_json::json!({}),
+            };
             job.source.allow = allow.iter().map(|it| Origin::parse(it).unwrap()).collect();
-            live.learn(plugin).await;
+            let known = live.plugins.endpoints(plugin, &job.source.config).await;
+            assert_eq!(known.is_ok(), plugin != "unheard-of", "{what}");
             let issuer = live.issuer(&job).map(|issuer| issuer.origin);
             assert_eq!(issuer.as_deref(), expected, "{what}");
             let lane = Lane::Plugin {
@@ -494,7 +492,8 @@ mod tests {
 
     fn live(plugins: Plugins, capabilities: capability::Host) -> Live {
         let outputs = Outputs::new(Arc::new(Kubernetes::new()), Arc::default());
-        Live::new(plugins, capabilities, outputs, CancellationToken::new())
+        let stop = CancellationToken::new();
+        Live::new(Vec::new(), plugins, capabilities, outputs, stop)
     }
 
     #[tokio::test]

@@ -45,10 +45,11 @@ impl TokenSource for OAuth2 {
         }
     }
 
-    fn endpoints(&self, config: &Json) -> Vec<Origin> {
+    fn endpoints<'a>(&'a self, config: &'a Json) -> BoxFuture<'a, Result<Arc<[Origin]>, Failure>> {
         let url = config.get("token_url").and_then(Json::as_str);
         let url = url.and_then(|url| url::Url::parse(url).ok());
-        url.and_then(|url| Origin::of(&url)).into_iter().collect()
+        let endpoints = url.and_then(|url| Origin::of(&url)).into_iter().collect();
+        Box::pin(async { Ok(endpoints) })
     }
 
     fn acquire<'a>(

@@ -574,9 +574,13 @@ impl TokenSource for Model {
         }
     }
 
-    fn endpoints(&self, config: &serde_json::Value) -> Vec<Origin> {
+    fn endpoints<'a>(
+        &'a self,
+        config: &'a serde_json::Value,
+    ) -> BoxFuture<'a, Result<Arc<[Origin]>, Failure>> {
         let endpoint = config["endpoint"].as_str().unwrap_or("https://idp.test");
-        vec![Origin::parse(endpoint).unwrap()]
+        let endpoints = Arc::new([Origin::parse(endpoint).unwrap()]);
+        Box::pin(async { Ok(endpoints as Arc<[Origin]>) })
     }
 
     fn acquire<'a>(

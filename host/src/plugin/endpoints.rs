@@ -1,0 +1,56 @@
+//! The origins of the endpoints in configurations that were judged, kept so that nobody has to ask a child again: lanes and calls want them
+//! at once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::inspect::Digest;
+use super::schema::Judgement;
+use crate::model::Origin;
+
+/// Configurations whose endpoints are kept: twice those of the largest configuration that is promised. Those of before a reload are in it.
+const MAX_KEPT: usize = 20_000;
+
+/// A plugin and a configuration for it, hashed: many are kept, and each may be long.
+type Key = [u8; 16];
+
+#[derive(Default)]
+pub(super) struct Endpoints {
+    kept: HashMap<Key, Arc<[Origin]>>,
+    /// Each once: ten thousand jobs have a few issuers.
+    lists: HashSet<Arc<[Origin]>>,
+}
+
+impl Endpoints {
+    pub(super) fn get(&self, plugin: Digest, config: &Value) -> Option<Arc<[Origin]>> {
+        self.kept.get(&key(plugin, config)?).cloned()
+    }
+
+    /// Keeps those of the configurations that are right.
+    pub(super) fn keep(&mut self, plugin: Digest, configs: &[&Value], judged: &[Judgement]) {
+        let right = configs
+            .iter()
+            .zip(judged)
+            .filter(|(_, judged)| judged.mistakes.is_empty());
+        for (config, judged) in right {
+            if self.kept.len() >= MAX_KEPT {
+                *self = Self::default();
+            }
+            let list = match self.lists.get(judged.endpoints.as_slice()) {
+                Some(known) => Arc::clone(known),
+                None => Arc::from(judged.endpoints.as_slice()),
+            };
+            self.lists.insert(Arc::clone(&list));
+            self.kept.extend(key(plugin, config).map(|key| (key, list)));
+        }
+    }
+}
+
+fn key(plugin: Digest, config: &Value) -> Option<Key> {
+    let mut hash = Sha256::new_with_prefix(plugin.0);
+    hash.update(serde_json::to_vec(config).ok()?);
+    hash.finalize().first_chunk().copied()
+}
