@@ -102,8 +102,8 @@ fn a_compiler_ends_with_the_process_that_waits_for_it_however_that_ends() {
 
 /// Jobs whose source and whose format are large plugins; a call of either is bounded by a second.
 fn large_configuration(scene: &Scene) -> PathBuf {
-    let plugins = entry("source", &large(scene, "guest-source", 25_000))
-        + &entry("format", &large(scene, "guest-formatter", 25_000));
+    let plugins = entry("source", &large(scene, "guest-source", 12_000))
+        + &entry("format", &large(scene, "guest-formatter", 12_000));
     let job = |name: &str, format: &str| {
         format!(
             "- {{name: {name}, source: {{plugin: source, timeout: 1s, config: {{mode: good}}}}, outputs: [{{file: {{path: \"{{out}}/{name}\"}}{format}}}]}}\n"
