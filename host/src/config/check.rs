@@ -10,7 +10,7 @@ use litemap::LiteMap;
 use secrecy::ExposeSecret;
 
 use super::mistake::Span;
-use super::read::{At, Gathered, Named, OneOrMany};
+use super::read::{At, Gathered, Named};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
 use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, file};
 use crate::form::list;
@@ -33,8 +33,8 @@ const MAX_SOCKET_PATH: usize = 100;
 /// Everything that was read, of all files.
 pub(super) struct Document {
     pub(super) file: file::File,
-    pub(super) jobs: Vec<At<file::Job>>,
-    pub(super) outputs: Vec<At<file::SharedOutput>>,
+    pub(super) jobs: Vec<file::Job>,
+    pub(super) outputs: Vec<file::SharedOutput>,
     /// Every job's name, also of jobs that have mistakes.
     pub(super) job_names: HashSet<String>,
     /// Each file's directory.
@@ -96,7 +96,7 @@ impl<'d> Checker<'d> {
             named,
             control,
             state,
-            serve: raw.serve.as_ref().map(|serve| serve.value.address.value),
+            serve: raw.serve.as_ref().map(|serve| serve.address),
             limits: self.limits(),
             plugins,
             jobs,
@@ -105,8 +105,8 @@ impl<'d> Checker<'d> {
     }
 
     fn control(&mut self) -> Option<PathBuf> {
-        let socket = &self.document.file.control.as_ref()?.value.socket;
-        if socket.value.0.as_os_str().len() > MAX_SOCKET_PATH {
+        let socket = &self.document.file.control.as_ref()?.socket;
+        if socket.0.as_os_str().len() > MAX_SOCKET_PATH {
             self.gathered.note(
                 socket.span,
                 format!(
@@ -115,17 +115,15 @@ impl<'d> Checker<'d> {
                 "choose a shorter place, e.g. in /run",
             );
         }
-        Some(socket.value.0.clone())
+        Some(socket.0.clone())
     }
 
     fn state(&mut self) -> StateLocation {
         let Some(state) = &self.document.file.state else {
             return StateLocation::Memory;
         };
-        let keys = state.value.key.as_ref().map(|keys| &keys.value);
-        if let Some(keys) = &state.value.key
-            && keys.value.0.is_empty()
-        {
+        let keys = state.key.as_ref();
+        if let Some(keys) = keys.filter(|keys| keys.0.is_empty()) {
             self.gathered.note(
                 keys.span,
                 "an empty list of keys",
@@ -133,22 +131,23 @@ impl<'d> Checker<'d> {
             );
         }
         let keys = keys
-            .map(|OneOrMany(keys)| {
-                keys.iter()
-                    .filter_map(|key| self.state_key(&key.value))
+            .map(|keys| {
+                keys.0
+                    .iter()
+                    .filter_map(|key| self.state_key(key))
                     .collect()
             })
             .unwrap_or_default();
-        match (&state.value.dir, &state.value.secret) {
+        match (&state.dir, &state.secret) {
             (Some(dir), _) => StateLocation::Directory {
-                path: dir.value.0.clone(),
+                path: dir.0.clone(),
                 keys,
             },
             (None, Some(secrets)) => StateLocation::Secrets {
-                namespace: secrets.value.namespace.value.0.clone(),
-                prefix: secrets.value.prefix.as_ref().map_or_else(
+                namespace: secrets.namespace.0.clone(),
+                prefix: secrets.prefix.as_ref().map_or_else(
                     || defaults::STATE_PREFIX.to_owned(),
-                    |prefix| prefix.value.0.clone(),
+                    |prefix| prefix.0.clone(),
                 ),
                 keys,
             },
@@ -158,21 +157,16 @@ impl<'d> Checker<'d> {
     }
 
     fn limits(&mut self) -> Limits {
-        let raw = self
-            .document
-            .file
-            .limits
-            .as_ref()
-            .map(|limits| &limits.value);
+        let raw = self.document.file.limits.as_ref();
         let mut limits = limits(raw);
-        let compile = raw.and_then(|limits| limits.plugin.as_ref()?.value.compile.as_ref());
+        let compile = raw.and_then(|limits| limits.plugin.as_ref()?.compile.as_ref());
         limits.plugin.compile_time = self.period(compile, limits.plugin.compile_time);
         let state = self.document.file.state.as_ref();
-        if state.is_none_or(|state| state.value.secret.is_none()) {
+        if state.is_none_or(|state| state.secret.is_none()) {
             return limits;
         }
         let plugin = raw.and_then(|limits| limits.plugin.as_ref());
-        match plugin.and_then(|plugin| plugin.value.response.as_ref()) {
+        match plugin.and_then(|plugin| plugin.response.as_ref()) {
             None => limits.plugin.response_bytes = defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS,
             Some(size)
                 if limits.plugin.response_bytes > defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS =>
@@ -192,10 +186,10 @@ impl<'d> Checker<'d> {
         if let Some(path) = &key.file {
             Some(SecretOrigin::File(self.path(path)))
         } else if let Some(variable) = &key.env {
-            Some(SecretOrigin::Env(variable.value.0.clone()))
+            Some(SecretOrigin::Env(variable.0.clone()))
         } else {
             let reference = key.secret.as_ref()?;
-            if let Some(pointer) = &reference.value.pointer {
+            if let Some(pointer) = &reference.pointer {
                 self.gathered.note(
                     pointer.span,
                     "a key of the state store is all that is in the Secret's key",
@@ -209,25 +203,24 @@ impl<'d> Checker<'d> {
     fn plugins(&mut self) -> BTreeMap<String, PluginFile> {
         let document = self.document;
         let mut plugins = BTreeMap::new();
-        let Some(Named(named)) = document.file.plugins.as_ref().map(|plugins| &plugins.value)
-        else {
+        let Some(Named(named)) = &document.file.plugins else {
             return plugins;
         };
         for (name, plugin) in named {
             let built_in = SOURCE_PLUGINS.iter().chain(&FORMATTER_PLUGINS);
-            if built_in.clone().any(|known| *known == name.value.0) {
+            if built_in.clone().any(|known| *known == name.0) {
                 self.gathered.note(
                     name.span,
-                    format!("the plugin `{}` is built in", name.value.0),
+                    format!("the plugin `{}` is built in", name.0),
                     "choose another name for yours",
                 );
             }
             if let Some(plugin) = plugin {
                 plugins.insert(
-                    name.value.0.clone(),
+                    name.0.clone(),
                     PluginFile {
-                        path: self.path(&plugin.value.path),
-                        sha256: plugin.value.sha256.value.0,
+                        path: self.path(&plugin.path),
+                        sha256: plugin.sha256.0,
                     },
                 );
             }
@@ -238,8 +231,8 @@ impl<'d> Checker<'d> {
     /// A file that is read. A relative path counts from the directory of the file that it stands in.
     fn path(&mut self, path: &At<AnyPath>) -> PathBuf {
         let whole = match self.document.directories.get(path.span.source as usize) {
-            Some(directory) => directory.join(&path.value.0),
-            None => path.value.0.clone(),
+            Some(directory) => directory.join(&path.0),
+            None => path.0.clone(),
         };
         self.read.entry(whole.clone()).or_insert(path.span);
         whole
@@ -248,16 +241,16 @@ impl<'d> Checker<'d> {
     fn names_once(&mut self) {
         let mut seen: HashMap<&str, Span> = HashMap::new();
         for job in &self.document.jobs {
-            let name = &job.value.name;
-            match seen.get(name.value.0.as_str()) {
+            let name = &job.name;
+            match seen.get(name.0.as_str()) {
                 Some(first) => self.gathered.clash(
                     name.span,
                     *first,
-                    format!("two jobs are called `{}`", name.value.0),
+                    format!("two jobs are called `{}`", name.0),
                     "give one of them another name",
                 ),
                 None => {
-                    seen.insert(&name.value.0, name.span);
+                    seen.insert(&name.0, name.span);
                 }
             }
         }
@@ -270,18 +263,15 @@ impl<'d> Checker<'d> {
             return;
         }
         for (_, name, secret) in secrets(&self.document.jobs) {
-            let secret = &secret.value;
-            let kept = secret.write_back.as_ref().is_some_and(|kept| kept.value);
-            if let Some(rotating) = &secret.rotating
-                && rotating.value
-                && !kept
+            if let Some(rotating) = on(&secret.rotating)
+                && on(&secret.write_back).is_none()
                 && !made_anew(secret)
             {
                 self.gathered.note(
                     rotating.span,
                     format!(
                         "the rotating secret `{}` would be lost with this process, because there is no `state`",
-                        name.value.0
+                        name.0
                     ),
                     "add `state: {dir: /var/lib/evertoken}`, in a cluster on a persistent volume or `state: {secret: {namespace: …}}`; or add `write_back: true` to a `file` or `secret`",
                 );
@@ -294,16 +284,13 @@ impl<'d> Checker<'d> {
         let document = self.document;
         let mut needs: HashMap<&str, Vec<&At<JobName>>> = HashMap::new();
         for (job, _, secret) in secrets(&document.jobs) {
-            if let Some(other) = &secret.value.job {
-                needs
-                    .entry(&job.value.name.value.0)
-                    .or_default()
-                    .push(other);
+            if let Some(other) = &secret.job {
+                needs.entry(&job.name.0).or_default().push(other);
             }
         }
         let mut done: HashSet<&str> = HashSet::new();
         for job in &document.jobs {
-            let start = job.value.name.value.0.as_str();
+            let start = job.name.0.as_str();
             // Depth first with an own stack: a chain of ten thousand jobs is no reason to overflow ours.
             let mut way: Vec<(&str, usize)> = vec![(start, 0)];
             let mut on_the_way: HashSet<&str> = HashSet::from([start]);
@@ -315,7 +302,7 @@ impl<'d> Checker<'d> {
                     continue;
                 };
                 way.push((at, next + 1));
-                let name = other.value.0.as_str();
+                let name = other.0.as_str();
                 if on_the_way.insert(name) {
                     way.push((name, 0));
                 } else {
@@ -342,8 +329,8 @@ impl<'d> Checker<'d> {
             }
         }
         for (_, _, secret) in secrets(&self.document.jobs) {
-            if let Some(reference) = &secret.value.secret
-                && let Some(written) = self.keys.get(&place(&reference.value))
+            if let Some(reference) = &secret.secret
+                && let Some(written) = self.keys.get(&place(reference))
             {
                 self.gathered.clash(
                     reference.span,
@@ -359,8 +346,8 @@ impl<'d> Checker<'d> {
     fn no_output_is_our_own(&mut self) {
         let file = &self.document.file;
         let state = file.state.as_ref();
-        let state = state.and_then(|state| state.value.dir.as_ref());
-        let socket = file.control.as_ref().map(|control| &control.value.socket);
+        let state = state.and_then(|state| state.dir.as_ref());
+        let socket = file.control.as_ref().map(|control| &control.socket);
         let configuration = self.document.files.iter();
         let configuration: HashSet<PathBuf> = configuration
             .filter_map(|file| std::path::absolute(file).ok())
@@ -368,9 +355,9 @@ impl<'d> Checker<'d> {
         for (path, written) in &self.files {
             let what = if configuration.contains(path) {
                 "the configuration"
-            } else if state.is_some_and(|state| path.starts_with(&state.value.0)) {
+            } else if state.is_some_and(|state| path.starts_with(&state.0)) {
                 "in the state directory"
-            } else if socket.is_some_and(|socket| socket.value.0 == *path) {
+            } else if socket.is_some_and(|socket| socket.0 == *path) {
                 "the control socket"
             } else {
                 continue;
@@ -402,7 +389,7 @@ impl<'d> Checker<'d> {
             _ => None,
         });
         let read = secrets(&self.document.jobs)
-            .filter_map(|(_, _, secret)| Some(place(&secret.value.secret.as_ref()?.value)));
+            .filter_map(|(_, _, secret)| Some(place(secret.secret.as_ref()?)));
         NamedPlaces {
             files: named
                 .chain(configuration)
@@ -424,42 +411,34 @@ impl<'d> Checker<'d> {
             return;
         }
         for job in &self.document.jobs {
-            let name = &job.value.name;
-            let writes = job
-                .value
-                .outputs
-                .as_ref()
-                .is_some_and(|outputs| !outputs.value.is_empty());
-            if !writes && !self.used.contains(name.value.0.as_str()) {
+            let name = &job.name;
+            let writes = job.outputs.iter().flatten().next().is_some();
+            if !writes && !self.used.contains(name.0.as_str()) {
                 self.gathered.note(
                     name.span,
-                    format!("nobody would get the token of the job `{}`", name.value.0),
+                    format!("nobody would get the token of the job `{}`", name.0),
                     "add `outputs`, or name the job in a shared output's `from` or in another job's secret",
                 );
             }
         }
     }
 
-    fn job(&mut self, raw: &'d At<file::Job>) -> Job {
-        let raw = &raw.value;
-        let outputs = raw
-            .outputs
-            .as_ref()
-            .map_or(&[][..], |outputs| &outputs.value);
+    fn job(&mut self, raw: &'d file::Job) -> Job {
+        let outputs = raw.outputs.as_ref().map_or(&[][..], Vec::as_slice);
         // With room for one where there is one: jobs are many.
         let mut checked = Vec::with_capacity(outputs.len());
         checked.extend(outputs.iter().filter_map(|output| {
             self.output(
-                output.value.file.as_ref(),
-                output.value.secret.as_ref(),
-                output.value.format.as_ref(),
+                output.file.as_ref(),
+                output.secret.as_ref(),
+                output.format.as_ref(),
             )
         }));
         Job {
-            id: JobId::file(raw.name.value.0.clone()),
+            id: JobId::file(raw.name.0.clone()),
             scope: Scope::Administrator,
-            source: self.source(&raw.source.value),
-            refresh: self.policy(raw.refresh.as_ref().map(|refresh| &refresh.value)),
+            source: self.source(&raw.source),
+            refresh: self.policy(raw.refresh.as_ref()),
             verify: self.period(raw.verify.as_ref(), defaults::VERIFY),
             outputs: checked,
         }
@@ -467,10 +446,9 @@ impl<'d> Checker<'d> {
 
     fn source(&mut self, raw: &'d file::Source) -> Source {
         let defaults = self.document.file.defaults.as_ref();
-        let defaults = defaults.and_then(|defaults| defaults.value.source.as_ref());
-        let defaults = defaults.map(|source| &source.value);
+        let defaults = defaults.and_then(|defaults| defaults.source.as_ref());
         self.plugin(&raw.plugin, PluginUse::Source);
-        let secrets = raw.secrets.as_ref().map(|secrets| &secrets.value);
+        let secrets = raw.secrets.as_ref();
         let tls = raw
             .tls
             .as_ref()
@@ -484,22 +462,24 @@ impl<'d> Checker<'d> {
             .as_ref()
             .or(defaults.and_then(|source| source.timeout.as_ref()));
         Source {
-            plugin: raw.plugin.value.0.clone(),
+            plugin: raw.plugin.0.clone(),
             config: raw
                 .config
                 .as_ref()
-                .map_or_else(empty_object, |config| config.value.0.clone()),
+                .map_or_else(empty_object, |config| config.0.clone()),
             reveal: self.reveal(raw.reveal.as_ref(), secrets),
             secrets: secrets
                 .map(|secrets| self.secrets(secrets))
                 .unwrap_or_default(),
-            allow: values(raw.allow.as_ref()),
-            allow_addresses: values(raw.allow_addresses.as_ref())
-                .into_iter()
+            allow: raw.allow.clone().unwrap_or_default(),
+            allow_addresses: raw
+                .allow_addresses
+                .iter()
+                .flatten()
                 .map(|network| network.0)
                 .collect(),
             tls: tls.map(|tls| self.tls(tls)).unwrap_or_default(),
-            proxy: proxy.map(|proxy| Box::new(proxy.value.0.clone())),
+            proxy: proxy.map(|proxy| Box::new(proxy.0.clone())),
             timeout: self.period(timeout, defaults::TIMEOUT),
         }
     }
@@ -510,18 +490,10 @@ impl<'d> Checker<'d> {
             PluginUse::Source => (&SOURCE_PLUGINS, &FORMATTER_PLUGINS, "formatter", "format"),
             PluginUse::Formatter => (&FORMATTER_PLUGINS, &SOURCE_PLUGINS, "source", "source"),
         };
-        let own = self
-            .document
-            .file
-            .plugins
-            .as_ref()
-            .map(|plugins| &plugins.value.0);
-        let own = own
-            .into_iter()
-            .flatten()
-            .map(|(own, _)| own.value.0.as_str());
+        let own = self.document.file.plugins.iter();
+        let own = own.flat_map(|own| &own.0).map(|(own, _)| own.0.as_str());
         let known: Vec<&str> = built_in.iter().copied().chain(own).collect();
-        let text = name.value.0.as_str();
+        let text = name.0.as_str();
         if known.contains(&text) {
             return;
         }
@@ -550,17 +522,17 @@ impl<'d> Checker<'d> {
         let mut secrets = LiteMap::with_capacity(named.0.len());
         for (name, secret) in &named.0 {
             if let Some(secret) = secret
-                && let Some(origin) = self.secret_origin(&secret.value)
+                && let Some(origin) = self.secret_origin(secret)
             {
-                self.written_value(&name.value.0, &secret.value);
+                self.written_value(&name.0, secret);
                 let secret = Secret {
                     origin,
-                    rotating: self.rotating(&secret.value),
-                    retry_unanswered: self.retry_unanswered(&secret.value),
-                    write_back: self.write_back(&secret.value),
-                    to: secret.value.to.as_ref().map(|to| values(Some(to))),
+                    rotating: self.rotating(secret),
+                    retry_unanswered: self.retry_unanswered(secret),
+                    write_back: self.write_back(secret),
+                    to: secret.to.clone(),
                 };
-                secrets.insert(name.value.0.clone(), secret);
+                secrets.insert(name.0.clone(), secret);
             }
         }
         secrets
@@ -571,7 +543,7 @@ impl<'d> Checker<'d> {
         let Some(value) = &secret.value else {
             return;
         };
-        let odd = match text::meant(value.value.0.expose_secret().as_bytes()) {
+        let odd = match text::meant(value.0.expose_secret().as_bytes()) {
             Err(utf16) => Some(utf16.to_string()),
             Ok([]) => Some("it is empty".to_owned()),
             Ok(meant) => text::oddity(name, meant),
@@ -586,7 +558,7 @@ impl<'d> Checker<'d> {
     }
 
     fn rotating(&mut self, secret: &file::Secret) -> bool {
-        let Some(rotating) = secret.rotating.as_ref().filter(|rotating| rotating.value) else {
+        let Some(rotating) = on(&secret.rotating) else {
             return false;
         };
         if made_anew(secret) {
@@ -610,7 +582,7 @@ impl<'d> Checker<'d> {
                 "remove it, or add `rotating: true`",
             );
         }
-        match retry.value.0 {
+        match retry.0 {
             None => RetryUnanswered::Never,
             Some(Duration::ZERO) => RetryUnanswered::AtOnce,
             Some(after) => RetryUnanswered::After(after),
@@ -618,7 +590,7 @@ impl<'d> Checker<'d> {
     }
 
     fn write_back(&mut self, secret: &file::Secret) -> bool {
-        let Some(write_back) = secret.write_back.as_ref().filter(|wanted| wanted.value) else {
+        let Some(write_back) = on(&secret.write_back) else {
             return false;
         };
         if !rotates(secret) {
@@ -650,22 +622,22 @@ impl<'d> Checker<'d> {
             Some(match &secret.pointer {
                 Some(pointer) => SecretOrigin::FileMember {
                     path,
-                    pointer: pointer.value.0.clone(),
+                    pointer: pointer.0.clone(),
                 },
                 None => SecretOrigin::File(path),
             })
         } else if let Some(variable) = &secret.env {
-            Some(SecretOrigin::Env(variable.value.0.clone()))
+            Some(SecretOrigin::Env(variable.0.clone()))
         } else if let Some(value) = &secret.value {
-            Some(SecretOrigin::Value(value.value.0.clone()))
+            Some(SecretOrigin::Value(value.0.clone()))
         } else if let Some(reference) = &secret.secret {
             Some(secret_reference(reference))
         } else if let Some(account) = &secret.service_account {
-            Some(self.service_account(&account.value))
+            Some(self.service_account(account))
         } else {
             let job = secret.job.as_ref()?;
             self.job_exists(job);
-            Some(SecretOrigin::Job(job.value.0.clone()))
+            Some(SecretOrigin::Job(job.0.clone()))
         }
     }
 
@@ -673,22 +645,24 @@ impl<'d> Checker<'d> {
         let lifetime = match &account.lifetime {
             None => defaults::SERVICE_ACCOUNT_LIFETIME,
             Some(lifetime) => {
-                if lifetime.value.0 < defaults::SERVICE_ACCOUNT_LIFETIME_MIN {
+                if lifetime.0 < defaults::SERVICE_ACCOUNT_LIFETIME_MIN {
                     self.gathered.note(
                         lifetime.span,
                         "the API server issues no token that lives shorter than 10 minutes",
                         "write `10m` or more",
                     );
                 }
-                lifetime.value.0
+                lifetime.0
             }
         };
         SecretOrigin::ServiceAccount {
-            namespace: account.namespace.value.0.clone(),
-            name: account.name.value.0.clone(),
-            audiences: values(account.audiences.as_ref())
-                .into_iter()
-                .map(|text| text.0)
+            namespace: account.namespace.0.clone(),
+            name: account.name.0.clone(),
+            audiences: account
+                .audiences
+                .iter()
+                .flatten()
+                .map(|text| text.0.clone())
                 .collect(),
             lifetime,
         }
@@ -696,7 +670,7 @@ impl<'d> Checker<'d> {
 
     /// Notes a reference to a job that is not there; otherwise the job's token is used.
     fn job_exists(&mut self, job: &'d At<JobName>) {
-        let name = job.value.0.as_str();
+        let name = job.0.as_str();
         self.used.insert(name);
         if self.document.job_names.contains(name) {
             return;
@@ -716,37 +690,32 @@ impl<'d> Checker<'d> {
 
     fn reveal(
         &mut self,
-        reveal: Option<&At<Vec<At<SecretName>>>>,
+        reveal: Option<&Vec<At<SecretName>>>,
         secrets: Option<&Named<SecretName, file::Secret>>,
     ) -> BTreeSet<String> {
         let known: Vec<&str> = secrets
-            .map(|Named(secrets)| {
-                secrets
-                    .iter()
-                    .map(|(name, _)| name.value.0.as_str())
-                    .collect()
-            })
+            .map(|Named(secrets)| secrets.iter().map(|(name, _)| name.0.as_str()).collect())
             .unwrap_or_default();
-        let names = reveal.map_or(&[][..], |reveal| &reveal.value);
+        let names = reveal.map_or(&[][..], Vec::as_slice);
         for name in names
             .iter()
-            .filter(|name| !known.contains(&name.value.0.as_str()))
+            .filter(|name| !known.contains(&name.0.as_str()))
         {
-            let help = match nearest(&name.value.0, known.iter().copied()) {
+            let help = match nearest(&name.0, known.iter().copied()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => "name a secret of this source's `secrets`".to_owned(),
             };
             self.gathered.note(
                 name.span,
-                format!("this source has no secret `{}` to reveal", name.value.0),
+                format!("this source has no secret `{}` to reveal", name.0),
                 help,
             );
         }
-        names.iter().map(|name| name.value.0.clone()).collect()
+        names.iter().map(|name| name.0.clone()).collect()
     }
 
     fn tls(&mut self, tls: &At<file::Tls>) -> Tls {
-        let missing = match (&tls.value.cert_file, &tls.value.key_file) {
+        let missing = match (&tls.cert_file, &tls.key_file) {
             (Some(_), None) => Some(("cert_file", "key_file")),
             (None, Some(_)) => Some(("key_file", "cert_file")),
             _ => None,
@@ -759,48 +728,29 @@ impl<'d> Checker<'d> {
             );
         }
         Tls {
-            ca_file: tls.value.ca_file.as_ref().map(|path| self.path(path)),
-            cert_file: tls.value.cert_file.as_ref().map(|path| self.path(path)),
-            key_file: tls.value.key_file.as_ref().map(|path| self.path(path)),
+            ca_file: tls.ca_file.as_ref().map(|path| self.path(path)),
+            cert_file: tls.cert_file.as_ref().map(|path| self.path(path)),
+            key_file: tls.key_file.as_ref().map(|path| self.path(path)),
         }
     }
 
     fn policy(&mut self, own: Option<&file::Refresh>) -> Policy {
         let shared = self.document.file.defaults.as_ref();
-        let shared = shared.and_then(|shared| shared.value.refresh.as_ref());
-        let shared = shared.map(|refresh| &refresh.value);
-        fn first<T: Copy>(
-            own: Option<&file::Refresh>,
-            shared: Option<&file::Refresh>,
-            key: fn(&file::Refresh) -> &Option<At<T>>,
-        ) -> Option<At<T>> {
-            let of = |refresh: &file::Refresh| {
-                key(refresh).as_ref().map(|at| At {
-                    value: at.value,
-                    span: at.span,
-                })
-            };
-            own.and_then(of).or_else(|| shared.and_then(of))
-        }
-        let time = |at: Option<At<Time>>, default| at.map_or(default, |at| at.value.0);
+        let shared = shared.and_then(|shared| shared.refresh.as_ref());
+        let given = || own.into_iter().chain(shared);
+        let time = |key: fn(&file::Refresh) -> Option<Time>, default| {
+            given().find_map(key).map_or(default, |time| time.0)
+        };
+        let every = given().find_map(|refresh| refresh.every.as_ref());
+        let lifetime = given().find_map(|refresh| refresh.default_lifetime.as_ref());
         Policy {
-            at: first(own, shared, |refresh| &refresh.at).map_or(defaults::AT, |at| at.value.0),
-            before_expiry: time(
-                first(own, shared, |refresh| &refresh.before_expiry),
-                defaults::BEFORE_EXPIRY,
-            ),
-            jitter: time(
-                first(own, shared, |refresh| &refresh.jitter),
-                defaults::JITTER,
-            ),
-            every: self.period(
-                first(own, shared, |refresh| &refresh.every).as_ref(),
-                defaults::EVERY,
-            ),
-            default_lifetime: self.period(
-                first(own, shared, |refresh| &refresh.default_lifetime).as_ref(),
-                defaults::DEFAULT_LIFETIME,
-            ),
+            at: given()
+                .find_map(|refresh| refresh.at)
+                .map_or(defaults::AT, |at| at.0),
+            before_expiry: time(|refresh| refresh.before_expiry, defaults::BEFORE_EXPIRY),
+            jitter: time(|refresh| refresh.jitter, defaults::JITTER),
+            every: self.period(every, defaults::EVERY),
+            default_lifetime: self.period(lifetime, defaults::DEFAULT_LIFETIME),
         }
     }
 
@@ -810,27 +760,26 @@ impl<'d> Checker<'d> {
             return default;
         };
         // A default is looked at once for each job and said once.
-        if time.value.0 < MIN_PERIOD && !self.gathered.notes.has(time.span) {
+        if time.0 < MIN_PERIOD && !self.gathered.notes.has(time.span) {
             self.gathered
                 .note(time.span, "shorter than a second", "write `1s` or more");
         }
-        time.value.0
+        time.0
     }
 
-    fn shared_output(&mut self, raw: &'d At<file::SharedOutput>) -> Option<Arc<SharedOutput>> {
-        let raw = &raw.value;
-        if raw.from.value.is_empty() {
+    fn shared_output(&mut self, raw: &'d file::SharedOutput) -> Option<Arc<SharedOutput>> {
+        if raw.from.is_empty() {
             self.gathered
                 .note(raw.from.span, "an empty `from`", "name at least one job");
         }
         let mut seen: HashMap<&str, Span> = HashMap::new();
-        for job in &raw.from.value {
+        for job in raw.from.iter() {
             self.job_exists(job);
-            if let Some(first) = seen.insert(&job.value.0, job.span) {
+            if let Some(first) = seen.insert(&job.0, job.span) {
                 self.gathered.clash(
                     job.span,
                     first,
-                    format!("the job `{}` is named twice", job.value.0),
+                    format!("the job `{}` is named twice", job.0),
                     "name it once",
                 );
             }
@@ -839,9 +788,8 @@ impl<'d> Checker<'d> {
         Some(Arc::new(SharedOutput {
             from: raw
                 .from
-                .value
                 .iter()
-                .map(|job| JobId::file(job.value.0.clone()))
+                .map(|job| JobId::file(job.0.clone()))
                 .collect(),
             output,
         }))
@@ -849,39 +797,38 @@ impl<'d> Checker<'d> {
 
     fn output(
         &mut self,
-        file: Option<&At<file::FileOutput>>,
+        file: Option<&file::FileOutput>,
         secret: Option<&At<file::SecretOutput>>,
-        format: Option<&At<file::Format>>,
+        format: Option<&file::Format>,
     ) -> Option<Output> {
         if let Some(format) = format {
-            self.plugin(&format.value.plugin, PluginUse::Formatter);
+            self.plugin(&format.plugin, PluginUse::Formatter);
         }
         if let (Some(file), None) = (file, format)
-            && file.value.path.value.names_directory
+            && file.path.names_directory
         {
-            let path = file.value.path.value.path.display();
+            let path = file.path.path.display();
             self.gathered.note(
-                file.value.path.span,
+                file.path.span,
                 format!("`{path}/` names a directory, and without `format` there is one file"),
                 format!(
                     "name the file, e.g. `{}`",
-                    file.value.path.value.path.join("token").display()
+                    file.path.path.join("token").display()
                 ),
             );
         }
         let destination = match (file, secret) {
-            (Some(file), _) => Destination::File(self.file_destination(&file.value)),
+            (Some(file), _) => Destination::File(self.file_destination(file)),
             (None, Some(secret)) => Destination::Secret(self.secret_destination(secret)),
             // Said when it was read.
             (None, None) => return None,
         };
         let format = format.map(|format| Format {
-            plugin: format.value.plugin.value.0.clone(),
+            plugin: format.plugin.0.clone(),
             config: format
-                .value
                 .config
                 .as_ref()
-                .map_or_else(empty_object, |config| config.value.0.clone()),
+                .map_or_else(empty_object, |config| config.0.clone()),
         });
         Some(Output {
             destination,
@@ -890,7 +837,7 @@ impl<'d> Checker<'d> {
     }
 
     fn file_destination(&mut self, raw: &file::FileOutput) -> FileDestination {
-        let path = raw.path.value.path.clone();
+        let path = raw.path.path.clone();
         match self.files.get(&path) {
             Some(first) => self.gathered.clash(
                 raw.path.span,
@@ -904,31 +851,21 @@ impl<'d> Checker<'d> {
         }
         FileDestination {
             path,
-            mode: raw
-                .mode
-                .as_ref()
-                .map_or(defaults::FILE_MODE, |mode| mode.value.0),
-            owner: raw.owner.as_ref().map(|owner| owner.value.0),
-            group: raw.group.as_ref().map(|group| group.value.0),
-            replace: raw
-                .replace
-                .as_ref()
-                .map_or_else(Default::default, |replace| replace.value.0),
+            mode: raw.mode.map_or(defaults::FILE_MODE, |mode| mode.0),
+            owner: raw.owner.map(|owner| owner.0),
+            group: raw.group.map(|group| group.0),
+            replace: raw.replace.map(|replace| replace.0).unwrap_or_default(),
         }
     }
 
     fn secret_destination(&mut self, raw: &At<file::SecretOutput>) -> SecretDestination {
-        let (span, raw) = (raw.span, &raw.value);
+        let span = raw.span;
         let key = raw
             .key
             .as_ref()
-            .map_or(defaults::SECRET_KEY, |key| &key.value.0)
+            .map_or(defaults::SECRET_KEY, |key| &key.0)
             .to_owned();
-        let place = (
-            raw.namespace.value.0.clone(),
-            raw.name.value.0.clone(),
-            key.clone(),
-        );
+        let place = (raw.namespace.0.clone(), raw.name.0.clone(), key.clone());
         match self.keys.get(&place) {
             Some(first) => self.gathered.clash(
                 span,
@@ -944,11 +881,11 @@ impl<'d> Checker<'d> {
             }
         }
         SecretDestination {
-            namespace: raw.namespace.value.0.clone(),
-            name: raw.name.value.0.clone(),
+            namespace: raw.namespace.0.clone(),
+            name: raw.name.0.clone(),
             key,
-            create: raw.create.as_ref().is_none_or(|create| create.value),
-            secret_type: raw.r#type.as_ref().map(|text| text.value.0.clone()),
+            create: raw.create.unwrap_or(true),
+            secret_type: raw.r#type.as_ref().map(|text| text.0.clone()),
             labels: pairs(raw.labels.as_ref(), |key| &key.0, |value| &value.0),
             annotations: pairs(raw.annotations.as_ref(), |key| &key.0, |value| &value.0),
             write: SecretWrite::Patch,
@@ -958,11 +895,11 @@ impl<'d> Checker<'d> {
 
 /// Every secret of every job, with its name.
 fn secrets(
-    jobs: &[At<file::Job>],
-) -> impl Iterator<Item = (&At<file::Job>, &At<SecretName>, &At<file::Secret>)> {
+    jobs: &[file::Job],
+) -> impl Iterator<Item = (&file::Job, &At<SecretName>, &file::Secret)> {
     jobs.iter().flat_map(|job| {
-        let named = job.value.source.value.secrets.as_ref();
-        let named = named.map_or(&[][..], |named| &named.value.0);
+        let named = job.source.secrets.as_ref();
+        let named = named.map_or(&[][..], |named| &named.0);
         named
             .iter()
             .filter_map(move |(name, secret)| Some((job, name, secret.as_ref()?)))
@@ -972,83 +909,60 @@ fn secrets(
 /// Which key of which Secret it is.
 fn place(reference: &file::SecretReference) -> (String, String, String) {
     (
-        reference.namespace.value.0.clone(),
-        reference.name.value.0.clone(),
-        reference.key.value.0.clone(),
+        reference.namespace.0.clone(),
+        reference.name.0.clone(),
+        reference.key.0.clone(),
     )
 }
 
-fn secret_reference(reference: &At<file::SecretReference>) -> SecretOrigin {
-    let reference = &reference.value;
+fn secret_reference(reference: &file::SecretReference) -> SecretOrigin {
     SecretOrigin::KubernetesSecret {
-        namespace: reference.namespace.value.0.clone(),
-        name: reference.name.value.0.clone(),
-        key: reference.key.value.0.clone(),
-        pointer: reference
-            .pointer
-            .as_ref()
-            .map(|pointer| pointer.value.0.clone()),
+        namespace: reference.namespace.0.clone(),
+        name: reference.name.0.clone(),
+        key: reference.key.0.clone(),
+        pointer: reference.pointer.as_ref().map(|pointer| pointer.0.clone()),
     }
 }
 
 fn limits(raw: Option<&file::Limits>) -> Limits {
     let origin = raw.and_then(|limits| limits.per_origin.as_ref());
-    let in_flight = origin.and_then(|origin| origin.value.in_flight.as_ref());
+    let in_flight = origin.and_then(|origin| origin.in_flight.as_ref());
     let plugin = raw.and_then(|limits| limits.plugin.as_ref());
     let concurrency = raw.and_then(|limits| limits.concurrency.as_ref());
     Limits {
-        concurrency: concurrency.map_or(defaults::CONCURRENCY, |count| count.value.0) as usize,
-        in_flight_per_origin: in_flight
-            .map_or(defaults::IN_FLIGHT_PER_ORIGIN, |count| count.value.0)
+        concurrency: concurrency.map_or(defaults::CONCURRENCY, |count| count.0) as usize,
+        in_flight_per_origin: in_flight.map_or(defaults::IN_FLIGHT_PER_ORIGIN, |count| count.0)
             as usize,
-        plugin: plugin.map_or(defaults::plugin_limits(), |plugin| {
-            plugin_limits(&plugin.value)
-        }),
+        plugin: plugin.map_or_else(defaults::plugin_limits, plugin_limits),
     }
 }
 
 fn plugin_limits(raw: &file::PluginLimits) -> PluginLimits {
-    let bytes = |size: &Option<At<Size>>, default| {
-        size.as_ref().map_or(default, |size| {
-            usize::try_from(size.value.0).unwrap_or(usize::MAX)
+    let bytes = |size: Option<&Size>, default| {
+        size.map_or(default, |size| {
+            usize::try_from(size.0).unwrap_or(usize::MAX)
         })
     };
     let defaults = defaults::plugin_limits();
     PluginLimits {
-        memory_bytes: bytes(&raw.memory, defaults.memory_bytes),
-        requests: raw
-            .requests
-            .as_ref()
-            .map_or(defaults.requests, |count| count.value.0),
-        response_bytes: bytes(&raw.response, defaults.response_bytes),
-        artifact_bytes: bytes(&raw.artifact, defaults.artifact_bytes),
-        log_lines: raw
-            .log_lines
-            .as_ref()
-            .map_or(defaults.log_lines, |count| count.value.0),
+        memory_bytes: bytes(raw.memory.as_ref(), defaults.memory_bytes),
+        requests: raw.requests.map_or(defaults.requests, |count| count.0),
+        response_bytes: bytes(raw.response.as_deref(), defaults.response_bytes),
+        artifact_bytes: bytes(raw.artifact.as_ref(), defaults.artifact_bytes),
+        log_lines: raw.log_lines.map_or(defaults.log_lines, |count| count.0),
         compile_time: defaults.compile_time,
     }
 }
 
-fn values<T: Clone>(list: Option<&At<Vec<At<T>>>>) -> Vec<T> {
-    list.map(|list| list.value.iter().map(|item| item.value.clone()).collect())
-        .unwrap_or_default()
-}
-
 fn pairs<K, V>(
-    named: Option<&At<Named<K, V>>>,
+    named: Option<&Named<K, V>>,
     key: fn(&K) -> &String,
     value: fn(&V) -> &String,
 ) -> BTreeMap<String, String> {
-    let named = named.map_or(&[][..], |named| &named.value.0);
+    let named = named.map_or(&[][..], |named| &named.0);
     named
         .iter()
-        .filter_map(|(name, text)| {
-            Some((
-                key(&name.value).clone(),
-                value(&text.as_ref()?.value).clone(),
-            ))
-        })
+        .filter_map(|(name, text)| Some((key(name).clone(), value(text.as_ref()?).clone())))
         .collect()
 }
 
@@ -1056,9 +970,13 @@ fn empty_object() -> serde_json::Value {
     serde_json::Value::Object(serde_json::Map::new())
 }
 
+/// The place of a switch that is on.
+fn on(switch: &Option<At<bool>>) -> Option<&At<bool>> {
+    switch.as_ref().filter(|switch| ***switch)
+}
+
 fn rotates(secret: &file::Secret) -> bool {
-    let rotating = secret.rotating.as_ref();
-    rotating.is_some_and(|rotating| rotating.value)
+    on(&secret.rotating).is_some()
 }
 
 /// Whether the secret is a token that is obtained for each call.

@@ -9,11 +9,11 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::check::Document;
-use super::file::{File, Included, Job, SharedOutput};
+use super::file::{File, Included};
 use super::hide::{hide_secrets, unknown_words};
 use super::mistake::{Mistake, Mistakes, Sources, Span};
 use super::places::Places;
-use super::read::{At, Gathered, Read};
+use super::read::{Gathered, Read};
 use super::unit::AnyPath;
 use super::variables::note_unmeant;
 use super::yaml::{self, Budget, Content, Node};
@@ -170,12 +170,8 @@ impl Reading {
         let Some(mut file) = self.record::<File>(given.text, &given.name, &given.directory) else {
             return Err(self.refused(BTreeMap::new()));
         };
-        let mut jobs: Vec<At<Job>> = file.jobs.take().map(|jobs| jobs.value).unwrap_or_default();
-        let mut outputs: Vec<At<SharedOutput>> = file
-            .outputs
-            .take()
-            .map(|outputs| outputs.value)
-            .unwrap_or_default();
+        let mut jobs = file.jobs.take().unwrap_or_default();
+        let mut outputs = file.outputs.take().unwrap_or_default();
         for path in self.included(&file) {
             let text = match read_text(&path, self.bytes_left) {
                 Ok(text) => text,
@@ -188,13 +184,8 @@ impl Reading {
             let name = path.display().to_string();
             self.files.push(path);
             if let Some(included) = self.record::<Included>(text, &name, &directory) {
-                jobs.extend(included.jobs.into_iter().flat_map(|jobs| jobs.value));
-                outputs.extend(
-                    included
-                        .outputs
-                        .into_iter()
-                        .flat_map(|outputs| outputs.value),
-                );
+                jobs.extend(included.jobs.unwrap_or_default());
+                outputs.extend(included.outputs.unwrap_or_default());
             }
         }
         self.no_jobs(&file);
@@ -285,8 +276,8 @@ impl Reading {
         };
         let directory = self.directories.first().cloned().unwrap_or_default();
         let mut search = include::Search::new(&directory);
-        for pattern in &patterns.value {
-            let AnyPath(path) = &pattern.value;
+        for pattern in patterns {
+            let AnyPath(path) = &**pattern;
             if let Err(refusal) = search.add(path) {
                 let (message, help) = refusal.words(path);
                 self.gathered.note(pattern.span, message, help);

@@ -18,23 +18,23 @@ record! {
     struct File {
         /// Where rotating secrets, journals and tokens survive a crash. Without it they are kept in memory, which is not allowed for
         /// rotating secrets unless they have `write_back`.
-        state: Option<At<State>>,
+        state: Option<State>,
         /// Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, nothing else. Without it nothing is served.
-        serve: Option<At<Serve>>,
+        serve: Option<Serve>,
         /// The control socket, over which `evertoken status`, `refresh` and `state` talk to the process.
-        control: Option<At<Control>>,
+        control: Option<Control>,
         /// Bounds on what is done at once.
-        limits: Option<At<Limits>>,
+        limits: Option<Limits>,
         /// Plugins that are not built in, by the name that jobs use.
-        plugins: Option<At<Named<JobName, Plugin>>>,
+        plugins: Option<Named<JobName, Plugin>>,
         /// What jobs use unless they say otherwise.
-        defaults: Option<At<Defaults>>,
+        defaults: Option<Defaults>,
         /// Further files with `jobs` and `outputs`: paths or patterns such as `jobs.d/*.yaml`, from this file's directory.
-        include: Option<At<Vec<At<AnyPath>>>>,
+        include: Option<Vec<At<AnyPath>>>,
         /// The jobs: one token kept fresh each.
-        jobs: Option<At<Vec<At<Job>>>>,
+        jobs: Option<Vec<Job>>,
         /// Outputs that several jobs' tokens share.
-        outputs: Option<At<Vec<At<SharedOutput>>>>,
+        outputs: Option<Vec<SharedOutput>>,
     }
 }
 
@@ -43,9 +43,9 @@ record! {
     #[example("jobs: […]")]
     struct Included {
         /// The jobs: one token kept fresh each.
-        jobs: Option<At<Vec<At<Job>>>>,
+        jobs: Option<Vec<Job>>,
         /// Outputs that several jobs' tokens share.
-        outputs: Option<At<Vec<At<SharedOutput>>>>,
+        outputs: Option<Vec<SharedOutput>>,
     }
 }
 
@@ -55,9 +55,9 @@ record! {
     #[example("{dir: /var/lib/evertoken}")]
     struct State {
         /// A directory of our own, locked to one process.
-        dir: Option<At<AbsolutePath>>,
+        dir: Option<AbsolutePath>,
         /// Kubernetes Secrets, which several processes may share: one for each job and one for each rotating secret.
-        secret: Option<At<StateSecrets>>,
+        secret: Option<StateSecrets>,
         /// The key that encrypts what is stored, or a list of them: the first encrypts, all decrypt. Without it files have mode 0600
         /// and are not encrypted.
         key: Option<At<OneOrMany<StateKey>>>,
@@ -69,9 +69,9 @@ record! {
     #[example("{namespace: evertoken}")]
     struct StateSecrets {
         /// Their namespace.
-        namespace: At<Namespace>,
+        namespace: Namespace,
         /// What their names begin with: another store, another prefix. Default `evertoken-state`.
-        prefix: Option<At<StatePrefix>>,
+        prefix: Option<StatePrefix>,
     }
 }
 
@@ -83,9 +83,9 @@ record! {
         /// A file whose content is the key.
         file: Option<At<AnyPath>>,
         /// The environment variable that holds the key.
-        env: Option<At<Variable>>,
+        env: Option<Variable>,
         /// A key of a Kubernetes Secret.
-        secret: Option<At<SecretReference>>,
+        secret: Option<SecretReference>,
     }
 }
 
@@ -94,7 +94,7 @@ record! {
     #[example("{address: 0.0.0.0:8080}")]
     struct Serve {
         /// IP address and port.
-        address: At<SocketAddr>,
+        address: SocketAddr,
     }
 }
 
@@ -114,11 +114,11 @@ record! {
     #[example("{concurrency: 64}")]
     struct Limits {
         /// Attempts in flight in the whole process. Default 64.
-        concurrency: Option<At<Count<1, 10_000>>>,
+        concurrency: Option<Count<1, 10_000>>,
         /// Bounds per origin (scheme, host and port).
-        per_origin: Option<At<OriginLimits>>,
+        per_origin: Option<OriginLimits>,
         /// What one plugin call may use.
-        plugin: Option<At<PluginLimits>>,
+        plugin: Option<PluginLimits>,
     }
 }
 
@@ -127,7 +127,7 @@ record! {
     #[example("{in_flight: 16}")]
     struct OriginLimits {
         /// Attempts of one plugin in flight to one origin. Default 16.
-        in_flight: Option<At<Count<1, 10_000>>>,
+        in_flight: Option<Count<1, 10_000>>,
     }
 }
 
@@ -136,15 +136,15 @@ record! {
     #[example("{memory: 64MiB}")]
     struct PluginLimits {
         /// Linear memory, all memories together. Default 64MiB.
-        memory: Option<At<Size>>,
+        memory: Option<Size>,
         /// HTTP requests. Default 16.
-        requests: Option<At<Count<0, 10_000>>>,
+        requests: Option<Count<0, 10_000>>,
         /// One HTTP answer, headers and body. Default 1MiB.
         response: Option<At<Size>>,
         /// All artifacts of one format call. Default 1MiB.
-        artifact: Option<At<Size>>,
+        artifact: Option<Size>,
         /// Log lines. Default 100.
-        log_lines: Option<At<Count<0, 1_000_000>>>,
+        log_lines: Option<Count<0, 1_000_000>>,
         /// How long compiling a plugin may take, which is done once and is no part of a call. Default 10m.
         compile: Option<At<Time>>,
     }
@@ -157,7 +157,7 @@ record! {
         /// The component; a relative path counts from this file's directory.
         path: At<AnyPath>,
         /// SHA-256 of its bytes, in hexadecimal.
-        sha256: At<Sha256>,
+        sha256: Sha256,
     }
 }
 
@@ -166,9 +166,9 @@ record! {
     #[example("{refresh: {at: 80%}}")]
     struct Defaults {
         /// When tokens are obtained anew.
-        refresh: Option<At<Refresh>>,
+        refresh: Option<Refresh>,
         /// How tokens are obtained.
-        source: Option<At<SourceDefaults>>,
+        source: Option<SourceDefaults>,
     }
 }
 
@@ -181,7 +181,7 @@ record! {
         /// TLS material.
         tls: Option<At<Tls>>,
         /// The proxy for all requests.
-        proxy: Option<At<Proxy>>,
+        proxy: Option<Proxy>,
     }
 }
 
@@ -192,13 +192,13 @@ record! {
         /// Its name, unique in the configuration.
         name: At<JobName>,
         /// How the token is obtained.
-        source: At<Source>,
+        source: Source,
         /// When it is obtained anew.
-        refresh: Option<At<Refresh>>,
+        refresh: Option<Refresh>,
         /// How often outputs are compared with the kept token and put right. Default 10m.
         verify: Option<At<Time>>,
         /// Where it goes.
-        outputs: Option<At<Vec<At<Output>>>>,
+        outputs: Option<Vec<Output>>,
     }
 }
 
@@ -209,19 +209,19 @@ record! {
         /// The plugin: `oauth2`, `mirror`, `dummy`, or a name from `plugins`.
         plugin: At<JobName>,
         /// The plugin's own configuration; `evertoken plugin inspect` shows its schema.
-        config: Option<At<PluginConfig>>,
+        config: Option<PluginConfig>,
         /// The secrets that the plugin may open, by the name it asks for.
-        secrets: Option<At<Named<SecretName, Secret>>>,
+        secrets: Option<Named<SecretName, Secret>>,
         /// Origins that the plugin may reach beyond the endpoints in its configuration.
-        allow: Option<At<Vec<At<Origin>>>>,
+        allow: Option<Vec<Origin>>,
         /// Addresses, or networks like `10.0.0.0/8`, that may be reached although they are loopback, link-local or otherwise refused.
-        allow_addresses: Option<At<Vec<At<Network>>>>,
+        allow_addresses: Option<Vec<Network>>,
         /// Names of secrets whose value the plugin may read; all others it can only have sent.
-        reveal: Option<At<Vec<At<SecretName>>>>,
+        reveal: Option<Vec<At<SecretName>>>,
         /// TLS material.
         tls: Option<At<Tls>>,
         /// The proxy for all requests of this job. Default: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
-        proxy: Option<At<Proxy>>,
+        proxy: Option<Proxy>,
         /// How long one call of the plugin may take, everything included. Default 30s.
         timeout: Option<At<Time>>,
     }
@@ -237,13 +237,13 @@ record! {
         /// With `file`: a JSON pointer (RFC 6901) into its content, to the string that is the value.
         pointer: Option<At<Pointer>>,
         /// The environment variable that holds the value.
-        env: Option<At<Variable>>,
+        env: Option<Variable>,
         /// The value itself. Better: a file, a variable or a Secret.
         value: Option<At<SecretText>>,
         /// A key of a Kubernetes Secret.
         secret: Option<At<SecretReference>>,
         /// A token of a Kubernetes ServiceAccount, requested for each call.
-        service_account: Option<At<ServiceAccount>>,
+        service_account: Option<ServiceAccount>,
         /// The token of another job.
         job: Option<At<JobName>>,
         /// Whether its use may replace it, as with refresh tokens. Default false.
@@ -255,7 +255,7 @@ record! {
         /// one is there. Default false: it is kept in `state`.
         write_back: Option<At<bool>>,
         /// Origins that it may be sent to, instead of the endpoints in the plugin's configuration.
-        to: Option<At<Vec<At<Origin>>>>,
+        to: Option<Vec<Origin>>,
     }
 }
 
@@ -264,11 +264,11 @@ record! {
     #[example("{namespace: default, name: idp, key: client_secret}")]
     struct SecretReference {
         /// The Secret's namespace.
-        namespace: At<Namespace>,
+        namespace: Namespace,
         /// The Secret's name.
-        name: At<ObjectName>,
+        name: ObjectName,
         /// The key in `data`.
-        key: At<SecretKey>,
+        key: SecretKey,
         /// A JSON pointer (RFC 6901) into the key's value.
         pointer: Option<At<Pointer>>,
     }
@@ -279,11 +279,11 @@ record! {
     #[example("{namespace: default, name: builder}")]
     struct ServiceAccount {
         /// The ServiceAccount's namespace.
-        namespace: At<Namespace>,
+        namespace: Namespace,
         /// The ServiceAccount's name.
-        name: At<ObjectName>,
+        name: ObjectName,
         /// The token's audiences. Default: the API server's own.
-        audiences: Option<At<Vec<At<Text>>>>,
+        audiences: Option<Vec<Text>>,
         /// The lifetime to ask for, at least 10m. Default 1h.
         lifetime: Option<At<Time>>,
     }
@@ -307,13 +307,13 @@ record! {
     #[example("{at: 80%}")]
     struct Refresh {
         /// At this part of the token's life. Default 80%.
-        at: Option<At<Percent>>,
+        at: Option<Percent>,
         /// This long before expiry, but not before half the token's life. Default 90s.
-        before_expiry: Option<At<Time>>,
+        before_expiry: Option<Time>,
         /// This long after it was obtained. Default 24h.
         every: Option<At<Time>>,
         /// Up to this much earlier, at random. Default 10s.
-        jitter: Option<At<Time>>,
+        jitter: Option<Time>,
         /// The life to assume when neither issuer nor token says one. Default 1h.
         default_lifetime: Option<At<Time>>,
     }
@@ -325,11 +325,11 @@ record! {
     #[example("{file: {path: /run/tokens/name}}")]
     struct Output {
         /// A file.
-        file: Option<At<FileOutput>>,
+        file: Option<FileOutput>,
         /// A Kubernetes Secret.
         secret: Option<At<SecretOutput>>,
         /// How the token is spelled. Default: the bare token, no newline.
-        format: Option<At<Format>>,
+        format: Option<Format>,
     }
 }
 
@@ -341,11 +341,11 @@ record! {
         /// The jobs, in the order in which the formatter gets their tokens.
         from: At<Vec<At<JobName>>>,
         /// A file.
-        file: Option<At<FileOutput>>,
+        file: Option<FileOutput>,
         /// A Kubernetes Secret.
         secret: Option<At<SecretOutput>>,
         /// How the tokens are spelled.
-        format: At<Format>,
+        format: Format,
     }
 }
 
@@ -356,14 +356,14 @@ record! {
         /// Absolute. The directory must exist.
         path: At<OutputPath>,
         /// Permission bits in octal, quoted. Default "0600".
-        mode: Option<At<Mode>>,
+        mode: Option<Mode>,
         /// The owner's uid. Default: the process's own.
-        owner: Option<At<Count<0, { u32::MAX - 1 }>>>,
+        owner: Option<Count<0, { u32::MAX - 1 }>>,
         /// The group's gid. Default: the process's own.
-        group: Option<At<Count<0, { u32::MAX - 1 }>>>,
+        group: Option<Count<0, { u32::MAX - 1 }>>,
         /// How it gets its new content. Default `rename`: another file takes its place, and readers see the old content or the new.
         /// `in_place` writes over the file that is there, for a single file that is bind-mounted; a reader may see a mixture.
-        replace: Option<At<Replacement>>,
+        replace: Option<Replacement>,
     }
 }
 
@@ -372,19 +372,19 @@ record! {
     #[example("{namespace: default, name: my-token}")]
     struct SecretOutput {
         /// Its namespace.
-        namespace: At<Namespace>,
+        namespace: Namespace,
         /// Its name.
-        name: At<ObjectName>,
+        name: ObjectName,
         /// The key in `data`. Default `token`.
-        key: Option<At<SecretKey>>,
+        key: Option<SecretKey>,
         /// Whether it is created when missing. Default true.
-        create: Option<At<bool>>,
+        create: Option<bool>,
         /// Its type, e.g. `kubernetes.io/dockerconfigjson`. Never sent unless given; it cannot change later.
-        r#type: Option<At<Text>>,
+        r#type: Option<Text>,
         /// Labels to set.
-        labels: Option<At<Named<LabelKey, LabelValue>>>,
+        labels: Option<Named<LabelKey, LabelValue>>,
         /// Annotations to set.
-        annotations: Option<At<Named<LabelKey, FreeText>>>,
+        annotations: Option<Named<LabelKey, FreeText>>,
     }
 }
 
@@ -395,6 +395,6 @@ record! {
         /// The plugin: `template`, or a name from `plugins`.
         plugin: At<JobName>,
         /// The plugin's own configuration.
-        config: Option<At<PluginConfig>>,
+        config: Option<PluginConfig>,
     }
 }

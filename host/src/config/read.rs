@@ -3,7 +3,7 @@
 //! (scalars with a grammar of their own) by implementing [`Word`].
 
 use std::collections::HashSet;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -120,11 +120,19 @@ pub(super) trait Read: Sized {
     fn schema(definitions: &mut Definitions) -> Value;
 }
 
-/// A value with its place.
+/// A value with its place, for who has something to say about it later.
 #[derive(Debug, Clone)]
 pub(super) struct At<T> {
-    pub(super) value: T,
+    value: T,
     pub(super) span: Span,
+}
+
+impl<T> Deref for At<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
 }
 
 impl<T: Read> Read for At<T> {
@@ -194,7 +202,7 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// A key of a record: `At<T>` is required, `Option<At<T>>` is not.
+/// A key of a record: `T` is required, `Option<T>` is not.
 pub(super) trait Field: Sized {
     const REQUIRED: bool;
 
@@ -204,7 +212,7 @@ pub(super) trait Field: Sized {
     fn field_schema(definitions: &mut Definitions) -> Value;
 }
 
-impl<T: Read> Field for At<T> {
+impl<T: Read> Field for T {
     const REQUIRED: bool = true;
 
     fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self> {
@@ -223,11 +231,11 @@ impl<T: Read> Field for At<T> {
     }
 }
 
-impl<T: Read> Field for Option<At<T>> {
+impl<T: Read> Field for Option<T> {
     const REQUIRED: bool = false;
 
     fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self> {
-        Some(fields.get(key).and_then(|node| At::read(node, gathered)))
+        Some(fields.get(key).and_then(|node| T::read(node, gathered)))
     }
 
     fn field_schema(definitions: &mut Definitions) -> Value {
@@ -479,7 +487,7 @@ impl Read for SecretText {
 }
 
 /// A list; items with mistakes are noted and left out.
-impl<T: Read> Read for Vec<At<T>> {
+impl<T: Read> Read for Vec<T> {
     fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
         let Content::List(items) = &node.content else {
             gathered.wrong_type(node, "a list", "[…]");
@@ -488,7 +496,7 @@ impl<T: Read> Read for Vec<At<T>> {
         Some(
             items
                 .iter()
-                .filter_map(|item| At::read(item, gathered))
+                .filter_map(|item| T::read(item, gathered))
                 .collect(),
         )
     }
@@ -500,13 +508,13 @@ impl<T: Read> Read for Vec<At<T>> {
 
 /// One, or a list of them.
 #[derive(Debug, Clone)]
-pub(super) struct OneOrMany<T>(pub(super) Vec<At<T>>);
+pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 
 impl<T: Read> Read for OneOrMany<T> {
     fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
         match &node.content {
             Content::List(_) => Vec::read(node, gathered).map(Self),
-            _ => At::read(node, gathered).map(|one| Self(vec![one])),
+            _ => T::read(node, gathered).map(|one| Self(vec![one])),
         }
     }
 
@@ -518,7 +526,7 @@ impl<T: Read> Read for OneOrMany<T> {
 
 /// A mapping from names to values. A name whose value has a mistake is still known.
 #[derive(Debug, Clone)]
-pub(super) struct Named<K, T>(pub(super) Vec<(At<K>, Option<At<T>>)>);
+pub(super) struct Named<K, T>(pub(super) Vec<(At<K>, Option<T>)>);
 
 impl<K, T> Default for Named<K, T> {
     fn default() -> Self {
@@ -534,7 +542,7 @@ impl<K: Word, T: Read> Read for Named<K, T> {
         };
         let mut named = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let value = At::read(value, gathered);
+            let value = T::read(value, gathered);
             match K::parse(&key.text) {
                 Ok(name) => named.push((
                     At {
