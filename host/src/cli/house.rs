@@ -61,7 +61,6 @@ impl House {
             plugins.clone(),
             capabilities.clone(),
             Outputs::new(kubernetes, Arc::clone(&config.named)),
-            stop.clone(),
         ));
         let used: BTreeSet<&String> = config.jobs.iter().map(|job| &job.source.plugin).collect();
         for plugin in used {

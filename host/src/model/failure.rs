@@ -149,7 +149,6 @@ host_codes! {
     /// The host itself.
     Host "host" {
         HostPanic "panic",
-        HostStopping "stopping",
         HostTimeout "timeout",
     }
     /// A request of a plugin, before there was an answer.

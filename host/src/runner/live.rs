@@ -9,7 +9,6 @@ use std::sync::Arc;
 use futures_core::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
-use tokio_util::sync::CancellationToken;
 
 use super::ports::{
     self, Acquirer, Call, Change, Issuer, JobToken, Lane, Owner, Part, Published, Publisher, Write,
@@ -18,7 +17,7 @@ use super::source_hash::place;
 use crate::capability::chain::{ChainState, PluginId};
 use crate::capability::{self, Acquired, NotAcquired, TokenSource, Unsuccessful};
 use crate::model::Origin;
-use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
 use crate::model::{Format, Job, Output, SecretOrigin, Source};
@@ -36,19 +35,16 @@ pub struct Live {
     outputs: Outputs,
     /// Tells values in the configuration from each other, in this process only.
     values: RandomState,
-    /// Cancelled when the process is to end. A write under way is finished then; one that still waits for its formatter is not.
-    stop: CancellationToken,
 }
 
 impl Live {
-    /// The world of these jobs, made of these rooms, until `stop`.
+    /// The world of these jobs, made of these rooms.
     #[must_use]
     pub fn new(
         jobs: Vec<Arc<Job>>,
         plugins: Plugins,
         capabilities: capability::Host,
         outputs: Outputs,
-        stop: CancellationToken,
     ) -> Self {
         Self {
             jobs,
@@ -56,7 +52,6 @@ impl Live {
             capabilities,
             outputs,
             values: RandomState::new(),
-            stop,
         }
     }
 
@@ -282,10 +277,7 @@ impl Publisher for Live {
 
     fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>> {
         Box::pin(async move {
-            let (artifacts, parts) = tokio::select! {
-                content = self.content(write) => content?,
-                () = self.stop.cancelled() => return Err(Failure::new(FailureKind::Unavailable, HostCode::HostStopping, "the process is stopping")),
-            };
+            let (artifacts, parts) = self.content(write).await?;
             let shared = shared_owner();
             let publication = Publication {
                 job: match &write.owner {
@@ -492,8 +484,7 @@ mod tests {
 
     fn live(plugins: Plugins, capabilities: capability::Host) -> Live {
         let outputs = Outputs::new(Arc::new(Kubernetes::new()), Arc::default());
-        let stop = CancellationToken::new();
-        Live::new(Vec::new(), plugins, capabilities, outputs, stop)
+        Live::new(Vec::new(), plugins, capabilities, outputs)
     }
 
     #[tokio::test]

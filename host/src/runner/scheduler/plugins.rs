@@ -20,8 +20,7 @@ pub(super) struct Loading {
 impl Scheduler {
     /// Lets nothing begin in this lane before the plugin is loaded that it is behind.
     pub(super) fn await_plugin(&mut self, lane: &Lane) {
-        let is_running = matches!(self.phase, Phase::Running);
-        let Some(plugin) = lane.plugin().filter(|_| is_running) else {
+        let Some(plugin) = lane.plugin() else {
             return;
         };
         if self.compiling(plugin).is_some() || self.world.ports.acquirer.is_loaded(plugin) {
@@ -37,9 +36,11 @@ impl Scheduler {
         self.loading.insert(key, loading);
     }
 
-    /// The next plugin to load. That takes no place: it asks nobody, and compilers take turns by themselves.
+    /// The next plugin to load; none once the end has begun. It takes no place: it asks nobody, and compilers take turns by themselves.
     pub(super) fn begin_loading(&mut self) -> Option<(Work, Task)> {
-        let (key, loading) = self.loading.iter_mut().find(|(_, it)| !it.is_begun)?;
+        let is_running = matches!(self.phase, Phase::Running);
+        let mut loading = self.loading.iter_mut().filter(|_| is_running);
+        let (key, loading) = loading.find(|(_, it)| !it.is_begun)?;
         loading.is_begun = true;
         let task = Task::LoadPlugin(Arc::clone(&loading.plugin));
         Some((Work::LoadPlugin(*key), task))

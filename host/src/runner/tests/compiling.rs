@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Plan, SECOND, World, failure, job, limits, output, put};
+use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
 use crate::model::failure::FailureKind;
 use crate::model::{Format, Job, JobId, SharedOutput};
 use crate::runner::Change;
@@ -176,5 +176,29 @@ fn a_stop_waits_for_no_compiler_and_a_single_run_says_what_it_waited_for() {
             assert_eq!(job.compiling.as_ref().unwrap().plugin, "large", "{job:?}");
         }
         assert_eq!(world.time.passed(), before + 2 * MINUTE);
+    });
+}
+
+#[test]
+fn a_token_that_comes_while_the_process_stops_is_kept_and_waits_for_no_compiler() {
+    let world = compiling("large");
+    let takes = 5 * SECOND;
+    world.plan(
+        "a",
+        Plan {
+            takes,
+            ..Plan::default()
+        },
+    );
+    world.time.run(async {
+        let mut job = rotating("a");
+        job.outputs = vec![output("plain"), formatted_output("formatted")];
+        let started = world.start(vec![job]).await;
+        world.time.wait(SECOND).await;
+        started.stop().await;
+        assert!(world.facts().store.contains_key(&JobId::file("a")));
+        assert_eq!(world.written("plain"), ["a.0"]);
+        assert!(world.written("formatted").is_empty() && world.facts().loads.is_empty());
+        assert!(world.time.passed() < takes + SECOND);
     });
 }
