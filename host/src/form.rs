@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{JsonType, ValidationError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,225 +25,195 @@ pub struct Mistake {
     /// What is wrong.
     pub message: String,
     /// What to write instead.
-    pub help: Option<String>,
+    pub help: String,
 }
 
-/// What somebody wrote, as a message may speak of it.
-pub(crate) trait Written {
-    /// The value at a JSON pointer, if there is one.
-    fn see(&self, pointer: &str) -> Option<Seen>;
-}
+/// What is wrong, and the mend.
+type Words = (String, String);
 
-/// A value in a message.
-pub(crate) struct Seen {
-    pub(crate) kind: Kind,
-    /// In backticks, or words for it where it must not be shown.
-    pub(crate) shown: String,
-}
-
-impl Seen {
-    fn nothing() -> Self {
-        Self {
-            kind: Kind::Nothing,
-            shown: "nothing".to_owned(),
-        }
-    }
-}
-
-/// What was written, by how it looks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+/// What was written, by how it looks and as a message may show it.
+pub(crate) enum Found {
     Nothing,
     /// A number or a truth value: it may be text that has to be quoted.
-    Bare,
-    Text,
-    Collection,
+    Bare(String),
+    Other(String),
 }
 
 /// Tells of an error that a schema found: a failed choice by the alternative that was meant, unknown keys each.
 pub(crate) fn tell(
     schema: &Value,
     error: &ValidationError<'_>,
-    written: &dyn Written,
+    find: fn(&str, &Value) -> Found,
     mistakes: &mut Vec<Mistake>,
 ) {
     let pointer = error.instance_path().as_str();
-    let value = || written.see(pointer).unwrap_or_else(Seen::nothing);
+    let found = || find(pointer, error.instance());
     let (message, help) = match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            let known = known_keys(schema, error.schema_path().as_str());
-            let known: Vec<&str> = known.into_iter().collect();
+            let known = Vec::from_iter(known_keys(schema, error.schema_path().as_str()));
             return mistakes.extend(unexpected.iter().map(|key| {
-                let pointer = format!("{pointer}/{}", escaped(key));
                 // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
-                let is_bare =
-                    matches!(written.see(&pointer), Some(seen) if seen.kind == Kind::Nothing);
+                let is_bare = error.instance().get(key).is_some_and(Value::is_null);
                 let is_hidden = is_bare && nearest(key, known.iter().copied()).is_none();
                 let (message, help) = unknown_key(key, is_hidden, &known);
-                mistake(pointer, message, Some(help))
+                Mistake {
+                    pointer: format!("{pointer}/{}", escaped(key)),
+                    message,
+                    help,
+                }
             }));
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             match (missing_keys(pointer, context), meant(pointer, context)) {
-                (Some(keys), _) => with_help(one_of(&keys, &[])),
+                (Some(keys), _) => one_of(&keys, &[]),
                 (None, Some(errors)) => {
-                    return errors
-                        .iter()
-                        .for_each(|error| tell(schema, error, written, mistakes));
+                    let tell_each = |error| tell(schema, error, find, mistakes);
+                    return errors.iter().for_each(tell_each);
                 }
-                (None, None) => not_expected(&allowed(context), &value(), None),
+                (None, None) => not_expected(&allowed(context), found(), None),
             }
         }
         ValidationErrorKind::OneOfMultipleValid { .. }
-            if let Some(keys) = excluding_keys(schema, error, written) =>
+            if let Some(keys) = excluding_keys(schema, error) =>
         {
-            with_help(one_of(&keys, &keys))
+            one_of(&keys, &keys)
         }
         ValidationErrorKind::PropertyNames { error } => {
-            let name = Seen {
-                kind: Kind::Text,
-                shown: quoted(error.instance()),
-            };
-            words(schema, error, &name)
+            words(schema, error, Found::Other(quoted(error.instance())))
         }
-        _ => words(schema, error, &value()),
+        _ => words(schema, error, found()),
     };
-    mistakes.push(mistake(pointer.to_owned(), message, help));
-}
-
-fn mistake(pointer: String, message: String, help: Option<String>) -> Mistake {
-    Mistake {
-        pointer,
+    mistakes.push(Mistake {
+        pointer: pointer.to_owned(),
         message,
         help,
+    });
+}
+
+fn words(schema: &Value, error: &ValidationError<'_>, found: Found) -> Words {
+    if let ValidationErrorKind::Type { kind } = error.kind() {
+        let (expected, example) = expected(kind);
+        return not_expected(&expected, found, example);
     }
-}
-
-fn with_help((message, help): (String, String)) -> (String, Option<String>) {
-    (message, Some(help))
-}
-
-/// What is wrong with a value, and the mend.
-fn words(schema: &Value, error: &ValidationError<'_>, seen: &Seen) -> (String, Option<String>) {
-    let value = &seen.shown;
+    let value = match found {
+        Found::Nothing => "nothing".to_owned(),
+        Found::Bare(shown) | Found::Other(shown) => shown,
+    };
     match error.kind() {
         ValidationErrorKind::Required { property } => {
-            let key = property.as_str().unwrap_or_default();
-            with_help(missing_key(key))
+            missing_key(property.as_str().unwrap_or_default())
         }
-        ValidationErrorKind::Type { kind } => not_expected(&expected(kind), seen, example(kind)),
         ValidationErrorKind::Enum { options } => {
-            let options = options.as_array().into_iter().flatten();
-            let options: Vec<String> = options.map(quoted).collect();
-            (
-                format!("{value} is not known"),
-                Some(format!("write one of {}", options.join(", "))),
-            )
+            let options = options.as_array().into_iter().flatten().map(quoted);
+            let options: Vec<String> = options.collect();
+            let help = format!("write one of {}", options.join(", "));
+            (format!("{value} is not known"), help)
         }
-        ValidationErrorKind::Constant { expected_value } => (
-            format!("{value} is not known"),
-            Some(format!("write {}", quoted(expected_value))),
-        ),
-        ValidationErrorKind::Pattern { pattern } => {
+        ValidationErrorKind::Constant { expected_value } => {
+            let help = format!("write {}", quoted(expected_value));
+            (format!("{value} is not known"), help)
+        }
+        ValidationErrorKind::Minimum { .. } | ValidationErrorKind::Maximum { .. } => {
+            (format!("{value} is out of bounds"), bounds(schema, error))
+        }
+        ValidationErrorKind::MinLength { limit: 1 } => {
+            ("the value is empty".to_owned(), REMOVE.to_owned())
+        }
+        ValidationErrorKind::MinProperties { limit: 1 } => {
+            ("the mapping is empty".to_owned(), REMOVE.to_owned())
+        }
+        kind => {
             let text = error.instance().as_str().unwrap_or_default();
             let odd = Alphabet::OneLine.odd(text.as_bytes());
-            match odd.or_else(|| first_unseen(text)) {
+            match (kind, odd.or_else(|| first_unseen(text))) {
                 // It is hard to see in a value, and what comes behind it may be anything.
-                Some(odd) => (format!("the value has {odd}"), Some(odd.mend().to_owned())),
-                None => (
+                (ValidationErrorKind::Pattern { .. }, Some(odd)) => {
+                    (format!("the value has {odd}"), odd.mend().to_owned())
+                }
+                (ValidationErrorKind::Pattern { pattern }, None) => (
                     format!("{value} does not match the pattern `{pattern}`"),
-                    None,
+                    INSPECT.to_owned(),
                 ),
+                _ => {
+                    let message = error.masked_with(value.as_str()).to_string();
+                    (message, INSPECT.to_owned())
+                }
             }
         }
-        ValidationErrorKind::Minimum { .. } | ValidationErrorKind::Maximum { .. } => (
-            format!("{value} is out of bounds"),
-            Some(bounds(schema, error)),
-        ),
-        ValidationErrorKind::MinLength { limit: 1 } => ("the value is empty".to_owned(), None),
-        ValidationErrorKind::MinProperties { limit: 1 } => {
-            ("the mapping is empty".to_owned(), None)
-        }
-        _ => (error.masked_with(value.as_str()).to_string(), None),
     }
 }
 
+/// The mend for what is empty.
+const REMOVE: &str = "write one, or remove the key";
+/// The mend where only the schema says more.
+const INSPECT: &str = "`evertoken plugin inspect` shows the schema";
+
 /// Tells of a value where another kind is expected.
-pub(crate) fn not_expected(
-    expected: &str,
-    Seen { kind, shown }: &Seen,
-    example: Option<&str>,
-) -> (String, Option<String>) {
-    let like = example.map(|example| format!("write it like `{example}`"));
-    match kind {
-        Kind::Nothing => {
-            let write = like.unwrap_or_else(|| "write one".to_owned());
-            (
-                format!("a value is missing: {expected} is expected"),
-                Some(format!("{write}, or remove the key")),
-            )
-        }
-        Kind::Bare if expected == TEXT => (
-            format!("expected {expected}, but YAML reads {shown} as a number or truth value"),
-            Some(match shown.starts_with('`') {
+pub(crate) fn not_expected(expected: &str, found: Found, example: Option<&str>) -> Words {
+    let like = match example {
+        Some(example) => format!("write it like `{example}`"),
+        None => "write what is expected here".to_owned(),
+    };
+    match found {
+        Found::Nothing => (
+            format!("a value is missing: {expected} is expected"),
+            format!("{like}, or remove the key"),
+        ),
+        Found::Bare(shown) if expected == TEXT => {
+            let help = match shown.starts_with('`') {
                 true => format!("quote it: `\"{}\"`", shown.trim_matches('`')),
                 false => "quote it".to_owned(),
-            }),
-        ),
-        _ => (format!("expected {expected}, found {shown}"), like),
+            };
+            let message =
+                format!("expected {TEXT}, but YAML reads {shown} as a number or truth value");
+            (message, help)
+        }
+        Found::Bare(shown) | Found::Other(shown) => {
+            (format!("expected {expected}, found {shown}"), like)
+        }
     }
 }
 
 /// What a schema calls a string.
 const TEXT: &str = "text";
 
-fn expected(kind: &TypeKind) -> String {
-    let names = names(kind).into_iter().map(|name| match name {
-        "string" => TEXT,
-        "integer" => "a whole number",
-        "number" => "a number",
-        "boolean" => "`true` or `false`",
-        "array" => "a list",
-        "object" => "a mapping",
-        other => other,
-    });
-    names.collect::<Vec<_>>().join(" or ")
-}
-
-fn example(kind: &TypeKind) -> Option<&'static str> {
-    match names(kind).as_slice() {
-        ["integer" | "number"] => Some("1"),
-        ["boolean"] => Some("true"),
-        ["array"] => Some("[…]"),
-        ["object"] => Some("{key: value}"),
-        _ => None,
-    }
-}
-
-/// The types that are expected. What may be absent allows null; nobody writes that on purpose.
-fn names(kind: &TypeKind) -> Vec<&str> {
-    let mut names: Vec<&str> = match kind {
-        TypeKind::Single(single) => vec![single.as_str()],
-        TypeKind::Multiple(several) => several.into_iter().map(|one| one.as_str()).collect(),
+/// The types that are expected, and an example if it is one. What may be absent allows null; nobody writes that on purpose.
+fn expected(kind: &TypeKind) -> (String, Option<&'static str>) {
+    let types = match kind {
+        TypeKind::Single(single) => vec![*single],
+        TypeKind::Multiple(several) => several.iter().collect(),
     };
-    names.retain(|name| *name != "null");
-    names
+    let types: Vec<(&str, &str)> = types
+        .into_iter()
+        .filter_map(|kind| {
+            Some(match kind {
+                JsonType::Null => return None,
+                JsonType::String => (TEXT, "\"…\""),
+                JsonType::Integer => ("a whole number", "1"),
+                JsonType::Number => ("a number", "1"),
+                JsonType::Boolean => ("`true` or `false`", "true"),
+                JsonType::Array => ("a list", "[…]"),
+                JsonType::Object => ("a mapping", "{key: value}"),
+            })
+        })
+        .collect();
+    let example = match types.as_slice() {
+        [(_, example)] => Some(*example),
+        _ => None,
+    };
+    let names: Vec<&str> = types.into_iter().map(|(name, _)| name).collect();
+    (names.join(" or "), example)
 }
 
 /// The bounds in the schema around the one that a number is beyond.
 fn bounds(schema: &Value, error: &ValidationError<'_>) -> String {
     let around = around(schema, error.schema_path().as_str());
     let bound = |keyword| around.and_then(|schema| schema.get(keyword));
-    let number = match bound("type").and_then(Value::as_str) {
-        Some("integer") => "a whole number",
-        _ => "a number",
-    };
     match (bound("minimum"), bound("maximum")) {
-        (Some(least), Some(most)) => format!("write {number} from {least} to {most}"),
-        (Some(least), None) => format!("write {number} from {least} on"),
-        (None, Some(most)) => format!("write {number} up to {most}"),
-        (None, None) => format!("write {number} within bounds"),
+        (Some(least), Some(most)) => format!("write a number from {least} to {most}"),
+        (Some(least), None) => format!("write a number from {least} on"),
+        (_, most) => format!("write a number up to {}", most.unwrap_or(&Value::Null)),
     }
 }
 
@@ -286,29 +256,17 @@ fn missing_keys<'a>(
 }
 
 /// The keys that exclude each other and are there, where that is all that the alternatives want.
-fn excluding_keys<'s>(
-    schema: &'s Value,
-    error: &ValidationError<'_>,
-    written: &dyn Written,
-) -> Option<Vec<&'s str>> {
-    let pointer = error.instance_path().as_str();
+fn excluding_keys<'s>(schema: &'s Value, error: &ValidationError<'_>) -> Option<Vec<&'s str>> {
     let alternatives = schema.pointer(error.schema_path().as_str())?.as_array()?;
     let wanted = alternatives.iter().map(|alternative| {
-        let required = alternative.as_object()?;
-        match (
-            required.len(),
-            required.get("required")?.as_array()?.as_slice(),
-        ) {
-            (1, [key]) => key.as_str(),
+        let required = alternative.as_object().filter(|all| all.len() == 1)?;
+        match required.get("required")?.as_array()?.as_slice() {
+            [key] => key.as_str(),
             _ => None,
         }
     });
     let mut keys = wanted.collect::<Option<Vec<&str>>>()?;
-    keys.retain(|key| {
-        written
-            .see(&format!("{pointer}/{}", escaped(key)))
-            .is_some()
-    });
+    keys.retain(|key| error.instance().get(*key).is_some());
     Some(keys)
 }
 
@@ -332,7 +290,7 @@ fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
                 allowed.extend(options.as_array().into_iter().flatten().map(quoted));
             }
             ValidationErrorKind::Type { kind } => {
-                allowed.insert(expected(kind));
+                allowed.insert(expected(kind).0);
             }
             _ => {}
         }
@@ -345,7 +303,7 @@ fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
 }
 
 /// Tells of a key that is not known here; `is_hidden`: it may be a value, and is not repeated.
-pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> (String, String) {
+pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> Words {
     let message = match is_hidden || key.chars().count() > MAX_KEY_CHARS {
         true => "unknown key (not shown)".to_owned(),
         false => format!("unknown key `{key}`"),
@@ -362,7 +320,7 @@ pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> (String
 }
 
 /// Tells of a key that is missing.
-pub(crate) fn missing_key(key: &str) -> (String, String) {
+pub(crate) fn missing_key(key: &str) -> Words {
     (
         format!("the key `{key}` is missing"),
         format!("add `{key}: …`"),
@@ -370,7 +328,7 @@ pub(crate) fn missing_key(key: &str) -> (String, String) {
 }
 
 /// Tells of keys of which one is to be there, by those that are.
-pub(crate) fn one_of(keys: &[&str], given: &[&str]) -> (String, String) {
+pub(crate) fn one_of(keys: &[&str], given: &[&str]) -> Words {
     match given {
         [] => (
             format!("one of {} is missing", list(keys.iter().copied())),

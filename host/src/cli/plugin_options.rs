@@ -50,7 +50,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         for (said, judgement) in all_said.iter().zip(judgements) {
             found.extend(judgement.mistakes.into_iter().map(|mistake| {
                 let place = said.place.pointer(&mistake.pointer);
-                tell(place, mistake.message, mistake.help)
+                tell(place, mistake.message, Some(mistake.help))
             }));
             if wanted == PluginUse::Source {
                 let mistakes = info.check_secrets(&said.config, &said.secrets);

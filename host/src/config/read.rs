@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::mistake::{Note, Notes, Span};
 use super::yaml::{Content, Key, Kind, Node};
-use crate::form::{self, Seen};
+use crate::form::{self, Found};
 use crate::text::Alphabet;
 
 /// What reading gathers.
@@ -82,29 +82,23 @@ impl Gathered {
             .collect()
     }
 
-    /// The value as a message may repeat it.
-    fn see(&self, node: &Node) -> Seen {
-        let (kind, shown) = match &node.content {
-            Content::List(_) => (form::Kind::Collection, "a list".to_owned()),
-            Content::Map(_) => (form::Kind::Collection, "a mapping".to_owned()),
-            Content::Scalar(scalar) => {
-                let kind = match scalar.kind() {
-                    Kind::Null => form::Kind::Nothing,
-                    _ => form::Kind::Text,
-                };
-                let shown = match self.is_hidden(node.span) {
-                    true => "a bare value".to_owned(),
-                    false => format!("`{}`", scalar.text.as_str()),
-                };
-                (kind, shown)
-            }
-        };
-        Seen { kind, shown }
+    /// The value as a message may show it.
+    fn shown(&self, node: &Node) -> String {
+        match &node.content {
+            Content::List(_) => "a list".to_owned(),
+            Content::Map(_) => "a mapping".to_owned(),
+            Content::Scalar(_) if self.is_hidden(node.span) => "a bare value".to_owned(),
+            Content::Scalar(scalar) => format!("`{}`", scalar.text.as_str()),
+        }
     }
 
     fn wrong_type(&mut self, node: &Node, expected: &str, example: &str) {
-        let (message, help) = form::not_expected(expected, &self.see(node), Some(example));
-        self.note(node.span, message, help.unwrap_or_default());
+        let found = match &node.content {
+            Content::Scalar(scalar) if scalar.kind() == Kind::Null => Found::Nothing,
+            _ => Found::Other(self.shown(node)),
+        };
+        let (message, help) = form::not_expected(expected, found, Some(example));
+        self.note(node.span, message, help);
     }
 }
 
@@ -442,7 +436,7 @@ impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
             {
                 return Some(Self(value));
             }
-            let shown = gathered.see(node).shown;
+            let shown = gathered.shown(node);
             gathered.note(
                 node.span,
                 format!("{shown} is out of bounds"),
@@ -611,7 +605,7 @@ pub(super) fn json_of(node: &Node, gathered: &mut Gathered) -> Option<Value> {
             Kind::Bool(value) => Some(Value::from(value)),
             Kind::Text => Some(Value::from(scalar.text.as_str())),
             Kind::Integer | Kind::Float => json_number(&scalar.text).or_else(|| {
-                let shown = gathered.see(node).shown;
+                let shown = gathered.shown(node);
                 gathered.note(
                     node.span,
                     format!("{shown} is a number that would not be passed on as it is written"),

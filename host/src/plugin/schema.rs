@@ -8,7 +8,7 @@ use jsonschema::{Draft, OutputUnit, PatternOptions, ReferencingError, Validation
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::form::{Kind, Mistake, Seen, Written, in_place, quoted, tell};
+use crate::form::{Found, Mistake, in_place, quoted, tell};
 use crate::model::Origin;
 use crate::names::is_telling;
 use crate::printable::printable;
@@ -97,7 +97,7 @@ fn wrong(error: &ValidationError<'_>) -> String {
 pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Judgement {
     let mut mistakes = Vec::new();
     for error in judge.validator.iter_errors(config).take(MAX_MISTAKES) {
-        tell(schema, &error, &Options(config), &mut mistakes);
+        tell(schema, &error, find, &mut mistakes);
     }
     mistakes.truncate(MAX_MISTAKES);
     let mut endpoints = BTreeSet::new();
@@ -113,7 +113,7 @@ pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Jud
     let mut seen = BTreeSet::new();
     mistakes.retain_mut(|mistake| {
         mistake.message = fit(&mistake.message);
-        mistake.help = mistake.help.take().map(|help| fit(&help));
+        mistake.help = fit(&mistake.help);
         seen.insert(mistake.clone())
     });
     if !mistakes.is_empty() {
@@ -189,7 +189,7 @@ fn wrong_endpoint(pointer: String, value: &Value) -> Option<Mistake> {
     Some(Mistake {
         pointer,
         message,
-        help: Some(help.to_owned()),
+        help: help.to_owned(),
     })
 }
 
@@ -320,20 +320,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Options as a message may repeat them.
-struct Options<'a>(&'a Value);
-
-impl Written for Options<'_> {
-    fn see(&self, pointer: &str) -> Option<Seen> {
-        let value = self.0.pointer(pointer)?;
-        let kind = match value {
-            Value::Null => Kind::Nothing,
-            Value::Bool(_) | Value::Number(_) => Kind::Bare,
-            Value::String(_) => Kind::Text,
-            Value::Array(_) | Value::Object(_) => Kind::Collection,
-        };
-        let shown = shown(pointer, value);
-        Some(Seen { kind, shown })
+/// An option as a message may speak of it.
+fn find(pointer: &str, value: &Value) -> Found {
+    match value {
+        Value::Null => Found::Nothing,
+        Value::Bool(_) | Value::Number(_) => Found::Bare(shown(pointer, value)),
+        _ => Found::Other(shown(pointer, value)),
     }
 }
 
@@ -408,10 +400,7 @@ mod tests {
 
     /// What is told of a mistake: what is wrong, and the mend.
     fn told(mistake: &Mistake) -> String {
-        let help = mistake.help.iter();
-        help.fold(mistake.message.clone(), |message, help| {
-            format!("{message}; {help}")
-        })
+        format!("{}; {}", mistake.message, mistake.help)
     }
 
     #[test]
@@ -475,7 +464,7 @@ mod tests {
                 mistakes: vec![Mistake {
                     pointer: "/token_url".to_owned(),
                     message: "`idp.example.org/token` is not an endpoint".to_owned(),
-                    help: Some("write `https://host/path`".to_owned()),
+                    help: "write `https://host/path`".to_owned(),
                 }],
                 endpoints: Vec::new(),
             }
@@ -502,10 +491,15 @@ mod tests {
                 json!({"template": "x", "files": {"a": "x"}}),
                 vec!["`template`, `files` exclude each other; keep exactly one of them"],
             ),
-            (json!({"files": {}}), vec!["the mapping is empty"]),
+            (
+                json!({"files": {}}),
+                vec!["the mapping is empty; write one, or remove the key"],
+            ),
             (
                 json!({"files": {"A": "x"}}),
-                vec!["`A` does not match the pattern `^[a-z]+$`"],
+                vec![
+                    "`A` does not match the pattern `^[a-z]+$`; `evertoken plugin inspect` shows the schema",
+                ],
             ),
         ] {
             let found = check_config(&schema, &config);
@@ -659,7 +653,7 @@ mod tests {
             (
                 json!({"discovery": 7}),
                 "/discovery",
-                "expected a mapping, found `7`",
+                "expected a mapping, found `7`; write what is expected here",
             ),
             (
                 json!({"auth": {"method": "basic"}}),
@@ -669,7 +663,7 @@ mod tests {
             (
                 json!({"auth": {"method": "digest"}}),
                 "/auth",
-                "expected `method: basic` or `method: none`, found a mapping",
+                "expected `method: basic` or `method: none`, found a mapping; write what is expected here",
             ),
         ] {
             let mut config = good.clone();
@@ -906,7 +900,7 @@ mod tests {
         let options: Vec<String> = (0..1000).map(|n| format!("\u{1b}[{n}m")).collect();
         let schema = json!({"properties": {"colour": {"enum": options}}});
         let mistakes = check_config(&schema, &json!({"colour": "red"}));
-        let message = mistakes[0].help.as_ref().unwrap();
+        let message = &mistakes[0].help;
         assert!(message.len() <= MAX_MESSAGE_BYTES + 3, "{}", message.len());
         assert!(!message.contains('\u{1b}'), "{message}");
     }
