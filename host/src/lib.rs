@@ -1,6 +1,6 @@
 //! evertoken keeps short-lived tokens fresh in the places where unmodified programs read them.
 //!
-//! Each module is one room of the house; who may know whom goes downwards only:
+//! Each module is one room; who may know whom goes downwards only:
 //! [`cli`] → [`config`], [`runner`], [`serve`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] → [`model`].
 //! [`refresh`] knows only [`model`]: it decides, without clock or I/O. The small modules beside the rooms serve several of them and know none.
 

@@ -10,7 +10,7 @@ mod suspicious;
 use clap::Args;
 
 use super::configuration::{self, ConfigArguments};
-use super::{Exit, house, plain_text, plugin_options, runtime, say};
+use super::{Exit, app, plain_text, plugin_options, runtime, say};
 use crate::config::Mistakes;
 
 pub(super) use online::{IssuerProof, Wanted, prove};
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             Ok(loaded) => loaded,
             Err(exit) => return Ok(exit),
         };
-        let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
+        let plugins = app::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let mut mistakes = plugin_options::mistakes(&loaded.places, &plugins).await;
         let mut formats = formats::Judged::default();
         if mistakes.is_empty() {

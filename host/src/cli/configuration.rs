@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::terminal::TextStyle;
-use super::{Exit, house, plugin_options, say, stderr};
+use super::{Exit, app, plugin_options, say, stderr};
 use crate::config::{self, Loaded, Mistakes, Refused};
 use crate::model::defaults;
 use crate::worker;
@@ -53,7 +53,7 @@ impl ConfigArguments {
 /// Shows the mistakes, and with them those that plugins find in their own options: who mends the file wants all at once.
 async fn refuse(refused: Refused) -> Exit {
     let mut mistakes = refused.mistakes;
-    if let Ok(plugins) = house::plugins(&refused.plugins, &defaults::plugin_limits()) {
+    if let Ok(plugins) = app::plugins(&refused.plugins, &defaults::plugin_limits()) {
         mistakes = mistakes.and(plugin_options::mistakes(&refused.places, &plugins).await);
     }
     show(&mistakes);

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
-use super::{Exit, configuration, house, log, print, run, runtime, say, signals};
+use super::{Exit, app, configuration, log, print, run, runtime, say, signals};
 use crate::config::ktr::{self, LogFormat, LogLevel};
 use crate::{config, file};
 
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
     let config = settings.into_config();
     runtime::block_on(async {
         let stop = signals::stop_on_signal()?;
-        let plugins = house::plugins(&config.plugins, &config.limits.plugin)?;
+        let plugins = app::plugins(&config.plugins, &config.limits.plugin)?;
         run::keep_fresh(&config, None, plugins, stop).await
     })
 }

@@ -1,11 +1,11 @@
 //! The command line, one file per command. A command parses nothing itself and decides little: it reads the configuration,
 //! puts the rooms together and says what came of it.
 
+mod app;
 mod check;
 mod compile_plugin;
 mod configuration;
 mod exit;
-mod house;
 mod judge_options;
 mod ktr;
 mod log;

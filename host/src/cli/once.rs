@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tokio::time::timeout_at;
 
+use super::app::App;
 use super::configuration::ConfigArguments;
-use super::house::House;
 use super::status::of_chain;
 use super::terminal::TextStyle;
 use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::model::Config;
 use crate::runner::metrics::Metrics;
 use crate::runner::status::{JobStatus, Snapshot};
-use crate::runner::{Change, Handle, Runner};
+use crate::runner::{Handle, JobChange, Runner};
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -56,18 +56,18 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             Ok(changes) => changes,
             Err(exit) => return Ok(exit),
         };
-        let plugins = super::house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
+        let plugins = super::app::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let opening = async {
             if let Err(exit) = plugin_options::require(&loaded, &plugins).await {
                 return Ok(Err(exit));
             }
-            House::open(&loaded.config, plugins.clone(), &stop)
+            App::open(&loaded.config, plugins.clone(), &stop)
                 .await
                 .map(Ok)
         };
         let opened = stop.run_until_cancelled(timeout_at(deadline.into(), opening));
-        let house = match opened.await {
-            Some(Ok(Ok(Ok(house)))) => house,
+        let app = match opened.await {
+            Some(Ok(Ok(Ok(app)))) => app,
             Some(Ok(Ok(Err(exit)))) => return Ok(exit),
             Some(Ok(Err(error))) => return Err(error),
             Some(Err(_)) => {
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             None => return Ok(Exit::Failure),
         };
         let (runner, handle) =
-            Runner::new(house.ports, &loaded.config.limits, Arc::new(Metrics::new()));
+            Runner::new(app.ports, &loaded.config.limits, Arc::new(Metrics::new()));
         let progress = (TextStyle::of(&std::io::stderr()) != TextStyle::Plain)
             .then(|| tokio::spawn(show_progress(handle)));
         let told = signals::moment_of(stop.clone());
@@ -95,7 +95,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
             // It ends with the runner.
             progress.await?;
         }
-        house.capabilities.drain(told.passed()).await;
+        app.capabilities.drain(told.passed()).await;
         Ok(report(&snapshot, end))
     })
 }
@@ -121,7 +121,7 @@ fn progress(snapshot: &Snapshot) -> String {
 }
 
 /// The named jobs, and the shared outputs whose jobs are all among them.
-fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
+fn selected(config: &Config, names: &[String]) -> Result<Vec<JobChange>, Exit> {
     if names.is_empty() {
         return Ok(super::run::changes(config));
     }
@@ -147,14 +147,14 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<Change>, Exit> {
         .jobs
         .iter()
         .filter(|job| is_selected(&job.id))
-        .map(|job| Change::Put(Arc::clone(job)));
+        .map(|job| JobChange::Put(Arc::clone(job)));
     let shared = config
         .shared_outputs
         .iter()
         .filter(|shared| shared.from.iter().all(is_selected))
         .cloned()
         .collect();
-    Ok(jobs.chain([Change::SharedOutputs(shared)]).collect())
+    Ok(jobs.chain([JobChange::SharedOutputs(shared)]).collect())
 }
 
 /// What ended a run before all was written.

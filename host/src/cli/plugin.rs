@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
 
 use super::configuration::ConfigArguments;
-use super::{Exit, house, print, runtime};
+use super::{Exit, app, print, runtime};
 use crate::file;
 use crate::plugin::limits::COMPONENT_BYTES;
 use crate::plugin::{
@@ -72,7 +72,7 @@ async fn configured(path: Option<&Path>) -> Result<anyhow::Result<Plugins>, Exit
     }
     .load()
     .await?;
-    Ok(house::plugins(
+    Ok(app::plugins(
         &loaded.config.plugins,
         &loaded.config.limits.plugin,
     ))

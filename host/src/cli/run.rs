@@ -7,15 +7,15 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::app::{self, App};
 use super::check::{self, IssuerProof, Wanted};
 use super::configuration::ConfigArguments;
-use super::house::{self, House};
 use super::{Exit, plain_text, plugin_options, runtime, signals, socket, stderr};
 use crate::config::Loaded;
 use crate::model::Config;
 use crate::plugin::Plugins;
 use crate::runner::metrics::Metrics;
-use crate::runner::{Change, Runner};
+use crate::runner::{JobChange, Runner};
 use crate::serve::probes::{ProbeState, Probes, ProcessPhase, Readiness};
 
 /// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
             Ok(loaded) => loaded,
             Err(exit) => return Ok(exit),
         };
-        let plugins = house::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
+        let plugins = app::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let ready = prepared(&loaded, &plugins, arguments.strict);
         match stop.run_until_cancelled(ready).await {
             Some(Ok(None)) => {}
@@ -103,24 +103,24 @@ pub(super) async fn keep_fresh(
         tokio::spawn(readiness.clone().beat());
     }
     let opening = async {
-        let house = House::open(config, plugins, &stop).await?;
+        let app = App::open(config, plugins, &stop).await?;
         let control = match path {
             Some(path) => socket::bind(config, path).await?,
             None => None,
         };
-        for warning in plain_text::warnings(&config.jobs, &house.plugins).await {
+        for warning in plain_text::warnings(&config.jobs, &app.plugins).await {
             tracing::warn!("{warning}");
         }
-        anyhow::Ok((house, control))
+        anyhow::Ok((app, control))
     };
     let Some(opened) = stop.run_until_cancelled(opening).await else {
         return Ok(Exit::Success);
     };
-    let (house, control) = opened?;
-    let (runner, handle) = Runner::new(house.ports.clone(), &config.limits, metrics);
+    let (app, control) = opened?;
+    let (runner, handle) = Runner::new(app.ports.clone(), &config.limits, metrics);
     let _ = shown_runner.set(handle.clone());
     let talking = control.map(|control| {
-        tokio::spawn(control.serve(handle.clone(), house.state.clone(), served.clone()))
+        tokio::spawn(control.serve(handle.clone(), app.state.clone(), served.clone()))
     });
     let told = signals::moment_of(stop.clone());
     let running = tokio::spawn(runner.run(stop.clone()));
@@ -140,7 +140,7 @@ pub(super) async fn keep_fresh(
         "started"
     );
     running.await.context("the runner failed")?;
-    house.capabilities.drain(told.passed()).await;
+    app.capabilities.drain(told.passed()).await;
     served.cancel();
     if let Some(talking) = talking {
         // It takes its socket away.
@@ -151,8 +151,11 @@ pub(super) async fn keep_fresh(
 }
 
 /// A configuration as the runner takes it.
-pub(super) fn changes(config: &Config) -> Vec<Change> {
-    let jobs = config.jobs.iter().map(|job| Change::Put(Arc::clone(job)));
-    jobs.chain([Change::SharedOutputs(config.shared_outputs.clone())])
+pub(super) fn changes(config: &Config) -> Vec<JobChange> {
+    let jobs = config
+        .jobs
+        .iter()
+        .map(|job| JobChange::Put(Arc::clone(job)));
+    jobs.chain([JobChange::SharedOutputs(config.shared_outputs.clone())])
         .collect()
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::socket::TargetArguments;
 use super::status::OutputFormat;
-use super::{Exit, house, print, print_json, runtime, say};
+use super::{Exit, app, print, print_json, runtime, say};
 use crate::file;
 use crate::kubernetes::Kubernetes;
 use crate::model::failure::{Code, Failure, HostCode};
@@ -263,7 +263,7 @@ async fn open(config: &Config) -> anyhow::Result<StateAccess> {
         }
         StateLocation::Directory { .. } | StateLocation::Secrets { .. } => {}
     }
-    let store = house::open_store(&config.state, &Arc::new(Kubernetes::new())).await?;
+    let store = app::open_store(&config.state, &Arc::new(Kubernetes::new())).await?;
     let manual = Manual::new(Arc::new(store), None, Arc::new(SystemClock));
     Ok(StateAccess::Store(manual))
 }

@@ -1,5 +1,5 @@
 //! A job's life: told what happened, it says what to do next. It holds no token, only when that was obtained and when it
-//! expires; whoever carries out its [`Action`]s holds the token and tells it of each end as an [`Event`].
+//! expires; whoever carries out its [`Action`]s holds the token and tells it of each end as an [`JobEvent`].
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::admit::{self, Candidate, Verdict};
 use super::backoff::{self, RetryContext, Streak};
 use super::clock::{Moment, is_from_the_future};
 use super::due;
-use super::publication::{self, Publication, Purpose};
+use super::output::{self, OutputLifecycle, Purpose};
 use crate::model::Policy;
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::time::{Reading, Timestamp};
@@ -33,7 +33,7 @@ impl Life {
 
 /// What happened to a job.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum JobEvent {
     /// A point of time came that the job waits for, or may have come.
     Woken,
     /// The state store was asked for a token of this job's source; always the first event.
@@ -58,9 +58,9 @@ pub enum Event {
         is_local: bool,
     },
     /// Something happened to the token's copy in the state store.
-    Keep(publication::Event),
+    Keep(output::OutputEvent),
     /// Something happened to an output.
-    Output(usize, publication::Event),
+    Output(usize, output::OutputEvent),
     /// Consumers were given a part of the held token that expires at this point.
     PartDies(Timestamp),
 }
@@ -84,7 +84,7 @@ pub enum Action {
 
 /// A job's life.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct JobLifecycle {
     policy: Policy,
     held: Option<Held>,
     /// Whether a token was there before this process that was dead when it began.
@@ -95,12 +95,12 @@ pub struct Job {
     /// Until when the source is left alone after its last answer, on the boot clock.
     rests_until: Duration,
     /// The try that somebody asked for.
-    asked: Option<Box<Asked>>,
+    asked: Option<Box<OnDemandTry>>,
     /// Whether what is under way comes from a source that is no longer the job's.
     is_outdated: bool,
     failures: Streak,
-    keep: Publication,
-    outputs: Vec<Publication>,
+    keep: OutputLifecycle,
+    outputs: Vec<OutputLifecycle>,
 }
 
 /// The token that consumers have, or are about to have.
@@ -118,7 +118,7 @@ impl Held {
 
 /// A try that somebody asked for must not put off those that come by themselves.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
+struct OnDemandTry {
     /// When the source would have been asked next, on the boot clock: it is by then, whatever comes of the try.
     otherwise: Duration,
     /// The failures until then: from there the waits go on.
@@ -137,8 +137,8 @@ enum Next {
     Answer,
 }
 
-impl Job {
-    /// A job that waits for [`Event::Restored`].
+impl JobLifecycle {
+    /// A job that waits for [`JobEvent::Restored`].
     #[must_use]
     pub fn new(policy: Policy, verify: Duration, outputs: usize, now: Reading) -> Self {
         Self {
@@ -151,54 +151,54 @@ impl Job {
             asked: None,
             is_outdated: false,
             failures: Streak::default(),
-            keep: Publication::new(None),
-            outputs: vec![Publication::new(Some(verify)); outputs],
+            keep: OutputLifecycle::new(None),
+            outputs: vec![OutputLifecycle::new(Some(verify)); outputs],
         }
     }
 
     /// Takes note of what happened and says what to do. `sample` is from 0 to 1.
-    pub fn step(&mut self, event: Event, now: Reading, sample: f64) -> Vec<Action> {
+    pub fn step(&mut self, event: JobEvent, now: Reading, sample: f64) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Woken => {}
-            Event::Restored(life) => actions.extend(self.restored(life, now, sample)),
-            Event::Asked => {
+            JobEvent::Woken => {}
+            JobEvent::Restored(life) => actions.extend(self.restored(life, now, sample)),
+            JobEvent::Asked => {
                 if let Some(otherwise) = self.acquires_at(now).filter(|at| *at > now.boot) {
                     let before = self
                         .asked
                         .as_ref()
                         .map_or(self.failures, |asked| asked.before);
-                    self.asked = Some(Box::new(Asked { otherwise, before }));
+                    self.asked = Some(Box::new(OnDemandTry { otherwise, before }));
                 }
                 self.hurry(now);
             }
-            Event::SourceChanged => {
+            JobEvent::SourceChanged => {
                 self.is_outdated = matches!(self.next, Next::Answer);
                 self.asked = None;
                 self.hurry(now);
             }
-            Event::SecretsChanged => {
+            JobEvent::SecretsChanged => {
                 if self.needs_mending() {
                     self.failures.changed();
                     self.is_due(now);
                 }
             }
-            Event::IssuerAnswered => {
+            JobEvent::IssuerAnswered => {
                 if matches!(self.next, Next::Retry(_)) {
                     self.is_due(now);
                 }
             }
-            Event::Acquired(candidate) => {
+            JobEvent::Acquired(candidate) => {
                 actions.extend(self.acquired(&candidate, now, sample));
             }
-            Event::Failed {
+            JobEvent::Failed {
                 kind,
                 retry_after,
                 is_local,
             } => self.failed(kind, retry_after, is_local, now, sample),
-            Event::PartDies(at) => self.part_dies(at, now, sample),
-            Event::Keep(event) => self.keep.step(event, now, sample),
-            Event::Output(index, event) => {
+            JobEvent::PartDies(at) => self.part_dies(at, now, sample),
+            JobEvent::Keep(event) => self.keep.step(event, now, sample),
+            JobEvent::Output(index, event) => {
                 if let Some(output) = self.outputs.get_mut(index) {
                     output.step(event, now, sample);
                 }
@@ -238,7 +238,7 @@ impl Job {
             );
             self.retime(now, sample);
         }
-        self.tell_outputs(&publication::Event::Restored, now, sample);
+        self.tell_outputs(&output::OutputEvent::Restored, now, sample);
         Some(Action::Adopt)
     }
 
@@ -270,8 +270,8 @@ impl Job {
                 rotating_expires_at: candidate.rotating_expires_at,
             };
             self.hold(life, now);
-            self.keep.step(publication::Event::Changed, now, sample);
-            self.tell_outputs(&publication::Event::Changed, now, sample);
+            self.keep.step(output::OutputEvent::Changed, now, sample);
+            self.tell_outputs(&output::OutputEvent::Changed, now, sample);
         }
         if lives_longer {
             self.retime(now, sample);
@@ -402,7 +402,7 @@ impl Job {
         }
     }
 
-    fn tell_outputs(&mut self, event: &publication::Event, now: Reading, sample: f64) {
+    fn tell_outputs(&mut self, event: &output::OutputEvent, now: Reading, sample: f64) {
         for output in &mut self.outputs {
             output.step(event.clone(), now, sample);
         }
@@ -442,7 +442,7 @@ impl Job {
         let writes = self.outputs.iter().chain([&self.keep]);
         let write = writes
             .filter(|_| self.lives(now))
-            .filter_map(Publication::wakes_at)
+            .filter_map(OutputLifecycle::wakes_at)
             .min();
         [self.acquires_at(now), write].into_iter().flatten().min()
     }
@@ -453,7 +453,7 @@ impl Job {
         if matches!(self.next, Next::Due) {
             self.retime(now, sample);
         }
-        self.step(Event::Woken, now, sample)
+        self.step(JobEvent::Woken, now, sample)
     }
 
     /// Replaces the outputs; the held token is written to all of them. Not to be called while one [is written](Self::is_writing):
@@ -465,17 +465,17 @@ impl Job {
         now: Reading,
         sample: f64,
     ) -> Vec<Action> {
-        self.outputs = vec![Publication::new(Some(verify)); outputs];
+        self.outputs = vec![OutputLifecycle::new(Some(verify)); outputs];
         if self.held.is_some() {
-            self.tell_outputs(&publication::Event::Changed, now, sample);
+            self.tell_outputs(&output::OutputEvent::Changed, now, sample);
         }
-        self.step(Event::Woken, now, sample)
+        self.step(JobEvent::Woken, now, sample)
     }
 
     /// Whether an output is being written, or the token kept.
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        self.keep.is_writing() || self.outputs.iter().any(Publication::is_writing)
+        self.keep.is_writing() || self.outputs.iter().any(OutputLifecycle::is_writing)
     }
 
     /// Whether the source is being asked, or waits for its turn to be.
@@ -552,7 +552,7 @@ impl Job {
 
     /// The state of the token's copy in the state store.
     #[must_use]
-    pub fn keep_state(&self) -> publication::State {
+    pub fn keep_state(&self) -> output::OutputState {
         self.keep.state()
     }
 
@@ -571,8 +571,8 @@ impl Job {
     }
 
     /// The state of each output.
-    pub fn output_states(&self) -> impl Iterator<Item = publication::State> {
-        self.outputs.iter().map(Publication::state)
+    pub fn output_states(&self) -> impl Iterator<Item = output::OutputState> {
+        self.outputs.iter().map(OutputLifecycle::state)
     }
 
     /// Whether consumers have all that there is to have: a token that lives, in every output.
@@ -581,14 +581,14 @@ impl Job {
         self.lives(now)
             && self
                 .output_states()
-                .all(|state| state == publication::State::Written)
+                .all(|state| state == output::OutputState::Written)
     }
 
     /// Whether there is nothing to do but to wait for time to pass.
     #[must_use]
     pub fn is_settled(&self, now: Reading) -> bool {
         self.is_ready(now)
-            && self.keep_state() != publication::State::Writing
+            && self.keep_state() != output::OutputState::Writing
             && !self.is_writing()
             && matches!(self.next, Next::Due)
             && !self.due.is_reached(now)

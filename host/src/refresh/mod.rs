@@ -1,5 +1,5 @@
 //! A job's life as a pure state machine: when to obtain a token anew, what to do next. No clock, no I/O, no await; what
-//! chance there is comes in as a sample. Each rule is one function in a file of its own; [`job::Job`] puts them together.
+//! randomness there is comes in as a sample. Each rule is one function in a file of its own; [`job::JobLifecycle`] puts them together.
 //!
 //! | rule | who decides |
 //! | --- | --- |
@@ -12,7 +12,7 @@
 //! | how long a job waits after a failure, `Retry-After` included | [`backoff::wait`], [`backoff::Streak`] |
 //! | what a failure says about the issuer | [`circuit_breaker::sign`] |
 //! | who may try an issuer in trouble, and when | [`circuit_breaker::CircuitBreaker`], [`circuit_breaker::spacing`] |
-//! | when an output is written, verified, tried again | [`publication::Publication`] |
+//! | when an output is written, verified, tried again | [`output::OutputLifecycle`] |
 //! | whether a clock was set, whether a point in time is there | [`clock::jump`], [`clock::Moment`] |
 //! | whether a stored token shows that the clock was set back | [`clock::is_from_the_future`] |
 
@@ -23,7 +23,7 @@ pub mod clock;
 pub mod due;
 pub mod job;
 pub mod lifetime;
-pub mod publication;
+pub mod output;
 
 use std::time::Duration;
 

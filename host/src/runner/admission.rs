@@ -1,52 +1,52 @@
-//! Who may begin: work waits in the lane that it leans on, each lane has its bound, and only the heads of lanes with room
-//! compete for the process's own bound. A thousand jobs behind one hung issuer wait in its lane and delay nobody else. The fewer places are
-//! free, the fewer a lane may have (dynamic thresholds, Choudhury and Hahne 1998): several that hang leave places too, and a lane
-//! that has nothing under way finds one. However many lanes are slow, all together they leave places to those that are known to be quick, which
+//! Who may begin: work with the same concurrency key waits in one queue, each queue has its bound, and only the heads of queues with room
+//! compete for the process's own bound. A thousand jobs behind one hung issuer wait in its queue and delay nobody else. The fewer places are
+//! free, the fewer a queue may have (dynamic thresholds, Choudhury and Hahne 1998): several that hang leave places too, and a queue
+//! that has nothing under way finds one. However many queues are slow, all together they leave places to those that are known to be quick, which
 //! go first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::Lane;
+use super::ports::ConcurrencyKey;
 
-/// A lane with several pieces of work under way has at most this many times the places that are left, whatever its own bound says: what
+/// A queue with several pieces of work under way has at most this many times the places that are left, whatever its own bound says: what
 /// hangs leaves room for the rest.
 const PER_FREE_PLACE: usize = 3;
 
-/// Work that held its place for longer makes its lane a slow one.
+/// Work that held its place for longer makes its queue a slow one.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// For so many times as long as that work took.
 const SLOW_FOR: u32 = 8;
 
-/// Of all places those lanes together have at most this part that are not known to be quick.
+/// Of all places those queues together have at most this part that are not known to be quick.
 const SLOW_PART: (usize, usize) = (3, 4);
 
 /// Bounds on what is under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct AdmissionBounds {
     /// In the whole process, at least 1.
     pub(super) all: usize,
-    /// On one lane that leans on more than this machine, at least 1.
-    pub(super) per_lane: usize,
+    /// On one queue that leans on more than this machine, at least 1.
+    pub(super) per_key: usize,
 }
 
-impl Bounds {
-    fn of(self, lane: &Lane) -> usize {
-        match lane {
-            Lane::Local => usize::MAX,
-            Lane::Remote(_) | Lane::Plugin { .. } => self.per_lane.max(1),
+impl AdmissionBounds {
+    fn of(self, key: &ConcurrencyKey) -> usize {
+        match key {
+            ConcurrencyKey::Local => usize::MAX,
+            ConcurrencyKey::Remote(_) | ConcurrencyKey::Plugin { .. } => self.per_key.max(1),
         }
     }
 
-    /// How many places those lanes have together that are not known to be quick.
+    /// How many places those queues have together that are not known to be quick.
     fn of_others(self) -> usize {
         let (numerator, denominator) = SLOW_PART;
         (self.all * numerator / denominator).max(1)
     }
 
-    /// Whether a lane may take one more place, when it has some and a number of all is taken.
+    /// Whether a queue may take one more place, when it has some and a number of all is taken.
     const fn leave_room(self, has: usize, taken: usize) -> bool {
         let left = self.all.saturating_sub(taken + 1);
         has == 0 || has < left.saturating_mul(PER_FREE_PLACE)
@@ -56,24 +56,24 @@ impl Bounds {
 /// Waiting and running work. `U` orders it, the least first; what is equally urgent goes in the order of its coming.
 #[derive(Debug)]
 pub(super) struct Admission<U, W> {
-    bounds: Bounds,
+    bounds: AdmissionBounds,
     running: usize,
     waiting: usize,
     came: u64,
-    lanes: BTreeMap<Lane, InLane<U, W>>,
-    /// The head of each lane that has room.
+    queues: BTreeMap<ConcurrencyKey, KeyQueue<U, W>>,
+    /// The head of each queue that has room.
     heads: BTreeSet<Head<U>>,
-    /// The lanes whose pace is known. Until when the slow ones are that, on the boot clock; none: quick.
-    known: BTreeMap<Lane, Option<Duration>>,
+    /// The queues whose pace is known. Until when the slow ones are that, on the boot clock; none: quick.
+    known: BTreeMap<ConcurrencyKey, Option<Duration>>,
     /// The slow ones by time.
-    slow_until: BTreeSet<(Duration, Lane)>,
-    /// What is under way on lanes that are not known to be quick.
+    slow_until: BTreeSet<(Duration, ConcurrencyKey)>,
+    /// What is under way on queues that are not known to be quick.
     running_others: usize,
     /// Plugins behind which nothing begins.
     closed: BTreeSet<Arc<str>>,
 }
 
-/// How long work on a lane held its places. Those that come first go first.
+/// How long work on a queue held its places. Those that come first go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pace {
     Quick,
@@ -81,28 +81,28 @@ enum Pace {
     Slow,
 }
 
-/// The work of a lane that goes first, in the order in which heads do.
+/// The work of a queue that goes first, in the order in which heads do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Head<U> {
     pace: Pace,
     place: (U, u64),
-    lane: Lane,
+    key: ConcurrencyKey,
 }
 
 #[derive(Debug)]
-struct InLane<U, W> {
+struct KeyQueue<U, W> {
     running: usize,
     waiting: BTreeMap<(U, u64), W>,
 }
 
 impl<U: Copy + Ord, W> Admission<U, W> {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: AdmissionBounds) -> Self {
         Self {
             bounds,
             running: 0,
             waiting: 0,
             came: 0,
-            lanes: BTreeMap::new(),
+            queues: BTreeMap::new(),
             heads: BTreeSet::new(),
             known: BTreeMap::new(),
             slow_until: BTreeSet::new(),
@@ -112,113 +112,113 @@ impl<U: Copy + Ord, W> Admission<U, W> {
     }
 
     /// Lets `work` wait for its turn.
-    pub(super) fn enqueue(&mut self, lane: Lane, urgency: U, work: W) {
+    pub(super) fn enqueue(&mut self, key: ConcurrencyKey, urgency: U, work: W) {
         self.came += 1;
         let place = (urgency, self.came);
-        self.in_lane(&lane, |in_lane| {
-            in_lane.waiting.insert(place, work);
+        self.with_queue(&key, |queue| {
+            queue.waiting.insert(place, work);
         });
     }
 
     /// The most urgent work that may begin at `now`, on the boot clock. Whoever takes it gives the place back with [`release`](Self::release).
-    pub(super) fn next(&mut self, now: Duration) -> Option<(Lane, W)> {
+    pub(super) fn next(&mut self, now: Duration) -> Option<(ConcurrencyKey, W)> {
         self.forget_slow(now);
         if self.running >= self.bounds.all.max(1) {
             return None;
         }
-        let has = |lane: &Lane| self.lanes.get(lane).map_or(0, |in_lane| in_lane.running);
+        let has = |key: &ConcurrencyKey| self.queues.get(key).map_or(0, |queue| queue.running);
         let leaves_quick_ones_room = self.running_others < self.bounds.of_others();
         // No more are passed over than have work under way.
         let may_begin = |head: &&Head<U>| {
             (leaves_quick_ones_room || head.pace == Pace::Quick)
-                && self.bounds.leave_room(has(&head.lane), self.running)
+                && self.bounds.leave_room(has(&head.key), self.running)
         };
-        let Head { place, lane, .. } = self.heads.iter().find(may_begin).cloned()?;
-        let work = self.in_lane(&lane, |in_lane| {
-            in_lane.running += 1;
-            in_lane.waiting.remove(&place)
+        let Head { place, key, .. } = self.heads.iter().find(may_begin).cloned()?;
+        let work = self.with_queue(&key, |queue| {
+            queue.running += 1;
+            queue.waiting.remove(&place)
         })?;
-        Some((lane, work))
+        Some((key, work))
     }
 
-    /// Gives back a place in `lane` that was held for so long, until `now`, on the boot clock.
-    pub(super) fn release(&mut self, lane: &Lane, held: Duration, now: Duration) {
-        self.hand_back(lane);
-        let is_slow_until = self.known.get(lane).copied().flatten();
+    /// Gives back a place in `queue` that was held for so long, until `now`, on the boot clock.
+    pub(super) fn release(&mut self, key: &ConcurrencyKey, held: Duration, now: Duration) {
+        self.hand_back(key);
+        let is_slow_until = self.known.get(key).copied().flatten();
         if held > SLOW {
             let until = now.saturating_add(held.saturating_mul(SLOW_FOR));
-            self.know(lane, Some(Some(until).max(is_slow_until)));
+            self.know(key, Some(Some(until).max(is_slow_until)));
         } else if is_slow_until.is_none() {
-            self.know(lane, Some(None));
+            self.know(key, Some(None));
         }
     }
 
-    /// Gives back a place in `lane` that was not used.
-    pub(super) fn hand_back(&mut self, lane: &Lane) {
-        self.in_lane(lane, |in_lane| {
-            in_lane.running = in_lane.running.saturating_sub(1);
+    /// Gives back a place in `queue` that was not used.
+    pub(super) fn hand_back(&mut self, key: &ConcurrencyKey) {
+        self.with_queue(key, |queue| {
+            queue.running = queue.running.saturating_sub(1);
         });
     }
 
-    /// Lets nothing begin any more in the lanes behind a plugin, or lets it begin again.
+    /// Lets nothing begin any more in the queues behind a plugin, or lets it begin again.
     pub(super) fn close(&mut self, plugin: &Arc<str>, is_closed: bool) {
-        let all = self.lanes.keys();
-        let behind = all.filter(|lane| lane.plugin() == Some(plugin));
-        let behind: Vec<Lane> = behind.cloned().collect();
+        let all = self.queues.keys();
+        let behind = all.filter(|key| key.plugin() == Some(plugin));
+        let behind: Vec<ConcurrencyKey> = behind.cloned().collect();
         // Their heads come or go.
-        let taken: Vec<_> = behind.iter().map(|lane| self.take_out(lane)).collect();
+        let taken: Vec<_> = behind.iter().map(|key| self.take_out(key)).collect();
         if is_closed {
             self.closed.insert(Arc::clone(plugin));
         } else {
             self.closed.remove(plugin);
         }
-        for (lane, in_lane) in behind.iter().zip(taken) {
-            self.put_in(lane, in_lane);
+        for (key, queue) in behind.iter().zip(taken) {
+            self.put_in(key, queue);
         }
     }
 
-    /// Lets lanes be as unknown ones again whose time as slow ones is over.
+    /// Lets queues be as unknown ones again whose time as slow ones is over.
     fn forget_slow(&mut self, now: Duration) {
-        while let Some((until, lane)) = self.slow_until.first().cloned()
+        while let Some((until, key)) = self.slow_until.first().cloned()
             && until <= now
         {
-            self.know(&lane, None);
+            self.know(&key, None);
         }
     }
 
-    /// From now on this is known of a lane's pace.
-    fn know(&mut self, lane: &Lane, known: Option<Option<Duration>>) {
-        if self.known.get(lane).copied() == known {
+    /// From now on this is known of a queue's pace.
+    fn know(&mut self, key: &ConcurrencyKey, known: Option<Option<Duration>>) {
+        if self.known.get(key).copied() == known {
             return;
         }
         // Its head changes its place.
-        let in_lane = self.take_out(lane);
-        if let Some(Some(until)) = self.known.remove(lane) {
-            self.slow_until.remove(&(until, lane.clone()));
+        let queue = self.take_out(key);
+        if let Some(Some(until)) = self.known.remove(key) {
+            self.slow_until.remove(&(until, key.clone()));
         }
         if let Some(until) = known {
-            self.known.insert(lane.clone(), until);
+            self.known.insert(key.clone(), until);
             self.slow_until
-                .extend(until.map(|until| (until, lane.clone())));
+                .extend(until.map(|until| (until, key.clone())));
         }
-        self.put_in(lane, in_lane);
+        self.put_in(key, queue);
     }
 
-    fn pace(&self, lane: &Lane) -> Pace {
-        match self.known.get(lane) {
+    fn pace(&self, key: &ConcurrencyKey) -> Pace {
+        match self.known.get(key) {
             Some(Some(_)) => Pace::Slow,
             Some(None) => Pace::Quick,
-            None if *lane == Lane::Local => Pace::Quick,
+            None if *key == ConcurrencyKey::Local => Pace::Quick,
             None => Pace::Unknown,
         }
     }
 
     /// Drops waiting work that is not wanted any more.
     pub(super) fn retain(&mut self, wanted: impl Fn(&W) -> bool) {
-        let lanes: Vec<Lane> = self.lanes.keys().cloned().collect();
-        for lane in lanes {
-            self.in_lane(&lane, |in_lane| {
-                in_lane.waiting.retain(|_, work| wanted(work));
+        let queues: Vec<ConcurrencyKey> = self.queues.keys().cloned().collect();
+        for key in queues {
+            self.with_queue(&key, |queue| {
+                queue.waiting.retain(|_, work| wanted(work));
             });
         }
     }
@@ -233,54 +233,58 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         self.running
     }
 
-    /// Changes a lane and keeps `heads` and what is counted right; an empty lane is forgotten.
-    fn in_lane<R>(&mut self, lane: &Lane, change: impl FnOnce(&mut InLane<U, W>) -> R) -> R {
-        let mut in_lane = self.take_out(lane);
-        let result = change(&mut in_lane);
-        self.put_in(lane, in_lane);
+    /// Changes a queue and keeps `heads` and what is counted right; an empty queue is forgotten.
+    fn with_queue<R>(
+        &mut self,
+        key: &ConcurrencyKey,
+        change: impl FnOnce(&mut KeyQueue<U, W>) -> R,
+    ) -> R {
+        let mut queue = self.take_out(key);
+        let result = change(&mut queue);
+        self.put_in(key, queue);
         result
     }
 
-    /// Of a lane that has room.
-    fn head(&self, lane: &Lane, in_lane: &InLane<U, W>) -> Option<Head<U>> {
-        let is_closed = lane.plugin().is_some_and(|it| self.closed.contains(it));
-        if is_closed || in_lane.running >= self.bounds.of(lane) {
+    /// Of a queue that has room.
+    fn head(&self, key: &ConcurrencyKey, queue: &KeyQueue<U, W>) -> Option<Head<U>> {
+        let is_closed = key.plugin().is_some_and(|it| self.closed.contains(it));
+        if is_closed || queue.running >= self.bounds.of(key) {
             return None;
         }
         Some(Head {
-            pace: self.pace(lane),
-            place: *in_lane.waiting.first_key_value()?.0,
-            lane: lane.clone(),
+            pace: self.pace(key),
+            place: *queue.waiting.first_key_value()?.0,
+            key: key.clone(),
         })
     }
 
-    fn take_out(&mut self, lane: &Lane) -> InLane<U, W> {
-        let in_lane = self.lanes.remove(lane).unwrap_or_default();
-        let is_quick = self.pace(lane) == Pace::Quick;
-        if let Some(head) = self.head(lane, &in_lane) {
+    fn take_out(&mut self, key: &ConcurrencyKey) -> KeyQueue<U, W> {
+        let queue = self.queues.remove(key).unwrap_or_default();
+        let is_quick = self.pace(key) == Pace::Quick;
+        if let Some(head) = self.head(key, &queue) {
             self.heads.remove(&head);
         }
-        self.waiting -= in_lane.waiting.len();
-        self.running -= in_lane.running;
-        self.running_others -= if is_quick { 0 } else { in_lane.running };
-        in_lane
+        self.waiting -= queue.waiting.len();
+        self.running -= queue.running;
+        self.running_others -= if is_quick { 0 } else { queue.running };
+        queue
     }
 
-    fn put_in(&mut self, lane: &Lane, in_lane: InLane<U, W>) {
-        let is_quick = self.pace(lane) == Pace::Quick;
-        if let Some(head) = self.head(lane, &in_lane) {
+    fn put_in(&mut self, key: &ConcurrencyKey, queue: KeyQueue<U, W>) {
+        let is_quick = self.pace(key) == Pace::Quick;
+        if let Some(head) = self.head(key, &queue) {
             self.heads.insert(head);
         }
-        self.waiting += in_lane.waiting.len();
-        self.running += in_lane.running;
-        self.running_others += if is_quick { 0 } else { in_lane.running };
-        if in_lane.running > 0 || !in_lane.waiting.is_empty() {
-            self.lanes.insert(lane.clone(), in_lane);
+        self.waiting += queue.waiting.len();
+        self.running += queue.running;
+        self.running_others += if is_quick { 0 } else { queue.running };
+        if queue.running > 0 || !queue.waiting.is_empty() {
+            self.queues.insert(key.clone(), queue);
         }
     }
 }
 
-impl<U, W> Default for InLane<U, W> {
+impl<U, W> Default for KeyQueue<U, W> {
     fn default() -> Self {
         Self {
             running: 0,
@@ -297,17 +301,14 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
-        all: 8,
-        per_lane: 2,
-    };
+    const BOUNDS: AdmissionBounds = AdmissionBounds { all: 8, per_key: 2 };
 
     const NOW: Duration = Duration::from_secs(1000);
 
     const QUICK: Duration = Duration::from_millis(50);
 
-    fn remote(name: &str) -> Lane {
-        Lane::Remote(name.into())
+    fn remote(name: &str) -> ConcurrencyKey {
+        ConcurrencyKey::Remote(name.into())
     }
 
     fn drain(admission: &mut Admission<u32, u32>) -> Vec<u32> {
@@ -322,13 +323,13 @@ mod tests {
     fn the_most_urgent_begins_first_and_equals_in_the_order_of_their_coming() {
         let mut admission = Admission::new(BOUNDS);
         for (urgency, work) in [(5, 50), (1, 10), (1, 11), (3, 30)] {
-            admission.enqueue(Lane::Local, urgency, work);
+            admission.enqueue(ConcurrencyKey::Local, urgency, work);
         }
         assert_eq!(drain(&mut admission), [10, 11, 30, 50]);
     }
 
     #[test]
-    fn a_hung_lane_with_a_thousand_jobs_delays_nobody_else() {
+    fn a_hung_queue_with_a_thousand_jobs_delays_nobody_else() {
         let mut admission = Admission::new(BOUNDS);
         for work in 0..1000 {
             admission.enqueue(remote("hung"), 0, work);
@@ -342,67 +343,70 @@ mod tests {
 
     #[test]
     fn whatever_leans_on_more_than_this_machine_has_a_bound_of_its_own() {
-        let issuer = || Lane::Remote("https://issuer".into());
-        for (lane, most) in [
-            (Lane::Local, 6),
+        let issuer = || ConcurrencyKey::Remote("https://issuer".into());
+        for (key, most) in [
+            (ConcurrencyKey::Local, 6),
             (issuer(), 2),
             (issuer().behind("source"), 2),
-            (Lane::Local.behind("source"), 2),
+            (ConcurrencyKey::Local.behind("source"), 2),
         ] {
             let mut admission = Admission::new(BOUNDS);
             for work in 0..100 {
-                admission.enqueue(lane.clone(), 0, work);
+                admission.enqueue(key.clone(), 0, work);
             }
-            assert_eq!(drain(&mut admission).len(), most, "{lane:?}");
+            assert_eq!(drain(&mut admission).len(), most, "{key:?}");
         }
     }
 
     #[test]
-    fn no_lane_takes_all_places_even_if_its_own_bound_would_let_it() {
-        let mut admission = Admission::new(Bounds {
+    fn no_queue_takes_all_places_even_if_its_own_bound_would_let_it() {
+        let mut admission = Admission::new(AdmissionBounds {
             all: 8,
-            per_lane: 64,
+            per_key: 64,
         });
         for work in 0..100 {
             admission.enqueue(remote("hung"), 0, work);
-            admission.enqueue(Lane::Local, 1, work);
+            admission.enqueue(ConcurrencyKey::Local, 1, work);
         }
-        let begun = std::iter::from_fn(|| admission.next(NOW)).map(|(lane, _)| lane);
+        let begun = std::iter::from_fn(|| admission.next(NOW)).map(|(key, _)| key);
         // One is left for whoever comes next.
-        assert_eq!(begun.filter(|lane| *lane == Lane::Local).count(), 6);
+        assert_eq!(begun.filter(|key| *key == ConcurrencyKey::Local).count(), 6);
         assert_eq!(admission.running(), 7);
     }
 
-    /// An admission that knows these lanes to be quick.
-    fn knowing(bounds: Bounds, lanes: impl Iterator<Item = Lane>) -> Admission<u32, u32> {
+    /// An admission that knows these queues to be quick.
+    fn knowing(
+        bounds: AdmissionBounds,
+        queues: impl Iterator<Item = ConcurrencyKey>,
+    ) -> Admission<u32, u32> {
         let mut admission = Admission::new(bounds);
-        for lane in lanes {
-            admission.enqueue(lane.clone(), 0, 0);
+        for key in queues {
+            admission.enqueue(key.clone(), 0, 0);
             assert_eq!(drain(&mut admission), [0]);
-            admission.release(&lane, QUICK, NOW);
+            admission.release(&key, QUICK, NOW);
         }
         admission
     }
 
-    fn well(number: u32) -> Lane {
+    fn well(number: u32) -> ConcurrencyKey {
         remote(&format!("well {number}"))
     }
 
     #[test]
-    fn however_many_lanes_hang_others_find_places() {
+    fn however_many_queues_hang_others_find_places() {
         for (hung, places) in [(1, 16), (2, 10), (4, 4), (10, 1), (62, 16), (1000, 16)] {
-            let bounds = Bounds {
+            let bounds = AdmissionBounds {
                 all: 64,
-                per_lane: 16,
+                per_key: 16,
             };
             let mut admission = knowing(bounds, (0..places).map(well));
             for work in 0..200 {
-                for lane in 0..hung {
-                    let lane = match lane % 2 {
-                        0 => Lane::Local.behind(&lane.to_string()),
-                        _ => remote(&lane.to_string()),
+                for key in 0..hung {
+                    let key = match key % 2 {
+                        0 => ConcurrencyKey::Local.behind(&key.to_string()),
+                        _ => remote(&key.to_string()),
                     };
-                    admission.enqueue(lane, 0, 1000 + work);
+                    admission.enqueue(key, 0, 1000 + work);
                 }
             }
             drain(&mut admission);
@@ -429,12 +433,12 @@ mod tests {
         drain(&mut admission);
         admission.release(&remote("slow"), QUICK, NOW);
         let mut come = |now| {
-            for (urgency, lane) in [(1, "slow"), (2, "unknown"), (3, "quick")] {
-                admission.enqueue(remote(lane), urgency, urgency);
+            for (urgency, key) in [(1, "slow"), (2, "unknown"), (3, "quick")] {
+                admission.enqueue(remote(key), urgency, urgency);
             }
             let order = drain_at(&mut admission, now);
-            for lane in ["slow", "unknown", "quick"] {
-                admission.hand_back(&remote(lane));
+            for key in ["slow", "unknown", "quick"] {
+                admission.hand_back(&remote(key));
             }
             order
         };
@@ -444,10 +448,7 @@ mod tests {
 
     #[test]
     fn a_bound_of_one_lets_one_at_a_time() {
-        let mut admission = Admission::new(Bounds {
-            all: 1,
-            per_lane: 1,
-        });
+        let mut admission = Admission::new(AdmissionBounds { all: 1, per_key: 1 });
         admission.enqueue(remote("a"), 0, 1);
         admission.enqueue(remote("b"), 0, 2);
         assert_eq!(drain(&mut admission), [1]);
@@ -458,7 +459,10 @@ mod tests {
     #[test]
     fn what_is_behind_a_closed_plugin_waits_and_nothing_else_does() {
         let mut admission = Admission::new(BOUNDS);
-        let (remote_behind, behind) = (remote("a").behind("slow"), Lane::Local.behind("slow"));
+        let (remote_behind, behind) = (
+            remote("a").behind("slow"),
+            ConcurrencyKey::Local.behind("slow"),
+        );
         admission.enqueue(behind.clone(), 0, 1);
         admission.close(&"slow".into(), true);
         admission.enqueue(behind, 0, 2);
@@ -475,7 +479,7 @@ mod tests {
     fn what_is_not_wanted_any_more_is_dropped() {
         let mut admission = Admission::new(BOUNDS);
         for work in 0..6 {
-            admission.enqueue(Lane::Local, 0, work);
+            admission.enqueue(ConcurrencyKey::Local, 0, work);
         }
         admission.retain(|work| work % 2 == 1);
         assert_eq!(drain(&mut admission), [1, 3, 5]);
@@ -484,33 +488,33 @@ mod tests {
     proptest! {
         #[test]
         fn bounds_hold_and_everything_begins_once(
-            coming in proptest::collection::vec((0_u8..4, 0_u32..5), 1..200), all in 1_usize..9, per_lane in 1_usize..9, held_ms in 0_u64..5000,
+            coming in proptest::collection::vec((0_u8..4, 0_u32..5), 1..200), all in 1_usize..9, per_key in 1_usize..9, held_ms in 0_u64..5000,
         ) {
             let (held, mut now) = (Duration::from_millis(held_ms), NOW);
-            let bounds = Bounds { all, per_lane };
+            let bounds = AdmissionBounds { all, per_key };
             let mut admission = Admission::new(bounds);
-            let mut running: Vec<Lane> = Vec::new();
+            let mut running: Vec<ConcurrencyKey> = Vec::new();
             let mut begun = Vec::new();
             let total = coming.len();
             let mut coming = coming.into_iter().enumerate();
             loop {
-                for (work, (lane, urgency)) in coming.by_ref().take(3) {
-                    let lane = if lane == 0 { Lane::Local } else { remote(&lane.to_string()) };
-                    admission.enqueue(lane, urgency, work);
+                for (work, (key, urgency)) in coming.by_ref().take(3) {
+                    let key = if key == 0 { ConcurrencyKey::Local } else { remote(&key.to_string()) };
+                    admission.enqueue(key, urgency, work);
                 }
-                while let Some((lane, work)) = admission.next(now) {
-                    running.push(lane);
+                while let Some((key, work)) = admission.next(now) {
+                    running.push(key);
                     begun.push(work);
                 }
                 prop_assert!(running.len() <= all);
-                let mut of_lane = BTreeMap::new();
-                for lane in &running {
-                    *of_lane.entry(lane.clone()).or_insert(0) += 1;
+                let mut by_key = BTreeMap::new();
+                for key in &running {
+                    *by_key.entry(key.clone()).or_insert(0) += 1;
                 }
-                prop_assert!(of_lane.iter().all(|(lane, count)| *count <= bounds.of(lane)));
-                let Some(lane) = running.pop() else { break };
+                prop_assert!(by_key.iter().all(|(key, count)| *count <= bounds.of(key)));
+                let Some(key) = running.pop() else { break };
                 now += held;
-                admission.release(&lane, held, now);
+                admission.release(&key, held, now);
             }
             begun.sort_unstable();
             prop_assert_eq!(begun, (0..total).collect::<Vec<_>>());

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::ports::{Call, Issuer, JobToken, Owner, Ports, Write};
+use super::ports::{AcquireContext, Issuer, JobToken, OutputOwner, Ports, Write};
 use super::source_hash::source_hash;
 use super::status::{
-    ChainState, Compiling, FailureStatus, HeldBack, JobState, JobStatus, OutputState, OutputStatus,
-    SharedStatus,
+    ChainState, Compiling, FailureStatus, HeldBack, JobState, JobStatus, OutputStatus, SharedStatus,
 };
 use super::work::Task;
 use crate::capability::Acquired;
@@ -19,7 +18,7 @@ use crate::model::token::{Expiry, KeptToken, Token, jwt};
 use crate::model::{Job, Output, SharedOutput};
 use crate::refresh::admit::Candidate;
 use crate::refresh::lifetime;
-use crate::refresh::publication::{Publication, Purpose, State};
+use crate::refresh::output::{OutputLifecycle, OutputState, Purpose};
 use crate::refresh::{self, clock, job::Life};
 
 /// What waits until no output of the job is being written.
@@ -31,11 +30,11 @@ pub(super) enum Pending {
 
 /// A job under way. Of its token there is one copy.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct JobEntry {
     pub(super) config: Arc<Job>,
     /// A token obtained under another one is not this job's.
     pub(super) source_hash: [u8; 32],
-    pub(super) machine: refresh::job::Job,
+    pub(super) machine: refresh::job::JobLifecycle,
     pub(super) token: Option<Arc<KeptToken>>,
     /// Whom the source asks, as of when it was last to be asked.
     pub(super) issuer: Option<Issuer>,
@@ -96,12 +95,17 @@ pub(crate) fn weigh(
     (candidate, kept)
 }
 
-impl Entry {
+impl JobEntry {
     pub(super) fn new(config: Arc<Job>, now: Reading) -> Self {
         let outputs = config.outputs.len();
         Self {
             source_hash: source_hash(&config),
-            machine: refresh::job::Job::new(config.refresh.clone(), config.verify, outputs, now),
+            machine: refresh::job::JobLifecycle::new(
+                config.refresh.clone(),
+                config.verify,
+                outputs,
+                now,
+            ),
             config,
             token: None,
             issuer: None,
@@ -158,7 +162,7 @@ impl Entry {
     }
 
     pub(super) fn acquire(&self) -> Task {
-        let call = Call {
+        let call = AcquireContext {
             attempt: self.machine.failures(),
             previous_expires_at: self.token.as_ref().and_then(|held| held.expires_at),
         };
@@ -172,7 +176,7 @@ impl Entry {
 
     pub(super) fn write(&self, index: usize, purpose: Purpose) -> Option<Task> {
         let write = Write {
-            owner: Owner::Job(self.config.id.clone()),
+            owner: OutputOwner::Job(self.config.id.clone()),
             index,
             purpose,
             output: self.config.outputs.get(index)?.clone(),
@@ -216,15 +220,16 @@ impl Entry {
     }
 
     /// Notes what consumers have, if every output has the job's token. `shared`: where the outputs stand that it shares.
-    pub(super) fn note_published(&mut self, now: Reading, shared: &[State]) {
+    pub(super) fn note_published(&mut self, now: Reading, shared: &[OutputState]) {
         if self.is_everywhere(now, shared) {
             self.published_expires_at = self.expires_at(now);
         }
     }
 
     /// Whether a token that lives is in every output. A shared one that waits for another job's token waits for nothing of this job.
-    fn is_everywhere(&self, now: Reading, shared: &[State]) -> bool {
-        let is_done = |state: &State| matches!(state, State::Written | State::Waiting);
+    fn is_everywhere(&self, now: Reading, shared: &[OutputState]) -> bool {
+        let is_done =
+            |state: &OutputState| matches!(state, OutputState::Written | OutputState::Waiting);
         self.machine.is_ready(now) && shared.iter().all(is_done)
     }
 
@@ -243,7 +248,7 @@ impl Entry {
         self.is_death_told = is_dead;
     }
 
-    fn state(&self, now: Reading, is_held_back: bool, shared: &[State]) -> JobState {
+    fn state(&self, now: Reading, is_held_back: bool, shared: &[OutputState]) -> JobState {
         let machine = &self.machine;
         let mut outputs = machine.output_states().chain(shared.iter().copied());
         let has_failed = machine.failures() > 0;
@@ -258,7 +263,9 @@ impl Entry {
                     JobState::Ready
                 }
             }
-            (Some(_), true) if outputs.any(|state| state == State::Failing) => JobState::Unwritten,
+            (Some(_), true) if outputs.any(|state| state == OutputState::Failing) => {
+                JobState::Unwritten
+            }
             (Some(_), true) => JobState::Publishing,
         }
     }
@@ -281,7 +288,7 @@ impl Entry {
         now: Reading,
         (held_back, compiling): (Option<HeldBack>, Option<Compiling>),
         next_refresh: Option<Timestamp>,
-        shared: &[State],
+        shared: &[OutputState],
         ports: &Ports,
     ) -> JobStatus {
         let outputs = self.config.outputs.iter();
@@ -331,7 +338,7 @@ impl Entry {
 pub(super) struct SharedEntry {
     pub(super) config: Arc<SharedOutput>,
     pub(super) index: usize,
-    pub(super) publication: Publication,
+    pub(super) publication: OutputLifecycle,
     pub(super) failure: Option<Box<FailureStatus>>,
 }
 
@@ -340,14 +347,14 @@ impl SharedEntry {
         Self {
             config,
             index,
-            publication: Publication::new(Some(verify)),
+            publication: OutputLifecycle::new(Some(verify)),
             failure: None,
         }
     }
 
     pub(super) fn write(&self, tokens: Vec<JobToken>, purpose: Purpose) -> Task {
         Task::Write(Box::new(Write {
-            owner: Owner::Shared,
+            owner: OutputOwner::Shared,
             index: self.index,
             purpose,
             output: self.config.output.clone(),
@@ -357,7 +364,7 @@ impl SharedEntry {
 
     pub(super) fn is_finished(&self) -> bool {
         !self.publication.is_writing()
-            && (self.publication.state() == State::Written
+            && (self.publication.state() == OutputState::Written
                 || self.failure.as_deref().is_some_and(is_for_good))
     }
 
@@ -387,18 +394,13 @@ const fn is_for_good(failure: &FailureStatus) -> bool {
 
 fn output_status(
     output: &Output,
-    state: State,
+    state: OutputState,
     failure: Option<&FailureStatus>,
     next_try: Option<Timestamp>,
 ) -> OutputStatus {
     OutputStatus {
         destination: output.destination.to_string(),
-        state: match state {
-            State::Waiting => OutputState::Waiting,
-            State::Writing => OutputState::Writing,
-            State::Written => OutputState::Written,
-            State::Failing => OutputState::Failing,
-        },
+        state,
         failure: failure.cloned(),
         next_try,
     }
@@ -419,7 +421,7 @@ mod tests {
     #[test]
     fn what_there_is_for_each_of_ten_thousand_jobs_is_small() {
         let counts = 2 * size_of::<usize>();
-        assert!(size_of::<Entry>() <= 512, "{}", size_of::<Entry>());
+        assert!(size_of::<JobEntry>() <= 512, "{}", size_of::<JobEntry>());
         assert!(size_of::<Job>() + counts <= 512, "{}", size_of::<Job>());
     }
 
@@ -445,7 +447,7 @@ mod tests {
                 "the same was to die meanwhile",
             ),
         ] {
-            let mut entry = Entry::new(Arc::new(job("a")), now);
+            let mut entry = JobEntry::new(Arc::new(job("a")), now);
             entry.token = held.map(|end| {
                 Arc::new(KeptToken {
                     token: token("held", Expiry::At(end)),

@@ -13,7 +13,7 @@ const COMMANDS: usize = 64;
 
 /// A change to what the runner does.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub enum JobChange {
     /// Adds the job, or replaces the one with its id. What did not change goes on: another source asks at once, another
     /// policy only re-times, other outputs get the held token.
     Put(Arc<Job>),
@@ -25,7 +25,7 @@ pub enum Change {
 
 /// What became of a wish for new tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RefreshAsked {
     /// When; whatever a job's source gives from here on is an answer to the wish.
     pub at: Timestamp,
     /// Names that are no job's. If there are any, no job was asked.
@@ -35,23 +35,23 @@ pub struct Asked {
 /// The runner has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the process is stopping")]
-pub struct Stopped;
+pub struct RunnerStopped;
 
 #[derive(Debug)]
-pub(super) enum Command {
-    Apply(Vec<Change>, oneshot::Sender<()>),
-    Refresh(Vec<String>, oneshot::Sender<Asked>),
+pub(super) enum RunnerCommand {
+    Apply(Vec<JobChange>, oneshot::Sender<()>),
+    Refresh(Vec<String>, oneshot::Sender<RefreshAsked>),
     Status(Vec<String>, oneshot::Sender<Snapshot>),
 }
 
 /// Talks to a runner. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<RunnerCommand>,
 }
 
 impl Handle {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<RunnerCommand>) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         (Self { commands }, receiver)
     }
@@ -61,8 +61,8 @@ impl Handle {
     /// # Errors
     ///
     /// The runner has ended.
-    pub async fn apply(&self, changes: Vec<Change>) -> Result<(), Stopped> {
-        self.ask(|reply| Command::Apply(changes, reply)).await
+    pub async fn apply(&self, changes: Vec<JobChange>) -> Result<(), RunnerStopped> {
+        self.ask(|reply| RunnerCommand::Apply(changes, reply)).await
     }
 
     /// Asks the sources of these jobs, by name or `namespace/name`, for new tokens now; no names: of all jobs. If one of the names is no
@@ -71,8 +71,8 @@ impl Handle {
     /// # Errors
     ///
     /// The runner has ended.
-    pub async fn refresh(&self, jobs: Vec<String>) -> Result<Asked, Stopped> {
-        self.ask(|reply| Command::Refresh(jobs, reply)).await
+    pub async fn refresh(&self, jobs: Vec<String>) -> Result<RefreshAsked, RunnerStopped> {
+        self.ask(|reply| RunnerCommand::Refresh(jobs, reply)).await
     }
 
     /// Where these jobs stand, by name or `namespace/name`; no names: all jobs.
@@ -80,19 +80,19 @@ impl Handle {
     /// # Errors
     ///
     /// The runner has ended.
-    pub async fn status(&self, jobs: Vec<String>) -> Result<Snapshot, Stopped> {
-        self.ask(|reply| Command::Status(jobs, reply)).await
+    pub async fn status(&self, jobs: Vec<String>) -> Result<Snapshot, RunnerStopped> {
+        self.ask(|reply| RunnerCommand::Status(jobs, reply)).await
     }
 
     async fn ask<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, Stopped> {
+        command: impl FnOnce(oneshot::Sender<T>) -> RunnerCommand,
+    ) -> Result<T, RunnerStopped> {
         let (reply, answer) = oneshot::channel();
         self.commands
             .send(command(reply))
             .await
-            .map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+            .map_err(|_| RunnerStopped)?;
+        answer.await.map_err(|_| RunnerStopped)
     }
 }

@@ -11,7 +11,8 @@ use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
 use super::ports::{
-    self, Acquirer, Call, Change, Issuer, JobToken, Lane, Owner, Part, Published, Publisher, Write,
+    self, AcquireContext, Acquirer, ConcurrencyKey, Issuer, JobToken, OutputOwner, Part, Published,
+    Publisher, Write, WriteOutcome,
 };
 use super::source_hash::place;
 use crate::capability::chain::{ChainState, PluginId};
@@ -24,7 +25,7 @@ use crate::model::{Format, Job, Output, SecretOrigin, Source};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::{Plugins, SourcePlugin, World};
 use crate::refresh::lifetime;
-use crate::refresh::publication::Purpose;
+use crate::refresh::output::Purpose;
 
 /// Joins the rooms below the runner.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Live {
         }
     }
 
-    /// Judges the options of a plugin's jobs, so that their endpoints are at hand: lanes are asked for without waiting. What cannot be judged
+    /// Judges the options of a plugin's jobs, so that their endpoints are at hand: concurrency keys are asked for without waiting. What cannot be judged
     /// now is with its first call.
     pub async fn judge_options(&self, plugin: &str) {
         let sources = self.jobs.iter().map(|job| &job.source);
@@ -162,9 +163,11 @@ fn fields_that_die_first(kept: &KeptToken) -> Vec<(&str, Timestamp)> {
 }
 
 impl Acquirer for Live {
-    fn lane(&self, job: &Job) -> Lane {
-        let lane = self.origin(job).map_or(Lane::Local, Lane::Remote);
-        lane.behind(&job.source.plugin)
+    fn concurrency_key(&self, job: &Job) -> ConcurrencyKey {
+        let concurrency_key = self
+            .origin(job)
+            .map_or(ConcurrencyKey::Local, ConcurrencyKey::Remote);
+        concurrency_key.behind(&job.source.plugin)
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
@@ -208,7 +211,7 @@ impl Acquirer for Live {
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
-        call: Call,
+        call: AcquireContext,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
             let plugin = self.plugins.source(&job.source.plugin).await?;
@@ -226,7 +229,7 @@ impl Acquirer for Live {
 struct Component<'a> {
     name: &'a str,
     plugin: SourcePlugin,
-    call: Call,
+    call: AcquireContext,
 }
 
 impl TokenSource for Component<'_> {
@@ -254,7 +257,7 @@ impl TokenSource for Component<'_> {
         job: &'a Job,
         call: &'a capability::Call,
     ) -> BoxFuture<'a, Result<Token, Unsuccessful>> {
-        let Call {
+        let AcquireContext {
             attempt,
             previous_expires_at,
         } = self.call;
@@ -263,15 +266,15 @@ impl TokenSource for Component<'_> {
 }
 
 impl Publisher for Live {
-    fn lane(&self, output: &Output) -> Lane {
-        let lane = if output.destination.is_in_cluster() {
+    fn concurrency_key(&self, output: &Output) -> ConcurrencyKey {
+        let concurrency_key = if output.destination.is_in_cluster() {
             ports::cluster()
         } else {
-            Lane::Local
+            ConcurrencyKey::Local
         };
         match &output.format {
-            Some(format) => lane.behind(&format.plugin),
-            None => lane,
+            Some(format) => concurrency_key.behind(&format.plugin),
+            None => concurrency_key,
         }
     }
 
@@ -281,8 +284,8 @@ impl Publisher for Live {
             let shared = shared_owner();
             let publication = Publication {
                 job: match &write.owner {
-                    Owner::Job(job) => job,
-                    Owner::Shared => &shared,
+                    OutputOwner::Job(job) => job,
+                    OutputOwner::Shared => &shared,
                 },
                 output_index: write.index,
                 artifacts: &artifacts,
@@ -300,9 +303,9 @@ impl Publisher for Live {
                 self.outputs.publish(destination, &publication).await?
             };
             let change = match written {
-                Written::Changed if write.purpose == Purpose::Verify => Change::PutRight,
-                Written::Changed => Change::Written,
-                Written::Unchanged => Change::Unchanged,
+                Written::Changed if write.purpose == Purpose::Verify => WriteOutcome::PutRight,
+                Written::Changed => WriteOutcome::Written,
+                Written::Unchanged => WriteOutcome::Unchanged,
             };
             Ok(Published { change, parts })
         })
@@ -474,11 +477,15 @@ mod tests {
             assert_eq!(known.is_ok(), plugin != "unheard-of", "{what}");
             let issuer = live.issuer(&job).map(|issuer| issuer.origin);
             assert_eq!(issuer.as_deref(), expected, "{what}");
-            let lane = Lane::Plugin {
+            let concurrency_key = ConcurrencyKey::Plugin {
                 name: plugin.into(),
                 remote: expected.map(Into::into),
             };
-            assert_eq!(Acquirer::lane(&live, &job), lane, "{what}");
+            assert_eq!(
+                Acquirer::concurrency_key(&live, &job),
+                concurrency_key,
+                "{what}"
+            );
         }
     }
 
@@ -510,7 +517,7 @@ mod tests {
         });
         fixture.job.source.timeout = compiling / 2;
         let live = live(cold(&caches[1]), fixture.host());
-        let call = Call {
+        let call = AcquireContext {
             attempt: 0,
             previous_expires_at: None,
         };

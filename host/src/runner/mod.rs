@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 pub(crate) use entry::weigh;
-use handle::Command;
-pub use handle::{Asked, Change, Handle, Stopped};
+use handle::RunnerCommand;
+pub use handle::{Handle, JobChange, RefreshAsked, RunnerStopped};
 use metrics::Metrics;
-use ports::{Lane, Ports};
+use ports::{ConcurrencyKey, Ports};
 use scheduler::{LONGEST_SLEEP, Scheduler, Work};
 pub(crate) use source_hash::source_hash;
 use status::Snapshot;
@@ -42,7 +42,7 @@ use crate::stop;
 pub struct Runner {
     ports: Ports,
     scheduler: Scheduler,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<RunnerCommand>,
     tasks: JoinSet<Outcome>,
     running: HashMap<Id, Running>,
 }
@@ -52,7 +52,7 @@ pub struct Runner {
 struct Running {
     work: Work,
     /// Where it has a place, if it needs one.
-    lane: Option<Lane>,
+    concurrency_key: Option<ConcurrencyKey>,
     since: Reading,
     abort: AbortHandle,
 }
@@ -85,7 +85,7 @@ impl Runner {
     /// `patience`. Says where each job stands at the end.
     pub async fn once(
         mut self,
-        changes: Vec<Change>,
+        changes: Vec<JobChange>,
         patience: Option<Duration>,
         stop: CancellationToken,
     ) -> Snapshot {
@@ -124,12 +124,12 @@ impl Runner {
     }
 
     fn begin(&mut self) {
-        while let Some((work, lane, task)) = self.scheduler.begin() {
+        while let Some((work, concurrency_key, task)) = self.scheduler.begin() {
             let abort = self.tasks.spawn(task.run(self.ports.clone()));
             let since = self.ports.clock.now();
             let running = Running {
                 work,
-                lane,
+                concurrency_key,
                 since,
                 abort,
             };
@@ -145,8 +145,8 @@ impl Runner {
         let Some(running) = self.running.remove(&id) else {
             return;
         };
-        if let Some(lane) = &running.lane {
-            self.scheduler.release(lane, running.since);
+        if let Some(concurrency_key) = &running.concurrency_key {
+            self.scheduler.release(concurrency_key, running.since);
         }
         let outcome = match end {
             Ok((_, outcome)) => outcome,

@@ -1,5 +1,5 @@
 //! What the runner needs of the world, as traits: the program brings the real things, tests and the simulator bring their own
-//! and thereby decide about time, chance and every failure.
+//! and thereby decide about time, random numbers and every failure.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::model::token::{Expiry, KeptToken};
 use crate::model::{Job, JobId, Output};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::due;
-use crate::refresh::publication::Purpose;
+use crate::refresh::output::Purpose;
 
 /// The world.
 #[derive(Clone)]
@@ -31,8 +31,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Lets time pass.
     pub timer: Arc<dyn Timer>,
-    /// Throws dice.
-    pub chance: Arc<dyn Chance>,
+    /// Draws random numbers.
+    pub random: Arc<dyn RandomSource>,
 }
 
 impl fmt::Debug for Ports {
@@ -42,7 +42,7 @@ impl fmt::Debug for Ports {
 }
 
 impl Ports {
-    /// These rooms, with the machine's clocks and chance.
+    /// These rooms, with the machine's clocks and random numbers.
     #[must_use]
     pub fn live(
         acquirer: Arc<dyn Acquirer>,
@@ -55,14 +55,14 @@ impl Ports {
             keeper,
             clock: Arc::new(SystemClock),
             timer: Arc::new(TokioTimer),
-            chance: Arc::new(SystemChance),
+            random: Arc::new(SystemRandom),
         }
     }
 }
 
-/// What an action leans on. Actions on one lane are bounded together, so that whoever is slow only delays its own.
+/// What an action leans on. Actions with one key wait in one queue and are bounded together, so that whoever is slow only delays its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
+pub enum ConcurrencyKey {
     /// This machine.
     Local,
     /// Another one: an issuer's origin, an API server.
@@ -76,8 +76,8 @@ pub enum Lane {
     },
 }
 
-impl Lane {
-    /// The lane of what leans on `plugin` and on `self`: those that do not need the plugin do not wait for it.
+impl ConcurrencyKey {
+    /// The key of what leans on `plugin` and on `self`: those that do not need the plugin do not wait for it.
     #[must_use]
     pub fn behind(self, plugin: &str) -> Self {
         Self::Plugin {
@@ -100,10 +100,10 @@ impl Lane {
     }
 }
 
-/// The lane of the API server: a process talks to one cluster.
+/// The key of the API server: a process talks to one cluster.
 #[must_use]
-pub fn cluster() -> Lane {
-    Lane::Remote("kubernetes".into())
+pub fn cluster() -> ConcurrencyKey {
+    ConcurrencyKey::Remote("kubernetes".into())
 }
 
 /// Whom a source asks, on whose behalf and by which plugin: jobs with the same issuer and client are restrained together when that issuer is in
@@ -118,7 +118,7 @@ pub struct Issuer {
 
 /// What a source is told beside its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call {
+pub struct AcquireContext {
     /// Failures since the last success.
     pub attempt: u32,
     /// When the held token expires.
@@ -161,7 +161,7 @@ pub fn by_present_clock(acquired: Acquired, began: Reading, now: Reading) -> Acq
 /// Asks sources for tokens.
 pub trait Acquirer: Send + Sync {
     /// What asking this job's source leans on.
-    fn lane(&self, job: &Job) -> Lane;
+    fn concurrency_key(&self, job: &Job) -> ConcurrencyKey;
 
     /// The issuer that asking this job's source leans on; none: it is not known, or there is none.
     fn issuer(&self, job: &Job) -> Option<Issuer>;
@@ -202,13 +202,13 @@ pub trait Acquirer: Send + Sync {
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
-        call: Call,
+        call: AcquireContext,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>>;
 }
 
 /// Whose output it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
+pub enum OutputOwner {
     /// A job's own.
     Job(JobId),
     /// One that several jobs share.
@@ -228,7 +228,7 @@ pub struct JobToken {
 #[derive(Debug, Clone)]
 pub struct Write {
     /// Whose output it is.
-    pub owner: Owner,
+    pub owner: OutputOwner,
     /// Which of the owner's outputs, in the order of the configuration.
     pub index: usize,
     /// Whether there is something new, or what should be there is to be looked at.
@@ -241,7 +241,7 @@ pub struct Write {
 
 /// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum WriteOutcome {
     /// The output holds what it did not hold before.
     Written,
     /// It held that already.
@@ -254,13 +254,13 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// How it ended.
-    pub change: Change,
+    pub change: WriteOutcome,
     /// What is in the output and expires before the token that it is a part of.
     pub parts: Vec<Part>,
 }
 
-impl From<Change> for Published {
-    fn from(change: Change) -> Self {
+impl From<WriteOutcome> for Published {
+    fn from(change: WriteOutcome) -> Self {
         let parts = Vec::new();
         Self { change, parts }
     }
@@ -280,7 +280,7 @@ pub struct Part {
 /// Writes outputs.
 pub trait Publisher: Send + Sync {
     /// What writing this output leans on.
-    fn lane(&self, output: &Output) -> Lane;
+    fn concurrency_key(&self, output: &Output) -> ConcurrencyKey;
 
     /// Formats and writes, whole or not at all.
     ///
@@ -306,17 +306,17 @@ impl Timer for TokioTimer {
     }
 }
 
-/// Throws dice.
-pub trait Chance: Send + Sync {
+/// Draws random numbers.
+pub trait RandomSource: Send + Sync {
     /// A number from 0 to 1, all equally likely.
     fn sample(&self) -> f64;
 }
 
-/// Chance from the operating system's seed. It spreads load; nothing secret comes from it.
+/// Random numbers from the operating system's seed. It spreads load; nothing secret comes from it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SystemChance;
+pub struct SystemRandom;
 
-impl Chance for SystemChance {
+impl RandomSource for SystemRandom {
     fn sample(&self) -> f64 {
         fastrand::f64()
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 /// Sleepers by the point on the boot clock at which they are to be woken.
 #[derive(Debug)]
-pub(super) struct Queue<K> {
+pub(super) struct WakeupQueue<K> {
     order: BTreeSet<(Duration, K)>,
     at: HashMap<K, Duration>,
 }
 
-impl<K: Copy + Ord + Hash> Queue<K> {
+impl<K: Copy + Ord + Hash> WakeupQueue<K> {
     pub(super) fn new() -> Self {
         Self {
             order: BTreeSet::new(),
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn sleepers_wake_in_the_order_of_their_time_and_only_once() {
         let s = Duration::from_secs;
-        let mut queue = Queue::new();
+        let mut queue = WakeupQueue::new();
         for (sleeper, at) in [('a', 3), ('b', 1), ('c', 2), ('d', 9)] {
             queue.set(sleeper, Some(s(at)));
         }

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::admission::{Admission, Bounds};
-use super::entry::{Entry, Pending, SharedEntry, is_same_output};
-use super::handle::{Asked, Change, Command};
+use super::admission::{Admission, AdmissionBounds};
+use super::entry::{JobEntry, Pending, SharedEntry, is_same_output};
+use super::handle::{JobChange, RefreshAsked, RunnerCommand};
 use super::metrics::{Metrics, Refreshed, WriteResult};
-use super::ports::{self, Lane, Ports};
-use super::queue::Queue;
+use super::ports::{self, ConcurrencyKey, Ports};
+use super::queue::WakeupQueue;
 use super::source_hash::source_hash;
 use super::status::{ChainState, FailureStatus, Snapshot};
 use super::work::{Outcome, Task};
@@ -28,8 +28,8 @@ use crate::model::token::KeptToken;
 use crate::model::{Destination, Job, JobId, Limits, SharedOutput};
 use crate::refresh::circuit_breaker::{is_local, taken};
 use crate::refresh::clock::{self, Jump};
-use crate::refresh::job::{Action, Event};
-use crate::refresh::publication::{self, Purpose};
+use crate::refresh::job::{Action, JobEvent};
+use crate::refresh::output::{self, Purpose};
 use issuers::Issuers;
 use plugins::Loading;
 
@@ -40,27 +40,27 @@ pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const NAMES: usize = 10;
 
 /// A job's, shared output's, troubled issuer's or loading plugin's place in the runner. Never used twice, so that what ends late finds nobody.
-pub(super) type Key = u64;
+pub(super) type EntryKey = u64;
 
 /// Who is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Sleeper {
-    Job(Key),
-    Secrets(Key),
-    Shared(Key),
-    Issuer(Key),
+enum Wakeup {
+    Job(EntryKey),
+    Secrets(EntryKey),
+    Shared(EntryKey),
+    Issuer(EntryKey),
 }
 
 /// What waits for its turn or runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    Load(Key),
-    Acquire(Key),
-    Look(Key),
-    Keep(Key),
-    Write(Key, usize, Purpose),
-    WriteShared(Key, Purpose),
-    LoadPlugin(Key),
+    Load(EntryKey),
+    Acquire(EntryKey),
+    Look(EntryKey),
+    Keep(EntryKey),
+    Write(EntryKey, usize, Purpose),
+    WriteShared(EntryKey, Purpose),
+    LoadPlugin(EntryKey),
 }
 
 /// A job that comes in line goes before those that come up to this part of what is left of its token's life later, however little
@@ -84,50 +84,50 @@ enum Class {
 
 /// What may begin.
 #[derive(Debug)]
-enum Phase {
+enum RunPhase {
     Running,
     /// What brings to its end what was begun before.
     Stopping,
     /// What does so for the jobs whose exchange is waited for.
-    Waiting(BTreeSet<Key>),
+    Waiting(BTreeSet<EntryKey>),
 }
 
 #[derive(Debug)]
 pub(super) struct Scheduler {
-    world: World,
-    jobs: BTreeMap<Key, Box<Entry>>,
-    keys: HashMap<JobId, Key>,
-    shared: BTreeMap<Key, SharedEntry>,
+    world: Context,
+    jobs: BTreeMap<EntryKey, Box<JobEntry>>,
+    keys: HashMap<JobId, EntryKey>,
+    shared: BTreeMap<EntryKey, SharedEntry>,
     /// Shared outputs by the jobs they are made from.
-    shared_of: HashMap<JobId, Vec<Key>>,
+    shared_of: HashMap<JobId, Vec<EntryKey>>,
     /// Taken once no shared output is being written.
     pending_shared: Option<Vec<Arc<SharedOutput>>>,
     /// Jobs that a run of `once` still waits for.
-    unfinished: BTreeSet<Key>,
-    last_key: Key,
-    queue: Queue<Sleeper>,
+    unfinished: BTreeSet<EntryKey>,
+    last_key: EntryKey,
+    queue: WakeupQueue<Wakeup>,
     issuers: Issuers,
-    loading: BTreeMap<Key, Loading>,
+    loading: BTreeMap<EntryKey, Loading>,
     admission: Admission<Urgency, Work>,
     /// Both clocks when all was last judged.
     judged: Reading,
-    phase: Phase,
+    phase: RunPhase,
 }
 
 /// What the scheduler reads and tells, but does not change.
 #[derive(Debug)]
-struct World {
+struct Context {
     ports: Ports,
     metrics: Arc<Metrics>,
 }
 
-impl World {
+impl Context {
     fn now(&self) -> Reading {
         self.ports.clock.now()
     }
 
     fn sample(&self) -> f64 {
-        self.ports.chance.sample()
+        self.ports.random.sample()
     }
 }
 
@@ -135,7 +135,7 @@ impl Scheduler {
     pub(super) fn new(ports: Ports, limits: &Limits, metrics: Arc<Metrics>) -> Self {
         let judged = ports.clock.now();
         Self {
-            world: World { ports, metrics },
+            world: Context { ports, metrics },
             jobs: BTreeMap::new(),
             keys: HashMap::new(),
             shared: BTreeMap::new(),
@@ -143,44 +143,44 @@ impl Scheduler {
             pending_shared: None,
             unfinished: BTreeSet::new(),
             last_key: 0,
-            queue: Queue::new(),
+            queue: WakeupQueue::new(),
             issuers: Issuers::default(),
             loading: BTreeMap::new(),
-            admission: Admission::new(Bounds {
+            admission: Admission::new(AdmissionBounds {
                 all: limits.concurrency,
-                per_lane: limits.in_flight_per_origin,
+                per_key: limits.in_flight_per_origin,
             }),
             judged,
-            phase: Phase::Running,
+            phase: RunPhase::Running,
         }
     }
 
     // What came from outside.
 
-    pub(super) fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: RunnerCommand) {
         // Whoever asked may have gone; then nobody misses the answer.
         match command {
-            Command::Apply(changes, reply) => {
+            RunnerCommand::Apply(changes, reply) => {
                 self.apply(changes);
                 let _ = reply.send(());
             }
-            Command::Refresh(names, reply) => {
+            RunnerCommand::Refresh(names, reply) => {
                 let _ = reply.send(self.refresh(&names));
             }
-            Command::Status(names, reply) => {
+            RunnerCommand::Status(names, reply) => {
                 let _ = reply.send(self.snapshot(&names));
             }
         }
     }
 
     /// Jobs before shared outputs: these are told of their jobs.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) {
+    pub(super) fn apply(&mut self, changes: Vec<JobChange>) {
         let mut shared = None;
         for change in changes {
             match change {
-                Change::Put(job) => self.put(job),
-                Change::Remove(id) => self.remove(&id),
-                Change::SharedOutputs(outputs) => shared = Some(outputs),
+                JobChange::Put(job) => self.put(job),
+                JobChange::Remove(id) => self.remove(&id),
+                JobChange::SharedOutputs(outputs) => shared = Some(outputs),
             }
         }
         if let Some(outputs) = shared {
@@ -196,11 +196,11 @@ impl Scheduler {
         }
         let key = self.next_key();
         self.keys.insert(job.id.clone(), key);
-        let entry = Entry::new(job, self.world.now());
+        let entry = JobEntry::new(job, self.world.now());
         self.jobs.insert(key, Box::new(entry));
         self.unfinished.insert(key);
         self.enqueue(
-            Lane::Local,
+            ConcurrencyKey::Local,
             (Class::Refresh, Duration::ZERO),
             Work::Load(key),
         );
@@ -212,13 +212,13 @@ impl Scheduler {
         }
     }
 
-    fn next_key(&mut self) -> Key {
+    fn next_key(&mut self) -> EntryKey {
         self.last_key += 1;
         self.last_key
     }
 
     /// Does what is pending once no write is under way: the end of an old write must not come after a new one's.
-    fn settle(&mut self, key: Key, pending: Pending) {
+    fn settle(&mut self, key: EntryKey, pending: Pending) {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
@@ -233,13 +233,13 @@ impl Scheduler {
                 self.leave_issuer(key);
                 self.jobs.remove(&key);
                 self.unfinished.remove(&key);
-                self.queue.set(Sleeper::Job(key), None);
-                self.queue.set(Sleeper::Secrets(key), None);
+                self.queue.set(Wakeup::Job(key), None);
+                self.queue.set(Wakeup::Secrets(key), None);
             }
         }
     }
 
-    fn replace(&mut self, key: Key, job: Arc<Job>) {
+    fn replace(&mut self, key: EntryKey, job: Arc<Job>) {
         let (now, sample) = (self.world.now(), self.world.sample());
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
@@ -259,7 +259,7 @@ impl Scheduler {
         if old_hash != source_hash {
             entry.secrets = None;
             entry.told_failure = None;
-            actions.extend(entry.machine.step(Event::SourceChanged, now, sample));
+            actions.extend(entry.machine.step(JobEvent::SourceChanged, now, sample));
         }
         let waits_for_another = self.change_issuer(key);
         self.carry_out(key, actions, None);
@@ -271,20 +271,20 @@ impl Scheduler {
         }
     }
 
-    fn refresh(&mut self, names: &[String]) -> Asked {
+    fn refresh(&mut self, names: &[String]) -> RefreshAsked {
         let at = self.world.now().wall;
         let (keys, unknown) = self.named(names);
         if unknown.is_empty() {
             for key in keys {
-                self.tell(key, Event::Asked);
+                self.tell(key, JobEvent::Asked);
                 self.hurry_issuer(key);
             }
         }
-        Asked { at, unknown }
+        RefreshAsked { at, unknown }
     }
 
     /// The keys of jobs with these names, all without names, and the names that are no job's.
-    fn named(&self, names: &[String]) -> (Vec<Key>, Vec<String>) {
+    fn named(&self, names: &[String]) -> (Vec<EntryKey>, Vec<String>) {
         if names.is_empty() {
             return (self.jobs.keys().copied().collect(), Vec::new());
         }
@@ -304,7 +304,7 @@ impl Scheduler {
     pub(super) fn snapshot(&self, names: &[String]) -> Snapshot {
         let now = self.world.now();
         let (keys, _) = self.named(names);
-        let status = |key: &Key| {
+        let status = |key: &EntryKey| {
             let entry = self.jobs.get(key)?;
             let shared = self.shared_states(&entry.config.id);
             let next = self.next_refresh(*key, now);
@@ -340,10 +340,10 @@ impl Scheduler {
         }
         while let Some(sleeper) = self.queue.pop(now.boot) {
             match sleeper {
-                Sleeper::Job(key) => self.tell(key, Event::Woken),
-                Sleeper::Secrets(key) => self.look(key),
-                Sleeper::Shared(key) => self.write_shared_if_due(key),
-                Sleeper::Issuer(id) => self.probe(id),
+                Wakeup::Job(key) => self.tell(key, JobEvent::Woken),
+                Wakeup::Secrets(key) => self.look(key),
+                Wakeup::Shared(key) => self.write_shared_if_due(key),
+                Wakeup::Issuer(id) => self.probe(id),
             }
         }
     }
@@ -354,9 +354,9 @@ impl Scheduler {
             Jump::Backward(by) => warn!(seconds = by.as_secs(), "the wall clock was set back"),
         }
         self.judged = now;
-        let keys: Vec<Key> = self.jobs.keys().copied().collect();
+        let keys: Vec<EntryKey> = self.jobs.keys().copied().collect();
         for key in keys {
-            self.tell(key, Event::Woken);
+            self.tell(key, JobEvent::Woken);
         }
     }
 
@@ -371,28 +371,28 @@ impl Scheduler {
 
     // What begins and ends.
 
-    /// The next piece of work that may begin, with all that it needs and the lane in which it has a place, if it needs one.
-    pub(super) fn begin(&mut self) -> Option<(Work, Option<Lane>, Task)> {
+    /// The next piece of work that may begin, with all that it needs and the queue in which it has a place, if it needs one.
+    pub(super) fn begin(&mut self) -> Option<(Work, Option<ConcurrencyKey>, Task)> {
         if let Some((work, task)) = self.begin_loading() {
             return Some((work, None, task));
         }
         loop {
             let now = self.world.now().boot;
-            let (lane, work) = self.admission.next(now)?;
+            let (concurrency_key, work) = self.admission.next(now)?;
             if let Work::Acquire(key) = work
                 && self.holds_back(key)
             {
-                self.admission.hand_back(&lane);
+                self.admission.hand_back(&concurrency_key);
                 continue;
             }
             if let Some(task) = self.task(work) {
                 if let Work::Acquire(key) = work {
                     self.call_began(key);
                 }
-                return Some((work, Some(lane), task));
+                return Some((work, Some(concurrency_key), task));
             }
             // Its job, or one of those that share the output, has gone.
-            self.admission.hand_back(&lane);
+            self.admission.hand_back(&concurrency_key);
             if let Work::WriteShared(key, _) = work {
                 self.shared_gone(key);
             }
@@ -416,16 +416,16 @@ impl Scheduler {
                 let shared = self.shared.get(&key)?;
                 Some(shared.write(self.tokens(&shared.config)?, purpose))
             }
-            // It waits in no lane.
+            // It waits in no queue.
             Work::LoadPlugin(_) => None,
         }
     }
 
     /// Gives back the place of work that ended or was abandoned.
-    pub(super) fn release(&mut self, lane: &Lane, since: Reading) {
+    pub(super) fn release(&mut self, concurrency_key: &ConcurrencyKey, since: Reading) {
         let now = self.world.now().boot;
         let held = now.saturating_sub(since.boot);
-        self.admission.release(lane, held, now);
+        self.admission.release(concurrency_key, held, now);
     }
 
     /// Takes note of how work ended.
@@ -446,7 +446,7 @@ impl Scheduler {
         }
     }
 
-    fn loaded(&mut self, key: Key, result: Result<Option<KeptToken>, Failure>) {
+    fn loaded(&mut self, key: EntryKey, result: Result<Option<KeptToken>, Failure>) {
         let Some(entry) = self.jobs.get(&key) else {
             return;
         };
@@ -455,14 +455,14 @@ impl Scheduler {
             None
         });
         let (life, token) = kept.and_then(|kept| entry.own(kept)).unzip();
-        let actions = self.step(key, Event::Restored(life));
+        let actions = self.step(key, JobEvent::Restored(life));
         self.carry_out(key, actions, token);
         self.tell_chain(key);
         self.look(key);
     }
 
     /// Says what an earlier run left of a chain, if somebody has to mend it: the next try may be hours away.
-    fn tell_chain(&self, key: Key) {
+    fn tell_chain(&self, key: EntryKey) {
         let Some(entry) = self.jobs.get(&key) else {
             return;
         };
@@ -473,7 +473,7 @@ impl Scheduler {
         }
     }
 
-    fn answered(&mut self, key: Key, result: Result<Acquired, NotAcquired>, began: Reading) {
+    fn answered(&mut self, key: EntryKey, result: Result<Acquired, NotAcquired>, began: Reading) {
         let now = self.world.now();
         let took = now.boot.saturating_sub(began.boot);
         let entry = self.jobs.get(&key);
@@ -497,7 +497,7 @@ impl Scheduler {
             }
             Err(NotAcquired { failure, .. }) => {
                 let failure = taken(failure, was_served);
-                let event = Event::Failed {
+                let event = JobEvent::Failed {
                     kind: failure.kind,
                     retry_after: failure.retry_after,
                     is_local: is_local(&failure),
@@ -511,7 +511,7 @@ impl Scheduler {
     }
 
     /// Takes what a source gave; the failure, if it is no good token.
-    fn acquired(&mut self, key: Key, obtained: Acquired, took: Duration) -> Option<Failure> {
+    fn acquired(&mut self, key: EntryKey, obtained: Acquired, took: Duration) -> Option<Failure> {
         let now = self.world.now();
         let entry = self.jobs.get(&key)?;
         let lateness = now.boot.saturating_sub(entry.machine.due().boot);
@@ -521,7 +521,7 @@ impl Scheduler {
         } else {
             Refreshed::New
         };
-        let actions = self.step(key, Event::Acquired(candidate));
+        let actions = self.step(key, JobEvent::Acquired(candidate));
         let mut refused = None;
         for action in &actions {
             match action {
@@ -537,7 +537,7 @@ impl Scheduler {
         refused
     }
 
-    fn source_gave(&mut self, key: Key, how: Refreshed, took: Duration, lateness: Duration) {
+    fn source_gave(&mut self, key: EntryKey, how: Refreshed, took: Duration, lateness: Duration) {
         self.world.metrics.refreshed(how, took, lateness);
         let now = self.world.now();
         let Some(entry) = self.jobs.get_mut(&key) else {
@@ -547,8 +547,8 @@ impl Scheduler {
         entry.last_failure = None;
         entry.told_failure = None;
         entry.secrets = None;
-        let expires_at = Shown(entry.machine.life().and_then(|life| life.expires_at));
-        let next = Shown(entry.machine.next_refresh(now));
+        let expires_at = NeverOr(entry.machine.life().and_then(|life| life.expires_at));
+        let next = NeverOr(entry.machine.next_refresh(now));
         let job = &entry.config.id;
         match how {
             Refreshed::New => info!(%job, %expires_at, %next, "refreshed token"),
@@ -558,7 +558,7 @@ impl Scheduler {
         }
     }
 
-    fn source_failed(&mut self, key: Key, failure: Failure, took: Duration) {
+    fn source_failed(&mut self, key: EntryKey, failure: Failure, took: Duration) {
         self.world.metrics.refresh_failed(&failure, took);
         let now = self.world.now();
         let Some(entry) = self.jobs.get_mut(&key) else {
@@ -575,9 +575,9 @@ impl Scheduler {
 
     /// Says that a source failed, once it is known what that says about its issuer: until then nobody knows when it is asked next. What
     /// it failed for before is no news.
-    fn tell_failure(&mut self, key: Key, failure: &Failure) {
+    fn tell_failure(&mut self, key: EntryKey, failure: &Failure) {
         let now = self.world.now();
-        let next = Shown(self.next_refresh(key, now));
+        let next = NeverOr(self.next_refresh(key, now));
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
@@ -595,8 +595,8 @@ impl Scheduler {
         entry.told_failure = Some(Box::new(FailureStatus::new(failure.clone(), now.wall)));
     }
 
-    fn kept(&mut self, key: Key, result: Result<(), Failure>) {
-        let event = Event::Keep(written_event(result.as_ref().err()));
+    fn kept(&mut self, key: EntryKey, result: Result<(), Failure>) {
+        let event = JobEvent::Keep(written_event(result.as_ref().err()));
         let now = self.world.now().wall;
         if let Some(entry) = self.jobs.get_mut(&key) {
             if result.is_ok() && entry.keep_failure.is_some() {
@@ -617,10 +617,10 @@ impl Scheduler {
         self.tell(key, event);
     }
 
-    fn written(&mut self, key: Key, index: usize, result: Result<ports::Published, Failure>) {
+    fn written(&mut self, key: EntryKey, index: usize, result: Result<ports::Published, Failure>) {
         let (result, parts) = apart(result);
         let now = self.world.now().wall;
-        let event = Event::Output(index, written_event(result.as_ref().err()));
+        let event = JobEvent::Output(index, written_event(result.as_ref().err()));
         if let Some(entry) = self.jobs.get_mut(&key) {
             entry.writes = entry.writes.saturating_sub(1);
             let output = entry.config.outputs.get(index);
@@ -651,19 +651,19 @@ impl Scheduler {
             };
             let token = self.jobs.get(&key).and_then(|entry| entry.token.as_ref());
             if token.is_some_and(|token| token.obtained_at == part.obtained_at) {
-                self.tell(key, Event::PartDies(part.expires_at));
+                self.tell(key, JobEvent::PartDies(part.expires_at));
             }
         }
     }
 
     // What the state machines say.
 
-    fn tell(&mut self, key: Key, event: Event) {
+    fn tell(&mut self, key: EntryKey, event: JobEvent) {
         let actions = self.step(key, event);
         self.carry_out(key, actions, None);
     }
 
-    fn step(&mut self, key: Key, event: Event) -> Vec<Action> {
+    fn step(&mut self, key: EntryKey, event: JobEvent) -> Vec<Action> {
         let (now, sample) = (self.world.now(), self.world.sample());
         let Some(entry) = self.jobs.get_mut(&key) else {
             return Vec::new();
@@ -674,7 +674,7 @@ impl Scheduler {
     }
 
     /// Puts in line what a job's machine says; `token` is what it may say to adopt.
-    fn carry_out(&mut self, key: Key, actions: Vec<Action>, token: Option<Arc<KeptToken>>) {
+    fn carry_out(&mut self, key: EntryKey, actions: Vec<Action>, token: Option<Arc<KeptToken>>) {
         let is_adopted = actions.contains(&Action::Adopt);
         let now = self.world.now();
         let Some(entry) = self.jobs.get_mut(&key) else {
@@ -693,16 +693,18 @@ impl Scheduler {
             match action {
                 Action::Adopt | Action::Unchanged | Action::Refuse(_) => {}
                 Action::Acquire => self.enqueue_acquire(key),
-                Action::Keep => self.enqueue(Lane::Local, (Class::Keep, turn), Work::Keep(key)),
+                Action::Keep => {
+                    self.enqueue(ConcurrencyKey::Local, (Class::Keep, turn), Work::Keep(key))
+                }
                 Action::Write(index, purpose) => {
                     let Some(output) = entry.config.outputs.get(index) else {
                         continue;
                     };
-                    let lane = ports.publisher.lane(output);
+                    let concurrency_key = ports.publisher.concurrency_key(output);
                     entry.writes += 1;
                     let class = class_of(purpose);
                     let work = Work::Write(key, index, purpose);
-                    self.enqueue(lane, (class, of_former_token), work);
+                    self.enqueue(concurrency_key, (class, of_former_token), work);
                 }
             }
         }
@@ -713,7 +715,7 @@ impl Scheduler {
     }
 
     /// Keeps right when the job wakes and whether it is finished.
-    fn update(&mut self, key: Key) {
+    fn update(&mut self, key: EntryKey) {
         let now = self.world.now();
         let held_back = self.held_back(key);
         let Some(entry) = self.jobs.get_mut(&key) else {
@@ -723,7 +725,7 @@ impl Scheduler {
         let death = entry.machine.expires_at_boot(now);
         let wakes_at = entry.machine.wakes_at(now);
         let wakes_at = wakes_at.into_iter().chain(death).min();
-        self.queue.set(Sleeper::Job(key), wakes_at);
+        self.queue.set(Wakeup::Job(key), wakes_at);
         let entry = &*entry;
         if entry.is_finished(now) || self.is_held_for_people(key) {
             self.unfinished.remove(&key);
@@ -732,25 +734,25 @@ impl Scheduler {
         }
     }
 
-    fn enqueue(&mut self, lane: Lane, urgency: Urgency, work: Work) {
+    fn enqueue(&mut self, concurrency_key: ConcurrencyKey, urgency: Urgency, work: Work) {
         if self.may_begin(&work) {
-            self.await_plugin(&lane);
-            self.admission.enqueue(lane, urgency, work);
+            self.await_plugin(&concurrency_key);
+            self.admission.enqueue(concurrency_key, urgency, work);
         }
     }
 
     fn may_begin(&self, work: &Work) -> bool {
         match &self.phase {
-            Phase::Running => true,
-            Phase::Stopping => ends_something(work),
-            Phase::Waiting(jobs) => {
+            RunPhase::Running => true,
+            RunPhase::Stopping => ends_something(work),
+            RunPhase::Waiting(jobs) => {
                 ends_something(work) && self.jobs_of(*work).iter().any(|job| jobs.contains(job))
             }
         }
     }
 
     /// The jobs that this work is for.
-    fn jobs_of(&self, work: Work) -> Vec<Key> {
+    fn jobs_of(&self, work: Work) -> Vec<EntryKey> {
         match work {
             Work::Load(key)
             | Work::Acquire(key)
@@ -780,14 +782,14 @@ impl Scheduler {
 
     /// From now on only what ends something already begun may begin.
     pub(super) fn stop(&mut self) {
-        self.phase = Phase::Stopping;
+        self.phase = RunPhase::Stopping;
         self.admission.retain(ends_something);
     }
 
     /// From now on only what ends these exchanges may begin.
     pub(super) fn wait_for(&mut self, exchanges: impl Iterator<Item = Work>) {
         let jobs = exchanges.flat_map(|work| self.jobs_of(work)).collect();
-        self.phase = Phase::Waiting(jobs);
+        self.phase = RunPhase::Waiting(jobs);
         self.admission.retain(|_| false);
     }
 
@@ -830,7 +832,7 @@ impl Scheduler {
     }
 }
 
-impl Entry {
+impl JobEntry {
     /// The turn of what comes in line now for this job, on the boot clock; the least goes first. Whoever has no token that lives has no
     /// patience.
     fn turn(&self, now: Reading) -> Duration {
@@ -843,27 +845,29 @@ impl Entry {
     }
 }
 
-impl World {
+impl Context {
     /// Counts a write's end, logs it where it is a turn, and returns what status shows of it. `before`: how the last one failed.
     fn note_write(
         &self,
         job: &str,
         destination: &Destination,
         before: Option<Box<FailureStatus>>,
-        result: Result<ports::Change, Failure>,
+        result: Result<ports::WriteOutcome, Failure>,
         now: Timestamp,
     ) -> Option<Box<FailureStatus>> {
         let output = destination.to_string();
         match result {
             Ok(change) => {
                 let result = match change {
-                    ports::Change::Written | ports::Change::PutRight => WriteResult::Written,
-                    ports::Change::Unchanged => WriteResult::Unchanged,
+                    ports::WriteOutcome::Written | ports::WriteOutcome::PutRight => {
+                        WriteResult::Written
+                    }
+                    ports::WriteOutcome::Unchanged => WriteResult::Unchanged,
                 };
                 self.metrics.wrote(destination, result);
                 if before.is_some() {
                     info!(job, output, "output is written again");
-                } else if change == ports::Change::PutRight {
+                } else if change == ports::WriteOutcome::PutRight {
                     info!(
                         job,
                         output, "output was changed or removed by somebody else and is put right"
@@ -902,16 +906,16 @@ fn is_news(before: Option<&FailureStatus>, failure: &Failure) -> bool {
 /// How a write ended, and what of it expires early.
 fn apart(
     result: Result<ports::Published, Failure>,
-) -> (Result<ports::Change, Failure>, Vec<ports::Part>) {
+) -> (Result<ports::WriteOutcome, Failure>, Vec<ports::Part>) {
     match result {
         Ok(ports::Published { change, parts }) => (Ok(change), parts),
         Err(failure) => (Err(failure), Vec::new()),
     }
 }
 
-fn written_event(failure: Option<&Failure>) -> publication::Event {
-    failure.map_or(publication::Event::Written, |failure| {
-        publication::Event::Failed {
+fn written_event(failure: Option<&Failure>) -> output::OutputEvent {
+    failure.map_or(output::OutputEvent::Written, |failure| {
+        output::OutputEvent::Failed {
             kind: failure.kind,
             retry_after: failure.retry_after,
         }
@@ -945,9 +949,9 @@ fn is_same_outputs(a: &Job, b: &Job) -> bool {
 }
 
 /// A point in time that may never come.
-struct Shown(Option<Timestamp>);
+struct NeverOr(Option<Timestamp>);
 
-impl std::fmt::Display for Shown {
+impl std::fmt::Display for NeverOr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Some(at) => write!(f, "{at}"),

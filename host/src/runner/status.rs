@@ -10,6 +10,7 @@ use crate::model::JobId;
 use crate::model::failure::{Code, Failure, FailureKind};
 use crate::model::time::{Timestamp, rfc3339};
 use crate::refresh::circuit_breaker::{Cause, is_refusal};
+pub use crate::refresh::output::OutputState;
 
 /// Everything at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -234,20 +235,6 @@ pub struct OutputStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub next_try: Option<Timestamp>,
-}
-
-/// Where an output stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OutputState {
-    /// There is no token to write yet.
-    Waiting,
-    /// The newest content is on its way.
-    Writing,
-    /// It holds the newest content.
-    Written,
-    /// The last write failed; it holds what it held before.
-    Failing,
 }
 
 /// An output that several jobs share.

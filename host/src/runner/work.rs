@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::{Call, Ports, Published, Write};
+use super::ports::{AcquireContext, Ports, Published, Write};
 use crate::capability::{Acquired, NotAcquired};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::KeptToken;
@@ -27,7 +27,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Task {
     Load(Arc<Job>),
-    Acquire(Arc<Job>, Call),
+    Acquire(Arc<Job>, AcquireContext),
     Look(Arc<Job>),
     Keep(JobId, Arc<KeptToken>),
     Write(Box<Write>),

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::connections::{ConnectionPermit, Connections, affordable};
 use crate::model::failure::{Code, Failure};
 use crate::runner::status::Snapshot;
-use crate::runner::{Handle, Stopped};
+use crate::runner::{Handle, RunnerStopped};
 use crate::state::manual::{KeptJob, Manual, ReplacedChain};
 pub use refresh::{RefreshResult, RefreshedJob};
 
@@ -173,8 +173,8 @@ impl From<Failure> for ControlRefusal {
     }
 }
 
-impl From<Stopped> for ControlRefusal {
-    fn from(stopped: Stopped) -> Self {
+impl From<RunnerStopped> for ControlRefusal {
+    fn from(stopped: RunnerStopped) -> Self {
         Self {
             code: None,
             message: stopped.to_string(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use evertoken::runner::{Change, Handle};
+use evertoken::runner::{Handle, JobChange};
 
 use super::jobs;
 use super::scenario::Hand;
@@ -56,7 +56,7 @@ pub async fn act(world: &World, hand: Hand, running: &[Handle]) {
     }
 }
 
-fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<Change> {
+fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<JobChange> {
     let now = world.time.now();
     facts.count("hands on it");
     facts.note(now, format_args!("somebody does: {hand:?}"));
@@ -71,7 +71,7 @@ fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<Change> {
             facts.hinder(index, now, now, "a new name");
             // Under another name it is another job, which learns of an outage anew.
             facts.pace.started(now);
-            let mut changes = vec![Change::Remove(before)];
+            let mut changes = vec![JobChange::Remove(before)];
             changes.extend(put(facts, index));
             changes
         }
@@ -103,9 +103,9 @@ fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<Change> {
     }
 }
 
-fn put(facts: &Facts, index: usize) -> Option<Change> {
+fn put(facts: &Facts, index: usize) -> Option<JobChange> {
     let job = jobs::one(facts, index)?;
-    Some(Change::Put(Arc::new(job)))
+    Some(JobChange::Put(Arc::new(job)))
 }
 
 fn restore(facts: &mut Facts, index: usize, now: Duration) {

@@ -9,7 +9,8 @@ use evertoken::capability::{Acquired, ClusterSecrets, Host, NotAcquired};
 use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::model::{Destination, Job, Output, SecretOrigin};
 use evertoken::runner::ports::{
-    Acquirer, Call, Chance, Change, Issuer, Lane, Published, Publisher, Timer, Write, cluster,
+    AcquireContext, Acquirer, ConcurrencyKey, Issuer, Published, Publisher, RandomSource, Timer,
+    Write, WriteOutcome, cluster,
 };
 use fastrand::Rng;
 use futures_core::future::BoxFuture;
@@ -43,8 +44,8 @@ pub struct Sources {
 }
 
 impl Acquirer for Sources {
-    fn lane(&self, job: &Job) -> Lane {
-        Lane::Remote(jobs::origin(job).into())
+    fn concurrency_key(&self, job: &Job) -> ConcurrencyKey {
+        ConcurrencyKey::Remote(jobs::origin(job).into())
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
@@ -62,7 +63,7 @@ impl Acquirer for Sources {
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
-        _: Call,
+        _: AcquireContext,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
             let index = jobs::index(job);
@@ -165,7 +166,7 @@ pub struct Outputs {
 }
 
 impl Publisher for Outputs {
-    fn lane(&self, _: &Output) -> Lane {
+    fn concurrency_key(&self, _: &Output) -> ConcurrencyKey {
         cluster()
     }
 
@@ -183,7 +184,7 @@ impl Publisher for Outputs {
 }
 
 impl Outputs {
-    fn write(&self, write: &Write) -> Result<Change, Failure> {
+    fn write(&self, write: &Write) -> Result<WriteOutcome, Failure> {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
         let path = path(&write.output);
@@ -198,11 +199,11 @@ impl Outputs {
             return Err(failure("kubernetes.unavailable"));
         }
         let Some(token) = write.tokens.first() else {
-            return Ok(Change::Unchanged);
+            return Ok(WriteOutcome::Unchanged);
         };
         let value = token.kept.token.value.expose_secret();
         if facts.outputs.get(&path).is_some_and(|held| held == value) {
-            return Ok(Change::Unchanged);
+            return Ok(WriteOutcome::Unchanged);
         }
         facts.count("writes");
         facts.note(
@@ -210,7 +211,7 @@ impl Outputs {
             format_args!("start {} writes {value} to {path}", self.life.id),
         );
         facts.published(index, path, value, self.clock.off_by());
-        Ok(Change::Written)
+        Ok(WriteOutcome::Written)
     }
 }
 
@@ -325,7 +326,7 @@ impl Timer for Sleeps {
 #[derive(Debug)]
 pub struct Dice(pub Mutex<Rng>);
 
-impl Chance for Dice {
+impl RandomSource for Dice {
     fn sample(&self) -> f64 {
         lock(&self.0).f64()
     }

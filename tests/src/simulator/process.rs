@@ -8,7 +8,7 @@ use evertoken::capability::keep::Keeper;
 use evertoken::capability::{Host, Settings};
 use evertoken::runner::metrics::Metrics;
 use evertoken::runner::ports::Ports;
-use evertoken::runner::{Change, Handle, Runner};
+use evertoken::runner::{Handle, JobChange, Runner};
 use evertoken::state::{MemoryState, StateKey, Store};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -189,12 +189,12 @@ impl Machine {
             keeper: self.keeper(&life),
             clock: Arc::clone(&self.clock) as _,
             timer: Arc::new(Sleeps(Arc::clone(&life))),
-            chance: Arc::new(Dice(Mutex::new(rng))),
+            random: Arc::new(Dice(Mutex::new(rng))),
         };
         let (runner, handle) = Runner::new(ports, &jobs::LIMITS, Arc::new(Metrics::new()));
         let stop = CancellationToken::new();
         let task = tokio::spawn(runner.run(stop.clone()));
-        let changes = jobs.into_iter().map(Change::Put).collect();
+        let changes = jobs.into_iter().map(JobChange::Put).collect();
         // It has just begun; it takes commands.
         let _ = handle.apply(changes).await;
         *lock(&self.handle) = Some(handle);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret as _;
 
 use super::report::Report;
-use crate::cli::house::House;
+use crate::cli::app::App;
 use crate::cli::status::rounded;
 use crate::model::failure::Failure;
 use crate::model::time::{Clock as _, SystemClock};
@@ -15,7 +15,7 @@ use crate::model::token::{Expiry, KeptToken, NamedToken, jwt};
 use crate::model::{Job, JobId, Secret, SecretOrigin};
 use crate::refresh::admit::admit;
 use crate::refresh::lifetime;
-use crate::runner::ports::Call;
+use crate::runner::ports::AcquireContext;
 use crate::runner::{source_hash, weigh};
 
 /// The tokens that were given.
@@ -34,7 +34,7 @@ impl Minted {
 }
 
 /// Asks for the tokens of all jobs that may be asked, those first that others need.
-pub(super) async fn all(house: &House, jobs: &[Arc<Job>], report: &mut Report) -> Minted {
+pub(super) async fn all(app: &App, jobs: &[Arc<Job>], report: &mut Report) -> Minted {
     let mut minted = Minted::default();
     let mut left: Vec<&Arc<Job>> = jobs.iter().collect();
     loop {
@@ -48,7 +48,7 @@ pub(super) async fn all(house: &House, jobs: &[Arc<Job>], report: &mut Report) -
             return minted;
         }
         for job in ready {
-            one(house, job, &mut minted, report).await;
+            one(app, job, &mut minted, report).await;
         }
         left = waiting;
     }
@@ -72,7 +72,7 @@ fn may_be_spent(name: &str, secret: &Secret) -> bool {
 /// spent (RFC 6749 §§4.1.2, 6; RFC 8628 §3.4).
 const SPENT_BY_USE: [&str; 3] = ["refresh_token", "code", "device_code"];
 
-async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Report) {
+async fn one(app: &App, job: &Arc<Job>, minted: &mut Minted, report: &mut Report) {
     let who = format!("job {}", job.id);
     let secrets = &job.source.secrets;
     let mut secrets = secrets.iter();
@@ -85,7 +85,7 @@ async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Re
         };
         return report.not_tried(&who, why);
     }
-    match ask(house, job).await {
+    match ask(app, job).await {
         Ok((kept, words)) => {
             report.is_beyond_doubt(&who);
             report.proved(&who, format!("gets a token: {words}"));
@@ -99,12 +99,12 @@ async fn one(house: &House, job: &Arc<Job>, minted: &mut Minted, report: &mut Re
 ///
 /// # Errors
 /// There is none, or a run would refuse it.
-async fn ask(house: &House, job: &Arc<Job>) -> Result<(KeptToken, String), Failure> {
-    let first = Call {
+async fn ask(app: &App, job: &Arc<Job>) -> Result<(KeptToken, String), Failure> {
+    let first = AcquireContext {
         attempt: 0,
         previous_expires_at: None,
     };
-    let acquirer = &house.ports.acquirer;
+    let acquirer = &app.ports.acquirer;
     let obtained = acquirer.acquire(job, first).await;
     let obtained = obtained.map_err(|not| not.failure)?;
     let told = obtained.token.expiry;
@@ -112,15 +112,15 @@ async fn ask(house: &House, job: &Arc<Job>) -> Result<(KeptToken, String), Failu
     let (candidate, kept) = weigh(obtained, said, None, job, source_hash(job));
     admit(&candidate, None, SystemClock.now())?;
     let words = described(&kept, told);
-    let words = without_secrets(house, job, &kept, &words).await;
+    let words = without_secrets(app, job, &kept, &words).await;
     // In memory, for jobs whose secret it is.
-    house.ports.keeper.keep_token(&job.id, &kept).await?;
+    app.ports.keeper.keep_token(&job.id, &kept).await?;
     Ok((kept, words))
 }
 
 /// Of a token's type and fields a plugin says what it likes, also which of them are public.
-async fn without_secrets(house: &House, job: &Arc<Job>, kept: &KeptToken, words: &str) -> String {
-    let call = house.capabilities.call(job, &[]);
+async fn without_secrets(app: &App, job: &Arc<Job>, kept: &KeptToken, words: &str) -> String {
+    let call = app.capabilities.call(job, &[]);
     for name in job.source.secrets.keys() {
         // The call has it taken out from now on; one that cannot be read is in no words.
         let _ = call.open(name).await;

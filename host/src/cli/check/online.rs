@@ -17,7 +17,7 @@ use super::mint::{self, Minted};
 use super::probe::{self, ProbeVerdict, Probed};
 use super::report::Report;
 use crate::capability::Call;
-use crate::cli::house::{self, House};
+use crate::cli::app::{self, App};
 use crate::cli::say;
 use crate::kubernetes::Kubernetes;
 use crate::model::failure::{Failure, FailureKind, HostCode};
@@ -56,7 +56,7 @@ pub(in crate::cli) async fn prove(
     wanted: Wanted,
 ) -> Result<Report> {
     // The state store is another process's while that runs; what is looked at here does not need it.
-    let house = House::open(
+    let app = App::open(
         &Config {
             state: StateLocation::Memory,
             ..config.clone()
@@ -69,7 +69,7 @@ pub(in crate::cli) async fn prove(
     let prover = Arc::new(Prover {
         outputs: Outputs::new(Arc::clone(&kubernetes), Arc::clone(&config.named)),
         write_backs: WriteBackTargets::new(Arc::clone(&kubernetes)),
-        house,
+        app,
         wanted,
         probed: Mutex::default(),
         told: Mutex::default(),
@@ -97,7 +97,7 @@ pub(in crate::cli) async fn prove(
         clock("cluster", "the API server", ahead_ms, &mut report);
     }
     if wanted.mint {
-        let minted = mint::all(&prover.house, &config.jobs, &mut report).await;
+        let minted = mint::all(&prover.app, &config.jobs, &mut report).await;
         for shared in &config.shared_outputs {
             let jobs: Vec<&JobId> = shared.from.iter().collect();
             let tried = prover.minted_output(&minted, &jobs, &shared.output, &mut report);
@@ -115,7 +115,7 @@ pub(in crate::cli) async fn prove(
 }
 
 async fn state(location: &StateLocation, report: &mut Report) {
-    match house::prove_store(location).await {
+    match app::prove_store(location).await {
         Ok(how) => report.proved("state", how),
         Err(missing) => {
             for what in missing {
@@ -154,7 +154,7 @@ const AT_ONCE: usize = 16;
 const SOON: Duration = Duration::from_secs(2);
 
 struct Prover {
-    house: House,
+    app: App,
     outputs: Outputs,
     write_backs: WriteBackTargets,
     wanted: Wanted,
@@ -194,12 +194,12 @@ impl Prover {
             .await;
         // A plugin that cannot be read has been told of.
         let endpoints = self
-            .house
+            .app
             .plugins
             .endpoints(&source.plugin, &source.config)
             .await
             .unwrap_or_default();
-        let call = self.house.capabilities.call(job, &endpoints);
+        let call = self.app.capabilities.call(job, &endpoints);
         for (name, secret) in &source.secrets {
             self.secret(&who, &call, name, secret, &mut report).await;
         }
@@ -207,7 +207,7 @@ impl Prover {
             let probed = self.probed(ask.key(source));
             // A call's time is for one request: those before it, and another job's that is waited for, take none from it.
             let asking = || async {
-                let call = self.house.capabilities.call(job, &endpoints);
+                let call = self.app.capabilities.call(job, &endpoints);
                 probe::probe(&call, &ask).await
             };
             let probed = probed.get_or_init(asking).await;
@@ -245,7 +245,7 @@ impl Prover {
         config: &serde_json::Value,
         report: &mut Report,
     ) {
-        let plugins = &self.house.plugins;
+        let plugins = &self.app.plugins;
         let ready = match tokio::time::timeout(SOON, plugins.prepare(plugin)).await {
             Ok(ready) => ready,
             Err(_) => {
@@ -351,7 +351,7 @@ impl Prover {
         let Format { plugin, config } = format;
         self.plugin(who, plugin, World::Formatter, config, report)
             .await;
-        let plugins = &self.house.plugins;
+        let plugins = &self.app.plugins;
         plugins.prepare(plugin).await.ok()?;
         match formats::artifacts(plugins, format, jobs).await {
             Ok(artifacts) => Some(artifacts),
@@ -383,7 +383,7 @@ impl Prover {
             return;
         };
         let formatted: Result<Vec<Artifact>, Failure> = self
-            .house
+            .app
             .plugins
             .format(&format.plugin, &tokens, &format.config)
             .await;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::refresh::publication::State;
+use crate::refresh::output::OutputState;
 
 const EPOCH_MS: u64 = 1_700_000_000_000;
 const VERIFY: Duration = Duration::from_secs(600);
@@ -27,8 +27,8 @@ fn at(s: u64) -> Reading {
     }
 }
 
-fn token(obtained_s: u64, life_s: u64) -> Event {
-    Event::Acquired(Candidate {
+fn token(obtained_s: u64, life_s: u64) -> JobEvent {
+    JobEvent::Acquired(Candidate {
         is_empty: false,
         is_held_one: false,
         obtained_at: wall(obtained_s),
@@ -39,53 +39,53 @@ fn token(obtained_s: u64, life_s: u64) -> Event {
 }
 
 /// The token that is held, with this life.
-fn same_token(obtained_s: u64, life_s: u64) -> Event {
-    let Event::Acquired(candidate) = token(obtained_s, life_s) else {
+fn same_token(obtained_s: u64, life_s: u64) -> JobEvent {
+    let JobEvent::Acquired(candidate) = token(obtained_s, life_s) else {
         unreachable!()
     };
-    Event::Acquired(Candidate {
+    JobEvent::Acquired(Candidate {
         is_held_one: true,
         ..candidate
     })
 }
 
 /// A token whose source has a rotating secret that expires unless it is used.
-fn token_with_rotating(obtained_s: u64, life_s: u64, rotating_life_s: u64) -> Event {
-    let Event::Acquired(candidate) = token(obtained_s, life_s) else {
+fn token_with_rotating(obtained_s: u64, life_s: u64, rotating_life_s: u64) -> JobEvent {
+    let JobEvent::Acquired(candidate) = token(obtained_s, life_s) else {
         unreachable!()
     };
-    Event::Acquired(Candidate {
+    JobEvent::Acquired(Candidate {
         rotating_expires_at: Some(wall(obtained_s + rotating_life_s)),
         ..candidate
     })
 }
 
-const fn failure(kind: FailureKind) -> Event {
-    Event::Failed {
+const fn failure(kind: FailureKind) -> JobEvent {
+    JobEvent::Failed {
         kind,
         retry_after: None,
         is_local: false,
     }
 }
 
-const WRITTEN: publication::Event = publication::Event::Written;
+const WRITTEN: output::OutputEvent = output::OutputEvent::Written;
 
 /// A job with one output, at second 0, that was told that nothing is in the store.
-fn started() -> Job {
-    let mut job = Job::new(policy(), VERIFY, 1, at(0));
+fn started() -> JobLifecycle {
+    let mut job = JobLifecycle::new(policy(), VERIFY, 1, at(0));
     assert_eq!(
-        job.step(Event::Restored(None), at(0), 0.0),
+        job.step(JobEvent::Restored(None), at(0), 0.0),
         [Action::Acquire]
     );
     job
 }
 
 /// A job that got a token of five minutes at second 0 and wrote it everywhere.
-fn fresh() -> Job {
+fn fresh() -> JobLifecycle {
     let mut job = started();
     job.step(token(0, 300), at(0), 0.0);
-    job.step(Event::Keep(WRITTEN), at(0), 0.0);
-    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    job.step(JobEvent::Keep(WRITTEN), at(0), 0.0);
+    job.step(JobEvent::Output(0, WRITTEN), at(0), 0.0);
     assert!(job.is_settled(at(0)));
     job
 }
@@ -102,26 +102,30 @@ fn a_job_asks_adopts_keeps_publishes_and_rests_until_it_is_due() {
         ]
     );
     assert!(!job.is_ready(at(2)), "nothing is written yet");
-    assert_eq!(job.step(Event::Output(0, WRITTEN), at(3), 0.0), []);
+    assert_eq!(job.step(JobEvent::Output(0, WRITTEN), at(3), 0.0), []);
     assert!(job.is_ready(at(3)));
     assert!(!job.is_settled(at(3)), "it is not kept yet");
-    assert_eq!(job.step(Event::Keep(WRITTEN), at(3), 0.0), []);
+    assert_eq!(job.step(JobEvent::Keep(WRITTEN), at(3), 0.0), []);
     assert!(job.is_settled(at(3)));
     assert_eq!(job.wakes_at(at(3)), Some(Duration::from_secs(1 + 210)));
     assert_eq!(job.next_refresh(at(3)), Some(wall(211)));
-    assert_eq!(job.step(Event::Woken, at(210), 0.0), []);
-    assert_eq!(job.step(Event::Woken, at(211), 0.0), [Action::Acquire]);
-    assert_eq!(job.step(Event::Woken, at(212), 0.0), [], "asked only once");
+    assert_eq!(job.step(JobEvent::Woken, at(210), 0.0), []);
+    assert_eq!(job.step(JobEvent::Woken, at(211), 0.0), [Action::Acquire]);
+    assert_eq!(
+        job.step(JobEvent::Woken, at(212), 0.0),
+        [],
+        "asked only once"
+    );
 }
 
 #[test]
 fn nothing_is_asked_before_the_store_was() {
-    let mut job = Job::new(policy(), VERIFY, 1, at(0));
+    let mut job = JobLifecycle::new(policy(), VERIFY, 1, at(0));
     assert_eq!(job.wakes_at(at(0)), None);
-    assert_eq!(job.step(Event::Woken, at(100), 0.0), []);
-    assert_eq!(job.step(Event::Asked, at(100), 0.0), []);
+    assert_eq!(job.step(JobEvent::Woken, at(100), 0.0), []);
+    assert_eq!(job.step(JobEvent::Asked, at(100), 0.0), []);
     assert_eq!(
-        job.step(Event::Restored(None), at(100), 0.0),
+        job.step(JobEvent::Restored(None), at(100), 0.0),
         [Action::Acquire]
     );
 }
@@ -141,8 +145,8 @@ fn a_restored_token_is_verified_in_its_outputs_and_asked_for_only_when_due() {
             expires_at: Some(wall(obtained_s + life_s)),
             rotating_expires_at: None,
         };
-        let mut job = Job::new(policy(), VERIFY, 1, now);
-        (job.step(Event::Restored(Some(life)), now, 0.0), job)
+        let mut job = JobLifecycle::new(policy(), VERIFY, 1, now);
+        (job.step(JobEvent::Restored(Some(life)), now, 0.0), job)
     };
     for (obtained_s, expected, what) in [
         (99_900, verified.as_slice(), "it is fresh"),
@@ -166,15 +170,15 @@ fn a_restored_token_is_verified_in_its_outputs_and_asked_for_only_when_due() {
 fn a_failed_write_is_tried_again_without_asking_the_issuer() {
     let mut job = started();
     job.step(token(0, 300), at(0), 0.0);
-    job.step(Event::Keep(WRITTEN), at(0), 0.0);
-    let failed = publication::Event::Failed {
+    job.step(JobEvent::Keep(WRITTEN), at(0), 0.0);
+    let failed = output::OutputEvent::Failed {
         kind: FailureKind::Denied,
         retry_after: None,
     };
-    assert_eq!(job.step(Event::Output(0, failed), at(0), 0.0), []);
+    assert_eq!(job.step(JobEvent::Output(0, failed), at(0), 0.0), []);
     assert_eq!(job.wakes_at(at(0)), Some(Duration::from_secs(10)));
     assert_eq!(
-        job.step(Event::Woken, at(10), 0.0),
+        job.step(JobEvent::Woken, at(10), 0.0),
         [Action::Write(0, Purpose::Publish)]
     );
     assert_eq!(job.failures(), 0, "the source has not failed");
@@ -184,17 +188,17 @@ fn a_failed_write_is_tried_again_without_asking_the_issuer() {
 fn outputs_are_verified_until_the_token_dies_and_a_dead_one_is_written_nowhere() {
     let mut job = started();
     job.step(token(0, 1000), at(0), 0.0);
-    job.step(Event::Keep(WRITTEN), at(0), 0.0);
-    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    job.step(JobEvent::Keep(WRITTEN), at(0), 0.0);
+    job.step(JobEvent::Output(0, WRITTEN), at(0), 0.0);
     assert_eq!(
-        job.step(Event::Woken, at(600), 0.0),
+        job.step(JobEvent::Woken, at(600), 0.0),
         [Action::Write(0, Purpose::Verify)]
     );
-    job.step(Event::Output(0, WRITTEN), at(600), 0.0);
-    assert_eq!(job.step(Event::Woken, at(800), 0.0), [Action::Acquire]);
+    job.step(JobEvent::Output(0, WRITTEN), at(600), 0.0);
+    assert_eq!(job.step(JobEvent::Woken, at(800), 0.0), [Action::Acquire]);
     job.step(failure(FailureKind::Denied), at(800), 0.0);
-    job.step(Event::Woken, at(810), 0.0);
-    assert_eq!(job.step(Event::Woken, at(1300), 0.0), [], "it is dead");
+    job.step(JobEvent::Woken, at(810), 0.0);
+    assert_eq!(job.step(JobEvent::Woken, at(1300), 0.0), [], "it is dead");
     assert_eq!(job.wakes_at(at(1300)), None, "the source is being asked");
     assert_eq!(
         job.step(token(1300, 1000), at(1301), 0.0),
@@ -215,7 +219,7 @@ fn the_issuer_is_asked_again_after_a_failure_as_its_kind_says() {
         (FailureKind::Denied, 3, 13),
         (FailureKind::Denied, 13, 73),
     ] {
-        job.step(Event::Woken, at(now_s), 1.0);
+        job.step(JobEvent::Woken, at(now_s), 1.0);
         assert_eq!(job.step(failure(kind), at(now_s), 1.0), []);
         assert_eq!(
             job.wakes_at(at(now_s)),
@@ -224,7 +228,7 @@ fn the_issuer_is_asked_again_after_a_failure_as_its_kind_says() {
         );
     }
     assert_eq!(job.failures(), 4);
-    job.step(Event::Woken, at(73), 0.0);
+    job.step(JobEvent::Woken, at(73), 0.0);
     job.step(token(73, 300), at(73), 0.0);
     assert_eq!(job.failures(), 0);
 }
@@ -233,15 +237,15 @@ fn the_issuer_is_asked_again_after_a_failure_as_its_kind_says() {
 fn a_token_lives_no_longer_than_the_part_of_it_that_consumers_have() {
     let mut job = started();
     job.step(token(0, 3600), at(0), 0.0);
-    job.step(Event::Keep(WRITTEN), at(0), 0.0);
-    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
+    job.step(JobEvent::Keep(WRITTEN), at(0), 0.0);
+    job.step(JobEvent::Output(0, WRITTEN), at(0), 0.0);
     assert_eq!(job.due().wall, wall(2880));
-    job.step(Event::PartDies(wall(7200)), at(1), 0.0);
+    job.step(JobEvent::PartDies(wall(7200)), at(1), 0.0);
     assert_eq!(job.due().wall, wall(2880), "it outlives the token");
-    job.step(Event::PartDies(wall(12)), at(1), 0.0);
+    job.step(JobEvent::PartDies(wall(12)), at(1), 0.0);
     assert_eq!(job.due().wall, wall(6));
     assert_eq!(job.remaining(at(1)), Some(Duration::from_secs(11)));
-    assert_eq!(job.step(Event::Woken, at(6), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(JobEvent::Woken, at(6), 0.0), [Action::Acquire]);
     let actions = job.step(token(6, 3600), at(6), 0.0);
     assert_eq!(actions.first(), Some(&Action::Adopt));
     assert_eq!(
@@ -250,7 +254,7 @@ fn a_token_lives_no_longer_than_the_part_of_it_that_consumers_have() {
         "its parts are not known yet"
     );
     let mut none = started();
-    assert_eq!(none.step(Event::PartDies(wall(12)), at(0), 0.0), []);
+    assert_eq!(none.step(JobEvent::PartDies(wall(12)), at(0), 0.0), []);
 }
 
 #[test]
@@ -260,7 +264,7 @@ fn what_failed_on_our_own_side_is_tried_again_within_half_a_minute() {
             let mut job = started();
             let mut now = 0;
             for wait in waits {
-                let failed = Event::Failed {
+                let failed = JobEvent::Failed {
                     kind,
                     retry_after: None,
                     is_local,
@@ -269,7 +273,7 @@ fn what_failed_on_our_own_side_is_tried_again_within_half_a_minute() {
                 now += wait;
                 let expected = Some(Duration::from_secs(now));
                 assert_eq!(job.wakes_at(at(now)), expected, "{kind} {is_local}");
-                job.step(Event::Woken, at(now), 0.0);
+                job.step(JobEvent::Woken, at(now), 0.0);
             }
         }
     }
@@ -290,7 +294,7 @@ fn a_token_that_is_no_good_is_a_failure() {
 #[test]
 fn the_same_token_again_is_a_success_that_changes_nothing() {
     let mut job = fresh();
-    assert_eq!(job.step(Event::Woken, at(210), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(JobEvent::Woken, at(210), 0.0), [Action::Acquire]);
     let actions = job.step(same_token(211, 89), at(211), 0.0);
     assert_eq!(actions, [Action::Unchanged]);
     assert_eq!(job.failures(), 0);
@@ -327,10 +331,10 @@ fn a_token_that_dies_earlier_is_published_and_only_makes_the_next_try_later() {
         ),
     ] {
         let mut job = fresh();
-        job.step(Event::Woken, at(210), 0.0);
+        job.step(JobEvent::Woken, at(210), 0.0);
         assert_eq!(job.step(answer, at(211), 0.0), published, "{what}");
-        job.step(Event::Keep(WRITTEN), at(211), 0.0);
-        job.step(Event::Output(0, WRITTEN), at(211), 0.0);
+        job.step(JobEvent::Keep(WRITTEN), at(211), 0.0);
+        job.step(JobEvent::Output(0, WRITTEN), at(211), 0.0);
         let next = job.wakes_at(at(211)).unwrap();
         assert_eq!(next.as_secs(), next_s, "{what}");
     }
@@ -339,28 +343,32 @@ fn a_token_that_dies_earlier_is_published_and_only_makes_the_next_try_later() {
 #[test]
 fn whoever_asks_gets_a_new_token_even_if_it_dies_earlier() {
     let mut job = fresh();
-    assert_eq!(job.step(Event::Asked, at(10), 0.0), [Action::Acquire]);
-    assert_eq!(job.step(Event::Asked, at(11), 0.0), [], "it is being asked");
+    assert_eq!(job.step(JobEvent::Asked, at(10), 0.0), [Action::Acquire]);
+    assert_eq!(
+        job.step(JobEvent::Asked, at(11), 0.0),
+        [],
+        "it is being asked"
+    );
     let actions = job.step(token(11, 60), at(11), 0.0);
     assert_eq!(actions.first(), Some(&Action::Adopt));
-    job.step(Event::Asked, at(12), 0.0);
+    job.step(JobEvent::Asked, at(12), 0.0);
     assert_eq!(
         job.step(failure(FailureKind::Denied), at(12), 0.0),
         [],
         "a failed wish"
     );
     assert_eq!(
-        job.step(Event::Asked, at(13), 0.0),
+        job.step(JobEvent::Asked, at(13), 0.0),
         [Action::Acquire],
         "asking again does not wait for the schedule"
     );
 }
 
 /// Asks the source at `now` and fails.
-fn fail(job: &mut Job, kind: FailureKind, retry_after: Option<Duration>, now: Reading) {
-    job.step(Event::Woken, now, 1.0);
+fn fail(job: &mut JobLifecycle, kind: FailureKind, retry_after: Option<Duration>, now: Reading) {
+    job.step(JobEvent::Woken, now, 1.0);
     job.begun();
-    let failed = Event::Failed {
+    let failed = JobEvent::Failed {
         kind,
         retry_after,
         is_local: false,
@@ -368,7 +376,7 @@ fn fail(job: &mut Job, kind: FailureKind, retry_after: Option<Duration>, now: Re
     job.step(failed, now, 1.0);
 }
 
-fn next(job: &Job, now: Reading) -> u64 {
+fn next(job: &JobLifecycle, now: Reading) -> u64 {
     let next = job.acquires_at(now).expect("it is not being asked");
     next.as_secs_f64().ceil() as u64
 }
@@ -389,7 +397,7 @@ fn whoever_asks_makes_no_later_try_later() {
             let mut job = without.clone();
             let asked_at = now + (by_itself - now) / 2;
             for _ in 0..times {
-                job.step(Event::Asked, at(asked_at), 1.0);
+                job.step(JobEvent::Asked, at(asked_at), 1.0);
                 fail(
                     &mut job,
                     kind,
@@ -419,9 +427,9 @@ fn whoever_asks_makes_no_later_try_later() {
 fn what_another_source_is_about_to_return_is_dropped() {
     for answer in [token(12, 300), failure(FailureKind::Denied)] {
         let mut job = fresh();
-        job.step(Event::Asked, at(10), 0.0);
+        job.step(JobEvent::Asked, at(10), 0.0);
         job.begun();
-        assert_eq!(job.step(Event::SourceChanged, at(11), 0.0), []);
+        assert_eq!(job.step(JobEvent::SourceChanged, at(11), 0.0), []);
         assert_eq!(job.step(answer, at(12), 0.0), [Action::Acquire]);
         assert_eq!(job.failures(), 0);
         let actions = job.step(token(13, 30), at(13), 0.0);
@@ -470,7 +478,7 @@ fn neither_a_jump_nor_sleep_makes_a_job_late() {
         (at(90_000), "the machine slept"),
     ] {
         assert_eq!(
-            fresh().step(Event::Woken, now, 0.0),
+            fresh().step(JobEvent::Woken, now, 0.0),
             [Action::Acquire],
             "{what}"
         );
@@ -535,18 +543,18 @@ fn any_answer() -> impl Strategy<Value = AnyAnswer> {
 }
 
 impl AnyAnswer {
-    fn event(&self, sent: Timestamp) -> Event {
+    fn event(&self, sent: Timestamp) -> JobEvent {
         let point = |s: i64| Timestamp(sent.0.saturating_add_signed(s.saturating_mul(1000)));
         if let Some((kind, retry_after_s)) = self.fails {
             let retry_after = retry_after_s.map(Duration::from_secs);
-            return Event::Failed {
+            return JobEvent::Failed {
                 kind,
                 retry_after,
                 is_local: self.is_held_one,
             };
         }
         let (token, rotating, not_before) = self.ends_s;
-        Event::Acquired(Candidate {
+        JobEvent::Acquired(Candidate {
             is_empty: self.is_empty,
             is_held_one: self.is_held_one,
             obtained_at: sent,
@@ -574,14 +582,14 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 }
 
 /// Lets time pass until the source is asked; says when that is.
-fn until_asked(job: &mut Job, mut now: Reading, sample: f64) -> Reading {
+fn until_asked(job: &mut JobLifecycle, mut now: Reading, sample: f64) -> Reading {
     while !job.is_acquiring() {
         let wait = job.wakes_at(now).unwrap().saturating_sub(now.boot);
         now = Reading {
             wall: now.wall.after(wait),
             boot: now.boot + wait,
         };
-        job.step(Event::Woken, now, sample);
+        job.step(JobEvent::Woken, now, sample);
     }
     now
 }
@@ -596,8 +604,8 @@ proptest! {
     fn whatever_answers_say_no_source_is_asked_more_often_than_its_floor(
         policy in any_policy(), answers in proptest::collection::vec(any_answer(), 1..60), sample in 0.0_f64..=1.0,
     ) {
-        let mut job = Job::new(policy.clone(), VERIFY, 0, at(0));
-        job.step(Event::Restored(None), at(0), sample);
+        let mut job = JobLifecycle::new(policy.clone(), VERIFY, 0, at(0));
+        job.step(JobEvent::Restored(None), at(0), sample);
         let mut now = at(0);
         for answer in answers {
             now = until_asked(&mut job, now, sample);
@@ -608,11 +616,11 @@ proptest! {
             let was_endless = job.life().is_some_and(|life| life.expires_at.is_none());
             let actions = job.step(answer.event(sent), now, sample);
             let is_taken = actions.iter().any(|a| matches!(a, Action::Adopt | Action::Unchanged));
-            job.step(Event::Keep(WRITTEN), now, sample);
+            job.step(JobEvent::Keep(WRITTEN), now, sample);
             match answer.then % 4 {
-                0 => { job.step(Event::IssuerAnswered, now, sample); }
-                1 => { job.step(Event::SecretsChanged, now, sample); }
-                2 => { job.step(Event::Woken, now, sample); }
+                0 => { job.step(JobEvent::IssuerAnswered, now, sample); }
+                1 => { job.step(JobEvent::SecretsChanged, now, sample); }
+                2 => { job.step(JobEvent::Woken, now, sample); }
                 _ => {}
             }
             prop_assert!(!job.is_acquiring(), "asked again at once");
@@ -623,7 +631,7 @@ proptest! {
                 wall: Timestamp(now.wall.0.saturating_add_signed(answer.clock_set_ms)),
                 boot: now.boot + slept,
             };
-            job.step(Event::Woken, now, sample);
+            job.step(JobEvent::Woken, now, sample);
             now = until_asked(&mut job, now, sample);
             let waited = now.boot - answered.boot;
             prop_assert!(waited >= Duration::from_secs(1), "{waited:?}");
@@ -665,9 +673,9 @@ proptest! {
     fn whatever_happens_each_thing_is_under_way_at_most_once_and_the_job_always_goes_on(
         happenings in proptest::collection::vec(any_happening(), 1..80), sample in 0.0_f64..=1.0,
     ) {
-        let mut job = Job::new(policy(), VERIFY, 2, at(0));
+        let mut job = JobLifecycle::new(policy(), VERIFY, 2, at(0));
         let (mut now_s, mut acquiring, mut keeping, mut writing) = (0, false, false, [false; 2]);
-        let mut actions = job.step(Event::Restored(None), at(0), sample);
+        let mut actions = job.step(JobEvent::Restored(None), at(0), sample);
         for (pass, choice, life) in happenings {
             for action in actions {
                 match action {
@@ -685,19 +693,19 @@ proptest! {
             prop_assert!(acquiring || job.wakes_at(at(now_s)).is_some(), "the job sleeps for ever");
             prop_assert_eq!(acquiring, job.is_acquiring());
             now_s += pass;
-            let failed = |kind| publication::Event::Failed { kind, retry_after: None };
+            let failed = |kind| output::OutputEvent::Failed { kind, retry_after: None };
             let event = match choice % 12 {
                 0 if acquiring => { acquiring = false; token(now_s, life) }
                 1 if acquiring => { acquiring = false; failure(FailureKind::Unavailable) }
-                2 if writing[0] => { writing[0] = false; Event::Output(0, WRITTEN) }
-                3 if writing[1] => { writing[1] = false; Event::Output(1, failed(FailureKind::Denied)) }
-                4 if keeping => { keeping = false; Event::Keep(WRITTEN) }
-                5 => Event::Asked,
-                6 => Event::SourceChanged,
-                7 => Event::IssuerAnswered,
-                8 => { job.begun(); Event::Woken }
-                9 => Event::SecretsChanged,
-                _ => Event::Woken,
+                2 if writing[0] => { writing[0] = false; JobEvent::Output(0, WRITTEN) }
+                3 if writing[1] => { writing[1] = false; JobEvent::Output(1, failed(FailureKind::Denied)) }
+                4 if keeping => { keeping = false; JobEvent::Keep(WRITTEN) }
+                5 => JobEvent::Asked,
+                6 => JobEvent::SourceChanged,
+                7 => JobEvent::IssuerAnswered,
+                8 => { job.begun(); JobEvent::Woken }
+                9 => JobEvent::SecretsChanged,
+                _ => JobEvent::Woken,
             };
             actions = job.step(event, at(now_s), sample);
         }
@@ -707,11 +715,11 @@ proptest! {
     fn a_job_whose_issuer_answers_never_holds_a_dead_token(
         lives in proptest::collection::vec(5_u64..100_000, 1..50), sample in 0.0_f64..=1.0,
     ) {
-        let mut job = Job::new(policy(), VERIFY, 0, at(0));
+        let mut job = JobLifecycle::new(policy(), VERIFY, 0, at(0));
         let mut now = at(0);
-        job.step(Event::Restored(None), now, sample);
+        job.step(JobEvent::Restored(None), now, sample);
         for life in lives {
-            job.step(Event::Acquired(Candidate {
+            job.step(JobEvent::Acquired(Candidate {
                 is_empty: false,
                 is_held_one: false,
                 obtained_at: now.wall,
@@ -719,13 +727,13 @@ proptest! {
                 not_before: None,
                 rotating_expires_at: None,
             }), now, sample);
-            job.step(Event::Keep(WRITTEN), now, sample);
+            job.step(JobEvent::Keep(WRITTEN), now, sample);
             while !job.is_acquiring() {
                 prop_assert!(job.lives(now));
                 let wait = job.wakes_at(now).unwrap() - now.boot;
                 prop_assert!(wait > Duration::ZERO);
                 now = Reading { wall: now.wall.after(wait), boot: now.boot + wait };
-                job.step(Event::Woken, now, sample);
+                job.step(JobEvent::Woken, now, sample);
             }
         }
     }
@@ -734,11 +742,20 @@ proptest! {
 #[test]
 fn states_say_where_each_output_stands() {
     let mut job = started();
-    assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Waiting]);
+    assert_eq!(
+        job.output_states().collect::<Vec<_>>(),
+        [OutputState::Waiting]
+    );
     job.step(token(0, 300), at(0), 0.0);
-    assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Writing]);
-    job.step(Event::Output(0, WRITTEN), at(0), 0.0);
-    assert_eq!(job.output_states().collect::<Vec<_>>(), [State::Written]);
+    assert_eq!(
+        job.output_states().collect::<Vec<_>>(),
+        [OutputState::Writing]
+    );
+    job.step(JobEvent::Output(0, WRITTEN), at(0), 0.0);
+    assert_eq!(
+        job.output_states().collect::<Vec<_>>(),
+        [OutputState::Written]
+    );
 }
 
 #[test]
@@ -755,8 +772,8 @@ fn whoever_starts_with_a_dead_token_does_not_wait_as_if_there_never_had_been_one
         (FailureKind::Unavailable, Some(dead), 30),
         (FailureKind::Unavailable, lives_of_another_source, 30),
     ] {
-        let mut job = Job::new(policy(), VERIFY, 1, at(100));
-        job.step(Event::Restored(restored), at(100), 0.0);
+        let mut job = JobLifecycle::new(policy(), VERIFY, 1, at(100));
+        job.step(JobEvent::Restored(restored), at(100), 0.0);
         let mut now = 100;
         for _ in 0..10 {
             fail(&mut job, kind, None, at(now));
@@ -779,10 +796,10 @@ fn a_changed_secret_ends_the_wait_for_somebody_and_no_other_wait() {
         let mut job = started();
         job.step(failure(kind), at(1), 1.0);
         job.step(failure(kind), at(1), 1.0);
-        let actions = job.step(Event::SecretsChanged, at(2), 1.0);
+        let actions = job.step(JobEvent::SecretsChanged, at(2), 1.0);
         assert_eq!(actions == [Action::Acquire], is_tried, "{kind:?}");
     }
-    assert_eq!(fresh().step(Event::SecretsChanged, at(10), 0.0), []);
+    assert_eq!(fresh().step(JobEvent::SecretsChanged, at(10), 0.0), []);
 }
 
 #[test]
@@ -792,7 +809,7 @@ fn after_a_changed_secret_the_waits_for_somebody_start_anew() {
         fail(&mut job, FailureKind::Denied, None, at(second));
     }
     assert_eq!(job.wakes_at(at(371)), Some(Duration::from_secs(371 + 900)));
-    job.step(Event::SecretsChanged, at(400), 0.0);
+    job.step(JobEvent::SecretsChanged, at(400), 0.0);
     fail(&mut job, FailureKind::Denied, None, at(400));
     assert_eq!(job.wakes_at(at(400)), Some(Duration::from_secs(410)));
     assert_eq!(job.failures(), 5);
@@ -801,9 +818,9 @@ fn after_a_changed_secret_the_waits_for_somebody_start_anew() {
 #[test]
 fn a_source_that_changes_before_its_turn_is_asked_once() {
     let mut job = fresh();
-    assert_eq!(job.step(Event::Asked, at(10), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(JobEvent::Asked, at(10), 0.0), [Action::Acquire]);
     assert!(job.waits_for_turn());
-    assert_eq!(job.step(Event::SourceChanged, at(11), 0.0), []);
+    assert_eq!(job.step(JobEvent::SourceChanged, at(11), 0.0), []);
     job.begun();
     assert!(job.is_acquiring() && !job.waits_for_turn());
     let actions = job.step(token(12, 30), at(13), 0.0);
@@ -826,8 +843,8 @@ fn a_rotating_secret_is_used_before_it_dies_whatever_became_of_the_token() {
         expires_at: Some(wall(day)),
         rotating_expires_at: Some(wall(1800)),
     };
-    let mut restored = Job::new(policy(), VERIFY, 0, at(100));
-    restored.step(Event::Restored(Some(life)), at(100), 0.0);
+    let mut restored = JobLifecycle::new(policy(), VERIFY, 0, at(100));
+    restored.step(JobEvent::Restored(Some(life)), at(100), 0.0);
     assert_eq!(restored.due().wall, wall(1440));
 }
 
@@ -835,21 +852,21 @@ fn a_rotating_secret_is_used_before_it_dies_whatever_became_of_the_token() {
 fn a_job_counts_as_late_since_it_was_first_due_whatever_was_tried_since() {
     let mut job = fresh();
     let due = job.due();
-    assert_eq!(job.step(Event::Woken, at(210), 0.0), [Action::Acquire]);
+    assert_eq!(job.step(JobEvent::Woken, at(210), 0.0), [Action::Acquire]);
     job.step(failure(FailureKind::Denied), at(211), 0.0);
     assert_eq!(job.due(), due, "after a failure");
     for (again, what) in [
-        (Event::SecretsChanged, "a changed secret"),
-        (Event::Asked, "a wish"),
-        (Event::SourceChanged, "another source"),
-        (Event::IssuerAnswered, "an issuer that is back"),
+        (JobEvent::SecretsChanged, "a changed secret"),
+        (JobEvent::Asked, "a wish"),
+        (JobEvent::SourceChanged, "another source"),
+        (JobEvent::IssuerAnswered, "an issuer that is back"),
     ] {
         job.step(again, at(220), 0.0);
         assert_eq!(job.due(), due, "{what}");
         job.step(failure(FailureKind::Denied), at(221), 0.0);
     }
     let mut job = fresh();
-    job.step(Event::Asked, at(10), 0.0);
+    job.step(JobEvent::Asked, at(10), 0.0);
     assert_eq!(
         job.due().boot,
         Duration::from_secs(10),
@@ -864,24 +881,24 @@ fn an_issuer_that_answers_again_ends_the_wait_after_a_failure_and_no_other_wait(
         job.step(failure(kind), at(1), 1.0);
         job.step(failure(kind), at(1), 1.0);
         assert_eq!(
-            job.step(Event::IssuerAnswered, at(2), 1.0),
+            job.step(JobEvent::IssuerAnswered, at(2), 1.0),
             [Action::Acquire]
         );
         assert_eq!(job.failures(), 2, "it has not succeeded yet");
     }
-    assert_eq!(fresh().step(Event::IssuerAnswered, at(10), 0.0), []);
-    assert_eq!(started().step(Event::IssuerAnswered, at(10), 0.0), []);
+    assert_eq!(fresh().step(JobEvent::IssuerAnswered, at(10), 0.0), []);
+    assert_eq!(started().step(JobEvent::IssuerAnswered, at(10), 0.0), []);
 }
 
 #[test]
 fn a_job_without_any_token_tries_as_often_as_one_whose_token_is_dead() {
     let mut without = started();
     let mut dead = fresh();
-    dead.step(Event::Woken, at(210), 0.0);
+    dead.step(JobEvent::Woken, at(210), 0.0);
     for nth in 0..20 {
         for job in [&mut without, &mut dead] {
             job.step(failure(FailureKind::Unavailable), at(1000 + nth), 1.0);
-            job.step(Event::Asked, at(1000 + nth), 0.0);
+            job.step(JobEvent::Asked, at(1000 + nth), 0.0);
         }
     }
     for job in [&mut without, &mut dead] {

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Class, Key, Scheduler, Sleeper, Work};
+use super::{Class, EntryKey, Scheduler, Wakeup, Work};
 use crate::model::failure::Failure;
 use crate::model::time::{Reading, Timestamp};
 use crate::refresh::circuit_breaker::{Cause, CircuitBreaker, Sign, is_refusal, sign};
 use crate::refresh::clock;
-use crate::refresh::job::Event;
+use crate::refresh::job::JobEvent;
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
 
 /// Issuers that are in trouble or refuse a client, and whoever is being asked.
 #[derive(Debug, Default)]
 pub(super) struct Issuers {
-    open: BTreeMap<Key, OpenBreaker>,
-    keys: BTreeMap<Issuer, Key>,
+    open: BTreeMap<EntryKey, OpenBreaker>,
+    keys: BTreeMap<Issuer, EntryKey>,
     /// Calls under way, by job.
-    calls: BTreeMap<Key, UnderWay>,
+    calls: BTreeMap<EntryKey, UnderWay>,
     /// Origins whose clock is off, or ours is.
     off: BTreeSet<Arc<str>>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Issuers {
 #[derive(Debug)]
 struct OpenBreaker {
     issuer: Issuer,
-    breaker: CircuitBreaker<Key>,
+    breaker: CircuitBreaker<EntryKey>,
     since: Timestamp,
     why: FailureStatus,
 }
@@ -43,7 +43,7 @@ struct UnderWay {
 }
 
 impl Issuers {
-    fn breaker(&mut self, issuer: Option<&Issuer>) -> Option<(Key, &mut OpenBreaker)> {
+    fn breaker(&mut self, issuer: Option<&Issuer>) -> Option<(EntryKey, &mut OpenBreaker)> {
         let key = *self.keys.get(issuer?)?;
         Some((key, self.open.get_mut(&key)?))
     }
@@ -56,18 +56,18 @@ impl Issuers {
 
 impl Scheduler {
     /// Puts in line that a job's source is asked.
-    pub(super) fn enqueue_acquire(&mut self, key: Key) {
+    pub(super) fn enqueue_acquire(&mut self, key: EntryKey) {
         self.change_issuer(key);
         let Some(entry) = self.jobs.get(&key) else {
             return;
         };
-        let lane = self.world.ports.acquirer.lane(&entry.config);
+        let concurrency_key = self.world.ports.acquirer.concurrency_key(&entry.config);
         let turn = entry.turn(self.world.now());
-        self.enqueue(lane, (Class::Refresh, turn), Work::Acquire(key));
+        self.enqueue(concurrency_key, (Class::Refresh, turn), Work::Acquire(key));
     }
 
     /// Whether a call that could begin has to wait because its issuer serves nobody like it; then it waits from now on.
-    pub(super) fn holds_back(&mut self, key: Key) -> bool {
+    pub(super) fn holds_back(&mut self, key: EntryKey) -> bool {
         let now = self.world.now();
         let Some(entry) = self.jobs.get(&key) else {
             return false;
@@ -86,7 +86,7 @@ impl Scheduler {
     }
 
     /// Takes note that a job's source is being asked.
-    pub(super) fn call_began(&mut self, key: Key) {
+    pub(super) fn call_began(&mut self, key: EntryKey) {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
@@ -99,7 +99,7 @@ impl Scheduler {
     }
 
     /// Takes note of how a call ended. `was_well`: the job had not failed before.
-    pub(super) fn call_ended(&mut self, key: Key, failure: Option<Failure>, was_well: bool) {
+    pub(super) fn call_ended(&mut self, key: EntryKey, failure: Option<Failure>, was_well: bool) {
         let Some(call) = self.issuers.calls.remove(&key) else {
             return;
         };
@@ -138,7 +138,7 @@ impl Scheduler {
     }
 
     /// Takes note of what a job's issuer said about its clock.
-    pub(super) fn clock_compared(&mut self, key: Key, ahead_ms: Option<i64>) {
+    pub(super) fn clock_compared(&mut self, key: EntryKey, ahead_ms: Option<i64>) {
         let call = self.issuers.calls.get(&key);
         let (Some(call), Some(ahead_ms)) = (call, ahead_ms) else {
             return;
@@ -163,9 +163,9 @@ impl Scheduler {
     /// `key`: the job that met it.
     fn open_breaker(
         &mut self,
-        key: Key,
+        key: EntryKey,
         issuer: Issuer,
-        breaker: CircuitBreaker<Key>,
+        breaker: CircuitBreaker<EntryKey>,
         failure: Failure,
     ) {
         self.restrained(key, &issuer, breaker.cause(), &failure);
@@ -182,7 +182,7 @@ impl Scheduler {
     }
 
     /// Says that the client of this job is held back from now on.
-    fn restrained(&self, key: Key, issuer: &Issuer, cause: Cause, failure: &Failure) {
+    fn restrained(&self, key: EntryKey, issuer: &Issuer, cause: Cause, failure: &Failure) {
         let (origin, code, error) = (&issuer.origin, failure.code(), &failure.message);
         let job = self.jobs.get(&key).map(|entry| &entry.config.id);
         let job = job.map(tracing::field::display);
@@ -202,7 +202,7 @@ impl Scheduler {
 
     fn tell_breaker(
         &mut self,
-        key: Key,
+        key: EntryKey,
         issuer: &Issuer,
         sign: Sign,
         failure: Option<Failure>,
@@ -224,7 +224,7 @@ impl Scheduler {
         }
         if let (true, Some(failure)) = (cause != before, failure) {
             open.since = now.wall;
-            let waiting: Vec<Key> = open.breaker.waiting().collect();
+            let waiting: Vec<EntryKey> = open.breaker.waiting().collect();
             let metrics = &self.world.metrics;
             metrics.client_restrained(&issuer.origin, before, false);
             self.restrained(key, issuer, cause, &failure);
@@ -236,7 +236,7 @@ impl Scheduler {
     }
 
     /// All go on: those that waited, and those that failed for nothing but the issuer's trouble.
-    fn close_breaker(&mut self, id: Key) {
+    fn close_breaker(&mut self, id: EntryKey) {
         let Some(open) = self.take_breaker(id) else {
             return;
         };
@@ -256,21 +256,21 @@ impl Scheduler {
             self.update(key);
         }
         for key in closed.affected {
-            self.tell(key, Event::IssuerAnswered);
+            self.tell(key, JobEvent::IssuerAnswered);
         }
     }
 
-    fn take_breaker(&mut self, id: Key) -> Option<OpenBreaker> {
+    fn take_breaker(&mut self, id: EntryKey) -> Option<OpenBreaker> {
         let open = self.issuers.open.remove(&id)?;
         self.issuers.keys.remove(&open.issuer);
-        self.queue.set(Sleeper::Issuer(id), None);
+        self.queue.set(Wakeup::Issuer(id), None);
         let (origin, cause) = (&open.issuer.origin, open.breaker.cause());
         self.world.metrics.client_restrained(origin, cause, false);
         Some(open)
     }
 
     /// Lets the next job try, if it is time.
-    pub(super) fn probe(&mut self, id: Key) {
+    pub(super) fn probe(&mut self, id: EntryKey) {
         let now = self.world.now();
         let Some(open) = self.issuers.open.get_mut(&id) else {
             return;
@@ -283,15 +283,15 @@ impl Scheduler {
         }
     }
 
-    fn set_probe(&mut self, id: Key) {
+    fn set_probe(&mut self, id: EntryKey) {
         if let Some(open) = self.issuers.open.get(&id) {
             let at = open.breaker.probes_at();
-            self.queue.set(Sleeper::Issuer(id), at);
+            self.queue.set(Wakeup::Issuer(id), at);
         }
     }
 
     /// A job goes, or asks another issuer from now on. Whether it waited for its turn to try this one.
-    pub(super) fn leave_issuer(&mut self, key: Key) -> bool {
+    pub(super) fn leave_issuer(&mut self, key: EntryKey) -> bool {
         let Some(issuer) = self.jobs.get(&key).and_then(|entry| entry.issuer.clone()) else {
             return false;
         };
@@ -305,7 +305,7 @@ impl Scheduler {
     }
 
     /// Whatever this job met at this issuer is no concern of others any more; a breaker that is nobody's goes.
-    fn forget(&mut self, key: Key, issuer: &Issuer) {
+    fn forget(&mut self, key: EntryKey, issuer: &Issuer) {
         let Some((id, open)) = self.issuers.breaker(Some(issuer)) else {
             return;
         };
@@ -319,7 +319,7 @@ impl Scheduler {
 
     /// The job may be configured anew, or more be known of its plugin: from now on its issuer is the one that it has now. Whether it
     /// waited for its turn to try another.
-    pub(super) fn change_issuer(&mut self, key: Key) -> bool {
+    pub(super) fn change_issuer(&mut self, key: EntryKey) -> bool {
         let Some(entry) = self.jobs.get(&key) else {
             return false;
         };
@@ -335,7 +335,7 @@ impl Scheduler {
     }
 
     /// Somebody wants to know whether the issuer serves this job now: the next try does not wait.
-    pub(super) fn hurry_issuer(&mut self, key: Key) {
+    pub(super) fn hurry_issuer(&mut self, key: EntryKey) {
         let now = self.world.now();
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
         if let Some((id, open)) = self.issuers.breaker(issuer) {
@@ -345,7 +345,7 @@ impl Scheduler {
     }
 
     /// Something changed that the issuer may have refused the client for.
-    pub(super) fn client_changed(&mut self, key: Key) {
+    pub(super) fn client_changed(&mut self, key: EntryKey) {
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
         let open = self.issuers.of(issuer);
         if open.is_some_and(|open| open.breaker.cause() == Cause::ClientRefused) {
@@ -354,7 +354,7 @@ impl Scheduler {
     }
 
     /// Why a job waits for its issuer; none: it does not wait.
-    pub(super) fn held_back(&self, key: Key) -> Option<HeldBack> {
+    pub(super) fn held_back(&self, key: EntryKey) -> Option<HeldBack> {
         let open = self.issuers.of(self.jobs.get(&key)?.issuer.as_ref())?;
         if !open.breaker.is_waiting(key) {
             return None;
@@ -369,7 +369,7 @@ impl Scheduler {
 
     /// When a job's source is asked next; while its issuer is in trouble or refuses its client, when one of the jobs that wait for that may
     /// try. None: it is being asked, or another job tries right now.
-    pub(super) fn next_refresh(&self, key: Key, now: Reading) -> Option<Timestamp> {
+    pub(super) fn next_refresh(&self, key: EntryKey, now: Reading) -> Option<Timestamp> {
         let entry = self.jobs.get(&key)?;
         let on_wall_clock = |at: Duration| now.wall.after(at.saturating_sub(now.boot));
         let open = self.issuers.of(entry.issuer.as_ref());
@@ -386,7 +386,7 @@ impl Scheduler {
     }
 
     /// Whether a job waits for its issuer until somebody mends something.
-    pub(super) fn is_held_for_people(&self, key: Key) -> bool {
+    pub(super) fn is_held_for_people(&self, key: EntryKey) -> bool {
         let entry = self.jobs.get(&key);
         let open = self
             .issuers

@@ -1,11 +1,11 @@
-//! Plugins that are not loaded: what needs one waits in its lane until that is done or has failed, however long it takes. It has no place
+//! Plugins that are not loaded: what needs one waits in its queue until that is done or has failed, however long it takes. It has no place
 //! meanwhile, no call has begun, and nothing is thought of its issuer.
 
 use std::sync::Arc;
 
-use super::{Key, Phase, Scheduler, Work};
+use super::{EntryKey, RunPhase, Scheduler, Work};
 use crate::model::time::Timestamp;
-use crate::runner::ports::Lane;
+use crate::runner::ports::ConcurrencyKey;
 use crate::runner::status::Compiling;
 use crate::runner::work::Task;
 
@@ -18,9 +18,9 @@ pub(super) struct Loading {
 }
 
 impl Scheduler {
-    /// Lets nothing begin in this lane before the plugin is loaded that it is behind.
-    pub(super) fn await_plugin(&mut self, lane: &Lane) {
-        let Some(plugin) = lane.plugin() else {
+    /// Lets nothing begin in this queue before the plugin is loaded that it is behind.
+    pub(super) fn await_plugin(&mut self, concurrency_key: &ConcurrencyKey) {
+        let Some(plugin) = concurrency_key.plugin() else {
             return;
         };
         if self.compiling(plugin).is_some() || self.world.ports.acquirer.is_loaded(plugin) {
@@ -38,7 +38,7 @@ impl Scheduler {
 
     /// The next plugin to load; none once the end has begun. It takes no place: it asks nobody, and compilers take turns by themselves.
     pub(super) fn begin_loading(&mut self) -> Option<(Work, Task)> {
-        let is_running = matches!(self.phase, Phase::Running);
+        let is_running = matches!(self.phase, RunPhase::Running);
         let mut loading = self.loading.iter_mut().filter(|_| is_running);
         let (key, loading) = loading.find(|(_, it)| !it.is_begun)?;
         loading.is_begun = true;
@@ -48,14 +48,14 @@ impl Scheduler {
 
     /// Lets go on what waited for a plugin, also if it cannot be loaded: then each call fails for that by itself, and the next asks for it
     /// again.
-    pub(super) fn plugin_loaded(&mut self, key: Key) {
+    pub(super) fn plugin_loaded(&mut self, key: EntryKey) {
         if let Some(loading) = self.loading.remove(&key) {
             self.admission.close(&loading.plugin, false);
         }
     }
 
     /// The plugin that a job waits for, its source's or a format's; none: it waits for none.
-    pub(super) fn waits_for_plugin(&self, key: Key) -> Option<Compiling> {
+    pub(super) fn waits_for_plugin(&self, key: EntryKey) -> Option<Compiling> {
         let entry = self.jobs.get(&key)?;
         let source = Some(&entry.config.source.plugin).filter(|_| entry.machine.waits_for_turn());
         let shared = self.shared_of.get(&entry.config.id).into_iter().flatten();

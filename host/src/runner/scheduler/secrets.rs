@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Class, Key, Lane, Scheduler, Sleeper, Work};
+use super::{Class, ConcurrencyKey, EntryKey, Scheduler, Wakeup, Work};
 use crate::model::{Job, SecretOrigin};
-use crate::refresh::job::Event;
+use crate::refresh::job::JobEvent;
 use crate::runner::ports;
 
 /// How often the secrets of a job are looked at that waits for somebody. Nobody who has just put a secret right waits much longer before
@@ -14,18 +14,24 @@ const LOOK_EVERY: Duration = Duration::from_secs(25);
 
 impl Scheduler {
     /// Looks at the secrets of a job, if it waits for somebody and has such as others may change.
-    pub(super) fn look(&mut self, key: Key) {
+    pub(super) fn look(&mut self, key: EntryKey) {
         let waiting = self
             .jobs
             .get(&key)
             .filter(|entry| entry.waits_for_secrets(&self.world.ports));
-        if let Some(lane) = waiting.and_then(|entry| lane_of_secrets(&entry.config)) {
-            self.enqueue(lane, (Class::Verify, Duration::ZERO), Work::Look(key));
+        if let Some(concurrency_key) =
+            waiting.and_then(|entry| concurrency_key_of_secrets(&entry.config))
+        {
+            self.enqueue(
+                concurrency_key,
+                (Class::Verify, Duration::ZERO),
+                Work::Look(key),
+            );
         }
     }
 
     /// Takes note of what they were.
-    pub(super) fn looked(&mut self, key: Key, digest: Option<[u8; 32]>) {
+    pub(super) fn looked(&mut self, key: EntryKey, digest: Option<[u8; 32]>) {
         let now = self.world.now();
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
@@ -34,7 +40,7 @@ impl Scheduler {
             return;
         }
         let next = now.boot.saturating_add(LOOK_EVERY);
-        self.queue.set(Sleeper::Secrets(key), Some(next));
+        self.queue.set(Wakeup::Secrets(key), Some(next));
         let Some(digest) = digest else {
             return;
         };
@@ -42,14 +48,14 @@ impl Scheduler {
         let is_another = before.is_some_and(|before| *before != digest);
         if is_another && entry.machine.needs_mending() {
             tracing::info!(job = %entry.config.id, "a secret has changed; the source is tried again");
-            self.tell(key, Event::SecretsChanged);
+            self.tell(key, JobEvent::SecretsChanged);
             self.client_changed(key);
         }
     }
 }
 
 /// What reading a job's secrets leans on; none: nobody else can change them.
-fn lane_of_secrets(job: &Job) -> Option<Lane> {
+fn concurrency_key_of_secrets(job: &Job) -> Option<ConcurrencyKey> {
     let origins = || job.source.secrets.values().map(|secret| &secret.origin);
     if origins().any(|origin| matches!(origin, SecretOrigin::KubernetesSecret { .. })) {
         return Some(ports::cluster());
@@ -62,5 +68,5 @@ fn lane_of_secrets(job: &Job) -> Option<Lane> {
     };
     let has_file = origins().any(is_file);
     let has_certificate = job.source.tls.cert_file.is_some();
-    (has_file || has_certificate).then_some(Lane::Local)
+    (has_file || has_certificate).then_some(ConcurrencyKey::Local)
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Key, Scheduler, Sleeper, Work, apart, class_of, written_event};
+use super::{EntryKey, Scheduler, Wakeup, Work, apart, class_of, written_event};
 use crate::model::failure::Failure;
 use crate::model::time::Reading;
 use crate::model::{JobId, SharedOutput};
-use crate::refresh::publication;
+use crate::refresh::output;
 use crate::runner::entry::SharedEntry;
 use crate::runner::ports;
 
@@ -22,7 +22,7 @@ impl Scheduler {
             return;
         };
         for key in std::mem::take(&mut self.shared).into_keys() {
-            self.queue.set(Sleeper::Shared(key), None);
+            self.queue.set(Wakeup::Shared(key), None);
         }
         self.shared_of.clear();
         for (index, config) in outputs.into_iter().enumerate() {
@@ -45,7 +45,7 @@ impl Scheduler {
             .unwrap_or(SHARED_VERIFY)
     }
 
-    pub(super) fn token_changed(&mut self, job: Key) {
+    pub(super) fn token_changed(&mut self, job: EntryKey) {
         let Some(entry) = self.jobs.get(&job) else {
             return;
         };
@@ -55,7 +55,7 @@ impl Scheduler {
         }
     }
 
-    fn shared_changed(&mut self, key: Key) {
+    fn shared_changed(&mut self, key: EntryKey) {
         let (now, sample) = (self.world.now(), self.world.sample());
         let Some(shared) = self.shared.get(&key) else {
             return;
@@ -66,33 +66,37 @@ impl Scheduler {
         if let Some(shared) = self.shared.get_mut(&key) {
             shared
                 .publication
-                .step(publication::Event::Changed, now, sample);
+                .step(output::OutputEvent::Changed, now, sample);
         }
         self.write_shared_if_due(key);
     }
 
-    pub(super) fn write_shared_if_due(&mut self, key: Key) {
+    pub(super) fn write_shared_if_due(&mut self, key: EntryKey) {
         let now = self.world.now();
         let Some(shared) = self.shared.get_mut(&key) else {
             return;
         };
         let purpose = shared.publication.take(now);
         self.queue
-            .set(Sleeper::Shared(key), shared.publication.wakes_at());
+            .set(Wakeup::Shared(key), shared.publication.wakes_at());
         if let Some(purpose) = purpose {
-            let lane = self.world.ports.publisher.lane(&shared.config.output);
+            let concurrency_key = self
+                .world
+                .ports
+                .publisher
+                .concurrency_key(&shared.config.output);
             let work = Work::WriteShared(key, purpose);
-            self.enqueue(lane, (class_of(purpose), Duration::ZERO), work);
+            self.enqueue(concurrency_key, (class_of(purpose), Duration::ZERO), work);
         }
     }
 
     /// One of the jobs was removed before the write began.
-    pub(super) fn shared_gone(&mut self, key: Key) {
+    pub(super) fn shared_gone(&mut self, key: EntryKey) {
         let (now, sample) = (self.world.now(), self.world.sample());
         if let Some(shared) = self.shared.get_mut(&key) {
             shared
                 .publication
-                .step(publication::Event::Gone, now, sample);
+                .step(output::OutputEvent::Gone, now, sample);
         }
         self.settle_shared();
     }
@@ -103,7 +107,11 @@ impl Scheduler {
         shared.from.iter().map(token).collect()
     }
 
-    pub(super) fn shared_written(&mut self, key: Key, result: Result<ports::Published, Failure>) {
+    pub(super) fn shared_written(
+        &mut self,
+        key: EntryKey,
+        result: Result<ports::Published, Failure>,
+    ) {
         let (result, parts) = apart(result);
         let (now, sample) = (self.world.now(), self.world.sample());
         if let Some(shared) = self.shared.get_mut(&key) {
@@ -132,14 +140,14 @@ impl Scheduler {
     }
 
     /// Where the outputs stand that a job shares.
-    pub(super) fn shared_states(&self, job: &JobId) -> Vec<publication::State> {
+    pub(super) fn shared_states(&self, job: &JobId) -> Vec<output::OutputState> {
         let keys = self.shared_of.get(job).into_iter().flatten();
         let shared = keys.filter_map(|key| self.shared.get(key));
         shared.map(|shared| shared.publication.state()).collect()
     }
 
     /// Notes what a job's consumers have.
-    pub(super) fn note_published(&mut self, job: Key, now: Reading) {
+    pub(super) fn note_published(&mut self, job: EntryKey, now: Reading) {
         let Some(entry) = self.jobs.get(&job) else {
             return;
         };

@@ -8,10 +8,10 @@ use crate::model::failure::FailureKind;
 use crate::model::time::Clock as _;
 use crate::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::runner::status::JobState;
-use crate::runner::{Asked, Change};
+use crate::runner::{JobChange, RefreshAsked};
 
-fn shared(from: &[&str], path: &str) -> Change {
-    Change::SharedOutputs(vec![Arc::new(SharedOutput {
+fn shared(from: &[&str], path: &str) -> JobChange {
+    JobChange::SharedOutputs(vec![Arc::new(SharedOutput {
         from: from.iter().map(|name| JobId::file(*name)).collect(),
         output: output(path),
     })])
@@ -99,7 +99,7 @@ fn a_removed_job_ends_its_write_and_is_asked_for_no_more() {
     world.time.run(async {
         let started = world.start(vec![job("a"), job("b")]).await;
         world.time.wait(SECOND).await;
-        let remove = Change::Remove(JobId::file("a"));
+        let remove = JobChange::Remove(JobId::file("a"));
         started.handle.apply(vec![remove]).await.unwrap();
         world.time.wait(3600 * SECOND).await;
         assert_eq!(world.written("a"), ["a.0"]);
@@ -228,7 +228,7 @@ fn a_shared_output_rests_without_one_of_its_jobs_and_comes_back_with_it() {
         let change = vec![shared(&["a", "b"], "netrc")];
         started.handle.apply(change).await.unwrap();
         world.time.wait(SECOND).await;
-        let remove = Change::Remove(JobId::file("b"));
+        let remove = JobChange::Remove(JobId::file("b"));
         started.handle.apply(vec![remove]).await.unwrap();
         world.time.wait(3600 * SECOND).await;
         assert_eq!(world.written("netrc"), ["a.0,b.0"]);
@@ -251,7 +251,7 @@ fn whoever_asks_for_a_refresh_gets_one_and_learns_of_names_that_are_no_jobs() {
         world.time.wait(SECOND).await;
         let names = vec!["a".to_owned(), "nobody".to_owned()];
         let asked = started.handle.refresh(names).await.unwrap();
-        let expected = Asked {
+        let expected = RefreshAsked {
             at: world.time.now().wall,
             unknown: vec!["nobody".to_owned()],
         };

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
 use crate::model::failure::FailureKind;
 use crate::model::{Format, Job, JobId, SharedOutput};
-use crate::runner::Change;
+use crate::runner::JobChange;
 use crate::runner::status::{JobState, JobStatus};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -106,7 +106,7 @@ fn a_token_waits_for_its_format_and_is_kept_meanwhile() {
         let stop = CancellationToken::new();
         let task = tokio::spawn(runner.run(stop.clone()));
         let changes = put(vec![formatted("a"), job("b")]);
-        let shared = Change::SharedOutputs(vec![shared.into()]);
+        let shared = JobChange::SharedOutputs(vec![shared.into()]);
         handle
             .apply(changes.into_iter().chain([shared]).collect())
             .await

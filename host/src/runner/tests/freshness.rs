@@ -9,7 +9,7 @@ use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
 use crate::model::failure::{Code, Failure, FailureKind};
 use crate::model::{JobId, SharedOutput};
-use crate::runner::Change;
+use crate::runner::JobChange;
 use crate::runner::status::{JobState, OutputState};
 
 #[test]
@@ -42,7 +42,7 @@ fn the_newest_token_is_everywhere_also_if_it_dies_before_the_one_it_replaces() {
     world.time.run(async {
         let started = world.start(vec![job("a")]).await;
         let shared = vec![Arc::new(shared)];
-        let change = Change::SharedOutputs(shared);
+        let change = JobChange::SharedOutputs(shared);
         started.handle.apply(vec![change]).await.unwrap();
         world.time.wait(150 * SECOND).await;
         let short = Plan {

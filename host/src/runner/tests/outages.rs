@@ -537,7 +537,7 @@ fn a_job_that_gets_another_client_or_is_removed_while_it_waits_waits_for_the_old
         let gone = crate::model::JobId::file("goes");
         started
             .handle
-            .apply(vec![crate::runner::Change::Remove(gone)])
+            .apply(vec![crate::runner::JobChange::Remove(gone)])
             .await
             .unwrap();
         world.time.wait(SECOND).await;
@@ -583,7 +583,7 @@ fn an_issuer_that_nobody_asks_any_more_is_in_trouble_no_more() {
         let mut changes = put(vec![moved]);
         for name in ["goes", "is-asked-while-it-goes"] {
             let id = crate::model::JobId::file(name);
-            changes.push(crate::runner::Change::Remove(id));
+            changes.push(crate::runner::JobChange::Remove(id));
         }
         started.handle.apply(changes).await.unwrap();
         world.time.wait(SECOND).await;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
 use crate::model::failure::FailureKind;
 use crate::model::{Job, JobId, SharedOutput};
-use crate::runner::Change;
+use crate::runner::JobChange;
 use crate::runner::status::JobState;
 use crate::stop;
 
@@ -137,7 +137,7 @@ fn whoever_talks_to_a_runner_that_ended_is_told() {
 }
 
 /// Runs once; the states of the jobs by name, and how long it took.
-fn once(world: &World, changes: Vec<Change>, patience: Duration) -> (Vec<JobState>, Duration) {
+fn once(world: &World, changes: Vec<JobChange>, patience: Duration) -> (Vec<JobState>, Duration) {
     world.time.run(async {
         let (runner, _handle, _) = world.runner(&limits(64, 16));
         let stop = CancellationToken::new();
@@ -156,7 +156,7 @@ fn a_single_run_ends_when_all_is_written_and_kept() {
     };
     world.facts().write_takes.insert("both".to_owned(), SECOND);
     let mut changes = put(vec![job("a"), job("b")]);
-    changes.push(Change::SharedOutputs(vec![Arc::new(shared)]));
+    changes.push(JobChange::SharedOutputs(vec![Arc::new(shared)]));
     let (states, took) = once(&world, changes, 60 * SECOND);
     assert_eq!(states, [JobState::Ready, JobState::Ready]);
     assert_eq!(world.written("both"), ["a.0,b.0"]);

@@ -23,9 +23,10 @@ use crate::model::{
 };
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
-    Acquirer, Call, Chance, Change as Wrote, Issuer, Lane, Ports, Published, Publisher, Write,
+    AcquireContext, Acquirer, ConcurrencyKey, Issuer, Ports, Published, Publisher, RandomSource,
+    Write, WriteOutcome as Wrote,
 };
-use crate::runner::{Change, Handle, Runner, source_hash};
+use crate::runner::{Handle, JobChange, Runner, source_hash};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -67,7 +68,7 @@ impl Default for Plan {
 pub(crate) struct Asked {
     pub(crate) job: String,
     pub(crate) at: Duration,
-    pub(crate) call: Call,
+    pub(crate) call: AcquireContext,
 }
 
 /// What an output holds, and since when.
@@ -158,7 +159,7 @@ impl World {
             keeper: Arc::new(self.clone()),
             clock: Arc::new(self.time.clone()),
             timer: Arc::new(self.time.clone()),
-            chance: Arc::new(Seeded(Mutex::new(fastrand::Rng::with_seed(7)))),
+            random: Arc::new(Seeded(Mutex::new(fastrand::Rng::with_seed(7)))),
         }
     }
 
@@ -201,9 +202,9 @@ impl Started {
     }
 }
 
-pub(crate) fn put(jobs: Vec<Job>) -> Vec<Change> {
+pub(crate) fn put(jobs: Vec<Job>) -> Vec<JobChange> {
     jobs.into_iter()
-        .map(|job| Change::Put(Arc::new(job)))
+        .map(|job| JobChange::Put(Arc::new(job)))
         .collect()
 }
 
@@ -290,11 +291,11 @@ pub(crate) fn path(output: &Output) -> String {
 }
 
 impl Acquirer for World {
-    fn lane(&self, job: &Job) -> Lane {
+    fn concurrency_key(&self, job: &Job) -> ConcurrencyKey {
         let Plan { origin, plugin, .. } = self.plan_of(&job.id.name);
         plugin.map_or_else(
-            || Lane::Remote(origin.into()).behind(&job.source.plugin),
-            |plugin| Lane::Local.behind(plugin),
+            || ConcurrencyKey::Remote(origin.into()).behind(&job.source.plugin),
+            |plugin| ConcurrencyKey::Local.behind(plugin),
         )
     }
 
@@ -343,7 +344,7 @@ impl Acquirer for World {
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
-        call: Call,
+        call: AcquireContext,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         let name = job.id.name.clone();
         Box::pin(async move {
@@ -417,10 +418,10 @@ pub(crate) fn kept(value: &str, obtained_at: Timestamp, expires_at: Timestamp) -
 }
 
 impl Publisher for World {
-    fn lane(&self, output: &Output) -> Lane {
+    fn concurrency_key(&self, output: &Output) -> ConcurrencyKey {
         match &output.format {
-            Some(format) => Lane::Local.behind(&format.plugin),
-            None => Lane::Local,
+            Some(format) => ConcurrencyKey::Local.behind(&format.plugin),
+            None => ConcurrencyKey::Local,
         }
     }
 
@@ -535,7 +536,7 @@ impl Keeper for World {
 
 struct Seeded(Mutex<fastrand::Rng>);
 
-impl Chance for Seeded {
+impl RandomSource for Seeded {
     fn sample(&self) -> f64 {
         self.0.lock().unwrap().f64()
     }

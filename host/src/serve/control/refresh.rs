@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::time::Timestamp;
 use crate::runner::status::{JobStatus, OutputState, OutputStatus, Snapshot};
-use crate::runner::{Handle, Stopped};
+use crate::runner::{Handle, RunnerStopped};
 
 /// How often the jobs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -40,7 +40,7 @@ pub(super) async fn refresh(
     runner: &Handle,
     jobs: Vec<String>,
     wait: Duration,
-) -> Result<RefreshResult, Stopped> {
+) -> Result<RefreshResult, RunnerStopped> {
     let asked = runner.refresh(jobs.clone()).await?;
     let begun = tokio::time::Instant::now();
     loop {

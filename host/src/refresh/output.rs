@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::backoff::{self, Streak};
 use super::scaled;
 use crate::model::failure::FailureKind;
@@ -13,7 +15,7 @@ const VERIFY_SPREAD: f64 = 0.1;
 
 /// What happened to an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum OutputEvent {
     /// There is new content for it.
     Changed,
     /// An earlier process gave it content; whether it still has that is not known.
@@ -41,8 +43,9 @@ pub enum Purpose {
 }
 
 /// An output's state, in the words of status and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputState {
     /// There is no token to write yet.
     Waiting,
     /// The newest content is on its way.
@@ -55,10 +58,10 @@ pub enum State {
 
 /// An output's life.
 #[derive(Debug, Clone)]
-pub struct Publication {
+pub struct OutputLifecycle {
     /// How often it is verified; none: never.
     verify: Option<Duration>,
-    phase: Phase,
+    phase: OutputPhase,
     /// Whether its content changed while it was being written.
     is_outdated: bool,
     /// Whether the newest content was written and no write failed since.
@@ -68,7 +71,7 @@ pub struct Publication {
 
 /// Points in time are on the boot clock.
 #[derive(Debug, Clone, Copy)]
-enum Phase {
+enum OutputPhase {
     Empty,
     Wanted,
     Writing,
@@ -76,13 +79,13 @@ enum Phase {
     Failed { retry_at: Duration },
 }
 
-impl Publication {
+impl OutputLifecycle {
     /// An output without content.
     #[must_use]
     pub fn new(verify: Option<Duration>) -> Self {
         Self {
             verify,
-            phase: Phase::Empty,
+            phase: OutputPhase::Empty,
             is_outdated: false,
             is_current: false,
             failures: Streak::default(),
@@ -90,36 +93,38 @@ impl Publication {
     }
 
     /// Takes note of what happened. `sample` is from 0 to 1.
-    pub fn step(&mut self, event: Event, now: Reading, sample: f64) {
+    pub fn step(&mut self, event: OutputEvent, now: Reading, sample: f64) {
         match event {
-            Event::Changed => self.changed(),
-            Event::Restored => {
+            OutputEvent::Changed => self.changed(),
+            OutputEvent::Restored => {
                 let verify_at = Some(now.boot);
-                self.phase = Phase::Resting { verify_at };
+                self.phase = OutputPhase::Resting { verify_at };
             }
-            Event::Gone => {
-                self.phase = Phase::Empty;
+            OutputEvent::Gone => {
+                self.phase = OutputPhase::Empty;
                 self.is_outdated = false;
                 self.is_current = false;
             }
-            Event::Written => self.written(now, sample),
-            Event::Failed { kind, retry_after } => self.failed(kind, retry_after, now, sample),
+            OutputEvent::Written => self.written(now, sample),
+            OutputEvent::Failed { kind, retry_after } => {
+                self.failed(kind, retry_after, now, sample)
+            }
         }
     }
 
     fn changed(&mut self) {
         self.is_current = false;
-        if matches!(self.phase, Phase::Writing) {
+        if matches!(self.phase, OutputPhase::Writing) {
             self.is_outdated = true;
         } else {
-            self.phase = Phase::Wanted;
+            self.phase = OutputPhase::Wanted;
         }
     }
 
     fn written(&mut self, now: Reading, sample: f64) {
         self.failures = Streak::default();
         if std::mem::take(&mut self.is_outdated) {
-            self.phase = Phase::Wanted;
+            self.phase = OutputPhase::Wanted;
             return;
         }
         self.is_current = true;
@@ -127,7 +132,7 @@ impl Publication {
             let earlier = scaled(verify, VERIFY_SPREAD * sample);
             now.boot.saturating_add(verify.saturating_sub(earlier))
         });
-        self.phase = Phase::Resting { verify_at };
+        self.phase = OutputPhase::Resting { verify_at };
     }
 
     fn failed(
@@ -140,12 +145,12 @@ impl Publication {
         self.is_current = false;
         let nth = self.failures.failed(kind);
         if std::mem::take(&mut self.is_outdated) {
-            self.phase = Phase::Wanted;
+            self.phase = OutputPhase::Wanted;
             return;
         }
         let wait = backoff::wait_locally(kind, nth, retry_after, sample)
             .min(self.verify.unwrap_or(Duration::MAX));
-        self.phase = Phase::Failed {
+        self.phase = OutputPhase::Failed {
             retry_at: now.boot.saturating_add(wait),
         };
     }
@@ -156,10 +161,10 @@ impl Publication {
             return None;
         }
         let purpose = match self.phase {
-            Phase::Resting { .. } => Purpose::Verify,
+            OutputPhase::Resting { .. } => Purpose::Verify,
             _ => Purpose::Publish,
         };
-        self.phase = Phase::Writing;
+        self.phase = OutputPhase::Writing;
         Some(purpose)
     }
 
@@ -167,10 +172,10 @@ impl Publication {
     #[must_use]
     pub fn wakes_at(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Empty | Phase::Writing => None,
-            Phase::Wanted => Some(Duration::ZERO),
-            Phase::Resting { verify_at } => verify_at,
-            Phase::Failed { retry_at } => Some(retry_at),
+            OutputPhase::Empty | OutputPhase::Writing => None,
+            OutputPhase::Wanted => Some(Duration::ZERO),
+            OutputPhase::Resting { verify_at } => verify_at,
+            OutputPhase::Failed { retry_at } => Some(retry_at),
         }
     }
 
@@ -178,7 +183,7 @@ impl Publication {
     #[must_use]
     pub fn retries_at(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Failed { retry_at } => Some(retry_at),
+            OutputPhase::Failed { retry_at } => Some(retry_at),
             _ => None,
         }
     }
@@ -186,17 +191,17 @@ impl Publication {
     /// Whether a write is under way.
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        matches!(self.phase, Phase::Writing)
+        matches!(self.phase, OutputPhase::Writing)
     }
 
     /// In a word.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> OutputState {
         match self.phase {
-            _ if self.is_current => State::Written,
-            Phase::Empty => State::Waiting,
-            _ if self.failures.all() > 0 => State::Failing,
-            _ => State::Writing,
+            _ if self.is_current => OutputState::Written,
+            OutputPhase::Empty => OutputState::Waiting,
+            _ if self.failures.all() > 0 => OutputState::Failing,
+            _ => OutputState::Writing,
         }
     }
 }
@@ -217,8 +222,8 @@ mod tests {
         }
     }
 
-    fn failure(kind: FailureKind) -> Event {
-        Event::Failed {
+    fn failure(kind: FailureKind) -> OutputEvent {
+        OutputEvent::Failed {
             kind,
             retry_after: None,
         }
@@ -226,43 +231,51 @@ mod tests {
 
     #[test]
     fn an_output_is_written_once_for_each_change_and_then_verified() {
-        let mut output = Publication::new(Some(VERIFY));
-        assert_eq!(output.state(), State::Waiting);
+        let mut output = OutputLifecycle::new(Some(VERIFY));
+        assert_eq!(output.state(), OutputState::Waiting);
         assert_eq!(output.take(at(0)), None, "nothing to write yet");
-        output.step(Event::Changed, at(1), 0.0);
+        output.step(OutputEvent::Changed, at(1), 0.0);
         assert_eq!(output.take(at(1)), Some(Purpose::Publish));
-        assert_eq!(output.state(), State::Writing);
+        assert_eq!(output.state(), OutputState::Writing);
         assert_eq!(output.take(at(1)), None, "one write at a time");
-        output.step(Event::Written, at(2), 0.0);
-        assert_eq!(output.state(), State::Written);
+        output.step(OutputEvent::Written, at(2), 0.0);
+        assert_eq!(output.state(), OutputState::Written);
         assert_eq!(output.take(at(601)), None);
         assert_eq!(output.take(at(602)), Some(Purpose::Verify));
-        assert_eq!(output.state(), State::Written, "also while it is verified");
+        assert_eq!(
+            output.state(),
+            OutputState::Written,
+            "also while it is verified"
+        );
     }
 
     #[test]
     fn verifications_drift_apart_by_up_to_a_tenth() {
         for (sample, expected_s) in [(0.0, 600), (0.5, 570), (1.0, 540)] {
-            let mut output = Publication::new(Some(VERIFY));
-            output.step(Event::Changed, at(0), sample);
+            let mut output = OutputLifecycle::new(Some(VERIFY));
+            output.step(OutputEvent::Changed, at(0), sample);
             output.take(at(0));
-            output.step(Event::Written, at(0), sample);
+            output.step(OutputEvent::Written, at(0), sample);
             assert_eq!(output.wakes_at(), Some(Duration::from_secs(expected_s)));
         }
     }
 
     #[test]
     fn a_change_during_a_write_is_written_after_it() {
-        let mut output = Publication::new(None);
-        output.step(Event::Changed, at(0), 0.0);
+        let mut output = OutputLifecycle::new(None);
+        output.step(OutputEvent::Changed, at(0), 0.0);
         output.take(at(0));
-        output.step(Event::Changed, at(1), 0.0);
+        output.step(OutputEvent::Changed, at(1), 0.0);
         assert_eq!(output.take(at(1)), None, "the first write is under way");
-        output.step(Event::Written, at(2), 0.0);
-        assert_eq!(output.state(), State::Writing, "what was written is old");
+        output.step(OutputEvent::Written, at(2), 0.0);
+        assert_eq!(
+            output.state(),
+            OutputState::Writing,
+            "what was written is old"
+        );
         assert_eq!(output.take(at(2)), Some(Purpose::Publish));
-        output.step(Event::Written, at(3), 0.0);
-        assert_eq!(output.state(), State::Written);
+        output.step(OutputEvent::Written, at(3), 0.0);
+        assert_eq!(output.state(), OutputState::Written);
         assert_eq!(output.wakes_at(), None, "never verified");
     }
 
@@ -273,14 +286,14 @@ mod tests {
             (None, [10, 25, 25]),
             (Some(5), [5; 3]),
         ] {
-            let mut output = Publication::new(verify_s.map(Duration::from_secs));
-            output.step(Event::Changed, at(0), 0.0);
+            let mut output = OutputLifecycle::new(verify_s.map(Duration::from_secs));
+            output.step(OutputEvent::Changed, at(0), 0.0);
             let mut now = 0;
             for expected_wait in waits {
                 assert_eq!(output.take(at(now)), Some(Purpose::Publish));
                 assert_eq!(output.retries_at(), None, "it is being written");
                 output.step(failure(FailureKind::Denied), at(now), 0.0);
-                assert_eq!(output.state(), State::Failing);
+                assert_eq!(output.state(), OutputState::Failing);
                 now += expected_wait;
                 assert_eq!(output.wakes_at(), Some(Duration::from_secs(now)));
                 assert_eq!(output.retries_at(), output.wakes_at());
@@ -290,13 +303,13 @@ mod tests {
 
     #[test]
     fn a_new_token_does_not_wait_for_an_old_failure() {
-        let mut output = Publication::new(Some(VERIFY));
-        output.step(Event::Changed, at(0), 0.0);
+        let mut output = OutputLifecycle::new(Some(VERIFY));
+        output.step(OutputEvent::Changed, at(0), 0.0);
         output.take(at(0));
         output.step(failure(FailureKind::Denied), at(0), 0.0);
-        output.step(Event::Changed, at(1), 0.0);
+        output.step(OutputEvent::Changed, at(1), 0.0);
         assert_eq!(output.take(at(1)), Some(Purpose::Publish));
-        output.step(Event::Changed, at(2), 0.0);
+        output.step(OutputEvent::Changed, at(2), 0.0);
         output.step(failure(FailureKind::Denied), at(3), 0.0);
         assert_eq!(
             output.take(at(3)),
@@ -310,18 +323,18 @@ mod tests {
         fn whatever_happens_one_write_at_a_time_and_the_newest_content_is_written_in_the_end(
             happenings in proptest::collection::vec((0_u64..1000, any::<u8>()), 1..80), sample in 0.0_f64..=1.0,
         ) {
-            let mut output = Publication::new(Some(VERIFY));
+            let mut output = OutputLifecycle::new(Some(VERIFY));
             let (mut now_s, mut newest, mut written, mut writing) = (0, 0, 0, None);
             for (pass_s, choice) in happenings {
                 now_s += pass_s;
                 match (choice % 4, writing) {
                     (0, _) => {
                         newest += 1;
-                        output.step(Event::Changed, at(now_s), sample);
+                        output.step(OutputEvent::Changed, at(now_s), sample);
                     }
                     (1, Some(content)) => {
                         (written, writing) = (content, None);
-                        output.step(Event::Written, at(now_s), sample);
+                        output.step(OutputEvent::Written, at(now_s), sample);
                     }
                     (2, Some(_)) => {
                         writing = None;
@@ -333,7 +346,7 @@ mod tests {
                     prop_assert_eq!(writing.replace(newest), None, "two writes at a time");
                 }
                 prop_assert_eq!(writing.is_some(), output.is_writing());
-                if output.state() == State::Written {
+                if output.state() == OutputState::Written {
                     prop_assert_eq!(written, newest);
                 }
                 if newest > 0 && writing.is_none() {

@@ -23,7 +23,7 @@ use crate::state::manual::Manual;
 use crate::state::{ClusterPlace, Looked, StateError, StateKey, Store};
 
 /// Every room that a job needs.
-pub(super) struct House {
+pub(super) struct App {
     /// The plugins, built in and configured.
     pub(super) plugins: Plugins,
     /// What plugins may ask for.
@@ -34,7 +34,7 @@ pub(super) struct House {
     pub(super) state: Manual,
 }
 
-impl House {
+impl App {
     /// Opens the state store and joins the rooms, until `stop`. Reads no secret but the store's keys.
     ///
     /// # Errors
