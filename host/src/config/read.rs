@@ -347,6 +347,9 @@ pub(super) trait Word: Sized {
     /// Whether it may have line ends and other control characters.
     const LINES: bool = false;
 
+    /// Whether it is one also where YAML reads a number or a truth value.
+    const BARE: bool = false;
+
     /// Reads the text.
     fn parse(text: &str) -> Result<Self, Complaint>;
 
@@ -386,6 +389,7 @@ impl<W: Word> Read for W {
                 ))
             }
             Kind::Text => W::parse(&scalar.text),
+            _ if W::BARE => W::parse(&scalar.text),
             _ => W::parse_bare(&scalar.text),
         };
         match read {

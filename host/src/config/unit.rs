@@ -34,6 +34,7 @@ const TIME_UNITS: [(&str, u64); 5] = [
 impl Word for Time {
     const EXPECTED: &'static str = "a time with its unit";
     const EXAMPLE: &'static str = "90s";
+    const BARE: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         if text.parse::<f64>().is_ok() {
@@ -58,10 +59,6 @@ impl Word for Time {
         Ok(Self(time))
     }
 
-    fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        Self::parse(text)
-    }
-
     fn word_schema() -> Value {
         json!({
             "type": "string",
@@ -79,16 +76,13 @@ pub(super) struct Repetition(pub(super) Option<Duration>);
 impl Word for Repetition {
     const EXPECTED: &'static str = "a time with its unit or `never`";
     const EXAMPLE: &'static str = "30s";
+    const BARE: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         match text {
             "never" => Ok(Self(None)),
             text => Time::parse(text).map(|Time(after)| Self(Some(after))),
         }
-    }
-
-    fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        Self::parse(text)
     }
 
     fn word_schema() -> Value {
@@ -126,6 +120,7 @@ pub(super) struct Size(pub(super) u64);
 impl Word for Size {
     const EXPECTED: &'static str = "a size with its unit";
     const EXAMPLE: &'static str = "64MiB";
+    const BARE: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -162,10 +157,6 @@ impl Word for Size {
             })
     }
 
-    fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        Self::parse(text)
-    }
-
     fn word_schema() -> Value {
         json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$", "examples": ["64MiB"]})
     }
@@ -178,6 +169,7 @@ pub(super) struct Percent(pub(super) f64);
 impl Word for Percent {
     const EXPECTED: &'static str = "a percentage";
     const EXAMPLE: &'static str = "80%";
+    const BARE: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         let number = text.strip_suffix('%').ok_or_else(|| {
@@ -199,10 +191,6 @@ impl Word for Percent {
                 "write a whole percentage from `1%` to `99%`",
             )),
         }
-    }
-
-    fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        Self::parse(text)
     }
 
     fn word_schema() -> Value {
@@ -672,6 +660,8 @@ pub(super) struct Sha256(pub(super) [u8; 32]);
 impl Word for Sha256 {
     const EXPECTED: &'static str = "a SHA-256 in hexadecimal";
     const EXAMPLE: &'static str = "9f2c…, 64 digits";
+    // Its digits may all be decimal.
+    const BARE: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
         let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
@@ -685,11 +675,6 @@ impl Word for Sha256 {
                 "take it from `sha256sum FILE` or `evertoken plugin inspect FILE`",
             )),
         }
-    }
-
-    fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        // A digest may have digits only; YAML then takes it for a number.
-        Self::parse(text)
     }
 
     fn word_schema() -> Value {
