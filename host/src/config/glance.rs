@@ -2,10 +2,9 @@
 //! block of one top-level key is read.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::document;
-use super::yaml::{self, Budget, Content, Node};
+use super::document::{self, get};
+use super::yaml::{self, Budget, Content};
 
 /// Two places in a configuration, as far as they can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +39,7 @@ fn path_in(text: &str, block: &str, key: &str) -> Option<PathBuf> {
         lines_of(text, block)?
     };
     let tree = yaml::parse(block_text, 0, &mut Budget::default()).tree?;
-    let path = member(&*member(&tree, block)?, key)?;
+    let path = get(get(&tree, block)?, key)?;
     match &path.content {
         Content::Scalar(scalar) => Some(PathBuf::from(scalar.text.as_str())),
         _ => None,
@@ -70,14 +69,6 @@ fn lines_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
         at += line.len();
     }
     text.get(begin?..)
-}
-
-fn member(node: &Node, key: &str) -> Option<Arc<Node>> {
-    let Content::Map(members) = &node.content else {
-        return None;
-    };
-    let found = members.iter().find(|(name, _)| &*name.text == key);
-    found.map(|(_, value)| Arc::clone(value))
 }
 
 #[cfg(test)]
