@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use evertoken::model::PluginFile;
 use evertoken::model::defaults::plugin_limits;
-use evertoken::plugin::{CacheSettings, Compiler, Digest, Plugins, World};
+use evertoken::plugin::{CacheSettings, Compiler, Digest, PluginWorld, Plugins};
 
 fn plugins(directory: &Path, compiler: PathBuf, files: &BTreeMap<String, PluginFile>) -> Plugins {
     let cache = CacheSettings {
@@ -98,7 +98,7 @@ async fn a_plugin_is_compiled_once_however_long_that_takes_and_whoever_gives_up_
         }
         let (one, other) = tokio::join!(plugins.precompile("dummy"), plugins.source("dummy"));
         assert_eq!(one.unwrap(), is_kept);
-        assert_eq!(other.unwrap().info().world, World::Source);
+        assert_eq!(other.unwrap().info().world, PluginWorld::Source);
         assert!(plugins.is_loaded("dummy"));
         let starts = std::fs::read_to_string(at("begun")).unwrap();
         assert_eq!(starts.lines().count(), begun + 1, "{cache}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::config::{Loaded, Mistake, Mistakes, Places, PluginOptions, PluginUse};
-use crate::plugin::{Judgement, LoadError, PluginInfo, Plugins, World};
+use crate::plugin::{Judgement, LoadError, PluginInfo, PluginWorld, Plugins};
 
 use super::{Exit, configuration, say};
 
@@ -86,8 +86,8 @@ async fn judged(
         let configs: Vec<Arc<Value>> = configs.collect();
         judging.spawn(async move {
             let world = match wanted {
-                PluginUse::Source => World::Source,
-                PluginUse::Formatter => World::Formatter,
+                PluginUse::Source => PluginWorld::Source,
+                PluginUse::Formatter => PluginWorld::Formatter,
             };
             let configs: Vec<&Value> = configs.iter().map(|config| &**config).collect();
             let judgements = plugins.check_configs(&plugin, world, &configs).await?;

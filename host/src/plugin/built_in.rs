@@ -19,7 +19,7 @@ pub const BUILT_IN: &[BuiltIn] = include!(concat!(env!("OUT_DIR"), "/built_in.rs
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::inspect::{World, inspect};
+    use crate::plugin::inspect::{PluginWorld, inspect};
 
     #[test]
     fn the_built_in_plugins_are_what_their_digests_say_and_pass_their_own_audit() {
@@ -27,9 +27,9 @@ mod tests {
             let info = inspect(plugin.bytes).unwrap();
             assert_eq!(info.digest, plugin.digest, "{}", plugin.name);
             let world = if plugin.name == "template" {
-                World::Formatter
+                PluginWorld::Formatter
             } else {
-                World::Source
+                PluginWorld::Source
             };
             assert_eq!(info.world, world, "{}", plugin.name);
             assert!(info.schema.is_some(), "{} embeds no schema", plugin.name);

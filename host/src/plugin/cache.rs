@@ -235,10 +235,10 @@ impl Cache {
         let places = [
             (
                 &self.settings.prefilled,
-                Owner::RootOrSelf,
+                FileOwner::RootOrSelf,
                 Found::Prefilled,
             ),
-            (&self.settings.directory, Owner::Itself, Found::Cached),
+            (&self.settings.directory, FileOwner::Itself, Found::Cached),
         ];
         for (path, owner, found) in places {
             let Some(path) = path else { continue };
@@ -380,7 +380,7 @@ fn load(engine: &Engine, file: &File) -> Result<Component, BoxError> {
 
 /// Who may own a directory and its files.
 #[derive(Clone, Copy)]
-enum Owner {
+enum FileOwner {
     /// This process's user.
     Itself,
     /// Root too: an image's files are root's.
@@ -389,7 +389,7 @@ enum Owner {
 
 /// Why a directory or file is not used.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum CacheRefusal {
     #[error("{0} belongs to user {1}, who could have put anything into it")]
     Foreign(&'static str, u32),
     #[error("{0} can be written by others, mode {1:04o}; take that from them with `chmod go-w`")]
@@ -400,7 +400,7 @@ enum Refusal {
     System(#[from] std::io::Error),
 }
 
-impl From<Errno> for Refusal {
+impl From<Errno> for CacheRefusal {
     fn from(errno: Errno) -> Self {
         Self::System(errno.into())
     }
@@ -411,7 +411,7 @@ impl From<Errno> for Refusal {
 struct Directory(OwnedFd);
 
 impl Directory {
-    fn open(path: &Path, owner: Owner) -> Result<Self, Refusal> {
+    fn open(path: &Path, owner: FileOwner) -> Result<Self, CacheRefusal> {
         let found = walk::open_directory(&std::path::absolute(path)?)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(found, ".", flags, Mode::empty())?;
@@ -419,21 +419,21 @@ impl Directory {
         Ok(Self(directory))
     }
 
-    fn create(path: &Path) -> Result<Self, Refusal> {
+    fn create(path: &Path) -> Result<Self, CacheRefusal> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)?;
-        Self::open(path, Owner::Itself)
+        Self::open(path, FileOwner::Itself)
     }
 
     /// The file, if there is one; never through a symbolic link.
-    fn file(&self, name: &str) -> Result<Option<File>, Refusal> {
+    fn file(&self, name: &str) -> Result<Option<File>, CacheRefusal> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
             Ok(file) => {
-                check(&file, "the file", Owner::RootOrSelf)?;
+                check(&file, "the file", FileOwner::RootOrSelf)?;
                 Ok(Some(File::from(file)))
             }
             Err(Errno::NOENT) => Ok(None),
@@ -442,7 +442,7 @@ impl Directory {
     }
 
     /// A new file for the compiler, with a name that no other process or call uses.
-    fn new_file(self) -> Result<(NewFile, File), Refusal> {
+    fn new_file(self) -> Result<(NewFile, File), CacheRefusal> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
             ".new-{}-{}",
@@ -462,15 +462,15 @@ impl Directory {
     }
 }
 
-fn check(file: impl AsFd, what: &'static str, owner: Owner) -> Result<(), Refusal> {
+fn check(file: impl AsFd, what: &'static str, owner: FileOwner) -> Result<(), CacheRefusal> {
     let stat = rustix::fs::fstat(file)?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-    let roots = matches!(owner, Owner::RootOrSelf) && stat.st_uid == 0;
+    let roots = matches!(owner, FileOwner::RootOrSelf) && stat.st_uid == 0;
     if !ours && !roots {
-        return Err(Refusal::Foreign(what, stat.st_uid));
+        return Err(CacheRefusal::Foreign(what, stat.st_uid));
     }
     if stat.st_mode & 0o022 != 0 {
-        return Err(Refusal::Writable(what, stat.st_mode & 0o7777));
+        return Err(CacheRefusal::Writable(what, stat.st_mode & 0o7777));
     }
     Ok(())
 }
@@ -610,7 +610,7 @@ mod tests {
             Path::new("/usr")
         };
         assert_eq!(found(settings(foreign)).await, Found::CompiledUnkept);
-        let refusal = Directory::open(foreign, Owner::Itself).unwrap_err();
+        let refusal = Directory::open(foreign, FileOwner::Itself).unwrap_err();
         assert!(refusal.to_string().contains("belongs to user"), "{refusal}");
     }
 

@@ -9,7 +9,7 @@ use wasmtime_wasi::I32Exit;
 
 use super::engine::BoxError;
 use super::limits;
-use super::store::{Guest, Stopped};
+use super::store::{Guest, StopReason};
 use crate::model::PluginLimits;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
@@ -120,9 +120,9 @@ pub(super) fn classify<H>(
     timeout: Duration,
     scrub: &dyn Fn(&str) -> String,
 ) -> CallError {
-    match error.downcast_ref::<Stopped>() {
-        Some(Stopped::AtDeadline) => return CallError::Spinning { limit: timeout },
-        Some(Stopped::WithTheProcess) => return CallError::Stopped,
+    match error.downcast_ref::<StopReason>() {
+        Some(StopReason::AtDeadline) => return CallError::Spinning { limit: timeout },
+        Some(StopReason::WithTheProcess) => return CallError::Stopped,
         None => {}
     }
     if let Some(wanted) = guest.memory.refused() {

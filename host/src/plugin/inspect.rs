@@ -103,14 +103,14 @@ impl fmt::Debug for Digest {
 
 /// What a plugin is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum World {
+pub enum PluginWorld {
     /// World `token-source`: obtains tokens.
     Source,
     /// World `output-formatter`: turns tokens into what consumers read.
     Formatter,
 }
 
-impl World {
+impl PluginWorld {
     const ALL: [Self; 2] = [Self::Source, Self::Formatter];
 
     /// The exported interface that makes a component one of this world.
@@ -137,7 +137,7 @@ impl World {
     }
 }
 
-impl fmt::Display for World {
+impl fmt::Display for PluginWorld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -151,7 +151,7 @@ pub struct PluginInfo {
     /// Bytes.
     pub size: u64,
     /// What it is for.
-    pub world: World,
+    pub world: PluginWorld,
     /// The interface version it was built for, e.g. `0.1.0`.
     pub interface_version: String,
     /// What it imports, by full name, in the component's order.
@@ -278,7 +278,7 @@ pub enum InspectError {
         /// The import.
         name: String,
         /// The plugin's world.
-        world: World,
+        world: PluginWorld,
         /// The interfaces that a plugin of this world may import.
         offered: Vec<String>,
     },
@@ -454,12 +454,12 @@ fn section<T: for<'de> Deserialize<'de>>(
         .map_err(|source| InspectError::Section { section, source })
 }
 
-fn world_of(exports: &[String]) -> Result<(World, String), InspectError> {
+fn world_of(exports: &[String]) -> Result<(PluginWorld, String), InspectError> {
     let found = exports
         .iter()
         .map(|name| Interface::parse(name))
         .find_map(|interface| {
-            let world = World::ALL
+            let world = PluginWorld::ALL
                 .into_iter()
                 .find(|world| interface.package == PACKAGE && interface.name == world.as_str())?;
             Some((world, interface))
@@ -525,7 +525,7 @@ fn check_version(interface: &Interface<'_>) -> Result<(), InspectError> {
     })
 }
 
-fn audit(import: &str, world: World) -> Result<(), InspectError> {
+fn audit(import: &str, world: PluginWorld) -> Result<(), InspectError> {
     let interface = Interface::parse(import);
     if interface.package == PACKAGE {
         check_version(&interface)?;
@@ -680,7 +680,7 @@ mod tests {
             r#"(instance $i) (export "evertoken:plugin/formatter@0.1.7" (instance $i))"#,
         ))
         .unwrap();
-        assert_eq!(info.world, World::Formatter);
+        assert_eq!(info.world, PluginWorld::Formatter);
         assert_eq!(info.interface_version, "0.1.7");
     }
 

@@ -66,7 +66,7 @@ struct Question<'a> {
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct JudgeRequest {
     schema: Value,
     configs: Vec<Value>,
 }
@@ -137,7 +137,7 @@ pub fn judge_options(mut input: impl Read, output: impl Write) -> Result<(), Jud
     child::limit_this_process(time * 2, limits::JUDGE_ADDRESS_SPACE)
         .and_then(|()| end_after(time))
         .map_err(|error| JudgeError::Child(error.into()))?;
-    let Asked { schema, configs } =
+    let JudgeRequest { schema, configs } =
         serde_json::from_slice(&question).map_err(|error| JudgeError::Child(error.into()))?;
     let judgements = judge(&schema, configs.iter())?;
     serde_json::to_writer(output, &judgements).map_err(|error| JudgeError::Child(error.into()))

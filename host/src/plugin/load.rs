@@ -21,7 +21,7 @@ use super::cache::{Cache, CacheError, CacheSettings, Compiler, Found};
 use super::endpoints::Endpoints;
 use super::engine::BoxError;
 use super::error::with_sources;
-use super::inspect::{Digest, InspectError, PluginInfo, World, inspect};
+use super::inspect::{Digest, InspectError, PluginInfo, PluginWorld, inspect};
 use super::judge::{self, JudgeError};
 use super::limits;
 use super::schema::Judgement;
@@ -98,9 +98,9 @@ pub enum LoadError {
         /// The beginning of its digest.
         digest: String,
         /// What it is.
-        found: World,
+        found: PluginWorld,
         /// What it was meant to be.
-        wanted: World,
+        wanted: PluginWorld,
     },
     /// It does not compile.
     #[error("plugin `{name}` cannot be compiled")]
@@ -197,22 +197,22 @@ fn known(names: &[String]) -> String {
     format!("there are {names}; add others under `plugins`")
 }
 
-fn advice(wanted: World) -> &'static str {
+fn advice(wanted: PluginWorld) -> &'static str {
     match wanted {
-        World::Source => "name it under `format.plugin` of an output",
-        World::Formatter => "name it under `source.plugin` of a job",
+        PluginWorld::Source => "name it under `format.plugin` of an output",
+        PluginWorld::Formatter => "name it under `source.plugin` of a job",
     }
 }
 
 /// Whether a plugin is for this use.
-pub(super) fn require(name: &str, info: &PluginInfo, world: World) -> Result<(), LoadError> {
+pub(super) fn require(name: &str, info: &PluginInfo, world: PluginWorld) -> Result<(), LoadError> {
     if info.world == world {
         return Ok(());
     }
     Err(wrong_world(name, info, world))
 }
 
-pub(super) fn wrong_world(name: &str, info: &PluginInfo, wanted: World) -> LoadError {
+pub(super) fn wrong_world(name: &str, info: &PluginInfo, wanted: PluginWorld) -> LoadError {
     LoadError::WrongWorld {
         name: name.to_owned(),
         digest: info.digest.short(),
@@ -222,11 +222,11 @@ pub(super) fn wrong_world(name: &str, info: &PluginInfo, wanted: World) -> LoadE
 }
 
 /// Plugins by name, as the configuration has them.
-struct Registry(BTreeMap<String, Entry>);
+struct Registry(BTreeMap<String, RegistryEntry>);
 
-struct Entry {
+struct RegistryEntry {
     digest: Digest,
-    place: Place,
+    place: ComponentSource,
     failed: Mutex<Option<Failed>>,
 }
 
@@ -240,7 +240,7 @@ struct Failed {
     again_at: Option<Instant>,
 }
 
-enum Place {
+enum ComponentSource {
     Binary(&'static [u8]),
     File(PathBuf),
 }
@@ -277,18 +277,21 @@ impl Registry {
              }| {
                 (
                     (*name).to_owned(),
-                    Entry::new(*digest, Place::Binary(bytes)),
+                    RegistryEntry::new(*digest, ComponentSource::Binary(bytes)),
                 )
             },
         );
         let configured = files.iter().map(|(name, file)| {
-            let entry = Entry::new(Digest(file.sha256), Place::File(file.path.clone()));
+            let entry = RegistryEntry::new(
+                Digest(file.sha256),
+                ComponentSource::File(file.path.clone()),
+            );
             (name.clone(), entry)
         });
         Self(built_in.chain(configured).collect())
     }
 
-    fn entry(&self, name: &str) -> Result<&Entry, LoadError> {
+    fn entry(&self, name: &str) -> Result<&RegistryEntry, LoadError> {
         self.0.get(name).ok_or_else(|| LoadError::NotFound {
             name: name.to_owned(),
             nearest: nearest(name, self.0.keys().map(String::as_str)).map(str::to_owned),
@@ -297,8 +300,8 @@ impl Registry {
     }
 }
 
-impl Entry {
-    fn new(digest: Digest, place: Place) -> Self {
+impl RegistryEntry {
+    fn new(digest: Digest, place: ComponentSource) -> Self {
         Self {
             digest,
             place,
@@ -325,21 +328,21 @@ impl Entry {
     }
 
     const fn is_built_in(&self) -> bool {
-        matches!(self.place, Place::Binary(_))
+        matches!(self.place, ComponentSource::Binary(_))
     }
 
     fn stamp(&self) -> Option<Stamp> {
         match &self.place {
-            Place::Binary(_) => None,
-            Place::File(path) => Stamp::of(path),
+            ComponentSource::Binary(_) => None,
+            ComponentSource::File(path) => Stamp::of(path),
         }
     }
 
     /// The component's bytes, hashed before anything looks into them.
     fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, LoadError> {
         match &self.place {
-            Place::Binary(bytes) => Ok(Cow::Borrowed(bytes)),
-            Place::File(path) => {
+            ComponentSource::Binary(bytes) => Ok(Cow::Borrowed(bytes)),
+            ComponentSource::File(path) => {
                 let read = file::read(path, limits::COMPONENT_BYTES);
                 let mut bytes = read.map_err(|why| LoadError::Unreadable {
                     name: name.to_owned(),
@@ -476,7 +479,7 @@ impl Loader {
         loaded.map(Ok).or_else(|| failed().map(Err))
     }
 
-    fn is_not_refused(&self, entry: &Entry) -> Result<(), Arc<LoadError>> {
+    fn is_not_refused(&self, entry: &RegistryEntry) -> Result<(), Arc<LoadError>> {
         match lock(&self.refused).get(&entry.digest) {
             Some(error) => Err(Arc::clone(error)),
             None => Ok(()),
@@ -521,7 +524,7 @@ impl Loader {
             }
             error
         })?;
-        if info.world == World::Source {
+        if info.world == PluginWorld::Source {
             lock(&self.endpoints).keep(info.digest, configs, &judged);
         }
         Ok(judged)

@@ -28,7 +28,7 @@ pub use crate::form::Mistake as ConfigMistake;
 pub use built_in::{BUILT_IN, BuiltIn};
 pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
 pub use error::CallError;
-pub use inspect::{Digest, InspectError, PluginInfo, World, inspect};
+pub use inspect::{Digest, InspectError, PluginInfo, PluginWorld, inspect};
 pub use judge::{JUDGE_COMMAND, JudgeError, judge_options};
 pub use load::LoadError;
 pub use needs::{SecretMistake, SecretNeed};
@@ -45,7 +45,7 @@ use crate::model::{Job, PluginFile, PluginLimits};
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
 use load::Loader;
-use v0_1::{Acquire, Bounds, Prepared};
+use v0_1::{Acquire, CallBounds, Prepared};
 
 /// The machine cannot run plugins.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +184,7 @@ impl Plugins {
     pub async fn check_configs(
         &self,
         name: &str,
-        world: World,
+        world: PluginWorld,
         configs: &[&Value],
     ) -> Result<Vec<Judgement>, Arc<LoadError>> {
         let info = self.info(name).await?;
@@ -199,7 +199,7 @@ impl Plugins {
     pub async fn check_config(
         &self,
         name: &str,
-        world: World,
+        world: PluginWorld,
         config: &Value,
     ) -> Result<Vec<ConfigMistake>, Arc<LoadError>> {
         let judged = self.check_configs(name, world, &[config]).await?;
@@ -212,7 +212,7 @@ impl Plugins {
     /// As [`Plugins::prepare`] the last time, or it is no source.
     pub async fn source(&self, name: &str) -> Result<SourcePlugin, Failure> {
         Ok(SourcePlugin {
-            loaded: self.loaded(name, World::Source).await?,
+            loaded: self.loaded(name, PluginWorld::Source).await?,
             plugins: self.clone(),
             name: name.to_owned(),
         })
@@ -228,10 +228,12 @@ impl Plugins {
         tokens: &[NamedToken],
         config: &Value,
     ) -> Result<Vec<Artifact>, Failure> {
-        let loaded = self.loaded(plugin, World::Formatter).await?;
+        let loaded = self.loaded(plugin, PluginWorld::Formatter).await?;
         let limits = &self.0.limits;
         let Prepared::Formatter(formatter) = &loaded.prepared else {
-            return Err(load::wrong_world(plugin, &loaded.info, World::Formatter).to_failure());
+            return Err(
+                load::wrong_world(plugin, &loaded.info, PluginWorld::Formatter).to_failure(),
+            );
         };
         let bounds = self.bounds(limits::FORMAT_TIME);
         let log = FormatLog::new(plugin, tokens, limits);
@@ -246,7 +248,7 @@ impl Plugins {
 
     /// A plugin for a call, or why it could not be loaded last. Only what nobody has tried to load is loaded now: a call's time is not for
     /// that.
-    async fn loaded(&self, name: &str, world: World) -> Result<Arc<load::Loaded>, Failure> {
+    async fn loaded(&self, name: &str, world: PluginWorld) -> Result<Arc<load::Loaded>, Failure> {
         let loaded = match self.0.loader.known(name) {
             Some(known) => known,
             None => self.0.loader.load(name).await,
@@ -256,8 +258,8 @@ impl Plugins {
         Ok(loaded)
     }
 
-    fn bounds(&self, timeout: Duration) -> Bounds<'_> {
-        Bounds {
+    fn bounds(&self, timeout: Duration) -> CallBounds<'_> {
+        CallBounds {
             ticker: &self.0.ticker,
             limits: &self.0.limits,
             timeout,
@@ -309,7 +311,8 @@ impl SourcePlugin {
         previous_expires_at: Option<Timestamp>,
     ) -> Result<Token, Unsuccessful> {
         let Prepared::Source(source) = &self.loaded.prepared else {
-            let failure = load::wrong_world(&self.name, self.info(), World::Source).to_failure();
+            let failure =
+                load::wrong_world(&self.name, self.info(), PluginWorld::Source).to_failure();
             return Err(Unsuccessful::Broke(failure));
         };
         let bounds = self.plugins.bounds(job.source.timeout);

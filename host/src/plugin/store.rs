@@ -51,7 +51,7 @@ impl<H: Send> WasiView for Guest<H> {
 
 /// Why a guest that ran was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Stopped {
+pub(super) enum StopReason {
     /// It ran until its time was over.
     #[error("the call's time is over")]
     AtDeadline,
@@ -61,24 +61,24 @@ pub(super) enum Stopped {
 }
 
 /// Until when a guest may run.
-pub(super) struct End {
+pub(super) struct Deadline {
     pub(super) deadline: Instant,
     /// Cancelled when the process is to end.
     pub(super) stop: Option<CancellationToken>,
 }
 
-impl End {
+impl Deadline {
     /// Whether a guest that runs has come to its end. `seen_stop` is when it ran for the first time after the process was told to end.
-    fn reached(&self, seen_stop: &mut Option<Instant>) -> Result<(), Stopped> {
+    fn reached(&self, seen_stop: &mut Option<Instant>) -> Result<(), StopReason> {
         let now = Instant::now();
         if now >= self.deadline {
-            return Err(Stopped::AtDeadline);
+            return Err(StopReason::AtDeadline);
         }
         let is_stopping = |stop: &CancellationToken| stop.is_cancelled();
         if self.stop.as_ref().is_some_and(is_stopping)
             && now.duration_since(*seen_stop.get_or_insert(now)) >= limits::TIME_AFTER_STOP
         {
-            return Err(Stopped::WithTheProcess);
+            return Err(StopReason::WithTheProcess);
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ pub(super) fn new_store<H: Send + 'static>(
     ticker: TickerGuard,
     host: H,
     limits: &PluginLimits,
-    end: End,
+    end: Deadline,
 ) -> Store<Guest<H>> {
     let stderr = MemoryOutputPipe::new(limits::STDERR_BYTES);
     let turns = ticker.turns();
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_guest_that_runs_on_while_the_process_stops_is_stopped_with_it() {
         let stop = CancellationToken::new();
-        let end = End {
+        let end = Deadline {
             deadline: Instant::now() + Duration::from_secs(3600),
             stop: Some(stop.clone()),
         };
@@ -283,12 +283,12 @@ mod tests {
         assert_eq!(end.reached(&mut seen), Ok(()));
         assert!(seen.is_some());
         let mut long_ago = Instant::now().checked_sub(limits::TIME_AFTER_STOP);
-        assert_eq!(end.reached(&mut long_ago), Err(Stopped::WithTheProcess));
-        let over = End {
+        assert_eq!(end.reached(&mut long_ago), Err(StopReason::WithTheProcess));
+        let over = Deadline {
             deadline: Instant::now(),
             stop: None,
         };
-        assert_eq!(over.reached(&mut None), Err(Stopped::AtDeadline));
+        assert_eq!(over.reached(&mut None), Err(StopReason::AtDeadline));
     }
 
     #[test]

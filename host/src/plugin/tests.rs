@@ -826,7 +826,7 @@ async fn the_endpoints_of_an_oauth2_job_are_its_token_url_alone() {
         ["https://idp.example.org"]
     );
     let mistakes = plugins
-        .check_config("oauth2", World::Source, &config)
+        .check_config("oauth2", PluginWorld::Source, &config)
         .await
         .unwrap();
     assert!(mistakes.is_empty(), "{mistakes:?}");

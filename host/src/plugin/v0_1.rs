@@ -12,8 +12,8 @@ use wasmtime_wasi::p2;
 use super::engine::{BoxError, Ticker};
 use super::error::{self, CallError};
 use super::formatting::FormatLog;
-use super::inspect::World;
-use super::store::{self, End, Guest};
+use super::inspect::PluginWorld;
+use super::store::{self, Deadline, Guest};
 use crate::capability::{self, Call, SecretHandle};
 use crate::model::PluginLimits;
 use crate::model::failure::{Code, Failure, FailureKind};
@@ -91,13 +91,13 @@ impl Linkers {
     pub(super) fn prepare(
         &self,
         component: &Component,
-        world: World,
+        world: PluginWorld,
     ) -> Result<Prepared, BoxError> {
         Ok(match world {
-            World::Source => Prepared::Source(TokenSourcePre::new(
+            PluginWorld::Source => Prepared::Source(TokenSourcePre::new(
                 self.source.instantiate_pre(component)?,
             )?),
-            World::Formatter => Prepared::Formatter(OutputFormatterPre::new(
+            PluginWorld::Formatter => Prepared::Formatter(OutputFormatterPre::new(
                 self.formatter.instantiate_pre(component)?,
             )?),
         })
@@ -125,16 +125,16 @@ pub(super) struct Acquire<'a> {
 }
 
 /// Within what a call runs.
-pub(super) struct Bounds<'a> {
+pub(super) struct CallBounds<'a> {
     pub(super) ticker: &'a Ticker,
     pub(super) limits: &'a PluginLimits,
     pub(super) timeout: Duration,
     pub(super) stop: Option<&'a CancellationToken>,
 }
 
-impl Bounds<'_> {
+impl CallBounds<'_> {
     fn store<H: Send + 'static>(&self, engine: &Engine, host: H) -> Store<Guest<H>> {
-        let end = End {
+        let end = Deadline {
             deadline: Instant::now() + self.timeout,
             stop: self.stop.cloned(),
         };
@@ -181,7 +181,7 @@ impl Bounds<'_> {
 /// The outer error is the call's, the inner one the plugin's own, scrubbed.
 pub(super) async fn acquire(
     source: &TokenSourcePre<SourceGuest>,
-    bounds: &Bounds<'_>,
+    bounds: &CallBounds<'_>,
     call: &Call,
     request: &Acquire<'_>,
 ) -> Result<Result<Token, Failure>, CallError> {
@@ -201,7 +201,7 @@ pub(super) async fn acquire(
                 .await
         })
         .await;
-    Bounds::close(store);
+    CallBounds::close(store);
     let answer = answer.map_err(|error| match error {
         CallError::Timeout { limit } if !call.has_asked() => CallError::Idle { limit },
         error => error,
@@ -222,7 +222,7 @@ pub(super) async fn acquire(
 /// Calls a formatter: instantiates it, runs it, drops it. Errors as [`acquire`]'s.
 pub(super) async fn format(
     formatter: &OutputFormatterPre<FormatterGuest>,
-    bounds: &Bounds<'_>,
+    bounds: &CallBounds<'_>,
     log: FormatLog,
     tokens: &[NamedToken],
     config: &serde_json::Value,
@@ -241,7 +241,7 @@ pub(super) async fn format(
                 .await
         })
         .await;
-    Bounds::close(store);
+    CallBounds::close(store);
     Ok(match answer? {
         Ok(artifacts) => Ok(artifacts.into_iter().map(artifact_from).collect()),
         Err(failure) => {

@@ -23,7 +23,7 @@ use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
 use crate::model::{Format, Job, Output, SecretOrigin, Source};
 use crate::output::{Outputs, Publication, Written, shared_owner};
-use crate::plugin::{Plugins, SourcePlugin, World};
+use crate::plugin::{PluginWorld, Plugins, SourcePlugin};
 use crate::refresh::lifetime;
 use crate::refresh::output::Purpose;
 
@@ -66,7 +66,9 @@ impl Live {
             .filter(|config| self.plugins.endpoints_at_hand(plugin, config).is_none())
             .collect();
         if !configs.is_empty() {
-            let judged = self.plugins.check_configs(plugin, World::Source, &configs);
+            let judged = self
+                .plugins
+                .check_configs(plugin, PluginWorld::Source, &configs);
             judged.await.map_or_else(drop, drop);
         }
     }

@@ -24,7 +24,7 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
 use crate::model::{Config, Format, Job, JobId, Output, Secret, SecretOrigin, StateLocation};
 use crate::output::{Outputs, Publication, WriteBackTargets, proved_by, shared_owner};
-use crate::plugin::{Plugins, World};
+use crate::plugin::{PluginWorld, Plugins};
 use crate::refresh::clock::OFF_BEYOND;
 use crate::serve::control::{ControlSocket, Proved};
 
@@ -190,7 +190,7 @@ impl Prover {
         let who = format!("job {}", job.id);
         let source = &job.source;
         let (plugin, config) = (&source.plugin, &source.config);
-        self.plugin(&who, plugin, World::Source, config, &mut report)
+        self.plugin(&who, plugin, PluginWorld::Source, config, &mut report)
             .await;
         // A plugin that cannot be read has been told of.
         let endpoints = self
@@ -241,7 +241,7 @@ impl Prover {
         &self,
         who: &str,
         plugin: &str,
-        world: World,
+        world: PluginWorld,
         config: &serde_json::Value,
         report: &mut Report,
     ) {
@@ -349,7 +349,7 @@ impl Prover {
         report: &mut Report,
     ) -> Option<Vec<Artifact>> {
         let Format { plugin, config } = format;
-        self.plugin(who, plugin, World::Formatter, config, report)
+        self.plugin(who, plugin, PluginWorld::Formatter, config, report)
             .await;
         let plugins = &self.app.plugins;
         plugins.prepare(plugin).await.ok()?;
