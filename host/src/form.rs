@@ -19,7 +19,7 @@ const MAX_KEY_CHARS: usize = 60;
 
 /// A mistake in what somebody wrote.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Mistake {
+pub struct SchemaMistake {
     /// Where: a JSON pointer (RFC 6901); empty for the whole.
     pub pointer: String,
     /// What is wrong.
@@ -32,7 +32,7 @@ pub struct Mistake {
 type Words = (String, String);
 
 /// What was written, by how it looks and as a message may show it.
-pub(crate) enum Found {
+pub(crate) enum WrittenValue {
     Nothing,
     /// A number or a truth value: it may be text that has to be quoted.
     Bare(String),
@@ -43,8 +43,8 @@ pub(crate) enum Found {
 pub(crate) fn tell(
     schema: &Value,
     error: &ValidationError<'_>,
-    find: fn(&str, &Value) -> Found,
-    mistakes: &mut Vec<Mistake>,
+    find: fn(&str, &Value) -> WrittenValue,
+    mistakes: &mut Vec<SchemaMistake>,
 ) {
     let pointer = error.instance_path().as_str();
     let found = || find(pointer, error.instance());
@@ -57,7 +57,7 @@ pub(crate) fn tell(
                 let is_bare = error.instance().get(key).is_some_and(Value::is_null);
                 let is_hidden = is_bare && nearest(key, known.iter().copied()).is_none();
                 let (message, help) = unknown_key(key, is_hidden, &known);
-                Mistake {
+                SchemaMistake {
                     pointer: format!("{pointer}/{}", escaped(key)),
                     message,
                     help,
@@ -80,25 +80,25 @@ pub(crate) fn tell(
             one_of(&keys, &keys)
         }
         ValidationErrorKind::PropertyNames { error } => {
-            words(schema, error, Found::Other(quoted(error.instance())))
+            words(schema, error, WrittenValue::Other(quoted(error.instance())))
         }
         _ => words(schema, error, found()),
     };
-    mistakes.push(Mistake {
+    mistakes.push(SchemaMistake {
         pointer: pointer.to_owned(),
         message,
         help,
     });
 }
 
-fn words(schema: &Value, error: &ValidationError<'_>, found: Found) -> Words {
+fn words(schema: &Value, error: &ValidationError<'_>, found: WrittenValue) -> Words {
     if let ValidationErrorKind::Type { kind } = error.kind() {
         let (expected, example) = expected(kind);
         return not_expected(&expected, found, example);
     }
     let value = match found {
-        Found::Nothing => "nothing".to_owned(),
-        Found::Bare(shown) | Found::Other(shown) => shown,
+        WrittenValue::Nothing => "nothing".to_owned(),
+        WrittenValue::Bare(shown) | WrittenValue::Other(shown) => shown,
     };
     match error.kind() {
         ValidationErrorKind::Required { property } => {
@@ -150,17 +150,17 @@ const REMOVE: &str = "write one, or remove the key";
 const INSPECT: &str = "`evertoken plugin inspect` shows the schema";
 
 /// Tells of a value where another kind is expected.
-pub(crate) fn not_expected(expected: &str, found: Found, example: Option<&str>) -> Words {
+pub(crate) fn not_expected(expected: &str, found: WrittenValue, example: Option<&str>) -> Words {
     let like = match example {
         Some(example) => format!("write it like `{example}`"),
         None => "write what is expected here".to_owned(),
     };
     match found {
-        Found::Nothing => (
+        WrittenValue::Nothing => (
             format!("a value is missing: {expected} is expected"),
             format!("{like}, or remove the key"),
         ),
-        Found::Bare(shown) if expected == TEXT => {
+        WrittenValue::Bare(shown) if expected == TEXT => {
             let help = match shown.starts_with('`') {
                 true => format!("quote it: `\"{}\"`", shown.trim_matches('`')),
                 false => "quote it".to_owned(),
@@ -169,7 +169,7 @@ pub(crate) fn not_expected(expected: &str, found: Found, example: Option<&str>) 
                 format!("expected {TEXT}, but YAML reads {shown} as a number or truth value");
             (message, help)
         }
-        Found::Bare(shown) | Found::Other(shown) => {
+        WrittenValue::Bare(shown) | WrittenValue::Other(shown) => {
             (format!("expected {expected}, found {shown}"), like)
         }
     }

@@ -14,7 +14,7 @@ const DASHES: &str = "-----";
 const LABEL_MAX_BYTES: usize = 64;
 
 /// What a block holds.
-pub(crate) type Content = (SectionKind, Zeroizing<Vec<u8>>);
+pub(crate) type PemSection = (SectionKind, Zeroizing<Vec<u8>>);
 
 /// One block of a PEM text.
 pub(crate) struct Block<'p> {
@@ -60,7 +60,7 @@ pub(crate) enum Damage {
 
 impl Block<'_> {
     /// Kind and content; none: a kind that nothing here reads.
-    pub(crate) fn parse(&self) -> Result<Option<Content>, Damage> {
+    pub(crate) fn parse(&self) -> Result<Option<PemSection>, Damage> {
         let mut text = self.text;
         match pem::from_buf(&mut text) {
             Ok(section) => Ok(section.map(|(kind, der)| (kind, Zeroizing::new(der)))),

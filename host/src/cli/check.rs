@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         };
         let plugins = app::plugins(&loaded.config.plugins, &loaded.config.limits.plugin)?;
         let mut mistakes = plugin_options::mistakes(&loaded.places, &plugins).await;
-        let mut formats = formats::Judged::default();
+        let mut formats = formats::FormatFindings::default();
         if mistakes.is_empty() {
             formats = formats::judge(&loaded.places, &plugins).await;
             mistakes.append(&mut formats.mistakes);

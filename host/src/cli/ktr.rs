@@ -6,8 +6,9 @@ use std::path::Path;
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
+use super::log::LogFormat;
 use super::{Exit, app, configuration, log, print, run, runtime, say, signals};
-use crate::config::ktr::{self, LogFormat, LogLevel};
+use crate::config::ktr::{self, KtrLogFormat, KtrLogLevel};
 use crate::{config, file};
 
 /// kube-token-refresher's own flags; they are not ours to parse.
@@ -66,19 +67,19 @@ fn texts(arguments: &[OsString]) -> Option<Vec<String>> {
         .collect()
 }
 
-const fn level(level: LogLevel) -> LevelFilter {
+const fn level(level: KtrLogLevel) -> LevelFilter {
     match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
+        KtrLogLevel::Error => LevelFilter::ERROR,
+        KtrLogLevel::Warn => LevelFilter::WARN,
+        KtrLogLevel::Info => LevelFilter::INFO,
+        KtrLogLevel::Debug => LevelFilter::DEBUG,
+        KtrLogLevel::Trace => LevelFilter::TRACE,
     }
 }
 
-const fn format(format: LogFormat) -> log::LogFormat {
+const fn format(format: KtrLogFormat) -> LogFormat {
     match format {
-        LogFormat::Text => log::LogFormat::Text,
-        LogFormat::Json => log::LogFormat::Json,
+        KtrLogFormat::Text => LogFormat::Text,
+        KtrLogFormat::Json => LogFormat::Json,
     }
 }

@@ -88,8 +88,8 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
         let left = deadline.saturating_duration_since(Instant::now());
         let snapshot = runner.once(changes, Some(left), stop).await;
         let end = match stopped.is_cancelled() {
-            true => End::Signal,
-            false => End::Time,
+            true => RunEnd::Signal,
+            false => RunEnd::Time,
         };
         if let Some(progress) = progress {
             // It ends with the runner.
@@ -159,12 +159,12 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<JobChange>, Exit> {
 
 /// What ended a run before all was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum RunEnd {
     Time,
     Signal,
 }
 
-fn report(snapshot: &Snapshot, end: End) -> Exit {
+fn report(snapshot: &Snapshot, end: RunEnd) -> Exit {
     let mut exit = Exit::Success;
     for job in &snapshot.jobs {
         match why_not(job, snapshot, end) {
@@ -182,7 +182,7 @@ fn report(snapshot: &Snapshot, end: End) -> Exit {
 }
 
 /// Why a job's outputs do not all hold its token, those included that it shares; none: they do.
-fn why_not(job: &JobStatus, snapshot: &Snapshot, end: End) -> Option<String> {
+fn why_not(job: &JobStatus, snapshot: &Snapshot, end: RunEnd) -> Option<String> {
     if job.state.is_ready() {
         return None;
     }
@@ -199,8 +199,8 @@ fn why_not(job: &JobStatus, snapshot: &Snapshot, end: End) -> Option<String> {
         .iter()
         .map(|held_back| format!("{held_back}: {}", held_back.failure.message));
     let of_plugin = job.compiling.iter().map(|compiling| match end {
-        End::Time => format!("{compiling}, and the time is up: the next run begins that anew, so give it more by `--timeout`"),
-        End::Signal => format!("{compiling}; stopped by a signal"),
+        RunEnd::Time => format!("{compiling}, and the time is up: the next run begins that anew, so give it more by `--timeout`"),
+        RunEnd::Signal => format!("{compiling}; stopped by a signal"),
     });
     let reasons: Vec<String> = of_source
         .chain(of_issuer)
@@ -209,8 +209,8 @@ fn why_not(job: &JobStatus, snapshot: &Snapshot, end: End) -> Option<String> {
         .collect();
     Some(if reasons.is_empty() {
         match end {
-            End::Time => format!("{}; the time is up", job.state),
-            End::Signal => format!("{}; stopped by a signal", job.state),
+            RunEnd::Time => format!("{}; the time is up", job.state),
+            RunEnd::Signal => format!("{}; stopped by a signal", job.state),
         }
     } else {
         reasons.join("; ")

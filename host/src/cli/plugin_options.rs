@@ -41,7 +41,9 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
         if found.len() >= Mistakes::ENOUGH {
             break;
         }
-        let Some(Judged { info, judgements }) = judged.remove(&(plugin.to_owned(), wanted)) else {
+        let Some(PluginJudgements { info, judgements }) =
+            judged.remove(&(plugin.to_owned(), wanted))
+        else {
             continue;
         };
         let tell = |place, message, help| {
@@ -68,7 +70,7 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
 }
 
 /// What a plugin says of all that is said to it.
-struct Judged {
+struct PluginJudgements {
     info: Arc<PluginInfo>,
     judgements: Vec<Judgement>,
 }
@@ -78,7 +80,7 @@ struct Judged {
 async fn judged(
     by_plugin: &BTreeMap<(&str, PluginUse), Vec<PluginOptions<'_>>>,
     plugins: &Plugins,
-) -> BTreeMap<(String, PluginUse), Judged> {
+) -> BTreeMap<(String, PluginUse), PluginJudgements> {
     let mut judging = JoinSet::new();
     for ((plugin, wanted), all_said) in by_plugin {
         let (plugins, plugin, wanted) = (plugins.clone(), (*plugin).to_owned(), *wanted);
@@ -92,7 +94,7 @@ async fn judged(
             let configs: Vec<&Value> = configs.iter().map(|config| &**config).collect();
             let judgements = plugins.check_configs(&plugin, world, &configs).await?;
             let info = plugins.info(&plugin).await?;
-            Ok::<_, Arc<LoadError>>(((plugin, wanted), Judged { info, judgements }))
+            Ok::<_, Arc<LoadError>>(((plugin, wanted), PluginJudgements { info, judgements }))
         });
     }
     let mut judged = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! What the keys mean together: references that exist, names that are given once, keys that need each other. Takes the records as
-//! they were read and makes the model of them, gathering every mistake on the way; the model is good only if there was none.
+//! What the keys mean together: references that exist, names that are given once, keys that need each other. Takes the specs as
+//! they were read and makes the model of them, collecting every mistake on the way; the model is good only if there was none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,9 +10,14 @@ use litemap::LiteMap;
 use secrecy::ExposeSecret;
 
 use super::mistake::Span;
-use super::read::{At, Gathered, Named};
+use super::read::{At, Diagnostics, Named};
+use super::spec::{
+    FileOutputSpec, FileSpec, FormatSpec, JobSpec, LimitsSpec, PluginLimitsSpec, RefreshSpec,
+    SecretOutputSpec, SecretReferenceSpec, SecretSpec, ServiceAccountSpec, SharedOutputSpec,
+    SourceSpec, StateKeySpec, TlsSpec,
+};
 use super::unit::{AnyPath, JobName, SecretName, Size, Time};
-use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS, file};
+use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS};
 use crate::form::list;
 use crate::model::Policy;
 use crate::model::defaults;
@@ -32,9 +37,9 @@ const MAX_SOCKET_PATH: usize = 100;
 
 /// Everything that was read, of all files.
 pub(super) struct Document {
-    pub(super) file: file::File,
-    pub(super) jobs: Vec<file::Job>,
-    pub(super) outputs: Vec<file::SharedOutput>,
+    pub(super) file: FileSpec,
+    pub(super) jobs: Vec<JobSpec>,
+    pub(super) outputs: Vec<SharedOutputSpec>,
     /// Every job's name, also of jobs that have mistakes.
     pub(super) job_names: HashSet<String>,
     /// Each file's directory.
@@ -44,10 +49,10 @@ pub(super) struct Document {
 }
 
 /// Judges the whole and makes the model.
-pub(super) fn check(document: &Document, gathered: &mut Gathered) -> Config {
+pub(super) fn check(document: &Document, diagnostics: &mut Diagnostics) -> Config {
     let mut checker = Checker {
         document,
-        gathered,
+        diagnostics,
         files: HashMap::new(),
         keys: HashMap::new(),
         read: HashMap::new(),
@@ -58,7 +63,7 @@ pub(super) fn check(document: &Document, gathered: &mut Gathered) -> Config {
 
 struct Checker<'d> {
     document: &'d Document,
-    gathered: &'d mut Gathered,
+    diagnostics: &'d mut Diagnostics,
     /// Where each file is written.
     files: HashMap<PathBuf, Span>,
     /// Where each key of a Secret (namespace, name, key) is written.
@@ -107,7 +112,7 @@ impl<'d> Checker<'d> {
     fn control(&mut self) -> Option<PathBuf> {
         let socket = &self.document.file.control.as_ref()?.socket;
         if socket.0.as_os_str().len() > MAX_SOCKET_PATH {
-            self.gathered.note(
+            self.diagnostics.note(
                 socket.span,
                 format!(
                     "longer than {MAX_SOCKET_PATH} bytes, the most that a socket's path may have"
@@ -124,7 +129,7 @@ impl<'d> Checker<'d> {
         };
         let keys = state.key.as_ref();
         if let Some(keys) = keys.filter(|keys| keys.0.is_empty()) {
-            self.gathered.note(
+            self.diagnostics.note(
                 keys.span,
                 "an empty list of keys",
                 "name a key, or remove `key` to store without encryption",
@@ -171,7 +176,7 @@ impl<'d> Checker<'d> {
             Some(size)
                 if limits.plugin.response_bytes > defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS =>
             {
-                self.gathered.note(
+                self.diagnostics.note(
                     size.span,
                     "an answer of this size does not fit into a Secret of the state store",
                     "write at most 512KiB, or keep the state in a directory: `state: {dir: …}`",
@@ -182,7 +187,7 @@ impl<'d> Checker<'d> {
         limits
     }
 
-    fn state_key(&mut self, key: &file::StateKey) -> Option<SecretOrigin> {
+    fn state_key(&mut self, key: &StateKeySpec) -> Option<SecretOrigin> {
         if let Some(path) = &key.file {
             Some(SecretOrigin::File(self.path(path)))
         } else if let Some(variable) = &key.env {
@@ -190,7 +195,7 @@ impl<'d> Checker<'d> {
         } else {
             let reference = key.secret.as_ref()?;
             if let Some(pointer) = &reference.pointer {
-                self.gathered.note(
+                self.diagnostics.note(
                     pointer.span,
                     "a key of the state store is all that is in the Secret's key",
                     "remove `pointer`, and give it a key of its own in the Secret",
@@ -209,7 +214,7 @@ impl<'d> Checker<'d> {
         for (name, plugin) in named {
             let built_in = SOURCE_PLUGINS.iter().chain(&FORMATTER_PLUGINS);
             if built_in.clone().any(|known| *known == name.0) {
-                self.gathered.note(
+                self.diagnostics.note(
                     name.span,
                     format!("the plugin `{}` is built in", name.0),
                     "choose another name for yours",
@@ -243,7 +248,7 @@ impl<'d> Checker<'d> {
         for job in &self.document.jobs {
             let name = &job.name;
             match seen.get(name.0.as_str()) {
-                Some(first) => self.gathered.clash(
+                Some(first) => self.diagnostics.clash(
                     name.span,
                     *first,
                     format!("two jobs are called `{}`", name.0),
@@ -267,7 +272,7 @@ impl<'d> Checker<'d> {
                 && on(&secret.write_back).is_none()
                 && !made_anew(secret)
             {
-                self.gathered.note(
+                self.diagnostics.note(
                     rotating.span,
                     format!(
                         "the rotating secret `{}` would be lost with this process, because there is no `state`",
@@ -306,7 +311,7 @@ impl<'d> Checker<'d> {
                 if on_the_way.insert(name) {
                     way.push((name, 0));
                 } else {
-                    self.gathered.note(
+                    self.diagnostics.note(
                         other.span,
                         format!("the job `{at}` needs its own token, by way of `{name}`"),
                         "let one of these jobs take its secret from elsewhere",
@@ -320,7 +325,7 @@ impl<'d> Checker<'d> {
     fn no_output_is_a_source(&mut self) {
         for (path, read) in &self.read {
             if let Some(written) = self.files.get(path) {
-                self.gathered.clash(
+                self.diagnostics.clash(
                     *read,
                     *written,
                     "this file is overwritten by an output",
@@ -332,7 +337,7 @@ impl<'d> Checker<'d> {
             if let Some(reference) = &secret.secret
                 && let Some(written) = self.keys.get(&place(reference))
             {
-                self.gathered.clash(
+                self.diagnostics.clash(
                     reference.span,
                     *written,
                     "this key of a Secret is overwritten by an output",
@@ -362,7 +367,7 @@ impl<'d> Checker<'d> {
             } else {
                 continue;
             };
-            self.gathered.note(
+            self.diagnostics.note(
                 *written,
                 format!("this output is {what}"),
                 "write the token to another path",
@@ -407,14 +412,14 @@ impl<'d> Checker<'d> {
 
     /// Only asked where nothing else is wrong: a reference with a mistake is not seen here.
     fn every_job_is_used(&mut self) {
-        if !self.gathered.notes.is_empty() {
+        if !self.diagnostics.notes.is_empty() {
             return;
         }
         for job in &self.document.jobs {
             let name = &job.name;
             let writes = job.outputs.iter().flatten().next().is_some();
             if !writes && !self.used.contains(name.0.as_str()) {
-                self.gathered.note(
+                self.diagnostics.note(
                     name.span,
                     format!("nobody would get the token of the job `{}`", name.0),
                     "add `outputs`, or name the job in a shared output's `from` or in another job's secret",
@@ -423,7 +428,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn job(&mut self, raw: &'d file::Job) -> Job {
+    fn job(&mut self, raw: &'d JobSpec) -> Job {
         let outputs = raw.outputs.as_ref().map_or(&[][..], Vec::as_slice);
         // With room for one where there is one: jobs are many.
         let mut checked = Vec::with_capacity(outputs.len());
@@ -444,7 +449,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn source(&mut self, raw: &'d file::Source) -> Source {
+    fn source(&mut self, raw: &'d SourceSpec) -> Source {
         let defaults = self.document.file.defaults.as_ref();
         let defaults = defaults.and_then(|defaults| defaults.source.as_ref());
         self.plugin(&raw.plugin, PluginUse::Source);
@@ -498,7 +503,7 @@ impl<'d> Checker<'d> {
             return;
         }
         if other.contains(&text) {
-            return self.gathered.note(
+            return self.diagnostics.note(
                 name.span,
                 format!("the plugin `{text}` is a {kind}"),
                 format!(
@@ -514,11 +519,11 @@ impl<'d> Checker<'d> {
                 list(known.into_iter())
             ),
         };
-        self.gathered
+        self.diagnostics
             .note(name.span, format!("there is no plugin `{text}`"), help);
     }
 
-    fn secrets(&mut self, named: &'d Named<SecretName, file::Secret>) -> LiteMap<String, Secret> {
+    fn secrets(&mut self, named: &'d Named<SecretName, SecretSpec>) -> LiteMap<String, Secret> {
         let mut secrets = LiteMap::with_capacity(named.0.len());
         for (name, secret) in &named.0 {
             if let Some(secret) = secret
@@ -539,7 +544,7 @@ impl<'d> Checker<'d> {
     }
 
     /// A value in the configuration itself is as it will be sent.
-    fn written_value(&mut self, name: &str, secret: &file::Secret) {
+    fn written_value(&mut self, name: &str, secret: &SecretSpec) {
         let Some(value) = &secret.value else {
             return;
         };
@@ -549,7 +554,7 @@ impl<'d> Checker<'d> {
             Ok(meant) => text::oddity(name, meant),
         };
         if let Some(odd) = odd {
-            self.gathered.note(
+            self.diagnostics.note(
                 value.span,
                 format!("this value cannot be sent: {odd}"),
                 "write it as the issuer knows it, on one line",
@@ -557,12 +562,12 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn rotating(&mut self, secret: &file::Secret) -> bool {
+    fn rotating(&mut self, secret: &SecretSpec) -> bool {
         let Some(rotating) = on(&secret.rotating) else {
             return false;
         };
         if made_anew(secret) {
-            self.gathered.note(
+            self.diagnostics.note(
                 rotating.span,
                 "a token that is made anew for each call does not rotate",
                 "remove `rotating`",
@@ -571,12 +576,12 @@ impl<'d> Checker<'d> {
         true
     }
 
-    fn retry_unanswered(&mut self, secret: &file::Secret) -> RetryUnanswered {
+    fn retry_unanswered(&mut self, secret: &SecretSpec) -> RetryUnanswered {
         let Some(retry) = &secret.retry_unanswered else {
             return RetryUnanswered::default();
         };
         if !rotates(secret) {
-            self.gathered.note(
+            self.diagnostics.note(
                 retry.span,
                 "`retry_unanswered` is about rotating secrets, and this one is none",
                 "remove it, or add `rotating: true`",
@@ -589,18 +594,18 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn write_back(&mut self, secret: &file::Secret) -> bool {
+    fn write_back(&mut self, secret: &SecretSpec) -> bool {
         let Some(write_back) = on(&secret.write_back) else {
             return false;
         };
         if !rotates(secret) {
-            self.gathered.note(
+            self.diagnostics.note(
                 write_back.span,
                 "`write_back` is about rotating secrets, and this one is none",
                 "remove it, or add `rotating: true`",
             );
         } else if secret.file.is_none() && secret.secret.is_none() {
-            self.gathered.note(
+            self.diagnostics.note(
                 write_back.span,
                 "only a `file` or a `secret` can be written back to",
                 "remove it: `state`, which it needs then, keeps the newest value",
@@ -609,9 +614,9 @@ impl<'d> Checker<'d> {
         true
     }
 
-    fn secret_origin(&mut self, secret: &'d file::Secret) -> Option<SecretOrigin> {
+    fn secret_origin(&mut self, secret: &'d SecretSpec) -> Option<SecretOrigin> {
         if let (None, Some(pointer)) = (&secret.file, &secret.pointer) {
-            self.gathered.note(
+            self.diagnostics.note(
                 pointer.span,
                 "`pointer` without `file`",
                 "it leads into the JSON in a `file`; for a Kubernetes Secret it stands beside the key: `secret: {…, pointer: …}`",
@@ -641,12 +646,12 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn service_account(&mut self, account: &file::ServiceAccount) -> SecretOrigin {
+    fn service_account(&mut self, account: &ServiceAccountSpec) -> SecretOrigin {
         let lifetime = match &account.lifetime {
             None => defaults::SERVICE_ACCOUNT_LIFETIME,
             Some(lifetime) => {
                 if lifetime.0 < defaults::SERVICE_ACCOUNT_LIFETIME_MIN {
-                    self.gathered.note(
+                    self.diagnostics.note(
                         lifetime.span,
                         "the API server issues no token that lives shorter than 10 minutes",
                         "write `10m` or more",
@@ -675,7 +680,7 @@ impl<'d> Checker<'d> {
         if self.document.job_names.contains(name) {
             return;
         }
-        let meant = match self.gathered.notes.is_full() {
+        let meant = match self.diagnostics.notes.is_full() {
             // Thousands of names to compare with thousands of names, for a message that nobody sees.
             true => None,
             false => nearest(name, self.document.job_names.iter().map(String::as_str)),
@@ -684,14 +689,14 @@ impl<'d> Checker<'d> {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => "name one of the jobs in this configuration".to_owned(),
         };
-        self.gathered
+        self.diagnostics
             .note(job.span, format!("there is no job `{name}`"), help);
     }
 
     fn reveal(
         &mut self,
         reveal: Option<&Vec<At<SecretName>>>,
-        secrets: Option<&Named<SecretName, file::Secret>>,
+        secrets: Option<&Named<SecretName, SecretSpec>>,
     ) -> BTreeSet<String> {
         let known: Vec<&str> = secrets
             .map(|Named(secrets)| secrets.iter().map(|(name, _)| name.0.as_str()).collect())
@@ -705,7 +710,7 @@ impl<'d> Checker<'d> {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => "name a secret of this source's `secrets`".to_owned(),
             };
-            self.gathered.note(
+            self.diagnostics.note(
                 name.span,
                 format!("this source has no secret `{}` to reveal", name.0),
                 help,
@@ -714,14 +719,14 @@ impl<'d> Checker<'d> {
         names.iter().map(|name| name.0.clone()).collect()
     }
 
-    fn tls(&mut self, tls: &At<file::Tls>) -> Tls {
+    fn tls(&mut self, tls: &At<TlsSpec>) -> Tls {
         let missing = match (&tls.cert_file, &tls.key_file) {
             (Some(_), None) => Some(("cert_file", "key_file")),
             (None, Some(_)) => Some(("key_file", "cert_file")),
             _ => None,
         };
         if let Some((given, missing)) = missing {
-            self.gathered.note(
+            self.diagnostics.note(
                 tls.span,
                 format!("`{given}` without `{missing}`"),
                 "a client certificate needs both",
@@ -734,11 +739,11 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn policy(&mut self, own: Option<&file::Refresh>) -> Policy {
+    fn policy(&mut self, own: Option<&RefreshSpec>) -> Policy {
         let shared = self.document.file.defaults.as_ref();
         let shared = shared.and_then(|shared| shared.refresh.as_ref());
         let given = || own.into_iter().chain(shared);
-        let time = |key: fn(&file::Refresh) -> Option<Time>, default| {
+        let time = |key: fn(&RefreshSpec) -> Option<Time>, default| {
             given().find_map(key).map_or(default, |time| time.0)
         };
         let every = given().find_map(|refresh| refresh.every.as_ref());
@@ -760,23 +765,23 @@ impl<'d> Checker<'d> {
             return default;
         };
         // A default is looked at once for each job and said once.
-        if time.0 < MIN_PERIOD && !self.gathered.notes.has(time.span) {
-            self.gathered
+        if time.0 < MIN_PERIOD && !self.diagnostics.notes.has(time.span) {
+            self.diagnostics
                 .note(time.span, "shorter than a second", "write `1s` or more");
         }
         time.0
     }
 
-    fn shared_output(&mut self, raw: &'d file::SharedOutput) -> Option<Arc<SharedOutput>> {
+    fn shared_output(&mut self, raw: &'d SharedOutputSpec) -> Option<Arc<SharedOutput>> {
         if raw.from.is_empty() {
-            self.gathered
+            self.diagnostics
                 .note(raw.from.span, "an empty `from`", "name at least one job");
         }
         let mut seen: HashMap<&str, Span> = HashMap::new();
         for job in raw.from.iter() {
             self.job_exists(job);
             if let Some(first) = seen.insert(&job.0, job.span) {
-                self.gathered.clash(
+                self.diagnostics.clash(
                     job.span,
                     first,
                     format!("the job `{}` is named twice", job.0),
@@ -797,9 +802,9 @@ impl<'d> Checker<'d> {
 
     fn output(
         &mut self,
-        file: Option<&file::FileOutput>,
-        secret: Option<&At<file::SecretOutput>>,
-        format: Option<&file::Format>,
+        file: Option<&FileOutputSpec>,
+        secret: Option<&At<SecretOutputSpec>>,
+        format: Option<&FormatSpec>,
     ) -> Option<Output> {
         if let Some(format) = format {
             self.plugin(&format.plugin, PluginUse::Formatter);
@@ -808,7 +813,7 @@ impl<'d> Checker<'d> {
             && file.path.names_directory
         {
             let path = file.path.path.display();
-            self.gathered.note(
+            self.diagnostics.note(
                 file.path.span,
                 format!("`{path}/` names a directory, and without `format` there is one file"),
                 format!(
@@ -836,10 +841,10 @@ impl<'d> Checker<'d> {
         })
     }
 
-    fn file_destination(&mut self, raw: &file::FileOutput) -> FileDestination {
+    fn file_destination(&mut self, raw: &FileOutputSpec) -> FileDestination {
         let path = raw.path.path.clone();
         match self.files.get(&path) {
-            Some(first) => self.gathered.clash(
+            Some(first) => self.diagnostics.clash(
                 raw.path.span,
                 *first,
                 format!("two outputs write the file `{}`", path.display()),
@@ -858,7 +863,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn secret_destination(&mut self, raw: &At<file::SecretOutput>) -> SecretDestination {
+    fn secret_destination(&mut self, raw: &At<SecretOutputSpec>) -> SecretDestination {
         let span = raw.span;
         let key = raw
             .key
@@ -867,7 +872,7 @@ impl<'d> Checker<'d> {
             .to_owned();
         let place = (raw.namespace.0.clone(), raw.name.0.clone(), key.clone());
         match self.keys.get(&place) {
-            Some(first) => self.gathered.clash(
+            Some(first) => self.diagnostics.clash(
                 span,
                 *first,
                 format!(
@@ -894,9 +899,7 @@ impl<'d> Checker<'d> {
 }
 
 /// Every secret of every job, with its name.
-fn secrets(
-    jobs: &[file::Job],
-) -> impl Iterator<Item = (&file::Job, &At<SecretName>, &file::Secret)> {
+fn secrets(jobs: &[JobSpec]) -> impl Iterator<Item = (&JobSpec, &At<SecretName>, &SecretSpec)> {
     jobs.iter().flat_map(|job| {
         let named = job.source.secrets.as_ref();
         let named = named.map_or(&[][..], |named| &named.0);
@@ -907,7 +910,7 @@ fn secrets(
 }
 
 /// Which key of which Secret it is.
-fn place(reference: &file::SecretReference) -> (String, String, String) {
+fn place(reference: &SecretReferenceSpec) -> (String, String, String) {
     (
         reference.namespace.0.clone(),
         reference.name.0.clone(),
@@ -915,7 +918,7 @@ fn place(reference: &file::SecretReference) -> (String, String, String) {
     )
 }
 
-fn secret_reference(reference: &file::SecretReference) -> SecretOrigin {
+fn secret_reference(reference: &SecretReferenceSpec) -> SecretOrigin {
     SecretOrigin::KubernetesSecret {
         namespace: reference.namespace.0.clone(),
         name: reference.name.0.clone(),
@@ -924,7 +927,7 @@ fn secret_reference(reference: &file::SecretReference) -> SecretOrigin {
     }
 }
 
-fn limits(raw: Option<&file::Limits>) -> Limits {
+fn limits(raw: Option<&LimitsSpec>) -> Limits {
     let origin = raw.and_then(|limits| limits.per_origin.as_ref());
     let in_flight = origin.and_then(|origin| origin.in_flight.as_ref());
     let plugin = raw.and_then(|limits| limits.plugin.as_ref());
@@ -937,7 +940,7 @@ fn limits(raw: Option<&file::Limits>) -> Limits {
     }
 }
 
-fn plugin_limits(raw: &file::PluginLimits) -> PluginLimits {
+fn plugin_limits(raw: &PluginLimitsSpec) -> PluginLimits {
     let bytes = |size: Option<&Size>, default| {
         size.map_or(default, |size| {
             usize::try_from(size.0).unwrap_or(usize::MAX)
@@ -975,11 +978,11 @@ fn on(switch: &Option<At<bool>>) -> Option<&At<bool>> {
     switch.as_ref().filter(|switch| ***switch)
 }
 
-fn rotates(secret: &file::Secret) -> bool {
+fn rotates(secret: &SecretSpec) -> bool {
     on(&secret.rotating).is_some()
 }
 
 /// Whether the secret is a token that is obtained for each call.
-fn made_anew(secret: &file::Secret) -> bool {
+fn made_anew(secret: &SecretSpec) -> bool {
     secret.service_account.is_some() || secret.job.is_some()
 }

@@ -1,4 +1,4 @@
-//! Reads the configuration's files, the first and those it includes, into records; keeps their trees for [`Places`].
+//! Reads the configuration's files, the first and those it includes, into specs; keeps their trees for [`Places`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read as _;
@@ -9,11 +9,11 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::check::Document;
-use super::file::{File, Included};
 use super::hide::{hide_secrets, unknown_words};
-use super::mistake::{Mistake, Mistakes, Sources, Span};
+use super::mistake::{Mistake, Mistakes, SourceFiles, Span};
 use super::places::Places;
-use super::read::{Gathered, Read};
+use super::read::{Diagnostics, Read};
+use super::spec::{FileSpec, IncludedSpec};
 use super::unit::AnyPath;
 use super::variables::note_unmeant;
 use super::yaml::{self, Budget, Content, Node};
@@ -26,7 +26,7 @@ use crate::names::nearest;
 const STANDARD_INPUT: &str = "-";
 
 /// A configuration's first file, with what decides about it beside its text.
-pub(super) struct Given {
+pub(super) struct FirstFile {
     pub(super) text: Zeroizing<String>,
     /// For mistakes.
     pub(super) name: String,
@@ -37,10 +37,10 @@ pub(super) struct Given {
 }
 
 /// Reads the first file, or standard input for `-`.
-pub(super) fn read_given(path: &Path) -> Result<Given, Mistakes> {
+pub(super) fn read_first(path: &Path) -> Result<FirstFile, Mistakes> {
     if path == Path::new(STANDARD_INPUT) {
         let name = "standard input".to_owned();
-        return Ok(Given {
+        return Ok(FirstFile {
             text: read_standard_input(&name)?,
             name,
             directory: absolute(Path::new(".")),
@@ -51,7 +51,7 @@ pub(super) fn read_given(path: &Path) -> Result<Given, Mistakes> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    Ok(Given {
+    Ok(FirstFile {
         text: read_text(path, yaml::MAX_BYTES)?,
         name: path.display().to_string(),
         directory: absolute(directory),
@@ -131,7 +131,7 @@ pub(super) fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mis
 const MAX_SHOWN_BYTES: usize = 1 << 20;
 
 /// What one file gave.
-struct Parsed {
+struct ParsedFile {
     name: String,
     text: Zeroizing<String>,
     /// None when the text is no YAML: nothing is known of it, so nothing of it is shown but known words.
@@ -139,11 +139,11 @@ struct Parsed {
 }
 
 /// All files while they are read.
-pub(super) struct Reading {
-    parsed: Vec<Parsed>,
+pub(super) struct ConfigReader {
+    parsed: Vec<ParsedFile>,
     directories: Vec<PathBuf>,
     files: Vec<PathBuf>,
-    gathered: Gathered,
+    diagnostics: Diagnostics,
     budget: Budget,
     /// Bytes that further files may have.
     bytes_left: usize,
@@ -151,13 +151,13 @@ pub(super) struct Reading {
     bare: Vec<Mistake>,
 }
 
-impl Reading {
+impl ConfigReader {
     pub(super) fn new() -> Self {
         Self {
             parsed: Vec::new(),
             directories: Vec::new(),
             files: Vec::new(),
-            gathered: Gathered::default(),
+            diagnostics: Diagnostics::default(),
             budget: Budget::default(),
             bytes_left: yaml::MAX_BYTES,
             bare: Vec::new(),
@@ -165,9 +165,10 @@ impl Reading {
     }
 
     /// Reads the configuration whose first file this is.
-    pub(super) fn read(mut self, given: Given) -> Result<Loaded, Box<Refused>> {
-        self.files.extend(given.file);
-        let Some(mut file) = self.record::<File>(given.text, &given.name, &given.directory) else {
+    pub(super) fn read(mut self, first: FirstFile) -> Result<Loaded, Box<Refused>> {
+        self.files.extend(first.file);
+        let Some(mut file) = self.spec::<FileSpec>(first.text, &first.name, &first.directory)
+        else {
             return Err(self.refused(BTreeMap::new()));
         };
         let mut jobs = file.jobs.take().unwrap_or_default();
@@ -183,7 +184,7 @@ impl Reading {
             let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
             let name = path.display().to_string();
             self.files.push(path);
-            if let Some(included) = self.record::<Included>(text, &name, &directory) {
+            if let Some(included) = self.spec::<IncludedSpec>(text, &name, &directory) {
                 jobs.extend(included.jobs.unwrap_or_default());
                 outputs.extend(included.outputs.unwrap_or_default());
             }
@@ -197,8 +198,8 @@ impl Reading {
             directories: self.directories.clone(),
             files: self.files.clone(),
         };
-        let config = check::check(&document, &mut self.gathered);
-        if !self.gathered.notes.is_empty() || !self.bare.is_empty() {
+        let config = check::check(&document, &mut self.diagnostics);
+        if !self.diagnostics.notes.is_empty() || !self.bare.is_empty() {
             return Err(self.refused(config.plugins));
         }
         let (sources, trees) = self.into_sources();
@@ -209,7 +210,7 @@ impl Reading {
         })
     }
 
-    fn record<R: Read>(
+    fn spec<R: Read>(
         &mut self,
         text: Zeroizing<String>,
         name: &str,
@@ -217,16 +218,16 @@ impl Reading {
     ) -> Option<R> {
         let tree = self.tree(text, name, directory)?;
         if is_configuration(&tree) {
-            hide_secrets(&tree, &mut self.gathered);
+            hide_secrets(&tree, &mut self.diagnostics);
         } else {
             // It may be a file with a secret in it.
-            self.gathered.hide(&tree);
+            self.diagnostics.hide(&tree);
         }
-        note_unmeant(&tree, &mut self.gathered);
-        R::read(&tree, &mut self.gathered)
+        note_unmeant(&tree, &mut self.diagnostics);
+        R::read(&tree, &mut self.diagnostics)
     }
 
-    /// The tree of a text; mistakes of form are gathered.
+    /// The tree of a text; mistakes of form are collected.
     fn tree(&mut self, text: Zeroizing<String>, name: &str, directory: &Path) -> Option<Arc<Node>> {
         let source = u32::try_from(self.parsed.len()).unwrap_or(u32::MAX);
         let start = Span {
@@ -238,7 +239,7 @@ impl Reading {
         let mut tree = None;
         if let Some(at) = text.find('\0') {
             let at = u32::try_from(at).unwrap_or(u32::MAX);
-            self.gathered.note(
+            self.diagnostics.note(
                 Span {
                     source,
                     start: at,
@@ -250,17 +251,17 @@ impl Reading {
         } else {
             let parsed = yaml::parse(&text, source, &mut self.budget);
             if parsed.tree.is_none() && parsed.notes.is_empty() {
-                self.gathered
+                self.diagnostics
                     .note(start, "the file is empty", "write at least `jobs: […]`");
             }
-            self.gathered.notes.extend(parsed.notes);
+            self.diagnostics.notes.extend(parsed.notes);
             parsed
                 .orphans
                 .iter()
-                .for_each(|orphan| self.gathered.hide(orphan));
+                .for_each(|orphan| self.diagnostics.hide(orphan));
             tree = parsed.tree;
         }
-        self.parsed.push(Parsed {
+        self.parsed.push(ParsedFile {
             name: name.to_owned(),
             text,
             tree: tree.clone(),
@@ -270,7 +271,7 @@ impl Reading {
     }
 
     /// The files that `include` names, in the order of the patterns and then of their names.
-    fn included(&mut self, file: &File) -> Vec<PathBuf> {
+    fn included(&mut self, file: &FileSpec) -> Vec<PathBuf> {
         let Some(patterns) = &file.include else {
             return Vec::new();
         };
@@ -278,22 +279,22 @@ impl Reading {
         let mut search = include::Search::new(&directory);
         for pattern in patterns {
             let AnyPath(path) = &**pattern;
-            if let Err(refusal) = search.add(path) {
-                let (message, help) = refusal.words(path);
-                self.gathered.note(pattern.span, message, help);
+            if let Err(error) = search.add(path) {
+                let (message, help) = error.words(path);
+                self.diagnostics.note(pattern.span, message, help);
                 return Vec::new();
             }
         }
         search.found
     }
 
-    fn no_jobs(&mut self, file: &File) {
+    fn no_jobs(&mut self, file: &FileSpec) {
         let Some(root) = self.parsed.first().and_then(|parsed| parsed.tree.as_ref()) else {
             return;
         };
         if file.include.is_none() && !has_key(root, "jobs") && !has_key(root, "include") {
             let span = root.span;
-            self.gathered.note(
+            self.diagnostics.note(
                 span,
                 "the key `jobs` is missing",
                 "add `jobs: […]`, or name further files in `include`",
@@ -317,14 +318,14 @@ impl Reading {
     }
 
     /// The sources with everything hidden painted over, and the trees.
-    fn into_sources(self) -> ((Sources, Vec<PathBuf>), Vec<Arc<Node>>) {
-        let mut sources = Sources::default();
+    fn into_sources(self) -> ((SourceFiles, Vec<PathBuf>), Vec<Arc<Node>>) {
+        let mut sources = SourceFiles::default();
         let mut trees = Vec::new();
         for parsed in self.parsed {
             let hidden = match parsed.tree {
                 Some(tree) => {
                     trees.push(tree);
-                    self.gathered.hidden_in(sources.next_id())
+                    self.diagnostics.hidden_in(sources.next_id())
                 }
                 None if parsed.text.len() > MAX_SHOWN_BYTES => {
                     std::iter::once(0..parsed.text.len()).collect()
@@ -337,7 +338,7 @@ impl Reading {
     }
 
     fn refused(mut self, plugins: BTreeMap<String, PluginFile>) -> Box<Refused> {
-        let notes = std::mem::take(&mut self.gathered.notes);
+        let notes = std::mem::take(&mut self.diagnostics.notes);
         let bare = std::mem::take(&mut self.bare);
         let ((sources, _), trees) = self.into_sources();
         let mistakes = Mistakes::of_notes(bare, notes, &sources).unwrap_or_else(|| {
@@ -358,20 +359,20 @@ impl Reading {
 
 /// All keys of the file format: what may be shown of a text that is no YAML.
 static KNOWN_WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    fn gather(schema: &Value, words: &mut Vec<String>) {
+    fn collect(schema: &Value, words: &mut Vec<String>) {
         match schema {
             Value::Object(object) => {
                 if let Some(Value::Object(properties)) = object.get("properties") {
                     words.extend(properties.keys().cloned());
                 }
-                object.values().for_each(|value| gather(value, words));
+                object.values().for_each(|value| collect(value, words));
             }
-            Value::Array(items) => items.iter().for_each(|item| gather(item, words)),
+            Value::Array(items) => items.iter().for_each(|item| collect(item, words)),
             _ => {}
         }
     }
     let mut words = Vec::new();
-    gather(&super::schema(), &mut words);
+    collect(&super::schema(), &mut words);
     words
 });
 

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::read::Gathered;
-use super::yaml::{Content, Key, Kind, Node};
+use super::read::Diagnostics;
+use super::yaml::{Content, MapKey, Node, ScalarKind};
 use crate::names::{is_telling, nearest};
 use crate::text::has_userinfo;
 
@@ -20,23 +20,25 @@ const REFERENCES: [&str; 8] = [
     "to",
 ];
 /// The same, where the reference is a mapping of its own.
-const REFERENCE_RECORDS: [&str; 2] = ["secret", "service_account"];
+const REFERENCE_MAPPINGS: [&str; 2] = ["secret", "service_account"];
 /// The key that holds a secret.
 const VALUE: &str = "value";
 /// Hides every place in the configuration file that may hold a secret.
-pub(super) fn hide_secrets(node: &Node, gathered: &mut Gathered) {
+pub(super) fn hide_secrets(node: &Node, diagnostics: &mut Diagnostics) {
     match &node.content {
-        Content::Scalar(scalar) if has_userinfo(&scalar.text) => gathered.hide(node),
+        Content::Scalar(scalar) if has_userinfo(&scalar.text) => diagnostics.hide(node),
         Content::Scalar(_) => {}
-        Content::List(items) => items.iter().for_each(|item| hide_secrets(item, gathered)),
+        Content::List(items) => items
+            .iter()
+            .for_each(|item| hide_secrets(item, diagnostics)),
         Content::Map(entries) => {
             for (key, value) in entries {
                 match &*key.text {
-                    VALUE => gathered.hide(value),
-                    "secrets" => hide_all_secrets(value, gathered),
-                    "state" => hide_state_key(value, gathered),
-                    "config" => hide_telling(value, gathered),
-                    _ => hide_secrets(value, gathered),
+                    VALUE => diagnostics.hide(value),
+                    "secrets" => hide_all_secrets(value, diagnostics),
+                    "state" => hide_state_key(value, diagnostics),
+                    "config" => hide_telling(value, diagnostics),
+                    _ => hide_secrets(value, diagnostics),
                 }
             }
         }
@@ -64,65 +66,69 @@ pub(super) fn unknown_words(text: &str, known: &[String]) -> Vec<std::ops::Range
     hidden
 }
 
-fn hide_all_secrets(secrets: &Node, gathered: &mut Gathered) {
+fn hide_all_secrets(secrets: &Node, diagnostics: &mut Diagnostics) {
     match &secrets.content {
         Content::Map(entries) => {
-            hide_bare_keys(entries, gathered);
+            hide_bare_keys(entries, diagnostics);
             for (_, secret) in entries {
-                hide_secret(secret, gathered);
+                hide_secret(secret, diagnostics);
             }
         }
-        _ => gathered.hide(secrets),
+        _ => diagnostics.hide(secrets),
     }
 }
 
-fn hide_secret(secret: &Node, gathered: &mut Gathered) {
+fn hide_secret(secret: &Node, diagnostics: &mut Diagnostics) {
     let Content::Map(entries) = &secret.content else {
-        return gathered.hide(secret);
+        return diagnostics.hide(secret);
     };
-    hide_bare_keys(entries, gathered);
+    hide_bare_keys(entries, diagnostics);
     for (key, value) in entries {
         let known = REFERENCES
             .into_iter()
-            .chain(REFERENCE_RECORDS)
+            .chain(REFERENCE_MAPPINGS)
             .chain([VALUE]);
         if nearest(&key.text, known).is_none() {
-            gathered.hide_key(key);
+            diagnostics.hide_key(key);
         }
-        let is_record = matches!(value.content, Content::Map(_));
+        let is_mapping = matches!(value.content, Content::Map(_));
         let shown = REFERENCES.contains(&&*key.text)
-            || (is_record && REFERENCE_RECORDS.contains(&&*key.text));
+            || (is_mapping && REFERENCE_MAPPINGS.contains(&&*key.text));
         if !shown {
-            gathered.hide(value);
+            diagnostics.hide(value);
         }
     }
 }
 
-fn hide_state_key(state: &Node, gathered: &mut Gathered) {
+fn hide_state_key(state: &Node, diagnostics: &mut Diagnostics) {
     let Content::Map(entries) = &state.content else {
         return;
     };
     for (key, value) in entries {
         match (&*key.text, &value.content) {
-            ("key", Content::List(keys)) => keys.iter().for_each(|key| hide_secret(key, gathered)),
-            ("key", _) => hide_secret(value, gathered),
+            ("key", Content::List(keys)) => {
+                keys.iter().for_each(|key| hide_secret(key, diagnostics))
+            }
+            ("key", _) => hide_secret(value, diagnostics),
             _ => {}
         }
     }
 }
 
-fn hide_telling(config: &Node, gathered: &mut Gathered) {
+fn hide_telling(config: &Node, diagnostics: &mut Diagnostics) {
     match &config.content {
-        Content::Scalar(scalar) if has_userinfo(&scalar.text) => gathered.hide(config),
+        Content::Scalar(scalar) if has_userinfo(&scalar.text) => diagnostics.hide(config),
         Content::Scalar(_) => {}
-        Content::List(items) => items.iter().for_each(|item| hide_telling(item, gathered)),
+        Content::List(items) => items
+            .iter()
+            .for_each(|item| hide_telling(item, diagnostics)),
         Content::Map(entries) => {
-            hide_bare_keys(entries, gathered);
+            hide_bare_keys(entries, diagnostics);
             for (key, value) in entries {
                 if is_telling(&key.text) {
-                    gathered.hide(value);
+                    diagnostics.hide(value);
                 } else {
-                    hide_telling(value, gathered);
+                    hide_telling(value, diagnostics);
                 }
             }
         }
@@ -130,10 +136,10 @@ fn hide_telling(config: &Node, gathered: &mut Gathered) {
 }
 
 /// `{client_secret, hunter2}`: a comma for a colon makes keys of values.
-fn hide_bare_keys(entries: &[(Key, Arc<Node>)], gathered: &mut Gathered) {
+fn hide_bare_keys(entries: &[(MapKey, Arc<Node>)], diagnostics: &mut Diagnostics) {
     for (key, value) in entries {
-        if matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == Kind::Null) {
-            gathered.hide_key(key);
+        if matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null) {
+            diagnostics.hide_key(key);
         }
     }
 }

@@ -18,7 +18,7 @@ const ANY_DEPTH: &str = "**";
 
 /// Why a pattern names nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum IncludeError {
     /// It is none; what is wrong with it.
     Malformed(&'static str),
     /// It catches too many files.
@@ -27,7 +27,7 @@ pub(super) enum Refusal {
     TooWide,
 }
 
-impl Refusal {
+impl IncludeError {
     /// The message and the mend.
     pub(super) fn words(&self, path: &Path) -> (String, &'static str) {
         let shown = path.display();
@@ -82,7 +82,7 @@ impl<'d> Search<'d> {
     }
 
     /// Adds the files of one path or pattern. A path without a pattern is added as it is: whether it is there is seen when it is read.
-    pub(super) fn add(&mut self, pattern: &Path) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, pattern: &Path) -> Result<(), IncludeError> {
         let steps = steps(pattern)?;
         if steps.iter().all(|step| matches!(step, Step::Named(_))) {
             return self.keep(self.directory.join(pattern));
@@ -90,17 +90,17 @@ impl<'d> Search<'d> {
         self.walk(self.directory.to_owned(), &steps, MAX_DEPTH)
     }
 
-    fn keep(&mut self, file: PathBuf) -> Result<(), Refusal> {
+    fn keep(&mut self, file: PathBuf) -> Result<(), IncludeError> {
         if self.known.insert(file.clone()) {
             self.found.push(file);
         }
         match self.found.len() > self.files_max {
-            true => Err(Refusal::TooManyFiles),
+            true => Err(IncludeError::TooManyFiles),
             false => Ok(()),
         }
     }
 
-    fn walk(&mut self, at: PathBuf, steps: &[Step], depth: usize) -> Result<(), Refusal> {
+    fn walk(&mut self, at: PathBuf, steps: &[Step], depth: usize) -> Result<(), IncludeError> {
         match steps.split_first() {
             None if at.is_file() => self.keep(at),
             None => Ok(()),
@@ -129,11 +129,14 @@ impl<'d> Search<'d> {
     }
 
     /// The entries by name; none where there is no directory, or none that we may read.
-    fn entries(&mut self, directory: &Path) -> Result<Vec<Entry>, Refusal> {
+    fn entries(&mut self, directory: &Path) -> Result<Vec<DirectoryEntry>, IncludeError> {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            self.entries_left = self.entries_left.checked_sub(1).ok_or(Refusal::TooWide)?;
-            entries.push(Entry {
+            self.entries_left = self
+                .entries_left
+                .checked_sub(1)
+                .ok_or(IncludeError::TooWide)?;
+            entries.push(DirectoryEntry {
                 name: entry.file_name().into(),
                 // A link is none: it may lead back up.
                 is_directory: entry.file_type().is_ok_and(|kind| kind.is_dir()),
@@ -144,7 +147,7 @@ impl<'d> Search<'d> {
     }
 }
 
-struct Entry {
+struct DirectoryEntry {
     name: PathBuf,
     is_directory: bool,
 }
@@ -160,7 +163,7 @@ fn is_hidden(name: &Path) -> bool {
     name.as_os_str().as_encoded_bytes().starts_with(b".")
 }
 
-fn steps(pattern: &Path) -> Result<Vec<Step>, Refusal> {
+fn steps(pattern: &Path) -> Result<Vec<Step>, IncludeError> {
     let mut steps: Vec<Step> = Vec::new();
     for part in pattern.components() {
         match (step(part)?, steps.last_mut()) {
@@ -177,7 +180,7 @@ fn steps(pattern: &Path) -> Result<Vec<Step>, Refusal> {
     Ok(steps)
 }
 
-fn step(part: Component<'_>) -> Result<Step, Refusal> {
+fn step(part: Component<'_>) -> Result<Step, IncludeError> {
     let Component::Normal(name) = part else {
         return Ok(Step::Named(part.as_os_str().into()));
     };
@@ -190,15 +193,15 @@ fn step(part: Component<'_>) -> Result<Step, Refusal> {
     }
 }
 
-fn malformed(error: glob::PatternError) -> Refusal {
-    Refusal::Malformed(error.msg)
+fn malformed(error: glob::PatternError) -> IncludeError {
+    IncludeError::Malformed(error.msg)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(directory: &Path, patterns: &[&str]) -> Result<Vec<String>, Refusal> {
+    fn found(directory: &Path, patterns: &[&str]) -> Result<Vec<String>, IncludeError> {
         let mut search = Search::new(directory);
         for pattern in patterns {
             search.add(Path::new(pattern))?;
@@ -246,11 +249,11 @@ mod tests {
         }
         assert!(matches!(
             found(directory, &["a[.yaml"]),
-            Err(Refusal::Malformed(_))
+            Err(IncludeError::Malformed(_))
         ));
         assert!(matches!(
             found(directory, &["a***b"]),
-            Err(Refusal::Malformed(_))
+            Err(IncludeError::Malformed(_))
         ));
     }
 
@@ -269,12 +272,12 @@ mod tests {
         }
         for (pattern, files_max, entries_left, expected) in [
             ("*", 20, 20, Ok(())),
-            ("*", 19, 20, Err(Refusal::TooManyFiles)),
-            ("*", 20, 19, Err(Refusal::TooWide)),
-            ("none*", 20, 19, Err(Refusal::TooWide)),
+            ("*", 19, 20, Err(IncludeError::TooManyFiles)),
+            ("*", 20, 19, Err(IncludeError::TooWide)),
+            ("none*", 20, 19, Err(IncludeError::TooWide)),
             // Once for the names, once for the directories in it.
             ("**/none*", 20, 40, Ok(())),
-            ("**/none*", 20, 39, Err(Refusal::TooWide)),
+            ("**/none*", 20, 39, Err(IncludeError::TooWide)),
         ] {
             let mut search = Search::new(directory.path());
             (search.files_max, search.entries_left) = (files_max, entries_left);

@@ -13,10 +13,10 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::document::text_of;
-use super::mistake::{Mistake, Mistakes, Note, Notes, Sources, Span};
-use super::read::{Complaint, Gathered, Word};
+use super::mistake::{Mistake, Mistakes, Note, Notes, SourceFiles, Span};
+use super::read::{Complaint, Diagnostics, Word};
 use super::unit::{Namespace, ObjectName, SecretKey};
-use super::yaml::{self, Budget, Content, Kind, Node};
+use super::yaml::{self, Budget, Content, Node, ScalarKind};
 use crate::model::Policy;
 use crate::model::defaults;
 use crate::model::{
@@ -116,7 +116,7 @@ impl Setting {
 
 /// The least severe line that is logged. KTR knew the levels of logrus; ours have no `fatal` and no `panic`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
+pub enum KtrLogLevel {
     /// Also `fatal` and `panic`.
     Error,
     /// Warnings.
@@ -131,7 +131,7 @@ pub enum LogLevel {
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
+pub enum KtrLogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -169,9 +169,9 @@ pub struct KtrSettings {
     /// Where the token comes from.
     pub provider: TokenProvider,
     /// The least severe line that is logged.
-    pub log_level: LogLevel,
+    pub log_level: KtrLogLevel,
     /// How log lines look.
-    pub log_format: LogFormat,
+    pub log_format: KtrLogFormat,
     /// What KTR would have ignored silently, for the log. No secret in it.
     pub warnings: Vec<String>,
 }
@@ -213,7 +213,7 @@ enum GivenBy {
 }
 
 /// A setting as it was given.
-struct Given {
+struct GivenValue {
     text: Zeroizing<String>,
     from: GivenBy,
 }
@@ -221,13 +221,13 @@ struct Given {
 #[derive(Default)]
 struct Flags {
     config: Option<PathBuf>,
-    given: BTreeMap<Setting, Given>,
+    given: BTreeMap<Setting, GivenValue>,
 }
 
 #[derive(Default)]
 struct Reader {
-    given: BTreeMap<Setting, Given>,
-    sources: Sources,
+    given: BTreeMap<Setting, GivenValue>,
+    sources: SourceFiles,
     notes: Notes,
     bare: Vec<Mistake>,
     warnings: Vec<String>,
@@ -279,7 +279,7 @@ impl Reader {
                     let text = Zeroizing::new(value.to_owned());
                     flags.given.insert(
                         key,
-                        Given {
+                        GivenValue {
                             text,
                             from: GivenBy::Flag,
                         },
@@ -313,7 +313,7 @@ impl Reader {
                 Some(key) => {
                     self.given.insert(
                         key,
-                        Given {
+                        GivenValue {
                             text: Zeroizing::new(value),
                             from: GivenBy::Variable,
                         },
@@ -345,18 +345,18 @@ impl Reader {
             Err(mistakes) => return self.bare.extend(mistakes.iter().cloned()),
         };
         let parsed = yaml::parse(&text, self.sources.next_id(), &mut Budget::default());
-        let mut gathered = Gathered::default();
+        let mut diagnostics = Diagnostics::default();
         parsed
             .orphans
             .iter()
-            .for_each(|orphan| gathered.hide(orphan));
+            .for_each(|orphan| diagnostics.hide(orphan));
         // A text that is no YAML is not shown at all: the client's secret stands somewhere in it.
         let everything = 0..text.len();
         let hidden = match &parsed.tree {
             None => vec![everything],
             Some(tree) => {
-                hide(tree, "", &mut gathered);
-                gathered.hidden_in(self.sources.next_id())
+                hide(tree, "", &mut diagnostics);
+                diagnostics.hidden_in(self.sources.next_id())
             }
         };
         self.sources.add(&name, &text, &hidden);
@@ -370,7 +370,7 @@ impl Reader {
     fn section(&mut self, node: &Node, prefix: &str) {
         let entries = match &node.content {
             Content::Map(entries) => entries,
-            Content::Scalar(scalar) if scalar.kind() == Kind::Null => return,
+            Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null => return,
             _ => {
                 return self.note(
                     node.span,
@@ -398,7 +398,7 @@ impl Reader {
     fn unknown_key(&mut self, span: Span, name: &str, value: &Node) {
         let (file, line, column) = self.sources.place(span);
         let is_bare =
-            matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == Kind::Null);
+            matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null);
         // `{clientsecret, hunter2}`: a comma for a colon makes keys of values.
         let what = match is_bare {
             true => "an unknown key without a value is ignored".to_owned(),
@@ -422,12 +422,12 @@ impl Reader {
             );
         };
         let text = match scalar.kind() {
-            Kind::Null => Zeroizing::new(String::new()),
+            ScalarKind::Null => Zeroizing::new(String::new()),
             _ => scalar.text.clone(),
         };
         self.given.insert(
             key,
-            Given {
+            GivenValue {
                 text,
                 from: GivenBy::File(value.span),
             },
@@ -609,38 +609,38 @@ impl Reader {
         }
     }
 
-    fn log_level(&mut self) -> LogLevel {
+    fn log_level(&mut self) -> KtrLogLevel {
         let Some(given) = self.given.get(&Setting::LogLevel) else {
-            return LogLevel::Info;
+            return KtrLogLevel::Info;
         };
         match given.text.to_lowercase().as_str() {
-            "panic" | "fatal" | "error" => LogLevel::Error,
-            "warn" | "warning" => LogLevel::Warn,
-            "info" => LogLevel::Info,
-            "debug" => LogLevel::Debug,
-            "trace" => LogLevel::Trace,
+            "panic" | "fatal" | "error" => KtrLogLevel::Error,
+            "warn" | "warning" => KtrLogLevel::Warn,
+            "info" => KtrLogLevel::Info,
+            "debug" => KtrLogLevel::Debug,
+            "trace" => KtrLogLevel::Trace,
             other => {
                 self.warnings.push(format!(
                     "`log.level` is `{other}`, which is no level: `debug` is used; write `debug`, `info` or `warn`"
                 ));
-                LogLevel::Debug
+                KtrLogLevel::Debug
             }
         }
     }
 
-    fn log_format(&mut self) -> LogFormat {
+    fn log_format(&mut self) -> KtrLogFormat {
         match self
             .given
             .get(&Setting::LogFormat)
             .map_or("text", |given| given.text.as_str())
         {
-            "text" => LogFormat::Text,
-            "json" => LogFormat::Json,
+            "text" => KtrLogFormat::Text,
+            "json" => KtrLogFormat::Json,
             other => {
                 self.warnings.push(format!(
                     "`log.format` is `{other}`, which is no format: `text` is used; write `text` or `json`"
                 ));
-                LogFormat::Text
+                KtrLogFormat::Text
             }
         }
     }
@@ -720,17 +720,17 @@ fn whole_seconds(text: &str) -> Option<i64> {
 }
 
 /// Hides every value that is not known to be harmless.
-fn hide(node: &Node, prefix: &str, gathered: &mut Gathered) {
+fn hide(node: &Node, prefix: &str, diagnostics: &mut Diagnostics) {
     let Content::Map(entries) = &node.content else {
-        return gathered.hide(node);
+        return diagnostics.hide(node);
     };
     for (key, value) in entries {
         let name = format!("{prefix}{}", key.text.to_lowercase());
         match (Setting::named(&name), &value.content) {
-            (Some(Setting::ClientSecret), _) => gathered.hide(value),
+            (Some(Setting::ClientSecret), _) => diagnostics.hide(value),
             (Some(_), Content::Scalar(scalar)) if !has_userinfo(&scalar.text) => {}
-            (_, Content::Map(_)) => hide(value, &format!("{name}."), gathered),
-            _ => gathered.hide(value),
+            (_, Content::Map(_)) => hide(value, &format!("{name}."), diagnostics),
+            _ => diagnostics.hide(value),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Mistakes in what a user wrote: the place, what is wrong, and the mend. They are gathered, never thrown one by one, and shown
+//! Mistakes in what a user wrote: the place, what is wrong, and the mend. They are collected, never thrown one by one, and shown
 //! either as one line each or drawn into the source text. The source text that is kept here has every secret painted over.
 
 use std::collections::HashSet;
@@ -30,7 +30,7 @@ pub(super) struct Span {
 
 /// One of the files that were read.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct SourceFile {
     name: String,
     text: Arc<str>,
     line_starts: Vec<usize>,
@@ -38,9 +38,9 @@ pub(super) struct Source {
 
 /// The files that were read, in order; a [`Span`] points into one of them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sources(Vec<Source>);
+pub(super) struct SourceFiles(Vec<SourceFile>);
 
-impl Sources {
+impl SourceFiles {
     /// The number that the next file's spans carry.
     pub(super) fn next_id(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
@@ -51,7 +51,7 @@ impl Sources {
         let line_starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
-        self.0.push(Source {
+        self.0.push(SourceFile {
             name: name.to_owned(),
             text: paint_over(text, hidden).into(),
             line_starts,
@@ -70,12 +70,12 @@ impl Sources {
         (source.name.clone(), line, before.chars().count() + 1)
     }
 
-    fn source(&self, span: Span) -> Option<&Source> {
+    fn source(&self, span: Span) -> Option<&SourceFile> {
         self.0.get(span.source as usize)
     }
 
     /// The file, if the lines around the span can be drawn.
-    fn drawable(&self, span: Span) -> Option<&Source> {
+    fn drawable(&self, span: Span) -> Option<&SourceFile> {
         let source = self.source(span)?;
         let line = source
             .line_starts
@@ -128,7 +128,7 @@ fn paint_over(text: &str, hidden: &[Range<usize>]) -> String {
     painted
 }
 
-/// A mistake while it is gathered.
+/// A mistake while others are looked for.
 #[derive(Debug, Clone)]
 pub(super) struct Note {
     pub(super) span: Span,
@@ -138,7 +138,7 @@ pub(super) struct Note {
     pub(super) other: Option<Span>,
 }
 
-/// Mistakes while they are gathered: the first ones, and how many there are.
+/// Mistakes while they are collected: the first ones, and how many there are.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     kept: Vec<Note>,
@@ -229,7 +229,7 @@ impl Mistake {
         }
     }
 
-    pub(super) fn of(note: Note, sources: &Sources) -> Self {
+    pub(super) fn of(note: Note, sources: &SourceFiles) -> Self {
         let (file, line, column) = sources.place(note.span);
         let mut message = note.message;
         let mut labels = Vec::new();
@@ -351,7 +351,11 @@ impl Mistakes {
     }
 
     /// These, which have no place in a text, and then the noted ones; none if there are none.
-    pub(super) fn of_notes(bare: Vec<Mistake>, notes: Notes, sources: &Sources) -> Option<Self> {
+    pub(super) fn of_notes(
+        bare: Vec<Mistake>,
+        notes: Notes,
+        sources: &SourceFiles,
+    ) -> Option<Self> {
         let Notes { mut kept, more } = notes;
         kept.sort_by_key(|note| note.span);
         let noted = kept.into_iter().map(|note| Mistake::of(note, sources));

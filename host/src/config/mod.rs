@@ -3,7 +3,6 @@
 
 mod check;
 mod document;
-mod file;
 pub mod glance;
 mod hide;
 mod include;
@@ -11,6 +10,7 @@ pub mod ktr;
 mod mistake;
 mod places;
 mod read;
+mod spec;
 mod unit;
 mod variables;
 mod yaml;
@@ -84,8 +84,8 @@ impl From<Mistakes> for Refused {
 /// # Errors
 /// Every mistake in all of these files.
 pub fn load(path: &Path) -> Result<Loaded, Box<Refused>> {
-    let given = document::read_given(path).map_err(Refused::from)?;
-    document::Reading::new().read(given)
+    let first = document::read_first(path).map_err(Refused::from)?;
+    document::ConfigReader::new().read(first)
 }
 
 /// Reads a configuration from a text; `name` stands for the file in mistakes, relative paths count from `directory`. Only files in
@@ -94,7 +94,7 @@ pub fn load(path: &Path) -> Result<Loaded, Box<Refused>> {
 /// # Errors
 /// Every mistake in the text and in what it includes.
 pub fn parse(text: &str, name: &str, directory: &Path) -> Result<Loaded, Box<Refused>> {
-    document::Reading::new().read(document::Given {
+    document::ConfigReader::new().read(document::FirstFile {
         text: Zeroizing::new(text.to_owned()),
         name: name.to_owned(),
         directory: directory.to_owned(),
@@ -117,7 +117,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
 #[must_use]
 pub fn schema() -> Value {
     let mut definitions = read::Definitions::new();
-    let root = file::File::schema(&mut definitions);
+    let root = spec::FileSpec::schema(&mut definitions);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "evertoken configuration",

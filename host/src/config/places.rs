@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::document::{get, items};
-use super::mistake::{Mistake, Note, Sources, Span};
-use super::read::{Gathered, json_of};
-use super::yaml::{Content, Kind, Node};
+use super::mistake::{Mistake, Note, SourceFiles, Span};
+use super::read::{Diagnostics, json_of};
+use super::yaml::{Content, Node, ScalarKind};
 
 /// The files' texts, secrets painted over, and where everything stands in them.
 #[derive(Default)]
 pub struct Places {
-    sources: Sources,
+    sources: SourceFiles,
     trees: Vec<Arc<Node>>,
 }
 
@@ -51,7 +51,7 @@ pub struct PluginOptions<'p> {
 }
 
 impl Places {
-    pub(super) fn new(sources: Sources, trees: Vec<Arc<Node>>) -> Self {
+    pub(super) fn new(sources: SourceFiles, trees: Vec<Arc<Node>>) -> Self {
         Self { sources, trees }
     }
 
@@ -152,13 +152,13 @@ fn text(node: &Arc<Node>) -> Option<String> {
 /// `node` is the mapping that has `plugin` and `config`.
 fn options(wanted: PluginUse, node: &Arc<Node>, jobs: Vec<String>) -> Option<PluginOptions<'_>> {
     let plugin = match &get(node, "plugin")?.content {
-        Content::Scalar(name) if name.kind() == Kind::Text => name.text.as_str(),
+        Content::Scalar(name) if name.kind() == ScalarKind::Text => name.text.as_str(),
         _ => return None,
     };
     let config = match get(node, "config") {
         None => Value::Object(serde_json::Map::new()),
         Some(config) if matches!(config.content, Content::Map(_)) => {
-            json_of(config, &mut Gathered::default())?
+            json_of(config, &mut Diagnostics::default())?
         }
         Some(_) => return None,
     };

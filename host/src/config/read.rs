@@ -1,5 +1,5 @@
-//! The strict way from the tree to types: a record says its keys once, and from that one place come the reader, which gathers
-//! every mistake of form instead of stopping at the first, and the JSON Schema. Records are declared with [`record!`], words
+//! The strict way from the tree to types: a spec says its keys once, and from that one place come the reader, which collects
+//! every mistake of form instead of stopping at the first, and the JSON Schema. Specs are declared with [`spec!`], words
 //! (scalars with a grammar of their own) by implementing [`Word`].
 
 use std::collections::HashSet;
@@ -10,18 +10,18 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use super::mistake::{Note, Notes, Span};
-use super::yaml::{Content, Key, Kind, Node};
-use crate::form::{self, Found};
+use super::yaml::{Content, MapKey, Node, ScalarKind};
+use crate::form::{self, WrittenValue};
 use crate::text::Alphabet;
 
-/// What reading gathers.
+/// The mistakes that reading finds, and what is to be kept out of messages about them.
 #[derive(Default)]
-pub(super) struct Gathered {
+pub(super) struct Diagnostics {
     pub(super) notes: Notes,
     hidden: HashSet<Span>,
 }
 
-impl Gathered {
+impl Diagnostics {
     pub(super) fn note(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.notes.push(Note {
             span,
@@ -65,7 +65,7 @@ impl Gathered {
     }
 
     /// Keeps a key out of messages and snippets.
-    pub(super) fn hide_key(&mut self, key: &Key) {
+    pub(super) fn hide_key(&mut self, key: &MapKey) {
         self.hidden.insert(key.span);
     }
 
@@ -94,21 +94,21 @@ impl Gathered {
 
     fn wrong_type(&mut self, node: &Node, expected: &str, example: &str) {
         let found = match &node.content {
-            Content::Scalar(scalar) if scalar.kind() == Kind::Null => Found::Nothing,
-            _ => Found::Other(self.shown(node)),
+            Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null => WrittenValue::Nothing,
+            _ => WrittenValue::Other(self.shown(node)),
         };
         let (message, help) = form::not_expected(expected, found, Some(example));
         self.note(node.span, message, help);
     }
 }
 
-/// The named schemas of records, for `$defs`.
+/// The named schemas of specs, for `$defs`.
 pub(super) type Definitions = Map<String, Value>;
 
 /// What can be read from a node.
 pub(super) trait Read: Sized {
     /// The value; none if a mistake was noted.
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self>;
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
 
     /// The JSON Schema of the same.
     fn schema(definitions: &mut Definitions) -> Value;
@@ -130,9 +130,9 @@ impl<T> Deref for At<T> {
 }
 
 impl<T: Read> Read for At<T> {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         Some(Self {
-            value: T::read(node, gathered)?,
+            value: T::read(node, diagnostics)?,
             span: node.span,
         })
     }
@@ -142,30 +142,30 @@ impl<T: Read> Read for At<T> {
     }
 }
 
-/// A record's keys while they are read.
-pub(super) struct Fields<'n> {
+/// A spec's keys while they are read.
+pub(super) struct SpecFields<'n> {
     span: Span,
     entries: Vec<(&'n str, &'n Arc<Node>)>,
 }
 
-impl<'n> Fields<'n> {
-    /// Takes the mapping apart and notes the keys that the record does not have.
+impl<'n> SpecFields<'n> {
+    /// Takes the mapping apart and notes the keys that the spec does not have.
     pub(super) fn of(
         node: &'n Node,
         known: &[&str],
         example: &str,
-        gathered: &mut Gathered,
+        diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
         let Content::Map(entries) = &node.content else {
-            gathered.wrong_type(node, "a mapping", example);
+            diagnostics.wrong_type(node, "a mapping", example);
             return None;
         };
         for (key, value) in entries {
             if !known.contains(&&*key.text) {
-                gathered.hide(value);
-                let is_hidden = gathered.is_hidden(key.span);
+                diagnostics.hide(value);
+                let is_hidden = diagnostics.is_hidden(key.span);
                 let (message, help) = form::unknown_key(&key.text, is_hidden, known);
-                gathered.note(key.span, message, help);
+                diagnostics.note(key.span, message, help);
             }
         }
         Some(Self {
@@ -183,7 +183,7 @@ impl<'n> Fields<'n> {
     }
 
     /// Of keys that exclude each other, one is there. Judged on what is written, so that a key with a mistake of its own counts.
-    pub(super) fn exactly_one(&self, keys: &[&str], gathered: &mut Gathered) {
+    pub(super) fn exactly_one(&self, keys: &[&str], diagnostics: &mut Diagnostics) {
         let given: Vec<&str> = keys
             .iter()
             .copied()
@@ -191,30 +191,30 @@ impl<'n> Fields<'n> {
             .collect();
         if given.len() != 1 {
             let (message, help) = form::one_of(keys, &given);
-            gathered.note(self.span, message, help);
+            diagnostics.note(self.span, message, help);
         }
     }
 }
 
-/// A key of a record: `T` is required, `Option<T>` is not.
-pub(super) trait Field: Sized {
+/// A key of a spec: `T` is required, `Option<T>` is not.
+pub(super) trait SpecField: Sized {
     const REQUIRED: bool;
 
-    /// None if a mistake was noted that leaves the record without this key.
-    fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self>;
+    /// None if a mistake was noted that leaves the spec without this key.
+    fn take(fields: &SpecFields<'_>, key: &str, diagnostics: &mut Diagnostics) -> Option<Self>;
 
     fn field_schema(definitions: &mut Definitions) -> Value;
 }
 
-impl<T: Read> Field for T {
+impl<T: Read> SpecField for T {
     const REQUIRED: bool = true;
 
-    fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self> {
+    fn take(fields: &SpecFields<'_>, key: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
         match fields.get(key) {
-            Some(node) => Self::read(node, gathered),
+            Some(node) => Self::read(node, diagnostics),
             None => {
                 let (message, help) = form::missing_key(key);
-                gathered.note(fields.span, message, help);
+                diagnostics.note(fields.span, message, help);
                 None
             }
         }
@@ -225,11 +225,11 @@ impl<T: Read> Field for T {
     }
 }
 
-impl<T: Read> Field for Option<T> {
+impl<T: Read> SpecField for Option<T> {
     const REQUIRED: bool = false;
 
-    fn take(fields: &Fields<'_>, key: &str, gathered: &mut Gathered) -> Option<Self> {
-        Some(fields.get(key).and_then(|node| T::read(node, gathered)))
+    fn take(fields: &SpecFields<'_>, key: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
+        Some(fields.get(key).and_then(|node| T::read(node, diagnostics)))
     }
 
     fn field_schema(definitions: &mut Definitions) -> Value {
@@ -245,8 +245,8 @@ pub(super) fn described(mut schema: Value, doc: &str) -> Value {
     schema
 }
 
-/// Declares a record: a struct, its reader and its schema. Of the keys in `one_of`, exactly one has to be there.
-macro_rules! record {
+/// Declares a spec: a struct named `…Spec`, its reader and its schema. Of the keys in `one_of`, exactly one has to be there.
+macro_rules! spec {
     (
         $(#[doc = $doc:literal])+
         $(#[one_of($($one:ident),+)])?
@@ -264,29 +264,29 @@ macro_rules! record {
         impl $crate::config::read::Read for $name {
             fn read(
                 node: &$crate::config::yaml::Node,
-                gathered: &mut $crate::config::read::Gathered,
+                diagnostics: &mut $crate::config::read::Diagnostics,
             ) -> Option<Self> {
-                use $crate::config::read::{Field, Fields, key};
+                use $crate::config::read::{SpecField, SpecFields, key};
                 let known = [$( key(stringify!($field)) ),+];
-                let fields = Fields::of(node, &known, $example, gathered)?;
-                $( fields.exactly_one(&[$( key(stringify!($one)) ),+], gathered); )?
-                $( let $field = <$type as Field>::take(&fields, key(stringify!($field)), gathered); )+
+                let fields = SpecFields::of(node, &known, $example, diagnostics)?;
+                $( fields.exactly_one(&[$( key(stringify!($one)) ),+], diagnostics); )?
+                $( let $field = <$type as SpecField>::take(&fields, key(stringify!($field)), diagnostics); )+
                 Some(Self { $( $field: $field?, )+ })
             }
 
             fn schema(definitions: &mut $crate::config::read::Definitions) -> serde_json::Value {
-                use $crate::config::read::{Field, described, key};
-                let name = stringify!($name);
+                use $crate::config::read::{SpecField, described, key, published_name};
+                let name = published_name(stringify!($name));
                 if !definitions.contains_key(name) {
                     let mut properties = serde_json::Map::new();
                     let mut required: Vec<&str> = Vec::new();
                     $(
-                        let schema = <$type as Field>::field_schema(definitions);
+                        let schema = <$type as SpecField>::field_schema(definitions);
                         properties.insert(
                             key(stringify!($field)).to_owned(),
                             described(schema, concat!($($field_doc, "\n"),+)),
                         );
-                        if <$type as Field>::REQUIRED {
+                        if <$type as SpecField>::REQUIRED {
                             required.push(key(stringify!($field)));
                         }
                     )+
@@ -315,7 +315,12 @@ macro_rules! record {
         }
     };
 }
-pub(super) use record;
+pub(super) use spec;
+
+/// A spec's name in the JSON Schema.
+pub(super) fn published_name(name: &'static str) -> &'static str {
+    name.strip_suffix("Spec").unwrap_or(name)
+}
 
 /// A field's key: Rust's reserved words are written with `r#`.
 pub(super) fn key(field: &'static str) -> &'static str {
@@ -371,11 +376,11 @@ pub(super) trait Word: Sized {
 }
 
 impl<W: Word> Read for W {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         let scalar = match &node.content {
-            Content::Scalar(scalar) if scalar.kind() != Kind::Null => scalar,
+            Content::Scalar(scalar) if scalar.kind() != ScalarKind::Null => scalar,
             _ => {
-                gathered.wrong_type(node, W::EXPECTED, W::EXAMPLE);
+                diagnostics.wrong_type(node, W::EXPECTED, W::EXAMPLE);
                 return None;
             }
         };
@@ -388,18 +393,18 @@ impl<W: Word> Read for W {
                     "write it on one line; behind `|` and `>` YAML keeps the line end, behind `|-` and `>-` it does not",
                 ))
             }
-            Kind::Text => W::parse(&scalar.text),
+            ScalarKind::Text => W::parse(&scalar.text),
             _ if W::BARE => W::parse(&scalar.text),
             _ => W::parse_bare(&scalar.text),
         };
         match read {
             Ok(value) => Some(value),
-            Err(_) if gathered.is_hidden(node.span) => {
-                gathered.wrong_type(node, W::EXPECTED, W::EXAMPLE);
+            Err(_) if diagnostics.is_hidden(node.span) => {
+                diagnostics.wrong_type(node, W::EXPECTED, W::EXAMPLE);
                 None
             }
             Err(complaint) => {
-                gathered.note(node.span, complaint.message, complaint.help);
+                diagnostics.note(node.span, complaint.message, complaint.help);
                 None
             }
         }
@@ -411,13 +416,13 @@ impl<W: Word> Read for W {
 }
 
 impl Read for bool {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         if let Content::Scalar(scalar) = &node.content
-            && let Kind::Bool(value) = scalar.kind()
+            && let ScalarKind::Bool(value) = scalar.kind()
         {
             return Some(value);
         }
-        gathered.wrong_type(node, "`true` or `false`", "true");
+        diagnostics.wrong_type(node, "`true` or `false`", "true");
         None
     }
 
@@ -431,24 +436,24 @@ impl Read for bool {
 pub(super) struct Count<const MIN: u32, const MAX: u32>(pub(super) u32);
 
 impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         if let Content::Scalar(scalar) = &node.content
-            && scalar.kind() == Kind::Integer
+            && scalar.kind() == ScalarKind::Integer
         {
             if let Ok(value) = scalar.text.parse::<u32>()
                 && (MIN..=MAX).contains(&value)
             {
                 return Some(Self(value));
             }
-            let shown = gathered.shown(node);
-            gathered.note(
+            let shown = diagnostics.shown(node);
+            diagnostics.note(
                 node.span,
                 format!("{shown} is out of bounds"),
                 format!("write a whole number from {MIN} to {MAX}"),
             );
             return None;
         }
-        gathered.wrong_type(node, "a whole number", &MIN.max(1).to_string());
+        diagnostics.wrong_type(node, "a whole number", &MIN.max(1).to_string());
         None
     }
 
@@ -462,14 +467,14 @@ impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
 pub(super) struct SecretText(pub(super) SecretString);
 
 impl Read for SecretText {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
-        gathered.hide(node);
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        diagnostics.hide(node);
         match &node.content {
-            Content::Scalar(scalar) if scalar.kind() == Kind::Text => {
+            Content::Scalar(scalar) if scalar.kind() == ScalarKind::Text => {
                 Some(Self(SecretString::from(scalar.text.as_str())))
             }
             _ => {
-                gathered.note(
+                diagnostics.note(
                     node.span,
                     "a secret's value is text, and YAML does not read this as text",
                     "quote it: `value: \"…\"`",
@@ -486,15 +491,15 @@ impl Read for SecretText {
 
 /// A list; items with mistakes are noted and left out.
 impl<T: Read> Read for Vec<T> {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         let Content::List(items) = &node.content else {
-            gathered.wrong_type(node, "a list", "[…]");
+            diagnostics.wrong_type(node, "a list", "[…]");
             return None;
         };
         Some(
             items
                 .iter()
-                .filter_map(|item| T::read(item, gathered))
+                .filter_map(|item| T::read(item, diagnostics))
                 .collect(),
         )
     }
@@ -509,10 +514,10 @@ impl<T: Read> Read for Vec<T> {
 pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 
 impl<T: Read> Read for OneOrMany<T> {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         match &node.content {
-            Content::List(_) => Vec::read(node, gathered).map(Self),
-            _ => T::read(node, gathered).map(|one| Self(vec![one])),
+            Content::List(_) => Vec::read(node, diagnostics).map(Self),
+            _ => T::read(node, diagnostics).map(|one| Self(vec![one])),
         }
     }
 
@@ -533,14 +538,14 @@ impl<K, T> Default for Named<K, T> {
 }
 
 impl<K: Word, T: Read> Read for Named<K, T> {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         let Content::Map(entries) = &node.content else {
-            gathered.wrong_type(node, "a mapping from names to values", "{name: …}");
+            diagnostics.wrong_type(node, "a mapping from names to values", "{name: …}");
             return None;
         };
         let mut named = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let value = T::read(value, gathered);
+            let value = T::read(value, diagnostics);
             match K::parse(&key.text) {
                 Ok(name) => named.push((
                     At {
@@ -549,14 +554,14 @@ impl<K: Word, T: Read> Read for Named<K, T> {
                     },
                     value,
                 )),
-                Err(_) if gathered.is_hidden(key.span) => {
-                    gathered.note(
+                Err(_) if diagnostics.is_hidden(key.span) => {
+                    diagnostics.note(
                         key.span,
                         format!("a bare value is not {}", K::EXPECTED),
                         format!("write it like `{}: …`", K::EXAMPLE),
                     );
                 }
-                Err(complaint) => gathered.note(key.span, complaint.message, complaint.help),
+                Err(complaint) => diagnostics.note(key.span, complaint.message, complaint.help),
             }
         }
         Some(Self(named))
@@ -576,12 +581,12 @@ impl<K: Word, T: Read> Read for Named<K, T> {
 pub(super) struct PluginConfig(pub(super) Value);
 
 impl Read for PluginConfig {
-    fn read(node: &Node, gathered: &mut Gathered) -> Option<Self> {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         if !matches!(node.content, Content::Map(_)) {
-            gathered.wrong_type(node, "a mapping", "{key: value}");
+            diagnostics.wrong_type(node, "a mapping", "{key: value}");
             return None;
         }
-        json_of(node, gathered).map(Self)
+        json_of(node, diagnostics).map(Self)
     }
 
     fn schema(_: &mut Definitions) -> Value {
@@ -590,27 +595,27 @@ impl Read for PluginConfig {
 }
 
 /// The node as JSON, by the core schema. What JSON cannot carry unchanged is a mistake, not an approximation.
-pub(super) fn json_of(node: &Node, gathered: &mut Gathered) -> Option<Value> {
+pub(super) fn json_of(node: &Node, diagnostics: &mut Diagnostics) -> Option<Value> {
     match &node.content {
         Content::List(items) => {
             // Not short-circuiting: every item's mistakes are wanted.
-            let items: Vec<_> = items.iter().map(|item| json_of(item, gathered)).collect();
+            let items: Vec<_> = items.iter().map(|item| json_of(item, diagnostics)).collect();
             items.into_iter().collect::<Option<Vec<_>>>().map(Value::from)
         }
         Content::Map(entries) => {
             let entries: Vec<_> = entries
                 .iter()
-                .map(|(key, value)| Some((key.text.to_string(), json_of(value, gathered)?)))
+                .map(|(key, value)| Some((key.text.to_string(), json_of(value, diagnostics)?)))
                 .collect();
             entries.into_iter().collect::<Option<Map<_, _>>>().map(Value::from)
         }
         Content::Scalar(scalar) => match scalar.kind() {
-            Kind::Null => Some(Value::Null),
-            Kind::Bool(value) => Some(Value::from(value)),
-            Kind::Text => Some(Value::from(scalar.text.as_str())),
-            Kind::Integer | Kind::Float => json_number(&scalar.text).or_else(|| {
-                let shown = gathered.shown(node);
-                gathered.note(
+            ScalarKind::Null => Some(Value::Null),
+            ScalarKind::Bool(value) => Some(Value::from(value)),
+            ScalarKind::Text => Some(Value::from(scalar.text.as_str())),
+            ScalarKind::Integer | ScalarKind::Float => json_number(&scalar.text).or_else(|| {
+                let shown = diagnostics.shown(node);
+                diagnostics.note(
                     node.span,
                     format!("{shown} is a number that would not be passed on as it is written"),
                     "quote it if it is text; otherwise write a decimal number without leading zeros",

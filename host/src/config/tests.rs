@@ -1368,8 +1368,8 @@ mod the_schema {
         ] {
             let mut budget = crate::config::yaml::Budget::default();
             let tree = crate::config::yaml::parse(&text, 0, &mut budget).tree;
-            let mut gathered = crate::config::read::Gathered::default();
-            let json = crate::config::read::json_of(&tree.unwrap(), &mut gathered).unwrap();
+            let mut diagnostics = crate::config::read::Diagnostics::default();
+            let json = crate::config::read::json_of(&tree.unwrap(), &mut diagnostics).unwrap();
             assert_eq!(validator.is_valid(&json), good, "schema: {text}");
             assert_eq!(read(&text).is_ok(), good, "reader: {text}");
         }

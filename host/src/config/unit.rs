@@ -501,7 +501,7 @@ name!(
 );
 name!(
     /// An environment variable's name.
-    Variable, "an environment variable's name", "CLIENT_SECRET", 1024, "^[A-Za-z_][A-Za-z0-9_]*$",
+    VariableName, "an environment variable's name", "CLIENT_SECRET", 1024, "^[A-Za-z_][A-Za-z0-9_]*$",
     |text| !text.is_empty()
         && !text.starts_with(|c: char| c.is_ascii_digit())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
@@ -563,9 +563,9 @@ fn is_host(text: &str) -> bool {
 
 /// A proxy's URL. A password in it would be shown in status and logs of many tools, so it has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Proxy(pub(super) url::Url);
+pub(super) struct ProxyUrl(pub(super) url::Url);
 
-impl Word for Proxy {
+impl Word for ProxyUrl {
     const EXPECTED: &'static str = "a proxy's URL";
     const EXAMPLE: &'static str = "http://proxy.example.org:3128";
 
@@ -622,9 +622,9 @@ fn port_of(text: &str) -> Option<u16> {
 
 /// An IP address, or all those with one prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Network(pub(super) IpNet);
+pub(super) struct IpNetwork(pub(super) IpNet);
 
-impl Word for Network {
+impl Word for IpNetwork {
     const EXPECTED: &'static str = "an IP address or network";
     const EXAMPLE: &'static str = "127.0.0.1";
 
@@ -852,9 +852,9 @@ mod tests {
             prop_assert!(agreed::<LabelValue>(&name).is_some(), "{name}");
             prop_assert!(agreed::<AbsolutePath>(&name).is_some() || name.contains(".."), "{name}");
             prop_assert!(agreed::<Pointer>(&pointer).is_some(), "{pointer}");
-            prop_assert!(agreed::<Variable>(&variable).is_some(), "{variable}");
+            prop_assert!(agreed::<VariableName>(&variable).is_some(), "{variable}");
             prop_assert!(agreed::<Origin>(&origin).is_some(), "{origin}");
-            prop_assert!(agreed::<Proxy>(&origin).is_some(), "{origin}");
+            prop_assert!(agreed::<ProxyUrl>(&origin).is_some(), "{origin}");
         }
     }
 }

@@ -4,26 +4,28 @@
 use super::SOURCE_PLUGINS;
 use super::document::get;
 use super::mistake::Span;
-use super::read::Gathered;
+use super::read::Diagnostics;
 use super::yaml::{Content, Node};
 use crate::text::{self, has_variable};
 
 /// Notes every place that is hardly meant as it stands.
-pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
+pub(super) fn note_unmeant(node: &Node, diagnostics: &mut Diagnostics) {
     match &node.content {
         Content::Scalar(scalar) => {
-            note_unseen(node.span, &scalar.text, gathered);
-            if is_variable(&scalar.text, gathered.is_hidden(node.span))
-                && !gathered.notes.has(node.span)
+            note_unseen(node.span, &scalar.text, diagnostics);
+            if is_variable(&scalar.text, diagnostics.is_hidden(node.span))
+                && !diagnostics.notes.has(node.span)
             {
-                gathered.note(
+                diagnostics.note(
                     node.span,
                     "variables like `${NAME}` are not put in; this would be taken as it stands",
                     "for a secret write `env: NAME`; else write the value, or put it in before: `envsubst < FILE | evertoken run --config -`",
                 );
             }
         }
-        Content::List(items) => items.iter().for_each(|item| note_unmeant(item, gathered)),
+        Content::List(items) => items
+            .iter()
+            .for_each(|item| note_unmeant(item, diagnostics)),
         Content::Map(entries) => {
             for (key, value) in entries {
                 let others = match &*key.text {
@@ -34,8 +36,8 @@ pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
                     _ => false,
                 };
                 if !others {
-                    note_unseen(key.span, &key.text, gathered);
-                    note_unmeant(value, gathered);
+                    note_unseen(key.span, &key.text, diagnostics);
+                    note_unmeant(value, diagnostics);
                 }
             }
         }
@@ -43,13 +45,13 @@ pub(super) fn note_unmeant(node: &Node, gathered: &mut Gathered) {
 }
 
 /// What may be a secret is judged with it.
-fn note_unseen(span: Span, text: &str, gathered: &mut Gathered) {
+fn note_unseen(span: Span, text: &str, diagnostics: &mut Diagnostics) {
     if let Some(odd) = text::first_unseen(text)
-        && !gathered.is_hidden(span)
-        && !gathered.notes.has(span)
+        && !diagnostics.is_hidden(span)
+        && !diagnostics.notes.has(span)
     {
         let message = format!("this text has {odd}");
-        gathered.note(span, message, odd.mend());
+        diagnostics.note(span, message, odd.mend());
     }
 }
 

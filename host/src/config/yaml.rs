@@ -35,7 +35,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn take(&mut self, size: Size) -> Result<(), &'static str> {
+    fn take(&mut self, size: TreeSize) -> Result<(), &'static str> {
         match (
             self.nodes.checked_sub(size.nodes),
             self.bytes.checked_sub(size.bytes),
@@ -52,7 +52,7 @@ impl Budget {
 
 /// Values and bytes of text.
 #[derive(Debug, Clone, Copy, Default)]
-struct Size {
+struct TreeSize {
     nodes: usize,
     bytes: usize,
 }
@@ -67,11 +67,11 @@ pub(super) struct Node {
 pub(super) enum Content {
     Scalar(Scalar),
     List(Vec<Arc<Node>>),
-    Map(Vec<(Key, Arc<Node>)>),
+    Map(Vec<(MapKey, Arc<Node>)>),
 }
 
 /// A mapping's key with its place. Jobs have the same keys again and again: each text is kept once.
-pub(super) struct Key {
+pub(super) struct MapKey {
     pub(super) text: Arc<str>,
     pub(super) span: Span,
 }
@@ -84,7 +84,7 @@ pub(super) struct Scalar {
 
 /// What a scalar is by the core schema of YAML 1.2 (§10.3.2).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum ScalarKind {
     Null,
     Bool(bool),
     Integer,
@@ -93,17 +93,17 @@ pub(super) enum Kind {
 }
 
 impl Scalar {
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> ScalarKind {
         if !self.plain {
-            return Kind::Text;
+            return ScalarKind::Text;
         }
         match self.text.as_str() {
-            "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-            "true" | "True" | "TRUE" => Kind::Bool(true),
-            "false" | "False" | "FALSE" => Kind::Bool(false),
-            text if is_integer(text) => Kind::Integer,
-            text if is_float(text) => Kind::Float,
-            _ => Kind::Text,
+            "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
+            "true" | "True" | "TRUE" => ScalarKind::Bool(true),
+            "false" | "False" | "FALSE" => ScalarKind::Bool(false),
+            text if is_integer(text) => ScalarKind::Integer,
+            text if is_float(text) => ScalarKind::Float,
+            _ => ScalarKind::Text,
         }
     }
 }
@@ -138,7 +138,7 @@ fn unsigned(text: &str) -> &str {
 }
 
 /// What a text holds.
-pub(super) struct Parsed {
+pub(super) struct ParsedYaml {
     /// None when the text is no YAML at all, or empty.
     pub(super) tree: Option<Arc<Node>>,
     /// What is written but has no place in the tree, because its key is none or stands there twice. May be a secret.
@@ -146,8 +146,8 @@ pub(super) struct Parsed {
     pub(super) notes: Notes,
 }
 
-/// Reads one document. Mistakes that leave a tree standing are gathered.
-pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> Parsed {
+/// Reads one document. Mistakes that leave a tree standing are collected.
+pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> ParsedYaml {
     let mut builder = Builder {
         events: Parser::new_from_str(text),
         source,
@@ -162,7 +162,7 @@ pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> Parsed {
         builder.notes.push(fatal);
         None
     });
-    Parsed {
+    ParsedYaml {
         tree,
         orphans: builder.orphans,
         notes: builder.notes,
@@ -176,7 +176,7 @@ struct Builder<'t, 'b> {
     notes: Notes,
     orphans: Vec<Arc<Node>>,
     /// Finished nodes that have an anchor, with their size when expanded.
-    anchors: HashMap<usize, (Arc<Node>, Size)>,
+    anchors: HashMap<usize, (Arc<Node>, TreeSize)>,
     /// All texts of keys.
     keys: HashSet<Arc<str>>,
     budget: &'b mut Budget,
@@ -286,7 +286,7 @@ impl<'t> Builder<'t, '_> {
         };
         let node = Arc::new(node);
         if let Some(id) = anchor {
-            let size = Size {
+            let size = TreeSize {
                 nodes: before.nodes - self.budget.nodes,
                 bytes: before.bytes - self.budget.bytes,
             };
@@ -307,7 +307,7 @@ impl<'t> Builder<'t, '_> {
         Ok(node)
     }
 
-    fn count(&mut self, size: Size, span: Span) -> Built<()> {
+    fn count(&mut self, size: TreeSize, span: Span) -> Built<()> {
         self.budget.take(size).map_err(|message| {
             note(
                 span,
@@ -333,7 +333,7 @@ impl<'t> Builder<'t, '_> {
     }
 
     fn map(&mut self, start: Span, depth: usize) -> Built<Node> {
-        let mut entries: Vec<(Key, Arc<Node>)> = Vec::new();
+        let mut entries: Vec<(MapKey, Arc<Node>)> = Vec::new();
         let mut seen: HashMap<Arc<str>, Span> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
@@ -369,7 +369,7 @@ impl<'t> Builder<'t, '_> {
                 continue;
             }
             seen.insert(Arc::clone(&text), span);
-            entries.push((Key { text, span }, value));
+            entries.push((MapKey { text, span }, value));
         }
     }
 
@@ -383,12 +383,12 @@ impl<'t> Builder<'t, '_> {
     }
 }
 
-fn size_of(event: &Event<'_>) -> Size {
+fn size_of(event: &Event<'_>) -> TreeSize {
     let bytes = match event {
         Event::Scalar(text, ..) => text.len(),
         _ => 0,
     };
-    Size { nodes: 1, bytes }
+    TreeSize { nodes: 1, bytes }
 }
 
 fn is_presentation(event: &Event<'_>) -> bool {
@@ -405,7 +405,7 @@ fn is_presentation(event: &Event<'_>) -> bool {
 
 fn key_text(key: &Node) -> Option<&str> {
     match &key.content {
-        Content::Scalar(scalar) if scalar.kind() != Kind::Null => Some(&scalar.text),
+        Content::Scalar(scalar) if scalar.kind() != ScalarKind::Null => Some(&scalar.text),
         _ => None,
     }
 }

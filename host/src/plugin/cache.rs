@@ -132,7 +132,7 @@ impl CacheError {
 
 /// Where a component came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum CacheOutcome {
     /// The read-only directory.
     Prefilled,
     /// Our directory.
@@ -173,7 +173,7 @@ impl Cache {
         plugin: &str,
         digest: Digest,
         bytes: Cow<'static, [u8]>,
-    ) -> Result<(Component, Found), CacheError> {
+    ) -> Result<(Component, CacheOutcome), CacheError> {
         let name = format!("{digest}-{:016x}.cwasm", self.compatibility);
         if let Some(found) = self
             .blocking({
@@ -210,9 +210,9 @@ impl Cache {
                 kept = None;
             }
             let found = if kept.is_some() {
-                Found::Compiled
+                CacheOutcome::Compiled
             } else {
-                Found::CompiledUnkept
+                CacheOutcome::CompiledUnkept
             };
             Ok((component, found))
         })
@@ -231,14 +231,18 @@ impl Cache {
     }
 
     /// A compiled component in one of the directories. One that does not load, e.g. because a crash damaged it, is as good as none.
-    fn find(&self, name: &str) -> Result<Option<(Component, Found)>, CacheError> {
+    fn find(&self, name: &str) -> Result<Option<(Component, CacheOutcome)>, CacheError> {
         let places = [
             (
                 &self.settings.prefilled,
                 FileOwner::RootOrSelf,
-                Found::Prefilled,
+                CacheOutcome::Prefilled,
             ),
-            (&self.settings.directory, FileOwner::Itself, Found::Cached),
+            (
+                &self.settings.directory,
+                FileOwner::Itself,
+                CacheOutcome::Cached,
+            ),
         ];
         for (path, owner, found) in places {
             let Some(path) = path else { continue };
@@ -247,7 +251,7 @@ impl Cache {
                 Ok(Some(file)) => file,
                 Ok(None) => continue,
                 Err(refusal) => {
-                    if found == Found::Prefilled {
+                    if found == CacheOutcome::Prefilled {
                         tracing::warn!(directory = %path.display(), "compiled plugins are not taken from here: {refusal}");
                     }
                     continue;
@@ -523,7 +527,7 @@ mod tests {
     const A_MINUTE: Duration = Duration::from_secs(60);
 
     /// What a process that starts now finds.
-    async fn found(settings: CacheSettings) -> Found {
+    async fn found(settings: CacheSettings) -> CacheOutcome {
         let cache = Arc::new(Cache::new(
             engine::new_engine().unwrap(),
             settings,
@@ -550,8 +554,8 @@ mod tests {
     async fn the_second_start_compiles_nothing() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("made/when/missing");
-        assert_eq!(found(settings(&directory)).await, Found::Compiled);
-        assert_eq!(found(settings(&directory)).await, Found::Cached);
+        assert_eq!(found(settings(&directory)).await, CacheOutcome::Compiled);
+        assert_eq!(found(settings(&directory)).await, CacheOutcome::Cached);
         let files = compiled_files(&directory);
         assert_eq!(files.len(), 1, "{files:?}");
         let name = files[0].file_name().unwrap().to_str().unwrap();
@@ -576,8 +580,14 @@ mod tests {
             std::fs::remove_file(&file).unwrap();
             std::fs::write(&file, damaged).unwrap();
             mode(&file, 0o600);
-            assert_eq!(found(settings(directory.path())).await, Found::Compiled);
-            assert_eq!(found(settings(directory.path())).await, Found::Cached);
+            assert_eq!(
+                found(settings(directory.path())).await,
+                CacheOutcome::Compiled
+            );
+            assert_eq!(
+                found(settings(directory.path())).await,
+                CacheOutcome::Cached
+            );
         }
     }
 
@@ -587,14 +597,20 @@ mod tests {
         found(settings(directory.path())).await;
         let file = compiled_files(directory.path()).pop().unwrap();
         mode(&file, 0o666);
-        assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+        assert_eq!(
+            found(settings(directory.path())).await,
+            CacheOutcome::Compiled
+        );
         mode(directory.path(), 0o777);
         assert_eq!(
             found(settings(directory.path())).await,
-            Found::CompiledUnkept
+            CacheOutcome::CompiledUnkept
         );
         mode(directory.path(), 0o700);
-        assert_eq!(found(settings(directory.path())).await, Found::Cached);
+        assert_eq!(
+            found(settings(directory.path())).await,
+            CacheOutcome::Cached
+        );
     }
 
     #[tokio::test]
@@ -609,7 +625,7 @@ mod tests {
             // Root's directory is foreign to everybody else.
             Path::new("/usr")
         };
-        assert_eq!(found(settings(foreign)).await, Found::CompiledUnkept);
+        assert_eq!(found(settings(foreign)).await, CacheOutcome::CompiledUnkept);
         let refusal = Directory::open(foreign, FileOwner::Itself).unwrap_err();
         assert!(refusal.to_string().contains("belongs to user"), "{refusal}");
     }
@@ -623,7 +639,10 @@ mod tests {
         let target = elsewhere.path().join("target");
         std::fs::rename(&file, &target).unwrap();
         symlink(&target, &file).unwrap();
-        assert_eq!(found(settings(directory.path())).await, Found::Compiled);
+        assert_eq!(
+            found(settings(directory.path())).await,
+            CacheOutcome::Compiled
+        );
         assert!(!file.is_symlink());
     }
 
@@ -636,7 +655,7 @@ mod tests {
             prefilled: Some(image.path().to_owned()),
             ..settings(own.path())
         };
-        assert_eq!(found(both).await, Found::Prefilled);
+        assert_eq!(found(both).await, CacheOutcome::Prefilled);
         assert!(compiled_files(own.path()).is_empty());
         mode(image.path(), 0o755);
     }
@@ -647,10 +666,13 @@ mod tests {
             compiler: Compiler::InProcess,
             ..CacheSettings::default()
         };
-        assert_eq!(found(unkept).await, Found::CompiledUnkept);
+        assert_eq!(found(unkept).await, CacheOutcome::CompiledUnkept);
         // A file stands where the directory should be.
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(found(settings(file.path())).await, Found::CompiledUnkept);
+        assert_eq!(
+            found(settings(file.path())).await,
+            CacheOutcome::CompiledUnkept
+        );
     }
 
     /// A program in place of this one.

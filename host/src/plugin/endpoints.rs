@@ -15,18 +15,18 @@ use crate::model::Origin;
 const MAX_KEPT: usize = 20_000;
 
 /// A plugin and a configuration for it, hashed: many are kept, and each may be long.
-type Key = [u8; 16];
+type ConfigHash = [u8; 16];
 
 #[derive(Default)]
 pub(super) struct Endpoints {
-    kept: HashMap<Key, Arc<[Origin]>>,
+    kept: HashMap<ConfigHash, Arc<[Origin]>>,
     /// Each once: ten thousand jobs have a few issuers.
     lists: HashSet<Arc<[Origin]>>,
 }
 
 impl Endpoints {
     pub(super) fn get(&self, plugin: Digest, config: &Value) -> Option<Arc<[Origin]>> {
-        self.kept.get(&key(plugin, config)?).cloned()
+        self.kept.get(&config_hash(plugin, config)?).cloned()
     }
 
     /// Keeps those of the configurations that are right.
@@ -44,12 +44,13 @@ impl Endpoints {
                 None => Arc::from(judged.endpoints.as_slice()),
             };
             self.lists.insert(Arc::clone(&list));
-            self.kept.extend(key(plugin, config).map(|key| (key, list)));
+            self.kept
+                .extend(config_hash(plugin, config).map(|key| (key, list)));
         }
     }
 }
 
-fn key(plugin: Digest, config: &Value) -> Option<Key> {
+fn config_hash(plugin: Digest, config: &Value) -> Option<ConfigHash> {
     let mut hash = Sha256::new_with_prefix(plugin.0);
     hash.update(serde_json::to_vec(config).ok()?);
     hash.finalize().first_chunk().copied()

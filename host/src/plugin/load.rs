@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use wasmtime::Engine;
 
 use super::built_in::{BUILT_IN, BuiltIn};
-use super::cache::{Cache, CacheError, CacheSettings, Compiler, Found};
+use super::cache::{Cache, CacheError, CacheOutcome, CacheSettings, Compiler};
 use super::endpoints::Endpoints;
 use super::engine::BoxError;
 use super::error::with_sources;
@@ -365,7 +365,7 @@ impl RegistryEntry {
 }
 
 /// A plugin that can be called.
-pub(super) struct Loaded {
+pub(super) struct LoadedPlugin {
     pub(super) info: Arc<PluginInfo>,
     /// With its imports resolved.
     pub(super) prepared: Prepared,
@@ -385,7 +385,7 @@ pub(super) struct Loader {
     endpoints: Mutex<Endpoints>,
     /// Plugins by whose schema configurations could not be judged.
     refused: Mutex<BTreeMap<Digest, Arc<LoadError>>>,
-    loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<Loaded>>>>>,
+    loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<LoadedPlugin>>>>>,
 }
 
 impl Loader {
@@ -431,7 +431,10 @@ impl Loader {
     }
 
     /// The plugin, ready to be called. Whoever asks while another loads it waits for that, and nobody who stops waiting ends it.
-    pub(super) async fn load(self: &Arc<Self>, name: &str) -> Result<Arc<Loaded>, Arc<LoadError>> {
+    pub(super) async fn load(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<Arc<LoadedPlugin>, Arc<LoadError>> {
         if let Some(Ok(loaded)) = self.known(name) {
             return Ok(loaded);
         }
@@ -445,7 +448,7 @@ impl Loader {
         })
     }
 
-    async fn load_once(&self, name: &str) -> Result<Arc<Loaded>, Arc<LoadError>> {
+    async fn load_once(&self, name: &str) -> Result<Arc<LoadedPlugin>, Arc<LoadError>> {
         let entry = self.registry.entry(name)?;
         self.is_not_refused(entry)?;
         let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
@@ -464,7 +467,7 @@ impl Loader {
     }
 
     /// What came of loading the plugin last; none: nobody has tried that, or it is under way for the first time.
-    pub(super) fn known(&self, name: &str) -> Option<Result<Arc<Loaded>, Arc<LoadError>>> {
+    pub(super) fn known(&self, name: &str) -> Option<Result<Arc<LoadedPlugin>, Arc<LoadError>>> {
         let entry = self.registry.entry(name).ok()?;
         if let Err(refused) = self.is_not_refused(entry) {
             return Some(Err(refused));
@@ -486,7 +489,7 @@ impl Loader {
         }
     }
 
-    async fn load_now(&self, name: &str, digest: Digest) -> Result<Loaded, LoadError> {
+    async fn load_now(&self, name: &str, digest: Digest) -> Result<LoadedPlugin, LoadError> {
         let (info, bytes) = self.read(name).await?;
         let (component, found) =
             self.cache
@@ -498,13 +501,13 @@ impl Loader {
                 })?;
         tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
         let prepared = self.linkers.prepare(&component, info.world);
-        Ok(Loaded {
+        Ok(LoadedPlugin {
             info,
             prepared: prepared.map_err(|source| LoadError::Link {
                 name: name.to_owned(),
                 source,
             })?,
-            is_kept: found != Found::CompiledUnkept,
+            is_kept: found != CacheOutcome::CompiledUnkept,
         })
     }
 

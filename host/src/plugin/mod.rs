@@ -24,7 +24,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-pub use crate::form::Mistake as ConfigMistake;
+pub use crate::form::SchemaMistake;
 pub use built_in::{BUILT_IN, BuiltIn};
 pub use cache::{COMPILE_COMMAND, CacheError, CacheSettings, Compiler, compile_plugin};
 pub use error::CallError;
@@ -201,7 +201,7 @@ impl Plugins {
         name: &str,
         world: PluginWorld,
         config: &Value,
-    ) -> Result<Vec<ConfigMistake>, Arc<LoadError>> {
+    ) -> Result<Vec<SchemaMistake>, Arc<LoadError>> {
         let judged = self.check_configs(name, world, &[config]).await?;
         Ok(judged.into_iter().flat_map(|it| it.mistakes).collect())
     }
@@ -248,7 +248,11 @@ impl Plugins {
 
     /// A plugin for a call, or why it could not be loaded last. Only what nobody has tried to load is loaded now: a call's time is not for
     /// that.
-    async fn loaded(&self, name: &str, world: PluginWorld) -> Result<Arc<load::Loaded>, Failure> {
+    async fn loaded(
+        &self,
+        name: &str,
+        world: PluginWorld,
+    ) -> Result<Arc<load::LoadedPlugin>, Failure> {
         let loaded = match self.0.loader.known(name) {
             Some(known) => known,
             None => self.0.loader.load(name).await,
@@ -273,7 +277,7 @@ impl Plugins {
 pub struct SourcePlugin {
     plugins: Plugins,
     name: String,
-    loaded: Arc<load::Loaded>,
+    loaded: Arc<load::LoadedPlugin>,
 }
 
 impl fmt::Debug for SourcePlugin {

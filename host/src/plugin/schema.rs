@@ -8,7 +8,7 @@ use jsonschema::{Draft, OutputUnit, PatternOptions, ReferencingError, Validation
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::form::{Found, Mistake, in_place, quoted, tell};
+use crate::form::{SchemaMistake, WrittenValue, in_place, quoted, tell};
 use crate::model::Origin;
 use crate::names::is_telling;
 use crate::printable::printable;
@@ -43,7 +43,7 @@ const AND_MORE: &str = "…";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// What is wrong; nothing: the plugin will understand it.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<SchemaMistake>,
     /// The origins of the endpoints in it, each once: where its job may send requests, and its secrets. None where something is wrong.
     pub endpoints: Vec<Origin>,
 }
@@ -158,7 +158,7 @@ fn origin(value: &Value) -> Option<Origin> {
 }
 
 /// Why a value is no endpoint. A URL parser drops line ends and takes what stands before an `@`; an issuer would see neither.
-fn wrong_endpoint(pointer: String, value: &Value) -> Option<Mistake> {
+fn wrong_endpoint(pointer: String, value: &Value) -> Option<SchemaMistake> {
     let text = value.as_str().unwrap_or_default();
     let odd = Alphabet::OneLine.odd(text.as_bytes());
     let (message, help) = if let Some(odd) = odd.or_else(|| first_unseen(text)) {
@@ -186,7 +186,7 @@ fn wrong_endpoint(pointer: String, value: &Value) -> Option<Mistake> {
     } else {
         return None;
     };
-    Some(Mistake {
+    Some(SchemaMistake {
         pointer,
         message,
         help: help.to_owned(),
@@ -321,11 +321,11 @@ impl<'a> Fields<'a> {
 }
 
 /// An option as a message may speak of it.
-fn find(pointer: &str, value: &Value) -> Found {
+fn find(pointer: &str, value: &Value) -> WrittenValue {
     match value {
-        Value::Null => Found::Nothing,
-        Value::Bool(_) | Value::Number(_) => Found::Bare(shown(pointer, value)),
-        _ => Found::Other(shown(pointer, value)),
+        Value::Null => WrittenValue::Nothing,
+        Value::Bool(_) | Value::Number(_) => WrittenValue::Bare(shown(pointer, value)),
+        _ => WrittenValue::Other(shown(pointer, value)),
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
         judge_config(schema, &judge(schema).unwrap(), config)
     }
 
-    fn check_config(schema: &Value, config: &Value) -> Vec<Mistake> {
+    fn check_config(schema: &Value, config: &Value) -> Vec<SchemaMistake> {
         judged(schema, config).mistakes
     }
 
@@ -399,7 +399,7 @@ mod tests {
     }
 
     /// What is told of a mistake: what is wrong, and the mend.
-    fn told(mistake: &Mistake) -> String {
+    fn told(mistake: &SchemaMistake) -> String {
         format!("{}; {}", mistake.message, mistake.help)
     }
 
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(
             judged(&schema(), &config),
             Judgement {
-                mistakes: vec![Mistake {
+                mistakes: vec![SchemaMistake {
                     pointer: "/token_url".to_owned(),
                     message: "`idp.example.org/token` is not an endpoint".to_owned(),
                     help: "write `https://host/path`".to_owned(),

@@ -24,7 +24,7 @@ const ABOUT_CONFIG: &str = "config.";
 
 /// What is wrong with formats.
 #[derive(Default)]
-pub(super) struct Judged {
+pub(super) struct FormatFindings {
     /// What can never be written.
     pub(super) mistakes: Vec<Mistake>,
     /// What is written, and hardly meant.
@@ -32,8 +32,8 @@ pub(super) struct Judged {
 }
 
 /// Judges the formats of built-in plugins. Others are strangers' code, which `check` alone does not run.
-pub(super) async fn judge(places: &Places, plugins: &Plugins) -> Judged {
-    let mut found = Judged::default();
+pub(super) async fn judge(places: &Places, plugins: &Plugins) -> FormatFindings {
+    let mut found = FormatFindings::default();
     let mut tried = BTreeSet::new();
     for said in places.plugin_options() {
         let is_built_in = FORMATTER_PLUGINS.contains(&said.plugin);

@@ -1,73 +1,73 @@
 //! The configuration file's keys, as a user writes them. This is the one place that says which keys there are: readers and the
-//! JSON Schema come from these records, and their comments are the schema's descriptions. What they mean together is judged in
+//! JSON Schema come from these specs, and their comments are the schema's descriptions. What they mean together is judged in
 //! [`super::check`].
 
 use std::net::SocketAddr;
 
-use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, record};
+use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, spec};
 use super::unit::{
-    AbsolutePath, AnyPath, FreeText, JobName, LabelKey, LabelValue, Mode, Namespace, Network,
-    ObjectName, OutputPath, Percent, Pointer, Proxy, Repetition, Replacement, SecretKey,
-    SecretName, Sha256, Size, StatePrefix, Text, Time, Variable,
+    AbsolutePath, AnyPath, FreeText, IpNetwork, JobName, LabelKey, LabelValue, Mode, Namespace,
+    ObjectName, OutputPath, Percent, Pointer, ProxyUrl, Repetition, Replacement, SecretKey,
+    SecretName, Sha256, Size, StatePrefix, Text, Time, VariableName,
 };
 use crate::model::Origin;
 
-record! {
+spec! {
     /// evertoken's configuration: jobs that keep short-lived tokens fresh.
     #[example("jobs: […]")]
-    struct File {
+    struct FileSpec {
         /// Where rotating secrets, journals and tokens survive a crash. Without it they are kept in memory, which is not allowed for
         /// rotating secrets unless they have `write_back`.
-        state: Option<State>,
+        state: Option<StateSpec>,
         /// Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, nothing else. Without it nothing is served.
-        serve: Option<Serve>,
+        serve: Option<ServeSpec>,
         /// The control socket, over which `evertoken status`, `refresh` and `state` talk to the process.
-        control: Option<Control>,
+        control: Option<ControlSpec>,
         /// Bounds on what is done at once.
-        limits: Option<Limits>,
+        limits: Option<LimitsSpec>,
         /// Plugins that are not built in, by the name that jobs use.
-        plugins: Option<Named<JobName, Plugin>>,
+        plugins: Option<Named<JobName, PluginSpec>>,
         /// What jobs use unless they say otherwise.
-        defaults: Option<Defaults>,
+        defaults: Option<DefaultsSpec>,
         /// Further files with `jobs` and `outputs`: paths or patterns such as `jobs.d/*.yaml`, from this file's directory.
         include: Option<Vec<At<AnyPath>>>,
         /// The jobs: one token kept fresh each.
-        jobs: Option<Vec<Job>>,
+        jobs: Option<Vec<JobSpec>>,
         /// Outputs that several jobs' tokens share.
-        outputs: Option<Vec<SharedOutput>>,
+        outputs: Option<Vec<SharedOutputSpec>>,
     }
 }
 
-record! {
+spec! {
     /// A file named in `include`.
     #[example("jobs: […]")]
-    struct Included {
+    struct IncludedSpec {
         /// The jobs: one token kept fresh each.
-        jobs: Option<Vec<Job>>,
+        jobs: Option<Vec<JobSpec>>,
         /// Outputs that several jobs' tokens share.
-        outputs: Option<Vec<SharedOutput>>,
+        outputs: Option<Vec<SharedOutputSpec>>,
     }
 }
 
-record! {
+spec! {
     /// The state store.
     #[one_of(dir, secret)]
     #[example("{dir: /var/lib/evertoken}")]
-    struct State {
+    struct StateSpec {
         /// A directory of our own, locked to one process.
         dir: Option<AbsolutePath>,
         /// Kubernetes Secrets, which several processes may share: one for each job and one for each rotating secret.
-        secret: Option<StateSecrets>,
+        secret: Option<StateSecretsSpec>,
         /// The key that encrypts what is stored, or a list of them: the first encrypts, all decrypt. Without it files have mode 0600
         /// and are not encrypted.
-        key: Option<At<OneOrMany<StateKey>>>,
+        key: Option<At<OneOrMany<StateKeySpec>>>,
     }
 }
 
-record! {
+spec! {
     /// Where the state store's Secrets are.
     #[example("{namespace: evertoken}")]
-    struct StateSecrets {
+    struct StateSecretsSpec {
         /// Their namespace.
         namespace: Namespace,
         /// What their names begin with: another store, another prefix. Default `evertoken-state`.
@@ -75,33 +75,33 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// Where an encryption key is.
     #[one_of(file, env, secret)]
     #[example("{file: /run/secrets/state-key}")]
-    struct StateKey {
+    struct StateKeySpec {
         /// A file whose content is the key.
         file: Option<At<AnyPath>>,
         /// The environment variable that holds the key.
-        env: Option<Variable>,
+        env: Option<VariableName>,
         /// A key of a Kubernetes Secret.
-        secret: Option<SecretReference>,
+        secret: Option<SecretReferenceSpec>,
     }
 }
 
-record! {
+spec! {
     /// Where probes and metrics are served.
     #[example("{address: 0.0.0.0:8080}")]
-    struct Serve {
+    struct ServeSpec {
         /// IP address and port.
         address: SocketAddr,
     }
 }
 
-record! {
+spec! {
     /// Over which the program's own commands talk to the process.
     #[example("{socket: /run/evertoken/warehouse.sock}")]
-    struct Control {
+    struct ControlSpec {
         /// The socket's path. Its directory is made with mode 0700 if only that is missing; group and others may not write to it. Default:
         /// a name of this configuration's own in `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/evertoken`, `/run/evertoken`, or else the state
         /// directory, whichever is there to write to.
@@ -109,32 +109,32 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// Bounds on what is done at once.
     #[example("{concurrency: 64}")]
-    struct Limits {
+    struct LimitsSpec {
         /// Attempts in flight in the whole process. Default 64.
         concurrency: Option<Count<1, 10_000>>,
         /// Bounds per origin (scheme, host and port).
-        per_origin: Option<OriginLimits>,
+        per_origin: Option<OriginLimitsSpec>,
         /// What one plugin call may use.
-        plugin: Option<PluginLimits>,
+        plugin: Option<PluginLimitsSpec>,
     }
 }
 
-record! {
+spec! {
     /// Bounds per origin.
     #[example("{in_flight: 16}")]
-    struct OriginLimits {
+    struct OriginLimitsSpec {
         /// Attempts of one plugin in flight to one origin. Default 16.
         in_flight: Option<Count<1, 10_000>>,
     }
 }
 
-record! {
+spec! {
     /// What one plugin call may use.
     #[example("{memory: 64MiB}")]
-    struct PluginLimits {
+    struct PluginLimitsSpec {
         /// Linear memory, all memories together. Default 64MiB.
         memory: Option<Size>,
         /// HTTP requests. Default 16.
@@ -150,10 +150,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// A plugin that is not built in.
     #[example("{path: ./plugin.wasm, sha256: 9f2c…}")]
-    struct Plugin {
+    struct PluginSpec {
         /// The component; a relative path counts from this file's directory.
         path: At<AnyPath>,
         /// SHA-256 of its bytes, in hexadecimal.
@@ -161,89 +161,89 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// What jobs use unless they say otherwise.
     #[example("{refresh: {at: 80%}}")]
-    struct Defaults {
+    struct DefaultsSpec {
         /// When tokens are obtained anew.
-        refresh: Option<Refresh>,
+        refresh: Option<RefreshSpec>,
         /// How tokens are obtained.
-        source: Option<SourceDefaults>,
+        source: Option<SourceDefaultsSpec>,
     }
 }
 
-record! {
+spec! {
     /// How tokens are obtained unless a job says otherwise.
     #[example("{timeout: 30s}")]
-    struct SourceDefaults {
+    struct SourceDefaultsSpec {
         /// How long one call of the plugin may take, everything included.
         timeout: Option<At<Time>>,
         /// TLS material.
-        tls: Option<At<Tls>>,
+        tls: Option<At<TlsSpec>>,
         /// The proxy for all requests.
-        proxy: Option<Proxy>,
+        proxy: Option<ProxyUrl>,
     }
 }
 
-record! {
+spec! {
     /// One token kept fresh.
     #[example("{name: …, source: …, outputs: […]}")]
-    struct Job {
+    struct JobSpec {
         /// Its name, unique in the configuration.
         name: At<JobName>,
         /// How the token is obtained.
-        source: Source,
+        source: SourceSpec,
         /// When it is obtained anew.
-        refresh: Option<Refresh>,
+        refresh: Option<RefreshSpec>,
         /// How often outputs are compared with the kept token and put right. Default 10m.
         verify: Option<At<Time>>,
         /// Where it goes.
-        outputs: Option<Vec<Output>>,
+        outputs: Option<Vec<OutputSpec>>,
     }
 }
 
-record! {
+spec! {
     /// How a token is obtained.
     #[example("{plugin: oauth2, config: …}")]
-    struct Source {
+    struct SourceSpec {
         /// The plugin: `oauth2`, `mirror`, `dummy`, or a name from `plugins`.
         plugin: At<JobName>,
         /// The plugin's own configuration; `evertoken plugin inspect` shows its schema.
         config: Option<PluginConfig>,
         /// The secrets that the plugin may open, by the name it asks for.
-        secrets: Option<Named<SecretName, Secret>>,
+        secrets: Option<Named<SecretName, SecretSpec>>,
         /// Origins that the plugin may reach beyond the endpoints in its configuration.
         allow: Option<Vec<Origin>>,
         /// Addresses, or networks like `10.0.0.0/8`, that may be reached although they are loopback, link-local or otherwise refused.
-        allow_addresses: Option<Vec<Network>>,
+        allow_addresses: Option<Vec<IpNetwork>>,
         /// Names of secrets whose value the plugin may read; all others it can only have sent.
         reveal: Option<Vec<At<SecretName>>>,
         /// TLS material.
-        tls: Option<At<Tls>>,
+        tls: Option<At<TlsSpec>>,
         /// The proxy for all requests of this job. Default: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
-        proxy: Option<Proxy>,
+        proxy: Option<ProxyUrl>,
         /// How long one call of the plugin may take, everything included. Default 30s.
         timeout: Option<At<Time>>,
     }
 }
 
-record! {
+spec! {
     /// A named value that a job may use.
     #[one_of(file, env, value, secret, service_account, job)]
     #[example("{file: /run/secrets/name}")]
-    struct Secret {
+    struct SecretSpec {
         /// A file whose content is the value. Of no value a byte order mark at its start and one line end at its end are part.
         file: Option<At<AnyPath>>,
         /// With `file`: a JSON pointer (RFC 6901) into its content, to the string that is the value.
         pointer: Option<At<Pointer>>,
         /// The environment variable that holds the value.
-        env: Option<Variable>,
+        env: Option<VariableName>,
         /// The value itself. Better: a file, a variable or a Secret.
         value: Option<At<SecretText>>,
         /// A key of a Kubernetes Secret.
-        secret: Option<At<SecretReference>>,
+        secret: Option<At<SecretReferenceSpec>>,
         /// A token of a Kubernetes ServiceAccount, requested for each call.
-        service_account: Option<ServiceAccount>,
+        service_account: Option<ServiceAccountSpec>,
         /// The token of another job.
         job: Option<At<JobName>>,
         /// Whether its use may replace it, as with refresh tokens. Default false.
@@ -259,10 +259,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// A key of a Kubernetes Secret.
     #[example("{namespace: default, name: idp, key: client_secret}")]
-    struct SecretReference {
+    struct SecretReferenceSpec {
         /// The Secret's namespace.
         namespace: Namespace,
         /// The Secret's name.
@@ -274,10 +274,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// A token of a Kubernetes ServiceAccount, by TokenRequest.
     #[example("{namespace: default, name: builder}")]
-    struct ServiceAccount {
+    struct ServiceAccountSpec {
         /// The ServiceAccount's namespace.
         namespace: Namespace,
         /// The ServiceAccount's name.
@@ -289,10 +289,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// TLS material: PEM files, read anew when they change.
     #[example("{ca_file: /etc/ssl/ca.pem}")]
-    struct Tls {
+    struct TlsSpec {
         /// Certificates to trust instead of the system's.
         ca_file: Option<At<AnyPath>>,
         /// The client certificate; with `key_file`.
@@ -302,10 +302,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// When a token is obtained anew: at the earliest of these.
     #[example("{at: 80%}")]
-    struct Refresh {
+    struct RefreshSpec {
         /// At this part of the token's life. Default 80%.
         at: Option<Percent>,
         /// This long before expiry, but not before half the token's life. Default 90s.
@@ -319,40 +319,40 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// A destination and how the token is spelled there.
     #[one_of(file, secret)]
     #[example("{file: {path: /run/tokens/name}}")]
-    struct Output {
+    struct OutputSpec {
         /// A file.
-        file: Option<FileOutput>,
+        file: Option<FileOutputSpec>,
         /// A Kubernetes Secret.
-        secret: Option<At<SecretOutput>>,
+        secret: Option<At<SecretOutputSpec>>,
         /// How the token is spelled. Default: the bare token, no newline.
-        format: Option<Format>,
+        format: Option<FormatSpec>,
     }
 }
 
-record! {
+spec! {
     /// An output that several jobs' tokens share. It is written once all have one.
     #[one_of(file, secret)]
     #[example("{from: […], file: {path: /run/tokens/name}, format: …}")]
-    struct SharedOutput {
+    struct SharedOutputSpec {
         /// The jobs, in the order in which the formatter gets their tokens.
         from: At<Vec<At<JobName>>>,
         /// A file.
-        file: Option<FileOutput>,
+        file: Option<FileOutputSpec>,
         /// A Kubernetes Secret.
-        secret: Option<At<SecretOutput>>,
+        secret: Option<At<SecretOutputSpec>>,
         /// How the tokens are spelled.
-        format: Format,
+        format: FormatSpec,
     }
 }
 
-record! {
+spec! {
     /// A file that consumers read.
     #[example("{path: /run/tokens/name}")]
-    struct FileOutput {
+    struct FileOutputSpec {
         /// Absolute. The directory must exist.
         path: At<OutputPath>,
         /// Permission bits in octal, quoted. Default "0600".
@@ -367,10 +367,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// A Kubernetes Secret that consumers read. Other keys in it stay as they are.
     #[example("{namespace: default, name: my-token}")]
-    struct SecretOutput {
+    struct SecretOutputSpec {
         /// Its namespace.
         namespace: Namespace,
         /// Its name.
@@ -388,10 +388,10 @@ record! {
     }
 }
 
-record! {
+spec! {
     /// A formatter plugin and its configuration.
     #[example("{plugin: template, config: {template: …}}")]
-    struct Format {
+    struct FormatSpec {
         /// The plugin: `template`, or a name from `plugins`.
         plugin: At<JobName>,
         /// The plugin's own configuration.
