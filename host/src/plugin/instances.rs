@@ -18,7 +18,7 @@ const FUNCTION_BYTES: usize = 32;
 const IMPORT_BYTES: usize = 48;
 
 /// Where the reader is.
-enum Level {
+enum NestingLevel {
     /// In a component: for each of its modules what an instance of it takes; none: that is not known here.
     Component(Vec<Option<usize>>),
     /// In a module: what an instance of it takes, as far as it was read.
@@ -28,7 +28,7 @@ enum Level {
 /// What is known of a component's instances so far.
 #[derive(Default)]
 pub(super) struct Instances {
-    levels: Vec<Level>,
+    levels: Vec<NestingLevel>,
     /// Of the largest module.
     largest: usize,
     /// Of each instance in the outermost component; none: it is not known of which module.
@@ -45,11 +45,11 @@ impl Instances {
     pub(super) fn read(&mut self, payload: &Payload<'_>) -> Result<(), BinaryReaderError> {
         match payload {
             Payload::Version { encoding, .. } => self.levels.push(match encoding {
-                Encoding::Component => Level::Component(Vec::new()),
-                Encoding::Module => Level::Module(0),
+                Encoding::Component => NestingLevel::Component(Vec::new()),
+                Encoding::Module => NestingLevel::Module(0),
             }),
             Payload::End(_) => {
-                if let Some(Level::Module(bytes)) = self.levels.pop() {
+                if let Some(NestingLevel::Module(bytes)) = self.levels.pop() {
                     self.largest = self.largest.max(bytes);
                     self.has_module(Some(bytes));
                 }
@@ -84,21 +84,21 @@ impl Instances {
     }
 
     fn takes(&mut self, count: u32, bytes: usize) {
-        if let Some(Level::Module(taken)) = self.levels.last_mut() {
+        if let Some(NestingLevel::Module(taken)) = self.levels.last_mut() {
             let count = usize::try_from(count).unwrap_or(usize::MAX);
             *taken = taken.saturating_add(count.saturating_mul(bytes));
         }
     }
 
     fn has_module(&mut self, bytes: Option<usize>) {
-        if let Some(Level::Component(modules)) = self.levels.last_mut() {
+        if let Some(NestingLevel::Component(modules)) = self.levels.last_mut() {
             modules.push(bytes);
         }
     }
 
     fn has_instance(&mut self, module: u32) {
         match self.levels.as_slice() {
-            [Level::Component(modules)] => {
+            [NestingLevel::Component(modules)] => {
                 let index = usize::try_from(module).unwrap_or(usize::MAX);
                 let bytes = modules.get(index).copied().flatten();
                 self.outermost.push(bytes);

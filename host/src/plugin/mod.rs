@@ -54,9 +54,9 @@ pub struct EngineError(#[source] BoxError);
 
 /// All plugins that jobs may name: the built-in ones and the configured ones. Cheap to clone.
 #[derive(Clone)]
-pub struct Plugins(Arc<Inner>);
+pub struct Plugins(Arc<PluginRuntime>);
 
-struct Inner {
+struct PluginRuntime {
     loader: Arc<Loader>,
     ticker: Ticker,
     limits: PluginLimits,
@@ -95,7 +95,7 @@ impl Plugins {
         let ticker = Ticker::start(move || ticking.increment_epoch())
             .map_err(|error| EngineError(error.into()))?;
         let loader = Loader::new(engine, files, cache, limits.compile_time);
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(PluginRuntime {
             loader: Arc::new(loader.map_err(EngineError)?),
             ticker,
             limits,

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use super::error::{StateError, chain_of};
 use super::fingerprint::Fingerprint;
 use super::key::RecordKey;
-use super::known::{Known, KnownChain};
+use super::known::{KnownChain, KnownRecords};
 use super::opening;
 use super::record;
 use super::records::{Expected, RecordBytes, StoredRecord};
@@ -159,7 +159,7 @@ impl Store {
 
     /// Reads a chain and learns what is there. What this process has written meanwhile is newer.
     async fn read_anew(&self, id: ChainId) -> Result<(), Failure> {
-        let held = |known: &Known| known.get(id).and_then(|known| known.revision.clone());
+        let held = |known: &KnownRecords| known.get(id).and_then(|known| known.revision.clone());
         let before = held(&self.known());
         let key = RecordKey::Chain(id);
         let stored = self.records.get(&key).await?;
@@ -199,7 +199,7 @@ impl Store {
     }
 
     /// Takes note that a chain's record is gone.
-    pub(super) fn miss(&self, known: &mut Known, id: ChainId) {
+    pub(super) fn miss(&self, known: &mut KnownRecords, id: ChainId) {
         if known.miss(id) {
             tracing::warn!(chain = %id, "a chain's record{} is gone; what this process knows of it is written anew with its next use", self.records.whereabouts(&RecordKey::Chain(id)));
         }
@@ -442,7 +442,7 @@ impl Store {
     }
 
     /// Learns a record that was listed.
-    pub(super) fn learn(&self, known: &mut Known, key: RecordKey, stored: StoredRecord) {
+    pub(super) fn learn(&self, known: &mut KnownRecords, key: RecordKey, stored: StoredRecord) {
         opening::learn(known, &self.keys, key, stored, !self.records.is_exclusive());
     }
 }

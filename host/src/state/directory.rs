@@ -31,7 +31,7 @@ use super::Opened;
 use super::error::StateError;
 use super::fingerprint::Fingerprints;
 use super::key::RecordKey;
-use super::known::Known;
+use super::known::KnownRecords;
 use super::opening::{self, Examination};
 use super::record::{self, Own};
 use super::records::{Expected, RecordBytes, Records, StoredRecord, WrittenRecord};
@@ -101,7 +101,7 @@ pub(super) fn open(path: &Path, keys: &Keyring) -> Result<(DirectoryRecords, Ope
     let own = own_record(&database, &folder, keys)?;
     let restored = Restored::default();
     *restored.lock() = restored_chains(&database, &witness)?;
-    let mut known = Known::default();
+    let mut known = KnownRecords::default();
     known.refused = examined.refused;
     let mut chains = BTreeSet::new();
     database::for_each(&database, |key, mut stored| {

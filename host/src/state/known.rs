@@ -140,9 +140,9 @@ fn is_newer(held: &Revision, read: &Revision) -> bool {
         .is_some_and(|(held, read)| held > read)
 }
 
-/// What is known.
+/// What this process knows of the store.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct KnownRecords {
     chains: HashMap<ChainId, KnownChain>,
     /// The chains that a job's secrets stand or stood for.
     by_job: HashMap<JobId, Vec<ChainId>>,
@@ -161,7 +161,7 @@ pub(super) struct Known {
     pub(super) list_done: u64,
 }
 
-impl Known {
+impl KnownRecords {
     pub(super) fn get(&self, id: ChainId) -> Option<&KnownChain> {
         self.chains.get(&id)
     }
@@ -394,7 +394,7 @@ mod tests {
         }
     }
 
-    fn held(known: &Known) -> Option<(String, String, u64)> {
+    fn held(known: &KnownRecords) -> Option<(String, String, u64)> {
         let chain = known.get(X)?;
         let revision = chain.revision.clone().unwrap_or_default();
         Some((revision.0, chain.uid.clone(), chain.generation()?))
@@ -410,13 +410,13 @@ mod tests {
     }
 
     /// What a job with this configured value finds.
-    fn found(known: &Known, job: &str, value: u64) -> Option<(ChainId, Seed)> {
+    fn found(known: &KnownRecords, job: &str, value: u64) -> Option<(ChainId, Seed)> {
         let nobodys = ChainId([0xff; 16]);
         known.find(&JobId::file(job), "rt", Some((nobodys, fingerprint(value))))
     }
 
     /// Changes a chain of the job's secret `rt`.
-    fn change(known: &mut Known, id: ChainId, job: &str, seed: u64, newest: u64) {
+    fn change(known: &mut KnownRecords, id: ChainId, job: &str, seed: u64, newest: u64) {
         let next = known.after(
             id,
             (&JobId::file(job), "rt"),
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn what_was_read_late_brings_nothing_back() {
-        let mut known = Known::default();
+        let mut known = KnownRecords::default();
         for (number, held) in [("9", "9"), ("10", "10"), ("9", "10"), ("11", "11")] {
             known.learn(X, of("u", number, 0));
             let seen = known.get(X).and_then(|chain| chain.revision.clone());
@@ -438,7 +438,7 @@ mod tests {
 
     #[test]
     fn an_older_copy_that_is_put_back_over_a_chain_does_not_take_its_place() {
-        let mut known = Known::default();
+        let mut known = KnownRecords::default();
         for (read, then) in [
             (of("u1", "10", 5), expected("10", "u1", 5)),
             (of("u1", "11", 3), expected("11", "u1", 5)),
@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn what_this_process_knows_outlives_a_record_that_is_deleted_and_a_cluster_that_is_put_back() {
-        let mut known = Known::default();
+        let mut known = KnownRecords::default();
         known.learn(X, of("u1", "100", 5));
         // etcd from a snapshot: the versions go back, too.
         known.learn_present(X, of("u1", "60", 3));
@@ -500,8 +500,9 @@ mod tests {
 
     #[test]
     fn of_a_secrets_bindings_the_last_that_was_made_counts() {
-        let mut known = Known::default();
-        let stands_for = |known: &Known, job: &str| known.find(&JobId::file(job), "rt", None);
+        let mut known = KnownRecords::default();
+        let stands_for =
+            |known: &KnownRecords, job: &str| known.find(&JobId::file(job), "rt", None);
         change(&mut known, X, "a", 1, 2);
         change(&mut known, X, "b", 1, 3);
         assert_eq!(stands_for(&known, "a"), Some((X, Seed::Unread)));
@@ -530,7 +531,7 @@ mod tests {
 
     #[test]
     fn a_chain_knows_its_last_values_and_what_its_jobs_are_configured_with_however_old_it_is() {
-        let mut known = Known::default();
+        let mut known = KnownRecords::default();
         for n in 1..=2000 {
             change(&mut known, X, "a", 0, n);
         }

@@ -12,7 +12,7 @@ use super::Opened;
 use super::error::StateError;
 use super::fingerprint::{Fingerprints, KEY_LEN};
 use super::key::RecordKey;
-use super::known::Known;
+use super::known::KnownRecords;
 use super::opening::{self, Examination};
 use super::record::Own;
 use super::records::{Expected, RecordBytes, Records, StoredRecord, WrittenRecord};
@@ -186,7 +186,7 @@ impl MemoryState {
                 table.put(key, value);
             }
         }
-        let mut known = Known::default();
+        let mut known = KnownRecords::default();
         known.refused = examined.refused;
         for (key, (revision, value)) in &table.records {
             let stored = stored(revision, value);

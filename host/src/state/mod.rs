@@ -35,7 +35,7 @@ pub use self::seal::{StateKey, StateKeyError};
 pub use self::secrets::ClusterPlace;
 
 use self::fingerprint::{Fingerprints, KEY_LEN};
-use self::known::Known;
+use self::known::KnownRecords;
 use self::records::Records;
 use self::seal::Keyring;
 use crate::capability::chain::ChainId;
@@ -59,7 +59,7 @@ pub struct Store {
     fingerprints: Fingerprints,
     /// What they are made with.
     fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
-    known: Mutex<Known>,
+    known: Mutex<KnownRecords>,
     /// Held while all is listed.
     listing: AsyncMutex<()>,
 }
@@ -67,7 +67,7 @@ pub struct Store {
 /// A place for records, after a look at all of them.
 struct Opened {
     fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
-    known: Known,
+    known: KnownRecords,
 }
 
 /// What a look at a directory found.
@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// Says once of each record that cannot be used why not.
-    fn tell_refused(&self, known: &mut Known) {
+    fn tell_refused(&self, known: &mut KnownRecords) {
         let refused: Vec<String> = known
             .refused
             .iter()
@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Every change leaves it whole, so a panic elsewhere does not spoil it.
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownRecords> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

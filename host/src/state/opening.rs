@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use super::error::StateError;
 use super::fingerprint::Fingerprints;
 use super::key::RecordKey;
-use super::known::{Known, KnownChain};
+use super::known::{KnownChain, KnownRecords};
 use super::record::{self, ChainRecord, Own};
 use super::records::{RecordBytes, StoredRecord};
 use super::seal::{Condition, Keyring};
@@ -142,7 +142,7 @@ pub(super) fn read_chain(
 
 /// Learns what a record says. `holds`: chains and what is kept of jobs are held.
 pub(super) fn learn(
-    known: &mut Known,
+    known: &mut KnownRecords,
     keys: &Keyring,
     key: RecordKey,
     stored: StoredRecord,

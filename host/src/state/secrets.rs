@@ -17,7 +17,7 @@ use super::Opened;
 use super::error::StateError;
 use super::fingerprint::Fingerprints;
 use super::key::RecordKey;
-use super::known::{Known, KnownChain};
+use super::known::{KnownChain, KnownRecords};
 use super::opening::{self, Examination, read_chain, read_own};
 use super::record::{self, Own};
 use super::records::{Expected, RecordBytes, Records, StoredRecord, WrittenRecord};
@@ -78,7 +78,7 @@ pub(super) async fn open(
         kubernetes,
         place,
     };
-    let mut known = Known::default();
+    let mut known = KnownRecords::default();
     known.forgotten = own.forgotten.into_iter().collect();
     let all = secrets.list().await?;
     let examined = secrets.examine(keys, &all)?;
@@ -147,7 +147,7 @@ impl SecretRecords {
     /// Encrypts a record anew with the first key and learns it. Who wrote it is not known after that; that it is a copy's must be.
     async fn take_over(
         &self,
-        known: &mut Known,
+        known: &mut KnownRecords,
         keys: &Keyring,
         key: RecordKey,
         stored: StoredRecord,
