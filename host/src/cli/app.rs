@@ -58,9 +58,9 @@ impl App {
         plugins.stop_with(stop.clone());
         let live = Arc::new(Live::new(
             config.jobs.clone(),
-            plugins.clone(),
+            Arc::new(plugins.clone()),
             capabilities.clone(),
-            Outputs::new(kubernetes, Arc::clone(&config.named)),
+            Arc::new(Outputs::new(kubernetes, Arc::clone(&config.named))),
         ));
         let used: BTreeSet<&String> = config.jobs.iter().map(|job| &job.source.plugin).collect();
         for plugin in used {

@@ -1,6 +1,8 @@
-//! The real world behind the runner's ports: plugins with what they may ask for, formats, files and Secrets.
+//! What the runner's ports are in a process: plugins with what they may ask for, formats, and where outputs are written. Plugins and outputs
+//! are behind traits of their own, so that the simulator runs all of this on models of them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -21,19 +23,72 @@ use crate::model::Origin;
 use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
-use crate::model::{Format, Job, Output, SecretOrigin, Source};
+use crate::model::{Destination, Format, Job, Output, SecretOrigin, Source};
 use crate::output::{Outputs, Publication, Written, shared_owner};
 use crate::plugin::{PluginWorld, Plugins, SourcePlugin};
 use crate::refresh::lifetime;
 use crate::refresh::output::Purpose;
 
+/// The plugins that jobs use: [`Plugins`], or models of them.
+pub trait Components: fmt::Debug + Send + Sync {
+    /// Whether a plugin, of a source or a format, can be called without loading it first.
+    fn is_loaded(&self, plugin: &str) -> bool;
+
+    /// Loads a plugin, which may take minutes. What cannot be loaded is said by the calls that need it.
+    fn load<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Judges these options by a plugin's schema, so that [`Self::endpoints`] knows them.
+    fn judge<'a>(
+        &'a self,
+        plugin: &'a str,
+        configs: Vec<&'a serde_json::Value>,
+    ) -> BoxFuture<'a, ()>;
+
+    /// The origins of the endpoints in these options; none: they were not judged so far, or are wrong.
+    fn endpoints(&self, plugin: &str, config: &serde_json::Value) -> Option<Arc<[Origin]>>;
+
+    /// The plugin of a job's source, for one call.
+    ///
+    /// # Errors
+    /// It cannot be loaded, or is no source.
+    fn source<'a>(
+        &'a self,
+        job: &'a Job,
+        context: AcquireContext,
+    ) -> BoxFuture<'a, Result<Box<dyn TokenSource + 'a>, Failure>>;
+
+    /// What a format makes of tokens.
+    ///
+    /// # Errors
+    /// The formatter's own, or what ended its call.
+    fn format<'a>(
+        &'a self,
+        format: &'a Format,
+        tokens: &'a [NamedToken],
+    ) -> BoxFuture<'a, Result<Vec<Artifact>, Failure>>;
+}
+
+/// Where outputs are written: [`Outputs`], or a model of them.
+pub trait Sinks: fmt::Debug + Send + Sync {
+    /// Writes a publication unless it is known to be there; with `verify`, makes sure of that.
+    ///
+    /// # Errors
+    /// What the destination refuses; it holds its old content then.
+    fn write<'a>(
+        &'a self,
+        destination: &'a Destination,
+        publication: Publication<'a>,
+        verify: bool,
+    ) -> BoxFuture<'a, Result<Written, Failure>>;
+}
+
 /// Joins the rooms below the runner.
 #[derive(Debug)]
 pub struct Live {
     jobs: Vec<Arc<Job>>,
-    plugins: Plugins,
+    plugins: Arc<dyn Components>,
     capabilities: capability::Host,
-    outputs: Outputs,
+    outputs: Arc<dyn Sinks>,
     /// Tells values in the configuration from each other, in this process only.
     values: RandomState,
 }
@@ -43,9 +98,9 @@ impl Live {
     #[must_use]
     pub fn new(
         jobs: Vec<Arc<Job>>,
-        plugins: Plugins,
+        plugins: Arc<dyn Components>,
         capabilities: capability::Host,
-        outputs: Outputs,
+        outputs: Arc<dyn Sinks>,
     ) -> Self {
         Self {
             jobs,
@@ -63,13 +118,10 @@ impl Live {
         let configs: Vec<&serde_json::Value> = sources
             .filter(|source| source.plugin == plugin)
             .map(|source| &source.config)
-            .filter(|config| self.plugins.endpoints_at_hand(plugin, config).is_none())
+            .filter(|config| self.plugins.endpoints(plugin, config).is_none())
             .collect();
         if !configs.is_empty() {
-            let judged = self
-                .plugins
-                .check_configs(plugin, PluginWorld::Source, &configs);
-            judged.await.map_or_else(drop, drop);
+            self.plugins.judge(plugin, configs).await;
         }
     }
 
@@ -82,7 +134,7 @@ impl Live {
             allow,
             ..
         } = &job.source;
-        let endpoints = self.plugins.endpoints_at_hand(plugin, config)?;
+        let endpoints = self.plugins.endpoints(plugin, config)?;
         let first = endpoints.iter().chain(allow).next()?;
         Some(first.to_string().into())
     }
@@ -100,7 +152,7 @@ impl Live {
             token: token.kept.for_consumers(),
         });
         let tokens: Vec<NamedToken> = tokens.collect();
-        let artifacts = self.format(format, &tokens).await?;
+        let artifacts = self.plugins.format(format, &tokens).await?;
         let mut parts = Vec::new();
         for (index, JobToken { job, kept }) in write.tokens.iter().enumerate() {
             for (field, expires_at) in fields_that_die_first(kept) {
@@ -120,15 +172,6 @@ impl Live {
         Ok((artifacts, parts))
     }
 
-    async fn format(
-        &self,
-        format: &Format,
-        tokens: &[NamedToken],
-    ) -> Result<Vec<Artifact>, Failure> {
-        let Format { plugin, config } = format;
-        self.plugins.format(plugin, tokens, config).await
-    }
-
     /// Whether what an output gets depends on a field of one of its tokens. A formatter is a function of what it is given, so it shows
     /// without the field, whatever it makes of it.
     async fn is_used(
@@ -142,7 +185,7 @@ impl Live {
         if let Some(named) = without.get_mut(index) {
             named.token.fields.retain(|other| other.name != field);
         }
-        let made = self.format(format, &without).await;
+        let made = self.plugins.format(format, &without).await;
         made.map_or(true, |made| made != artifacts)
     }
 }
@@ -185,7 +228,7 @@ impl Acquirer for Live {
 
     fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            if self.plugins.prepare(plugin).await.is_ok() {
+            if self.plugins.load(plugin).await.is_ok() {
                 self.judge_options(plugin).await;
             }
         })
@@ -216,13 +259,78 @@ impl Acquirer for Live {
         call: AcquireContext,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
-            let plugin = self.plugins.source(&job.source.plugin).await?;
-            let source = Component {
-                name: &job.source.plugin,
+            let source = self.plugins.source(job, call).await?;
+            self.capabilities.acquire(job, &*source).await
+        })
+    }
+}
+
+impl Components for Plugins {
+    fn is_loaded(&self, plugin: &str) -> bool {
+        self.is_loaded(plugin)
+    }
+
+    fn load<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let loaded = self.prepare(plugin).await;
+            loaded.map(drop).map_err(|error| error.to_failure())
+        })
+    }
+
+    fn judge<'a>(
+        &'a self,
+        plugin: &'a str,
+        configs: Vec<&'a serde_json::Value>,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let judged = self.check_configs(plugin, PluginWorld::Source, &configs);
+            judged.await.map_or_else(drop, drop);
+        })
+    }
+
+    fn endpoints(&self, plugin: &str, config: &serde_json::Value) -> Option<Arc<[Origin]>> {
+        self.endpoints_at_hand(plugin, config)
+    }
+
+    fn source<'a>(
+        &'a self,
+        job: &'a Job,
+        context: AcquireContext,
+    ) -> BoxFuture<'a, Result<Box<dyn TokenSource + 'a>, Failure>> {
+        Box::pin(async move {
+            let name = &*job.source.plugin;
+            let plugin = self.source(name).await?;
+            let component = Component {
+                name,
                 plugin,
-                call,
+                context,
             };
-            self.capabilities.acquire(job, &source).await
+            Ok(Box::new(component) as Box<dyn TokenSource>)
+        })
+    }
+
+    fn format<'a>(
+        &'a self,
+        format: &'a Format,
+        tokens: &'a [NamedToken],
+    ) -> BoxFuture<'a, Result<Vec<Artifact>, Failure>> {
+        Box::pin(self.format(&format.plugin, tokens, &format.config))
+    }
+}
+
+impl Sinks for Outputs {
+    fn write<'a>(
+        &'a self,
+        destination: &'a Destination,
+        publication: Publication<'a>,
+        verify: bool,
+    ) -> BoxFuture<'a, Result<Written, Failure>> {
+        Box::pin(async move {
+            if verify {
+                self.verify(destination, &publication).await
+            } else {
+                self.publish(destination, &publication).await
+            }
         })
     }
 }
@@ -231,7 +339,7 @@ impl Acquirer for Live {
 struct Component<'a> {
     name: &'a str,
     plugin: SourcePlugin,
-    call: AcquireContext,
+    context: AcquireContext,
 }
 
 impl TokenSource for Component<'_> {
@@ -262,7 +370,7 @@ impl TokenSource for Component<'_> {
         let AcquireContext {
             attempt,
             previous_expires_at,
-        } = self.call;
+        } = self.context;
         Box::pin(self.plugin.acquire(job, call, attempt, previous_expires_at))
     }
 }
@@ -298,14 +406,11 @@ impl Publisher for Live {
                     .chain(parts.iter().map(|part| part.expires_at))
                     .min(),
             };
+            let verify = write.purpose == Purpose::Verify;
             let destination = &write.output.destination;
-            let written = if write.purpose == Purpose::Verify {
-                self.outputs.verify(destination, &publication).await?
-            } else {
-                self.outputs.publish(destination, &publication).await?
-            };
-            let change = match written {
-                Written::Changed if write.purpose == Purpose::Verify => WriteOutcome::PutRight,
+            let written = self.outputs.write(destination, publication, verify);
+            let change = match written.await? {
+                Written::Changed if verify => WriteOutcome::PutRight,
                 Written::Changed => WriteOutcome::Written,
                 Written::Unchanged => WriteOutcome::Unchanged,
             };
@@ -452,7 +557,8 @@ mod tests {
     #[tokio::test]
     async fn a_source_asks_its_first_endpoint_or_else_the_first_origin_that_its_job_allows() {
         let cache = tempfile::tempdir().unwrap();
-        let live = live(cold(&cache), Fixture::new().host());
+        let plugins = cold(&cache);
+        let live = live(plugins.clone(), Fixture::new().host());
         let (idp, other) = ("https://idp.example.org", "https://other.example.org");
         let options = serde_json::json!({
             "grant": "client_credentials",
@@ -475,7 +581,7 @@ mod tests {
                 _ => serde_json::json!({}),
             };
             job.source.allow = allow.iter().map(|it| Origin::parse(it).unwrap()).collect();
-            let known = live.plugins.endpoints(plugin, &job.source.config).await;
+            let known = plugins.endpoints(plugin, &job.source.config).await;
             assert_eq!(known.is_ok(), plugin != "unheard-of", "{what}");
             let issuer = live.issuer(&job).map(|issuer| issuer.origin);
             assert_eq!(issuer.as_deref(), expected, "{what}");
@@ -493,7 +599,12 @@ mod tests {
 
     fn live(plugins: Plugins, capabilities: capability::Host) -> Live {
         let outputs = Outputs::new(Arc::new(Kubernetes::new()), Arc::default());
-        Live::new(Vec::new(), plugins, capabilities, outputs)
+        Live::new(
+            Vec::new(),
+            Arc::new(plugins),
+            capabilities,
+            Arc::new(outputs),
+        )
     }
 
     #[tokio::test]

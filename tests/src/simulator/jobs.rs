@@ -144,12 +144,3 @@ pub fn index(job: &Job) -> usize {
         .and_then(|index| usize::try_from(index).ok())
         .unwrap_or_default()
 }
-
-/// The origin of a job's token endpoint.
-#[must_use]
-pub fn origin(job: &Job) -> String {
-    let url = job.source.config.get("token_url").and_then(Json::as_str);
-    url.unwrap_or_default()
-        .trim_end_matches("/token")
-        .to_owned()
-}

@@ -4,24 +4,27 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use evertoken::capability::chain::ChainState;
 use evertoken::capability::secrets::WriteBack;
-use evertoken::capability::{Acquired, ClusterSecrets, Host, NotAcquired};
+use evertoken::capability::{Acquired, ClusterSecrets, NotAcquired, TokenSource};
 use evertoken::model::failure::{Failure, FailureKind};
-use evertoken::model::{Destination, Job, Output, SecretOrigin};
+use evertoken::model::token::{Artifact, NamedToken};
+use evertoken::model::{Destination, Format, Job, Origin, SecretOrigin};
+use evertoken::output::{Publication, Written};
+use evertoken::runner::live::{Components, Live, Sinks};
 use evertoken::runner::ports::{
-    AcquireContext, Acquirer, ConcurrencyKey, Issuer, Published, Publisher, RandomSource, Timer,
-    Write, WriteOutcome, cluster,
+    AcquireContext, Acquirer, ConcurrencyKey, Issuer, RandomSource, Timer,
 };
 use fastrand::Rng;
 use futures_core::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value as Json;
 
 use super::jobs;
 use super::life::Life;
 use super::operator;
 use super::scenario::{Part, Step};
-use super::source::OAuth2;
+use super::source::{self, OAuth2};
 use super::time::MachineClock;
 use super::world::World;
 use crate::lock;
@@ -35,43 +38,86 @@ const LADDER_S: [u64; 5] = [10, 60, 300, 900, 3600];
 /// The longest wait after a bug of a job that never had a token (DESIGN §5).
 const LONGEST_BUG: Duration = Duration::from_secs(300);
 
-/// Asks the model of the plugin through the host's own rules.
+/// The plugin, as [`OAuth2`] models it. No output has a format here.
+#[derive(Debug)]
+pub struct Models(pub Arc<World>);
+
+impl Components for Models {
+    fn is_loaded(&self, _: &str) -> bool {
+        true
+    }
+
+    fn load<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn judge<'a>(&'a self, _: &'a str, _: Vec<&'a Json>) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn endpoints(&self, _: &str, config: &Json) -> Option<Arc<[Origin]>> {
+        Some(source::endpoints(config))
+    }
+
+    fn source<'a>(
+        &'a self,
+        job: &'a Job,
+        _: AcquireContext,
+    ) -> BoxFuture<'a, Result<Box<dyn TokenSource + 'a>, Failure>> {
+        let source = OAuth2 {
+            world: Arc::clone(&self.0),
+            job: jobs::index(job),
+        };
+        Box::pin(async { Ok(Box::new(source) as Box<dyn TokenSource>) })
+    }
+
+    fn format<'a>(
+        &'a self,
+        format: &'a Format,
+        _: &'a [NamedToken],
+    ) -> BoxFuture<'a, Result<Vec<Artifact>, Failure>> {
+        let why = format!("there is no model of the formatter `{}`", format.plugin);
+        Box::pin(async { Err(Failure::new(FailureKind::Internal, "plugin.model", why)) })
+    }
+}
+
+/// Asks sources as the host does, and notes what comes of it.
 pub struct Sources {
     /// Where they are.
     pub world: Arc<World>,
     /// The host.
-    pub host: Host,
+    pub live: Arc<Live>,
 }
 
 impl Acquirer for Sources {
     fn concurrency_key(&self, job: &Job) -> ConcurrencyKey {
-        ConcurrencyKey::Remote(jobs::origin(job).into())
+        Acquirer::concurrency_key(&*self.live, job)
     }
 
     fn issuer(&self, job: &Job) -> Option<Issuer> {
-        let client = job.source.config.get("client_id").map(ToString::to_string);
-        Some(Issuer {
-            origin: jobs::origin(job).into(),
-            client: Sha256::digest(client.unwrap_or_default()).into(),
-        })
+        self.live.issuer(job)
     }
 
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
-        Box::pin(self.host.given_secrets(job))
+        self.live.secrets(job)
+    }
+
+    fn chain_state(&self, job: &Job) -> Option<ChainState> {
+        self.live.chain_state(job)
+    }
+
+    fn look_at_chains<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, ()> {
+        self.live.look_at_chains(job)
     }
 
     fn acquire<'a>(
         &'a self,
         job: &'a Arc<Job>,
-        _: AcquireContext,
+        context: AcquireContext,
     ) -> BoxFuture<'a, Result<Acquired, NotAcquired>> {
         Box::pin(async move {
             let index = jobs::index(job);
-            let source = OAuth2 {
-                world: Arc::clone(&self.world),
-                job: index,
-            };
-            let result = self.host.acquire(job, &source).await;
+            let result = self.live.acquire(job, context).await;
             match &result {
                 Ok(_) => self.succeeded(index),
                 Err(not) => self.failed(index, &not.failure),
@@ -165,12 +211,13 @@ pub struct Outputs {
     pub clock: Arc<MachineClock>,
 }
 
-impl Publisher for Outputs {
-    fn concurrency_key(&self, _: &Output) -> ConcurrencyKey {
-        cluster()
-    }
-
-    fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>> {
+impl Sinks for Outputs {
+    fn write<'a>(
+        &'a self,
+        destination: &'a Destination,
+        publication: Publication<'a>,
+        _: bool,
+    ) -> BoxFuture<'a, Result<Written, Failure>> {
         Box::pin(self.life.step(Step::Publish, async move {
             let milliseconds = self.world.facts().rng.u64(1..WRITE_MS);
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
@@ -178,16 +225,20 @@ impl Publisher for Outputs {
             self.life
                 .at(super::life::Taken::default(), super::scenario::Edge::Before)
                 .await;
-            self.write(write).map(Published::from)
+            self.put(destination, &publication)
         }))
     }
 }
 
 impl Outputs {
-    fn write(&self, write: &Write) -> Result<WriteOutcome, Failure> {
+    fn put(
+        &self,
+        destination: &Destination,
+        publication: &Publication<'_>,
+    ) -> Result<Written, Failure> {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
-        let path = path(&write.output);
+        let path = destination.to_string();
         let index = jobs::index_of_path(&path);
         if facts.strikes(now, |part| part == Part::Outputs).is_some() {
             facts.excuse(
@@ -198,27 +249,20 @@ impl Outputs {
             );
             return Err(failure("kubernetes.unavailable"));
         }
-        let Some(token) = write.tokens.first() else {
-            return Ok(WriteOutcome::Unchanged);
+        let [artifact] = publication.artifacts else {
+            return Ok(Written::Unchanged);
         };
-        let value = token.kept.token.value.expose_secret();
-        if facts.outputs.get(&path).is_some_and(|held| held == value) {
-            return Ok(WriteOutcome::Unchanged);
+        let value = String::from_utf8_lossy(artifact.content.expose_secret());
+        if facts.outputs.get(&path).is_some_and(|held| *held == value) {
+            return Ok(Written::Unchanged);
         }
         facts.count("writes");
         facts.note(
             now,
             format_args!("start {} writes {value} to {path}", self.life.id),
         );
-        facts.published(index, path, value, self.clock.off_by());
-        Ok(WriteOutcome::Written)
-    }
-}
-
-fn path(output: &Output) -> String {
-    match &output.destination {
-        Destination::File(file) => file.path.display().to_string(),
-        Destination::Secret(secret) => format!("{}/{}", secret.namespace, secret.name),
+        facts.published(index, path, &value, self.clock.off_by());
+        Ok(Written::Changed)
     }
 }
 

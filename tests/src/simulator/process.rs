@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use evertoken::capability::keep::Keeper;
 use evertoken::capability::{Host, Settings};
+use evertoken::runner::live::Live;
 use evertoken::runner::metrics::Metrics;
 use evertoken::runner::ports::Ports;
 use evertoken::runner::{Handle, JobChange, Runner};
@@ -19,7 +20,7 @@ use super::lax::{Journal, Lax};
 use super::life::Life;
 use super::network::Net;
 use super::operator;
-use super::ports::{Dice, Outputs, Secrets, Sleeps, Sources};
+use super::ports::{Dice, Models, Outputs, Secrets, Sleeps, Sources};
 use super::scenario::{Aim, Edge, Hand, Step};
 use super::time::MachineClock;
 use super::world::World;
@@ -176,16 +177,23 @@ impl Machine {
             )
         };
         let host = Host::new(self.settings(&life));
+        let outputs = Outputs {
+            world: Arc::clone(&self.world),
+            life: Arc::clone(&life),
+            clock: Arc::clone(&self.clock),
+        };
+        let live = Arc::new(Live::new(
+            jobs.clone(),
+            Arc::new(Models(Arc::clone(&self.world))),
+            host.clone(),
+            Arc::new(outputs),
+        ));
         let ports = Ports {
             acquirer: Arc::new(Sources {
                 world: Arc::clone(&self.world),
-                host: host.clone(),
+                live: Arc::clone(&live),
             }),
-            publisher: Arc::new(Outputs {
-                world: Arc::clone(&self.world),
-                life: Arc::clone(&life),
-                clock: Arc::clone(&self.clock),
-            }),
+            publisher: live,
             keeper: self.keeper(&life),
             clock: Arc::clone(&self.clock) as _,
             timer: Arc::new(Sleeps(Arc::clone(&life))),

@@ -46,10 +46,7 @@ impl TokenSource for OAuth2 {
     }
 
     fn endpoints<'a>(&'a self, config: &'a Json) -> BoxFuture<'a, Result<Arc<[Origin]>, Failure>> {
-        let url = config.get("token_url").and_then(Json::as_str);
-        let url = url.and_then(|url| url::Url::parse(url).ok());
-        let endpoints = url.and_then(|url| Origin::of(&url)).into_iter().collect();
-        Box::pin(async { Ok(endpoints) })
+        Box::pin(async { Ok(endpoints(config)) })
     }
 
     fn acquire<'a>(
@@ -69,6 +66,13 @@ impl TokenSource for OAuth2 {
                 })
         })
     }
+}
+
+/// The origins that the plugin's schema marks.
+pub fn endpoints(config: &Json) -> Arc<[Origin]> {
+    let url = config.get("token_url").and_then(Json::as_str);
+    let url = url.and_then(|url| url::Url::parse(url).ok());
+    url.and_then(|url| Origin::of(&url)).into_iter().collect()
 }
 
 impl OAuth2 {
