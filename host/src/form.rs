@@ -43,11 +43,11 @@ pub(crate) enum WrittenValue {
 pub(crate) fn tell(
     schema: &Value,
     error: &ValidationError<'_>,
-    find: fn(&str, &Value) -> WrittenValue,
+    written_value: fn(&str, &Value) -> WrittenValue,
     mistakes: &mut Vec<SchemaMistake>,
 ) {
     let pointer = error.instance_path().as_str();
-    let found = || find(pointer, error.instance());
+    let written = || written_value(pointer, error.instance());
     let (message, help) = match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
@@ -68,10 +68,10 @@ pub(crate) fn tell(
             match (missing_keys(pointer, context), meant(pointer, context)) {
                 (Some(keys), _) => one_of(&keys, &[]),
                 (None, Some(errors)) => {
-                    let tell_each = |error| tell(schema, error, find, mistakes);
+                    let tell_each = |error| tell(schema, error, written_value, mistakes);
                     return errors.iter().for_each(tell_each);
                 }
-                (None, None) => not_expected(&allowed(context), found(), None),
+                (None, None) => not_expected(&allowed(context), written(), None),
             }
         }
         ValidationErrorKind::OneOfMultipleValid { .. }
@@ -82,7 +82,7 @@ pub(crate) fn tell(
         ValidationErrorKind::PropertyNames { error } => {
             words(schema, error, WrittenValue::Other(quoted(error.instance())))
         }
-        _ => words(schema, error, found()),
+        _ => words(schema, error, written()),
     };
     mistakes.push(SchemaMistake {
         pointer: pointer.to_owned(),
@@ -91,12 +91,12 @@ pub(crate) fn tell(
     });
 }
 
-fn words(schema: &Value, error: &ValidationError<'_>, found: WrittenValue) -> Words {
+fn words(schema: &Value, error: &ValidationError<'_>, written: WrittenValue) -> Words {
     if let ValidationErrorKind::Type { kind } = error.kind() {
         let (expected, example) = expected(kind);
-        return not_expected(&expected, found, example);
+        return not_expected(&expected, written, example);
     }
-    let value = match found {
+    let value = match written {
         WrittenValue::Nothing => "nothing".to_owned(),
         WrittenValue::Bare(shown) | WrittenValue::Other(shown) => shown,
     };
@@ -150,12 +150,12 @@ const REMOVE: &str = "write one, or remove the key";
 const INSPECT: &str = "`evertoken plugin inspect` shows the schema";
 
 /// Tells of a value where another kind is expected.
-pub(crate) fn not_expected(expected: &str, found: WrittenValue, example: Option<&str>) -> Words {
+pub(crate) fn not_expected(expected: &str, written: WrittenValue, example: Option<&str>) -> Words {
     let like = match example {
         Some(example) => format!("write it like `{example}`"),
         None => "write what is expected here".to_owned(),
     };
-    match found {
+    match written {
         WrittenValue::Nothing => (
             format!("a value is missing: {expected} is expected"),
             format!("{like}, or remove the key"),

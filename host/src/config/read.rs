@@ -93,11 +93,11 @@ impl Diagnostics {
     }
 
     fn wrong_type(&mut self, node: &Node, expected: &str, example: &str) {
-        let found = match &node.content {
+        let written = match &node.content {
             Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null => WrittenValue::Nothing,
             _ => WrittenValue::Other(self.shown(node)),
         };
-        let (message, help) = form::not_expected(expected, found, Some(example));
+        let (message, help) = form::not_expected(expected, written, Some(example));
         self.note(node.span, message, help);
     }
 }

@@ -97,7 +97,7 @@ fn wrong(error: &ValidationError<'_>) -> String {
 pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Judgement {
     let mut mistakes = Vec::new();
     for error in judge.validator.iter_errors(config).take(MAX_MISTAKES) {
-        tell(schema, &error, find, &mut mistakes);
+        tell(schema, &error, written_value, &mut mistakes);
     }
     mistakes.truncate(MAX_MISTAKES);
     let mut endpoints = BTreeSet::new();
@@ -137,14 +137,14 @@ fn fit(message: &str) -> String {
 
 /// Paths of the fields that are marked as endpoints, e.g. `token_url` or `mirrors[].url`; the last is `…` if there are too many.
 pub(super) fn endpoint_fields(schema: &Value) -> Vec<String> {
-    let mut fields = Fields {
+    let mut search = EndpointSearch {
         root: schema,
         on_the_way: Vec::new(),
         steps: HashSet::new(),
         found: BTreeSet::new(),
     };
-    let all_found = fields.collect(schema, String::new()).is_ok();
-    let mut found: Vec<String> = fields.found.iter().map(|field| fit(field)).collect();
+    let all_found = search.collect(schema, String::new()).is_ok();
+    let mut found: Vec<String> = search.found.iter().map(|field| fit(field)).collect();
     found.extend((!all_found).then(|| AND_MORE.to_owned()));
     found
 }
@@ -265,7 +265,8 @@ fn each<'c>(config: &'c Value, pointer: &str) -> Vec<(String, &'c Value)> {
     }
 }
 
-struct Fields<'a> {
+/// A walk through a schema that finds its endpoints.
+struct EndpointSearch<'a> {
     root: &'a Value,
     on_the_way: Vec<&'a Value>,
     /// Each is taken once: a place of the schema with the path that led there.
@@ -273,7 +274,7 @@ struct Fields<'a> {
     found: BTreeSet<String>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EndpointSearch<'a> {
     fn collect(&mut self, schema: &'a Value, path: String) -> Result<(), TooComplex> {
         let is_on_the_way = self
             .on_the_way
@@ -321,7 +322,7 @@ impl<'a> Fields<'a> {
 }
 
 /// An option as a message may speak of it.
-fn find(pointer: &str, value: &Value) -> WrittenValue {
+fn written_value(pointer: &str, value: &Value) -> WrittenValue {
     match value {
         Value::Null => WrittenValue::Nothing,
         Value::Bool(_) | Value::Number(_) => WrittenValue::Bare(shown(pointer, value)),
