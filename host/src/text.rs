@@ -1,19 +1,20 @@
-//! Texts as people write them into files, variables, Secrets and configurations: what surrounds them without being meant, and what
-//! cannot be in them. Messages say place and kind of what is odd, never the text, since it may be a secret.
+//! Checks of texts that people write into files, variables, Secrets and configurations: unintended characters around them, and
+//! characters that they cannot contain. Messages name place and kind of such a character, never the text, since it may be a
+//! secret.
 
 use std::fmt;
 
-/// What Windows' editors put before UTF-8.
+/// The UTF-8 byte order mark, which Windows editors write.
 pub(crate) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
-/// What stands before UTF-16, with the lower byte first or last.
+/// The byte order marks of UTF-16, little endian and big endian.
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
-/// A text in an encoding that nobody downstream reads.
+/// A text in UTF-16, which consumers of secrets do not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is UTF-16 text; save it as UTF-8, e.g. with `iconv -f UTF-16 -t UTF-8`")]
 pub(crate) struct Utf16;
 
-/// The content of a file, variable or key without what nobody means: a byte order mark before it, and one line end behind it.
+/// The content of a file, variable or key without unintended parts: a byte order mark before it, and one line end after it.
 ///
 /// # Errors
 /// It is UTF-16 text.
@@ -27,7 +28,7 @@ pub(crate) fn meant(bytes: &[u8]) -> Result<&[u8], Utf16> {
         .unwrap_or_default())
 }
 
-/// The byte order mark and the line end around what is meant; empty where there is none.
+/// The byte order mark and the line end around the content; empty where there is none.
 pub(crate) fn around(bytes: &[u8]) -> (&[u8], &[u8]) {
     let (mark, rest) = match bytes.strip_prefix(UTF8_MARK) {
         Some(rest) => (UTF8_MARK, rest),
@@ -43,14 +44,14 @@ pub(crate) fn around(bytes: &[u8]) -> (&[u8], &[u8]) {
     (mark, end)
 }
 
-/// Whether these are ASCII characters of two bytes each: a random key is not, whatever it begins with.
+/// Whether these are ASCII characters of two bytes each. A random key is not, whatever its first bytes.
 fn is_utf16(bytes: &[u8]) -> bool {
     let (marked, text) = UTF16_MARKS
         .iter()
         .find_map(|mark| bytes.strip_prefix(*mark))
         .map_or((false, bytes), |text| (true, text));
     let (pairs, rest) = text.as_chunks::<2>();
-    // Without a mark, two characters could be a key by chance.
+    // Without a byte order mark, two such characters could be a key by chance.
     let enough = if marked { 1 } else { 4 };
     let ascii = |byte: u8| byte != 0 && byte.is_ascii();
     rest.is_empty()
@@ -68,7 +69,7 @@ pub(crate) enum Alphabet {
     OneLine,
 }
 
-/// The first thing that a text may not have.
+/// The first character that a text may not contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Odd {
     /// From 1.
@@ -80,17 +81,17 @@ pub(crate) struct Odd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Control(char),
-    /// Nobody who looks at the text sees it: it came along when the text was copied.
+    /// Invisible in an editor, usually copied along with the text.
     Invisible(char),
     /// Looks like a blank.
     NoBreakSpace,
-    /// Not told: it is a part of a secret.
+    /// Not named: it is part of a secret.
     Other,
     NotText,
 }
 
 impl Alphabet {
-    /// The first thing in `bytes` that this alphabet does not have.
+    /// The first character in `bytes` that this alphabet does not contain.
     pub(crate) fn odd(self, bytes: &[u8]) -> Option<Odd> {
         let (text, broken) = match std::str::from_utf8(bytes) {
             Ok(text) => (text, None),
@@ -119,12 +120,12 @@ impl Alphabet {
 }
 
 impl Odd {
-    /// What it is and not where: the place would tell how long a secret is.
+    /// The kind of character without its position, which would reveal the length of a secret.
     pub(crate) fn kind(&self) -> String {
         self.what.to_string()
     }
 
-    /// What to do about it, where the text is written by hand.
+    /// How to correct it, in a text written by hand.
     pub(crate) const fn mend(self) -> &'static str {
         match self.what {
             What::Control('\n' | '\r') => "write it on one line",
@@ -135,7 +136,7 @@ impl Odd {
     }
 }
 
-/// What nobody sees who looks at it, or takes for something else. Joiners (U+200C, U+200D) are a part of words in some scripts.
+/// Characters that are invisible or look like others. Joiners (U+200C, U+200D) are a part of words in some scripts.
 const fn unseen(c: char) -> Option<What> {
     match c {
         '\u{a0}' => Some(What::NoBreakSpace),
@@ -153,7 +154,7 @@ const fn unseen(c: char) -> Option<What> {
     }
 }
 
-/// The first character of a text that nobody sees, or takes for something else.
+/// The first character of a text that is invisible or looks like another.
 pub(crate) fn first_unseen(text: &str) -> Option<Odd> {
     text.char_indices().find_map(|(at, c)| {
         Some(Odd {
@@ -164,7 +165,7 @@ pub(crate) fn first_unseen(text: &str) -> Option<Odd> {
     })
 }
 
-/// What a text may have and hardly anybody means, with the mend. Whoever has written it may mean it all the same.
+/// A part that a text may contain and that is rarely intended, with its correction.
 pub(crate) fn suspicion(text: &str) -> Option<&'static str> {
     let quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
     let is_assignment = text.split_once('=').is_some_and(|(name, value)| {
@@ -212,7 +213,7 @@ pub(crate) fn is_bare_variable(text: &str) -> bool {
     })
 }
 
-/// The same of a secret, if its name is one that an issuer knows: what others hold is anything.
+/// The same for a secret, if its name is one that an issuer knows: others may hold anything.
 pub(crate) fn secret_suspicion(name: &str, value: &[u8]) -> Option<&'static str> {
     alphabet_of(name)?;
     suspicion(std::str::from_utf8(value).ok()?)
@@ -239,15 +240,15 @@ impl fmt::Display for What {
     }
 }
 
-/// The mend of an [`oddity`].
+/// The correction of an [`oddity`].
 pub(crate) const STORE_WITHOUT: &str = "store it without, e.g. with `printf %s`";
 
-/// What a value has that the secret of this name cannot have, and where, for whoever wrote it.
+/// The character in a value that the secret of this name cannot contain, with its position, for the owner of the value.
 pub(crate) fn oddity(name: &str, value: &[u8]) -> Option<String> {
     odd_as(name, value).map(|odd| format!("it has {odd}, {}", no_such(name)))
 }
 
-/// As [`oddity`], for whoever must not learn how long the value is.
+/// As [`oddity`], for readers who must not learn how long the value is.
 pub(crate) fn kind_of_oddity(name: &str, value: &[u8]) -> Option<String> {
     odd_as(name, value).map(|odd| format!("it has {}, {}", odd.kind(), no_such(name)))
 }
@@ -260,7 +261,7 @@ fn odd_as(name: &str, value: &[u8]) -> Option<Odd> {
     alphabet_of(name)?.odd(value)
 }
 
-/// What OAuth 2.0 calls by a name has the alphabet that it gives it (RFC 6749, appendix A); others are any bytes.
+/// The alphabet that OAuth 2.0 defines for the value of this name (RFC 6749, appendix A); others are any bytes.
 fn alphabet_of(name: &str) -> Option<Alphabet> {
     match name {
         "client_id" | "client_secret" | "code" | "access_token" | "refresh_token" => {
@@ -280,7 +281,8 @@ pub(crate) fn has_userinfo(text: &str) -> bool {
     })
 }
 
-/// Whether something in `text` looks like a variable to be put in: `${NAME}`, `${NAME:-default}`, `$(NAME)`. Nothing here puts one in.
+/// Whether `text` contains something like a variable reference: `${NAME}`, `${NAME:-default}`, `$(NAME)`. References are not
+/// expanded here.
 pub(crate) fn has_variable(text: &str) -> bool {
     text.match_indices('$').any(|(at, _)| {
         let rest = text.get(at + 1..).unwrap_or_default();
@@ -316,7 +318,7 @@ mod tests {
             (b" abc ", b" abc "),
             (b"\n", b""),
             (b"", b""),
-            // Keys as they come out of a generator.
+            // Random keys.
             (b"\xff\xfe\x01\x02", b"\xff\xfe\x01\x02"),
             (b"\xff\xfea\0\0\0", b"\xff\xfea\0\0\0"),
             (b"\0\x01\0\x02", b"\0\x01\0\x02"),

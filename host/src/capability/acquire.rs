@@ -1,5 +1,5 @@
-//! One token from a job's source: chains are settled, the source is called, what it left open is closed. A call that only settled
-//! an older exchange is followed by another one, for the token that is wanted now.
+//! Obtaining one token from a job's source: its chains are settled, the source is called, and open exchanges are closed. A call
+//! that only settled an older exchange is followed by another one for a current token.
 
 use std::sync::Arc;
 
@@ -18,19 +18,19 @@ use crate::model::time::Timestamp;
 use crate::model::token::{Token, jwt};
 use crate::refresh::lifetime;
 
-/// Calls for one token: the answer of another job or of an earlier run, the repetition of a request that went unanswered, a login
-/// that came meanwhile, and the one that is wanted.
+/// Calls for one token: one with another job's or an earlier run's answer, one that repeats an unanswered request, one after a
+/// login that came meanwhile, and the intended one.
 const MAX_CALLS: u32 = 4;
 
-/// What words a job's requests and reads their answers: a component, or the simulator's model of one.
+/// Composes a job's requests and reads their answers: a plugin, or the simulator's model of one.
 pub trait TokenSource: Send + Sync {
-    /// Which one it is.
+    /// The id of its component.
     fn plugin(&self) -> PluginId;
 
     /// The origins that this configuration names as endpoints.
     ///
     /// # Errors
-    /// Nobody can say.
+    /// The endpoints cannot be determined.
     fn endpoints<'a>(
         &'a self,
         config: &'a serde_json::Value,
@@ -39,7 +39,7 @@ pub trait TokenSource: Send + Sync {
     /// Asks for a token.
     ///
     /// # Errors
-    /// What the source says, or what stopped it.
+    /// The failure that the source reports, or the reason why it was stopped.
     fn acquire<'a>(
         &'a self,
         job: &'a Job,
@@ -50,14 +50,14 @@ pub trait TokenSource: Send + Sync {
 /// Why a source returned no token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unsuccessful {
-    /// It says so.
+    /// The source reported it.
     Said(Failure),
-    /// It was stopped, or broke.
+    /// The source was stopped, or crashed.
     Broke(Failure),
 }
 
 impl Unsuccessful {
-    /// What went wrong.
+    /// The failure.
     #[must_use]
     pub const fn failure(&self) -> &Failure {
         match self {
@@ -97,10 +97,10 @@ impl From<Failure> for NotAcquired {
     }
 }
 
-/// How one call ended.
+/// The result of one call.
 enum Round {
     Done(Acquired),
-    /// It settled what was open, or its request may be repeated; the token is still to be had.
+    /// It only settled an open exchange, or its request may be repeated; a token is still needed.
     Again,
 }
 
@@ -155,7 +155,7 @@ impl Host {
             false
         });
         journal::write_back(&self.0.journal, job, call.held()).await;
-        // An answer from the journal tells nothing of the clocks now.
+        // A replayed answer says nothing about the clocks now.
         let issuer_ahead_ms = call.issuer_ahead_ms().filter(|_| replayed.is_none());
         let not_acquired = |failure| NotAcquired {
             failure,
@@ -190,8 +190,8 @@ impl Host {
     }
 }
 
-/// The job with the configuration that its waiting answer was asked for with. If that did not help, the present one has its turn:
-/// somebody may have mended it.
+/// The job with the configuration with which the request of the waiting answer was sent. If that did not help, the current one is
+/// used: it may have been corrected.
 fn with_config(job: &Arc<Job>, replayed: Option<&Exchange>) -> Arc<Job> {
     match replayed {
         Some(exchange)
@@ -206,7 +206,7 @@ fn with_config(job: &Arc<Job>, replayed: Option<&Exchange>) -> Arc<Job> {
     }
 }
 
-/// Whether a replayed answer's token is what the job wants now: asked for by this job as it is configured, and alive.
+/// Whether a replayed answer's token is usable: requested by this job with its current configuration, and valid.
 fn is_wanted(
     job: &Job,
     called: &Job,
@@ -226,8 +226,8 @@ fn is_wanted(
         && expires_at.is_none_or(|at| at > host.0.ports.clock.now().wall)
 }
 
-/// `denied` or `unavailable`, said of an answer after which nobody else was asked, is about that answer: it brought nothing. After
-/// anything else the answer may have the successor in it.
+/// The meaning of the call's end for its chains. `denied` or `unavailable` without a further request after the answer is about
+/// that answer: it brought nothing. After anything else the answer may have the successor in it.
 fn ending(result: &Result<Token, Unsuccessful>, call: &Call) -> Ending {
     match result {
         Ok(_) => Ending::Ok,
@@ -241,7 +241,7 @@ fn ending(result: &Result<Token, Unsuccessful>, call: &Call) -> Ending {
     }
 }
 
-/// The failure as it is shown; while an answer waits, that is what somebody has to look at.
+/// The failure as it is reported; a waiting answer needs an operator first, so that is said instead.
 fn said(unsuccessful: Unsuccessful, answer_waits: bool, job: &Job) -> Failure {
     let (Unsuccessful::Said(failure) | Unsuccessful::Broke(failure)) = unsuccessful;
     let for_good = matches!(

@@ -1,4 +1,4 @@
-//! An answer as bytes: what the journal keeps of it, whatever it means.
+//! An answer as bytes: what the journal stores of it, independent of its meaning.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use crate::model::time::Timestamp;
 pub struct Arrived {
     /// The moment before the request was sent: `expires_in` counts from here.
     pub sent_at: Timestamp,
-    /// What came, byte for byte, but for interim answers.
+    /// The received bytes, without interim answers.
     pub bytes: Vec<u8>,
 }
 
 impl Arrived {
-    /// Nothing of it is there.
+    /// An answer of which nothing has arrived.
     #[must_use]
     pub const fn nothing_yet(now: Timestamp) -> Self {
         Self {
@@ -25,7 +25,7 @@ impl Arrived {
         }
     }
 
-    /// What it takes to read it, in bytes. What is no text may be coded, and as large as it may be once it is decoded.
+    /// The cost of reading it, in bytes. A body that is not text may be compressed, and as large as the limit once it is decoded.
     pub(in crate::capability) fn work(&self, limit: usize) -> usize {
         match std::str::from_utf8(&self.bytes) {
             Ok(text) => text.len(),
@@ -34,7 +34,7 @@ impl Arrived {
     }
 }
 
-/// Not even its length: there are tokens in it.
+/// Not even its length is shown: the bytes hold tokens.
 impl fmt::Debug for Arrived {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arrived")

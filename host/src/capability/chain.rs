@@ -1,5 +1,5 @@
-//! A chain as it is kept: the newest value of a rotating secret, what is known of the values before it, and the exchange under
-//! way. All changes to it are decided here, without a clock, a store or a network; whoever stores the result does so whole.
+//! The stored state of a chain: the newest value of a rotating secret, the state of the values before it, and the exchange under
+//! way. All changes to it are decided here, without a clock, a store or a network; the caller stores the result atomically.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,28 +14,29 @@ use crate::model::time::Timestamp;
 use crate::model::{JobId, RetryUnanswered};
 use crate::serde_secret;
 
-/// Requests that may carry one generation one soon after the other, as long as none is answered. The second one uses the grace that many
-/// issuers give to a repeated refresh token; a third would teach nothing new.
+/// Requests that may carry one generation in quick succession, as long as none is answered. The second one uses the grace that
+/// many issuers give to a repeated refresh token; a third would gain nothing.
 pub const ATTEMPTS_AT_ONCE: u32 = 2;
 
-/// The least time between any two. A request that was cut off may still be on its way: overtaken by its repetition, it would reach the
-/// issuer as a replay of a spent value, and end the chain whose answer had just come.
+/// The least time between any two requests with one value. A request that was cut off may still be on its way: if its repetition
+/// overtakes it, the issuer sees it as a replay of a spent value, and revokes the chain whose answer has just come.
 pub const OVERTAKEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The least time between further ones. If the value was spent, its successor is lost already and nothing that is sent makes it
-/// worse; if it was not, the issuer is away, and the chain should be fresh soon after it is back. So the wait does not grow.
+/// worse; if it was not, the issuer is unavailable, and the chain should be fresh soon after it is back. So the wait does not
+/// grow.
 const DOUBT: Duration = Duration::from_secs(30);
 
-/// How often a source is called with an answer that it cannot use. By the pace of tries after an internal failure that is half an hour, in
-/// which somebody may mend plugin or configuration. A job must not wait for a person: after that the host takes the refresh token
-/// that it finds in the answer for the successor, and an answer without one counts as one that never came.
+/// How often a source is called with an answer that it cannot use. With the back-off after an internal failure that is half an
+/// hour, in which plugin or configuration may be corrected. A job must not wait for a person: after that the host takes the
+/// refresh token that it finds in the answer as the successor, and an answer without one counts as one that never came.
 pub const MAX_REPLAYS: u32 = 8;
 
 /// Bytes of an unread answer that are kept beside what comes after it. Token answers have a few KiB.
 const MAX_UNREAD_BYTES: usize = 16 * 1024;
 
 /// How far the clocks of two processes on one store may differ: another process's intent is left alone for so long beyond its
-/// end. NTP keeps machines within a second; ten are a clock that drifts without anybody having noticed.
+/// end. NTP keeps machines within a second; ten seconds are a drifting clock that was not noticed.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(10);
 
 /// Which chain it is: a keyed fingerprint of the first value that was seen of it.
@@ -59,31 +60,32 @@ impl fmt::Debug for ChainId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder(pub [u8; 16]);
 
-/// A rotating secret through all its values. The order of the fields is on disk, here and in what follows.
+/// A rotating secret through all its values. The order of the fields is the storage format, here and in what follows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Chain {
-    /// Which one.
+    /// Its id.
     pub id: ChainId,
     /// Counts the values, from 0.
     pub generation: u64,
     /// The newest value.
     #[serde(with = "serde_secret::bytes")]
     pub value: SecretSlice<u8>,
-    /// When that expires, where the issuer said so.
+    /// When the newest value expires, where the issuer said so.
     pub expires_at: Option<Timestamp>,
-    /// Since when the issuer takes no value of it any more; none: it lives.
+    /// Since when the issuer has rejected all of its values; none: it is valid.
     pub dead_since: Option<Timestamp>,
-    /// What the issuer said then; none: it lives, or the issuer said nothing.
+    /// The issuer's reason for that; none: it is valid, or the issuer gave none.
     pub dead_reason: Option<String>,
-    /// Requests that carried the newest value and of whose answer nothing is known.
+    /// Requests with the newest value whose answer is unknown.
     pub unanswered: u32,
     /// When the last of these was about to be sent.
     pub last_sent: Option<Timestamp>,
-    /// What is under way with the newest value.
+    /// The exchange under way with the newest value.
     pub exchange: Option<Exchange>,
-    /// The last exchange with the newest value whose answer came and was not understood: a later version may.
+    /// The last exchange with the newest value whose answer came and could not be read, but perhaps by a later version.
     pub unread: Option<Exchange>,
-    /// Which change made it so, at random: tells one's own write of which the store's answer was lost from another's.
+    /// A random id of the change that made it so: it distinguishes a write of our own whose acknowledgement was lost from one of
+    /// another process.
     pub change: [u8; 16],
 }
 
@@ -102,32 +104,32 @@ impl Chain {
 /// A request that carries the newest value: about to be sent, sent, or answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Exchange {
-    /// What was written down before it was sent.
+    /// The intent that was stored before it was sent.
     pub intent: Intent,
-    /// What had come of the answer when its rest made itself wait; none once the answer is there.
+    /// The part of the answer that had arrived when the rest was late; none once the answer is complete.
     pub arriving: Option<Arrived>,
-    /// The answer; the successor may be in it and nowhere else.
+    /// The answer, perhaps with the only copy of the successor.
     pub answer: Option<Arrived>,
     /// How often the source was called with the answer and could not use it.
     pub failed_replays: u32,
 }
 
-/// What is durable before a request is sent that carries a rotating secret.
+/// The record that is made durable before a request is sent that carries a rotating secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Intent {
-    /// Who sends it.
+    /// The process that sends it.
     pub holder: Holder,
     /// When it was written.
     pub written_at: Timestamp,
-    /// When its holder gives it up, whatever happens.
+    /// When its holder gives it up, whatever the outcome.
     pub not_after: Timestamp,
     /// The request's method.
     pub method: String,
-    /// Its URL, without the query: there may be secrets in it.
+    /// Its URL, without the query, which may have secrets in it.
     pub url: String,
     /// The job whose source sends it.
     pub job: JobId,
-    /// The component that words it.
+    /// The component that composes it.
     pub plugin: PluginId,
     /// The source's configuration, with which its answer can be read.
     #[serde(with = "serde_secret::json")]
@@ -145,40 +147,41 @@ pub struct PluginId {
     pub interface: String,
 }
 
-/// What is to be done about a chain before a source is called that uses it.
+/// What to do about a chain before a source is called that uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
     /// Nothing: the newest value may be sent.
     Free,
-    /// The source is called with the answer that is there.
+    /// The source is called with the stored answer.
     Replay,
     /// Another process may still send, or has just sent.
     InUse {
-        /// When its intent is over, clocks that differ included.
+        /// When its intent is over, with an allowance for clocks that differ.
         until: Timestamp,
     },
-    /// Requests went unanswered; the next may be sent later.
+    /// Requests went unanswered; the next one must wait.
     InDoubt {
         /// When.
         until: Timestamp,
     },
-    /// Requests went unanswered, and the job says that none shall follow.
+    /// Requests went unanswered, and the job's configuration allows no further ones.
     NeedsAttention,
-    /// The issuer takes no value of it any more.
+    /// The issuer rejects all of its values.
     Dead,
 }
 
-/// What became of a chain, for status and metrics, from the best to the worst.
+/// The condition of a chain, for status and metrics, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChainState {
-    /// Nothing is known against it.
+    /// No problem is known.
     Ok,
-    /// Its newest value was sent and no answer came: it may be spent.
+    /// Its newest value was sent without an answer, so it may be spent.
     InDoubt,
-    /// An answer is kept that the plugin cannot read, or the chain is of a copy of the state store: `evertoken state` shows the way out.
+    /// An answer is stored that the plugin cannot read, or the chain comes from a copy of the state store: `evertoken state`
+    /// resolves both.
     NeedsAttention,
-    /// The issuer does not take it any more: somebody has to log in again.
+    /// The issuer rejects it: a new login is needed.
     Dead,
 }
 
@@ -186,7 +189,7 @@ impl ChainState {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Ok, Self::InDoubt, Self::NeedsAttention, Self::Dead];
 
-    /// By the code of the failure to use it, if that failed.
+    /// The state by the code of the failure to use the chain, if that failed.
     #[must_use]
     pub fn of(code: Option<HostCode>) -> Self {
         match code {
@@ -197,7 +200,7 @@ impl ChainState {
         }
     }
 
-    /// The word in status and metrics.
+    /// Its name in status and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -234,8 +237,8 @@ impl Chain {
         }
     }
 
-    /// What is to be done before its newest value may be sent. `alone`: no other process can use the store, so an intent that is
-    /// not ours is one of a process that is no more.
+    /// What to do before its newest value may be sent. `alone`: no other process can use the store, so an intent that is not ours
+    /// belongs to a process that has ended.
     #[must_use]
     pub fn settlement(
         &self,
@@ -256,8 +259,8 @@ impl Chain {
         }
     }
 
-    /// What its record says of it. A request that may still be answered, and an answer that the source has not yet failed to read, say
-    /// nothing against it.
+    /// The state by the chain's record. A request that may still be answered, and an answer that the source has not yet failed to
+    /// read, are no problem.
     #[must_use]
     pub fn state(
         &self,
@@ -336,7 +339,7 @@ impl Chain {
         given_up.or_else(|| self.unread.clone())
     }
 
-    /// Nothing of the request left this machine: it counts for nothing.
+    /// Nothing of the request left this machine, so it does not count.
     #[must_use]
     pub fn unsent(&self) -> Self {
         Self {
@@ -346,7 +349,7 @@ impl Chain {
         }
     }
 
-    /// The issuer said that it did not take the value: it can be sent again.
+    /// The issuer answered without taking the value, so it can be sent again.
     #[must_use]
     pub fn unspent(&self) -> Self {
         Self {
@@ -357,7 +360,7 @@ impl Chain {
         }
     }
 
-    /// Whether the request was taken is not known; what came of an answer does not say it, or nothing came.
+    /// Whether the issuer took the request is unknown: no answer came, or an answer that does not say it.
     #[must_use]
     pub fn in_doubt(&self, answer: Arrived) -> Self {
         let answered = self.answered(answer);
@@ -368,7 +371,7 @@ impl Chain {
         }
     }
 
-    /// The answer that was not understood is: it waits for the source, whatever became of the requests after it.
+    /// The answer that could not be read now can: it waits for the source, whatever the outcome of the requests after it.
     #[must_use]
     pub fn understood(&self) -> Self {
         Self {
@@ -380,7 +383,7 @@ impl Chain {
         }
     }
 
-    /// A part of the answer came, and its rest makes itself wait.
+    /// A part of the answer came, and the rest is late.
     #[must_use]
     pub fn arriving(&self, so_far: Arrived) -> Self {
         let exchange = self.exchange.clone().map(|exchange| Exchange {
@@ -393,7 +396,7 @@ impl Chain {
         }
     }
 
-    /// The part of an answer that whoever waited for the rest left behind: its process is no more, or its time is over.
+    /// The partial answer whose receiver no longer waits for the rest: its process has ended, or its time is over.
     #[must_use]
     pub fn left_behind(
         &self,
@@ -421,9 +424,9 @@ impl Chain {
         }
     }
 
-    /// This chain's answer on what another process made of the chain while the store did not take it: that process took the value up
-    /// again, or was told that it is spent, and whatever it did, the successor is in this answer. None: it has another value or an
-    /// answer, so it has the successor.
+    /// This chain's answer applied to what another process made of the chain while the store was failing: that process sent the
+    /// value again, or was told that it is spent, and in either case the successor is in this answer. None: the other process has
+    /// another value or an answer, so it has the successor.
     #[must_use]
     pub fn answering(&self, theirs: &Self) -> Option<Self> {
         let is_open = theirs.generation == self.generation
@@ -437,15 +440,15 @@ impl Chain {
         })
     }
 
-    /// Whether another process has sent a request and written nothing since; `alone` as for [`settlement`](Self::settlement).
+    /// Whether another process has sent a request and stored nothing since; `alone` as for [`settlement`](Self::settlement).
     #[must_use]
     pub fn is_left_open_by_another(&self, us: Holder, alone: bool) -> bool {
         let open = self.exchange.as_ref().filter(|e| e.answer.is_none());
         !alone && open.is_some_and(|exchange| exchange.intent.holder != us)
     }
 
-    /// The source could not use the answer, which stays. That it is from the future is to be seen only until the clock has come so far
-    /// again: it is remembered.
+    /// The source could not use the answer, which stays. That the answer is from the future can only be seen until the clock has
+    /// reached its time, so it is recorded.
     #[must_use]
     pub fn unread(&self, now: Timestamp) -> Self {
         let exchange = self.exchange.clone().map(|exchange| Exchange {
@@ -461,7 +464,7 @@ impl Chain {
         }
     }
 
-    /// The issuer takes no value of it any more.
+    /// The issuer rejects all of its values from now on.
     #[must_use]
     pub fn died(&self, now: Timestamp, reason: Option<String>) -> Self {
         Self {
@@ -472,7 +475,7 @@ impl Chain {
         }
     }
 
-    /// The next value, from the issuer or from a person; whatever was open is closed.
+    /// The next value, from the issuer or from a person; an open exchange is closed.
     #[must_use]
     pub fn succeeded_by(&self, value: SecretSlice<u8>, expires_at: Option<Timestamp>) -> Self {
         Self {
@@ -505,7 +508,7 @@ impl Chain {
 }
 
 impl Exchange {
-    /// Whether its answer is there and the source is still called with it.
+    /// Whether its answer is stored and the source is still called with it.
     #[must_use]
     pub fn waits_for_the_source(&self) -> bool {
         self.answer.is_some() && self.failed_replays < MAX_REPLAYS
@@ -530,8 +533,8 @@ impl Exchange {
     }
 }
 
-/// An answer from the future says that the clock was set back since, and nobody knows how old it is: it counts as older than any
-/// token lives, so that its successor is kept and its token is asked for anew.
+/// An answer from the future means that the clock was set back since, so its age is unknown: it counts as older than any token
+/// lasts, so that its successor is kept and its token is requested anew.
 #[must_use]
 pub fn as_old_as_it_may_be(answer: Arrived, now: Timestamp) -> Arrived {
     let sent_at = if answer.sent_at > now {

@@ -1,8 +1,10 @@
-//! Answers that repeat what the host put into a request. Where a secret stood that the plugin may not read, it reads a marker. A marker
-//! that it hands back is a handle in text: in a request, a join or a successor it is what stood there, with its restrictions, for an
-//! issuer may rightly send a value twice. Only the plugin's sight of an answer is changed, never what the journal keeps.
+//! Answers that repeat what the host put into a request. The plugin reads a marker in place of each secret that it may not read.
+//! A marker that the plugin passes back acts as a handle in text: in a request, a join or a successor it stands for the value
+//! that it replaced, with that value's restrictions, because an issuer may legitimately send a value twice. Only the plugin's
+//! view of an answer is changed, never what the journal keeps.
 //!
-//! A secret is found as it is and in the usual spellings. An issuer that spells it otherwise, or cuts it in two, is not stopped.
+//! A secret is found in plain text and in the usual encodings. An issuer that encodes it otherwise, or splits it, is not
+//! detected.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -24,62 +26,62 @@ use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 
-/// Different values that one call may send. A request has one to three, and each is looked for in each answer.
+/// Different values that one call may send. A request has one to three, and each is searched for in each answer.
 pub(super) const MAX_SENT: usize = 64;
 
-/// What these count together. Each is spelled, and looked for, for each answer.
+/// Bytes of these values together. Each is encoded, and searched for, for each answer.
 const MAX_SENT_BYTES: usize = 2 * MAX_SECRET_BYTES;
 
-/// A longer value is looked for in fewer spellings.
+/// A longer value is searched for in fewer encodings.
 const MAX_SPELLED_BYTES: usize = 4096;
 
-/// Spellings have so many times the bytes of their value, about.
+/// The encodings of a value have about so many times its bytes.
 const SPELLED: usize = 16;
 
 /// Markers of one call that stand for something.
 const MAX_MARKERS: usize = 1000;
 
-/// The plugin's own texts of one call. Requests have some hundred bytes of them.
+/// Bytes of the plugin's own texts of one call. Requests have some hundred bytes of them.
 const MAX_WORDED_BYTES: usize = MAX_SECRET_BYTES;
 
-/// Markers that a token has if it is an issuer's.
+/// The most markers that a token of an issuer has.
 const MAX_MARKERS_IN_TOKEN: usize = 16;
 
-/// What stands where a secret stood once there are no more markers.
+/// The replacement of a secret once there are no more markers.
 const WITHHELD: &str = "withheld";
 
-/// Before a marker's number, unless digits alone were replaced: a number in JSON stays one.
+/// The prefix of a marker's number, unless digits alone were replaced: a number in JSON stays one.
 const PREFIX: &str = "secret-";
 
-/// Digits of a marker that tell it from those of other calls, and from anything that an issuer could write.
+/// Digits of a marker that distinguish it from those of other calls, and from anything that an issuer could write.
 const CALL_DIGITS: usize = 39;
 
-/// Digits that tell a call's markers apart.
+/// Digits that distinguish the markers of one call.
 const MARKER_DIGITS: usize = 4;
 
-/// What a call has sent, and what its markers stand for.
+/// The values that a call has sent, and what its markers stand for.
 #[derive(Default)]
 pub(super) struct Echoes {
     sent: Vec<SecretHandle>,
     /// Drawn with the first marker.
     call_digits: String,
     replaced: Vec<Masked>,
-    /// What issuers call a token and has markers in it.
+    /// Tokens in answers that have markers in them.
     tokens: Vec<String>,
     /// The plugin's own texts in requests.
     worded: Vec<Vec<u8>>,
-    /// Whether they are more than are kept.
+    /// Whether there were more of these than are kept.
     is_wordy: bool,
 }
 
 /// What a marker stands for.
 struct Masked {
     secret: SecretHandle,
-    /// Whether nothing that the plugin put together was found there.
+    /// Whether it has no value that the plugin composed.
     is_own: bool,
 }
 
-/// How many, none of them.
+/// Shows how many there are and no value.
 impl fmt::Debug for Echoes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Echoes")
@@ -90,7 +92,7 @@ impl fmt::Debug for Echoes {
 }
 
 impl Echoes {
-    /// Looks for `secret`, and for what it is made of, in answers from now on.
+    /// Searches for `secret`, and for the values it was composed of, in all answers from now on.
     ///
     /// # Errors
     /// `secret.too-many`.
@@ -115,7 +117,7 @@ impl Echoes {
         Ok(())
     }
 
-    /// Takes note of what the plugin itself says in a request, for [`Echoes::published`].
+    /// Records the plugin's own texts in a request, for [`Echoes::published`].
     pub(super) fn note_worded(&mut self, request: &Request) {
         let known = self.worded.iter().map(Vec::len).sum::<usize>();
         let bytes = request.texts().map(<[u8]>::len).sum::<usize>();
@@ -125,8 +127,8 @@ impl Echoes {
         }
     }
 
-    /// Whether an answer of `origin` is to be looked through. What may not be sent there cannot come from there, and looking for it
-    /// would only tell whether a guess of the plugin's is right.
+    /// Whether an answer of `origin` is searched. A secret that may not be sent there cannot come from there, and searching for
+    /// it would only confirm or refute a guess of the plugin's.
     pub(super) fn concern(&self, origin: &Origin) -> bool {
         self.sent_to(origin).next().is_some()
     }
@@ -138,7 +140,7 @@ impl Echoes {
             .filter(move |secret| secret.lineage().reach().allows(&origin))
     }
 
-    /// What it takes to look through an answer, in bytes.
+    /// The cost of searching an answer, in bytes.
     pub(super) fn work(&self, response: &Response) -> usize {
         let sent = self.sent.iter();
         let spelled: usize = sent.map(|secret| SPELLED * secret.expose().len()).sum();
@@ -164,15 +166,15 @@ impl Echoes {
                 }
             }
             if is_changed && name == "content-length" {
-                // The difference would be the secret's length.
+                // The difference would reveal the secret's length.
                 *value = response.body.len().to_string();
             }
         }
         response
     }
 
-    /// A failure as the plugin reads it, where the other side had a word in it. In others there is the plugin's own text, and a marker
-    /// there would tell that it is a secret's value.
+    /// A failure as the plugin reads it. Only a failure whose text may come from the other side gets markers: others have the
+    /// plugin's own text, and a marker there would confirm that it is a secret's value.
     pub(super) fn marked_failure(&mut self, origin: &Origin, failure: Failure) -> Failure {
         if failure.kind != FailureKind::Unavailable {
             return failure;
@@ -187,7 +189,7 @@ impl Echoes {
         }
     }
 
-    /// `text` with markers where something sought stands, as it is or as whoever decodes it reads it; none: nothing is there.
+    /// `text` with markers in place of the searched values, in plain text or decoded; none: there are none.
     fn without(&mut self, text: &[u8], sought: &Sought<'_>) -> Option<Vec<u8>> {
         let views = View::all(text);
         let hits = joined(text, views.flat_map(|view| sought.hits(&view)).collect());
@@ -205,7 +207,7 @@ impl Echoes {
         Some(replaced)
     }
 
-    /// A marker of its own for each place: one for equal values would tell that they are.
+    /// Each place gets a marker of its own: the same one for equal values would reveal that they are equal.
     fn marker(&mut self, hit: &Hit, sought: &Sought<'_>) -> String {
         let number = self.replaced.len();
         if number == MAX_MARKERS || !self.draw_call_digits() {
@@ -234,7 +236,7 @@ impl Echoes {
             && let Ok(random) = crypto::random_bytes(16)
             && let Ok(random) = <[u8; 16]>::try_from(random)
         {
-            // A number in JSON begins with no zero.
+            // A number in JSON must not begin with a zero.
             let digits = u128::from_be_bytes(random) % 10_u128.pow(38);
             self.call_digits = format!("1{digits:038}");
         }
@@ -255,9 +257,9 @@ impl Echoes {
 
     /// A text of the plugin's as it is published.
     ///
-    /// A token is published as its issuer made it, also where that has a secret in it: names of clients and users are in many. What only
-    /// came back of a request is not the issuer's: the plugin chose where it stands and what that is called, and formatters and other
-    /// jobs read what is published.
+    /// A token is published as its issuer made it, also if it contains a secret: many tokens contain names of clients and users.
+    /// A value that only came back from a request is not the issuer's: the plugin chose its place and its name, and formatters
+    /// and other jobs read what is published.
     ///
     /// # Errors
     /// `secret.not-revealed`.
@@ -276,8 +278,8 @@ impl Echoes {
         }
     }
 
-    /// Whether an issuer may have made this text with markers in it: a token with secrets in it, and neither one of them alone or beside
-    /// the plugin's own words, nor something that the plugin put together.
+    /// Whether an issuer may have made this text with markers in it: a token that contains secrets, but is not just one of them,
+    /// alone or beside the plugin's own text, nor something that the plugin composed.
     pub(super) fn may_be_issuers(&self, text: &str) -> bool {
         let Some(pieces) = self.pieces(text) else {
             return true;
@@ -292,7 +294,7 @@ impl Echoes {
             && self.markers(text).all(|marker| marker.is_own)
     }
 
-    /// Whether a text beside the secrets is none that the plugin has sent.
+    /// Whether the text beside the secrets has a part that the plugin did not send.
     fn has_text_of_anothers(&self, pieces: &[Piece]) -> bool {
         if self.is_wordy {
             return false;
@@ -315,7 +317,7 @@ impl Echoes {
         worker::aside_if_large(work, || pieces.iter().any(is_anothers))
     }
 
-    /// A text of the plugin's that may be shown: nothing that it may not read is in it.
+    /// A text of the plugin's that may be shown, because it contains no value that the plugin may not read.
     ///
     /// # Errors
     /// `secret.not-revealed`.
@@ -326,10 +328,10 @@ impl Echoes {
         }
     }
 
-    /// Whether a request had what stands at one of these places of a token beside the same character, as it is or as whoever undoes
-    /// escapes reads it.
+    /// Whether a request had the value at one of these places of a token beside the same character, in plain text or with its
+    /// escapes decoded.
     fn is_repeated(&self, token: &[u8], places: &[Range<usize>]) -> bool {
-        // Of what the job lists the plugin has chosen nothing: a refresh token has the same claims as the token for it.
+        // The plugin did not choose the values that the job lists: a refresh token may have the same claims as the access token.
         let worded = || self.sent.iter().filter(|sent| !sent.is_own());
         let bytes = worded().map(|sent| sent.expose().len());
         let work = places.len() * Escapes::READINGS.len() * bytes.sum::<usize>();
@@ -344,7 +346,7 @@ impl Echoes {
         })
     }
 
-    /// The value with what its markers stand for.
+    /// The value with its markers replaced by the values that they stand for.
     ///
     /// # Errors
     /// `secret.too-large`.
@@ -366,7 +368,7 @@ impl Echoes {
         self.markers(text).next().is_some()
     }
 
-    /// The pieces of `text` with what its markers stand for; none: it has no markers.
+    /// The pieces of `text` with its markers replaced by the values that they stand for; none: it has no markers.
     pub(super) fn pieces(&self, text: &str) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -388,7 +390,7 @@ impl Echoes {
         Some(pieces)
     }
 
-    /// A text as people read it: that something was a marker tells them nothing.
+    /// A text as people read it: without markers, which mean nothing to them.
     pub(super) fn redacted(&self, text: String) -> String {
         let Some(pieces) = self.pieces(&text) else {
             return text;
@@ -424,7 +426,7 @@ impl Echoes {
     }
 }
 
-/// A text's first marker, and what stands around it.
+/// A text's first marker, and the text around it.
 struct Marker<'a> {
     before: &'a str,
     stands_for: &'a Masked,
@@ -446,7 +448,7 @@ fn tokens_in(name: &str, json: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// Where the secrets stand in what the pieces make.
+/// Where the secrets are in the concatenated pieces.
 fn places(pieces: &[Piece]) -> Vec<Range<usize>> {
     let mut places = Vec::new();
     let mut end = 0;
@@ -463,7 +465,7 @@ fn places(pieces: &[Piece]) -> Vec<Range<usize>> {
     places
 }
 
-/// Whether what stands in the token at this place is in the text too, with the same character before it or after it.
+/// Whether the value at this place of the token is in the text too, with the same character before it or after it.
 fn is_beside_the_same(token: &[u8], place: &Range<usize>, text: &[u8]) -> bool {
     let before = |text: &[u8], start: usize| text.get(start.checked_sub(1)?).copied();
     let after = |text: &[u8], end: usize| text.get(end).copied();
@@ -490,8 +492,8 @@ fn not_revealed(token: &SecretHandle) -> Failure {
     )
 }
 
-/// Whether these characters are of a token as it is sent (RFC 6750 §2.1), or blanks. Others stand where somebody puts texts together: whoever gets
-/// a header field twice repeats one value with both texts in it, with a comma between them (RFC 9110 §5.3).
+/// Whether these are characters of a token as it is sent (RFC 6750 §2.1), or blanks. Other characters separate texts that were
+/// concatenated: a repeated header field becomes one value with both texts in it and a comma between them (RFC 9110 §5.3).
 fn is_of_token(text: &[u8]) -> bool {
     let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/= ".contains(byte);
     text.iter().all(is_one)
@@ -502,20 +504,20 @@ fn is_token(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with("token")
 }
 
-/// Values in the spellings in which they are looked for.
+/// Values in the encodings in which they are searched for.
 struct Sought<'a> {
     all: Spellings,
-    /// Each by itself, for where something was found: whose place it is decides what may become of it.
+    /// Each value by itself, for places where something was found: which value it is decides how the place may be used.
     each: Vec<(&'a SecretHandle, OnceCell<Spellings>)>,
 }
 
-/// Where something sought stands.
+/// A place where a searched value was found.
 struct Hit {
     /// In the text.
     place: Range<usize>,
-    /// What whoever decodes the text reads there.
+    /// The decoded text of that place.
     found: Zeroizing<Vec<u8>>,
-    /// What was found in the same place besides.
+    /// Other values that were found in the same place.
     inside: Vec<Zeroizing<Vec<u8>>>,
 }
 
@@ -547,7 +549,7 @@ impl<'a> Sought<'a> {
         hits.collect()
     }
 
-    /// Whose values were found there.
+    /// The secrets whose values were found there.
     fn owners(&self, hit: &Hit) -> Vec<&'a SecretHandle> {
         let is_in = |(secret, own): &&(&SecretHandle, OnceCell<Spellings>)| {
             let own = own.get_or_init(|| Spellings::exactly(spellings(secret.expose())));
@@ -557,21 +559,21 @@ impl<'a> Sought<'a> {
         let owners = self.each.iter().filter(is_in);
         let owners: Vec<_> = owners.map(|(secret, _)| *secret).collect();
         if owners.is_empty() {
-            // It is nobody's text, whatever was found there.
+            // A match that belongs to no single secret counts as one of all.
             return self.each.iter().map(|(secret, _)| *secret).collect();
         }
         owners
     }
 }
 
-/// In order, and what overlaps is one: a value may be found inside a larger one.
+/// Sorted, with overlapping hits merged: a value may be found inside a larger one.
 fn joined(text: &[u8], mut hits: Vec<Hit>) -> Vec<Hit> {
     hits.sort_by_key(|hit| (hit.place.start, std::cmp::Reverse(hit.place.end)));
     let mut joined: Vec<Hit> = Vec::new();
     for hit in hits {
         match joined.last_mut() {
             Some(last) if hit.place.start < last.place.end => {
-                // Most often the same place in another view.
+                // Most often this is the same place in another view.
                 if hit.found != last.found && last.inside.last() != Some(&hit.found) {
                     last.inside.push(hit.found);
                 }
@@ -588,8 +590,8 @@ fn joined(text: &[u8], mut hits: Vec<Hit>) -> Vec<Hit> {
     joined
 }
 
-/// The spellings of a value in which no character stands for itself: of the value, and of what the host makes of it in a form or a query.
-/// Other spellings are undone before a text is looked through.
+/// The encodings of a value in which no character is kept as it is: of the value, and of its encoding in a form or a query. Other
+/// encodings are decoded before a text is searched.
 fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let sent: &[Encoding] = if secret.len() <= MAX_SPELLED_BYTES {
         &[
@@ -644,23 +646,23 @@ fn inside_base32(secret: &[u8], offset: usize) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(inside.to_vec())
 }
 
-/// How a text is read by whoever undoes escapes in it.
+/// Encodings that are decoded before a text is searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Escapes {
     Json,
     Percent,
     Form,
     Xml,
-    /// Whichever of JSON, percent and XML stands there.
+    /// Any mix of JSON, percent and XML escapes.
     Any,
-    /// Digits of hex are of either case.
+    /// Hexadecimal digits in either case.
     HexCase,
-    /// Base64 comes in lines, and they may be indented (RFC 2045 §6.8, RFC 7468 §2).
+    /// Base64 with line breaks, perhaps indented (RFC 2045 §6.8, RFC 7468 §2).
     Lines,
 }
 
 impl Escapes {
-    /// The ways in which a text is looked through: what is undone, one after the other. Two deep, as texts are put into others.
+    /// The sequences of decodings in which a text is searched. Two deep, as texts are embedded in others.
     const READINGS: [&[Self]; 13] = [
         &[],
         &[Self::Json],
@@ -677,12 +679,12 @@ impl Escapes {
         &[Self::HexCase, Self::Lines],
     ];
 
-    /// Whether what is undone is a part of what stands there.
+    /// Whether only a part of the text may be encoded.
     fn is_loose(self) -> bool {
         matches!(self, Self::HexCase | Self::Lines)
     }
 
-    /// Reads the escape that `text` begins with into `to`, and says how long it is; none: it begins with no escape.
+    /// Decodes the escape that `text` begins with into `to`, and returns its length; none: it begins with no escape.
     fn read(self, text: &[u8], to: &mut Vec<u8>) -> Option<usize> {
         match (self, text) {
             (Self::Form, [b'+', ..]) => {
@@ -771,13 +773,13 @@ fn hex(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok().filter(|_| is_hex)
 }
 
-/// A text as whoever undoes escapes reads it.
+/// A text with its escapes decoded.
 struct View<'a> {
     bytes: Cow<'a, [u8]>,
     of: Option<Box<Undone<'a>>>,
 }
 
-/// What a view was made of.
+/// How a view was decoded.
 struct Undone<'a> {
     view: View<'a>,
     escapes: Escapes,
@@ -786,7 +788,7 @@ struct Undone<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The text in each way in which it may be read differently.
+    /// The text in each way in which it may be decoded differently.
     fn all(text: &'a [u8]) -> impl Iterator<Item = Self> {
         let whole = || Self {
             bytes: Cow::Borrowed(text),
@@ -833,7 +835,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What is read there. Case and line ends are part of it.
+    /// The decoded text of that range. Case and line ends are part of it.
     fn found(&self, range: &Range<usize>) -> &[u8] {
         match &self.of {
             Some(of) if of.escapes.is_loose() => of.view.found(&of.place(range)),

@@ -1,4 +1,4 @@
-//! How a secret is spelled where it lands, and back from the spellings in which keys are handed out.
+//! Encodings of secrets in requests, and decoding of keys that are issued as text.
 
 use data_encoding::{
     BASE32, BASE32_NOPAD, BASE64, BASE64_MIME_PERMISSIVE, BASE64URL_NOPAD, HEXLOWER,
@@ -8,12 +8,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use secrecy::SecretSlice;
 use zeroize::Zeroizing;
 
-/// A spelling of bytes.
+/// An encoding of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
     /// As they are.
     Raw,
-    /// `application/x-www-form-urlencoded`, also what RFC 6749 §2.3.1 asks for.
+    /// `application/x-www-form-urlencoded`, as RFC 6749 §2.3.1 requires.
     Form,
     /// All but the unreserved characters of RFC 3986 §2.3.
     Percent,
@@ -33,22 +33,22 @@ pub enum Encoding {
     Quoted,
 }
 
-/// Why a value has no such spelling. Never says anything of the value.
+/// Why a value cannot be encoded. Reveals nothing of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EncodingError {
     /// Binary data inside a JSON or XML string.
     #[error("it is not UTF-8 text")]
     NotText,
-    /// XML 1.0 has no spelling for most control characters.
+    /// XML 1.0 cannot represent most control characters.
     #[error("it holds a character that XML cannot carry")]
     NotXml,
-    /// A quoted-string has no spelling for control characters.
+    /// A quoted-string cannot represent control characters.
     #[error("it holds a control character, which a quoted string cannot carry")]
     NotQuotable,
     /// The text is not in this encoding.
     #[error("it is not {0}")]
     Malformed(&'static str),
-    /// Decoding is for keys handed out as text.
+    /// Decoding is for keys issued as text.
     #[error("only base64, base64url, base32 and hex can be decoded")]
     NotDecodable,
 }
@@ -61,7 +61,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 impl Encoding {
-    /// Whether no character stands for itself in it.
+    /// Whether it changes every character.
     pub(super) const fn hides(self) -> bool {
         matches!(
             self,
@@ -69,7 +69,7 @@ impl Encoding {
         )
     }
 
-    /// The spelling of `bytes`.
+    /// The encoded `bytes`.
     ///
     /// # Errors
     /// JSON and XML take text only, quoted strings no control characters.
@@ -89,13 +89,13 @@ impl Encoding {
         Ok(Zeroizing::new(text.into_bytes()))
     }
 
-    /// Whether only some values have such a spelling.
+    /// Whether only some values can be encoded.
     #[must_use]
     pub const fn is_partial(self) -> bool {
         matches!(self, Self::Json | Self::Xml | Self::Quoted)
     }
 
-    /// How long the spelling of `len` bytes is at most.
+    /// The greatest length of `len` encoded bytes.
     #[must_use]
     pub const fn longest(self, len: usize) -> usize {
         match self {
@@ -109,12 +109,12 @@ impl Encoding {
         }
     }
 
-    /// The bytes that `text` spells. White space counts for nothing, as keys are often wrapped.
+    /// The decoded `text`. White space is ignored, as keys are often wrapped.
     ///
     /// # Errors
     /// The text is not in this encoding, or the encoding is not one for keys.
     pub fn decode(self, text: &[u8]) -> Result<SecretSlice<u8>, EncodingError> {
-        // With room for padding: what grows leaves a copy behind.
+        // With room for padding: growing would leave an unwiped copy behind.
         let mut bare = Zeroizing::new(Vec::with_capacity(text.len() + 3));
         bare.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
         let decoded = match self {
@@ -124,7 +124,7 @@ impl Encoding {
                     *byte = match *byte {
                         b'-' => b'+',
                         b'_' => b'/',
-                        // Of the other alphabet: of neither.
+                        // Characters of the other alphabet belong to neither.
                         b'+' | b'/' => b'*',
                         other => other,
                     };
@@ -193,7 +193,7 @@ fn xml(text: &str) -> Result<String, EncodingError> {
     Ok(escaped)
 }
 
-/// What base64 stands for, with its padding or without, as keys come in both.
+/// Decodes base64 with padding or without, as keys come in both forms.
 fn base64(text: &mut Vec<u8>) -> Option<Vec<u8>> {
     while text.last() == Some(&b'=') {
         text.pop();

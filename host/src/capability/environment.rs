@@ -1,4 +1,4 @@
-//! The variables of the process, behind a function.
+//! The environment variables of the process, behind a function.
 
 use std::ffi::OsString;
 use std::sync::Arc;

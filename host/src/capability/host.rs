@@ -1,4 +1,4 @@
-//! Where calls begin, for one process.
+//! The host's side of the plugin interface: one [`Host`] per process begins the calls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,9 +38,9 @@ impl Host {
         }))
     }
 
-    /// Begins a call that looks at what the job's plugin may ask for, but sends no rotating secret. `endpoints` are the origins of
-    /// the fields that the plugin's schema marks as such: where requests may go besides `allow`, and where secrets go unless
-    /// they have a `to`.
+    /// Begins a call that uses the job's secrets read-only and sends no rotating secret. `endpoints` are the origins of the
+    /// fields that the plugin's schema marks as endpoints: requests may go there besides `allow`, and secrets may be sent there
+    /// unless they have a `to`.
     #[must_use]
     pub fn call(&self, job: &Arc<Job>, endpoints: &[Origin]) -> Call {
         self.call_holding(job, endpoints, endpoints, Held::default())
@@ -63,8 +63,8 @@ impl Host {
         )
     }
 
-    /// Digest of the job's secrets that others may change while the process runs; a missing one counts by why it is missing. None: they
-    /// cannot be read now.
+    /// Digest of the job's secrets that may change while the process runs; a missing one counts by the reason why it is missing.
+    /// None: they cannot be read now.
     pub async fn given_secrets(&self, job: &Arc<Job>) -> Option<[u8; 32]> {
         let call = self.call(job, &[]);
         let mut hash = Sha256::new();
@@ -87,27 +87,27 @@ impl Host {
         self.0.journal.holder()
     }
 
-    /// The worst that is known of the chains of a job's rotating secrets; none: nothing was read of them so far, or it has none.
+    /// The worst state of the chains of a job's rotating secrets; none: none was read so far, or the job has none.
     #[must_use]
     pub fn chain_state(&self, job: &JobId) -> Option<ChainState> {
         self.0.journal.state_of(job)
     }
 
-    /// Reads what became of the chains of a job's rotating secrets, for [`Self::chain_state`].
+    /// Reads the states of the chains of a job's rotating secrets, for [`Self::chain_state`].
     pub async fn look_at_chains(&self, job: &Job) {
         journal::look(&self.0.journal, job).await;
     }
 
-    /// Waits for requests with rotating secrets that are under way, for a while, of which so much has `passed`. No call should begin any
-    /// more.
+    /// Waits for requests with rotating secrets that are under way, for a limited time of which `passed` is over. No call should
+    /// begin any more.
     pub async fn drain(&self, passed: Duration) {
         self.0.journal.drain(passed).await;
         journal::put_all_at_the_end(&self.0.journal).await;
     }
 }
 
-/// Whether others may change it while this process runs. A requested token is another each time, and another job's token comes with
-/// its own news.
+/// Whether the value may be changed from outside while this process runs. A requested token is new each time, and a change of
+/// another job's token is reported separately.
 const fn may_change(origin: &SecretOrigin) -> bool {
     matches!(
         origin,

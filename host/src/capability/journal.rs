@@ -1,6 +1,7 @@
-//! The journal of rotating secrets: sees to it that no chain is lost between an exchange and its save. Before a source is called,
-//! its chains are held and settled; while it runs, each request that carries one is written down first and its answer before the
-//! source sees it; after it, what is open is closed. What may be done with a chain is decided in `chain`.
+//! The journal of rotating secrets, a write-ahead log that keeps chains intact between an exchange and its save. Before a source
+//! is called, its chains are locked and settled; while it runs, each request that carries one is stored before it is sent, and
+//! its answer before the source reads it; afterwards open exchanges are closed. What may be done with a chain is decided in
+//! `chain`.
 
 mod exchange;
 mod guard;
@@ -36,11 +37,11 @@ pub(super) use exchange::{ExchangeContext, send};
 pub(super) use guard::ChainGuard;
 pub(super) use write_back::{put_all_at_the_end, write_back};
 
-/// A chain that another process uses is looked at again after this at the latest: most exchanges end within a second.
+/// The longest wait before a chain that another process uses is read again: most exchanges end within a second.
 const IN_USE_LOOK: Duration = Duration::from_secs(5);
 
-/// An intent of another process that is over was seen so long before its chain is taken over. When a machine wakes from sleep, or all
-/// processes on it do, the answer of one may be there already and is written down before that.
+/// How long an expired intent of another process must have been seen before its chain is taken over. When a machine wakes from
+/// sleep, or all its processes are resumed, the answer may have arrived already and is stored within that time.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
 
 /// The journal of a process.
@@ -48,16 +49,17 @@ pub(super) struct Journal {
     ports: Arc<Settings>,
     holder: Holder,
     locks: Mutex<HashMap<ChainId, Weak<AsyncMutex<()>>>>,
-    /// Intents that may be in the store although nothing was sent, by their change.
+    /// Intents that may be in the store although nothing was sent, by the id of their change.
     unsent: Mutex<Vec<[u8; 16]>>,
-    /// Chains that another process left open: by which change, and when that was first seen to be over, on the boot clock.
+    /// Chains that another process left open: the id of the change, and when its intent was first seen to be expired, on the boot
+    /// clock.
     left_open: Mutex<HashMap<ChainId, ([u8; 16], Duration)>>,
     exchanges: TaskTracker,
     known: Mutex<Known>,
     pending: write_back::PendingWriteBacks,
 }
 
-/// What became of chains, by what was last read or written of them.
+/// The states of chains as they were last read or written.
 #[derive(Default)]
 struct Known {
     chains: HashMap<ChainId, ChainState>,
@@ -65,10 +67,10 @@ struct Known {
     secrets: HashMap<JobId, BTreeMap<String, Stands>>,
 }
 
-/// What a job's rotating secret stands for.
+/// What is known of the chain behind a job's rotating secret.
 enum Stands {
     For(ChainId),
-    /// It must not be used, and which chain it is was not said.
+    /// The chain must not be used, and its id is unknown.
     Unusable(ChainState),
 }
 
@@ -97,7 +99,7 @@ impl Journal {
         self.holder
     }
 
-    /// Waits for the exchanges under way, for a while, of which so much has passed.
+    /// Waits for the exchanges under way for a limited time, of which `passed` is over.
     pub(super) async fn drain(&self, passed: Duration) {
         self.exchanges.close();
         let left = stop::ANSWERS.saturating_sub(passed);
@@ -121,7 +123,7 @@ impl Journal {
         lock
     }
 
-    /// Takes note of what became of a chain.
+    /// Records the state of a chain.
     fn note(&self, job: &JobId, secret: &str, chain: ChainId, state: ChainState) {
         self.stands(job, secret, Stands::For(chain));
         self.known().chains.insert(chain, state);
@@ -141,7 +143,7 @@ impl Journal {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The worst that is known of a job's chains; none: nothing was read of them so far.
+    /// The worst state of a job's chains; none: none was read so far.
     pub(super) fn state_of(&self, job: &JobId) -> Option<ChainState> {
         if self.pending.has_the_only_copy(job) {
             return Some(ChainState::NeedsAttention);
@@ -159,7 +161,8 @@ impl Journal {
         unsent.push(change);
     }
 
-    /// How long a chain that another process left open is still left to it. `is_over`: it did, and its time is over.
+    /// How long a chain that another process left open is still reserved for it. `is_over`: it left the chain open, and its
+    /// intent has expired.
     fn left_to_another(&self, chain: &Chain, is_over: bool, now: Duration) -> Duration {
         let left_open = self.left_open.lock();
         let mut left_open = left_open.unwrap_or_else(PoisonError::into_inner);
@@ -174,7 +177,7 @@ impl Journal {
         TAKEOVER_WAIT.saturating_sub(now.saturating_sub(seen.1))
     }
 
-    /// Whether nothing was sent on this intent; forgotten when told.
+    /// Whether nothing was sent on this intent; asking removes the entry.
     fn take_unsent(&self, change: [u8; 16]) -> bool {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         let place = unsent.iter().position(|known| *known == change);
@@ -182,7 +185,8 @@ impl Journal {
     }
 }
 
-/// Names a change, at random. If the system has no random bytes, the clock must do: changes of one chain are never made at once.
+/// A random id for a change. Without random bytes from the system, the clock must do: changes of one chain are never made at
+/// once.
 fn stamp() -> [u8; 16] {
     crypto::random_bytes(16)
         .ok()
@@ -207,7 +211,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// The chain that a secret stands for; none: it is not held, or does not rotate.
+    /// The chain of a secret; none: it is not held, or does not rotate.
     pub(super) fn guard(&self, secret: &str) -> Option<&Arc<ChainGuard>> {
         self.guards.get(secret)
     }
@@ -222,14 +226,14 @@ impl Held {
     }
 }
 
-/// What a source is called with.
+/// The result of settling, with which a source is called.
 pub(super) struct Settled {
     pub(super) held: Held,
     /// The exchange whose answer waits for the source.
     pub(super) replayed: Option<Exchange>,
 }
 
-/// Takes hold of the job's chains and does what must be done before its source is called.
+/// Locks the job's chains and does what must be done before its source is called.
 ///
 /// # Errors
 /// A chain must not be used now: `chain.dead`, `chain.in-use`, `chain.in-doubt`, `chain.needs-attention`; or it cannot be read.
@@ -251,7 +255,7 @@ pub(super) async fn settle(
     };
     let mut replayed = None;
     let mut last: Option<(ChainId, Arc<ChainGuard>)> = None;
-    // In the order of their ids: two calls that share two chains never wait for each other.
+    // In the order of their ids, so that two calls with two common chains do not deadlock.
     for ((id, name), (secret, mut configured)) in chains {
         if let Some((_, guard)) = last.as_ref().filter(|(last, _)| *last == id) {
             held.guards.insert(name, Arc::clone(guard));
@@ -262,7 +266,7 @@ pub(super) async fn settle(
             Ok(lock) => lock,
             Err(_) => {
                 let lock = lock.lock_owned().await;
-                // A person may have configured another value while it was somebody else's.
+                // A person may have configured another value while another call held the chain.
                 configured = self::configured(journal, job, &name, secret).await.ok();
                 lock
             }
@@ -285,8 +289,8 @@ pub(super) async fn settle(
     Ok(Settled { held, replayed })
 }
 
-/// Says that what is configured is an earlier value. Where the newest one is written back, that is also so after `evertoken state set`, and
-/// is put right by itself.
+/// Logs that the configured value is an earlier one. If the newest value is written back, that also happens after `evertoken
+/// state set`, and the write-back corrects it.
 fn tell_earlier(job: &Job, name: &str, secret: &Secret, chain: &Chain) {
     if secret.write_back {
         tracing::info!(
@@ -306,7 +310,7 @@ fn rotating(job: &Job) -> impl Iterator<Item = (&String, &Secret)> {
     secrets.filter(|(_, secret)| secret.rotating)
 }
 
-/// Settles one chain; the exchange, if its answer waits.
+/// Settles one chain; returns the exchange whose answer waits for the source.
 async fn settle_one(
     journal: &Journal,
     secret: &Secret,
@@ -379,10 +383,10 @@ fn dead(guard: &ChainGuard, chain: &Chain) -> Failure {
     )
 }
 
-/// A chain as it is found before it is held.
+/// A chain as it was read before it is locked.
 pub(super) struct Found {
     chain: Chain,
-    /// None: it is not kept yet.
+    /// None: the chain is not stored yet.
     stored: Option<super::keep::Revision>,
     /// None: its first value is the configured one.
     seed: Option<Seed>,
@@ -390,7 +394,7 @@ pub(super) struct Found {
     configured: Option<SecretSlice<u8>>,
 }
 
-/// Takes note of what became of the job's chains. What is configured is read only if something is known against one, since it may be a new
+/// Records the states of the job's chains. The configured value is read only if a chain has a problem, since it may be a new
 /// login.
 pub(super) async fn look(journal: &Journal, job: &Job) {
     for (name, secret) in rotating(job) {
@@ -401,7 +405,7 @@ pub(super) async fn look(journal: &Journal, job: &Job) {
             Err(failure) => note_unusable(journal, job, name, &failure),
         }
         if journal.state_of(&job.id) != Some(ChainState::Ok) {
-            // What it finds is noted.
+            // The states that are found are recorded.
             let _ = find(journal, job, name, secret).await;
         }
     }
@@ -438,7 +442,8 @@ async fn stands_for(
     Ok(id.unwrap_or_else(|| first_id(journal, job, name, configured)))
 }
 
-/// The id of a chain that begins with the configured value. One without any value yet begins with the empty one, which is never sent.
+/// The id of a chain that begins with the configured value. A chain without any value yet begins with the empty one, which is
+/// never sent.
 fn first_id(
     journal: &Journal,
     job: &Job,
@@ -454,7 +459,7 @@ fn first_id(
     }
 }
 
-/// The chain that a secret of the job stands for.
+/// The chain of a secret of the job.
 async fn find(journal: &Journal, job: &Job, name: &str, secret: &Secret) -> Result<Found, Failure> {
     let configured = configured(journal, job, name, secret).await.ok();
     found(journal, job, name, secret, configured).await
@@ -490,7 +495,7 @@ async fn found(
     Ok(found)
 }
 
-/// The newest value of a chain, for whoever only looks at it, with its generation.
+/// The newest value of a chain, for reading only, with its generation.
 ///
 /// # Errors
 /// It has none, and the configured one cannot be read: `secret.*`; or the store cannot be read.
@@ -507,7 +512,7 @@ pub(super) async fn newest(
     Ok((found.chain.value, found.chain.generation))
 }
 
-/// What changes when somebody gives a rotating secret another value, and not when its use does.
+/// A fingerprint that changes when a rotating secret is given another value, and not when it rotates.
 ///
 /// # Errors
 /// As [`newest`].
@@ -521,7 +526,7 @@ pub(super) async fn given(
     if chain.value.expose_secret().is_empty() {
         return Err(why_there_is_none(journal, job, name, secret).await);
     }
-    // Nobody uses it then, so another generation was given.
+    // The chain is not in use then, so a person has given it another generation.
     let rests = matches!(
         state_of(journal, &chain, secret),
         ChainState::Dead | ChainState::NeedsAttention
@@ -531,8 +536,8 @@ pub(super) async fn given(
     Ok(Sha256::digest(given).into())
 }
 
-/// Why a chain has no value. A value that can be read by now may belong to another chain, and be spent there: it is not used before
-/// it has been looked for.
+/// Why a chain has no value. A value that can be read by now may belong to another chain, and be spent there: it is not used
+/// before that was looked up.
 pub(super) async fn why_there_is_none(
     journal: &Journal,
     job: &Job,
@@ -576,13 +581,13 @@ async fn configured(
 pub(super) enum Ending {
     /// It returned a token.
     Ok,
-    /// It said that the answer brought nothing, and it had asked nobody else since.
+    /// The source reported that the issuer refused, and it has sent no other request since.
     Refused,
-    /// Anything else: it broke, ran out of time, could not read the answer, or something after the answer went wrong.
+    /// Anything else: the source crashed, timed out, could not read the answer, or failed after it.
     Open,
 }
 
-/// Closes what a call left open. Whether an answer still waits.
+/// Closes the exchanges that a call left open. Returns whether an answer still waits.
 ///
 /// # Errors
 /// The store cannot be written; then the answer stays and is settled before the next call.
@@ -593,7 +598,7 @@ pub(super) async fn close(held: &Held, ending: Ending, replayed: bool) -> Result
             continue;
         }
         let ending = match ending {
-            // Whoever says so cannot have read it either.
+            // A source that reports this without a readable answer cannot have read it.
             Ending::Refused if !guard.answer_is_legible().await => Ending::Open,
             ending => ending,
         };
@@ -622,7 +627,7 @@ pub(super) async fn expires_at(held: &Held) -> Option<Timestamp> {
     first
 }
 
-/// Whether a request of this call went unanswered for the first time, and its repetition may follow at once: issuers that detect
+/// Whether a request of this call went unanswered for the first time, so that it may be repeated at once: issuers that detect
 /// reuse give seconds of grace, too few to wait for the job's next turn.
 pub(super) async fn repeats_at_once(job: &Job, held: &Held) -> bool {
     for (name, secret) in rotating(job) {
@@ -637,7 +642,7 @@ pub(super) async fn repeats_at_once(job: &Job, held: &Held) -> bool {
     false
 }
 
-/// Whether a chain that was refused has a newer value by now, or a person has configured another one.
+/// Whether a chain that was refused has a newer value by now, or another value was configured.
 pub(super) async fn has_news(journal: &Journal, job: &Job, held: &Held) -> bool {
     for (name, secret) in rotating(job) {
         let Some(guard) = held.guard(name) else {

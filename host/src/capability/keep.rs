@@ -1,4 +1,4 @@
-//! What capabilities need to have kept for them. The state store implements it; here are only the words.
+//! The storage port of capabilities, which the state store implements.
 
 use futures_core::future::BoxFuture;
 
@@ -13,10 +13,11 @@ pub const PLUGIN_KEY_MAX_BYTES: usize = 128;
 /// Values that a job's plugin may have cached at one time.
 pub const PLUGIN_VALUES_MAX: usize = 64;
 
-/// Bytes of all of them with their keys: a discovery document or a JWKS has a tenth of it, and a Secret holds it. They are written together.
+/// Bytes of all of them with their keys, which are written together into one Secret: a discovery document or a JWKS has a tenth
+/// of it.
 pub const PLUGIN_VALUES_MAX_BYTES: usize = 256 * 1024;
 
-/// A state of a chain in the store; another one after each change. Only the store knows what is in it.
+/// A revision of a chain in the store, new after each change and opaque to callers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revision(pub String);
 
@@ -25,18 +26,18 @@ pub struct Revision(pub String);
 pub struct StoredChain {
     /// The chain.
     pub chain: Chain,
-    /// Its state.
+    /// Its revision.
     pub revision: Revision,
 }
 
-/// What a configured value is to the chain that was found by it.
+/// How a configured value relates to the chain that was found by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seed {
     /// The chain's newest value.
     Newest,
-    /// An earlier value, and what this job's secret was when the chain was last changed: nobody touched it.
+    /// An earlier value, unchanged in its place since the chain was last changed.
     Unchanged,
-    /// An earlier value that somebody has put there since, e.g. from a backup: it is spent.
+    /// An earlier value that was put there since, e.g. from a backup: it is spent.
     Restored,
     /// It could not be read; the chain was found by the secret's name.
     Unread,
@@ -47,26 +48,26 @@ pub enum Seed {
 pub struct FoundChain {
     /// The chain.
     pub stored: StoredChain,
-    /// What the configured value is to it.
+    /// How the configured value relates to it.
     pub seed: Seed,
 }
 
-/// A change of a chain, stored whole or not at all.
+/// A change of a chain, stored atomically.
 #[derive(Debug)]
 pub struct ChainChange<'a> {
     /// The job that uses it: its secret of the name below stands for this chain from now on.
     pub job: &'a JobId,
     /// The secret's name.
     pub secret: &'a str,
-    /// The configured value, where it could be read: it is known as one of the chain's.
+    /// The configured value, where it could be read: from now on the store finds the chain by it.
     pub seed: Option<&'a [u8]>,
-    /// The chain as it shall be; its newest value is known as one of the chain's from now on.
+    /// The new chain; from now on the store finds it by its newest value.
     pub next: &'a Chain,
-    /// What the store must have for the change to happen; none: it has no such chain.
+    /// The revision that the store must have for the change to happen; none: the chain must not exist.
     pub expected: Option<&'a Revision>,
 }
 
-/// The durable side of capabilities. A write is durable when its future is ready.
+/// The durable storage of capabilities. A write is durable when its future completes.
 pub trait Keeper: Send + Sync {
     /// A value that the job's plugin cached.
     fn plugin_value<'a>(
@@ -86,14 +87,14 @@ pub trait Keeper: Send + Sync {
     /// Whether no other process can change this store while this one has it.
     fn is_exclusive(&self) -> bool;
 
-    /// Whether what is kept is there after this process.
+    /// Whether the stored state outlives this process.
     fn outlives_process(&self) -> bool;
 
     /// The id of a chain that begins with this value: a keyed fingerprint, the same for all processes on one store.
     fn chain_id(&self, first_value: &[u8]) -> ChainId;
 
-    /// The chain that `seed` is a value of, whichever job brought it; without a seed, the chain that the job's secret stood for
-    /// last. None: the seed is the first value of a chain that is not kept yet.
+    /// The chain that `seed` is a value of, whichever job it came from; without a seed, the chain of the job's secret when it was
+    /// last used. None: the seed is the first value of a chain that is not stored yet.
     fn find_chain<'a>(
         &'a self,
         job: &'a JobId,
@@ -101,7 +102,7 @@ pub trait Keeper: Send + Sync {
         seed: Option<&'a [u8]>,
     ) -> BoxFuture<'a, Result<Option<FoundChain>, Failure>>;
 
-    /// Which chain [`Self::find_chain`] finds, without reading it where that is known.
+    /// The id of the chain that [`Self::find_chain`] finds, without reading the chain where the id is known.
     fn chain_of<'a>(
         &'a self,
         job: &'a JobId,
@@ -117,16 +118,16 @@ pub trait Keeper: Send + Sync {
     /// A chain by its id.
     fn chain(&self, id: ChainId) -> BoxFuture<'_, Result<Option<StoredChain>, Failure>>;
 
-    /// Stores a chain if the store has what is expected, and says what state it is in then. None: somebody else changed it.
+    /// Stores a chain if the store has the expected revision, and returns the new one. None: it was changed meanwhile.
     fn swap_chain<'a>(
         &'a self,
         change: ChainChange<'a>,
     ) -> BoxFuture<'a, Result<Option<Revision>, Failure>>;
 
-    /// The token kept for a job, for secrets that are another job's token and for restarts.
+    /// The stored token of a job, for secrets that are another job's token and for restarts.
     fn token<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<KeptToken>, Failure>>;
 
-    /// Keeps a job's token.
+    /// Stores a job's token.
     fn keep_token<'a>(
         &'a self,
         job: &'a JobId,

@@ -1,5 +1,5 @@
-//! What a plugin may ask for, without a word of wasmtime: requests within egress rules, secrets as handles, keyed operations,
-//! a small cache, log and clock. `plugin/v0_1.rs` maps the generated interface onto these.
+//! The functions that a plugin may call, independent of wasmtime: requests within egress rules, secrets as handles, cryptography,
+//! a small cache, log and clock. `plugin/v0_1.rs` maps the generated bindings to them.
 
 pub mod acquire;
 mod arrived;

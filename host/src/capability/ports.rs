@@ -1,4 +1,4 @@
-//! What capabilities stand on: the process brings the real ones, tests and the simulator bring theirs.
+//! The dependencies of capabilities, which tests and the simulator replace.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use super::secrets::{ClusterSecrets, WriteBack};
 use crate::model::PluginLimits;
 use crate::model::time::Clock;
 
-/// What a [`Host`](super::Host) is made of, shared by all its calls.
+/// The dependencies of a [`Host`](super::Host), shared by all its calls.
 pub struct Settings {
-    /// What one call may use.
+    /// The limits of one call.
     pub limits: PluginLimits,
-    /// Where state and rotating secrets are kept.
+    /// The storage of plugins' cached values and rotating secrets.
     pub keeper: Arc<dyn Keeper>,
     /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.
     pub kubernetes: Option<Arc<dyn ClusterSecrets>>,
-    /// Where the newest values of rotating secrets are put, beside the keeper, for jobs that want it; none: nowhere.
+    /// Writes the newest values of rotating secrets to where jobs configure them, beside the keeper; none: not possible.
     pub write_back: Option<Arc<dyn WriteBack>>,
-    /// What carries requests.
+    /// The transport of requests.
     pub transport: Arc<dyn Transport>,
     /// The clock that plugins see.
     pub clock: Arc<dyn Clock>,

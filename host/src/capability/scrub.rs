@@ -1,8 +1,8 @@
-//! Takes secrets out of text that somebody else wrote: log lines, failure messages and panics of plugins.
+//! Redacts secrets in text from plugins: log lines, failure messages and panics.
 //!
-//! A secret is looked for as it is and in the spellings in which requests carry it. This is a net under careful plugins, not a
-//! wall against hostile ones: whoever may read a value can spell it in a way that nobody looks for. The wall is that values
-//! stay in handles.
+//! A secret is found in plain text and in the encodings in which requests carry it. This protects against mistakes of plugins,
+//! not against hostile ones: a plugin that may read a value can encode it in a way that is not searched for. Against those,
+//! values stay in handles.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,36 +15,38 @@ use super::spelling::{MIN_SECRET_BYTES, Spellings, spell};
 use crate::printable::printable;
 use crate::worker;
 
-/// What stands where a secret stood.
+/// The replacement of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// What stands for a text when there were more secrets than are looked for.
+/// The replacement of a text when there were too many secrets to search for.
 pub const WITHHELD: &str =
     "(not shown: this call saw more secrets than could be taken out of its text)";
 
-/// The longest text that is kept, in bytes: a screenful. More helps nobody and fills logs and status.
+/// The longest text that is kept, in bytes: a screenful. More is of no use and fills logs and status.
 pub const MAX_TEXT_BYTES: usize = 4096;
 
-/// How much of a text is looked at: what is kept, and some more, so that a secret at its end is known by its beginning.
+/// How much of a text is searched: the part that is kept, and some more, so that a secret that is cut at the end of the part is
+/// found.
 const WINDOW_BYTES: usize = MAX_TEXT_BYTES + 64;
 
-/// Secrets, and lines of key files, that are looked for. A call that opens all it can has 256, a key file of 4096 bits some 50 lines.
+/// Secrets, and lines of key files, that are searched for. A call that opens all it can has 256, a key file of 4096 bits some 50
+/// lines.
 pub const MAX_SECRETS: usize = 1024;
 
-/// Bytes of these. Their spellings are ten times as many, and made in some milliseconds.
+/// Bytes of these. Their encodings have ten times as many, and take some milliseconds to make.
 const MAX_SECRETS_BYTES: usize = 128 << 10;
 
-/// Lines of a key file are looked for one by one from this length on; a shorter line is no use to a thief.
+/// Lines of a key file are searched for one by one from this length on; a shorter line is of no use to an attacker.
 const MIN_LINE_BYTES: usize = 16;
 
-/// The secrets to take out. Wiped when dropped, but for the first bytes of each spelling.
+/// The secrets to redact. Wiped when dropped, but for the first bytes of each encoding.
 #[derive(Default)]
 pub struct Scrubber {
     secrets: HashSet<SecretPattern>,
     bytes: usize,
-    /// Once there are more than are looked for, no text is shown: nobody could say what is in it.
+    /// Whether there are too many secrets to search for: then no text is shown, since it may contain any of them.
     overflowed: bool,
-    /// Spelled when there is a first text to scrub: most calls say nothing.
+    /// Made when the first text is scrubbed: most calls log nothing.
     spellings: OnceLock<Spellings>,
 }
 
@@ -62,7 +64,7 @@ impl Hash for SecretPattern {
     }
 }
 
-/// How many secrets it knows, none of them.
+/// Shows how many secrets there are, and none of them.
 impl fmt::Debug for Scrubber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scrubber")
@@ -72,8 +74,8 @@ impl fmt::Debug for Scrubber {
 }
 
 impl Scrubber {
-    /// Looks for `secret` from now on: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded,
-    /// JSON- and XML-escaped, and the long lines of one with several. Beyond [`MAX_SECRETS`] no text is shown any more.
+    /// Searches for `secret` from now on: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded,
+    /// JSON- and XML-escaped, and for the long lines of a multi-line one. Beyond [`MAX_SECRETS`] no text is shown any more.
     pub fn add(&mut self, secret: &[u8]) {
         self.look_for(secret, false);
         worker::aside_if_large(secret.len(), || self.look_for_lines(secret));
@@ -92,7 +94,7 @@ impl Scrubber {
         if self.overflowed || bytes.len() < MIN_SECRET_BYTES {
             return;
         }
-        // What is longer than the window is found by reaching its end.
+        // A secret longer than the window is found because it reaches the window's end.
         let bytes = bytes.get(..=WINDOW_BYTES).map_or(bytes, whole_characters);
         let piece = SecretPattern {
             bytes: Zeroizing::new(bytes.to_vec()),
@@ -116,25 +118,25 @@ impl Scrubber {
             return WITHHELD.to_owned();
         }
         if text.is_empty() {
-            // Most artifacts have no name: nothing is spelled for it.
+            // Most artifacts have no name, and need no encodings.
             return String::new();
         }
         let window = text
             .get(..text.floor_char_boundary(WINDOW_BYTES))
             .unwrap_or(text);
         let is_cut = window.len() < text.len();
-        // Before secrets are looked for: one may have been interrupted by control characters.
+        // Done before the search: a secret may be interrupted by control characters.
         let window = printable(window);
         let spellings = self.spellings.get_or_init(|| self.spelled());
         let scrubbed = match is_cut {
             true => spellings.replace_in_cut(&window, REDACTED).into(),
             false => spellings.replace(window.as_bytes(), REDACTED),
         };
-        // Spellings of text are text, so that what is around them is.
+        // Encodings of text are text, so the text around them stays valid.
         truncated(String::from_utf8_lossy(&scrubbed).into_owned(), is_cut)
     }
 
-    /// All spellings as they are in printable text.
+    /// All encodings as they are in printable text.
     fn spelled(&self) -> Spellings {
         worker::aside_if_large(self.bytes, || {
             let mut spellings = Vec::new();
@@ -155,7 +157,7 @@ impl Scrubber {
     }
 }
 
-/// Without the beginning of a character at the end.
+/// Without an incomplete character at the end.
 fn whole_characters(bytes: &[u8]) -> &[u8] {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() => {
@@ -165,7 +167,7 @@ fn whole_characters(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether a line of a key file is worth hiding by itself; the armour of PEM is the same in all of them.
+/// Whether a line of a key file is secret by itself; PEM's markers are the same in all of them.
 fn is_telling(line: &[u8]) -> bool {
     line.len() >= MIN_LINE_BYTES && !line.starts_with(b"-----")
 }
@@ -317,7 +319,7 @@ mod tests {
         assert_eq!(many(MAX_SECRETS, 16).scrub("a text"), "a text");
         assert_eq!(many(MAX_SECRETS + 1, 16).scrub("a text"), WITHHELD);
         assert_eq!(many(32, 1 << 20).scrub("a text"), WITHHELD);
-        // The same one again is nothing new.
+        // Adding the same secret again changes nothing.
         let mut repeated = Scrubber::default();
         for _ in 0..=MAX_SECRETS {
             repeated.add(b"the same one");

@@ -1,4 +1,4 @@
-//! What all calls of a process share.
+//! The state that all calls of a process share.
 
 use std::sync::Arc;
 

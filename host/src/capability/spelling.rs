@@ -1,5 +1,5 @@
-//! Finds secrets in text that somebody else wrote, in all the spellings in which requests and answers carry them, in time that grows
-//! with the text and not with the secrets.
+//! Finds secrets in untrusted text, in all the encodings in which requests and answers carry them, in time that grows with the
+//! text and not with the secrets.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,47 +13,47 @@ use zeroize::Zeroizing;
 use super::encoding::Encoding;
 use crate::worker;
 
-/// Shorter values are not looked for: they are in any text by chance, and taking them out would tell where.
+/// Shorter values are not searched for: they are in any text by chance, and redacting them would reveal them.
 pub const MIN_SECRET_BYTES: usize = 4;
 
-/// Of each spelling the automaton knows this many bytes, and what is found by them is compared whole. Few, because the automaton is
-/// quickly made then, and because it cannot be wiped when it is dropped, as the spellings are.
+/// The automaton searches for this many bytes of each encoding; the rest of a match is compared. Few, because a small automaton
+/// is built quickly, and because it cannot be wiped when it is dropped, unlike the encodings.
 const HEAD_BYTES: usize = 8;
 
-/// Comparing whole goes so many times as fast as other work on bytes.
+/// Comparing a match is so many times as fast as other work on bytes.
 const COMPARING_IS_FASTER: usize = 8;
 
-/// What is looked for. Wiped when dropped, but for the first bytes of each spelling.
+/// The values to search for. Wiped when dropped, but for the first bytes of each encoding.
 pub struct Spellings {
-    /// Sorted, so that those with one head stand together; each once.
+    /// Sorted and unique, so that those with the same head are adjacent.
     spellings: Vec<Zeroizing<Vec<u8>>>,
     /// Per pattern of the automaton.
     groups: Vec<Range<usize>>,
-    /// Finds heads; none: the patterns are too many for it, and everything counts as found.
+    /// Finds heads; none: there are too many patterns for an automaton, and everything counts as found.
     heads: Option<AhoCorasick>,
 }
 
-/// Where spellings are in a text.
+/// The occurrences in a text.
 struct Occurrences {
-    /// In order; one ends before the next begins.
+    /// Sorted and disjoint.
     places: Vec<Range<usize>>,
-    /// The first place where a spelling begins that would go on behind the end of the text.
+    /// The first place where an encoding begins that would continue beyond the end of the text.
     cut_short: Option<usize>,
 }
 
-/// What the heads in a text tell.
+/// The heads found in a text.
 #[derive(Default)]
 struct Begun {
-    /// Spellings that are no longer than a head.
+    /// Occurrences of encodings that are no longer than a head.
     places: Vec<Range<usize>>,
-    /// Where the head of each pattern is first.
+    /// The first place of each pattern's head.
     first_heads: BTreeMap<usize, usize>,
     cut_short: Option<usize>,
 }
 
 impl Spellings {
-    /// Looks for these secrets: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded, JSON- and
-    /// XML-escaped.
+    /// Searches for these secrets: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded, JSON-
+    /// and XML-escaped.
     #[must_use]
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut spellings = Vec::new();
@@ -63,7 +63,7 @@ impl Spellings {
         Self::exactly(spellings)
     }
 
-    /// Looks for these bytes as they are.
+    /// Searches for exactly these bytes.
     pub(super) fn exactly(mut spellings: Vec<Zeroizing<Vec<u8>>>) -> Self {
         spellings.retain(|spelling| spelling.len() >= MIN_SECRET_BYTES);
         spellings.sort_unstable_by(|one, other| one.as_slice().cmp(other));
@@ -82,7 +82,7 @@ impl Spellings {
             .iter()
             .filter_map(|group| spellings.get(group.start))
             .map(|spelling| head(spelling));
-        // The other kinds take longer to make than to use for one text.
+        // The other kinds of automaton take longer to build than to use for one text.
         let heads = AhoCorasick::builder()
             .kind(Some(AhoCorasickKind::NoncontiguousNFA))
             .prefilter(false)
@@ -105,10 +105,10 @@ impl Spellings {
         Cow::Owned(replaced(text, &places, marker))
     }
 
-    /// The same with a text that was cut at its end: nothing of a secret that was cut with it is left.
+    /// The same for a text that was cut at its end: also removes the part of a secret that was cut.
     pub(super) fn replace_in_cut(&self, text: &str, marker: &str) -> Vec<u8> {
         let Occurrences { places, cut_short } = self.find(text.as_bytes());
-        // A shorter beginning is not known by its head.
+        // A beginning that is shorter than a head is not found by it.
         let edge = text.len().saturating_sub(HEAD_BYTES);
         let end = text.floor_char_boundary(cut_short.map_or(edge, |at| at.min(edge)));
         let before = places.partition_point(|place| place.end <= end);
@@ -121,12 +121,12 @@ impl Spellings {
         )
     }
 
-    /// Where spellings are, in order; those that overlap are one.
+    /// The places of all occurrences, sorted; overlapping ones are merged.
     pub(super) fn places(&self, text: &[u8]) -> Vec<Range<usize>> {
         self.find(text).places
     }
 
-    /// All occurrences; those that overlap are one.
+    /// All occurrences; overlapping ones are merged.
     fn find(&self, text: &[u8]) -> Occurrences {
         let Some(heads) = &self.heads else {
             return Occurrences {
@@ -170,10 +170,10 @@ impl Spellings {
         begun
     }
 
-    /// Finds the spellings of a group whose head is in `text`, for the first time at `from`.
+    /// Finds the encodings of a group whose head is in `text`, for the first time at `from`.
     fn compare(&self, pattern: usize, from: usize, text: &[u8], places: &mut Vec<Range<usize>>) {
         let rest = text.get(from..).unwrap_or_default();
-        // Getting ready to look for a long one costs more than looking.
+        // Preparing the search for a long one costs more than the search itself.
         for spelling in self.group(pattern).iter().filter(|s| s.len() <= rest.len()) {
             let found = memmem::find_iter(rest, spelling.as_slice());
             places.extend(found.map(|at| from + at..from + at + spelling.len()));
@@ -216,7 +216,7 @@ fn joined(mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
     places
 }
 
-/// Gives `found` every spelling of `secret`.
+/// Passes every encoding of `secret` to `found`.
 pub(super) fn spell(secret: &[u8], found: &mut dyn FnMut(Zeroizing<Vec<u8>>)) {
     for encoding in [
         Encoding::Raw,
@@ -226,12 +226,12 @@ pub(super) fn spell(secret: &[u8], found: &mut dyn FnMut(Zeroizing<Vec<u8>>)) {
         Encoding::Xml,
         Encoding::Hex,
     ] {
-        // A value without such a spelling cannot appear in it.
+        // A value that cannot be encoded cannot appear in this encoding.
         let Ok(spelling) = encoding.encode(secret) else {
             continue;
         };
         if matches!(encoding, Encoding::Form | Encoding::Percent) {
-            // RFC 3986 §2.1 has upper case for what is written, and both for what is read.
+            // RFC 3986 §2.1 has upper case for writing, and both for reading.
             found(lower_case_escapes(&spelling));
         }
         found(spelling);
@@ -259,8 +259,8 @@ fn lower_case_escapes(spelling: &[u8]) -> Zeroizing<Vec<u8>> {
     lower
 }
 
-/// The characters that `secret` alone decides when it stands `offset` bytes into a group of three: whatever stands before and
-/// after it, these are in the text.
+/// The base64 characters that are determined by `secret` alone when it begins `offset` bytes into a group of three: they are in
+/// the text whatever is before and after it.
 pub(super) fn inside_base64(
     secret: &[u8],
     offset: usize,
@@ -301,7 +301,7 @@ mod tests {
                 "a-secret-of-some-lengtha-secret-of-some-length",
                 "##",
             ),
-            // The head alone is nothing.
+            // A head alone is not an occurrence.
             (&[long], "a-secret-of-some-other", "a-secret-of-some-other"),
             (
                 &[long, "a-secret-of"],
@@ -330,7 +330,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same as looking for each spelling at each place.
+        /// The result is that of searching for each encoding at each place.
         #[test]
         fn what_is_found_is_what_is_there(
             secrets in proptest::collection::vec("[ab%]{4,12}", 0..4),
@@ -339,7 +339,7 @@ mod tests {
             let spellings: Vec<_> = secrets.iter().map(|secret| Zeroizing::new(secret.clone().into_bytes())).collect();
             let mut there = vec![false; text.len()];
             for secret in &secrets {
-                // As far as the first, the next one behind it, and so on.
+                // Up to the first, from there to the next, and so on.
                 for (at, _) in text.match_indices(secret.as_str()) {
                     there[at..at + secret.len()].fill(true);
                 }

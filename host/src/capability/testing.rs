@@ -1,4 +1,4 @@
-//! What the tests of this room share: a job, a keeper in memory, a clock that stands, and a server that answers as told.
+//! Fixtures for the tests of `capability`: a job, a keeper in memory, a fixed clock, and a scripted server.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ use crate::model::{
 };
 use crate::state::Store;
 
-/// What the standing clock shows.
+/// The time of the fixed clock.
 pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 pub(crate) struct StandingClock;
@@ -44,7 +44,7 @@ impl Clock for StandingClock {
     }
 }
 
-/// A host, a job and what they are made of, to be changed before the call begins.
+/// A host, a job and their dependencies, to be changed before the call begins.
 pub(crate) struct Fixture {
     pub(crate) job: Job,
     pub(crate) endpoints: Vec<Origin>,
@@ -52,9 +52,9 @@ pub(crate) struct Fixture {
     pub(crate) keeper: Arc<Store>,
     pub(crate) kubernetes: Option<Arc<dyn ClusterSecrets>>,
     pub(crate) environment: BTreeMap<String, OsString>,
-    /// What names resolve to; others do not exist.
+    /// The results of name resolution; other names do not exist.
     pub(crate) names: HashMap<String, Vec<IpAddr>>,
-    /// What carries requests instead of the network.
+    /// The transport that replaces the network.
     pub(crate) transport: Option<Arc<Transported>>,
 }
 
@@ -183,7 +183,7 @@ fn job() -> Job {
     }
 }
 
-/// Answers without a network, and keeps what it was asked last.
+/// Answers without a network, and keeps the last request.
 pub(crate) struct Transported {
     answer: Box<dyn Fn(&Outgoing) -> Response + Send + Sync>,
     last: Mutex<Option<Outgoing>>,
@@ -200,7 +200,7 @@ impl Transported {
         })
     }
 
-    /// With the request: its header fields as they are, and in the body what else it had.
+    /// With the request: its header fields unchanged, and the rest of it in the body.
     pub(crate) fn echoing() -> Arc<Self> {
         Self::by(|outgoing| {
             let headers = outgoing.headers.iter().map(|(name, value)| {
@@ -275,7 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> TestStream for T {}
 type Script =
     Arc<dyn Fn(Box<dyn TestStream>, String) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
 
-/// A server on a free port of this machine. Each connection gets one request read and is then the script's.
+/// A server on a free port of this machine. On each connection it reads one request and then runs the script.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     scheme: &'static str,
@@ -382,12 +382,12 @@ impl Server {
         let _ = (&mut self.task).await;
     }
 
-    /// As it is reached by its address.
+    /// Its origin by address.
     pub(crate) fn origin(&self) -> Origin {
         Origin::parse(&self.url("")).unwrap()
     }
 
-    /// As it is reached by a name that resolves to this machine.
+    /// Its origin by a name that resolves to this machine.
     pub(crate) fn origin_as(&self, name: &str) -> Origin {
         Origin::parse(&format!("{}://{name}:{}", self.scheme, self.address.port())).unwrap()
     }
@@ -396,7 +396,7 @@ impl Server {
         format!("{}://{}{path}", self.scheme, self.address)
     }
 
-    /// Everything that was asked, as it came.
+    /// All requests as they arrived.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
@@ -446,9 +446,9 @@ impl io::Write for Logs {
 }
 
 impl Logs {
-    /// What `work` returns; its log lines are kept.
+    /// Runs `work` and keeps its log lines.
     pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
-        // With one subscriber alone, tracing lets the thread that meets an event first decide for all whether it is wanted.
+        // With only one subscriber, tracing lets the first thread that reaches a call site decide for all whether it is enabled.
         let _second = tracing::Dispatch::new(tracing_subscriber::registry());
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()

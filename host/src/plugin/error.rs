@@ -1,5 +1,5 @@
-//! Why a call ended without a result, and what a job is told about it. Messages name the plugin, the limit and its configuration
-//! key, never what the guest had in its hands; the guest's own last words go through the call's scrubber.
+//! Why a call ended without a result, and the failure that the job reports. Messages name the plugin, the limit and its
+//! configuration key, never the plugin's data; the plugin's last output goes through the call's scrubber.
 
 use std::time::Duration;
 
@@ -17,33 +17,33 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// It computed until its time was over.
+    /// It computed until its timeout.
     #[error("it ran for {} without coming to an end, and was stopped; `source.timeout` is the limit", seconds(*limit))]
     Spinning {
-        /// The time that it had.
+        /// The timeout.
         limit: Duration,
     },
-    /// It waited for the host until its time was over.
+    /// It waited for the host until its timeout.
     #[error("it waited for an answer until its {} were over; `source.timeout` is the limit", seconds(*limit))]
     Timeout {
-        /// The time that it had.
+        /// The timeout.
         limit: Duration,
     },
-    /// It waited until its time was over, and had asked nobody anything.
+    /// It slept until its timeout, without having sent a request.
     #[error("it waited until its {} were over and sent no request; `source.timeout` is the limit", seconds(*limit))]
     Idle {
-        /// The time that it had.
+        /// The timeout.
         limit: Duration,
     },
-    /// It computed on while the process was to end.
+    /// It was still computing when the process had to end.
     #[error("it was stopped with the process")]
     Stopped,
-    /// It wanted more memory than it may have.
+    /// It wanted more memory than its limit.
     #[error(
         "it wanted {wanted} bytes of memory and may have {limit}; `limits.plugin.memory` is the limit"
     )]
     OutOfMemory {
-        /// Bytes that it would have had.
+        /// Bytes that it wanted.
         wanted: usize,
         /// Bytes that it may have.
         limit: usize,
@@ -54,21 +54,21 @@ pub enum CallError {
         /// Bytes that one call may pass.
         limit: usize,
     },
-    /// It kept more handles than it may.
+    /// It held more handles than it may.
     #[error("it kept more than {limit} handles open")]
     TooManyHandles {
         /// Handles that it may have.
         limit: usize,
     },
-    /// It panicked or did something that WebAssembly forbids.
+    /// It panicked or trapped.
     #[error("it stopped with `{code}`{}", said(last_words))]
     Trap {
-        /// wasmtime's word for it.
+        /// wasmtime's name of the trap.
         code: String,
         /// What it wrote to standard error, scrubbed.
         last_words: String,
     },
-    /// It ended its process instead of returning.
+    /// It exited instead of returning.
     #[error("it ended its process instead of returning{}", said(last_words))]
     Exit {
         /// What it wrote to standard error, scrubbed.
@@ -96,7 +96,7 @@ impl CallError {
         }
     }
 
-    /// What a job is told. A plugin that waited may have a slow issuer: that passes; everything else is a bug of somebody's.
+    /// The failure that the job reports. A plugin that waited may have a slow issuer, which passes; everything else is a bug.
     pub(super) fn into_failure(self, plugin: &str) -> Failure {
         let kind = match self {
             Self::Timeout { .. } | Self::Idle { .. } | Self::Stopped => FailureKind::Unavailable,
@@ -111,8 +111,8 @@ impl CallError {
     }
 }
 
-/// Tells what ended a call from wasmtime's error and from what the store remembers. A refused allocation looks like a panic to
-/// wasmtime, and is one to the guest; the limiter knows better.
+/// The reason why a call ended, by wasmtime's error and by what the store recorded. A refused allocation looks like a panic to
+/// wasmtime and to the guest; only the limiter knows it.
 pub(super) fn classify<H>(
     error: wasmtime::Error,
     guest: &Guest<H>,
@@ -138,7 +138,7 @@ pub(super) fn classify<H>(
             last_words: last_words(),
         };
     }
-    // WASI knows of a status only whether it is 0.
+    // WASI reports only whether a status is 0.
     if error.is::<I32Exit>() {
         return CallError::Exit {
             last_words: last_words(),
@@ -149,7 +149,7 @@ pub(super) fn classify<H>(
             limit: limits::RESOURCES,
         };
     }
-    // wasmtime keeps the types of these to itself.
+    // wasmtime does not export the types of these.
     let cause = error.root_cause().to_string();
     if cause.contains("fuel allocated for hostcalls") {
         return CallError::TooMuchData {
@@ -170,7 +170,7 @@ pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
-        // wasmtime and the standard library repeat a source in its parent's text now and then.
+        // wasmtime and the standard library sometimes repeat a source in its parent's text.
         if !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);

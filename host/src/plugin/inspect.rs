@@ -1,5 +1,5 @@
-//! What a component says about itself, read without running or compiling it: its world, the interface version it was built for, what it
-//! imports, and the sections in which the plugin kit embeds the schema of its configuration and a description.
+//! What a component declares, read without running or compiling it: its world, the interface version it was built for, its
+//! imports, and the custom sections in which the plugin SDK embeds the configuration's schema and a description.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::printable::{self, printable};
 /// The package of the plugin interface.
 const PACKAGE: &str = "evertoken:plugin";
 
-/// The interface versions that this host speaks: all patches of 0.1.
+/// The interface versions that this host supports: all patches of 0.1.
 const SUPPORTED: Track = Track { major: 0, minor: 1 };
 
 /// The custom section with the JSON Schema of the plugin's configuration.
@@ -37,8 +37,8 @@ const SOURCE_IMPORTS: &[&str] = &[
 /// Interfaces of the host that a formatter may import.
 const FORMATTER_IMPORTS: &[&str] = &["types", "log"];
 
-/// WASI packages that a source may import: they hold nothing but closed and discarded streams, clocks, random numbers, an empty list of
-/// folders, and refusals of sockets.
+/// WASI packages that a source may import: they provide only closed and discarded streams, clocks, random numbers, an empty list
+/// of folders, and sockets that refuse everything.
 const SOURCE_WASI: &[&str] = &[
     "wasi:cli",
     "wasi:clocks",
@@ -48,8 +48,8 @@ const SOURCE_WASI: &[&str] = &[
     "wasi:sockets",
 ];
 
-/// What a formatter may import of WASI. No clock and no randomness but the seed of hash maps, which is the same for each call: the same
-/// tokens have to become the same bytes.
+/// WASI packages that a formatter may import. No clock, and no randomness but the seed of hash maps, which is the same for each
+/// call: formatting must be deterministic.
 const FORMATTER_WASI: &[&str] = &[
     "wasi:cli",
     "wasi:filesystem",
@@ -67,7 +67,7 @@ const REFUSED_WASI: &[(&str, &str)] = &[(
 /// How many of a component's names a message lists.
 const MAX_LISTED: usize = 50;
 
-/// How much of such a name it shows.
+/// The most characters of such a name in a message.
 const MAX_NAME_CHARS: usize = 100;
 
 /// A digest of a component, as a user writes it in `sha256`.
@@ -81,7 +81,7 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The first twelve digits: enough to tell plugins apart in a message.
+    /// The first twelve digits: enough to distinguish plugins in a message.
     #[must_use]
     pub fn short(&self) -> String {
         self.to_string().chars().take(12).collect()
@@ -106,7 +106,7 @@ impl fmt::Debug for Digest {
 pub enum PluginWorld {
     /// World `token-source`: obtains tokens.
     Source,
-    /// World `output-formatter`: turns tokens into what consumers read.
+    /// World `output-formatter`: turns tokens into the content of an output.
     Formatter,
 }
 
@@ -143,7 +143,7 @@ impl fmt::Display for PluginWorld {
     }
 }
 
-/// What a component says about itself.
+/// What a component declares.
 #[derive(Debug, Clone)]
 pub struct PluginInfo {
     /// SHA-256 of its bytes.
@@ -158,18 +158,18 @@ pub struct PluginInfo {
     pub imports: Vec<String>,
     /// What it exports, by full name, in the component's order.
     pub exports: Vec<String>,
-    /// The JSON Schema of its configuration; none: every configuration is passed on.
+    /// The JSON Schema of its configuration; none: every configuration is accepted.
     pub schema: Option<Value>,
     /// Paths of configuration fields that hold URLs of endpoints, e.g. `token_url`.
     pub endpoint_fields: Vec<String>,
     /// The plugin's description of itself.
     pub about: Option<About>,
-    /// Made of the schema at the first use: ten thousand jobs may be of one plugin.
+    /// Built from the schema at the first use: ten thousand jobs may use one plugin.
     judge: OnceLock<Result<schema::Judge, String>>,
 }
 
 impl PluginInfo {
-    /// Judges a configuration by the schema of a plugin that is part of the binary: any other may be hostile.
+    /// Validates a configuration against the schema of a plugin that is part of the binary: any other may be hostile.
     pub(super) fn judge_config(&self, config: &Value) -> Result<Judgement, String> {
         let Some(schema) = &self.schema else {
             return Ok(Judgement::default());
@@ -179,7 +179,7 @@ impl PluginInfo {
         Ok(schema::judge_config(schema, judge, config))
     }
 
-    /// The mistakes in the names of the secrets that a job lists beside a configuration.
+    /// The mistakes in the names of the secrets that a job lists with a configuration.
     #[must_use]
     pub fn check_secrets(&self, config: &Value, listed: &[&str]) -> Vec<SecretMistake> {
         let needs = self.about.as_ref().map_or(&[][..], |about| &about.secrets);
@@ -216,7 +216,7 @@ pub enum InspectError {
         /// The limit.
         limit: usize,
     },
-    /// Its instances are.
+    /// Its core instances are.
     #[error(
         "the component's core instances take {size} bytes for globals, functions and imports, more than the {limit} that they may take; give its modules fewer of them, or instantiate fewer modules"
     )]
@@ -226,7 +226,7 @@ pub enum InspectError {
         /// The limit.
         limit: usize,
     },
-    /// No WebAssembly at all.
+    /// It is not WebAssembly.
     #[error(
         "this is no WebAssembly: it begins with {found}, not with `\\0asm`; give the path of a `.wasm` component"
     )]
@@ -234,12 +234,12 @@ pub enum InspectError {
         /// The first bytes.
         found: String,
     },
-    /// A module of the time before components.
+    /// A core module instead of a component.
     #[error(
         "this is a core WebAssembly module, not a component; build it for the target wasm32-wasip2"
     )]
     CoreModule,
-    /// Broken.
+    /// It cannot be parsed.
     #[error("the component is damaged")]
     Malformed(#[source] wasmparser::BinaryReaderError),
     /// It exports neither world's interface.
@@ -251,7 +251,7 @@ pub enum InspectError {
         /// What it exports.
         exports: Vec<String>,
     },
-    /// Built for an interface that this host does not speak.
+    /// Built for an interface version that this host does not support.
     #[error(
         "the plugin was built for version {found} of the plugin interface, and this evertoken speaks 0.1; {advice}"
     )]
@@ -261,7 +261,7 @@ pub enum InspectError {
         /// Which side to upgrade.
         advice: &'static str,
     },
-    /// It wants what plugins never get.
+    /// It imports what no plugin may import.
     #[error("the plugin imports `{name}`, which plugins do not get: {advice}")]
     RefusedImport {
         /// The import.
@@ -269,7 +269,7 @@ pub enum InspectError {
         /// What to do instead.
         advice: &'static str,
     },
-    /// It wants what this host does not have.
+    /// It imports an interface that this host does not have.
     #[error(
         "the plugin imports `{name}`, which evertoken does not offer to a {world}; it offers {}",
         list(offered)
@@ -294,13 +294,13 @@ pub enum InspectError {
         /// The limit.
         limit: usize,
     },
-    /// An embedded section is there twice, each time with other content.
+    /// An embedded section occurs twice, with different content.
     #[error("the plugin has two embedded sections `{section}` that differ")]
     TwoSections {
         /// The section.
         section: &'static str,
     },
-    /// An embedded section is no JSON.
+    /// An embedded section is not JSON.
     #[error("the plugin's embedded section `{section}` is not what it should be")]
     Section {
         /// The section.
@@ -331,10 +331,10 @@ impl InspectError {
     }
 }
 
-/// Reads what a component says about itself, and refuses one that this host cannot run.
+/// Reads what a component declares, and refuses a component that this host cannot run.
 ///
 /// # Errors
-/// It is no component, no plugin, built for another interface, or imports what plugins do not get.
+/// It is not a component, not a plugin, was built for another interface, or imports what plugins may not.
 pub fn inspect(bytes: &[u8]) -> Result<PluginInfo, InspectError> {
     check_is_component(bytes)?;
     let surface = read(bytes).map_err(InspectError::Malformed)?;
@@ -389,8 +389,8 @@ fn check_instances(instances: &Instances) -> Result<(), InspectError> {
     Ok(())
 }
 
-/// What the outermost component imports and exports, and our sections wherever they are: the linker leaves them in the core module. Beside
-/// it, its instances.
+/// The imports and exports of the outermost component, and its instances. Our sections wherever they are: the linker leaves them
+/// in the core module.
 #[derive(Default)]
 struct Surface<'a> {
     instances: Instances,
@@ -561,7 +561,7 @@ fn audit(import: &str, world: PluginWorld) -> Result<(), InspectError> {
     })
 }
 
-/// A name of a component's as a message may hold it.
+/// A name from a component, shortened for a message.
 fn shown(name: &str) -> String {
     printable(name).chars().take(MAX_NAME_CHARS).collect()
 }

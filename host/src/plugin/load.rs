@@ -1,6 +1,6 @@
-//! From a plugin's name to something that can be called: find it, read it, compare its digest, audit it, compile it, link it. Each step is
-//! done once per digest, whoever waits for it and for how long; what fails is told to all that need it, and tried again when the file
-//! changes, or after a while if it may end better.
+//! The loader: from a plugin's name to a linked component. It finds the file, reads it, compares its digest, inspects, compiles
+//! and links it. Each step runs once per digest, however many callers wait; a failure is returned to all of them, and the step is
+//! tried again when the file changes, or after a while if the failure may pass.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -36,12 +36,12 @@ use crate::names::nearest;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// Nobody knows the name.
+    /// No plugin has this name.
     #[error("there is no plugin `{name}`{}; {}", maybe(nearest.as_deref()), known(known_names))]
     NotFound {
         /// The name.
         name: String,
-        /// A name that was perhaps meant.
+        /// A similar name.
         nearest: Option<String>,
         /// All names.
         known_names: Vec<String>,
@@ -57,7 +57,7 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
-    /// It is not the file that the configuration means.
+    /// The file's digest is not the configured one.
     #[error(
         "plugin `{name}` in {} has the SHA-256 {found}, not {expected} as `plugins.{name}.sha256` says; put back the right file, or, if you trust this one, its digest",
         path.display()
@@ -72,7 +72,7 @@ pub enum LoadError {
         /// The file's digest.
         found: Digest,
     },
-    /// It is none that this host can run.
+    /// This host cannot run it.
     #[error("plugin `{name}` cannot be used")]
     Refused {
         /// The plugin's name.
@@ -81,7 +81,7 @@ pub enum LoadError {
         #[source]
         source: InspectError,
     },
-    /// No configuration can be judged by its schema.
+    /// Its schema cannot validate any configuration.
     #[error("plugin `{name}` cannot be used")]
     Schema {
         /// The plugin's name.
@@ -90,16 +90,16 @@ pub enum LoadError {
         #[source]
         source: JudgeError,
     },
-    /// It is for another use.
+    /// It is a plugin of the other world.
     #[error("plugin `{name}` ({digest}) is a {found} and cannot be used as a {wanted}; {}", advice(*wanted))]
     WrongWorld {
         /// The plugin's name.
         name: String,
         /// The beginning of its digest.
         digest: String,
-        /// What it is.
+        /// The plugin's world.
         found: PluginWorld,
-        /// What it was meant to be.
+        /// The world that is needed.
         wanted: PluginWorld,
     },
     /// It does not compile.
@@ -120,7 +120,7 @@ pub enum LoadError {
         #[source]
         source: JoinError,
     },
-    /// It does not fit the host, although its imports looked so.
+    /// It does not link, although inspection found nothing.
     #[error("plugin `{name}` does not fit this host")]
     Link {
         /// The plugin's name.
@@ -152,7 +152,7 @@ impl LoadError {
         }
     }
 
-    /// What a job is told.
+    /// The failure that a job reports.
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let kind = match self {
@@ -166,7 +166,7 @@ impl LoadError {
         Failure::new(kind, self.code(), with_sources(self))
     }
 
-    /// Whether the same file fails again.
+    /// Whether the same file would fail again.
     const fn is_lasting(&self) -> bool {
         match self {
             Self::Unreadable { .. } | Self::Stopped { .. } => false,
@@ -176,7 +176,7 @@ impl LoadError {
         }
     }
 
-    /// After what time the same file is tried again; none: never.
+    /// When the same file is tried again; none: never.
     const fn again_after(&self) -> Option<Duration> {
         match self {
             _ if self.is_lasting() => None,
@@ -204,7 +204,7 @@ fn advice(wanted: PluginWorld) -> &'static str {
     }
 }
 
-/// Whether a plugin is for this use.
+/// Refuses a plugin of another world than this.
 pub(super) fn require(name: &str, info: &PluginInfo, world: PluginWorld) -> Result<(), LoadError> {
     if info.world == world {
         return Ok(());
@@ -234,7 +234,7 @@ struct RegistryEntry {
 #[derive(Clone)]
 struct Failed {
     error: Arc<LoadError>,
-    /// Which file it was; none: there was none, or the plugin is part of the binary.
+    /// The file that failed; none: there was none, or the plugin is part of the binary.
     stamp: Option<Stamp>,
     /// When the same file is tried again; none: never.
     again_at: Option<Instant>,
@@ -245,7 +245,7 @@ enum ComponentSource {
     File(PathBuf),
 }
 
-/// Tells a changed file from an unchanged one.
+/// File metadata that distinguishes a changed file from an unchanged one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -309,7 +309,7 @@ impl RegistryEntry {
         }
     }
 
-    /// The failure of before, as long as trying again would end in the same one.
+    /// The last failure, as long as another try would end in the same one.
     fn failed_before(&self) -> Option<Arc<LoadError>> {
         let failed = lock(&self.failed).clone()?;
         let is_time = failed.again_at.is_some_and(|at| at <= Instant::now());
@@ -338,7 +338,7 @@ impl RegistryEntry {
         }
     }
 
-    /// The component's bytes, hashed before anything looks into them.
+    /// The component's bytes, hashed before they are parsed.
     fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, LoadError> {
         match &self.place {
             ComponentSource::Binary(bytes) => Ok(Cow::Borrowed(bytes)),
@@ -369,7 +369,7 @@ pub(super) struct LoadedPlugin {
     pub(super) info: Arc<PluginInfo>,
     /// With its imports resolved.
     pub(super) prepared: Prepared,
-    /// Whether the next process need not compile it.
+    /// Whether it is in the compile cache, so that the next process need not compile it.
     pub(super) is_kept: bool,
 }
 
@@ -379,11 +379,11 @@ pub(super) struct Loader {
     linkers: Linkers,
     cache: Arc<Cache>,
     compiler: Compiler,
-    /// As many children judge at a time as there are cores: each must get its processor time within its patience.
+    /// At most as many validating children run as there are cores, so that each gets its processor time within its timeout.
     judging: Semaphore,
     inspected: Mutex<BTreeMap<Digest, Arc<PluginInfo>>>,
     endpoints: Mutex<Endpoints>,
-    /// Plugins by whose schema configurations could not be judged.
+    /// Plugins whose schemas could not validate configurations.
     refused: Mutex<BTreeMap<Digest, Arc<LoadError>>>,
     loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<LoadedPlugin>>>>>,
 }
@@ -414,7 +414,7 @@ impl Loader {
         entries.map(|(name, entry)| (name.as_str(), entry.is_built_in()))
     }
 
-    /// What the plugin says about itself.
+    /// What the plugin declares.
     pub(super) async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
         let entry = self.registry.entry(name)?;
         self.is_not_refused(entry)?;
@@ -430,7 +430,7 @@ impl Loader {
             .map_err(|error| entry.remember_failure(stamp, error))
     }
 
-    /// The plugin, ready to be called. Whoever asks while another loads it waits for that, and nobody who stops waiting ends it.
+    /// The plugin, ready to be called. Concurrent callers share one load, which goes on if one of them stops waiting.
     pub(super) async fn load(
         self: &Arc<Self>,
         name: &str,
@@ -453,7 +453,7 @@ impl Loader {
         self.is_not_refused(entry)?;
         let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
         let loading = cell.get_or_try_init(async || {
-            // Of those that waited for one failure each gets that one.
+            // Callers that waited for the load that failed get its failure.
             if let Some(error) = entry.failed_before() {
                 return Err(error);
             }
@@ -466,7 +466,7 @@ impl Loader {
         loading.await.map(Arc::clone)
     }
 
-    /// What came of loading the plugin last; none: nobody has tried that, or it is under way for the first time.
+    /// The result of the last load; none: the plugin was never loaded, or is being loaded for the first time.
     pub(super) fn known(&self, name: &str) -> Option<Result<Arc<LoadedPlugin>, Arc<LoadError>>> {
         let entry = self.registry.entry(name).ok()?;
         if let Err(refused) = self.is_not_refused(entry) {
@@ -511,8 +511,8 @@ impl Loader {
         })
     }
 
-    /// Judges `configs` by the schema of the plugin with this name, the last ones not if the others have very many mistakes. A plugin by whose schema they cannot be judged is refused from
-    /// then on: nobody knows what it would make of them.
+    /// Validates `configs` against the schema of the plugin with this name, but leaves out the last ones if the others have very
+    /// many mistakes. A plugin whose schema cannot validate them is refused from then on, since its view of them is unknown.
     pub(super) async fn judgements(
         &self,
         name: &str,
@@ -533,7 +533,7 @@ impl Loader {
         Ok(judged)
     }
 
-    /// The origins of the endpoints in a configuration that was judged before and is right.
+    /// The origins of the endpoints in a configuration that was validated before and is valid.
     pub(super) fn endpoints_at_hand(&self, name: &str, config: &Value) -> Option<Arc<[Origin]>> {
         let entry = self.registry.entry(name).ok()?;
         lock(&self.endpoints).get(entry.digest, config)
@@ -562,7 +562,7 @@ impl Loader {
         })
     }
 
-    /// Reads, compares and audits, without holding up other tasks of the process, and has a schema judged that was not seen before.
+    /// Reads, compares and inspects without blocking other tasks of the process, and has a schema validated that is new.
     async fn read(&self, name: &str) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
         let (files, owned) = (Arc::clone(&self.registry), name.to_owned());
         let work = move || {
@@ -602,7 +602,7 @@ mod tests {
     use super::*;
     use crate::plugin::engine::new_engine;
 
-    /// A plugin in a file, and a compiler that writes down each of its starts and then does as `script` says.
+    /// A plugin in a file, and a compiler that records each of its starts and then does as `script` says.
     struct Bench {
         directory: tempfile::TempDir,
         loader: Arc<Loader>,
@@ -630,7 +630,7 @@ mod tests {
                 ..CacheSettings::default()
             };
             let time = Duration::from_secs(60);
-            // Judged already: that takes the real program.
+            // Marked as validated: validation takes the real program.
             let loader = Loader::new(new_engine().unwrap(), &files, settings, time).unwrap();
             let info = Arc::new(inspect(dummy.bytes).unwrap());
             lock(&loader.inspected).insert(info.digest, info);
@@ -640,7 +640,7 @@ mod tests {
             }
         }
 
-        /// How often the compiler was started once these many have asked for the plugin, all at once.
+        /// How many compilers are started if this many callers ask for the plugin at once.
         async fn starts_after(&self, many: usize) -> usize {
             let asking: Vec<_> = (0..many)
                 .map(|_| {
@@ -655,7 +655,7 @@ mod tests {
             starts.unwrap_or_default().len()
         }
 
-        /// Lets all the time pass after which something is tried again.
+        /// Lets the longest wait before another try pass.
         fn let_time_pass(&self) {
             let entry = self.loader.registry.entry("acme").unwrap();
             let mut failed = lock(&entry.failed);
@@ -679,7 +679,7 @@ mod tests {
             assert_eq!(bench.starts_after(20).await, 1, "{script}: all at once");
             assert_eq!(bench.starts_after(20).await, 1, "{script}: soon after");
             bench.let_time_pass();
-            // What is known is said meanwhile: a call does not wait for another try.
+            // The known result is returned meanwhile: a call does not wait for another try.
             let known = bench.loader.known("acme").unwrap();
             assert_eq!(known.map(drop).unwrap_err().code().as_str(), code);
             let expected = 1 + usize::from(again);

@@ -1,5 +1,5 @@
-//! Whether a token that was obtained is taken, and whether its issuer has more to give: is it a token at all, is it good now, is it
-//! another than the one held, does it live longer?
+//! Admission of an obtained token: whether it is a token at all, valid now, different from the held one, and whether its life is
+//! longer.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use super::due::SOONEST;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::{Reading, Timestamp};
 
-/// `nbf` that an issuer set by a clock slightly ahead of ours is no reason to refuse a token; RFC 7519 §4.1.5 speaks of "no
-/// more than a few minutes".
+/// An `nbf` by a clock slightly ahead of ours is no reason to refuse a token; RFC 7519 §4.1.5 allows "no more than a few
+/// minutes".
 const NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(60);
 
 /// Two expiries closer than this are the same: `expires_in` counts whole seconds.
 const SAME_EXPIRY: Duration = Duration::from_secs(1);
 
-/// An issuer that gave no longer life is left alone for at least this long, if the token lives so long.
+/// The least wait before an issuer that gave no longer life is asked again, if the token lasts so long.
 const NO_LONGER_LIFE_WAIT: Duration = Duration::from_secs(10);
 
-/// A token that was obtained, as far as the rules need to know it.
+/// The facts about an obtained token that admission depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
     /// Whether its value is empty.
@@ -29,26 +29,27 @@ pub struct Candidate {
     pub obtained_at: Timestamp,
     /// When it expires; none: never.
     pub expires_at: Option<Timestamp>,
-    /// From when it is good; none: at once.
+    /// From when it is valid; none: at once.
     pub not_before: Option<Timestamp>,
     /// When the first of the source's rotating secrets expires unless it is used; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
 }
 
-/// What becomes of a token that is good.
+/// What to do with a valid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It takes the place of the held one, also if it expires earlier: whoever gave it may have revoked the one before.
+    /// It replaces the held one, also if it expires earlier: the issuer may have revoked the one before.
     Adopt,
-    /// It is the held one, with the same end.
+    /// It is the held one, with the same expiry.
     Unchanged,
 }
 
-/// Judges a token. `held_expires_at` is the end of the held token's life: `None` if none is held, `Some(None)` if it never expires.
+/// Decides about a token. `held_expires_at` is when the held token expires: `None` if none is held, `Some(None)` if it never
+/// expires.
 ///
 /// # Errors
 ///
-/// The token is empty, dead, or not yet good.
+/// The token is empty, expired, or not yet valid.
 pub fn admit(
     candidate: &Candidate,
     held_expires_at: Option<Option<Moment>>,
@@ -102,7 +103,7 @@ fn usable(candidate: &Candidate, now: Reading) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a token lives longer than the held one, so that asking for it was worth it. `held_expires_at` as for [`admit`].
+/// Whether a token lasts longer than the held one, so that asking for it gained something. `held_expires_at` as for [`admit`].
 #[must_use]
 pub fn lives_longer(
     candidate: &Candidate,
@@ -116,15 +117,16 @@ pub fn lives_longer(
         }
         (None, Some(Some(_))) => true,
         (Some(_), Some(None)) => false,
-        // Of two that never die, another one is news.
+        // If neither expires, another value is a gain.
         (None, Some(None)) => !candidate.is_held_one,
     }
 }
 
-/// How long to wait after an issuer gave a token that lives no longer than the one before; `remaining` is what is left of its life.
+/// How long to wait after an issuer gave a token that lasts no longer than the one before; `remaining` is what is left of its
+/// life.
 ///
-/// Half of what is left, so that a change is seen in time, and no less than ten seconds, so that the issuer is not hammered; of a
-/// token that does not live so long three quarters, so that its consumers have the next one before it expires.
+/// Half of what is left, so that a change is noticed in time, and no less than ten seconds, to limit the load on the issuer;
+/// three quarters of it for a token that does not last so long, so that its consumers have the next one before it expires.
 #[must_use]
 pub fn wait_for_longer_life(remaining: Duration) -> Duration {
     let at_least = NO_LONGER_LIFE_WAIT.min(remaining - remaining / 4);

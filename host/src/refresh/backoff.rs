@@ -1,5 +1,5 @@
-//! How long to wait after a failure. What may pass by itself is tried again soon and then less often, at random so that jobs
-//! do not march in step (full jitter); what somebody has to mend is tried on a fixed schedule.
+//! Back-off after failures. Failures that may pass by themselves are tried again soon and then less often, with full jitter so
+//! that jobs do not retry in step; failures that need a correction are tried again on a fixed schedule.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use super::due::SOONEST;
 use super::scaled;
 use crate::model::failure::FailureKind;
 
-/// Waits after `unavailable` begin with this.
+/// The first wait after `unavailable`.
 const UNAVAILABLE_FIRST: Duration = Duration::from_secs(1);
 
 /// The first wait after `internal` is up to this long: a bug does not pass within a second.
 const INTERNAL_FIRST: Duration = Duration::from_secs(30);
 
-/// No wait after `internal` is shorter: full jitter may choose next to nothing, a program should not.
+/// The shortest wait after `internal`: full jitter alone may choose next to nothing.
 const INTERNAL_LEAST: Duration = Duration::from_millis(7500);
 
-/// No wait for what may pass by itself is longer: an issuer that came back is noticed within five minutes.
+/// The longest wait for failures that may pass by themselves: an issuer that is back is noticed within five minutes.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Nor is it bounded to less than this by a short life; also the bound once consumers hold a dead token.
+/// The bound by a token's life is at least this; it is also the bound once consumers hold an expired token.
 const LONGEST_AT_LEAST: Duration = Duration::from_secs(30);
 
 /// Waits are bounded by this part of the token's life.
@@ -28,10 +28,10 @@ const LIFE_PART: u32 = 10;
 /// Towards the end of the published token's life, waits are bounded by this part of what is left of it.
 const REMAINING_PART: u32 = 4;
 
-/// `Retry-After` is obeyed up to this; an issuer that says more has lost its way.
+/// `Retry-After` is respected up to this; a longer one is taken for an error of the issuer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// The waits for what somebody has to mend; the last one repeats.
+/// The waits for failures that need a correction; the last one repeats.
 const BACKOFF_SCHEDULE: [Duration; 5] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
@@ -40,14 +40,14 @@ const BACKOFF_SCHEDULE: [Duration; 5] = [
     Duration::from_secs(60 * 60),
 ];
 
-/// What costs no issuer anything is tried at least so often: whoever mends a folder, a permission or a file sees its effect within half
-/// a minute, the try itself included.
+/// The longest wait for failures that send nothing to an issuer, so that a corrected folder, permission or file takes effect
+/// within half a minute, the try itself included.
 const LONGEST_LOCAL: Duration = Duration::from_secs(25);
 
 /// These waits are up to this part shorter, at random.
 const LOCAL_JITTER: f64 = 0.2;
 
-/// What a wait must take into account: the token that consumers hold meanwhile.
+/// What a wait depends on: the token that consumers hold meanwhile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetryContext {
     /// The held token's whole life; none: there is no token, or it never expires.
@@ -77,8 +77,8 @@ pub fn wait(
     own.max(obeyed(retry_after, context.remaining))
 }
 
-/// How long somebody's wish to be left alone is obeyed, at most an hour. A token that lives (`remaining`) does not die for it without
-/// another try, unless that is near; and who has no token, or a dead one, tries every few minutes.
+/// How long a `Retry-After` is respected, at most an hour. A valid token (`remaining`) does not expire during it without another
+/// try, unless its expiry is near; without a valid token, a try is made every few minutes.
 pub(super) fn obeyed(retry_after: Option<Duration>, remaining: Option<Duration>) -> Duration {
     let longest = remaining.map_or(LONGEST_RETRY_AFTER, |left| {
         let before_its_end = left - left / REMAINING_PART;
@@ -91,7 +91,7 @@ pub(super) fn obeyed(retry_after: Option<Duration>, remaining: Option<Duration>)
     retry_after.unwrap_or_default().min(longest)
 }
 
-/// The same for what costs no issuer anything: a write, or a call that failed on our own side.
+/// The same for failures that send nothing to an issuer: a write, or a call that failed locally.
 #[must_use]
 pub fn wait_locally(
     kind: FailureKind,
@@ -111,7 +111,7 @@ fn exponential(first: Duration, nth: u32, context: RetryContext, sample: f64) ->
     scaled(doubled.min(cap(context)), sample)
 }
 
-/// The longest wait: five minutes, less for short-lived tokens, and ever less as the published token nears its end.
+/// The longest wait: five minutes, less for short-lived tokens, and less and less as the published token's expiry comes near.
 fn cap(context: RetryContext) -> Duration {
     let by_life = context.life.map_or(LONGEST, |life| life / LIFE_PART);
     let by_remaining = context
@@ -120,7 +120,7 @@ fn cap(context: RetryContext) -> Duration {
     by_life.min(by_remaining).clamp(LONGEST_AT_LEAST, LONGEST)
 }
 
-/// The `nth` wait (from 1) for what somebody has to mend.
+/// The `nth` wait (from 1) for a failure that needs a correction.
 pub(super) fn scheduled_wait(nth: u32) -> Duration {
     let [.., last] = BACKOFF_SCHEDULE;
     let step = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
@@ -136,8 +136,8 @@ pub struct Streak {
 }
 
 impl Streak {
-    /// Counts a failure and says which of its kind in a row it is. A failure of another kind starts its own waits: an issuer
-    /// that was away for an hour and then refuses has refused once.
+    /// Counts a failure and returns its number among those of its kind in a row. A failure of another kind starts its own waits:
+    /// an issuer that was unavailable for an hour and then refuses has refused once.
     pub fn failed(&mut self, kind: FailureKind) -> u32 {
         if self.last != Some(kind) {
             self.of_last_kind = 0;
@@ -148,19 +148,19 @@ impl Streak {
         self.of_last_kind
     }
 
-    /// The waits go on where they were `before`; the failures since count as such.
+    /// Continues the waits `before` a try on demand; the failures since then count.
     pub fn resume(&mut self, before: Self) {
         self.last = before.last;
         self.of_last_kind = before.of_last_kind;
     }
 
-    /// What the last failure was; none: there was none since the last success.
+    /// The kind of the last failure; none: there was none since the last success.
     #[must_use]
     pub const fn last(&self) -> Option<FailureKind> {
         self.last
     }
 
-    /// Something changed that the failures may have been about: the waits start anew.
+    /// Restarts the waits, since something changed that may have caused the failures.
     pub fn changed(&mut self) {
         self.of_last_kind = 0;
     }

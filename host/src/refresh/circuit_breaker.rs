@@ -1,6 +1,7 @@
-//! A circuit breaker for all jobs that ask an issuer as one client: it opens when the issuer is away or overloaded, or when it
-//! refuses the client whoever asks. While it is open one job at a time tries, and the others wait without failing themselves; the
-//! first answer closes it, and all go on. A closed breaker needs no memory: there is none.
+//! A circuit breaker for all jobs that ask one issuer as the same client: it opens when the issuer is unavailable or overloaded,
+//! or when the issuer refuses the client itself. While it is open, one job at a time probes the issuer and the others wait, which
+//! does not count as a failure of theirs; the first answer closes it, and all go on. A closed breaker has no state, so none is
+//! stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::model::time::Reading;
 /// The first wait between two probes is up to this long.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Of the first wait, this part is always kept.
+/// The part of the first wait that jitter never takes away.
 const LEAST_PART: u32 = 4;
 
 /// From here on probes are this far apart: a little less than two a minute for as long as an outage lasts, and an issuer that
@@ -25,13 +26,13 @@ const STEADY: Duration = Duration::from_secs(31);
 /// Steady probes are up to this part later, at random, so that many processes do not ask in step.
 const STEADY_JITTER: f64 = 0.1;
 
-/// Why nobody who asks an issuer as one client will be served now.
+/// Why no request of this client to the issuer will succeed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// The issuer is away or overloaded. That passes by itself.
+    /// The issuer is unavailable or overloaded, which passes by itself.
     IssuerInTrouble,
-    /// The issuer is well and refuses the client: somebody has to mend its secret, or what the issuer holds of it.
+    /// The issuer works and refuses the client: its credentials have to be changed here or at the issuer.
     ClientRefused,
 }
 
@@ -40,20 +41,20 @@ pub enum Cause {
 pub enum Sign {
     /// It answered and knows the client, whatever it said to this job.
     Answered,
-    /// Nobody who asks as this client will be served now.
+    /// No request of this client will succeed now.
     Trouble {
         /// Why.
         cause: Cause,
         /// How long the issuer asks us to stay away.
         retry_after: Option<Duration>,
     },
-    /// Something was sent perhaps, and what came of it says nothing.
+    /// A request was possibly sent, and the outcome says nothing about the issuer.
     Unclear,
     /// Nothing was sent: something on our own side failed before.
     Unsent,
 }
 
-/// An issuer's words for a client that it does not take: RFC 6749 §5.2, and the statuses of answers without such a word.
+/// OAuth error codes of an issuer that refuses the client (RFC 6749 §5.2), and the statuses of answers without an error code.
 const REFUSALS: [&str; 4] = [
     "invalid_client",
     "unauthorized_client",
@@ -64,9 +65,9 @@ const REFUSALS: [&str; 4] = [
 /// The OAuth plugins' codes for answers of another kind than token endpoints give.
 const OF_ANOTHER_KIND: [&str; 2] = ["answer.unreadable", "answer.no-token"];
 
-/// What a failed call says about the issuer. `was_served`: the job has had a token from there. Where it never had, an answer that comes from
-/// no token endpoint (a redirect, a page, another object) says that it asks at the wrong place, or is not known there; later, that the
-/// issuer is being repaired.
+/// What a failed call says about the issuer. `was_served`: the job has had a token from there. For a job that never had one, an
+/// answer that comes from no token endpoint (a redirect, a page, another object) means that its URL is wrong or the issuer does
+/// not know the client; later, that the issuer is under maintenance.
 #[must_use]
 pub fn sign(failure: &Failure, was_served: bool) -> Sign {
     match &failure.code {
@@ -91,7 +92,7 @@ fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
         PluginUnreadable, PluginWrongWorld,
     };
     match (code, code.area()) {
-        // Calls that waited for an answer until their time was up.
+        // Calls that ran into their timeout while they waited for an answer.
         (PluginTimeout | HostTimeout, _) if failure.kind == FailureKind::Unavailable => {
             trouble(Cause::IssuerInTrouble, failure)
         }
@@ -104,8 +105,8 @@ fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
             _,
         ) => Sign::Unsent,
         (ChainInDoubt, _) | (_, Area::Plugin) => Sign::Unclear,
-        // Our own side, before anything is sent: secrets, certificate files, the state store, the API server that keeps secrets, a chain that
-        // is not to be used.
+        // Local failures, before anything is sent: secrets, certificate files, the state store, the API server that keeps
+        // secrets, a chain that must not be used.
         (
             _,
             Area::Secret | Area::Tls | Area::State | Area::Kubernetes | Area::Crypto | Area::Chain,
@@ -119,7 +120,7 @@ fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
     }
 }
 
-/// `word`: what the plugin said, in its own words or its issuer's.
+/// `word`: the failure code that the plugin reported, its own or its issuer's.
 fn sign_of_word(word: &str, failure: &Failure, was_served: bool) -> Sign {
     match failure.kind {
         _ if REFUSALS.contains(&word) => trouble(Cause::ClientRefused, failure),
@@ -130,7 +131,7 @@ fn sign_of_word(word: &str, failure: &Failure, was_served: bool) -> Sign {
         FailureKind::Internal => Sign::Unclear,
         FailureKind::Denied | FailureKind::InvalidConfig => match word.split_once('.') {
             _ if status(word).is_some() => Sign::Answered,
-            // The OAuth plugins' code for an answer that was read, and has not what the job wants.
+            // The OAuth plugins' code for an answer that could be read and lacks what the job needs.
             Some(("answer", _)) => Sign::Answered,
             Some(_) => Sign::Unclear,
             None if word.is_empty() => Sign::Unclear,
@@ -139,7 +140,7 @@ fn sign_of_word(word: &str, failure: &Failure, was_served: bool) -> Sign {
     }
 }
 
-/// Whether a failure's code says that the issuer does not take the client.
+/// Whether a failure's code says that the issuer refuses the client.
 #[must_use]
 pub fn is_refusal(code: Option<&Code>) -> bool {
     matches!(code, Some(Code::Said(word)) if REFUSALS.contains(&word.as_str()))
@@ -149,8 +150,8 @@ fn is_of_another_kind(code: &str) -> bool {
     matches!(status(code), Some(300..400)) || OF_ANOTHER_KIND.contains(&code)
 }
 
-/// A failed call as it is to be taken: a status of the client's fault without an OAuth error is what a gateway says that does not find the
-/// issuer behind it. Where the job `was_served` that passes by itself; where it never was, it asks at the wrong place.
+/// A failed call with its final classification: a 4xx status without an OAuth error is what a gateway answers that does not find
+/// the issuer behind it. That passes by itself where the job `was_served`; for a job that never was, its URL is wrong.
 #[must_use]
 pub fn taken(failure: Failure, was_served: bool) -> Failure {
     let is_gateways = match &failure.code {
@@ -173,8 +174,8 @@ fn status(code: &str) -> Option<u16> {
     code.strip_prefix("http.")?.parse().ok()
 }
 
-/// Whether a failed call cost no issuer anything and is about what somebody may mend on this side at any time: a secret, a permission, a
-/// plugin's file, the certificates to trust. Not a chain, which only a login mends.
+/// Whether a failed call sent nothing to an issuer and is about something local that may be corrected at any time: a secret, a
+/// permission, a plugin's file, the trusted certificates. Not a chain, which only a new login corrects.
 #[must_use]
 pub fn is_local(failure: &Failure) -> bool {
     let code = failure.host_code();
@@ -203,32 +204,33 @@ pub fn spacing(cause: Cause, nth: u32, sample: f64) -> Duration {
 pub struct CircuitBreaker<J> {
     /// Why it is open.
     cause: Cause,
-    /// Of what opened it, and of probes.
+    /// Failures so far: the one that opened the breaker, and those of probes.
     failures: u32,
     /// When the next probe may go, on the boot clock.
     next: Duration,
-    /// What the issuer asked for last.
+    /// The last `Retry-After` of the issuer.
     rest: Rest,
-    /// When the next probe would have gone if nobody had been in a hurry, on the boot clock: it goes by then, whatever comes of theirs.
+    /// When the next probe would have gone without an expedited one, on the boot clock: it goes by then, whatever the outcome of
+    /// the expedited one.
     otherwise: Option<Duration>,
     probe: Option<J>,
-    /// Who waits: those first that failed least while the breaker was open, so that one job's own trouble does not keep all
-    /// others waiting; then those whose tokens die first.
+    /// The waiting jobs in the order of their probes: first those that failed least while the breaker was open, so that a job
+    /// with a failure of its own does not hold up the others; then those whose tokens expire first.
     line: BTreeSet<(QueuePosition, J)>,
     positions: BTreeMap<J, QueuePosition>,
     affected: BTreeMap<J, Affected>,
-    /// How many jobs met the trouble.
+    /// How many jobs failed because of the issuer.
     in_trouble: u32,
 }
 
-/// The rest that an issuer asked for, on the boot clock.
+/// A pause that an issuer asked for with `Retry-After`, on the boot clock.
 #[derive(Debug, Clone, Copy)]
 struct Rest {
     from: Duration,
     until: Duration,
 }
 
-/// Where a job stands in line.
+/// A job's position in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct QueuePosition {
     failures: u32,
@@ -236,28 +238,28 @@ struct QueuePosition {
     expires_at: Duration,
 }
 
-/// What a job suffered while the breaker was open.
+/// A job's failures while the breaker was open.
 #[derive(Debug, Clone, Copy)]
 struct Affected {
     failures: u32,
-    /// Whether it met the issuer's trouble.
+    /// Whether it failed because of the issuer.
     in_trouble: bool,
-    /// Whether that is all that it fails for.
+    /// Whether it failed for no other reason.
     by_trouble_alone: bool,
 }
 
-/// Who goes on when a circuit breaker closes.
+/// The jobs that go on when a circuit breaker closes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed<J> {
     /// Those that waited for their turn.
     pub waiting: Vec<J>,
-    /// Those that failed for the issuer's trouble alone: they need not wait any longer. A job that failed before the trouble, or
-    /// again after it, keeps to its own waits: what it fails for is its own.
+    /// Those that failed only because of the issuer: they need not wait any longer. A job that failed before the outage, or again
+    /// after it, keeps its own back-off, since its failure is its own.
     pub affected: Vec<J>,
 }
 
 impl<J: Copy + Ord> CircuitBreaker<J> {
-    /// A breaker that the trouble of `job` opens. `was_well`: the job had not failed before.
+    /// A breaker that opens because of a failure of `job`. `was_well`: the job had not failed before.
     #[must_use]
     pub fn open(
         job: J,
@@ -288,7 +290,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         breaker
     }
 
-    /// Lets a job wait for its turn. `expires_at` is when its token expires, on the boot clock; none: never.
+    /// Puts a job into the queue of probes. `expires_at` is when its token expires, on the boot clock; none: never.
     pub fn wait(&mut self, job: J, expires_at: Option<Duration>) {
         self.leave(job);
         let place = QueuePosition {
@@ -299,7 +301,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         self.positions.insert(job, place);
     }
 
-    /// A job does not want to ask any more, or not as this client.
+    /// Takes a job out of the queue: it no longer wants to ask, or not as this client.
     pub fn leave(&mut self, job: J) {
         if let Some(place) = self.positions.remove(&job) {
             self.line.remove(&(place, job));
@@ -309,7 +311,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         }
     }
 
-    /// A job does not ask as this client any more: what it met is nobody's any more.
+    /// Removes a job that no longer asks as this client, with its failures.
     pub fn forget(&mut self, job: J) {
         self.leave(job);
         self.clear(job);
@@ -320,15 +322,15 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         self.in_trouble -= u32::from(affected.is_some_and(|affected| affected.in_trouble));
     }
 
-    /// Whether none of those is left that met the trouble, waits, or tries.
+    /// Whether no job is left that failed, waits, or probes.
     #[must_use]
     pub fn is_deserted(&self) -> bool {
         self.affected.is_empty() && self.line.is_empty() && self.probe.is_none()
     }
 
-    /// When the next probe may go, on the boot clock; none: nobody waits, or one is under way.
+    /// When the next probe may go, on the boot clock; none: no job waits, or a probe is under way.
     ///
-    /// What only one job met may be its own trouble: the next job tells, and need not wait for that.
+    /// If only one job failed, the cause may be its own: the next job finds out, and need not wait for that.
     #[must_use]
     pub fn probes_at(&self) -> Option<Duration> {
         let (place, _) = self.line.first()?;
@@ -337,7 +339,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
             .then(|| self.probes_from(place.failures, Some(place.expires_at)))
     }
 
-    /// From when on a job that does not wait yet may ask if it then comes first in line, on the boot clock. `expires_at` as for
+    /// From when on a job that is not in the queue yet may ask if it then comes first, on the boot clock. `expires_at` as for
     /// [`Self::wait`].
     #[must_use]
     pub fn takes_from(&self, job: J, expires_at: Option<Duration>) -> Duration {
@@ -356,7 +358,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
             .map_or(0, |affected| affected.failures)
     }
 
-    /// Until when a job whose token expires then obeys what the issuer asked for.
+    /// Until when a job whose token expires at this time respects the issuer's `Retry-After`.
     fn rests_until(&self, expires_at: Option<Duration>) -> Duration {
         let Rest { from, until } = self.rest;
         let left = expires_at.map(|at| at.saturating_sub(from));
@@ -372,7 +374,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         Some(job)
     }
 
-    /// Something changed, or somebody wants to know: the next probe does not wait.
+    /// Lets the next probe go at once: something changed, or an operator asked for it.
     pub fn hurry(&mut self, now: Reading) {
         let at = self.next.max(self.rest.until);
         if at > now.boot {
@@ -382,8 +384,8 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         self.rest.until = now.boot;
     }
 
-    /// Takes note of how a job's call ended, be it the probe or one that began before the breaker opened. `was_well`: the job had
-    /// not failed before. Whether the breaker closes.
+    /// Records how a job's call ended, be it the probe or a call that began before the breaker opened. `was_well`: the job had
+    /// not failed before. Returns whether the breaker closes.
     #[must_use]
     pub fn ended(&mut self, job: J, sign: Sign, was_well: bool, now: Reading, sample: f64) -> bool {
         let was_probe = self.probe == Some(job);
@@ -449,7 +451,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         }
     }
 
-    /// Closes it: who goes on now.
+    /// Closes it, and returns the jobs that go on.
     #[must_use]
     pub fn close(self) -> Closed<J> {
         let affected = self.affected.into_iter();
@@ -474,7 +476,7 @@ impl<J: Copy + Ord> CircuitBreaker<J> {
         self.probe == Some(job)
     }
 
-    /// Those that wait, in no order that matters.
+    /// The waiting jobs, unordered.
     pub fn waiting(&self) -> impl Iterator<Item = J> {
         self.positions.keys().copied()
     }
@@ -866,7 +868,7 @@ mod tests {
         }
     }
 
-    /// What may happen: seconds pass, a job joins, a probe ends.
+    /// Events: seconds pass, a job joins, a probe ends.
     fn any_happening() -> impl Strategy<Value = (u64, u32, u8)> {
         (0_u64..40_000, 0_u32..20, any::<u8>())
     }
@@ -921,7 +923,7 @@ mod tests {
                 }
                 prop_assert_eq!(breaker.probes_at().is_none(), probe.is_some() || waiting.is_empty());
             }
-            // Everybody that waits gets a turn before anybody gets a second.
+            // Each waiting job gets a turn before any job gets a second.
             let mut turns = Vec::new();
             if let Some(job) = probe {
                 prop_assert!(!breaker.ended(job, AWAY, true, on(now), sample));

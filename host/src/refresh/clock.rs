@@ -1,5 +1,5 @@
-//! Time as the rules see it: points on both clocks, so that neither a wall clock that is set nor a machine that sleeps makes
-//! a job late, and the judgement whether the wall clock was set.
+//! Time for the rules: points on both clocks, so that neither a wall clock that is set nor a machine that sleeps makes a job
+//! late, and detection of a wall clock that was set.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::model::time::{Reading, Timestamp};
 /// gets here in half an hour and is then judged like a jump, so it never adds up.
 pub const JUMP: Duration = Duration::from_secs(1);
 
-/// A token obtained "later than now" says that the clock was set back only beyond this; less is ordinary skew between hosts
-/// that share a store.
+/// A token obtained "later than now" shows that the clock was set back only beyond this; less is ordinary skew between hosts that
+/// share a store.
 const FUTURE_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// For long-lived tokens the tolerance grows: this part of their life.
 const FUTURE_TOLERANCE_OF_LIFE: u32 = 20;
 
-/// Issuers commonly take a minute's difference for granted and refuse what is beyond it.
+/// Issuers commonly tolerate a minute's difference and refuse what is beyond it.
 pub const OFF_BEYOND: Duration = Duration::from_secs(60);
 
-/// A clock that was off is right again below this.
+/// A clock that was off counts as right again below this.
 const BACK_BELOW: Duration = Duration::from_secs(50);
 
-/// Of the second that a `Date` is cut off to, what is cut off on average.
+/// The average of what a `Date` in whole seconds cuts off.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
-/// A point on both clocks. It is there as soon as either clock says so: too early costs one request, too late shows a dead
-/// token to its consumers.
+/// A point on both clocks. It is reached as soon as either clock says so: too early costs one request, too late leaves consumers
+/// with an expired token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// On the wall clock.
@@ -54,7 +54,7 @@ impl Moment {
         }
     }
 
-    /// How long it is until then, by the clock that is further on; zero once it is there.
+    /// How long until then, by the clock that is further on; zero once it is reached.
     #[must_use]
     pub fn remaining(self, now: Reading) -> Duration {
         self.wall
@@ -62,13 +62,13 @@ impl Moment {
             .min(self.boot.saturating_sub(now.boot))
     }
 
-    /// Whether it is there.
+    /// Whether it is reached.
     #[must_use]
     pub fn is_reached(self, now: Reading) -> bool {
         self.remaining(now).is_zero()
     }
 
-    /// The point on the boot clock at which it will be there, if the wall clock is not set until then.
+    /// The point on the boot clock at which it will be reached, if the wall clock is not set until then.
     #[must_use]
     pub fn on_boot_clock(self, now: Reading) -> Duration {
         now.boot.saturating_add(self.remaining(now))
@@ -84,7 +84,7 @@ pub enum Jump {
     Backward(Duration),
 }
 
-/// Judges whether the wall clock was set since `reference`; a sleeping machine moves both clocks and is none.
+/// Detects whether the wall clock was set since `reference`; sleep of the machine moves both clocks and does not count.
 #[must_use]
 pub fn jump(reference: Reading, now: Reading) -> Option<Jump> {
     let expected = reference
@@ -101,15 +101,15 @@ pub fn jump(reference: Reading, now: Reading) -> Option<Jump> {
 }
 
 /// Whether a token obtained at `obtained_at` with this life (none: it never expires) shows that the clock was set back since:
-/// then nothing that was computed from its times counts.
+/// then nothing that was computed from its times is valid.
 #[must_use]
 pub fn is_from_the_future(obtained_at: Timestamp, life: Option<Duration>, now: Timestamp) -> bool {
     let of_life = life.unwrap_or_default() / FUTURE_TOLERANCE_OF_LIFE;
     obtained_at.since(now) > FUTURE_TOLERANCE.max(of_life)
 }
 
-/// How many milliseconds an issuer's clock is ahead of ours, less than zero if it is behind: what its answer's `Date` says (RFC
-/// 9110 §6.6.1, whole seconds) against the middle of the exchange. Right to half a second and half of what the exchange took.
+/// How many milliseconds an issuer's clock is ahead of ours, less than zero if it is behind: its answer's `Date` (RFC 9110
+/// §6.6.1, whole seconds) minus the middle of the exchange. Accurate to half a second and half of the exchange's duration.
 #[must_use]
 pub fn ahead_ms(sent_at: Timestamp, answered_at: Timestamp, date: Timestamp) -> i64 {
     let middle = sent_at.after(answered_at.since(sent_at) / 2);
@@ -118,7 +118,8 @@ pub fn ahead_ms(sent_at: Timestamp, answered_at: Timestamp, date: Timestamp) -> 
     signed(theirs.0).saturating_sub(signed(middle.0))
 }
 
-/// Whether an issuer's clock counts as wrong, or ours; `was_off`: it did before, so that one at the bound is not told of over and over.
+/// Whether an issuer's clock counts as off from ours; `was_off`: it did before, so that a difference at the bound is not reported
+/// over and over.
 #[must_use]
 pub const fn is_off(ahead_ms: i64, was_off: bool) -> bool {
     let bound = if was_off { BACK_BELOW } else { OFF_BEYOND };

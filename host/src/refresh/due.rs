@@ -1,11 +1,11 @@
-//! When a token is obtained anew while all goes well.
+//! When a token is refreshed while there are no failures.
 //!
 //! With `L` the token's life, `before(L) = min(before_expiry, L/2)` and `jitter(L) = uniform(0, min(jitter, L/10, every/10))`:
 //! `in_life(L) = max(min(at·L, L − before(L)) − jitter(L), L/4)`, and
-//! `due = o + max(min(in_life(L), every − jitter(L), in_life(R)), 1 s)`, where `R` is what the rotating secret that came with the
-//! token lives, if it says so. The quarter of the life bounds what `at` and `before_expiry` may ask of the issuer; `every` is
-//! asked for by name and is not bounded by it, else it would mean nothing to a token that lives longer than four times `every`.
-//! Nor is the rotating secret's end: a chain that expires unused is lost until somebody logs in again.
+//! `due = o + max(min(in_life(L), every − jitter(L), in_life(R)), 1 s)`, where `o` is when the token was obtained and `R` the
+//! life of the rotating secret that came with it, if the issuer stated it. A quarter of the life is the bound for `at` and
+//! `before_expiry`; it does not bound `every`, which otherwise would have no effect on a token that lasts longer than four times
+//! `every`. Nor does it bound the rotating secret's expiry: a chain that expires unused is lost until a new login.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::scaled;
 use crate::model::Policy;
 use crate::model::time::Timestamp;
 
-/// Whatever the policy or an answer says, no token is asked for anew sooner: neither is a reason to hammer an issuer.
+/// The least time between two refreshes, whatever the policy or an answer says, to limit the load on the issuer.
 pub const SOONEST: Duration = Duration::from_secs(1);
 
-/// Of what the jitter may take away, the largest part of life and of `every`.
+/// The largest part of a life and of `every` that the jitter may take away.
 const JITTER_PART: u32 = 10;
 
-/// When a token that was obtained at `obtained_at` is obtained anew. `life` is none for a token that never expires;
+/// When a token that was obtained at `obtained_at` is refreshed. `life` is none for a token that never expires;
 /// `rotating_expires_at` is when the first of the source's rotating secrets expires unless it is used, where that is known;
 /// `sample` (0 to 1) chooses within the jitter. For one policy and sample the result grows with both lives.
 #[must_use]
@@ -44,7 +44,7 @@ fn wait(policy: &Policy, life: Duration, rotating_life: Option<Duration>, sample
         .max(SOONEST)
 }
 
-/// When something that lives this long is replaced: in time before its end, and not before a quarter of its life is over.
+/// When a token or secret with this life is replaced: in time before it expires, and not before a quarter of its life is over.
 fn in_life(policy: &Policy, life: Duration, sample: f64) -> Duration {
     let before = policy.before_expiry.min(life / 2);
     scaled(life, policy.at)
@@ -214,7 +214,7 @@ mod tests {
             policy in any_policy(), a in any_life(), b in any_life(), sample in 0.0_f64..=1.0,
         ) {
             let (short, long) = (a.min(b), a.max(b));
-            // Fractions of a life are rounded in floating point; a nanosecond is no order.
+            // Fractions of a life are rounded in floating point, so differences of nanoseconds do not count.
             let slack = Duration::from_millis(1);
             prop_assert!(wait(&policy, short, None, sample) <= wait(&policy, long, None, sample) + slack);
             prop_assert!(wait(&policy, long, None, sample) <= wait(&policy, Duration::MAX, None, sample) + slack);

@@ -1,5 +1,5 @@
-//! A job's life: told what happened, it says what to do next. It holds no token, only when that was obtained and when it
-//! expires; whoever carries out its [`Action`]s holds the token and tells it of each end as an [`JobEvent`].
+//! The lifecycle of a job as a pure state machine: it receives [`JobEvent`]s and returns [`Action`]s. It holds no token, only
+//! when it was obtained and when it expires; the caller carries out the actions, holds the token and reports the end of each.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Life {
 /// What happened to a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobEvent {
-    /// A point of time came that the job waits for, or may have come.
+    /// A time came that the job waits for, or may have come.
     Woken,
     /// The state store was asked for a token of this job's source; always the first event.
     Restored(Option<Life>),
@@ -52,9 +52,9 @@ pub enum JobEvent {
     Failed {
         /// What kind of failure.
         kind: FailureKind,
-        /// How long the other side asks us to stay away.
+        /// The `Retry-After` of the other side.
         retry_after: Option<Duration>,
-        /// Whether the failure was on our own side and cost no issuer anything.
+        /// Whether the failure was local and sent nothing to an issuer.
         is_local: bool,
     },
     /// Something happened to the token's copy in the state store.
@@ -87,14 +87,14 @@ pub enum Action {
 pub struct JobLifecycle {
     policy: Policy,
     held: Option<Held>,
-    /// Whether a token was there before this process that was dead when it began.
+    /// Whether an earlier process had left a token that was expired when this one began.
     had_one: bool,
     next: Next,
-    /// Since when a token is wanted, or when it will be.
+    /// Since when a new token is due, or when it will be.
     due: Moment,
-    /// Until when the source is left alone after its last answer, on the boot clock.
+    /// Until when the source is not asked again after its last answer, on the boot clock.
     rests_until: Duration,
-    /// The try that somebody asked for.
+    /// The try that was requested on demand.
     asked: Option<Box<OnDemandTry>>,
     /// Whether what is under way comes from a source that is no longer the job's.
     is_outdated: bool,
@@ -116,23 +116,23 @@ impl Held {
     }
 }
 
-/// A try that somebody asked for must not put off those that come by themselves.
+/// A try on demand must not delay the scheduled ones.
 #[derive(Debug, Clone, Copy)]
 struct OnDemandTry {
-    /// When the source would have been asked next, on the boot clock: it is by then, whatever comes of the try.
+    /// When the source would have been asked next, on the boot clock: it is asked by then, whatever the outcome of this try.
     otherwise: Duration,
-    /// The failures until then: from there the waits go on.
+    /// The failures before it: the back-off goes on from there.
     before: Streak,
 }
 
-/// What the source waits for.
+/// The next step of the source.
 #[derive(Debug, Clone, Copy)]
 enum Next {
     Restored,
     Due,
     /// On the boot clock.
     Retry(Duration),
-    /// Its turn, which is others' to give.
+    /// Its turn, which the issuer's circuit breaker gives.
     Turn,
     Answer,
 }
@@ -156,7 +156,7 @@ impl JobLifecycle {
         }
     }
 
-    /// Takes note of what happened and says what to do. `sample` is from 0 to 1.
+    /// Handles an event and returns what to do. `sample` is from 0 to 1.
     pub fn step(&mut self, event: JobEvent, now: Reading, sample: f64) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -208,7 +208,7 @@ impl JobLifecycle {
         actions
     }
 
-    /// The source is being asked; until then it waited for its turn.
+    /// The source is being asked; until then the job waited for its turn.
     pub fn begun(&mut self) {
         if matches!(self.next, Next::Turn) {
             self.next = Next::Answer;
@@ -284,7 +284,7 @@ impl JobLifecycle {
         })
     }
 
-    /// Due when the issuer may have more to give, and before the rotating secret that came along expires.
+    /// Due when the issuer may give a longer life, and before the rotating secret that came with the answer expires.
     fn wait_for_longer_life(&mut self, candidate: &Candidate, now: Reading, sample: f64) {
         let remaining = self.remaining(now);
         let wait = remaining.map_or(self.policy.every, admit::wait_for_longer_life);
@@ -322,8 +322,8 @@ impl JobLifecycle {
         self.next = Next::Retry(next.min(latest));
     }
 
-    /// What is at retry_context. Consumers that have no token at all are no better off than with a dead one; but what fails for a bug
-    /// before there ever was a token does not pass while they wait.
+    /// The circumstances that decide the back-off. Consumers without any token are no better off than with an expired one; but a
+    /// bug that occurs before there ever was a token does not pass while they wait.
     fn retry_context(&self, kind: FailureKind, now: Reading) -> RetryContext {
         match self.held {
             Some(held) => RetryContext {
@@ -338,7 +338,7 @@ impl JobLifecycle {
         }
     }
 
-    /// Whether the answer that just came is nobody's; then the source is asked again.
+    /// Whether the answer that just came belongs to a former source; then the source is asked again.
     fn drops_answer(&mut self, now: Reading) -> bool {
         let drops = std::mem::take(&mut self.is_outdated);
         if drops {
@@ -354,7 +354,7 @@ impl JobLifecycle {
         self.next = Next::Due;
     }
 
-    /// Whatever an answer says and whatever else happens, it is not followed by a question at once.
+    /// Ensures a minimum pause after an answer, whatever it says and whatever else happens.
     fn rest(&mut self, now: Reading) {
         self.rests_until = now.boot.saturating_add(due::SOONEST);
     }
@@ -364,7 +364,7 @@ impl JobLifecycle {
         self.held = Some(Held { life, expires_at });
     }
 
-    /// The held token lives no longer than what consumers were given of it.
+    /// The held token lasts no longer than the parts of it that consumers were given.
     fn part_dies(&mut self, at: Timestamp, now: Reading, sample: f64) {
         let Some(Held { life, .. }) = self.held else {
             return;
@@ -384,7 +384,7 @@ impl JobLifecycle {
         }
     }
 
-    /// Due now, or since whenever it was: who waits for a token does not wait less because it is asked for once more.
+    /// Due now, or since it was due before: another request does not reset how long the job has waited.
     fn is_due(&mut self, now: Reading) {
         self.next = Next::Due;
         if !self.due.is_reached(now) {
@@ -408,7 +408,7 @@ impl JobLifecycle {
         }
     }
 
-    /// Begins whatever is due. A dead token is written nowhere: what consumers have is no worse.
+    /// Begins what is due. An expired token is not written: what consumers have is no worse.
     fn act(&mut self, now: Reading, actions: &mut Vec<Action>) {
         if self.lives(now) {
             if self.keep.take(now).is_some() {
@@ -457,7 +457,7 @@ impl JobLifecycle {
     }
 
     /// Replaces the outputs; the held token is written to all of them. Not to be called while one [is written](Self::is_writing):
-    /// the end of that write would be taken for another's.
+    /// the end of that write would be taken for a new output's.
     pub fn set_outputs(
         &mut self,
         verify: Duration,
@@ -490,7 +490,7 @@ impl JobLifecycle {
         matches!(self.next, Next::Turn)
     }
 
-    /// Whether there is a token that lives.
+    /// Whether the held token is valid.
     #[must_use]
     pub fn lives(&self, now: Reading) -> bool {
         self.held.is_some_and(|held| held.lives(now))
@@ -508,7 +508,7 @@ impl JobLifecycle {
         self.held?.expires_at.map(|at| at.remaining(now))
     }
 
-    /// When the held token expires, on the boot clock; none: there is none that lives, or it never expires.
+    /// When the held token expires, on the boot clock; none: no token is valid, or it never expires.
     #[must_use]
     pub fn expires_at_boot(&self, now: Reading) -> Option<Duration> {
         let left = self.remaining(now).filter(|left| !left.is_zero())?;
@@ -521,7 +521,7 @@ impl JobLifecycle {
         self.held.map(|held| held.life)
     }
 
-    /// Since when a token is wanted, or when it will be.
+    /// Since when a new token is due, or when it will be.
     #[must_use]
     pub fn due(&self) -> Moment {
         self.due
@@ -540,7 +540,7 @@ impl JobLifecycle {
         self.failures.all()
     }
 
-    /// Whether the source waits for its next turn because of something that somebody has to mend.
+    /// Whether the source's next try waits for a failure that a person has to correct.
     #[must_use]
     pub fn needs_mending(&self) -> bool {
         let lasting = matches!(
@@ -562,7 +562,7 @@ impl JobLifecycle {
         self.keep.retries_at().filter(|_| self.lives(now))
     }
 
-    /// When each output is written again after that failed, on the boot clock. A dead token is written nowhere.
+    /// When each output is written again after that failed, on the boot clock. An expired token is not written.
     pub fn outputs_retry_at(&self, now: Reading) -> impl Iterator<Item = Option<Duration>> {
         let lives = self.lives(now);
         self.outputs
@@ -575,7 +575,7 @@ impl JobLifecycle {
         self.outputs.iter().map(OutputLifecycle::state)
     }
 
-    /// Whether consumers have all that there is to have: a token that lives, in every output.
+    /// Whether each output has a valid token.
     #[must_use]
     pub fn is_ready(&self, now: Reading) -> bool {
         self.lives(now)
@@ -584,7 +584,7 @@ impl JobLifecycle {
                 .all(|state| state == output::OutputState::Written)
     }
 
-    /// Whether there is nothing to do but to wait for time to pass.
+    /// Whether there is nothing to do until a later time.
     #[must_use]
     pub fn is_settled(&self, now: Reading) -> bool {
         self.is_ready(now)

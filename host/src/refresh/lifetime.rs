@@ -1,4 +1,4 @@
-//! How long a token lives: the plugin's word, the JWT's word and the job's assumption, weighed.
+//! The life of a token, from the plugin's statement, the JWT's claims and the job's default.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use crate::model::time::Timestamp;
 use crate::model::token::Expiry;
 use crate::model::token::jwt::Claims;
 
-/// An issuer's clock counts as another than ours beyond this; less is as much the exchange's duration, half of which a comparison of
-/// clocks may be wrong by.
+/// Beyond this an issuer's clock counts as off from ours; less may be due to the exchange's duration, since a comparison of
+/// clocks may be wrong by half of it.
 const SKEW_NOTICED: Duration = Duration::from_secs(10);
 
-/// What a plugin says of a token's end, as far as it says anything: nobody gives out a dead token, so a life that was over when it was
-/// asked for is a way not to say how long it is.
+/// The expiry that a plugin states, if it is plausible: no issuer returns an expired token, so a life that was over when the
+/// token was requested counts as not stated.
 #[must_use]
 pub fn said(obtained_at: Timestamp, expiry: Expiry) -> Expiry {
     match expiry {
@@ -20,14 +20,14 @@ pub fn said(obtained_at: Timestamp, expiry: Expiry) -> Expiry {
     }
 }
 
-/// When the first of the rotating secrets expires, as far as that is known; the end of one that was taken just now is not what was said
-/// of it once.
+/// When the first of the rotating secrets expires, as far as that is known. For a secret that was replaced just now, the expiry
+/// stated for the former value does not count.
 #[must_use]
 pub fn rotating_expires_at(obtained_at: Timestamp, said: Option<Timestamp>) -> Option<Timestamp> {
     said.filter(|at| *at > obtained_at)
 }
 
-/// A JWT's times by our clock, where it is known how many milliseconds the issuer's is ahead of it.
+/// A JWT's times converted to our clock, if it is known how many milliseconds the issuer's is ahead of it.
 #[must_use]
 pub fn by_our_clock(claims: Claims, issuer_ahead_ms: Option<i64>) -> Claims {
     let ahead_ms = issuer_ahead_ms.unwrap_or_default();
@@ -42,12 +42,12 @@ pub fn by_our_clock(claims: Claims, issuer_ahead_ms: Option<i64>) -> Claims {
     }
 }
 
-/// When a token expires by our clock: the earlier of what is [`said`] and what the JWT says; none: never.
+/// When a token expires by our clock: the earlier of what is [`said`] and the JWT's expiry; none: never.
 ///
-/// A JWT's life is `exp − iat`, both by the issuer's clock, counted from `obtained_at`: so its clock need not agree with ours.
-/// Only where nothing is said does the absolute `exp` count too, because then nothing else would tell a new token
-/// from one that came out of a cache. A JWT without `iat` that seems dead although it was said to live only tells that the clocks
-/// disagree: `expires_in` counts (RFC 6749 §5.1). Without any word the token is assumed to live for `default_lifetime`.
+/// A JWT's life is `exp − iat`, both by the issuer's clock, counted from `obtained_at`, so that its clock need not agree with
+/// ours. The absolute `exp` counts too only where nothing is stated, because then nothing else distinguishes a new token from one
+/// that came out of a cache. A JWT without `iat` that seems expired although a life was stated only shows that the clocks
+/// disagree: `expires_in` counts (RFC 6749 §5.1). Without any statement the token is assumed to last for `default_lifetime`.
 #[must_use]
 pub fn expires_at(
     obtained_at: Timestamp,
@@ -65,8 +65,8 @@ pub fn expires_at(
     }
 }
 
-/// When a JWT beside the token expires by our clock, e.g. an ID token; none: it does not say. Like the token's own end, but nothing is said
-/// of it elsewhere: `exp` counts where it is not over already, which the issuer's clock may seem to make it.
+/// When a JWT that came with the token expires by our clock, e.g. an ID token; none: it has no expiry. As for the token, but no
+/// life is stated elsewhere, so `exp` counts unless it is over already, as it may seem by the issuer's clock.
 #[must_use]
 pub fn part_expires_at(obtained_at: Timestamp, claims: &Claims) -> Option<Timestamp> {
     let exp = claims.expires_at?;
@@ -88,7 +88,7 @@ fn claimed_expiry(obtained_at: Timestamp, said: Expiry, claims: &Claims) -> Opti
     }
 }
 
-/// From when a token is good by our clock, counted like its expiry; none: at once. A life that is said begins with the answer.
+/// From when a token is valid by our clock, counted like its expiry; none: at once. A stated life begins with the answer.
 #[must_use]
 pub fn not_before(
     obtained_at: Timestamp,
@@ -275,7 +275,7 @@ mod tests {
             let with_iat = Some(claims(Some(now + LIFE), Some(now), Some(now)));
             let without = Some(claims(Some(now + LIFE), None, Some(now)));
             let expires_in = Expiry::At(s(O + LIFE));
-            // With an opaque token there is nothing to compare.
+            // An opaque token has no times to compare.
             let rows = [
                 (None, expires_in, life, life, "opaque, expires_in"),
                 (None, Expiry::Unknown, assumed, assumed, "opaque, none"),

@@ -1,5 +1,5 @@
-//! One output's life: written when its token changes, tried again while that fails, verified now and then. It knows of the
-//! token only that there is one; asking the issuer is nothing that a failed write leads to.
+//! The lifecycle of one output: written when its token changes, retried while that fails, verified periodically. It knows only
+//! whether there is a token; a failed write never causes a request to the issuer.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::model::time::Reading;
 /// Verifications of outputs that were written together drift apart by up to this part of their interval, chosen at random.
 const VERIFY_SPREAD: f64 = 0.1;
 
-/// What happened to an output.
+/// An event of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputEvent {
     /// There is new content for it.
     Changed,
-    /// An earlier process gave it content; whether it still has that is not known.
+    /// An earlier process wrote its content; whether that is still there is unknown.
     Restored,
-    /// What was to be written is not there any more; the next change brings it back.
+    /// The content is no longer available; the next change brings new content.
     Gone,
-    /// A write ended well.
+    /// A write succeeded.
     Written,
     /// A write failed.
     Failed {
         /// What kind of failure.
         kind: FailureKind,
-        /// How long the other side asks us to stay away.
+        /// The `Retry-After` of the other side.
         retry_after: Option<Duration>,
     },
 }
@@ -38,25 +38,25 @@ pub enum OutputEvent {
 pub enum Purpose {
     /// Its content is new, or was never written successfully.
     Publish,
-    /// It should be right; whoever changed or deleted it is corrected.
+    /// Its content should be right; an external change or deletion is corrected.
     Verify,
 }
 
-/// An output's state, in the words of status and metrics.
+/// An output's state, as in status and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutputState {
     /// There is no token to write yet.
     Waiting,
-    /// The newest content is on its way.
+    /// The newest content is being written.
     Writing,
     /// It holds the newest content.
     Written,
-    /// The last write failed; it holds what it held before.
+    /// The last write failed; the former content is in place.
     Failing,
 }
 
-/// An output's life.
+/// The lifecycle of an output.
 #[derive(Debug, Clone)]
 pub struct OutputLifecycle {
     /// How often it is verified; none: never.
@@ -92,7 +92,7 @@ impl OutputLifecycle {
         }
     }
 
-    /// Takes note of what happened. `sample` is from 0 to 1.
+    /// Handles an event. `sample` is from 0 to 1.
     pub fn step(&mut self, event: OutputEvent, now: Reading, sample: f64) {
         match event {
             OutputEvent::Changed => self.changed(),
@@ -155,7 +155,7 @@ impl OutputLifecycle {
         };
     }
 
-    /// If it is time to write, says why, and counts the write as begun.
+    /// Begins a write if one is due, and returns its purpose.
     pub fn take(&mut self, now: Reading) -> Option<Purpose> {
         if self.wakes_at()? > now.boot {
             return None;
@@ -168,7 +168,7 @@ impl OutputLifecycle {
         Some(purpose)
     }
 
-    /// When it is to be written, on the boot clock; none: not until something happens.
+    /// When it is to be written, on the boot clock; none: not before the next event.
     #[must_use]
     pub fn wakes_at(&self) -> Option<Duration> {
         match self.phase {
@@ -179,7 +179,7 @@ impl OutputLifecycle {
         }
     }
 
-    /// When a write that failed is tried again, on the boot clock; none: the last one did not fail.
+    /// When a failed write is tried again, on the boot clock; none: the last one did not fail.
     #[must_use]
     pub fn retries_at(&self) -> Option<Duration> {
         match self.phase {
@@ -194,7 +194,7 @@ impl OutputLifecycle {
         matches!(self.phase, OutputPhase::Writing)
     }
 
-    /// In a word.
+    /// Its state.
     #[must_use]
     pub fn state(&self) -> OutputState {
         match self.phase {

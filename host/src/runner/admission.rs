@@ -1,8 +1,8 @@
-//! Who may begin: work with the same concurrency key waits in one queue, each queue has its bound, and only the heads of queues with room
-//! compete for the process's own bound. A thousand jobs behind one hung issuer wait in its queue and delay nobody else. The fewer places are
-//! free, the fewer a queue may have (dynamic thresholds, Choudhury and Hahne 1998): several that hang leave places too, and a queue
-//! that has nothing under way finds one. However many queues are slow, all together they leave places to those that are known to be quick, which
-//! go first.
+//! Admission of work: work with the same concurrency key waits in one queue, each queue has its limit, and only the heads of
+//! queues below theirs compete for the process-wide limit. A thousand jobs behind one hung issuer wait in its queue and delay no
+//! others. The fewer places are free, the fewer a queue may have (dynamic thresholds, Choudhury and Hahne 1998): several hung
+//! queues leave places too, and a queue without running work gets one. However many queues are slow, all together they leave
+//! places to those that are known to be fast, which go first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,25 +10,25 @@ use std::time::Duration;
 
 use super::ports::ConcurrencyKey;
 
-/// A queue with several pieces of work under way has at most this many times the places that are left, whatever its own bound says: what
-/// hangs leaves room for the rest.
+/// A queue with several running pieces of work has at most this many times the free places, whatever its own limit, so that hung
+/// work leaves places to the rest.
 const PER_FREE_PLACE: usize = 3;
 
-/// Work that held its place for longer makes its queue a slow one.
+/// Work that held its place for longer makes its queue slow.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// For so many times as long as that work took.
+/// A queue stays slow for so many times the duration of that work.
 const SLOW_FOR: u32 = 8;
 
-/// Of all places those queues together have at most this part that are not known to be quick.
+/// The part of all places that queues may have together that are not known to be fast.
 const SLOW_PART: (usize, usize) = (3, 4);
 
-/// Bounds on what is under way at once.
+/// Limits on concurrent work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AdmissionBounds {
     /// In the whole process, at least 1.
     pub(super) all: usize,
-    /// On one queue that leans on more than this machine, at least 1.
+    /// In one queue of work that uses more than this machine, at least 1.
     pub(super) per_key: usize,
 }
 
@@ -40,20 +40,20 @@ impl AdmissionBounds {
         }
     }
 
-    /// How many places those queues have together that are not known to be quick.
+    /// The places that queues may have together that are not known to be fast.
     fn of_others(self) -> usize {
         let (numerator, denominator) = SLOW_PART;
         (self.all * numerator / denominator).max(1)
     }
 
-    /// Whether a queue may take one more place, when it has some and a number of all is taken.
+    /// Whether a queue may take one more place, when it has `has` and `taken` of all are taken.
     const fn leave_room(self, has: usize, taken: usize) -> bool {
         let left = self.all.saturating_sub(taken + 1);
         has == 0 || has < left.saturating_mul(PER_FREE_PLACE)
     }
 }
 
-/// Waiting and running work. `U` orders it, the least first; what is equally urgent goes in the order of its coming.
+/// Waiting and running work. `U` is the urgency, the least first; equally urgent work goes in the order of its arrival.
 #[derive(Debug)]
 pub(super) struct Admission<U, W> {
     bounds: AdmissionBounds,
@@ -61,19 +61,19 @@ pub(super) struct Admission<U, W> {
     waiting: usize,
     came: u64,
     queues: BTreeMap<ConcurrencyKey, KeyQueue<U, W>>,
-    /// The head of each queue that has room.
+    /// The head of each queue that is below its limit.
     heads: BTreeSet<Head<U>>,
-    /// The queues whose pace is known. Until when the slow ones are that, on the boot clock; none: quick.
+    /// The queues whose pace is known: until when a slow one counts as slow, on the boot clock; none: fast.
     known: BTreeMap<ConcurrencyKey, Option<Duration>>,
-    /// The slow ones by time.
+    /// The slow queues by that time.
     slow_until: BTreeSet<(Duration, ConcurrencyKey)>,
-    /// What is under way on queues that are not known to be quick.
+    /// Running work of queues that are not known to be fast.
     running_others: usize,
-    /// Plugins behind which nothing begins.
+    /// Plugins whose queues may begin nothing.
     closed: BTreeSet<Arc<str>>,
 }
 
-/// How long work on a queue held its places. Those that come first go first.
+/// How long work of a queue held its places. The first variant goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pace {
     Quick,
@@ -81,7 +81,7 @@ enum Pace {
     Slow,
 }
 
-/// The work of a queue that goes first, in the order in which heads do.
+/// The work of a queue that goes first, in the order of heads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Head<U> {
     pace: Pace,
@@ -111,7 +111,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
     }
 
-    /// Lets `work` wait for its turn.
+    /// Adds `work` to its queue.
     pub(super) fn enqueue(&mut self, key: ConcurrencyKey, urgency: U, work: W) {
         self.came += 1;
         let place = (urgency, self.came);
@@ -120,7 +120,8 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         });
     }
 
-    /// The most urgent work that may begin at `now`, on the boot clock. Whoever takes it gives the place back with [`release`](Self::release).
+    /// The most urgent work that may begin at `now`, on the boot clock. The caller frees its place with
+    /// [`release`](Self::release).
     pub(super) fn next(&mut self, now: Duration) -> Option<(ConcurrencyKey, W)> {
         self.forget_slow(now);
         if self.running >= self.bounds.all.max(1) {
@@ -128,7 +129,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
         let has = |key: &ConcurrencyKey| self.queues.get(key).map_or(0, |queue| queue.running);
         let leaves_quick_ones_room = self.running_others < self.bounds.of_others();
-        // No more are passed over than have work under way.
+        // At most as many heads are skipped as there are queues with running work.
         let may_begin = |head: &&Head<U>| {
             (leaves_quick_ones_room || head.pace == Pace::Quick)
                 && self.bounds.leave_room(has(&head.key), self.running)
@@ -141,7 +142,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         Some((key, work))
     }
 
-    /// Gives back a place in `queue` that was held for so long, until `now`, on the boot clock.
+    /// Frees a place in `queue` that was held for so long, until `now`, on the boot clock.
     pub(super) fn release(&mut self, key: &ConcurrencyKey, held: Duration, now: Duration) {
         self.hand_back(key);
         let is_slow_until = self.known.get(key).copied().flatten();
@@ -153,19 +154,19 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
     }
 
-    /// Gives back a place in `queue` that was not used.
+    /// Frees a place in `queue` that was not used.
     pub(super) fn hand_back(&mut self, key: &ConcurrencyKey) {
         self.with_queue(key, |queue| {
             queue.running = queue.running.saturating_sub(1);
         });
     }
 
-    /// Lets nothing begin any more in the queues behind a plugin, or lets it begin again.
+    /// Closes the queues of a plugin, so that nothing begins there, or opens them again.
     pub(super) fn close(&mut self, plugin: &Arc<str>, is_closed: bool) {
         let all = self.queues.keys();
         let behind = all.filter(|key| key.plugin() == Some(plugin));
         let behind: Vec<ConcurrencyKey> = behind.cloned().collect();
-        // Their heads come or go.
+        // Their heads are added or removed.
         let taken: Vec<_> = behind.iter().map(|key| self.take_out(key)).collect();
         if is_closed {
             self.closed.insert(Arc::clone(plugin));
@@ -177,7 +178,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
     }
 
-    /// Lets queues be as unknown ones again whose time as slow ones is over.
+    /// Resets queues whose time as slow ones is over to unknown.
     fn forget_slow(&mut self, now: Duration) {
         while let Some((until, key)) = self.slow_until.first().cloned()
             && until <= now
@@ -186,12 +187,12 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
     }
 
-    /// From now on this is known of a queue's pace.
+    /// Sets what is known of a queue's pace.
     fn know(&mut self, key: &ConcurrencyKey, known: Option<Option<Duration>>) {
         if self.known.get(key).copied() == known {
             return;
         }
-        // Its head changes its place.
+        // Its head moves in the order.
         let queue = self.take_out(key);
         if let Some(Some(until)) = self.known.remove(key) {
             self.slow_until.remove(&(until, key.clone()));
@@ -213,7 +214,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
     }
 
-    /// Drops waiting work that is not wanted any more.
+    /// Drops waiting work that is no longer wanted.
     pub(super) fn retain(&mut self, wanted: impl Fn(&W) -> bool) {
         let queues: Vec<ConcurrencyKey> = self.queues.keys().cloned().collect();
         for key in queues {
@@ -223,17 +224,17 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         }
     }
 
-    /// How much waits.
+    /// Waiting pieces of work.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// How much runs.
+    /// Running pieces of work.
     pub(super) fn running(&self) -> usize {
         self.running
     }
 
-    /// Changes a queue and keeps `heads` and what is counted right; an empty queue is forgotten.
+    /// Changes a queue and keeps `heads` and the counts consistent; an empty queue is dropped.
     fn with_queue<R>(
         &mut self,
         key: &ConcurrencyKey,
@@ -245,7 +246,7 @@ impl<U: Copy + Ord, W> Admission<U, W> {
         result
     }
 
-    /// Of a queue that has room.
+    /// The head of a queue that is below its limit.
     fn head(&self, key: &ConcurrencyKey, queue: &KeyQueue<U, W>) -> Option<Head<U>> {
         let is_closed = key.plugin().is_some_and(|it| self.closed.contains(it));
         if is_closed || queue.running >= self.bounds.of(key) {
@@ -369,12 +370,12 @@ mod tests {
             admission.enqueue(ConcurrencyKey::Local, 1, work);
         }
         let begun = std::iter::from_fn(|| admission.next(NOW)).map(|(key, _)| key);
-        // One is left for whoever comes next.
+        // One place is left for new queues.
         assert_eq!(begun.filter(|key| *key == ConcurrencyKey::Local).count(), 6);
         assert_eq!(admission.running(), 7);
     }
 
-    /// An admission that knows these queues to be quick.
+    /// An admission that knows these queues to be fast.
     fn knowing(
         bounds: AdmissionBounds,
         queues: impl Iterator<Item = ConcurrencyKey>,
@@ -428,7 +429,7 @@ mod tests {
         admission.enqueue(remote("slow"), 0, 1);
         drain(&mut admission);
         admission.release(&remote("slow"), held, NOW);
-        // That it was quick once in between says nothing.
+        // A fast piece of work in between does not change that.
         admission.enqueue(remote("slow"), 0, 1);
         drain(&mut admission);
         admission.release(&remote("slow"), QUICK, NOW);

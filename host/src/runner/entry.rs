@@ -1,4 +1,4 @@
-//! What the runner holds for one job, and for one output that jobs share.
+//! The runner's entry for one job, and for one output that jobs share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,42 +21,42 @@ use crate::refresh::lifetime;
 use crate::refresh::output::{OutputLifecycle, OutputState, Purpose};
 use crate::refresh::{self, clock, job::Life};
 
-/// What waits until no output of the job is being written.
+/// A change that waits until no output of the job is being written.
 #[derive(Debug)]
 pub(super) enum Pending {
     Replace(Arc<Job>),
     Remove,
 }
 
-/// A job under way. Of its token there is one copy.
+/// A managed job. There is one copy of its token.
 #[derive(Debug)]
 pub(super) struct JobEntry {
     pub(super) config: Arc<Job>,
-    /// A token obtained under another one is not this job's.
+    /// A token obtained with another source hash does not belong to this job.
     pub(super) source_hash: [u8; 32],
     pub(super) machine: refresh::job::JobLifecycle,
     pub(super) token: Option<Arc<KeptToken>>,
-    /// Whom the source asks, as of when it was last to be asked.
+    /// The issuer of the source, as of the last time the source was to be asked.
     pub(super) issuer: Option<Issuer>,
-    /// Writes of outputs that wait or run.
+    /// Waiting and running writes of outputs.
     pub(super) writes: usize,
     pub(super) pending: Option<Pending>,
     pub(super) last_success: Option<Timestamp>,
     pub(super) last_failure: Option<Box<FailureStatus>>,
-    /// What the log said last of the source, until that gives a good token.
+    /// The source's failure as last logged, until the source returns a valid token.
     pub(super) told_failure: Option<Box<FailureStatus>>,
-    /// Digest of the secrets at the last failure that somebody has to mend.
+    /// Digest of the secrets at the last failure that needs a correction.
     pub(super) secrets: Option<Box<[u8; 32]>>,
     pub(super) keep_failure: Option<Box<FailureStatus>>,
     /// By output.
     pub(super) output_failures: Vec<Option<Box<FailureStatus>>>,
-    /// When the token expires that every output had last; none: it never does, or there was none.
+    /// When the token expires that every output last had; none: it never does, or there was none.
     published_expires_at: Option<Timestamp>,
-    /// Whether it has been said that the token died.
+    /// Whether the token's expiry has been logged.
     is_death_told: bool,
 }
 
-/// A token that a source returned, with what is known about it. `said`: what of its end; `held`: the one that the job has.
+/// A token that a source returned, with its times. `said`: its stated expiry; `held`: the job's current token.
 pub(crate) fn weigh(
     obtained: Acquired,
     said: Expiry,
@@ -122,7 +122,7 @@ impl JobEntry {
         }
     }
 
-    /// The token that the state store had, if it may be this job's.
+    /// The token from the state store, if it belongs to this job.
     pub(super) fn own(&self, kept: KeptToken) -> Option<(Life, Arc<KeptToken>)> {
         if kept.source_hash != self.source_hash {
             return None;
@@ -135,7 +135,7 @@ impl JobEntry {
         Some((life, Arc::new(kept)))
     }
 
-    /// The token that the source returned, with what is known about it.
+    /// The token that the source returned, with its times.
     pub(super) fn weigh(&self, obtained: Acquired) -> (Candidate, Arc<KeptToken>) {
         let held = self.token.as_ref().map(|held| &held.token);
         let said = self.said(&obtained.token, obtained.obtained_at);
@@ -143,8 +143,8 @@ impl JobEntry {
         (candidate, Arc::new(kept))
     }
 
-    /// What is said of a token's end. If that is nothing, what was said before of the same value holds: an issuer that hands on what
-    /// it has in a cache may say "0 seconds" in the last one.
+    /// The stated expiry of a token. If none is stated, an earlier statement for the same value holds: an issuer that returns a
+    /// cached token may state "0 seconds" in its last second.
     fn said(&self, token: &Token, obtained_at: Timestamp) -> Expiry {
         match lifetime::said(obtained_at, token.expiry) {
             Expiry::Unknown if self.has_value_of(token) => self
@@ -155,7 +155,7 @@ impl JobEntry {
         }
     }
 
-    /// Whether consumers would present the same as they do now.
+    /// Whether consumers would use the same value as now.
     pub(super) fn has_value_of(&self, token: &Token) -> bool {
         let held = self.token.as_ref().map(|held| &held.token.value);
         held.is_some_and(|held| held.expose_secret() == token.value.expose_secret())
@@ -192,7 +192,7 @@ impl JobEntry {
         })
     }
 
-    /// Whether abandoning a call of the source could lose what it replaced.
+    /// Whether abandoning a call of the source could lose a rotated secret.
     pub(super) fn rotates(&self) -> bool {
         self.config
             .source
@@ -201,7 +201,7 @@ impl JobEntry {
             .any(|secret| secret.rotating)
     }
 
-    /// Whether a run of `once` need not wait for it any more: all is done, or somebody has to mend something.
+    /// Whether a run of `once` need not wait for it any more: all is done, or a correction is needed.
     pub(super) fn is_finished(&self, now: Reading) -> bool {
         let needs_mending =
             |failure: &Option<Box<FailureStatus>>| failure.as_ref().is_some_and(|f| is_for_good(f));
@@ -210,7 +210,7 @@ impl JobEntry {
             || (!self.machine.is_acquiring() && self.output_failures.iter().any(needs_mending))
     }
 
-    /// When the token expires, on the boot clock, for an issuer that asked us to stay away; none: it never does.
+    /// When the token expires, on the boot clock, for an issuer that sent `Retry-After`; none: it never does.
     pub(super) fn expires_at_boot(&self, now: Reading) -> Option<Duration> {
         if self.machine.lives(now) {
             self.machine.expires_at_boot(now)
@@ -219,21 +219,22 @@ impl JobEntry {
         }
     }
 
-    /// Notes what consumers have, if every output has the job's token. `shared`: where the outputs stand that it shares.
+    /// Records the expiry of the token that consumers have, if every output has the job's token. `shared`: the states of its
+    /// shared outputs.
     pub(super) fn note_published(&mut self, now: Reading, shared: &[OutputState]) {
         if self.is_everywhere(now, shared) {
             self.published_expires_at = self.expires_at(now);
         }
     }
 
-    /// Whether a token that lives is in every output. A shared one that waits for another job's token waits for nothing of this job.
+    /// Whether a valid token is in every output. A shared output that waits for another job's token does not count.
     fn is_everywhere(&self, now: Reading, shared: &[OutputState]) -> bool {
         let is_done =
             |state: &OutputState| matches!(state, OutputState::Written | OutputState::Waiting);
         self.machine.is_ready(now) && shared.iter().all(is_done)
     }
 
-    /// Says once that the token has died before there was another. `held_back`: why the job waits for its issuer, if it does.
+    /// Logs once that the token expired before there was another. `held_back`: why the job waits for its issuer, if it does.
     pub(super) fn tell_death(&mut self, now: Reading, held_back: Option<HeldBack>) {
         let is_dead = self.token.is_some() && !self.machine.lives(now);
         if is_dead && !self.is_death_told {
@@ -270,19 +271,20 @@ impl JobEntry {
         }
     }
 
-    /// What became of the chain of the job's rotating secrets, by its record; none: it has none.
+    /// The stored state of the chain of the job's rotating secrets; none: it has none.
     pub(super) fn chain(&self, ports: &Ports) -> Option<ChainState> {
         let state = || ports.acquirer.chain_state(&self.config);
         self.rotates().then(|| state().unwrap_or(ChainState::Ok))
     }
 
-    /// Whether somebody has to mend something, and may do so by another secret.
+    /// Whether the job waits for a correction that may be a changed secret.
     pub(super) fn waits_for_secrets(&self, ports: &Ports) -> bool {
         let lasts = |chain| matches!(chain, ChainState::Dead | ChainState::NeedsAttention);
         self.machine.needs_mending() || self.chain(ports).is_some_and(lasts)
     }
 
-    /// `held_back`: why it waits for its issuer, if it does; `compiling`: the plugin that it waits for; `shared`: where the outputs stand that it shares.
+    /// `held_back`: why it waits for its issuer, if it does; `compiling`: the plugin that it waits for; `shared`: the states of
+    /// its shared outputs.
     pub(super) fn status(
         &self,
         now: Reading,
@@ -321,7 +323,7 @@ impl JobEntry {
         }
     }
 
-    /// By the wall clock as it is now, also if it was set since the token was obtained.
+    /// By the current wall clock, also if it was set since the token was obtained.
     fn expires_at(&self, now: Reading) -> Option<Timestamp> {
         let said = self.machine.life()?.expires_at?;
         if !self.machine.lives(now) {
@@ -384,7 +386,7 @@ impl SharedEntry {
     }
 }
 
-/// Whether waiting alone will not help.
+/// Whether the failure will not pass by waiting.
 const fn is_for_good(failure: &FailureStatus) -> bool {
     matches!(
         failure.kind,
@@ -406,7 +408,7 @@ fn output_status(
     }
 }
 
-/// Whether two outputs are the same place and spelling.
+/// Whether two outputs have the same destination and format.
 pub(super) fn is_same_output(a: &Output, b: &Output) -> bool {
     a.destination == b.destination && a.format == b.format
 }
@@ -417,7 +419,7 @@ mod tests {
     use crate::model::time::Clock as _;
     use crate::runner::tests::world::{World, job, token};
 
-    /// The allocator has room for 512 bytes, and then for 640. What is rare is boxed.
+    /// The allocator has size classes of 512 bytes and of 640. Rarely used fields are boxed.
     #[test]
     fn what_there_is_for_each_of_ten_thousand_jobs_is_small() {
         let counts = 2 * size_of::<usize>();

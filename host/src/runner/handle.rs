@@ -1,4 +1,4 @@
-//! How others talk to a running runner: providers change its jobs, the control socket and the metrics ask it.
+//! The handle of a running runner: providers change its jobs with it, the control socket and the metrics query it.
 
 use std::sync::Arc;
 
@@ -8,27 +8,28 @@ use super::status::Snapshot;
 use crate::model::time::Timestamp;
 use crate::model::{Job, JobId, SharedOutput};
 
-/// Commands that wait while the runner is busy; whoever sends more waits.
+/// Commands that wait while the runner is busy; further senders wait.
 const COMMANDS: usize = 64;
 
 /// A change to what the runner does.
 #[derive(Debug, Clone)]
 pub enum JobChange {
-    /// Adds the job, or replaces the one with its id. What did not change goes on: another source asks at once, another
+    /// Adds the job, or replaces the one with its id. Unchanged parts go on: another source is asked at once, another policy only
+    /// changes the time of the next refresh, other outputs get the held token.
     /// policy only re-times, other outputs get the held token.
     Put(Arc<Job>),
-    /// Stops the job. What it wrote stays; what is under way ends first.
+    /// Stops the job. Its outputs stay; work under way ends first.
     Remove(JobId),
     /// Replaces all outputs that jobs share.
     SharedOutputs(Vec<Arc<SharedOutput>>),
 }
 
-/// What became of a wish for new tokens.
+/// The result of a request for new tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshAsked {
-    /// When; whatever a job's source gives from here on is an answer to the wish.
+    /// When it was made; tokens that a job's source returns from here on are answers to it.
     pub at: Timestamp,
-    /// Names that are no job's. If there are any, no job was asked.
+    /// Names that match no job. If there are any, no job was asked.
     pub unknown: Vec<String>,
 }
 
@@ -44,7 +45,7 @@ pub(super) enum RunnerCommand {
     Status(Vec<String>, oneshot::Sender<Snapshot>),
 }
 
-/// Talks to a runner. Cheap to clone.
+/// Sends commands to a runner. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::Sender<RunnerCommand>,
@@ -56,7 +57,7 @@ impl Handle {
         (Self { commands }, receiver)
     }
 
-    /// Makes all these changes before anything else happens.
+    /// Applies all these changes in one step.
     ///
     /// # Errors
     ///
@@ -65,8 +66,8 @@ impl Handle {
         self.ask(|reply| RunnerCommand::Apply(changes, reply)).await
     }
 
-    /// Asks the sources of these jobs, by name or `namespace/name`, for new tokens now; no names: of all jobs. If one of the names is no
-    /// job's, none is asked.
+    /// Asks the sources of these jobs, by name or `namespace/name`, for new tokens now; no names: of all jobs. If one of the
+    /// names matches no job, none is asked.
     ///
     /// # Errors
     ///
@@ -75,7 +76,7 @@ impl Handle {
         self.ask(|reply| RunnerCommand::Refresh(jobs, reply)).await
     }
 
-    /// Where these jobs stand, by name or `namespace/name`; no names: all jobs.
+    /// The status of these jobs, by name or `namespace/name`; no names: of all jobs.
     ///
     /// # Errors
     ///

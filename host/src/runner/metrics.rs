@@ -1,5 +1,5 @@
-//! What Prometheus reads, named in cert-manager's manner. What there is per job comes from the snapshot taken for the scrape;
-//! what is counted has labels with few values, so that ten thousand jobs do not make ten thousand counters.
+//! The Prometheus metrics, named as cert-manager names its own. Metrics per job come from the snapshot taken for the scrape;
+//! counters have labels with few values, so that ten thousand jobs do not make ten thousand counters.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -25,13 +25,13 @@ use crate::refresh::circuit_breaker::Cause;
 /// The media type of what [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Codes come from plugins; so many different ones are counted by name, then the rest together.
+/// Codes come from plugins, so only this many different ones are counted by name, and the rest together.
 const CODES: usize = 100;
 
-/// A longer code is no code.
+/// A longer code is invalid.
 const CODE_LENGTH: usize = 64;
 
-/// Seconds. Finest below the bound that DESIGN §9 sets (1 s), coarse up to outages.
+/// Seconds. Finest below the target for lateness, one second, coarse up to outages.
 const LATENESS_BUCKETS: [f64; 15] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
 ];
@@ -41,7 +41,7 @@ const DURATION_BUCKETS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
 
-/// How asking a source ended well.
+/// The result of a successful call of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refreshed {
     /// With a new token.
@@ -50,12 +50,12 @@ pub enum Refreshed {
     Unchanged,
 }
 
-/// How a write ended.
+/// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteResult {
-    /// The output holds what it did not hold before.
+    /// The output's content changed.
     Written,
-    /// It held that already.
+    /// The content was already right.
     Unchanged,
     /// It could not be written.
     Failed,
@@ -94,7 +94,7 @@ struct CodeLabels {
 pub struct Metrics {
     registry: Registry,
     per_job: PerJob,
-    /// Held for a scrape, so that no other one takes its snapshot away.
+    /// Held for a scrape, so that concurrent ones do not take each other's snapshot.
     scrape: Mutex<()>,
     refreshes: Family<RefreshLabels, Counter>,
     failures: Family<CodeLabels, Counter>,
@@ -237,7 +237,7 @@ impl Metrics {
         registry.register_collector(Box::new(self.per_job.clone()));
     }
 
-    /// Counts a call of a source that ended well.
+    /// Counts a successful call of a source.
     pub fn refreshed(&self, how: Refreshed, took: Duration, lateness: Duration) {
         let result = match how {
             Refreshed::New => "new",
@@ -264,7 +264,7 @@ impl Metrics {
         self.refresh_duration.observe(took.as_secs_f64());
     }
 
-    /// Counts a call of a source that asked its issuer; `failure`: of which kind, if it failed.
+    /// Counts a call of a source that asked its issuer; `failure`: its kind, if it failed.
     pub fn issuer_asked(&self, origin: &str, failure: Option<FailureKind>) {
         let labels = RequestLabels {
             origin: origin.to_owned(),
@@ -273,7 +273,7 @@ impl Metrics {
         self.issuer_requests.get_or_create(&labels).inc();
     }
 
-    /// Says that a client of this issuer is held back from now on, or is not any more.
+    /// Sets whether a client of this issuer is held back.
     pub fn client_restrained(&self, origin: &str, cause: Cause, is_held_back: bool) {
         let origin = origin.to_owned();
         let clients = match cause {
@@ -288,14 +288,14 @@ impl Metrics {
         }
     }
 
-    /// Says how far an issuer's clock is ahead of ours, less than zero if it is behind.
+    /// Sets how far an issuer's clock is ahead of ours, less than zero if it is behind.
     pub fn issuer_clock(&self, origin: &str, ahead_ms: i64) {
         let origin = origin.to_owned();
         let clock = self.issuer_clocks.get_or_create(&OriginLabels { origin });
         clock.set(milliseconds(ahead_ms));
     }
 
-    /// The host's own are a bounded number, and no plugin can take their names.
+    /// The host's own codes are a bounded number, and no plugin can use their names.
     fn bounded_code(&self, failure: &Failure) -> String {
         let code = match &failure.code {
             Some(Code::Host(code)) => return code.as_str().to_owned(),
@@ -331,12 +331,12 @@ impl Metrics {
         self.write_failures.get_or_create(&labels).inc();
     }
 
-    /// Counts a token that could not be kept.
+    /// Counts a token that could not be stored.
     pub fn keep_failed(&self) {
         self.keep_failures.inc();
     }
 
-    /// Says how much is under way, how much waits, and how many plugins are being loaded.
+    /// Sets the number of running and waiting pieces of work, and of plugins being loaded.
     pub fn load(&self, in_flight: usize, waiting: usize, plugins: usize) {
         let gauge = |n| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(gauge(in_flight));
@@ -344,13 +344,13 @@ impl Metrics {
         self.compiling.set(gauge(plugins));
     }
 
-    /// The counter of log lines that were dropped, for whoever writes them.
+    /// The counter of dropped log lines.
     #[must_use]
     pub fn log_lines_lost(&self) -> Counter {
         self.log_lines_lost.clone()
     }
 
-    /// Everything as OpenMetrics text, with the jobs as they are in `snapshot`.
+    /// All metrics as OpenMetrics text, with the jobs as they are in `snapshot`.
     ///
     /// # Errors
     ///
@@ -375,13 +375,14 @@ impl PerJob {
     }
 }
 
-/// Who the job is, by cert-manager's labels; a job of the configuration file is in no namespace. Prometheus itself has a label `job`.
+/// The job's identity in cert-manager's labels; a job of the configuration file has no namespace. Prometheus itself has a label
+/// `job`.
 fn labels_of(job: &JobStatus) -> [(&'static str, String); 2] {
     let namespace = job.id.namespace.clone().unwrap_or_default();
     [("name", job.id.name.clone()), ("namespace", namespace)]
 }
 
-/// One gauge per job: its name, what it says, and its value at a time, where it has one.
+/// One gauge per job: its name, its help text, and its value at a time, if it has one.
 type JobGauge = (
     &'static str,
     &'static str,
@@ -415,7 +416,7 @@ const JOB_GAUGES: [JobGauge; 4] = [
         "job_ready",
         "Whether a token that lives is in every output",
         |job, now| {
-            // On its way to its outputs, which have the one before for a moment.
+            // A new token is being written to the outputs, which have the one before for a moment.
             let has_another = job.state == JobState::Publishing
                 && job.published_expires_at.is_some_and(|at| at > now);
             Some(f64::from(u8::from(job.state.is_ready() || has_another)))
@@ -442,7 +443,7 @@ impl Collector for PerJob {
     }
 }
 
-/// One gauge per job with rotating secrets and state: 1 for the present one.
+/// One gauge per job with rotating secrets and state: 1 for the current one.
 fn chain_states(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let gauge = ConstGauge::new(0_i64);
     let mut family = encoder.encode_descriptor(
@@ -556,7 +557,7 @@ mod tests {
         metrics
     }
 
-    /// The labels of each metric as Prometheus reads them: a histogram's and an info's samples are one metric.
+    /// The labels of each metric as Prometheus parses them: a histogram's and an info's samples are one metric.
     fn encoded(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut kinds: HashMap<&str, &str> = HashMap::new();
@@ -588,7 +589,7 @@ mod tests {
         found
     }
 
-    /// The table of deploy/README.md: names, and what stands behind the type.
+    /// The table of deploy/README.md: names, and the text after the type.
     fn documented() -> BTreeMap<String, BTreeSet<String>> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/README.md");
         let page = std::fs::read_to_string(path).unwrap();
@@ -714,7 +715,7 @@ mod tests {
         }
         let long = Failure::new(FailureKind::Internal, "x".repeat(1000), "");
         metrics.refresh_failed(&long, Duration::ZERO);
-        // Nor do they take the place of the host's own.
+        // Nor do they displace the host's own.
         let own = Failure::new(FailureKind::Internal, "plugin.trap", "");
         metrics.refresh_failed(&own, Duration::ZERO);
         let text = metrics.encode(snapshot(Vec::new())).unwrap();

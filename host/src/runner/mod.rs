@@ -1,6 +1,6 @@
-//! Carries out what [`crate::refresh`] decides. One task owns all jobs: it wakes those that are due, admits their work within
-//! the bounds, and tells each job how its work ended. Only work under way has a task of its own, so ten thousand jobs cost
-//! their configuration and their tokens and nothing else.
+//! The runner carries out what [`crate::refresh`] decides. One task owns all jobs: it wakes those that are due, admits their work
+//! within the limits, and passes the result of the work to the job. Only running work has a task of its own, so ten thousand idle
+//! jobs cost only the memory of their configuration and their tokens.
 
 mod admission;
 mod entry;
@@ -37,7 +37,7 @@ use crate::model::Limits;
 use crate::model::time::Reading;
 use crate::stop;
 
-/// Keeps tokens fresh.
+/// The runner.
 #[derive(Debug)]
 pub struct Runner {
     ports: Ports,
@@ -51,14 +51,14 @@ pub struct Runner {
 #[derive(Debug)]
 struct Running {
     work: Work,
-    /// Where it has a place, if it needs one.
+    /// The queue in which it has a place, if it needs one.
     concurrency_key: Option<ConcurrencyKey>,
     since: Reading,
     abort: AbortHandle,
 }
 
 impl Runner {
-    /// A runner without jobs, and how to talk to it.
+    /// A runner without jobs, and its handle.
     #[must_use]
     pub fn new(ports: Ports, limits: &Limits, metrics: Arc<Metrics>) -> (Self, Handle) {
         let (handle, commands) = Handle::new();
@@ -72,7 +72,7 @@ impl Runner {
         (runner, handle)
     }
 
-    /// Runs until `stop`. Then writes under way end first, within [`stop::WRITES`], and exchanges of rotating secrets, within
+    /// Runs until `stop`. Then running writes are completed, within [`stop::WRITES`], and exchanges of rotating secrets, within
     /// [`stop::EXCHANGES`]; other calls of sources are abandoned.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
@@ -81,8 +81,8 @@ impl Runner {
         self.wind_down().await;
     }
 
-    /// Makes `changes` and runs until every job is written or failed in a way that waiting alone does not mend; at most for
-    /// `patience`. Says where each job stands at the end.
+    /// Applies `changes` and runs until every job is written or has a failure that will not pass by waiting; at most for
+    /// `patience`. Returns the status of each job at the end.
     pub async fn once(
         mut self,
         changes: Vec<JobChange>,
@@ -103,7 +103,7 @@ impl Runner {
         self.scheduler.snapshot(&[])
     }
 
-    /// Does all that is due, then waits for one thing to happen, at most for `longest`.
+    /// Begins all that is due, then waits for one event, at most for `longest`.
     async fn turn(&mut self, stop: &CancellationToken, longest: Duration) {
         self.scheduler.wake();
         self.begin();
@@ -213,7 +213,7 @@ impl Runner {
         self.scheduler.measure();
     }
 
-    /// Stops without the end of this work, if there is any.
+    /// Aborts this work, and logs it.
     fn give_up<'a>(&self, running: impl Iterator<Item = &'a Running>) {
         let works: Vec<Work> = running
             .inspect(|running| running.abort.abort())

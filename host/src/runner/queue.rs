@@ -1,10 +1,10 @@
-//! Who is to be woken when: one point in time per sleeper, all in one place, so that thousands of jobs cost one timer.
+//! A timer queue: one wake-up time per entry, so that thousands of jobs need one timer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
-/// Sleepers by the point on the boot clock at which they are to be woken.
+/// Entries by the point on the boot clock at which they are to be woken.
 #[derive(Debug)]
 pub(super) struct WakeupQueue<K> {
     order: BTreeSet<(Duration, K)>,
@@ -19,7 +19,7 @@ impl<K: Copy + Ord + Hash> WakeupQueue<K> {
         }
     }
 
-    /// Wakes `sleeper` at `at` instead of whenever it was to be woken; none: not at all.
+    /// Sets when `sleeper` is to be woken, replacing its former time; none: not at all.
     pub(super) fn set(&mut self, sleeper: K, at: Option<Duration>) {
         if self.at.get(&sleeper).copied() == at {
             return;
@@ -33,7 +33,7 @@ impl<K: Copy + Ord + Hash> WakeupQueue<K> {
         }
     }
 
-    /// Takes out the one that should have been woken first, if any should be awake by now.
+    /// Removes and returns the entry whose time was first, if it has come.
     pub(super) fn pop(&mut self, now: Duration) -> Option<K> {
         let (at, sleeper) = *self.order.first()?;
         if at > now {
@@ -43,7 +43,7 @@ impl<K: Copy + Ord + Hash> WakeupQueue<K> {
         Some(sleeper)
     }
 
-    /// When the next one is to be woken.
+    /// When the next entry is to be woken.
     pub(super) fn next(&self) -> Option<Duration> {
         self.order.first().map(|(at, _)| *at)
     }

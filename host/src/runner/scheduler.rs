@@ -1,5 +1,5 @@
-//! All that the runner knows, in one place and without waiting: what came, what is due, what may begin. Each end of a piece of
-//! work is told to the job's state machine, and what that says is put in line.
+//! The scheduler: the runner's whole state in one place, without waiting. It receives events, knows what is due, and decides what
+//! may begin. The end of each piece of work is passed to the job's state machine, whose actions are queued.
 
 mod issuers;
 mod plugins;
@@ -33,13 +33,14 @@ use crate::refresh::output::{self, Purpose};
 use issuers::Issuers;
 use plugins::Loading;
 
-/// No sleep is longer: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
+/// The longest sleep: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// Names in one log line.
+/// The most names in one log line.
 const NAMES: usize = 10;
 
-/// A job's, shared output's, troubled issuer's or loading plugin's place in the runner. Never used twice, so that what ends late finds nobody.
+/// The key of a job, shared output, open circuit breaker or loading plugin in the runner. Never reused, so that work that ends
+/// late matches no newer entry.
 pub(super) type EntryKey = u64;
 
 /// Who is woken.
@@ -51,7 +52,7 @@ enum Wakeup {
     Issuer(EntryKey),
 }
 
-/// What waits for its turn or runs.
+/// Work that is queued or running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
     Load(EntryKey),
@@ -63,16 +64,16 @@ pub(super) enum Work {
     LoadPlugin(EntryKey),
 }
 
-/// A job that comes in line goes before those that come up to this part of what is left of its token's life later, however little
-/// those have left. Nobody waits behind more urgent ones for longer, and among those that come together the order is that of their
-/// tokens' ends.
+/// A job that enters the queue goes before those that enter it later by this part of what is left of its token's life, however
+/// little is left of theirs. So no job waits behind more urgent ones for longer, and among those that enter together the order is
+/// that of their tokens' expiry.
 const PATIENCE_PART: u32 = 8;
 
-/// Nor for longer than this, however long its token lives.
+/// The limit of that time, however long the token lasts.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 
-/// What goes first when not all can: what is in hand before what is to be asked for, and verification last; then by the
-/// [turn](Entry::turn) of each, on the boot clock.
+/// The order when not all can begin: first what handles a token already obtained, then what obtains one, verification last;
+/// within each class by [turn](Entry::turn), on the boot clock.
 type Urgency = (Class, Duration);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,13 +83,13 @@ enum Class {
     Verify,
 }
 
-/// What may begin.
+/// Which work may begin.
 #[derive(Debug)]
 enum RunPhase {
     Running,
-    /// What brings to its end what was begun before.
+    /// Only work that completes what was begun before.
     Stopping,
-    /// What does so for the jobs whose exchange is waited for.
+    /// Only such work of the jobs whose exchange is awaited.
     Waiting(BTreeSet<EntryKey>),
 }
 
@@ -100,7 +101,7 @@ pub(super) struct Scheduler {
     shared: BTreeMap<EntryKey, SharedEntry>,
     /// Shared outputs by the jobs they are made from.
     shared_of: HashMap<JobId, Vec<EntryKey>>,
-    /// Taken once no shared output is being written.
+    /// Applied once no shared output is being written.
     pending_shared: Option<Vec<Arc<SharedOutput>>>,
     /// Jobs that a run of `once` still waits for.
     unfinished: BTreeSet<EntryKey>,
@@ -109,12 +110,12 @@ pub(super) struct Scheduler {
     issuers: Issuers,
     loading: BTreeMap<EntryKey, Loading>,
     admission: Admission<Urgency, Work>,
-    /// Both clocks when all was last judged.
+    /// Both clocks when all entries were last evaluated.
     judged: Reading,
     phase: RunPhase,
 }
 
-/// What the scheduler reads and tells, but does not change.
+/// What the scheduler reads and reports to, but does not change.
 #[derive(Debug)]
 struct Context {
     ports: Ports,
@@ -158,7 +159,7 @@ impl Scheduler {
     // What came from outside.
 
     pub(super) fn command(&mut self, command: RunnerCommand) {
-        // Whoever asked may have gone; then nobody misses the answer.
+        // The caller may have gone; then the reply is not needed.
         match command {
             RunnerCommand::Apply(changes, reply) => {
                 self.apply(changes);
@@ -173,7 +174,7 @@ impl Scheduler {
         }
     }
 
-    /// Jobs before shared outputs: these are told of their jobs.
+    /// Jobs before shared outputs, which refer to their jobs.
     pub(super) fn apply(&mut self, changes: Vec<JobChange>) {
         let mut shared = None;
         for change in changes {
@@ -217,7 +218,7 @@ impl Scheduler {
         self.last_key
     }
 
-    /// Does what is pending once no write is under way: the end of an old write must not come after a new one's.
+    /// Applies what is pending once no write is under way: the end of an old write must not come after a new one's.
     fn settle(&mut self, key: EntryKey, pending: Pending) {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
@@ -283,7 +284,7 @@ impl Scheduler {
         RefreshAsked { at, unknown }
     }
 
-    /// The keys of jobs with these names, all without names, and the names that are no job's.
+    /// The keys of jobs with these names, of all jobs if there are no names, and the names that match no job.
     fn named(&self, names: &[String]) -> (Vec<EntryKey>, Vec<String>) {
         if names.is_empty() {
             return (self.jobs.keys().copied().collect(), Vec::new());
@@ -332,7 +333,7 @@ impl Scheduler {
 
     // What time brings.
 
-    /// Begins what is due. After the wall clock was set, all are looked at.
+    /// Begins what is due. After the wall clock was set, all entries are evaluated.
     pub(super) fn wake(&mut self) {
         let now = self.world.now();
         if let Some(jump) = clock::jump(self.judged, now) {
@@ -360,7 +361,7 @@ impl Scheduler {
         }
     }
 
-    /// How long nothing is due.
+    /// How long until something is due.
     pub(super) fn wait(&self) -> Duration {
         let now = self.world.now().boot;
         self.queue
@@ -371,7 +372,7 @@ impl Scheduler {
 
     // What begins and ends.
 
-    /// The next piece of work that may begin, with all that it needs and the queue in which it has a place, if it needs one.
+    /// The next piece of work that may begin, with all that it needs, and its queue if it takes a place in one.
     pub(super) fn begin(&mut self) -> Option<(Work, Option<ConcurrencyKey>, Task)> {
         if let Some((work, task)) = self.begin_loading() {
             return Some((work, None, task));
@@ -416,19 +417,19 @@ impl Scheduler {
                 let shared = self.shared.get(&key)?;
                 Some(shared.write(self.tokens(&shared.config)?, purpose))
             }
-            // It waits in no queue.
+            // It needs no place in a queue.
             Work::LoadPlugin(_) => None,
         }
     }
 
-    /// Gives back the place of work that ended or was abandoned.
+    /// Frees the place of work that ended or was abandoned.
     pub(super) fn release(&mut self, concurrency_key: &ConcurrencyKey, since: Reading) {
         let now = self.world.now().boot;
         let held = now.saturating_sub(since.boot);
         self.admission.release(concurrency_key, held, now);
     }
 
-    /// Takes note of how work ended.
+    /// Records how work ended.
     pub(super) fn ended(&mut self, work: Work, outcome: Outcome, began: Reading) {
         match (work, outcome) {
             (Work::Load(key), Outcome::Loaded(result)) => self.loaded(key, result),
@@ -461,7 +462,7 @@ impl Scheduler {
         self.look(key);
     }
 
-    /// Says what an earlier run left of a chain, if somebody has to mend it: the next try may be hours away.
+    /// Logs what an earlier run left of a chain if it needs a person: the next try may be hours away.
     fn tell_chain(&self, key: EntryKey) {
         let Some(entry) = self.jobs.get(&key) else {
             return;
@@ -510,7 +511,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes what a source gave; the failure, if it is no good token.
+    /// Accepts the token that a source returned; the failure, if the token is not usable.
     fn acquired(&mut self, key: EntryKey, obtained: Acquired, took: Duration) -> Option<Failure> {
         let now = self.world.now();
         let entry = self.jobs.get(&key)?;
@@ -565,7 +566,7 @@ impl Scheduler {
             return;
         };
         if entry.machine.failures() == 0 {
-            // It is a former source's.
+            // The result belongs to a source that was replaced.
             return;
         }
         entry.last_failure = Some(Box::new(FailureStatus::new(failure, now.wall)));
@@ -573,8 +574,8 @@ impl Scheduler {
         self.look(key);
     }
 
-    /// Says that a source failed, once it is known what that says about its issuer: until then nobody knows when it is asked next. What
-    /// it failed for before is no news.
+    /// Logs that a source failed, once it is known what that means for its issuer, which decides when the source is asked next.
+    /// The same failure as before is not logged as new.
     fn tell_failure(&mut self, key: EntryKey, failure: &Failure) {
         let now = self.world.now();
         let next = NeverOr(self.next_refresh(key, now));
@@ -582,7 +583,7 @@ impl Scheduler {
             return;
         };
         if entry.machine.failures() == 0 {
-            // It is a former source's.
+            // The result belongs to a source that was replaced.
             return;
         }
         let (job, kind, code) = (&entry.config.id, failure.kind, failure.code());
@@ -643,7 +644,7 @@ impl Scheduler {
         }
     }
 
-    /// Whatever expires first of what consumers were given decides how long a token lives, if it is still the job's.
+    /// The earliest expiry of the parts that consumers were given decides how long a token lasts, if it is still the job's.
     fn parts_published(&mut self, parts: Vec<ports::Part>) {
         for part in parts {
             let Some(&key) = self.keys.get(&part.job) else {
@@ -673,7 +674,7 @@ impl Scheduler {
         actions
     }
 
-    /// Puts in line what a job's machine says; `token` is what it may say to adopt.
+    /// Queues the actions of a job's state machine; `token` is the one that an action may adopt.
     fn carry_out(&mut self, key: EntryKey, actions: Vec<Action>, token: Option<Arc<KeptToken>>) {
         let is_adopted = actions.contains(&Action::Adopt);
         let now = self.world.now();
@@ -714,7 +715,7 @@ impl Scheduler {
         self.update(key);
     }
 
-    /// Keeps right when the job wakes and whether it is finished.
+    /// Updates when the job wakes and whether it is finished.
     fn update(&mut self, key: EntryKey) {
         let now = self.world.now();
         let held_back = self.held_back(key);
@@ -780,20 +781,20 @@ impl Scheduler {
                 .all(|shared| shared.is_finished() || !has_or_gets_tokens(shared))
     }
 
-    /// From now on only what ends something already begun may begin.
+    /// From now on only work may begin that completes what was begun.
     pub(super) fn stop(&mut self) {
         self.phase = RunPhase::Stopping;
         self.admission.retain(ends_something);
     }
 
-    /// From now on only what ends these exchanges may begin.
+    /// From now on only work may begin that completes these exchanges.
     pub(super) fn wait_for(&mut self, exchanges: impl Iterator<Item = Work>) {
         let jobs = exchanges.flat_map(|work| self.jobs_of(work)).collect();
         self.phase = RunPhase::Waiting(jobs);
         self.admission.retain(|_| false);
     }
 
-    /// Whether stopping may abandon this work: nothing is half done then, and nothing lost.
+    /// Whether stopping may abandon this work without a loss or a half-done change.
     pub(super) fn may_abandon(&self, work: Work) -> bool {
         match work {
             Work::Load(_) | Work::Look(_) | Work::LoadPlugin(_) => true,
@@ -802,7 +803,7 @@ impl Scheduler {
         }
     }
 
-    /// The jobs that this work is for, for people.
+    /// The names of the jobs that this work is for, for people.
     pub(super) fn names(&self, works: impl Iterator<Item = Work>) -> String {
         let of_jobs = works.filter_map(|work| match work {
             Work::Load(key)
@@ -824,7 +825,7 @@ impl Scheduler {
         shown.join(", ")
     }
 
-    /// Tells the metrics how much there is to do.
+    /// Sets the metrics of queued and running work.
     pub(super) fn measure(&self) {
         let (running, waiting) = (self.admission.running(), self.admission.waiting());
         let metrics = &self.world.metrics;
@@ -833,8 +834,8 @@ impl Scheduler {
 }
 
 impl JobEntry {
-    /// The turn of what comes in line now for this job, on the boot clock; the least goes first. Whoever has no token that lives has no
-    /// patience.
+    /// The turn of a job that enters the queue now, on the boot clock; the least goes first. A job without a valid token takes
+    /// its turn at once.
     fn turn(&self, now: Reading) -> Duration {
         let left = self.token.as_ref().map_or(Duration::ZERO, |held| {
             held.expires_at
@@ -846,7 +847,8 @@ impl JobEntry {
 }
 
 impl Context {
-    /// Counts a write's end, logs it where it is a turn, and returns what status shows of it. `before`: how the last one failed.
+    /// Counts the end of a write, logs it where the result changed, and returns what status shows of it. `before`: how the last
+    /// one failed.
     fn note_write(
         &self,
         job: &str,
@@ -892,7 +894,7 @@ impl Context {
     }
 }
 
-/// Whether a failure is another one than the one before it. Numbers in its message, such as times, are no news.
+/// Whether a failure differs from the one before it. Numbers in its message, such as times, are no difference.
 fn is_news(before: Option<&FailureStatus>, failure: &Failure) -> bool {
     let words = |message: &'_ str| -> String {
         let is_word = |c: &char| !c.is_ascii_digit();
@@ -929,7 +931,7 @@ const fn class_of(purpose: Purpose) -> Class {
     }
 }
 
-/// Whether it brings to its end what was begun before: a token in hand goes to the store and to its outputs.
+/// Whether it completes what was begun before: a token already obtained goes to the store and to its outputs.
 const fn ends_something(work: &Work) -> bool {
     match work {
         Work::Keep(_) => true,

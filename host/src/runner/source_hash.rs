@@ -1,5 +1,6 @@
-//! What makes a source what it is, as a digest that outlives the process: by it a kept token is known to be this job's. It is over what
-//! the user wrote, so that another release of evertoken or of a library makes no kept token foreign.
+//! The identity of a source as a digest that is stable across processes and decides whether a stored token belongs to this job.
+//! It is computed from the configuration as the user wrote it, so that another release of evertoken or of a library does not
+//! invalidate stored tokens.
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -7,11 +8,11 @@ use sha2::{Digest as _, Sha256};
 use crate::model::defaults::SERVICE_ACCOUNT_LIFETIME;
 use crate::model::{Job, SecretOrigin, Source};
 
-/// What is hashed before the source. Another one makes every kept token foreign.
+/// The prefix of the hashed text. Changing it invalidates every stored token.
 const VERSION: &str = "evertoken source 1\n";
 
-/// Digest of the plugin's name, its options, and where the source's secrets are, as canonical JSON. Not of the plugin's own digest, since a
-/// new version of a plugin is no reason to ask ten thousand times at once, and of no value of a secret.
+/// Digest of the plugin's name, its options, and the places of the source's secrets, as canonical JSON. Without the plugin's own
+/// digest, since a new version of a plugin must not cause ten thousand requests at once, and without any secret's value.
 #[must_use]
 pub(crate) fn source_hash(job: &Job) -> [u8; 32] {
     let mut written = as_written(&job.source);
@@ -20,7 +21,7 @@ pub(crate) fn source_hash(job: &Job) -> [u8; 32] {
     hash.chain_update(written.to_string()).finalize().into()
 }
 
-/// The keys of a source as the configuration has them, without those that are as if they were left out.
+/// The keys of a source as in the configuration, without those that have their default.
 fn as_written(source: &Source) -> Value {
     let secrets = source.secrets.iter();
     let secrets: Map<_, _> = secrets
@@ -33,7 +34,7 @@ fn as_written(source: &Source) -> Value {
     }))
 }
 
-/// Where a secret is, as the configuration says it.
+/// The place of a secret as in the configuration.
 pub(super) fn place(origin: &SecretOrigin) -> Value {
     match origin {
         SecretOrigin::File(path) => json!({"file": path.to_string_lossy()}),
@@ -41,7 +42,7 @@ pub(super) fn place(origin: &SecretOrigin) -> Value {
             json!({"file": path.to_string_lossy(), "pointer": pointer})
         }
         SecretOrigin::Env(name) => json!({"env": name}),
-        // The value itself stays out: a digest of a short one could be guessed.
+        // The value is left out: a short one could be guessed from a digest.
         SecretOrigin::Value(_) => json!("value"),
         SecretOrigin::KubernetesSecret {
             namespace,

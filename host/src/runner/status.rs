@@ -1,5 +1,4 @@
-//! What can be said about jobs at a moment: rows for `evertoken status`, the control socket and the metrics. No row holds a
-//! secret.
+//! The status of jobs at a moment, for `evertoken status`, the control socket and the metrics. It contains no secret.
 
 use std::fmt;
 
@@ -12,7 +11,7 @@ use crate::model::time::{Timestamp, rfc3339};
 use crate::refresh::circuit_breaker::{Cause, is_refusal};
 pub use crate::refresh::output::OutputState;
 
-/// Everything at a moment.
+/// The status of all jobs at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When it was taken.
@@ -41,7 +40,7 @@ impl Snapshot {
 pub struct JobStatus {
     /// Its identity.
     pub id: JobId,
-    /// Where it stands, in a word.
+    /// Its state.
     pub state: JobState,
     /// When the token that the job holds expires; none: it never does, or there is no token.
     #[serde(
@@ -50,22 +49,22 @@ pub struct JobStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<Timestamp>,
-    /// When the token expires that every output had last; none: it never does, or there was none.
+    /// When the token expires that every output last had; none: it never does, or there was none.
     #[serde(
         default,
         with = "rfc3339::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub published_expires_at: Option<Timestamp>,
-    /// When its source is asked next; while it is held back, when one of the jobs that are may try. None: it is being asked, or
-    /// another job tries right now.
+    /// When its source is asked next; while it is held back, when one of the waiting jobs may probe. None: it is being asked, or
+    /// another job probes right now.
     #[serde(
         default,
         with = "rfc3339::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub next_refresh: Option<Timestamp>,
-    /// When its source last gave a good token, also one that changed nothing.
+    /// When its source last returned a valid token, also an unchanged one.
     #[serde(
         default,
         with = "rfc3339::optional",
@@ -77,19 +76,19 @@ pub struct JobStatus {
     /// The source's last failure, until it succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<FailureStatus>,
-    /// Why its source is not asked although it is time.
+    /// Why its source is not asked although a refresh is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,
     /// The plugin that its source or an output waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiling: Option<Compiling>,
-    /// What became of the chain of its rotating secrets; none: it has none.
+    /// The state of the chain of its rotating secrets; none: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<ChainState>,
-    /// Why the token could not be kept for a restart.
+    /// Why the token could not be stored for a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_failure: Option<FailureStatus>,
-    /// When that is tried again.
+    /// When storing it is tried again.
     #[serde(
         default,
         with = "rfc3339::optional",
@@ -100,34 +99,34 @@ pub struct JobStatus {
     pub outputs: Vec<OutputStatus>,
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
     /// It waits for its first token.
     Pending,
-    /// The first token has not come: the source fails.
+    /// It has no token yet, and the source fails.
     Failing,
-    /// The token lives and is on its way to its outputs.
+    /// The token is valid and is being written to its outputs.
     Publishing,
-    /// The token lives, but an output cannot be written, be it one that the job shares.
+    /// The token is valid, but an output, own or shared, cannot be written.
     Unwritten,
-    /// The token lives and is in every output.
+    /// The token is valid and in every output.
     Ready,
-    /// The same, but the source failed when it was asked for the next one, or waits because its issuer is in trouble or refuses its client.
+    /// The same, but the source failed when it was asked for the next one, or waits for its issuer's circuit breaker.
     Retrying,
-    /// The token is dead and there is no other yet.
+    /// The token has expired and there is no other yet.
     Expired,
 }
 
 impl JobState {
-    /// Whether consumers have all that there is to have.
+    /// Whether each output has a valid token.
     #[must_use]
     pub const fn is_ready(self) -> bool {
         matches!(self, Self::Ready | Self::Retrying)
     }
 
-    /// The word in status.
+    /// Its name in status.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -148,18 +147,18 @@ impl fmt::Display for JobState {
     }
 }
 
-/// An issuer in trouble, or one that refuses a client: of the jobs that ask it as that client, one at a time tries, and the others wait
-/// for its answer.
+/// An open circuit breaker: of the jobs that ask this issuer as one client, one at a time probes, and the others wait for its
+/// answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBack {
     /// The issuer's origin.
     pub issuer: String,
-    /// Which of the two.
+    /// Why it is open.
     pub cause: Cause,
     /// Since when.
     #[serde(with = "rfc3339")]
     pub since: Timestamp,
-    /// How it failed last, whichever job that was.
+    /// The last failure, of whichever job.
     pub failure: FailureStatus,
 }
 
@@ -175,7 +174,7 @@ impl fmt::Display for HeldBack {
     }
 }
 
-/// A plugin that is being loaded and, unless that was done before, compiled. What needs it waits, and nothing has failed.
+/// A plugin that is being loaded and, unless it is cached, compiled. Its jobs wait, and nothing has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compiling {
     /// Its name.
@@ -192,13 +191,13 @@ impl fmt::Display for Compiling {
     }
 }
 
-/// A failure and when it was.
+/// A failure and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureStatus {
     /// When.
     #[serde(with = "rfc3339")]
     pub at: Timestamp,
-    /// What kind.
+    /// Its kind.
     pub kind: FailureKind,
     /// Stable, for machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,12 +222,12 @@ impl FailureStatus {
 pub struct OutputStatus {
     /// The file's path, or `namespace/name/key` of the Secret.
     pub destination: String,
-    /// Where it stands.
+    /// Its state.
     pub state: OutputState,
     /// The last write's failure, until one succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureStatus>,
-    /// When the write that failed is tried again.
+    /// When the failed write is tried again.
     #[serde(
         default,
         with = "rfc3339::optional",
@@ -329,7 +328,7 @@ mod tests {
         assert_eq!(serde_json::from_value::<Snapshot>(json).unwrap(), snapshot);
     }
 
-    /// A plugin, a JWT or a damaged record may say any number.
+    /// A plugin, a JWT or a damaged record may contain any number.
     #[test]
     fn a_time_behind_the_last_year_breaks_nobodys_status() {
         for at in [253_402_300_800_000, i64::MAX as u64, u64::MAX] {

@@ -1,5 +1,5 @@
-//! One piece of work, apart from who orders it: what it needs is gathered when it begins, its end is told as an outcome. It is
-//! bounded in time whatever the room does that carries it out.
+//! One piece of work, independent of its scheduling: its inputs are collected when it begins, its end is an outcome. It has a
+//! time limit of its own, whatever the called component does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::KeptToken;
 use crate::model::{Job, JobId};
 
-/// A call of a source is bounded by the job's `timeout` where it is made; this much later it is given up here, in case that
-/// failed.
+/// A call of a source is limited by the job's `timeout` where it is made; this much later it is abandoned here, in case that
+/// limit failed.
 const ACQUIRE_MARGIN: Duration = Duration::from_secs(10);
 
 /// Formatting and writing one output. An API server under load answers within its own 60 s or never.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reading a job's secrets, each within the 30 s of one request to the API server; the next look comes anyway.
+/// Reading a job's secrets, each within the 30 s of one request to the API server; they are read again later anyway.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One read or write of the state store.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Work with all that it needs.
+/// Work with all its inputs.
 #[derive(Debug)]
 pub(super) enum Task {
     Load(Arc<Job>),
@@ -31,7 +31,7 @@ pub(super) enum Task {
     Look(Arc<Job>),
     Keep(JobId, Arc<KeptToken>),
     Write(Box<Write>),
-    /// Has a bound of its own, with the compiler.
+    /// Limited by the compiler's own timeout.
     LoadPlugin(Arc<str>),
 }
 
@@ -104,7 +104,7 @@ async fn bounded<T, E: From<Failure>>(
     }
 }
 
-/// What a panic becomes: a bug of ours is one job's failure, not the process's end.
+/// The failure of a panic: a bug of ours is one job's failure and must not end the process.
 pub(super) fn panicked() -> Failure {
     Failure::new(
         FailureKind::Internal,

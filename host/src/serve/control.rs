@@ -1,5 +1,5 @@
-//! The control socket: a Unix socket for the program's own commands. One request per connection, one line of JSON each way.
-//! Only the user the process runs as, and root, are heard.
+//! The control socket: a Unix socket for the program's own commands. One request per connection, one line of JSON each way. Only
+//! root and the user that the process runs as are served.
 
 mod refresh;
 
@@ -31,16 +31,16 @@ const REQUEST_BYTES: u64 = 1024 * 1024;
 /// Bytes of an answer: a row of status takes some 500, so ten thousand jobs fit many times.
 const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
-/// For a request to come, for an answer to be made unless the request says how long, and for it to be taken.
+/// The time for a request to arrive, for its answer to be made unless the request says how long, and for the answer to be sent.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections at once.
+/// Concurrent connections.
 const CONNECTIONS: usize = 64;
 
-/// How often the socket's file is looked after: whoever cleans a directory of temporary files takes it away.
+/// How often the socket's file is checked: cleaners of temporary directories remove it.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// After accepting failed, e.g. for want of file descriptors.
+/// The pause after accepting failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Only the owner may connect.
@@ -52,20 +52,20 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// Group and others may make and rename files.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Who may make files in a directory may not touch those of others (as in /tmp).
+/// The sticky bit: users may create files in the directory but not touch those of others, as in /tmp.
 const STICKY: u32 = 0o1000;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// Where jobs stand; answered by a [`Snapshot`].
+    /// The status of jobs; answered by a [`Snapshot`].
     Status {
         /// By name or `namespace/name`; none: all.
         #[serde(default)]
         jobs: Vec<String>,
     },
-    /// Asks sources for new tokens now and waits for what comes of it; answered by [`RefreshResult`].
+    /// Asks sources for new tokens now and waits for the results; answered by [`RefreshResult`].
     Refresh {
         /// By name or `namespace/name`; none: all.
         #[serde(default)]
@@ -74,7 +74,7 @@ pub enum ControlRequest {
         #[serde(default)]
         wait_ms: u64,
     },
-    /// What is kept of jobs; answered by [`KeptJob`]s.
+    /// The stored state of jobs; answered by [`KeptJob`]s.
     StateShow {
         /// By name or `namespace/name`; none: all.
         #[serde(default)]
@@ -86,11 +86,11 @@ pub enum ControlRequest {
         job: String,
         /// The secret's name.
         secret: String,
-        /// The value; none: the one that the chain has.
+        /// The value; none: the chain's current one is tried again.
         #[serde(default)]
         value: Option<SecretBytes>,
     },
-    /// Forgets what is kept of a job; answered by the job's id.
+    /// Deletes the stored state of a job; answered by the job's id.
     StateForget {
         /// By name or `namespace/name`.
         job: String,
@@ -146,7 +146,7 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// What comes back.
+/// The answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum ControlAnswer<T> {
@@ -154,7 +154,7 @@ enum ControlAnswer<T> {
     Error(ControlRefusal),
 }
 
-/// Why a request is not granted.
+/// Why a request is refused.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ControlRefusal {
     /// For programs; none: the request itself is wrong.
@@ -193,24 +193,24 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
-    /// A living process has it.
+    /// A running process listens on it.
     #[error("another process listens on the control socket {}; stop it, or give this one another: `control: {{socket: …}}`", .0.display())]
     InUse(PathBuf),
-    /// Others could put a socket of theirs there.
+    /// Other users could put a socket of theirs there.
     #[error("the directory {} of the control socket is not this user's or root's alone; take group's and others' write permission away, or choose another: `control: {{socket: …}}`", .0.display())]
     Directory(PathBuf),
-    /// What is there was not made by us.
+    /// The file there is not a socket of ours.
     #[error("{} is in the control socket's place and is no socket; remove it, or choose another place: `control: {{socket: …}}`", .0.display())]
     NoSocket(PathBuf),
-    /// Whether somebody listens is not this user's to see.
+    /// This user may not see whether a process listens.
     #[error("user {uid} may not reach the control socket {}; run the command as the user that evertoken runs as, and with its XDG_RUNTIME_DIR if it has one, or as root", path.display())]
     Denied {
         /// The socket.
         path: PathBuf,
-        /// Who asks.
+        /// This user.
         uid: u32,
     },
-    /// Nobody listens.
+    /// No process listens.
     #[error("no evertoken process listens on {}; is it running?", path.display())]
     Connect {
         /// The socket.
@@ -218,12 +218,12 @@ pub enum ControlError {
         /// Why.
         source: io::Error,
     },
-    /// Somebody else listens.
+    /// Another user's process listens.
     #[error("user {uid} listens on the control socket {}, and is not told this; run the command as that user if the process is evertoken's", path.display())]
     Foreign {
         /// The socket.
         path: PathBuf,
-        /// Who.
+        /// That user.
         uid: u32,
     },
     /// The connection broke, or what came is no answer.
@@ -239,16 +239,16 @@ pub enum ControlError {
     Refused(ControlRefusal),
 }
 
-/// What a proof of the socket's place found.
+/// The result of a trial of the socket's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proved {
-    /// It can be made.
+    /// The socket can be made.
     Free,
-    /// A living process listens there.
+    /// A running process listens there.
     InUse,
 }
 
-/// The bound socket; its file goes with it.
+/// The bound socket; its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -258,11 +258,11 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Makes the socket, and its directory if only that is missing. One that a dead process left is replaced.
+    /// Makes the socket, and its directory if only that is missing. The socket of a process that has ended is replaced.
     ///
     /// # Errors
     ///
-    /// A living process has it, something else is in its place, or the directory does not allow it.
+    /// A running process listens on it, something else is in its place, or the directory does not allow it.
     pub async fn bind(path: &Path) -> Result<Self, ControlError> {
         make_directory(path)?;
         check_place(path).await?;
@@ -273,11 +273,11 @@ impl ControlSocket {
         Ok(bound)
     }
 
-    /// Whether the socket could be made, or a process listens on it already. Nothing of the proof stays.
+    /// Whether the socket could be made, or a process listens on it already. The trial leaves nothing behind.
     ///
     /// # Errors
     ///
-    /// As for [`Self::bind`], but for a living process that has it.
+    /// As for [`Self::bind`], but for a running process that listens.
     pub async fn prove(path: &Path) -> Result<Proved, ControlError> {
         let made = path.parent().filter(|directory| !directory.exists());
         make_directory(path)?;
@@ -298,7 +298,7 @@ impl ControlSocket {
         proved
     }
 
-    /// Under another name first, so that the socket is never there with a wider mode or without its listener.
+    /// Bound under another name first, so that the socket is never visible with a wider mode or without its listener.
     fn bind_beside(path: &Path) -> io::Result<Self> {
         let (listener, beside) = listen_beside(path)?;
         let placed = std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))
@@ -311,7 +311,7 @@ impl ControlSocket {
                 identity,
             }),
             Err(error) => {
-                // The first error is the one to tell.
+                // The first error is the one to report.
                 let _ = std::fs::remove_file(&beside);
                 Err(error)
             }
@@ -342,7 +342,7 @@ impl ControlSocket {
         }
     }
 
-    /// Makes the socket again if somebody took it away. Whether it is there; `was_there`: it was before.
+    /// Makes the socket again if it was removed. Returns whether it exists; `was_there`: it existed before.
     async fn restore(&mut self, was_there: bool) -> bool {
         if identity(&self.path).is_ok_and(|there| there == self.identity) {
             return true;
@@ -376,7 +376,7 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|there| there == self.identity) {
-            // Left behind, it is replaced by the next process.
+            // If this fails, the next process replaces the file.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -387,7 +387,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// A socket in the same directory, and its name.
+/// Binds a socket under another name in the same directory, and returns both.
 fn listen_beside(path: &Path) -> io::Result<(UnixListener, PathBuf)> {
     let beside = path.with_file_name(format!(".{}", std::process::id()));
     if let Err(error) = std::fs::remove_file(&beside)
@@ -399,7 +399,7 @@ fn listen_beside(path: &Path) -> io::Result<(UnixListener, PathBuf)> {
     Ok((listener, beside))
 }
 
-/// That the socket's directory is there and that nobody else can put another socket into the place.
+/// Checks that the socket's directory exists and that no other user can put a socket there.
 fn make_directory(path: &Path) -> Result<(), ControlError> {
     let bind_error = |source| ControlError::Bind {
         path: path.to_owned(),
@@ -426,7 +426,7 @@ fn make_directory(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// That the path is free, or a dead process's socket.
+/// Checks that the path is free, or holds the socket of a process that has ended.
 async fn check_place(path: &Path) -> Result<(), ControlError> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -444,7 +444,7 @@ async fn check_place(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-/// Who knows the answers.
+/// The components that answer requests.
 #[derive(Debug, Clone)]
 struct Rooms {
     runner: Handle,
@@ -485,12 +485,13 @@ async fn hand_over(mut stream: UnixStream, answer: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The file's mode says so too, but not on every system and not for a descriptor that was handed on.
+/// The file's mode enforces this too, but not on every system and not for a descriptor that was passed on.
 fn is_allowed(stream: &UnixStream) -> io::Result<bool> {
     Ok(is_trusted(stream.peer_cred()?.uid()))
 }
 
-/// Whoever could make a socket in the place of ours would get what is sent. Root may ask every user's process, but tells it no secret.
+/// The owner of a process that could put a socket in place of ours would receive what is sent. Root may query every user's
+/// process, but sends it no secret.
 fn may_hear(peer: u32, request: &ControlRequest) -> bool {
     let is_secret = matches!(request, ControlRequest::StateSet { value: Some(_), .. });
     is_trusted(peer) || (rustix::process::geteuid().is_root() && !is_secret)
@@ -537,7 +538,7 @@ async fn set(
     Ok(replaced)
 }
 
-/// So is the configured one, when nothing else is known any more.
+/// The configured value is tried at once, too, now that no stored one is left.
 async fn forget(runner: &Handle, state: &Manual, job: &str) -> Result<(), Failure> {
     state.forget(job).await?;
     try_at_once(runner, job).await;
@@ -580,20 +581,20 @@ async fn read_line(stream: &mut UnixStream, limit: u64) -> io::Result<Option<Zer
     Ok((line.pop() == Some(b'\n')).then_some(line))
 }
 
-/// Asks the process that listens on `socket` where jobs stand; no names: all jobs.
+/// Asks the process that listens on `socket` for the status of jobs; no names: all jobs.
 ///
 /// # Errors
 ///
-/// Nobody listens, or the answer is none.
+/// No process listens, or its answer is invalid.
 pub async fn status(socket: &Path, jobs: Vec<String>) -> Result<Snapshot, ControlError> {
     ask(socket, &ControlRequest::Status { jobs }).await
 }
 
-/// Asks the process that listens on `socket` for new tokens now, and waits for what comes of it; no names: of all jobs.
+/// Asks the process that listens on `socket` for new tokens now, and waits for the results; no names: of all jobs.
 ///
 /// # Errors
 ///
-/// Nobody listens, or the answer is none.
+/// No process listens, or its answer is invalid.
 pub async fn refresh(
     socket: &Path,
     jobs: Vec<String>,
@@ -632,11 +633,11 @@ async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     })
 }
 
-/// Asks the process that listens on `socket` what is kept of jobs; no names: of all jobs.
+/// Asks the process that listens on `socket` for the stored state of jobs; no names: of all jobs.
 ///
 /// # Errors
 ///
-/// Nobody listens, nothing is kept of one of them, or the answer is none.
+/// No process listens, nothing is stored of one of them, or the answer is invalid.
 pub async fn state_show(socket: &Path, jobs: Vec<String>) -> Result<Vec<KeptJob>, ControlError> {
     ask(socket, &ControlRequest::StateShow { jobs }).await
 }
@@ -645,7 +646,7 @@ pub async fn state_show(socket: &Path, jobs: Vec<String>) -> Result<Vec<KeptJob>
 ///
 /// # Errors
 ///
-/// Nobody listens, the process refuses, or the answer is none.
+/// No process listens, it refuses, or its answer is invalid.
 pub async fn state_set(
     socket: &Path,
     job: String,
@@ -655,11 +656,11 @@ pub async fn state_set(
     ask(socket, &ControlRequest::StateSet { job, secret, value }).await
 }
 
-/// Asks the process that listens on `socket` to forget what is kept of a job.
+/// Asks the process that listens on `socket` to delete the stored state of a job.
 ///
 /// # Errors
 ///
-/// Nobody listens, the process refuses, or the answer is none.
+/// No process listens, it refuses, or its answer is invalid.
 pub async fn state_forget(socket: &Path, job: String) -> Result<(), ControlError> {
     ask(socket, &ControlRequest::StateForget { job }).await
 }

@@ -26,13 +26,13 @@ pub enum StateError {
         path: PathBuf,
         /// Why it failed.
         why: Arc<io::Error>,
-        /// What to do about it.
+        /// How to correct it.
         mend: &'static str,
     },
-    /// Others could have put something into the directory.
+    /// Other users could have put something into the directory.
     #[error("the state directory is not used: {why}")]
     Exposed {
-        /// Which place, who, and the mend.
+        /// Which place, which user, and the correction.
         why: String,
     },
     /// Another process holds the directory.
@@ -40,7 +40,7 @@ pub enum StateError {
     Locked {
         /// The directory.
         path: PathBuf,
-        /// Who holds it, as that process wrote it down.
+        /// Its holder, as that process recorded it.
         holder: String,
     },
     /// An earlier version wrote the store, in a form that this one does not read.
@@ -69,7 +69,7 @@ pub enum StateError {
         /// What the database says.
         reason: String,
     },
-    /// The Secrets are no store of ours, or damaged.
+    /// The Secrets are not a state store of ours, or are damaged.
     #[error(
         "{store} are not a usable state store: {reason}; restore them, or choose another `state.secret.prefix` to start with an empty one"
     )]
@@ -91,40 +91,40 @@ pub enum StateError {
         /// How many records need it.
         records: usize,
     },
-    /// A record does not decrypt although its key is there.
+    /// A record does not decrypt although its key is given.
     #[error(
         "the {record} cannot be decrypted and is left as it is; restore the state store, or run `evertoken state forget {forget}`"
     )]
     Undecryptable {
         /// Which record.
         record: String,
-        /// What `evertoken state forget` is told.
+        /// The argument for `evertoken state forget`.
         forget: String,
     },
-    /// A record is as it is in a store whose records are encrypted.
+    /// A record in plain text in a store whose records are encrypted.
     #[error(
         "the {record} is not encrypted although the state store is: somebody without the key has put it there. It is not used and left as it is; restore the state store, or run `evertoken state forget {forget}`"
     )]
     Plaintext {
         /// Which record.
         record: String,
-        /// What `evertoken state forget` is told.
+        /// The argument for `evertoken state forget`.
         forget: String,
     },
-    /// A copy of the store from before was put back.
+    /// An older copy of the store was restored.
     #[error(
         "the {record} is from a copy of the state store that was put back: what was newer is lost, so its value may be spent and is not sent. Log in again and put the new value where the configuration has it, or give it to `evertoken state set`; if nothing has used the value since the copy was made, `evertoken state set --kept` says so"
     )]
     Restored {
-        /// Whose chain.
+        /// The record of the chain.
         record: String,
     },
-    /// A copy of the store from before was put back, and does not know what became of a value.
+    /// An older copy of the store was restored, and lacks the record of a value that was used since.
     #[error(
         "the value of secret `{secret}` of job {job} was used after the copy of the state store was made that was put back: what became of it is lost, so it may be spent and is not sent. Log in again and put the new value where the configuration has it"
     )]
     Lost {
-        /// Whose value.
+        /// The job of the value.
         job: JobId,
         /// The secret's name.
         secret: String,
@@ -132,7 +132,7 @@ pub enum StateError {
     /// A record decrypts to something this version cannot read.
     #[error("the {record} cannot be read: {reason}")]
     Unreadable {
-        /// What it should have been.
+        /// The kind of record that was expected.
         record: &'static str,
         /// What is wrong with it; holds no value.
         reason: String,
@@ -146,10 +146,10 @@ pub enum StateError {
         #[source]
         source: Arc<redb::Error>,
     },
-    /// The thread that owns the database is gone.
+    /// The thread that owns the database has ended.
     #[error("the state store has been closed")]
     Closed,
-    /// A plugin wants to keep more than it may.
+    /// A plugin wants to store more than it may.
     #[error("the plugin keeps too much: at most {limit} {what}")]
     Quota {
         /// What is limited.
@@ -188,14 +188,14 @@ impl StateError {
         }
     }
 
-    /// The chain of a job's secret is of a copy that was put back.
+    /// The chain of a job's secret is from a restored copy.
     pub(super) fn restored(job: &JobId, secret: &str) -> Self {
         Self::Restored {
             record: chain_of(job, secret),
         }
     }
 
-    /// The chain of a value is missing in a copy that was put back.
+    /// The record of a value is missing in a restored copy.
     pub(super) fn lost(job: &JobId, secret: &str) -> Self {
         Self::Lost {
             job: job.clone(),
@@ -245,12 +245,12 @@ impl StateError {
     }
 }
 
-/// How messages call the record of a chain.
+/// The name of a chain's record in messages.
 pub(super) fn chain_of(job: &JobId, secret: &str) -> String {
     format!("chain of secret `{secret}` of job {job}")
 }
 
-/// By what `evertoken state forget` knows a record: a chain that cannot be read does not say whose it is.
+/// The argument of `evertoken state forget` for a record: an unreadable chain does not reveal its job.
 fn forgotten_as(key: &RecordKey) -> String {
     match key {
         RecordKey::Own => String::new(),

@@ -1,5 +1,5 @@
-//! What a person may ask of the store: to see what is kept of a job, to give a chain another value, to forget a job. Never shows
-//! a secret. While a request is under way, its value is neither given again nor forgotten.
+//! The state store's operations for people: show what is stored of a job, give a chain another value, delete a job's state. No
+//! secret is shown. While a request is under way, its value is neither set again nor deleted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::model::time::{Clock, Timestamp, rfc3339};
 /// How long a person waits for the end of a request under way. Most are answered within a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often is looked whether it is over.
+/// How often the request is checked.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What is kept of a job.
+/// The stored state of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptJob {
     /// Which job.
     pub id: JobId,
-    /// Its token; none: none is kept, or it cannot be read.
+    /// Its token; none: none is stored, or it cannot be read.
     pub token: Option<TokenTimes>,
     /// The chains of its rotating secrets.
     pub chains: Vec<KeptChain>,
@@ -50,18 +50,18 @@ pub struct TokenTimes {
 pub struct KeptChain {
     /// The secret's name.
     pub secret: String,
-    /// What can be said of it at a glance.
+    /// Its state as one word.
     pub state: StoredChainState,
     /// The chain; none: it cannot be read.
     pub chain: Option<ChainFacts>,
     /// Why it cannot be read.
     pub error: Option<String>,
-    /// Whether the configured value, as it was when the chain was last changed, is an earlier one of the chain: it is spent.
+    /// Whether the configured value, as it was when the chain was last changed, is an earlier one of the chain and so spent.
     #[serde(default)]
     pub configured_is_spent: bool,
 }
 
-/// A chain at a glance.
+/// The state of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StoredChainState {
@@ -71,11 +71,11 @@ pub enum StoredChainState {
     UnderWay,
     /// Requests with the newest value went unanswered: whether it is spent is not known.
     InDoubt,
-    /// The issuer's answer is kept and waits for the source to read it.
+    /// The issuer's answer is stored and waits for the source to read it.
     AnswerWaiting,
-    /// The issuer takes no value of it any more.
+    /// The issuer rejects all of its values.
     Dead,
-    /// It is of a copy of the store that was put back, so its value may be spent and is not sent.
+    /// It comes from a restored copy of the store, so its value may be spent and is not sent.
     Restored,
     /// It cannot be read.
     Unreadable,
@@ -95,7 +95,7 @@ impl fmt::Display for StoredChainState {
     }
 }
 
-/// What a chain holds beside its value.
+/// A chain's record without its values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainFacts {
     /// The chain's id, hexadecimal.
@@ -105,48 +105,48 @@ pub struct ChainFacts {
     /// When the newest value expires, where the issuer said so.
     #[serde(default, with = "rfc3339::optional")]
     pub expires_at: Option<Timestamp>,
-    /// Since when the issuer takes no value of it.
+    /// Since when the issuer rejects all of its values.
     #[serde(default, with = "rfc3339::optional")]
     pub dead_since: Option<Timestamp>,
-    /// What the issuer said then.
+    /// The issuer's reason.
     #[serde(default)]
     pub dead_reason: Option<String>,
-    /// Requests that carried the newest value and of whose answer nothing is known.
+    /// Requests with the newest value whose answer is unknown.
     pub unanswered: u32,
     /// When the last of these was about to be sent.
     #[serde(default, with = "rfc3339::optional")]
     pub last_sent: Option<Timestamp>,
-    /// What is open.
+    /// The open exchange.
     pub exchange: Option<ExchangeFacts>,
-    /// Bytes of the last answer that was not understood; they are kept, for a later version to read.
+    /// Bytes of the last answer that could not be read; they are kept for a later version to read.
     pub unread_bytes: Option<usize>,
 }
 
-/// A request that was written down, and what became of it.
+/// A recorded request and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExchangeFacts {
     /// Its method.
     pub method: String,
     /// Its URL without the query.
     pub url: String,
-    /// Whose source sends it.
+    /// The job whose source sends it.
     pub job: JobId,
-    /// The plugin that words it.
+    /// The plugin that composes it.
     pub plugin: String,
-    /// When it was written down.
+    /// When it was recorded.
     #[serde(with = "rfc3339")]
     pub written_at: Timestamp,
     /// When its holder gives it up.
     #[serde(with = "rfc3339")]
     pub not_after: Timestamp,
-    /// The process that wrote it, hexadecimal: another one after each start.
+    /// The process that recorded it, hexadecimal; new at each start.
     pub holder: String,
-    /// Whether that is the process that answers this.
+    /// Whether that is this process.
     pub is_ours: bool,
-    /// Bytes that had come of the answer when its rest made itself wait.
+    /// Bytes of the answer that had arrived when the rest was late.
     #[serde(default)]
     pub arriving_bytes: Option<usize>,
-    /// Whether the answer is kept.
+    /// Whether the answer is stored.
     pub is_answered: bool,
     /// How often the source was called with the answer and could not use it.
     pub failed_replays: u32,
@@ -163,7 +163,7 @@ pub struct ReplacedChain {
     pub generation: u64,
 }
 
-/// Serves a person, for the process that holds the store.
+/// Handles these operations in the process that holds the store.
 #[derive(Clone)]
 pub struct Manual {
     store: Arc<Store>,
@@ -191,8 +191,8 @@ impl Manual {
         }
     }
 
-    /// What is kept of these jobs, by name or `namespace/name`; no names: of all. Nothing is known of whose a chain is that cannot be read, which
-    /// [`Self::forget`] takes for a name.
+    /// The stored state of these jobs, by name or `namespace/name`; no names: of all. A chain that cannot be read has no known
+    /// job; its id stands for it, which [`Self::forget`] takes as a name.
     ///
     /// # Errors
     /// The store cannot be read, or nothing is kept of one of them: `state.no-such-job`.
@@ -227,13 +227,14 @@ impl Manual {
         Ok(kept)
     }
 
-    /// Makes `value` the next value of the chain that the job's secret stands for, and closes what is open there. A new value is taken
-    /// at once, whatever the chain's state: an answer to an earlier one that comes later counts for nothing. The newest one may be
-    /// tried again, but not while it is under way.
+    /// Makes `value` the next value of the chain of the job's secret, and closes the chain's open exchange. A new value is taken
+    /// at once, whatever the chain's state: a later answer to an earlier value is ignored. The newest value may be tried again,
+    /// but not while it is under way.
     ///
     /// # Errors
-    /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), the newest value is under way (`state.in-use`), the
-    /// value is known to be spent or another chain's (`state.spent`), or others change the chain all the time (`state.changed`).
+    /// There is no such job or chain (`state.no-such-job`, `state.no-such-chain`), the newest value is under way
+    /// (`state.in-use`), the value is known to be spent or another chain's (`state.spent`), or other processes keep changing the
+    /// chain (`state.changed`).
     pub async fn set(
         &self,
         name: &str,
@@ -243,7 +244,8 @@ impl Manual {
         self.set_or_keep(name, secret, Some(value)).await
     }
 
-    /// The same with the value that the chain has: somebody knows that it is not spent, as in a store that was moved while nothing ran.
+    /// The same with the chain's current value, for an operator who knows that it is not spent, as in a store that was moved
+    /// while nothing ran.
     ///
     /// # Errors
     /// As [`Self::set`]; the chain has no value yet (`state.no-such-chain`).
@@ -316,10 +318,11 @@ impl Manual {
         })
     }
 
-    /// Forgets all that is kept of a job: its chains begin anew from what is configured. Or a chain that cannot be read, by its id.
+    /// Deletes the stored state of a job: its chains begin anew from the configured values. Or a chain that cannot be read, by
+    /// its id.
     ///
     /// # Errors
-    /// Nothing is kept of it, or a request with one of its chains is under way (`state.in-use`).
+    /// Nothing is stored of it, or a request with one of its chains is under way (`state.in-use`).
     pub async fn forget(&self, name: &str) -> Result<(), Failure> {
         if self.store.is_unreadable_chain(name) {
             return self.store.forget_unreadable(name).await;
@@ -335,7 +338,7 @@ impl Manual {
         }
     }
 
-    /// Waits a little if others were at it, unless that has been tried for long enough. Whether it is to be tried again.
+    /// Waits a little if another process changed the chain, unless the time for that is over. Returns whether to try again.
     async fn passes<T>(&self, result: &Result<T, Failure>, began: Instant) -> bool {
         let code = result.as_ref().err().and_then(Failure::host_code);
         let passes = matches!(code, Some(HostCode::StateInUse | HostCode::StateChanged))
@@ -373,7 +376,7 @@ impl Manual {
         )
     }
 
-    /// That no value which was sent before is sent again by a mistake. The newest one may be tried again.
+    /// Prevents a value that was sent before from being sent again by mistake. The newest one may be tried again.
     async fn is_unspent(
         &self,
         job: &JobId,
@@ -426,8 +429,8 @@ impl Manual {
         ))
     }
 
-    /// Whether the process that wrote the intent may still get an answer. An intent of a process that had the store to itself
-    /// before us is over.
+    /// Whether the process that recorded the intent may still get an answer. In a store that one process has to itself, an
+    /// earlier process's intent is over.
     fn is_under_way(&self, intent: &Intent) -> bool {
         let may_live = self.us == Some(intent.holder) || !self.store.is_exclusive();
         may_live && self.clock.now().wall < self.over_at(intent)

@@ -1,5 +1,5 @@
-//! One call of a plugin: what it has opened, used up and may still do. The methods are those of the plugin interface, one to
-//! one.
+//! One call of a plugin: what it has opened, what it has used of its limits, and the functions of the plugin interface as
+//! methods.
 
 mod send;
 #[cfg(test)]
@@ -33,7 +33,7 @@ use crate::refresh::clock;
 use crate::text::secret_suspicion;
 use crate::worker;
 
-/// Handles that one call may make. A signed AWS request takes about ten; whoever makes hundreds is in a loop.
+/// Handles that one call may make. A signed AWS request takes about ten; hundreds mean a loop.
 pub const MAX_HANDLES: usize = 256;
 
 /// Bytes of secret values that one call may hold: two of the largest, and what is made of them.
@@ -42,22 +42,22 @@ pub const MAX_HELD_BYTES: usize = 4 * MAX_SECRET_BYTES;
 /// Values that one call may cache; each is a durable write.
 pub const MAX_STATE_WRITES: usize = 16;
 
-/// Successors of one secret that a call may have stored. An answer brings one, and a call that refreshes again after a refusal has two
-/// answers; every one more stays in the store for good.
+/// Successors of one secret that a call may have stored. An answer brings one, and a call that refreshes again after a refusal
+/// has two answers; each further one would stay in the store for good.
 pub const MAX_REPLACEMENTS: usize = 4;
 
-/// How grave a plugin's log line is.
+/// The level of a plugin's log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// For whoever writes the plugin.
+    /// For the plugin's author.
     Debug,
-    /// For whoever runs the job.
+    /// For the operator.
     Info,
-    /// Something is not as it should be.
+    /// Something unexpected.
     Warn,
 }
 
-/// Stands behind a plugin's name, in which it cannot be.
+/// Terminates a plugin's name, which cannot contain it.
 const PLUGIN_ENDS: &[u8] = b"\0";
 
 /// One call of a job's plugin. Cheap to clone: the clones are one call and share its limits.
@@ -69,8 +69,8 @@ pub(in crate::capability) struct Inner {
     pub(in crate::capability) host: Arc<HostInner>,
     pub(in crate::capability) job: Arc<Job>,
     pub(in crate::capability) endpoints: BTreeSet<Origin>,
-    /// Those of them that requests may go to. While an answer from the journal is read, `endpoints` are those of the configuration that it
-    /// was asked for with, and some may have been taken out since.
+    /// The endpoints that requests may go to. While an answer from the journal is read, `endpoints` are those of the
+    /// configuration with which the request was sent, and some may have been removed since.
     pub(in crate::capability) open_endpoints: BTreeSet<Origin>,
     pub(in crate::capability) began: Instant,
     pub(in crate::capability) held: Held,
@@ -81,7 +81,7 @@ pub(in crate::capability) struct Inner {
 #[derive(Default)]
 struct Used {
     scrubber: Scrubber,
-    /// Codes of the failures that the plugin was told.
+    /// Codes of the failures that the host returned to the plugin.
     told: BTreeSet<HostCode>,
     echoes: Echoes,
     handles: usize,
@@ -91,11 +91,11 @@ struct Used {
     /// By the secret's name.
     replacements: BTreeMap<String, usize>,
     log_lines: u32,
-    /// Other jobs' tokens that were opened and may be read, and when they die.
+    /// Other jobs' tokens that were opened and may be read, and when they expire.
     others_tokens: Vec<(SecretSlice<u8>, Timestamp)>,
     first_sent_at: Option<Timestamp>,
     issuer_ahead_ms: Option<i64>,
-    /// Whether a request without rotating secrets was sent after one with: then a failure may be about that one.
+    /// Whether a request without rotating secrets followed one with them: then a failure may be about the later request.
     asked_others_since: bool,
     exchanged: bool,
 }
@@ -160,7 +160,8 @@ impl Call {
         )
     }
 
-    /// What tells whether somebody gave the secret `name` another value: a digest, not to be shown. For the host, no plugin asks.
+    /// A digest that changes when the secret `name` is given another value; not to be shown. For the host, not part of the plugin
+    /// interface.
     ///
     /// # Errors
     /// As [`Call::open`].
@@ -175,7 +176,8 @@ impl Call {
         }
     }
 
-    /// What the secret `name` may be by mistake, for a person who wants to know before it is used. For the host, no plugin asks.
+    /// A likely mistake in the secret `name`, for an operator who checks it before it is used. For the host, not part of the
+    /// plugin interface.
     #[must_use]
     pub fn suspicion(name: &str, secret: &SecretHandle) -> Option<&'static str> {
         secret_suspicion(name, secret.expose())
@@ -264,7 +266,7 @@ impl Call {
                 ),
             ));
         }
-        // From here on it is a secret, whatever becomes of the write.
+        // From here on it is a secret, whatever the outcome of the write.
         self.remember(bytes);
         let guard = self.0.held.guard(name).ok_or_else(|| not_held(name))?;
         guard
@@ -299,7 +301,7 @@ impl Call {
         }
     }
 
-    /// A request of the host's own, which no limit of the plugin's bounds.
+    /// A request of the host's own, not counted against the plugin's limits.
     ///
     /// # Errors
     /// As [`Call::send`].
@@ -320,14 +322,15 @@ impl Call {
         Ok(response)
     }
 
-    /// How many milliseconds the other side's clock was ahead of ours by its last answer, less than zero if it was behind; none: that did not say.
+    /// How many milliseconds the other side's clock was ahead of ours by its last answer, less than zero if it was behind; none:
+    /// the answer had no time.
     #[must_use]
     pub fn issuer_ahead_ms(&self) -> Option<i64> {
         self.used().issuer_ahead_ms
     }
 
-    /// When the first request that was answered was sent: the token is no older, whichever of them brought it, so its life counts from
-    /// there. None without requests.
+    /// When the first request that was answered was sent. The token is no older than that, whichever answer it came from, so its
+    /// life counts from there. None without requests.
     #[must_use]
     pub fn first_sent_at(&self) -> Option<Timestamp> {
         self.used().first_sent_at
@@ -447,15 +450,15 @@ impl Call {
     }
 
     /// Text of the plugin's without the secrets that this call has opened, made or been answered with, on one line, cut to
-    /// [`crate::capability::scrub::MAX_TEXT_BYTES`]. For everything a plugin says: log lines, failure messages, panics.
+    /// [`crate::capability::scrub::MAX_TEXT_BYTES`]. For all output of a plugin: log lines, failure messages, panics.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
         let used = self.used();
         used.echoes.redacted(used.scrubber.scrub(text))
     }
 
-    /// The token as it is published: what an issuer made is so to the byte, also where it has a secret in it. A field that repeats a
-    /// secret otherwise is left out.
+    /// The token as it is published: byte for byte as an issuer made it, also if it contains a secret. Any other field that
+    /// repeats a secret is left out.
     ///
     /// # Errors
     /// `secret.not-revealed` for such a token.
@@ -487,7 +490,8 @@ impl Call {
         Ok(Token { fields, ..token })
     }
 
-    /// The token with the end that another job knows of it, where it is that job's, handed on, and nothing else tells its end.
+    /// The token with the expiry that another job knows, if it is that job's token passed on and does not state its expiry
+    /// itself.
     #[must_use]
     pub(in crate::capability) fn ending_as_its_job_knows(&self, token: Token) -> Token {
         let used = self.used();
@@ -507,12 +511,12 @@ impl Call {
         self.used().scrubber.add(secret);
     }
 
-    /// Notes a failure that the plugin is told: it may pass it on in the host's words.
+    /// Records a failure that the host returns to the plugin, which may pass it on in the host's words.
     pub fn told(&self, failure: &Failure) {
         self.used().told.extend(failure.host_code());
     }
 
-    /// A plugin's own failure with its code, scrubbed, and in the host's words only as far as the plugin was told so.
+    /// A plugin's own failure with its code, scrubbed. Words of the host are kept only if the host returned them to the plugin.
     #[must_use]
     pub fn said(&self, code: Option<String>, failure: Failure) -> Failure {
         let code = code.map(|code| self.scrub(&code));
@@ -534,7 +538,7 @@ impl Call {
         }
     }
 
-    /// Whether a plugin may have read this in an answer that was not its own words.
+    /// Whether a plugin may have read this in an answer that did not just repeat the plugin's own text.
     fn may_be_issuers(&self, value: &Value) -> bool {
         match value {
             Value::Text(text) => self.used().echoes.may_be_issuers(text),
@@ -546,14 +550,14 @@ impl Call {
         }
     }
 
-    /// Whether no other secret than this one is in the value, but those that may be read. Who else gets what is kept under a name (another
-    /// job, whoever reads the file that it is written back to) is each secret's own affair.
+    /// Whether the value contains no other secret than this one, but those that may be read. Each secret has readers of its own
+    /// (other jobs, readers of the file that it is written back to), who must not get another.
     fn has_no_other(&self, value: &SecretHandle, name: &str) -> bool {
         let mut names = value.lineage().names().iter();
         names.all(|other| other == name || self.0.job.source.reveal.contains(other))
     }
 
-    /// What a plugin passes, with what markers in it stand for.
+    /// A value from the plugin, with its markers replaced by the values that they stand for.
     fn put_back(&self, value: Value) -> Result<Value, Failure> {
         self.used().echoes.put_back(value)
     }
@@ -562,7 +566,7 @@ impl Call {
         self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the plugin asked for a request, whatever became of it.
+    /// Whether the plugin asked for a request, whatever its outcome.
     #[must_use]
     pub fn has_asked(&self) -> bool {
         self.used().requests > 0
@@ -660,7 +664,7 @@ impl Call {
     fn listed(&self, name: &str) -> Result<&Secret, Failure> {
         let secret = self.0.job.source.secrets.get(name);
         secret.ok_or_else(|| {
-            // Not scrubbed: whether the plugin's own text comes back whole would tell it whether that is a secret's value.
+            // Not scrubbed: a scrubbed text would confirm to the plugin that its own text is a secret's value.
             Failure::new(
                 FailureKind::InvalidConfig,
                 HostCode::SecretNotListed,
@@ -681,7 +685,7 @@ impl Call {
             now: host.ports.clock.now().wall,
         };
         let value = secrets::fetch(&providers, &self.0.job, name, &secret.origin).await?;
-        // What may not be read is not handed on, and the end of a guess would tell whether it is right.
+        // What may not be read is not passed on, and the expiry would confirm or refute a guess.
         let is_revealed = self.0.job.source.reveal.contains(name);
         if let SecretOrigin::Job(other) = &secret.origin
             && is_revealed
@@ -698,7 +702,7 @@ impl Call {
         Ok(value)
     }
 
-    /// The newest value of a chain, as this call holds it, or as it is for whoever only looks.
+    /// The newest value of a chain, as this call holds it, or as it is stored if the call only reads.
     async fn newest(&self, name: &str, secret: &Secret) -> Result<(SecretSlice<u8>, u64), Failure> {
         let Inner {
             host, job, held, ..
@@ -748,7 +752,7 @@ impl Call {
     }
 }
 
-/// Whoever only looks at a job's secrets neither spends nor replaces them.
+/// A call that only reads a job's secrets neither spends nor replaces them.
 fn not_held(name: &str) -> Failure {
     Failure::new(
         FailureKind::Internal,
@@ -757,10 +761,10 @@ fn not_held(name: &str) -> Failure {
     )
 }
 
-/// Where plugins' log lines appear.
+/// The log target of plugins' log lines.
 const LOG_TARGET: &str = "evertoken::plugin";
 
-/// A cached value with the name of its plugin: one that takes another's place in a job does not read what that one cached.
+/// A cached value with the name of its plugin, so that another plugin in its place in a job does not read the value.
 fn kept_for(plugin: &str, value: &[u8]) -> Vec<u8> {
     [plugin.as_bytes(), PLUGIN_ENDS, value].concat()
 }
@@ -784,7 +788,7 @@ fn check_state_key(key: &str) -> Result<(), Failure> {
     ))
 }
 
-/// A key that its use replaces could not be told from one that was spent.
+/// A key that its use replaces could not be distinguished from a spent one.
 fn refuse_rotating_key(key: &SecretHandle) -> Result<(), Failure> {
     if key.lineage().rotating().is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! A plugin's request on its way through the rules to an answer.
+//! A plugin's request, from the egress rules to its answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,14 @@ use crate::model::Origin;
 use crate::model::failure::{Area, Failure, FailureKind, HostCode};
 use crate::worker;
 
-/// Where the audit events appear: one for each request, also for a refused one.
+/// The log target of audit events: one for each request, also for a refused one.
 const AUDIT_TARGET: &str = "evertoken::audit";
 
-/// Requests, and reading secrets, must end in this part of the call's time, so that the plugin is left with time to say what failed.
+/// Requests, and reading secrets, must end in this part of the call's timeout, so that the plugin has time left to report the
+/// failure.
 pub(super) const REQUEST_SHARE: f64 = 0.9;
 
-/// A header, a field or a part of a query takes as long as spelling so many bytes, however short it is.
+/// Encoding a header, a field or a part of a query takes as long as so many bytes, however short it is.
 const BYTES_PER_PAIR: usize = 64;
 
 /// Sends a plugin's request, if it may be sent, and reads the answer whole.
@@ -111,7 +112,7 @@ async fn answered(
     journal::send(asked, guards, outgoing, may_leave).await
 }
 
-/// Whether a request that the journal has no answer to may leave: where a job's endpoint was taken out, nothing goes any more.
+/// Whether a request without a stored answer may be sent: not if the job's endpoint was removed from the configuration.
 fn check_open(call: &Call, origin: &Origin, request: &Request) -> Result<(), Failure> {
     let source = &call.0.job.source;
     let names = request.values().filter_map(Value::secret);
@@ -136,7 +137,7 @@ fn check_open(call: &Call, origin: &Origin, request: &Request) -> Result<(), Fai
     ))
 }
 
-/// What there is to spell.
+/// Bytes to encode.
 fn bytes_of(request: &Request) -> usize {
     let of_pairs = |pairs: &[(String, Value)]| -> usize {
         let each = pairs
@@ -152,7 +153,7 @@ fn bytes_of(request: &Request) -> usize {
     of_pairs(&request.query) + of_pairs(&request.headers) + content
 }
 
-/// An address that is written as such does not pass the resolver.
+/// A literal address does not pass the resolver.
 fn check_literal(call: &Call, what: &str, host: &str, written: Provenance) -> Result<(), Failure> {
     let Some(address) = egress::literal(host) else {
         return Ok(());
@@ -173,7 +174,7 @@ fn recipe(call: &Call, target: &RequestTarget, proxy: Option<Proxy>) -> Result<R
         Some(file) => Trust::File(file.clone()),
         None => Trust::System,
     };
-    // The client certificate is a credential: it goes where the secrets go.
+    // The client certificate is a credential: it is only used where secrets may be sent.
     let identity = match (&source.tls.cert_file, &source.tls.key_file) {
         _ if !https || !call.0.open_endpoints.contains(&target.origin) => None,
         (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
@@ -195,7 +196,7 @@ fn recipe(call: &Call, target: &RequestTarget, proxy: Option<Proxy>) -> Result<R
     })
 }
 
-/// One event for each request: what was asked of whom and how it went, never a query, a header or a body.
+/// One event for each request: its target and its result, never a query, a header or a body.
 async fn audit(
     call: &Call,
     target: &RequestTarget,
@@ -225,13 +226,13 @@ async fn audit(
     }
 }
 
-/// Whether the other side, or the way to it, had a part in a failure. Else nothing has left.
+/// Whether the other side, or the network, had a part in a failure. Otherwise nothing was sent.
 fn is_of_exchange(failure: &Failure) -> bool {
     let area = failure.host_code().map(HostCode::area);
     failure.kind != FailureKind::InvalidConfig && area == Some(Area::Http)
 }
 
-/// The path as it was asked for, unless there is a secret in it in whatever mix of spellings: then decoded and without it.
+/// The requested path, unless it contains a secret in any mix of encodings: then decoded and without the secret.
 fn path_shown(call: &Call, url: &url::Url) -> String {
     let decoded = percent_decode_str(url.path()).decode_utf8_lossy();
     let scrubbed = call.scrub(&decoded);

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::key::{CryptoKeyError, Curve, PrivateKey};
 
-/// The members of RFC 7518 §6 and RFC 8037 §2 that make a key; others are ignored.
+/// The key members of RFC 7518 §6 and RFC 8037 §2; others are ignored.
 #[derive(Deserialize)]
 pub(super) struct Jwk {
     kty: String,
@@ -68,7 +68,7 @@ fn number(
     Ok(padded)
 }
 
-/// What the members say they are.
+/// The key type that the members say.
 enum KeyType {
     Rsa,
     Ec(Curve),
@@ -92,7 +92,7 @@ impl Curve {
 }
 
 impl Jwk {
-    /// Whether it has a private part.
+    /// Whether it has private members.
     pub(super) fn is_private(&self) -> bool {
         self.d.is_some()
     }
@@ -108,7 +108,7 @@ impl Jwk {
         }
     }
 
-    /// The key to sign with.
+    /// The signing key.
     pub(super) fn private_key(&self) -> Result<PrivateKey, CryptoKeyError> {
         match self.kind()? {
             KeyType::Rsa => self.rsa().map(PrivateKey::Rsa),
@@ -194,8 +194,8 @@ const BIT_STRING: u8 = 0x03;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 
-/// The JWK of a SubjectPublicKeyInfo with its required members in the order of RFC 7638 §3.2; none for kinds that nothing here
-/// signs with.
+/// The JWK of a SubjectPublicKeyInfo with its required members in the order of RFC 7638 §3.2; none for kinds that are not
+/// supported here.
 pub(super) fn of_spki(spki: &[u8]) -> Option<String> {
     let mut outer = Der(Der(spki).value(SEQUENCE)?);
     let mut algorithm = Der(outer.value(SEQUENCE)?);
@@ -233,7 +233,7 @@ fn spelled(integer: &[u8]) -> String {
     BASE64URL_NOPAD.encode(integer.strip_prefix(&[0]).unwrap_or(integer))
 }
 
-/// What is left to read of a DER value. Lengths over 65,535 do not occur in public keys.
+/// The unread rest of a DER value. Lengths over 65,535 do not occur in public keys.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {

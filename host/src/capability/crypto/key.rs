@@ -1,4 +1,4 @@
-//! Keys as they are handed out: PEM (PKCS #8, PKCS #1, SEC 1, SubjectPublicKeyInfo, certificates) and JWK.
+//! Parsing of keys: PEM (PKCS #8, PKCS #1, SEC 1, SubjectPublicKeyInfo, certificates) and JWK.
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{
@@ -13,16 +13,16 @@ use super::PublicKey;
 use super::jwk::{self, Jwk};
 use crate::pem::{self, Damage};
 
-/// Why a value is no key. Never says anything of the value but its form.
+/// Why a value cannot be used as a key. Names the value's form and nothing else of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CryptoKeyError {
     /// Neither form.
     #[error("it is neither PEM nor JWK")]
     Form,
-    /// PEM that holds something else.
+    /// PEM without a private key.
     #[error("the PEM holds no private key (PKCS #8, PKCS #1 or SEC 1, not encrypted){0}")]
     NoPrivateKey(String),
-    /// PEM that holds nothing with a public key.
+    /// PEM without a public key.
     #[error("the PEM holds neither key nor certificate{0}")]
     NoKey(String),
     /// A block of PEM that cannot be read.
@@ -41,7 +41,7 @@ pub(super) enum CryptoKeyError {
         /// What.
         why: Box<CryptoKeyError>,
     },
-    /// A kind that nothing here signs with, or damaged.
+    /// Damaged, or of a kind that is not supported.
     #[error(
         "it is damaged or of a kind that is not supported; there are RSA with 2048 to 8192 bits, EC P-256 and P-384, Ed25519"
     )]
@@ -49,13 +49,13 @@ pub(super) enum CryptoKeyError {
     /// A certificate that does not parse.
     #[error("the certificate is damaged")]
     Certificate,
-    /// The certificate's key is another one.
+    /// The certificate belongs to another key.
     #[error("the first certificate in the PEM is not the key's")]
     OtherCertificate,
     /// A JWK without a member that its kind must have.
     #[error("the JWK has no usable member `{0}`")]
     Member(&'static str),
-    /// A JWK whose members do not belong together.
+    /// A JWK whose members contradict each other.
     #[error("the JWK's members are no valid key")]
     Inconsistent,
 }
@@ -149,7 +149,7 @@ impl PrivateKey {
     }
 }
 
-/// The public side of whatever the value holds.
+/// The public key of the key or certificate in the value.
 pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, CryptoKeyError> {
     match Form::of(text)? {
         Form::Jwk(jwk) => {
@@ -168,7 +168,7 @@ pub(super) fn public_key(text: &[u8]) -> Result<PublicKey, CryptoKeyError> {
     }
 }
 
-/// How a key is written.
+/// The format of a key.
 enum Form {
     Jwk(Box<Jwk>),
     Pem(Pem),
@@ -188,11 +188,11 @@ impl Form {
 /// The blocks of a PEM text.
 struct Pem {
     sections: Vec<Section>,
-    /// What is in it, for people.
+    /// Its contents, for people.
     holds: String,
 }
 
-/// A block that could be read, if it is of a kind that is known.
+/// A block that could be read and is of a known kind.
 struct Section {
     block: String,
     kind: SectionKind,
@@ -207,7 +207,7 @@ impl Section {
         }
     }
 
-    /// The private key in it; none: it is something else.
+    /// The private key in it; none: it holds something else.
     fn private_key(&self) -> Option<Result<PrivateKey, CryptoKeyError>> {
         let key = match self.kind {
             SectionKind::PrivateKey => PrivateKey::pkcs8(&self.der),
@@ -260,7 +260,7 @@ impl Pem {
 
     fn public_key(&self) -> Result<PublicKey, CryptoKeyError> {
         let certificates: Vec<_> = self.all(SectionKind::Certificate).collect();
-        // Each must be one: what else is put between the armour is nothing public.
+        // Each block must be a certificate: other content between the PEM markers may not be public.
         let keys: Vec<_> = certificates
             .iter()
             .map(|section| certified(&section.der).map_err(|why| section.within(why)))
@@ -291,7 +291,7 @@ impl Pem {
     }
 }
 
-/// The public key in a certificate.
+/// The public key of a certificate.
 fn certified(der: &[u8]) -> Result<Vec<u8>, CryptoKeyError> {
     let der = CertificateDer::from(der);
     let certificate = ParsedCertificate::try_from(&der).map_err(|_| CryptoKeyError::Certificate)?;

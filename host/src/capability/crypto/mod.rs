@@ -1,4 +1,4 @@
-//! Keyed operations for plugins: the key is a handle, its bytes never leave the host. Algorithms go by their JOSE names.
+//! Cryptographic operations for plugins: the key is a handle, its bytes never leave the host. Algorithms have their JOSE names.
 
 mod jwk;
 mod key;
@@ -18,14 +18,14 @@ use key::{CryptoKeyError, Curve, PrivateKey};
 /// The most random bytes that one call returns; nonces and verifiers have 32 to 96.
 pub const MAX_RANDOM_BYTES: u32 = 1024;
 
-/// What [`sign`] takes, for messages. There is no RSA-SHA1: the library signs nothing with RSA and SHA-1 any more.
+/// The algorithms of [`sign`], for messages. No RSA-SHA1: the library no longer signs with RSA and SHA-1.
 const SIGN_ALGORITHMS: &str =
     "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, HS256, HS384, HS512, HMAC-SHA1";
 
-/// What [`digest`] takes, for messages.
+/// The algorithms of [`digest`], for messages.
 const DIGEST_ALGORITHMS: &str = "SHA-256, SHA-384, SHA-512, SHA-1, MD5";
 
-/// A public key in the spellings that issuers ask for.
+/// A public key in the formats that issuers ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
     /// In the members and order of RFC 7638, so that its SHA-256 is the thumbprint.
@@ -60,14 +60,14 @@ pub(super) fn sign(key: &[u8], algorithm: &str, message: &[u8]) -> Result<Vec<u8
     }
     let scheme =
         Scheme::of(algorithm).ok_or_else(|| unknown(algorithm, "sign with", SIGN_ALGORITHMS))?;
-    // A large RSA key takes tens of milliseconds for whatever message.
+    // Signing with a large RSA key takes tens of milliseconds, however short the message.
     worker::aside(|| {
         let key = PrivateKey::parse(key).map_err(unusable)?;
         scheme.sign(&key, algorithm, message)
     })
 }
 
-/// What it takes to sign so many bytes, in bytes: as much as anything for a key that first has to be read.
+/// The cost of signing so many bytes, in bytes: parsing the key first takes as long as any signature.
 #[must_use]
 pub fn work_to_sign(algorithm: &str, message: usize) -> usize {
     if takes_any_key(algorithm) {
@@ -77,7 +77,7 @@ pub fn work_to_sign(algorithm: &str, message: usize) -> usize {
     }
 }
 
-/// Whether any bytes are a key for it: a MAC says nothing of its key but by its result.
+/// Whether any bytes are a valid key for it, as for a MAC.
 pub(super) fn takes_any_key(algorithm: &str) -> bool {
     mac_algorithm(algorithm).is_some()
 }
@@ -135,7 +135,7 @@ fn mac_algorithm(name: &str) -> Option<hmac::Algorithm> {
     }
 }
 
-/// How a signature is made with a private key.
+/// The algorithm of a signature with a private key.
 enum Scheme {
     Rsa(&'static dyn RsaEncoding),
     Ec(Curve),
@@ -192,7 +192,7 @@ impl Scheme {
 }
 
 impl Curve {
-    /// Signatures are r and s side by side, as JOSE has them (RFC 7518 §3.4).
+    /// A signature is r and s concatenated, as in JOSE (RFC 7518 §3.4).
     fn signing(self) -> &'static EcdsaSigningAlgorithm {
         match self {
             Self::P256 => &signature::ECDSA_P256_SHA256_FIXED_SIGNING,

@@ -1,4 +1,4 @@
-//! What in an answer must not be seen again in a log: the plugin reads answers, and a careless one repeats them.
+//! Secrets in an answer that must not appear in a log: plugins read answers, and a careless one may log them.
 
 use evertoken_answer::{Content, Members};
 use serde_json::Value;
@@ -6,12 +6,12 @@ use serde_json::Value;
 use super::response::Response;
 use crate::names::is_telling;
 
-/// Gives `found` the strings in an answer that are secrets by their name or their look.
+/// Passes the strings in an answer to `found` that are secrets by their name or their form.
 pub(in crate::capability) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
     for (name, value) in &response.headers {
         collect(name, value, found);
     }
-    // As plugins read it, so that what one of them may log is found.
+    // Read as plugins read it, so that what a plugin may log is found.
     let content = evertoken_answer::read(None, &response.body);
     match &content {
         Content::Members(members) => collect_members(members, found),
@@ -50,7 +50,7 @@ fn collect_json(name: &str, json: &Value, found: &mut dyn FnMut(&str)) {
         }
         Value::Object(members) => {
             for (inner, member) in members {
-                // An object may describe a token: the name stands before it.
+                // An object may describe a token, named by the member that holds the object.
                 let name = if inner == "value" { name } else { inner };
                 collect_json(name, member, found);
             }
@@ -145,7 +145,7 @@ mod tests {
         }
     }
 
-    /// What this thread has computed; others may keep the machine busy.
+    /// Processor time of this thread, since other processes may load the machine.
     fn processor_time() -> Duration {
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         Duration::try_from(used).unwrap()

@@ -1,5 +1,5 @@
-//! The clients that make connections: one per trust, client certificate, proxy and address policy, kept and shared by all jobs
-//! that agree on these, made anew when a file changes.
+//! The pool of HTTP clients: one per trust, client certificate, proxy and address policy, shared by all jobs that have these in
+//! common, and rebuilt when a file changes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,13 +21,13 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 /// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
 const MAX_CLIENTS: usize = 64;
 
-/// Where most systems have their certificates.
+/// The certificate directory of most systems.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs";
 
-/// What tells that a file has changed: a new one in its place, or new content in the same.
+/// File metadata that changes when the file is replaced or rewritten.
 type FileStamp = (u64, u64, i64, i64, u64);
 
-/// One client and what its files were like when it was asked for.
+/// One client and the metadata of its files when it was built.
 struct Kept {
     stamps: Vec<Option<FileStamp>>,
     client: Arc<OnceCell<Client>>,
@@ -53,7 +53,7 @@ impl Default for Clients {
 }
 
 impl Clients {
-    /// Clients that look names up with `lookup`.
+    /// Clients that resolve names with `lookup`.
     #[must_use]
     pub(crate) fn new(lookup: Lookup) -> Self {
         Self {
@@ -62,11 +62,11 @@ impl Clients {
         }
     }
 
-    /// The client for `recipe`, made if there is none or a file has changed. Jobs that ask at once wait for one making.
+    /// The client for `recipe`, built if there is none or a file has changed. Concurrent callers wait for one build.
     ///
     /// # Errors
-    /// `tls.ca-file`, `tls.cert-file`, `tls.key-file`, `http.tls` where there is nothing to trust, `http.proxy`. Nothing of a
-    /// failure is kept: the next request tries again.
+    /// `tls.ca-file`, `tls.cert-file`, `tls.key-file`, `http.tls` if there are no trusted certificates, `http.proxy`. A failure
+    /// is not cached: the next request tries again.
     pub(crate) async fn get(&self, recipe: &Recipe) -> Result<Client, Failure> {
         let files: Vec<PathBuf> = recipe.files().map(Path::to_owned).collect();
         let first = files.first().cloned();
@@ -116,7 +116,7 @@ impl Clients {
     }
 }
 
-/// Reading files and the system's certificates takes milliseconds to seconds: not on a thread that others share.
+/// Reading files and the system's certificates takes milliseconds to seconds: too long for an async thread.
 async fn aside<T: Send + 'static>(
     first: &Path,
     work: impl FnOnce() -> T + Send + 'static,
@@ -176,7 +176,7 @@ fn through(proxy: &Proxy) -> Result<reqwest::Proxy, Failure> {
     })
 }
 
-/// What a client cannot be built for: there is nothing to trust, or certificate and key do not fit.
+/// Why a client cannot be built: there are no trusted certificates, or certificate and key do not match.
 fn unbuildable(recipe: &Recipe, error: &reqwest::Error) -> Failure {
     let inconsistent = super::error::find::<rustls::Error>(error)
         .is_some_and(|error| matches!(error, rustls::Error::InconsistentKeys(_)));

@@ -1,4 +1,4 @@
-//! Content codings (RFC 9110 §8.4.1). None is asked for; some servers know better.
+//! Content codings (RFC 9110 §8.4.1). Requests ask for none, but some servers use one anyway.
 
 use std::io::Read;
 
@@ -7,27 +7,27 @@ use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
-/// Codings around each other: a server's and a gateway's.
+/// Nested codings: a server's and a gateway's.
 const MAX_LAYERS: usize = 3;
 
 const BUFFER: usize = 4096;
 
-/// What a zstd decoder may look back, which it keeps in memory. No server may need more (RFC 9659).
+/// The largest window of a zstd decoder, which it keeps in memory. Servers must not need more (RFC 9659).
 const MAX_WINDOW: u64 = 8 << 20;
 
-/// A content without its codings.
+/// A decoded content.
 pub(super) struct Decoded {
     pub(super) bytes: Vec<u8>,
     /// Whether there were any.
     pub(super) was_coded: bool,
     /// Whether nothing is missing: a coded content may be cut or damaged, or exceed the limit.
     pub(super) is_whole: bool,
-    /// Whether a coding may be left that is not known here: the headers name one and none was taken off, or what came out is no text.
+    /// Whether an unknown coding may be left: the headers name one and none was removed, or the result is not text.
     pub(super) is_coded: bool,
 }
 
-/// Takes codings off a content: those that it shows by its first bytes, whatever the headers say, and those that only they say.
-/// `said` is `Content-Encoding`. No more than `limit` bytes come out.
+/// Decodes a content: codings that its first bytes show, whatever the headers say, and those that only the headers name. `said`
+/// is `Content-Encoding`. At most `limit` bytes are decoded.
 pub(super) fn decoded(content: &[u8], said: &str, limit: usize) -> Decoded {
     let (mut bytes, mut was_coded, mut is_whole) = (content.to_vec(), false, true);
     for _ in 0..MAX_LAYERS {
@@ -55,7 +55,7 @@ fn layer(content: &[u8], said: &str, is_inner: bool, limit: usize) -> Option<(Ve
             Some(zstd(content, limit))
         }
         _ if is_plain(content) => None,
-        // The usual levels of zlib: no text begins so.
+        // The usual levels of zlib: no text begins with these bytes.
         [0x78, 0x9c | 0xda, ..] => Some(read(ZlibDecoder::new(content), limit)),
         _ if says("deflate") => {
             let zlib = read(ZlibDecoder::new(content), limit);
@@ -70,7 +70,7 @@ fn layer(content: &[u8], said: &str, is_inner: bool, limit: usize) -> Option<(Ve
     }
 }
 
-/// A server may say that it has coded what it has not.
+/// A server may name a coding that it has not applied.
 fn is_plain(content: &[u8]) -> bool {
     matches!(
         content.trim_ascii_start().first(),
@@ -78,7 +78,7 @@ fn is_plain(content: &[u8]) -> bool {
     ) && std::str::from_utf8(content).is_ok()
 }
 
-/// What can be decoded, and whether that is all.
+/// The decoded bytes, and whether they are complete.
 fn read(decoder: impl Read, limit: usize) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
@@ -87,7 +87,7 @@ fn read(decoder: impl Read, limit: usize) -> (Vec<u8>, bool) {
     (bytes, is_whole)
 }
 
-/// The same of zstd's frames, one after the other, some of which may be for others (RFC 8878 §3.1).
+/// The same for zstd's frames in sequence, some of which may be skippable (RFC 8878 §3.1).
 fn zstd(content: &[u8], limit: usize) -> (Vec<u8>, bool) {
     let (mut rest, mut bytes) = (content, Vec::new());
     let mut decoder = FrameDecoder::new();
@@ -146,10 +146,10 @@ mod tests {
         zlib.write_all(TEXT).unwrap();
         let mut deflate = DeflateEncoder::new(Vec::new(), Compression::default());
         deflate.write_all(TEXT).unwrap();
-        // As `brotliCompressSync` of Node writes it: one block, not compressed.
+        // As written by `brotliCompressSync` of Node: one block, not compressed.
         let brotli = [&[0x8b, 0x13, 0x80][..], TEXT, &[0x03]].concat();
         let zlib = zlib.finish().unwrap();
-        // As `zstd -19` writes it, with a sum behind it.
+        // As written by `zstd -19`, with a checksum at the end.
         let with_sum = b"\x28\xb5\x2f\xfd\x04\x68\x2d\x01\x00\xf8{\"access_token\":\"a\",\"refreshr\"}\x01\x00\x5c\x31\x9d\x00\x72\x7d\x1a".to_vec();
         let padding = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc";
         let frames = [padding, &zstd(&TEXT[..9])[..], &zstd(&TEXT[9..])].concat();
@@ -213,14 +213,14 @@ mod tests {
 
     #[test]
     fn a_bomb_ends_at_the_limit() {
-        // Sixty-four blocks, each of which says one byte 128 KiB times.
+        // Sixty-four blocks, each of which repeats one byte for 128 KiB.
         let mut block_after_block = b"\x28\xb5\x2f\xfd\x00\x68".to_vec();
         for n in 0..64 {
             let header: u32 = u32::from(n == 63) | 1 << 1 | (128 << 10) << 3;
             block_after_block.extend(&header.to_le_bytes()[..3]);
             block_after_block.push(b' ');
         }
-        // It wants to look back 2 GiB.
+        // A window of 2 GiB.
         let wide_window = b"\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00".to_vec();
         for bomb in [
             gzip(&gzip(&vec![b' '; 20_000_000])),

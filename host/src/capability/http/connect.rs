@@ -1,5 +1,5 @@
-//! Connections, made by reqwest with its resolver, proxies and TLS, and taken out of it before it speaks HTTP: an HTTP library that
-//! refuses an answer gives back nothing of what it has read, and that may be the only copy of a successor.
+//! Connections, made by reqwest with its resolver, proxies and TLS, and taken out of it before HTTP begins: an HTTP library that
+//! rejects an answer discards the bytes it has read, and those may be the only copy of a successor.
 
 use std::error::Error;
 use std::fmt;
@@ -20,16 +20,16 @@ use super::error;
 use super::transport::Route;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// A connection to a server, through its proxy and inside TLS where there are such.
+/// A connection to a server, through its proxy and inside TLS where configured.
 pub(super) type Connection = Pin<Box<dyn ByteStream>>;
 
-/// What can be read from and written to.
+/// A stream to read from and write to.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Makes a connection to where a request goes, with a client that has [`TakeOut`] around its connector.
+/// Connects to a request's target, with a client that has [`TakeOut`] around its connector.
 ///
 /// # Errors
 /// `http.connect`, `http.dns`, `http.tls`, `http.address-denied`; nothing was sent.
@@ -57,7 +57,7 @@ pub(super) async fn connect(client: &Client, way: &Route) -> Result<Connection, 
     }
 }
 
-/// A layer around reqwest's connector that hands the connection out in place of an error.
+/// A layer around reqwest's connector that returns the connection in place of an error.
 #[derive(Clone)]
 pub(super) struct TakeOut;
 
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// A connection on its way out.
+/// A connection to be taken out.
 struct Made(Mutex<Option<Connection>>);
 
 impl Made {

@@ -1,5 +1,5 @@
-//! The egress rules: which origins a request may go to and which addresses a name may stand for. Pure decisions, so that a
-//! table can test them; `client` asks them before every connection.
+//! The egress rules: the origins that a request may be sent to and the addresses that a name may resolve to. Pure decisions, so
+//! that a table can test them; `client` checks them before every connection.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,22 +10,22 @@ use ipnet::IpNet;
 use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// What an address is, where that decides whether a request may go there.
+/// The kind of an address, as far as the egress rules depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressKind {
-    /// An issuer may be there: public or private.
+    /// Public or private: an issuer may be there.
     Plain,
     /// This machine (127.0.0.0/8, ::1).
     Loopback,
     /// This link (169.254.0.0/16, fe80::/10).
     LinkLocal,
-    /// Where clouds hand out the machine's own credentials.
+    /// The address of a cloud's metadata service, which issues the machine's own credentials.
     Metadata,
-    /// 0.0.0.0/8 and ::, which some systems take for this machine.
+    /// 0.0.0.0/8 and ::, which some systems treat as loopback.
     Unspecified,
     /// 224.0.0.0/4, ff00::/8 and the IPv4 broadcast address.
     Multicast,
-    /// An IPv6 spelling behind which a translator or tunnel would find some IPv4 address: 6to4, Teredo, RFC 2765.
+    /// An IPv6 form that a translator or tunnel maps to some IPv4 address: 6to4, Teredo, RFC 2765.
     Translated,
 }
 
@@ -54,7 +54,7 @@ const METADATA_V4: [Ipv4Addr; 6] = [
     Ipv4Addr::new(192, 0, 0, 192),
 ];
 
-/// Google Cloud, Oracle Cloud, Scaleway, Akamai (Linode) and Alibaba Cloud: unique local addresses of theirs.
+/// Unique local addresses of Google Cloud, Oracle Cloud, Scaleway, Akamai (Linode) and Alibaba Cloud.
 const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
@@ -63,7 +63,7 @@ const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
 ];
 
-/// What `address` is, whatever its spelling.
+/// The kind of `address`, whatever its form.
 #[must_use]
 pub fn kind_of(address: IpAddr) -> AddressKind {
     match canonical(address) {
@@ -73,7 +73,7 @@ pub fn kind_of(address: IpAddr) -> AddressKind {
 }
 
 /// IPv4-mapped (::ffff:0:0/96), the deprecated IPv4-compatible (::/96) and NAT64 addresses (64:ff9b::/96, RFC 6052) as the IPv4
-/// addresses that they spell.
+/// addresses in them.
 fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -88,8 +88,8 @@ fn canonical(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What a NAT64 prefix of local use (RFC 8215) leads to: nobody but its translator knows how long its prefix is, so every place where
-/// the IPv4 address may stand (RFC 6052 §2.2) counts.
+/// The kind of an address with a NAT64 prefix for local use (RFC 8215). Only its translator knows how long the prefix is, so
+/// every place where the IPv4 address may be (RFC 6052 §2.2) counts.
 fn kind_behind_local_nat64(address: Ipv6Addr) -> AddressKind {
     let o = address.octets();
     let [
@@ -120,7 +120,7 @@ fn kind_behind_local_nat64(address: Ipv6Addr) -> AddressKind {
         .find(refused)
     {
         Some(kind) => kind,
-        // Behind a shorter prefix nothing but zeros stand at the end.
+        // With a shorter prefix the address ends in zeros.
         None if longest.is_unspecified() && shorter.contains(&AddressKind::Plain) => {
             AddressKind::Plain
         }
@@ -162,32 +162,33 @@ fn kind_of_v6(address: Ipv6Addr) -> AddressKind {
     }
 }
 
-/// This machine's name.
+/// The host name of the loopback interface.
 pub(super) const LOCALHOST: &str = "localhost";
 
-/// Whether a name is this machine's: `localhost` and everything below it (RFC 6761 §6.3).
+/// Whether a name is loopback: `localhost` and everything below it (RFC 6761 §6.3).
 pub(super) fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     name == LOCALHOST || name.ends_with(".localhost")
 }
 
-/// How an address came to be asked for.
+/// Where an address comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::capability) enum Provenance {
-    /// It is what a name resolved to.
+    /// A name resolved to it.
     Resolved,
     /// `localhost` resolved to it.
     Localhost,
-    /// The origin is written with this address.
+    /// It is a literal in the origin.
     Literal,
-    /// It is the address of a proxy, which the configuration or the environment names: reachable, unless nothing should be.
+    /// It is the address of a proxy from the configuration or the environment, which is allowed unless no host may be reached
+    /// there.
     Proxy,
 }
 
-/// Whether a connection to `address` is allowed; if not, what it is. `exceptions` are the job's `allow_addresses`.
+/// Whether a connection to `address` is allowed; if not, its kind. `exceptions` are the job's `allow_addresses`.
 ///
 /// # Errors
-/// The kind of address that is refused.
+/// The kind of the refused address.
 pub(in crate::capability) fn check_address(
     address: IpAddr,
     written: Provenance,
@@ -200,7 +201,7 @@ pub(in crate::capability) fn check_address(
     {
         return Ok(());
     }
-    // Who means this machine writes it as everybody does; a spelling that hides it is meant to get around something.
+    // Loopback and link-local addresses are normally written plainly; an obscured form is an attempt to get around the rules.
     let is_disguised = match address {
         IpAddr::V4(_) => false,
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
@@ -220,8 +221,8 @@ pub(in crate::capability) fn check_address(
     }
 }
 
-/// The address that a URL's host is written as, if it is one. `host` is in the URL standard's normal form, in which every
-/// spelling of an IPv4 address has become dotted decimal.
+/// The address in a URL's host, if it is a literal. `host` is in the URL standard's normal form, in which every form of an IPv4
+/// address has become dotted decimal.
 #[must_use]
 pub(in crate::capability) fn literal(host: &str) -> Option<IpAddr> {
     host.strip_prefix('[')
@@ -231,7 +232,7 @@ pub(in crate::capability) fn literal(host: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// Whether a request may go to `origin`: it is among the plugin's endpoints or the job's `allow`.
+/// Whether a request may be sent to `origin`: it is among the plugin's endpoints or the job's `allow`.
 ///
 /// # Errors
 /// `http.origin-denied`, with the line to add.
@@ -355,7 +356,7 @@ mod tests {
             ("224.0.0.1", false, false, false, false),
             ("64:ff9b::cb00:7107", true, true, true, true),
             ("64:ff9b::a9fe:a9fe", false, false, false, false),
-            // Disguised, loopback and link-local are not what anybody writes who means them.
+            // Loopback and link-local addresses in a form in which they are not normally written.
             ("::ffff:127.0.0.1", false, true, false, false),
             ("::127.0.0.1", false, true, false, false),
             ("64:ff9b::7f00:1", false, true, false, false),

@@ -1,5 +1,5 @@
-//! What went wrong with a request, in words and codes that a job's owner can act on. The library's own texts are not passed
-//! on: they hold the URL, and with it secrets in the query.
+//! Failures of requests, with messages and codes that a job's owner can act on. The library's own messages are not used: they
+//! contain the URL, and with it secrets in the query.
 
 use std::error::Error;
 use std::io;
@@ -33,7 +33,7 @@ pub(crate) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
     None
 }
 
-/// The last cause, which knows best.
+/// The innermost cause, which is the most specific.
 pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut last = error;
     while let Some(cause) = last.source() {
@@ -42,7 +42,7 @@ pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error 
     last
 }
 
-/// There is no connection.
+/// No connection could be made.
 pub(super) fn not_connected(
     target: &RequestTarget,
     through: Option<&str>,
@@ -66,7 +66,7 @@ pub(super) fn not_connected(
     )
 }
 
-/// The connection broke before the answer was whole. A refusal of the client certificate comes after the request in TLS 1.3.
+/// The connection broke before the answer was complete. A refusal of the client certificate comes after the request in TLS 1.3.
 pub(super) fn broken_off(
     target: &RequestTarget,
     through: Option<&str>,
@@ -76,7 +76,7 @@ pub(super) fn broken_off(
     if let Some(error) = find::<rustls::Error>(error) {
         return tls(&at, target, error);
     }
-    // So do servers for https end a plain request.
+    // Servers for https also end a plain request like this.
     let hint = match (target.url.scheme(), error.kind()) {
         ("http", io::ErrorKind::ConnectionReset) => "; is that port for https?",
         _ => "",
@@ -87,7 +87,7 @@ pub(super) fn broken_off(
     )
 }
 
-/// What came is no answer, or only a part of one.
+/// The received bytes are not an answer, or only a part of one.
 pub(super) fn unreadable(target: &RequestTarget, through: Option<&str>) -> Failure {
     let at = at(target, through);
     unavailable(
@@ -96,7 +96,7 @@ pub(super) fn unreadable(target: &RequestTarget, through: Option<&str>) -> Failu
     )
 }
 
-/// It says again and again that an answer will come.
+/// The other side sends interim answers without end.
 pub(super) fn only_interim(target: &RequestTarget) -> Failure {
     unavailable(
         HostCode::HttpProtocol,
@@ -114,7 +114,7 @@ fn at(target: &RequestTarget, through: Option<&str>) -> String {
     }
 }
 
-/// The time was up.
+/// The request timed out.
 pub(in crate::capability) fn timed_out(target: &RequestTarget, timeout: Duration) -> Failure {
     unavailable(
         HostCode::HttpTimeout,
@@ -138,7 +138,7 @@ pub(super) fn too_large(target: &RequestTarget, limit: usize) -> Failure {
     )
 }
 
-/// An address that may not be reached, written in the URL or as the proxy.
+/// An address that may not be reached, literal in the URL or as the proxy.
 pub(in crate::capability) fn address_denied(
     what: &str,
     address: IpAddr,
@@ -195,7 +195,7 @@ fn tls(at: &str, target: &RequestTarget, error: &rustls::Error) -> Failure {
     )
 }
 
-/// What both sides would have to share.
+/// TLS parameters that both sides must have in common.
 const NOTHING_IN_COMMON: &str = "; server and client have no protocol version or cipher suite in common: the server must offer TLS 1.2 or 1.3 with AES-GCM or ChaCha20-Poly1305";
 
 fn alert_mend(alert: AlertDescription) -> &'static str {
@@ -203,7 +203,7 @@ fn alert_mend(alert: AlertDescription) -> &'static str {
         AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
             NOTHING_IN_COMMON
         }
-        // With TLS 1.2 it also stands for a certificate that is missing.
+        // With TLS 1.2 it also means a missing certificate.
         AlertDescription::HandshakeFailure => {
             "; server and client have no cipher suite in common: the server must offer AES-GCM or ChaCha20-Poly1305 with ECDHE; or, with TLS 1.2, it misses `source.tls.cert_file`"
         }
@@ -223,11 +223,11 @@ fn alert_mend(alert: AlertDescription) -> &'static str {
     }
 }
 
-/// Why the server's certificate is not accepted, and what would help. The library shows most reasons as code.
+/// Why the server's certificate is rejected, and how to correct that. The library prints most reasons as code.
 fn certificate_refused(target: &RequestTarget, error: &CertificateError) -> String {
     let because = |what: &str, mend: &str| format!("the server's certificate {what}; {mend}");
     match error {
-        // An authority made anew under its old name shows as a bad signature.
+        // An authority that was recreated under its old name shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => because(
             "is not signed by a trusted authority",
             "set `source.tls.ca_file` to the certificate of the authority that signed it, or to itself if it is self-signed; an authority between them that is not in that file must be sent by the server",
@@ -275,7 +275,8 @@ fn other_name(target: &RequestTarget) -> String {
     )
 }
 
-/// The first of a certificate's names. The library has `DnsName("idp.example.org")`; anybody may have made the certificate.
+/// The first of a certificate's names. The library's form is `DnsName("idp.example.org")`; the certificate may be anyone's, so
+/// the text is untrusted.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| {
         let inner = name
@@ -295,7 +296,7 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// What is wrong with a chain of certificates where the TLS library has no word of its own for it.
+/// What is wrong with a certificate chain where the TLS library has no variant for it.
 fn chain_refused(error: Option<&webpki::Error>) -> (&'static str, &'static str) {
     use webpki::Error;
     match error {

@@ -1,5 +1,5 @@
-//! The exchange: the one place where a request leaves the process and its answer arrives. It happens once, on a connection of its own:
-//! nothing is repeated here, and a connection that the other side is about to close is never met.
+//! The exchange: the one place where a request leaves the process and its answer arrives. Each uses a connection of its own:
+//! nothing is retried here, and no idle connection is reused that the other side may be closing.
 
 use std::io;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use super::reading::ReadAnswer;
 use super::recipe::USER_AGENT;
 use super::transport::{Arriving, NoAnswer, Outgoing, Route};
 
-/// When nothing comes for so long, an answer is at its end that by its framing is not, if there is a whole object with a token in it: behind
-/// that comes nothing that matters, and who waits for the rest of a length that is wrong has no token meanwhile.
+/// After this pause an answer counts as complete that is not so by its framing, if its body is a whole object with a token in it:
+/// nothing that matters follows, and waiting for the rest of a wrong length would delay the token.
 const LULL: Duration = Duration::from_millis(100);
 
-/// When nothing comes for so long, an answer is at its end that is so by its framing and not by what it holds, or by what it holds and not by
-/// its framing; and one with nothing in it, where there should be the next value of a rotating secret.
+/// After this pause an answer counts as complete if only its framing or only its content says so; and so does an empty one that
+/// should have had the next value of a rotating secret.
 const LONG_LULL: Duration = Duration::from_secs(2);
 
-/// Longer than anybody waits for an answer.
+/// Longer than any timeout.
 const FOR_EVER: Duration = Duration::from_secs(86_400);
 
-/// Of an answer that may hold the next value of a rotating secret and is larger than the limit, what stands in its middle is left out: so many
-/// times the limit.
+/// If an answer that may have the next value of a rotating secret is larger than the limit, its middle is discarded, up to so
+/// many times the limit.
 const MOST_LEFT_OUT: usize = 16;
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const READ: usize = 16 * 1024;
 
 /// Sends the request and reads its answer, byte for byte, until it ends or exceeds the limit.
@@ -46,7 +46,7 @@ pub(super) async fn exchange(
         .await
         .map_err(NoAnswer::before_sending)?;
     let written = write(&mut connection, &outgoing).await;
-    // A server may answer before it has read all, and refuse the rest.
+    // A server may answer before it has read the whole request, and refuse the rest.
     let read = read(&mut connection, &outgoing, arriving).await;
     match written {
         Err(error) if arriving.borrow().bytes.is_empty() => Err(broken_off(&outgoing.way, &error)),
@@ -123,8 +123,8 @@ fn spelled(outgoing: &Outgoing) -> Zeroizing<Vec<u8>> {
     head
 }
 
-/// Reads what is there, also before an error: of records that came together the TLS library tells first that one of them is wrong, and only
-/// then gives out those before it.
+/// Reads available data, also before an error: of TLS records that arrived together the library first reports that one of them is
+/// wrong, and only then returns those before it.
 async fn read_piece(connection: &mut Connection, buffer: &mut [u8]) -> io::Result<usize> {
     let error = match connection.read(buffer).await {
         Err(error) => error,
@@ -152,7 +152,7 @@ async fn read(
     let mut progress = Progress::to(method);
     let mut buffer = Zeroizing::new(vec![0; READ]);
     let mut last_came = Instant::now();
-    // After which lull something is to be decided; none: not before more has come.
+    // The pause after which to decide whether the answer is complete; none: not before more has arrived.
     let mut lull: Option<Duration> = None;
     let mut is_at_end = false;
     loop {

@@ -1,33 +1,33 @@
-//! Reads an answer in HTTP/1.1 (RFC 9112) from the bytes that arrived. Nobody else's answer is on the connection, so the reader is as
-//! lenient as it likes: what cannot be read leaves out itself and nothing more.
+//! A lenient HTTP/1.1 parser (RFC 9112) for a complete answer in memory. The connection carries only this answer, so request
+//! smuggling is no concern: an unreadable part is skipped, and the rest is used.
 
 use std::ops::Range;
 
-/// Answers that only announce the answer (RFC 9110 §15.2). Servers send one or two.
+/// Interim answers (RFC 9110 §15.2). Servers send one or two.
 const MAX_INTERIM: u32 = 32;
 
-/// Why no more is read.
+/// Why reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadEnd {
-    /// By its own word the answer is not at its end.
+    /// By its framing the answer is not complete.
     MoreToCome,
-    /// By its own word it is.
+    /// By its framing the answer is complete.
     AtEnd,
-    /// There are interim answers without end.
+    /// Interim answers do not end.
     OnlyInterim,
 }
 
-/// What is known of an answer while it comes.
+/// The state of parsing an answer while it arrives.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Whether the answer has no body whatever it says of it: to HEAD.
+    /// Whether the answer has no body whatever its headers say, as for HEAD.
     has_no_body: bool,
-    /// Where the search for the head's end goes on.
+    /// Where the search for the end of the head continues.
     searched: usize,
     interim: u32,
-    /// Bytes that were left out of the middle.
+    /// Bytes discarded from the middle.
     left_out: usize,
-    /// Where the body begins, and how it ends.
+    /// Where the body begins, and its framing.
     body: Option<(usize, Framing)>,
 }
 
@@ -49,17 +49,17 @@ impl Progress {
         }
     }
 
-    /// Whether the end of the connection is the end of the answer.
+    /// Whether the answer ends when the connection is closed.
     pub(super) fn ends_with_connection(&self) -> bool {
         matches!(self.body, Some((_, Framing::UntilClosed)))
     }
 
-    /// Bytes that were left out of the middle.
+    /// Bytes discarded from the middle.
     pub(super) const fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// Makes an answer shorter that is longer than `limit`: its beginning and its end stay. The tokens stand in one of them, as a rule; and of a
+    /// Shortens an answer that is longer than `limit`: its beginning and its end stay. Tokens are usually in one of them; and of
     /// text, a list or blanks that fill the middle a part is as good as the whole.
     pub(super) fn leave_out_the_middle(&mut self, bytes: &mut Vec<u8>, limit: usize) {
         let beginning = limit / 2;
@@ -68,10 +68,10 @@ impl Progress {
         self.searched = bytes.len().saturating_sub(3);
     }
 
-    /// Looks at what has come; interim answers are taken out of it.
+    /// Parses the bytes that have arrived and removes interim answers from them.
     pub(super) fn look(&mut self, bytes: &mut Vec<u8>) -> ReadEnd {
         while self.body.is_none() {
-            // Some servers end their answers with a line end too many, also interim ones.
+            // Some servers send an extra line end after their answers, also after interim ones.
             let blanks = bytes
                 .iter()
                 .take_while(|byte| matches!(byte, b'\r' | b'\n'));
@@ -104,7 +104,7 @@ impl Progress {
                     ReadEnd::MoreToCome
                 }
             }
-            // Where the next one begins is not known any more.
+            // The position of the next chunk is not known any more.
             Some((_, Framing::Chunked(_))) if self.left_out > 0 => ReadEnd::MoreToCome,
             Some((_, Framing::Chunked(at))) => loop {
                 match chunk(bytes, *at) {
@@ -124,7 +124,7 @@ pub(super) struct Message {
     pub(super) status: u16,
     /// Names in lower case; repeated ones apart.
     pub(super) headers: Vec<(String, String)>,
-    /// What the body may be, the likeliest first: as it is framed, then what came whatever its framing says. At least one.
+    /// Possible bodies, the likeliest first: by the framing, then all bytes that arrived whatever the framing says. At least one.
     pub(super) bodies: Vec<MessageBody>,
 }
 
@@ -132,15 +132,15 @@ pub(super) struct Message {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MessageBody {
     pub(super) bytes: Vec<u8>,
-    /// Whether all of it came, by its framing.
+    /// Whether it is complete by its framing.
     pub(super) is_whole: bool,
-    /// Whether something of it did not come, by its framing: one that ends with the connection says neither.
+    /// Whether it is truncated by its framing; an answer that ends with the connection is neither.
     pub(super) is_cut: bool,
 }
 
 impl Message {
-    /// Reads what arrived of an answer to a request with this method, after which nothing will come. `is_closed`: the other side ended the
-    /// connection as is right. None: there is no status.
+    /// Parses an answer to a request with this method, after which nothing more arrives. `is_closed`: the other side closed the
+    /// connection properly. None: there is no status.
     pub(super) fn read(arrived: &[u8], method: &str, is_closed: bool) -> Option<Self> {
         let mut bytes = arrived.to_vec();
         let mut progress = Progress::to(method);
@@ -161,7 +161,7 @@ impl Message {
         })
     }
 
-    /// A body may follow its head without a blank line between, or stand alone (HTTP/0.9).
+    /// A body may follow its head without a blank line between, or there may be no head (HTTP/0.9).
     fn without_an_end_of_the_head(bytes: &[u8], is_closed: bool) -> Option<Self> {
         if bytes.trim_ascii_start().starts_with(b"{") {
             return Some(Self {
@@ -204,7 +204,7 @@ fn with_length(rest: &[u8], length: usize) -> Vec<MessageBody> {
     }
 }
 
-/// The chunks as far as they go; and if one is damaged, all that came but the lines that look like sizes.
+/// The chunks as far as they are valid; and if one is damaged, also all bytes without the lines that look like sizes.
 fn chunked(rest: &[u8]) -> Vec<MessageBody> {
     let mut bytes = Vec::with_capacity(rest.len());
     let mut at = 0;
@@ -241,9 +241,9 @@ enum Chunk {
         next: usize,
     },
     Last,
-    /// As far as it came.
+    /// Truncated.
     Unfinished(Range<usize>),
-    /// Its size is none, or it goes on beyond that.
+    /// Its size is invalid, or it continues beyond that size.
     Damaged,
 }
 
@@ -274,7 +274,7 @@ fn chunk(bytes: &[u8], at: usize) -> Chunk {
     }
 }
 
-/// The size in a chunk's first line, whatever else is there.
+/// The size in a chunk's first line, ignoring anything else there.
 fn size(line: &[u8]) -> Option<usize> {
     let digits = line.split(|byte| *byte == b';').next()?;
     let digits = std::str::from_utf8(digits).ok()?.trim();
@@ -291,7 +291,7 @@ fn without_sizes(rest: &[u8]) -> Vec<u8> {
     content
 }
 
-/// Where the head ends: behind the first blank line.
+/// The end of the head: after the first blank line.
 fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
     let mut ends = (from..bytes.len()).filter(|at| bytes.get(*at) == Some(&b'\n'));
     ends.find_map(|at| match bytes.get(at + 1..) {
@@ -307,8 +307,7 @@ struct MessageHead {
 }
 
 impl MessageHead {
-    /// The status line and what can be read of the header lines. A line that begins with a blank goes on with the one before
-    /// (RFC 9112 §5.2).
+    /// The status line and the readable header lines. A line that begins with a blank continues the one before (RFC 9112 §5.2).
     fn read(bytes: &[u8]) -> Option<Self> {
         let mut lines = bytes
             .split(|byte| *byte == b'\n')
@@ -333,7 +332,7 @@ impl MessageHead {
         Some(Self { status, headers })
     }
 
-    /// 101 is final: nobody asked for another protocol.
+    /// 101 is final: no request asks for another protocol.
     fn is_interim(&self) -> bool {
         matches!(self.status, 100 | 102..200)
     }
@@ -343,7 +342,7 @@ impl MessageHead {
         named.flat_map(|(_, value)| value.split(',').map(str::trim))
     }
 
-    /// How the body ends that begins at `begin`. Lengths that are none or differ say nothing.
+    /// The framing of the body that begins at `begin`. Invalid or contradictory lengths are ignored.
     fn framing(&self, has_no_body: bool, begin: usize) -> Framing {
         if has_no_body || matches!(self.status, 204 | 304) {
             return Framing::Length(0);
@@ -372,7 +371,7 @@ impl MessageHead {
     }
 }
 
-/// The code in `HTTP/1.1 200 OK`, also without the blanks behind it.
+/// The code in `HTTP/1.1 200 OK`, also without the blanks after it.
 fn status(line: &[u8]) -> Option<u16> {
     let line = text(line).to_ascii_uppercase();
     let mut words = line.split_ascii_whitespace();

@@ -1,5 +1,5 @@
-//! Requests and answers of HTTP: what one looks like, which rules it is held to, and what carries it. What is sent is sent in
-//! `exchange`, and nowhere else.
+//! HTTP for plugins: requests and answers, the rules for them, and their transport. Requests are sent in `exchange` and nowhere
+//! else.
 
 pub(super) mod answer;
 mod client;
@@ -38,8 +38,8 @@ pub(crate) use proxy::{ProxyRules, userinfo_escaped};
 pub(super) use reading::{Meaning, ReadAnswer, RequestFacts, refusal};
 pub(crate) use response::read_date;
 
-/// Targets of the libraries that carry requests. At DEBUG and TRACE they describe frames and connections, some with what is in
-/// them: a log set-up keeps them at WARN, whatever else it shows.
+/// Log targets of the libraries that carry requests. At DEBUG and TRACE they log frames and connections, some with their content,
+/// so logging keeps them at WARN, whatever else it shows.
 pub const QUIET_TARGETS: [&str; 8] = [
     "h2",
     "hyper",

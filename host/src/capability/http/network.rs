@@ -1,4 +1,4 @@
-//! The machine's network, which carries requests.
+//! The real transport: requests over the machine's network.
 
 use std::fmt;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ pub(super) struct NoProxy(Vec<NoProxyEntry>);
 
 #[derive(Debug)]
 enum NoProxyEntry {
-    /// `*`.
+    /// `*`: every host.
     Everything,
     /// An address or network, e.g. `10.0.0.0/8`, `::1`, `[::1]:6443`.
     Network(IpNet, Option<u16>),
@@ -19,13 +19,13 @@ enum NoProxyEntry {
 }
 
 impl NoProxy {
-    /// Entries are separated by commas or blanks; what is none matches nothing.
+    /// Entries are separated by commas or blanks; an invalid one matches nothing.
     pub(super) fn parse(list: &str) -> Self {
         let entries = list.split(|c: char| c == ',' || c.is_whitespace());
         Self(entries.filter_map(NoProxyEntry::parse).collect())
     }
 
-    /// Whether this host, as a URL spells it, is reached without a proxy.
+    /// Whether this host, in the form of a URL, is reached without a proxy.
     pub(super) fn covers(&self, host: &str, port: Option<u16>) -> bool {
         let host = bare(host).to_ascii_lowercase();
         let address: Option<IpAddr> = host.parse().ok();
@@ -73,7 +73,7 @@ fn network(text: &str) -> Option<IpNet> {
     address.map(IpNet::from).or_else(|_| text.parse()).ok()
 }
 
-/// Without an IPv6 address's brackets and the root's dot.
+/// Without an IPv6 address's brackets and the trailing dot.
 fn bare(host: &str) -> &str {
     let host = host
         .strip_prefix('[')

@@ -1,4 +1,4 @@
-//! Which requests go through a proxy: the job's own, or what the environment says.
+//! The proxy of a request: the job's own, or one from the environment.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,19 +14,19 @@ use super::no_proxy::NoProxy;
 use crate::capability::environment::Environment;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// The proxy variables of the environment, read once. Upper case counts before lower case, what is empty does not count, nor do blanks
-/// and line ends around a value.
+/// The proxy variables of the environment, read once. Upper case takes precedence over lower case, empty values are ignored, and
+/// so are blanks and line ends around a value.
 pub(crate) struct ProxyRules {
     https: Option<Variable>,
     http: Option<Variable>,
     direct: NoProxy,
 }
 
-/// A variable that should name a proxy. Whoever set one means requests not to go out directly.
+/// A variable that should name a proxy. With an invalid value, requests must not go out directly.
 #[derive(Clone)]
 struct Variable {
     name: String,
-    /// None: what it holds is no proxy's URL.
+    /// None: its value is not a proxy's URL.
     proxy: Option<Intercept>,
 }
 
@@ -74,10 +74,10 @@ impl ProxyRules {
         }
     }
 
-    /// The proxy that the environment names for `url`, as it is written there, with the variable's name.
+    /// The proxy from the environment for `url`, as it is written there, with the variable's name.
     ///
     /// # Errors
-    /// `http.proxy` for a variable without a proxy's URL, or with one that is reached in another way than those below.
+    /// `http.proxy` for a variable without a proxy's URL, or with a proxy that is not reached by http or https.
     pub(crate) fn uri_for(&self, url: &Url) -> Result<Option<(&str, Uri)>, Failure> {
         let Some(variable) = self.variable(url) else {
             return Ok(None);
@@ -87,7 +87,7 @@ impl ProxyRules {
         Ok(Some((&variable.name, uri)))
     }
 
-    /// The variable that decides about requests to `url`.
+    /// The variable that applies to requests to `url`.
     fn variable(&self, url: &Url) -> Option<&Variable> {
         let host = url.host_str()?;
         if self.direct.covers(host, url.port_or_known_default()) {
@@ -100,10 +100,10 @@ impl ProxyRules {
         }
     }
 
-    /// The proxy for a request to `url`: the job's own goes before the environment's, and no `NO_PROXY` applies to it.
+    /// The proxy for a request to `url`: the job's own takes precedence over the environment's, and no `NO_PROXY` applies to it.
     ///
     /// # Errors
-    /// `http.proxy` for what is no proxy's URL, or one that is not reached by http or https.
+    /// `http.proxy` for an invalid URL, or a proxy that is not reached by http or https.
     pub(crate) fn proxy_for(
         &self,
         url: &Url,
@@ -131,7 +131,7 @@ impl ProxyRules {
 }
 
 impl Variable {
-    /// The proxy, if it is reached by one of these schemes. No message repeats the value: there may be a password in it.
+    /// The proxy, if it is reached by one of these schemes. No message repeats the value, which may contain a password.
     fn proxy_by(&self, schemes: &[&str]) -> Result<&Intercept, Failure> {
         let Self { name, proxy } = self;
         let scheme = |proxy: &Intercept| proxy.uri().scheme_str().map(str::to_owned);
@@ -154,7 +154,7 @@ impl Variable {
     }
 }
 
-/// A proxy as variables have it, also without a scheme: it is http then.
+/// A proxy in the form of the variables, also without a scheme, which then is http.
 fn parse(text: &str) -> Option<Intercept> {
     let any = Uri::from_static("https://any.invalid/");
     let found = Matcher::builder()
@@ -167,8 +167,9 @@ fn parse(text: &str) -> Option<Intercept> {
     (named && (port || authority.as_str() == authority.host())).then_some(found)
 }
 
-/// The URL of a proxy with each `@` of its user and password escaped: the host begins behind the last one. Passwords are often written as
-/// they are; the library would take what is behind the first `@` for the host, send half a password and show the other half.
+/// The URL of a proxy with each `@` of its user and password escaped: the host begins after the last one. Passwords are often
+/// written unescaped; the library would take the text after the first `@` for the host, send half a password and show the other
+/// half.
 pub(crate) fn userinfo_escaped(text: &str) -> Cow<'_, str> {
     let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -181,7 +182,7 @@ pub(crate) fn userinfo_escaped(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The proxy's URL with user and password in it again; none: it has none.
+/// The proxy's URL with user and password restored; none: it has none.
 fn with_userinfo(proxy: &Intercept) -> Option<Uri> {
     let userinfo = userinfo(proxy)?;
     let (user, password) = userinfo.split_once(':')?;
@@ -196,7 +197,7 @@ fn with_userinfo(proxy: &Intercept) -> Option<Uri> {
     url.parse().ok()
 }
 
-/// `user:password`; where http does not speak with the proxy, the library has it in another place.
+/// `user:password`; for a proxy that is not reached by http, the library keeps it in another place.
 fn userinfo(proxy: &Intercept) -> Option<Zeroizing<String>> {
     if let Some((user, password)) = proxy.raw_auth() {
         return Some(Zeroizing::new(format!("{user}:{password}")));
@@ -340,7 +341,7 @@ mod tests {
                     });
                     ProxyRules::from_environment(&environment)
                 };
-                // A variable that counts less does not take its place, and what goes elsewhere does not mind it.
+                // A variable of lower precedence does not replace it, and requests that it does not apply to ignore it.
                 let less: &[_] = match name {
                     "ALL_PROXY" => &[("all_proxy", "http://proxy:1")],
                     "all_proxy" => &[("HTTP_PROXY", "http://proxy:1")],

@@ -1,5 +1,5 @@
-//! What an answer says, and what it says of a rotating secret that the request carried. Read from the bytes each time: a later
-//! version may understand what this one does not.
+//! Interpretation of an answer, and of what it means for a rotating secret that the request carried. It is derived from the bytes
+//! each time, since a later version may understand an answer that this one does not.
 
 use evertoken_answer::Content;
 use secrecy::SecretString;
@@ -13,29 +13,29 @@ use super::transport::{NoAnswer, Outgoing};
 use crate::capability::arrived::Arrived;
 use crate::worker;
 
-/// What an answer says about the value that the request carried.
+/// What an answer means for the value that the request carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::capability) enum Meaning {
     /// The value may be spent, and the successor may be in the answer.
     Taken,
-    /// Surely nothing was issued: the value can be sent again.
+    /// No token was issued: the value can be sent again.
     Unspent,
-    /// Who knows how far it came: the server failed, or the answer was cut before it said.
+    /// Not known: the server failed, or the answer was cut before it said.
     Unknown,
     /// The value is spent, revoked or expired (RFC 6749 §5.2, `invalid_grant`).
     Dead,
 }
 
-/// An answer that was read.
+/// An interpreted answer.
 #[derive(Debug)]
 pub(in crate::capability) struct ReadAnswer {
     /// As plugins see it.
     pub(in crate::capability) response: Response,
-    /// What it says about the value that the request carried.
+    /// What it means for the value that the request carried.
     pub(in crate::capability) meaning: Meaning,
-    /// Whether it is at its end: by its framing, or because the object in it is.
+    /// Whether it is complete: by its framing, or because the object in it is.
     pub(super) is_whole: bool,
-    /// Whether it can be read here: it is an object, or text that no coding is left of.
+    /// Whether it can be read here: it is an object, or text without a remaining coding.
     pub(in crate::capability) is_legible: bool,
     /// Whether there is an access token or a refresh token in it.
     pub(super) has_token: bool,
@@ -44,8 +44,8 @@ pub(in crate::capability) struct ReadAnswer {
 }
 
 impl ReadAnswer {
-    /// Reads what arrived of an answer to a request with this method. `is_closed`: the other side ended the connection as is right.
-    /// None: it does not even say its status.
+    /// Interprets an answer to a request with this method. `is_closed`: the other side closed the connection properly. None: it
+    /// has not even a status.
     pub(in crate::capability) async fn of(
         arrived: &Arrived,
         method: &str,
@@ -69,7 +69,7 @@ impl ReadAnswer {
             .rev();
         let best = candidates.max_by_key(CandidateBody::worth)?;
         if best.was_coded {
-            // They are about what came, not about what it is.
+            // These describe the bytes as sent, not the decoded ones.
             headers.retain(|(name, _)| name != "content-encoding" && name != "content-length");
         }
         Some(Self {
@@ -87,7 +87,7 @@ impl ReadAnswer {
         })
     }
 
-    /// Reads what came of an answer whose end was not seen, if it can be acted upon.
+    /// Interprets an answer whose end was not received, if it can be acted upon.
     pub(in crate::capability) async fn of_what_came(
         arrived: &Arrived,
         method: &str,
@@ -102,24 +102,24 @@ impl ReadAnswer {
         is_success(self.response.status) && self.response.body.trim_ascii().is_empty()
     }
 
-    /// Whether it can be acted upon: more of it would bring nothing.
+    /// Whether it can be acted upon: the missing part would add nothing.
     fn is_of_use(&self) -> bool {
         self.is_whole || self.meaning != Meaning::Unknown || !is_success(self.response.status)
     }
 }
 
-/// What must be known of a request to read its answer.
+/// The facts about a request that are needed to interpret its answer.
 #[derive(Debug)]
 pub(in crate::capability) struct RequestFacts {
     pub(super) method: String,
     pub(super) target: RequestTarget,
     pub(super) through: Option<String>,
-    /// Bytes that the answer may have.
+    /// The size limit of the answer.
     pub(super) limit: usize,
 }
 
 impl RequestFacts {
-    /// What the answer to a request is read with.
+    /// The facts about this request.
     pub(in crate::capability) fn of(outgoing: &Outgoing) -> Self {
         Self {
             method: outgoing.method.to_string(),
@@ -129,10 +129,10 @@ impl RequestFacts {
         }
     }
 
-    /// The answer, if what arrived is one: all of it, or as much as matters.
+    /// The answer, if the received bytes are one, complete or sufficient.
     ///
     /// # Errors
-    /// It is none; if it broke off, as `outcome` says.
+    /// They are not one; if the answer broke off, the error of `outcome`.
     pub(in crate::capability) async fn answered_by(
         &self,
         arrived: &Arrived,
@@ -153,7 +153,7 @@ impl RequestFacts {
     }
 }
 
-/// Tokens that came with a head of which not even the status can be read.
+/// Tokens after a head that has not even a readable status.
 fn tokens_alone(bytes: &[u8]) -> Option<Message> {
     match evertoken_answer::read_wrapped(None, bytes) {
         Content::Members(found) | Content::Form(found) if found.has_both_tokens() => {
@@ -171,7 +171,7 @@ fn tokens_alone(bytes: &[u8]) -> Option<Message> {
     }
 }
 
-/// A body that an answer may have.
+/// A candidate for the body of an answer.
 struct CandidateBody {
     bytes: Vec<u8>,
     was_coded: bool,
@@ -191,7 +191,7 @@ impl CandidateBody {
         let read = |bytes: &[u8]| evertoken_answer::read_wrapped(said("content-type"), bytes);
         let mut content = read(&decoded.bytes);
         if body.is_cut && matches!(content, Content::Form(_)) {
-            // A field that is cut looks like one that is whole, unless something stands behind it.
+            // A truncated field looks like a complete one, unless something follows it.
             let plain = evertoken_answer::read(said("content-type"), &decoded.bytes);
             let is_form = matches!(plain, Content::Form(_));
             let ends = |byte: &u8| *byte == b'&' || !is_form && b"<\"'\n".contains(byte);
@@ -231,7 +231,8 @@ impl CandidateBody {
         }
     }
 
-    /// Which of several is the best: an object with its end, what is no object, one with a successor, one that was cut before it.
+    /// The rank of a candidate: a complete object, a body that is not an object, an object with a successor, an object that was
+    /// cut before it.
     fn worth(&self) -> u8 {
         match &self.content {
             Content::Members(members) if members.is_whole => 3,
@@ -242,10 +243,10 @@ impl CandidateBody {
     }
 }
 
-/// Characters of an issuer's reason that are kept: its longest are sentences, and each chain's record has one.
+/// The longest reason of an issuer that is kept: the longest are sentences, and each chain's record has one.
 const REASON_MAX_CHARS: usize = 200;
 
-/// What an OAuth error says to people (RFC 6749 §5.2): its code and its description.
+/// An OAuth error as text (RFC 6749 §5.2): its code and its description.
 pub(in crate::capability) fn refusal(response: &Response) -> Option<String> {
     let mut headers = response.headers.iter();
     let content_type = headers.find(|(name, _)| name == "content-type");
@@ -299,7 +300,7 @@ fn of_success(body: &CandidateBody) -> Meaning {
         }
         Content::Html => Meaning::Unspent,
         Content::Empty if body.is_whole && !body.is_coded => Meaning::Unspent,
-        // Only the plugin knows what its issuer's tokens look like.
+        // Only the plugin knows the form of its issuer's tokens.
         _ if body.is_whole => Meaning::Taken,
         _ => Meaning::Unknown,
     }

@@ -1,4 +1,4 @@
-//! What a connection is made from.
+//! The recipe of an HTTP client: everything on which clients may differ.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use ipnet::IpNet;
 
 use super::proxy::Proxy;
 
-/// What a request says it comes from, unless the plugin says something else.
+/// The `User-Agent` of a request, unless the plugin sets another.
 pub(super) const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
 
 /// The longest that resolving, connecting and the TLS handshake may take together. Three SYNs fit: 1 s + 2 s + 4 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whom a client trusts.
+/// The certificate authorities that a client trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Trust {
-    /// Nobody: the request is plain http.
+    /// None: the request is plain http.
     Nobody,
     /// The system's certificate authorities.
     System,
@@ -25,10 +25,10 @@ pub(crate) enum Trust {
     File(PathBuf),
 }
 
-/// What a client is made from.
+/// The recipe of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Recipe {
-    /// Whom it trusts.
+    /// Its trusted authorities.
     pub trust: Trust,
     /// The files of its certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
@@ -39,7 +39,7 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// The files that are read for it.
+    /// The files that are read to build it.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let trusted = match &self.trust {
             Trust::File(file) => Some(file.as_path()),

@@ -1,4 +1,4 @@
-//! A plugin's request, and how it is made ready to send: checked, with the secrets spliced in where they may go.
+//! A plugin's request, and its preparation for sending: it is checked, and the secrets are inserted where they may be sent.
 
 use std::collections::BTreeMap;
 
@@ -16,16 +16,16 @@ use crate::text::Alphabet;
 /// Bytes of one request before encoding. Token requests have a few KiB; the largest SAML assertions a hundred.
 pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
-/// Bytes of a URL with its query; the library takes no longer ones.
+/// Bytes of a URL with its query; the library accepts no longer ones.
 const MAX_URL_BYTES: usize = 65_000;
 
-/// Fields of one request; servers commonly take a hundred.
+/// Header fields of one request; servers commonly accept a hundred.
 pub const MAX_HEADERS: usize = 64;
 
 /// Characters of a plugin's header name that a message repeats.
 const NAME_MAX_CHARS: usize = 60;
 
-/// Fields that frame the message, route it or speak to the next hop: they are the host's.
+/// Fields that frame the message, route it or address the next hop: only the host sets them.
 const HOST_FIELDS: [&str; 15] = [
     "host",
     "connection",
@@ -39,28 +39,28 @@ const HOST_FIELDS: [&str; 15] = [
     "http2-settings",
     "alt-used",
     "via",
-    // An answer that repeats a secret is to be seen whole, and as it is.
+    // An answer that repeats a secret must be seen complete and unencoded.
     "range",
     "if-range",
     "accept-encoding",
 ];
 
-/// Methods that open a tunnel or have the request repeated, in any case: RFC 9110 §9.1 tells cases apart, and
-/// not every server does.
+/// Methods that open a tunnel or have the request repeated, in any case of letters: RFC 9110 §9.1 distinguishes case, and not
+/// every server does.
 const REFUSED_METHODS: [&str; 3] = ["CONNECT", "TRACE", "TRACK"];
 
-/// What a request carries.
+/// The content of a request.
 #[derive(Debug, Clone)]
 pub enum Body {
     /// Nothing.
     Empty,
-    /// `application/x-www-form-urlencoded`, spliced and encoded by the host.
+    /// `application/x-www-form-urlencoded`, composed and encoded by the host.
     Form(Vec<(String, Value)>),
     /// Anything else; its `Content-Type` is among the headers.
     Content(Value),
 }
 
-/// A request as a plugin words it.
+/// A request as a plugin composes it.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// A method of RFC 9110, e.g. `POST`.
@@ -76,7 +76,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Every value in it, wherever it stands.
+    /// All values in it.
     pub(in crate::capability) fn values(&self) -> impl Iterator<Item = &Value> {
         let (fields, content): (&[(String, Value)], _) = match &self.body {
             Body::Empty => (&[], None),
@@ -91,7 +91,7 @@ impl Request {
             .chain(content)
     }
 
-    /// Every text in it that is no secret's, names included.
+    /// All texts in it outside of secrets, names included.
     pub(in crate::capability) fn texts(&self) -> impl Iterator<Item = &[u8]> {
         let fields: &[(String, Value)] = match &self.body {
             Body::Form(fields) => fields,
@@ -105,7 +105,7 @@ impl Request {
             .chain([self.url.as_bytes()])
     }
 
-    /// The same with other values.
+    /// The request with other values.
     pub(in crate::capability) fn try_map<E>(
         self,
         map: impl Fn(Value) -> Result<Value, E>,
@@ -128,18 +128,18 @@ impl Request {
         })
     }
 
-    /// Where it goes, if it can be sent anywhere.
+    /// Its origin, if the URL has one.
     pub(in crate::capability) fn origin(&self) -> Option<Origin> {
         RequestTarget::of(self).ok().map(|target| target.origin)
     }
 }
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Debug, Clone)]
 pub(in crate::capability) struct RequestTarget {
     /// The method.
     pub method: Method,
-    /// The plugin's URL; secrets are not yet in it.
+    /// The plugin's URL, without secrets.
     pub url: Url,
     /// The URL's origin.
     pub origin: Origin,
@@ -149,7 +149,7 @@ impl RequestTarget {
     /// Reads method and URL.
     ///
     /// # Errors
-    /// `http.request`: the method is none or one for proxies, or the URL is not an `http` or `https` URL without userinfo.
+    /// `http.request`: the method is invalid or one for proxies, or the URL is not an `http` or `https` URL without userinfo.
     pub(in crate::capability) fn of(request: &Request) -> Result<Self, Failure> {
         let method = Method::from_bytes(request.method.as_bytes())
             .ok()
@@ -159,7 +159,7 @@ impl RequestTarget {
                     .any(|refused| method.as_str().eq_ignore_ascii_case(refused))
             })
             .ok_or_else(|| invalid(format!("`{}` is not a method to send", request.method)))?;
-        // The parser drops tabs and line ends inside a URL, and what it drops must not be what a check has seen.
+        // The parser drops tabs and line ends inside a URL, so it would accept a URL that the checks have not seen.
         if request.url.chars().any(char::is_control) {
             return Err(invalid("the URL holds a control character".to_owned()));
         }
@@ -181,24 +181,24 @@ impl RequestTarget {
     }
 }
 
-/// A request as it is sent. It holds secrets: no Debug.
+/// A request ready to be sent. It contains secrets: no Debug.
 pub(in crate::capability) struct PreparedRequest {
     /// The method.
     pub method: Method,
-    /// With the secrets in its query.
+    /// Its query may contain secrets.
     pub url: Url,
-    /// With the secrets in them.
+    /// Their values may contain secrets.
     pub headers: HeaderMap,
-    /// With the secrets in it.
+    /// It may contain secrets.
     pub body: Vec<u8>,
     /// The rotating secrets in it, by name, each with the generation of its value.
     pub rotating: BTreeMap<String, u64>,
 }
 
-/// Checks the request's parts and splices the secrets in.
+/// Checks the request's parts and inserts the secrets.
 ///
 /// # Errors
-/// `http.request` for a part that cannot be sent, `secret.origin-denied` for a secret that may not go to the target.
+/// `http.request` for a part that cannot be sent, `secret.origin-denied` for a secret that may not be sent to the target.
 pub(in crate::capability) fn prepare(
     target: &RequestTarget,
     request: &Request,
@@ -316,7 +316,7 @@ fn unusable_name(name: &str) -> Failure {
     ))
 }
 
-/// The URL with the pairs behind its own query, percent-encoded.
+/// The URL with the pairs added to its own query, percent-encoded.
 fn with_query(url: &Url, pairs: &[(String, Value)]) -> Result<Url, Failure> {
     let mut url = url.clone();
     if pairs.is_empty() {
@@ -370,14 +370,15 @@ fn headers(fields: &[(String, Value)]) -> Result<HeaderMap, Failure> {
         }
         let mut content = HeaderValue::from_bytes(value.expose())
             .map_err(|_| invalid(format!("the value of header `{field}` has {}", odd(value))))?;
-        // A plugin's own text may hold what was revealed to it.
+        // A plugin's own text may contain a revealed secret.
         content.set_sensitive(true);
         headers.append(field, content);
     }
     Ok(headers)
 }
 
-/// What a header's value cannot have. Where it stands behind a secret, its place would tell how long that is.
+/// The character that a header's value cannot contain. Its position after a secret would reveal the secret's length, so it is
+/// left out there.
 fn odd(value: &Value) -> String {
     let odd = Alphabet::OneLine.odd(value.expose());
     match value.secret() {

@@ -1,5 +1,5 @@
-//! Names to addresses, with the egress rules between: a name that resolves to this machine or a cloud's metadata service does
-//! not get a connection.
+//! Name resolution with the egress rules applied: a name that resolves to this machine or a cloud's metadata service gets no
+//! connection.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::egress::{self, AddressKind, Provenance};
 
-/// Looks a name up; tests bring their own.
+/// Resolves a name; tests replace it.
 pub(super) type Lookup =
     Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
 
@@ -28,7 +28,7 @@ pub(super) fn system_lookup() -> Lookup {
     })
 }
 
-/// Why a name has no address to connect to.
+/// Why a name has no usable address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolveError {
     /// The resolver failed or found nothing.
@@ -36,7 +36,7 @@ pub(super) enum ResolveError {
     Lookup {
         /// The name.
         name: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
@@ -47,16 +47,16 @@ pub(super) enum ResolveError {
         name: String,
         /// The first of its addresses.
         address: IpAddr,
-        /// What it is.
+        /// Its kind.
         kind: AddressKind,
     },
 }
 
-/// A resolver that leaves out what the egress rules refuse.
+/// A resolver that filters by the egress rules.
 pub(super) struct Guarded {
     lookup: Lookup,
     exceptions: Arc<BTreeSet<IpNet>>,
-    /// Whether the only name it is asked for is the proxy's.
+    /// Whether it only resolves the proxy's name.
     for_proxy: bool,
 }
 
@@ -95,7 +95,7 @@ impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
         let name = name.as_str().to_owned();
         let written = self.written(&name);
-        // No resolver needs to know what is below it (RFC 6761 §6.3), and none that does is believed.
+        // Resolvers need not know names below `localhost` (RFC 6761 §6.3), and an answer for them is not trusted.
         let asked = match egress::is_localhost(&name) {
             true => egress::LOCALHOST.to_owned(),
             false => name.clone(),
@@ -108,7 +108,7 @@ impl Resolve for Guarded {
                 source,
             })?;
             let allowed = permitted(&name, &found, written, &exceptions)?;
-            // The connector puts the URL's port in place of 0.
+            // The connector replaces port 0 with the URL's port.
             let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, 0));
             Ok(Box::new(addresses) as Addrs)
         })

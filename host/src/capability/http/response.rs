@@ -1,4 +1,4 @@
-//! An answer as a plugin gets it.
+//! An answer as a plugin receives it.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use jiff::tz::TimeZone;
 
 use crate::model::time::Timestamp;
 
-/// An answer, read whole.
+/// An answer, read to its end.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The status code, a 3xx like any other.
+    /// The status code; redirects are not followed.
     pub status: u16,
     /// Names in lower case; repeated ones apart.
     pub headers: Vec<(String, String)>,
@@ -28,7 +28,7 @@ impl Response {
         in_headers + self.body.len()
     }
 
-    /// What the other side's clock showed, by its `Date` header (RFC 9110 §6.6.1).
+    /// The time by the other side's clock, from its `Date` header (RFC 9110 §6.6.1).
     #[must_use]
     pub fn date(&self) -> Option<Timestamp> {
         let (_, date) = self.headers.iter().find(|(name, _)| name == "date")?;
@@ -36,14 +36,14 @@ impl Response {
     }
 }
 
-/// A date as HTTP writes it (RFC 9110 §5.6.7).
+/// An HTTP date (RFC 9110 §5.6.7).
 pub(crate) fn read_date(text: &str) -> Option<Timestamp> {
     let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
     let date = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
     Some(Timestamp(u64::try_from(date.as_millisecond()).ok()?))
 }
 
-/// Neither headers nor body: there are tokens in them.
+/// Neither headers nor body are shown: they contain tokens.
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")

@@ -1,4 +1,4 @@
-//! A job's TLS files, what is made of them, and which part of them is wrong.
+//! A job's TLS files: reading them, building the TLS configuration, and errors that name the faulty part.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,10 +24,10 @@ use crate::text;
 /// Bytes of a PEM file; the largest bundles of public authorities have a quarter of a megabyte.
 const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
 
-/// What requests are sent in.
+/// The protocol offered by ALPN.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Which of a job's TLS files a message is about.
+/// The one of a job's TLS files that a message is about.
 #[derive(Clone, Copy)]
 pub(super) enum TlsFile {
     Ca,
@@ -60,7 +60,7 @@ impl TlsFile {
         Ok(Zeroizing::new(meant.to_vec()))
     }
 
-    /// The certificates in a file, each with its place; at least one.
+    /// The certificates in a file, each with its position; at least one.
     fn certificates(
         self,
         file: &Path,
@@ -97,7 +97,7 @@ impl TlsFile {
 
 const KEY_NEEDED: &str = "an unencrypted PEM file (PKCS #8, PKCS #1 or SEC 1) is needed";
 
-/// Why certificate and key do not fit.
+/// Why certificate and key do not match.
 pub(super) fn another_key(certificate: &Path) -> String {
     format!("it is not the key of {}", certificate.display())
 }
@@ -137,7 +137,7 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, Failure> {
     Identity::from_pem(&both).map_err(|_| TlsFile::Key.failure(key, KEY_NEEDED))
 }
 
-/// TLS that trusts the certificates in a file, and nobody else.
+/// A TLS configuration that trusts only the certificates in a file.
 fn config(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, Failure> {
     let text = TlsFile::Ca.read(ca)?;
     let mut roots = RootCertStore::empty();
@@ -182,8 +182,8 @@ fn config(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> Result<ClientConf
     Ok(config)
 }
 
-/// Trusts what an authority of the file has signed, and the file's certificates themselves: a server that shows one of them, as
-/// self-signed ones do that say they are authorities, is the one that was meant. Its name and its dates count all the same.
+/// Trusts certificates that an authority in the file has signed, and the file's certificates themselves: a server may present one
+/// of them even if it is marked as an authority, as self-signed ones often are. Its name and its dates are checked all the same.
 #[derive(Debug)]
 struct CaFileVerifier {
     chains: Arc<WebPkiServerVerifier>,
@@ -207,7 +207,7 @@ impl ServerCertVerifier for CaFileVerifier {
             now,
         );
         match verified {
-            // Dates are looked at before this is found.
+            // Dates have been checked when this error is found.
             Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
                 let certificate = ParsedCertificate::try_from(end_entity)?;
                 rustls::client::verify_server_name(&certificate, server_name)?;
@@ -240,7 +240,7 @@ impl ServerCertVerifier for CaFileVerifier {
     }
 }
 
-/// Whether the only thing wrong is that a server's certificate says it is an authority's.
+/// Whether the only fault of a server's certificate is that it is marked as an authority's.
 fn is_authority(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else {
         return false;

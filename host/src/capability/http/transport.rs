@@ -1,4 +1,4 @@
-//! The seam between what may be sent and the network: the process brings the real one, the simulator plays issuers behind it.
+//! The port to the network: the process uses the real one, the simulator models issuers behind it.
 
 use std::fmt;
 
@@ -12,17 +12,17 @@ use super::request::RequestTarget;
 use crate::capability::arrived::Arrived;
 use crate::model::failure::Failure;
 
-/// A request that passed every rule, with the secrets in it: no Debug of its content.
+/// A request that passed all rules, with the secrets in it: no Debug of its content.
 pub struct Outgoing {
     /// The method.
     pub method: Method,
-    /// With the secrets in its query.
+    /// Its query may contain secrets.
     pub url: Url,
-    /// With the secrets in them.
+    /// Their values may contain secrets.
     pub headers: HeaderMap,
-    /// With the secrets in it.
+    /// It may contain secrets.
     pub body: Vec<u8>,
-    /// How the network is to carry it.
+    /// How it is carried.
     pub(in crate::capability) way: Route,
 }
 
@@ -32,9 +32,9 @@ pub(in crate::capability) struct Route {
     /// The proxy, for messages.
     pub(in crate::capability) through: Option<String>,
     pub(in crate::capability) recipe: Recipe,
-    /// Bytes that the answer may have.
+    /// The size limit of the answer.
     pub(in crate::capability) limit: usize,
-    /// Whether it carries a value that its use replaces: then the answer may hold the only copy of the next one.
+    /// Whether it carries a value that is replaced by its use: then the answer may be the only copy of the next one.
     pub(in crate::capability) is_rotating: bool,
 }
 
@@ -47,17 +47,17 @@ impl fmt::Debug for Outgoing {
     }
 }
 
-/// There is no answer.
+/// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoAnswer {
-    /// Why.
+    /// The failure.
     pub failure: Failure,
     /// Whether any of the request may have left this machine.
     pub was_sent: bool,
 }
 
 impl NoAnswer {
-    /// Nothing left this machine.
+    /// A failure before anything was sent.
     #[must_use]
     pub const fn before_sending(failure: Failure) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl NoAnswer {
         }
     }
 
-    /// The other side may have got the request.
+    /// A failure after which the other side may have received the request.
     #[must_use]
     pub const fn after_sending(failure: Failure) -> Self {
         Self {
@@ -76,16 +76,16 @@ impl NoAnswer {
     }
 }
 
-/// An answer that is arriving, for whoever keeps what came of it while the rest is missing.
+/// An answer that is arriving, readable while the rest is missing.
 pub type Arriving = watch::Sender<Arrived>;
 
 /// Carries requests.
 pub trait Transport: Send + Sync {
-    /// Sends a request once. Its answer comes into `arriving` piece by piece, so that what came is there while the rest is waited for, and
-    /// when the wait is given up.
+    /// Sends a request once. The answer is published in `arriving` piece by piece, so that a part is available while the rest is
+    /// awaited, and after a timeout.
     ///
     /// # Errors
-    /// The answer did not come to its end.
+    /// The answer was not complete.
     fn exchange<'a>(
         &'a self,
         outgoing: Outgoing,

@@ -1,5 +1,5 @@
-//! A request that carries rotating secrets. Writing it down, sending it and keeping its answer is a task of the host's own: a
-//! guest that is stopped, a job that is removed or a process that is told to end only stop waiting for it.
+//! A request that carries rotating secrets. Recording it, sending it and storing its answer is a task of the host's own: if the
+//! plugin is stopped, the job removed or the process asked to end, only the waiting for it stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,40 +17,39 @@ use crate::capability::ports::Settings;
 use crate::model::Job;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// The longest that an exchange takes. It is the host's own bound, longer than a call's: an answer that comes late has the only
-/// successor in it.
+/// The longest duration of an exchange, longer than a call's timeout: a late answer is the only copy of the successor.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Of that, this much must be left when the request is sent: the intent took long to write, or the machine slept, and another process
-/// may take the chain over when the intent is over.
+/// The part of it that must be left when the request is sent: storing the intent may have taken long, or the machine slept, and
+/// another process may take the chain over when the intent has expired.
 const SENDING_TIME: Duration = Duration::from_secs(20);
 
-/// So long after the first byte of an answer what has come of it is kept, unless it is at its end by then, as most are within milliseconds; an
-/// object that is whole is after a lull that is shorter. What follows is kept after twice the time, and so on: of an answer that drips
-/// for a minute nine times.
+/// When a part of an answer is stored for the first time, counted from its first byte. Most answers are complete within
+/// milliseconds, and a whole object is after a shorter pause. Further parts are stored after twice the time, and so on: nine
+/// times for an answer that trickles for a minute.
 const KEPT_FIRST: Duration = Duration::from_millis(150);
 
-/// The first wait before an answer that could not be kept is written again; doubled up to the longest.
+/// The first wait before an answer that could not be stored is stored again; doubled up to the longest.
 const REWRITE_FIRST: Duration = Duration::from_millis(250);
 
-/// The longest such wait: the disk or the cluster is back before anybody notices.
+/// The longest such wait: short compared to the time that a disk or a cluster takes to recover.
 const REWRITE_LONGEST: Duration = Duration::from_secs(15);
 
-/// Who asks.
+/// The call that sends the request.
 pub(in crate::capability) struct ExchangeContext {
     pub(in crate::capability) journal: Arc<Journal>,
     pub(in crate::capability) job: Arc<Job>,
-    /// The component that words the request.
+    /// The component that composes the request.
     pub(in crate::capability) plugin: PluginId,
-    /// Takes what is secret out of a text.
+    /// Removes secrets from a text.
     pub(in crate::capability) scrub: Box<dyn Fn(&str) -> String + Send + Sync>,
 }
 
-/// Sends a request that carries values of these chains, or gives the answer that one of them has already.
+/// Sends a request that carries values of these chains, or returns the answer that is stored for one of them.
 ///
 /// # Errors
-/// There is no answer: `http.*`; the journal has none and the request may not leave: `may_leave`'s; a value must not be sent (again):
-/// `chain.*`; nothing can be written down: the store's. Nothing was sent in the last three cases.
+/// There is no answer: `http.*`; no answer is stored and the request may not be sent: `may_leave`'s; a value must not be sent
+/// (again): `chain.*`; the intent cannot be stored: the store's. Nothing was sent in the last three cases.
 pub(in crate::capability) async fn send(
     asked: ExchangeContext,
     guards: Vec<(Arc<ChainGuard>, u64)>,
@@ -91,7 +90,7 @@ fn without_query(outgoing: &Outgoing) -> String {
 
 struct ExchangeTask {
     asked: ExchangeContext,
-    /// They hold the chains until the answer is kept.
+    /// They hold the chains until the answer is stored.
     guards: Vec<Arc<ChainGuard>>,
     url: String,
 }
@@ -115,7 +114,7 @@ impl ExchangeTask {
             }
             Ok(()) => self.exchanged(outgoing, left).await,
         };
-        // Whoever waited may have been stopped; the answer is kept for the next call.
+        // The caller may have been stopped; the answer is stored for the next call.
         let _ = answered.send(result);
     }
 
@@ -123,7 +122,7 @@ impl ExchangeTask {
         &self.asked.journal.ports
     }
 
-    /// Writes down what is about to be sent, for each chain in it.
+    /// Stores the intent for each chain in the request.
     async fn intend(&self, method: &str) -> Result<(), Failure> {
         let ExchangeContext {
             journal,
@@ -171,7 +170,7 @@ impl ExchangeTask {
                 )))
             })
         };
-        // A write that has begun is not given up: whether it happened would not be known.
+        // A store write that has begun is not cancelled, since its outcome would be unknown.
         let (outcome, ()) = tokio::join!(exchanging, self.keep_what_comes(&mut so_far));
         let arrived = so_far.borrow().clone();
         match question.answered_by(&arrived, outcome).await {
@@ -197,8 +196,8 @@ impl ExchangeTask {
         }
     }
 
-    /// Keeps what has come of an answer whose rest makes itself wait: the only successor may be in it, and the process may end before the
-    /// answer does. Most answers end before that is due.
+    /// Stores the part of an answer whose rest is late: it may have the only copy of the successor, and the process may end
+    /// before the answer does. Most answers are complete before that is due.
     async fn keep_what_comes(&self, so_far: &mut watch::Receiver<Arrived>) {
         let has_begun = so_far.wait_for(|arrived| !arrived.bytes.is_empty());
         if has_begun.await.is_err() {
@@ -247,10 +246,10 @@ impl ExchangeTask {
         }
     }
 
-    /// The issuer takes the value no more, unless another process rotated it meanwhile: then the next call has the newer one.
+    /// The issuer rejects the value, unless another process rotated it meanwhile: then the next call has the newer one.
     async fn dead(&self, response: &Response) {
         let [guard] = &self.guards[..] else {
-            // Which of them is dead, nobody can tell.
+            // With several values, it is unknown which one is rejected.
             return self.unspent().await;
         };
         match guard.has_moved_on().await {
@@ -270,7 +269,7 @@ impl ExchangeTask {
         }
     }
 
-    /// Keeps the answer, however long that takes: it may have the only copy of the successor in it.
+    /// Stores the answer, however long that takes: it may have the only copy of the successor.
     async fn keep(&self, arrived: &Arrived) {
         for guard in &self.guards {
             let mut next = guard.with_answer(arrived).await;
@@ -291,7 +290,7 @@ impl ExchangeTask {
     }
 }
 
-/// The exchange is at its end: nothing comes any more.
+/// The exchange has ended: nothing more arrives.
 async fn ended(so_far: &mut watch::Receiver<Arrived>) {
     while so_far.changed().await.is_ok() {}
 }
@@ -307,7 +306,7 @@ fn too_late(passed: Duration) -> Failure {
     )
 }
 
-/// What is not written down is found as an unanswered request later: nothing is lost by it.
+/// What cannot be stored is later found as an unanswered request, so nothing is lost.
 pub(super) fn said(guard: &ChainGuard, result: Result<(), Failure>) {
     if let Err(failure) = result {
         tracing::warn!(

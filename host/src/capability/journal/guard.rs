@@ -1,4 +1,4 @@
-//! A chain while one call holds it: its state as the store has it, and each change written through with compare-and-swap.
+//! A chain while one call holds it: a cached copy of its stored state, and each change written through with compare-and-swap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
 use crate::model::{Job, JobId};
 
-/// The code of what is not stored because another has changed the chain.
+/// The code of a change that was not stored because another process had changed the chain.
 const CHANGED: HostCode = HostCode::ChainChanged;
 
 /// A chain held by one call and its exchanges.
@@ -25,18 +25,18 @@ pub(in crate::capability) struct ChainGuard {
     secret: String,
     configured: Option<SecretSlice<u8>>,
     state: Mutex<GuardedRecord>,
-    /// The successor could not be stored: the answer must stay, it is the only copy.
+    /// The successor could not be stored: the answer must stay as its only copy.
     keeps_answer: AtomicBool,
-    /// The source has had the answer: a second request with the same value gets none.
+    /// The source has received the answer: a second request with the same value gets none.
     is_handed_out: AtomicBool,
-    /// The last request was sent, and nothing came back.
+    /// The last request was sent and got no answer.
     lost_its_answer: AtomicBool,
     _lock: OwnedMutexGuard<()>,
 }
 
 struct GuardedRecord {
     chain: Chain,
-    /// None: the store does not have it yet.
+    /// None: the chain is not stored yet.
     revision: Option<Revision>,
 }
 
@@ -82,17 +82,17 @@ impl ChainGuard {
         self.configured.as_ref()
     }
 
-    /// Whether nothing came back to the last request.
+    /// Whether the last request got no answer.
     pub(super) fn lost_its_answer(&self) -> bool {
         self.lost_its_answer.load(Ordering::Relaxed)
     }
 
-    /// Nothing came back to the last request.
+    /// Records that the last request got no answer.
     pub(super) fn loses_its_answer(&self) {
         self.lost_its_answer.store(true, Ordering::Relaxed);
     }
 
-    /// Whether an answer must outlive the call whatever the source says.
+    /// Whether an answer must outlive the call whatever the source reports.
     pub(super) fn keeps_answer(&self) -> bool {
         self.keeps_answer.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl ChainGuard {
     /// The answer that waits for a request with this generation, once.
     ///
     /// # Errors
-    /// `chain.spent`: the value has had its answer; `chain.needs-attention`: the answer is another request's.
+    /// `chain.spent`: the value's answer was already returned; `chain.needs-attention`: the answer is another request's.
     pub(super) async fn take_answer(
         &self,
         method: &str,
@@ -137,7 +137,7 @@ impl ChainGuard {
         }
     }
 
-    /// Whether the answer that waits can be read here, and so by the source.
+    /// Whether the waiting answer can be read here, and so by the source.
     pub(super) async fn answer_is_legible(&self) -> bool {
         let chain = self.chain().await;
         let Some((exchange, answer)) = chain.exchange.as_ref().zip(chain.answer()) else {
@@ -148,11 +148,11 @@ impl ChainGuard {
         reading.is_some_and(|reading| reading.is_legible)
     }
 
-    /// Says what an answer that nobody waits for any more was, of which only a part is here: its process ended before the rest came. Doubt
-    /// is left where that part does not tell.
+    /// Interprets a partial answer that no request waits for any more, because its process ended before the rest arrived. If the
+    /// part says nothing, the value stays in doubt.
     ///
     /// # Errors
-    /// That cannot be written down; then nothing must be sent.
+    /// The result cannot be stored; then nothing must be sent.
     pub(super) async fn judge_what_came(&self) -> Result<(), Failure> {
         let chain = self.chain().await;
         let (us, alone) = (
@@ -169,14 +169,14 @@ impl ChainGuard {
         let meaning = reading.map_or(Meaning::Unknown, |reading| reading.meaning);
         self.change(|chain| match meaning {
             Meaning::Taken => chain.answered(came.clone()),
-            // A value that is dead is refused again, and no harm is done.
+            // A value that is rejected will be rejected again without harm.
             Meaning::Unspent | Meaning::Dead => chain.unspent(),
             Meaning::Unknown => chain.in_doubt(came.clone()),
         })
         .await
     }
 
-    /// Takes up an answer that was not understood when it came, if it is now.
+    /// Uses the answer that could not be read when it came, if it can be read now.
     pub(super) async fn reread(&self) {
         let chain = self.chain().await;
         let Some(Exchange {
@@ -223,20 +223,20 @@ impl ChainGuard {
         self.succeed(value, None).await
     }
 
-    /// Writes down that a request with the newest value is about to be sent.
+    /// Stores the intent of a request with the newest value.
     pub(super) async fn intend(&self, intent: Intent) -> Result<(), Failure> {
         let mut state = self.state.lock().await;
         let next = fresh(state.chain.intending(intent));
         let change = next.change;
         let stored = self.store(&mut state, next).await;
         if stored.is_err() {
-            // The store may have it all the same.
+            // The store may have written it in spite of the error.
             self.journal.was_not_sent(change);
         }
         stored
     }
 
-    /// Nothing left this machine. If that cannot be written down, it is remembered.
+    /// Nothing was sent. If that cannot be stored, it is kept in memory.
     pub(super) async fn unsent(&self) {
         if let Err(failure) = self.change(Chain::unsent).await {
             tracing::warn!(job = %self.job.id, secret = self.secret, error = %failure, "the end of a request that was not sent cannot be written down");
@@ -245,19 +245,20 @@ impl ChainGuard {
         }
     }
 
-    /// Keeps what came of the answer so far.
+    /// Stores the part of the answer that has arrived.
     pub(super) async fn keep_what_came(&self, so_far: &Arrived) -> Result<(), Failure> {
         self.change(|chain| chain.arriving(so_far.clone())).await
     }
 
-    /// The chain with this answer, as it is to be stored; storing it again and again changes nothing.
+    /// The chain with this answer, ready to be stored; storing it repeatedly changes nothing.
     pub(super) async fn with_answer(&self, answer: &Arrived) -> Chain {
         let state = self.state.lock().await;
         self.is_handed_out.store(true, Ordering::Relaxed);
         fresh(state.chain.answered(answer.clone()))
     }
 
-    /// Stores what [`Self::with_answer`] made. If another process took the chain over meanwhile, the answer is put on what that made of it.
+    /// Stores the chain from [`Self::with_answer`]. If another process took the chain over meanwhile, the answer is applied to
+    /// that process's state.
     ///
     /// # Errors
     /// The store's, which may pass; `chain.changed`: another process, or a person, has gone on without this answer.
@@ -266,7 +267,7 @@ impl ChainGuard {
         let Err(failure) = self.store(&mut state, next.clone()).await else {
             return Ok(());
         };
-        // A store whose answers are lost may have taken it, or may have another's.
+        // A store whose acknowledgements are lost may have this write, or another process's.
         let Ok(Some(stored)) = self.journal.ports.keeper.chain(next.id).await else {
             return Err(failure);
         };
@@ -304,7 +305,7 @@ impl ChainGuard {
         self.change(|chain| chain.died(now, reason.clone())).await
     }
 
-    /// The successor. Durable when it returns; on failure the answer, which has it too, is kept.
+    /// Stores the successor. Durable when it returns; on failure the answer, which has it too, is kept.
     pub(in crate::capability) async fn succeed(
         &self,
         value: SecretSlice<u8>,
@@ -333,7 +334,7 @@ impl ChainGuard {
         self.store(&mut state, next).await
     }
 
-    /// Compare-and-swap. A swap that the store refuses may be one's own, whose answer was lost before.
+    /// Compare-and-swap. A swap that the store refuses may repeat a write of our own whose acknowledgement was lost.
     async fn store(&self, state: &mut GuardedRecord, next: Chain) -> Result<(), Failure> {
         let keeper = &self.journal.ports.keeper;
         let change = ChainChange {

@@ -1,4 +1,5 @@
-//! Puts the newest values of rotating secrets where jobs want them: beside the store, or in its place where it ends with the process.
+//! Write-back: puts the newest values of rotating secrets where jobs configure them, beside the store or, where the store ends
+//! with the process, in place of it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,29 +15,29 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::{Job, JobId, SecretOrigin};
 use crate::stop;
 
-/// Writing a value back must not keep the token from its outputs: it is tried again.
+/// Writing a value back must not delay the token's outputs: it is tried again.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// What no store has is tried again so often: whoever mends a folder or a permission sees its effect within half a minute.
+/// The retry interval for values that no store has, so that a corrected folder or permission takes effect within half a minute.
 const TRIES_APART: Duration = Duration::from_secs(20);
 
-/// Newest values that could not be put where jobs want them, by job and secret.
+/// Newest values that could not be written back, by job and secret.
 #[derive(Default)]
 pub(super) struct PendingWriteBacks {
     values: Mutex<HashMap<(JobId, String), NotThere>>,
     is_tried_again: AtomicBool,
 }
 
-/// A newest value that is not where its job wants it.
+/// A newest value that is not written back.
 #[derive(Clone)]
 struct NotThere {
     chain: ChainId,
     origin: SecretOrigin,
-    /// What stands there in its place.
+    /// The value in its place.
     spent: SecretSlice<u8>,
-    /// Why, the last time.
+    /// The last error.
     why: String,
-    /// Whether it is nowhere but in this process.
+    /// Whether only this process has it.
     is_the_only_copy: bool,
 }
 
@@ -45,7 +46,7 @@ impl PendingWriteBacks {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a newest value of this job is nowhere but in this process.
+    /// Whether only this process has a newest value of this job.
     pub(super) fn has_the_only_copy(&self, job: &JobId) -> bool {
         let values = self.values();
         let mut of_job = values.iter().filter(|((of, _), _)| of == job);
@@ -58,7 +59,7 @@ impl PendingWriteBacks {
     }
 }
 
-/// Where the store ends with the process, a value is only spent if the next one can be put back. One that could not be is spent already.
+/// Where the store ends with the process, a value may only be spent if the next one can be written back.
 ///
 /// # Errors
 /// `secret.no-write-back`: it cannot, and nothing has been sent.
@@ -83,7 +84,7 @@ pub(super) async fn require(journal: &Journal, job: &Job) -> Result<(), Failure>
     Ok(())
 }
 
-/// Puts newest values where jobs want them. What fails is tried again after the next call, and what no store has before that, too.
+/// Writes newest values back. A failure is tried again after the next call; for a value that no store has, also before that.
 pub(in crate::capability) async fn write_back(journal: &Arc<Journal>, job: &Job, held: &Held) {
     for (name, secret) in rotating(job).filter(|(_, secret)| secret.write_back) {
         let (Some(guard), Some(_)) = (held.guard(name), &journal.ports.write_back) else {
@@ -147,7 +148,7 @@ async fn put(
     }
 }
 
-/// Sees to it that what no store has is tried again until it is where it belongs.
+/// Ensures that values that no store has are retried until they are written back.
 fn try_again(journal: &Arc<Journal>) {
     let pending = &journal.pending;
     if pending.is_tried_again.swap(true, Ordering::AcqRel) {
@@ -168,7 +169,7 @@ fn try_again(journal: &Arc<Journal>) {
     });
 }
 
-/// Puts all that no store has where it belongs, but for what a call has in its hands: that puts it back at its end.
+/// Writes back all values that no store has, but not those that a call holds, which does so at its end.
 async fn put_all(journal: &Arc<Journal>) {
     let values = journal.pending.values().clone();
     for (place, value) in values {
@@ -185,7 +186,7 @@ async fn put_all(journal: &Arc<Journal>) {
     }
 }
 
-/// The last try of a process that ends.
+/// The last try when the process ends.
 pub(in crate::capability) async fn put_all_at_the_end(journal: &Arc<Journal>) {
     if journal.pending.values().is_empty() {
         return;

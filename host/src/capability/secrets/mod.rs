@@ -1,5 +1,5 @@
-//! Secrets as plugins hold them: handles with a lineage that says what may be done with the value. Where values come from
-//! is in `provider`; that a handle's restrictions outlive every operation on it is decided here.
+//! Secrets as plugins hold them: handles with a lineage that decides what may be done with the value. Values are read in
+//! `provider`; here is decided that a handle's restrictions survive every operation on it.
 
 mod provider;
 
@@ -20,20 +20,21 @@ use crate::worker;
 pub use provider::{ClusterSecrets, MAX_SECRET_BYTES, WriteBack};
 pub(super) use provider::{Providers, beside, fetch};
 
-/// Joining a piece takes as long as spelling so many bytes, however short it is: the restrictions of all pieces are joined too.
+/// Joining a piece takes as long as encoding so many bytes, however short it is, since the restrictions of all pieces are joined
+/// too.
 const BYTES_PER_PIECE: usize = 256;
 
 /// Where a value may be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
-    /// Anywhere the job may send requests: it holds no secret of the job.
+    /// Anywhere the job may send requests: it contains no secret of the job.
     Anywhere,
     /// To these origins.
     Only(BTreeSet<Origin>),
 }
 
 impl Reach {
-    /// Whether `origin` is within.
+    /// Whether the value may be sent to `origin`.
     #[must_use]
     pub fn allows(&self, origin: &Origin) -> bool {
         match self {
@@ -49,7 +50,7 @@ impl Reach {
         }
     }
 
-    /// Whether every origin of `other` is within.
+    /// Whether it allows every origin of `other`.
     fn contains(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Anywhere, _) => true,
@@ -59,20 +60,20 @@ impl Reach {
     }
 }
 
-/// How a value came about. Taking a value apart and reading it as a key answer questions about what is in it; of a value that a
-/// plugin put together, they would be questions of its choice, and each answer tells whether a guess is right.
+/// How a value was made. Parsing a value or using it as a key reveals something about its content; for a value that a plugin
+/// composed, that would confirm or refute a guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Make {
     /// Opened, or a part or a decoding of what was opened.
     Whole,
-    /// Text and secrets in a row; and what rotates, for a plugin may have put it together in an earlier call.
+    /// Text and secrets concatenated. Also a rotating secret, which a plugin may have composed in an earlier call.
     Joined,
-    /// A digest, a signature or a MAC, or one joined raw: its bytes are of every kind, so that a spelling which takes only some
-    /// would tell of them.
+    /// A digest, a signature or a MAC, or one joined raw: its bytes are arbitrary, so an encoding that accepts only some values
+    /// would reveal something about them.
     Computed,
 }
 
-/// Which secrets a value is made of, and what they allow together.
+/// The secrets that a value was made from, and the restrictions that follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lineage {
     make: Make,
@@ -83,7 +84,7 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// Of text alone: a plugin knows it already.
+    /// Of text alone, which the plugin knows already.
     fn text() -> Self {
         Self {
             make: Make::Joined,
@@ -94,7 +95,7 @@ impl Lineage {
         }
     }
 
-    /// Of a secret as the job lists it; of a rotating one, this generation.
+    /// Of a secret as the job lists it; for a rotating one, of this generation.
     fn of(
         job: &Job,
         name: &str,
@@ -122,11 +123,11 @@ impl Lineage {
         }
     }
 
-    /// Of a value made of both; what make it is says the caller.
+    /// Of a value made from both; the caller sets how it was made.
     fn join(mut self, other: &Self) -> Self {
         self.names.extend(other.names.iter().cloned());
         for (name, generation) in &other.rotating {
-            // Made of two generations, it carries the older one too.
+            // A value made from two generations counts as the older one.
             let oldest = self.rotating.entry(name.clone()).or_insert(*generation);
             *oldest = (*oldest).min(*generation);
         }
@@ -141,7 +142,7 @@ impl Lineage {
         &self.names
     }
 
-    /// Those of them that their use may replace, each with the generation of its value.
+    /// Those of them that are rotating, each with the generation of its value.
     #[must_use]
     pub fn rotating(&self) -> &BTreeMap<String, u64> {
         &self.rotating
@@ -153,7 +154,7 @@ impl Lineage {
         self.revealable
     }
 
-    /// Where the value may be sent: the origins that all its secrets share.
+    /// Where the value may be sent: the origins that all its secrets allow.
     #[must_use]
     pub fn reach(&self) -> &Reach {
         &self.reach
@@ -168,18 +169,18 @@ impl Lineage {
         Self { make, ..self }
     }
 
-    /// Whether questions about what is in the value may be answered, see [`Make`].
+    /// Whether the value may be parsed, see [`Make`].
     fn may_be_read_into(&self) -> bool {
         self.revealable || self.make == Make::Whole
     }
 
-    /// Whether it is bytes of every kind that the plugin may not read.
+    /// Whether it is arbitrary bytes that the plugin may not read.
     #[must_use]
     pub fn is_computed(&self) -> bool {
         !self.revealable && self.make == Make::Computed
     }
 
-    /// The names as a message quotes them.
+    /// The names, quoted for a message.
     pub(super) fn quoted(&self) -> String {
         match self.names.len() {
             0 => "the value".to_owned(),
@@ -194,7 +195,7 @@ impl Lineage {
     }
 }
 
-/// A value to use, not to read. Cheap to clone; the bytes are wiped with the last clone.
+/// A value that a plugin can use but not read. Cheap to clone; the bytes are wiped with the last clone.
 #[derive(Clone)]
 pub struct SecretHandle(Arc<HandleInner>);
 
@@ -202,17 +203,17 @@ struct HandleInner {
     bytes: SecretSlice<u8>,
     lineage: Lineage,
     size: usize,
-    /// Of a joined value: everything in it that may not be read.
+    /// For a joined value: all parts of it that may not be read.
     made_of: Vec<SecretHandle>,
-    /// Whether it is a secret as the job lists it, and not what the plugin made of one.
+    /// Whether it is a secret as the job lists it, not derived from one by the plugin.
     is_opened: bool,
 }
 
-/// What a plugin may not read counts in steps of this against limits: which of its requests are too large would tell its length to
-/// the byte.
+/// Values that a plugin may not read are counted against limits in steps of this size: otherwise the plugin could find a value's
+/// exact length by making requests that are just too large.
 const SIZE_STEP: usize = 4096;
 
-/// What a value of this length counts against limits.
+/// The size of a value of this length against limits.
 fn counted(len: usize, lineage: &Lineage) -> usize {
     if lineage.revealable {
         len
@@ -221,7 +222,7 @@ fn counted(len: usize, lineage: &Lineage) -> usize {
     }
 }
 
-/// Neither the value nor its length.
+/// Neither the value nor its length is shown.
 impl fmt::Debug for SecretHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretHandle")
@@ -231,7 +232,7 @@ impl fmt::Debug for SecretHandle {
 }
 
 impl SecretHandle {
-    /// A value with nothing in it but itself.
+    /// A value without parts.
     fn new(bytes: SecretSlice<u8>, lineage: Lineage, is_opened: bool) -> Self {
         let size = counted(bytes.expose_secret().len(), &lineage);
         Self(Arc::new(HandleInner {
@@ -256,7 +257,7 @@ impl SecretHandle {
         Self::new(bytes, lineage, true)
     }
 
-    /// What it is made of and what that allows.
+    /// The secrets it was made from, and its restrictions.
     #[must_use]
     pub fn lineage(&self) -> &Lineage {
         &self.0.lineage
@@ -267,36 +268,36 @@ impl SecretHandle {
         self.0.bytes.expose_secret()
     }
 
-    /// What it counts against limits: at least its length, and of a value that may not be read no more than a step tells.
+    /// Its size against limits: at least its length, rounded up to a step if it may not be read.
     pub(crate) fn size(&self) -> usize {
         self.0.size
     }
 
-    /// The value itself and, of a joined one, everything in it that may not be read.
+    /// The value itself and, for a joined one, all parts of it that may not be read.
     pub(super) fn ingredients(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(&self.0.made_of)
     }
 
-    /// Whether it is a secret as the job lists it, or a part of one, and nothing that the plugin put together.
+    /// Whether it is a secret as the job lists it, or a part of one, and not composed by the plugin.
     pub(super) fn is_own(&self) -> bool {
         self.0.is_opened || self.lineage().make == Make::Whole
     }
 
-    /// The same value as something that the plugin put together.
+    /// The same value, marked as composed by the plugin.
     fn put_together(&self) -> Self {
         let bytes = SecretSlice::from(self.expose().to_vec());
         Self::answered(bytes, std::iter::once(self))
     }
 
-    /// Whether both are one handle, or one secret opened twice. Values are not compared: of those that a plugin made, it would learn
-    /// which are equal.
+    /// Whether both are one handle, or one secret opened twice. Values are not compared: that would reveal which of a plugin's
+    /// own compositions are equal.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let are_opened = self.0.is_opened && other.0.is_opened;
         Arc::ptr_eq(&self.0, &other.0)
             || are_opened && self.lineage() == other.lineage() && self.expose() == other.expose()
     }
 
-    /// A part or decoding of this value, with its restrictions and counted as it is: what is made of a secret is a secret too.
+    /// A part or decoding of this value, with its restrictions and size: what is taken from a secret is a secret too.
     fn taken_out(&self, bytes: SecretSlice<u8>) -> Self {
         let lineage = self.lineage().clone();
         let size = if lineage.revealable {
@@ -313,7 +314,7 @@ impl SecretHandle {
         }))
     }
 
-    /// What was computed over these values, with the restrictions of all of them.
+    /// The result of a computation over these values, with the restrictions of all of them.
     pub(super) fn computed<'a>(
         bytes: SecretSlice<u8>,
         of: impl IntoIterator<Item = &'a Self>,
@@ -321,7 +322,7 @@ impl SecretHandle {
         Self::new(bytes, Lineage::of_all(of).made(Make::Computed), false)
     }
 
-    /// What stood in an answer where these values were found, with the restrictions of all of them.
+    /// The text of an answer in which these values were found, with the restrictions of all of them.
     pub(super) fn answered<'a>(
         bytes: SecretSlice<u8>,
         with: impl IntoIterator<Item = &'a Self> + Clone,
@@ -348,7 +349,7 @@ impl SecretHandle {
     }
 
     fn joined(pieces: &[Piece], size: usize) -> Result<Self, Failure> {
-        // As large as it may get: growing would leave the old buffer behind unwiped.
+        // At its final capacity: growing would leave the old buffer behind unwiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(size));
         let mut lineage = Lineage::text();
         let mut made_of = Vec::new();
@@ -365,7 +366,7 @@ impl SecretHandle {
                     if !secret.lineage().revealable {
                         made_of.extend(secret.ingredients().cloned());
                         if encoding.hides() && secret.is_own() {
-                            // Whoever decodes it finds the value where the plugin put it.
+                            // Decoding it finds the value where the plugin put it.
                             made_of.push(secret.put_together());
                         }
                     }
@@ -404,7 +405,7 @@ impl SecretHandle {
             .map_err(|error| unspellable(&error.to_string()))
     }
 
-    /// For what answers questions about the value: it must be a whole one, or one that may be read.
+    /// Required of values that are parsed: they must be whole, or readable by the plugin.
     ///
     /// # Errors
     /// `secret.not-whole`.
@@ -422,7 +423,7 @@ impl SecretHandle {
         ))
     }
 
-    /// A failure that says of which secret it speaks.
+    /// A failure that names the secret it is about.
     pub(super) fn named(&self, failure: Failure) -> Failure {
         Failure {
             message: format!("{}: {}", self.lineage().quoted(), failure.message),
@@ -451,8 +452,8 @@ impl SecretHandle {
         ))
     }
 
-    /// The string at a JSON pointer (RFC 6901). Why there is none is not told apart: whether a value is JSON says something of one
-    /// that is none.
+    /// The string at a JSON pointer (RFC 6901). The reasons for its absence are not distinguished: whether a value is JSON would
+    /// reveal something about it.
     pub(super) fn part(&self, pointer: &str) -> Result<Self, Failure> {
         self.must_be_whole("asked for a part of it")?;
         let found = string_at(self.expose(), pointer).ok();
@@ -469,7 +470,7 @@ impl SecretHandle {
         })
     }
 
-    /// The bytes that the value spells in base64, base64url, base32 or hex.
+    /// The value decoded from base64, base64url, base32 or hex.
     pub(super) fn decode(&self, encoding: Encoding) -> Result<Self, Failure> {
         self.must_be_whole("asked for its decoding")?;
         let value = self.expose();
@@ -484,7 +485,7 @@ impl SecretHandle {
         Ok(self.taken_out(bytes))
     }
 
-    /// Whether this value may be kept under another name: it must not get there what it may not do as itself.
+    /// Whether this value may be stored under another name: that must not lift any of its restrictions.
     pub(super) fn may_become(&self, target: &Self) -> bool {
         self.lineage().reach.contains(&target.lineage().reach)
             && !self.lineage().is_computed()
@@ -510,18 +511,18 @@ pub(super) fn string_at(document: &[u8], pointer: &str) -> Result<SecretSlice<u8
     })
 }
 
-/// A value that a plugin passes: its own, or a handle's.
+/// A value from a plugin: its own, or a handle's.
 #[derive(Clone)]
 pub enum Value {
     /// The plugin's own text.
     Text(String),
     /// The plugin's own bytes.
     Bytes(Vec<u8>),
-    /// What a handle stands for.
+    /// The value of a handle.
     Secret(SecretHandle),
 }
 
-/// A plugin's own text may hold a revealed secret: it is not shown.
+/// A plugin's own text may contain a revealed secret: it is not shown.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -542,7 +543,7 @@ impl Value {
         }
     }
 
-    /// What it counts against limits.
+    /// Its size against limits.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -566,12 +567,12 @@ impl Value {
 pub enum Piece {
     /// The plugin's own text.
     Text(String),
-    /// A secret in a spelling.
+    /// A secret in an encoding.
     Secret(SecretHandle, Encoding),
 }
 
 impl Piece {
-    /// What it takes to join it, in bytes.
+    /// The cost of joining it, in bytes.
     pub(crate) fn work(&self) -> usize {
         self.size().saturating_add(BYTES_PER_PIECE)
     }

@@ -1,5 +1,5 @@
-//! Where the values of secrets come from: file, environment, configuration, Kubernetes, another job. Read anew for every
-//! call, so that a changed value counts at the next refresh.
+//! The sources of secrets' values: file, environment, configuration, Kubernetes, another job. Read anew for every call, so that a
+//! changed value is used at the next refresh.
 
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
@@ -20,14 +20,14 @@ use crate::model::time::Timestamp;
 use crate::model::{Job, JobId, SecretOrigin};
 use crate::text::{self, STORE_WITHOUT, kind_of_oddity};
 
-/// The largest secret, in bytes: what Kubernetes takes for a whole Secret. Keys and tokens have a few KiB.
+/// The largest secret, in bytes: the limit of Kubernetes for a whole Secret. Keys and tokens have a few KiB.
 pub const MAX_SECRET_BYTES: usize = 1024 * 1024;
 
 /// The shortest lifetime that the API server grants a requested token.
 const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
-/// What secrets need of a cluster. The `kubernetes` room implements it; a failure's message names the object, the verb that
-/// was refused and the mend, never the value.
+/// The port to a cluster, implemented in `kubernetes`; a failure's message names the object, the refused verb and the correction,
+/// never the value.
 pub trait ClusterSecrets: Send + Sync {
     /// The value of one key in `data` of a Secret, decoded from base64.
     ///
@@ -40,7 +40,7 @@ pub trait ClusterSecrets: Send + Sync {
         key: &'a str,
     ) -> BoxFuture<'a, Result<SecretSlice<u8>, Failure>>;
 
-    /// A token of a ServiceAccount by TokenRequest (`authentication.k8s.io/v1`). No `audiences`: the API server's own.
+    /// A token of a ServiceAccount by TokenRequest (`authentication.k8s.io/v1`). No `audiences`: the API server's default.
     ///
     /// Failures: as for [`ClusterSecrets::get_secret_key`].
     fn request_token<'a>(
@@ -52,12 +52,12 @@ pub trait ClusterSecrets: Send + Sync {
     ) -> BoxFuture<'a, Result<SecretString, Failure>>;
 }
 
-/// Where a user's own file or Secret holds a rotating secret.
+/// Writes a rotating secret back to the user's own file or Secret.
 pub trait WriteBack: Send + Sync {
-    /// Puts `next` there if `spent` is there, and nothing else. Whether it was.
+    /// Replaces `spent` by `next` in its place, and nothing else. Returns whether `spent` was there.
     ///
     /// # Errors
-    /// It can be neither read nor written; it holds what it held before.
+    /// The place can be neither read nor written; its content is unchanged.
     fn replace<'a>(
         &'a self,
         origin: &'a SecretOrigin,
@@ -65,14 +65,14 @@ pub trait WriteBack: Send + Sync {
         next: &'a [u8],
     ) -> BoxFuture<'a, Result<bool, Failure>>;
 
-    /// Proves that a value could be put there, without doing it.
+    /// Checks that a value could be written there, without writing it.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// Why it could not.
     fn prove<'a>(&'a self, origin: &'a SecretOrigin) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
-/// What the providers read from.
+/// The sources that values are read from.
 pub(in crate::capability) struct Providers<'a> {
     pub(in crate::capability) environment: &'a Environment,
     pub(in crate::capability) keeper: &'a dyn Keeper,
@@ -146,14 +146,14 @@ fn bytes_of(text: &SecretString) -> SecretSlice<u8> {
     SecretSlice::from(text.expose_secret().as_bytes().to_vec())
 }
 
-/// Whose secret is asked for, for messages.
+/// A job's secret, for messages.
 struct SecretRef<'a> {
     job: &'a JobId,
     name: &'a str,
     origin: &'a SecretOrigin,
 }
 
-/// Where the value is, for people: `file /etc/rt at /token`.
+/// The place of the value, for people: `file /etc/rt at /token`.
 struct DisplayOrigin<'a>(&'a SecretOrigin);
 
 impl fmt::Display for DisplayOrigin<'_> {
@@ -203,14 +203,14 @@ impl SecretRef<'_> {
         }
     }
 
-    /// What somebody wrote, without what nobody means.
+    /// The value without a byte order mark and a trailing line end.
     fn meant(&self, written: &[u8]) -> Result<SecretSlice<u8>, Failure> {
         text::meant(written)
             .map(|meant| SecretSlice::from(meant.to_vec()))
             .map_err(|error| self.unusable(HostCode::SecretMalformed, &error.to_string()))
     }
 
-    /// What is wrong with the content of its place.
+    /// A failure about the content of its place.
     fn unusable(&self, code: HostCode, what: &str) -> Failure {
         self.invalid(code, &format!("{}: {what}", DisplayOrigin(self.origin)))
     }
@@ -221,7 +221,7 @@ impl SecretRef<'_> {
             len if len > MAX_SECRET_BYTES => return Err(self.too_large()),
             _ => {}
         }
-        // The plugin that asks is told this, too.
+        // The calling plugin sees this message, too.
         match kind_of_oddity(self.name, value.expose_secret()) {
             Some(oddity) => {
                 let what = format!("{oddity}; {STORE_WITHOUT}");
@@ -312,7 +312,7 @@ fn environment(
     of.meant(&Zeroizing::new(value.into_vec()))
 }
 
-/// The job of this name where `job` is.
+/// The job of this name in the namespace of `job`.
 pub(in crate::capability) fn beside(job: &JobId, other: &str) -> JobId {
     JobId {
         name: other.to_owned(),

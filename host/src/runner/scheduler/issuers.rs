@@ -1,5 +1,6 @@
-//! Circuit breakers, one per issuer and client: calls of sources wait behind an open breaker instead of failing one by one at an issuer that
-//! is away or refuses them all, and all go on with its first answer. Who may try when is [`crate::refresh::circuit_breaker`]'s to say.
+//! Circuit breakers, one per issuer and client: while one is open, calls of sources wait instead of failing one by one at an
+//! issuer that is unavailable or refuses the client, and all go on with its first answer. [`crate::refresh::circuit_breaker`]
+//! decides which job may probe, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,14 +17,14 @@ use crate::refresh::job::JobEvent;
 use crate::runner::ports::Issuer;
 use crate::runner::status::{FailureStatus, HeldBack};
 
-/// Issuers that are in trouble or refuse a client, and whoever is being asked.
+/// The open circuit breakers, and the calls under way.
 #[derive(Debug, Default)]
 pub(super) struct Issuers {
     open: BTreeMap<EntryKey, OpenBreaker>,
     keys: BTreeMap<Issuer, EntryKey>,
     /// Calls under way, by job.
     calls: BTreeMap<EntryKey, UnderWay>,
-    /// Origins whose clock is off, or ours is.
+    /// Origins whose clock differs from ours.
     off: BTreeSet<Arc<str>>,
 }
 
@@ -38,7 +39,7 @@ struct OpenBreaker {
 #[derive(Debug)]
 struct UnderWay {
     issuer: Issuer,
-    /// Whether the issuer has answered somebody since this call began: then its failure is no news.
+    /// Whether the issuer has answered another call since this one began: then its failure says nothing new.
     is_old: bool,
 }
 
@@ -55,7 +56,7 @@ impl Issuers {
 }
 
 impl Scheduler {
-    /// Puts in line that a job's source is asked.
+    /// Queues a call of a job's source.
     pub(super) fn enqueue_acquire(&mut self, key: EntryKey) {
         self.change_issuer(key);
         let Some(entry) = self.jobs.get(&key) else {
@@ -66,7 +67,7 @@ impl Scheduler {
         self.enqueue(concurrency_key, (Class::Refresh, turn), Work::Acquire(key));
     }
 
-    /// Whether a call that could begin has to wait because its issuer serves nobody like it; then it waits from now on.
+    /// Whether a call that could begin has to wait because its issuer's breaker is open; then the job joins its queue.
     pub(super) fn holds_back(&mut self, key: EntryKey) -> bool {
         let now = self.world.now();
         let Some(entry) = self.jobs.get(&key) else {
@@ -85,7 +86,7 @@ impl Scheduler {
         true
     }
 
-    /// Takes note that a job's source is being asked.
+    /// Records that a job's source is being called.
     pub(super) fn call_began(&mut self, key: EntryKey) {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
@@ -98,7 +99,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of how a call ended. `was_well`: the job had not failed before.
+    /// Records how a call ended. `was_well`: the job had not failed before.
     pub(super) fn call_ended(&mut self, key: EntryKey, failure: Option<Failure>, was_well: bool) {
         let Some(call) = self.issuers.calls.remove(&key) else {
             return;
@@ -137,7 +138,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of what a job's issuer said about its clock.
+    /// Compares the clock of a job's issuer, as its answer stated it, with ours.
     pub(super) fn clock_compared(&mut self, key: EntryKey, ahead_ms: Option<i64>) {
         let call = self.issuers.calls.get(&key);
         let (Some(call), Some(ahead_ms)) = (call, ahead_ms) else {
@@ -160,7 +161,7 @@ impl Scheduler {
         }
     }
 
-    /// `key`: the job that met it.
+    /// `key`: the job whose call failed.
     fn open_breaker(
         &mut self,
         key: EntryKey,
@@ -181,7 +182,7 @@ impl Scheduler {
         self.issuers.open.insert(id, open);
     }
 
-    /// Says that the client of this job is held back from now on.
+    /// Logs that the client of this job is held back from now on.
     fn restrained(&self, key: EntryKey, issuer: &Issuer, cause: Cause, failure: &Failure) {
         let (origin, code, error) = (&issuer.origin, failure.code(), &failure.message);
         let job = self.jobs.get(&key).map(|entry| &entry.config.id);
@@ -235,7 +236,7 @@ impl Scheduler {
         self.set_probe(id);
     }
 
-    /// All go on: those that waited, and those that failed for nothing but the issuer's trouble.
+    /// Releases the jobs that waited, and those that failed only because of the issuer.
     fn close_breaker(&mut self, id: EntryKey) {
         let Some(open) = self.take_breaker(id) else {
             return;
@@ -269,7 +270,7 @@ impl Scheduler {
         Some(open)
     }
 
-    /// Lets the next job try, if it is time.
+    /// Lets the next job probe, if it is time.
     pub(super) fn probe(&mut self, id: EntryKey) {
         let now = self.world.now();
         let Some(open) = self.issuers.open.get_mut(&id) else {
@@ -290,21 +291,21 @@ impl Scheduler {
         }
     }
 
-    /// A job goes, or asks another issuer from now on. Whether it waited for its turn to try this one.
+    /// Removes a job that goes, or asks another issuer from now on. Returns whether it waited to probe this one.
     pub(super) fn leave_issuer(&mut self, key: EntryKey) -> bool {
         let Some(issuer) = self.jobs.get(&key).and_then(|entry| entry.issuer.clone()) else {
             return false;
         };
         let open = self.issuers.of(Some(&issuer));
         let was_waiting = open.is_some_and(|open| open.breaker.is_waiting(key));
-        // A try that is under way is one until it ends.
+        // A probe under way remains one until it ends.
         if !self.issuers.calls.contains_key(&key) {
             self.forget(key, &issuer);
         }
         was_waiting
     }
 
-    /// Whatever this job met at this issuer is no concern of others any more; a breaker that is nobody's goes.
+    /// Drops this job's failures at this issuer, and the breaker if no job is left.
     fn forget(&mut self, key: EntryKey, issuer: &Issuer) {
         let Some((id, open)) = self.issuers.breaker(Some(issuer)) else {
             return;
@@ -317,8 +318,8 @@ impl Scheduler {
         }
     }
 
-    /// The job may be configured anew, or more be known of its plugin: from now on its issuer is the one that it has now. Whether it
-    /// waited for its turn to try another.
+    /// Updates a job's issuer, since its configuration may have changed, or its plugin may be loaded now. Returns whether it
+    /// waited to probe another.
     pub(super) fn change_issuer(&mut self, key: EntryKey) -> bool {
         let Some(entry) = self.jobs.get(&key) else {
             return false;
@@ -334,7 +335,7 @@ impl Scheduler {
         was_waiting
     }
 
-    /// Somebody wants to know whether the issuer serves this job now: the next try does not wait.
+    /// Lets the next probe go at once: an operator asked for a token of this job.
     pub(super) fn hurry_issuer(&mut self, key: EntryKey) {
         let now = self.world.now();
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
@@ -344,7 +345,7 @@ impl Scheduler {
         }
     }
 
-    /// Something changed that the issuer may have refused the client for.
+    /// A change here may be the correction for a refused client.
     pub(super) fn client_changed(&mut self, key: EntryKey) {
         let issuer = self.jobs.get(&key).and_then(|entry| entry.issuer.as_ref());
         let open = self.issuers.of(issuer);
@@ -353,7 +354,7 @@ impl Scheduler {
         }
     }
 
-    /// Why a job waits for its issuer; none: it does not wait.
+    /// Why a job waits for its issuer; none: it does not.
     pub(super) fn held_back(&self, key: EntryKey) -> Option<HeldBack> {
         let open = self.issuers.of(self.jobs.get(&key)?.issuer.as_ref())?;
         if !open.breaker.is_waiting(key) {
@@ -367,8 +368,8 @@ impl Scheduler {
         })
     }
 
-    /// When a job's source is asked next; while its issuer is in trouble or refuses its client, when one of the jobs that wait for that may
-    /// try. None: it is being asked, or another job tries right now.
+    /// When a job's source is asked next; while its issuer's breaker is open, when one of the waiting jobs may probe. None: it is
+    /// being asked, or another job probes right now.
     pub(super) fn next_refresh(&self, key: EntryKey, now: Reading) -> Option<Timestamp> {
         let entry = self.jobs.get(&key)?;
         let on_wall_clock = |at: Duration| now.wall.after(at.saturating_sub(now.boot));
@@ -385,7 +386,7 @@ impl Scheduler {
         )))
     }
 
-    /// Whether a job waits for its issuer until somebody mends something.
+    /// Whether a job waits for its issuer until a correction is made.
     pub(super) fn is_held_for_people(&self, key: EntryKey) -> bool {
         let entry = self.jobs.get(&key);
         let open = self

@@ -1,5 +1,5 @@
-//! Plugins that are not loaded: what needs one waits in its queue until that is done or has failed, however long it takes. It has no place
-//! meanwhile, no call has begun, and nothing is thought of its issuer.
+//! Loading of plugins: work that needs a plugin that is not loaded waits in its queue until loading has ended, however long that
+//! takes. Meanwhile it takes no place, no call has begun, and nothing is concluded about its issuer.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct Loading {
 }
 
 impl Scheduler {
-    /// Lets nothing begin in this queue before the plugin is loaded that it is behind.
+    /// Closes this queue until the plugin that it needs is loaded.
     pub(super) fn await_plugin(&mut self, concurrency_key: &ConcurrencyKey) {
         let Some(plugin) = concurrency_key.plugin() else {
             return;
@@ -36,7 +36,8 @@ impl Scheduler {
         self.loading.insert(key, loading);
     }
 
-    /// The next plugin to load; none once the end has begun. It takes no place: it asks nobody, and compilers take turns by themselves.
+    /// The next plugin to load; none while stopping. It takes no place: it sends no request, and the number of compilers is
+    /// limited elsewhere.
     pub(super) fn begin_loading(&mut self) -> Option<(Work, Task)> {
         let is_running = matches!(self.phase, RunPhase::Running);
         let mut loading = self.loading.iter_mut().filter(|_| is_running);
@@ -46,8 +47,8 @@ impl Scheduler {
         Some((Work::LoadPlugin(*key), task))
     }
 
-    /// Lets go on what waited for a plugin, also if it cannot be loaded: then each call fails for that by itself, and the next asks for it
-    /// again.
+    /// Opens the queues that waited for a plugin, also if it cannot be loaded: then each call fails with that error, and the next
+    /// one requests the plugin again.
     pub(super) fn plugin_loaded(&mut self, key: EntryKey) {
         if let Some(loading) = self.loading.remove(&key) {
             self.admission.close(&loading.plugin, false);

@@ -1,5 +1,5 @@
-//! A job that waits for somebody to mend something is tried again as soon as one of its secrets is another: a client secret that was
-//! missing or wrong need not wait for the next step of the backoff schedule, which may be an hour away.
+//! Detection of changed secrets: a job that waits for a correction is tried again as soon as one of its secrets changes, so that
+//! a corrected client secret need not wait for the next step of the backoff schedule, which may be an hour away.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::model::{Job, SecretOrigin};
 use crate::refresh::job::JobEvent;
 use crate::runner::ports;
 
-/// How often the secrets of a job are looked at that waits for somebody. Nobody who has just put a secret right waits much longer before
-/// looking for its effect, and a thousand such jobs cost the API server some forty reads a second.
+/// How often the secrets of a job that waits for a correction are read. That is about as long as an operator waits before looking
+/// for the effect of a change, and a thousand such jobs cost the API server some forty reads a second.
 const LOOK_EVERY: Duration = Duration::from_secs(25);
 
 impl Scheduler {
-    /// Looks at the secrets of a job, if it waits for somebody and has such as others may change.
+    /// Reads the secrets of a job, if it waits for a correction and has secrets that may be changed from outside.
     pub(super) fn look(&mut self, key: EntryKey) {
         let waiting = self
             .jobs
@@ -30,7 +30,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of what they were.
+    /// Compares the digest with the former one.
     pub(super) fn looked(&mut self, key: EntryKey, digest: Option<[u8; 32]>) {
         let now = self.world.now();
         let Some(entry) = self.jobs.get_mut(&key) else {
@@ -54,7 +54,7 @@ impl Scheduler {
     }
 }
 
-/// What reading a job's secrets leans on; none: nobody else can change them.
+/// The concurrency key of reading a job's secrets; none: they cannot be changed from outside.
 fn concurrency_key_of_secrets(job: &Job) -> Option<ConcurrencyKey> {
     let origins = || job.source.secrets.values().map(|secret| &secret.origin);
     if origins().any(|origin| matches!(origin, SecretOrigin::KubernetesSecret { .. })) {

@@ -37,7 +37,7 @@ impl Scheduler {
         }
     }
 
-    /// As often as the most watchful of its jobs.
+    /// The shortest interval of its jobs.
     fn shared_verify(&self, shared: &SharedOutput) -> Duration {
         let keys = shared.from.iter().filter_map(|id| self.keys.get(id));
         keys.filter_map(|key| Some(self.jobs.get(key)?.config.verify))
@@ -139,14 +139,14 @@ impl Scheduler {
         self.settle_shared();
     }
 
-    /// Where the outputs stand that a job shares.
+    /// The states of a job's shared outputs.
     pub(super) fn shared_states(&self, job: &JobId) -> Vec<output::OutputState> {
         let keys = self.shared_of.get(job).into_iter().flatten();
         let shared = keys.filter_map(|key| self.shared.get(key));
         shared.map(|shared| shared.publication.state()).collect()
     }
 
-    /// Notes what a job's consumers have.
+    /// Records the token that a job's consumers have.
     pub(super) fn note_published(&mut self, job: EntryKey, now: Reading) {
         let Some(entry) = self.jobs.get(&job) else {
             return;
