@@ -86,7 +86,7 @@ pub enum Action {
 #[derive(Debug, Clone)]
 pub struct JobLifecycle {
     policy: Policy,
-    held: Option<Held>,
+    held: Option<HeldToken>,
     /// Whether an earlier process had left a token that was expired when this one began.
     had_one: bool,
     next: Next,
@@ -105,12 +105,12 @@ pub struct JobLifecycle {
 
 /// The token that consumers have, or are about to have.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct HeldToken {
     life: Life,
     expires_at: Option<Moment>,
 }
 
-impl Held {
+impl HeldToken {
     fn lives(&self, now: Reading) -> bool {
         self.expires_at.is_none_or(|at| !at.is_reached(now))
     }
@@ -361,12 +361,12 @@ impl JobLifecycle {
 
     fn hold(&mut self, life: Life, now: Reading) {
         let expires_at = life.expires_at.map(|at| Moment::at(at, now));
-        self.held = Some(Held { life, expires_at });
+        self.held = Some(HeldToken { life, expires_at });
     }
 
     /// The held token lasts no longer than the parts of it that consumers were given.
     fn part_dies(&mut self, at: Timestamp, now: Reading, sample: f64) {
-        let Some(Held { life, .. }) = self.held else {
+        let Some(HeldToken { life, .. }) = self.held else {
             return;
         };
         if life.expires_at.is_some_and(|token| token <= at) {
@@ -394,7 +394,7 @@ impl JobLifecycle {
 
     /// Due as the policy says for the held token.
     fn retime(&mut self, now: Reading, sample: f64) {
-        if let Some(Held { life, .. }) = self.held {
+        if let Some(HeldToken { life, .. }) = self.held {
             let rotating = life.rotating_expires_at;
             let length = life.length();
             let at = due::due(&self.policy, life.obtained_at, length, rotating, sample);
