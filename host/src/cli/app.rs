@@ -23,6 +23,7 @@ use crate::state::manual::Manual;
 use crate::state::{ClusterPlace, Looked, StateError, StateKey, Store};
 
 /// Every room that a job needs.
+#[derive(Clone)]
 pub(super) struct App {
     /// The plugins, built in and configured.
     pub(super) plugins: Plugins,

@@ -1,4 +1,4 @@
-//! The origins of the endpoints in configurations that were judged, kept so that nobody has to ask a child again: lanes and calls want them
+//! The origins of the endpoints in configurations that were judged, kept so that nobody has to ask a child again: concurrency keys and calls want them
 //! at once.
 
 use std::collections::{HashMap, HashSet};

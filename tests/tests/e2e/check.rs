@@ -402,6 +402,35 @@ fn what_is_told_of_a_token_is_what_a_run_would_take_and_holds_no_secret() {
 }
 
 #[test]
+fn tokens_that_do_not_come_are_waited_for_together() {
+    const JOBS: usize = 8;
+    let scene = Scene::new("mint-hangs").unwrap();
+    let issuer = Issuer::start().unwrap();
+    let jobs: String = (0..JOBS)
+        .map(|number| {
+            let name = format!("job{number}");
+            issuer.respond_with(&format!("/{name}"), |request| {
+                match request.header("authorization") {
+                    None => refusal(),
+                    Some(_) => Behaviour::hang(),
+                }
+            });
+            job(&name, &issuer).replace("source: {", "source: {timeout: 5s, ")
+        })
+        .collect();
+    let config = scene.config(&format!("jobs:\n{jobs}")).unwrap();
+    let began = Instant::now();
+    let mint = scene.command(&["check", "--mint"], &config).unwrap();
+    let took = began.elapsed();
+    let all = shown(&mint);
+    assert_eq!(mint.code(), Some(1), "{all}");
+    assert!(took < Duration::from_secs(30), "{took:?}: {all}");
+    for number in 0..JOBS {
+        assert!(all.contains(&format!("job{number}")), "{number}: {all}");
+    }
+}
+
+#[test]
 fn a_token_is_asked_for_only_when_wanted_and_where_that_spends_nothing() {
     let scene = Scene::new("mint").unwrap();
     let issuer = Issuer::start().unwrap();

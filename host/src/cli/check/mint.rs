@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Result;
 use secrecy::ExposeSecret as _;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
+use super::online::AT_ONCE;
 use super::report::Report;
 use crate::cli::app::App;
 use crate::cli::status::rounded;
@@ -34,7 +38,7 @@ impl Minted {
 }
 
 /// Asks for the tokens of all jobs that may be asked, those first that others need.
-pub(super) async fn all(app: &App, jobs: &[Arc<Job>], report: &mut Report) -> Minted {
+pub(super) async fn all(app: &App, jobs: &[Arc<Job>], report: &mut Report) -> Result<Minted> {
     let mut minted = Minted::default();
     let mut left: Vec<&Arc<Job>> = jobs.iter().collect();
     loop {
@@ -43,15 +47,54 @@ pub(super) async fn all(app: &App, jobs: &[Arc<Job>], report: &mut Report) -> Mi
         if ready.is_empty() {
             for job in waiting {
                 let why = "its source needs the token of another job, and there is none";
-                report.not_tried(&format!("job {}", job.id), why);
+                report.not_tried(&who(job), why);
             }
-            return minted;
+            return Ok(minted);
         }
-        for job in ready {
-            one(app, job, &mut minted, report).await;
+        for (job, asked) in at_once(app, ready).await? {
+            note(&job, asked, &mut minted, report);
         }
         left = waiting;
     }
+}
+
+/// What came of asking for the tokens of these jobs, in their order.
+async fn at_once(app: &App, jobs: Vec<&Arc<Job>>) -> Result<Vec<(Arc<Job>, Asked)>> {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut asking = JoinSet::new();
+    for (index, job) in jobs.into_iter().enumerate() {
+        let (app, job) = (app.clone(), Arc::clone(job));
+        let place = Arc::clone(&places).acquire_owned().await?;
+        asking.spawn(async move {
+            let _place = place;
+            let asked = match why_not(&job) {
+                Some(why) => Asked::Not(why),
+                None => Asked::For(ask(&app, &job).await.map(Box::new)),
+            };
+            (index, job, asked)
+        });
+    }
+    let mut asked = Vec::with_capacity(asking.len());
+    while let Some(of_job) = asking.join_next().await {
+        asked.push(of_job?);
+    }
+    asked.sort_by_key(|(index, ..)| *index);
+    Ok(asked
+        .into_iter()
+        .map(|(_, job, asked)| (job, asked))
+        .collect())
+}
+
+/// Whether a token was asked for.
+enum Asked {
+    /// What came of it: the token, and what may be said of it.
+    For(Result<Box<(KeptToken, String)>, Failure>),
+    /// No, and why.
+    Not(String),
+}
+
+fn who(job: &Job) -> String {
+    format!("job {}", job.id)
 }
 
 fn is_ready(job: &Job, minted: &Minted) -> bool {
@@ -72,26 +115,29 @@ fn may_be_spent(name: &str, secret: &Secret) -> bool {
 /// spent (RFC 6749 §§4.1.2, 6; RFC 8628 §3.4).
 const SPENT_BY_USE: [&str; 3] = ["refresh_token", "code", "device_code"];
 
-async fn one(app: &App, job: &Arc<Job>, minted: &mut Minted, report: &mut Report) {
-    let who = format!("job {}", job.id);
-    let secrets = &job.source.secrets;
-    let mut secrets = secrets.iter();
-    if let Some((name, secret)) = secrets.find(|(name, secret)| may_be_spent(name, secret)) {
-        let why = match secret.rotating {
-            true => format!("asking for a token would spend its rotating secret {name}"),
-            false => format!(
-                "its issuer may replace the secret {name} at any use, and only a run keeps the next one, if the secret is `rotating: true`"
-            ),
-        };
-        return report.not_tried(&who, why);
-    }
-    match ask(app, job).await {
-        Ok((kept, words)) => {
+/// Why a job's token is not asked for; none: it is.
+fn why_not(job: &Job) -> Option<String> {
+    let mut secrets = job.source.secrets.iter();
+    let (name, secret) = secrets.find(|(name, secret)| may_be_spent(name, secret))?;
+    Some(match secret.rotating {
+        true => format!("asking for a token would spend its rotating secret {name}"),
+        false => format!(
+            "its issuer may replace the secret {name} at any use, and only a run keeps the next one, if the secret is `rotating: true`"
+        ),
+    })
+}
+
+fn note(job: &Job, asked: Asked, minted: &mut Minted, report: &mut Report) {
+    let who = who(job);
+    match asked {
+        Asked::Not(why) => report.not_tried(&who, why),
+        Asked::For(Err(failure)) => report.failed(&who, failure.message),
+        Asked::For(Ok(given)) => {
+            let (kept, words) = *given;
             report.is_beyond_doubt(&who);
             report.proved(&who, format!("gets a token: {words}"));
             minted.0.insert(job.id.clone(), kept);
         }
-        Err(failure) => report.failed(&who, failure.message),
     }
 }
 

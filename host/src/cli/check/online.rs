@@ -97,7 +97,7 @@ pub(in crate::cli) async fn prove(
         clock("cluster", "the API server", ahead_ms, &mut report);
     }
     if wanted.mint {
-        let minted = mint::all(&prover.app, &config.jobs, &mut report).await;
+        let minted = mint::all(&prover.app, &config.jobs, &mut report).await?;
         for shared in &config.shared_outputs {
             let jobs: Vec<&JobId> = shared.from.iter().collect();
             let tried = prover.minted_output(&minted, &jobs, &shared.output, &mut report);
@@ -148,7 +148,7 @@ fn serve(address: SocketAddr, report: &mut Report) {
 }
 
 /// Jobs that are proved at the same time: most wait for an issuer or the API server, and a hung one holds up no other.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// A plugin that is not loaded by then is being compiled.
 const SOON: Duration = Duration::from_secs(2);
