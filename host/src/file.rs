@@ -1,6 +1,6 @@
-//! Reads the files that a configuration or a command names. Whoever can put something in a file's place must not stop the process with
-//! it: nothing here waits for the other end of a pipe, opens a device or takes more memory than the file may have, and a file system
-//! that hangs keeps few threads.
+//! Reading of files that a configuration or a command names. A file that another user can replace must not block or crash the
+//! process: nothing here waits for the other end of a pipe, opens a device or takes more memory than the file may have, and a
+//! hanging file system takes a limited number of threads.
 
 pub(crate) mod walk;
 
@@ -15,16 +15,16 @@ use rustix::fs::OFlags;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
 
-/// How long a file system may take. A disk that spins up takes ten seconds; one that takes longer is a server that is away.
+/// The timeout for a file system. A disk that spins up takes ten seconds; one that takes longer is an unreachable server.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Threads that work in one directory at once: enough that one fsync serves several, and no more than a hanging mount may keep.
+/// Threads per directory: enough that one fsync serves several, and no more than a hanging mount may take.
 const PER_DIRECTORY: usize = 8;
 
-/// Directories share this many lines to wait in, so that a thousand hanging ones keep no more threads than these have places.
+/// The number of queues that directories share, so that a thousand hanging ones take no more threads than these have places.
 const LINES: usize = 8;
 
-/// Threads that work on files at most, whatever hangs.
+/// The most threads for file access, whatever hangs.
 pub(crate) const THREADS_MAX: usize = PER_DIRECTORY * LINES;
 
 static WAITING: [Semaphore; LINES] = [const { Semaphore::const_new(PER_DIRECTORY) }; LINES];
@@ -32,7 +32,7 @@ static WAITING: [Semaphore; LINES] = [const { Semaphore::const_new(PER_DIRECTORY
 /// Why a file is not read. The message follows the file's name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
-    /// There is nothing.
+    /// It does not exist.
     #[error("it does not exist")]
     Missing,
     /// A symbolic link leads nowhere.
@@ -41,25 +41,25 @@ pub(crate) enum Unreadable {
     /// A directory.
     #[error("it is a directory; name a file in it")]
     Directory,
-    /// Something that is no store of bytes: it could block, never end, or do something when it is opened.
+    /// Not a regular file: opening or reading it could block, never end, or have a side effect.
     #[error("it is a {0}, and only regular files are read; put what it would give into a file")]
     Special(&'static str),
-    /// It is longer than anything of its kind.
+    /// It is longer than allowed for its kind.
     #[error("it has more than {0} bytes, the most that it may have")]
     TooLong(usize),
-    /// Somebody else owns it.
+    /// It belongs to another user.
     #[error("it belongs to user {owner}, who could change it at any time; give it to user {us} or to root with `chown`", us = rustix::process::geteuid().as_raw())]
     Foreign {
-        /// Who.
+        /// That user.
         owner: u32,
     },
-    /// Others may change it.
+    /// Other users may change it.
     #[error("it can be written by others (mode {mode:04o}); take that from them with `chmod go-w`")]
     Writable {
         /// Its permission bits.
         mode: u32,
     },
-    /// The system refuses.
+    /// The system's error.
     #[error("{0}")]
     System(io::Error),
     /// Its file system does not answer.
@@ -84,21 +84,22 @@ impl From<Unreadable> for io::Error {
     }
 }
 
-/// The content of a regular file of at most `max_bytes` bytes. Links on the way are followed: a mounted Kubernetes Secret is made of them.
+/// The content of a regular file of at most `max_bytes` bytes. Symbolic links are followed: a mounted Kubernetes Secret consists
+/// of them.
 pub(crate) fn read(path: &Path, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let (file, metadata) = open(path)?;
     content(file, &metadata, max_bytes)
 }
 
-/// The same for a file whose content others must not choose: it belongs to root or to us, and nobody else can write it. Who may read it is
-/// not asked: a mounted Kubernetes Secret is readable for everybody in its container.
+/// The same for a file whose content other users must not choose: it must belong to root or to us, and no other user may write
+/// it. Read permission is not checked: a mounted Kubernetes Secret is readable for all in its container.
 pub(crate) fn read_own(path: &Path, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let (file, metadata) = open(path)?;
     check_owner(&metadata)?;
     content(file, &metadata, max_bytes)
 }
 
-/// [`read`] for callers who must not block.
+/// [`read`] for async callers.
 pub(crate) async fn read_aside(
     path: &Path,
     max_bytes: usize,
@@ -109,8 +110,8 @@ pub(crate) async fn read_aside(
 
 /// Opens a regular file for reading, at once or not at all.
 pub(crate) fn open(path: &Path) -> Result<(File, Metadata), Unreadable> {
-    // Opening a device can do something (rewind a tape, arm a watchdog), so it is looked at first; a pipe that is put there in
-    // between does not block, and is found out afterwards.
+    // Opening a device can have an effect (rewind a tape, arm a watchdog), so the file is checked first; if it is replaced by a
+    // pipe in between, opening does not block, and the pipe is detected afterwards.
     let found = std::fs::metadata(path).map_err(|error| why_not(path, error))?;
     check_type(found.file_type())?;
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -134,7 +135,7 @@ pub(crate) fn content(
     if length > max_bytes {
         return Err(Unreadable::TooLong(max_bytes));
     }
-    // Room for all of it from the start: growing would leave unwiped copies behind.
+    // At its full capacity from the start: growing would leave unwiped copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
     // Files of /proc have no length, and others may grow.
     file.take(
@@ -187,8 +188,8 @@ fn why_not(path: &Path, error: io::Error) -> Unreadable {
     }
 }
 
-/// Does work on a file on a thread of its own, and gives up waiting for it when its file system hangs. For work whose end nobody needs
-/// then: it may still happen.
+/// Runs file access on a thread of its own, and stops waiting when the file system hangs. Only for work that may still happen
+/// after that.
 pub(crate) async fn aside<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> T + Send + 'static,
@@ -216,7 +217,7 @@ async fn within<T: Send + 'static>(
         .unwrap_or(Err(Unreadable::Stuck))
 }
 
-/// Waits until a thread may work on this file.
+/// Waits until a thread may access this file.
 pub(crate) async fn turn(path: &Path) -> Result<SemaphorePermit<'static>, Unreadable> {
     let mut hasher = DefaultHasher::new();
     path.parent().hash(&mut hasher);
@@ -273,7 +274,7 @@ mod tests {
             (at("long/x"), "Not a directory"),
             (at("long"), "has more than 1000 bytes"),
             (at("sparse"), "has more than 1000 bytes"),
-            // It has no length, and many bytes.
+            // It reports no length, and has many bytes.
             ("/proc/self/smaps".into(), "has more than 1000 bytes"),
         ];
         if !is_root() {
@@ -338,7 +339,7 @@ mod tests {
         let stuck = within(Duration::from_millis(50), &hanging, || ());
         let stuck = stuck.await.unwrap_err();
         assert!(matches!(stuck, Unreadable::Stuck));
-        // Some share the line, most do not.
+        // Some share the queue, most do not.
         let mut served = 0;
         for number in 0..LINES * 4 {
             let other = PathBuf::from(format!("/other/{number}/file"));

@@ -1,5 +1,5 @@
-//! Where a member stands in a JSON text (RFC 8259), so that it can be replaced and everything around it stays byte for byte: spaces,
-//! numbers as they are spelled, members that occur twice. Whoever reads a member and whoever replaces it see the same.
+//! The position of a member in a JSON text (RFC 8259), so that it can be replaced and the rest stays the same byte for byte:
+//! spaces, forms of numbers, duplicate members. Reading and replacing a member use the same rules.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
-/// Steps of a pointer; nobody nests what is to be read deeper, and each step looks at what is left of the text.
+/// Steps of a pointer; deeper nesting is not expected, and each step searches the rest of the text.
 const STEPS_MAX: usize = 128;
 
-/// Why there is no text where a pointer leads. Never says anything of the content but the place where it stops being JSON.
+/// Why there is no text at a pointer. Reveals nothing of the content but the position where it stops being JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoText {
     #[error("it is not JSON from line {line}, column {column} on")]
@@ -21,8 +21,8 @@ pub(crate) enum NoText {
     Other,
 }
 
-/// The place of the string at a JSON pointer (RFC 6901), its quotes included, and what it says. Of members that occur twice the last one
-/// counts, as for whoever reads the text.
+/// The position of the string at a JSON pointer (RFC 6901), with its quotes, and its value. Of duplicate members the last one
+/// counts, as in other parsers.
 ///
 /// # Errors
 /// The text is no JSON, or has no string there.
@@ -30,7 +30,7 @@ pub(crate) fn string_at(
     document: &[u8],
     pointer: &str,
 ) -> Result<(Range<usize>, Zeroizing<String>), NoText> {
-    // What is walked through below is well-formed.
+    // The text walked through below is well-formed.
     serde_json::from_slice::<IgnoredAny>(document).map_err(|error| NoText::NotJson {
         line: error.line(),
         column: error.column(),
@@ -57,7 +57,7 @@ fn place_of(document: &[u8], pointer: &str) -> Option<Range<usize>> {
     Some(place)
 }
 
-/// The place of a member's value; `at` is behind the brace.
+/// The position of a member's value; `at` is after the brace.
 fn in_object(document: &[u8], mut at: usize, wanted: &str) -> Option<Range<usize>> {
     let mut found = None;
     loop {
@@ -78,7 +78,7 @@ fn in_object(document: &[u8], mut at: usize, wanted: &str) -> Option<Range<usize
     }
 }
 
-/// The place of an element; `at` is behind the bracket.
+/// The position of an element; `at` is after the bracket.
 fn in_array(document: &[u8], mut at: usize, wanted: usize) -> Option<Range<usize>> {
     let mut passed = 0;
     loop {
@@ -104,7 +104,7 @@ fn index(step: &str) -> Option<usize> {
     step.parse().ok().filter(|_| is_plain)
 }
 
-/// The value that begins behind the spaces at `from`, and its place.
+/// The value after the spaces at `from`, and its position.
 fn value<'d, T: Deserialize<'d>>(document: &'d [u8], from: usize) -> Option<(T, Range<usize>)> {
     let from = behind_spaces(document, from);
     let rest = document.get(from..)?;
@@ -182,7 +182,7 @@ mod tests {
             ("{\"rt\":\"\\ud800\"}", "/rt", Err(NoText::Other)),
             ("{\"rt\":\"x\"}", "/tr", Err(NoText::Nothing)),
             ("{\"rt\":\"x\"}", "rt", Err(NoText::Nothing)),
-            // What other readers refuse is nobody's business here.
+            // Texts that other parsers refuse are accepted here.
             (
                 "{\"n\":1e999,\"s\":\"\\ud800\",\"rt\":\"x\"}",
                 "/rt",

@@ -1,8 +1,9 @@
 //! evertoken keeps short-lived tokens fresh in the places where unmodified programs read them.
 //!
-//! Each module is one room; who may know whom goes downwards only:
+//! Dependencies between the modules only go in this direction:
 //! [`cli`] → [`config`], [`runner`], [`serve`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] → [`model`].
-//! [`refresh`] knows only [`model`]: it decides, without clock or I/O. The small modules beside the rooms serve several of them and know none.
+//! [`refresh`] only depends on [`model`]: it decides, without clock or I/O. The small modules beside these are shared by several
+//! and depend on none.
 
 pub mod capability;
 pub mod cli;

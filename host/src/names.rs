@@ -1,12 +1,12 @@
-//! What a name tells: which known one was meant, and whether what it names may be a secret.
+//! Analysis of names: the known name that a mistyped one was meant for, and whether a name's value may be a secret.
 
-/// How alike two words must be for one to be a slip of the other: one edit in three letters.
+/// How similar a typo must be to the known word: one edit in three letters.
 const LETTERS_PER_EDIT: usize = 3;
 
-/// Longer words are no slip of a known one; comparing them takes time and memory.
+/// Longer words are not compared, since that takes time and memory.
 const MAX_LETTERS: usize = 100;
 
-/// Words in the name of what is secret: `access_token`, `SecretAccessKey`, `client-assertion`.
+/// Words in the names of secrets: `access_token`, `SecretAccessKey`, `client-assertion`.
 const TELLING: [&str; 11] = [
     "accesskey",
     "assertion",
@@ -21,10 +21,10 @@ const TELLING: [&str; 11] = [
     "token",
 ];
 
-/// The end of such a name; elsewhere it is harmless (`key_id`).
+/// A word that only counts at the end of a name; elsewhere it is harmless (`key_id`).
 const TELLING_END: &str = "key";
 
-/// Words in the name of what only belongs to a secret: where it is, how long it lives, of which kind it is.
+/// Words in the names of a secret's metadata: its place, lifetime or kind.
 const HARMLESS: [&str; 8] = [
     "endpoint",
     "expiration",
@@ -53,7 +53,7 @@ pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, known)| known)
 }
 
-/// Whether a field of this name may hold a secret.
+/// Whether the value of a field of this name may be a secret.
 pub(crate) fn is_telling(name: &str) -> bool {
     let words = words(name);
     let whole = words.concat();
@@ -62,7 +62,7 @@ pub(crate) fn is_telling(name: &str) -> bool {
         && !words.iter().any(is_harmless)
 }
 
-/// The words of `token_url`, `token-url`, `tokenUrl` and `TokenURL`, in small letters. What is written as one word is one: in
+/// The words of `token_url`, `token-url`, `tokenUrl` and `TokenURL`, in lower case. Words that are not separated count as one: in
 /// `securitytoken`, `uri` means nothing.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];

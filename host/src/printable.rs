@@ -1,11 +1,11 @@
-//! Text that somebody else wrote, made fit for a line of a log or a terminal.
+//! Makes untrusted text safe for a line of a log or a terminal.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize as _, Deserializer};
 
-/// `text` on one line: line ends and tabs become spaces; other control characters (ECMA-48: C0, C1 and DEL), and what is invisible or
-/// reorders its neighbours, go. What is left can neither steer a terminal nor look like something else.
+/// `text` on one line: line ends and tabs become spaces; other control characters (ECMA-48: C0, C1 and DEL), and characters that
+/// are invisible or reorder text, are removed. The result can neither control a terminal nor look like something else.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
@@ -21,21 +21,21 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         .into()
 }
 
-/// Reads a text as [`printable`].
+/// Deserializes a text with [`printable`] applied.
 ///
 /// # Errors
-/// It is no text.
+/// It is not a text.
 pub fn deserialize<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
     Ok(printable(&String::deserialize(text)?).into_owned())
 }
 
-/// JSON text as a terminal may show it: the same values, with what steers a terminal written as escapes (RFC 8259 §7). The line ends and
-/// spaces between values stay.
+/// JSON text made safe for a terminal: the same values, with control characters escaped (RFC 8259 §7). Line ends and spaces
+/// between values stay.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
-        // Outside of strings JSON has nothing but ASCII, and serializers escape what is below U+0020 in them.
+        // Outside of strings JSON is ASCII, and serializers escape characters below U+0020 in strings.
         if character == '\n' || !steers(character) {
             shown.push(character);
             continue;
@@ -47,7 +47,7 @@ pub fn printable_json(json: &str) -> String {
     shown
 }
 
-/// Whether a character does something to a terminal or to its neighbours instead of being seen.
+/// Whether a character controls a terminal or affects other characters instead of being visible.
 fn steers(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -72,7 +72,7 @@ fn steers(character: char) -> bool {
 mod tests {
     use super::*;
 
-    /// What a hostile text might do with a terminal, and what is left of it.
+    /// Hostile texts, and their safe forms.
     const TEXTS: [(&str, &str); 13] = [
         ("plain", "plain"),
         ("schlüssel 鍵", "schlüssel 鍵"),

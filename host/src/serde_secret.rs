@@ -1,4 +1,4 @@
-//! How secrets are written into records and read from them, for serde's `with`.
+//! Serialization of secrets in records, for serde's `with`.
 
 /// Secret bytes.
 pub(crate) mod bytes {
@@ -38,7 +38,7 @@ pub(crate) mod text {
     }
 }
 
-/// JSON, as its text: a record's form has no values of any type.
+/// JSON, as text: the record format has no values of arbitrary type.
 pub(crate) mod json {
     use serde::{Deserialize as _, Deserializer, Serializer, de};
     use serde_json::Value;

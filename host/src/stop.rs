@@ -1,29 +1,30 @@
-//! How long each phase of an orderly end may take. All of them together leave room in the 30 s that Kubernetes gives a Pod by default
-//! (`terminationGracePeriodSeconds`): what is killed in the middle may lose a rotated secret.
+//! Time limits of the phases of a graceful stop. Together they fit into the 30 s that Kubernetes gives a Pod by default
+//! (`terminationGracePeriodSeconds`): killing the process in the middle may lose a rotated secret.
 
 use std::time::Duration;
 
-/// From the signal on: writes that had begun before. One takes milliseconds unless its destination is in trouble, and the next start
-/// makes up for it.
+/// From the signal on: writes that had begun before. One takes milliseconds unless its destination fails, and the next start
+/// repeats it.
 pub const WRITES: Duration = Duration::from_millis(1500);
 
-/// From the signal on: exchanges that must not be lost, with the writes of what they bring.
+/// From the signal on: exchanges that must not be lost, and the writes of their results.
 pub const EXCHANGES: Duration = Duration::from_secs(10);
 
-/// From the signal on: answers to requests with rotating secrets, for the state store alone. Most come within a second.
+/// From the signal on: answers to requests with rotating secrets, which are only stored in the state store. Most come within a
+/// second.
 pub(crate) const ANSWERS: Duration = Duration::from_secs(20);
 
-/// After that: writing values back that could not be written back before.
+/// After that: the write-back of values that could not be written back before.
 pub(crate) const WRITING_BACK: Duration = Duration::from_secs(1);
 
-/// After that: a reader of the log that is slow.
+/// After that: a slow reader of the log.
 pub(crate) const LAST_LINES: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// For what takes no time that anybody waits for, on a machine that is busy.
+    /// A margin for short operations on a busy machine.
     const MARGIN: Duration = Duration::from_secs(4);
 
     const KUBERNETES_GIVES: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! What tests of several rooms need of the machine.
+//! Fixtures of the machine for tests of several modules.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +21,7 @@ impl SmallDisk {
         mounted.then(|| Self(path.to_owned()))
     }
 
-    /// Mounts it again, read-only.
+    /// Remounts it read-only.
     pub(crate) fn make_read_only(&self) {
         let status = Command::new("mount")
             .args(["-o", "remount,ro"])
@@ -62,7 +62,7 @@ impl BindMount {
         mounted.then(|| Self(target.to_owned()))
     }
 
-    /// Lets nobody write through the mount.
+    /// Makes the mount read-only.
     pub(crate) fn make_read_only(&self) {
         let options = ["-o", "remount,bind,ro"];
         let status = Command::new("mount").args(options).arg(&self.0).status();
@@ -76,7 +76,7 @@ impl Drop for BindMount {
     }
 }
 
-/// Whether this process may do what only root may.
+/// Whether this process has root's rights.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -1,5 +1,5 @@
-//! Work that takes a runtime's worker for as long as it lasts: other tasks of the process wait meanwhile. What is bounded in
-//! milliseconds is done where it stands; the rest goes aside, and where many calls have such work, in turn.
+//! Offloading of CPU-heavy work, which would block a worker thread of the runtime and other tasks with it. Work of microseconds
+//! runs inline; longer work runs on other threads, and one at a time if many calls have such work.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,18 +11,18 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
 
-/// Work on this many bytes is done where it stands: the slowest of it (spelling secrets, reading JSON) does some 50 MB/s, which makes
-/// it a millisecond.
+/// Work on this many bytes runs inline: the slowest kinds (encoding secrets, parsing JSON) process some 50 MB/s, which makes it a
+/// millisecond.
 const BYTES_AT_ONCE: usize = 64 << 10;
 
-/// Turns at one time: a core is left to those who have little to do.
+/// The number of concurrent turns, which leaves one core to tasks with little work.
 static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
     let cores = available_parallelism().map_or(1, usize::from);
     Semaphore::new(cores.saturating_sub(1).max(1))
 });
 
-/// Does work whose time grows with `bytes`, and large work in turn: beside threads that all compute at once, the runtime's workers would
-/// get as little of the processor as each of them.
+/// Runs work whose duration grows with `bytes`, in turn if it is large: if many threads computed at once, the runtime's workers
+/// would get as little processor time as each of them.
 pub async fn in_turn_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > BYTES_AT_ONCE {
         in_turn(work).await
@@ -31,13 +31,13 @@ pub async fn in_turn_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// [`aside`], in turn. Where there are no other workers there is nobody to take turns with, but for other runtimes of the process, whose work
-/// is none of this one's: a simulated clock would go on meanwhile.
+/// [`aside`], in turn. A runtime without other workers takes no turns: it could only wait for other runtimes of the process, and
+/// a simulated clock would go on meanwhile.
 pub async fn in_turn<T>(work: impl FnOnce() -> T) -> T {
     if !has_workers() {
         return work();
     }
-    // Nobody closes it.
+    // The semaphore is never closed.
     let _turn = TURNS.acquire().await;
     aside(work)
 }
@@ -47,10 +47,10 @@ fn has_workers() -> bool {
     matches!(flavor, Ok(RuntimeFlavor::MultiThread))
 }
 
-/// Turns of steps. Not those above: what waits for one of those in a step would never get it.
+/// The turns of steps, separate from those above: a step that waits for one of those would deadlock.
 static STEPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
 
-/// Awaits what from some moment on may take long between two waits: then each such step is done aside, and one at a time.
+/// Awaits a future whose steps may become long: from then on each step runs on another thread, and one at a time.
 pub async fn in_steps<F: Future>(work: F, are_long: impl Fn() -> bool) -> F::Output {
     let mut work = pin!(work);
     let mut turns = PollSemaphore::new(Arc::clone(&STEPS));
@@ -64,7 +64,7 @@ pub async fn in_steps<F: Future>(work: F, are_long: impl Fn() -> bool) -> F::Out
     .await
 }
 
-/// Does work whose time grows with `bytes` so that no other task waits for it. For what has no turn to wait for, or has one already.
+/// Runs work whose duration grows with `bytes` without blocking other tasks, for work that takes no turn, or has one already.
 pub fn aside_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > BYTES_AT_ONCE {
         aside(work)
@@ -73,8 +73,8 @@ pub fn aside_if_large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Does work that takes milliseconds whatever it is given, e.g. a signature by a large key, so that no other task waits for it: another
-/// thread takes over the worker. A runtime with one thread has none that could, nor has a thread without a runtime.
+/// Runs work that takes milliseconds, however small its input, e.g. a signature by a large key, without blocking other tasks:
+/// another thread takes over the worker's tasks. That is not possible in a runtime with one thread, nor outside of a runtime.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
     if has_workers() {
         tokio::task::block_in_place(work)

@@ -1,4 +1,4 @@
-//! Puts the rooms together: from a checked configuration to something that can run.
+//! Assembles the application: from a checked configuration to something that can run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -22,24 +22,24 @@ use crate::runner::ports::Ports;
 use crate::state::manual::Manual;
 use crate::state::{ClusterPlace, Looked, StateError, StateKey, Store};
 
-/// Every room that a job needs.
+/// The components that jobs need.
 #[derive(Clone)]
 pub(super) struct App {
     /// The plugins, built in and configured.
     pub(super) plugins: Plugins,
-    /// What plugins may ask for.
+    /// The host functions for plugins.
     pub(super) capabilities: capability::Host,
-    /// The world as the runner sees it.
+    /// The runner's dependencies.
     pub(super) ports: Ports,
-    /// What a person may ask of the state store.
+    /// Operations on the state store for people.
     pub(super) state: Manual,
 }
 
 impl App {
-    /// Opens the state store and joins the rooms, until `stop`. Reads no secret but the store's keys.
+    /// Opens the state store and connects the components, until `stop`. Reads no secret but the store's keys.
     ///
     /// # Errors
-    /// The store cannot be opened, or a key of it not be read.
+    /// The store cannot be opened, or one of its keys cannot be read.
     pub(super) async fn open(
         config: &Config,
         plugins: Plugins,
@@ -94,7 +94,7 @@ pub(super) fn plugins(
     )?)
 }
 
-/// Where the image has the built-in plugins compiled ahead.
+/// The image's read-only compile cache of the built-in plugins.
 const PREFILLED_CACHE: &str = "/usr/share/evertoken/cache";
 
 /// The compile cache: systemd's `CacheDirectory=`, else the XDG base directory; none: each process compiles anew.
@@ -117,7 +117,7 @@ fn cache(environment: impl Fn(&str) -> Option<OsString>) -> CacheSettings {
 /// Opens the store that a configuration names.
 ///
 /// # Errors
-/// It cannot be opened, or a key of it not be read.
+/// It cannot be opened, or one of its keys cannot be read.
 pub(super) async fn open_store(
     location: &StateLocation,
     kubernetes: &Arc<Kubernetes>,
@@ -148,10 +148,10 @@ pub(super) async fn open_store(
     }
 }
 
-/// Proves that the state store could be used, beside a process that may have it open, and says how.
+/// Checks that the state store could be used, beside a process that may have it open, and describes it.
 ///
 /// # Errors
-/// All that stands in the way.
+/// All problems.
 pub(super) async fn prove_store(location: &StateLocation) -> Result<String, Vec<String>> {
     let kubernetes = Arc::new(Kubernetes::new());
     match location {
@@ -209,7 +209,7 @@ pub(super) async fn prove_store(location: &StateLocation) -> Result<String, Vec<
     }
 }
 
-/// What is wrong with the store, and with its keys.
+/// The problem with the store, and those with its keys.
 async fn with_keys(missing: String, keys: &[SecretOrigin], kubernetes: &Kubernetes) -> Vec<String> {
     let keys = read_keys(keys, kubernetes).await.err();
     let keys = keys.map(|error| format!("{error:#}"));
@@ -236,7 +236,7 @@ async fn read_keys(
     Ok(parsed)
 }
 
-/// A key of the store is read once, before any job exists, so no job's rules apply to it.
+/// A key of the store is read once, before any job exists, so no job's restrictions apply to it.
 async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result<SecretSlice<u8>> {
     match key {
         SecretOrigin::File(path) => {

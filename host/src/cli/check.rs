@@ -1,4 +1,4 @@
-//! `evertoken check`: everything about a configuration that can be judged before it runs.
+//! `evertoken check`: all checks of a configuration that can be made before it runs.
 
 mod formats;
 mod mint;
@@ -101,7 +101,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
     })
 }
 
-/// So many of them, in words: one `thing`, two `things`.
+/// A count in words: one `thing`, two `things`.
 fn counted(number: usize, thing: &str) -> String {
     match number {
         1 => format!("1 {thing}"),

@@ -1,4 +1,4 @@
-//! The hidden command that a running process starts to have a plugin compiled: in a process of its own, which may be bounded and may die.
+//! The hidden command with which a running process compiles a plugin: in a child process, whose resources are limited.
 
 use std::io::{stdin, stdout};
 

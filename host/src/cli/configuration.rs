@@ -1,4 +1,4 @@
-//! Reads the configuration file for the commands that need it and shows all mistakes at once.
+//! Loading of the configuration file for the commands that need it; all mistakes are shown at once.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ pub(super) struct ConfigArguments {
     pub(super) config: PathBuf,
 }
 
-/// A path; what is empty, as a variable that is set to nothing, is `usual`.
+/// A path; an empty value, as of a variable set to nothing, means `usual`.
 pub(super) fn path_or(usual: &'static str) -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(move |text| match text.is_empty() {
         true => PathBuf::from(usual),
@@ -41,7 +41,7 @@ impl ConfigArguments {
     /// The checked configuration.
     ///
     /// # Errors
-    /// All mistakes have been shown; the exit code is left.
+    /// All mistakes have been shown; only the exit code is returned.
     pub(super) async fn load(&self) -> Result<Loaded, Exit> {
         match worker::aside(|| config::load(&self.config)) {
             Ok(loaded) => Ok(loaded),
@@ -50,7 +50,7 @@ impl ConfigArguments {
     }
 }
 
-/// Shows the mistakes, and with them those that plugins find in their own options: who mends the file wants all at once.
+/// Shows the mistakes together with those that plugins find in their options, so that all can be corrected at once.
 async fn refuse(refused: Refused) -> Exit {
     let mut mistakes = refused.mistakes;
     if let Ok(plugins) = app::plugins(&refused.plugins, &defaults::plugin_limits()) {
@@ -60,7 +60,7 @@ async fn refuse(refused: Refused) -> Exit {
     Exit::Usage
 }
 
-/// Shows mistakes on standard error: with the place marked in the text for people, a line each otherwise.
+/// Prints mistakes to standard error: for people with the place marked in the text, otherwise one line each.
 pub(super) fn show(mistakes: &Mistakes) {
     match TextStyle::of(&std::io::stderr()) {
         TextStyle::Plain => say(&mistakes.to_string()),

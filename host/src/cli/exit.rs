@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-/// Why the process ends.
+/// The result of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// All that was asked for is done.
+    /// All that was requested is done.
     Success,
-    /// Something could not be done: a job was not written, a process not reached, a file not read.
+    /// Something failed: a job was not written, a process not reached, a file not read.
     Failure,
     /// The command line or the configuration is wrong; nothing was started (EX_USAGE of sysexits.h).
     Usage,

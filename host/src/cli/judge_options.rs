@@ -1,5 +1,5 @@
-//! The hidden command that a running process starts to have configurations judged by a plugin's schema: in a process of its own, which may
-//! be bounded and may die.
+//! The hidden command with which a running process validates configurations by a plugin's schema: in a child process, whose
+//! resources are limited.
 
 use std::io::{stdin, stdout};
 
@@ -10,7 +10,7 @@ use crate::plugin::{JudgeError, judge_options};
 pub(super) fn run() -> Exit {
     match judge_options(stdin().lock(), stdout().lock()) {
         Ok(()) => Exit::Success,
-        // What the other process adds to it.
+        // The parent process adds the prefix.
         Err(JudgeError::Wrong { message }) => {
             say(&message);
             Exit::Failure

@@ -1,4 +1,4 @@
-//! `evertoken ktr`: kube-token-refresher's job from its own file, variables and flags.
+//! `evertoken ktr`: drop-in replacement for kube-token-refresher, with its own file, variables and flags.
 
 use std::ffi::OsString;
 use std::path::Path;

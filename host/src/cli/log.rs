@@ -1,5 +1,5 @@
-//! Where log lines go and which are let through. Lines of the libraries below us stop at `warn` however often `-v` is given:
-//! at finer levels HTTP and TLS libraries print headers and bodies, and those hold secrets.
+//! Set-up of logging: format, destination and level. Log lines of libraries are limited to `warn` however often `-v` is given: at
+//! finer levels HTTP and TLS libraries log headers and bodies, which contain secrets.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
@@ -25,7 +25,7 @@ pub(super) enum LogFormat {
 }
 
 impl LogFormat {
-    /// Has errors that end the process look like its log lines.
+    /// Prints errors that end the process in the same format.
     pub(super) fn errors_too(self) {
         if self == Self::Json {
             stderr::say_in_log();
@@ -63,7 +63,7 @@ pub(super) struct LogArguments {
 }
 
 impl LogArguments {
-    /// The level that the options ask for; `usual` where they ask for none.
+    /// The level of the options; `usual` if they set none.
     #[must_use]
     pub(super) const fn level(&self, usual: LevelFilter) -> LevelFilter {
         match (self.quiet, self.verbose) {
@@ -75,16 +75,16 @@ impl LogArguments {
     }
 }
 
-/// Sends log lines to standard error from here on.
+/// Sends log lines to standard error from now on.
 pub(super) fn start(level: LevelFilter, format: LogFormat) {
     start_with(level, format, BoxMakeWriter::new(io::stderr));
 }
 
-/// The same for a process that keeps tokens fresh: it waits for nobody who reads its log, and a panic is a line of it.
+/// The same for a process that keeps tokens fresh: a slow reader of the log does not block it, and a panic becomes a log line.
 pub(super) fn start_apart(level: LevelFilter, format: LogFormat) {
     match stderr::start() {
         Ok(lines) => start_with(level, format, BoxMakeWriter::new(move || lines)),
-        // Without a thread to spare, lines that may be waited for are better than none.
+        // Without a thread, lines that may block are better than none.
         Err(_) => start(level, format),
     }
     std::panic::set_hook(Box::new(|panic| {
@@ -101,7 +101,7 @@ fn start_with(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("evertoken", level)
-        // It repeats as an error what the job's own line says with its name and the mend.
+        // The library repeats as an error what the job's own line reports with its name and the correction.
         .with_target("kube_client::client::builder", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry();

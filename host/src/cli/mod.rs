@@ -1,5 +1,5 @@
-//! The command line, one file per command. A command parses nothing itself and decides little: it reads the configuration,
-//! puts the rooms together and says what came of it.
+//! The command line, one file per command. A command contains little logic: it loads the configuration, assembles the application
+//! and prints the result.
 
 mod app;
 mod check;
@@ -83,7 +83,7 @@ enum Command {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Two libraries below us speak TLS; both take the provider that is installed first.
+    // Two libraries use TLS; both take the crypto provider that is installed first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -102,7 +102,7 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// What a running process starts itself for; nobody else is told of it.
+/// The hidden commands for children of a running process.
 fn of_a_running_process(arguments: &[OsString]) -> Option<fn() -> Exit> {
     match arguments.get(1)?.to_str()? {
         COMPILE_COMMAND => Some(compile_plugin::run),
@@ -111,7 +111,7 @@ fn of_a_running_process(arguments: &[OsString]) -> Option<fn() -> Exit> {
     }
 }
 
-/// A variable that is empty says nothing, as in the XDG specification and for NO_COLOR: compose files and units leave such behind.
+/// An empty variable counts as not set, as in the XDG specification and for NO_COLOR: compose files and units often contain such.
 fn parsed(arguments: &[OsString]) -> Result<Arguments, clap::Error> {
     let mut command = without_empty_variables(Arguments::command());
     let mut matches = command.try_get_matches_from_mut(arguments)?;
@@ -142,12 +142,12 @@ fn dispatch(arguments: Arguments) -> Exit {
             run::run(&arguments)
         }
         Command::Once(arguments) => {
-            // It ends with a line for each job; cron sends a mail for more.
+            // It ends with a line for each job, and cron sends a mail for any more output.
             log::start_apart(log.level(LevelFilter::WARN), log.log_format);
             once::run(&arguments)
         }
         Command::Check(arguments) => {
-            // Its answer is what it prints.
+            // Its result is its output.
             log::start(log.level(LevelFilter::WARN), log.log_format);
             check::run(&arguments)
         }
@@ -179,25 +179,25 @@ fn is_ktr_variable(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("KTR_"))
 }
 
-/// Prints an answer for people, whatever is in it.
+/// Prints text for people, made safe for a terminal.
 ///
 /// # Errors
-/// Standard output does not take it.
+/// Writing to standard output failed.
 fn print(text: &str) -> io::Result<()> {
     let lines: Vec<_> = text.lines().map(printable).collect();
     write_out(&lines.join("\n"))
 }
 
-/// Prints an answer for programs. People read it too, on a terminal.
+/// Prints JSON for programs, made safe for a terminal.
 ///
 /// # Errors
-/// Standard output does not take it.
+/// Writing to standard output failed.
 fn print_json(answer: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(answer)?;
     Ok(write_out(&printable_json(&text))?)
 }
 
-/// Writes text and the newline at its end. Whoever closes the pipe has read enough: that is no failure.
+/// Writes text and a newline. A closed pipe is no failure: its reader has read enough.
 fn write_out(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
@@ -207,7 +207,7 @@ fn write_out(text: &str) -> io::Result<()> {
     }
 }
 
-/// Help and version are answers, everything else is a mistake.
+/// Help and version go to standard output with success, all else is a mistake.
 fn report_usage(error: &clap::Error) -> Exit {
     let text = |look| match look {
         TextStyle::Plain => error.render().to_string(),

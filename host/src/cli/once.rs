@@ -17,7 +17,7 @@ use crate::runner::metrics::Metrics;
 use crate::runner::status::{JobStatus, Snapshot};
 use crate::runner::{Handle, JobChange, Runner};
 
-/// Often enough to look alive, seldom enough to cost nothing.
+/// Often enough to show progress, seldom enough to cost nothing.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Names of jobs in a message.
@@ -100,7 +100,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
     })
 }
 
-/// Keeps one line of the terminal up to date until the runner ends, and takes it away then.
+/// Updates a line of the terminal until the runner ends, and then clears it.
 async fn show_progress(runner: Handle) {
     while let Ok(snapshot) = runner.status(Vec::new()).await {
         stderr::write(format!("{LINE_START}{}", progress(&snapshot)).as_bytes());
@@ -157,7 +157,7 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<JobChange>, Exit> {
     Ok(jobs.chain([JobChange::SharedOutputs(shared)]).collect())
 }
 
-/// What ended a run before all was written.
+/// Why a run ended before all was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RunEnd {
     Time,
@@ -181,7 +181,7 @@ fn report(snapshot: &Snapshot, end: RunEnd) -> Exit {
     exit
 }
 
-/// Why a job's outputs do not all hold its token, those included that it shares; none: they do.
+/// Why a job's outputs, own and shared, do not all have its token; none: they do.
 fn why_not(job: &JobStatus, snapshot: &Snapshot, end: RunEnd) -> Option<String> {
     if job.state.is_ready() {
         return None;

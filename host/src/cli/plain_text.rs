@@ -1,5 +1,5 @@
-//! Secrets that go over the network so that anybody on the way can read them: `http://` to another machine. Where the network itself is
-//! trusted (a service mesh, a cable), the configuration says so by naming that origin in the secret's `to`.
+//! Warnings about secrets that are sent over the network unencrypted: `http://` to another machine. For a trusted network (a
+//! service mesh, a cable), the configuration says so by naming that origin in the secret's `to`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use crate::model::Job;
 use crate::model::Origin;
 use crate::plugin::Plugins;
 
-/// Names in one warning.
+/// The most names in one warning.
 const NAMES: usize = 5;
 
-/// A warning for each such origin. A plugin that cannot be loaded says so elsewhere.
+/// A warning for each such origin. A plugin that cannot be loaded is reported elsewhere.
 pub(super) async fn warnings(jobs: &[Arc<Job>], plugins: &Plugins) -> Vec<String> {
     let mut readable: BTreeMap<Origin, BTreeSet<String>> = BTreeMap::new();
     for job in jobs {
@@ -28,7 +28,7 @@ pub(super) async fn warnings(jobs: &[Arc<Job>], plugins: &Plugins) -> Vec<String
         .collect()
 }
 
-/// The job's secrets that a request to one of its endpoints may carry in plain text, unless that is meant.
+/// The job's secrets that a request to one of its endpoints may carry unencrypted, except those whose `to` names it.
 fn sent_readably<'j>(
     job: &'j Job,
     endpoints: &'j [Origin],

@@ -1,4 +1,4 @@
-//! `evertoken plugin`: what is built in, and what a component is.
+//! `evertoken plugin`: the built-in plugins, and what a component declares.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -114,7 +114,7 @@ async fn list(plugins: &Plugins) -> String {
     text
 }
 
-/// A file by its path, or a built-in plugin by its name.
+/// A file, by its path, or a built-in plugin, by its name.
 async fn read(file: &Path) -> anyhow::Result<PluginInfo> {
     if let Some(plugin) = BUILT_IN
         .iter()

@@ -1,5 +1,5 @@
-//! Judges the plugins' own options in a configuration by the schemas that the plugins carry, and tells mistakes at their place
-//! in the file. A plugin that cannot be loaded is no mistake of the file: its jobs say so when they run.
+//! Validation of the plugins' own options in a configuration by the plugins' schemas, with mistakes at their place in the file. A
+//! plugin that cannot be loaded is no mistake of the file: its jobs report it when they run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{Exit, configuration, say};
 /// Shows all mistakes, if there are any.
 ///
 /// # Errors
-/// There are; the exit code is left.
+/// There are mistakes; only the exit code is returned.
 pub(super) async fn require(loaded: &Loaded, plugins: &Plugins) -> Result<(), Exit> {
     match Mistakes::of(mistakes(&loaded.places, plugins).await) {
         None => Ok(()),
@@ -26,7 +26,7 @@ pub(super) async fn require(loaded: &Loaded, plugins: &Plugins) -> Result<(), Ex
     }
 }
 
-/// What plugins find wrong with what is said to them and with the secrets that they are given.
+/// The mistakes that plugins find in their options and in the secrets that they are given.
 pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake> {
     let mut by_plugin: BTreeMap<(&str, PluginUse), Vec<PluginOptions<'_>>> = BTreeMap::new();
     for said in places.plugin_options() {
@@ -69,14 +69,14 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
     found
 }
 
-/// What a plugin says of all that is said to it.
+/// A plugin's judgements of all its configurations.
 struct PluginJudgements {
     info: Arc<PluginInfo>,
     judgements: Vec<Judgement>,
 }
 
-/// What each plugin says, without those that cannot be used: [`say_unusable`] has them. They judge at the same time, so that one that takes
-/// long does not hold up the others.
+/// The judgements of each plugin, without those that cannot be used, which [`say_unusable`] reports. Plugins are validated
+/// concurrently, so that a slow one does not hold up the others.
 async fn judged(
     by_plugin: &BTreeMap<(&str, PluginUse), Vec<PluginOptions<'_>>>,
     plugins: &Plugins,
@@ -106,16 +106,16 @@ async fn judged(
     judged
 }
 
-/// How many plugins of a configuration cannot be used.
+/// The number of plugins of a configuration that cannot be used.
 #[derive(Debug, Default)]
 pub(super) struct Unusable {
-    /// By no job, whatever is said to them.
+    /// Never, as no job could use them.
     pub(super) for_good: usize,
-    /// As their files are now. The right ones may come, but what is said to them could not be judged.
+    /// With their present files. The right ones may come, but options could not be validated.
     pub(super) by_now: usize,
 }
 
-/// Says which plugins cannot be used.
+/// Reports the plugins that cannot be used.
 pub(super) async fn say_unusable(places: &Places, plugins: &Plugins) -> Unusable {
     let used: BTreeSet<&str> = places.plugin_options().map(|said| said.plugin).collect();
     let mut unusable = Unusable::default();

@@ -1,4 +1,4 @@
-//! `evertoken refresh`: asks the running process for new tokens now, and tells what came of it.
+//! `evertoken refresh`: asks the running process for new tokens now, and prints the results.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -78,7 +78,7 @@ fn report(refreshed: &RefreshResult, timeout: Duration) -> anyhow::Result<Exit> 
     Ok(exit)
 }
 
-/// Whether there is a new token, and only outputs are to be mended.
+/// Whether there is a new token, and only outputs failed.
 const fn is_refreshed(job: &JobStatus, result: &RefreshedJob) -> bool {
     matches!(result, RefreshedJob::Failed) && job.last_failure.is_none() && job.held_back.is_none()
 }
@@ -102,7 +102,7 @@ fn done(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
     text
 }
 
-/// What went wrong, and when the process tries that again.
+/// The failure, and when the process tries again.
 fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
     let again = |what: &str, at: Option<Timestamp>| {
         at.map_or_else(String::new, |at| format!(" ({what} again at {at})"))

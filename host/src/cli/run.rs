@@ -1,4 +1,4 @@
-//! `evertoken run`: keeps the tokens of all jobs fresh until it is told to stop.
+//! `evertoken run`: keeps the tokens of all jobs fresh until stopped.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) struct RunArguments {
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     runtime::block_on(async {
-        // Before anything that takes time: the first process of a container has no other end.
+        // Before anything that takes time: without a handler, signals do not end the first process of a container.
         let stop = signals::stop_on_signal()?;
         let loaded = match arguments.config.load().await {
             Ok(loaded) => loaded,
@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
             Some(Ok(None)) => {}
             Some(Ok(Some(exit))) => return Ok(exit),
             Some(Err(error)) => return Err(error),
-            // Nothing was started.
+            // Stopped before anything was started.
             None => return Ok(Exit::Success),
         }
         let config = loaded.into_config();
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
     })
 }
 
-/// Judges what can be judged before anything is started; if something is wrong, it has been shown and the exit code is left.
+/// Makes all checks before anything is started; on a failure, which has been shown, returns the exit code.
 async fn prepared(
     loaded: &Loaded,
     plugins: &Plugins,
@@ -78,7 +78,7 @@ async fn prepared(
     Ok(None)
 }
 
-/// Runs the jobs of a configuration until `stop`. With the path that it was read from, the process can be talked to.
+/// Runs the jobs of a configuration until `stop`. With the path that it was read from, the process has a control socket.
 pub(super) async fn keep_fresh(
     config: &Config,
     path: Option<&Path>,
@@ -88,8 +88,8 @@ pub(super) async fn keep_fresh(
     let metrics = Arc::new(Metrics::new());
     stderr::count_lost(metrics.log_lines_lost());
     let readiness = Readiness::default();
-    // Served while the store is opened, which may take as long as an API server is away, and until the runner has ended: a probe that is
-    // answered "starting" or "stopping" says more than none.
+    // Served while the store is opened, which may take long while an API server is unavailable, and until the runner has ended,
+    // so that probes can report "starting" and "stopping".
     let served = CancellationToken::new();
     let _end_of_service = served.clone().drop_guard();
     let shown_runner = Arc::default();
@@ -125,7 +125,7 @@ pub(super) async fn keep_fresh(
     let told = signals::moment_of(stop.clone());
     let running = tokio::spawn(runner.run(stop.clone()));
     match handle.apply(changes(config)).await {
-        // Told to end before it took them.
+        // Stopped before it applied them.
         Err(_) if stop.is_cancelled() => {}
         applied => applied?,
     }
@@ -143,14 +143,14 @@ pub(super) async fn keep_fresh(
     app.capabilities.drain(told.passed()).await;
     served.cancel();
     if let Some(talking) = talking {
-        // It takes its socket away.
+        // It removes its socket.
         let _ = talking.await;
     }
     tracing::info!("stopped");
     Ok(Exit::Success)
 }
 
-/// A configuration as the runner takes it.
+/// The runner's changes for a configuration.
 pub(super) fn changes(config: &Config) -> Vec<JobChange> {
     let jobs = config
         .jobs

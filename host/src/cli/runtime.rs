@@ -7,31 +7,31 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Exit;
 use crate::file;
 
-/// Threads that run jobs. Their work is waiting for issuers; two keep one slow plugin call from holding up the rest.
+/// Threads that run jobs. Jobs mostly wait for issuers; with two, one slow plugin call does not hold up the rest.
 const WORKERS: usize = 2;
 
-/// Threads that look names up. One that no server answers for takes one for ten seconds and more, also when nobody waits for it any more: there
-/// are twice as many as there are calls at a time, so that others find one.
+/// Threads for name resolution. An unanswered lookup takes one for ten seconds and more, even after the caller gave up: there are
+/// twice as many as there can be calls, so that others find one.
 const LOOKUP_THREADS: usize = 128;
 
-/// Threads for what blocks. Beside those that hang on dead file systems there are some left for looking names up.
+/// Threads for blocking work: those that may hang on file systems, and those for name resolution.
 const BLOCKING_THREADS: usize = file::THREADS_MAX + LOOKUP_THREADS;
 
-/// A file that may grow no more (`ulimit -f`, `LimitFSIZE=`) is an error of the write to it and not the end of the process. Once there is a
-/// handler it stays for good.
+/// Makes writes beyond a file size limit (`ulimit -f`, `LimitFSIZE=`) fail with an error instead of ending the process. The
+/// signal handler stays for good.
 fn take_file_limits_as_errors() -> std::io::Result<()> {
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
-/// What evertoken makes for itself, like the state directory, it must be able to use whatever umask it was started with. Bits of group
-/// and others stay as that has them.
+/// Clears the owner's bits of the umask, since the process must be able to use what it creates, like the state directory. The
+/// bits of group and others stay.
 fn leave_the_owner_its_bits() {
     let closed = Mode::RWXG | Mode::RWXO;
     let umask = rustix::process::umask(closed);
     rustix::process::umask(umask - Mode::RWXU);
 }
 
-/// Runs a command to its end; an error is shown and becomes an exit code.
+/// Runs a command to its end; an error is printed and becomes an exit code.
 pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> Exit {
     leave_the_owner_its_bits();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,7 +45,7 @@ pub(super) fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> E
                 take_file_limits_as_errors()?;
                 command.await
             });
-            // A thread that hangs on a dead disk must not keep the process.
+            // A thread that hangs on a file system must not keep the process from exiting.
             runtime.shutdown_background();
             ended
         }

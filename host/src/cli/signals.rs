@@ -1,4 +1,4 @@
-//! What signals do: two end the process in order, the others that would end it by their default do no harm.
+//! Signal handling: two signals stop the process gracefully, the others that would end it by default are ignored.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::stderr;
 
-/// What is said of a signal that does nothing.
+/// The log text for an ignored signal.
 const IGNORED: &str = "ignored";
 
-/// Signals that would end the process by their default and are only said. They ask other programs to reload, to reopen a log or to show
-/// something, or come from a timer: nobody who sends one wants tokens to die.
+/// Signals that would end the process by default and are only logged. They ask other programs to reload, to reopen a log or to
+/// print something, or come from a timer: none is meant to stop the refreshing of tokens.
 const HARMLESS: [(Number, &str, &str); 8] = [
     (
         Number::HUP,
@@ -29,12 +29,12 @@ const HARMLESS: [(Number, &str, &str); 8] = [
     (Number::STKFLT, "SIGSTKFLT", IGNORED),
 ];
 
-/// One wish to end may come as several signals: `timeout` and some inits tell a process and its group, a terminal and a script each forward
-/// an interrupt.
+/// One request to stop may arrive as several signals: `timeout` and some inits signal a process and its group, a terminal and a
+/// script each forward an interrupt.
 const ONE_WISH: Duration = Duration::from_secs(1);
 
-/// Cancels what it returns at the first SIGTERM or SIGINT; one that follows a second later or more ends the process at once. The harmless
-/// ones are said.
+/// Returns a token that is cancelled at the first SIGTERM or SIGINT; a further one after a second or more ends the process at
+/// once. Ignored signals are logged.
 ///
 /// # Errors
 /// The handlers cannot be installed.
@@ -50,11 +50,11 @@ pub(super) fn stop_on_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// When a process was told to end.
+/// The time at which a process was asked to stop.
 #[derive(Debug)]
 pub(super) struct StopRequested(Arc<OnceLock<Instant>>);
 
-/// The moment in which `stop` is cancelled.
+/// Records when `stop` is cancelled.
 pub(super) fn moment_of(stop: CancellationToken) -> StopRequested {
     let moment: Arc<OnceLock<Instant>> = Arc::default();
     let known = Arc::clone(&moment);
@@ -66,7 +66,7 @@ pub(super) fn moment_of(stop: CancellationToken) -> StopRequested {
 }
 
 impl StopRequested {
-    /// How long ago that was; nothing if it was not yet.
+    /// The time since then; zero if it was not cancelled yet.
     pub(super) fn passed(&self) -> Duration {
         self.0.get().map_or(Duration::ZERO, Instant::elapsed)
     }

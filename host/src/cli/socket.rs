@@ -1,6 +1,6 @@
-//! Where a process's control socket is: for the process, which makes it, and for the commands that look for it. Unless the configuration
-//! names it, it is in a directory for such files, under a name that is the configuration's own, so that two processes of one user with
-//! two configurations do not meet.
+//! The path of a process's control socket, for the process, which creates it, and for the commands that look for it. Unless the
+//! configuration names it, it is in a runtime directory, under a name derived from the configuration's path, so that two
+//! processes of one user with two configurations use different sockets.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -16,13 +16,14 @@ use crate::config::{Loaded, glance};
 use crate::model::{Config, StateLocation};
 use crate::serve::control::{self, ControlError, ControlSocket};
 
-/// Its name in a directory, if the configuration is the one that is read by default.
+/// Its name for the default configuration.
 const NAME: &str = "evertoken.sock";
 
-/// Where services of the whole machine have such files (hier(7), FHS 3.0 §3.15).
+/// The runtime directory of system services (hier(7), FHS 3.0 §3.15).
 const SYSTEM_DIRECTORY: &str = "/run/evertoken";
 
-/// In the state directory, which is this configuration's alone; in a directory of its own, since a volume in a Pod is everybody's to write.
+/// Its path in the state directory, which belongs to this configuration; in a directory of its own, since everyone may write in a
+/// Pod's volume.
 const NAME_IN_STATE: &str = "control/evertoken.sock";
 
 /// Which running process is meant.
@@ -40,7 +41,7 @@ impl TargetArguments {
     /// The checked configuration.
     ///
     /// # Errors
-    /// All mistakes have been shown; the exit code is left.
+    /// All mistakes have been shown; only the exit code is returned.
     pub(super) async fn load(&self) -> Result<Loaded, Exit> {
         self.config.load().await
     }
@@ -56,7 +57,7 @@ impl TargetArguments {
             .filter(|path| !path.as_os_str().is_empty())
     }
 
-    /// The control socket, if somebody named it or a process listens where it would be.
+    /// The control socket, if one was named or a process listens at a default path.
     pub(super) async fn find(&self) -> Result<PathBuf, NotFound> {
         if let Some(socket) = self.named_socket() {
             return Ok(socket.clone());
@@ -86,10 +87,10 @@ impl TargetArguments {
         }
     }
 
-    /// The control socket; says so if there is none.
+    /// The control socket; prints a message if there is none.
     ///
     /// # Errors
-    /// No process was found; it has been said.
+    /// No process was found, which has been printed.
     pub(super) async fn require(&self) -> Result<PathBuf, Exit> {
         self.find().await.map_err(|not_found| {
             say(&not_found.to_string());
@@ -98,14 +99,14 @@ impl TargetArguments {
     }
 }
 
-/// Nobody listens where the socket would be.
+/// No process listens on a default path.
 #[derive(Debug)]
 pub(super) struct NotFound {
-    /// Where nobody listens.
+    /// Paths on which no process listens.
     silent: Vec<PathBuf>,
-    /// Where that cannot be known.
+    /// Paths for which that is unknown.
     unknown: Vec<ControlError>,
-    /// Where processes with another configuration listen.
+    /// Paths on which processes with another configuration listen.
     others: Vec<PathBuf>,
 }
 
@@ -141,11 +142,11 @@ fn listed(paths: &[PathBuf]) -> String {
     paths.join(" or ")
 }
 
-/// Makes the control socket of a process with this configuration, which was read from `path`. One that the configuration names has to be
-/// made; where the place is ours to choose, the process does its work without.
+/// Creates the control socket of a process with this configuration, which was read from `path`. If the configuration names the
+/// socket, it must succeed; otherwise the process runs without one.
 ///
 /// # Errors
-/// The named one cannot be made.
+/// The configured one cannot be created.
 pub(super) async fn bind(
     config: &Config,
     path: &Path,
@@ -176,8 +177,8 @@ pub(super) async fn bind(
     Ok(None)
 }
 
-/// Where the socket of a process with this configuration may be, the best place first. The state directory comes last: not every
-/// configuration has one, and it may be on a disk that is shared.
+/// The default paths for a process with this configuration, in order of preference. The state directory is last: not every
+/// configuration has one, and it may be on a shared disk.
 fn places(config: &Path, state_dir: Option<&Path>) -> Vec<PathBuf> {
     let name = name(config);
     let in_directories = directories(|name| std::env::var_os(name))
@@ -188,7 +189,7 @@ fn places(config: &Path, state_dir: Option<&Path>) -> Vec<PathBuf> {
 }
 
 fn directories(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    // systemd's may be several.
+    // systemd's variable may contain several directories.
     let of_service = variable("RUNTIME_DIRECTORY")
         .and_then(|directories| std::env::split_paths(&directories).next());
     let of_user =
@@ -203,7 +204,8 @@ fn directories(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     directories
 }
 
-/// The same however the path is spelled. Only its directory is resolved: the file itself is a changing link in a mounted ConfigMap.
+/// The same for each spelling of the path. Only its directory is resolved: the file itself is a changing link in a mounted
+/// ConfigMap.
 fn name(config: &Path) -> String {
     let absolute = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     let resolved = absolute
@@ -220,7 +222,7 @@ fn name(config: &Path) -> String {
     format!("evertoken-{}.sock", data_encoding::HEXLOWER.encode(first))
 }
 
-/// Sockets that somebody listens on in the directories of these.
+/// Sockets in the directories of these paths on which a process listens.
 async fn served_beside(places: &[PathBuf]) -> Vec<PathBuf> {
     let mut served = Vec::new();
     let directories = places.iter().filter_map(|place| place.parent());

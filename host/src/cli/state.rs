@@ -1,5 +1,5 @@
-//! `evertoken state`: what is kept of jobs, for a person to look at and to put right. The process that holds the store is asked;
-//! if none runs, the store is opened here.
+//! `evertoken state`: shows and changes the stored state of jobs. The process that holds the store is asked; if none runs, the
+//! store is opened here.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
@@ -176,7 +176,7 @@ fn forget(arguments: &ForgetArguments) -> Exit {
     })
 }
 
-/// Whoever can answer.
+/// What answers: the running process, or the store itself.
 enum StateAccess {
     Process(PathBuf),
     Store(Manual),
@@ -190,7 +190,7 @@ impl StateAccess {
         })
     }
 
-    /// No value: the one that the chain has.
+    /// No value: the chain's current one is tried again.
     async fn set(
         &self,
         job: String,
@@ -220,7 +220,7 @@ fn with_state(
     command: impl AsyncFnOnce(StateAccess) -> anyhow::Result<Exit>,
 ) -> Exit {
     runtime::block_on(async {
-        // Where it cannot be known whether a process listens, asking tells why.
+        // If it is unknown whether a process listens, asking it gives the error.
         let is_served = async |socket| control::is_served(socket).await.unwrap_or(true);
         let state = match target.find().await {
             Ok(socket) if target.names_socket() || is_served(&socket).await => {
@@ -241,7 +241,7 @@ fn with_state(
     })
 }
 
-/// Whether a name on the command line is nobody's.
+/// Whether a name on the command line matches no job.
 fn names_nothing(error: &anyhow::Error) -> bool {
     let code = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(ControlError::Refused(refusal)), _) => refusal.code.as_ref(),
@@ -252,7 +252,7 @@ fn names_nothing(error: &anyhow::Error) -> bool {
     code.is_some_and(|code| nothing.contains(code))
 }
 
-/// The store, which no process holds: that would have been found.
+/// Opens the store. A process that holds it would have been found before.
 async fn open(config: &Config) -> anyhow::Result<StateAccess> {
     match &config.state {
         StateLocation::Memory => bail!(
@@ -268,7 +268,7 @@ async fn open(config: &Config) -> anyhow::Result<StateAccess> {
     Ok(StateAccess::Store(manual))
 }
 
-/// The value for this secret, without what editors and `echo` put around it.
+/// The value for this secret, without the additions of editors and `echo`.
 fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let value = match named {
         Some(path) => file::read(path, VALUE_MAX_BYTES + 2)
@@ -277,7 +277,7 @@ fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing
             if io::stdin().is_terminal() {
                 say("the new value, then Ctrl-D:");
             }
-            // Room for all of it from the start: growing would leave copies behind.
+            // At its full capacity from the start: growing would leave copies behind.
             let mut value = Zeroizing::new(Vec::with_capacity(VALUE_MAX_BYTES + 2));
             io::stdin()
                 .take(VALUE_MAX_BYTES as u64 + 1)
@@ -299,8 +299,8 @@ fn read_value(secret: &str, named: Option<&PathBuf>) -> anyhow::Result<Zeroizing
     }
 }
 
-/// What is to be known before a chain is forgotten whose configured value is spent: whoever wants to begin with a new value need not forget
-/// anything, and by mistake a login is lost.
+/// The warning before a chain is deleted whose configured value is spent: for a new value deleting is not needed, and by mistake
+/// a login is lost.
 fn seeds_spent(job: &str, kept: &[KeptJob]) -> Vec<String> {
     let chains = kept.iter().flat_map(|job| &job.chains);
     let spent = chains.filter(|chain| chain.configured_is_spent);
@@ -313,7 +313,7 @@ fn seeds_spent(job: &str, kept: &[KeptJob]) -> Vec<String> {
         .collect()
 }
 
-/// Asks whoever sits at the terminal.
+/// Asks for confirmation on the terminal.
 fn confirmed(name: &str, kept: &[KeptJob]) -> anyhow::Result<bool> {
     say(&shown(kept));
     let mut stderr = io::stderr();
@@ -377,7 +377,7 @@ fn facts_shown(text: &mut String, facts: &ChainFacts) {
     if let Some(reason) = &facts.dead_reason {
         let _ = writeln!(text, "    reason      {reason}");
     }
-    // Of a dead chain the last one was answered.
+    // The last request with a rejected chain was answered.
     if let (Some(last), 1.., None) = (facts.last_sent, facts.unanswered, facts.dead_since) {
         let _ = writeln!(
             text,

@@ -1,4 +1,4 @@
-//! `evertoken status`: where the jobs of the running process stand.
+//! `evertoken status`: the status of the running process's jobs.
 
 use std::collections::HashSet;
 use std::io::IsTerminal as _;
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
         let snapshot = control::status(&socket, arguments.jobs.clone()).await?;
         match arguments.output {
             OutputFormat::Json => print_json(&snapshot)?,
-            // Of names that are all unknown there is nothing to show.
+            // If all names are unknown, there is nothing to print.
             OutputFormat::Table if snapshot.jobs.is_empty() && !arguments.jobs.is_empty() => {}
             OutputFormat::Table => print(&table(&snapshot, std::io::stdout().is_terminal()))?,
         }
@@ -61,13 +61,13 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
     })
 }
 
-/// The names that were asked for and are no job's.
+/// The requested names that match no job.
 fn unknown<'a>(names: &'a [String], snapshot: &Snapshot) -> Vec<&'a String> {
     let known: HashSet<String> = snapshot.jobs.iter().map(|job| job.id.to_string()).collect();
     names.iter().filter(|name| !known.contains(*name)).collect()
 }
 
-/// The snapshot as a table; columns as wide as what stands in them, the last error last because it is the longest.
+/// The snapshot as a table; columns are as wide as their content, the last error is last because it is the longest.
 fn table(snapshot: &Snapshot, for_people: bool) -> String {
     let header = ["JOB", "STATE", "EXPIRES", "NEXT", "LAST ERROR"].map(str::to_owned);
     let rows: Vec<[String; 5]> = std::iter::once(header)
@@ -120,7 +120,7 @@ fn row(job: &JobStatus, snapshot: &Snapshot, for_people: bool) -> [String; 5] {
     ]
 }
 
-/// The job's state, and its chain's unless that is well.
+/// The job's state, and its chain's unless that is ok.
 fn state(job: &JobStatus) -> String {
     match job.chain {
         None | Some(ChainState::Ok) => job.state.to_string(),
@@ -128,8 +128,8 @@ fn state(job: &JobStatus) -> String {
     }
 }
 
-/// Why the job waits for its issuer, the plugin that it waits for, or the newest of what went wrong: with the source, an output, or the store; of a job that is unwritten, with
-/// an output. A write that failed says when it is tried again; when the source is, has a column of its own.
+/// Why the job waits for its issuer, the plugin that it waits for, or its newest failure: of the source, an output, or the store;
+/// for an unwritten job, of an output. A failed write has the time of its next try; the source's has a column of its own.
 fn last_error(
     job: &JobStatus,
     snapshot: &Snapshot,
@@ -162,7 +162,8 @@ fn last_error(
     })
 }
 
-/// What somebody has to know of a chain that has failed nobody yet: it did so before this process began, or for another job.
+/// The message about a chain with a problem that no call of this process has met: it was met before this process began, or by
+/// another job.
 pub(super) fn of_chain(job: &JobStatus) -> Option<String> {
     let what = match job.chain? {
         ChainState::Ok => return None,
@@ -178,7 +179,7 @@ pub(super) fn of_chain(job: &JobStatus) -> Option<String> {
     ))
 }
 
-/// Its code and what it says to people.
+/// A failure's code and message.
 pub(super) fn described(failure: &FailureStatus) -> String {
     let code = failure
         .code
@@ -187,7 +188,7 @@ pub(super) fn described(failure: &FailureStatus) -> String {
     format!("{code}: {}", failure.message)
 }
 
-/// "in 4m10s", "12s ago": what people ask for.
+/// A relative time: "in 4m10s", "12s ago".
 fn relative(at: Timestamp, now: Timestamp) -> String {
     if at >= now {
         format!("in {}", rounded(at.since(now).as_secs()))
@@ -196,7 +197,7 @@ fn relative(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// Two units are enough to act on.
+/// Rounded to two units.
 pub(super) fn rounded(seconds: u64) -> String {
     let (days, hours, minutes, rest) = (
         seconds / 86_400,

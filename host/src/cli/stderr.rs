@@ -1,5 +1,5 @@
-//! Standard error of a process that must not depend on who reads it: a thread of its own writes the lines. Where the reader has stopped
-//! and the pipe is full, lines are dropped and counted, and whoever has one to write goes on at once.
+//! Non-blocking standard error: a thread writes the lines. If the reader has stopped and the pipe is full, lines are dropped and
+//! counted, and their writers are not blocked.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -12,16 +12,16 @@ use prometheus_client::metrics::counter::Counter;
 use crate::printable::printable;
 use crate::stop;
 
-/// Bytes of log lines that wait: some thousands of lines, for a reader that pauses for a moment.
+/// The most bytes of queued log lines: some thousands of lines, for a reader that pauses for a moment.
 const WAITING_BYTES: usize = 1024 * 1024;
 
-/// At the end of the process: without one line being written for so long, the reader counts as gone.
+/// At the end of the process: the reader counts as gone after so long without a line being written.
 const STALLED: Duration = Duration::from_millis(500);
 
-/// What this process writes by, once it has begun to.
+/// The writer of this process, once started.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Has all that is written from here on written by a thread.
+/// Starts the thread that writes all lines from now on.
 pub(super) fn start() -> io::Result<&'static Lines> {
     if let Some(lines) = LINES.get() {
         return Ok(lines);
@@ -35,15 +35,15 @@ pub(super) fn start() -> io::Result<&'static Lines> {
     Ok(LINES.get_or_init(|| lines))
 }
 
-/// Whether what is said is an error that belongs into the log.
+/// Whether messages are logged as errors.
 static SAYS_IN_LOG: AtomicBool = AtomicBool::new(false);
 
-/// From here on what is said is an error in the log: whoever reads lines of JSON reads no others.
+/// From now on messages are logged as errors, so that a reader of JSON lines gets nothing else.
 pub(super) fn say_in_log() {
     SAYS_IN_LOG.store(true, Ordering::Relaxed);
 }
 
-/// Says something to whoever started the process. Parts of it may be words of a plugin, an issuer or a file.
+/// Prints a message. Parts of it may come from a plugin, an issuer or a file.
 pub(super) fn say(text: &str) {
     if SAYS_IN_LOG.load(Ordering::Relaxed) {
         tracing::error!("{}", text.strip_prefix("error: ").unwrap_or(text));
@@ -53,7 +53,7 @@ pub(super) fn say(text: &str) {
     write(lines.collect::<String>().as_bytes());
 }
 
-/// Writes text that a command was asked for or ends with. It is not lost to others' lines.
+/// Writes the output or the final message of a command. It is not dropped in favour of log lines.
 pub(super) fn write(text: &[u8]) {
     match LINES.get() {
         Some(lines) => lines.push(text),
@@ -63,7 +63,7 @@ pub(super) fn write(text: &[u8]) {
     }
 }
 
-/// Counts lost lines in `counter`, those before this included.
+/// Counts lost lines in `counter`, including earlier ones.
 pub(super) fn count_lost(counter: Counter) {
     if let Some(lines) = LINES.get() {
         lines.count_lost(counter);
@@ -77,7 +77,7 @@ pub(super) fn finish() {
     }
 }
 
-/// Lines on their way to a writer that may block.
+/// Lines queued for a writer that may block.
 #[derive(Clone)]
 pub(super) struct Lines(Arc<StderrInner>);
 
@@ -91,11 +91,11 @@ struct LineQueue {
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
     is_writing: bool,
-    /// How many were written, or failed to be: the pace.
+    /// Lines written or failed so far, to measure progress.
     ended: u64,
-    /// Lost since that was last said.
+    /// Lines lost since that was last reported.
     lost: u64,
-    /// Lost before there was a counter.
+    /// Lines lost before there was a counter.
     uncounted: u64,
     counter: Option<Counter>,
 }
@@ -122,7 +122,7 @@ impl LineQueue {
 }
 
 impl Lines {
-    /// Writes to `to` from a thread. `say_lost` is told how many lines were lost, once others are written again.
+    /// Writes to `to` from a thread. `say_lost` is called with the number of lost lines, once others are written again.
     fn start(to: impl Write + Send + 'static, say_lost: fn(u64)) -> io::Result<Self> {
         let lines = Self(Arc::new(StderrInner {
             queue: Mutex::default(),
@@ -175,7 +175,7 @@ impl Lines {
         }
     }
 
-    /// Takes note of how writing a line ended; returns how many were lost, if that is to be said.
+    /// Records the end of writing a line; returns the number of lost lines, if that is to be reported.
     fn ended(&self, is_written: bool) -> u64 {
         let mut queue = self.lock();
         queue.is_writing = false;
@@ -210,7 +210,7 @@ impl Lines {
     }
 }
 
-/// A log line, which is dropped where too many wait. The log's formatter hands over whole lines.
+/// Writes a log line, which is dropped if too many are queued. The log's formatter passes whole lines.
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut queue = self.lock();
@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// A pipe whose reader decides when a line is taken.
+    /// A pipe whose reader decides when a line is read.
     struct Pipe(mpsc::SyncSender<String>);
 
     impl Write for Pipe {
@@ -258,7 +258,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Waits until the writer hangs on a line that nobody takes.
+    /// Waits until the writer is blocked by a line that is not read.
     fn hang(lines: &Lines) {
         lines.push(b"hangs");
         while !lines.lock().is_writing {

@@ -1,22 +1,22 @@
-//! What a stream can show: a terminal colours, boxes and lines that change, everything else plain text.
+//! The capabilities of a stream: colours, boxes and changing lines on a terminal, plain text everywhere else.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
 
-/// How text for people may look.
+/// The style of text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextStyle {
-    /// Lines of text and nothing else: a pipe, a file, `TERM=dumb`, or the user wants no colours (<https://no-color.org>, `CLICOLOR=0` of
+    /// Plain text: for a pipe, a file, `TERM=dumb`, or if the user wants no colours (<https://no-color.org>, `CLICOLOR=0` of
     /// <https://bixense.com/clicolors>).
     Plain,
-    /// Colours, and frames of ASCII: the locale has no other.
+    /// Colours, and frames of ASCII, for a locale without Unicode.
     Ascii,
     /// Colours, and frames of line-drawing characters.
     Unicode,
 }
 
 impl TextStyle {
-    /// On this stream.
+    /// The style for this stream.
     pub(super) fn of(stream: &impl IsTerminal) -> Self {
         Self::judge(stream.is_terminal(), |name| std::env::var_os(name))
     }

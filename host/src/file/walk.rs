@@ -1,5 +1,5 @@
-//! From a path to an open directory, past nothing that somebody else could have put in the way: a symbolic link counts only where
-//! nobody but root and this process's user could have put it, as with /var/run or a user's own link to another disk.
+//! Opens directories safely, protected against other users exchanging parts of a path: a symbolic link is followed only where
+//! only root and this process's user could have put it, as with /var/run or a user's own link to another disk.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,10 +13,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
-/// As in the kernel: a way through more links than this is a loop.
+/// As in the kernel: more links count as a loop.
 const SYMLINKS_MAX: usize = 40;
 
-/// A directory to start from or to go on from, not to read.
+/// A directory as a base for further opening, not for reading.
 const DIRECTORY: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -27,26 +27,26 @@ const SET_GROUP_ID: RawMode = 0o2000;
 const OTHERS_WRITE: RawMode = 0o002;
 const GROUP_WRITES: RawMode = 0o020;
 
-/// Why a directory is not reached.
+/// Why a directory cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WalkError {
     /// It, or one on the way, does not exist.
     #[error("directory {} does not exist", .0.display())]
     Missing(PathBuf),
-    /// Something on the way is no directory.
+    /// A component is not a directory.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// A symbolic link on the way that somebody else could have put there.
+    /// A component is a symbolic link that another user could have put there.
     #[error(
         "{} is a symbolic link that others than root and user {us} could have put there; write the path without it",
         .0.display(),
         us = geteuid().as_raw()
     )]
     ForeignSymlink(PathBuf),
-    /// Links that lead to links without end.
+    /// Too many links, probably a loop.
     #[error("the path goes through too many symbolic links")]
     TooManySymlinks,
-    /// Others can put something else in its place.
+    /// Other users can exchange it.
     #[error(transparent)]
     Exposed(Exposed),
     /// A step failed.
@@ -59,7 +59,7 @@ pub(crate) enum WalkError {
     },
 }
 
-/// A place in which others than root and this process's user can put things.
+/// A directory to which users other than root and this process's user can add entries.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct Exposed {
     path: PathBuf,
@@ -89,26 +89,26 @@ impl fmt::Display for Exposed {
     }
 }
 
-/// What is done about a directory at the end of a way that does not exist.
+/// What to do if the last component is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// It is an error.
     Refused,
-    /// It is made for this process's user alone.
+    /// Create it for this process's user alone.
     Made,
 }
 
-/// A directory that nobody but root and this process's user can change or move away.
+/// A directory that only root and this process's user can change or move.
 #[derive(Debug)]
 pub(crate) struct OwnDirectory {
-    /// To start from, not to read.
+    /// As a base for opening, not for reading.
     pub(crate) directory: OwnedFd,
-    /// Whether it is in a volume that a container runtime made for this process: it gives files in it to a group.
+    /// Whether it is in a volume that a container runtime made for this process, where files are given to a group.
     pub(crate) in_volume: bool,
 }
 
-/// Opens the directory at an absolute path. The kernel does it in one step if there is no link on the way; if there is one,
-/// or on kernels and in sandboxes without `openat2`, each component is looked at.
+/// Opens the directory at an absolute path. The kernel does it in one step if there is no link in the path; otherwise, or on
+/// kernels and in sandboxes without `openat2`, each component is checked.
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, WalkError> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(CWD, path, DIRECTORY, Mode::empty(), resolve) {
@@ -117,8 +117,8 @@ pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, WalkError> {
     }
 }
 
-/// Opens the directory at an absolute path if it belongs to this process's user and if from the root to it nobody else can put
-/// something else in its place, as OpenSSH asks of keys.
+/// Opens the directory at an absolute path if it belongs to this process's user and no other user can exchange any part of the
+/// path, as OpenSSH requires for keys.
 pub(crate) fn open_own_directory(path: &Path, missing: Missing) -> Result<OwnDirectory, WalkError> {
     let way = step_by_step(path, missing)?;
     if let Some(exposed) = way.exposed() {
@@ -136,7 +136,7 @@ pub(crate) fn open_own_directory(path: &Path, missing: Missing) -> Result<OwnDir
     })
 }
 
-/// That a directory can be made in this one without anybody else being able to replace it.
+/// Checks that a directory can be created in this one without another user being able to exchange it.
 pub(crate) fn check_parent(path: &Path) -> Result<OwnedFd, WalkError> {
     let way = step_by_step(path, Missing::Refused)?;
     match way.exposed_for_a_child() {
@@ -145,7 +145,7 @@ pub(crate) fn check_parent(path: &Path) -> Result<OwnedFd, WalkError> {
     }
 }
 
-/// Walks a path by descriptors. What is found decides, not what was there a moment ago.
+/// Walks a path by descriptors, so that each check applies to the opened directory and not to an earlier state.
 fn step_by_step(path: &Path, missing: Missing) -> Result<Walk, WalkError> {
     let mut way = Walk::from_root()?;
     let mut ahead = components(path);
@@ -175,7 +175,7 @@ fn step_by_step(path: &Path, missing: Missing) -> Result<Walk, WalkError> {
     Ok(way)
 }
 
-/// The names in a path, the first one last.
+/// The components of a path, the first one last.
 fn components(path: &Path) -> Vec<PathBuf> {
     path.components()
         .rev()
@@ -189,20 +189,20 @@ enum WalkStep {
     Link(PathBuf),
 }
 
-/// How far we got.
+/// The state of a walk.
 struct Walk {
     directory: OwnedFd,
     /// For messages.
     path: PathBuf,
     owner: u32,
     device: u64,
-    /// Who else can put things into this directory.
+    /// The other users who can add entries to this directory.
     here: Option<Others>,
-    /// Whether it lets nobody take away what others have put there.
+    /// Whether it has the sticky bit, so that users cannot remove others' entries.
     sticky: bool,
-    /// Where somebody else could have put another directory before this one.
+    /// Where another user could have exchanged a directory above this one.
     before: Option<Exposed>,
-    /// Whether the way has come into a volume of this process's own.
+    /// Whether the path has entered a volume of this process's own.
     in_volume: bool,
 }
 
@@ -223,7 +223,7 @@ impl Walk {
         })
     }
 
-    /// Who could have put this directory here, or put things into it.
+    /// The place by which another user could have put this directory here, or can add entries to it.
     fn exposed(&self) -> Option<Exposed> {
         self.before.clone().or_else(|| self.exposed_here())
     }
@@ -236,7 +236,7 @@ impl Walk {
         })
     }
 
-    /// Who could put another directory in the place of one that is ours or root's and in this one.
+    /// The place by which another user could exchange an entry here that belongs to us or root.
     fn exposed_for_a_child(&self) -> Option<Exposed> {
         let others = match self.here {
             Some(Others::Writers(_)) if self.sticky => None,
@@ -245,7 +245,7 @@ impl Walk {
         self.before.clone().or(others)
     }
 
-    /// Goes into a directory, or tells where a link leads that may be followed.
+    /// Enters a directory, or returns the target of a link that may be followed.
     fn enter(&mut self, name: &Path) -> Result<WalkStep, WalkError> {
         let path = self.path.join(name);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -290,7 +290,7 @@ impl Walk {
         self.path = path;
     }
 
-    /// Makes a directory for us alone, where nobody can put another in its place.
+    /// Creates a directory for us alone, where no other user can exchange it.
     fn make(&self, name: &Path) -> Result<(), WalkError> {
         if let Some(exposed) = self.exposed_for_a_child() {
             return Err(WalkError::Exposed(exposed));
@@ -314,8 +314,8 @@ fn is_trusted(owner: u32) -> bool {
     owner == 0 || owner == geteuid().as_raw()
 }
 
-/// Who else can put things into a directory. A sticky bit is no protection from that. In a volume the kubelet lets its group write
-/// everywhere, and the group is the Pod's.
+/// The other users who can add entries to a directory, which a sticky bit does not prevent. In a volume the kubelet gives its
+/// group write permission everywhere, and the group is the Pod's.
 fn others(stat: &Stat, in_volume: bool) -> Option<Others> {
     let refused = if in_volume {
         OTHERS_WRITE
@@ -331,7 +331,7 @@ fn others(stat: &Stat, in_volume: bool) -> Option<Others> {
     }
 }
 
-/// A bind mount may be on the device of the directory that it is in; kernels before 5.8 do not tell it from that.
+/// A bind mount may be on the same device as the directory that it is in; kernels before 5.8 do not reveal it.
 fn is_mount_point(directory: &OwnedFd, stat: &Stat, device_above: u64) -> bool {
     let found = rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
     match found {
@@ -346,8 +346,8 @@ fn is_mount_point(directory: &OwnedFd, stat: &Stat, device_above: u64) -> bool {
     }
 }
 
-/// Whether a mount point is a volume that was made for this process: root's, and open to the Pod's containers, all of them (an
-/// `emptyDir`) or those with the Pod's `fsGroup`. Nobody else reaches it.
+/// Whether a mount point is a volume that was made for this process: root's, and writable for the Pod's containers, all of them
+/// (an `emptyDir`) or those with the Pod's `fsGroup`. No other process reaches it.
 fn is_own_volume(stat: &Stat) -> bool {
     let is_our_group = |group: u32| {
         let groups = getgroups().unwrap_or_default();
@@ -452,7 +452,7 @@ mod tests {
             chown(at("home"), Some(0), None).unwrap();
             lchown(at("home/absolute"), SOMEBODY, None).unwrap();
             refused(paths[0], "somebody else's link");
-            // Whose the directory is that an output goes to is the user's decision.
+            // The owner of an output's directory is the user's decision.
             lchown(at("home/absolute"), Some(0), None).unwrap();
             chown(at("disk"), SOMEBODY, None).unwrap();
             assert!(open_directory(&at(paths[0])).is_ok());
@@ -562,7 +562,7 @@ mod tests {
         assert_eq!(is_own_volume(&volume), !geteuid().is_root());
         volume.st_mode &= !SET_GROUP_ID;
         assert!(!is_own_volume(&volume));
-        // No mount point is inside of a folder that was just made.
+        // A folder that was just created contains no mount point.
         chmod(folder.path(), 0o2777);
         assert!(open_own_directory(folder.path(), Missing::Refused).is_err());
     }

@@ -1,4 +1,5 @@
-//! Whether the API server would allow a request, without making it (authorization.k8s.io/v1). Everybody may ask that about himself.
+//! Access reviews: asks the API server whether it would allow a request, without making it (authorization.k8s.io/v1). Every user
+//! may ask that for itself.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -7,14 +8,14 @@ use zeroize::Zeroizing;
 use super::{ApiCall, Kubernetes, Verb, refusal};
 use crate::model::failure::Failure;
 
-/// What a SelfSubjectAccessReview is created as.
+/// The resource of a SelfSubjectAccessReview.
 pub(super) const REVIEWS: &str = "selfsubjectaccessreviews";
 
 impl Kubernetes {
     /// Asks whether a request would be allowed: one POST.
     ///
     /// # Errors
-    /// `kubernetes.forbidden` with the verb to grant; the API server is away or does not answer the question.
+    /// `kubernetes.forbidden` with the verb to grant; the API server is unavailable or does not answer the question.
     pub(crate) async fn require_access(&self, request: &ApiCall<'_>) -> Result<(), Failure> {
         #[derive(Deserialize)]
         struct Review {
@@ -43,7 +44,7 @@ fn body(request: &ApiCall<'_>) -> serde_json::Value {
         .resource
         .split_once('/')
         .unwrap_or((request.resource, ""));
-    // The authorizer never sees the name of an object that is to be created, nor one of those that are listed.
+    // The authorizer is never given the name of an object that is to be created, nor of objects that are listed.
     let name = match request.verb {
         Verb::Create | Verb::List if subresource.is_empty() => "",
         _ => request.name,

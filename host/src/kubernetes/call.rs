@@ -1,5 +1,5 @@
-//! One request to the API server, in the words of its authorizer: a verb on a named resource. What messages say about a
-//! failed request comes from here.
+//! One request to the API server in the terms of its authorizer: a verb on a named resource. Messages about failed requests use
+//! these terms.
 
 use std::fmt;
 
@@ -15,14 +15,14 @@ use zeroize::Zeroizing;
 use super::access::REVIEWS;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// What need not be escaped in a path segment or query value (RFC 3986 §2.3).
+/// The characters to escape in a path segment or query value (RFC 3986 §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A Secret comes back without its data where we only want to know that it was written: other keys are none of our business.
+/// Asks for a Secret without its data where only the success of a write matters: other keys need not be read.
 const METADATA_ONLY: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
@@ -53,14 +53,14 @@ impl fmt::Display for Verb {
 /// A request on one object of the core group.
 pub(crate) struct ApiCall<'a> {
     pub(crate) verb: Verb,
-    /// As RBAC rules name it, e.g. `secrets` or `serviceaccounts/token`.
+    /// Its name in RBAC rules, e.g. `secrets` or `serviceaccounts/token`.
     pub(crate) resource: &'static str,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     /// Query parameters.
     pub(crate) query: Vec<(&'static str, String)>,
     pub(crate) content_type: &'static str,
-    /// Whether the answer's `data` is of use.
+    /// Whether the answer's `data` is not needed.
     pub(crate) metadata_only: bool,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
@@ -80,7 +80,7 @@ impl<'a> ApiCall<'a> {
         }
     }
 
-    /// The request on the wire.
+    /// The HTTP request.
     pub(super) fn request(&self) -> Result<Request<Body>, Failure> {
         let accept = if self.metadata_only {
             METADATA_ONLY
@@ -105,7 +105,7 @@ impl<'a> ApiCall<'a> {
 
     fn path_and_query(&self) -> String {
         if self.resource == REVIEWS {
-            // Of no namespace, and of a group of its own.
+            // Not namespaced, and in a group of its own.
             return format!("/apis/authorization.k8s.io/v1/{REVIEWS}");
         }
         let escape = |text| utf8_percent_encode(text, ESCAPED).to_string();
@@ -128,7 +128,7 @@ impl<'a> ApiCall<'a> {
         path
     }
 
-    /// The answer is not what the API documents.
+    /// A failure for an answer that does not follow the API's documentation.
     pub(crate) fn malformed(&self, what: &str) -> Failure {
         Failure::new(
             FailureKind::Internal,
@@ -159,13 +159,13 @@ impl fmt::Display for ApiCall<'_> {
     }
 }
 
-/// A successful answer. Not shown, because it may hold secrets.
+/// A successful answer. No Debug, because it may contain secrets.
 pub(crate) struct ApiAnswer {
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
 impl ApiAnswer {
-    /// The answer as JSON. The parser's message is left out: it may quote a value.
+    /// The answer as JSON. The parser's message is not used: it may quote a value.
     pub(crate) fn parse<T: DeserializeOwned>(&self, call: &ApiCall<'_>) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             call.malformed(&format!(

@@ -1,4 +1,5 @@
-//! Client set-up: where the cluster is, who we are, and what to say when that cannot be found out or the server not be reached.
+//! Set-up of the client: the cluster's address, our identity, and messages for when these are not found or the server is
+//! unreachable.
 
 use std::fmt::Write as _;
 
@@ -18,26 +19,26 @@ use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
 use crate::capability::http::find_cause;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// Why there is no client.
+/// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// The file that `KUBECONFIG` names.
     #[error("KUBECONFIG is set, but {0}")]
     Variable(String),
-    /// We are in a Pod.
+    /// This process runs in a Pod.
     #[error(
         "this is a Pod ({HOST_VARIABLE} is set), but {0}; let it mount its service account token"
     )]
     InCluster(String),
-    /// The last place to look.
+    /// No cluster is configured anywhere.
     #[error(
         "no Kubernetes API server is configured: KUBECONFIG is not set, this is not a Pod, and in ~/.kube/config {0}"
     )]
     Home(String),
-    /// The configuration was read, but no client can be made of it.
+    /// The configuration was read, but the client rejects it.
     #[error("the Kubernetes client cannot be made: {0}")]
     Client(String),
-    /// The kubeconfig's credential command.
+    /// The kubeconfig's credential command failed.
     #[error(transparent)]
     Credential(#[from] CredentialError),
 }
@@ -52,14 +53,14 @@ impl From<ConnectError> for Failure {
     }
 }
 
-/// A cluster, and who we are there. All files have been read.
+/// A cluster and our identity there. All files have been read.
 pub(super) struct FoundCluster {
     pub(super) config: kube::Config,
-    /// The kubeconfig's context, if it was one: whoever uses another one with `kubectl` does not mean a process that runs.
+    /// The context, if it came from a kubeconfig: a running process keeps it if the user switches to another one with `kubectl`.
     pub(super) context: Option<String>,
 }
 
-/// The cluster that the environment names; of a kubeconfig the context `chosen`, if one has been.
+/// The cluster of the environment; of a kubeconfig the context `chosen`, if one has been.
 pub(super) async fn from_environment(chosen: Option<String>) -> Result<FoundCluster, ConnectError> {
     let listed = kubeconfig::from_variable();
     if !listed.is_empty() {
@@ -93,7 +94,7 @@ fn in_context(named: NamedContext) -> Result<FoundCluster, String> {
     })
 }
 
-/// With the proxy that leads to the cluster: its own, or the environment's.
+/// With the proxy to the cluster: its own, or the environment's.
 fn proxied(mut config: kube::Config, own: Option<Uri>) -> Result<kube::Config, String> {
     config.proxy_url = match own {
         Some(own) => Some(own),
@@ -102,7 +103,7 @@ fn proxied(mut config: kube::Config, own: Option<Uri>) -> Result<kube::Config, S
     Ok(config)
 }
 
-/// Tells whether two clients would be alike.
+/// Digest of a configuration: equal if the clients would be equal.
 pub(super) fn digest(config: &kube::Config) -> [u8; 32] {
     let server = config.cluster_url.to_string();
     let proxy = config.proxy_url.as_ref().map(ToString::to_string);
@@ -126,8 +127,7 @@ pub(super) fn digest(config: &kube::Config) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// A client with our user agent and time limits, and when what it says it is expires. Retries are the scheduler's, which knows what a retry
-/// is worth.
+/// A client with our user agent and timeouts, and when its credential expires. It does not retry, which is left to the scheduler.
 pub(super) async fn client(
     mut config: kube::Config,
 ) -> Result<(kube::Client, Option<jiff::Timestamp>), ConnectError> {
@@ -140,7 +140,7 @@ pub(super) async fn client(
         HeaderValue::from_static(concat!("evertoken/", env!("CARGO_PKG_VERSION"))),
     ));
     let expires = credential::fill_in(&mut config.auth_info).await?;
-    // What is left of `auth-provider` may run a command here.
+    // The remaining kinds of `auth-provider` may run a command here.
     let client = tokio::task::spawn_blocking(move || kube::Client::try_from(config))
         .await
         .map_err(|error| ConnectError::Client(error.to_string()))?
@@ -148,13 +148,13 @@ pub(super) async fn client(
     Ok((client, expires))
 }
 
-/// An API server's address, for messages: without the `/` that stands for no path.
+/// An API server's address, for messages: without the `/` of an empty path.
 pub(super) fn shown(server: &http::Uri) -> String {
     let server = server.to_string();
     server.strip_suffix('/').unwrap_or(&server).to_owned()
 }
 
-/// The request got no answer. `way`: of whom it was asked, and through which proxy.
+/// The failure of a request without an answer. `way`: the server and the proxy.
 pub(super) fn unreachable(call: &ApiCall<'_>, way: &str, error: &kube::Error) -> Failure {
     let (kind, code) = match error {
         kube::Error::Auth(_) => (FailureKind::InvalidConfig, HostCode::KubernetesConfig),
@@ -164,7 +164,7 @@ pub(super) fn unreachable(call: &ApiCall<'_>, way: &str, error: &kube::Error) ->
     Failure::new(kind, code, message)
 }
 
-/// A kubeconfig holds credentials, and a parser's message quotes it.
+/// Without the parser's message, which quotes the kubeconfig and thus credentials.
 pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(_) => "the file is not a kubeconfig (malformed YAML)".to_owned(),
@@ -175,7 +175,7 @@ pub(super) fn describe_kubeconfig(error: &KubeconfigError) -> String {
 /// The error and its causes.
 fn describe(error: &kube::Error) -> String {
     match error {
-        // The words hold what a command printed.
+        // The message contains what a command printed.
         kube::Error::Auth(
             AuthError::AuthExec(_)
             | AuthError::AuthExecStart(_)
@@ -184,7 +184,7 @@ fn describe(error: &kube::Error) -> String {
             | AuthError::ParseTokenKey(_),
         ) => "the kubeconfig's `auth-provider` gives no credential that can be used; Kubernetes itself has given these up: name a credential command under `exec` instead".to_owned(),
         kube::Error::InferKubeconfig(error) => describe_kubeconfig(error),
-        // The library's word for "a request" says nothing.
+        // The library's message for a request says nothing.
         kube::Error::Service(error) => match find_cause(error.as_ref()) {
             Some(rustls::Error::InvalidCertificate(why)) => {
                 refused_certificate(why).map_or_else(|| with_causes(error.as_ref()), str::to_owned)
@@ -195,10 +195,10 @@ fn describe(error: &kube::Error) -> String {
     }
 }
 
-/// What is most often wrong with an API server's certificate, and the mend. The library shows it as code.
+/// The usual reason for rejecting an API server's certificate, and its correction. The library prints it as code.
 const fn refused_certificate(why: &CertificateError) -> Option<&'static str> {
     Some(match why {
-        // An authority made anew under its old name shows as a bad signature.
+        // An authority that was recreated under its old name shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the API server's certificate is not signed by the cluster's authority; correct `certificate-authority` in the kubeconfig, or ask whether it is the API server that answers"
         }
@@ -220,7 +220,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let message = error.to_string();
-        // Many errors of the network stack repeat their cause's words in their own.
+        // Many errors of the network stack repeat their cause's message in their own.
         if !text.contains(&message) {
             let _ = write!(text, ": {message}");
         }

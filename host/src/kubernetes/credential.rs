@@ -1,5 +1,5 @@
-//! Credential commands: what a kubeconfig's user names under `exec` prints an ExecCredential (client.authentication.k8s.io). It is run here
-//! and not by the client library, which waits for it without end and leaves it behind.
+//! Credential commands: the command in `exec` of a kubeconfig's user prints an ExecCredential (client.authentication.k8s.io). It
+//! is run here and not by the client library, which waits for it without a limit and does not end it.
 
 use std::io::{ErrorKind, IsTerminal as _};
 use std::process::{ExitStatus, Stdio};
@@ -17,16 +17,16 @@ use zeroize::Zeroizing;
 
 use super::call::WipedText;
 
-/// How long a command may take: less than a request, so that it is not taken for the API server's silence.
+/// A command's timeout: less than a request's, so that it is not reported as the API server's.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long it may take where somebody sits before it, who may have to log in in a browser.
+/// Its timeout at a terminal, where the user may have to log in in a browser.
 const TIME_LIMIT_AT_TERMINAL: Duration = Duration::from_secs(300);
 
 /// Bytes that it may print: a token, or a chain of certificates and a key.
 const OUTPUT_MAX: u64 = 1 << 20;
 
-/// A credential that expires sooner than this is asked for anew.
+/// A credential that expires sooner than this is renewed.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// Why there is no credential.
@@ -59,7 +59,7 @@ pub(super) enum CredentialError {
     NoCredential(String),
 }
 
-/// What the command prints. What else is in it, like what it was asked, is of no interest.
+/// The output of the command, without the fields that are not needed.
 #[derive(Deserialize)]
 struct ExecCredential {
     status: Option<CredentialStatus>,
@@ -74,7 +74,7 @@ struct CredentialStatus {
     client_key_data: Option<WipedText>,
 }
 
-/// The time in which a command has ended, one way or another.
+/// The timeout of a command.
 pub(super) fn patience() -> Duration {
     if std::io::stdin().is_terminal() {
         TIME_LIMIT_AT_TERMINAL
@@ -83,12 +83,12 @@ pub(super) fn patience() -> Duration {
     }
 }
 
-/// Whether a credential that expires then is still good.
+/// Whether a credential with this expiry is still valid.
 pub(super) fn is_valid(expires: Option<jiff::Timestamp>) -> bool {
     expires.is_none_or(|expires| jiff::Timestamp::now() + MARGIN < expires)
 }
 
-/// Runs the user's credential command, if nothing else says who it is, and puts what it prints in its place. Returns when that expires.
+/// Runs the user's credential command, if the user has no other credential, and fills in the printed one. Returns its expiry.
 pub(super) async fn fill_in(
     user: &mut AuthInfo,
 ) -> Result<Option<jiff::Timestamp>, CredentialError> {
@@ -138,7 +138,7 @@ async fn run(exec: &ExecConfig, limit: Duration) -> Result<Zeroizing<Vec<u8>>, C
     let mut child = command(exec, &name, is_interactive)
         .spawn()
         .map_err(|error| not_run(exec, &name, &error))?;
-    // If it is ended, what it has started is, too.
+    // If the command is killed, its children are, too.
     let mut group = Group((!is_interactive).then(|| child.id()).flatten());
     let mut printed = Zeroizing::new(Vec::new());
     let stdout = child.stdout.take();
@@ -150,7 +150,7 @@ async fn run(exec: &ExecConfig, limit: Duration) -> Result<Zeroizing<Vec<u8>>, C
     };
     let ended = tokio::time::timeout(limit, heard).await;
     let ended = ended.map_err(|_| CredentialError::TimeLimit(name.clone(), limit))?;
-    // Its id may be another's by now.
+    // Its id may be reused by now.
     group.0 = None;
     match ended {
         Ok(status) if status.success() => Ok(printed),
@@ -176,7 +176,7 @@ fn command(exec: &ExecConfig, name: &str, is_interactive: bool) -> Command {
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     if !is_interactive {
-        // What it says may hold a credential, and our standard error is a log.
+        // Its error output may contain a credential, and our standard error is a log.
         command
             .stdin(Stdio::null())
             .stderr(Stdio::null())
@@ -202,14 +202,14 @@ fn not_run(exec: &ExecConfig, name: &str, error: &std::io::Error) -> CredentialE
     }
 }
 
-/// The group of a command that has not ended, by its id: when this is dropped, all that it has started ends.
+/// The process group of a running command: when this is dropped, all its processes are killed.
 struct Group(Option<u32>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         let id = self.0.and_then(|id| i32::try_from(id).ok());
         if let Some(group) = id.and_then(Pid::from_raw) {
-            // There may be none left of it.
+            // The group may be empty by now.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -262,7 +262,7 @@ mod tests {
         let (user, _) = filled(exec(pair)).await.unwrap();
         assert_eq!(user.client_certificate_data.as_deref(), Some("Y2VydA=="));
         assert!(user.token.is_none());
-        // What is there already is not asked for.
+        // A credential that is present is not asked for.
         let mut known = exec("exit 1");
         known.token = Some("known".to_owned().into());
         assert!(filled(known).await.is_ok());

@@ -1,5 +1,5 @@
-//! Kubeconfigs, with all that their files hold, read by our own rules. The client library would wait for the other end of a pipe, take
-//! what never ends into memory, read token files on a worker thread, and ask `NO_PROXY` by rules of its own.
+//! Kubeconfigs and the files that they name, read by our own rules. The client library would block on a pipe, read endless files
+//! into memory, read token files on an async thread, and interpret `NO_PROXY` in its own way.
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,13 @@ use crate::text;
 /// Bytes of a kubeconfig or of what it names; one for a thousand clusters, with their certificates in it, has a few MiB.
 const MAX_FILE_BYTES: usize = 16 << 20;
 
-/// What a context of a kubeconfig means.
+/// A context of a kubeconfig, resolved.
 pub(super) struct NamedContext {
     /// Its name.
     pub(super) context: String,
-    /// No file is left to read in it, and it has no proxy.
+    /// Without references to files, and without the proxy.
     pub(super) config: kube::Config,
-    /// The cluster's own proxy; it goes before the environment's.
+    /// The cluster's own proxy; it takes precedence over the environment's.
     pub(super) proxy: Option<Uri>,
 }
 
@@ -38,13 +38,13 @@ pub(super) fn from_variable() -> Vec<PathBuf> {
         .collect()
 }
 
-/// kubectl's own, without a variable.
+/// kubectl's default path.
 pub(super) fn at_home() -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(".kube/config"))
 }
 
-/// Reads and merges kubeconfigs, and takes the context `chosen`, or the current one if none has been. An error says which file, and quotes
-/// nothing of it.
+/// Reads and merges kubeconfigs, and resolves the context `chosen`, or the current one if none has been. An error names the file
+/// and quotes nothing from it.
 pub(super) async fn read(
     paths: Vec<PathBuf>,
     chosen: Option<String>,
@@ -62,7 +62,7 @@ pub(super) async fn read(
     .await
 }
 
-/// Does work on files on a thread of its own.
+/// Runs blocking file access on a thread for that.
 pub(super) async fn aside<T: Send + 'static>(
     paths: Vec<PathBuf>,
     work: impl FnOnce(&[PathBuf]) -> Result<T, String> + Send + 'static,
@@ -74,7 +74,7 @@ pub(super) async fn aside<T: Send + 'static>(
     }
 }
 
-/// The library reads it next, whole.
+/// A check before the library reads the whole file.
 fn look_at(path: &Path) -> Result<(), String> {
     let (_, metadata) = file::open(path).map_err(|why| cannot_read(path, &why))?;
     if metadata.len() > MAX_FILE_BYTES as u64 {
@@ -83,7 +83,7 @@ fn look_at(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What a file holds, without what nobody means around it.
+/// A file's content without a byte order mark and a trailing line end.
 pub(super) fn content(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let bytes = file::read(path, MAX_FILE_BYTES).map_err(|why| cannot_read(path, &why))?;
     let meant = text::meant(&bytes).map_err(|why| format!("{}: {why}", path.display()))?;
@@ -94,7 +94,7 @@ pub(super) fn content(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 pub(super) fn token(path: &Path) -> Result<String, String> {
     let bytes = content(path)?;
     let token = std::str::from_utf8(&bytes).map(str::trim);
-    // What no header can hold would be sent to nobody, and be said without the file's name.
+    // The client would fail on an invalid header value without naming the file.
     match token
         .ok()
         .filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()))
@@ -121,7 +121,7 @@ fn cannot_read(path: &Path, why: &Unreadable) -> String {
     format!("{} cannot be read: {why}", path.display())
 }
 
-/// Cluster and user of a context.
+/// The cluster and the user of a context.
 fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<NamedContext, String> {
     let is_current = chosen.is_none();
     let current = kubeconfig.current_context.filter(|name| !name.is_empty());
@@ -150,7 +150,7 @@ fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<NamedContext,
         ));
     };
     let mut users = kubeconfig.auth_infos.into_iter();
-    // As for kubectl, a user that is not there is anonymous.
+    // As in kubectl, a user that does not exist is anonymous.
     let user = users.find(|named| Some(&named.name) == context.user.as_ref());
     let mut user = user.and_then(|named| named.auth_info).unwrap_or_default();
     fill_in_cluster(&mut cluster)?;
@@ -167,7 +167,7 @@ fn named(kubeconfig: Kubeconfig, chosen: Option<String>) -> Result<NamedContext,
 
 fn config(cluster: &Cluster, mut user: AuthInfo) -> Result<kube::Config, String> {
     let server = cluster.server.as_deref().unwrap_or_default();
-    // The client library takes one without a scheme, and breaks at its first request.
+    // The client library accepts a server without a scheme, and fails at its first request.
     let is_whole =
         |url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
     let url = server.parse::<Uri>().ok().filter(is_whole);
@@ -201,7 +201,7 @@ fn authorities(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
         .map_err(|why| format!("its cluster's certificate authority cannot be used: {why}"))
 }
 
-/// What files hold takes their place; data in the kubeconfig itself goes before a file.
+/// Replaces the names of files by their content; data in the kubeconfig itself takes precedence over a file.
 fn fill_in_cluster(cluster: &mut Cluster) -> Result<(), String> {
     fill_in(
         &mut cluster.certificate_authority_data,
@@ -254,7 +254,7 @@ mod tests {
         })
     }
 
-    /// What is made of a kubeconfig in a folder, with a member changed.
+    /// The result for a kubeconfig in a folder, with a member changed.
     async fn made(folder: &Path, pointer: &str, value: Value) -> Result<NamedContext, String> {
         let mut kubeconfig = whole();
         *kubeconfig.pointer_mut(pointer).unwrap() = value;

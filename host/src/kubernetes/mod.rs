@@ -1,6 +1,6 @@
-//! The Kubernetes API as evertoken uses it: single requests on named objects, no discovery, no caches. The client is made on
-//! first need, so a process without Kubernetes outputs never looks for a cluster, and made again when making it failed.
-//! Bodies hold secrets, so requests are sent raw: the client's own typed calls write unparsable answers to the log.
+//! A small Kubernetes client: single requests on named objects, no discovery, no caches. It connects on first need, so that a
+//! process without Kubernetes outputs never looks for a cluster, and again after a failure. Bodies contain secrets, so requests
+//! are sent raw: the library's typed calls log answers that they cannot parse.
 
 mod access;
 mod call;
@@ -34,32 +34,32 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::{Clock as _, SystemClock, Timestamp};
 use crate::refresh::clock;
 
-/// How long one request may take, connection and answer included. The API server itself gives up on a request after 60 s;
-/// one that takes half of that is in trouble, and the output is tried again.
+/// The timeout of one request, connection and answer included. The API server itself aborts a request after 60 s; one that takes
+/// half of that is overloaded, and the output is tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the TCP and TLS handshakes may take: within a cluster they take milliseconds.
+/// The timeout of the TCP and TLS handshakes: within a cluster they take milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests in flight. The API server's default bound on mutating requests is 200 for all its clients
-/// (`--max-mutating-requests-inflight`); a third of it is the most that one client should take.
+/// Requests in flight. The API server's default limit for mutating requests is 200 for all its clients
+/// (`--max-mutating-requests-inflight`); one client should take at most a third of it.
 const REQUESTS_IN_FLIGHT: usize = 64;
 
-/// How often it is looked whether files say something else now: tokens of Pods and authorities are renewed long before they expire.
+/// How often the files are read again: tokens of Pods and authorities are renewed long before they expire.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long that may take; what was read before counts else.
+/// The timeout of that; after it the former content is used.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the cluster's address and our identity come from.
 enum ConnectionSource {
     /// `KUBECONFIG`, then the Pod's own, then `~/.kube/config`.
     Environment,
-    /// Given.
+    /// Passed in by the caller.
     Config(Box<kube::Config>),
 }
 
-/// A client, and what it was made of.
+/// A client, and what it was made from.
 #[derive(Clone)]
 struct Connected {
     client: kube::Client,
@@ -67,7 +67,7 @@ struct Connected {
     expires: Option<jiff::Timestamp>,
     made_of: [u8; 32],
     looked: Instant,
-    /// Through which proxy, for messages.
+    /// The server and proxy, for messages.
     way: String,
 }
 
@@ -97,14 +97,14 @@ impl Default for Kubernetes {
 }
 
 impl Kubernetes {
-    /// The cluster that the environment names: `KUBECONFIG`, else the Pod's service account, else `~/.kube/config`. Nothing
-    /// is read before the first request.
+    /// The cluster of the environment: `KUBECONFIG`, else the Pod's service account, else `~/.kube/config`. Nothing is read
+    /// before the first request.
     #[must_use]
     pub fn new() -> Self {
         Self::over(ConnectionSource::Environment)
     }
 
-    /// A given cluster.
+    /// A cluster with a given configuration.
     #[must_use]
     pub fn with_config(config: kube::Config) -> Self {
         Self::over(ConnectionSource::Config(Box::new(config)))
@@ -162,7 +162,7 @@ impl Kubernetes {
         *self.ahead_ms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends one request and returns the answer if it is a success.
+    /// Sends one request and returns the answer if it is successful.
     pub(crate) async fn send(&self, call: &ApiCall<'_>) -> Result<ApiAnswer, ApiError> {
         let _permit = self.in_flight.acquire().await.map_err(|_| {
             Failure::new(
@@ -179,7 +179,7 @@ impl Kubernetes {
                 message,
             )
         };
-        // A credential command at a terminal may wait for somebody to log in.
+        // At a terminal, a credential command may wait for the user to log in.
         let limit = self.request_timeout.max(credential::patience());
         let connected = tokio::time::timeout(limit, self.client()).await;
         let connected = connected.map_err(|_| {
@@ -219,13 +219,13 @@ impl Kubernetes {
             return Ok(ApiAnswer { body });
         }
         if status == http::StatusCode::UNAUTHORIZED {
-            // A kubeconfig may hold a newer credential by now.
+            // A kubeconfig may contain a newer credential by now.
             *self.client.lock().await = None;
         }
         Err(refusal::refusal(call, status, retry_after, &body))
     }
 
-    /// The client, made now if there is none, or if the credential of the one there is expires, or if files say something else now.
+    /// The client, made anew if there is none, its credential expires, or the files have changed.
     async fn client(&self) -> Result<Connected, Failure> {
         let mut current = self.client.lock().await;
         let valid = current
@@ -241,7 +241,7 @@ impl Kubernetes {
         }
         held.looked = Instant::now();
         let held = held.clone();
-        // The others go on with what there is.
+        // Other requests go on with the current client.
         drop(current);
         let look = tokio::time::timeout(LOOK_TIMEOUT, self.configuration());
         let Ok(Ok(config)) = look.await else {
@@ -260,7 +260,7 @@ impl Kubernetes {
             ConnectionSource::Environment => {
                 let found = connect::from_environment(self.context.get().cloned()).await?;
                 if let Some(context) = found.context {
-                    // Another request may have been first; it read the same.
+                    // A concurrent request may have set it to the same value.
                     let _ = self.context.set(context);
                 }
                 Ok(found.config)
@@ -292,7 +292,7 @@ fn date(headers: &http::HeaderMap) -> Option<Timestamp> {
 }
 
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    // The API server only ever sends seconds.
+    // The API server only sends seconds.
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     seconds.parse().ok().map(Duration::from_secs)
 }

@@ -1,4 +1,4 @@
-//! A Pod's identity: its service account's token, the cluster's authority, and where the API server is.
+//! A Pod's in-cluster configuration: its service account's token, the cluster's authority, and the API server's address.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ use super::kubeconfig::{aside, certificates, content, token};
 pub(super) const HOST_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
 const PORT_VARIABLE: &str = "KUBERNETES_SERVICE_PORT";
 
-/// Where a Pod's identity is.
+/// The files of a Pod's identity.
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const AUTHORITY_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
-/// Whether this is a Pod.
+/// Whether this process runs in a Pod.
 pub(super) fn is_here() -> bool {
     std::env::var_os(HOST_VARIABLE).is_some()
 }
 
-/// The Pod's cluster and identity; no file is left to read in it.
+/// The Pod's cluster and identity, without references to files.
 pub(super) async fn read() -> Result<kube::Config, String> {
     let value = |name: &str| std::env::var(name).unwrap_or_default();
     let server = server(&value(HOST_VARIABLE), &value(PORT_VARIABLE))?;
@@ -40,7 +40,7 @@ fn server(host: &str, port: &str) -> Result<Uri, String> {
         Ok(address) => format!("[{address}]"),
         Err(_) => host.to_owned(),
     };
-    // What Kubernetes itself calls its default.
+    // Kubernetes' own default port.
     let port = if port.is_empty() { "443" } else { port };
     let url = format!("https://{address}:{port}").parse::<Uri>().ok();
     url.filter(|url| url.host().is_some_and(|host| !host.is_empty()) && url.port_u16().is_some())

@@ -1,4 +1,4 @@
-//! The cluster as capabilities see it: secrets of jobs come from Secrets and TokenRequests.
+//! Implements the port of capabilities to a cluster: secrets of jobs from Secrets and TokenRequests.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! The proxy to the API server, by kubectl's rules: the kubeconfig's own, else `HTTPS_PROXY` and `HTTP_PROXY` but for what `NO_PROXY`
-//! names; never for this machine. The client library has rules of its own for the variables and is not asked.
+//! The proxy to the API server, by kubectl's rules: the kubeconfig's own, else `HTTPS_PROXY` and `HTTP_PROXY` except for the
+//! hosts in `NO_PROXY`; never for this machine. The client library has rules of its own for these variables, so they are not
+//! passed to it.
 
 use std::net::IpAddr;
 
@@ -9,11 +10,11 @@ use url::Url;
 use crate::capability::http::{ProxyRules, userinfo_escaped};
 use crate::capability::{Environment, process_environment};
 
-/// What a proxy's URL must be.
+/// The form of a proxy's URL, for messages.
 pub(super) const NO_URL: &str =
     "is not the URL of one; write `http://host:port`, `https://host:port` or `socks5://host:port`";
 
-/// A kubeconfig's `proxy-url`. It may hold a password, so no message repeats it.
+/// A kubeconfig's `proxy-url`. It may contain a password, so no message repeats it.
 pub(super) fn parse(text: &str) -> Result<Uri, String> {
     const NAME: &str = "its cluster's `proxy-url`";
     let url: Option<Uri> = userinfo_escaped(text.trim()).parse().ok();
@@ -26,7 +27,7 @@ pub(super) fn parse(text: &str) -> Result<Uri, String> {
         .and_then(|url| usable(url, NAME))
 }
 
-/// The proxy as the client library takes it. `name`: where it is named.
+/// The proxy in the form of the client library. `name`: where it is configured.
 fn usable(proxy: Uri, name: &str) -> Result<Uri, String> {
     if !proxy
         .scheme_str()
@@ -40,13 +41,13 @@ fn usable(proxy: Uri, name: &str) -> Result<Uri, String> {
             "{name} names a SOCKS proxy with a user, and such a one cannot be used for Kubernetes; take one that is reached by http, or that asks for no user"
         ));
     }
-    // Names are resolved by the proxy in both spellings, as kubectl has it.
+    // With either scheme the proxy resolves names, as for kubectl.
     format!("socks5://{authority}")
         .parse()
         .map_err(|_| format!("{name} {NO_URL}"))
 }
 
-/// For messages about a request: through which proxy it goes, without user and password; empty: through none.
+/// The proxy for messages about a request, without user and password; empty: none.
 pub(super) fn way(proxy: Option<&Uri>) -> String {
     let shown = proxy.and_then(|proxy| {
         let authority = proxy.authority()?.as_str();
@@ -59,7 +60,7 @@ pub(super) fn way(proxy: Option<&Uri>) -> String {
     shown.unwrap_or_default()
 }
 
-/// What the process's environment says.
+/// The proxy from the process's environment.
 pub(super) fn from_environment(server: &Uri) -> Result<Option<Uri>, String> {
     by_variables(server, &process_environment())
 }

@@ -1,4 +1,4 @@
-//! What the API server's refusals mean, and what to do about them: from status and body to a failure with a stable code. Pure.
+//! Classification of the API server's refusals: from status and body to a failure with a stable code and a correction. Pure.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use kube::core::Status;
 use super::call::{ApiCall, Verb};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// Characters of the server's own words in a message: its longest refusals are about 300, a proxy's error page is longer.
+/// The longest message of the server that is quoted: its longest refusals are about 300 characters, a proxy's error page is
+/// longer.
 const SERVER_WORDS_MAX: usize = 400;
 
-/// Why a request came to nothing, with what its sender may go on from told apart.
+/// Why a request failed, with the failures that its sender can handle as variants.
 #[derive(Debug)]
 pub(crate) enum ApiError {
-    /// There is no such object.
+    /// The object does not exist.
     NotFound(Failure),
-    /// Somebody else changed the object between our read and our write, or created it at the same moment.
+    /// The object was changed between our read and our write, or created at the same moment.
     Conflict(Failure),
-    /// A dry run was asked for, and something that has to look at the request does not take part in dry runs.
+    /// A dry run was requested, and an admission webhook does not support dry runs.
     NoDryRun(Failure),
     /// Anything else.
     Other(Failure),
@@ -34,7 +35,7 @@ impl ApiError {
         }
     }
 
-    /// The same in other words.
+    /// The same with its failure rewritten.
     pub(crate) fn map(self, words: impl FnOnce(Failure) -> Failure) -> Self {
         match self {
             Self::NotFound(failure) => Self::NotFound(words(failure)),
@@ -62,7 +63,7 @@ impl From<ApiError> for Failure {
     }
 }
 
-/// The refusal in an answer that is no success.
+/// The failure of an unsuccessful answer.
 pub(super) fn refusal(
     call: &ApiCall<'_>,
     status: StatusCode,
@@ -88,7 +89,7 @@ fn failure(
     failure
 }
 
-/// The failure for a request that the API server says it would not allow.
+/// The failure of a request that the API server would not allow.
 pub(super) fn denied(call: &ApiCall<'_>, reason: &str) -> Failure {
     let words = match reason {
         "" => "so says its SelfSubjectAccessReview",
@@ -133,7 +134,7 @@ fn judge(
             HostCode::KubernetesQuota,
             format!("the namespace's ResourceQuota does not allow it: {words}"),
         ),
-        // Whoever granted it the right would grant it to everybody.
+        // A permission for this user would be one for everyone.
         403 if answer.message.contains("User \"system:anonymous\"") => (
             Denied,
             HostCode::KubernetesUnauthorized,
@@ -179,12 +180,12 @@ fn judge(
     }
 }
 
-/// Whether a webhook or a policy says no: each may choose a status for it.
+/// Whether a webhook or a policy refuses: each may choose its own status.
 fn is_denied_by_rule(message: &str) -> bool {
     message.contains(" denied the request") || message.contains(" denied request: ")
 }
 
-/// The object as we want it is not valid.
+/// The object that we sent is invalid.
 fn judge_invalid(answer: &Status, words: &str) -> (FailureKind, HostCode, String) {
     let (code, why) = if answer.message.contains("when `immutable` is set") {
         (
@@ -209,8 +210,8 @@ fn judge_invalid(answer: &Status, words: &str) -> (FailureKind, HostCode, String
     (FailureKind::InvalidConfig, code, why)
 }
 
-/// The verb that RBAC misses: of `User "x" cannot create resource "secrets" …`. It is not always the request's: an apply
-/// that finds nothing needs `create` as well.
+/// The verb that RBAC does not allow, from `User "x" cannot create resource "secrets" …`. It may differ from the request's: an
+/// apply to a missing object needs `create` as well.
 fn denied_verb(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once(" cannot ")?;
     let (verb, rest) = rest.split_once(' ')?;
@@ -224,7 +225,7 @@ fn forbidden(call: &ApiCall<'_>, verb: &str, words: &str) -> String {
         name,
         ..
     } = call;
-    // The name of an object that is to be created is not known to the authorizer, so a rule with resourceNames never allows it.
+    // The authorizer is not given the name of an object that is to be created, so a rule with resourceNames never allows it.
     let of_whom = if verb == "create" && *resource == "secrets" {
         format!(
             "(a rule of its own, without resourceNames; or create {namespace}/{name} yourself and set `create: false`)"
@@ -265,7 +266,7 @@ fn is_about(answer: &Status, kind: &str) -> bool {
         .is_some_and(|details| details.kind == kind)
 }
 
-/// The server's message on one line, or a word about a body that is no message of an API server.
+/// The server's message on one line, or a note that the body is not from an API server.
 fn server_words(answer: &Status) -> String {
     if answer.message.is_empty() {
         return "(no explanation; is it the API server that answers?)".to_owned();
@@ -295,7 +296,7 @@ mod tests {
         )
     }
 
-    /// Bodies as kube-apiserver 1.36 sends them, shortened to the members that count.
+    /// Bodies as kube-apiserver 1.36 sends them, shortened to the members that matter.
     #[test]
     fn every_refusal_has_its_code_and_names_the_mend() {
         let rbac = |verb: &str| json!({"message": format!("secrets \"warehouse\" is forbidden: User \"u\" cannot {verb} resource \"secrets\" in API group \"\" in the namespace \"apps\"")});

@@ -12,8 +12,8 @@ use super::{ApiCall, Kubernetes, Verb, parse_time};
 use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 
-/// The lifetime that the kubelet asks for on behalf of every Pod. The API server takes a request for exactly this one for
-/// the kubelet's and may issue a token that lives for a year (`--service-account-extend-token-expiration`).
+/// The lifetime that the kubelet requests for every Pod. The API server takes a request for exactly this one for the kubelet's
+/// and may issue a token that lasts for a year (`--service-account-extend-token-expiration`).
 const KUBELET_LIFETIME: Duration = Duration::from_secs(3607);
 
 /// A token of a ServiceAccount.
@@ -21,13 +21,13 @@ const KUBELET_LIFETIME: Duration = Duration::from_secs(3607);
 pub struct ServiceAccountToken {
     /// The JWT.
     pub value: SecretString,
-    /// When it dies, as the API server says.
+    /// When it expires, by the API server.
     pub expires_at: Timestamp,
 }
 
 impl Kubernetes {
-    /// Requests a token: one POST. Without audiences it is for the API server itself. The server may shorten the lifetime;
-    /// less than 600 s it refuses.
+    /// Requests a token: one POST. Without audiences it is for the API server itself. The server may shorten the lifetime; it
+    /// refuses less than 600 s.
     ///
     /// # Errors
     /// The ServiceAccount does not exist; the API server refuses, with the verb to grant.

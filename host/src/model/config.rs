@@ -1,4 +1,5 @@
-//! Everything one process is told to do, checked: every reference resolved by name, every unit in the type, nothing left to parse.
+//! The configuration of one process, checked: every reference is resolved by name, units are in the types, nothing is left to
+//! parse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Job, Limits, SecretOrigin, SharedOutput};
 
-/// Everything one process is told to do.
+/// The configuration of one process.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where chains, journals and tokens survive a crash.
@@ -16,7 +17,7 @@ pub struct Config {
     pub serve: Option<SocketAddr>,
     /// Where the control socket is to be; none: the process chooses.
     pub control: Option<PathBuf>,
-    /// Bounds on what is done at once.
+    /// Limits on concurrent work.
     pub limits: Limits,
     /// Plugins that are not built in, by the name that jobs use.
     pub plugins: BTreeMap<String, PluginFile>,
@@ -24,11 +25,11 @@ pub struct Config {
     pub jobs: Vec<Arc<Job>>,
     /// Outputs that several jobs' tokens share.
     pub shared_outputs: Vec<Arc<SharedOutput>>,
-    /// What the configuration names by itself.
+    /// The places that the configuration names.
     pub named: Arc<NamedPlaces>,
 }
 
-/// The places that the configuration names, each for one use: a format that names its artifacts puts none of them there.
+/// The places that the configuration names, each for one use: a format that names its artifacts must not write to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamedPlaces {
     /// Files that outputs write, files that are read, and the configuration's own.
@@ -37,10 +38,10 @@ pub struct NamedPlaces {
     pub keys: BTreeSet<(String, String, String)>,
 }
 
-/// Where state is kept.
+/// The place of the state store.
 #[derive(Debug, Clone)]
 pub enum StateLocation {
-    /// In memory: gone with the process.
+    /// In memory: it ends with the process.
     Memory,
     /// A directory, locked to one process.
     Directory {
@@ -53,7 +54,7 @@ pub enum StateLocation {
     Secrets {
         /// Their namespace.
         namespace: String,
-        /// What their names begin with.
+        /// The prefix of their names.
         prefix: String,
         /// The first encrypts, all decrypt; empty: not encrypted.
         keys: Vec<SecretOrigin>,

@@ -1,5 +1,5 @@
-//! Why an attempt failed, in the classes that the scheduler decides on. Everything that can fail while a job runs (plugin,
-//! capability, output) is turned into one of these, so that the refresh rules need to know no other error.
+//! Failures, in the classes on which the scheduler decides. Every error that can occur while a job runs (plugin, capability,
+//! output) is converted into one of these, so that the refresh rules need to know no others.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
-    /// The job's configuration or a secret is wrong: somebody has to change it.
+    /// The job's configuration or a secret is wrong and must be changed.
     InvalidConfig,
-    /// The other side understood and refused.
+    /// The other side understood the request and refused it.
     Denied,
     /// Network, 5xx, rate limit: try again.
     Unavailable,
@@ -39,33 +39,33 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// A failed attempt. The message is for people and holds no secret.
+/// A failed attempt. The message is for people and contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Failure {
-    /// What the scheduler decides on.
+    /// The class for the scheduler.
     pub kind: FailureKind,
-    /// Which one it is; none: a plugin did not say.
+    /// Its code; none: a plugin did not state one.
     pub code: Option<Code>,
-    /// For people: what failed and with which name, and the mend where there is one.
+    /// For people: what failed and with which name, and the correction if there is one.
     pub message: String,
-    /// How long the other side asks us to stay away.
+    /// The `Retry-After` of the other side.
     pub retry_after: Option<Duration>,
 }
 
-/// Which failure it is: stable, for machines. As text where it leaves the host: in logs, metrics, status, and for plugins.
+/// The code of a failure: stable, for machines. It is text outside the host: in logs, metrics, status, and for plugins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Code {
-    /// One of the host's own, by which it decides.
+    /// One of the host's own, on which decisions depend.
     Host(HostCode),
-    /// A word of a plugin's, or of its issuer's (RFC 6749 §5.2).
+    /// A plugin's code, or its issuer's (RFC 6749 §5.2).
     Said(String),
 }
 
 macro_rules! host_codes {
     ($($(#[$doc:meta])* $area:ident $prefix:literal { $($variant:ident $text:literal,)* })*) => {
-        /// Where a failure of the host's comes from: the word before the dot.
+        /// The area of a host's failure: the part before the dot.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Area {
             $($(#[$doc])* $area,)*
@@ -98,13 +98,13 @@ macro_rules! host_codes {
             }
         }
 
-        /// The words before the dot.
+        /// The names of the areas.
         const AREAS: &[&str] = &[$($prefix,)*];
     };
 }
 
 host_codes! {
-    /// A rotating secret's chain, which must not be used.
+    /// A rotating secret's chain that must not be used.
     Chain "chain" {
         ChainBusy "busy",
         ChainChanged "changed",
@@ -116,7 +116,7 @@ host_codes! {
         ChainRestored "restored",
         ChainSpent "spent",
     }
-    /// A keyed operation.
+    /// A cryptographic operation.
     Crypto "crypto" {
         CryptoAlgorithm "algorithm",
         CryptoKey "key",
@@ -151,7 +151,7 @@ host_codes! {
         HostPanic "panic",
         HostTimeout "timeout",
     }
-    /// A request of a plugin, before there was an answer.
+    /// A plugin's request that got no answer.
     Http "http" {
         HttpAddressDenied "address-denied",
         HttpClient "client",
@@ -166,7 +166,7 @@ host_codes! {
         HttpTooLarge "too-large",
         HttpTooManyRequests "too-many-requests",
     }
-    /// The API server, as output, as store of secrets or of state.
+    /// The API server, for outputs, secrets or the state store.
     Kubernetes "kubernetes" {
         KubernetesConfig "config",
         KubernetesConflict "conflict",
@@ -189,13 +189,13 @@ host_codes! {
         KubernetesUnavailable "unavailable",
         KubernetesUnreachable "unreachable",
     }
-    /// What is to be written, wherever.
+    /// The content of an output.
     Output "output" {
         OutputArtifactName "artifact-name",
         OutputEmpty "empty",
         OutputTaken "taken",
     }
-    /// A plugin that cannot be had, or broke.
+    /// A plugin that cannot be loaded, or crashed.
     Plugin "plugin" {
         PluginCompile "compile",
         PluginCompileTimeout "compile-timeout",
@@ -221,7 +221,7 @@ host_codes! {
         PluginUnreadable "unreadable",
         PluginWrongWorld "wrong-world",
     }
-    /// A secret, or what a plugin may do with it.
+    /// A secret, or a forbidden use of it.
     Secret "secret" {
         SecretEmpty "empty",
         SecretEncoding "encoding",
@@ -298,15 +298,15 @@ impl HostCode {
     }
 }
 
-/// Stands before a code in the host's words that only a plugin says.
+/// The prefix of a code that a plugin reports although it is one of the host's.
 const PLUGIN_SAID: &str = "plugin-said.";
 
-/// Codes are short words; a longer one is text, and codes become labels.
+/// Codes are short; a longer one is text, and codes become labels.
 const MAX_CODE_BYTES: usize = 64;
 
 impl Code {
-    /// What a plugin said; none: it is no code at all. One in the host's words is marked: decisions are made by the host's (a chain that is
-    /// dead, an issuer that is not to be asked), so that a plugin may pass on those that it `was_told`, and no others.
+    /// The code that a plugin reports; none: it is not a valid code. One of the host's codes gets a prefix, because decisions
+    /// depend on them (a rejected chain, an open circuit breaker): a plugin may only pass on those that it `was_told`.
     #[must_use]
     pub fn said(text: String, was_told: impl Fn(HostCode) -> bool) -> Option<Self> {
         if !is_code(&text) {
@@ -341,7 +341,7 @@ impl From<HostCode> for Code {
     }
 }
 
-/// As another process of ours wrote it.
+/// Parses a code written by another evertoken process.
 impl From<String> for Code {
     fn from(text: String) -> Self {
         HostCode::parse(&text).map_or(Self::Said(text), Self::Host)
@@ -402,8 +402,8 @@ fn is_code(text: &str) -> bool {
     (1..=MAX_CODE_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether a code could be one of the host's, of this version or another. An issuer's status is none: plugins give it where an issuer gave no
-/// code.
+/// Whether a code could be one of the host's, of this version or another. An issuer's status is not: plugins report it where an
+/// issuer gave no code.
 fn is_in_hosts_words(code: &str) -> bool {
     match code.split_once('.') {
         Some(("http", rest)) if rest.bytes().all(|byte| byte.is_ascii_digit()) => false,
@@ -441,7 +441,7 @@ mod tests {
         ] {
             let code = Code::said(text.to_owned(), |code| code == HostCode::HttpTimeout);
             assert_eq!(code, expected, "{text}");
-            // Another process of ours reads what this one means.
+            // Another evertoken process parses the same code.
             if let Some(code) = code {
                 assert_eq!(Code::from(String::from(code.clone())), code, "{text}");
             }

@@ -1,4 +1,4 @@
-//! A job, what it is called, and where its token comes from.
+//! A job, its identity, and its source.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Origin, Output, Policy, Secret};
 
-/// Who named a job. A job's identity never depends on another provider's names.
+/// The origin of a job. A job's identity never depends on another provider's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Provider {
@@ -25,7 +25,7 @@ impl Provider {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::File, Self::Ktr];
 
-    /// What stands for it in the keys of kept records: never another number, and no number twice.
+    /// Its number in the keys of stored records, which must never change nor be reused.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -71,7 +71,7 @@ impl fmt::Display for JobId {
     }
 }
 
-/// What a job's references may name.
+/// The scope of a job's references.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// Files, environment, any namespace.
@@ -88,15 +88,15 @@ pub enum Scope {
 pub struct Job {
     /// Its identity.
     pub id: JobId,
-    /// What its references may name.
+    /// The scope of its references.
     pub scope: Scope,
     /// How the token is obtained.
     pub source: Source,
-    /// When it is obtained anew.
+    /// When it is refreshed.
     pub refresh: Policy,
-    /// How often outputs are verified against the kept token.
+    /// How often outputs are verified against the stored token.
     pub verify: Duration,
-    /// Where it goes.
+    /// The destinations of the token.
     pub outputs: Vec<Output>,
 }
 
@@ -107,7 +107,8 @@ pub struct Source {
     pub plugin: String,
     /// The plugin's own configuration, a JSON object.
     pub config: serde_json::Value,
-    /// The secrets that the plugin may open, by name. Most jobs have one, and a map of the standard library has room for eleven.
+    /// The secrets that the plugin may open, by name. Most jobs have one, for which a map of the standard library would allocate
+    /// room for eleven.
     pub secrets: LiteMap<String, Secret>,
     /// Origins the plugin may reach beyond the endpoints in its configuration.
     pub allow: Vec<Origin>,
@@ -117,9 +118,9 @@ pub struct Source {
     pub reveal: BTreeSet<String>,
     /// TLS material.
     pub tls: Tls,
-    /// The proxy for all requests of this job; none: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` decide.
+    /// The proxy for all requests of this job; none: that of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
     pub proxy: Option<Box<url::Url>>,
-    /// How long one call of the plugin may take, everything included.
+    /// The timeout of one call of the plugin.
     pub timeout: Duration,
 }
 

@@ -1,19 +1,19 @@
-//! Bounds on what is done at once, and on what one call of a plugin may use.
+//! Limits on concurrent work, and on one call of a plugin.
 
 use std::time::Duration;
 
-/// Bounds on what is done at once.
+/// Limits on concurrent work.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Attempts in flight in the whole process.
     pub concurrency: usize,
     /// Attempts in flight to one origin.
     pub in_flight_per_origin: usize,
-    /// What a plugin call may use.
+    /// The limits of a plugin call.
     pub plugin: PluginLimits,
 }
 
-/// What one plugin call may use. Defaults and their reasons are constants in [`defaults`](super::defaults).
+/// The limits of one plugin call. Defaults and their reasons are constants in [`defaults`](super::defaults).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginLimits {
     /// Bytes of linear memory, all memories together.
@@ -26,6 +26,6 @@ pub struct PluginLimits {
     pub artifact_bytes: usize,
     /// Log lines per call.
     pub log_lines: u32,
-    /// How long compiling a plugin may take, outside of any call.
+    /// The timeout of compiling a plugin, outside of any call.
     pub compile_time: Duration,
 }

@@ -1,4 +1,4 @@
-//! The words that every room uses: what a process is told to do, and what it hands from room to room. This room knows no other.
+//! The domain types that all modules share, without dependencies on other modules.
 
 pub mod config;
 pub mod defaults;

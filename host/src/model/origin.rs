@@ -1,4 +1,4 @@
-//! An origin (RFC 6454): scheme, host and port. What a job may reach, and where its secrets may go, is said in origins.
+//! An origin (RFC 6454): scheme, host and port. Rules for a job's requests and secrets are expressed in origins.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ pub struct Origin {
     port: u16,
 }
 
-/// Why a text is no origin.
+/// Why a text is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
     /// It does not parse as a URL.
@@ -44,7 +44,7 @@ impl Origin {
     /// An origin as a user writes it: nothing but scheme, host and port.
     ///
     /// # Errors
-    /// Says what is too much or missing.
+    /// The part that is missing or not allowed.
     pub fn parse(text: &str) -> Result<Self, OriginError> {
         let url = url::Url::parse(text).map_err(|_| OriginError::NotAUrl(text.to_owned()))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -67,14 +67,14 @@ impl Origin {
         &self.scheme
     }
 
-    /// The host as the URL standard normalises it: lower case, an IPv6 address in brackets. Without the dot that stands for the root
-    /// of the domain name system, so that one host has one name.
+    /// The host as the URL standard normalises it: lower case, an IPv6 address in brackets. Without a trailing dot, so that one
+    /// host has one name.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether it is this machine as everybody writes it: `localhost` and what is below it (RFC 6761 §6.3), 127.0.0.0/8, `::1`.
+    /// Whether it is loopback in a usual form: `localhost` and what is below it (RFC 6761 §6.3), 127.0.0.0/8, `::1`.
     #[must_use]
     pub fn is_this_machine(&self) -> bool {
         let host = self.host.as_str();

@@ -1,4 +1,4 @@
-//! Where tokens go, and in which form.
+//! The outputs of jobs: destinations and formats.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use super::JobId;
 
-/// A destination and how the token is spelled there.
+/// A destination and the format of the token there.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Where it goes.
+    /// The destination.
     pub destination: Destination,
     /// The formatter; none: the bare token, no newline.
     pub format: Option<Format>,
@@ -43,7 +43,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// What it is, in metrics.
+    /// The name of its kind in metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -88,17 +88,17 @@ pub struct FileDestination {
     pub owner: Option<u32>,
     /// Group gid; none: the process's own.
     pub group: Option<u32>,
-    /// How the file gets its new content.
+    /// How its content is replaced.
     pub replace: Replace,
 }
 
-/// How a file gets its new content.
+/// How a file's content is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Replace {
-    /// Another file takes its place in one step: a reader sees the old content or the new.
+    /// By a rename, which is atomic: a reader sees the old content or the new.
     #[default]
     Rename,
-    /// The file that is there is written over, for one whose place no other can take: a single file that is bind-mounted.
+    /// By writing over the existing file, for one that cannot be replaced: a single file that is bind-mounted.
     InPlace,
 }
 

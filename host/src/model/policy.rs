@@ -1,8 +1,8 @@
-//! When a token is obtained anew.
+//! When a token is refreshed.
 
 use std::time::Duration;
 
-/// When a job's token is obtained anew. What holds where the configuration is silent, and why: [`defaults`](super::defaults).
+/// When a job's token is refreshed. Defaults and their reasons: [`defaults`](super::defaults).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// At this fraction of the token's life, `0 < at < 1`.
@@ -13,6 +13,6 @@ pub struct Policy {
     pub every: Duration,
     /// Up to this much earlier, at random.
     pub jitter: Duration,
-    /// The life to assume when neither issuer nor token says one.
+    /// The life to assume when neither issuer nor token states one.
     pub default_lifetime: Duration,
 }

@@ -1,4 +1,4 @@
-//! A named value that a job's source may use, and where it comes from.
+//! A named value for a job's source, and its origin.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use super::Origin;
 /// A named value that a job may use.
 #[derive(Debug, Clone)]
 pub struct Secret {
-    /// Where the value is.
+    /// The place of the value.
     pub origin: SecretOrigin,
-    /// Whether its use may replace it.
+    /// Whether it is replaced when it is used.
     pub rotating: bool,
-    /// Whether a request that carried it and went unanswered is repeated.
+    /// When a request that carried it and got no answer is repeated.
     pub retry_unanswered: RetryUnanswered,
-    /// Whether each new value is also put where the first one came from.
+    /// Whether each new value is also written back to the place of the first one.
     pub write_back: bool,
     /// Where it may be sent; none: the endpoints in the plugin's configuration.
     pub to: Option<Vec<Origin>>,
 }
 
-/// Whether a request that carried a rotating secret and went unanswered is repeated.
+/// When a request that carried a rotating secret and got no answer is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RetryUnanswered {
     /// At once: most issuers that detect reuse give some seconds of grace.
@@ -30,11 +30,11 @@ pub enum RetryUnanswered {
     AtOnce,
     /// This long after the request.
     After(Duration),
-    /// Not at all: somebody decides.
+    /// Not at all: an operator decides.
     Never,
 }
 
-/// Where a secret's value is.
+/// The place of a secret's value.
 #[derive(Debug, Clone)]
 pub enum SecretOrigin {
     /// A file's content.
@@ -48,7 +48,7 @@ pub enum SecretOrigin {
     },
     /// An environment variable.
     Env(String),
-    /// Written in the configuration.
+    /// A literal value in the configuration.
     Value(SecretString),
     /// A key of a Kubernetes Secret.
     KubernetesSecret {

@@ -1,5 +1,5 @@
-//! Points in time as every room uses them: the wall clock in milliseconds, read together with a clock that neither jumps
-//! nor stops while the machine sleeps.
+//! Points in time: the wall clock in milliseconds, read together with a clock that neither jumps nor stops while the machine
+//! sleeps.
 
 use std::fmt;
 use std::time::Duration;
@@ -37,8 +37,8 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, to the second. Years have four digits there, so that later times are shown as the last one: whoever reads it reads a
-/// time, whatever a plugin or an issuer said.
+/// RFC 3339 in UTC, to the second. Years have four digits there, so later times are shown as the last one: the text is valid
+/// whatever a plugin or an issuer stated.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = jiff::Timestamp::MAX.as_second();
@@ -96,7 +96,7 @@ pub(crate) mod rfc3339 {
     }
 }
 
-/// Both clocks, read together. Only their common advance tells a jump of the wall clock from time that passed.
+/// Both clocks, read together, which distinguishes a jump of the wall clock from time that passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// The wall clock; may jump.
@@ -105,7 +105,7 @@ pub struct Reading {
     pub boot: Duration,
 }
 
-/// Where a room takes the time from; the simulator brings its own.
+/// The source of the time, which the simulator replaces.
 pub trait Clock: Send + Sync {
     /// Both clocks, now.
     fn now(&self) -> Reading;

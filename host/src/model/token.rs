@@ -1,4 +1,4 @@
-//! A token as the rooms hand it on: the value and whatever the issuer said beside it.
+//! Tokens: the value and the issuer's other statements about it.
 
 pub mod jwt;
 
@@ -15,13 +15,13 @@ use crate::serde_secret;
 pub enum Expiry {
     /// At this point.
     At(Timestamp),
-    /// The issuer did not say.
+    /// The issuer stated none.
     Unknown,
-    /// The issuer says that it never does.
+    /// The issuer stated that it never does.
     Never,
 }
 
-/// A value beside the token, by the issuer's name for it, e.g. `scope` or `id_token`.
+/// A further value of the answer, by the issuer's name for it, e.g. `scope` or `id_token`.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Field {
     /// The issuer's name, unique within a token.
@@ -36,19 +36,19 @@ pub struct Field {
 /// A token as a source plugin obtained it.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Token {
-    /// What consumers present.
+    /// The value that consumers use.
     #[serde(with = "serde_secret::text")]
     pub value: SecretString,
-    /// As the issuer spells it, e.g. `Bearer` (RFC 6749 §7.1); empty if it did not say.
+    /// As written by the issuer, e.g. `Bearer` (RFC 6749 §7.1); empty if it stated none.
     pub token_type: String,
     /// When the first of value and fields expires.
     pub expiry: Expiry,
-    /// Named values beside the token.
+    /// Further named values.
     pub fields: Vec<Field>,
 }
 
 impl Token {
-    /// Whether it is the other one again, whenever that is said to die.
+    /// Whether it is the same token as the other one, whatever their expiry.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.value.expose_secret() == other.value.expose_secret()
@@ -95,7 +95,7 @@ impl fmt::Debug for Field {
     }
 }
 
-/// A token under the name of the job that obtained it, as formatters get it.
+/// A token under the name of the job that obtained it, for formatters.
 #[derive(Debug, Clone)]
 pub struct NamedToken {
     /// The job's name.
@@ -104,7 +104,7 @@ pub struct NamedToken {
     pub token: Token,
 }
 
-/// What a consumer reads: one file or one key of a Secret.
+/// The content of one file or one key of a Secret.
 #[derive(Clone)]
 pub struct Artifact {
     /// A file name or Secret key; empty where the output has just one.
@@ -114,7 +114,7 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// The bare token, no newline: what an output without a format holds.
+    /// The bare token, no newline: the content of an output without a format.
     #[must_use]
     pub fn bare(token: &Token) -> Self {
         let value = token.value.expose_secret().as_bytes().to_vec();
@@ -140,25 +140,24 @@ impl fmt::Debug for Artifact {
     }
 }
 
-/// A token with what the host knows about it: what the state store keeps and outputs are written from. The order of the fields is on disk,
-/// here and in what it is made of.
+/// A token with what the host knows about it, as the state store has it and outputs are written from it. The order of the fields
+/// is the storage format, here and in its parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptToken {
     /// The token.
     pub token: Token,
     /// When the request that brought it was sent.
     pub obtained_at: Timestamp,
-    /// When it expires, all sources of that knowledge weighed; none: never.
+    /// When it expires, by all available information; none: never.
     pub expires_at: Option<Timestamp>,
-    /// When the first of the source's rotating secrets expires unless it is used, as it was known then; none: never, or it is not
-    /// known.
+    /// When the first of the source's rotating secrets expires unless it is used, as known then; none: never, or it is not known.
     pub rotating_expires_at: Option<Timestamp>,
-    /// Digest of the source that obtained it: a token of another source is not this job's.
+    /// Digest of the source that obtained it: a token of another source does not belong to this job.
     pub source_hash: [u8; 32],
 }
 
 impl KeptToken {
-    /// The token as formatters get it: with the expiry that the host settled on, where the issuer did not say.
+    /// The token for formatters: with the expiry that the host determined, where the issuer stated none.
     #[must_use]
     pub fn for_consumers(&self) -> Token {
         let expiry = self.expires_at.map_or(Expiry::Never, Expiry::At);

@@ -1,8 +1,8 @@
-//! Files: each replaced as a whole by a rename, so that a reader sees the old content or the new, unless the user wants the file
-//! that is there written over. Owner and mode are right before there is content, nothing is followed that somebody else could have
-//! put in the way, and what a killed process left behind goes away.
+//! The file sink. Each file is replaced atomically by a rename, so that a reader sees the old content or the new, unless the user
+//! configures writing in place. Owner and mode are set before there is content, symbolic links of other users are not followed,
+//! and leftovers of a killed process are removed.
 //!
-//! Directories are never created: whose they are and who may enter them is the user's decision.
+//! Directories are never created: their owner and permissions are the user's decision.
 
 mod failure;
 mod in_place;
@@ -32,10 +32,10 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
 use crate::model::{FileDestination, NamedPlaces, Replace};
 
-/// The permission bits; set-user-ID and its kind have no place on a token.
+/// The permission bits; set-user-ID and the like make no sense for a token.
 const PERMISSION_BITS: RawMode = 0o777;
 
-/// Files that a format may have named in one directory since the process began: four times what it may make at once.
+/// The most file names that formats may use in one directory during the process: four times what they may make at once.
 const MAX_NAMES: usize = 1024;
 
 /// The file sink.
@@ -45,18 +45,18 @@ pub(super) struct Files {
     seen: Arc<Mutex<Seen>>,
 }
 
-/// What this process has done at files.
+/// What this process has done so far.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Hashes of the paths whose leftovers it has removed: what a killed predecessor left is there at start or never.
+    /// Hashes of the paths whose leftovers it has removed: leftovers of a killed process exist only at start.
     cleaned: HashSet<u64>,
     /// The names that formats gave to files in a directory.
     names: HashMap<PathBuf, BTreeSet<String>>,
 }
 
 impl Seen {
-    /// Whether a format keeps to a number of names in a directory; nothing ever removes what it does not make any more. What has no name is
-    /// the file itself.
+    /// Whether a format keeps to a limited number of names in a directory, since files that it no longer makes are never removed.
+    /// An artifact without a name is the output's path itself.
     fn takes(&mut self, directory: &Path, artifacts: &[Artifact]) -> bool {
         let named = artifacts.iter().map(|artifact| &artifact.name);
         let mut named = named.filter(|name| !name.is_empty()).peekable();
@@ -82,7 +82,7 @@ impl Files {
         }
     }
 
-    /// Writes the artifacts that are not there yet: one without a name to the path itself, others into the directory there.
+    /// Writes the artifacts that are not in place: one without a name to the path itself, others into that directory.
     pub(super) async fn write(
         &self,
         destination: &FileDestination,
@@ -96,7 +96,7 @@ impl Files {
         .await
     }
 
-    /// Proves that these artifacts, or any if none are known, could be written.
+    /// Checks that these artifacts, or any if none are known, could be written.
     pub(super) async fn prove(
         &self,
         destination: &FileDestination,
@@ -122,7 +122,7 @@ impl Files {
         .await
     }
 
-    /// Does what blocks on a thread of its own, when it is its turn.
+    /// Runs blocking work on a thread of its own, once one is free for its directory.
     async fn at_the_disk<T: Send + 'static>(
         &self,
         destination: &FileDestination,
@@ -138,7 +138,7 @@ impl Files {
                 ),
             )
         };
-        // Waited for to its end, however long: a write that was given up could still put its old content over a newer one.
+        // Awaited to its end, however long: an abandoned write could still replace newer content by its old one.
         let turn = file::turn(&destination.path)
             .await
             .map_err(|error| gone(&error))?;
@@ -173,7 +173,8 @@ fn write_all(
     Ok(written)
 }
 
-/// Whether no artifact that a format named lands on a file that has another use, by whatever way its directory is reached.
+/// Whether no artifact that a format named would overwrite a file that has another use, by whichever path its directory is
+/// reached.
 fn keeps_off<'a>(
     destination: &FileDestination,
     names: impl Iterator<Item = &'a str>,
@@ -202,7 +203,7 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where an artifact of this name goes: the empty one to the path itself, others into the directory there.
+/// The path of an artifact of this name: the output's path for the empty name, else a file in that directory.
 fn path_of(destination: &FileDestination, artifact: &str) -> PathBuf {
     if artifact.is_empty() {
         destination.path.clone()
@@ -211,7 +212,7 @@ fn path_of(destination: &FileDestination, artifact: &str) -> PathBuf {
     }
 }
 
-/// A file's place, with its directory held open: nobody can move another one under it.
+/// A file's place, with its directory held open, so that the directory cannot be exchanged.
 struct FileTarget<'a> {
     path: PathBuf,
     directory: OwnedFd,
@@ -234,7 +235,7 @@ impl<'a> FileTarget<'a> {
         })
     }
 
-    /// Removes what killed processes left, the first time this process comes here. Clean-up is no reason to fail.
+    /// Removes the leftovers of killed processes, at the first use of this path. A failure is ignored.
     fn clean_once(&self, seen: &Mutex<Seen>) {
         let mut hasher = DefaultHasher::new();
         self.path.hash(&mut hasher);
@@ -246,7 +247,7 @@ impl<'a> FileTarget<'a> {
         }
     }
 
-    /// Puts `content` in place, unless it is there with the right owner and mode.
+    /// Writes `content`, unless it is in place with the right owner and mode.
     fn replace(&self, content: &[u8]) -> Result<Written, Failure> {
         self.check_in_the_way().map_err(|p| p.at(&self.path))?;
         if self.holds(content) {
@@ -256,7 +257,7 @@ impl<'a> FileTarget<'a> {
         Ok(Written::Changed)
     }
 
-    /// Writes `content` in the way that the user wants.
+    /// Writes `content` in the configured way.
     fn put(&self, content: &[u8]) -> Result<(), Problem> {
         self.check_attributes()?;
         if self.wanted.replace == Replace::InPlace && in_place::write(self, content)? {
@@ -266,7 +267,7 @@ impl<'a> FileTarget<'a> {
         self.put_another(content)
     }
 
-    /// Only a regular file is replaced: anything else is somebody's intention or somebody's trap.
+    /// Only a regular file is replaced: anything else was put there on purpose, perhaps as an attack.
     fn check_in_the_way(&self) -> Result<(), Problem> {
         match rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(()),
@@ -280,7 +281,7 @@ impl<'a> FileTarget<'a> {
         }
     }
 
-    /// Whether the file holds `content` under the wanted owner and mode. What cannot be read is written anew.
+    /// Whether the file has this `content` and the configured owner and mode. An unreadable file is written anew.
     fn holds(&self, content: &[u8]) -> bool {
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -296,14 +297,14 @@ impl<'a> FileTarget<'a> {
         file.read_exact(&mut found).is_ok() && found[..] == *content
     }
 
-    /// Whose it shall be.
+    /// The configured owner, or ours.
     fn owner(&self) -> u32 {
         self.wanted
             .owner
             .unwrap_or_else(|| rustix::process::geteuid().as_raw())
     }
 
-    /// Regular, of the wanted owner (ours, unless configured), group (any, unless configured) and mode.
+    /// Whether it is regular, with the right owner (ours, unless configured), group (any, unless configured) and mode.
     fn has_wanted_form(&self, stat: &Stat) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_uid == self.owner()
@@ -311,7 +312,7 @@ impl<'a> FileTarget<'a> {
             && stat.st_mode & 0o7777 == self.wanted.mode & PERMISSION_BITS
     }
 
-    /// Lets a new file take the place of the old one.
+    /// Replaces the file by a new one.
     fn put_another(&self, content: &[u8]) -> Result<(), Problem> {
         let temporary = Temporary::create(&self.directory, &self.name)?;
         self.give_away(temporary.file())?;
@@ -327,7 +328,7 @@ impl<'a> FileTarget<'a> {
         sync_directory(&self.directory)
     }
 
-    /// Whether the file may be changed at all: some attributes (`chattr`) hold for root, too.
+    /// Checks that the file may be changed: some attributes (`chattr`) apply to root, too.
     fn check_attributes(&self) -> Result<(), Problem> {
         match frozen(self.attributes()) {
             Some(attribute) => Err(Problem::Attribute(attribute)),
@@ -335,8 +336,7 @@ impl<'a> FileTarget<'a> {
         }
     }
 
-    /// Whether another file can take this one's place. What is mounted here never goes away by a rename, and what is made in a directory
-    /// that is append-only neither.
+    /// Checks that the file can be replaced: not if something is mounted there, nor in an append-only directory.
     fn check_replaceable(&self) -> Result<(), Problem> {
         if self.attributes().contains(StatxAttributes::MOUNT_ROOT) {
             return Err(Problem::MountPoint);
@@ -351,7 +351,7 @@ impl<'a> FileTarget<'a> {
         attributes(&self.directory, &self.name)
     }
 
-    /// In a directory with the sticky bit a file is replaced by its owner or the directory's only (root may, as nearly always).
+    /// In a directory with the sticky bit a file can only be replaced by its owner or the directory's (root nearly always can).
     fn check_sticky(&self) -> Result<(), Problem> {
         let uid = rustix::process::geteuid();
         let look = |errno| Problem::os("look at the file", errno);
@@ -372,8 +372,8 @@ impl<'a> FileTarget<'a> {
         }
     }
 
-    /// Mode first: the owner never has it writable unless that was asked for. A file system that ignores either is
-    /// noticed before it holds a secret.
+    /// Mode first: the owner never has write permission unless that was configured. A file system that ignores either is noticed
+    /// before the file contains a secret.
     fn give_away(&self, file: &File) -> Result<(), Problem> {
         let mode = self.wanted.mode & PERMISSION_BITS;
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
@@ -402,14 +402,14 @@ impl<'a> FileTarget<'a> {
     }
 }
 
-/// None: it is missing, or a kernel or a sandbox does not know; the rename will tell.
+/// None: the file is missing, or a kernel or a sandbox does not support it; then the rename will fail if need be.
 fn attributes(directory: &OwnedFd, name: &OsStr) -> StatxAttributes {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let found = rustix::fs::statx(directory, name, flags, StatxFlags::empty());
     found.map_or(StatxAttributes::empty(), |found| found.stx_attributes)
 }
 
-/// The attribute that forbids changes, in a word.
+/// The name of the attribute that forbids changes.
 fn frozen(attributes: StatxAttributes) -> Option<&'static str> {
     if attributes.contains(StatxAttributes::IMMUTABLE) {
         Some("immutable")
@@ -424,8 +424,8 @@ fn size_of(stat: &Stat) -> Option<usize> {
     usize::try_from(stat.st_size).ok()
 }
 
-/// Makes the rename survive a power cut. A directory that we may write but not read, or a file system that knows no such
-/// thing, cannot be asked for it; the content is in place all the same.
+/// Makes the rename durable. That is not possible for a directory that we may write but not read, or on some file systems; the
+/// content is in place all the same.
 fn sync_directory(directory: impl AsFd) -> Result<(), Problem> {
     let Some(readable) = open_readable(directory) else {
         return Ok(());

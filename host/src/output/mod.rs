@@ -1,5 +1,5 @@
-//! Sinks: places that consumers read. A publication arrives whole or not at all, and content that is there already is not
-//! written again. What the content is, formats and tokens decide, not this room.
+//! Sinks: the places from which consumers read tokens. Content is published atomically, and not written again if it is there
+//! already. The content is made by formats.
 
 mod file;
 mod secret;
@@ -16,34 +16,34 @@ use crate::model::{Destination, JobId, NamedPlaces};
 
 pub use write_back::WriteBackTargets;
 
-/// Bytes of an artifact's name: the bound of Secret keys; file systems allow two more.
+/// The longest artifact name: the limit of Secret keys; file systems allow two bytes more.
 const ARTIFACT_NAME_MAX_BYTES: usize = 253;
 
-/// What one output gets.
+/// The content of one output.
 #[derive(Debug, Clone, Copy)]
 pub struct Publication<'a> {
-    /// The job whose output it is. An output of several jobs has a name of its own here, different from every job's.
+    /// The job of the output. An output of several jobs has an owner of its own here, different from every job.
     pub job: &'a JobId,
-    /// The output's place among those of the job: two outputs of a job own different keys of a Secret.
+    /// The output's position among those of the job: two outputs of a job own different keys of a Secret.
     pub output_index: usize,
     /// One without a name, or any number with names.
     pub artifacts: &'a [Artifact],
-    /// When the first of the tokens in it dies; none: never.
+    /// When the first of its tokens expires; none: never.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Whose the outputs are that several jobs share. No job may have this name: a job is named in letters, digits and `.-_`.
+/// The owner of outputs that several jobs share. No job can have this name: job names consist of letters, digits and `.-_`.
 #[must_use]
 pub fn shared_owner() -> JobId {
     JobId::file("+shared")
 }
 
-/// What a publication did.
+/// The effect of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// The destination holds the content since now.
+    /// The destination has changed.
     Changed,
-    /// It held it before.
+    /// The destination had the content already.
     Unchanged,
 }
 
@@ -55,7 +55,8 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Sinks that reach Secrets through `kubernetes`. At `named` places is nothing but what the configuration wants there.
+    /// Sinks that reach Secrets through `kubernetes`. `named`: the places with another use in the configuration, which formats
+    /// must not overwrite.
     #[must_use]
     pub fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
         Self {
@@ -64,11 +65,11 @@ impl Outputs {
         }
     }
 
-    /// Writes a publication, unless this process knows that it is there. A file is looked at; a Secret costs one request, or
+    /// Writes a publication, unless this process knows that it is in place. A file is checked; a Secret costs one request, or
     /// none if this process wrote the same before.
     ///
     /// # Errors
-    /// What the destination refuses; it holds its old content then. With several artifacts, files already replaced stay so.
+    /// The destination's refusal; its old content is in place then. With several artifacts, files already replaced stay so.
     pub async fn publish(
         &self,
         destination: &Destination,
@@ -81,8 +82,8 @@ impl Outputs {
         }
     }
 
-    /// Makes sure that the destination holds a publication, whatever happened to it since it was written. A Secret costs one
-    /// request, which leaves its resourceVersion as it is if nothing is wrong.
+    /// Ensures that the destination has the content, whatever happened to it since it was written. A Secret costs one request,
+    /// which leaves its resourceVersion unchanged if nothing is wrong.
     ///
     /// # Errors
     /// As [`Outputs::publish`].
@@ -98,8 +99,8 @@ impl Outputs {
         }
     }
 
-    /// Proves that a publication could be written, by all of a write that leaves nothing behind: a temporary file beside the target,
-    /// a dry run on the API server. Its artifacts are made up; none: nothing is known of what the format makes.
+    /// Checks that a publication could be written, by all of a write that leaves nothing behind: a temporary file beside the
+    /// target, a dry run on the API server. The artifacts are placeholders; none: the format's artifacts are unknown.
     ///
     /// # Errors
     /// As [`Outputs::publish`].
@@ -133,7 +134,7 @@ impl Outputs {
     }
 }
 
-/// What a proof shows when it succeeds, for people.
+/// What a successful check has shown, for people.
 #[must_use]
 pub fn proved_by(destination: &Destination) -> String {
     match destination {
@@ -145,10 +146,10 @@ pub fn proved_by(destination: &Destination) -> String {
     }
 }
 
-/// Content that stands for an artifact of which nothing is known: what a Secret of nearly every type takes.
+/// Placeholder content for an unknown artifact, valid for a Secret of nearly every type.
 const ANY_CONTENT: &[u8] = b"{}";
 
-/// What a format is told that named an artifact like a place that has another use.
+/// The failure of a format that named an artifact like a place that has another use.
 fn taken(name: &str, place: &str) -> Failure {
     Failure::new(
         FailureKind::InvalidConfig,
@@ -159,7 +160,7 @@ fn taken(name: &str, place: &str) -> Failure {
     )
 }
 
-/// Artifact names become file names and Secret keys, so they are one component of `[A-Za-z0-9._-]`, each once.
+/// Checks artifact names, which become file names and Secret keys: one component of `[A-Za-z0-9._-]`, each once.
 fn check(artifacts: &[Artifact]) -> Result<(), Failure> {
     let invalid =
         |code, message: String| Err(Failure::new(FailureKind::InvalidConfig, code, message));
@@ -200,7 +201,7 @@ fn check(artifacts: &[Artifact]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Kubernetes' rule for Secret keys, which is narrower than file systems'.
+/// Kubernetes' rule for Secret keys, which is stricter than file systems'.
 fn is_one_component(name: &str) -> bool {
     name.len() <= ARTIFACT_NAME_MAX_BYTES
         && name != "."

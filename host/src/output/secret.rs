@@ -1,6 +1,6 @@
-//! Kubernetes Secrets: one PATCH per publication. Each output is a field manager of its own, so that several jobs and other
-//! people's keys live in one Secret in peace, and a key that an output no longer writes goes away. Roles that grant no
-//! `patch` are served by GET and PUT.
+//! The Secret sink: one PATCH per publication. Each output is a field manager of its own, so that keys of several jobs and of
+//! other writers can share one Secret, and a key that an output no longer writes is removed. Where RBAC grants no `patch`, GET
+//! and PUT are used.
 
 mod names;
 mod object;
@@ -17,8 +17,8 @@ use crate::kubernetes::{ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::Failure;
 use crate::model::{NamedPlaces, SecretDestination, SecretWrite};
 
-/// Rounds of GET and PUT when others write the same Secret at the same moment; each round is won by somebody, and the
-/// scheduler tries again later anyway.
+/// Rounds of GET and PUT while others write the same Secret; each round succeeds for one writer, and the scheduler tries again
+/// later anyway.
 const CONFLICTS_MAX: usize = 4;
 
 /// The Secret sink.
@@ -29,7 +29,7 @@ pub(super) struct SecretOutputs {
     written: Mutex<HashMap<SecretShare, LastWrite>>,
 }
 
-/// An output's share of a Secret.
+/// The part of a Secret that an output owns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct SecretShare {
     namespace: String,
@@ -56,7 +56,7 @@ impl SecretShare {
     }
 }
 
-/// What becomes of a write.
+/// The effect of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Lasting,
@@ -64,12 +64,12 @@ enum Effect {
     DryRun,
 }
 
-/// What this process knows of a place.
+/// The last write of this process to a Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct LastWrite {
     /// SHA-256 of the last request's body.
     digest: [u8; 32],
-    /// What the API server answered to it.
+    /// The Secret's resourceVersion after it.
     resource_version: String,
 }
 
@@ -111,14 +111,14 @@ impl SecretOutputs {
                 })
             }
             Err(error) => {
-                // The request may have come through; what is there now is not known.
+                // The request may have succeeded, so the Secret's content is unknown.
                 self.forget(&place);
                 Err(error.into())
             }
         }
     }
 
-    /// Proves that a publication could be written, by the same request as a dry run. Where an admission webhook does not take part in
+    /// Checks that a publication could be written, by the same request as a dry run. Where an admission webhook does not support
     /// dry runs, the API server is asked whether it would allow the request.
     pub(super) async fn prove(
         &self,
@@ -145,7 +145,7 @@ impl SecretOutputs {
         }
     }
 
-    /// A field manager takes what it applies from all others.
+    /// An apply takes ownership of its fields from all other managers.
     fn keeps_to_its_keys(
         &self,
         destination: &SecretDestination,
@@ -189,7 +189,7 @@ impl SecretOutputs {
         }
     }
 
-    /// With `create` a server-side apply, which creates what is missing; else a merge patch, which does not.
+    /// With `create` a server-side apply, which creates a missing Secret; else a merge patch, which does not.
     async fn patch(
         &self,
         destination: &SecretDestination,
@@ -206,11 +206,11 @@ impl SecretOutputs {
             call.content_type = "application/merge-patch+json";
         }
         call.body = body;
-        // Nothing tells a patch that changed nothing from one that did but the resourceVersion before it.
+        // Only the former resourceVersion could show that the patch changed nothing.
         Ok((self.send(call, effect).await?, true))
     }
 
-    /// GET, then PUT with the resourceVersion that was read, or POST where there is nothing. No PUT if nothing would change.
+    /// GET, then PUT with the resourceVersion that was read, or POST if the Secret is missing. No PUT if nothing would change.
     async fn get_and_put(
         &self,
         destination: &SecretDestination,
@@ -270,7 +270,7 @@ impl SecretOutputs {
         self.send(call, effect).await
     }
 
-    /// Sends a write and returns the Secret's resourceVersion after it; what a dry run creates has none.
+    /// Sends a write and returns the Secret's resourceVersion after it; an object created in a dry run has none.
     async fn send(&self, mut call: ApiCall<'_>, effect: Effect) -> Result<String, ApiError> {
         #[derive(Deserialize)]
         struct WrittenObject {

@@ -1,5 +1,5 @@
-//! Where rotating secrets are written back to: the user's own file or Secret, where other programs look for the newest value. It is put there only
-//! while the value that was spent is still there: what a person has put there since is a new login.
+//! Write-back of rotating secrets to the user's own file or Secret, where other programs look for the newest value. It is only
+//! written while the spent value is still there: a value that was put there since is a new login.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +26,7 @@ use crate::text;
 /// Rounds of GET and PATCH when others change other keys of the Secret at the same moment.
 const CONFLICTS_MAX: usize = 4;
 
-/// What a dry run writes.
+/// The content of a dry run.
 const TRIAL: &[u8] = b"evertoken check --online";
 
 /// Bytes of a byte order mark and a line end.
@@ -35,7 +35,7 @@ const AROUND_MAX: usize = 5;
 /// The permission bits of a file.
 const PERMISSION_BITS: u32 = 0o777;
 
-/// The user's own files and Secrets, where other programs look for the newest value of a rotating secret.
+/// Files and Secrets of the user to which rotating secrets are written back.
 #[derive(Debug)]
 pub struct WriteBackTargets {
     kubernetes: Arc<Kubernetes>,
@@ -43,7 +43,7 @@ pub struct WriteBackTargets {
 }
 
 impl WriteBackTargets {
-    /// Reaches Secrets through `kubernetes`.
+    /// Targets that reach Secrets through `kubernetes`.
     #[must_use]
     pub fn new(kubernetes: Arc<Kubernetes>) -> Self {
         Self {
@@ -52,10 +52,10 @@ impl WriteBackTargets {
         }
     }
 
-    /// Proves that a value could be put back where it came from.
+    /// Checks that a value could be written back to its origin.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The failure that the write would have.
     pub async fn prove(&self, origin: &SecretOrigin) -> Result<(), Failure> {
         match origin {
             SecretOrigin::File(path) | SecretOrigin::FileMember { path, .. } => {
@@ -69,7 +69,7 @@ impl WriteBackTargets {
                 key,
                 ..
             } => self.prove_key(namespace, name, key).await,
-            // The configuration allows nothing else.
+            // The configuration does not allow other origins.
             SecretOrigin::Env(_)
             | SecretOrigin::Value(_)
             | SecretOrigin::ServiceAccount { .. }
@@ -77,8 +77,8 @@ impl WriteBackTargets {
         }
     }
 
-    /// The patch of a run as a dry run. Where an admission webhook does not take part in those, the API server is asked whether it would
-    /// allow it.
+    /// The patch as a dry run. Where an admission webhook does not support those, the API server is asked whether it would allow
+    /// the patch.
     async fn prove_key(&self, namespace: &str, name: &str, key: &str) -> Result<(), Failure> {
         let mut patch = patch(
             namespace,
@@ -93,7 +93,7 @@ impl WriteBackTargets {
         }
     }
 
-    /// Owner, group and mode stay.
+    /// Owner, group and mode are kept.
     async fn replace_file(
         &self,
         path: &Path,
@@ -129,7 +129,7 @@ impl WriteBackTargets {
         }
     }
 
-    /// GET, then a merge patch of this one key that holds only for the resourceVersion that was read.
+    /// GET, then a merge patch of this one key that is only valid for the resourceVersion that was read.
     async fn replace_key_once(
         &self,
         place: &KeyPlace<'_>,
@@ -201,7 +201,7 @@ impl WriteBack for WriteBackTargets {
                     };
                     self.replace_key(&place, spent, next).await
                 }
-                // The configuration allows nothing else.
+                // The configuration does not allow other origins.
                 SecretOrigin::Env(_)
                 | SecretOrigin::Value(_)
                 | SecretOrigin::ServiceAccount { .. }
@@ -211,7 +211,7 @@ impl WriteBack for WriteBackTargets {
     }
 }
 
-/// The mend of an output that cannot get its owner is none here.
+/// The correction for an output that cannot get its owner does not apply here.
 fn of_write_back(failure: Failure, written: &FileDestination) -> Failure {
     if !failure.is(HostCode::FileOwner) {
         return failure;
@@ -239,7 +239,7 @@ fn patch<'a>(namespace: &'a str, name: &'a str, body: serde_json::Value) -> ApiC
     patch
 }
 
-/// A key of a Secret, or a string in it.
+/// A key of a Secret, or a string in its value.
 struct KeyPlace<'a> {
     namespace: &'a str,
     name: &'a str,
@@ -247,7 +247,7 @@ struct KeyPlace<'a> {
     pointer: Option<&'a str>,
 }
 
-/// What a file holds, and how another one must look that takes its place.
+/// A file's content, and the owner and mode of its replacement.
 async fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, FileDestination), Failure> {
     let to_read = path.to_owned();
     let read = move || {
@@ -275,8 +275,8 @@ fn unreadable(path: &Path, why: &Unreadable) -> Failure {
     Failure::new(kind, HostCode::SecretUnreadable, message)
 }
 
-/// The content with the spent value replaced, whole or at a JSON pointer (RFC 6901), and everything else as it was, byte for byte; none:
-/// the value is not there.
+/// The content with the spent value replaced, as a whole or at a JSON pointer (RFC 6901), and the rest unchanged byte for byte;
+/// none: it has another value.
 fn replaced(
     held: &[u8],
     pointer: Option<&str>,
@@ -297,8 +297,8 @@ fn replaced(
     ))
 }
 
-/// The content with `next` where `spent` stands, and the byte order mark and the line end that stand around it; none: it holds
-/// something else. A value that begins or ends like these gets one more of them, which whoever reads it takes off.
+/// The content with `spent` replaced by `next` between its byte order mark and its line end; none: it has another value. A value
+/// that itself begins or ends like these gets one more of them, which readers remove.
 fn in_place(held: &[u8], spent: &[u8], next: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (mark, end) = text::around(held);
     let content =

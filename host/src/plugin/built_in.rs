@@ -13,7 +13,7 @@ pub struct BuiltIn {
     pub digest: Digest,
 }
 
-/// All of them, by name.
+/// All built-in plugins, by name.
 pub const BUILT_IN: &[BuiltIn] = include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Compiled plugins. Compiling takes much memory and is outside of wasmtime's promises about hostile input, so that a child process with
-//! limits does it, once per plugin and machine; the result is kept in a directory of our own. What is loaded from there is machine code
-//! that runs as we do: a directory or file that anybody else can write is refused.
+//! The compile cache. Compiling takes much memory and is not covered by wasmtime's guarantees for hostile input, so a child
+//! process with limits does it, once per plugin and machine; the result is stored in a directory of our own. Its files are
+//! machine code that runs with our rights: a directory or file that another user can write is refused.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -26,34 +26,34 @@ use crate::file::walk::{self, WalkError};
 /// The hidden subcommand that compiles: a component on standard input, machine code on standard output.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
 
-/// Where compiled plugins are kept.
+/// Where compiled plugins are stored.
 #[derive(Debug, Clone, Default)]
 pub struct CacheSettings {
-    /// Our own directory, created when missing; none: each process compiles anew.
+    /// Our own directory, created when missing; none: each process compiles by itself.
     pub directory: Option<PathBuf>,
-    /// A directory that is only read, tried first: an image ships the built-in plugins in one.
+    /// A read-only directory that is tried first: an image contains the built-in plugins compiled.
     pub prefilled: Option<PathBuf>,
-    /// Who compiles.
+    /// What compiles plugins.
     pub compiler: Compiler,
 }
 
-/// Who compiles, and judges what plugins say about themselves.
+/// What compiles plugins and validates configurations by their schemas.
 #[derive(Debug, Clone, Default)]
 pub enum Compiler {
-    /// This program, run anew with a hidden command and limits on time and address space.
+    /// This program, started with a hidden command and limits on time and address space.
     #[default]
     ThisProgram,
-    /// Another program with the same interface.
+    /// Another program with the same interface, for tests.
     Program(PathBuf),
     /// The process itself, without limits: for tests and for short-lived tools that trust the plugin.
     InProcess,
 }
 
 impl Compiler {
-    /// The program to run; none: the process does it itself.
+    /// The program to run; none: the process itself.
     pub(super) fn program(&self) -> Option<PathBuf> {
         match self {
-            // Not its path: that may name a newer version by now, which has its own ways.
+            // Not its path: that may be a newer version by now, with another interface.
             Self::ThisProgram => Some(PathBuf::from("/proc/self/exe")),
             Self::Program(program) => Some(program.clone()),
             Self::InProcess => None,
@@ -61,23 +61,23 @@ impl Compiler {
     }
 }
 
-/// How the error begins that is no fault of the plugin. The compiling process says it to the one that waits for it.
+/// The prefix of an error that is not the plugin's, from the compiling process to its parent.
 const UNKEPT: &str = "cannot keep the compiled plugin";
 
-/// How the error begins that is the plugin's fault.
+/// The prefix of an error that is the plugin's.
 const REJECTED: &str = "it does not compile";
 
 /// Why a plugin could not be compiled or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The compiler does not accept it.
+    /// The compiler rejects it.
     #[error("{REJECTED}: {message}")]
     Rejected {
-        /// The compiler's words.
+        /// The compiler's message.
         message: String,
     },
-    /// It took too long.
+    /// It timed out.
     #[error(
         "compiling it took more than {} s; give it longer by `limits.plugin.compile`, or this process more of a processor",
         limit.as_secs()
@@ -105,22 +105,22 @@ pub enum CacheError {
         #[source]
         source: std::io::Error,
     },
-    /// Files failed.
+    /// A file operation failed.
     #[error("{UNKEPT}")]
     File(#[source] std::io::Error),
-    /// What was just compiled does not load.
+    /// The compiled plugin cannot be loaded.
     #[error("the compiled plugin does not load")]
     Load(#[source] BoxError),
 }
 
 impl CacheError {
-    /// Whether the plugin itself is the reason, so that only another file helps.
+    /// Whether the plugin itself is the cause, so that only another file helps.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
         matches!(self, Self::Rejected { .. })
     }
 
-    /// Whether the compiler was at work for perhaps all of its time, and will be again.
+    /// Whether the compiler may have used all of its time, and would again.
     #[must_use]
     pub const fn is_costly(&self) -> bool {
         matches!(
@@ -130,16 +130,16 @@ impl CacheError {
     }
 }
 
-/// Where a component came from.
+/// The origin of a compiled component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CacheOutcome {
     /// The read-only directory.
     Prefilled,
     /// Our directory.
     Cached,
-    /// Compiled just now, and kept in our directory.
+    /// Compiled just now, and stored in our directory.
     Compiled,
-    /// Compiled just now, and kept nowhere.
+    /// Compiled just now, and not stored.
     CompiledUnkept,
 }
 
@@ -167,7 +167,7 @@ impl Cache {
         }
     }
 
-    /// The compiled component with these bytes, compiled now if it has not been. `plugin`: its name.
+    /// The compiled component with these bytes, compiled now if it is not in the cache. `plugin`: its name.
     pub(super) async fn component(
         self: &Arc<Self>,
         plugin: &str,
@@ -191,7 +191,7 @@ impl Cache {
         let out = file.try_clone().map_err(CacheError::File)?;
         match self.compile(bytes.clone(), out).await {
             Err(CacheError::File(why)) if kept.is_some() => {
-                // A disk without room is no reason for a job to fail.
+                // A full disk must not fail a job.
                 self.complain(&why.to_string());
                 (kept, file) = (None, new_file_in_memory()?);
                 let out = file.try_clone().map_err(CacheError::File)?;
@@ -230,7 +230,7 @@ impl Cache {
         }
     }
 
-    /// A compiled component in one of the directories. One that does not load, e.g. because a crash damaged it, is as good as none.
+    /// A compiled component in one of the directories. One that does not load, e.g. because a crash damaged it, is ignored.
     fn find(&self, name: &str) -> Result<Option<(Component, CacheOutcome)>, CacheError> {
         let places = [
             (
@@ -267,7 +267,7 @@ impl Cache {
         Ok(None)
     }
 
-    /// A file for the compiler to write: in our directory, or in memory where that is not to be had.
+    /// A file for the compiler to write: in our directory, or in memory if that is not usable.
     fn new_file(&self) -> Result<(Option<NewFile>, File), CacheError> {
         if let Some(path) = &self.settings.directory {
             match Directory::create(path).and_then(Directory::new_file) {
@@ -278,7 +278,7 @@ impl Cache {
         Ok((None, new_file_in_memory()?))
     }
 
-    /// Once per process: the next plugin fails for the same reason.
+    /// Logged once per process: the next plugin fails for the same reason.
     fn complain(&self, reason: &str) {
         if !self.complained.swap(true, Ordering::Relaxed) {
             let directory = self
@@ -340,17 +340,17 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
         let message = format!("the compiler ended with {status}");
         CacheError::Rejected { message }
     } else {
-        // Its own words begin as ours will.
+        // The child's message begins like the error's own.
         let message = said.strip_prefix(REJECTED).unwrap_or(said);
         let message = message.trim_start_matches(": ").to_owned();
         CacheError::Rejected { message }
     })
 }
 
-/// What [`COMPILE_COMMAND`] does: limits itself, reads a component and writes machine code.
+/// Implements [`COMPILE_COMMAND`]: limits itself, reads a component and writes machine code.
 ///
 /// # Errors
-/// The component is none, or too large; input or output failed.
+/// The input is not a component, or too large; input or output failed.
 pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheError> {
     child::limit_this_process(limits::COMPILE_CPU_TIME, limits::COMPILE_ADDRESS_SPACE)
         .map_err(|error| CacheError::File(error.into()))?;
@@ -373,7 +373,7 @@ pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheE
     reason = "loading machine code is what a cache of compiled plugins is for; this is the one place"
 )]
 fn load(engine: &Engine, file: &File) -> Result<Component, BoxError> {
-    // By descriptor: what was checked or written is what is loaded, whatever happens to names.
+    // By descriptor: the file that was checked or written is the one that is loaded, whatever happens to its name.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // SAFETY: the file was written by `Engine::precompile_component`, here or in a process of ours, and nobody else can have changed it
     // or will: it is an unnamed file in memory that is ours alone, or it stands in a directory that only we (or root) can write and is
@@ -382,12 +382,12 @@ fn load(engine: &Engine, file: &File) -> Result<Component, BoxError> {
     Ok(component)
 }
 
-/// Who may own a directory and its files.
+/// The permitted owners of a directory and its files.
 #[derive(Clone, Copy)]
 enum FileOwner {
     /// This process's user.
     Itself,
-    /// Root too: an image's files are root's.
+    /// Root too, who owns the files of an image.
     RootOrSelf,
 }
 
@@ -445,7 +445,7 @@ impl Directory {
         }
     }
 
-    /// A new file for the compiler, with a name that no other process or call uses.
+    /// A new file for the compiler, with a name that is unique among processes and calls.
     fn new_file(self) -> Result<(NewFile, File), CacheRefusal> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
@@ -453,7 +453,7 @@ impl Directory {
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        // The leftover of a process that had our id and was killed.
+        // The leftover of a killed process that had our id.
         let _ = rustix::fs::unlinkat(&self.0, &name, AtFlags::empty());
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -479,14 +479,14 @@ fn check(file: impl AsFd, what: &'static str, owner: FileOwner) -> Result<(), Ca
     Ok(())
 }
 
-/// A file that has no name of its own yet; removed unless it gets one.
+/// A file that has no final name yet; removed unless it gets one.
 struct NewFile {
     directory: Directory,
     name: Option<String>,
 }
 
 impl NewFile {
-    /// Durable before it is visible: a file that a crash cut short never gets the name.
+    /// Made durable before it is visible: a file truncated by a crash never has the name.
     fn keep(&mut self, file: &File, name: &str) -> std::io::Result<()> {
         file.sync_all()?;
         if let Some(temporary) = &self.name {
@@ -501,7 +501,7 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            // Nothing can be done, and nothing is lost, if it stays.
+            // If it stays, nothing is lost.
             let _ = rustix::fs::unlinkat(&self.directory.0, name, AtFlags::empty());
         }
     }
@@ -526,7 +526,7 @@ mod tests {
 
     const A_MINUTE: Duration = Duration::from_secs(60);
 
-    /// What a process that starts now finds.
+    /// The origin of a plugin in a process that starts now.
     async fn found(settings: CacheSettings) -> CacheOutcome {
         let cache = Arc::new(Cache::new(
             engine::new_engine().unwrap(),
@@ -622,7 +622,7 @@ mod tests {
             std::os::unix::fs::chown(directory.path(), Some(12_345), None).unwrap();
             directory.path()
         } else {
-            // Root's directory is foreign to everybody else.
+            // Root's directory is another user's, except for root.
             Path::new("/usr")
         };
         assert_eq!(found(settings(foreign)).await, CacheOutcome::CompiledUnkept);
@@ -693,7 +693,7 @@ mod tests {
         let Err(error) = cache.component("acme", Digest::of(&bytes), bytes).await else {
             panic!("`{script}` compiled");
         };
-        // Nothing half-written is left.
+        // No partial file is left.
         assert!(compiled_files(&directory.path().join("cache")).is_empty());
         error
     }

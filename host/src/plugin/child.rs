@@ -1,5 +1,5 @@
-//! This program as its own child, for work whose cost a plugin's author decides: compiling the plugin, and judging configurations by its
-//! schema. The child limits itself, and may die.
+//! Child processes of this program, for work whose cost a plugin's author decides: compiling the plugin, and validating
+//! configurations by its schema. The child limits its own resources, and may be killed for exceeding them.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -10,19 +10,20 @@ use rustix::process::{Resource, Rlimit, getppid};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-/// What is kept of a child's standard error.
+/// The most of a child's standard error that is read.
 const STDERR_BYTES: u64 = 8 << 10;
 
-/// How a child ended.
+/// How a child exited.
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
-    /// Its standard output, where that is a pipe.
+    /// Its standard output, if that is a pipe.
     pub(super) output: Vec<u8>,
     /// The beginning of its standard error.
     pub(super) said: String,
 }
 
-/// Runs a hidden command of `program` with `input`, to its end. The child gets no environment: it needs none, and secrets may be in ours.
+/// Runs a hidden command of `program` with `input`, to its end. The child gets no environment, which it does not need and which
+/// may contain secrets.
 ///
 /// # Errors
 /// It cannot be run.
@@ -39,14 +40,14 @@ pub(super) async fn run(
         .stdin(Stdio::piped())
         .stdout(output)
         .stderr(Stdio::piped())
-        // A signal to the group of a terminal is for us; we end the child ourselves.
+        // A signal to a terminal's process group is for this process, which ends the child itself.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
     let stdin = child.stdin.take();
     let give = async {
         if let Some(mut stdin) = stdin {
-            // A child that died early closes its end; its exit status says more.
+            // A child that exited early has closed its end; its exit status says more.
             let _ = stdin.write_all(input).await;
         }
     };
@@ -63,7 +64,7 @@ pub(super) async fn run(
     })
 }
 
-/// What comes through a pipe, up to a limit; a child that says more finds it closed.
+/// Reads from a pipe up to a limit; then the pipe is closed.
 async fn heard(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> Vec<u8> {
     let mut heard = Vec::new();
     if let Some(pipe) = pipe {
@@ -72,8 +73,8 @@ async fn heard(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> Vec<u8> {
     heard
 }
 
-/// Limits this process for good: its processor time, to the second, and its address space. It leaves no core dump, and ends with the
-/// process that waits for it, however that ends.
+/// Limits this process irrevocably: its processor time, in whole seconds, and its address space. It writes no core dump, and
+/// exits with its parent, however that ends.
 pub(super) fn limit_this_process(time: Duration, address_space: u64) -> Result<(), Errno> {
     end_with_the_parent()?;
     let limit = |resource, value| {
@@ -88,12 +89,12 @@ pub(super) fn limit_this_process(time: Duration, address_space: u64) -> Result<(
     limit(Resource::As, address_space)
 }
 
-/// How soon a child notices that nobody waits for it any more.
+/// How soon a child notices that its parent has ended.
 const LOOK_FOR_PARENT: Duration = Duration::from_millis(200);
 
-/// Ends this process once its parent has ended. One that did so before this has closed our standard input, which then ends too early. The
-/// kernel's own signal at a parent's death does not serve: it comes with the end of the thread that started the child, and a runtime's
-/// threads come and go.
+/// Exits once the parent has ended. If it ended before this, our standard input is closed, which then ends too early. The
+/// kernel's parent-death signal does not serve: it is sent when the thread that started the child ends, and a runtime's threads
+/// are not permanent.
 fn end_with_the_parent() -> Result<(), Errno> {
     let parent = getppid();
     let watch = move || {

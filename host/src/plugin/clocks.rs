@@ -1,10 +1,11 @@
-//! The clocks of guests. They show milliseconds, as the interface's own does: what takes longer the longer a secret is takes microseconds.
+//! The clocks of plugins. Their resolution is one millisecond, as in the plugin interface, too coarse for timing attacks:
+//! operations whose duration depends on a secret's length take microseconds.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 
-/// What the clocks' steps are.
+/// The resolution of the clocks.
 const STEP: Duration = Duration::from_millis(1);
 
 /// Time since the call began.

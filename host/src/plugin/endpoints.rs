@@ -1,5 +1,5 @@
-//! The origins of the endpoints in configurations that were judged, kept so that nobody has to ask a child again: concurrency keys and calls want them
-//! at once.
+//! A cache of the endpoints' origins in validated configurations, since validation runs in a child process and concurrency keys
+//! and calls need the origins at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use super::inspect::Digest;
 use super::schema::Judgement;
 use crate::model::Origin;
 
-/// Configurations whose endpoints are kept: twice those of the largest configuration that is promised. Those of before a reload are in it.
+/// Configurations whose endpoints are cached: twice those of the largest supported configuration, so that those of before a
+/// reload are included.
 const MAX_KEPT: usize = 20_000;
 
-/// A plugin and a configuration for it, hashed: many are kept, and each may be long.
+/// Hash of a plugin and a configuration for it: there are many, and each may be long.
 type ConfigHash = [u8; 16];
 
 #[derive(Default)]
 pub(super) struct Endpoints {
     kept: HashMap<ConfigHash, Arc<[Origin]>>,
-    /// Each once: ten thousand jobs have a few issuers.
+    /// Interned: ten thousand jobs have a few issuers.
     lists: HashSet<Arc<[Origin]>>,
 }
 
@@ -29,7 +30,7 @@ impl Endpoints {
         self.kept.get(&config_hash(plugin, config)?).cloned()
     }
 
-    /// Keeps those of the configurations that are right.
+    /// Caches the endpoints of the valid configurations.
     pub(super) fn keep(&mut self, plugin: Digest, configs: &[&Value], judged: &[Judgement]) {
         let right = configs
             .iter()

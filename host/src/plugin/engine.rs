@@ -1,5 +1,5 @@
-//! The engine that runs components, each call in memory of its own; the one that compiles them; and the thread that lets running ones be
-//! interrupted, which ticks only while a call is in flight, so that a process that waits for its next refresh uses no CPU.
+//! The engine that runs components, each call in memory of its own; the one that compiles them; and the thread that lets running
+//! ones be interrupted. It ticks only while a call is in flight, so that an idle process uses no CPU.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -13,13 +13,13 @@ use wasmtime::{Config, Engine};
 
 use super::limits;
 
-/// wasmtime's errors as the standard library knows errors.
+/// wasmtime's errors as standard errors.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Compiles components for the engine that runs them: both have the same settings.
 ///
 /// # Errors
-/// The machine is none that wasmtime compiles for.
+/// wasmtime does not support this machine.
 pub(super) fn new_compiler() -> Result<Engine, BoxError> {
     let mut settings = settings();
     settings.enable_compiler(true);
@@ -29,20 +29,20 @@ pub(super) fn new_compiler() -> Result<Engine, BoxError> {
 /// Runs compiled components, each call in memory of its own.
 ///
 /// # Errors
-/// The machine is none that wasmtime compiles for.
+/// wasmtime does not support this machine.
 pub(super) fn new_engine() -> Result<Engine, BoxError> {
     Ok(Engine::new(&settings())?)
 }
 
-/// What both have in common: all that machine code depends on. Without a compiler, whose tables a process that finds its plugins
-/// compiled would only carry along.
+/// The settings that both engines share: all that machine code depends on. The running engine has no compiler, whose tables would
+/// only take memory.
 fn settings() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .memory_reservation(limits::MEMORY_RESERVATION)
         .memory_guard_size(limits::MEMORY_GUARD)
-        // Nobody reads guests' backtraces: without them compiled plugins are smaller.
+        // Backtraces of plugins are not used: without them compiled plugins are smaller.
         .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)
         .generate_address_map(false)
@@ -50,15 +50,15 @@ fn settings() -> Config {
     config
 }
 
-/// Names what a compiled component depends on besides the component and the machine: wasmtime's version and our settings. Whether the
-/// machine has what the code needs, wasmtime checks when it loads it.
+/// A hash of what a compiled component depends on besides the component and the machine: wasmtime's version and our settings.
+/// Whether the machine has the required CPU features, wasmtime checks on loading.
 pub(super) fn compatibility(engine: &Engine) -> u64 {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     hasher.finish()
 }
 
-/// Ticks while somebody needs it.
+/// A thread that ticks while a call is in flight.
 pub(super) struct Ticker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -70,13 +70,14 @@ struct Shared {
     turns: Arc<Turns>,
 }
 
-/// The turns of guests that compute for long: one after the other, so that however many there are, they keep one worker busy and leave the
-/// others to whoever waits.
+/// A schedule for plugins that compute for long: one after the other, so that however many there are, they use one worker thread
+/// and leave the others free.
 #[derive(Default)]
 pub(super) struct Turns(Mutex<Option<Instant>>);
 
 impl Turns {
-    /// When the next free turn begins. It is taken for as long as the guest's last one lasted, within bounds: that one may have waited.
+    /// When the next free turn begins. It is reserved for as long as the plugin's last turn lasted, within bounds, since part of
+    /// that may have been waiting.
     pub(super) fn take(&self, lasted: Duration) -> Instant {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -87,10 +88,10 @@ impl Turns {
 }
 
 impl Ticker {
-    /// Has `on_tick` called each [`limits::TICK`] while a call is in flight.
+    /// Calls `on_tick` each [`limits::TICK`] while a call is in flight.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     pub(super) fn start(on_tick: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             calls_in_flight: AtomicUsize::new(0),
@@ -109,7 +110,7 @@ impl Ticker {
         })
     }
 
-    /// Ticks at least until the guard is dropped.
+    /// Keeps ticking at least until the guard is dropped.
     pub(super) fn hold(&self) -> TickerGuard {
         if self.shared.calls_in_flight.fetch_add(1, Ordering::SeqCst) == 0
             && let Some(thread) = &self.thread
@@ -140,7 +141,7 @@ impl Drop for Ticker {
 pub(super) struct TickerGuard(Arc<Shared>);
 
 impl TickerGuard {
-    /// The turns that the calls of this ticker share.
+    /// The schedule that the calls of this ticker share.
     pub(super) fn turns(&self) -> Arc<Turns> {
         Arc::clone(&self.0.turns)
     }
@@ -155,7 +156,7 @@ impl Drop for TickerGuard {
 fn tick(on_tick: &dyn Fn(), shared: &Shared) {
     while !shared.stopped.load(Ordering::SeqCst) {
         if shared.calls_in_flight.load(Ordering::SeqCst) == 0 {
-            // An unpark between the look and here is not lost: parking then returns at once.
+            // An unpark between the check and here is not lost: parking then returns at once.
             std::thread::park();
         } else {
             std::thread::sleep(limits::TICK);
@@ -200,7 +201,7 @@ mod tests {
         assert!(ticks.load(Ordering::SeqCst) > 2);
 
         drop(second);
-        // The tick that it may be in.
+        // The tick that may be in progress.
         std::thread::sleep(5 * limits::TICK);
         let rested = ticks.load(Ordering::SeqCst);
         std::thread::sleep(20 * limits::TICK);

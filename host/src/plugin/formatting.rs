@@ -1,5 +1,4 @@
-//! What is particular to formatters: a log that knows nothing but the tokens, and the rules that artifacts keep before any output
-//! sees them.
+//! The host's side of formatters: a log that is scrubbed of the tokens, and the checks of artifacts before outputs write them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,10 +12,10 @@ use crate::model::PluginLimits;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::{Artifact, NamedToken};
 
-/// How many jobs a log line names.
+/// The most jobs that a log line names.
 const NAMES: usize = 3;
 
-/// Takes the tokens of one format call, and their secret fields, out of what its formatter says.
+/// Redacts the tokens of one format call, and their secret fields, in the formatter's messages.
 #[derive(Clone)]
 pub(super) struct TokenScrubber(Arc<Scrubber>);
 
@@ -37,9 +36,9 @@ impl TokenScrubber {
     }
 }
 
-/// The log of one format call: scrubbed of the tokens, and bounded.
+/// The log of one format call: scrubbed and limited.
 pub(super) struct FormatLog {
-    /// Whose tokens they are.
+    /// The tokens' jobs.
     job: String,
     plugin: String,
     scrubber: TokenScrubber,
@@ -58,12 +57,12 @@ impl FormatLog {
         }
     }
 
-    /// Knows the tokens of this call.
+    /// The scrubber of this call.
     pub(super) fn scrubber(&self) -> TokenScrubber {
         self.scrubber.clone()
     }
 
-    /// One event; nothing more once the call's lines are used up.
+    /// Logs one event; nothing more once the call's limit of lines is reached.
     pub(super) fn log(&mut self, level: Level, message: &str) {
         let (job, plugin) = (&self.job, &self.plugin);
         self.lines = self.lines.saturating_add(1);
@@ -93,7 +92,7 @@ fn names(tokens: &[NamedToken]) -> String {
     shown.join(", ")
 }
 
-/// Checks what a formatter made. An empty name means the output's own place, so it cannot stand beside others.
+/// Checks the artifacts of a formatter. An empty name means the output's own path, so it must be the only one.
 pub(super) fn check_artifacts(
     plugin: &str,
     artifacts: &[Artifact],
@@ -140,14 +139,14 @@ fn check(
             return Err("it made several artifacts, and one has no name".to_owned());
         }
         if !name.is_empty() && !is_one_component(name) {
-            // The name may be anything, a token too: it is not shown.
+            // The name may be anything, even a token: it is not shown.
             return Err(format!(
                 "it named an artifact other than with {} characters or less of `A-Za-z0-9._-`",
                 limits::ARTIFACT_NAME_BYTES
             ));
         }
         if tokens.scrub(name) != *name {
-            // Names are in listings of directories, in messages and in the log.
+            // Names appear in directory listings, in messages and in the log.
             return Err("it named an artifact by a token".to_owned());
         }
         if !names.insert(name) {
@@ -157,11 +156,11 @@ fn check(
     Ok(())
 }
 
-/// One path component that is also a Secret's key, and neither this directory nor the one above.
+/// Whether a name is one path component that is also a Secret's key, and neither `.` nor `..`.
 fn is_one_component(name: &str) -> bool {
     name.len() <= limits::ARTIFACT_NAME_BYTES
         && !matches!(name, "." | "..")
-        // Kubernetes refuses keys that begin so; its own volumes use them.
+        // Kubernetes refuses keys with this prefix, which its volumes use.
         && !name.starts_with("..")
         && name
             .bytes()
@@ -184,7 +183,7 @@ mod tests {
             .collect()
     }
 
-    /// Of a format of one token, whose value is a name, too.
+    /// For a format of one token, whose value is also a name.
     fn check(plugin: &str, names: &[&str], limits: &PluginLimits) -> Result<(), Failure> {
         let token = crate::model::token::Token {
             value: "to.ken-3f0c".into(),

@@ -1,5 +1,5 @@
-//! What the core instances of a component take beside memories and tables, read without compiling it: wasmtime's limits know neither
-//! globals nor functions, and a module of some MiB may have a million of them for each of its instances.
+//! The memory of a component's core instances beside memories and tables, computed without compiling it: wasmtime's limits do not
+//! cover globals and functions, and a module of some MiB may have a million of them for each of its instances.
 
 use wasmparser::{
     BinaryReaderError, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
@@ -11,37 +11,37 @@ use super::limits;
 /// A global's value.
 const GLOBAL_BYTES: usize = 16;
 
-/// What others call a function by.
+/// A function reference.
 const FUNCTION_BYTES: usize = 32;
 
-/// What an instance knows of an import, at most.
+/// The most that an instance stores for an import.
 const IMPORT_BYTES: usize = 48;
 
-/// Where the reader is.
+/// The parser's position.
 enum NestingLevel {
-    /// In a component: for each of its modules what an instance of it takes; none: that is not known here.
+    /// In a component: the size of an instance of each of its modules; none: unknown here.
     Component(Vec<Option<usize>>),
-    /// In a module: what an instance of it takes, as far as it was read.
+    /// In a module: the size of an instance of it, as far as it was read.
     Module(usize),
 }
 
-/// What is known of a component's instances so far.
+/// The sizes found so far.
 #[derive(Default)]
 pub(super) struct Instances {
     levels: Vec<NestingLevel>,
-    /// Of the largest module.
+    /// The largest module's.
     largest: usize,
-    /// Of each instance in the outermost component; none: it is not known of which module.
+    /// Each instance's in the outermost component; none: its module is unknown.
     outermost: Vec<Option<usize>>,
-    /// Whether inner components have instances of modules: these components may be instantiated several times.
+    /// Whether inner components instantiate modules: these components may be instantiated several times.
     has_inner: bool,
 }
 
 impl Instances {
-    /// Takes note of the next part of the component.
+    /// Handles the next part of the component.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The component is damaged.
     pub(super) fn read(&mut self, payload: &Payload<'_>) -> Result<(), BinaryReaderError> {
         match payload {
             Payload::Version { encoding, .. } => self.levels.push(match encoding {
@@ -107,7 +107,7 @@ impl Instances {
         }
     }
 
-    /// Bytes that a call's core instances take at most.
+    /// The most bytes that a call's core instances take.
     pub(super) fn bytes(&self) -> usize {
         if self.has_inner {
             return self.largest.saturating_mul(limits::INSTANCES);
@@ -165,7 +165,7 @@ mod tests {
                 ),
                 FUNCTION_BYTES + IMPORT_BYTES,
             ),
-            // How often an inner component is instantiated is not looked at.
+            // How often an inner component is instantiated is not analysed.
             (
                 format!("(component $c {module} {instance}) (instance (instantiate $c))"),
                 limits::INSTANCES * each,

@@ -1,5 +1,6 @@
-//! Judges configurations by the schemas that plugins carry. A schema can take any time, memory or stack: by references to itself, by
-//! alternatives of alternatives. So a child with limits judges by those of plugins that are not part of the binary.
+//! Validation of configurations by the schemas of plugins. A schema can take unlimited time, memory or stack, by references to
+//! itself or by nested alternatives, so schemas of plugins that are not part of the binary are evaluated in a child process with
+//! limits.
 
 use std::io::{Read, Write};
 use std::process::{ExitStatus, Stdio};
@@ -13,17 +14,17 @@ use super::child::{self, Ended};
 use super::limits;
 use super::schema::{self, Judgement};
 
-/// The hidden subcommand that judges: a schema and configurations on standard input, what it says of each on standard output.
+/// The hidden subcommand that validates: a schema and configurations on standard input, the judgements on standard output.
 pub const JUDGE_COMMAND: &str = "judge-options";
 
-/// The exit status of a child whose time was over.
+/// The exit status of a child that ran out of time.
 const TOO_SLOW: i32 = 3;
 
-/// Why no configuration can be judged by a plugin's schema.
+/// Why a plugin's schema cannot validate configurations.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JudgeError {
-    /// It is no schema.
+    /// It is not a valid schema.
     #[error("its schema is wrong: {message}")]
     Wrong {
         /// What is wrong.
@@ -43,20 +44,20 @@ pub enum JudgeError {
         /// How it ended.
         status: ExitStatus,
     },
-    /// The child could not be run or heard.
+    /// The child could not be run, or its output not read.
     #[error("cannot run a child to judge its schema")]
     Child(#[source] std::io::Error),
 }
 
 impl JudgeError {
-    /// Whether the schema itself is the reason, so that only another plugin helps.
+    /// Whether the schema itself is the cause, so that only another plugin helps.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
         !matches!(self, Self::Child(_))
     }
 }
 
-/// How many mistakes of all configurations are told.
+/// The most mistakes that are reported for all configurations.
 const MAX_MISTAKES: usize = 1000;
 
 #[derive(Serialize)]
@@ -71,10 +72,10 @@ struct JudgeRequest {
     configs: Vec<Value>,
 }
 
-/// Judges `configs` by a schema that may be hostile, the last ones not if the others have very many mistakes.
+/// Validates `configs` by a schema that may be hostile, but leaves out the last ones if the others have very many mistakes.
 ///
 /// # Errors
-/// It is no schema, or costs too much.
+/// It is not a valid schema, or takes too much.
 pub(super) async fn judgements(
     compiler: &Compiler,
     schema: &Value,
@@ -113,7 +114,7 @@ fn judge<'a>(
     let judge = schema::judge(schema).map_err(|message| JudgeError::Wrong { message })?;
     let mut told = 0;
     let judged = configs.map_while(|config| {
-        // Whoever has so many mistakes mends these first.
+        // The mistakes reported so far are enough to correct first.
         (told < MAX_MISTAKES).then(|| {
             let judgement = schema::judge_config(schema, &judge, config);
             told += judgement.mistakes.len();
@@ -123,17 +124,17 @@ fn judge<'a>(
     Ok(judged.collect())
 }
 
-/// What [`JUDGE_COMMAND`] does: limits itself, reads a question and writes the answer.
+/// Implements [`JUDGE_COMMAND`]: limits itself, reads a question and writes the answer.
 ///
 /// # Errors
-/// The question is none, the schema is wrong, or input or output failed.
+/// The question is invalid, the schema is wrong, or input or output failed.
 pub fn judge_options(mut input: impl Read, output: impl Write) -> Result<(), JudgeError> {
     let mut question = Vec::new();
     input
         .read_to_end(&mut question)
         .map_err(JudgeError::Child)?;
     let time = time_for(question.len());
-    // By the second, in case that the thread does not come to look.
+    // In whole seconds, as a fallback if the thread below does not get to run.
     child::limit_this_process(time * 2, limits::JUDGE_ADDRESS_SPACE)
         .and_then(|()| end_after(time))
         .map_err(|error| JudgeError::Child(error.into()))?;

@@ -1,24 +1,25 @@
-//! What one call of a plugin may use, beyond what users may change (see [`defaults`](crate::model::defaults)): these limits only keep
-//! a guest from hurting its host, and no honest plugin comes near them.
+//! Limits of a plugin call that users cannot change (for the others see [`defaults`](crate::model::defaults)). They only protect
+//! the host from hostile plugins; no honest one comes near them.
 
 use std::time::Duration;
 
 /// How long a formatter may run. It only turns strings into bytes, which takes microseconds.
 pub const FORMAT_TIME: Duration = Duration::from_secs(5);
 
-/// Bytes that one host call may copy out of the guest, beyond what artifacts may have: the host allocates them.
+/// Bytes that one host call may copy out of the plugin, beyond what artifacts may have: the host allocates them.
 pub(super) const CALL_BYTES: usize = 4 << 20;
 
-/// Live handles that a guest holds, of resources of all kinds. A plugin holds one per secret and per piece joined from secrets.
+/// Live handles of a plugin, for resources of all kinds. A plugin holds one per secret and per piece joined from secrets.
 pub(super) const HANDLES: usize = 1024;
 
-/// Resources that the host holds for a guest: the secrets that a call may make (256), and the streams of standard input and output.
+/// Resources that the host holds for a plugin: the secrets that a call may make (256), and the streams of standard input and
+/// output.
 pub(super) const RESOURCES: usize = 320;
 
 /// Core instances. A Rust plugin has a handful, a Python one more than 16.
 pub(super) const INSTANCES: usize = 128;
 
-/// What all core instances of a call take for globals, functions and imports. A plugin with an interpreter in it takes some MiB.
+/// Memory of all core instances of a call for globals, functions and imports. A plugin with an interpreter in it takes some MiB.
 pub(super) const INSTANCE_BYTES: usize = 64 << 20;
 
 /// Tables, one or two per instance.
@@ -27,13 +28,13 @@ pub(super) const TABLES: usize = 256;
 /// Elements of one table. Interpreters put some 10,000 functions into theirs.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
 
-/// What an element takes: a pointer.
+/// The size of an element: a pointer.
 pub(super) const TABLE_ELEMENT_BYTES: usize = 8;
 
 /// Memories, at most one per instance.
 pub(super) const MEMORIES: usize = 128;
 
-/// What is kept of a guest's standard error: room for a panic's message.
+/// The most of a plugin's standard error that is kept: enough for a panic's message.
 pub(super) const STDERR_BYTES: usize = 8 << 10;
 
 /// Random bytes per request of WASI's generator.
@@ -42,66 +43,69 @@ pub(super) const RANDOM_BYTES: u64 = 64 << 10;
 /// Artifacts of one format call. No consumer reads more files or keys than a directory of certificates has.
 pub(super) const ARTIFACTS: usize = 256;
 
-/// An artifact's name: what a file system and a Secret's key allow.
+/// The longest artifact name: the limit of file systems and of Secret keys.
 pub(super) const ARTIFACT_NAME_BYTES: usize = 253;
 
-/// A component. Interpreters bring some 20 MiB.
+/// The largest component. Interpreters take some 20 MiB.
 pub const COMPONENT_BYTES: usize = 64 << 20;
 
-/// Address space of the process that compiles. A 20 MiB component takes about 400 MiB.
+/// Address space of the compiling process. A 20 MiB component takes about 400 MiB.
 pub(super) const COMPILE_ADDRESS_SPACE: u64 = 2 << 30;
 
-/// Processor time of the process that compiles. A 20 MiB component takes about 15 s of one slow core; how long that is by the clock depends
-/// on what else the core does, and is bounded by the configuration.
+/// Processor time of the compiling process. A 20 MiB component takes about 15 s of one slow core; its wall-clock time depends on
+/// other load, and is limited by the configuration.
 pub(super) const COMPILE_CPU_TIME: Duration = Duration::from_secs(120);
 
-/// When a plugin is compiled again whose compiler was at work in vain: it takes a processor from everybody, and hardly ends better.
+/// The wait before a plugin is compiled again that took the compiler's whole time: it uses a processor and is unlikely to
+/// succeed.
 pub(super) const COMPILE_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// When a plugin is loaded again that could not be for a passing reason: a file that cannot be read, a process that cannot be started.
+/// The wait before a plugin is loaded again after a failure that may pass: a file that cannot be read, a process that cannot be
+/// started.
 pub(super) const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// The schema of a plugin's configuration. That of `oauth2` has 4 KiB.
+/// The largest schema of a plugin's configuration. That of `oauth2` has 4 KiB.
 pub(super) const SCHEMA_BYTES: usize = 128 << 10;
 
 /// A plugin's description of itself: some sentences.
 pub(super) const ABOUT_BYTES: usize = 32 << 10;
 
-/// Processor time of the process that judges configurations by a plugin's schema, for its start and the schema. A large schema takes
-/// 20 ms; a program that was built without optimisation takes ten times as long.
+/// Processor time of the process that validates configurations, for its start and the schema. A large schema takes 20 ms; a
+/// program that was built without optimisation takes ten times as long.
 pub(super) const JUDGE_TIME: Duration = Duration::from_millis(500);
 
-/// The same, for each KiB of configurations: ten times what it takes.
+/// The additional time for each KiB of configurations: ten times what it takes.
 pub(super) const JUDGE_TIME_PER_KIB: Duration = Duration::from_millis(1);
 
-/// How many times its processor time that process may last, on a machine that is busy with other things.
+/// The wall-clock limit of that process as a multiple of its processor time, for a busy machine.
 pub(super) const JUDGE_PATIENCE: u32 = 20;
 
-/// Its address space: the program's own, and what ten thousand configurations take.
+/// Its address space: the program's own, and that of ten thousand configurations.
 pub(super) const JUDGE_ADDRESS_SPACE: u64 = 512 << 20;
 
-/// What it may answer: a thousand mistakes.
+/// Its largest answer: a thousand mistakes.
 pub(super) const JUDGED_BYTES: u64 = 4 << 20;
 
 /// Reserved address space per memory: as much as the default limit allows to use, so that growing never moves it. wasmtime's
 /// 4 GiB would exhaust an address-space limit with few calls in flight.
 pub(super) const MEMORY_RESERVATION: u64 = 64 << 20;
 
-/// Guard pages behind a memory. Bounds are checked in code; the guard only saves checks at constant offsets.
+/// Guard pages after a memory. Bounds are checked in code; the guard only saves checks at constant offsets.
 pub(super) const MEMORY_GUARD: u64 = 64 << 10;
 
-/// How often running guests are interrupted: what a limit may be late, and what a spinning guest may delay others.
+/// The interval at which running plugins are interrupted: the accuracy of time limits, and the longest delay of others by a
+/// plugin in a loop.
 pub(super) const TICK: Duration = Duration::from_millis(3);
 
-/// How many of these a call computes without waiting for its turn. Ordinary plugins end within the first.
+/// How many of these intervals a call may compute without waiting for its turn. Ordinary plugins end within the first.
 pub(super) const TICKS_AT_WILL: u32 = 3;
 
-/// From so much memory on a guest does not run on the runtime's workers: no tick interrupts an instruction that fills or copies all of it,
-/// and pages that are touched for the first time take longest.
+/// A plugin with more memory than this does not run on the runtime's worker threads: an instruction that fills or copies all of
+/// it is not interrupted by a tick, and the first access to pages takes longest.
 pub(super) const LARGE_MEMORY: usize = 4 << 20;
 
-/// How long the turn of a guest that computes is at most thought to last. Longer ones waited for the host.
+/// The longest turn of a computing plugin that is reserved. Longer ones waited for the host.
 pub(super) const LONGEST_TURN: Duration = Duration::from_millis(50);
 
-/// How long a guest may run on once the process is to end: long enough to read the answer that it waited for.
+/// How long a plugin may run on once the process is to end: long enough to read the answer that it waited for.
 pub const TIME_AFTER_STOP: Duration = Duration::from_millis(500);

@@ -1,5 +1,5 @@
-//! All that touches wasmtime: plugins by name, compiled once per digest, run in a store of their own for each call. Nothing of
-//! wasmtime or of the generated interface shows outside of this room.
+//! The plugin runtime, the only part that uses wasmtime: plugins by name, compiled once per digest, run in a store of their own
+//! for each call. Types of wasmtime and of the generated bindings are private to this module.
 
 mod built_in;
 mod cache;
@@ -47,7 +47,7 @@ use formatting::FormatLog;
 use load::Loader;
 use v0_1::{Acquire, CallBounds, Prepared};
 
-/// The machine cannot run plugins.
+/// This machine cannot run plugins.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the plugin engine")]
 pub struct EngineError(#[source] BoxError);
@@ -63,14 +63,14 @@ struct PluginRuntime {
     stop: OnceLock<CancellationToken>,
 }
 
-/// A plugin in a list.
+/// An entry of the list of plugins.
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// The name that jobs use.
     pub name: String,
     /// Whether it is part of the binary.
     pub built_in: bool,
-    /// What it says about itself, or why it cannot be used.
+    /// What it declares, or why it cannot be used.
     pub info: Result<Arc<PluginInfo>, Arc<LoadError>>,
 }
 
@@ -84,7 +84,7 @@ impl Plugins {
     /// Plugins by these names, beside the built-in ones. Nothing is read or compiled before its first use.
     ///
     /// # Errors
-    /// The machine cannot run plugins.
+    /// This machine cannot run plugins.
     pub fn new(
         files: &BTreeMap<String, PluginFile>,
         limits: PluginLimits,
@@ -103,16 +103,16 @@ impl Plugins {
         })))
     }
 
-    /// From `stop` on a call may still read an answer that it waits for, but run on no longer than [`limits::TIME_AFTER_STOP`]. Of several
-    /// the first counts.
+    /// Sets the token that stops calls: from then on a call may still read an answer that it waits for, but run no longer than
+    /// [`limits::TIME_AFTER_STOP`]. Only the first token set counts.
     pub fn stop_with(&self, stop: CancellationToken) {
         let _ = self.0.stop.set(stop);
     }
 
-    /// What a plugin says about itself. Reads it, but neither compiles nor runs it.
+    /// What a plugin declares. Reads it, but neither compiles nor runs it.
     ///
     /// # Errors
-    /// There is no such plugin, it cannot be read, or it is none that this host can run.
+    /// There is no such plugin, it cannot be read, or this host cannot run it.
     pub async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
         self.0.loader.info(name).await
     }
@@ -130,7 +130,8 @@ impl Plugins {
         all
     }
 
-    /// Compiles a plugin into the cache, if it is not there, to fill that of an image. Whether it is there now; why not has been logged.
+    /// Compiles a plugin into the cache, if it is not there, to fill that of an image. Returns whether it is there now; a failure
+    /// to store it has been logged.
     ///
     /// # Errors
     /// As [`Plugins::prepare`].
@@ -144,8 +145,8 @@ impl Plugins {
         matches!(self.0.loader.known(name), Some(Ok(_)))
     }
 
-    /// Loads a plugin if that has not been done, and compiles it if need be, which takes as long as it takes. Whoever stops waiting for that
-    /// does not end it.
+    /// Loads a plugin if that has not been done, and compiles it if need be, without a time limit here. Loading goes on if the
+    /// caller stops waiting.
     ///
     /// # Errors
     /// As [`Plugins::info`], and the plugin does not compile or fit the host.
@@ -154,7 +155,8 @@ impl Plugins {
         Ok(Arc::clone(&loaded.info))
     }
 
-    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets. None where it has mistakes.
+    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets. None if the
+    /// configuration has mistakes.
     ///
     /// # Errors
     /// As [`Plugins::check_configs`].
@@ -171,16 +173,16 @@ impl Plugins {
         Ok(judged.into_iter().flat_map(|it| it.endpoints).collect())
     }
 
-    /// The same of a configuration that was judged before and is right.
+    /// The same for a configuration that was validated before and is valid.
     #[must_use]
     pub fn endpoints_at_hand(&self, name: &str, config: &Value) -> Option<Arc<[Origin]>> {
         self.0.loader.endpoints_at_hand(name, config)
     }
 
-    /// Judges each of a plugin's configurations by its own schema; a plugin without one finds nothing wrong.
+    /// Validates each of a plugin's configurations by its own schema; without a schema, every configuration is valid.
     ///
     /// # Errors
-    /// As [`Plugins::info`], the plugin is not for this use, or the configurations cannot be judged by its schema.
+    /// As [`Plugins::info`], the plugin is for another world, or its schema cannot validate configurations.
     pub async fn check_configs(
         &self,
         name: &str,
@@ -206,10 +208,11 @@ impl Plugins {
         Ok(judged.into_iter().flat_map(|it| it.mistakes).collect())
     }
 
-    /// The source plugin of this name, as [`Plugins::prepare`] loaded it: whatever takes its place meanwhile, one call has one plugin.
+    /// The source plugin of this name, as [`Plugins::prepare`] loaded it: one call uses one plugin, even if it is replaced
+    /// meanwhile.
     ///
     /// # Errors
-    /// As [`Plugins::prepare`] the last time, or it is no source.
+    /// The last failure of [`Plugins::prepare`], or the plugin is not a source.
     pub async fn source(&self, name: &str) -> Result<SourcePlugin, Failure> {
         Ok(SourcePlugin {
             loaded: self.loaded(name, PluginWorld::Source).await?,
@@ -218,10 +221,11 @@ impl Plugins {
         })
     }
 
-    /// Turns tokens into what a consumer reads: one call of a formatter plugin, in a fresh instance, within [`limits::FORMAT_TIME`].
+    /// Turns tokens into an output's content: one call of a formatter plugin, in a fresh instance, within
+    /// [`limits::FORMAT_TIME`].
     ///
     /// # Errors
-    /// The plugin's own failure; `plugin.*` when it cannot be loaded, a limit ended the call, or what it made is not fit to be written.
+    /// The plugin's own failure; `plugin.*` when it cannot be loaded, a limit ended the call, or its artifacts are invalid.
     pub async fn format(
         &self,
         plugin: &str,
@@ -246,8 +250,8 @@ impl Plugins {
         Ok(artifacts)
     }
 
-    /// A plugin for a call, or why it could not be loaded last. Only what nobody has tried to load is loaded now: a call's time is not for
-    /// that.
+    /// A plugin for a call, or its last load failure. It is loaded here only if no load was tried yet: a call's time limit is not
+    /// meant for that.
     async fn loaded(
         &self,
         name: &str,
@@ -289,7 +293,7 @@ impl fmt::Debug for SourcePlugin {
 }
 
 impl SourcePlugin {
-    /// What it says about itself.
+    /// What it declares.
     #[must_use]
     pub fn info(&self) -> &Arc<PluginInfo> {
         &self.loaded.info
@@ -336,10 +340,10 @@ impl SourcePlugin {
     }
 }
 
-/// Whether configurations can be judged by the schema of a plugin that is in no list.
+/// Checks that the schema of a plugin that is not in the list can validate configurations.
 ///
 /// # Errors
-/// They cannot.
+/// It cannot.
 pub async fn check_schema(info: &PluginInfo) -> Result<(), JudgeError> {
     match &info.schema {
         Some(schema) => judge::judgements(&Compiler::ThisProgram, schema, &[])
@@ -349,7 +353,7 @@ pub async fn check_schema(info: &PluginInfo) -> Result<(), JudgeError> {
     }
 }
 
-/// A plugin in a message: name and digest, since a name may stand for another file tomorrow.
+/// A plugin in a message: name and digest, since the name may refer to another file later.
 fn full_name(name: &str, info: &PluginInfo) -> String {
     format!("`{name}` ({})", info.digest.short())
 }

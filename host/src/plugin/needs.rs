@@ -1,4 +1,4 @@
-//! Whether a job lists the secrets that its plugin opens, by what the plugin says about itself: a name that it never asks for is a slip.
+//! Checks the secrets that a job lists against those that its plugin declares: a name that the plugin never opens is a mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,19 +18,20 @@ pub struct SecretNeed {
     /// Whether the plugin never works without it.
     #[serde(default)]
     pub required: bool,
-    /// The plugin does not work without it where each of these options has one of the values; null stands for an option that is not set.
+    /// The plugin requires it where each of these options has one of the values; null stands for an option that is not set.
     #[serde(default)]
     pub required_for: BTreeMap<String, Vec<Value>>,
     /// It is needed only if the job lists this other secret as well.
     #[serde(default)]
     pub required_with: Option<String>,
-    /// The option that it stands for: a job has one of the two at most, and with the option it does not need the secret.
+    /// The option that it is an alternative to: a job has at most one of the two, and with the option it does not need the
+    /// secret.
     #[serde(default)]
     pub instead_of: Option<String>,
-    /// The option that gives it another name.
+    /// The option that changes its name.
     #[serde(default)]
     pub named_by: Option<String>,
-    /// What it is.
+    /// Its description.
     #[serde(default, deserialize_with = "printable::deserialize")]
     pub description: String,
 }
@@ -38,9 +39,9 @@ pub struct SecretNeed {
 /// A mistake in the secrets that a job lists for its plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretMistake {
-    /// The secret that is listed in vain; none: one is missing.
+    /// The secret that is listed but never opened; none: one is missing.
     pub listed: Option<String>,
-    /// What is wrong and what would be right.
+    /// The mistake and its correction.
     pub message: String,
 }
 
@@ -52,7 +53,7 @@ impl SecretNeed {
             .unwrap_or(&self.name)
     }
 
-    /// The option that it stands for, if that is set.
+    /// The option that replaces it, if that is set.
     fn option_in(&self, config: &Value) -> Option<&str> {
         self.instead_of
             .as_deref()
@@ -73,7 +74,7 @@ impl SecretNeed {
     }
 }
 
-/// The mistakes in the secrets that are listed beside a configuration. A plugin that tells of no secret may open any.
+/// The mistakes in the secrets that are listed with a configuration. A plugin that declares no secrets may open any.
 pub(super) fn check_secrets(
     needs: &[SecretNeed],
     config: &Value,
@@ -245,7 +246,7 @@ mod tests {
             (json!({"id": null}), &["id", "key"], None),
             (json!({"id": "a"}), &[], None),
             (json!({}), &["id"], None),
-            // A client without a secret may go without an identifier.
+            // A client without a secret may omit its identifier.
             (json!({}), &[], None),
             (json!({"auth": "post"}), &["key"], None),
             (json!({}), &["key"], Some(neither(""))),

@@ -1,5 +1,6 @@
-//! What the JSON Schema that a plugin embeds says about a job's configuration: its mistakes, told for people, and the origins of the
-//! endpoints in it. Needs no plugin to run, so that `check` can do it. By a schema that may be hostile only a child judges (`judge`).
+//! Evaluation of the JSON Schema that a plugin embeds against a job's configuration: the mistakes, as messages for people, and
+//! the origins of the endpoints. Runs without the plugin, so that `check` can use it. A schema that may be hostile is only
+//! evaluated in a child process (`judge`).
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -17,56 +18,56 @@ use crate::text::{Alphabet, first_unseen, has_userinfo, has_variable, is_bare_va
 /// The keyword that marks a field as an endpoint's URL: the job may send requests, and its secrets, to that origin.
 const ENDPOINT: &str = "x-evertoken-endpoint";
 
-/// How deep a schema is followed. Configurations are some five levels deep; a schema may refer to itself.
+/// The depth to which a schema is followed. Configurations have some five levels; a schema may refer to itself.
 const MAX_DEPTH: usize = 64;
 
-/// Steps of the walk through a schema that finds its fields, which take a millisecond or two. An honest one has some hundred.
+/// The most steps of the search for a schema's fields, which take a millisecond or two. An honest schema takes some hundred.
 const MAX_STEPS: usize = 10_000;
 
-/// How long a value may be that a message repeats. What people mistype is a word or a URL; what is longer may be a secret that was pasted
-/// into the wrong place.
+/// The longest value that a message repeats. Mistyped values are words or URLs; a longer one may be a secret that was pasted into
+/// the wrong place.
 const MAX_SHOWN_CHARS: usize = 60;
 
-/// What stands in a message for a value that is not repeated.
+/// The text in a message for a value that is not repeated.
 const NOT_SHOWN: &str = "the value (not shown)";
 
-/// How many mistakes of one configuration are told.
+/// The most mistakes that are reported for one configuration.
 const MAX_MISTAKES: usize = 50;
 
-/// The longest message about one: words of the schema may be in it, e.g. all values that it allows.
+/// The longest message about a mistake: it may contain text of the schema, e.g. all values that it allows.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
-/// Stands for the fields that were not named any more.
+/// The placeholder for further fields.
 const AND_MORE: &str = "…";
 
-/// What a schema says about a configuration.
+/// The result of validating a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
-    /// What is wrong; nothing: the plugin will understand it.
+    /// The mistakes; none: the configuration is valid.
     pub mistakes: Vec<SchemaMistake>,
-    /// The origins of the endpoints in it, each once: where its job may send requests, and its secrets. None where something is wrong.
+    /// The unique origins of its endpoints: where its job may send requests, and its secrets. None if it has mistakes.
     pub endpoints: Vec<Origin>,
 }
 
-/// A schema made ready to judge configurations. Making it costs a thousand times what judging costs.
+/// A compiled schema. Compiling takes a thousand times as long as validating.
 #[derive(Debug, Clone)]
 pub(super) struct Judge {
     validator: Validator,
-    /// Whether it marks any endpoint: looking for marks costs ten times what looking for mistakes does.
+    /// Whether it marks any endpoint: searching for marks takes ten times as long as validating.
     has_endpoints: bool,
 }
 
-/// Makes a schema ready to judge configurations.
+/// Compiles a schema.
 ///
 /// # Errors
-/// Why it is no schema.
+/// Why it is not a valid schema.
 pub(super) fn judge(schema: &Value) -> Result<Judge, String> {
     if !schema.is_object() {
         return Err("it is not a JSON object".to_owned());
     }
     let validator = jsonschema::options()
         .with_draft(Draft::Draft202012)
-        // Patterns that take time in proportion to the text, which rules out looking ahead and back.
+        // A regular expression engine with linear time, which excludes look-around.
         .with_pattern_options(PatternOptions::regex())
         .build(schema)
         .map_err(|error| fit(&wrong(&error)))?;
@@ -76,7 +77,7 @@ pub(super) fn judge(schema: &Value) -> Result<Judge, String> {
     })
 }
 
-/// What is wrong with a schema, and where in it.
+/// The error in a schema, with its position.
 fn wrong(error: &ValidationError<'_>) -> String {
     let place = match error.instance_path().as_str() {
         "" => String::new(),
@@ -93,7 +94,7 @@ fn wrong(error: &ValidationError<'_>) -> String {
     }
 }
 
-/// Judges a configuration by a schema and what was made of it.
+/// Validates a configuration by a schema and its compiled form.
 pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Judgement {
     let mut mistakes = Vec::new();
     for error in judge.validator.iter_errors(config).take(MAX_MISTAKES) {
@@ -125,7 +126,7 @@ pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Jud
     }
 }
 
-/// Words of a schema as a message may hold them.
+/// Text of a schema, shortened for a message.
 fn fit(message: &str) -> String {
     let mut fit = printable(message).into_owned();
     if fit.len() > MAX_MESSAGE_BYTES {
@@ -149,7 +150,7 @@ pub(super) fn endpoint_fields(schema: &Value) -> Vec<String> {
     found
 }
 
-/// The walk has more than [`MAX_STEPS`].
+/// The search takes more than [`MAX_STEPS`].
 struct TooComplex;
 
 fn origin(value: &Value) -> Option<Origin> {
@@ -157,7 +158,7 @@ fn origin(value: &Value) -> Option<Origin> {
     Origin::of(&url)
 }
 
-/// Why a value is no endpoint. A URL parser drops line ends and takes what stands before an `@`; an issuer would see neither.
+/// Why a value is not an endpoint. A URL parser would drop line ends and the text before an `@` without notice.
 fn wrong_endpoint(pointer: String, value: &Value) -> Option<SchemaMistake> {
     let text = value.as_str().unwrap_or_default();
     let odd = Alphabet::OneLine.odd(text.as_bytes());
@@ -197,7 +198,7 @@ fn is_url_delimiter(c: char) -> bool {
     matches!(c, '/' | '.' | ':' | '?' | '&' | '=' | '#')
 }
 
-/// Whether a `%` begins no encoded byte (RFC 3986 §2.1).
+/// Whether a `%` does not begin an encoded byte (RFC 3986 §2.1).
 fn has_lone_percent(text: &str) -> bool {
     text.match_indices('%').any(|(at, _)| {
         let digits = text.as_bytes().get(at + 1..at + 3);
@@ -205,7 +206,7 @@ fn has_lone_percent(text: &str) -> bool {
     })
 }
 
-/// Whether a URL is written as it is read: a parser takes `https:/host`, `https:///host` and backslashes for what they may mean, `https` in a
+/// Whether a URL is written as it is parsed: a parser accepts `https:/host`, `https:///host` and backslashes, takes `https` in a
 /// second `https://` for a host, and 0 for a port.
 fn is_spelled_out(text: &str) -> bool {
     let has_host = text
@@ -222,8 +223,9 @@ fn is_endpoint(schema: &Value) -> bool {
     schema.get(ENDPOINT).and_then(Value::as_bool) == Some(true)
 }
 
-/// Where the fields stand that are marked as endpoints: in a right configuration by what applies to it, in a wrong one also by what its
-/// mistakes make void, so that all of them are told at once; but never by an alternative that is not the chosen one.
+/// The positions of the fields that are marked as endpoints: in a valid configuration those of the subschemas that apply, in an
+/// invalid one also those of the subschemas that failed, so that all mistakes are reported at once; but never those of an
+/// alternative that is not the chosen one.
 fn marked(root: OutputUnit<'_>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut ahead = vec![root];
@@ -251,7 +253,7 @@ fn is_alternative(path: &str) -> bool {
     }
 }
 
-/// The value at a pointer; of a list its elements.
+/// The value at a pointer; for a list, its elements.
 fn each<'c>(config: &'c Value, pointer: &str) -> Vec<(String, &'c Value)> {
     match config.pointer(pointer) {
         None | Some(Value::Null) => Vec::new(),
@@ -269,7 +271,7 @@ fn each<'c>(config: &'c Value, pointer: &str) -> Vec<(String, &'c Value)> {
 struct EndpointSearch<'a> {
     root: &'a Value,
     on_the_way: Vec<&'a Value>,
-    /// Each is taken once: a place of the schema with the path that led there.
+    /// Visited pairs of a place in the schema and the path to it.
     steps: HashSet<(*const Value, String)>,
     found: BTreeSet<String>,
 }
@@ -321,7 +323,7 @@ impl<'a> EndpointSearch<'a> {
     }
 }
 
-/// An option as a message may speak of it.
+/// An option's value in a message.
 fn written_value(pointer: &str, value: &Value) -> WrittenValue {
     match value {
         Value::Null => WrittenValue::Nothing,
@@ -330,14 +332,14 @@ fn written_value(pointer: &str, value: &Value) -> WrittenValue {
     }
 }
 
-/// A value that the user wrote at `pointer`, as a message may show it.
+/// The user's value at `pointer`, as a message may show it.
 fn shown(pointer: &str, value: &Value) -> String {
     let may_be_secret = pointer.split('/').any(is_telling)
         || value
             .as_str()
             .is_some_and(|text| text.chars().count() > MAX_SHOWN_CHARS || has_userinfo(text));
     match value {
-        // Whatever is in it is not what is wrong.
+        // Its content is not the mistake.
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "a mapping".to_owned(),
         _ if may_be_secret => NOT_SHOWN.to_owned(),
@@ -399,7 +401,7 @@ mod tests {
         judged.endpoints.iter().map(ToString::to_string).collect()
     }
 
-    /// What is told of a mistake: what is wrong, and the mend.
+    /// A mistake's message and its correction.
     fn told(mistake: &SchemaMistake) -> String {
         format!("{}; {}", mistake.message, mistake.help)
     }
@@ -731,7 +733,7 @@ mod tests {
             let told = told(&mistakes[0]);
             assert!(!told.contains("hunter2"), "{told}");
         }
-        // What is neither is repeated, for it shows what was mistyped.
+        // A value that is neither is repeated, since it shows what was mistyped.
         for config in [json!({"scope": "mistyped"}), json!({"mode": "mistyped"})] {
             let mistakes = check_config(&schema, &config);
             assert!(
@@ -758,7 +760,7 @@ mod tests {
                 "it refers to `https://example.org/schema`, and references stay within the schema",
             ),
             (json!({"pattern": "(a"}), "/pattern: \"(a\""),
-            // Only an engine that may take exponential time knows these.
+            // Only engines with exponential worst-case time support these.
             (json!({"pattern": "(a+)+(?=b)"}), "looks ahead or back"),
             (json!({"enum": ["\u{1b}[31m"], "type": 7}), "7"),
         ] {
@@ -768,7 +770,7 @@ mod tests {
         }
     }
 
-    /// Schemas of a few KiB, each of whose ways is twice as many as there were a level above.
+    /// Schemas of a few KiB in which the number of alternatives doubles at each level.
     fn bombs() -> Vec<(&'static str, Value)> {
         let levels = |level: &dyn Fn(Value) -> Value| {
             let mut defs = serde_json::Map::new();
@@ -860,7 +862,7 @@ mod tests {
                 .collect();
             assert_eq!(endpoints(&schema, &config), expected, "{more}");
         }
-        // What does not apply need be no URL either; what does is told of beside every other mistake.
+        // A field that does not apply need not be a URL; one that does is reported beside every other mistake.
         for (config, pointers) in [
             (
                 json!({"grant": "code", "device_url": "x", "a_url": "x"}),

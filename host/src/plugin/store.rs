@@ -1,4 +1,4 @@
-//! The one place where a store is made, so that no limit can be forgotten. A store lives for one call.
+//! The only place where wasmtime stores are made, so that no limit can be forgotten. A store is used for one call.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use super::engine::TickerGuard;
 use super::limits;
 use crate::model::PluginLimits;
 
-/// What a guest's host functions find: the empty WASI context, the limits, and the host's side of the call.
+/// The data of a store: the empty WASI context, the limits, and the host's side of the call.
 pub(super) struct Guest<H> {
     /// The host's side: capabilities of a source, the log of a formatter.
     pub(super) host: H,
-    /// What handles of the guest stand for.
+    /// The resources behind the plugin's handles.
     pub(super) table: ResourceTable,
-    /// What the guest's memories have taken.
+    /// The plugin's memory use and its limit.
     pub(super) memory: MemoryLimit,
-    /// The first bytes of standard error: where a panic leaves its message.
+    /// The first bytes of standard error, where a panic writes its message.
     pub(super) stderr: MemoryOutputPipe,
     wasi: WasiCtx,
-    /// When the turn begins that it has as one that computes for long; none: it does not.
+    /// When its reserved turn begins, for a plugin that computes for long; none: it does not.
     turn: Option<tokio::time::Instant>,
     _ticker: TickerGuard,
 }
 
 impl<H> Guest<H> {
-    /// Whether it computes, or would if it had its turn already.
+    /// Whether it computes, or waits for its turn to.
     pub(super) fn computes(&self) -> bool {
         self.turn
             .is_some_and(|turn| turn.elapsed() < limits::LONGEST_TURN)
@@ -49,18 +49,18 @@ impl<H: Send> WasiView for Guest<H> {
     }
 }
 
-/// Why a guest that ran was stopped.
+/// Why a running plugin was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StopReason {
-    /// It ran until its time was over.
+    /// Its time limit.
     #[error("the call's time is over")]
     AtDeadline,
-    /// It ran on while the process was stopping.
+    /// The process is stopping.
     #[error("the process is stopping")]
     WithTheProcess,
 }
 
-/// Until when a guest may run.
+/// The time limit of a plugin.
 pub(super) struct Deadline {
     pub(super) deadline: Instant,
     /// Cancelled when the process is to end.
@@ -68,7 +68,7 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// Whether a guest that runs has come to its end. `seen_stop` is when it ran for the first time after the process was told to end.
+    /// Whether a running plugin must stop. `seen_stop` is when it ran for the first time after the process was asked to stop.
     fn reached(&self, seen_stop: &mut Option<Instant>) -> Result<(), StopReason> {
         let now = Instant::now();
         if now >= self.deadline {
@@ -84,8 +84,8 @@ impl Deadline {
     }
 }
 
-/// A store with every limit set. The guest yields at each tick, and is stopped at the first one after its end; a guest that waits
-/// in a host call does not tick and is stopped by the caller's timeout.
+/// A store with every limit set. The plugin yields at each tick, and is stopped at the first one after its deadline; a plugin
+/// that waits in a host call does not tick and is stopped by the caller's timeout.
 pub(super) fn new_store<H: Send + 'static>(
     engine: &Engine,
     ticker: TickerGuard,
@@ -115,7 +115,7 @@ pub(super) fn new_store<H: Send + 'static>(
     store.epoch_deadline_callback(move |mut store| {
         end.reached(&mut seen_stop)?;
         ticks = ticks.saturating_add(1);
-        // Timers and sockets of the process are served before the guest goes on.
+        // The process's timers and sockets are served before the plugin goes on.
         let pause: Pin<Box<dyn Future<Output = ()> + Send>> = if ticks > limits::TICKS_AT_WILL {
             let turn = &mut store.data_mut().turn;
             let next = turns.take(turn.map_or(limits::TICK, |turn| turn.elapsed()));
@@ -129,13 +129,13 @@ pub(super) fn new_store<H: Send + 'static>(
     store
 }
 
-/// Bytes that may leave the guest in one call.
+/// Bytes that may leave the plugin in one call.
 pub(super) fn call_bytes(limits: &PluginLimits) -> usize {
     limits::CALL_BYTES.saturating_add(limits.artifact_bytes)
 }
 
-/// No files, no network, no names, no arguments, no environment, input closed, output discarded. The seed is the same for each call, so
-/// that what iterates over a hash map writes the same bytes each time; randomness that matters comes from the crypto capability.
+/// No files, no network, no names, no arguments, no environment, input closed, output discarded. The random seed is the same for
+/// each call, so that iterating over a hash map is deterministic; secure randomness comes from the crypto capability.
 fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
     WasiCtx::builder()
         .stderr(stderr)
@@ -149,11 +149,11 @@ fn empty_wasi(stderr: MemoryOutputPipe) -> WasiCtx {
         .build()
 }
 
-/// What the limiter's functions return, as its trait has it.
+/// The return type of the limiter's functions, given by its trait.
 type Answer<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
-/// Sums all memories and tables of a store, and remembers a refusal: to the guest's allocator it looks like any failed allocation, to the host
-/// the abort that follows looks like a panic.
+/// Sums all memories and tables of a store, and records a refusal: to the plugin's allocator it looks like any failed allocation,
+/// to the host the abort that follows looks like a panic.
 pub(super) struct MemoryLimit {
     limit: usize,
     used: usize,
@@ -173,13 +173,13 @@ impl MemoryLimit {
         }
     }
 
-    /// Whether all of them together have been [`limits::LARGE_MEMORY`]; told while the guest runs.
+    /// Whether their sum has ever been [`limits::LARGE_MEMORY`]; usable while the plugin runs.
     pub(super) fn is_large(&self) -> impl Fn() -> bool + use<> {
         let is_large = Arc::clone(&self.is_large);
         move || is_large.load(Ordering::Relaxed)
     }
 
-    /// Bytes that all of them would have had together after the last growth that was refused.
+    /// The sum that the last refused growth would have made.
     pub(super) fn refused(&self) -> Option<usize> {
         self.refused
     }
@@ -218,7 +218,7 @@ impl ResourceLimiterAsync for MemoryLimit {
         let may_grow = self.grow(current, desired);
         Box::pin(async move {
             if is_large() && !was_large {
-                // What it does with so much memory is not part of this step.
+                // The use of so much memory must not be part of this step.
                 tokio::task::yield_now().await;
             }
             Ok(may_grow)

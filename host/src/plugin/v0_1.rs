@@ -1,5 +1,5 @@
-//! Version 0.1 of the plugin interface: the only place where the generated types and ours meet. Generated types print everything they
-//! hold, so none of them is ever formatted, and none leaves this file.
+//! The bindings of plugin interface 0.1: the only place that converts between the generated types and ours. Generated types print
+//! all their fields, secrets included, so none of them is ever formatted, and none leaves this file.
 
 use std::time::{Duration, Instant};
 
@@ -60,14 +60,14 @@ use source_world::evertoken::plugin::{clock, crypto, http, log, secrets, state, 
 use source_world::exports::evertoken::plugin::source as wit_source;
 use source_world::{TokenSource, TokenSourcePre};
 
-/// The guest of a source plugin.
+/// The store data of a source plugin.
 type SourceGuest = Guest<Call>;
 
-/// The guest of a formatter plugin.
+/// The store data of a formatter plugin.
 type FormatterGuest = Guest<FormatLog>;
 
-/// What components of each world are linked against. A formatter's lacks every capability but the log. Of WASI there is all that the standard
-/// libraries of languages import, with nothing behind it: see [`store`].
+/// The imports of each world. A formatter gets no capability but the log. WASI has all that the standard libraries of languages
+/// import, without access to anything: see [`store`].
 pub(super) struct Linkers {
     source: Linker<SourceGuest>,
     formatter: Linker<FormatterGuest>,
@@ -87,7 +87,7 @@ impl Linkers {
         Ok(Self { source, formatter })
     }
 
-    /// Resolves a component's imports once, for all calls to come.
+    /// Resolves a component's imports once, for all later calls.
     pub(super) fn prepare(
         &self,
         component: &Component,
@@ -112,7 +112,7 @@ pub(super) enum Prepared {
     Formatter(OutputFormatterPre<FormatterGuest>),
 }
 
-/// What a source is called with.
+/// The arguments of a source's call.
 pub(super) struct Acquire<'a> {
     /// The job's name.
     pub(super) job: &'a str,
@@ -120,11 +120,11 @@ pub(super) struct Acquire<'a> {
     pub(super) config: &'a serde_json::Value,
     /// 0 for the first try since the last success.
     pub(super) attempt: u32,
-    /// When the token that it will replace dies.
+    /// When the token that it will replace expires.
     pub(super) previous_expires_at: Option<Timestamp>,
 }
 
-/// Within what a call runs.
+/// The limits of a call.
 pub(super) struct CallBounds<'a> {
     pub(super) ticker: &'a Ticker,
     pub(super) limits: &'a PluginLimits,
@@ -141,14 +141,14 @@ impl CallBounds<'_> {
         store::new_store(engine, self.ticker.hold(), host, self.limits, end)
     }
 
-    /// Gives back what a call had. A large memory takes as long as filling it.
+    /// Frees a call's memory. For a large one that takes as long as filling it.
     fn close<H>(store: Store<Guest<H>>) {
         if store.data().memory.is_large()() {
             worker::aside(|| drop(store));
         }
     }
 
-    /// Runs a call within its time, and tells what ended it.
+    /// Runs a call within its time limit, and classifies its end.
     async fn run<H, T>(
         &self,
         store: &mut Store<Guest<H>>,
@@ -245,7 +245,7 @@ pub(super) async fn format(
     Ok(match answer? {
         Ok(artifacts) => Ok(artifacts.into_iter().map(artifact_from).collect()),
         Err(failure) => {
-            // The host has no functions that fail for a formatter.
+            // A formatter calls no host functions that can fail.
             let code = failure.code.as_deref().map(&scrub);
             let code = code.and_then(|code| Code::said(code, |_| false));
             let failure = failure_from(failure);
@@ -258,7 +258,7 @@ pub(super) async fn format(
     })
 }
 
-/// What the plugin brought is a secret from here on: no later text of this call may hold it.
+/// What the plugin returned is a secret from here on: no later text of this call may contain it.
 fn remember(call: &Call, token: &Token) {
     call.remember(token.value.expose_secret().as_bytes());
     for field in token.fields.iter().filter(|field| !field.public) {
@@ -319,7 +319,7 @@ fn artifact_from(artifact: wit_formatter::Artifact) -> Artifact {
     }
 }
 
-/// But for its code, which is only a plugin's word.
+/// Without its code, which is the plugin's own.
 fn failure_from(failure: types::Failure) -> Failure {
     Failure {
         kind: match failure.kind {
@@ -339,7 +339,7 @@ fn failure_from(failure: types::Failure) -> Failure {
     }
 }
 
-/// What a plugin is told of a failure of the host's, which it may pass on.
+/// A host's failure as the plugin receives it, who may pass it on.
 fn failure_to(call: &Call, failure: Failure) -> types::Failure {
     call.told(&failure);
     types::Failure {
@@ -416,7 +416,7 @@ fn request_from(
 }
 
 impl SourceGuest {
-    /// The guest's handle for a secret; the secret stays here.
+    /// The plugin's handle for a secret; the secret stays here.
     fn handed(
         &mut self,
         secret: Result<SecretHandle, Failure>,
@@ -562,7 +562,7 @@ impl crypto::Host for SourceGuest {
         self.handed(digest)
     }
 
-    /// The interface has no failure here: a system without random numbers ends the call.
+    /// The interface has no error for this: a system without random numbers ends the call.
     async fn get_random_bytes(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
         Ok(self.host.get_random_bytes(len)?)
     }

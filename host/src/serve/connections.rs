@@ -1,5 +1,5 @@
-//! Connections under a bound, for servers that whoever may connect must not block: a newcomer is served at once. Above the bound the
-//! connection goes that has waited longest for its client to ask something, and if all have asked, the oldest of these.
+//! A connection limit for servers that any client may connect to: a new connection is always served. Above the limit, the
+//! connection is closed that has waited longest for its client's request, and if all have made theirs, the oldest.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::process::{Resource, getrlimit};
 use tokio::task::AbortHandle;
 
-/// Of the file descriptors that the process may have, whoever connects to one server may keep an eighth: jobs need them, too.
+/// The part of the process's file descriptors that clients of one server may take, since jobs need them, too.
 const SHARE: u64 = 8;
 
-/// So many `wanted` connections, or as many as there are file descriptors for.
+/// `wanted` connections, or as many as there are file descriptors for.
 pub(super) fn affordable(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let share = limit.map_or(usize::MAX, |limit| {
@@ -19,7 +19,7 @@ pub(super) fn affordable(wanted: usize) -> usize {
     wanted.min(share).max(1)
 }
 
-/// Those that are open.
+/// The open connections.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     bound: usize,
@@ -35,7 +35,7 @@ struct Open {
 }
 
 impl Connections {
-    /// None yet, and never more than `bound`, which is at least 1.
+    /// Without connections; at most `bound`, which is at least 1.
     pub(super) fn new(bound: usize) -> Self {
         Self {
             bound,
@@ -43,7 +43,7 @@ impl Connections {
         }
     }
 
-    /// Serves one more in a task of its own. What serves it keeps its place until it ends.
+    /// Serves one more in a task of its own, which keeps its place until it ends.
     pub(super) fn admit<F>(&self, serve: impl FnOnce(ConnectionPermit) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -56,7 +56,7 @@ impl Connections {
             number,
             connections: self.clone(),
         };
-        // One that ends at once waits for the lock to give its place back.
+        // A task that ends at once waits for the lock to free its place.
         let task = tokio::spawn(serve(place));
         open.unasked.insert(number, task.abort_handle());
         drop(open);
@@ -80,7 +80,7 @@ impl Open {
     }
 }
 
-/// A connection's place among the others.
+/// A connection's place.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     number: u64,
@@ -88,7 +88,7 @@ pub(super) struct ConnectionPermit {
 }
 
 impl ConnectionPermit {
-    /// Its client has asked something.
+    /// Records that its client has made a request.
     pub(super) fn asked(&self) {
         let mut open = self.connections.lock();
         if let Some(task) = open.unasked.remove(&self.number) {
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that lasts, and that tells when it goes.
+    /// A connection that lasts, and a channel that reports its end.
     fn lasting(connections: &Connections, has_asked: bool) -> oneshot::Receiver<()> {
         let (alive, gone) = oneshot::channel();
         connections.admit(|place| async move {

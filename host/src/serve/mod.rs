@@ -1,5 +1,5 @@
-//! What the process shows of itself: probes and metrics over HTTP, status and verbs over a Unix socket. Over HTTP nothing can
-//! be changed.
+//! The process's interfaces: probes and metrics over HTTP, status and commands over a Unix socket. Nothing can be changed over
+//! HTTP.
 
 mod connections;
 pub mod control;

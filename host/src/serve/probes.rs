@@ -1,8 +1,8 @@
-//! `/livez`, `/readyz` and `/metrics`, for kubelet and Prometheus. Readiness is about the process: a job that fails is no
-//! reason to restart it or to take it out of service.
+//! `/livez`, `/readyz` and `/metrics`, for kubelet and Prometheus. Readiness is about the process: a failing job is no reason to
+//! restart it or to take it out of service.
 //!
-//! They are served by a thread of their own, so that a probe is answered however busy those are that run the jobs. Whether these run at
-//! all, [`Readiness::beat`] tells it.
+//! They are served by a thread of their own, so that probes are answered however busy the job threads are. [`Readiness::beat`] is
+//! the heartbeat of the job threads.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -28,43 +28,44 @@ use super::connections::{ConnectionPermit, Connections, affordable};
 use crate::runner::Handle;
 use crate::runner::metrics::{self, Metrics};
 
-/// Connections at once; kubelet and a few Prometheus servers need a handful.
+/// Concurrent connections; kubelet and a few Prometheus servers need a handful.
 const CONNECTIONS: usize = 64;
 
-/// For a request's head to come.
+/// The timeout for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole of a connection, which is one request: the scrape, and twice as long again for a client that reads slowly.
+/// The timeout of a connection, which is one request: for the scrape, and twice as long again for a client that reads slowly.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's head. Nobody asks for much here.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// For the runner to say where its jobs stand; Prometheus waits as long by default.
+/// The timeout for the runner's snapshot; Prometheus waits as long by default.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After accepting failed, e.g. for want of file descriptors.
+/// The pause after accepting failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often the threads that run the jobs say that they do.
+/// The interval of the heartbeat.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// Without a sign of them for so long they are stuck, and only another start helps. A busy machine lets them wait for a second.
+/// Without a heartbeat for so long the job threads are stuck, and only a restart helps. On a busy machine they may be delayed by
+/// a second.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// Where the process is in its life.
+/// The phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ProcessPhase {
     /// The configuration is not loaded, or the state store not open, yet.
     Starting,
-    /// It does its work.
+    /// It is running.
     Ready,
-    /// It was told to stop.
+    /// It was asked to stop.
     Stopping,
 }
 
-/// The phase and the beat, as the process sets them and the probes read them. Clones are the same.
+/// The phase and the heartbeat, set by the process and read by the probes. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Readiness(Arc<Signs>);
 
@@ -72,7 +73,7 @@ pub struct Readiness(Arc<Signs>);
 struct Signs {
     phase: AtomicU8,
     began: Instant,
-    /// When those that run the jobs last did, in milliseconds since the beginning.
+    /// The time of the last heartbeat, in milliseconds since the start.
     last_beat: AtomicU64,
 }
 
@@ -91,7 +92,7 @@ impl Readiness {
         }))
     }
 
-    /// The process is now in this phase.
+    /// Sets the phase.
     pub fn set(&self, phase: ProcessPhase) {
         self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -104,7 +105,7 @@ impl Readiness {
         }
     }
 
-    /// Says again and again that the threads run that this is run by.
+    /// Sends heartbeats while the threads run that this future is polled by.
     pub async fn beat(self) {
         let mut beats = tokio::time::interval(BEAT);
         loop {
@@ -113,7 +114,7 @@ impl Readiness {
         }
     }
 
-    /// Whether they have not run for long.
+    /// Whether there has been no heartbeat for long.
     fn is_stuck(&self) -> bool {
         let last = self.0.last_beat.load(Ordering::Relaxed);
         Duration::from_millis(self.now().saturating_sub(last)) > STUCK
@@ -132,14 +133,14 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// What the endpoints show.
+/// The data of the endpoints.
 #[derive(Debug, Clone)]
 pub struct ProbeState {
     /// The process's phase.
     pub readiness: Readiness,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Where the jobs' rows come from, once the process does its work.
+    /// The source of the status of jobs, once the runner has started.
     pub runner: Arc<OnceLock<Handle>>,
 }
 
@@ -174,7 +175,7 @@ impl Probes {
     ///
     /// # Errors
     ///
-    /// The system gives no thread, or no file descriptors for it.
+    /// The system cannot start a thread, or has no file descriptors for it.
     pub fn serve(self, shown: ProbeState, stop: CancellationToken) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(1)
@@ -245,11 +246,11 @@ async fn connection(
     }
 }
 
-/// What the router's endpoints share.
+/// The state that the endpoints share.
 #[derive(Debug, Clone)]
 struct Scraped {
     shown: ProbeState,
-    /// Scrapes take turns: each is a row per job, and many at once would take the processor from the probes.
+    /// Only one scrape at a time: each takes a row per job, and many at once would delay the probes.
     turn: Arc<Semaphore>,
 }
 
@@ -292,7 +293,7 @@ async fn text_of_metrics(Scraped { shown, turn }: Scraped) -> Result<String, Str
     let runner = shown.runner.get().ok_or("starting")?;
     let snapshot = runner.status(Vec::new()).await;
     let snapshot = snapshot.map_err(|stopped| stopped.to_string())?;
-    // Ten thousand jobs take some milliseconds, in which no probe would be answered.
+    // Encoding ten thousand jobs takes some milliseconds, in which no probe would be answered.
     let encoding = tokio::task::spawn_blocking(move || shown.metrics.encode(snapshot));
     let text = encoding.await.map_err(|e| e.to_string())?;
     text.map_err(|e| e.to_string())

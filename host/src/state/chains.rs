@@ -1,4 +1,4 @@
-//! Chains in the store: found by value, changed by compare-and-swap, forgotten with the last job that they are kept for.
+//! Chains in the store: found by value, changed by compare-and-swap, deleted with the last job that they are stored for.
 
 use std::collections::BTreeSet;
 
@@ -19,11 +19,11 @@ use crate::model::defaults::PLUGIN_RESPONSE_BYTES_IN_SECRETS;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::worker;
 
-/// What is kept free in a record of limited size before a request is sent: the largest answer, and what else is said of it.
+/// Space kept free in a record of limited size before a request is sent: for the largest answer and its metadata.
 const RESERVE_BYTES: usize = PLUGIN_RESPONSE_BYTES_IN_SECRETS + 4096;
 
 impl Store {
-    /// The chains that the job's secrets stand for now.
+    /// The current chains of the job's secrets.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -49,14 +49,14 @@ impl Store {
         Ok(held)
     }
 
-    /// Whether a chain is of a copy of the store that was put back, so that its value may be spent.
+    /// Whether a chain is from a restored copy of the store, so that its value may be spent.
     #[must_use]
     pub fn is_restored(&self, chain: ChainId) -> bool {
         let known = self.known();
         known.get(chain).is_some_and(|known| known.is_restored)
     }
 
-    /// The chain that a person may give another value: also one whose own must not be sent.
+    /// The chain that a person may give another value: also one whose current value must not be sent.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -76,7 +76,7 @@ impl Store {
         Ok(stored?.map(|stored| FoundChain { stored, seed }))
     }
 
-    /// Which chain a value leads to, and what it is to that.
+    /// The chain that a value belongs to, and the value's role in it.
     pub(super) async fn lead(
         &self,
         job: &JobId,
@@ -126,7 +126,7 @@ impl Store {
         }
     }
 
-    /// A chain that was found in what is known.
+    /// The stored chain of an id that was found in memory.
     async fn held_or_read(&self, id: ChainId) -> Result<Option<StoredChain>, Unread> {
         let held = self.known().get(id).and_then(KnownChain::stored);
         match held {
@@ -135,7 +135,7 @@ impl Store {
         }
     }
 
-    /// A chain as it is in the store.
+    /// Reads a chain from the store.
     pub(super) async fn read_chain(&self, id: ChainId) -> Result<Option<StoredChain>, Failure> {
         if !self.records.is_exclusive() {
             self.read_anew(id).await?;
@@ -157,7 +157,7 @@ impl Store {
         }))
     }
 
-    /// Reads a chain and learns what is there. What this process has written meanwhile is newer.
+    /// Reads a chain and updates the memory. What this process has written meanwhile is newer.
     async fn read_anew(&self, id: ChainId) -> Result<(), Failure> {
         let held = |known: &KnownRecords| known.get(id).and_then(|known| known.revision.clone());
         let before = held(&self.known());
@@ -198,14 +198,14 @@ impl Store {
         Ok(())
     }
 
-    /// Takes note that a chain's record is gone.
+    /// Records that a chain's record is missing.
     pub(super) fn miss(&self, known: &mut KnownRecords, id: ChainId) {
         if known.miss(id) {
             tracing::warn!(chain = %id, "a chain's record{} is gone; what this process knows of it is written anew with its next use", self.records.whereabouts(&RecordKey::Chain(id)));
         }
     }
 
-    /// Stores a chain if the store has what is expected.
+    /// Stores a chain if the store has the expected revision.
     pub(super) async fn swap(&self, change: ChainChange<'_>) -> Result<Option<Revision>, Failure> {
         let id = change.next.id;
         self.admit(&RecordKey::Chain(id))?;
@@ -234,13 +234,13 @@ impl Store {
         self.write_chain(id, next, change.next, value).await
     }
 
-    /// Whether what is known of a chain is what a change is made on.
+    /// Whether the known revision of a chain is the expected one.
     fn is_as_expected(&self, id: ChainId, expected: Option<&Revision>) -> bool {
         let known = self.known();
         if known.uncertain.contains(&id) {
             return false;
         }
-        // One whose record is gone has the empty revision.
+        // A chain whose record is gone has the empty revision.
         let revision = |known: &KnownChain| known.revision.clone().unwrap_or_default();
         known.get(id).map(revision).as_ref() == expected
     }
@@ -253,7 +253,7 @@ impl Store {
         Ok(worker::in_turn_if_large(chain.size(), seal).await?)
     }
 
-    /// Writes a chain and learns what came of it. None: it has changed.
+    /// Writes a chain and records the result. None: it has changed.
     async fn write_chain(
         &self,
         id: ChainId,
@@ -261,7 +261,7 @@ impl Store {
         chain: &Chain,
         value: RecordBytes,
     ) -> Result<Option<Revision>, Failure> {
-        // Until the answer is there, or if this future is dropped, nobody knows whether it happened.
+        // Until the answer arrives, or if this future is dropped, the outcome is unknown.
         self.known().uncertain.insert(id);
         let expected = next
             .revision
@@ -294,7 +294,7 @@ impl Store {
         }
     }
 
-    /// That the answer can be kept when it comes.
+    /// Checks that the answer can be stored when it arrives.
     fn has_room(&self, id: ChainId, value: &RecordBytes) -> Result<(), Failure> {
         let held = value.len();
         match self.records.max_bytes() {
@@ -309,12 +309,12 @@ impl Store {
         }
     }
 
-    /// Forgets all that is kept for a job: its token, what its plugin cached, and the chains that no other job's secret stands or stood for.
-    /// `may_go` is asked about each of these.
+    /// Deletes all that is stored for a job: its token, its plugin's cached values, and the chains that no other job's secret
+    /// uses or used. `may_go` is asked about each of these.
     ///
     /// # Errors
-    /// The store cannot be written; one of the chains may not go, and nothing is forgotten then; or one of them was changed meanwhile
-    /// (`state.changed`).
+    /// The store cannot be written; one of the chains may not be deleted, and nothing is deleted then; or one of them was changed
+    /// meanwhile (`state.changed`).
     pub async fn forget(
         &self,
         job: &JobId,
@@ -370,7 +370,7 @@ impl Store {
         chains.filter(|id| known.uncertain.contains(id)).collect()
     }
 
-    /// Whether a chain with this id, hexadecimal, is there and cannot be read, so that nobody knows whose it is.
+    /// Whether the chain with this id, hexadecimal, exists and cannot be read, so that its job is unknown.
     #[must_use]
     pub fn is_unreadable_chain(&self, id: &str) -> bool {
         self.unreadable(id).is_some()
@@ -383,7 +383,7 @@ impl Store {
             .cloned()
     }
 
-    /// Forgets such a chain.
+    /// Deletes such a chain.
     ///
     /// # Errors
     /// The store cannot be written.
@@ -400,7 +400,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes a chain as it is with other bindings.
+    /// Writes a chain unchanged with other bindings.
     async fn rewrite(&self, id: ChainId, next: KnownChain) -> Result<(), Failure> {
         let Some(StoredChain { chain, revision }) = self.held_or_read(id).await? else {
             return Ok(());
@@ -423,7 +423,7 @@ impl Store {
         Err(changed())
     }
 
-    /// What cannot be read may be somebody's only copy of a chain: nothing but an explicit `forget` removes it.
+    /// An unreadable record may be the only copy of a chain: only an explicit `forget` deletes it.
     pub(super) fn admit(&self, key: &RecordKey) -> Result<(), StateError> {
         match self.known().refused.get(key) {
             None => Ok(()),
@@ -431,7 +431,7 @@ impl Store {
         }
     }
 
-    /// The record in messages, with where it is.
+    /// The record's name in messages, with its place.
     pub(super) fn name_of(&self, key: &RecordKey) -> String {
         format!("{key}{}", self.records.whereabouts(key))
     }
@@ -441,7 +441,7 @@ impl Store {
         error.of_record(format!("{}{place}", chain_of(job, secret)))
     }
 
-    /// Learns a record that was listed.
+    /// Adds a listed record to the memory.
     pub(super) fn learn(&self, known: &mut KnownRecords, key: RecordKey, stored: StoredRecord) {
         opening::learn(known, &self.keys, key, stored, !self.records.is_exclusive());
     }
@@ -449,7 +449,7 @@ impl Store {
 
 /// Why a chain was not read.
 enum Unread {
-    /// Its record is there, and cannot be used.
+    /// Its record exists and cannot be used.
     Refused(StateError),
     /// The store failed.
     Failed(Failure),
@@ -464,7 +464,7 @@ impl From<Unread> for Failure {
     }
 }
 
-/// Another process changed at the same moment what is to be forgotten.
+/// Another process changed at the same time what was to be deleted.
 pub(super) fn changed() -> Failure {
     Failure::new(
         FailureKind::Unavailable,
@@ -473,7 +473,7 @@ pub(super) fn changed() -> Failure {
     )
 }
 
-/// Whether a request is about to be sent.
+/// Whether the change records the intent of a request.
 fn opens(chain: &Chain) -> bool {
     let exchange = chain.exchange.as_ref();
     exchange.is_some_and(|exchange| exchange.answer.is_none() && exchange.arriving.is_none())

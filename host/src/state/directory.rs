@@ -1,5 +1,5 @@
-//! Records in a directory: a redb database that one thread owns, because the database blocks and because the thread can commit
-//! everything that is waiting at once. A write is durable when its future is ready; a thousand writers share one fsync.
+//! Records in a directory: a redb database owned by one thread, because the database blocks and because the thread can commit
+//! everything that is waiting at once. A write is durable when its future completes; a thousand writers share one fsync.
 
 mod database;
 mod folder;
@@ -40,24 +40,24 @@ use crate::capability::chain::ChainId;
 use crate::capability::keep::Revision;
 use crate::model::failure::{Failure, HostCode};
 
-/// The file with the store's own record beside the database.
+/// The file beside the database with a copy of the store's own record.
 const OWN_FILE: &str = "fingerprints";
 
-/// Bytes that are read of it: it has a hundred.
+/// The most bytes that are read of it: it has a hundred.
 const MAX_OWN_BYTES: u64 = 4096;
 
-/// What `stat` counts the bytes on a disk in.
+/// The unit in which `stat` counts a file's blocks.
 const BLOCK_BYTES: u64 = 512;
 
-/// Operations that wait for the thread; more make their callers wait. One for each attempt in flight is plenty.
+/// Operations that wait for the thread; further callers wait. One for each attempt in flight is plenty.
 const QUEUE: usize = 1024;
 
-/// Operations in one commit: enough that fsync no longer counts, few enough that the first does not wait for the last.
+/// Operations in one commit: enough to share the cost of fsync, few enough that the first does not wait long for the last.
 const BATCH: usize = 512;
 
 type Reply<T> = oneshot::Sender<Result<T, StateError>>;
 
-/// A change, and who waits for what became of it: the record's state, or none if something else was there than expected.
+/// A change, and the channel for its result: the record's revision, or none if the expectation failed.
 type Waiting = (RecordChange, Reply<Option<Revision>>);
 
 enum Operation {
@@ -67,7 +67,7 @@ enum Operation {
     Write(RecordChange, Reply<Option<Revision>>),
 }
 
-/// A directory held by this process. Dropping it waits for the commit in flight and gives the directory back.
+/// A directory locked by this process. Dropping it waits for the commit in flight and releases the directory.
 pub(super) struct DirectoryRecords {
     operations: Option<mpsc::Sender<Operation>>,
     thread: Option<JoinHandle<()>>,
@@ -75,7 +75,7 @@ pub(super) struct DirectoryRecords {
     restored: Restored,
 }
 
-/// Chains of a copy that was put back, until they get another value, and those that it lacks.
+/// Chains of a restored copy, until they get another value, and those that it lacks.
 #[derive(Clone, Default)]
 struct Restored(Arc<Mutex<BTreeSet<ChainId>>>);
 
@@ -224,18 +224,18 @@ impl Drop for DirectoryRecords {
     fn drop(&mut self) {
         self.operations = None;
         if let Some(thread) = self.thread.take() {
-            // A panicked thread has nothing left to wait for.
+            // A thread that panicked has no commit in flight.
             let _ = thread.join();
         }
     }
 }
 
-/// The thread's side.
+/// The state of the thread.
 struct WriterThread {
     folder: Folder,
-    /// The database's, to see whether it is still in some directory.
+    /// The database's file, to see whether it is still in a directory.
     file: File,
-    /// None after an I/O error: redb wants to be opened anew then.
+    /// None after an I/O error, after which redb must be opened anew.
     database: Option<Database>,
     restored: Restored,
     witness: Witness,
@@ -304,7 +304,8 @@ impl WriterThread {
         }
     }
 
-    /// Whether what must not fail finds room: the reserve is there, or as much is free in the database's own file.
+    /// Whether there is space for writes that must not fail: the reserve is complete, or as much is free in the database's own
+    /// file.
     fn has_room(&mut self) -> bool {
         if self.reserve.is_whole() {
             return true;
@@ -346,7 +347,7 @@ impl WriterThread {
         .map_err(|error| storage("writing", error))
     }
 
-    /// Says what became of changes. A chain's change counts when the witness knows of it too: nothing is sent before.
+    /// Reports the results of changes. A chain's change counts when the witness file has recorded it too: nothing is sent before.
     fn answer(&mut self, changes: Vec<Waiting>, applied: Vec<Option<Revision>>) {
         let changed = changes.iter().zip(&applied);
         let changed = changed.filter(|(_, applied)| applied.is_some());
@@ -366,7 +367,7 @@ impl WriterThread {
                 Err(error) if change.written_chain().is_some() => Err(error.clone()),
                 _ => Ok(applied),
             };
-            // The asker may have given up; the write counts all the same.
+            // The caller may have gone; the write counts all the same.
             let _ = answer.send(result);
         }
     }
@@ -390,8 +391,7 @@ impl WriterThread {
             .map_err(|error| storage("reading", error))
     }
 
-    /// Runs an operation on the database, opened anew if the last one broke it, so that a disk that was full does not
-    /// need a restart.
+    /// Runs an operation on the database, opened anew after an I/O error, so that a disk that was full does not need a restart.
     fn with_database<T>(
         &mut self,
         operation: impl FnOnce(&Database) -> Result<T, redb::Error>,
@@ -427,8 +427,8 @@ fn is_disk_full(error: &StateError) -> bool {
     error.code() == HostCode::StateDiskFull
 }
 
-/// Looks at all records and encrypts those anew that need it, all in one commit: a store is encrypted or it is not. Until redb uses their
-/// pages again, old forms stay in the file.
+/// Examines all records and encrypts those again that need it, in one commit: a store is encrypted as a whole or not at all.
+/// Until redb reuses their pages, old versions remain in the file.
 fn examine(
     database: &Database,
     file: &Path,
@@ -464,7 +464,8 @@ fn examine(
     Ok(examined)
 }
 
-/// The chains of a copy that was put back, now or before, and those that it lacks; a copy is known by the witness of later changes.
+/// The chains of a copy that was restored now or before, and those that it lacks; a copy is recognised by the witness file's
+/// record of later changes.
 fn restored_chains(
     database: &Database,
     witness: &Witness,
@@ -494,8 +495,9 @@ fn tell_restored(chains: &BTreeSet<ChainId>) {
     }
 }
 
-/// The store's own record, made with the store. Without it no chain is found by its values, so a store in which it is damaged
-/// is not used. A database that was lost has it from the file beside it: by it the seeds of its chains are known for spent.
+/// The store's own record, created with the store. Without it no chain is found by its values, so a store in which it is damaged
+/// is not used. For a database that was lost, it is read from the copy beside it: with it the former values of chains are
+/// recognised as spent.
 fn own_record(database: &Database, folder: &Folder, keys: &Keyring) -> Result<Own, StateError> {
     let beside = OwnFile::open(folder)?;
     let stored =
@@ -535,7 +537,7 @@ fn opened_own(stored: &[u8], file: &Path, keys: &Keyring) -> Result<Own, StateEr
     record::decode("fingerprint key", &bytes).map_err(|_| damaged("cannot be read"))
 }
 
-/// The store's own record beside the database, as it is in there.
+/// The copy of the store's own record beside the database, in the same form.
 struct OwnFile {
     file: File,
     path: PathBuf,
@@ -546,7 +548,7 @@ impl OwnFile {
     fn open(folder: &Folder) -> Result<Self, StateError> {
         let file = folder.file(OWN_FILE)?;
         let mut content = Zeroizing::new(Vec::new());
-        // What cannot be read is written anew.
+        // If it cannot be read, it is written anew.
         let _ = (&file).take(MAX_OWN_BYTES).read_to_end(&mut content);
         Ok(Self {
             file,

@@ -1,5 +1,5 @@
-//! Fingerprints of the values of chains: by them a chain is found, whoever brings the value, and no value can be had from
-//! them. HMAC-SHA256 (RFC 2104), cut short, with a key that belongs to the store and does not change with the state key.
+//! Fingerprints of the values of chains: a chain is found by them, whichever job has the value, and they do not reveal the value.
+//! HMAC-SHA256 (RFC 2104), truncated, with a key that belongs to the store and does not change with the state key.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::error::StateError;
 use super::random;
 use crate::capability::chain::ChainId;
 
-/// Bytes of a fingerprint. A store of ten thousand chains holds less than 2^20 of them: two share one with a probability of 2^-25.
+/// Bytes of a fingerprint. A store of ten thousand chains has less than 2^20 of them: two collide with a probability of 2^-25.
 const LEN: usize = 8;
 
 /// Bytes of the key, as many as the hash has.
@@ -28,26 +28,26 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The beginning of a fingerprint, for the many values that a chain had long ago: looked at only for chains of the same job, and then a
+/// The prefix of a fingerprint, for the many older values of a chain. It is compared only for chains of the same job, so that a
 /// new login is taken for one of 300 earlier values with a probability of 1 in 50,000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Shortened(pub(super) [u8; 3]);
 
 impl Fingerprint {
-    /// Its beginning.
+    /// Its prefix.
     pub(super) const fn shortened(self) -> Shortened {
         let [a, b, c, ..] = self.0;
         Shortened([a, b, c])
     }
 
-    /// Of the value that a chain begins with.
+    /// The fingerprint of a chain's first value.
     pub(super) fn of_first(chain: ChainId) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = chain.0;
         Self([a, b, c, d, e, f, g, h])
     }
 }
 
-/// Makes fingerprints.
+/// Computes fingerprints.
 pub(super) struct Fingerprints(hmac::Key);
 
 impl Fingerprints {
@@ -60,7 +60,7 @@ impl Fingerprints {
         random().map(Zeroizing::new)
     }
 
-    /// None: the empty value is no value, and many chains begin with it.
+    /// None: the empty value does not identify a chain, as many chains begin with it.
     pub(super) fn of(&self, value: &[u8]) -> Option<Fingerprint> {
         (!value.is_empty()).then(|| Fingerprint::of_first(self.chain_id(value)))
     }
@@ -70,7 +70,7 @@ impl Fingerprints {
         ChainId(self.digest(1, first_value))
     }
 
-    /// What names the record under this key where keys cannot be spelled.
+    /// The id of the record under this key, for places where keys cannot be used as names.
     pub(super) fn record_id(&self, key: &[u8]) -> [u8; 16] {
         self.digest(2, key)
     }
@@ -101,7 +101,7 @@ mod tests {
         let chain = one.chain_id(b"value");
         assert_eq!(one.of(b"value"), Some(Fingerprint::of_first(chain)));
         assert_ne!(one.record_id(b"value"), chain.0);
-        // On disk: it must not change.
+        // Part of the storage format: it must not change.
         assert_eq!(chain.to_string(), "1f4b04a21263d1f93c5fbf7845e4f7ab");
     }
 }

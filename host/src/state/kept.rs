@@ -1,4 +1,4 @@
-//! What is kept of a job beside its chains: its token, and what its plugin cached.
+//! The records of a job beside its chains: its token, and its plugin's cached values.
 
 use zeroize::Zeroizing;
 
@@ -12,7 +12,7 @@ use crate::model::JobId;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::KeptToken;
 
-/// Rounds of reading and writing a job's values when another process writes them at the same moment.
+/// Rounds of reading and writing a job's values while another process writes them.
 const CONFLICTS_MAX: usize = 4;
 
 impl Store {
@@ -34,7 +34,7 @@ impl Store {
         Ok(self.values(job).await?.1)
     }
 
-    /// Caches a value. Another process's change of another value is kept.
+    /// Caches a value. A concurrent change of another value is preserved.
     pub(super) async fn cache(&self, job: &JobId, name: &str, value: &[u8]) -> Result<(), Failure> {
         let key = RecordKey::Values(job.clone());
         for _ in 0..CONFLICTS_MAX {
@@ -82,14 +82,14 @@ impl Store {
         Ok(Some((revision, bytes)))
     }
 
-    /// False: what is there is not what was expected.
+    /// False: the record is not the expected one.
     async fn put(
         &self,
         key: &RecordKey,
         expected: Expected,
         bytes: &RecordBytes,
     ) -> Result<bool, Failure> {
-        // What cannot be read is not overwritten.
+        // An unreadable record is not overwritten.
         self.admit(key)?;
         let sealed = self.keys.seal(key, bytes)?;
         let holds = !self.records.is_exclusive();

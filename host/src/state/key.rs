@@ -1,29 +1,29 @@
-//! What a record is of, and how that is spelled in bytes. Pure.
+//! Keys of records and their encoding in bytes. Pure.
 
 use crate::capability::chain::ChainId;
 use crate::model::{JobId, Provider};
 
-/// What a record is of. Ordered, so that records are found in the order of what they are.
+/// The key of a record. Its order is the order of the records.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
-    /// The store itself: what its fingerprints are made with.
+    /// The store's own record, with the key of its fingerprints.
     Own,
     /// A chain, which several jobs may share.
     Chain(ChainId),
-    /// The token that is kept for a job.
+    /// The stored token of a job.
     Token(JobId),
-    /// What a job's plugin cached.
+    /// The values that a job's plugin cached.
     Values(JobId),
 }
 
-/// The first byte of a key. The numbers are on disk.
+/// The first byte of a key. The numbers are part of the storage format.
 const OWN: u8 = 0;
 const CHAIN: u8 = 1;
 const TOKEN: u8 = 2;
 const VALUES: u8 = 3;
 
 impl RecordKey {
-    /// The job that the record is of.
+    /// The job of the record.
     pub(super) const fn job(&self) -> Option<&JobId> {
         match self {
             Self::Token(job) | Self::Values(job) => Some(job),
@@ -31,7 +31,7 @@ impl RecordKey {
         }
     }
 
-    /// In bytes. Every part has a length in front, so no two keys run together.
+    /// The encoded key. Every part is preceded by its length, so no two keys are ambiguous.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Own => vec![OWN],
@@ -41,7 +41,7 @@ impl RecordKey {
         }
     }
 
-    /// The inverse of [`Self::to_bytes`]; none: it names nothing that this version knows.
+    /// The inverse of [`Self::to_bytes`]; none: this version does not know such a key.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, mut rest) = bytes.split_first()?;
         let key = match *kind {

@@ -1,6 +1,6 @@
-//! What this process knows of the store: which secrets stand for which chains, which values lead to them, and what cannot be read. Where
-//! other processes may change the store, also the chains and tokens themselves as they were last read or written: a rotation there costs its
-//! writes and no reads, and the store has the last word, by revision. Pure.
+//! The store's index in memory: the chains of secrets, the values by which they are found, and unreadable records. Where other
+//! processes may change the store, also the chains and tokens themselves as they were last read or written: a rotation there
+//! costs its writes and no reads, and a stale copy fails by its revision. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,34 +13,34 @@ use crate::capability::chain::{Chain, ChainId};
 use crate::capability::keep::{Revision, Seed, StoredChain};
 use crate::model::JobId;
 
-/// Values by which a chain is found whoever brings them, the newest included.
+/// The newest values by which a chain is found from any job.
 const FINGERPRINTS_MAX: usize = 8;
 
-/// Values before them by which it is found for jobs whose secrets stand or stood for it: what a backup of yesterday holds, at a rotation
-/// every five minutes. What a job is configured with and what the chain began with are known beyond that; who puts back something older
-/// begins a chain with it. Each takes three bytes of each write.
+/// The values before them by which it is found from jobs whose secrets use or used it: enough for a backup of yesterday, at a
+/// rotation every five minutes. A job's configured value and the chain's first one are known beyond that; an older value begins a
+/// new chain. Each takes three bytes of each write.
 const EARLIER_MAX: usize = 300;
 
 /// A chain as it was last seen.
 #[derive(Debug, Clone)]
 pub(super) struct KnownChain {
-    /// Its record's state; none: there is no record any more.
+    /// Its record's revision; none: there is no record any more.
     pub(super) revision: Option<Revision>,
-    /// The record's uid, of the last one if it is gone; empty: it is not known yet.
+    /// The record's uid, or that of its last one; empty: not known yet.
     pub(super) uid: String,
-    /// Whether it is an older copy that was put back, so that its value may be spent.
+    /// Whether it is a restored older copy, so that its value may be spent.
     pub(super) is_restored: bool,
     pub(super) bindings: Vec<Binding>,
-    /// Of the values that it had last, the newest at the end.
+    /// Fingerprints of its last values, the newest at the end.
     pub(super) fingerprints: Vec<Fingerprint>,
-    /// Of the values before them, the latest at the end.
+    /// Those of the values before them, the latest at the end.
     pub(super) earlier: Vec<Shortened>,
     /// The chain itself, where others may change the store.
     pub(super) held: Option<Chain>,
 }
 
 impl KnownChain {
-    /// What was read. A chain was put there from a copy if it is in another record than it was written into, or if somebody else wrote it.
+    /// A record that was read. It is a copy if it is in another record than it was written into, or if another writer wrote it.
     pub(super) fn read(stored: &StoredRecord, record: ChainRecord) -> (Self, Chain) {
         let ChainRecord {
             chain,
@@ -62,7 +62,7 @@ impl KnownChain {
         (known, chain)
     }
 
-    /// The record that holds it from now on.
+    /// The record to store for it.
     pub(super) fn record(&self, chain: Chain) -> ChainRecord {
         let has_record = self.revision.is_some();
         ChainRecord {
@@ -81,13 +81,13 @@ impl KnownChain {
         }
     }
 
-    /// It has been written.
+    /// Records that it was written.
     pub(super) fn written(&mut self, written: WrittenRecord) {
         self.revision = Some(written.revision);
         self.uid = written.uid;
     }
 
-    /// The chain with its state, if it is held.
+    /// The chain with its revision, if it is held.
     pub(super) fn stored(&self) -> Option<StoredChain> {
         Some(StoredChain {
             chain: self.held.clone()?,
@@ -95,7 +95,7 @@ impl KnownChain {
         })
     }
 
-    /// Whether nothing else leads to a value that can be used.
+    /// Whether the held chain may be the only copy of a valid value: it was used, and is neither rejected nor a restored copy.
     fn is_worth_keeping(&self) -> bool {
         self.held.as_ref().is_some_and(|chain| {
             let was_used = chain.generation > 0 || chain.exchange.is_some();
@@ -113,7 +113,7 @@ impl KnownChain {
             || self.has_seed(value)
     }
 
-    /// The same for the secret that stands for it.
+    /// The same for the secret that uses it.
     fn led_from(&self, id: ChainId, value: Fingerprint) -> bool {
         self.leads_from(id, value) || self.earlier.contains(&value.shortened())
     }
@@ -131,8 +131,8 @@ impl KnownChain {
     }
 }
 
-/// Whether what is held is newer than what was read: a list that began before our last write must not bring back what was before it.
-/// Where revisions are no numbers, which no server's are, what is read counts.
+/// Whether the held copy is newer than the one read: a list that began before our last write must not bring back older content.
+/// Where revisions are not numbers, which no server does, the one read counts.
 fn is_newer(held: &Revision, read: &Revision) -> bool {
     let number = |revision: &Revision| revision.0.parse::<u64>().ok();
     number(held)
@@ -144,17 +144,17 @@ fn is_newer(held: &Revision, read: &Revision) -> bool {
 #[derive(Default)]
 pub(super) struct KnownRecords {
     chains: HashMap<ChainId, KnownChain>,
-    /// The chains that a job's secrets stand or stood for.
+    /// The chains that a job's secrets use or used.
     by_job: HashMap<JobId, Vec<ChainId>>,
-    /// Records of jobs as they were last seen, where others may change the store.
+    /// Records of jobs as they were last read, where others may change the store.
     pub(super) kept: HashMap<RecordKey, (Revision, RecordBytes)>,
-    /// Records that cannot be read, and why: never overwritten, only forgotten.
+    /// Records that cannot be read, and why: never overwritten, only deleted by `forget`.
     pub(super) refused: BTreeMap<RecordKey, StateError>,
-    /// Chains whose last write may have happened.
+    /// Chains whose last write has an unknown outcome.
     pub(super) uncertain: BTreeSet<ChainId>,
-    /// Chains that were forgotten last, by the uid of their record.
+    /// Chains that were deleted last, by the uid of their record.
     pub(super) forgotten: BTreeSet<String>,
-    /// What was said about records that cannot be read: once each, not at every list.
+    /// Messages already logged about unreadable records: once each, not at every list.
     pub(super) told: BTreeSet<String>,
     /// Lists that have begun, and the last of them that succeeded.
     pub(super) lists_begun: u64,
@@ -174,7 +174,7 @@ impl KnownRecords {
         self.by_job.keys()
     }
 
-    /// The chains that a job's secrets stand or stood for, each once.
+    /// The chains that a job's secrets use or used, each once.
     pub(super) fn chains_of(&self, job: &JobId) -> impl Iterator<Item = (ChainId, &KnownChain)> {
         let ids = self.by_job.get(job).into_iter().flatten();
         ids.filter_map(|id| Some((*id, self.chains.get(id)?)))
@@ -199,15 +199,15 @@ impl KnownRecords {
         secrets
     }
 
-    /// The binding of a secret that counts, with its chain.
+    /// The current binding of a secret, with its chain.
     fn binding(&self, job: &JobId, secret: &str) -> Option<(ChainId, &Binding)> {
         self.chains_of(job)
             .filter_map(|(id, known)| Some((id, known.binding(job, secret)?)))
             .max_by_key(|(_, binding)| binding.serial)
     }
 
-    /// The chain that a value leads to, and what it is to it; without a value, the chain that the secret stood for last. `first`: the id of a
-    /// chain that begins with it.
+    /// The chain that a value belongs to, and the value's role in it; without a value, the chain that the secret used last.
+    /// `first`: the id of a chain that begins with it.
     pub(super) fn find(
         &self,
         job: &JobId,
@@ -233,14 +233,14 @@ impl KnownRecords {
         Some((id, seed))
     }
 
-    /// Most values are of a chain that a secret of the job stands or stood for: only a new login is looked for in all.
+    /// Most values belong to a chain that a secret of the job uses or used: only a new login is looked up in all.
     fn led_to(
         &self,
         job: &JobId,
         first: ChainId,
         value: Fingerprint,
     ) -> Option<(ChainId, &KnownChain)> {
-        // No issuer gives a value twice; if one does, the answer is the same at each look.
+        // No issuer issues a value twice; if one does, the result is the same each time.
         let own = self.chains_of(job);
         let own = own.filter(|(id, known)| known.led_from(*id, value));
         own.min_by_key(|(id, _)| *id)
@@ -252,7 +252,7 @@ impl KnownRecords {
             })
     }
 
-    /// A chain after a change of what the job's secret stands for. Its record is not written yet.
+    /// A chain after a change of the binding of the job's secret. Its record is not written yet.
     pub(super) fn after(
         &self,
         id: ChainId,
@@ -297,7 +297,7 @@ impl KnownRecords {
         next
     }
 
-    /// What was listed or written, unless something newer is known.
+    /// Adds a chain that was listed or written, unless a newer one is known.
     pub(super) fn learn(&mut self, id: ChainId, known: KnownChain) {
         let held = self.chains.get(&id).and_then(|held| held.revision.as_ref());
         let is_older = held
@@ -308,10 +308,11 @@ impl KnownRecords {
         }
     }
 
-    /// What is there now. Its revision may be a smaller number than the one that is held: then the whole cluster was put back.
+    /// Adds the current record of a chain. Its revision may be a smaller number than the held one's: then the whole cluster was
+    /// restored.
     ///
-    /// A record whose chain has gone back, or is a copy of what this process has gone on from, does not tell what the newest value is: what is
-    /// held is written over it at the next change.
+    /// A record whose chain is older than the held one, or is a copy of it, does not have the newest value: the held chain is
+    /// written over it at the next change.
     pub(super) fn learn_present(&mut self, id: ChainId, known: KnownChain) {
         if let Some(held) = self.chains.get_mut(&id)
             && held.generation() > known.generation()
@@ -331,8 +332,9 @@ impl KnownRecords {
         self.chains.insert(id, known);
     }
 
-    /// Its record is gone: forgotten, or lost. What is held may be the only copy of a value that the issuer still takes, and the configured value is
-    /// spent then: it is kept, to be written anew at the next change. Whether it is, and was there before.
+    /// Records that a chain's record is gone, deleted or lost. The held chain may be the only copy of a valid value, while the
+    /// configured value is spent: it is kept, to be written again at the next change. Returns whether it is kept, and had a
+    /// record before.
     pub(super) fn miss(&mut self, id: ChainId) -> bool {
         let forgotten = &self.forgotten;
         match self.chains.get_mut(&id) {
@@ -346,7 +348,7 @@ impl KnownRecords {
         }
     }
 
-    /// It is forgotten.
+    /// Removes a deleted chain.
     pub(super) fn drop_chain(&mut self, id: ChainId) {
         self.unlink(id);
         self.chains.remove(&id);
@@ -405,11 +407,11 @@ mod tests {
     }
 
     fn fingerprint(number: u64) -> Fingerprint {
-        // Its first bytes tell it apart too.
+        // Its first bytes are distinct, too.
         Fingerprint(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
     }
 
-    /// What a job with this configured value finds.
+    /// The chain of a job with this configured value.
     fn found(known: &KnownRecords, job: &str, value: u64) -> Option<(ChainId, Seed)> {
         let nobodys = ChainId([0xff; 16]);
         known.find(&JobId::file(job), "rt", Some((nobodys, fingerprint(value))))
@@ -443,7 +445,7 @@ mod tests {
             (of("u1", "10", 5), expected("10", "u1", 5)),
             (of("u1", "11", 3), expected("11", "u1", 5)),
             (of("u1", "12", 6), expected("12", "u1", 6)),
-            // It was forgotten, and begun anew.
+            // It was deleted, and begun anew.
             (of("u2", "13", 1), expected("13", "u2", 1)),
         ] {
             known.learn(X, read);
@@ -455,14 +457,14 @@ mod tests {
     fn what_this_process_knows_outlives_a_record_that_is_deleted_and_a_cluster_that_is_put_back() {
         let mut known = KnownRecords::default();
         known.learn(X, of("u1", "100", 5));
-        // etcd from a snapshot: the versions go back, too.
+        // A restored etcd snapshot: the versions go back, too.
         known.learn_present(X, of("u1", "60", 3));
         assert_eq!(held(&known), expected("60", "u1", 5));
         known.learn(X, of("u1", "61", 6));
         assert!(known.miss(X), "that is news");
         assert!(!known.miss(X), "and is told once");
         assert_eq!(held(&known), expected("", "u1", 6));
-        // Somebody put a copy there, or another process wrote what it knew.
+        // A copy was restored, or another process wrote its older state.
         known.learn_present(
             X,
             KnownChain {
@@ -473,7 +475,7 @@ mod tests {
         assert_eq!(held(&known), expected("70", "u2", 6));
         known.learn_present(X, of("u2", "71", 7));
         assert_eq!(held(&known), expected("71", "u2", 7));
-        // The configured value is the newest, or none is of use any more.
+        // The configured value is the newest, or none is usable any more.
         let dead = of("u3", "80", 9);
         let died = dead
             .held

@@ -1,5 +1,5 @@
-//! Records in memory, for processes without a state directory, and for simulated ones: there the memory outlives the process,
-//! is slow, fails, and keeps what its writer believes to have failed.
+//! Records in memory, for processes without a state directory, and for simulated ones: there the memory outlives the process, is
+//! slow, fails, and may apply a write that it reports as failed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,31 +20,31 @@ use super::seal::Keyring;
 use crate::capability::keep::Revision;
 use crate::model::failure::Failure;
 
-/// What is being written.
+/// A write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryWrite {
     /// A record.
     Put(RecordKey),
-    /// That there is no record any more.
+    /// The deletion of a record.
     Delete(RecordKey),
 }
 
-/// What goes wrong with a memory. Each of these is awaited where its name says: it may take its time, or never end, as with a
-/// process that crashes there.
+/// Faults of a memory. Each method is awaited at the point that its name says: it may delay, or never return, as with a process
+/// that crashes there.
 pub trait Faults: Send + Sync {
-    /// Before something is read; an error, and it is not.
+    /// Before a read; with an error, it does not happen.
     fn read(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Before a write happens; an error, and it does not.
+    /// Before a write; with an error, it does not happen.
     fn before<'a>(&'a self, write: &'a MemoryWrite) -> BoxFuture<'a, Result<(), Failure>> {
         let _ = write;
         Box::pin(async { Ok(()) })
     }
 
-    /// After a write happened, which stands; an error, and its writer believes that it failed. `applied`: whether the record
-    /// was as expected.
+    /// After a write, which has happened; with an error, its writer takes it for failed. `applied`: whether the record was as
+    /// expected.
     fn after<'a>(
         &'a self,
         write: &'a MemoryWrite,
@@ -55,8 +55,8 @@ pub trait Faults: Send + Sync {
     }
 }
 
-/// The memory of a store that outlives it. Clones are the same memory, for one process after another or for several at a time;
-/// what is set with the methods below belongs to the clone.
+/// The memory of a store that outlives it. Clones share the memory, for one process after another or for several at a time; the
+/// settings below belong to the clone.
 ///
 /// ```
 /// # use evertoken::state::{MemoryState, StateError, Store};
@@ -74,7 +74,7 @@ pub struct MemoryState {
     fingerprint_key: Arc<Zeroizing<[u8; KEY_LEN]>>,
     faults: Option<Arc<dyn Faults>>,
     exclusive: bool,
-    /// Whether somebody has it when the process that uses it has ended.
+    /// Whether the memory remains available when the process that uses it has ended.
     outlives_process: bool,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Debug for MemoryState {
     }
 }
 
-/// Records, and how often any was changed: a record's state is the number of the change that made it.
+/// Records, and the number of changes: a record's revision is the number of the change that made it.
 #[derive(Default)]
 struct Table {
     records: BTreeMap<RecordKey, (Revision, RecordBytes)>,
@@ -121,7 +121,7 @@ fn stored(revision: &Revision, value: &RecordBytes) -> StoredRecord {
 }
 
 impl MemoryState {
-    /// An empty memory whose chain ids are made with this key: the same for the same key and values.
+    /// An empty memory whose chain ids are computed with this key, deterministic for key and values.
     #[must_use]
     pub fn new(fingerprint_key: [u8; 32]) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl MemoryState {
         }
     }
 
-    /// An empty memory that is gone with the process.
+    /// An empty memory that ends with the process.
     pub(super) fn of_process() -> Result<Self, StateError> {
         Ok(Self {
             outlives_process: false,
@@ -141,21 +141,21 @@ impl MemoryState {
         })
     }
 
-    /// What goes wrong for stores made with this clone.
+    /// Sets the faults of stores made with this clone.
     #[must_use]
     pub fn with_faults(mut self, faults: Arc<dyn Faults>) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Stores made with this clone know that others may use the memory at the same time, as with a store in a cluster.
+    /// Stores made with this clone share the memory with other processes, as with a store in a cluster.
     #[must_use]
     pub fn shared_by_processes(mut self) -> Self {
         self.exclusive = false;
         self
     }
 
-    /// Whether these bytes are anywhere in it, as they are: what a key should see to that they are not.
+    /// Whether it contains these bytes in plain text, which encryption should prevent.
     #[must_use]
     pub fn holds(&self, bytes: &[u8]) -> bool {
         let table = self.table();
@@ -167,7 +167,7 @@ impl MemoryState {
         })
     }
 
-    /// Looks at all records, and encrypts those anew that need it.
+    /// Examines all records, and encrypts those again that need it.
     pub(super) fn open(&self, keys: &Keyring) -> Result<Opened, StateError> {
         let mut table = self.table();
         if table.get(&RecordKey::Own).is_none() {
@@ -205,7 +205,7 @@ impl MemoryState {
         }
     }
 
-    /// Whether it happened.
+    /// Returns whether the write was applied.
     async fn writing<T>(
         &self,
         write: MemoryWrite,
@@ -221,7 +221,7 @@ impl MemoryState {
         Ok(written)
     }
 
-    /// Every operation leaves the map whole, so a panic elsewhere does not spoil it.
+    /// Every operation leaves the map consistent, so a panic elsewhere does not damage it.
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,6 @@
-//! The state store: what survives a crash. Chains, tokens and plugin values are records, encrypted where there is a key. One way of finding and
-//! changing them, here; three places for the records, which only read, list, and compare and swap: a directory (durable), Secrets of a cluster
-//! (shared with other processes), memory (gone with the process).
+//! The state store: what survives a crash. Chains, tokens and plugins' cached values are records, encrypted if there is a key.
+//! The store finds and changes them here; the three places for records only read, list, and compare and swap: a directory
+//! (durable), Secrets of a cluster (shared with other processes), memory (gone with the process).
 
 mod chains;
 mod directory;
@@ -57,36 +57,36 @@ pub struct Store {
     records: Box<dyn Records>,
     keys: Keyring,
     fingerprints: Fingerprints,
-    /// What they are made with.
+    /// The key of the fingerprints.
     fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
     known: Mutex<KnownRecords>,
-    /// Held while all is listed.
+    /// Held while all records are listed.
     listing: AsyncMutex<()>,
 }
 
-/// A place for records, after a look at all of them.
+/// A place for records, after all of them were examined.
 struct Opened {
     fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
     known: KnownRecords,
 }
 
-/// What a look at a directory found.
+/// The result of checking a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Looked {
-    /// It has a store in it.
+    /// It contains a store.
     Store,
-    /// It has none, or is not there yet.
+    /// It contains none, or does not exist yet.
     NoStore,
 }
 
-/// What a job's secret stands for.
+/// The chain of a job's secret.
 #[derive(Debug)]
 pub struct HeldChain {
     /// The secret's name.
     pub secret: String,
     /// Its chain; none: there is no record of it any more.
     pub chain: Result<Option<StoredChain>, Failure>,
-    /// Whether the configured value, as it was when the chain was last changed, is an earlier one of the chain: it is spent.
+    /// Whether the configured value, as it was when the chain was last changed, is an earlier one of the chain and so spent.
     pub configured_is_spent: bool,
 }
 
@@ -114,10 +114,10 @@ impl Store {
         store
     }
 
-    /// A store that is gone with the process.
+    /// A store that ends with the process.
     ///
     /// # Errors
-    /// The machine has no random bytes.
+    /// The system has no random bytes.
     pub fn memory() -> Result<Self, StateError> {
         Self::in_memory(MemoryState::of_process()?, Vec::new())
     }
@@ -125,19 +125,19 @@ impl Store {
     /// A store in a memory that may outlive it. The first key encrypts, all decrypt.
     ///
     /// # Errors
-    /// The memory has records that need a key which `keys` does not have, or that are damaged.
+    /// The memory has records that are damaged, or need a key that is not in `keys`.
     pub fn in_memory(memory: MemoryState, keys: Vec<StateKey>) -> Result<Self, StateError> {
         let keys = Keyring::new(keys);
         let opened = memory.open(&keys)?;
         Ok(Self::new(memory, keys, opened))
     }
 
-    /// Opens or creates the store in a directory. The first key encrypts, all decrypt; records that another key or none
-    /// encrypted are encrypted anew with the first. Blocks: the lock, a repair after a crash and that re-encryption happen here.
+    /// Opens or creates the store in a directory. The first key encrypts, all decrypt; records that are not encrypted with the
+    /// first key are encrypted again with it. Blocks: locking, a repair after a crash and that re-encryption happen here.
     ///
     /// # Errors
-    /// The directory is held by another process, cannot be written, was written by another version, or needs a key that
-    /// `keys` does not have. Nothing is overwritten then.
+    /// The directory is locked by another process, cannot be written, was written by another version, or needs a key that is not
+    /// in `keys`. Nothing is overwritten then.
     pub fn open(directory: &Path, keys: Vec<StateKey>) -> Result<Self, StateError> {
         let keys = Keyring::new(keys);
         let (records, opened) = directory::open(directory, &keys)?;
@@ -151,10 +151,10 @@ impl Store {
     }
 
     /// Opens or creates the store in Secrets of a cluster, which other processes may use at the same time. Keys as with
-    /// [`Self::open`]. An API server that is away is waited for, for a minute.
+    /// [`Self::open`]. An unavailable API server is retried for a minute.
     ///
     /// # Errors
-    /// The Secrets cannot be read or written, or need a key that `keys` does not have. Nothing is overwritten then.
+    /// The Secrets cannot be read or written, or need a key that is not in `keys`. Nothing is overwritten then.
     pub async fn in_cluster(
         kubernetes: Arc<Kubernetes>,
         place: ClusterPlace,
@@ -172,19 +172,20 @@ impl Store {
         Ok(Self::new(records, keys, opened))
     }
 
-    /// Proves that a process could write in a directory, or make it, without opening the store: another process may have it. Blocks.
+    /// Checks that a process could write in a directory, or create it, without opening the store, which another process may have
+    /// open. Blocks.
     ///
     /// # Errors
-    /// The directory is not there and cannot be made, this process may not write in it, or its disk is full.
+    /// The directory does not exist and cannot be created, this process may not write in it, or its disk is full.
     pub fn look(directory: &Path) -> Result<Looked, StateError> {
         directory::look(directory)
     }
 
-    /// Proves that the store in Secrets of a cluster could be read and written, with these keys if they are known: requests that write
-    /// nothing.
+    /// Checks that the store in Secrets of a cluster could be read and written, with these keys if they are known, by requests
+    /// that change nothing.
     ///
     /// # Errors
-    /// The API server is away, or refuses, or the Secrets need a key that `keys` does not have.
+    /// The API server is unavailable, or refuses, or the Secrets need a key that is not in `keys`.
     pub async fn look_in_cluster(
         kubernetes: Arc<Kubernetes>,
         place: ClusterPlace,
@@ -193,7 +194,7 @@ impl Store {
         secrets::look(kubernetes, place, keys.map(Keyring::new).as_ref()).await
     }
 
-    /// Every job that something is kept for.
+    /// Every job that has a record.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -211,7 +212,7 @@ impl Store {
         Ok(jobs.into_iter().cloned().collect())
     }
 
-    /// Says once of each record that cannot be used why not.
+    /// Logs once for each unusable record why it is not used.
     fn tell_refused(&self, known: &mut KnownRecords) {
         let refused: Vec<String> = known
             .refused
@@ -225,7 +226,7 @@ impl Store {
         }
     }
 
-    /// Every change leaves it whole, so a panic elsewhere does not spoil it.
+    /// Every change leaves it consistent, so a panic elsewhere does not damage it.
     fn known(&self) -> MutexGuard<'_, KnownRecords> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! What is looked at before a store is used: whether these keys open its records, which of them must be encrypted anew, which are not
-//! believed, and what they say. Pure.
+//! The examination of a store before it is used: whether these keys open its records, which of them must be encrypted again,
+//! which are refused, and their content. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,21 @@ use super::record::{self, ChainRecord, Own};
 use super::records::{RecordBytes, StoredRecord};
 use super::seal::{Condition, Keyring};
 
-/// What there is to do about the records of a store.
+/// What to do about the records of a store.
 #[derive(Default)]
 pub(super) struct Examined {
-    /// Those that are not used, and why.
+    /// Those that are refused, and why.
     pub(super) refused: BTreeMap<RecordKey, StateError>,
-    /// Those that the first key should encrypt anew; the store's own last.
+    /// Those to encrypt again with the first key; the store's own last.
     pub(super) outdated: Vec<RecordKey>,
 }
 
-/// A look at all records.
+/// An examination of all records.
 pub(super) struct Examination<'a> {
     keys: &'a Keyring,
-    /// Whether what is not encrypted was put there by somebody without the key.
+    /// Whether a record in plain text must have been written without the key, as an attack or by mistake.
     encrypted: bool,
-    /// Made with the store's own record as long as that is not encrypted, and nothing but chains prove it.
+    /// Made from the store's own record while that is not encrypted, so that only chains can confirm its key.
     unproven: Option<Fingerprints>,
     is_of_other_key: bool,
     found: Examined,
@@ -35,8 +35,8 @@ pub(super) struct Examination<'a> {
 }
 
 impl<'a> Examination<'a> {
-    /// `own`: the store's own record, encrypted with all others, and the last of them: as long as it is not, records are taken over as they
-    /// are. `were_encrypted`: something else says that they have been.
+    /// `own`: the store's own record, encrypted together with all others and last: while it is not, records in plain text are
+    /// accepted. `were_encrypted`: they are known to have been encrypted before.
     pub(super) fn new(keys: &'a Keyring, own: Option<&[u8]>, were_encrypted: bool) -> Self {
         let is_sealed =
             own.is_some_and(|own| keys.examine(&RecordKey::Own, own) != Condition::Plain);
@@ -53,7 +53,7 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// Looks at one.
+    /// Examines one record.
     pub(super) fn see(&mut self, key: &RecordKey, stored: &[u8]) {
         if let (Some(fingerprints), RecordKey::Chain(_)) = (&self.unproven, key)
             && let Ok(record) = read_chain(self.keys, key, stored)
@@ -76,8 +76,8 @@ impl<'a> Examination<'a> {
     }
 
     /// # Errors
-    /// A key is missing altogether: that is a mistake in the configuration and no damage, so nothing is written then. Or chains that are
-    /// encrypted were written with another fingerprint key.
+    /// A key is missing altogether, which is a mistake in the configuration and no damage, so nothing is written then; or
+    /// encrypted chains were written with another fingerprint key.
     pub(super) fn end(
         mut self,
         store: &str,
@@ -102,7 +102,7 @@ impl<'a> Examination<'a> {
     }
 }
 
-/// Reads the store's own record, whoever has written it.
+/// Reads the store's own record, whoever wrote it.
 ///
 /// # Errors
 /// Why it cannot be read.
@@ -140,7 +140,7 @@ pub(super) fn read_chain(
     record::decode("chain", &keys.open(key, stored)?)
 }
 
-/// Learns what a record says. `holds`: chains and what is kept of jobs are held.
+/// Adds a record's content to the memory. `holds`: chains and records of jobs are held.
 pub(super) fn learn(
     known: &mut KnownRecords,
     keys: &Keyring,
@@ -174,8 +174,8 @@ pub(super) fn learn(
     }
 }
 
-/// Whether a chain was written with another fingerprint key than this: then who put that key there would open the store to chains of his
-/// own.
+/// Whether a chain was written with another fingerprint key than this: then that key may have been put there to have the store
+/// accept other chains.
 fn is_of_other_key(record: &ChainRecord, fingerprints: &Fingerprints) -> bool {
     let newest = fingerprints.of(record.chain.value.expose_secret());
     newest.is_some_and(|newest| !record.fingerprints.contains(&newest))

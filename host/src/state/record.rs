@@ -1,5 +1,5 @@
-//! How records look: serde's form of what is kept, in postcard, which has no names and no room between values. Behind a byte with the version of
-//! the form. Pure.
+//! The format of records: serde in postcard, which stores neither names nor padding, after a byte with the version of the format.
+//! Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,20 +15,20 @@ use crate::capability::chain::Chain;
 use crate::model::JobId;
 use crate::worker;
 
-/// The form that this version writes, and the only one that it reads.
+/// The format that this version writes, and the only one that it reads.
 const FORM: u8 = 1;
 
-/// What the store knows of itself.
+/// The store's own record.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Own {
-    /// What fingerprints are made with.
+    /// The key of the fingerprints.
     pub(super) fingerprint_key: Zeroizing<[u8; 32]>,
-    /// Chains that were forgotten last, by the uid of their record: that such a one is gone is no loss.
+    /// Chains that were deleted last, by the uid of their record: their absence is no loss.
     pub(super) forgotten: Vec<String>,
 }
 
 impl Own {
-    /// Of a store in which nothing was forgotten.
+    /// For a store in which nothing was deleted.
     pub(super) const fn new(fingerprint_key: Zeroizing<[u8; 32]>) -> Self {
         Self {
             fingerprint_key,
@@ -37,22 +37,22 @@ impl Own {
     }
 }
 
-/// A chain with whatever is open, and what leads to it.
+/// A chain with its open exchange, and the data by which it is found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ChainRecord {
     /// The chain.
     pub(super) chain: Chain,
-    /// Which secrets of which jobs stand or stood for it.
+    /// The jobs' secrets that use or used it.
     pub(super) bindings: Vec<Binding>,
-    /// Of the values that it had last, the newest at the end.
+    /// Fingerprints of its last values, the newest at the end.
     pub(super) fingerprints: Vec<Fingerprint>,
-    /// Of the values before them, the latest at the end.
+    /// Those of the values before them, the latest at the end.
     pub(super) earlier: Vec<Shortened>,
-    /// The record that it was written into: found in another one, it was copied from there.
+    /// The record that it was written into: in any other one, it is a copy.
     pub(super) written_into: WrittenInto,
 }
 
-/// That a job's secret stands or stood for a chain.
+/// The use of a chain by a job's secret, current or former.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Binding {
     /// The job.
@@ -61,23 +61,23 @@ pub(super) struct Binding {
     pub(super) secret: String,
     /// The configured value when the job last changed the chain; none: it could never be read.
     pub(super) seed: Option<Fingerprint>,
-    /// Of a secret's bindings, in all chains, the one with the highest number counts.
+    /// Of a secret's bindings, in all chains, the one with the highest number is current.
     pub(super) serial: u64,
 }
 
 /// The record that a chain was written into.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WrittenInto {
-    /// Its uid; empty: it was being created, and had none yet, or records have none.
+    /// Its uid; empty: it was being created and had none yet, or records have none.
     pub(super) uid: String,
-    /// Whether the chain was of a copy already then.
+    /// Whether the chain was from a copy already then.
     pub(super) restored: bool,
 }
 
 /// What a plugin cached, by key.
 pub(super) type Values = BTreeMap<String, RecordBytes>;
 
-/// A record's bytes. Counts first and writes then, because a buffer that grows leaves copies of the secret behind.
+/// The encoded record. Its length is computed first, because a buffer that grows leaves copies of the secret behind.
 pub(super) fn encode(
     what: &'static str,
     value: &impl Serialize,
@@ -264,7 +264,7 @@ pub(super) mod tests {
             )
     }
 
-    /// Reads what is written of it, and writes that again.
+    /// Decodes the encoded value, and compares its encoding.
     fn again<T: Serialize + DeserializeOwned>(value: &T) -> (T, bool) {
         let bytes = encode("test", value).unwrap();
         let read: T = decode("test", &bytes).unwrap();

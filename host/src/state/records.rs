@@ -1,5 +1,5 @@
-//! What the store needs of the place where its records are: to read them, and to change one of them if it is as it was. A record is bytes
-//! here, encrypted already where there is a key.
+//! The port to the place of records: to read them, and to change one of them if it is as expected. A record is bytes here,
+//! encrypted already if there is a key.
 
 use futures_core::future::BoxFuture;
 use zeroize::Zeroizing;
@@ -16,11 +16,11 @@ pub(super) type RecordBytes = Zeroizing<Vec<u8>>;
 /// A record as it was read.
 #[derive(Debug, Clone)]
 pub(super) struct StoredRecord {
-    /// Its state; another one after each change.
+    /// Its revision, new after each change.
     pub(super) revision: Revision,
-    /// Another one for each object that is created, whatever its name; empty where records are no objects.
+    /// Unique for each object that is created, whatever its name; empty where records are no objects.
     pub(super) uid: String,
-    /// Whether somebody put it there who is no process of ours, e.g. from a backup.
+    /// Whether another writer than evertoken put it there, e.g. from a backup.
     pub(super) is_copy: bool,
     /// The bytes.
     pub(super) value: RecordBytes,
@@ -29,25 +29,25 @@ pub(super) struct StoredRecord {
 /// A record after a write.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WrittenRecord {
-    /// Its state.
+    /// Its revision.
     pub(super) revision: Revision,
     /// See [`StoredRecord::uid`].
     pub(super) uid: String,
 }
 
-/// What must be there for a write to happen.
+/// The condition for a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// Whatever.
+    /// None.
     Anything,
-    /// Nothing.
+    /// There is no record.
     Nothing,
-    /// The record in this state.
+    /// The record has this revision.
     At(Revision),
 }
 
 impl Expected {
-    /// Whether what is there is it.
+    /// Whether the record found fulfils it.
     pub(super) fn is(&self, found: Option<&Revision>) -> bool {
         match self {
             Self::Anything => true,
@@ -57,18 +57,19 @@ impl Expected {
     }
 }
 
-/// A place for records. A write is durable when its future is ready; if that is dropped, or fails as unavailable, it may have happened.
+/// A place for records. A write is durable when its future completes; if that is dropped, or fails as unavailable, the write may
+/// have happened.
 pub(super) trait Records: Send + Sync {
-    /// Reads one.
+    /// Reads a record.
     fn get<'a>(
         &'a self,
         key: &'a RecordKey,
     ) -> BoxFuture<'a, Result<Option<StoredRecord>, Failure>>;
 
-    /// Reads all.
+    /// Reads all records.
     fn list(&self) -> BoxFuture<'_, Result<Vec<(RecordKey, StoredRecord)>, Failure>>;
 
-    /// The keys of all.
+    /// The keys of all records.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<RecordKey>, Failure>> {
         Box::pin(async move {
             let all = self.list().await?;
@@ -76,7 +77,7 @@ pub(super) trait Records: Send + Sync {
         })
     }
 
-    /// Writes one. None: what is there is not what was expected.
+    /// Writes a record. None: the expectation failed.
     fn put_if<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -84,40 +85,40 @@ pub(super) trait Records: Send + Sync {
         value: RecordBytes,
     ) -> BoxFuture<'a, Result<Option<WrittenRecord>, Failure>>;
 
-    /// Removes one. False: what is there is not what was expected. One that is gone already is removed.
+    /// Removes a record. False: the expectation failed. A record that is gone already counts as removed.
     fn delete_if<'a>(
         &'a self,
         key: &'a RecordKey,
         expected: Expected,
     ) -> BoxFuture<'a, Result<bool, Failure>>;
 
-    /// Whether no other process can change it while this one has it.
+    /// Whether no other process can change it while this one has it open.
     fn is_exclusive(&self) -> bool {
         true
     }
 
-    /// Whether it is there after this process.
+    /// Whether it outlives this process.
     fn outlives_process(&self) -> bool {
         true
     }
 
-    /// Whether a chain was begun of which a copy that was put back knows nothing.
+    /// Whether a chain was begun that a restored copy lacks.
     fn has_lost(&self, chain: ChainId) -> bool {
         let _ = chain;
         false
     }
 
-    /// Bytes that one record may have; none: as many as there is room for.
+    /// The largest record; none: no limit but space.
     fn max_bytes(&self) -> Option<usize> {
         None
     }
 
-    /// Where a record is, for messages about it; empty: where all are.
+    /// Where a record is, for messages about it; empty: all are in the same place.
     fn whereabouts(&self, key: &RecordKey) -> String {
         let _ = key;
         String::new()
     }
 
-    /// That the records are no store, and why.
+    /// The error that the records are not a usable store, with the reason.
     fn damaged(&self, reason: String) -> StateError;
 }

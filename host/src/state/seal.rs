@@ -1,6 +1,6 @@
-//! Encryption of values at rest: AES-256-GCM, the record's key as associated data, so that no value can be moved to another
-//! job or name. Each value is encrypted under a key derived from the state key and 32 random bytes: with the state key itself
-//! and random 96-bit nonces, 2^32 writes would be the bound (NIST SP 800-38D §8.3).
+//! Encryption of values at rest: AES-256-GCM, the record's key as associated data, so that no value can be moved to another job
+//! or name. Each value is encrypted under a key derived from the state key and 32 random bytes: with the state key itself and
+//! random 96-bit nonces, the limit would be 2^32 writes (NIST SP 800-38D §8.3).
 
 use std::fmt;
 
@@ -22,15 +22,15 @@ const KEY_LEN: usize = 32;
 const SALT_LEN: usize = 32;
 /// Bytes of a key's fingerprint.
 const KEY_ID_LEN: usize = 8;
-/// The first byte of a value: as it is.
+/// The first byte of a value in plain text.
 const FORMAT_PLAIN: u8 = 0;
-/// The first byte of a value: key id, salt, ciphertext and tag follow.
+/// The first byte of an encrypted value: key id, salt, ciphertext and tag follow.
 const FORMAT_SEALED: u8 = 1;
 
-/// Why something is no state key. Says how to make one, and nothing about the bytes but their number.
+/// Why something is not a state key. Says how to make one, and nothing of the bytes but their number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateKeyError {
-    /// Neither form.
+    /// Neither 32 bytes nor an encoding of them.
     #[error(
         "a state key is 32 random bytes, as they are or in base64 or hex; these {0} bytes are none of it. Make one: `head -c 32 /dev/urandom | base64`"
     )]
@@ -40,7 +40,7 @@ pub enum StateKeyError {
         "a state key is 32 random bytes, as they are or in base64 or hex; these are 32 readable characters, which is too little. Make one: `head -c 32 /dev/urandom | base64`"
     )]
     Readable,
-    /// 32 bytes of base64 or hex in another encoding.
+    /// 32 bytes in base64 or hex, written as UTF-16.
     #[error("{}. Or make a key: `head -c 32 /dev/urandom | base64`", text::Utf16)]
     Utf16,
 }
@@ -98,7 +98,7 @@ impl fmt::Debug for StateKey {
 
 type KeyId = [u8; KEY_ID_LEN];
 
-/// All keys of a store: the first encrypts, all decrypt. Without any, values are kept as they are.
+/// All keys of a store: the first encrypts, all decrypt. Without any, values are stored in plain text.
 #[derive(Default)]
 pub(super) struct Keyring {
     keys: Vec<(KeyId, Prk)>,
@@ -112,16 +112,16 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// What a stored value needs before it is as this keyring would write it.
+/// How a stored value differs from what this keyring would write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// Nothing.
+    /// Not at all.
     Current,
-    /// Encrypting with the first key.
+    /// It must be encrypted with the first key.
     Outdated,
-    /// Encrypting for the first time, if the store was never encrypted; else it is not to be believed.
+    /// It is in plain text: to be encrypted if the store never was, else to be refused.
     Plain,
-    /// A key that is not here; its fingerprint.
+    /// Its key is missing; the key's fingerprint.
     KeyMissing(String),
     /// It does not decrypt with the key that it names.
     Undecryptable,
@@ -146,7 +146,7 @@ impl Keyring {
         self.keys.is_empty()
     }
 
-    /// The form in which a value is stored under `key`.
+    /// The stored form of a value under `key`.
     pub(super) fn seal(
         &self,
         key: &RecordKey,
@@ -179,7 +179,8 @@ impl Keyring {
         Ok(sealed)
     }
 
-    /// The value that is stored under `key`. Where there are keys, one that is stored as it is proves nothing about who wrote it.
+    /// The value that is stored under `key`. If there are keys, a value in plain text is refused, as it does not prove its
+    /// writer.
     pub(super) fn open(
         &self,
         key: &RecordKey,
@@ -191,7 +192,7 @@ impl Keyring {
         }
     }
 
-    /// The form in which this keyring stores what is stored under `key`, by whomever.
+    /// The stored form that this keyring would write for what is stored under `key`, whoever wrote it.
     pub(super) fn reseal(
         &self,
         key: &RecordKey,
@@ -200,7 +201,7 @@ impl Keyring {
         self.seal(key, &self.open_unproven(key, stored)?)
     }
 
-    /// The value that is stored under `key`, also where nothing proves who wrote it.
+    /// The value that is stored under `key`, even if nothing proves its writer.
     pub(super) fn open_unproven(
         &self,
         key: &RecordKey,
@@ -231,7 +232,7 @@ impl Keyring {
         }
     }
 
-    /// Whether a stored value can be read, and whether it should be written anew.
+    /// Whether a stored value can be read, and whether it should be written again.
     pub(super) fn examine(&self, key: &RecordKey, stored: &[u8]) -> Condition {
         match split(stored) {
             None => Condition::Undecryptable,

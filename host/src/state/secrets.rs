@@ -1,5 +1,5 @@
-//! Records in Secrets of a cluster, one in each, changed by compare-and-swap on the Secret's resourceVersion, so that two processes cannot
-//! spend one refresh token. A write whose answer was lost is never repeated here; whoever made it compares.
+//! Records in Secrets of a cluster, one in each, changed by compare-and-swap on the Secret's resourceVersion, so that two
+//! processes cannot spend one refresh token. A write whose answer was lost is not repeated here; its caller compares.
 
 mod object;
 
@@ -25,20 +25,20 @@ use super::seal::Keyring;
 use crate::kubernetes::{ApiAnswer, ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// Objects in one answer to a list, kubectl's own number.
+/// Objects per page of a list, kubectl's own number.
 const PAGE: usize = 500;
 
-/// Tries to read the store at start, a pause apart: an API server that restarts is back within a minute, and where it is not, the
-/// Pod's restart tries further.
+/// Tries to read the store at start, with pauses: an API server that restarts is back within a minute, and otherwise the Pod's
+/// restart tries further.
 const START_TRIES: u32 = 12;
 const START_PAUSE: Duration = Duration::from_secs(5);
 
-/// Where a store in a cluster is.
+/// The place of a store in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterPlace {
     /// The namespace of all its Secrets.
     pub namespace: String,
-    /// What their names begin with.
+    /// The prefix of their names.
     pub prefix: String,
 }
 
@@ -48,15 +48,15 @@ impl std::fmt::Display for ClusterPlace {
     }
 }
 
-/// Secrets that are records.
+/// The Secrets of a store.
 pub(super) struct SecretRecords {
     kubernetes: Arc<Kubernetes>,
     place: ClusterPlace,
-    /// Names those of jobs.
+    /// Computes the names of jobs' Secrets.
     names: Fingerprints,
 }
 
-/// Reads the store, or makes it, and brings all records under the first key.
+/// Reads the store, or creates it, and encrypts all records with the first key.
 pub(super) async fn open(
     kubernetes: Arc<Kubernetes>,
     place: ClusterPlace,
@@ -101,7 +101,7 @@ pub(super) async fn open(
     Ok((secrets, opened))
 }
 
-/// Lists the store's Secrets and sees whether these keys can open them, and asks whether all that is done with them is allowed.
+/// Lists the store's Secrets and checks that these keys open them, and that all requests of the store would be allowed.
 pub(super) async fn look(
     kubernetes: Arc<Kubernetes>,
     place: ClusterPlace,
@@ -144,7 +144,8 @@ impl SecretRecords {
         examination.end(&self.place.to_string(), |reason| self.damaged(reason))
     }
 
-    /// Encrypts a record anew with the first key and learns it. Who wrote it is not known after that; that it is a copy's must be.
+    /// Encrypts a record again with the first key and adds it to the memory. That changes its writer, so that it is a copy must
+    /// be recorded.
     async fn take_over(
         &self,
         known: &mut KnownRecords,
@@ -168,14 +169,14 @@ impl SecretRecords {
                 is_copy: false,
                 value,
             },
-            // Another process is at work on it, and has the new key too or will.
+            // Another process is writing it, and has the new key too or will.
             None => stored,
         };
         opening::learn(known, keys, key, stored, true);
         Ok(())
     }
 
-    /// The records in Secrets; what is none of this store's is left out.
+    /// The records in Secrets, without those that are not this store's.
     fn records(&self, objects: Vec<RecordObject>) -> Vec<(RecordKey, StoredRecord)> {
         let records = objects.into_iter().filter_map(|object| {
             let (key, name, stored) = object.into_record()?;
@@ -184,7 +185,7 @@ impl SecretRecords {
         records.collect()
     }
 
-    /// The name of the Secret with this record. Those of chains and jobs are random to everybody without the store's key.
+    /// The name of the Secret with this record. Those of chains and jobs reveal nothing without the store's key.
     fn name(&self, key: &RecordKey) -> String {
         match key {
             RecordKey::Own => own_name(&self.place),
@@ -291,7 +292,7 @@ fn damaged(place: &ClusterPlace, reason: String) -> StateError {
     }
 }
 
-/// The store's own record: the one that is there, or a new one if ours is the first.
+/// The store's own record: the existing one, or a new one if ours is the first.
 async fn own_record(
     kubernetes: &Kubernetes,
     place: &ClusterPlace,
@@ -301,7 +302,7 @@ async fn own_record(
         return Ok(own);
     }
     if let Err(gone) = require_none(place, &list(kubernetes, place).await?) {
-        // Another process may have made it, and the chains, meanwhile.
+        // Another process may have created it, and the chains, meanwhile.
         let own = stored_own(kubernetes, place, keys).await?;
         return own.ok_or_else(|| gone.into());
     }
@@ -359,7 +360,7 @@ fn read_own_object(
     })
 }
 
-/// Chains without the key of fingerprints would be taken for chains that never had the configured values.
+/// Without the key of the fingerprints, chains would look as if they never had the configured values.
 fn require_none(place: &ClusterPlace, objects: &[RecordObject]) -> Result<(), StateError> {
     let chains = objects.iter().filter(|object| object.is_chain()).count();
     if chains == 0 {
@@ -418,7 +419,7 @@ async fn get(
     }
 }
 
-/// Creates a Secret, or changes the one that the body names. None: there is one already, or none, or it has changed.
+/// Creates a Secret, or changes the one that the body names. None: it exists already, or is missing, or has changed.
 async fn write(
     kubernetes: &Kubernetes,
     place: &ClusterPlace,
@@ -442,7 +443,7 @@ async fn send(kubernetes: &Kubernetes, call: &ApiCall<'_>) -> Result<ApiAnswer, 
     answered.map_err(|refusal| refusal.map(|failure| worded(failure, call)))
 }
 
-/// What the store's owner can do about a refusal; the client's own words are about outputs.
+/// The correction of a refusal for the store; the client's own message is about outputs.
 fn worded(failure: Failure, call: &ApiCall<'_>) -> Failure {
     let namespace = call.namespace;
     let mend = match failure.host_code() {

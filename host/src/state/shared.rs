@@ -1,5 +1,5 @@
-//! What a store takes that other processes change, too: looks at all of it, at most one at a time, and its own record, which tells what was
-//! forgotten from what was lost.
+//! Operations of a store that other processes change, too: listing it, at most once at a time, and its own record, which
+//! distinguishes deleted chains from lost ones.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use super::records::{Expected, StoredRecord};
 use crate::capability::chain::ChainId;
 use crate::model::failure::Failure;
 
-/// Chains that are remembered as forgotten: more than a person forgets while another process is without a look at the store.
+/// How many deleted chains are recorded: more than are deleted while another process does not list the store.
 const FORGOTTEN_MAX: usize = 256;
 
 impl Store {
-    /// Lists all records, where others may have changed them. Whoever waits while another list begins takes part in that one.
+    /// Lists all records if other processes may have changed them. Callers that wait while another list begins share its result.
     pub(super) async fn list_anew(&self) -> Result<(), Failure> {
         if self.records.is_exclusive() {
             return Ok(());
@@ -65,7 +65,7 @@ impl Store {
         Ok(())
     }
 
-    /// Learns which chains were forgotten.
+    /// Reads which chains were deleted.
     pub(super) async fn learn_what_was_forgotten(&self) -> Result<(), Failure> {
         if let Some(stored) = self.records.get(&RecordKey::Own).await? {
             let own = read_own(&self.keys, &stored.value)?;
@@ -74,7 +74,7 @@ impl Store {
         Ok(())
     }
 
-    /// Tells other processes that these chains are not lost.
+    /// Records that these chains were deleted, so that other processes do not take them for lost.
     pub(super) async fn note_forgotten(&self, uids: &BTreeSet<&str>) -> Result<(), Failure> {
         if uids.is_empty() || self.records.is_exclusive() {
             return Ok(());
@@ -98,7 +98,8 @@ impl Store {
         written.map(drop).ok_or_else(changed)
     }
 
-    /// That the key of the fingerprints is there for whoever reads the store next: without it none of them leads to a chain.
+    /// Ensures that the key of the fingerprints is stored: without it the next reader of the store cannot find a chain by its
+    /// value.
     pub(super) async fn keep_own_record(&self) -> Result<(), Failure> {
         let there = match self.records.get(&RecordKey::Own).await? {
             Some(stored) => Some(stored),

@@ -1,5 +1,5 @@
-//! Formats are tried with a made-up token: what a template's author got wrong shows without any issuer. What depends on the token, such as
-//! a field that only the issuer's answer has, does not show, and is no mistake.
+//! Checks of formats with a made-up token: mistakes in a template show without an issuer. A failure that depends on the token,
+//! such as a field that only the issuer's answer has, is no mistake.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::plugin::Plugins;
 /// How long the made-up token lives.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// What the code of a failure begins with that is about the configuration alone, whatever the tokens are.
+/// The prefix of the codes of failures that are about the configuration alone, whatever the tokens are.
 const ABOUT_CONFIG: &str = "config.";
 
-/// What is wrong with formats.
+/// The findings about formats.
 #[derive(Default)]
 pub(super) struct FormatFindings {
-    /// What can never be written.
+    /// Outputs that can never be written.
     pub(super) mistakes: Vec<Mistake>,
-    /// What is written, and hardly meant.
+    /// Outputs that can be written and are probably not intended.
     pub(super) warnings: Vec<Mistake>,
 }
 
-/// Judges the formats of built-in plugins. Others are strangers' code, which `check` alone does not run.
+/// Checks the formats of built-in plugins. Other plugins are untrusted code, which `check` without options does not run.
 pub(super) async fn judge(places: &Places, plugins: &Plugins) -> FormatFindings {
     let mut found = FormatFindings::default();
     let mut tried = BTreeSet::new();
@@ -40,7 +40,7 @@ pub(super) async fn judge(places: &Places, plugins: &Plugins) -> FormatFindings 
         if said.wanted != PluginUse::Formatter || !is_built_in {
             continue;
         }
-        // The jobs of a fleet have their template in common; their names count only where it names them.
+        // Jobs often share their template; the job names matter only if the template contains them.
         let text = said.config.to_string();
         let names = said.jobs.iter().filter(|job| text.contains(*job));
         let names: Vec<String> = names.cloned().collect();
@@ -70,7 +70,7 @@ pub(super) async fn judge(places: &Places, plugins: &Plugins) -> FormatFindings 
     found
 }
 
-/// Whether a format makes the same of other tokens.
+/// Whether a format's result does not depend on the tokens.
 async fn is_constant(
     plugins: &Plugins,
     format: &Format,
@@ -90,7 +90,7 @@ async fn is_constant(
     })
 }
 
-/// What a format makes of a made-up token of each job.
+/// The artifacts of a format for a made-up token of each job.
 ///
 /// # Errors
 /// The formatter's.
@@ -105,7 +105,7 @@ pub(super) async fn artifacts(
         .await
 }
 
-/// What an output without a format gets of a made-up token.
+/// The artifact of an output without a format for a made-up token.
 pub(super) fn bare() -> Vec<Artifact> {
     let tokens = made_up(&[String::new()], SystemClock.now().wall);
     tokens
@@ -114,13 +114,13 @@ pub(super) fn bare() -> Vec<Artifact> {
         .collect()
 }
 
-/// Whether a formatter's failure is about its configuration, and not about a token that was made up.
+/// Whether a formatter's failure is about its configuration, and not about the made-up token.
 pub(super) fn is_about_config(failure: &Failure) -> bool {
     let code = failure.code().unwrap_or_default();
     failure.kind == FailureKind::InvalidConfig && code.starts_with(ABOUT_CONFIG)
 }
 
-/// Tokens that look like most: bearer tokens, JWTs without a signature, without further fields.
+/// Typical tokens: bearer tokens, JWTs without a signature, without further fields.
 fn made_up(jobs: &[String], now: Timestamp) -> Vec<NamedToken> {
     let seconds = now.0 / 1000;
     let claims = json!({

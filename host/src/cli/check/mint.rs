@@ -1,5 +1,5 @@
-//! Tokens asked for to see whether they are given. Only where that spends nothing: what a rotating secret buys is kept by a run, and a
-//! check keeps nothing.
+//! `check --mint`: requests tokens to see whether they are granted, but none with a rotating secret, whose successor only a run
+//! would store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::refresh::lifetime;
 use crate::runner::ports::AcquireContext;
 use crate::runner::{source_hash, weigh};
 
-/// The tokens that were given.
+/// The granted tokens.
 #[derive(Default)]
 pub(super) struct Minted(BTreeMap<JobId, KeptToken>);
 
 impl Minted {
-    /// A job's token as formatters get it.
+    /// A job's token in the form for formatters.
     pub(super) fn get(&self, job: &JobId) -> Option<NamedToken> {
         let kept = self.0.get(job)?;
         Some(NamedToken {
@@ -37,7 +37,7 @@ impl Minted {
     }
 }
 
-/// Asks for the tokens of all jobs that may be asked, those first that others need.
+/// Requests the tokens of all jobs that may be asked, first those that other jobs need.
 pub(super) async fn all(app: &App, jobs: &[Arc<Job>], report: &mut Report) -> Result<Minted> {
     let mut minted = Minted::default();
     let mut left: Vec<&Arc<Job>> = jobs.iter().collect();
@@ -111,8 +111,8 @@ fn may_be_spent(name: &str, secret: &Secret) -> bool {
     secret.rotating || SPENT_BY_USE.contains(&name)
 }
 
-/// What an issuer may take once only, also where the configuration does not say so: whether it does shows by its answer, when the value is
-/// spent (RFC 6749 §§4.1.2, 6; RFC 8628 §3.4).
+/// Secrets that an issuer may accept only once, even if the configuration does not mark them as rotating: that only shows in its
+/// answer, when the value is spent (RFC 6749 §§4.1.2, 6; RFC 8628 §3.4).
 const SPENT_BY_USE: [&str; 3] = ["refresh_token", "code", "device_code"];
 
 /// Why a job's token is not asked for; none: it is.
@@ -141,7 +141,7 @@ fn note(job: &Job, asked: Asked, minted: &mut Minted, report: &mut Report) {
     }
 }
 
-/// The token as a run would take it, and what may be said of it.
+/// The token as a run would admit it, and its description.
 ///
 /// # Errors
 /// There is none, or a run would refuse it.
@@ -159,16 +159,16 @@ async fn ask(app: &App, job: &Arc<Job>) -> Result<(KeptToken, String), Failure> 
     admit(&candidate, None, SystemClock.now())?;
     let words = described(&kept, told);
     let words = without_secrets(app, job, &kept, &words).await;
-    // In memory, for jobs whose secret it is.
+    // In memory, for jobs that have it as a secret.
     app.ports.keeper.keep_token(&job.id, &kept).await?;
     Ok((kept, words))
 }
 
-/// Of a token's type and fields a plugin says what it likes, also which of them are public.
+/// A plugin is free in a token's type and fields, and in which of them are public, so they are scrubbed.
 async fn without_secrets(app: &App, job: &Arc<Job>, kept: &KeptToken, words: &str) -> String {
     let call = app.capabilities.call(job, &[]);
     for name in job.source.secrets.keys() {
-        // The call has it taken out from now on; one that cannot be read is in no words.
+        // Opening it makes the call redact it; a value that cannot be read is in no text.
         let _ = call.open(name).await;
     }
     call.remember(kept.token.value.expose_secret().as_bytes());
@@ -178,7 +178,7 @@ async fn without_secrets(app: &App, job: &Arc<Job>, kept: &KeptToken, words: &st
     call.scrub(words)
 }
 
-/// `told`: what the plugin said of its end.
+/// `told`: the expiry that the plugin stated.
 fn described(kept: &KeptToken, told: Expiry) -> String {
     let token = &kept.token;
     let kind = match token.token_type.as_str() {

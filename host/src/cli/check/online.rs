@@ -1,4 +1,5 @@
-//! Proofs that need the world: each tries what a run would do, as far as that spends nothing and leaves nothing behind.
+//! `check --online`: checks against the real systems. Each tries what a run would do, as far as that spends nothing and leaves
+//! nothing behind.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
@@ -28,34 +29,34 @@ use crate::plugin::{PluginWorld, Plugins};
 use crate::refresh::clock::OFF_BEYOND;
 use crate::serve::control::{ControlSocket, Proved};
 
-/// How much is to be proved.
+/// The scope of the checks.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Wanted {
-    /// What is expected of issuers.
+    /// What is required of issuers.
     pub(in crate::cli) issuers: IssuerProof,
-    /// Whether tokens are asked for.
+    /// Whether tokens are requested.
     pub(in crate::cli) mint: bool,
 }
 
-/// What is expected of issuers.
+/// What is required of issuers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum IssuerProof {
-    /// Every one of them answers now, and well.
+    /// Each of them answers now, without an error.
     MustAnswer,
-    /// One that is away or in trouble is back some day; only what is wrong on our side counts.
+    /// An issuer may be unavailable, which will pass; only mistakes on our side count.
     MayBeAway,
 }
 
 /// Tries the state store, and for each job its plugins, secrets, issuers and outputs.
 ///
 /// # Errors
-/// The rooms cannot be put together.
+/// The application cannot be assembled.
 pub(in crate::cli) async fn prove(
     config: &Config,
     plugins: Plugins,
     wanted: Wanted,
 ) -> Result<Report> {
-    // The state store is another process's while that runs; what is looked at here does not need it.
+    // A running process holds the state store; the checks here do not need it.
     let app = App::open(
         &Config {
             state: StateLocation::Memory,
@@ -125,7 +126,7 @@ async fn state(location: &StateLocation, report: &mut Report) {
     }
 }
 
-/// Only one that the configuration names: without any other, a run does its work.
+/// Checked only if the configuration names a socket: a run does not depend on any other.
 async fn control(socket: &Path, report: &mut Report) {
     let shown = socket.display();
     match ControlSocket::prove(socket).await {
@@ -147,7 +148,7 @@ fn serve(address: SocketAddr, report: &mut Report) {
     }
 }
 
-/// Jobs that are proved at the same time: most wait for an issuer or the API server, and a hung one holds up no other.
+/// Jobs checked concurrently: most wait for an issuer or the API server, and a hung one does not hold up others.
 pub(super) const AT_ONCE: usize = 16;
 
 /// A plugin that is not loaded by then is being compiled.
@@ -158,14 +159,14 @@ struct Prover {
     outputs: Outputs,
     write_backs: WriteBackTargets,
     wanted: Wanted,
-    /// What issuers answered: each is asked once, however many jobs it has.
+    /// The issuers' answers: each is asked once, however many jobs it has.
     probed: Mutex<HashMap<String, Arc<OnceCell<Probed>>>>,
-    /// Plugins of which it was said that they are being compiled.
+    /// Plugins whose compilation has been reported.
     told: Mutex<BTreeSet<String>>,
 }
 
 impl Prover {
-    /// What was tried for each job, in their order.
+    /// The reports of all jobs, in their order.
     async fn jobs(self: &Arc<Self>, jobs: &[Arc<Job>]) -> Result<Vec<Report>> {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut proving = JoinSet::new();
@@ -192,7 +193,7 @@ impl Prover {
         let (plugin, config) = (&source.plugin, &source.config);
         self.plugin(&who, plugin, PluginWorld::Source, config, &mut report)
             .await;
-        // A plugin that cannot be read has been told of.
+        // A plugin that cannot be read has been reported.
         let endpoints = self
             .app
             .plugins
@@ -205,7 +206,8 @@ impl Prover {
         }
         for ask in probe::asks(source, &endpoints) {
             let probed = self.probed(ask.key(source));
-            // A call's time is for one request: those before it, and another job's that is waited for, take none from it.
+            // A call's timeout is for one request, so each request gets a call of its own, unaffected by earlier ones and by
+            // waiting for other jobs.
             let asking = || async {
                 let call = self.app.capabilities.call(job, &endpoints);
                 probe::probe(&call, &ask).await
@@ -226,7 +228,7 @@ impl Prover {
         Arc::clone(probed.entry(key).or_default())
     }
 
-    /// Says once that there is something to wait for.
+    /// Reports once that a plugin is being compiled.
     fn tell_compiling(&self, plugin: &str) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(plugin.to_owned()) {
@@ -236,7 +238,7 @@ impl Prover {
         }
     }
 
-    /// Whether a plugin can be used for this.
+    /// Checks that a plugin can be used for this.
     async fn plugin(
         &self,
         who: &str,
@@ -267,7 +269,7 @@ impl Prover {
         secret: &Secret,
         report: &mut Report,
     ) {
-        // Another job's token is there once that job has run.
+        // Another job's token exists only once that job has run.
         if let SecretOrigin::Job(other) = &secret.origin {
             let why = format!("secret {name} is the token of job {other}");
             return report.not_tried(who, why);
@@ -340,7 +342,7 @@ impl Prover {
         report.tried(who, proved_by(&output.destination), proved);
     }
 
-    /// What the format makes of a made-up token; none: that cannot be said.
+    /// The artifacts of the format for a made-up token; none: unknown.
     async fn format(
         &self,
         who: &str,
@@ -367,7 +369,7 @@ impl Prover {
         }
     }
 
-    /// Whether the format takes real tokens; nothing is written.
+    /// Checks the format with real tokens; nothing is written.
     async fn minted_output(
         &self,
         minted: &Minted,
@@ -394,7 +396,7 @@ impl Prover {
     }
 }
 
-/// Whether a secret's place is there and has no value, which its use may bring.
+/// Whether a secret's place exists without a value, which the first call may store.
 fn is_to_be_filled(secret: &Secret, failure: &Failure) -> bool {
     secret.rotating && failure.is(HostCode::SecretEmpty)
 }

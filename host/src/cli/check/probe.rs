@@ -1,5 +1,5 @@
-//! One request to each issuer that carries no credentials, and what its answer tells. A token endpoint refuses a form without a grant in
-//! JSON (RFC 6749 §§3.2, 5.2), which nothing is issued for; of other endpoints only the root is asked for, with HEAD.
+//! One request without credentials to each issuer, and the interpretation of its answer. A token endpoint refuses a form without
+//! a grant with a JSON error (RFC 6749 §§3.2, 5.2) and issues nothing; of other endpoints only the root is requested, with HEAD.
 
 use evertoken_answer::Content;
 use serde_json::Value as Json;
@@ -9,40 +9,40 @@ use crate::model::Origin;
 use crate::model::Source;
 use crate::model::failure::Failure;
 
-/// The members of configurations that name a token endpoint: as here, and as in RFC 8414.
+/// The configuration members with a token endpoint: ours, and that of RFC 8414.
 const TOKEN_ENDPOINTS: [&str; 2] = ["token_url", "token_endpoint"];
 
 /// Characters of an error code in a message; RFC 6749's longest has 25.
 const ERROR_CODE_MAX: usize = 40;
 
-/// What came of a probe.
+/// The result of a probe.
 #[derive(Debug, Clone)]
 pub(super) enum Probed {
     Answered(ProbeAnswer),
     NoAnswer(Failure),
 }
 
-/// What an answer tells.
+/// The interpretation of an answer.
 #[derive(Debug, Clone)]
 pub(super) struct ProbeAnswer {
-    /// Whether an issuer that is well answers so.
+    /// Whether it is the answer of a working issuer.
     pub(super) verdict: ProbeVerdict,
-    /// To be read behind the issuer's name.
+    /// Text to follow the issuer's name.
     pub(super) words: String,
     /// How far its clock is ahead of ours.
     pub(super) ahead_ms: Option<i64>,
 }
 
-/// Whether an issuer that is well answers so.
+/// Whether an answer is that of a working issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeVerdict {
     Good,
-    /// Some do, and most that do are not what was meant.
+    /// Some working issuers answer so, but usually the URL is wrong.
     Doubtful,
     Bad,
 }
 
-/// What is asked of an issuer.
+/// A probe's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ask {
     origin: Origin,
@@ -51,12 +51,12 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// Whom.
+    /// The issuer's origin.
     pub(super) fn origin(&self) -> String {
         self.origin.to_string()
     }
 
-    /// Equal for jobs that would ask the same in the same way.
+    /// Equal for jobs whose probes would be the same.
     pub(super) fn key(&self, source: &Source) -> String {
         let Source {
             tls,
@@ -91,7 +91,7 @@ impl Ask {
     }
 }
 
-/// What is to be asked for a source: one request to each origin that it may reach, and to each token endpoint.
+/// The probes of a source: one request to each origin that it may reach, and to each token endpoint.
 pub(super) fn asks(source: &Source, endpoints: &[Origin]) -> Vec<Ask> {
     let mut asks = Vec::new();
     token_endpoints(&source.config, endpoints, &mut asks);
@@ -140,7 +140,7 @@ fn token_endpoints(config: &Json, endpoints: &[Origin], found: &mut Vec<Ask>) {
     }
 }
 
-/// Asks.
+/// Sends the request.
 pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
     match call.probe(ask.request()).await {
         Err(failure) => Probed::NoAnswer(failure),
@@ -159,7 +159,7 @@ pub(super) async fn probe(call: &Call, ask: &Ask) -> Probed {
     }
 }
 
-/// Whether a token endpoint that is well answers so to a form without a grant, and how that is said.
+/// Whether the answer is that of a working token endpoint to a form without a grant, and how to say that.
 fn judge(response: &Response) -> (ProbeVerdict, String) {
     let status = response.status;
     let content = evertoken_answer::read(header(response, "content-type"), &response.body);
@@ -176,7 +176,7 @@ fn judge(response: &Response) -> (ProbeVerdict, String) {
                 ),
             )
         }
-        // Some answer so what is no request of theirs.
+        // Some issuers answer an invalid request so.
         (..500, Some(code)) => (
             ProbeVerdict::Good,
             format!("answers as a token endpoint ({status} {code})"),
@@ -192,7 +192,7 @@ fn judge(response: &Response) -> (ProbeVerdict, String) {
             ),
         ),
         (500.., _) => (ProbeVerdict::Bad, format!("is in trouble ({status})")),
-        // Some refuse what is no request of theirs with a page.
+        // Some issuers refuse an invalid request with a page.
         _ if is_html && !matches!(status, 400 | 401) => (
             ProbeVerdict::Bad,
             format!(
@@ -209,7 +209,7 @@ fn header<'r>(response: &'r Response, name: &str) -> Option<&'r str> {
     Some(value)
 }
 
-/// Scheme, host and path: there may be more than an address in the rest.
+/// Scheme, host and path: the rest may contain more than an address.
 fn without_query(location: &str) -> Option<String> {
     let mut url = url::Url::parse(location).ok()?;
     url.set_query(None);

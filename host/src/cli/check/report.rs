@@ -1,9 +1,9 @@
-//! What was proved, what was not, and of whom.
+//! The report of checks: a line for each.
 
 use crate::cli::{print, say};
 use crate::model::failure::Failure;
 
-/// All proofs, in the order in which they were tried.
+/// All checks, in the order in which they were made.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Report(Vec<Line>);
 
@@ -28,16 +28,16 @@ impl Report {
         !self.0.iter().any(failed)
     }
 
-    /// How many lines tell of what may be wrong, and may be right.
+    /// The number of doubtful lines, which may be right.
     pub(in crate::cli) fn doubts(&self) -> usize {
         let doubtful = |line: &&Line| matches!(line.outcome, CheckOutcome::Doubtful(_));
         self.0.iter().filter(doubtful).count()
     }
 
-    /// Shows every line: what failed or is doubtful on standard error, the rest on standard output.
+    /// Prints every line: failures and doubts to standard error, the rest to standard output.
     ///
     /// # Errors
-    /// Standard output does not take it.
+    /// Writing to standard output failed.
     pub(in crate::cli) fn show(&self) -> std::io::Result<()> {
         for Line { who, outcome } in &self.0 {
             match outcome {
@@ -50,20 +50,20 @@ impl Report {
         Ok(())
     }
 
-    /// Shows what failed.
+    /// Prints the failures.
     pub(in crate::cli) fn show_failures(&self) {
         for Line { who, outcome } in &self.0 {
             show_failure(who, outcome);
         }
     }
 
-    /// Takes back what was doubtful of this one: it was tried, and went well.
+    /// Removes a job's doubts after a later check succeeded.
     pub(super) fn is_beyond_doubt(&mut self, who: &str) {
         let is_doubt = |line: &Line| matches!(line.outcome, CheckOutcome::Doubtful(_));
         self.0.retain(|line| line.who != who || !is_doubt(line));
     }
 
-    /// Adds what was tried after it.
+    /// Appends the lines of another report.
     pub(super) fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
@@ -84,7 +84,7 @@ impl Report {
         self.add(who, CheckOutcome::Failed(what.into()));
     }
 
-    /// What was proved, or why it was not.
+    /// Adds a success, or the reason of a failure.
     pub(super) fn tried(
         &mut self,
         who: &str,

@@ -1,4 +1,4 @@
-//! Texts in the options of built-in sources that an issuer may well get as they stand, and that hardly anybody means.
+//! Warnings about valid options of built-in sources that are rarely intended.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::config::{Mistake, Mistakes, Places, PluginUse, SOURCE_PLUGINS};
 use crate::model::Job;
 use crate::text;
 
-/// A warning for each, with its place.
+/// The warnings, each with its place.
 pub(super) fn warnings(places: &Places) -> Vec<Mistake> {
     let of_built_in = places
         .plugin_options()
@@ -24,7 +24,7 @@ pub(super) fn warnings(places: &Places) -> Vec<Mistake> {
     warnings.take(Mistakes::ENOUGH).collect()
 }
 
-/// Warnings about jobs of built-in sources that hardly anybody means so.
+/// Warnings about valid jobs of built-in sources that are rarely intended.
 pub(super) fn of_jobs(jobs: &[Arc<Job>]) -> Vec<String> {
     let kinds = [unauthenticated, not_rotating, not_revealed];
     let of_kind = |why: fn(&Job) -> Option<String>| {
@@ -34,8 +34,8 @@ pub(super) fn of_jobs(jobs: &[Arc<Job>]) -> Vec<String> {
     kinds.into_iter().flat_map(of_kind).collect()
 }
 
-/// A client that nothing authenticates, although its grant is for clients that authenticate (RFC 6749 §4.4). An issuer behind a private
-/// network may want it so.
+/// A client without authentication, although its grant is for clients that authenticate (RFC 6749 §4.4). With an issuer in a
+/// private network that may be intended.
 fn unauthenticated(job: &Job) -> Option<String> {
     let source = &job.source;
     let option = |name| source.config.get(name).and_then(Value::as_str);
@@ -49,7 +49,7 @@ fn unauthenticated(job: &Job) -> Option<String> {
     })
 }
 
-/// A refresh token that is not kept if the issuer replaces it (RFC 6749 §6).
+/// A refresh token whose replacement by the issuer would not be stored (RFC 6749 §6).
 fn not_rotating(job: &Job) -> Option<String> {
     let token = job.source.secrets.get("refresh_token");
     let is_lost = job.source.plugin == "oauth2" && token.is_some_and(|token| !token.rotating);
@@ -58,7 +58,7 @@ fn not_rotating(job: &Job) -> Option<String> {
     })
 }
 
-/// A `mirror` that may not read what it hands on.
+/// A `mirror` that may not read the secret that it copies.
 fn not_revealed(job: &Job) -> Option<String> {
     let source = &job.source;
     let name = source.config.get("secret").and_then(Value::as_str);
@@ -71,7 +71,7 @@ fn not_revealed(job: &Job) -> Option<String> {
     })
 }
 
-/// The JSON pointers of suspicious texts, and why they are.
+/// The JSON pointers of suspicious texts, with the reasons.
 fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)>) {
     match value {
         Value::String(text) => {
@@ -93,7 +93,7 @@ fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)
     }
 }
 
-/// Why a token endpoint looks like another one of the issuer's.
+/// Why a token endpoint's URL looks like another endpoint of the issuer.
 fn other_endpoint(pointer: &str, url: &str) -> Option<&'static str> {
     let path = url.split(['?', '#']).next().unwrap_or_default();
     if !pointer.ends_with("/token_url") {

@@ -1,5 +1,5 @@
-//! The times in a token that happens to be a JWT (RFC 7519 §4.1). Nothing is verified: the token came from its issuer over
-//! TLS, and its times only decide when to ask again. What cannot be read is no JWT; nothing here fails.
+//! The times of a token that is a JWT (RFC 7519 §4.1). Nothing is verified: the token came from its issuer over TLS, and its
+//! times only decide when to refresh it. A token that cannot be parsed is not a JWT, which is no error.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
@@ -8,21 +8,21 @@ use zeroize::Zeroizing;
 
 use crate::model::time::Timestamp;
 
-/// Larger payloads are not read; a JWT has to fit into an HTTP header, whose usual bound is 8 to 16 KiB, and this is far above.
+/// Larger payloads are not parsed; a JWT has to fit into an HTTP header, whose usual limit of 8 to 16 KiB is far below this.
 const PAYLOAD_LIMIT: usize = 256 * 1024;
 
 /// The times of a JWT, by its issuer's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// `exp`: dead from then on.
+    /// `exp`: it expires then.
     pub expires_at: Option<Timestamp>,
-    /// `iat`: made then.
+    /// `iat`: it was issued then.
     pub issued_at: Option<Timestamp>,
-    /// `nbf`: good from then on.
+    /// `nbf`: it is valid from then on.
     pub not_before: Option<Timestamp>,
 }
 
-/// As they stand in the payload: a NumericDate may be a fraction, and some issuers write text.
+/// The claims as in the payload: a NumericDate may be a fraction, and some issuers write text.
 #[derive(Deserialize)]
 struct Payload {
     #[serde(default)]
@@ -58,10 +58,10 @@ pub fn read(token: &str) -> Option<Claims> {
     })
 }
 
-/// Seconds since the epoch (RFC 7519 §2), to the millisecond; milliseconds where they would be beyond the range of time, and where these are, too,
-/// it is none.
+/// Seconds since the epoch (RFC 7519 §2), to the millisecond; taken for milliseconds if as seconds they would be out of range,
+/// and for no date if even as milliseconds.
 fn numeric_date(value: &Value) -> Option<Timestamp> {
-    /// The end of the year 9999: beyond it a date means "never" or nothing.
+    /// The end of the year 9999: a later date means "never" or nothing.
     const LATEST_S: f64 = 253_402_300_799.0;
     let number: f64 = match value {
         Value::Number(number) => number.as_f64()?,

@@ -1,4 +1,4 @@
-//! What can be wrong with a file output, each with its code and its mend. The old file is in place in every case.
+//! The failures of a file output, each with its code and its correction. The old file is in place in every case.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 pub(super) enum Problem {
     /// The path ends in `/` or `..`.
     NoFileName,
-    /// The directory is not reached.
+    /// The directory cannot be reached.
     Way(WalkError),
     /// The target is a symbolic link.
     TargetIsSymlink,
@@ -27,28 +27,28 @@ pub(super) enum Problem {
     Attribute(&'static str),
     /// An attribute of the target's directory forbids to make or to replace files there.
     DirectoryAttribute(&'static str),
-    /// The target has more names than this one, and what is written in place is written to all of them.
+    /// The target has other hard links, and writing in place would change them all.
     HardLinks,
-    /// The target is somebody else's and stays so when it is written in place.
+    /// The target belongs to another user and would keep its owner when it is written in place.
     ForeignFile {
-        /// Whose.
+        /// That user.
         owner: u32,
     },
-    /// The target's directory lets only the owners of files replace them (the sticky bit).
+    /// The target's directory has the sticky bit, so only their owners may replace files.
     Sticky {
-        /// Whose the target is.
+        /// The target's owner.
         owner: u32,
     },
-    /// We may not give files away.
+    /// This process may not change a file's owner.
     Owner {
         /// The wanted owner.
         owner: Option<u32>,
         /// The wanted group.
         group: Option<u32>,
     },
-    /// The file system takes modes and owners and does not keep them.
+    /// The file system accepts modes and owners and does not store them.
     ModeIgnored,
-    /// A format named ever new files.
+    /// A format used too many different file names.
     TooManyNames {
         /// How many it may name.
         most: usize,

@@ -1,6 +1,6 @@
-//! A file that is written over as it is, for one whose place no other can take. What can fail is tried before the first byte
-//! changes, but nothing makes several bytes change at once: a reader in that moment sees a mixture, and a process or machine that
-//! dies in it leaves one. The next write puts it right.
+//! Writing a file in place, for a file that cannot be replaced. All checks are made before the first byte changes, but the write
+//! is not atomic: a concurrent reader sees a mixture, and a process or machine that crashes in that moment leaves one. The next
+//! write corrects it.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::FileTarget;
 use super::failure::Problem;
 
-/// Writes `content` over the target and gives it the wanted owner and mode. False: there is no such file.
+/// Writes `content` over the target and sets its owner and mode. False: the file does not exist.
 pub(super) fn write(target: &FileTarget<'_>, content: &[u8]) -> Result<bool, Problem> {
     let Some(mut file) = open(target)? else {
         return Ok(false);
@@ -21,7 +21,7 @@ pub(super) fn write(target: &FileTarget<'_>, content: &[u8]) -> Result<bool, Pro
     make_room(&file, content.len())?;
     file.write_all(content)
         .map_err(|error| Problem::io("write", &error))?;
-    // Last, so that there is never less than the whole of either content.
+    // Last, so that the file is never shorter than either content.
     rustix::fs::ftruncate(&file, content.len() as u64)
         .map_err(|errno| Problem::os("cut off the rest", errno))?;
     file.sync_all()
@@ -29,7 +29,7 @@ pub(super) fn write(target: &FileTarget<'_>, content: &[u8]) -> Result<bool, Pro
     Ok(true)
 }
 
-/// Whether [`write`] could write so many bytes. False: there is no such file.
+/// Checks that [`write`] could write so many bytes. False: the file does not exist.
 pub(super) fn prove(target: &FileTarget<'_>, bytes: usize) -> Result<bool, Problem> {
     let Some(file) = open(target)? else {
         return Ok(false);
@@ -42,7 +42,7 @@ pub(super) fn prove(target: &FileTarget<'_>, bytes: usize) -> Result<bool, Probl
     Ok(true)
 }
 
-/// The target, open for writing and not changed; none: it does not exist.
+/// The target, opened for writing and unchanged; none: it does not exist.
 fn open(target: &FileTarget<'_>) -> Result<Option<File>, Problem> {
     let opened = match open_for(target, OFlags::WRONLY) {
         Err(Errno::ACCESS) => open_read_only(target),
@@ -60,15 +60,15 @@ fn open(target: &FileTarget<'_>) -> Result<Option<File>, Problem> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Problem::TargetIsSpecial);
     }
-    // Whoever may make names here could have given one to a file that is not ours to write. None at all is a mounted file that was
-    // replaced where it came from.
+    // A user who may create links here could have linked to a file that is not ours to write. No link at all means a mounted file
+    // that was replaced at its origin.
     if stat.st_nlink > 1 {
         return Err(Problem::HardLinks);
     }
     Ok(Some(file))
 }
 
-/// Our own file that nobody may write, us included (mode 0400), is writable while it is opened.
+/// A file of our own without write permission (mode 0400) gets it while it is opened.
 fn open_read_only(target: &FileTarget<'_>) -> Result<File, Errno> {
     let readable = open_for(target, OFlags::RDONLY).map_err(|_| Errno::ACCESS)?;
     let stat = rustix::fs::fstat(&readable)?;
@@ -90,7 +90,7 @@ fn stat(file: &File) -> Result<Stat, Problem> {
     rustix::fs::fstat(file).map_err(|errno| Problem::os("look at the file", errno))
 }
 
-/// What is right already is not asked for: on somebody else's file we may not.
+/// Sets only what differs: on a file of another user we may not set anything.
 fn give_away(target: &FileTarget<'_>, file: &File, stat: &Stat) -> Result<(), Problem> {
     if target.has_wanted_form(stat) {
         return Ok(());
@@ -112,7 +112,8 @@ fn foreign(target: &FileTarget<'_>, stat: &Stat) -> Problem {
     }
 }
 
-/// Takes the room before a byte is changed: a full disk leaves the old content whole. Where that cannot be asked for, the write will tell.
+/// Allocates space before a byte is changed, so that a full disk leaves the old content intact. Where allocation is not
+/// supported, the write may fail.
 fn make_room(file: &File, bytes: usize) -> Result<(), Problem> {
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes.max(1) as u64) {
         Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {

@@ -1,5 +1,5 @@
-//! Whether a file could be written, proved by doing all of a write that can be taken back: a temporary file of the right owner and
-//! mode is made beside the target, filled, flushed, renamed and removed.
+//! Checks that a file could be written by all steps of a write that can be undone: a temporary file with the right owner and mode
+//! is created beside the target, filled, flushed, renamed and removed.
 
 use std::io::Write as _;
 
@@ -9,16 +9,16 @@ use super::{FileTarget, in_place, path_of};
 use crate::model::failure::Failure;
 use crate::model::{FileDestination, Replace};
 
-/// What a token may well need, in bytes: the block that a file system counts in. A smaller artifact needs it, too.
+/// The space for a token, in bytes: the block size of file systems, which also a smaller artifact takes.
 const ROOM: usize = 4096;
 
-/// Stands for an artifact's name where only its directory matters.
+/// A placeholder for an artifact's name where only its directory matters.
 const ANY_NAME: &str = "artifact";
 
-/// Proves that artifacts of these names and sizes could be written.
+/// Checks that artifacts of these names and sizes could be written.
 ///
 /// # Errors
-/// What stands in the way.
+/// The failure that the write would have.
 pub(super) fn prove(
     destination: &FileDestination,
     artifacts: &[(String, usize)],
@@ -31,10 +31,10 @@ pub(super) fn prove(
     Ok(())
 }
 
-/// The same for an artifact of which nothing is known; one of several if there is a directory.
+/// The same for an unknown artifact; one of several if the path is a directory.
 ///
 /// # Errors
-/// What stands in the way.
+/// The failure that the write would have.
 pub(super) fn prove_any(destination: &FileDestination) -> Result<(), Failure> {
     let is_directory = destination
         .path

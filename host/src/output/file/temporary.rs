@@ -1,5 +1,5 @@
-//! The file that new content goes into before it takes the target's name. Its writer holds a lock on it for as long as it
-//! lives, so a temporary file without a lock is one whose writer was killed.
+//! Temporary files, which are written beside the target and then renamed to it. The writer holds a lock on the file while it
+//! runs, so a temporary file without a lock is the leftover of a killed process.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,23 +13,23 @@ use sha2::{Digest as _, Sha256};
 
 use super::failure::Problem;
 
-/// What every temporary name begins with.
+/// The prefix of temporary names.
 const PREFIX: &[u8] = b".evertoken-";
 
 /// Hexadecimal digits at the end of a temporary name: 64 random bits.
 const RANDOM_DIGITS: usize = 16;
 
-/// Hexadecimal digits of the digest of a target's name that is cut. By it leftovers of earlier versions are found.
+/// Hexadecimal digits of the digest of a shortened target name. Leftovers of earlier versions are found by it.
 const DIGEST_DIGITS: usize = 16;
 
-/// Bytes of the target's name in the temporary one: 255, the bound of Linux's file systems, less what is around it. A longer
-/// name is cut and gets a digest.
+/// Bytes of the target's name in the temporary one: 255, the limit of Linux's file systems, minus the rest. A longer name is
+/// shortened and gets a digest.
 const NAME_MAX_BYTES: usize = 255 - PREFIX.len() - DIGEST_DIGITS - RANDOM_DIGITS - 2;
 
-/// New names tried before something is plainly wrong.
+/// New names tried before giving up.
 const ATTEMPTS: usize = 8;
 
-/// A locked file with a name of its own beside the target; gone with this value unless it was renamed.
+/// A locked file with a unique name beside the target; removed with this value unless it was renamed.
 pub(super) struct Temporary<'a> {
     directory: &'a OwnedFd,
     name: OsString,
@@ -60,7 +60,7 @@ impl<'a> Temporary<'a> {
         Err(Problem::os("create a file in the directory", Errno::EXIST))
     }
 
-    /// A clean-up that came between creation and lock has taken the file for a leftover. A file system without locks has no
+    /// If a clean-up ran between creation and lock, it has removed the file as a leftover. A file system without locks has no
     /// clean-up either.
     fn lock(&self) -> bool {
         match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
@@ -73,12 +73,12 @@ impl<'a> Temporary<'a> {
         &self.file
     }
 
-    /// Takes the target's place in one step.
+    /// Renames it to the target, which is replaced atomically.
     pub(super) fn rename_to(mut self, target: &OsStr) -> Result<(), Problem> {
         rustix::fs::renameat(self.directory, &self.name, self.directory, target).map_err(
             |errno| match errno {
                 Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => Problem::TargetIsDirectory,
-                // Within one directory only a mount is in use, or on another device.
+                // Within one directory these errors only occur for a mount point.
                 Errno::BUSY | Errno::XDEV => Problem::MountPoint,
                 other => Problem::os("replace the old file", other),
             },
@@ -89,7 +89,7 @@ impl<'a> Temporary<'a> {
 }
 
 impl Temporary<'_> {
-    /// Takes another temporary name, as a proof that renaming works here.
+    /// Renames it to another temporary name, to check that renaming works here.
     pub(super) fn rename_away(&mut self, target: &OsStr) -> Result<(), Problem> {
         let name = temporary_name(target, fastrand::u64(..));
         rustix::fs::renameat(self.directory, &self.name, self.directory, &name)
@@ -102,7 +102,7 @@ impl Temporary<'_> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if !self.name.is_empty() {
-            // What cannot be removed now is a leftover for the next start.
+            // A file that cannot be removed now is a leftover for the next start.
             let _ = rustix::fs::unlinkat(self.directory, &self.name, AtFlags::empty());
         }
     }
@@ -114,7 +114,7 @@ fn temporary_name(target: &OsStr, random: u64) -> OsString {
     OsString::from_vec(name)
 }
 
-/// What the temporary names of a target begin with, up to the random digits.
+/// The common prefix of a target's temporary names, up to the random digits.
 fn own_prefix(target: &OsStr) -> Vec<u8> {
     let mut prefix = PREFIX.to_vec();
     match target.as_bytes() {
@@ -130,7 +130,7 @@ fn own_prefix(target: &OsStr) -> Vec<u8> {
     prefix
 }
 
-/// Removes temporary files of a target whose writers are dead, and tells their names.
+/// Removes the temporary files of a target whose writers have ended, and returns their names.
 pub(super) fn remove_leftovers(directory: &OwnedFd, target: &OsStr) -> Vec<OsString> {
     let prefix = own_prefix(target);
     let Some(entries) = super::open_readable(directory).and_then(|fd| Dir::new(fd).ok()) else {
@@ -150,7 +150,7 @@ fn is_own_name(prefix: &[u8], name: &OsStr) -> bool {
     })
 }
 
-/// A leftover that we may not even open, because its mode or owner is another's, is left to whoever can.
+/// A leftover that we may not even open, because of its mode or owner, stays.
 fn remove_if_dead(directory: &OwnedFd, name: &OsStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
@@ -164,7 +164,7 @@ fn remove_if_dead(directory: &OwnedFd, name: &OsStr) -> bool {
         && rustix::fs::unlinkat(directory, name, AtFlags::empty()).is_ok()
 }
 
-/// Whether the name still stands for this very file.
+/// Whether the name still refers to this file.
 fn is_entry(directory: &OwnedFd, name: &OsStr, file: impl AsFd) -> bool {
     let entry = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
     match (entry, rustix::fs::fstat(file)) {

@@ -1,18 +1,18 @@
-//! Names that outputs have inside a Secret: the field manager and the annotation of the expiry. Both are derived from the
-//! job's identity alone, and stay as they are between versions: under another name we would not own our keys any more.
+//! Names of an output inside a Secret: the field manager and the annotation of the expiry. Both are derived from the job's
+//! identity alone and stable between versions: under another name the output would lose the ownership of its keys.
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::model::JobId;
 
-/// What the API server takes as a field manager.
+/// The API server's limit for a field manager.
 const FIELD_MANAGER_MAX_BYTES: usize = 128;
 
-/// What the API server takes as the part of an annotation's key behind the slash.
+/// The API server's limit for the part of an annotation's key after the slash.
 const ANNOTATION_NAME_MAX_BYTES: usize = 63;
 
-/// Hexadecimal digits that stand for what was cut off: 64 bits keep a few thousand jobs apart.
+/// Hexadecimal digits of the hash that replaces what was cut: 64 bits distinguish a few thousand jobs.
 const HASH_DIGITS: usize = 16;
 
 /// The field manager of a job's n-th output; the first has no number.
@@ -32,7 +32,7 @@ pub(super) fn field_manager(job: &JobId, output_index: usize) -> String {
     format!("evertoken/{name}{suffix}")
 }
 
-/// The annotation that says when a job's token dies.
+/// The annotation with the expiry of a job's token.
 pub(super) fn expiry_annotation(job: &JobId) -> String {
     let job = job.to_string();
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

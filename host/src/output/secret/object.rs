@@ -1,5 +1,5 @@
-//! The Secret as an output wants it: the body of its PATCH, or merged into what a GET found. Pure, and nothing in it depends
-//! on the moment: the same publication makes the same bytes, so applying it again changes nothing.
+//! The desired Secret of an output: the body of its PATCH, or merged into the result of a GET. Pure and deterministic: the same
+//! publication makes the same bytes, so applying it again changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::names;
 use crate::model::{SecretDestination, SecretWrite};
 use crate::output::Publication;
 
-/// The recommended label for who manages an object.
+/// The recommended label for the manager of an object.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "evertoken");
 
 /// The type of a Secret that is created without one.
@@ -36,7 +36,7 @@ struct DesiredMetadata {
     namespace: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     labels: BTreeMap<String, String>,
-    /// A merge patch removes what is null.
+    /// Null values are removed by a merge patch.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     annotations: BTreeMap<String, Option<String>>,
 }
@@ -78,7 +78,7 @@ fn labels(destination: &SecretDestination) -> BTreeMap<String, String> {
     labels
 }
 
-/// kube-token-refresher wrote no annotations, and what takes its place does not either.
+/// Outputs with the layout of kube-token-refresher have no annotations, as it wrote none.
 fn annotations(
     destination: &SecretDestination,
     publication: &Publication<'_>,
@@ -115,25 +115,25 @@ fn data(
         .collect()
 }
 
-/// The desired object with a type, as a POST needs it.
+/// The desired object with a type, for a POST.
 pub(super) fn to_create(desired: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut object: DesiredSecret = serde_json::from_slice(desired).ok()?;
     object.secret_type.get_or_insert_with(|| OPAQUE.to_owned());
     Some(to_bytes(&object))
 }
 
-/// A found Secret with the desired fields in it.
+/// The result of merging the desired fields into a found Secret.
 pub(super) enum Merged {
-    /// They were in it already.
+    /// Nothing would change.
     Same {
-        /// The found Secret's.
+        /// The resourceVersion of the found Secret.
         resource_version: String,
     },
-    /// The body of a PUT: the found Secret, its resourceVersion and everything foreign included, with the desired fields.
+    /// The body of a PUT: the found Secret, with its resourceVersion and all foreign fields, and the desired fields.
     Changed(Zeroizing<Vec<u8>>),
 }
 
-/// None if either is no Secret.
+/// None if either is not a Secret.
 pub(super) fn merged(found: FoundSecret, desired: &[u8]) -> Option<Merged> {
     let desired: DesiredSecret = serde_json::from_slice(desired).ok()?;
     let mut secret = FoundSecret(found.0.clone());
@@ -181,7 +181,7 @@ fn set_all(object: &mut Map<String, Value>, member: &str, entries: &BTreeMap<Str
     }
 }
 
-/// A Secret as the API server holds it, wiped when dropped.
+/// A Secret from the API server, wiped when dropped.
 #[derive(Deserialize)]
 pub(super) struct FoundSecret(Value);
 

@@ -1,5 +1,4 @@
-//! A wish for new tokens and what came of it: whoever asked wants to know whether the tokens are where they belong, not that
-//! somebody was asked.
+//! Refreshing on demand: the result reports whether the new tokens are in their outputs, not only that they were requested.
 
 use std::time::Duration;
 
@@ -9,33 +8,33 @@ use crate::model::time::Timestamp;
 use crate::runner::status::{JobStatus, OutputState, OutputStatus, Snapshot};
 use crate::runner::{Handle, RunnerStopped};
 
-/// How often the jobs are looked at.
+/// How often the status of the jobs is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What came of a wish for new tokens.
+/// The result of a request for new tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefreshResult {
-    /// Names that are no job's. If there are any, no job was asked.
+    /// Names that match no job. If there are any, no job was asked.
     pub unknown: Vec<String>,
-    /// What came of it, by job.
+    /// The results by job.
     pub jobs: Vec<RefreshedJob>,
-    /// Where everything stands now.
+    /// The status of all jobs now.
     pub now: Snapshot,
 }
 
-/// What came of it for a job, whose row has the same place in [`RefreshResult::now`].
+/// The result for a job, whose row has the same position in [`RefreshResult::now`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefreshedJob {
-    /// The source gave a good token, and it is in every output.
+    /// The source returned a valid token, and it is in every output.
     Done,
-    /// The source failed, its issuer is in trouble, or an output cannot be written.
+    /// The source failed, its issuer's circuit breaker is open, or an output cannot be written.
     Failed,
-    /// The time was up before either.
+    /// The time was over before either.
     Pending,
 }
 
-/// Asks and waits at most so long.
+/// Requests new tokens and waits for at most so long.
 pub(super) async fn refresh(
     runner: &Handle,
     jobs: Vec<String>,
@@ -62,7 +61,7 @@ pub(super) async fn refresh(
     }
 }
 
-/// What came of a wish of `asked_at` for this job.
+/// The result of a request made at `asked_at` for this job.
 fn result(job: &JobStatus, now: &Snapshot, asked_at: Timestamp) -> RefreshedJob {
     let is_since = |at: Timestamp| at >= asked_at;
     let mut outputs = now.outputs_of(job);
@@ -79,7 +78,7 @@ fn result(job: &JobStatus, now: &Snapshot, asked_at: Timestamp) -> RefreshedJob 
         .as_ref()
         .is_some_and(|held| is_since(held.failure.at))
     {
-        // Another job tried for it.
+        // Another job probed in its place.
         RefreshedJob::Failed
     } else {
         RefreshedJob::Pending
@@ -92,7 +91,7 @@ fn result_of_outputs(outputs: &mut dyn Iterator<Item = &OutputStatus>) -> Refres
         match output.state {
             OutputState::Failing => return RefreshedJob::Failed,
             OutputState::Writing => result = RefreshedJob::Pending,
-            // An output waits that several jobs share, for another one's token.
+            // A shared output waits for another job's token.
             OutputState::Waiting | OutputState::Written => {}
         }
     }
@@ -197,7 +196,7 @@ mod tests {
             if expected != Done {
                 continue;
             }
-            // An output that it shares is one of its outputs, and one of others is not.
+            // A shared output counts for each of its jobs, and for no others.
             for (from, expected) in [("a", Failed), ("b", Done)] {
                 now.shared_outputs = vec![SharedStatus {
                     from: vec![JobId::file(from)],

@@ -1,4 +1,4 @@
-//! The database in the directory: its tables, and what is done to them in one transaction.
+//! The database in the directory: its tables, and the operations on them, each in one transaction.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,34 +19,33 @@ use crate::state::records::{Expected, RecordBytes, StoredRecord};
 /// The database's name in the directory.
 pub(super) const DATABASE_FILE: &str = "state.redb";
 
-/// The layout of tables and keys that this version knows. It is in the database since the first version.
+/// The layout of tables and keys of this version. It is stored in the database since the first version.
 pub(super) const SCHEMA: u64 = 2;
 
-/// Memory for database pages. Tokens are read at start and written from then on, so a larger cache (redb's default is
-/// 1 GiB) would only hold what nobody asks for again.
+/// Memory for database pages. Tokens are only read at start, so a larger cache (redb's default is 1 GiB) would not be used.
 const CACHE_BYTES: usize = 1024 * 1024;
 
 /// From keys to the number of the change that made the record, in eight bytes, and its value.
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const META_SCHEMA: &str = "schema";
-/// How often a record has been changed.
+/// The number of changes of records.
 const META_CHANGES: &str = "changes";
-/// How often chains have been changed.
+/// The number of changes of chains.
 const META_GENERATION: &str = "generation";
-/// Chains of a copy that was put back, and those that were begun after it was made: their values may be spent.
+/// Chains of a restored copy, and those that were begun after it was made: their values may be spent.
 pub(super) const RESTORED: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("restored");
 
-/// A change of one record, if it is as expected.
+/// A change of one record, on the condition of an expectation.
 pub(super) struct RecordChange {
     pub(super) key: RecordKey,
     expected: Expected,
-    /// None: it is removed.
+    /// None: the record is removed.
     value: Option<RecordBytes>,
 }
 
 impl RecordChange {
-    /// It is written.
+    /// Writes the record.
     pub(super) fn put(key: &RecordKey, expected: Expected, value: RecordBytes) -> Self {
         Self {
             key: key.clone(),
@@ -55,7 +54,7 @@ impl RecordChange {
         }
     }
 
-    /// It is removed.
+    /// Removes the record.
     pub(super) fn delete(key: &RecordKey, expected: Expected) -> Self {
         Self {
             key: key.clone(),
@@ -64,12 +63,12 @@ impl RecordChange {
         }
     }
 
-    /// Whether it is of what can be had again: an issuer gives another token, a plugin asks once more.
+    /// Whether the record can be obtained again: a token from its issuer, a cached value from its plugin.
     pub(super) fn is_ordinary(&self) -> bool {
         self.value.is_some() && self.key.job().is_some()
     }
 
-    /// The chain that it gives another state.
+    /// The chain that it changes.
     pub(super) fn written_chain(&self) -> Option<ChainId> {
         match &self.key {
             RecordKey::Chain(id) if self.value.is_some() => Some(*id),
@@ -78,7 +77,7 @@ impl RecordChange {
     }
 }
 
-/// A record as it is in the table.
+/// A record in the form of the table.
 fn packed(change: u64, value: &[u8]) -> RecordBytes {
     let mut packed = Zeroizing::new(Vec::with_capacity(8 + value.len()));
     packed.extend_from_slice(&change.to_be_bytes());
@@ -86,7 +85,7 @@ fn packed(change: u64, value: &[u8]) -> RecordBytes {
     packed
 }
 
-/// The inverse of [`packed`]. What is too short to be a record is an empty one.
+/// The inverse of [`packed`]. A value that is too short is an empty record.
 fn unpacked(packed: &[u8]) -> StoredRecord {
     let (change, value) = packed.split_first_chunk().unwrap_or((&[0; 8], &[]));
     StoredRecord {
@@ -106,7 +105,7 @@ pub(super) fn get(
     Ok(found.map(|record| unpacked(record.value())))
 }
 
-/// All records in the order of their keys, but for those whose key names nothing that this version knows.
+/// Iterates over all records in the order of their keys, without those whose key this version does not know.
 pub(super) fn for_each(
     database: &Database,
     mut visit: impl FnMut(RecordKey, StoredRecord),
@@ -136,8 +135,8 @@ pub(super) fn keys(database: &Database) -> Result<Vec<RecordKey>, redb::Error> {
     Ok(keys)
 }
 
-/// One commit: each change sees those before it, and one whose expectation fails leaves the others be. Says which happened, with the state
-/// of the record after it.
+/// One commit: each change sees those before it, and one whose expectation fails does not affect the others. Returns which were
+/// applied, with the record's revision.
 pub(super) fn apply<'a>(
     database: &Database,
     changes: impl Iterator<Item = &'a RecordChange>,
@@ -187,7 +186,7 @@ pub(super) fn apply<'a>(
     Ok(applied)
 }
 
-/// Writes records anew that say the same, all in one commit.
+/// Replaces records by other encryptions of the same content, in one commit.
 pub(super) fn reseal(database: &Database, changes: &[RecordChange]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
@@ -205,13 +204,13 @@ pub(super) fn reseal(database: &Database, changes: &[RecordChange]) -> Result<()
     Ok(transaction.commit()?)
 }
 
-/// How often chains have been changed.
+/// The number of changes of chains.
 pub(super) fn generation(database: &Database) -> Result<u64, redb::Error> {
     let meta = database.begin_read()?.open_table(META)?;
     Ok(meta.get(META_GENERATION)?.map_or(0, |found| found.value()))
 }
 
-/// Writes down of which chains the values may be spent.
+/// Stores the chains whose values may be spent.
 pub(super) fn mark_restored(
     database: &Database,
     chains: &BTreeSet<ChainId>,
@@ -229,7 +228,7 @@ pub(super) fn mark_restored(
     Ok(transaction.commit()?)
 }
 
-/// What [`mark_restored`] wrote, as far as it has not been changed since.
+/// The chains of [`mark_restored`] that have not been changed since.
 pub(super) fn marked_restored(database: &Database) -> Result<BTreeSet<ChainId>, redb::Error> {
     let table = database.begin_read()?.open_table(RESTORED)?;
     let mut chains = BTreeSet::new();
@@ -239,9 +238,9 @@ pub(super) fn marked_restored(database: &Database) -> Result<BTreeSet<ChainId>, 
     Ok(chains)
 }
 
-/// Bytes of the database's file that hold something.
+/// Used bytes of the database's file.
 pub(super) fn used_bytes(database: &Database) -> Result<u64, redb::Error> {
-    // What was removed is free after the next commit.
+    // Removed pages are free after the next commit.
     database.begin_write()?.commit()?;
     let transaction = database.begin_write()?;
     let stats = transaction.stats()?;
@@ -285,12 +284,12 @@ pub(super) fn reopen(folder: &Folder) -> Result<Database, redb::Error> {
 pub(super) fn build(file: File) -> Result<Database, redb::Error> {
     Ok(Builder::new()
         .set_cache_size(CACHE_BYTES)
-        // Without it, redb trusts the file and panics over one that a failing disk or a hand has altered.
+        // Without it, redb trusts the file and panics on one that a failing disk or a person has altered.
         .set_check_integrity_on_open(true)
         .create_with_backend(FileBackend::new(file)?)?)
 }
 
-/// The schema of the database; a new one gets ours. Nothing is written to a database that has one.
+/// The schema of the database; a new one gets ours. An existing schema is not overwritten.
 fn check_schema(database: &Database) -> Result<u64, redb::Error> {
     match database.begin_read()?.open_table(META) {
         Ok(meta) => {
@@ -309,7 +308,7 @@ fn check_schema(database: &Database) -> Result<u64, redb::Error> {
     Ok(SCHEMA)
 }
 
-/// The database's failure as the store's.
+/// The database's error as the store's.
 pub(super) fn storage(operation: &'static str, error: redb::Error) -> StateError {
     StateError::Storage {
         operation,

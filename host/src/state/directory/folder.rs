@@ -1,5 +1,5 @@
-//! The state directory and the files in it: ours alone. What somebody else may have written there is refused, because what is in it
-//! decides which values are sent where.
+//! The state directory and its files, which only this user may write. A file that another user may have written is refused,
+//! because the store's content decides which values are sent where.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
@@ -16,24 +16,24 @@ use crate::file::walk::{Missing, OwnDirectory, WalkError, check_parent, open_own
 use crate::state::Looked;
 use crate::state::error::StateError;
 
-/// The mends of a directory that cannot be opened.
+/// The corrections for a directory that cannot be opened.
 const MAKE_IT: &str = "make the state directory for the user of this process (`install -d -m 0700 -o USER DIRECTORY`), or set `state.dir` to a place where that user may";
 const LET_US_WRITE: &str = "let this process write in the state directory";
 
-/// Room that the commit of a rotation takes, in bytes: a few pages for the record and the tree above it.
+/// The space that the commit of a rotation takes, in bytes: a few pages for the record and the tree above it.
 const COMMIT_BYTES: usize = 32 * 1024;
 
-/// The mend of a file in it that cannot be opened.
+/// The correction for a file in it that cannot be opened.
 const MAKE_REGULAR: &str = "it must be a regular file that this process may read and write";
 
-/// The state directory, held open: nobody can move another one under it.
+/// The state directory, held open so that it cannot be exchanged.
 pub(super) struct Folder {
     directory: OwnDirectory,
     path: PathBuf,
 }
 
 impl Folder {
-    /// Opens the directory, made for us alone if it is missing. Its parent is the user's to make.
+    /// Opens the directory, created for this user alone if it is missing. Its parent must exist.
     pub(super) fn open(path: &Path) -> Result<Self, StateError> {
         Ok(Self {
             directory: open_own_directory(path, Missing::Made)
@@ -54,7 +54,7 @@ impl Folder {
             why: Arc::new(source),
             mend: MAKE_REGULAR,
         };
-        // Not blocking: somebody may have put a pipe there.
+        // Not blocking, as the file may be a pipe.
         let flags = OFlags::RDWR
             | OFlags::CREATE
             | OFlags::NOFOLLOW
@@ -78,7 +78,7 @@ impl Folder {
                 found.uid()
             )));
         }
-        // In a volume the kubelet lets the Pod's group write every file at every start.
+        // In a volume the kubelet gives the Pod's group write permission to every file at every start.
         let writers = if self.directory.in_volume {
             0o002
         } else {
@@ -98,7 +98,7 @@ impl Folder {
     }
 }
 
-/// Proves that a process could write in the directory, or make it.
+/// Checks that a process could write in the directory, or create it.
 pub(in crate::state) fn look(path: &Path) -> Result<Looked, StateError> {
     let failed = |source: io::Error, mend| StateError::Open {
         path: path.to_owned(),
@@ -125,8 +125,8 @@ pub(in crate::state) fn look(path: &Path) -> Result<Looked, StateError> {
     }
 }
 
-/// Writes what a commit takes into a file without a name, which is gone when it is closed; where the file system knows no such thing,
-/// into one that is removed.
+/// Writes as much as a commit takes into a file without a name, which is gone when it is closed; where the file system does not
+/// support that, into one that is removed.
 fn try_writing(directory: impl AsFd) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;

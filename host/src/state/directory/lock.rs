@@ -1,5 +1,5 @@
-//! The lock that gives a state directory to one process: `flock` on a file of its own, so that the kernel gives it back
-//! whatever way the process ends. The file says who holds it, for people only.
+//! The lock that gives a state directory to one process: `flock` on a file of its own, so that the kernel releases it however the
+//! process ends. The file names its holder, for people only.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -12,14 +12,14 @@ use crate::state::error::StateError;
 /// The lock's name in the directory.
 const LOCK_FILE: &str = "lock";
 
-/// Bytes read of another holder's description; more is not ours.
+/// The most bytes read of another holder's description.
 const HOLDER_MAX_BYTES: u64 = 300;
 
-/// The directory is ours until this is dropped.
+/// The directory is locked until this is dropped.
 pub(super) struct DirectoryLock(File);
 
 impl DirectoryLock {
-    /// Takes the lock or says who has it.
+    /// Takes the lock, or fails with its holder.
     pub(super) fn acquire(folder: &Folder) -> Result<Self, StateError> {
         let failed = |source| StateError::Open {
             path: folder.path().join(LOCK_FILE),
@@ -42,7 +42,7 @@ impl DirectoryLock {
         Ok(Self(file))
     }
 
-    /// Whether this is the lock of what is a directory now.
+    /// Whether the lock is that of the directory now at the path.
     pub(super) fn is_in(&self, folder: &Folder) -> Result<bool, StateError> {
         let id = |file: &File| file.metadata().map(|found| (found.dev(), found.ino())).ok();
         Ok(id(&self.0) == id(&folder.file(LOCK_FILE)?))
@@ -50,13 +50,13 @@ impl DirectoryLock {
 }
 
 impl Drop for DirectoryLock {
-    /// Not by closing the file alone: a child that has just been forked has it open, too, until it runs its own program.
+    /// Closing the file alone is not enough: a child that has just been forked also has it open until it runs its own program.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
 }
 
-/// A pid means nothing in another container, so the host's name goes with it.
+/// A pid means nothing in another container, so the host's name is included.
 fn describe_this_process() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("process {} on host {}", std::process::id(), host.trim())
@@ -64,7 +64,7 @@ fn describe_this_process() -> String {
 
 fn holder(file: &File) -> String {
     let mut text = String::new();
-    // Only a description: when it cannot be read, the lock is no less held.
+    // Only a description: if it cannot be read, the lock is held all the same.
     let _ = file.take(HOLDER_MAX_BYTES).read_to_string(&mut text);
     match text.trim() {
         "" => "another process".to_owned(),

@@ -1,5 +1,5 @@
-//! What becomes of a store whose files are removed under the process that has them open: they are made anew where they were, before
-//! anything else is written. A directory that is moved elsewhere is not: what is written goes with it.
+//! Recovery of a store whose files are removed while the process has them open: they are created again in their place before
+//! anything else is written. After the directory is moved, nothing is created: the open files moved with it.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,10 +16,10 @@ use crate::state::error::StateError;
 use crate::state::key::RecordKey;
 
 impl WriterThread {
-    /// Makes the store anew if its database has been removed.
+    /// Creates the store again if its database has been removed.
     ///
     /// # Errors
-    /// It cannot be made there, or something else stands there by now; nothing is written then.
+    /// It cannot be created there, or something else is in its place by now; nothing is written then.
     pub(super) fn stay(&mut self) -> Result<(), StateError> {
         let is_there = |file: &File| file.metadata().is_ok_and(|found| found.nlink() > 0);
         if is_there(&self.file) {
@@ -38,7 +38,7 @@ impl WriterThread {
             });
         }
         if let Err(error) = self.move_to(folder, file) {
-            // Half of it is no store.
+            // A partial store must not stay.
             let _ = std::fs::remove_file(path.join(DATABASE_FILE));
             return Err(error);
         }
@@ -48,7 +48,7 @@ impl WriterThread {
 
     fn move_to(&mut self, folder: Folder, file: File) -> Result<(), StateError> {
         let Some(old) = &self.database else {
-            // It broke, and what was in it went with its file.
+            // The database had an I/O error, so its content is lost with its file.
             return Err(StateError::Closed);
         };
         let database = database::open(&folder)?;
@@ -59,7 +59,7 @@ impl WriterThread {
             OwnFile::open(&folder)?.keep(&stored.value);
         }
         let mut witness = Witness::open(&folder)?;
-        // Whatever chain is in the database was begun while this process had it, or was there before.
+        // All chains in the database were begun while this process had it, or were there before.
         witness.begin(self.witness.begun().iter().copied());
         let last: Testimony = self.witness.last();
         witness
@@ -74,7 +74,7 @@ impl WriterThread {
     }
 }
 
-/// Copies all that is in one database into another, in one transaction.
+/// Copies the whole content of one database into another, in one transaction.
 fn copy(from: &Database, to: &Database) -> Result<(), redb::Error> {
     let read = from.begin_read()?;
     let write = to.begin_write()?;

@@ -1,5 +1,6 @@
-//! Room that is kept for what must not fail on a full disk: intents, answers, successors and `forget`. It is a file of its own, given up
-//! when a write needs it and filled again when there is room; until then, what can be had again (tokens, what plugins cache) is refused.
+//! Reserved disk space for writes that must not fail on a full disk: intents, answers, successors and `forget`. It is a file of
+//! its own, deleted when a write needs the space and created again when there is space; until then, writes of what can be
+//! obtained again (tokens, plugins' cached values) are refused.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -13,10 +14,10 @@ use crate::state::error::StateError;
 /// The file's name in the directory.
 const RESERVE_FILE: &str = "reserve";
 
-/// Bytes that are kept: an answer of the largest size takes two MiB, as redb gives pages out, and its commit copies others.
+/// The reserved bytes: an answer of the largest size takes two MiB, as redb allocates pages, and its commit copies others.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The part of a small disk that is kept.
+/// The part of a small disk that is reserved.
 const PART_OF_DISK: u64 = 4;
 
 /// The reserve.
@@ -26,13 +27,13 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Takes the room that is kept, as far as there is any.
+    /// Reserves the space, as far as there is any.
     pub(super) fn open(folder: &Folder) -> Result<Self, StateError> {
         let file = folder.file(RESERVE_FILE)?;
         let disk = rustix::fs::fstatvfs(&file).map(|disk| disk.f_blocks * disk.f_frsize);
         let part = disk.unwrap_or_default() / PART_OF_DISK;
         let reserve = Self {
-            // A disk that does not say its size is none that is small.
+            // A disk of unknown size is not taken for a small one.
             bytes: if part == 0 {
                 MAX_BYTES
             } else {
@@ -50,18 +51,18 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Whether all of it is there, now that it was tried to fill it.
+    /// Whether all of it is allocated, after trying to complete it.
     pub(super) fn is_whole(&self) -> bool {
         let held = self.file.metadata().map_or(0, |found| found.len());
         held == self.bytes || self.fill().is_ok()
     }
 
-    /// How much is kept.
+    /// The size of the reserve.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Gives it up. Whether there was anything.
+    /// Frees the space. Returns whether there was any.
     pub(super) fn release(&self) -> bool {
         let held = self.file.metadata().map_or(0, |found| found.len());
         held > 0 && self.file.set_len(0).is_ok()

@@ -1,6 +1,6 @@
-//! What is remembered beside the database, so that another database in its place is noticed: how often chains have changed, whether
-//! records are encrypted, and which chains were begun: those that a copy does not know are spent all the same. Whoever puts back a copy of
-//! the whole directory puts back this file too, and is not noticed.
+//! The witness file beside the database, by which a database that was replaced by an older copy is noticed: the number of changes
+//! of chains, whether records are encrypted, and which chains were begun, since those that a copy lacks are spent all the same. A
+//! restored copy of the whole directory includes this file, and is not noticed.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,21 +16,22 @@ use crate::state::error::StateError;
 /// The file's name in the directory.
 const WITNESS_FILE: &str = "generation";
 
-/// Bytes of what is written over in place, and always whole: it needs no room on a full disk. Behind it are the ids of chains.
+/// Bytes of the part that is overwritten in place, always as a whole: it needs no space on a full disk. The ids of chains follow
+/// it.
 const LEN: usize = 128;
 
 /// Bytes of an id.
 const ID_LEN: usize = 16;
 
-/// Bytes that are read of the file: a hundred thousand chains have less.
+/// The most bytes that are read of the file: a hundred thousand chains have less.
 const MAX_LEN: u64 = 4 << 20;
 
-/// What it says.
+/// The content of the overwritten part.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Testimony {
-    /// How often chains have been changed.
+    /// The number of changes of chains.
     pub(super) generation: u64,
-    /// Whether no record is kept as it is.
+    /// Whether all records are encrypted.
     pub(super) encrypted: bool,
 }
 
@@ -39,18 +40,18 @@ pub(super) struct Witness {
     file: File,
     last: Testimony,
     begun: BTreeSet<ChainId>,
-    /// How many ids are in the file.
+    /// The number of ids in the file.
     ids: usize,
-    /// What is not in the file yet.
+    /// Ids that are not in the file yet.
     unwritten: BTreeSet<ChainId>,
 }
 
 impl Witness {
-    /// Opens the file. One that says nothing, as after a power cut at the first start, knows of nothing.
+    /// Opens the file. An empty one, as after a power cut at the first start, has no content.
     pub(super) fn open(folder: &Folder) -> Result<Self, StateError> {
         let file = folder.file(WITNESS_FILE)?;
         let mut bytes = Vec::new();
-        // What cannot be read says nothing.
+        // An unreadable file counts as empty.
         let _ = (&file).take(MAX_LEN).read_to_end(&mut bytes);
         let (text, ids) = bytes.split_at_checked(LEN).unwrap_or((&bytes, &[]));
         let (ids, _) = ids.as_chunks::<ID_LEN>();
@@ -67,12 +68,12 @@ impl Witness {
         self.last
     }
 
-    /// The chains that were begun, as far as they are not forgotten.
+    /// The chains that were begun and not deleted.
     pub(super) const fn begun(&self) -> &BTreeSet<ChainId> {
         &self.begun
     }
 
-    /// These chains have been begun.
+    /// Adds chains that were begun.
     pub(super) fn begin(&mut self, chains: impl IntoIterator<Item = ChainId>) {
         for chain in chains {
             if self.begun.insert(chain) {
@@ -81,7 +82,7 @@ impl Witness {
         }
     }
 
-    /// Of no other chains need be known.
+    /// Drops all other chains.
     pub(super) fn keep_only(&mut self, chains: BTreeSet<ChainId>) {
         if chains != self.begun {
             self.unwritten.clone_from(&chains);
@@ -90,7 +91,7 @@ impl Witness {
         }
     }
 
-    /// Writes it down, durably, if it is something new.
+    /// Stores the content durably, if it has changed.
     pub(super) fn testify(&mut self, now: Testimony) -> std::io::Result<()> {
         let end = LEN + (self.ids + self.unwritten.len()) * ID_LEN;
         let is_longer = self.file.metadata()?.len() > end as u64;

@@ -1,4 +1,4 @@
-//! Secrets of the store as objects: names, labels, annotations, what is under which key of `data`. Pure.
+//! Secrets of the store as objects: names, labels, annotations, keys of `data`. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,31 +16,32 @@ use crate::model::JobId;
 use crate::state::key::RecordKey;
 use crate::state::records::{RecordBytes, StoredRecord, WrittenRecord};
 
-/// Which store a Secret belongs to, by its prefix.
+/// The label with a Secret's store, by its prefix.
 pub(super) const STORE_LABEL: &str = "state.evertoken.dev/store";
-/// What a Secret of a store holds; its value is under a key of that name.
+/// The label with the kind of its record; the value is under a key of that name.
 const KIND_LABEL: &str = "state.evertoken.dev/kind";
-/// The job that a record is of.
+/// The annotation with the job of a record.
 const JOB_ANNOTATION: &str = "state.evertoken.dev/job";
 
-/// The key that an earlier version wrote the store's own record under.
+/// The key of the store's own record in an earlier version.
 const OLDER_KEY: &str = "fingerprint-key";
 
-/// What all keys of a Secret's `data` may hold together, decoded (kube-apiserver's `MaxSecretSize`).
+/// The limit for all values of a Secret's `data` together, decoded (kube-apiserver's `MaxSecretSize`).
 pub(in crate::state) const SECRET_MAX_BYTES: usize = 1024 * 1024;
 
-/// How the API server calls the writer of the store's objects.
+/// The field manager of the store's objects.
 pub(super) const MANAGER: &str = "evertoken-state";
-/// What it calls those of whom it keeps no count: who wrote before the last ten that changed an object, and before it kept count at all.
+/// The API server's names for writers that it does not track: those before the last ten that changed an object, and those before
+/// it tracked writers at all.
 const NOBODY_KNOWN: [&str; 2] = ["ancient-changes", "before-first-apply"];
 
-/// Kinds of records, as labels and keys of `data` spell them.
+/// Kinds of records, as in labels and keys of `data`.
 const STORE: &str = "store";
 const CHAIN: &str = "chain";
 const TOKEN: &str = "token";
 const VALUES: &str = "values";
 
-/// What a record is.
+/// The kind of a record.
 const fn kind_of(key: &RecordKey) -> &'static str {
     match key {
         RecordKey::Own => STORE,
@@ -50,21 +51,21 @@ const fn kind_of(key: &RecordKey) -> &'static str {
     }
 }
 
-/// A Secret as it is read.
+/// A Secret that was read.
 pub(super) struct RecordObject {
     pub(super) name: String,
     kind: String,
-    /// The job that it is of, as it says.
+    /// The job in its annotation.
     job: Option<String>,
     revision: String,
-    /// Another one for each object that is created, whatever its name: a copy that is put back has another.
+    /// Unique for each object that is created, whatever its name: a restored copy has another.
     uid: String,
-    /// Keys whose value somebody else wrote last.
+    /// Keys whose value another writer wrote last.
     foreign: BTreeSet<String>,
     data: BTreeMap<String, RecordBytes>,
 }
 
-/// As the API server writes it.
+/// The object in the form of the API server.
 #[derive(Deserialize)]
 pub(super) struct Raw {
     metadata: RawMetadata,
@@ -87,7 +88,7 @@ struct RawMetadata {
     managed_fields: Vec<Managed>,
 }
 
-/// Which fields a writer wrote last (FieldsV1): the API server keeps count of that by itself.
+/// The fields that a writer wrote last (FieldsV1), as the API server tracks them.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Managed {
@@ -106,7 +107,7 @@ impl Managed {
     }
 }
 
-/// The keys that others wrote last.
+/// The keys that other writers wrote last.
 fn foreign(managed: &[Managed]) -> BTreeSet<String> {
     let may_be_ours = |managed: &&Managed| {
         managed.manager == MANAGER || NOBODY_KNOWN.contains(&&*managed.manager)
@@ -130,13 +131,13 @@ pub(super) struct RawList {
 
 #[derive(Deserialize)]
 pub(super) struct RawListMetadata {
-    /// Where the next page begins; empty at the end.
+    /// The token of the next page; empty at the end.
     #[serde(rename = "continue", default)]
     pub(super) next: String,
 }
 
 impl RecordObject {
-    /// None: a value is not base64, which no API server answers.
+    /// None: a value is not base64, which no API server returns.
     pub(super) fn of(raw: Raw) -> Option<Self> {
         let mut metadata = raw.metadata;
         let data = raw
@@ -168,17 +169,18 @@ impl RecordObject {
         self.kind == CHAIN
     }
 
-    /// The record's bytes; none: there are none where they should be.
+    /// The record's bytes; none: their key is missing.
     pub(super) fn value(&self) -> Option<&RecordBytes> {
         self.data.get(&self.kind)
     }
 
-    /// Whether it is the store's own in the form of an earlier version.
+    /// Whether it is the store's own record in the form of an earlier version.
     pub(super) fn is_of_older_form(&self) -> bool {
         self.data.contains_key(OLDER_KEY)
     }
 
-    /// Its record, and its name, which belongs to the key if it is the store's; none: it holds none that this version knows.
+    /// Its record, and its name, which must match the key in a Secret of the store; none: it has no record that this version
+    /// knows.
     pub(super) fn into_record(mut self) -> Option<(RecordKey, String, StoredRecord)> {
         let job = || serde_json::from_str::<JobId>(self.job.as_deref()?).ok();
         let key = match &*self.kind {
@@ -192,7 +194,7 @@ impl RecordObject {
             revision: Revision(self.revision),
             uid: self.uid,
             is_copy: self.foreign.contains(&self.kind),
-            // A value that somebody took away is an empty one, which cannot be read.
+            // A value that was removed counts as an empty one, which cannot be read.
             value: self.data.remove(&self.kind).unwrap_or_default(),
         };
         Some((key, self.name, stored))
@@ -229,7 +231,7 @@ impl Serialize for Binary<'_> {
     }
 }
 
-/// The body of a write: with `revision` it holds only for an object that is still as it was then.
+/// The body of a write: with `revision` it is only valid for an object that is unchanged since.
 pub(super) fn body(
     place: &ClusterPlace,
     name: &str,
@@ -238,7 +240,7 @@ pub(super) fn body(
     value: &RecordBytes,
 ) -> Zeroizing<Vec<u8>> {
     let kind = kind_of(key);
-    // Text cannot fail to become JSON.
+    // Serializing text cannot fail.
     let job = key.job().and_then(|job| serde_json::to_string(job).ok());
     let out = Out {
         api_version: "v1",
@@ -257,14 +259,14 @@ pub(super) fn body(
         },
         data: BTreeMap::from([(kind, Binary(value))]),
     };
-    // Room for all of it, so that the buffer does not grow and leave copies behind: base64, and names.
+    // With room for all of it, so that the buffer does not grow and leave copies behind: base64, and names.
     let mut body = Zeroizing::new(Vec::with_capacity(value.len() / 3 * 4 + 4096));
-    // Nor can bytes.
+    // Serializing bytes cannot fail either.
     let _ = serde_json::to_writer(&mut *body, &out);
     body
 }
 
-/// The part of an answer to a write that is of use.
+/// The needed part of the answer to a write.
 #[derive(Deserialize)]
 pub(super) struct WriteAnswer {
     metadata: AnsweredMetadata,
@@ -291,7 +293,7 @@ pub(super) fn name(place: &ClusterPlace, key: &RecordKey, id: &[u8; 16]) -> Stri
     format!("{}-{}-{}", place.prefix, kind_of(key), HEXLOWER.encode(id))
 }
 
-/// The id at the end of a name; none: it is not named by us.
+/// The id at the end of a name; none: it is not a name of ours.
 fn id_in(name: &str) -> Option<[u8; 16]> {
     let (_, id) = name.rsplit_once('-')?;
     HEXLOWER.decode(id.as_bytes()).ok()?.try_into().ok()
