@@ -9,9 +9,9 @@ use serde_json::Value;
 use ureq::http::{HeaderMap, Request};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-/// Creating a realm takes Keycloak four seconds on two cores and has taken more than thirty where eight programs shared them.
+/// Creating a realm takes Keycloak four seconds on two idle cores and has taken more than thirty on busy ones.
 const TIMEOUT: Duration = Duration::from_secs(180);
-/// Far above any answer of a real part, so that only an endless one meets it.
+/// Far above any real answer, so that only an endless one exceeds it.
 const MAX_BODY_BYTES: u64 = 16 << 20;
 
 /// The content type of [`form`].
@@ -77,7 +77,7 @@ impl Client {
         Self::with(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[])))
     }
 
-    /// Trusts the authorities in `ca_pem` and nobody else.
+    /// Trusts only the authorities in `ca_pem`.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl Client {
         )))
     }
 
-    /// As [`Client::trusting`], and shows a client certificate.
+    /// As [`Client::trusting`], with a client certificate.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // The parts are on this machine; a proxy in the environment is for others.
+            // All servers are on this machine; a proxy from the environment must not be used.
             .proxy(None)
             .timeout_global(Some(TIMEOUT))
             .build()

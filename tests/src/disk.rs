@@ -1,4 +1,4 @@
-//! A disk that is soon full.
+//! A disk that fills up soon.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one of `size` (as mount takes it, e.g. `64k`) at a folder; none, and a line past the capture of the test runner that says
-    /// so, where that is not allowed.
+    /// Mounts one of `size` (as mount takes it, e.g. `64k`) at a folder; none where that is not allowed, with a line on stderr
+    /// that the test runner does not capture.
     #[must_use]
     pub fn mount(folder: &Path, size: &str) -> Option<Self> {
         let options = format!("size={size},mode=0755");

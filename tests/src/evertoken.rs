@@ -17,7 +17,7 @@ use crate::workdir::{RunDir, target, workspace};
 const VARIABLE: &str = "EVERTOKEN_BIN";
 const HINT: &str =
     "the tests build evertoken by cargo; a binary can be named in EVERTOKEN_BIN instead";
-/// Nothing but these reaches the child from our environment: a `KTR_*`, `KUBECONFIG` or proxy of the user's must not decide a test.
+/// Only these variables of our environment are passed on: a `KTR_*`, `KUBECONFIG` or proxy of the user's must not decide a test.
 const PASSED_ON: [&str; 4] = ["PATH", "TMPDIR", "LANG", "RUST_BACKTRACE"];
 
 static BINARY: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| to_remember(provide()));
@@ -90,7 +90,7 @@ fn build_of_this_test(target: &Path) -> Result<(Option<String>, String)> {
     }
 }
 
-/// A command line for evertoken, to be completed and started.
+/// A command line for evertoken.
 #[derive(Debug)]
 pub struct Launch {
     command: Command,

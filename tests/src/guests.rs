@@ -1,4 +1,4 @@
-//! The adversarial guests: a cargo workspace of its own in `tests/guests`, built to components for wasm32-wasip2.
+//! The hostile plugins: a cargo workspace of its own in `tests/guests`, built to components for wasm32-wasip2.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ const HINT: &str =
 
 static FOLDER: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| to_remember(provide()));
 
-/// Builds the guests, once per process, and returns the folder with their `.wasm` files.
+/// Builds the hostile plugins, once per process, and returns the folder with their `.wasm` files.
 ///
 /// # Errors
 ///
@@ -22,11 +22,11 @@ pub fn build() -> Result<&'static Path> {
     remembered(&FOLDER).map(PathBuf::as_path)
 }
 
-/// The bytes of one guest, by the name of its crate.
+/// The bytes of one of them, by the name of its crate.
 ///
 /// # Errors
 ///
-/// When the build fails or there is no such guest.
+/// When the build fails or there is no such plugin.
 pub fn guest(name: &str) -> Result<Vec<u8>> {
     let path = build()?.join(format!("{}.wasm", name.replace('-', "_")));
     std::fs::read(&path).with_context(|| format!("no guest {name}: cannot read {}", path.display()))

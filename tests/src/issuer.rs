@@ -1,4 +1,4 @@
-//! A token endpoint that does what no real issuer can be made to do on demand: be slow, broken, hostile, or simply quick and countable.
+//! A scripted token endpoint for what no real issuer does on demand: being slow, broken, hostile, or simply fast and countable.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -81,7 +81,7 @@ impl Issuer {
         format!("{}{path}", self.origin())
     }
 
-    /// From now on every request to `path` meets this behaviour.
+    /// From now on every request to `path` gets this behaviour.
     pub fn always(&self, path: &str, behaviour: Behaviour) {
         self.respond_with(path, move |_| behaviour.clone());
     }
@@ -98,7 +98,7 @@ impl Issuer {
             .always = Some(Arc::new(responder));
     }
 
-    /// The next request to `path` for which nothing is queued yet meets this behaviour, once.
+    /// The next request to `path` for which nothing is queued yet gets this behaviour, once.
     pub fn once(&self, path: &str, behaviour: Behaviour) {
         lock(&self.routes)
             .entry(path.to_owned())
@@ -137,7 +137,7 @@ fn answer(routes: &Mutex<HashMap<String, Route>>, request: &Request) -> Behaviou
         return behaviour;
     }
     let responder = route.always.clone();
-    // A responder may take its time, or script this very issuer.
+    // A responder may block, or script this issuer.
     drop(routes);
     responder.map_or_else(
         || Behaviour::answer(404, "the script is at its end\n"),

@@ -1,4 +1,4 @@
-//! What a consumer can tell of a JWT without the issuer's key: its claims, whether it is whole, whether it still lives.
+//! What a consumer can check in a JWT without the issuer's key: its claims, its completeness, its expiry.
 
 use std::time::SystemTime;
 
@@ -35,7 +35,7 @@ pub fn claims(token: &str) -> Result<Value> {
     object(payload).context("bad claims")
 }
 
-/// A JWT with these claims and a signature that nobody can check.
+/// A JWT with these claims and a signature that cannot be verified.
 #[must_use]
 pub fn unchecked(claims: &Value) -> String {
     let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
@@ -54,7 +54,7 @@ fn object(part: &str) -> Result<Value> {
     )?)
 }
 
-/// Judges the content of a file that shall hold a bare JWT, for [`crate::reader::PollReader`].
+/// Judges the content of a file that should contain a bare JWT, for [`crate::reader::PollReader`].
 #[must_use]
 pub fn judge(content: &[u8]) -> Sight {
     let claims = std::str::from_utf8(content)

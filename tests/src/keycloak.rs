@@ -1,6 +1,7 @@
-//! Keycloak, a real issuer: every standard grant, refresh tokens that rotate, reuse refused.
-//! Fetched by Maven and prepared once into the target folder. One server per test process; each test makes realms of its own, and each
-//! realm has a proxy of its own before the server, so that requests are counted, answers lost and the issuer taken down for one test alone.
+//! Keycloak, a real issuer with every standard grant, rotating refresh tokens and reuse detection.
+//! Fetched by Maven and prepared once in the target folder. One server per test process; each test makes realms of its own, and
+//! each realm has a proxy of its own before the server, so that a test can count requests, lose answers and take the issuer down
+//! without affecting others.
 
 mod install;
 pub mod realm;
@@ -19,7 +20,7 @@ use crate::toolchain::{remembered, to_remember};
 use crate::workdir::{RunDir, free_port};
 use realm::{Realm, RealmSpec};
 
-/// Half a minute on two idle cores; busy ones have taken two.
+/// Half a minute on two idle cores; it has taken two on busy ones.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Name and password of the administrator.
 const ADMIN: &str = "admin";

@@ -25,7 +25,7 @@ use audit::AuditEvent;
 use binaries::Binaries;
 use client::KubeClient;
 
-/// Thrice what two cores take that something else keeps busy.
+/// Three times what it takes on two busy cores.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long RBAC's caches may lag behind a new RoleBinding.
 const RBAC_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ const RBAC_TIMEOUT: Duration = Duration::from_secs(20);
 const TOKEN_SECONDS: u32 = 86_400;
 /// The user name and token of the administrator, group `system:masters`.
 const ADMIN: (&str, &str) = ("admin", "admin-token");
-/// Metadata tells who asked for what with which result; bodies would hold tokens.
+/// Metadata has user, request and result; bodies would contain tokens.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n";
 
 static SHARED: LazyLock<Result<ApiServer, String>> =
@@ -247,8 +247,8 @@ impl ApiServer {
         self.wait_for_rules(namespace, username, rules)
     }
 
-    /// The requests that were answered so far, oldest first. A request of the harness with a mark of its own is sent and waited for in the
-    /// log, so that what was answered before this call is in it.
+    /// The requests that were answered so far, oldest first. A marked request of the harness is sent and awaited in the log, so
+    /// that all earlier ones are in it.
     ///
     /// # Errors
     ///
@@ -279,7 +279,7 @@ impl ApiServer {
         Ok(events)
     }
 
-    /// Stops the server's clock (SIGSTOP): connections open, nothing answers.
+    /// Suspends the server's process (SIGSTOP): connections stay open without answers.
     ///
     /// # Errors
     ///
@@ -327,7 +327,7 @@ impl ApiServer {
             .signal(signal)
     }
 
-    /// RBAC answers from caches: a rule is in force when a review of its first verb says so.
+    /// RBAC answers from caches: a rule is effective once a review of its first verb allows it.
     fn wait_for_rules(&self, namespace: &str, username: &str, rules: &Value) -> Result<()> {
         let Some(rule) = rules.get(0).filter(|rule| rule.get("resources").is_some()) else {
             return Ok(());

@@ -1,7 +1,8 @@
 //! Real parts for tests: an API server, Keycloak, an issuer that misbehaves on demand, and the built `evertoken` itself.
-//! Nothing here but the simulator knows the host crate, so without that feature this library compiles in seconds and sees evertoken only from outside, as a user does. Parts that
-//! need Go or a JDK are built once into the target folder; where those are missing the error says so, unless the part is switched off by
-//! name: `EVERTOKEN_SKIP=kubernetes,keycloak`. Every process started here dies with the test process, however that ends.
+//! Only the simulator depends on the host crate, so without that feature this library compiles in seconds and sees evertoken only
+//! from outside, as a user does. Parts that need Go or a JDK are built once into the target folder; where those are missing the
+//! error says so, unless the part is switched off by name: `EVERTOKEN_SKIP=kubernetes,keycloak`. Every process started here ends
+//! with the test process, however that ends.
 
 pub mod client;
 pub mod disk;
@@ -27,7 +28,8 @@ pub mod workdir;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at while waiting for it: short beside anything that is waited for, idle enough for two busy cores.
+/// How often a condition is checked while waiting for it: short compared to anything that is awaited, rare enough for two busy
+/// cores.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Asks `probe` until it gives a value.
@@ -52,7 +54,7 @@ pub fn wait_until<T>(
     }
 }
 
-/// A test that panics while it holds a lock has failed already; the others still want the value.
+/// A test that panics while it holds a lock has failed already; the others still need the value.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
-//! Child processes that never outlive the test.
-//! Two nets: a [`Process`] is killed and reaped on drop, and the kernel kills it when the test process dies without dropping anything
-//! (statics, abort, SIGKILL). The second is the parent-death signal, which Linux ties to the *thread* that forked; so one thread that lives
-//! as long as the process forks for all. `setpriv` sets the signal and then becomes the program: same pid, and no unsafe code here.
+//! Child processes that always end with the test.
+//! By two mechanisms: a [`Process`] is killed and reaped on drop, and the kernel kills it when the test process ends without
+//! dropping anything (statics, abort, SIGKILL). The second is the parent-death signal, which Linux ties to the *thread* that
+//! forked, so one permanent thread forks for all. `setpriv` sets the signal and then becomes the program: same pid, and no unsafe
+//! code here.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,7 +29,8 @@ static SPAWNER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
     Mutex::new(sender)
 });
 
-/// A command for `program` that dies with this process; add arguments, environment and folder, then hand it to [`Process::spawn`].
+/// A command for `program` that ends with this process; add arguments, environment and folder, then pass it to
+/// [`Process::spawn`].
 #[must_use]
 pub fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
@@ -39,7 +41,7 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Starts a command made by [`tied`] from the thread that never ends.
+/// Starts a command made by [`tied`] from the permanent thread.
 pub(crate) fn spawn(command: Command) -> Result<Child> {
     let (sender, answer) = mpsc::channel();
     lock(&SPAWNER)

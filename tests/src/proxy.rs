@@ -1,5 +1,5 @@
-//! A reverse proxy before a real issuer: it counts what arrives and what is carried out, can lose a request or the answer that the
-//! issuer has given, and can be taken down.
+//! A reverse proxy before a real issuer: it counts requests and the issuer's answers, can lose a request or an answer, and can be
+//! taken down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ struct State {
     carried_out: Mutex<Vec<CarriedOut>>,
 }
 
-/// A request that reached the issuer.
+/// A request that reached the issuer and was answered.
 #[derive(Clone, Debug)]
 pub struct CarriedOut {
     /// The request.
@@ -76,13 +76,13 @@ impl Proxy {
         format!("http://{}", self.authority())
     }
 
-    /// Host and port: the `Host` field of those who use the proxy.
+    /// Host and port: the `Host` field of its clients.
     #[must_use]
     pub fn authority(&self) -> String {
         format!("127.0.0.1:{}", self.server.port())
     }
 
-    /// The next `count` requests reach the issuer and are carried out, but their answers are lost: the connection just closes.
+    /// The issuer answers the next `count` requests, but the answers are lost: the connection just closes.
     pub fn lose_answers(&self, count: usize) {
         self.state.lose_answers.store(count, Ordering::SeqCst);
     }
@@ -92,7 +92,7 @@ impl Proxy {
         self.state.lose_requests.store(count, Ordering::SeqCst);
     }
 
-    /// What the issuer carried out so far, in the order of its answers.
+    /// The requests that the issuer has answered, in the order of its answers.
     #[must_use]
     pub fn carried_out(&self) -> Vec<CarriedOut> {
         lock(&self.state.carried_out).clone()

@@ -1,4 +1,4 @@
-//! A consumer that reads a file all the time and remembers every moment at which it could not have worked.
+//! A consumer that reads a file continuously and records every moment at which the content was unusable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use anyhow::{Result, anyhow};
 
 /// How often the file is read.
 pub const INTERVAL: Duration = Duration::from_millis(5);
-/// A log of what went wrong needs no more to be understood.
+/// More are not needed to understand a failure.
 const MAX_FAULTS: usize = 1000;
 
-/// What one reading was.
+/// The result of one reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// A consumer would have worked.
+    /// A valid token.
     Good,
-    /// No such file, or not to be read.
+    /// The file is missing or unreadable.
     Absent,
-    /// Not a whole token.
+    /// An incomplete token.
     Partial,
-    /// A whole token past its time.
+    /// A complete token that has expired.
     Expired,
 }
 
@@ -37,7 +37,7 @@ pub struct Fault {
     pub content: Vec<u8>,
 }
 
-/// All that was seen.
+/// The results of all readings.
 #[derive(Clone, Debug, Default)]
 pub struct Sightings {
     /// How often the file was read.
@@ -46,18 +46,18 @@ pub struct Sightings {
     pub absent: u64,
     /// Readings of torn content.
     pub partial: u64,
-    /// Readings of dead tokens.
+    /// Readings of expired tokens.
     pub expired: u64,
     /// Each content that differed from the one before it, and when it was first seen.
     pub contents: Vec<(SystemTime, Vec<u8>)>,
     /// The first thousand readings that were not good.
     pub faults: Vec<Fault>,
-    /// The longest time between two readings: a moment that nobody looked at proves nothing.
+    /// The longest time between two readings, in which a fault could have been missed.
     pub longest_gap: Duration,
 }
 
 impl Sightings {
-    /// Whether a consumer would have worked at every reading, and there was one.
+    /// Whether every reading was good, and there was one.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.readings > 0 && self.absent + self.partial + self.expired == 0
@@ -72,7 +72,7 @@ pub struct PollReader {
 }
 
 impl PollReader {
-    /// Reads `path` every [`INTERVAL`] from now on; `judge` says what a content is worth at this moment.
+    /// Reads `path` every [`INTERVAL`] from now on; `judge` evaluates a content at that moment.
     #[must_use]
     pub fn start(path: &Path, judge: impl Fn(&[u8]) -> Sight + Send + 'static) -> Self {
         let (path, stop) = (path.to_path_buf(), Arc::new(AtomicBool::new(false)));
@@ -84,7 +84,7 @@ impl PollReader {
         }
     }
 
-    /// Ends the reading and tells what was seen.
+    /// Stops reading and returns the results.
     ///
     /// # Errors
     ///

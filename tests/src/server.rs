@@ -1,6 +1,6 @@
-//! A small HTTP/1.1 server that records every request and answers, or fails to answer, exactly as told.
-//! Written on plain sockets because most of what it must do is what a well-kept server library prevents: drip, break off, talk garbage,
-//! never end. Head and body of an answer go out in one write, so that no measurement contains Nagle's delay.
+//! A small HTTP/1.1 server that records every request and answers, or fails to answer, exactly as scripted.
+//! Written on plain sockets because server libraries prevent most of what it must do: drip, break off, send garbage, never end.
+//! Head and body of an answer are sent in one write, so that no measurement contains Nagle's delay.
 
 mod behaviour;
 mod request;
@@ -136,7 +136,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When somebody else took the port meanwhile.
+    /// When another process took the port meanwhile.
     pub fn up(&self) -> Result<()> {
         let mut accepting = lock(&self.accepting);
         if accepting.is_some() {
@@ -170,7 +170,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         lock(&shared.connections).insert(number, twin);
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
-            // A client that hangs up, or refuses our certificate, is what many tests are about: no reason to stop.
+            // A client that hangs up, or refuses our certificate, is expected by many tests: no reason to stop.
             let _ = converse(stream, number, &shared);
             lock(&shared.connections).remove(&number);
         });
@@ -213,7 +213,7 @@ impl Stream {
         }
     }
 
-    /// Says goodbye in TLS, so that a body that ends with the connection ends well.
+    /// Closes TLS properly, so that a body that ends with the connection is complete.
     fn finish(&mut self) {
         if let Self::Tls(stream) = self {
             stream.conn.send_close_notify();

@@ -1,8 +1,8 @@
-//! Switching parts off by name, for machines without Go or a JDK. What is not switched off and cannot be had fails its tests.
+//! Switching parts off by name, for machines without Go or a JDK. A part that is not switched off and is missing fails its tests.
 
 use std::io::Write as _;
 
-/// The variable that names the parts to do without, separated by commas.
+/// The variable with the names of the parts to switch off, separated by commas.
 pub const VARIABLE: &str = "EVERTOKEN_SKIP";
 
 /// A part that can be switched off.
@@ -24,8 +24,8 @@ impl Part {
         }
     }
 
-    /// Whether the part is switched off; says so in one line on stderr, past the capture of the test runner, so that no run looks complete
-    /// that was not.
+    /// Whether the part is switched off; reports it on stderr, where the test runner does not capture it, so that an incomplete
+    /// run does not look complete.
     #[must_use]
     pub fn is_skipped(self) -> bool {
         let skipped = listed(&std::env::var(VARIABLE).unwrap_or_default(), self);

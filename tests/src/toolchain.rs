@@ -1,4 +1,5 @@
-//! Runs the tools that build parts (go, mvn, java, cargo) to their end, with errors that say what is missing and how to go on without.
+//! Runs the tools that build parts (go, mvn, java, cargo) to their end, with errors that name what is missing and how to do
+//! without.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::process::{spawn, tied};
 
-/// What `setpriv`, like a shell, exits with when there is no such program.
+/// The exit status of `setpriv`, as of a shell, if there is no such program.
 const NOT_FOUND: i32 = 127;
 
 /// Runs a command made by [`tied`]: a tool that outlived us would go on writing to folders whose lock is free again. `hint` says how to get
@@ -39,7 +40,7 @@ pub(crate) fn run(mut command: Command, hint: &str) -> Result<()> {
     )
 }
 
-/// A cargo of the same toolchain, free of what the outer cargo told this very package.
+/// A cargo of the same toolchain, without the variables that the outer cargo set for this package.
 pub(crate) fn cargo() -> Command {
     let mut command = tied(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
@@ -81,7 +82,7 @@ pub(crate) fn nested_cargo(sources: &Path, target: &Path, arguments: &[&str]) ->
     command
 }
 
-/// The result of work that is done once per process, failures included: no test waits again for a build that failed before.
+/// The result of work that is done once per process, failures included: a failed build is not repeated for each test.
 pub(crate) fn remembered<T>(result: &Result<T, String>) -> Result<&T> {
     result.as_ref().map_err(|message| anyhow!("{message}"))
 }

@@ -1,4 +1,5 @@
-//! A forward proxy as companies have one: it reaches what its clients cannot, by HTTP `CONNECT` or by SOCKS5, and says where they wanted to go.
+//! A forward proxy like those of companies: it reaches what its clients cannot, by HTTP `CONNECT` or by SOCKS5, and records their
+//! targets.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +11,7 @@ use data_encoding::BASE64;
 
 use crate::lock;
 
-/// What the proxy speaks.
+/// The protocol of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP `CONNECT`.
@@ -19,7 +20,7 @@ pub enum Protocol {
     Socks5,
 }
 
-/// The proxy, on a port of 127.0.0.1; takes nobody any more on drop.
+/// The proxy, on a port of 127.0.0.1; accepts no more connections once dropped.
 #[derive(Debug)]
 pub struct Tunnel {
     address: SocketAddr,
@@ -36,8 +37,8 @@ struct Shared {
 }
 
 impl Tunnel {
-    /// A proxy that leads everybody to `leads_to`, whatever place they name. With `credentials` (`user:password`), an HTTP proxy takes
-    /// nobody without them.
+    /// A proxy that connects all clients to `leads_to`, whatever target they name. With `credentials` (`user:password`), an HTTP
+    /// proxy refuses clients without them.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Tunnel {
                 }
                 let Ok(client) = client else { return };
                 let shared = Arc::clone(&accepting);
-                // A client that breaks off is that client's business.
+                // A client that breaks off is no failure of the proxy.
                 std::thread::spawn(move || shared.serve(&client));
             }
         });
@@ -78,7 +79,7 @@ impl Tunnel {
         self.address.to_string()
     }
 
-    /// The places that clients asked for and were led from, as `host:port`, in the order of their arrival.
+    /// The targets that clients asked for and were connected instead of, as `host:port`, in the order of their arrival.
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
         lock(&self.shared.targets).clone()
@@ -165,7 +166,7 @@ fn socks5(mut client: &TcpStream) -> Result<String> {
     Ok(format!("{host}:{}", port.unwrap_or_default()))
 }
 
-/// Carries bytes one way until there are no more.
+/// Copies bytes in one direction until the end.
 fn pump(mut from: &TcpStream, mut to: &TcpStream) {
     let _ = std::io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);

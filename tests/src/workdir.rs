@@ -1,5 +1,5 @@
-//! Where parts live: what is built once and kept (`target/parts/…`), what one run needs (`target/parts/run/…`, gone when its process is),
-//! and free ports.
+//! The folders of parts: what is built once and kept (`target/parts/…`), and what one run needs (`target/parts/run/…`, removed
+//! with its process); and free ports.
 
 use std::fs::{File, TryLockError};
 use std::net::TcpListener;
@@ -66,11 +66,12 @@ pub fn locked<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     work()
 }
 
-/// A folder for one running part. Removed on drop; what a killed process left behind goes when the next one comes.
+/// A folder for one running part. Removed on drop; leftovers of a killed process are removed when the next folder is created.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held for life: a folder whose lock is free belongs to nobody. Values in statics are not dropped, but the kernel frees their locks.
+    /// Held while it exists: a folder whose lock is free is a leftover. Values in statics are not dropped, but the kernel frees
+    /// their locks.
     _alive: File,
 }
 
@@ -129,7 +130,7 @@ impl Drop for RunDir {
     }
 }
 
-/// Removes the folders of processes that are gone.
+/// Removes the folders of processes that have ended.
 fn sweep(all: &Path) {
     let Ok(entries) = std::fs::read_dir(all) else {
         return;
@@ -145,8 +146,8 @@ fn sweep(all: &Path) {
     }
 }
 
-/// A TCP port on 127.0.0.1 that nobody listens on. It is not reserved, but a process gets each only once in twelve thousand calls; of two
-/// processes that ask at the same moment both may get the same one, with a chance of about one in ten thousand.
+/// A TCP port on 127.0.0.1 that is free. It is not reserved, but a process gets each only once in twelve thousand calls; two
+/// processes that ask at the same moment get the same one with a probability of about one in ten thousand.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The client before and without an API server: where it looks for one, and what it says when there is none or a strange one.
+//! The client without an API server: where it looks for one, and its messages when there is none or a wrong one.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -133,7 +133,7 @@ async fn a_secret_without_data_has_no_keys() {
     );
 }
 
-/// The environment belongs to the whole process, so each one is tried in a process of its own.
+/// The environment belongs to the whole process, so each case runs in a process of its own.
 const PROBE: &str = "EVERTOKEN_TEST_PROBE";
 
 #[tokio::test]
@@ -162,7 +162,7 @@ fn probed(home: &Path, variables: &[(&str, &str)]) -> Failure {
     serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap()
 }
 
-/// Answers nothing of use, and tells who asked.
+/// A server without useful answers that records its clients.
 async fn telling() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -303,7 +303,7 @@ fn the_cluster_is_looked_for_in_kubeconfig_the_pod_and_the_home_and_nothing_leak
         assert!(failure.message.contains(words), "{variables:?} {failure}");
         assert!(!failure.message.contains("hidden"), "{failure}");
     }
-    // A proxy is no reason to have no client: nobody listens at this one.
+    // A client is made even if nothing listens at the proxy.
     let proxied = |cluster: &str| {
         kubeconfig(r#"{"token": "hidden"}"#).replace("\"server\": \"http://127.0.0.1:1\"", cluster)
     };

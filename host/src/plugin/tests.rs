@@ -1,4 +1,4 @@
-//! Real components against the real host: what an honest plugin gets, and what stops each kind of misbehaviour.
+//! Real components against the real host: the functions of honest plugins, and the limits of each kind of misbehaviour.
 
 mod guests;
 mod lateness;
@@ -20,7 +20,7 @@ use crate::model::failure::FailureKind;
 use crate::model::token::Expiry;
 use guests::{built_in_process, component, file, guest, logged};
 
-/// Time for a machine that does much else.
+/// Allowance for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 const SECRET: &str = "a-secret-that-nobody-may-see";
@@ -66,7 +66,7 @@ impl Bench {
     }
 }
 
-/// One call of the job's source, whose plugin is looked for before as the runner does.
+/// One call of the job's source, whose plugin is looked up before as the runner does.
 async fn acquire(
     plugins: &Plugins,
     job: &Job,
@@ -317,7 +317,7 @@ async fn each_limit_stops_the_guest_with_its_own_error_in_time() {
     }
 }
 
-/// The real boundary, an issuer that repeats what it gets, and every way that we know of.
+/// The real host, an issuer that repeats what it receives, and every known attack.
 #[tokio::test]
 async fn a_guest_that_tries_everything_gets_no_secret() {
     let key = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
@@ -495,7 +495,7 @@ async fn a_spinning_guest_does_not_hold_up_others() {
     let mut good = Bench::new();
     good.plugins = spinning.plugins.clone();
     let began = Instant::now();
-    // One thread for both: the spinning guest has to let go of it.
+    // One thread for both: the plugin in a loop must yield it.
     let (spun, done_after) = tokio::join!(spinning.acquire(json!({"mode": "spin"})), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         good.acquire(json!({"mode": "good"})).await.unwrap();
@@ -630,7 +630,7 @@ async fn a_plugin_of_the_other_world_is_refused_with_its_place() {
     assert!(failure.message.contains("`source.plugin`"), "{failure}");
 }
 
-/// Standard libraries of languages import all of WASI. It is there, and there is nothing in it.
+/// Standard libraries of languages import all of WASI, which is present and gives access to nothing.
 #[tokio::test]
 async fn a_plugin_finds_no_files_no_network_and_no_environment() {
     let folder = tempfile::tempdir().unwrap();
@@ -665,7 +665,7 @@ async fn a_plugin_finds_no_files_no_network_and_no_environment() {
             FailureKind::Internal,
             "{what} {at}: {failure}"
         );
-        // What the language's own library says, and no trap.
+        // The language's own library reports it, without a trap.
         assert_eq!(failure.code, None, "{what} {at}: {failure}");
     }
     let nothing = "0 variables, 0 arguments, 0 bytes of input";
@@ -693,7 +693,7 @@ async fn components_that_do_not_fit_are_refused_before_they_run() {
             "plugin.refused-import",
             "evertoken:plugin/http",
         ),
-        // The audit passes it, the linker finds that the host's `log` has no such function.
+        // Inspection accepts it, the linker finds that the host's `log` has no such function.
         (
             r#"(import "evertoken:plugin/log@0.1.0" (instance (export "shout" (func)))) (instance $i) (export "evertoken:plugin/source@0.1.0" (instance $i))"#,
             "plugin.missing-import",

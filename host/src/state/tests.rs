@@ -1,5 +1,5 @@
-//! Chains as the journal needs them kept: found by value, changed by one at a time, forgotten with their last job. Memory and
-//! directory are held to one model.
+//! The storage of chains for the journal: found by value, changed by compare-and-swap, deleted with their last job. Memory and
+//! directory are tested against one model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -26,14 +26,14 @@ fn memory() -> Store {
     Store::in_memory(MemoryState::new([7; 32]), Vec::new()).unwrap()
 }
 
-/// A directory store, and where it is.
+/// A directory store, and its directory.
 fn directory() -> (Store, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), vec![StateKey::parse(&[1; 32]).unwrap()]).unwrap();
     (store, folder)
 }
 
-/// What a job with this configured value finds: the newest value, and what the configured one is to it.
+/// What is found for a job with this configured value: the newest value, and the role of the configured one.
 async fn found(store: &Store, job: &JobId, seed: Option<&str>) -> Option<(String, Seed)> {
     let seed = seed.map(str::as_bytes);
     let found = store.find_chain(job, SECRET, seed).await.unwrap()?;
@@ -45,7 +45,7 @@ fn some(value: &str, seed: Seed) -> Option<(String, Seed)> {
     Some((value.to_owned(), seed))
 }
 
-/// A change on what was found, as the journal makes it.
+/// A change of a found chain, as the journal makes it.
 async fn change(
     store: &Store,
     job: &JobId,
@@ -126,7 +126,7 @@ async fn a_value_that_was_written_back_to_its_home_and_was_overtaken_is_no_resto
         found(&store, &a, Some("v0")).await,
         some("v2", Seed::Restored)
     );
-    // The seed could not be read once: what it was is still known.
+    // The seed could not be read once: its former value is still known.
     assert!(rotate(&store, &a, None, "v3").await);
     assert_eq!(
         found(&store, &a, Some("v1")).await,
@@ -192,7 +192,7 @@ async fn of_two_who_change_a_chain_in_one_state_one_succeeds() {
             _ => panic!("{left:?} {right:?}"),
         };
         assert_eq!(found(store, &a, None).await, some(winner, Seed::Unread));
-        // What lost is nobody's value.
+        // The value that lost the race belongs to no chain.
         let loser = if winner == "one" { "other" } else { "one" };
         assert_eq!(found(store, &a, Some(loser)).await, None);
         let stored = store.chain(first.id).await.unwrap().unwrap();
@@ -361,26 +361,27 @@ async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
     );
 }
 
-/// Values that people bring; those of issuers are above, one for each step.
+/// Values that are configured; those of issuers are above, one for each step.
 const SEEDS: u8 = 6;
 
-/// Values by which a chain is found for jobs that it never was of.
+/// The values by which a chain is found for unrelated jobs.
 const RECENT: usize = 8;
 
-/// What jobs, values and chains are, without records.
+/// Jobs, values and chains, without records.
 #[derive(Default)]
 struct Model {
     /// By first value: all values, the newest last.
     chains: BTreeMap<u8, Vec<u8>>,
-    /// By job: the chain that it stands for.
+    /// By job: its current chain.
     bindings: BTreeMap<u8, u8>,
     /// By chain and job: the configured value when the job last changed the chain.
     seeds: BTreeMap<(u8, u8), Option<u8>>,
 }
 
 impl Model {
-    /// The chains that a value leads to: those that are or were the job's, then the one that began with it, then any that had it of late.
-    /// More than one only where somebody began another chain with a value that a chain had long ago; which of them counts is open.
+    /// The chains that a value may belong to: those of the job, current or former, then the one that began with it, then any with
+    /// it among its last values. More than one only if another chain was begun with a value that a chain had long ago; which of
+    /// them counts is open.
     fn led_to(&self, job: u8, value: u8) -> Vec<u8> {
         let knows = |first: u8, among: usize| {
             let is_seed = |((chain, _), seed): (&(u8, u8), &Option<u8>)| {
@@ -449,7 +450,7 @@ impl Model {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A job with this configured value gets a value that nobody had before.
+    /// A job with this configured value gets a new value.
     Rotate(u8, Option<u8>),
     Forget(u8),
     Restart,
@@ -506,7 +507,7 @@ proptest! {
             let mut model = Model::default();
             for (mut taken, value) in steps.into_iter().zip(SEEDS..) {
                 if let Step::Rotate(job, seed) = &mut taken {
-                    // Nobody is configured with what no issuer has given yet.
+                    // No job is configured with a value that no issuer has issued yet.
                     *seed = seed.map(|seed| if seed < value { seed } else { seed % SEEDS });
                     *seed = seed.filter(|seed| !model.is_open(*job, Some(*seed)));
                 }
@@ -530,7 +531,7 @@ proptest! {
     }
 }
 
-/// What each place does with one record after the other: so many, and no more, is asked of a new one.
+/// The operations of each place on one record after the other: all that a new place must support.
 #[tokio::test]
 async fn each_place_for_records_reads_lists_and_compares_and_swaps() {
     let folder = tempfile::tempdir().unwrap();
@@ -573,7 +574,7 @@ async fn each_place_for_records_reads_lists_and_compares_and_swaps() {
     }
 }
 
-/// What a plugin may cache is one record, which a Secret holds.
+/// A plugin's cached values are one record, which must fit into a Secret.
 #[tokio::test]
 async fn all_that_a_plugin_may_cache_fits_a_secret() {
     let store = memory();

@@ -1,12 +1,12 @@
-//! JSON as it is sent. What `JSON.parse` takes is read in the same way; beyond that: control characters within strings, commas too many, numbers
-//! that are none, what stands behind the end, what JavaScript takes (comments, single quotes, names without quotes), and, of an object that was
-//! cut, the members that came whole.
+//! A lenient JSON parser. It accepts what `JSON.parse` accepts with the same result, and also: control characters within strings,
+//! extra commas, invalid numbers, text after the end, JavaScript syntax (comments, single quotes, names without quotes), and, for
+//! a truncated object, the complete members.
 
 use serde_json::{Map, Number, Value};
 
 use crate::is_refresh_token;
 
-/// Values within values beyond this are left out; token answers have two or three levels.
+/// Values nested deeper than this are left out; token answers have two or three levels.
 const MAX_DEPTH: usize = 32;
 
 /// The members of the object that `text` begins with, and whether it has an end.
@@ -30,7 +30,7 @@ pub(crate) fn value(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok()
 }
 
-/// What is still to be read. Each method gives nothing where the text ends, or goes on in no way that could be meant, too early.
+/// The unread rest of the text. Each method returns none if the text ends too early, or continues in no plausible way.
 struct Reader<'a> {
     rest: &'a str,
 }
@@ -44,7 +44,7 @@ impl Reader<'_> {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
 
-    /// Over blanks and comments. One without an end goes on to the end of the text.
+    /// Skips blanks and comments. An unterminated comment extends to the end of the text.
     fn skip_blanks(&mut self) {
         let is_blank = |c: char| c.is_whitespace() || c == '\0' || c == '\u{feff}';
         loop {
@@ -63,7 +63,7 @@ impl Reader<'_> {
         (self.peek()? == wanted).then(|| self.skip(1))
     }
 
-    /// Members come into `members` one by one, so that they are there when the object is cut.
+    /// Members are added to `members` one by one, so that they are kept when the object is truncated.
     fn object(&mut self, members: &mut Map<String, Value>, depth: usize) -> Option<()> {
         self.take(b'{')?;
         loop {
@@ -82,7 +82,7 @@ impl Reader<'_> {
                     let value = self.value(depth + 1)?;
                     let spelled = before.get(..before.len() - self.rest.len());
                     let value = match value {
-                        // What is sent back must be the same to the byte.
+                        // A refresh token must be sent back byte for byte.
                         Value::Number(_) if is_refresh_token(&name) => {
                             spelled.unwrap_or_default().into()
                         }
@@ -138,7 +138,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Over an object or an array, however deep it is.
+    /// Skips an object or an array, however deep it is.
     fn skip_nested(&mut self) -> Option<()> {
         let mut open = 0_usize;
         loop {
@@ -159,8 +159,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A number, `true`, `false`, `null`, or what other languages write in their place, which is nothing. A word that reaches to the end may go on
-    /// behind it.
+    /// A number, `true`, `false`, `null`, or other languages' words for these, which count as null. A word that reaches to the
+    /// end of the text may be truncated.
     fn word(&mut self) -> Option<Value> {
         let end = self.rest.find(|c: char| {
             c.is_whitespace() || matches!(c, ',' | '}' | ']' | ':' | '"' | '{' | '[')
@@ -171,7 +171,7 @@ impl Reader<'_> {
         Some(value.unwrap_or(Value::Null))
     }
 
-    /// A text, which ends with the quote that it begins with.
+    /// A string, up to the quote that matches the first.
     fn string(&mut self) -> Option<String> {
         let quote = self.peek()?;
         self.take(quote)?;
@@ -189,7 +189,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The character behind a backslash.
+    /// The character after a backslash.
     fn escaped(&mut self) -> Option<char> {
         let escape = self.rest.chars().next()?;
         self.skip(escape.len_utf8());
@@ -204,7 +204,7 @@ impl Reader<'_> {
         })
     }
 
-    /// The character behind `\u`; half of a surrogate pair stands for none.
+    /// The character after `\u`; half of a surrogate pair is none.
     fn unicode(&mut self) -> Option<char> {
         let first = self.unit()?;
         let mut second = Reader { rest: self.rest };
@@ -232,12 +232,12 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a member with this value takes nothing from an earlier one of its name.
+/// Whether a member with this value does not replace an earlier one of its name.
 pub(crate) fn says_nothing(value: &Value) -> bool {
     value.is_null() || value.as_str() == Some("")
 }
 
-/// A number in a spelling that JSON does not have, such as `03600`, or beyond what a double holds, which then is the largest.
+/// A number in a form that JSON does not have, such as `03600`, or beyond the range of a double, which then is the largest.
 fn number(word: &str) -> Option<Value> {
     let number: f64 = word.parse().ok()?;
     let whole = word.parse::<i64>().ok().map(Number::from);

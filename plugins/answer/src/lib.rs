@@ -1,5 +1,5 @@
-//! Reads what token endpoints answer with, as leniently as the clients that their makers tried them with. The host reads an answer by it to decide
-//! what became of the refresh token that the request carried, and plugins read it by it for its tokens: what one of them finds, the other finds.
+//! Parses the answers of token endpoints, as leniently as common OAuth clients do. The host uses it to find out what became of
+//! the refresh token in a request, and plugins use it to find their tokens, so that both agree.
 
 mod json;
 mod text;
@@ -13,7 +13,7 @@ pub use text::decoded;
 const ACCESS_TOKEN: &str = "access_token";
 const REFRESH_TOKEN: &str = "refresh_token";
 
-/// What is looked for in a text that is neither JSON nor a form.
+/// The members that are searched for in a text that is neither JSON nor a form.
 const NAMES: [&str; 5] = [
     ACCESS_TOKEN,
     REFRESH_TOKEN,
@@ -22,10 +22,10 @@ const NAMES: [&str; 5] = [
     "token_type",
 ];
 
-/// Put before JSON so that no page can take it for a script.
+/// Prefixes of JSON that keep a page from loading it as a script.
 const GUARDS: [&str; 3] = [")]}'", "while(1);", "for(;;);"];
 
-/// Elements by which browsers tell HTML (WHATWG MIME Sniffing §7.1).
+/// Elements by which browsers recognise HTML (WHATWG MIME Sniffing §7.1).
 const HTML: [&str; 17] = [
     "!doctype html",
     "html",
@@ -46,25 +46,26 @@ const HTML: [&str; 17] = [
     "!--",
 ];
 
-/// How far into XML its kind is looked for.
+/// How far into XML the root element is searched for.
 const PROLOGUE: usize = 1024;
 
-/// How quotes are spelled in a text that was put into a page or into another text.
+/// Escaped quotes in a text that was embedded in a page or in another text.
 const QUOTES: [&str; 4] = ["\\\"", "&quot;", "&#34;", "&#x22;"];
 
-/// Objects in a text that are looked into for tokens. Before the one that has them stand warnings, a head, or a few settings of a page.
+/// The most objects in a text that are searched for tokens. The object with the tokens may follow warnings, a head, or a few
+/// settings of a page.
 const MAX_OBJECTS: usize = 16;
 
-/// Parts of a JWT that are looked into.
+/// The most parts of a JWT that are searched.
 const MAX_PARTS: usize = 3;
 
-/// Tokens that are no more than named in a text are at least so long: shorter ones are words about tokens.
+/// The least length of tokens that are found by a name in a text: shorter values are words about tokens.
 const SHORTEST_NAMED: usize = 16;
 
-/// How far from the beginning and from the end of a text they are looked for. Token answers have a few KiB.
+/// How far from the beginning and from the end of a text tokens are searched for. Token answers have a few KiB.
 const MAX_WRAPPED: usize = 64 * 1024;
 
-/// What a body holds.
+/// The content of a body.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// Nothing but white space.
@@ -73,7 +74,7 @@ pub enum Content {
     Html,
     /// The members of a JSON object.
     Members(Members),
-    /// The fields of a form. Where it ends, only its sender knows.
+    /// The fields of a form, which has no end marker.
     Form(Members),
     /// Another JSON value.
     Json(Value),
@@ -81,12 +82,12 @@ pub enum Content {
     Other,
 }
 
-/// The members of an answer. Of those with one name the last that says something counts.
+/// The members of an answer. Of those with the same name the last one with a value counts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Members {
     /// By name.
     pub members: Map<String, Value>,
-    /// Whether the answer has an end. Otherwise these are the members that came whole before it was cut.
+    /// Whether the answer is complete. Otherwise these are the complete members of a truncated one.
     pub is_whole: bool,
 }
 
@@ -98,7 +99,7 @@ impl Members {
         text.filter(|text| !text.is_empty())
     }
 
-    /// A member that says something, however its name is spelled; as it is asked for before others.
+    /// A member with a value, in any spelling of its name; the given spelling takes precedence.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&Value> {
         let telling = |value: &&Value| !json::says_nothing(value);
@@ -111,13 +112,13 @@ impl Members {
         })
     }
 
-    /// The access token among them, however its name is spelled; as RFC 6749 spells it before others.
+    /// The access token among them, in any spelling of its name; that of RFC 6749 takes precedence.
     #[must_use]
     pub fn access_token(&self) -> Option<&str> {
         self.spelled(ACCESS_TOKEN)
     }
 
-    /// The refresh token among them, however its name is spelled; as RFC 6749 spells it before others.
+    /// The refresh token among them, in any spelling of its name; that of RFC 6749 takes precedence.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&str> {
         self.spelled(REFRESH_TOKEN)
@@ -130,13 +131,13 @@ impl Members {
         exactly.or_else(|| others.find_map(|(_, value)| token_of(value)))
     }
 
-    /// Whether there are a new token and the next refresh token: it was issued, whatever else the answer says.
+    /// Whether there are a new token and the next refresh token: then they were issued, whatever else the answer says.
     #[must_use]
     pub fn has_both_tokens(&self) -> bool {
         self.is_whole && self.came_with_both_tokens()
     }
 
-    /// Whether both tokens came, although the rest may not have.
+    /// Whether both tokens are complete, although the answer may be truncated.
     fn came_with_both_tokens(&self) -> bool {
         self.access_token().is_some() && self.refresh_token().is_some()
     }
@@ -170,7 +171,7 @@ fn letters(name: &str) -> impl Iterator<Item = u8> + '_ {
     letters.map(|letter| letter.to_ascii_lowercase())
 }
 
-/// The token that a value is, or has in it: a list with one text, an object that describes it.
+/// The token in a value: the value itself, the only text in a list, or a member of an object that describes it.
 fn token_of(value: &Value) -> Option<&str> {
     let text = match value {
         Value::String(text) => text.as_str(),
@@ -186,7 +187,8 @@ fn token_of(value: &Value) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// What a body with this `Content-Type` holds. The type is no more than a hint: issuers send JSON as `text/html` and forms as `text/plain`.
+/// The content of a body with this `Content-Type`. The type is only a hint: issuers send JSON as `text/html` and forms as
+/// `text/plain`.
 #[must_use]
 pub fn read(content_type: Option<&str>, body: &[u8]) -> Content {
     let text = decoded(body);
@@ -205,9 +207,10 @@ pub fn read(content_type: Option<&str>, body: &[u8]) -> Content {
     }
 }
 
-/// The same where tokens are wrapped into something: a JSON object in a list or in another object, in a JSON text, behind another object or
-/// the warnings of a script, in a call of a function, in chunks that are not announced, in XML, in lines of names and values. The members of the
-/// object with the tokens are then there beside those of the one around it. Of what was cut, or is damaged, both tokens are found if both came.
+/// The same for wrapped tokens: a JSON object in a list or in another object, in a JSON text, after another object or the
+/// warnings of a script, in a function call, in chunks that are not announced, in XML, in lines of names and values. The members
+/// of the object with the tokens are added to those of the outer one. In a truncated or damaged answer, both tokens are found if
+/// both are complete.
 #[must_use]
 pub fn read_wrapped(content_type: Option<&str>, body: &[u8]) -> Content {
     let content = read(content_type, body);
@@ -253,8 +256,8 @@ pub fn read_wrapped(content_type: Option<&str>, body: &[u8]) -> Content {
     }
 }
 
-/// The object with both tokens, or else the one with the access token, with the refresh token of another: what was sent may be repeated beside
-/// what was issued.
+/// The object with both tokens, or else the one with the access token, combined with the refresh token of another: an answer may
+/// repeat the request beside what was issued.
 fn both_or_each(find: impl Fn(fn(&Members) -> bool) -> Option<Members>) -> Option<Members> {
     find(Members::has_both_tokens).or_else(|| {
         let refreshing = find(Members::has_refresh_token);
@@ -268,7 +271,7 @@ fn both_or_each(find: impl Fn(fn(&Members) -> bool) -> Option<Members>) -> Optio
     })
 }
 
-/// What the outer object says stands before what the inner one says.
+/// The outer object's members take precedence over the inner one's.
 fn inner(outer: &Members, wanted: fn(&Members) -> bool) -> Option<Members> {
     let said = outer.members.iter();
     let said = said.filter(|(_, value)| !json::says_nothing(value));
@@ -281,8 +284,8 @@ fn inner(outer: &Members, wanted: fn(&Members) -> bool) -> Option<Members> {
     Some(both)
 }
 
-/// The first object of the wanted kind in a value, which is as deep as the reader lets it be. A text may be one only where both tokens are in
-/// it: it may be what a request was, or what is said of an error.
+/// The first object of the wanted kind in a value, up to the parser's depth. A text is parsed as an object only if it contains
+/// both tokens: it may be a copy of the request, or an error message.
 fn in_value(value: &Value, wanted: fn(&Members) -> bool) -> Option<Members> {
     match value {
         Value::Object(members) => {
@@ -301,8 +304,8 @@ fn in_value(value: &Value, wanted: fn(&Members) -> bool) -> Option<Members> {
     }
 }
 
-/// The first object with both tokens in a text of which a part is missing or wrong, however its quotes are spelled. Members are there only if they
-/// came whole.
+/// The first object with both tokens in a text that is incomplete or damaged, in any escaping of its quotes. Only complete
+/// members are included.
 fn in_damaged(text: &str) -> Option<Members> {
     let both = Members::came_with_both_tokens;
     let mut spelled = QUOTES.iter().filter(|quote| text.contains(**quote));
@@ -318,7 +321,7 @@ fn in_text(text: &str, wanted: fn(&Members) -> bool) -> Option<Members> {
     in_part(text, 0..beginning, wanted).or_else(|| in_part(text, end..text.len(), wanted))
 }
 
-/// The same of the objects that begin in a part of it. Of many the last ones are left out.
+/// The same for the objects that begin in a part of it. If there are many, the last ones are left out.
 fn in_part(
     text: &str,
     Range {
@@ -347,7 +350,8 @@ fn in_part(
     None
 }
 
-/// The object with both tokens that a text is in base64, or a part of it: a JWT with the answer in it, what a gateway took for no text.
+/// The object with both tokens in a text that is base64, or a part of it: a JWT with the answer in it, or a body that a gateway
+/// took for binary.
 fn in_base64(text: &str) -> Option<Members> {
     let parts = text.trim().split('.').take(MAX_PARTS);
     let mut objects = parts.filter(|part| part.len() <= MAX_WRAPPED);
@@ -357,7 +361,7 @@ fn in_base64(text: &str) -> Option<Members> {
     })
 }
 
-/// From base64 of either alphabet, broken into lines or not.
+/// Decodes base64 in either alphabet, with or without line breaks.
 fn unbase64(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0_u32);
     for byte in text.bytes() {
@@ -380,8 +384,8 @@ fn unbase64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Both tokens, and what is said of them, in a text that has their names before them: elements of XML, lines of YAML, parts of a form. Where a
-/// value at the very end of it ends, only its sender knows.
+/// Both tokens, and the other members, in a text in which names precede values: elements of XML, lines of YAML, parts of a form.
+/// A value at the very end may be truncated.
 fn named(text: &str) -> Option<Members> {
     let mut members = Map::new();
     let mut rest = text;
@@ -435,7 +439,8 @@ fn value_behind(text: &str) -> Option<&str> {
     begins_well.then_some(value)
 }
 
-/// The value where other attributes stand behind the name: `<access_token type="jwt">VALUE</`, `<input name="access_token" value="VALUE">`.
+/// The value where other attributes follow the name: `<access_token type="jwt">VALUE</`, `<input name="access_token"
+/// value="VALUE">`.
 fn value_of_element(behind: &str) -> Option<&str> {
     let (tag, content) = behind.split_once('>')?;
     let mut attributes = tag
@@ -452,7 +457,7 @@ fn value_of_element(behind: &str) -> Option<&str> {
     }
 }
 
-/// The JSON value that a body holds, whatever it is.
+/// The JSON value of a body.
 #[must_use]
 pub fn json(body: &[u8]) -> Option<Value> {
     json::value(unguarded(&decoded(body)))
@@ -482,8 +487,8 @@ fn is_html(content_type: Option<&str>, text: &str) -> bool {
     is_said || HTML.iter().any(|name| is_element(name)) || beginning.contains("<html")
 }
 
-/// A form's fields (GitHub unless asked otherwise, some with another type). Every text would be a form of some kind, an error page too, whose words
-/// would then be names: a token endpoint's form has one of the two names that matter.
+/// A form's fields (GitHub unless asked otherwise, some with another type). Any text would parse as a form, also an error page,
+/// so a token endpoint's form must have one of the two names that matter.
 fn form(content_type: Option<&str>, text: &str) -> Option<Members> {
     let essence = content_type.map(|value| {
         let essence = value.split(';').next().unwrap_or(value);

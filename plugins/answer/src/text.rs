@@ -1,8 +1,8 @@
-//! Bytes to text.
+//! Decodes bytes to text.
 
 use std::borrow::Cow;
 
-/// A body as text: UTF-8, UTF-16 or UTF-32 where a byte order mark or its zeros tell, and ISO 8859-1 for what is neither. Without the mark.
+/// A body as text: UTF-8, UTF-16 or UTF-32 if a byte order mark or zero bytes show it, else ISO 8859-1. Without the mark.
 #[must_use]
 pub fn decoded(body: &[u8]) -> Cow<'_, str> {
     match body {
@@ -22,7 +22,7 @@ pub fn decoded(body: &[u8]) -> Cow<'_, str> {
 fn utf8(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
-        // Cut within a character.
+        // Truncated within a character.
         Err(error) if error.error_len().is_none() => String::from_utf8_lossy(bytes),
         Err(_) => bytes.iter().copied().map(char::from).collect(),
     }

@@ -3,7 +3,7 @@
 use evertoken_plugin::{Expiry, Failure, Job, Source, Timestamp, Token, clock, jwt, log, state};
 use serde::Deserialize;
 
-/// Where the count is kept. A cache that is lost starts it anew, which hurts nobody.
+/// The key of the counter. If the cache is lost, the counter starts anew, which does no harm.
 const COUNT: &str = "count";
 
 /// Configuration of the dummy source.

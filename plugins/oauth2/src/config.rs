@@ -1,4 +1,4 @@
-//! The configuration and those of its rules that types cannot express.
+//! The configuration and its rules beyond types.
 
 use std::collections::BTreeMap;
 
@@ -72,18 +72,18 @@ pub enum ClientAuth {
     None,
 }
 
-/// Values that belong under `secrets`, where no file, log or status shows them.
+/// Values that belong under `secrets`, where they appear in no file, log or status.
 const SECRET_PARAMS: [&str; 2] = [super::CLIENT_SECRET, super::REFRESH_TOKEN];
 
 /// Headers that the host or the client authentication sets.
 const OWN_HEADERS: [&str; 3] = ["content-type", "content-length", "host"];
 
 impl Config {
-    /// The rules that the types leave open.
+    /// Checks the rules that types do not express.
     ///
     /// # Errors
     ///
-    /// `invalid-config` that names the key and the mend.
+    /// `invalid-config` that names the key and the correction.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let mistake = self.mistake();
         mistake.map_or(Ok(()), |message| {
@@ -119,7 +119,8 @@ impl Config {
     }
 }
 
-/// The schemas of texts, with the characters that they may have: what a line end breaks is told by `evertoken check`.
+/// The schemas of texts, with the characters that they may have: `evertoken check` reports those that would break the request,
+/// like line ends.
 #[cfg(test)]
 mod texts {
     use schemars::{Schema, SchemaGenerator, json_schema};
@@ -130,7 +131,7 @@ mod texts {
     const SCOPE: &str = r"^[\x20\x21\x23-\x5B\x5D-\x7E]*$";
     /// A header field's name (RFC 9110 §5.6.2).
     const FIELD_NAME: &str = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
-    /// Any text; a line end behind it is a slip.
+    /// Any text without a trailing line end, which is a mistake.
     const NO_LINE_END: &str = r"^([\s\S]*[^\r\n])?$";
 
     fn one_or_many(pattern: &str) -> Schema {

@@ -1,4 +1,5 @@
-//! Obtains tokens from an OAuth 2.0 token endpoint. Everything is said in the configuration: what a vendor does differently is a key, not a plugin.
+//! Obtains tokens from an OAuth 2.0 token endpoint. Differences between vendors are configuration keys, so that they need no
+//! plugin.
 
 mod config;
 mod request;
@@ -36,10 +37,10 @@ impl Source for OAuth2 {
     }
 }
 
-/// Before anything else can fail: an answer that is of no use may yet hold the only refresh token that is still good.
+/// Called before anything else can fail: an unusable answer may still have the only valid refresh token.
 ///
-/// Many issuers repeat the refresh token in each answer, so one that the job does not mark as rotating is no failure: this token is good, and whether
-/// the next refresh will be, only the issuer knows.
+/// Many issuers repeat the refresh token in each answer, so a secret that the job does not mark as rotating is no failure: this
+/// token is valid, and the next refresh may succeed with the old one.
 fn keep_successor(answer: &oauth::Answer) -> Result<(), Failure> {
     let Some((successor, expires_at)) = answer.refresh_token() else {
         return Ok(());

@@ -22,7 +22,7 @@ impl Identifier<'_> {
     }
 }
 
-/// How the client shows that it is the one with this identifier.
+/// How the client authenticates.
 enum Client {
     Basic { authorization: Secret },
     Post { secret: Secret },
@@ -33,7 +33,7 @@ enum Client {
 ///
 /// # Errors
 ///
-/// `invalid-config` for what lacks; the host's failures to open secrets and to send.
+/// `invalid-config` for what is missing; the host's failures to open secrets and to send.
 pub(crate) fn send(config: &Config) -> Result<Response, Failure> {
     let refresh_token = match config.grant {
         Grant::RefreshToken => Some(secrets::open(REFRESH_TOKEN)?),
@@ -59,7 +59,7 @@ pub(crate) fn send(config: &Config) -> Result<Response, Failure> {
     request.send()
 }
 
-/// The form's fields. A parameter of the configuration takes the place of the plugin's own of the same name.
+/// The form's fields. A parameter of the configuration replaces the plugin's own of the same name.
 fn fields<'a>(
     config: &'a Config,
     identifier: Option<&'a Identifier<'_>>,

@@ -1,4 +1,4 @@
-//! What the export macros expand to; no interface of this crate.
+//! What the export macros expand to; not part of this crate's interface.
 
 #[cfg(target_family = "wasm")]
 pub use crate::bindings::formatter::exports::evertoken::plugin::formatter;

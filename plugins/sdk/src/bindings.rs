@@ -1,4 +1,4 @@
-//! Generated from `wit/v0.1`, one module per world. Nothing but [`crate::wasm`] and the export macros looks in here.
+//! Generated from `wit/v0.1`, one module per world. Only [`crate::wasm`] and the export macros use it.
 #![allow(
     unsafe_code,
     reason = "the generated code crosses the component's boundary"

@@ -1,11 +1,11 @@
-//! From the job's JSON to the plugin's own type, with the place of the first mistake.
+//! Parses the job's JSON into the plugin's own type, with the path of the first mistake.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Failure;
 
-/// Reads a configuration. No configuration at all is an empty one, so that what lacks is named.
+/// Parses a configuration. A missing configuration counts as an empty one, so that missing keys are named.
 ///
 /// # Errors
 ///
@@ -17,7 +17,7 @@ pub(crate) fn parse<C: DeserializeOwned>(json: &str) -> Result<C, Failure> {
     };
     let value: Value =
         serde_json::from_str(json).map_err(|error| invalid(format!("config: {error}")))?;
-    // From the value, not from its text: a position in the JSON that the host made would mislead the user, who wrote YAML.
+    // Parsed from the value, not from its text: the user wrote YAML, so a position in the host's JSON would mislead.
     serde_path_to_error::deserialize(value).map_err(|error| {
         match error.path().to_string().as_str() {
             "." => invalid(format!("config: {}", error.inner())),

@@ -1,9 +1,9 @@
-//! Keyed operations. Keys never leave the host.
+//! Cryptographic operations. Keys never leave the host.
 
 use crate::secrets::{Secret, Value};
 use crate::{Failure, host};
 
-/// The public half of a key.
+/// The public part of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
     /// JWK in the members and order of RFC 7638, so that its SHA-256 is the thumbprint.
@@ -16,8 +16,9 @@ pub struct PublicKey {
 
 /// Signs with a private key, or makes a MAC. `algorithm` has its name from RFC 7518, 8037 or 5849, e.g. "RS256", "EdDSA", "HMAC-SHA1".
 ///
-/// The result is a secret: [`crate::secrets::join`] spells it where it lands, [`crate::jwt::sign`] does so for a JWT, and as the next key it makes the
-/// chains of AWS Signature Version 4. Of plain text and a key that may be read, it may be read too.
+/// The result is a secret: [`crate::secrets::join`] encodes it for a request, [`crate::jwt::sign`] does so for a JWT, and as the
+/// key of the next call it makes the chains of AWS Signature Version 4. The result for plain text and a key that may be read may
+/// be read, too.
 ///
 /// # Errors
 ///
@@ -30,17 +31,17 @@ pub fn sign<'a>(
     host::sign(&key.0, algorithm, &message.into()).map(Secret)
 }
 
-/// The public half of a private key, a public key or a certificate.
+/// The public part of a private key, a public key or a certificate.
 ///
 /// # Errors
 ///
-/// `invalid-config` when the secret is none of them, or was made by [`crate::secrets::join`].
+/// `invalid-config` when the secret is none of these, or was made by [`crate::secrets::join`].
 pub fn public_key(key: &Secret) -> Result<PublicKey, Failure> {
     host::public_key(&key.0)
 }
 
-/// A digest: "SHA-256", "SHA-384", "SHA-512", "SHA-1" or "MD5". It is a secret as the message is one; that of plain text may be read, see
-/// [`digest_of_text`].
+/// A digest: "SHA-256", "SHA-384", "SHA-512", "SHA-1" or "MD5". It is a secret if the message is one; that of plain text may be
+/// read, see [`digest_of_text`].
 ///
 /// # Errors
 ///
@@ -49,7 +50,7 @@ pub fn digest<'a>(algorithm: &str, message: impl Into<Value<'a>>) -> Result<Secr
     host::digest(algorithm, &message.into()).map(Secret)
 }
 
-/// The bytes of a digest of what is no secret: a PKCE challenge, a thumbprint, the hash of a payload.
+/// The bytes of a digest of public data: a PKCE challenge, a thumbprint, the hash of a payload.
 ///
 /// # Errors
 ///
@@ -58,7 +59,7 @@ pub fn digest_of_text(algorithm: &str, message: &str) -> Result<Vec<u8>, Failure
     digest(algorithm, message)?.reveal()
 }
 
-/// Random bytes, at most 1024. A language's own generator may repeat itself in every fresh instance.
+/// Random bytes, at most 1024. The generator of a programming language may repeat itself in every fresh instance.
 #[must_use]
 pub fn random_bytes(len: u32) -> Vec<u8> {
     host::random_bytes(len)

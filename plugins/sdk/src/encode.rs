@@ -1,4 +1,4 @@
-//! The one encoding that plugins need of values which they may see.
+//! Base64 for values that plugins may read.
 
 use data_encoding::{BASE64, BASE64_MIME_PERMISSIVE};
 
@@ -8,8 +8,7 @@ pub fn base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
 }
 
-/// What a text in base64 or base64url (RFC 4648 §§4, 5) stands for, with padding or without, whatever white space is in it; nothing where it is
-/// neither.
+/// The decoded base64 or base64url (RFC 4648 §§4, 5), with or without padding and white space; nothing for other texts.
 #[must_use]
 pub fn base64_decode(text: &str) -> Option<Vec<u8>> {
     let standard = |byte: u8| match byte {

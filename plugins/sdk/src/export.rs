@@ -1,10 +1,12 @@
-//! The macros that make a component of a crate: they export the world's function and embed what the host reads without running the plugin.
+//! The macros that turn a crate into a component: they export the world's function and embed data that the host reads without
+//! running the plugin.
 //!
 //! Two custom sections, in the component's core module:
-//! - `evertoken:config-schema`: the crate's `schema.json`, the JSON Schema of its configuration ([`crate::testing::assert_described`] keeps it true);
+//! - `evertoken:config-schema`: the crate's `schema.json`, the JSON Schema of its configuration
+//!   ([`crate::testing::assert_described`] checks it);
 //! - `evertoken:about`: `{"name", "version", "description", "secrets": [{"name", "required", …, "description"}]}`, from Cargo.toml and the macro.
 
-/// Exports a [`crate::Source`] and says which secrets it knows.
+/// Exports a [`crate::Source`] and declares the secrets that it opens.
 ///
 /// ```text
 /// evertoken_plugin::export_source!(Acme, secrets: {
@@ -15,10 +17,11 @@
 /// });
 /// ```
 ///
-/// A job that lists a secret of another name, or lacks one that is needed, is told so before anything runs. A plugin that names none may open any.
+/// A job that lists a secret of another name, or lacks a required one, is rejected before anything runs. A plugin that declares
+/// none may open any.
 ///
-/// The crate's `schema.json`, beside its Cargo.toml, is embedded in the component. `testing::assert_described` in a test keeps it true, and writes it when
-/// `EVERTOKEN_WRITE_SCHEMA=1` is set: run that before the first build for `wasm32-wasip2`.
+/// The crate's `schema.json`, beside its Cargo.toml, is embedded in the component. `testing::assert_described` in a test checks
+/// it, and writes it when `EVERTOKEN_WRITE_SCHEMA=1` is set: run that before the first build for `wasm32-wasip2`.
 #[macro_export]
 macro_rules! export_source {
     ($source:ident) => { $crate::export_source!($source, secrets: {}); };
@@ -77,7 +80,7 @@ macro_rules! export_formatter {
 #[macro_export]
 macro_rules! __describe {
     ($($secrets:tt)*) => {
-        /// What the plugin says about itself in its section `evertoken:about`.
+        /// What the plugin declares in its section `evertoken:about`.
         #[doc(hidden)]
         pub const ABOUT: &str = $crate::__about!($($secrets)*);
 

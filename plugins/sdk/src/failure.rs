@@ -1,13 +1,13 @@
-//! Why a plugin or a host function could not do its work, in the four kinds that the scheduler tells apart.
+//! Failures of a plugin or of a host function, in the four kinds that the scheduler distinguishes.
 
 use std::fmt;
 
-/// What the scheduler must decide on; everything finer is [`Failure::code`].
+/// The class for the scheduler; for finer distinctions there is [`Failure::code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// The job's configuration or one of its secrets is wrong: only a change of them helps.
+    /// The job's configuration or one of its secrets is wrong and must be changed.
     InvalidConfig,
-    /// The issuer understood and refused.
+    /// The issuer understood the request and refused it.
     Denied,
     /// Network, 5xx, rate limit, consent pending: the same call may succeed later.
     Unavailable,
@@ -15,16 +15,17 @@ pub enum FailureKind {
     Internal,
 }
 
-/// A failure of a plugin or of a host function. The host removes secrets from the message and truncates it, yet a plugin puts none into it.
+/// A failure of a plugin or of a host function. The host removes secrets from the message and truncates it, but a plugin must not
+/// put any there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What the scheduler goes by.
+    /// The class for the scheduler.
     pub kind: FailureKind,
     /// Stable, for machines: "invalid_grant", "http.timeout", "secret.not-found".
     pub code: Option<String>,
-    /// For people: what failed, with which name, and the mend where there is one.
+    /// For people: what failed, with which name, and the correction if there is one.
     pub message: String,
-    /// How long the issuer asked to be left alone, in milliseconds.
+    /// The issuer's `Retry-After`, in milliseconds.
     pub retry_after_ms: Option<u32>,
 }
 
@@ -66,7 +67,7 @@ impl Failure {
         self
     }
 
-    /// The same with the issuer's wish to be left alone, if it has one.
+    /// The same with the issuer's `Retry-After`, if there is one.
     #[must_use]
     pub fn with_retry_after_ms(mut self, retry_after_ms: Option<u32>) -> Self {
         self.retry_after_ms = retry_after_ms;

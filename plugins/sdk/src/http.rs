@@ -1,4 +1,4 @@
-//! One request and its answer. TLS, proxy, allow-list, limits and journal are the host's; redirects are not followed.
+//! HTTP requests. TLS, proxy, allow-list, limits and journal are the host's; redirects are not followed.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::secrets::Value;
 use crate::{Failure, Timestamp, host};
 
-/// What a request carries.
+/// The content of a request.
 #[derive(Debug)]
 pub enum Body<'a> {
     /// Nothing.
@@ -18,7 +18,7 @@ pub enum Body<'a> {
     Content(Value<'a>),
 }
 
-/// A request in the making.
+/// A request under construction.
 #[derive(Debug)]
 #[must_use = "a request does nothing until it is sent"]
 pub struct Request<'a> {
@@ -63,7 +63,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Adds a field to the form that the request carries. Another body is given up for it.
+    /// Adds a field to the form of the request. Any other body is discarded.
     pub fn field(mut self, name: &str, value: impl Into<Value<'a>>) -> Self {
         let field = (name.to_owned(), value.into());
         match &mut self.body {
@@ -73,7 +73,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Carries this content. A form is given up for it.
+    /// Sets this content. A form is discarded.
     pub fn content(mut self, content_type: &str, content: impl Into<Value<'a>>) -> Self {
         self.body = Body::Content(content.into());
         self.header("content-type", content_type.to_owned())
@@ -83,14 +83,14 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// When there is no answer: `unavailable` for the network's faults, `invalid-config` for what the job does not allow. An answer of any status is
-    /// none.
+    /// When there is no answer: `unavailable` for the network's faults, `invalid-config` for what the job does not allow. An
+    /// answer with an error status is not an error here.
     pub fn send(self) -> Result<Response, Failure> {
         host::send(self)
     }
 }
 
-/// An answer. Its `Debug` shows no body: it may hold tokens.
+/// An answer. Its `Debug` shows no body, which may contain tokens.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
@@ -99,7 +99,7 @@ pub struct Response {
     pub headers: Vec<(String, String)>,
     /// The whole body.
     pub body: Vec<u8>,
-    /// When the request left: count `expires_in` from here, for the answer may be slow, or come from the journal.
+    /// When the request was sent: count `expires_in` from here, since the answer may be slow, or come from the journal.
     pub sent_at: Timestamp,
 }
 
@@ -123,8 +123,8 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// `internal`, with code "answer.not-json" for what is none, "answer.other-json" where a member is missing or of another type; the message has its
-    /// path, and no value.
+    /// `internal`, with code "answer.not-json" for a body that is not JSON, "answer.other-json" where a member is missing or of
+    /// another type; the message has its path, and no value.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let strictly: Result<serde_json::Value, _> = serde_json::from_slice(&self.body);
         let value = strictly.or_else(|error| evertoken_answer::json(&self.body).ok_or(error));
@@ -147,12 +147,12 @@ impl Response {
         })
     }
 
-    /// How long the issuer wants to be left alone (RFC 9110 §10.2.3), in milliseconds. A date counts from the answer's own `Date`, so that the
-    /// issuer's clock may be wrong; from the sending where there is none.
+    /// The issuer's `Retry-After` (RFC 9110 §10.2.3), in milliseconds. A date counts from the answer's own `Date`, so that the
+    /// issuer's clock may be wrong; without one, from the sending.
     #[must_use]
     pub fn retry_after_ms(&self) -> Option<u32> {
         let value = self.header("retry-after")?.trim();
-        // As JSON, which knows neither NaN nor infinity: some count in fractions.
+        // Parsed as JSON, which excludes NaN and infinity: some issuers send fractions.
         let millis = match serde_json::from_str::<f64>(value) {
             Ok(seconds) if seconds < 0.0 => return None,
             Ok(seconds) => (seconds * 1000.0) as u64,
@@ -179,7 +179,8 @@ impl Response {
     }
 }
 
-/// Where an answer is another than expected, and why. Of serde's words only those that name a member which the plugin expects: others repeat values.
+/// Where and why an answer differs from the expected one. Only serde's messages that name an expected member are used: others
+/// repeat values.
 fn mistake(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let place = match error.path().to_string().as_str() {
         "." => String::new(),
@@ -235,7 +236,7 @@ mod tests {
                 vec![("retry-after", "Sun Nov  6 08:50:07 1994")],
                 Some(30_000),
             ),
-            // The issuer's clock is an hour ahead; its own Date tells.
+            // The issuer's clock is an hour ahead, as its own Date shows.
             (
                 vec![
                     ("date", "Sun, 06 Nov 1994 09:49:37 GMT"),

@@ -1,5 +1,4 @@
-//! What a JWT says about itself, unverified: a plugin is no relying party, it only wants to know when the token dies. And JWTs of its own, signed
-//! by the host.
+//! Reading a JWT's claims without verification, since a plugin only needs the expiry, and making JWTs that the host signs.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Map, Value};
@@ -30,7 +29,7 @@ pub fn expires_at(token: &str) -> Option<Timestamp> {
 /// The value of a claim.
 pub type Claim = Value;
 
-/// A JWT without signature (`alg` "none", RFC 7519 §6), for plugins that only play an issuer.
+/// A JWT without signature (`alg` "none", RFC 7519 §6), for plugins that simulate an issuer.
 #[must_use]
 pub fn unsigned<'a>(claims: impl IntoIterator<Item = (&'a str, Claim)>) -> String {
     let claims: Map<String, Value> = claims
@@ -46,8 +45,8 @@ pub fn unsigned<'a>(claims: impl IntoIterator<Item = (&'a str, Claim)>) -> Strin
     )
 }
 
-/// A JWT as [`crypto::sign`] signs it, e.g. a client assertion (RFC 7523): a secret, for a form's field or a header. Its header has `alg` and what
-/// `header` has beside it: `kid`, `typ`.
+/// A JWT signed by [`crypto::sign`], e.g. a client assertion (RFC 7523): a secret, for a form's field or a header. Its header has
+/// `alg` and the members of `header`, such as `kid` and `typ`.
 ///
 /// # Errors
 ///

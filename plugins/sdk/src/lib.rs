@@ -1,6 +1,7 @@
-//! Writes evertoken plugins in Rust. A source implements [`Source`] and obtains a token; a formatter implements [`Formatter`] and turns tokens
-//! into what a consumer reads. Configuration arrives typed, secrets as handles whose values stay in the host, and everything that the host offers
-//! is a plain function here: [`http`], [`secrets`], [`crypto`], [`state`], [`log`], [`clock`]. The bindings to `wit/v0.1` stay hidden.
+//! SDK for evertoken plugins in Rust. A source implements [`Source`] and obtains a token; a formatter implements [`Formatter`]
+//! and turns tokens into the content of an output. The configuration is typed, secrets are handles whose values stay in the host,
+//! and all host functions are plain functions here: [`http`], [`secrets`], [`crypto`], [`state`], [`log`], [`clock`]. The
+//! bindings to `wit/v0.1` are private.
 //!
 //! A whole source:
 //!
@@ -32,8 +33,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! In a plugin's crate `evertoken_plugin::export_source!(Acme, secrets: { "api_key": required "the account's API key" });` follows, and the same
-//! code runs natively in tests, where [`testing`] plays the host.
+//! A plugin's crate ends with `evertoken_plugin::export_source!(Acme, secrets: { "api_key": required "the account's API key"
+//! });`, and the same code runs natively in tests, where [`testing`] simulates the host.
 #![deny(missing_docs)]
 
 /// The plugin in the README compiles.
@@ -63,7 +64,8 @@ pub mod testing;
 #[cfg(target_family = "wasm")]
 mod wasm;
 
-// What stands behind the functions: the host's interfaces in a component, the test double everywhere else. Both offer the same functions.
+// The implementation of the host functions: the host's interfaces in a component, the test double everywhere else. Both offer the
+// same functions.
 #[cfg(not(target_family = "wasm"))]
 use testing::double as host;
 #[cfg(target_family = "wasm")]
@@ -94,7 +96,7 @@ pub trait Source {
     fn acquire(job: Job<Self::Config>) -> Result<Token, Failure>;
 }
 
-/// A plugin that turns tokens into what a consumer reads: world `output-formatter` of the interface. Only [`log`] works in it.
+/// A plugin that turns tokens into the content of an output: world `output-formatter` of the interface. Only [`log`] works in it.
 pub trait Formatter {
     /// The `config` of the output's `format`. Every struct in it refuses unknown fields (`#[serde(deny_unknown_fields)]`).
     type Config: serde::de::DeserializeOwned;
@@ -103,6 +105,6 @@ pub trait Formatter {
     ///
     /// # Errors
     ///
-    /// A [`Failure`]; the output keeps what it has.
+    /// A [`Failure`]; the output keeps its former content.
     fn format(tokens: Vec<NamedToken>, config: Self::Config) -> Result<Vec<Artifact>, Failure>;
 }

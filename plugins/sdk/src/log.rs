@@ -2,14 +2,14 @@
 
 use crate::host;
 
-/// How important a line is.
+/// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// For those who look for a fault in the plugin.
+    /// For the plugin's author.
     Debug,
     /// Worth knowing.
     Info,
-    /// Something is not as it should be, yet the call goes on.
+    /// Something unexpected, although the call goes on.
     Warn,
 }
 

@@ -1,4 +1,4 @@
-//! The job's secrets, as handles. What a plugin needs is spelled out of handles and text by [`join`] and spliced into requests by the host, so
+//! The job's secrets, as handles. [`join`] composes values from handles and text, and the host inserts them into requests, so
 //! that no value enters the plugin.
 
 use std::borrow::Cow;
@@ -12,15 +12,15 @@ pub const NOT_LISTED: &str = "secret.not-listed";
 /// The code of the failure when a secret is to be replaced that the job does not mark as rotating.
 pub const NOT_ROTATING: &str = "secret.not-rotating";
 
-/// A value to use, not to read.
+/// A value that can be used but not read.
 pub struct Secret(pub(crate) host::Handle);
 
-/// How a secret is spelled where it lands.
+/// How a secret is encoded in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// As it is.
     Raw,
-    /// `application/x-www-form-urlencoded`, also what RFC 6749 §2.3.1 wants inside Basic.
+    /// `application/x-www-form-urlencoded`, which RFC 6749 §2.3.1 also requires inside Basic.
     Form,
     /// Percent-encoded, all but the unreserved characters of RFC 3986.
     Percent,
@@ -40,7 +40,7 @@ pub enum Encoding {
     Quoted,
 }
 
-/// What a request is made of: text, bytes, or a secret that the host puts in.
+/// A value in a request: text, bytes, or a secret that the host inserts.
 pub enum Value<'a> {
     /// Text.
     Text(Cow<'a, str>),
@@ -50,11 +50,11 @@ pub enum Value<'a> {
     Secret(&'a Secret),
 }
 
-/// A part of what [`join`] makes.
+/// A part of a composed value.
 pub enum Piece<'a> {
     /// Text as it is.
     Text(Cow<'a, str>),
-    /// A secret in a spelling.
+    /// A secret in an encoding.
     Secret(&'a Secret, Encoding),
 }
 
@@ -62,12 +62,12 @@ pub enum Piece<'a> {
 ///
 /// # Errors
 ///
-/// `invalid-config` with code [`NOT_LISTED`] when the job lists no such secret, "secret.not-found" when it is not at its place.
+/// `invalid-config` with code [`NOT_LISTED`] when the job lists no such secret, "secret.not-found" when its place has no value.
 pub fn open(name: &str) -> Result<Secret, Failure> {
     host::open(name).map(Secret)
 }
 
-/// As [`open`], with nothing for a secret that the job does not list. One that it lists and that cannot be read stays an error.
+/// As [`open`], with nothing for a secret that the job does not list. A listed one that cannot be read is an error.
 ///
 /// # Errors
 ///
@@ -166,13 +166,13 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// `invalid-config` when the value is not JSON or has no string there; "secret.not-whole" when the plugin made the value, or may have, as with one that
-    /// rotates, and the job does not list all that is in it under `reveal`.
+    /// `invalid-config` when the value is not JSON or has no string there; "secret.not-whole" when the plugin composed the value,
+    /// or may have, as with a rotating one, and the job does not list all of its secrets under `reveal`.
     pub fn part(&self, pointer: &str) -> Result<Secret, Failure> {
         host::part(&self.0, pointer).map(Secret)
     }
 
-    /// Decoded from base64, base64url, base32 or hex, for keys handed out as text.
+    /// Decoded from base64, base64url, base32 or hex, for keys issued as text.
     ///
     /// # Errors
     ///
@@ -181,7 +181,8 @@ impl Secret {
         host::decode(&self.0, encoding).map(Secret)
     }
 
-    /// The value of `Authorization` for this user and this password (RFC 7617), each form-encoded first as RFC 6749 §2.3.1 demands.
+    /// The value of `Authorization` for this user and this password (RFC 7617), each form-encoded first as RFC 6749 §2.3.1
+    /// requires.
     ///
     /// # Errors
     ///

@@ -15,7 +15,7 @@ impl OneOrMany {
     }
 }
 
-// By hand: an untagged enum would bring a buffer for every kind of value into each component, and worse messages.
+// Written by hand: an untagged enum would add a buffer for every kind of value to each component, and worse messages.
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Texts;

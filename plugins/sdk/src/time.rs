@@ -1,11 +1,11 @@
-//! Points in time as the interface has them: milliseconds since the Unix epoch, with the spellings that issuers and consumers use.
+//! Points in time as in the interface: milliseconds since the Unix epoch, with the formats that issuers and consumers use.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-/// A number above this is read as milliseconds, not seconds: as seconds it would lie in the year 5138, as milliseconds in March 1973.
+/// A larger number is milliseconds, not seconds: as seconds it would be in the year 5138, as milliseconds in March 1973.
 const LARGEST_UNIX_SECONDS: f64 = 1e11;
 
 /// 9999-12-31T23:59:59Z.
@@ -34,7 +34,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Whole seconds since the Unix epoch, rounded down: a token is never taken to live longer than it does.
+    /// Whole seconds since the Unix epoch, rounded down, so that a token never seems to last longer than it does.
     #[must_use]
     pub const fn as_unix_seconds(self) -> u64 {
         self.0 / 1000
@@ -57,8 +57,8 @@ impl Timestamp {
             .map(Self)
     }
 
-    /// Reads what answers have under names such as `expires_at` and `expires_on`: RFC 3339, a date as in HTTP's headers, or seconds or
-    /// milliseconds since the Unix epoch, as a number or as text.
+    /// Parses the values of members such as `expires_at` and `expires_on`: RFC 3339, an HTTP date, or seconds or milliseconds
+    /// since the Unix epoch, as a number or as text.
     #[must_use]
     pub fn from_json(value: &Value) -> Option<Self> {
         match value {
@@ -71,7 +71,7 @@ impl Timestamp {
         }
     }
 
-    /// Reads one of the three spellings of RFC 9110 §5.6.7.
+    /// Parses any of the three formats of RFC 9110 §5.6.7.
     pub(crate) fn parse_http_date(text: &str) -> Option<Self> {
         let time = httpdate::parse_http_date(text.trim()).ok()?;
         let since_epoch = time.duration_since(UNIX_EPOCH).ok()?;
@@ -111,7 +111,7 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
     }
 }
 
-/// Reads a span of time as the configuration writes it ("30s", "5m", "1h30m", "250ms"), in milliseconds; nothing for other texts.
+/// Parses a duration of the configuration ("30s", "5m", "1h30m", "250ms"), in milliseconds; nothing for other texts.
 #[must_use]
 pub fn parse_duration_ms(text: &str) -> Option<u64> {
     u64::try_from(humantime::parse_duration(text).ok()?.as_millis()).ok()

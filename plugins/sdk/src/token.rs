@@ -1,10 +1,10 @@
-//! What goes in and out of a plugin: the job of a source, tokens, and the artifacts of a formatter.
+//! The data of a plugin's calls: the job of a source, tokens, and the artifacts of a formatter.
 
 use std::fmt;
 
 use crate::Timestamp;
 
-/// What a source is called with.
+/// The arguments of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job<C> {
     /// The job's name, for messages.
@@ -13,22 +13,22 @@ pub struct Job<C> {
     pub config: C,
     /// 0 for the first try since the last success, then counting up.
     pub attempt: u32,
-    /// When the token dies that the job holds now, if it holds one.
+    /// When the job's current token expires, if it has one.
     pub previous_expires_at: Option<Timestamp>,
 }
 
-/// When a token dies.
+/// When a token expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
     /// At this time.
     At(Timestamp),
-    /// The issuer did not say: the host looks for a JWT `exp`, then applies the job's `default_lifetime`.
+    /// The issuer stated none: the host uses a JWT's `exp`, else the job's `default_lifetime`.
     Unknown,
-    /// It lives until it is revoked.
+    /// Never: the token is valid until it is revoked.
     Never,
 }
 
-/// A value beside the token, by the issuer's name for it.
+/// A further value of the answer, by the issuer's name for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Field {
     /// The issuer's name, e.g. "scope", "id_token", "instance_url". Unique within a token.
@@ -44,11 +44,11 @@ pub struct Field {
 pub struct Token {
     /// The token itself, verbatim.
     pub value: String,
-    /// As the issuer spells it, e.g. "Bearer", "DPoP" (RFC 6749 §7.1).
+    /// As written by the issuer, e.g. "Bearer", "DPoP" (RFC 6749 §7.1).
     pub token_type: String,
-    /// When the first of value and fields dies.
+    /// When the first of value and fields expires.
     pub expiry: Expiry,
-    /// What came with it.
+    /// Further values of the answer.
     pub fields: Vec<Field>,
 }
 
@@ -71,7 +71,7 @@ impl Token {
     }
 }
 
-/// A token and the job it comes from, as a formatter sees it.
+/// A token and its job, for a formatter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedToken {
     /// The job's name.
@@ -80,12 +80,12 @@ pub struct NamedToken {
     pub token: Token,
 }
 
-/// What a formatter makes. Its `Debug` shows the length of the content only.
+/// A formatter's result. Its `Debug` shows only the length of the content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Artifact {
     /// A file name or Secret key: one path component of `[A-Za-z0-9._-]`; empty where the output has just one.
     pub name: String,
-    /// What the consumer reads, to the byte.
+    /// The exact content.
     pub content: Vec<u8>,
 }
 

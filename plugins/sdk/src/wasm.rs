@@ -1,4 +1,4 @@
-//! The host's functions in a component: the only place where generated types and this crate's meet.
+//! The host's functions in a component: the only place that converts between the generated types and this crate's.
 
 use crate::bindings::formatter::exports::evertoken::plugin::formatter as formatting;
 use crate::bindings::source::evertoken::plugin as wit;
@@ -128,7 +128,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_unix_millis(wit::clock::now())
 }
 
-/// What the exported `acquire` of a source does.
+/// Implements the exported `acquire` of a source.
 ///
 /// # Errors
 ///
@@ -143,7 +143,7 @@ pub fn acquire<S: Source>(job: exported::Job) -> Result<wit::types::Token, wit::
     Ok(S::acquire(job)?.into())
 }
 
-/// What the exported `format` of a formatter does.
+/// Implements the exported `format` of a formatter.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Builds the plugins as the host does and looks at the components: what they import and export, what they say about themselves, how large they are.
+//! Builds the plugins as the host does and checks the components: imports and exports, declared data, size.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,11 +16,11 @@ use wasmparser::{Parser, Payload};
 const SOURCE: &str = "evertoken:plugin/source@0.1.0";
 const FORMATTER: &str = "evertoken:plugin/formatter@0.1.0";
 
-/// Components travel inside the host's binary and are compiled at first use; these two are in everybody's way to a first token. An eighth of it is
-/// the reader of answers that oauth2 shares with the host.
+/// Components are part of the host's binary and are compiled at first use, which delays the first token of nearly every user of
+/// these two. An eighth of it is the parser of answers that oauth2 shares with the host.
 const MAX_SMALL_COMPONENT_BYTES: usize = 250_000;
 
-/// A component, seen from outside.
+/// A component's file.
 struct Component {
     bytes: usize,
     imports: Vec<String>,
@@ -44,7 +44,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The files that a release build makes.
+/// The files of a release build.
 fn build() -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args([

@@ -1,4 +1,4 @@
-//! A plugin in a test sees the host that it will meet: secrets stay handles, what the job does not allow is refused.
+//! The double behaves like the real host: secrets stay handles, and what the job does not allow is refused.
 
 use evertoken_plugin::testing::{Answer, Host};
 use evertoken_plugin::{Failure, Timestamp};

@@ -1,4 +1,4 @@
-//! What a template can name: one token's parts at the top, every token's under `tokens.JOB`.
+//! The names in a template: one token's parts at the top level, every token's under `tokens.JOB`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use minijinja::Value;
 
 use crate::words;
 
-/// What a token may have beside its value, whether this one has it or not.
+/// The possible parts of a token beside its value.
 const PARTS: [&str; 7] = [
     "job",
     "token_type",
@@ -27,7 +27,8 @@ pub(crate) struct Context {
 
 type Names = BTreeMap<String, Value>;
 
-/// The names for these tokens. Those at the top (`token`, `fields`, …) exist only where they are clear: with one token.
+/// The names for these tokens. Those at the top level (`token`, `fields`, …) exist only if they are unambiguous, which means with
+/// one token.
 pub(crate) fn new(tokens: &[NamedToken]) -> Context {
     let mut top = Names::new();
     if let [only] = tokens {
@@ -47,7 +48,7 @@ pub(crate) fn new(tokens: &[NamedToken]) -> Context {
 }
 
 impl Context {
-    /// Whether tokens of these jobs could give a meaning to a name that these tokens do not have: a field, a claim, an expiry.
+    /// Whether other tokens of these jobs could define a name that these do not: a field, a claim, an expiry.
     pub(crate) fn may_have(&self, dotted: &str) -> bool {
         let mut steps = dotted.split('.');
         let is_part = |name: Option<&str>, value_name: &str| {
@@ -64,8 +65,8 @@ impl Context {
     }
 }
 
-/// A token's parts; its value goes by the given name. An expiry that is not known, or that never comes, has no name, and so have the claims of what
-/// is no JWT: a template that needs them fails instead of writing what is made up.
+/// A token's parts; its value has the given name. An unknown expiry, or none, has no name, nor have the claims of a token that is
+/// not a JWT: a template that needs them fails instead of writing made-up content.
 fn parts(named: &NamedToken, value_name: &str) -> Names {
     let token = &named.token;
     let fields: Names = token
@@ -99,7 +100,7 @@ fn parts(named: &NamedToken, value_name: &str) -> Names {
     parts
 }
 
-/// Every name, as one would write it.
+/// All names, as written in a template.
 fn names(top: &Names, tokens: &[NamedToken]) -> Vec<String> {
     let mut names: Vec<String> = top
         .keys()
@@ -134,7 +135,7 @@ fn names(top: &Names, tokens: &[NamedToken]) -> Vec<String> {
     names
 }
 
-/// `object.name`, or `object["name"]` where the name is no identifier.
+/// `object.name`, or `object["name"]` where the name is not an identifier.
 fn member(object: &str, name: &str) -> String {
     let is_identifier = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');

@@ -1,5 +1,5 @@
-//! Writes tokens and their fields into a text by a Jinja template. What stands in the template is what the consumer reads, to the byte: nothing is
-//! escaped, no newline added or eaten, and an unknown name is an error rather than a hole.
+//! Writes tokens and their fields into a text by a Jinja template. The template's text is written byte for byte: nothing is
+//! escaped, newlines are neither added nor removed, and an unknown name is an error instead of an empty text.
 
 mod context;
 mod render;

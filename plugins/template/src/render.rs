@@ -1,4 +1,4 @@
-//! Renders one template, and says what is wrong with it in the user's terms.
+//! Renders one template, with errors in the user's terms.
 
 use evertoken_plugin::Failure;
 use minijinja::syntax::SyntaxConfig;
@@ -10,24 +10,24 @@ use minijinja::{
 use crate::context::Context;
 use crate::words;
 
-/// CERN's oauth2-refresh-controller knew this one variable, in its own notation; its templates work here as they are.
+/// The variable of CERN's oauth2-refresh-controller, in its own notation; its templates work here unchanged.
 const ACCESS_TOKEN: &str = "$(ACCESS_TOKEN)";
 
-/// The code of what is wrong with the template whatever the tokens are; `evertoken check` goes by it.
+/// The code of a mistake that does not depend on the tokens; `evertoken check` depends on it.
 const CONFIG_TEMPLATE: &str = "config.template";
 
-/// What a token that is a JWT says of itself.
+/// The claims of a token that is a JWT.
 const CLAIMS: &str = "claims";
 
-/// A message lists at most this many names: enough for a few tokens, and it still fits a status line.
+/// A message lists at most this many names: enough for a few tokens, and short enough for a status line.
 const MAX_NAMES_SHOWN: usize = 30;
 
-/// Renders the template that stands at `place` in the configuration.
+/// Renders the template at `place` in the configuration.
 ///
 /// # Errors
 ///
-/// `invalid-config`: "config.template" for what is wrong whatever the tokens are, with the line; "template.undefined" for a name that these tokens
-/// do not have, with those that they have; "template.failed" for the rest.
+/// `invalid-config`: "config.template" for a mistake that does not depend on the tokens, with the line; "template.undefined" for
+/// a name that these tokens do not have, with those that they have; "template.failed" for the rest.
 pub(crate) fn render(place: &str, source: &str, context: &Context) -> Result<String, Failure> {
     let source = source.replace(ACCESS_TOKEN, "{{ token }}");
     let syntax = |error: Error| explain(place, &error, CONFIG_TEMPLATE);
@@ -68,7 +68,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// Writes a value where it stands. The engine would write a list or a mapping as Python does, which no consumer reads.
+/// Writes a value. The engine would write a list or a mapping as Python does, which no consumer parses.
 fn write_out(
     output: &mut Output<'_>,
     state: &mut State<'_, '_>,
@@ -94,7 +94,7 @@ fn explain(place: &str, error: &Error, code: &str) -> Failure {
     Failure::invalid_config(message).with_code(code)
 }
 
-/// Names the unknown name where the template's text shows it; a computed one is not to be seen there.
+/// Finds the unknown name in the template's text; a computed name does not appear there.
 fn undefined(place: &str, error: &Error, used: &[String], context: &Context) -> Failure {
     let unknown: Vec<_> = used
         .iter()

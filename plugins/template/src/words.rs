@@ -1,5 +1,6 @@
-//! The filters and tests that templates can use: those that spell, cut and open values. Jinja's many others sort and group lists, which a token's text has no
-//! need of; each would make the component larger and every call slower, for a call starts from nothing.
+//! The filters and tests that templates can use: those that encode, cut and parse values. Jinja's many others sort and group
+//! lists, which tokens do not need; each would make the component larger and every call slower, since each call starts a fresh
+//! instance.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,10 +9,10 @@ use evertoken_plugin::jwt;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, filters, tests};
 
-/// Bytes of a text that is opened. What is in it takes many times the room; tokens have a tenth of it.
+/// The largest text that is parsed. Its parsed form takes many times the memory; tokens have a tenth of it.
 const MAX_OPENED_BYTES: usize = 256 * 1024;
 
-/// Makes them known.
+/// Registers them.
 pub(crate) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("b64encode", |text: Cow<'_, str>| {
         evertoken_plugin::base64(text.as_bytes())
@@ -24,7 +25,7 @@ pub(crate) fn add_to(environment: &mut Environment<'_>) {
     });
     environment.add_filter("json", |text: Cow<'_, str>| {
         let json: Result<Value, _> = serde_json::from_str(bounded(&text)?);
-        // The parser's own words may quote the value.
+        // The parser's own message may quote the value.
         json.map_err(|_| unfit("the value is no JSON"))
     });
     environment.add_filter("claims", |text: Cow<'_, str>| {
@@ -56,7 +57,7 @@ pub(crate) fn add_to(environment: &mut Environment<'_>) {
     environment.add_test("undefined", tests::is_undefined);
 }
 
-/// The claims of a JWT, by their names; nothing of what is none, or is too large to be one.
+/// The claims of a JWT, by their names; nothing for other texts, or if it is too large.
 pub(crate) fn claims(token: &str) -> Option<Value> {
     let token = bounded(token).ok()?;
     jwt::claims(token).map(|claims| Serde(claims).into())
@@ -74,7 +75,7 @@ fn unfit(why: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, why)
 }
 
-/// Some filters would take an unknown name for an empty value.
+/// Some filters would treat an unknown name as an empty value.
 fn defined(value: &Value) -> Result<&Value, Error> {
     if value.is_undefined() {
         Err(ErrorKind::UndefinedError.into())

@@ -1,6 +1,6 @@
 //! Measures whole processes from outside: resident memory and requests to the API server with 1, 100 and 1,000 jobs, and, where
-//! its binary is at hand, kube-token-refresher's with the one job that it can hold. Then evertoken is started again with its good
-//! tokens: how soon it is ready, and what that costs whom.
+//! its binary is given, kube-token-refresher's with the one job that it can hold. Then evertoken is restarted with valid stored
+//! tokens, to measure how soon it is ready and how many requests that costs.
 //!
 //! ```console
 //! $ cargo build --release -p evertoken
@@ -26,10 +26,10 @@ use evertoken_tests::wait_until;
 use evertoken_tests::workdir::{RunDir, free_port};
 use serde_json::json;
 
-/// What the issuer takes for an answer: a database query and a signature.
+/// The issuer's time for an answer: a database query and a signature.
 const ISSUER_DELAY: Duration = Duration::from_millis(50);
 
-/// The size of the tokens, as large as those with a few groups in them are.
+/// The size of tokens with a few groups in them.
 const TOKEN_BYTES: usize = 2048;
 
 struct Arguments {
@@ -38,7 +38,7 @@ struct Arguments {
     ktr: Option<PathBuf>,
 }
 
-/// A second start with good tokens.
+/// A restart with valid stored tokens.
 struct Restart {
     jobs: usize,
     ready: Duration,
@@ -137,7 +137,7 @@ fn arguments() -> Result<Arguments> {
     Ok(parsed)
 }
 
-/// An issuer whose tokens live long enough not to be renewed while memory is measured.
+/// An issuer whose tokens last longer than the measurement.
 fn issuer() -> Result<Issuer> {
     let issuer = Issuer::start()?;
     let serial = std::sync::atomic::AtomicU64::new(0);

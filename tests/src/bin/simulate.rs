@@ -1,4 +1,4 @@
-//! Runs the simulator over many seeds, or over one with all that happens in it.
+//! Runs the simulator over many seeds, or over one with a log of all its events.
 //!
 //! ```console
 //! $ cargo run --profile bench -p evertoken-tests --bin simulate -- --seeds 10000 [--first 0] [--threads 2] [--journal on|off|reversed]
@@ -21,7 +21,7 @@ use evertoken_tests::simulator::scenario::Scenario;
 use evertoken_tests::simulator::sweep::{Totals, sweep};
 use evertoken_tests::simulator::trace::Show;
 
-/// What is wanted.
+/// The command line.
 struct Arguments {
     what: What,
     journal: Journal,

@@ -1,5 +1,5 @@
-//! Measures a process under a steady load: many jobs with short-lived tokens, for minutes. How late refreshes are, what processor time
-//! and memory they cost, and whether a consumer ever reads a token that is dead.
+//! Measures a process under a steady load for minutes, with many jobs and short-lived tokens: the lateness of refreshes, the
+//! processor time and memory that they cost, and whether a consumer ever reads an expired token.
 //!
 //! ```console
 //! $ cargo build --release -p evertoken
@@ -26,16 +26,16 @@ use evertoken_tests::server::Behaviour;
 use evertoken_tests::wait_until;
 use evertoken_tests::workdir::{RunDir, free_port, parts};
 
-/// What the issuer takes for an answer: a database query and a signature.
+/// The issuer's time for an answer: a database query and a signature.
 const ISSUER_DELAY: Duration = Duration::from_millis(50);
 
-/// The size of the tokens, as large as those with a few groups in them are.
+/// The size of tokens with a few groups in them.
 const TOKEN_BYTES: usize = 2048;
 
 /// Tokens that are read each second, at random.
 const READS_PER_SECOND: usize = 200;
 
-/// How long the first tokens may take.
+/// The longest time for the first tokens.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 struct Arguments {
@@ -49,7 +49,7 @@ struct Arguments {
 /// One scrape.
 struct Metrics(String);
 
-/// What consumers saw.
+/// The results of the consumers.
 #[derive(Default)]
 struct Reads {
     all: usize,
@@ -156,7 +156,7 @@ fn arguments() -> Result<Arguments> {
     Ok(parsed)
 }
 
-/// An issuer whose tokens say when they die.
+/// An issuer whose tokens state their expiry.
 fn issuer(lifetime: Duration) -> Result<Issuer> {
     let issuer = Issuer::start()?;
     let serial = AtomicU64::new(0);
@@ -231,7 +231,7 @@ impl Metrics {
     }
 }
 
-/// How late refreshes were between two scrapes.
+/// The lateness of refreshes between two scrapes.
 struct Lateness {
     buckets: Vec<(String, u64)>,
     all: u64,

@@ -1,4 +1,4 @@
-//! Gets Keycloak's distribution from Maven Central and does its build step, which every later start is spared.
+//! Gets Keycloak's distribution from Maven Central and runs its build step, so that later starts are fast.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ pub(super) fn provide() -> Result<PathBuf> {
     locked("keycloak", || {
         let parts = parts()?;
         let home = parts.join(format!("keycloak-{VERSION}"));
-        // Written last: without it the installation is a torso.
+        // Written last: without it the installation is incomplete.
         let stamp = home.join(".prepared");
         if !stamp.is_file() {
             let _ = std::fs::remove_dir_all(&home);
@@ -56,7 +56,8 @@ fn prepare(home: &Path) -> Command {
     command
 }
 
-/// Keycloak without `kc.sh`, whose java would be a grandchild that no parent-death signal reaches; add its command and options.
+/// Keycloak without `kc.sh`, whose java would be a grandchild that no parent-death signal reaches; the caller adds its command
+/// and options.
 pub(super) fn server(home: &Path, data: &Path) -> Command {
     let mut command = tied(java());
     command.args(arguments(home, data)).current_dir(data);

@@ -1,4 +1,4 @@
-//! A realm of a test's own: what it shall contain, and what is done with it afterwards.
+//! A realm of one test: its specification, and requests to it.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::client::{Answer, Client, FORM, form};
 use crate::proxy::Proxy;
 use crate::server::Request;
 
-/// What a realm shall contain. Without more it has no clients, no users, and refresh tokens that do not rotate.
+/// The specification of a realm. By default it has no clients, no users, and refresh tokens that do not rotate.
 #[derive(Clone, Debug)]
 pub struct RealmSpec {
     name: String,
@@ -68,7 +68,7 @@ impl RealmSpec {
         let users = self.users.iter().map(|(user, password)| {
             json!({
                 "username": user, "enabled": true, "emailVerified": true,
-                // Without all three Keycloak calls the account not fully set up.
+                // Without all three Keycloak reports that the account is not fully set up.
                 "email": format!("{user}@example.org"), "firstName": user, "lastName": user,
                 "credentials": [{"type": "password", "value": password, "temporary": false}],
                 "realmRoles": [format!("default-roles-{name}")],
@@ -178,8 +178,8 @@ impl Realm {
         &self.proxy
     }
 
-    /// A new refresh token by a user's login, asked for past the proxy and so not counted. `scope`: `openid`, or `openid offline_access` for
-    /// a token that outlives the session.
+    /// A new refresh token by a user's login, sent directly to Keycloak and so not counted. `scope`: `openid`, or `openid
+    /// offline_access` for a token that outlives the session.
     ///
     /// # Errors
     ///
@@ -199,7 +199,7 @@ impl Realm {
             ("scope", scope),
         ];
         let url = format!("{}{}", self.keycloak, self.token_path());
-        // Keycloak names itself after this field, and takes back only tokens of the issuer it is called.
+        // Keycloak takes its issuer name from this field, and accepts only tokens issued under the same name.
         let host = self.proxy.authority();
         let headers = [("host", host.as_str()), ("content-type", FORM)];
         let answer = self

@@ -1,4 +1,4 @@
-//! The API server's audit log: who asked for what, with which result. This is how tests count requests.
+//! The API server's audit log: user, request and result. Tests count requests by it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub(super) fn read_settled(log: &Path, admin: &KubeClient) -> Result<Vec<AuditEv
         let text = std::fs::read_to_string(log).ok()?;
         text.contains(&mark).then_some(text)
     })?
-    // What has no newline yet is still being written.
+    // A line without a newline is still being written.
     .split_inclusive('\n')
     .filter(|line| line.ends_with('\n'))
     .map(AuditEvent::parse)

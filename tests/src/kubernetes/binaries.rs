@@ -10,11 +10,11 @@ use crate::process::tied;
 use crate::toolchain::run;
 use crate::workdir::{locked, package, parts};
 
-/// The variable by which the field's tools find a folder with both programs.
+/// The variable by which other Kubernetes test tools find a folder with both programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 const HINT: &str = "the API server of the tests is built by Go 1.26 or newer; install it, name a folder with etcd and kube-apiserver in \
                     KUBEBUILDER_ASSETS, or leave these tests out by EVERTOKEN_SKIP=kubernetes";
-/// The server reports its version from the linker's flags; without them it calls itself v0.0.0 and clients disbelieve its features.
+/// The server reports its version from the linker's flags; without them it reports v0.0.0, and clients do not use its features.
 const LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
                        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
 /// Name of the program, its package.

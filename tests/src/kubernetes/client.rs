@@ -1,11 +1,11 @@
-//! Plain HTTPS requests to the API server: what `kubectl` would do, without it, as JSON.
+//! Plain HTTPS requests to the API server, with JSON.
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
 
-/// The harness's own requests carry this, so that they are told from evertoken's in the audit log.
+/// The `User-Agent` of the harness's own requests, by which the audit log distinguishes them from evertoken's.
 pub const USER_AGENT: &str = "evertoken-tests";
 
 /// A client with one user's token.

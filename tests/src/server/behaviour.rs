@@ -1,4 +1,4 @@
-//! What a server may do with a request, from a plain answer to none at all, and doing it.
+//! The behaviours of a server: answers, malformed answers, and none at all.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -47,11 +47,11 @@ pub(super) enum Action {
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As it should.
+    /// Properly.
     Close,
     /// It is reset (TCP RST).
     Reset,
-    /// Not while the server lives: nothing more comes.
+    /// Not while the server runs: nothing more is sent.
     Stall,
 }
 
@@ -116,13 +116,13 @@ impl Behaviour {
         Action::Endless { bytes }.into()
     }
 
-    /// These bytes and nothing else, then the end: what is no HTTP.
+    /// These bytes and nothing else, then the end: an answer that is not HTTP.
     #[must_use]
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Action::Raw(bytes.into()).into()
     }
 
-    /// These bytes, with a pause behind each piece, and then this end.
+    /// These bytes, with a pause after each piece, and then this end.
     #[must_use]
     pub fn pieces<T: Into<Vec<u8>>>(
         pieces: impl IntoIterator<Item = T>,

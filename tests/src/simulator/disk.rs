@@ -1,5 +1,4 @@
-//! The disk: what a process writes survives it, takes its time, is refused for a while, or is written although its writer is told
-//! that it was not.
+//! The disk: its writes survive the process, take time, are refused for a while, or happen although they are reported as failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +20,7 @@ const COMMIT_MS: u64 = 8;
 pub struct Disk {
     /// Where it is.
     pub world: Arc<World>,
-    /// Who writes.
+    /// The process that writes.
     pub life: Arc<Life>,
 }
 
@@ -36,7 +35,7 @@ impl Faults for Disk {
             self.take_time().await;
             self.life.remember(taken);
             self.refuse_if_full(write)?;
-            // Between the time and the write nothing else happens, a kill excepted.
+            // Between the time and the write nothing else happens, except that the process may be killed.
             self.life.at(Taken::default(), Edge::Before).await;
             Ok(())
         })
@@ -115,7 +114,7 @@ fn failure(code: &str) -> Failure {
     Failure::new(FailureKind::Unavailable, code, "the model's disk fails")
 }
 
-/// Chains by the beginning of their name: the same in every run, as the store's key is.
+/// The prefix of a chain's name, which is the same in every run, as the store's key is.
 struct Shown<'a>(&'a MemoryWrite);
 
 impl std::fmt::Display for Shown<'_> {

@@ -1,50 +1,51 @@
-//! A model issuer: a token endpoint as a pure state machine. It knows every token that it gave out, so it can tell a good one from
-//! a dead or a foreign one, and it knows of every refresh token what became of it, so it can say who killed a family.
+//! A model issuer: a token endpoint as a pure state machine. It records every token that it issued, so it can distinguish valid
+//! tokens from expired and foreign ones, and the fate of every refresh token, so it knows which request revoked a family.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
 
-/// In all tokens, so that they are found wherever they should not be.
+/// A marker in all tokens, by which leaked ones are found.
 pub const MARK: &str = "sim-token";
 
-/// What a refresh token is worth after its use.
+/// The effect of using a refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
-    /// As much as before.
+    /// It stays valid.
     Never,
-    /// Each use brings a successor. Its repetition within the grace brings the same successor again; beyond, it revokes the family.
+    /// It is replaced by a successor. A repetition within the grace period returns the same successor again; a later one revokes
+    /// the family.
     Always {
         /// How long after its use a refresh token may be repeated.
         grace: Duration,
     },
 }
 
-/// When access tokens die.
+/// When access tokens expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
-    /// So long after they were given out.
+    /// This long after they were issued.
     After(Duration),
-    /// With the session, which begins anew when it is over: asking early brings nothing.
+    /// With the session, which restarts when it ends: an early request gains nothing.
     WithSession(Duration),
 }
 
-/// How an issuer behaves while all is well.
+/// An issuer's behaviour without faults.
 #[derive(Debug, Clone)]
 pub struct Manner {
-    /// When its access tokens die.
+    /// When its access tokens expire.
     pub expiry: Expiry,
-    /// What becomes of its refresh tokens.
+    /// How its refresh tokens rotate.
     pub rotation: Rotation,
-    /// How long a refresh token may lie unused; none: for ever.
+    /// How long a refresh token may stay unused; none: forever.
     pub idle: Option<Duration>,
-    /// Requests per minute and client beyond which it answers 429; none: as many as come.
+    /// Requests per minute and client above which it answers 429; none: unlimited.
     pub per_minute: Option<u32>,
 }
 
 impl Manner {
-    /// The life of an access token, at most.
+    /// The longest life of an access token.
     #[must_use]
     pub fn life(&self) -> Duration {
         match self.expiry {
@@ -56,7 +57,7 @@ impl Manner {
 /// A request to the token endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Who asks.
+    /// The client.
     pub client: String,
     /// The refresh token, for that grant; none: client credentials.
     pub refresh_token: Option<String>,
@@ -73,54 +74,54 @@ pub struct Reply {
     pub body: String,
 }
 
-/// Which refresh token: the family and its place in it.
+/// A refresh token's family and its position there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link {
     /// The family.
     pub family: usize,
-    /// Counts its tokens from 0.
+    /// Its number in the family, from 0.
     pub generation: u32,
 }
 
-/// What a request did to a family.
+/// The effect of a request on a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
     None,
     /// It brought a successor of this one.
     Rotated(Link),
-    /// It used one that is good as often as one likes.
+    /// It used a token that stays valid.
     Used(Link),
-    /// It repeated this one within the grace and was given the same successor again.
+    /// It repeated a token within the grace period and got the same successor again.
     Repeated(Link),
-    /// It repeated this one too late: the family is dead.
+    /// It repeated a token too late: the family is revoked.
     Killed(Link),
-    /// It came too late for this one, which lay unused for too long: the family is dead.
+    /// It used a token that had been unused for too long: the family has expired.
     Expired(Link),
-    /// It used one of a family that was dead already.
+    /// It used a token of a family that was invalid already.
     Refused(Link),
 }
 
-/// A line of refresh tokens from one login.
+/// The refresh tokens of one login.
 #[derive(Debug, Clone)]
 pub struct Family {
-    /// Whose it is.
+    /// Its client.
     pub client: String,
     newest: u32,
-    /// When the newest was given out, or used where it stays.
+    /// When the newest one was issued, or used if it stays.
     newest_at: Duration,
     /// When the one before the newest was first used.
     spent_at: Duration,
-    /// Whether it takes none of them any more.
+    /// Whether it is revoked or expired.
     pub is_dead: bool,
 }
 
 /// An access token that was given out.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// To whom.
+    /// Its client.
     pub client: String,
-    /// When it dies, in time since the beginning.
+    /// When it expires, in virtual time.
     pub dies: Duration,
 }
 
@@ -136,7 +137,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// One without clients.
+    /// An issuer without clients.
     #[must_use]
     pub fn new(name: &str, manner: Manner) -> Self {
         Self {
@@ -149,13 +150,13 @@ impl Issuer {
         }
     }
 
-    /// How it behaves.
+    /// Its behaviour.
     #[must_use]
     pub fn manner(&self) -> &Manner {
         &self.manner
     }
 
-    /// Somebody logs in: a new family and its first refresh token.
+    /// A login: a new family and its first refresh token.
     pub fn log_in(&mut self, now: Duration, client: &str) -> (usize, String) {
         self.families.push(Family {
             client: client.to_owned(),
@@ -184,7 +185,7 @@ impl Issuer {
         self.families.get(family)
     }
 
-    /// Whose refresh token this is; none: nobody's.
+    /// The family and position of a refresh token; none: unknown.
     #[must_use]
     pub fn link(&self, refresh_token: &str) -> Option<Link> {
         let rest = refresh_token.strip_prefix(&format!("{MARK}.rt.{}.", self.name))?;
@@ -197,13 +198,13 @@ impl Issuer {
         (link.generation <= known.newest).then_some(link)
     }
 
-    /// What is known of an access token; none: it is not ours.
+    /// The record of an access token; none: not issued here.
     #[must_use]
     pub fn issued(&self, access_token: &str) -> Option<&Issued> {
         self.issued.get(access_token)
     }
 
-    /// Forgets access tokens that died before `horizon`.
+    /// Drops access tokens that expired before `horizon`.
     pub fn forget_before(&mut self, horizon: Duration) {
         self.issued.retain(|_, issued| issued.dies >= horizon);
     }
@@ -319,7 +320,7 @@ impl Issuer {
     }
 }
 
-/// The end of the session under way at `now`; at least a second off, so that no token is dead when it comes.
+/// The end of the session at `now`; at least a second away, so that no token is expired on arrival.
 fn session_end(now: Duration, session: Duration) -> Duration {
     let passed = Duration::from_millis(
         u64::try_from(now.as_millis() % session.as_millis().max(1)).unwrap_or_default(),

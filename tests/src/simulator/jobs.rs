@@ -1,4 +1,4 @@
-//! The jobs of a run as configuration would give them to the host.
+//! The jobs of a run in the form of a configuration.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 use super::source::{CLIENT_SECRET, REFRESH_TOKEN};
 use super::world::Facts;
 
-/// As a configuration without `limits` has them.
+/// The defaults of `limits`.
 pub const LIMITS: Limits = Limits {
     concurrency: 64,
     in_flight_per_origin: 16,
@@ -28,10 +28,10 @@ pub const LIMITS: Limits = Limits {
     },
 };
 
-/// Outputs are verified this often where tokens are short-lived, and less where they are not: long runs would do little else.
+/// The shortest interval at which outputs are verified, and the interval for short-lived tokens: long runs would do little else.
 const VERIFY_LEAST: Duration = Duration::from_secs(600);
 
-/// All jobs as they are configured now.
+/// All jobs with their current configuration.
 #[must_use]
 pub fn all(facts: &Facts) -> Vec<Arc<Job>> {
     (0..facts.jobs.len())
@@ -40,7 +40,7 @@ pub fn all(facts: &Facts) -> Vec<Arc<Job>> {
         .collect()
 }
 
-/// A job as it is configured now.
+/// A job with its current configuration.
 #[must_use]
 pub fn one(facts: &Facts, index: usize) -> Option<Job> {
     let job = facts.jobs.get(index)?;
@@ -89,7 +89,7 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
     })
 }
 
-/// A job's identity after so many changes of its name.
+/// A job's identity after so many renamings.
 #[must_use]
 pub fn id(index: usize, renamed: u32) -> JobId {
     JobId::file(format!("job{index}-{renamed}"))
@@ -123,20 +123,20 @@ fn output(path: &str) -> Output {
     }
 }
 
-/// Where a job's output is.
+/// The path of a job's output.
 #[must_use]
 pub fn path(index: usize, output: usize) -> String {
     format!("/job/{index}/{output}")
 }
 
-/// Whose output it is.
+/// The job of an output.
 #[must_use]
 pub fn index_of_path(path: &str) -> usize {
     let index = path.split('/').nth(2).and_then(|index| index.parse().ok());
     index.unwrap_or_default()
 }
 
-/// Which job it is, whatever its name.
+/// The index of a job, whatever its name.
 #[must_use]
 pub fn index(job: &Job) -> usize {
     let index = job.source.config.get("job").and_then(Json::as_u64);

@@ -1,5 +1,6 @@
-//! A store that does not do what the journal relies on: the test of the test. Switched off, it acknowledges intents and answers and
-//! keeps them in memory only; reversed, it acknowledges everything and writes it later, so that the deed comes before its record.
+//! A store that breaks the guarantees on which the journal relies, to test that the simulator detects it. Switched off, it
+//! acknowledges intents and answers and keeps them in memory only; reversed, it acknowledges everything and writes it later,
+//! after the action that it should precede.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,22 +16,22 @@ use tokio::sync::mpsc;
 
 use crate::lock;
 
-/// How much later a reversed journal writes: about what an exchange takes.
+/// The delay of a reversed journal's writes: about the duration of an exchange.
 const LAG: Duration = Duration::from_millis(500);
 
-/// What the journal is to be.
+/// The mode of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Journal {
-    /// As it is built.
+    /// The real one.
     #[default]
     On,
     /// Intents and answers are kept in memory only.
     Off,
-    /// Everything is written after the deed.
+    /// Everything is written after the action.
     Reversed,
 }
 
-/// The store of one start of a process, made lax.
+/// The store of one start of a process, with broken guarantees.
 pub struct Lax {
     inner: Arc<dyn Keeper>,
     journal: Journal,
@@ -38,17 +39,17 @@ pub struct Lax {
     later: mpsc::UnboundedSender<Late>,
 }
 
-/// A chain as the process believes that it is stored.
+/// A chain as the process believes it to be stored.
 #[derive(Clone)]
 struct Held {
     chain: Chain,
-    /// What it was told.
+    /// The acknowledged revision.
     told: Revision,
-    /// What the store has; none: nothing.
+    /// The stored revision; none: not stored.
     stored: Option<Revision>,
 }
 
-/// A write that is still to be done.
+/// A delayed write.
 struct Late {
     job: JobId,
     secret: String,
@@ -58,7 +59,7 @@ struct Late {
 }
 
 impl Lax {
-    /// Around a store.
+    /// Wraps a store.
     #[must_use]
     pub fn new(inner: Arc<dyn Keeper>, journal: Journal) -> Self {
         let (later, queue) = mpsc::unbounded_channel();
@@ -99,7 +100,7 @@ impl Lax {
             return Ok(written);
         }
         if self.journal == Journal::Reversed {
-            // Nobody misses it once the process is dead.
+            // Not needed once the process is dead.
             let _ = self.later.send(Late {
                 job: change.job.clone(),
                 secret: change.secret.to_owned(),
@@ -138,7 +139,7 @@ impl Lax {
     }
 }
 
-/// Writes in the order of the deeds, each after a while.
+/// Writes in order, each after a delay.
 async fn write_late(inner: Arc<dyn Keeper>, mut queue: mpsc::UnboundedReceiver<Late>) {
     let mut stored: BTreeMap<ChainId, Option<Revision>> = BTreeMap::new();
     while let Some(late) = queue.recv().await {

@@ -1,5 +1,5 @@
-//! The account of refresh tokens: each request that carried one, and what became of its answer. It says who killed a family, and
-//! notices a refresh token that should not have been sent. No clock, no network: only who did what when.
+//! The ledger of refresh tokens: each request with one, and the fate of its answer. It determines the cause of a family's
+//! revocation, and detects a refresh token that should not have been sent. No clock, no network: only the order of events.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,34 +7,34 @@ use std::time::Duration;
 use super::issuer::{Effect, Link};
 use super::world::EXCHANGE;
 
-/// Between the arrival of an answer and its being durable there is one write, which takes at most so long while the store works;
-/// who is killed within it loses the answer, whatever he does.
+/// The longest duration of the one write between the arrival of an answer and its durability, while the store works; a process
+/// killed within it loses the answer inevitably.
 pub const UNAVOIDABLE: Duration = Duration::from_millis(25);
 
-/// A refresh token: whose issuer's, and which.
+/// A refresh token: its issuer, and its link in the family.
 pub type Token = (usize, Link);
 
-/// A request that carried a refresh token, by its place in the account.
+/// The index of a request with a refresh token in the ledger.
 pub type Id = usize;
 
 /// One start of a process.
 pub type Life = u32;
 
-/// What became of an answer with a successor.
+/// The fate of an answer with a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It is on its way, or the request is.
+    /// It, or its request, is under way.
     Open,
-    /// It never came: the network lost it, or whoever waited for it was killed, or it took longer than anybody waits.
+    /// It was lost: by the network, with the death of its receiver, or by taking longer than any timeout.
     Lost,
-    /// Whoever waited for it stopped to, for no good reason.
+    /// Its receiver stopped waiting without a valid reason.
     Abandoned,
-    /// It came.
+    /// It arrived.
     Arrived(Duration),
-    /// It came, and its receiver was killed within the one write that makes it durable, or the store took that write from it for so long
-    /// that another process had to take over.
+    /// It arrived, and its receiver was killed within the write that makes it durable, or the store refused that write for so
+    /// long that another process had to take over.
     Unavoidable,
-    /// The source saw it: from then on it must survive everything.
+    /// The source has received it: from then on it must survive everything.
     Seen,
 }
 
@@ -48,35 +48,35 @@ struct Exchange {
     fate: Fate,
 }
 
-/// The account.
+/// The ledger.
 #[derive(Debug, Default)]
 pub struct Ledger {
     exchanges: Vec<Exchange>,
-    /// Refresh tokens whose successor we had.
+    /// Refresh tokens whose successor a process received.
     answered: BTreeSet<Token>,
-    /// Refresh tokens that the issuer refused, and we took note.
+    /// Refresh tokens whose refusal a process received.
     refused: BTreeSet<Token>,
 }
 
-/// Whose fault a death is.
+/// The cause of a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The only answers with the successor were lost before they were ours.
+    /// The only answers with the successor were lost before they reached a process.
     Excused,
-    /// We had the successor.
+    /// A process had the successor.
     WeHadTheSuccessor,
-    /// An answer came and was not kept.
+    /// An answer arrived and was not stored.
     NotKept,
-    /// We stopped listening.
+    /// A process stopped waiting.
     StoppedListening,
 }
 
 impl Ledger {
-    /// A request with this refresh token leaves the machine. `store_refuses`: since the last request with it, the store has taken nothing
-    /// from somebody.
+    /// A request with this refresh token is sent. `store_refuses`: since the last request with it, the store has refused all
+    /// writes of one of the processes.
     ///
     /// # Errors
-    /// It should not have; the request is entered all the same.
+    /// It should not have been sent; it is recorded all the same.
     pub fn sent(
         &mut self,
         token: Token,
@@ -104,7 +104,7 @@ impl Ledger {
         (self.exchanges.len() - 1, judged)
     }
 
-    /// Whoever cannot write down an answer, for longer than an intent lasts, cannot tell another process that there is one (DESIGN §6.7).
+    /// A process that could not store an answer until its intent expired had no way to inform the other process of it.
     fn taken_over(&mut self, token: Token, life: Life, now: Duration) {
         let others = self.exchanges.iter_mut();
         for exchange in others.filter(|e| e.token == token && e.life != life) {
@@ -114,29 +114,29 @@ impl Ledger {
         }
     }
 
-    /// The issuer dealt with it.
+    /// The issuer has handled it.
     pub fn dealt_with(&mut self, id: Id, effect: Effect) {
         if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.has_successor = matches!(effect, Effect::Rotated(_) | Effect::Repeated(_));
         }
     }
 
-    /// The answer will never come.
+    /// The answer is lost.
     pub fn lost(&mut self, id: Id) {
         self.set(id, Fate::Lost);
     }
 
-    /// Nobody waited for the answer any more, although everybody lived and it was not late.
+    /// The receiver stopped waiting, although it was alive and the answer was not late.
     pub fn abandoned(&mut self, id: Id) {
         self.set(id, Fate::Abandoned);
     }
 
-    /// The answer came.
+    /// The answer arrived.
     pub fn arrived(&mut self, id: Id, now: Duration) {
         self.set(id, Fate::Arrived(now));
     }
 
-    /// The source was given the answer.
+    /// The source has received the answer.
     pub fn seen(&mut self, id: Id) {
         self.set(id, Fate::Seen);
         if let Some(exchange) = self.exchanges.get(id)
@@ -146,14 +146,14 @@ impl Ledger {
         }
     }
 
-    /// The source was given the answer that the issuer takes this one no more.
+    /// The source has received the refusal of this token.
     pub fn refused(&mut self, id: Id) {
         if let Some(exchange) = self.exchanges.get(id) {
             self.refused.insert(exchange.token);
         }
     }
 
-    /// A process was killed; `store_failed`: since when the store has taken nothing.
+    /// A process was killed; `store_failed`: since when the store has refused all writes.
     pub fn killed(&mut self, life: Life, now: Duration, store_failed: Option<Duration>) {
         for exchange in self.exchanges.iter_mut().filter(|e| e.life == life) {
             exchange.fate = match exchange.fate {
@@ -169,14 +169,14 @@ impl Ledger {
         }
     }
 
-    /// Requests of this process that are not answered yet.
+    /// Unanswered requests of this process.
     #[must_use]
     pub fn open(&self, life: Life) -> usize {
         let of_life = self.exchanges.iter().filter(|e| e.life == life);
         of_life.filter(|e| e.fate == Fate::Open).count()
     }
 
-    /// The issuer killed a family because this refresh token was repeated: whose fault is it?
+    /// The issuer revoked a family because this refresh token was repeated: determines the cause.
     #[must_use]
     pub fn judge(&self, token: Token) -> Verdict {
         let with_successor = self
@@ -195,8 +195,8 @@ impl Ledger {
         verdict
     }
 
-    /// What was unavoidable when the token was sent again stays so if the answer is written after all: it was too late for that. A third
-    /// request is not excused by it, see [`sent`](Self::sent).
+    /// An answer that was inevitably lost when the token was sent again stays so even if it is stored after all, which was too
+    /// late. That does not excuse a third request, see [`sent`](Self::sent).
     fn set(&mut self, id: Id, fate: Fate) {
         if let Some(exchange) = self.exchanges.get_mut(id)
             && !matches!(exchange.fate, Fate::Seen | Fate::Unavoidable)
@@ -207,7 +207,7 @@ impl Ledger {
 }
 
 impl Verdict {
-    /// In a sentence; none: nobody's fault.
+    /// The violation in a sentence; none: there is none.
     #[must_use]
     pub const fn sentence(self) -> Option<&'static str> {
         match self {

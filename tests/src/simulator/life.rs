@@ -1,5 +1,5 @@
-//! One start of a process, from outside: each of its steps into the world passes here, and here it is killed. A killed process does
-//! nothing any more: whatever it waits for at a port never comes, and what it had not done by then is not done.
+//! One start of a process, as seen from outside: each of its operations at a port passes here, and here it is killed. A killed
+//! process stops completely: what it waits for at a port never comes, and unfinished operations do not happen.
 
 use std::future::pending;
 use std::sync::Mutex;
@@ -13,9 +13,9 @@ use crate::lock;
 /// A start of a process.
 #[derive(Debug)]
 pub struct Life {
-    /// Which start; no two of a run are the same.
+    /// Its number, unique in a run.
     pub id: ledger::Life,
-    /// Which process.
+    /// Its process.
     pub process: usize,
     state: Mutex<State>,
     killed: Notify,
@@ -26,11 +26,11 @@ struct State {
     is_alive: bool,
     aim: Option<Aim>,
     steps: u64,
-    /// A commit under way in which it is to be killed.
+    /// The commit in progress in which it is to be killed.
     commit: Taken,
 }
 
-/// A step under way.
+/// A step in progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Taken {
     /// Whether the process is to be killed in it.
@@ -38,7 +38,7 @@ pub struct Taken {
 }
 
 impl Life {
-    /// It begins.
+    /// A start begins.
     #[must_use]
     pub fn begin(id: ledger::Life, process: usize) -> Self {
         Self {
@@ -54,12 +54,12 @@ impl Life {
         }
     }
 
-    /// It will be killed there.
+    /// Sets the point at which it is killed.
     pub fn aim(&self, aim: Aim) {
         lock(&self.state).aim = Some(aim);
     }
 
-    /// Whether a shot is still to come.
+    /// Whether a kill is still pending.
     #[must_use]
     pub fn is_aimed_at(&self) -> bool {
         lock(&self.state).aim.is_some()
@@ -83,21 +83,21 @@ impl Life {
         self.killed.notify_one();
     }
 
-    /// Waits for its end.
+    /// Waits until it is killed.
     pub async fn killed(&self) {
         if self.is_alive() {
             self.killed.notified().await;
         }
     }
 
-    /// Takes a step, from before its effect.
+    /// Begins a step, before its effect.
     pub async fn before(&self, step: Step) -> Taken {
         let taken = self.take(step);
         self.at(taken, Edge::Before).await;
         taken
     }
 
-    /// The step is at this edge; does not return if the process is dead by then.
+    /// The step reaches this point; does not return if the process is dead.
     pub async fn at(&self, taken: Taken, edge: Edge) {
         if taken.aimed == Some(edge) && self.is_alive() {
             self.kill();
@@ -107,14 +107,14 @@ impl Life {
         }
     }
 
-    /// Keeps what a commit began with for its end, which is told apart from it.
+    /// Keeps the state of a commit's beginning for its end, which is reported separately.
     pub fn remember(&self, taken: Taken) {
         if matches!(taken.aimed, Some(Edge::Midway | Edge::After)) {
             lock(&self.state).commit = taken;
         }
     }
 
-    /// What a commit began with.
+    /// The state of the commit's beginning.
     #[must_use]
     pub fn remembered(&self) -> Taken {
         std::mem::take(&mut lock(&self.state).commit)

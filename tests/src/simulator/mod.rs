@@ -1,8 +1,8 @@
 //! The simulator: the host's own refresh rules, runner, journal and state store under virtual time, against model issuers and with
 //! faults that a seed decides. A seed stands for a run; running it again gives the same run, to the line.
 //!
-//! The invariant (DESIGN §10): no consumer sees an expired, torn or foreign token while the issuer could give a good one, and no chain
-//! dies by our hand. What "while" means is said where it is judged, in [`world`] for consumers and in [`ledger`] for chains.
+//! The invariant: no consumer sees an expired, torn or foreign token while the issuer could give a valid one, and no chain is
+//! lost through evertoken's fault. The exact conditions are in [`world`] for consumers and in [`ledger`] for chains.
 //!
 //! Real: `refresh`, `runner`, `capability` with the journal, `state` over a memory that outlives the process. Models: the plugin, the
 //! network, issuers, outputs, clocks.

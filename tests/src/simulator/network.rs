@@ -1,5 +1,5 @@
-//! The network between a process and the issuers: what is sent may be lost on the way there or back, come late, or be answered by
-//! something else. What has left the machine is dealt with whether or not its sender lives.
+//! The network between a process and the issuers: requests and answers may be lost, delayed, or replaced. A request that has left
+//! the machine is handled whether or not its sender still runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,46 +18,46 @@ use super::time::MachineClock;
 use super::wire::{Oddity, Sent};
 use super::world::{EXCHANGE, Facts, World};
 
-/// A way to the issuers takes from here to there so many milliseconds; longer than [`UNAVOIDABLE`], so that whoever is killed in a
-/// later request is not excused as if it were in the write after an earlier one.
+/// The one-way latency to the issuers in milliseconds; longer than [`UNAVOIDABLE`], so that a process killed in a later request
+/// is not excused as if it were in the write after an earlier one.
 const WAY_MS: std::ops::Range<u64> = 40..400;
 const _: () = assert!(UNAVOIDABLE.as_millis() < WAY_MS.start as u128);
 
-/// Beyond this an answer is late: nobody need wait for it. The sender's minute begins a little before the request leaves.
+/// Beyond this an answer is late and need not be awaited. The sender's minute begins a little before the request leaves.
 const LATE: Duration = Duration::from_secs(58);
 
 /// The network as one process sees it.
 #[derive(Debug)]
 pub struct Net {
-    /// What is behind it.
+    /// The state of the run.
     pub world: Arc<World>,
-    /// Who sends.
+    /// The process that sends.
     pub life: Arc<Life>,
     /// The sender's clock.
     pub clock: Arc<MachineClock>,
 }
 
-/// What a request asks for.
+/// The content of a request.
 enum Asked {
     Token(Request),
     UserInfo,
 }
 
-/// A request on its way, with all that was decided about it when it left.
+/// A request under way, with its fate, which is decided when it leaves.
 struct Parcel {
     issuer: usize,
     asked: Asked,
-    /// Where it is in the account, if it carries a refresh token.
+    /// Its number in the ledger, if it carries a refresh token.
     id: Option<Id>,
     client: String,
     there: Duration,
     back: Duration,
-    /// What answers in the issuer's place.
+    /// The answer in place of the issuer's.
     instead: Option<Reply>,
     is_lost_there: bool,
     is_lost_back: bool,
     oddity: Oddity,
-    /// Where its answer is cut off, from 0 to 1.
+    /// Where its answer is truncated, from 0 to 1.
     cut_at: Option<f64>,
     sent: Duration,
 }
@@ -99,7 +99,7 @@ impl Net {
             self.life.at(taken, Edge::Midway).await;
         }
         let Ok(sent) = answered.await else {
-            // Nothing will ever come: whoever waits has a bound of his own.
+            // Nothing will ever arrive: the receiver has a timeout of its own.
             return std::future::pending().await;
         };
         if let Some(id) = id.filter(|_| self.life.is_alive()) {
@@ -121,7 +121,7 @@ impl Net {
         }
     }
 
-    /// The request leaves; what becomes of it is decided now. Second: whether its sender learns that its answer is lost.
+    /// The request leaves; its fate is decided now. The second value: whether its sender learns that its answer is lost.
     fn send(&self, outgoing: &Outgoing) -> Result<(Parcel, bool), NoAnswer> {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
@@ -160,7 +160,7 @@ impl Net {
     }
 }
 
-/// Enters a refresh token into the account.
+/// Records a refresh token in the ledger.
 fn enter(
     facts: &mut Facts,
     now: Duration,
@@ -261,7 +261,7 @@ fn decide(
     }
 }
 
-/// What answers in the issuer's place.
+/// The answer in place of the issuer's.
 fn instead(facts: &mut Facts, now: Duration, issuer: usize, is_user_info: bool) -> Option<Reply> {
     let struck = facts.strikes(now, |part| match part {
         Part::Unwell(of)
@@ -289,7 +289,7 @@ fn instead(facts: &mut Facts, now: Duration, issuer: usize, is_user_info: bool) 
     })
 }
 
-/// Carries a request there and its answer back.
+/// Delivers a request and its answer.
 async fn deliver(
     world: Arc<World>,
     life: Arc<Life>,
@@ -396,7 +396,7 @@ fn asked(outgoing: &Outgoing) -> Asked {
     })
 }
 
-/// Whose access token it is that a request for more carries.
+/// The user of the access token in a request after the exchange.
 fn user_of(outgoing: &Outgoing, facts: &Facts, issuer: usize) -> String {
     let header = outgoing.headers.get("authorization");
     let token = header

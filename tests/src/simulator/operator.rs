@@ -1,4 +1,4 @@
-//! The people around the processes: who logs in when a chain has died, renames jobs, installs plugins, restores old Secrets.
+//! The operators: they log in when a chain was rejected, rename jobs, install plugins, restore old Secrets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::jobs;
 use super::scenario::Hand;
 use super::world::{Facts, World};
 
-/// How long it takes until somebody who was called has logged in, in seconds.
+/// The time until an operator who was called has logged in, in seconds.
 const COMES_WITHIN_S: std::ops::Range<u64> = 30..600;
 
-/// Somebody is called because a job's chain takes no token any more, and logs in.
+/// An operator is called because a job's chain is rejected, and logs in.
 pub fn call(world: &Arc<World>, facts: &mut Facts, job: usize) {
     let Some(login) = facts.jobs.get(job).and_then(|job| job.plan.login) else {
         return;
@@ -31,7 +31,7 @@ pub fn call(world: &Arc<World>, facts: &mut Facts, job: usize) {
         let now = world.time.now();
         let mut facts = world.facts();
         if facts.could_have_one(job) {
-            // Another login, or the plugin, has helped.
+            // Another login, or the plugin, has resolved it.
             if let Some(login) = facts.logins.get_mut(login) {
                 login.is_attended = false;
             }
@@ -41,7 +41,7 @@ pub fn call(world: &Arc<World>, facts: &mut Facts, job: usize) {
     });
 }
 
-/// Somebody does something; running processes that read the configuration are told.
+/// An operator acts; running processes that read the configuration are updated.
 pub async fn act(world: &World, hand: Hand, running: &[Handle]) {
     let changes = {
         let mut facts = world.facts();
@@ -69,7 +69,7 @@ fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<JobChange> {
             job.renamed += 1;
             job.had_one = false;
             facts.hinder(index, now, now, "a new name");
-            // Under another name it is another job, which learns of an outage anew.
+            // Under another name it is a new job, which notices an outage anew.
             facts.pace.started(now);
             let mut changes = vec![JobChange::Remove(before)];
             changes.extend(put(facts, index));

@@ -1,32 +1,32 @@
-//! How often issuers are asked by clients whom they give nothing: in a long outage under two requests a minute for each client of an
-//! issuer (see the host's `refresh::circuit_breaker`). A request that went unanswered may be repeated once soon after, for issuers give seconds of grace
-//! (DESIGN §6.7): it counts with the one that it repeats.
+//! The rate of unsuccessful requests: in a long outage under two requests a minute for each client of an issuer (see the host's
+//! `refresh::circuit_breaker`). An unanswered request may be repeated once soon after, because issuers give seconds of grace: the
+//! repetition is not counted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// An outage is long after this.
+/// An outage counts as long after this.
 const LONG: Duration = Duration::from_secs(20 * 60);
 
-/// Requests are counted over this.
+/// The window over which requests are counted.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
 
-/// So many requests a minute are too many.
+/// The limit of requests per minute.
 const PER_MINUTE: usize = 2;
 
-/// A process that starts knows nothing of the outage, and learns of it with so many requests at most.
+/// The most requests with which a process that starts notices the outage.
 const PER_START: usize = 6;
 
-/// For so long after its start a process learns of an outage.
+/// The time after its start in which a process notices an outage.
 const LEARNS: Duration = Duration::from_secs(2 * 60);
 
-/// A repetition follows so soon: two seconds after the request, or as soon as its answer is lost.
+/// How soon a repetition follows: two seconds after the request, or as soon as its answer is lost.
 const REPEATED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A client of an issuer.
 pub type Client = (usize, String);
 
-/// The requests of clients without success.
+/// The unsuccessful requests of clients.
 #[derive(Debug, Default)]
 pub struct Pace {
     waiting: BTreeMap<Client, Waiting>,
@@ -47,16 +47,16 @@ impl Pace {
         self.starts.push_back(now);
     }
 
-    /// A client has what it wanted.
+    /// A client succeeded.
     pub fn succeeded(&mut self, client: &Client) {
         self.waiting.remove(client);
     }
 
-    /// A client asks; `processes` do so on their own. `is_repeatable`: with a refresh token.
+    /// A client sends a request; `processes` do so independently. `is_repeatable`: with a refresh token.
     ///
     /// # Errors
     ///
-    /// Too often: so many requests in ten minutes.
+    /// Too many requests in ten minutes.
     pub fn asks(
         &mut self,
         client: Client,

@@ -1,5 +1,5 @@
-//! What a process has of the world besides disk and network: the source of its tokens, outputs, configured secrets, time, chance.
-//! Each passes the process's [`Life`], where it may be killed.
+//! The ports of a process besides disk and network: the source of its tokens, outputs, configured secrets, time, random numbers.
+//! Each operation passes the process's [`Life`], where it may be killed.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,13 +29,13 @@ use super::time::MachineClock;
 use super::world::World;
 use crate::lock;
 
-/// An output is written within so many milliseconds.
+/// The longest duration of writing an output in milliseconds.
 const WRITE_MS: u64 = 50;
 
-/// The waits after failures that somebody has to mend (DESIGN §5).
+/// The back-off after failures that need a correction.
 const LADDER_S: [u64; 5] = [10, 60, 300, 900, 3600];
 
-/// The longest wait after a bug of a job that never had a token (DESIGN §5).
+/// The longest back-off after a bug in a job that never had a token.
 const LONGEST_BUG: Duration = Duration::from_secs(300);
 
 /// The plugin, as [`OAuth2`] models it. No output has a format here.
@@ -81,9 +81,9 @@ impl Components for Models {
     }
 }
 
-/// Asks sources as the host does, and notes what comes of it.
+/// Calls sources as the host does, and records the results.
 pub struct Sources {
-    /// Where they are.
+    /// The state of the run.
     pub world: Arc<World>,
     /// The host.
     pub live: Arc<Live>,
@@ -145,7 +145,7 @@ impl Sources {
         }
     }
 
-    /// The wait that follows is excused; the failure must have a reason.
+    /// The back-off that follows is excused; the failure must have a reason.
     fn failed(&self, index: usize, failure: &Failure) {
         let now = self.world.time.now();
         let mut facts = self.world.facts();
@@ -167,7 +167,7 @@ impl Sources {
             );
         }
         if failure.kind == FailureKind::Internal {
-            // An issuer that answers what nobody can read is not away.
+            // An issuer with unreadable answers is not unavailable.
             facts.is_served(index);
         }
         let wait = match failure.kind {
@@ -193,19 +193,19 @@ impl Sources {
     }
 }
 
-/// The wait after so many failures in a row that somebody has to mend.
+/// The back-off after so many consecutive failures that need a correction.
 fn scheduled_wait(denials: u32) -> Duration {
     let rung = usize::try_from(denials.saturating_sub(1)).unwrap_or(usize::MAX);
     let [.., last] = LADDER_S;
     Duration::from_secs(LADDER_S.get(rung).copied().unwrap_or(last))
 }
 
-/// Writes outputs, whole or not at all.
+/// Writes outputs atomically.
 #[derive(Debug)]
 pub struct Outputs {
-    /// Where they are.
+    /// The state of the run.
     pub world: Arc<World>,
-    /// Who writes.
+    /// The process that writes.
     pub life: Arc<Life>,
     /// The writer's clock.
     pub clock: Arc<MachineClock>,
@@ -221,7 +221,7 @@ impl Sinks for Outputs {
         Box::pin(self.life.step(Step::Publish, async move {
             let milliseconds = self.world.facts().rng.u64(1..WRITE_MS);
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            // A kill meanwhile leaves the output as it was.
+            // If the process is killed meanwhile, the output is unchanged.
             self.life
                 .at(super::life::Taken::default(), super::scenario::Edge::Before)
                 .await;
@@ -269,9 +269,9 @@ impl Outputs {
 /// The Secrets where refresh tokens and client secrets are configured.
 #[derive(Debug)]
 pub struct Secrets {
-    /// Where they are.
+    /// The state of the run.
     pub world: Arc<World>,
-    /// Who reads.
+    /// The process that reads.
     pub life: Arc<Life>,
 }
 
@@ -341,7 +341,7 @@ impl WriteBack for Secrets {
     }
 }
 
-/// Whose login a Secret is.
+/// The login of a Secret.
 fn login(secret: &str) -> Option<usize> {
     secret.strip_prefix("login-")?.parse().ok()
 }
@@ -366,7 +366,7 @@ impl Timer for Sleeps {
     }
 }
 
-/// Dice that fall the same in every run.
+/// Deterministic random numbers.
 #[derive(Debug)]
 pub struct Dice(pub Mutex<Rng>);
 

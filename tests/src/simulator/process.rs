@@ -1,5 +1,5 @@
-//! A process of ours in a simulated world: the real runner, refresh rules, journal and store on the world's ports, from its start to
-//! its end, and whoever starts it again.
+//! A simulated evertoken process: the real runner, refresh rules, journal and store on simulated ports, from its start to its
+//! end, and its restarts.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,34 +26,34 @@ use super::time::MachineClock;
 use super::world::World;
 use crate::lock;
 
-/// A process that was aimed at and took no such step is killed where it stands after so long.
+/// A process that does not reach the step at which it should be killed is killed after this time.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// How long a restart takes that somebody asked for.
+/// The duration of a requested restart.
 const RESTART: Duration = Duration::from_millis(800);
 
-/// The key of the state store, where there is one.
+/// The key of the state store, if it is encrypted.
 const STATE_KEY: [u8; 32] = [200; 32];
 
-/// What is to become of a process.
+/// An order to a process.
 #[derive(Debug)]
 pub enum Order {
-    /// It is killed there, and so many times more soon after its start.
+    /// It is killed there, and so many times again soon after its start.
     Kill {
-        /// Where.
+        /// The point.
         aim: Aim,
-        /// How long it stays away.
+        /// How long it stays down.
         down: Duration,
-        /// How many times more.
+        /// How many times again.
         again: u32,
-        /// What somebody does meanwhile.
+        /// An operator's action meanwhile.
         meanwhile: Option<Hand>,
     },
-    /// It is told to end.
+    /// It is stopped gracefully.
     Restart(Option<Hand>),
 }
 
-/// A machine with one process of ours.
+/// A machine with one process.
 pub struct Machine {
     world: Arc<World>,
     index: usize,
@@ -61,7 +61,7 @@ pub struct Machine {
     pub clock: Arc<MachineClock>,
     memory: MemoryState,
     journal: Journal,
-    /// How to talk to the process that runs now.
+    /// The handle of the running process.
     handle: Mutex<Option<Handle>>,
 }
 
@@ -74,7 +74,7 @@ struct Started {
 }
 
 impl Machine {
-    /// A machine on which nothing runs yet.
+    /// A machine without a running process.
     #[must_use]
     pub fn new(world: &Arc<World>, index: usize, memory: MemoryState, journal: Journal) -> Self {
         Self {
@@ -87,13 +87,13 @@ impl Machine {
         }
     }
 
-    /// How to talk to the process that runs now; none: none runs.
+    /// The handle of the running process; none: none runs.
     #[must_use]
     pub fn handle(&self) -> Option<Handle> {
         lock(&self.handle).clone()
     }
 
-    /// Keeps a process running, and carries out what is ordered, until the orders end.
+    /// Keeps a process running, and carries out orders, until the orders end.
     pub async fn run(&self, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut left_open = false;
         let mut shots: Vec<Aim> = Vec::new();
@@ -234,7 +234,7 @@ impl Machine {
         }
     }
 
-    /// The store, opened anew.
+    /// The store, reopened.
     fn keeper(&self, life: &Arc<Life>) -> Arc<dyn Keeper> {
         let mut memory = self.memory.clone().with_faults(Arc::new(Disk {
             world: Arc::clone(&self.world),
@@ -259,7 +259,7 @@ impl Machine {
         }
     }
 
-    /// Whether a request was unanswered.
+    /// Returns whether a request was unanswered.
     async fn kill(&self, started: Started, aim: Aim) -> bool {
         started.life.aim(aim);
         let killed = tokio::time::timeout(PATIENCE, started.life.killed()).await;

@@ -1,4 +1,4 @@
-//! One run of one seed, from its beginning to its end, on one thread and in virtual time.
+//! One run of one seed, on one thread and in virtual time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,38 +16,38 @@ use super::scenario::{Part, Scenario, Trouble};
 use super::trace::Show;
 use super::world::{Tally, Violation, World};
 
-/// A consumer reads so often in the life of a token, on average.
+/// The average number of reads of a consumer in the life of a token.
 const READS_PER_LIFE: u32 = 2;
 
-/// Nobody reads more often.
+/// The shortest interval between reads.
 const READ_LEAST: Duration = Duration::from_secs(5);
 
-/// Nobody reads less often.
+/// The longest interval between reads.
 const READ_MOST: Duration = Duration::from_secs(1200);
 
-/// How often issuers forget tokens that nobody can hold any more.
+/// How often issuers drop tokens that cannot be in use any more.
 const FORGET_EVERY: Duration = Duration::from_secs(6 * 3600);
 
-/// For so long dead tokens are told from foreign ones.
+/// How long expired tokens can be distinguished from foreign ones.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// How far the clocks of two machines are apart at most, in milliseconds: less than what the journal allows for.
+/// The largest difference between the clocks of two machines, in milliseconds: less than what the journal tolerates.
 const MOST_APART_MS: i64 = 8000;
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
     /// The virtual time.
     pub span: Duration,
-    /// The fingerprint of all that happened.
+    /// The fingerprint of all events.
     pub hash: u64,
     /// Counts.
     pub tally: Tally,
-    /// Outputs without a token that lives, when it was over.
+    /// Outputs without a valid token at the end.
     pub dead_at_end: usize,
-    /// What must not be and was.
+    /// The violations.
     pub violations: Vec<Violation>,
     /// The last lines before the first of these, or before the end.
     pub last: Vec<String>,
@@ -94,7 +94,7 @@ async fn live(scenario: Scenario, journal: Journal, show: Show) -> Outcome {
     conclude(&world)
 }
 
-/// Lets everything go wrong that was drawn, when it was drawn.
+/// Triggers the drawn faults at their times.
 async fn weather(
     world: &Arc<World>,
     machines: &[Arc<Machine>],
@@ -149,7 +149,7 @@ fn broken(world: &Arc<World>, part: Part, chance: f64, lasts: Duration) {
     let until = world.time.now() + lasts;
     world.facts().break_down(part, chance, until);
     if matches!(part, Part::Traps(_) | Part::Hangs(_)) {
-        // A plugin breaks until somebody installs one that does not.
+        // A plugin stays broken until an operator installs another version.
         let world = Arc::clone(world);
         tokio::spawn(async move {
             world.time.until(until).await;
@@ -161,7 +161,7 @@ fn broken(world: &Arc<World>, part: Part, chance: f64, lasts: Duration) {
 fn clock_set(world: &World, machines: &[Arc<Machine>], process: usize, by: i64) {
     if let Some(machine) = machines.get(process) {
         let off_by = machine.clock.off_by();
-        // Two machines keep together, as NTP keeps them.
+        // Two machines stay in step, as with NTP.
         let by = if machines.len() > 1 {
             (off_by + by).clamp(-MOST_APART_MS / 2, MOST_APART_MS / 2) - off_by
         } else {
@@ -183,7 +183,7 @@ fn suspend(world: &World, duration: Duration) {
     facts.jumped(now, "a machine that slept");
 }
 
-/// Reads a job's outputs at random times and has judged what is there.
+/// Reads a job's outputs at random times and checks them.
 async fn consume(world: Arc<World>, job: usize, mut rng: Rng) {
     let life = world.scenario.life(job);
     let mean = (life / READS_PER_LIFE).clamp(READ_LEAST, READ_MOST);
@@ -212,7 +212,7 @@ async fn forget(world: Arc<World>) {
     }
 }
 
-/// With a key, no token is on disk in the clear.
+/// In an encrypted store, no token is on disk in plain text.
 fn look_at_disk(world: &World, memory: &MemoryState) {
     if world.scenario.is_sealed && memory.holds(MARK.as_bytes()) {
         let now = world.time.now();

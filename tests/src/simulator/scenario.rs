@@ -1,5 +1,6 @@
-//! What a seed stands for: issuers, jobs, and what goes wrong when. Drawn whole before the run, so that a run is its scenario and
-//! nothing else. Each seed switches on some kinds of fault only: what one kind provokes is not drowned by all others.
+//! The scenario of a seed: issuers, jobs, and a schedule of faults. It is drawn completely before the run, so that a run is
+//! determined by its scenario. Each seed enables only some kinds of fault, so that the effects of one kind are not masked by
+//! others.
 
 use std::time::Duration;
 
@@ -7,152 +8,152 @@ use fastrand::Rng;
 
 use super::issuer::{Expiry, Manner, Rotation};
 
-/// Refreshes that a run has at most, about: ten thousand seeds within ten minutes on two cores.
+/// The approximate limit of refreshes in a run, so that ten thousand seeds take ten minutes on two cores.
 const REFRESHES: f64 = 75.0;
 
-/// At the end nothing goes wrong any more for so long: time enough to come back from all but what waits for an hour.
+/// The time without new faults at the end: enough to recover from everything but a wait of an hour.
 pub const QUIET: Duration = Duration::from_secs(15 * 60);
 
-/// Nothing goes wrong before: first tokens are not what is tried here.
+/// The time without faults at the start, in which all jobs get their first tokens.
 const CALM: Duration = Duration::from_secs(20);
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
-/// A run before it begins.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// What it was drawn from.
+    /// The seed it was drawn from.
     pub seed: u64,
-    /// How long it lasts, the quiet end included.
+    /// Its duration, including the quiet end.
     pub span: Duration,
-    /// Processes that share the store: one that has it alone, or two that do not.
+    /// Processes that share the store: one with exclusive access, or two.
     pub processes: usize,
-    /// Whether the store has a key.
+    /// Whether the store is encrypted.
     pub is_sealed: bool,
     /// The issuers.
     pub issuers: Vec<Manner>,
     /// The jobs.
     pub jobs: Vec<JobPlan>,
-    /// What goes wrong, in the order of time.
+    /// The faults, in the order of time.
     pub weather: Vec<(Duration, Trouble)>,
 }
 
-/// A job before it begins.
+/// The plan of a job.
 #[derive(Debug, Clone)]
 pub struct JobPlan {
-    /// Which issuer it asks.
+    /// Its issuer.
     pub issuer: usize,
-    /// Where its refresh token comes from; none: client credentials.
+    /// The login that its refresh token comes from; none: client credentials.
     pub login: Option<usize>,
-    /// What its source does beside the exchange.
+    /// What its source does besides the exchange.
     pub habit: Habit,
-    /// Whether newest refresh tokens are put back where the first one is configured.
+    /// Whether the newest refresh token is written back to where the first one is configured.
     pub writes_back: bool,
-    /// Outputs that it writes.
+    /// The number of its outputs.
     pub outputs: usize,
 }
 
-/// What a source does beside the exchange.
+/// What a source does besides the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
     /// Nothing.
     Plain,
-    /// It asks for the user's name after the exchange, before it stores the successor.
+    /// It requests the user's name after the exchange, before it stores the successor.
     AsksMore,
 }
 
-/// What goes wrong.
+/// A fault or an operator's action.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trouble {
     /// A process is killed, and started again after `down`.
     Crash {
-        /// Which.
+        /// The process.
         process: usize,
-        /// When exactly.
+        /// The point at which it is killed.
         aim: Aim,
-        /// How long it is away.
+        /// How long it stays down.
         down: Duration,
-        /// How many times more it is killed soon after its start.
+        /// How often it is killed again soon after its start.
         again: u32,
-        /// What somebody changes meanwhile.
+        /// An operator's action meanwhile.
         meanwhile: Option<Hand>,
     },
-    /// A process is told to end, and started again.
+    /// A process is stopped gracefully, and started again.
     Restart {
-        /// Which.
+        /// The process.
         process: usize,
-        /// What somebody changes meanwhile.
+        /// An operator's action meanwhile.
         meanwhile: Option<Hand>,
     },
-    /// Something does not work for a while.
+    /// A part is faulty for a while.
     Broken {
-        /// What.
+        /// The part.
         part: Part,
-        /// How often, from 0 to 1.
+        /// The probability, from 0 to 1.
         chance: f64,
-        /// For how long.
+        /// The duration.
         lasts: Duration,
     },
     /// A machine's wall clock is set.
     ClockSet {
-        /// Of which process.
+        /// The process.
         process: usize,
         /// Milliseconds.
         by: i64,
     },
-    /// Everything of ours sleeps.
+    /// All our machines are suspended.
     Suspend(Duration),
-    /// Somebody does something while all runs.
+    /// An operator acts while the processes run.
     Hand(Hand),
 }
 
-/// What somebody does.
+/// An operator's action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hand {
     /// Gives a job another name.
     Rename(usize),
-    /// Gives a job's source another configuration, which asks for the same.
+    /// Changes a job's configuration without changing its requests.
     Reconfigure(usize),
     /// Installs another version of the plugin.
     Upgrade,
-    /// Logs in anew and configures the new refresh token.
+    /// Logs in again and configures the new refresh token.
     LogIn(usize),
-    /// Puts the first refresh token of the login under way back in its place.
+    /// Restores the first refresh token of the current login in its Secret.
     Restore(usize),
-    /// Ends the session at the issuer.
+    /// Revokes the session at the issuer.
     Revoke(usize),
 }
 
-/// What does not work.
+/// A part that may be faulty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// No connection to this issuer.
+    /// No connection to this issuer can be made.
     Unreachable(usize),
-    /// Requests to this issuer are lost on the way.
+    /// Requests to this issuer are lost.
     RequestsLost(usize),
-    /// Its answers are.
+    /// Its answers are lost.
     AnswersLost(usize),
-    /// It answers late: 20 to 50 s.
+    /// Its answers are delayed by 20 to 50 s.
     Slow(usize),
-    /// It has no database: 503, and nothing is done.
+    /// Its database is down: it answers 503 without an effect.
     Unwell(usize),
-    /// 429 for all, with a `Retry-After` of so many seconds.
+    /// It answers 429 to all requests, with a `Retry-After` of so many seconds.
     Busy(usize, u64),
-    /// Something in front of it answers in its place: HTML with 502, and nothing is done.
+    /// A gateway answers in its place with 502 and HTML, without an effect.
     Impostor(usize),
-    /// An error inside 200, and nothing is done.
+    /// It answers 200 with an error, without an effect.
     ErrorInside200(usize),
-    /// Its answers are cut off, anywhere.
+    /// Its answers are truncated at random.
     Truncated(usize),
-    /// Its answers come in odd ways: compressed, twice, with a wrong length… All of each is there.
+    /// Its answers are complete but malformed: compressed, doubled, with a wrong length…
     Odd(usize),
-    /// Something in front of it redirects, and nothing is done.
+    /// A gateway redirects, without an effect.
     Redirected(usize),
-    /// Something in front of it answers 200 and a page for people, and nothing is done.
+    /// A gateway answers 200 with a page for people, without an effect.
     Maintenance(usize),
-    /// Where the source asks for more after the exchange.
+    /// The endpoint of the source's request after the exchange.
     UserInfo(usize),
     /// The plugin traps after the exchange.
     Traps(usize),
@@ -160,7 +161,7 @@ pub enum Part {
     Hangs(usize),
     /// The state store cannot be written.
     Disk,
-    /// The state store writes, but says that it did not.
+    /// The state store writes and reports a failure.
     DiskAnswer,
     /// Outputs cannot be written.
     Outputs,
@@ -168,18 +169,18 @@ pub enum Part {
     Secrets,
 }
 
-/// Where a crash hits.
+/// The point at which a process is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aim {
-    /// Steps of this kind are counted.
+    /// The kind of step that is counted.
     pub step: Step,
-    /// The how many-th of them.
+    /// Its ordinal number.
     pub nth: u32,
     /// Before its effect or after.
     pub edge: Edge,
 }
 
-/// What a process does at a port.
+/// An operation of a process at a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// It waits.
@@ -196,19 +197,19 @@ pub enum Step {
     Secret,
 }
 
-/// A side of a step.
+/// A point within a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
-    /// Nothing of it happened.
+    /// Before its effect.
     Before,
-    /// A request has reached its issuer, the answer is on its way; of other steps, all happened.
+    /// In the middle: a request has reached its issuer and the answer is under way; for other steps, after the effect.
     Midway,
-    /// It happened, and nobody was told.
+    /// After its effect, before the process learns of it.
     After,
 }
 
 impl Scenario {
-    /// What `seed` stands for.
+    /// Draws the scenario of `seed`.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
@@ -229,7 +230,7 @@ impl Scenario {
         scenario
     }
 
-    /// Three months of a hundred jobs, most with rotating refresh tokens, and now and then a crash.
+    /// Three months of a hundred jobs, most with rotating refresh tokens, and occasional crashes.
     #[must_use]
     pub fn season(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
@@ -360,7 +361,7 @@ fn jobs(rng: &mut Rng, issuers: &[Manner]) -> Vec<JobPlan> {
     jobs
 }
 
-/// Hours to days, fewer where tokens are short-lived.
+/// The duration: hours to days, shorter where tokens are short-lived.
 fn span(rng: &mut Rng, issuers: &[Manner], jobs: &[JobPlan]) -> Duration {
     let lives = jobs.iter().filter_map(|job| issuers.get(job.issuer));
     let per_second: f64 = lives
@@ -376,7 +377,7 @@ fn span(rng: &mut Rng, issuers: &[Manner], jobs: &[JobPlan]) -> Duration {
 }
 
 fn aim(rng: &mut Rng) -> Aim {
-    // Most often where a chain can be lost.
+    // Most weight on the steps in which a chain can be lost.
     const STEPS: [Step; 12] = [
         Step::Timer,
         Step::Read,
@@ -400,15 +401,15 @@ fn aim(rng: &mut Rng) -> Aim {
     }
 }
 
-/// Draws what goes wrong.
+/// Draws the faults.
 struct Weather<'a> {
     rng: &'a mut Rng,
     scenario: &'a Scenario,
-    /// Kinds of fault that this seed has.
+    /// The kinds of fault that this seed enables.
     kinds: Vec<u32>,
 }
 
-/// Kinds of fault, for switching them on and off by seed.
+/// The number of kinds of fault.
 const KINDS: u32 = 27;
 
 impl<'a> Weather<'a> {
@@ -512,7 +513,7 @@ impl<'a> Weather<'a> {
         }
     }
 
-    /// Two processes keep their clocks within what the journal allows for; one alone may be set anywhere.
+    /// The clocks of two processes stay within what the journal tolerates; that of a single one may be set to anything.
     fn clock_set(&mut self) -> Trouble {
         let by = if self.scenario.processes > 1 {
             self.rng.i64(-2000..2000)

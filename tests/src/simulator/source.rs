@@ -1,5 +1,5 @@
-//! A native model of the `oauth2` plugin: it asks the host for the same things in the same order as the component does, and can do
-//! what components do wrong. The component itself would only cost time.
+//! A native model of the `oauth2` plugin: it makes the same host calls in the same order as the component, and can misbehave as
+//! components can. Running the component itself would only cost time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub const CLIENT_SECRET: &str = "client_secret";
 pub struct OAuth2 {
     /// Where it is installed.
     pub world: Arc<World>,
-    /// Which job calls it.
+    /// The job that calls it.
     pub job: usize,
 }
 
@@ -68,7 +68,7 @@ impl TokenSource for OAuth2 {
     }
 }
 
-/// The origins that the plugin's schema marks.
+/// The endpoints' origins, as marked in the plugin's schema.
 pub fn endpoints(config: &Json) -> Arc<[Origin]> {
     let url = config.get("token_url").and_then(Json::as_str);
     let url = url.and_then(|url| url::Url::parse(url).ok());
@@ -85,7 +85,7 @@ impl OAuth2 {
         self.saw(&response);
         self.break_if_due(is_refresh).await?;
         let answer = read(&response).map_err(Unsuccessful::Said)?;
-        // What comes after it may fail: the issuer is not away.
+        // What follows may fail: the issuer is available.
         self.world.facts().is_served(self.job);
         if answer.is_whole {
             self.ask_more(job, call, &answer)
@@ -103,7 +103,7 @@ impl OAuth2 {
         token(&answer, response.sent_at).map_err(Unsuccessful::Said)
     }
 
-    /// From here on what is in the answer is ours.
+    /// From here on the process must not lose what is in the answer.
     fn saw(&self, response: &Response) {
         let header = |(name, value): &(String, String)| {
             (name == EXCHANGE_HEADER)
@@ -140,7 +140,7 @@ impl OAuth2 {
             if struck.is_some() {
                 let end = now + Duration::from_secs(30);
                 facts.hinder(self.job, now, end, "a plugin that broke");
-                // The answer is kept, and the jobs on the same chain meet it.
+                // The answer is stored, and the jobs on the same chain receive it.
                 let client = facts.jobs.get(self.job).map(|job| job.client.clone());
                 if let Some(client) = client.filter(|_| is_refresh) {
                     facts.hinder_client(&client, now, end, "a plugin that broke");

@@ -1,4 +1,4 @@
-//! Many seeds, on all cores, and what they come to in all.
+//! Runs many seeds on all cores, and sums their results.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -13,13 +13,13 @@ use super::trace::Show;
 use super::world::Tally;
 use crate::lock;
 
-/// Failing runs that are kept; the first few tell what there is to know.
+/// Failing runs that are kept; the first few are enough for an analysis.
 const KEPT: usize = 10;
 
-/// Sentences that are shown of a failing run: what goes wrong once often goes on.
+/// Violations that are shown of a failing run: one often recurs.
 const SHOWN: usize = 5;
 
-/// What all runs of a sweep come to.
+/// The sums over all runs of a sweep.
 #[derive(Debug, Default)]
 pub struct Totals {
     /// Runs.
@@ -30,13 +30,13 @@ pub struct Totals {
     pub span: Duration,
     /// Counts of all runs.
     pub tally: Tally,
-    /// Runs in which something was that must not be.
+    /// Runs with violations.
     pub failed: u64,
     /// The first of these.
     pub failures: Vec<Outcome>,
 }
 
-/// Runs the seeds from `first` on, on so many threads; `failed` is told of each that fails at once.
+/// Runs the seeds from `first` on, on so many threads; `failed` is called for each failing run at once.
 ///
 /// # Errors
 ///
@@ -123,7 +123,7 @@ impl fmt::Display for Totals {
     }
 }
 
-/// A failing run: the sentences, the last lines, and how to have it again.
+/// A failing run: its violations, the last lines, and how to reproduce it.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, .. } = self;

@@ -1,5 +1,5 @@
-//! Virtual time: tokio's paused clock, which moves to the next timer whenever nobody has anything left to do, and a machine's two
-//! clocks on top of it, which can be set and can go on while timers stand still.
+//! Virtual time: tokio's paused clock, which advances to the next timer whenever all tasks are idle, and a machine's two clocks
+//! on top of it, which can be set and can go on while timers stand still.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::lock;
 
-/// When virtual time begins, on a wall clock that is right.
+/// The start of virtual time on a correct wall clock.
 pub const EPOCH: Timestamp = Timestamp(1_700_000_000_000);
 
-/// The time that really passes, for issuers and consumers alike. Clones are the same time.
+/// The true time, for issuers and consumers alike. Clones are the same time.
 #[derive(Debug, Clone)]
 pub struct Time {
     start: Instant,
@@ -61,7 +61,7 @@ pub struct MachineClock {
 }
 
 impl MachineClock {
-    /// A clock that is right.
+    /// A correct clock.
     #[must_use]
     pub fn new(time: Time) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! What happened in a run, line by line: all of it goes into a fingerprint that tells whether two runs are the same, the last lines
-//! are kept for whoever looks into a failure.
+//! The log of a run: all lines go into a fingerprint that shows whether two runs are the same, and the last lines are kept to
+//! analyse a failure.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,11 +8,11 @@ use std::time::Duration;
 /// Lines that are kept: some seconds to minutes before the fault, which is where its cause usually is.
 const KEPT: usize = 60;
 
-/// FNV-1a's parameters for 64 bits (RFC 9923): the fingerprint must be the same on every machine, and nobody attacks it.
+/// FNV-1a's parameters for 64 bits (RFC 9923): the fingerprint must be the same on every machine, and need not resist attacks.
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// What becomes of each line beside the fingerprint.
+/// What is done with each line besides the fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
     /// It is printed to standard error.
@@ -43,7 +43,7 @@ impl Trace {
         }
     }
 
-    /// Notes what happened at `now`.
+    /// Logs an event at `now`.
     #[expect(clippy::print_stderr, reason = "the trace is what was asked for")]
     pub fn line(&mut self, now: Duration, what: fmt::Arguments<'_>) {
         let line = format!("{} {what}", Shown(now));
@@ -62,7 +62,7 @@ impl Trace {
         self.last.push_back(line);
     }
 
-    /// The lines before this one are what is wanted.
+    /// Freezes the last lines, which are those before a violation.
     pub fn keep(&mut self) {
         self.is_kept = true;
     }

@@ -1,5 +1,4 @@
-//! Answers as the bytes that arrive: as they should be, in the odd ways of servers, or cut off. The host reads them with the reader that
-//! reads real ones.
+//! Answers as bytes: correct, malformed as by real servers, or truncated. The host parses them with its real parser.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,29 +11,29 @@ use super::issuer::Reply;
 use super::ledger::Id;
 use super::source::REFRESH_TOKEN;
 
-/// Names the exchange in its answer, so that the source's model can say which one it saw, also when it was journaled.
+/// A header that names the exchange in its answer, so that the source's model knows which one it received, also from the journal.
 pub const EXCHANGE_HEADER: &str = "x-exchange";
 
-/// What is odd about an answer. It is all there.
+/// What is malformed in an answer, which is otherwise complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oddity {
     /// Nothing.
     None,
-    /// A header that goes on in the next line.
+    /// A header that continues in the next line.
     FoldedHeader,
-    /// More headers than HTTP libraries take.
+    /// More headers than HTTP libraries accept.
     ManyHeaders,
     /// It is compressed.
     Gzip,
-    /// It comes twice.
+    /// It is sent twice.
     Doubled,
     /// A member is not in UTF-8.
     Latin1,
-    /// It claims to be longer.
+    /// Its stated length is too long.
     LengthTooLong,
-    /// It claims to be shorter.
+    /// Its stated length is too short.
     LengthTooShort,
-    /// It ends in a chunk that is none.
+    /// It ends in an invalid chunk.
     DamagedChunk,
 }
 
@@ -55,16 +54,16 @@ impl Oddity {
     }
 }
 
-/// An answer on its way.
+/// An answer under way.
 #[derive(Debug)]
 pub struct Sent {
     /// The status.
     pub status: u16,
-    /// What arrives.
+    /// The bytes that arrive.
     pub bytes: Vec<u8>,
     /// Whether the connection ends where the answer does, by its framing.
     pub ends_well: bool,
-    /// Whether the issuer's answer had a refresh token in it, and what arrives has not.
+    /// Whether the issuer's answer had a refresh token that is missing in the bytes.
     pub lost_the_successor: bool,
 }
 
@@ -120,11 +119,11 @@ impl Sent {
         }
     }
 
-    /// The same cut off somewhere: `at` is from 0 to 1.
+    /// The same truncated: `at` is from 0 to 1.
     #[must_use]
     pub fn cut(mut self, reply: &Reply, at: f64) -> Self {
         let last = self.bytes.len().saturating_sub(1);
-        // As a part of its length: precise enough for a place in some hundred bytes.
+        // As a fraction of its length: precise enough for a position in some hundred bytes.
         let end = (last as f64 * at) as usize;
         self.bytes.truncate(end);
         self.ends_well = false;
@@ -136,7 +135,7 @@ impl Sent {
     }
 }
 
-/// The member of a reply that has the refresh token, as it is spelled.
+/// The member of a reply with the refresh token, as it is encoded.
 fn successor(reply: &Reply) -> Option<String> {
     let body: serde_json::Value = serde_json::from_str(&reply.body).ok()?;
     let value = body.get(REFRESH_TOKEN)?;

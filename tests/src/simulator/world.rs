@@ -1,5 +1,5 @@
-//! The world of a run: issuers, outputs, configured secrets, what is broken just now, and what can be said of each job at any moment:
-//! whether its consumers may be without a good token, until when, and why. Everything that happens passes here under one lock.
+//! The shared state of a run: issuers, outputs, configured secrets, active faults, and for each job at any moment whether its
+//! consumers may be without a valid token, until when, and why. All events are recorded here under one lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,31 +17,32 @@ use super::time::Time;
 use super::trace::{Show, Trace};
 use crate::lock;
 
-/// What a call takes while all is well, its write included, at most.
+/// The longest duration of a call without faults, its write included.
 pub const CALL: Duration = Duration::from_secs(8);
 
-/// Within so long after its start a process has asked for what is missing (DESIGN §9: overdue jobs go first).
+/// After its start a process requests missing tokens within this time, since overdue jobs go first.
 const START: Duration = Duration::from_secs(15);
 
-/// No sleep of the runner is longer, so within it a clock that was set or a machine that slept is noticed (DESIGN §5).
+/// The longest sleep of the runner, within which a clock that was set or a machine that slept is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// The longest wait before a request that went unanswered is repeated, and that of another process's intent (DESIGN §6).
+/// The longest wait before an unanswered request is repeated, or another process's intent has expired.
 const DOUBT: Duration = Duration::from_secs(300);
 
-/// What a request with a rotating secret takes at most before its answer counts as lost (DESIGN §6.3).
+/// The longest duration of a request with a rotating secret before its answer counts as lost.
 pub const EXCHANGE: Duration = Duration::from_secs(60);
 
-/// No issuer is asked for the next session's token later after the end of the last one (DESIGN §5, same expiry).
+/// Where tokens expire with the issuer's session, the longest time after the end of a session in which the next one's token is
+/// requested.
 const SESSION: Duration = Duration::from_secs(1);
 
-/// Within so long after an issuer is back its clients have what they want (issue 4, an outage of hours).
+/// Within this time after an outage an issuer's clients have new tokens.
 const RETURN: Duration = Duration::from_secs(60);
 
-/// How often the secrets of a job are looked at that waits for somebody.
+/// How often the secrets of a job that waits for a correction are read.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Something that must not be.
+/// A violation of the invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// When.
@@ -50,35 +51,35 @@ pub struct Violation {
     pub what: String,
 }
 
-/// Counts, by name.
+/// Event counts, by name.
 pub type Tally = BTreeMap<&'static str, u64>;
 
-/// A world; shared by all that happens in it.
+/// The shared state of a run.
 #[derive(Debug)]
 pub struct World {
-    /// What was drawn.
+    /// The drawn scenario.
     pub scenario: Scenario,
-    /// The time.
+    /// The virtual time.
     pub time: Time,
     facts: Mutex<Facts>,
 }
 
-/// All that is so now.
+/// The mutable part of the state.
 #[derive(Debug)]
 pub struct Facts {
-    /// Decides what was left to chance.
+    /// Decides random events.
     pub rng: Rng,
-    /// What happened.
+    /// The log of events.
     pub trace: Trace,
-    /// How often.
+    /// Event counts.
     pub tally: Tally,
-    /// What must not be and was.
+    /// The violations so far.
     pub violations: Vec<Violation>,
     /// The issuers.
     pub issuers: Vec<Issuer>,
-    /// What became of refresh tokens.
+    /// The fate of each refresh token.
     pub ledger: Ledger,
-    /// How often clients ask in vain.
+    /// The rate of unsuccessful requests.
     pub pace: Pace,
     /// The jobs.
     pub jobs: Vec<Job>,
@@ -108,19 +109,19 @@ struct Broken {
 /// A job as it is now.
 #[derive(Debug)]
 pub struct Job {
-    /// What was drawn.
+    /// The drawn plan.
     pub plan: JobPlan,
-    /// Who it is at its issuer.
+    /// Its client at its issuer.
     pub client: String,
     /// Times that it was renamed.
     pub renamed: u32,
-    /// Whether it had a token under its name: of one that never had, a bug is not expected to pass soon (DESIGN §5).
+    /// Whether it had a token under its current name: for a job that never had one, a bug is not expected to pass soon.
     pub had_one: bool,
     /// Times that its source was configured anew.
     pub reconfigured: u32,
-    /// Failures in a row that somebody has to mend.
+    /// Consecutive failures that need a correction.
     pub denials: u32,
-    /// The life of its tokens, at most.
+    /// The longest life of its tokens.
     pub life: Duration,
     /// How far the wall clock was off when its token was written, in milliseconds.
     clock_off_by: i64,
@@ -132,26 +133,26 @@ pub struct Job {
 /// A login of a person, and the Secret where its refresh token is configured.
 #[derive(Debug)]
 pub struct Login {
-    /// At which issuer.
+    /// Its issuer.
     pub issuer: usize,
-    /// Who it is there.
+    /// Its client there.
     pub client: String,
-    /// The family under way.
+    /// The current token family.
     pub family: usize,
     /// Its first refresh token.
     pub first: String,
-    /// What the Secret holds.
+    /// The value in the Secret.
     pub configured: String,
-    /// When a person last put another value there.
+    /// When a person last changed that value.
     pub changed: Duration,
-    /// Whether its newest answer came from the issuer so that nobody can read it: somebody has to log in anew.
+    /// Whether the issuer's newest answer is unreadable, so that a new login is needed.
     pub is_garbled: bool,
-    /// Whether somebody has been called.
+    /// Whether a person has been asked to log in.
     pub is_attended: bool,
 }
 
 impl World {
-    /// A world at its beginning. To be called within the runtime.
+    /// The state at the start. To be called within the runtime.
     #[must_use]
     pub fn new(scenario: Scenario, show: Show) -> Arc<Self> {
         let mut rng = Rng::with_seed(scenario.seed.wrapping_add(0x5eed));
@@ -203,12 +204,12 @@ impl World {
         })
     }
 
-    /// All that is so, locked. Nobody waits for anything while they hold it.
+    /// The mutable state, locked. The lock must not be held across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         lock(&self.facts)
     }
 
-    /// Notes what happened.
+    /// Logs an event.
     pub fn note(&self, what: fmt::Arguments<'_>) {
         let now = self.time.now();
         self.facts().trace.line(now, what);
@@ -246,17 +247,17 @@ fn logins(scenario: &Scenario, issuers: &mut [Issuer]) -> Vec<Login> {
 }
 
 impl Facts {
-    /// Notes what happened.
+    /// Logs an event.
     pub fn note(&mut self, now: Duration, what: fmt::Arguments<'_>) {
         self.trace.line(now, what);
     }
 
-    /// Counts it.
+    /// Counts an event.
     pub fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// Notes something that must not be.
+    /// Records a violation.
     pub fn violated(&mut self, now: Duration, what: String) {
         self.trace.line(now, format_args!("VIOLATION {what}"));
         self.trace.keep();
@@ -269,7 +270,7 @@ impl Facts {
         self.lives
     }
 
-    /// From now on something does not work.
+    /// Begins a fault.
     pub fn break_down(&mut self, part: Part, chance: f64, until: Duration) {
         self.broken.push(Broken {
             part,
@@ -278,7 +279,7 @@ impl Facts {
         });
     }
 
-    /// Whether something does not work this time, and what.
+    /// Whether a fault hits this time, and which part it affects.
     pub fn strikes(&mut self, now: Duration, is_meant: impl Fn(Part) -> bool) -> Option<Part> {
         self.broken.retain(|broken| broken.until > now);
         let rng = &mut self.rng;
@@ -291,7 +292,7 @@ impl Facts {
         Some(part)
     }
 
-    /// The jobs that are this client.
+    /// The jobs with this client.
     #[must_use]
     pub fn jobs_of(&self, client: &str) -> Vec<usize> {
         let jobs = self.jobs.iter().enumerate();
@@ -299,14 +300,14 @@ impl Facts {
         of_client.map(|(index, _)| index).collect()
     }
 
-    /// A job's client has an answer from its issuer.
+    /// A job's client has received an answer from its issuer.
     pub fn is_served(&mut self, job: usize) {
         if let Some(job) = self.jobs.get(job) {
             self.pace.succeeded(&(job.plan.issuer, job.client.clone()));
         }
     }
 
-    /// The consumers of a job need not have a good token before `until`.
+    /// A job's consumers need no valid token before `until`.
     pub fn excuse(&mut self, job: usize, now: Duration, until: Duration, why: &'static str) {
         let Some(job) = self.jobs.get_mut(job) else {
             return;
@@ -318,27 +319,27 @@ impl Facts {
         }
     }
 
-    /// Something was in a job's way that ends at `end`: the next try comes within what DESIGN §5 and §6 say, and is given time.
+    /// A job was blocked until `end`: the next try is expected after the longest back-off, and needs time.
     pub fn hinder(&mut self, job: usize, now: Duration, end: Duration, why: &'static str) {
         let until = end + self.patience(job) + CALL;
         self.excuse(job, now, until, why);
     }
 
-    /// The same, for all jobs that are this client.
+    /// The same for all jobs of this client.
     pub fn hinder_client(&mut self, client: &str, now: Duration, end: Duration, why: &'static str) {
         for job in self.jobs_of(client) {
             self.hinder(job, now, end, why);
         }
     }
 
-    /// The same, for all jobs.
+    /// The same for all jobs.
     pub fn hinder_all(&mut self, now: Duration, end: Duration, why: &'static str) {
         for job in 0..self.jobs.len() {
             self.hinder(job, now, end, why);
         }
     }
 
-    /// The longest wait after a failure that passes by itself.
+    /// The longest back-off after a failure that passes by itself.
     fn patience(&self, job: usize) -> Duration {
         let Some(job) = self.jobs.get(job) else {
             return DOUBT;
@@ -350,7 +351,7 @@ impl Facts {
         (job.life / 10).clamp(least, most)
     }
 
-    /// A process was started, by a clock that is so many milliseconds off.
+    /// A process was started with a clock that is so many milliseconds off.
     pub fn started(&mut self, process: usize, now: Duration, left_open: bool, off_by: i64) {
         self.down.remove(&process);
         self.pace.started(now);
@@ -369,8 +370,8 @@ impl Facts {
         }
     }
 
-    /// A clock that was set back since the token was obtained makes it look younger to a process that only has its times, and up
-    /// to a minute nobody can tell (DESIGN §5).
+    /// If the clock was set back since the token was obtained, the token looks younger to a process that only has its times; up
+    /// to a minute that cannot be detected.
     fn misjudged(&mut self, job: usize, now: Duration, off_by: i64) {
         let Some(entry) = self.jobs.get(job) else {
             return;
@@ -385,7 +386,7 @@ impl Facts {
         }
     }
 
-    /// When the last of the tokens dies that a job's consumers have.
+    /// When the last of the tokens of a job's consumers expires.
     fn latest_death(&self, job: usize) -> Option<Duration> {
         let entry = self.jobs.get(job)?;
         let issuer = self.issuers.get(entry.plan.issuer)?;
@@ -396,7 +397,7 @@ impl Facts {
             .max()
     }
 
-    /// A token is put where consumers read it, by a clock that is so many milliseconds off.
+    /// A token is written to an output by a process whose clock is so many milliseconds off.
     pub fn published(&mut self, job: usize, path: String, value: &str, off_by: i64) {
         if let Some(job) = self.jobs.get_mut(job) {
             job.clock_off_by = off_by;
@@ -404,7 +405,7 @@ impl Facts {
         self.outputs.insert(path, value.to_owned());
     }
 
-    /// Clocks were set, or all slept: everybody looks again within the longest sleep.
+    /// Clocks were set, or all machines slept: each process notices within the longest sleep.
     pub fn jumped(&mut self, now: Duration, why: &'static str) {
         for job in 0..self.jobs.len() {
             self.excuse(job, now, now + LONGEST_SLEEP + CALL, why);
@@ -417,7 +418,7 @@ impl Facts {
         self.store_refused.is_some_and(|at| at >= then)
     }
 
-    /// Somebody logs in and configures the new refresh token.
+    /// A person logs in and configures the new refresh token.
     pub fn log_in(&mut self, login: usize, now: Duration) {
         let Some(entry) = self.logins.get_mut(login) else {
             return;
@@ -439,7 +440,7 @@ impl Facts {
         }
     }
 
-    /// Whether the issuer could give a job a good token, if it were asked well.
+    /// Whether the issuer would give the job a valid token for a correct request.
     #[must_use]
     pub fn could_have_one(&self, job: usize) -> bool {
         let login = self.jobs.get(job).and_then(|job| job.plan.login);
@@ -451,7 +452,7 @@ impl Facts {
         !login.is_garbled && family.is_some_and(|family| !family.is_dead)
     }
 
-    /// Whether something was in a job's way not long ago.
+    /// Whether the job was blocked recently.
     #[must_use]
     pub fn has_reason(&self, job: usize, now: Duration) -> bool {
         let Some(entry) = self.jobs.get(job) else {
@@ -460,7 +461,7 @@ impl Facts {
         !self.could_have_one(job) || now <= entry.troubled.max(entry.excused_until) + DOUBT
     }
 
-    /// Outputs that have no token, or one that has died, whatever the reason.
+    /// The outputs without a valid token, for whatever reason.
     #[must_use]
     pub fn dead_outputs(&self, now: Duration) -> usize {
         let outputs = |index: usize, job: &Job| {
@@ -478,7 +479,7 @@ impl Facts {
         jobs.map(|(index, job)| outputs(index, job)).sum()
     }
 
-    /// What a consumer reads is judged.
+    /// Checks what a consumer reads.
     pub fn read(&mut self, job: usize, path: &str, now: Duration) {
         self.count("reads");
         let Some(entry) = self.jobs.get(job) else {
@@ -489,7 +490,7 @@ impl Facts {
         let value = self.outputs.get(path);
         let issuer = self.issuers.get(entry.plan.issuer);
         let issued = value.and_then(|value| issuer?.issued(value));
-        // Before a session is over, nobody gets a token of the next one.
+        // Until a session ends, the issuer gives no token of the next one.
         let grace = match issuer.map(|issuer| issuer.manner().expiry) {
             Some(Expiry::WithSession(_)) => SESSION + CALL,
             _ => Duration::ZERO,
@@ -513,7 +514,7 @@ impl Facts {
         );
     }
 
-    /// The issuer dealt with a request: its effect is entered, and who is guilty of a death is asked.
+    /// The issuer has handled a request: its effect is recorded, and the cause of a revocation is determined.
     pub fn dealt_with(&mut self, now: Duration, issuer: usize, id: ledger::Id, effect: Effect) {
         self.ledger.dealt_with(id, effect);
         match effect {
@@ -525,7 +526,7 @@ impl Facts {
         }
     }
 
-    /// A refresh token lay unused for too long: was there a reason?
+    /// A refresh token expired unused: checks whether there was a reason.
     fn expired(&mut self, now: Duration, issuer: usize, link: Link) {
         self.count("chains expired at the issuer");
         let issuer = self.issuers.get(issuer);
@@ -564,7 +565,7 @@ impl Facts {
 }
 
 impl Part {
-    /// In the totals.
+    /// Its name in the totals.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Secrets, state and log lines as a plugin's call sees them.
+//! Secrets, state and log lines of a plugin's call.
 
 mod hostile;
 mod tells;
@@ -129,7 +129,8 @@ async fn environment_and_configuration_are_secrets_too() {
     );
 }
 
-/// Whatever a secret's value comes from, what nobody means is not part of it, and what it cannot have is named instead of sent.
+/// For every origin of a secret, a byte order mark and a trailing line end are removed, and invalid characters are named instead
+/// of sent.
 #[tokio::test]
 async fn one_rule_holds_for_what_stands_around_a_secret() {
     let folder = tempfile::tempdir().unwrap();
@@ -274,7 +275,7 @@ async fn a_plugin_that_takes_anothers_place_does_not_read_what_that_one_cached()
     assert_eq!(kept.as_deref(), Some(&b"\0two"[..]));
 }
 
-/// A cluster with one Secret, which notes what tokens are asked of it.
+/// A cluster with one Secret, which records the requested tokens.
 #[derive(Default)]
 struct Cluster {
     requested: Mutex<Vec<(String, Vec<String>, Duration)>>,
@@ -434,7 +435,7 @@ async fn another_jobs_token_is_a_secret_while_it_lives() {
     }
 }
 
-/// A default lifetime would have consumers hold a token for an hour that expires in a minute.
+/// With a default lifetime consumers would hold a token for an hour that expires in a minute.
 #[tokio::test]
 async fn another_jobs_token_that_is_handed_on_dies_when_that_job_says() {
     let mut fixture = Fixture::new();
@@ -499,7 +500,7 @@ async fn a_chain_goes_on_from_its_newest_value_until_another_seed_is_configured(
     assert!(!call.scrub("got generation-2").contains("generation-2"));
     assert_eq!(opened(&fixture, "rt").await.unwrap(), "generation-2");
 
-    // The seed is gone: the chain lives on, and its successor belongs to it.
+    // The seed is gone: the chain remains, and its successor belongs to it.
     std::fs::remove_file(&path).unwrap();
     let call = fixture.holding_call().await;
     assert_eq!(call.open("rt").await.unwrap().expose(), b"generation-2");
@@ -597,7 +598,7 @@ async fn only_a_rotating_secret_is_replaced_and_only_by_what_may_do_as_much() {
     call.replace("rt", Value::Secret(revealed), None)
         .await
         .unwrap();
-    // Of equal rights, but other jobs and the file that it is written back to may have the one and not the other.
+    // Their permissions are equal, but other jobs and the file of the write-back may have only one of them.
     fixture.job.source.reveal.clear();
     let call = fixture.holding_call().await;
     let own = call.open("rt").await.unwrap();

@@ -1,4 +1,4 @@
-//! Vectors of the RFCs, and keys in every form in which they are handed out.
+//! Test vectors of the RFCs, and keys in every format in which they are issued.
 
 use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der, Pkcs8V1Der};
 use aws_lc_rs::signature::{
@@ -132,7 +132,7 @@ fn every_signature_verifies_under_the_public_key_and_has_joses_form() {
         public.verify_sig(b"message", &signed).unwrap();
         assert!(public.verify_sig(b"massage", &signed).is_err());
     }
-    // RFC 7515 A.3's own signature verifies under what is read from its key.
+    // RFC 7515 A.3's own signature verifies with the parsed key.
     let signed = BASE64URL_NOPAD
         .decode("DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q".as_bytes())
         .unwrap();
@@ -169,7 +169,7 @@ fn one_key_is_the_same_in_every_form() {
         panic!("no RSA key");
     };
     let pkcs8: Pkcs8V1Der<'_> = rsa.as_der().unwrap();
-    // In front of the PKCS #1 key stand 26 bytes that say that it is one.
+    // The PKCS #1 key is preceded by 26 bytes of its PKCS #8 header.
     let pkcs1 = &pkcs8.as_ref()[26..];
     let PrivateKey::Ec(Curve::P256, ec) = PrivateKey::parse(EC_JWK.as_bytes()).unwrap() else {
         panic!("no P-256 key");
@@ -428,6 +428,6 @@ async fn a_rotating_secret_is_no_key() {
         let failure = call.sign(key, "HS256", message.clone()).unwrap_err();
         assert_eq!(code(&failure), "secret.rotating-key");
     }
-    // As a message it is fine: PKCE and DPoP hash what they send.
+    // As a message it is allowed: PKCE and DPoP hash what they send.
     call.digest("SHA-256", Value::Secret(secret)).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Answers that repeat a secret, in every spelling and place.
+//! Answers that repeat a secret, in every encoding and place.
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use proptest::prelude::*;
@@ -74,7 +74,7 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         "p%26ss%20%22w%C3%B6rd%22%2F%2B%3C1%3E".to_owned(),
         "p%26ss%20%22w%c3%b6rd%22%2f%2b%3c1%3e".to_owned(),
         "p%26ss+%22w%C3%B6rd%22%2F%2B%3C1%3E".to_owned(),
-        // As serde, as Go, as PHP and as Gson escape.
+        // As escaped by serde, Go, PHP and Gson.
         r#"p&ss \"wörd\"/+<1>"#.to_owned(),
         r#"p\u0026ss \"wörd\"/+\u003c1\u003e"#.to_owned(),
         r#"p&ss \"w\u00f6rd\"\/+<1>"#.to_owned(),
@@ -100,7 +100,7 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
         r"p%26ss%20%22w%C3%B6rd%22\/%2B%3C1\u00253E".to_owned(),
         "p\\u0026amp;ss \\u0026quot;wörd\\u0026quot;/+\\u0026lt;1\\u0026gt;".to_owned(),
         "p&amp;amp;ss &amp;quot;wörd&amp;quot;/+&amp;lt;1&amp;gt;".to_owned(),
-        // Hex in both cases, base64 in lines.
+        // Hex in both cases, base64 with line breaks.
         data_encoding::HEXLOWER
             .encode(raw.as_bytes())
             .replace("c3b6", "C3b6"),
@@ -132,7 +132,7 @@ async fn a_secret_that_comes_back_is_a_marker_in_every_spelling() {
             marked.headers[1].1.clone(),
         ] {
             assert!(echoes.has_marker(&text), "{spelling}: {text}");
-            // What is left are the edges of a longer text in base64.
+            // What remains are the edges of a longer text in base64.
             let left = text.len() - PREFIX.len() - CALL_DIGITS - MARKER_DIGITS;
             assert!(left <= body.len() - raw.len() + 2, "{spelling}: {text}");
             assert!(!text.contains(raw), "{text}");
@@ -215,7 +215,7 @@ async fn a_value_is_found_whole_also_where_a_part_of_it_was_sent() {
         let json = seen.trim_matches('"');
         assert_eq!(put_back(&echoes, json).trim(), whole);
     }
-    // A header's value comes without the blanks around it.
+    // A header's value is repeated without the blanks around it.
     let mut echoes = sent(&[" padded "]).await;
     assert!(!seen(&mut echoes, "padded").contains("padded"));
 }
@@ -229,7 +229,7 @@ async fn places_of_equal_values_cannot_be_told_from_places_of_different_ones() {
         assert_ne!(one, other);
         assert_eq!(one.len(), other.len());
     }
-    // Nor does a marker tell how long the value is.
+    // Nor does a marker reveal the value's length.
     let mut echoes = sent(&["shor", &"long".repeat(100)]).await;
     let (short, long) = (
         seen(&mut echoes, "shor"),
@@ -338,7 +338,7 @@ async fn a_token_is_published_as_the_issuer_made_it_only_if_the_issuer_called_it
         let mut echoes = sent(&["value-1"]).await;
         let marked = seen(&mut echoes, body);
         let json: serde_json::Value = serde_json::from_str(&marked).unwrap();
-        // A plugin that takes all it has seen for a token.
+        // A plugin that returns all it has seen as a token.
         let text = json[token].as_str().unwrap_or(&marked);
         assert_eq!(echoes.published(text).ok().as_deref(), published, "{body}");
         assert!(echoes.published(&format!("x{text}")).is_err());
@@ -354,7 +354,7 @@ async fn a_token_is_published_as_the_issuer_made_it_only_if_the_issuer_called_it
     );
 }
 
-/// As an issuer sends it, although a secret is in it.
+/// Published unchanged although it contains a secret.
 fn assert_is_published(echoes: &mut Echoes, token: &str) {
     let marked = seen(echoes, format!(r#"{{"access_token":"{token}"}}"#));
     let json: serde_json::Value = serde_json::from_str(&marked).unwrap();

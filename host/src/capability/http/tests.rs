@@ -1,5 +1,5 @@
-//! Requests against real servers on this machine: what is sent, what is refused, and every way in which an answer can go
-//! wrong. `tls` has those that are about certificates, `leak` those about logs.
+//! Requests to real servers on this machine: what is sent, what is refused, and every way in which an answer can fail. `tls` has
+//! the tests of certificates, `leak` those of logs.
 
 mod leak;
 mod tls;
@@ -393,7 +393,7 @@ async fn slow_and_dripping_servers_run_into_the_calls_time() {
         assert_eq!(code(&outcome), "http.timeout");
         let failure = outcome.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Unavailable);
-        // A tenth of the call's time is left to the plugin.
+        // A tenth of the call's timeout is left to the plugin.
         assert!(
             failure.message.contains("in full 0.45 s after"),
             "{failure}"
@@ -426,7 +426,7 @@ async fn what_is_no_http_answer_is_a_protocol_failure() {
     }
 }
 
-/// The reader's own tests have every oddity; here it is seen to get what the network brings, piece by piece.
+/// The parser's own tests cover all malformed answers; this test covers their arrival over the network, piece by piece.
 #[tokio::test]
 async fn an_answer_ends_where_its_content_does_when_its_framing_is_wrong() {
     const BODY: &str = "{\"access_token\":\"a\"}";
@@ -509,7 +509,7 @@ async fn in_pieces(pieces: Vec<Vec<u8>>) -> Server {
     .await
 }
 
-/// A server that says that there is no more may not know what is behind it. The next value may be there and nowhere else.
+/// A server's success without content may be followed by more. The next value may be only there.
 #[tokio::test]
 async fn behind_a_success_with_nothing_in_it_is_waited_for_what_a_rotating_secret_becomes() {
     const BODY: &[u8] = b"{\"access_token\":\"a\",\"refresh_token\":\"r\"}";
@@ -530,7 +530,7 @@ async fn behind_a_success_with_nothing_in_it_is_waited_for_what_a_rotating_secre
     }
 }
 
-/// Some servers say that they are at work before they answer.
+/// Some servers send an interim object before the answer.
 #[tokio::test]
 async fn behind_an_object_without_a_token_is_waited_for_one_with_it() {
     let pieces = [
@@ -565,7 +565,7 @@ async fn who_waits_for_a_token_does_not_wait_for_what_follows_a_whole_object() {
     assert!(took < Duration::from_millis(1500), "{took:?}");
 }
 
-/// The reader needs the beginning and the end; what fills the middle is left out.
+/// The parser needs the beginning and the end; the middle is discarded.
 #[tokio::test]
 async fn tokens_in_an_answer_beyond_the_limit_are_found_for_a_rotating_secret() {
     const TOKENS: &str = "\"access_token\":\"a\",\"refresh_token\":\"r\"";

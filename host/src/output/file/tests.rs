@@ -1,4 +1,4 @@
-//! The file sink as readers and enemies see it.
+//! The file sink from the view of readers and attackers.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -283,7 +283,7 @@ async fn a_mounted_file_is_written_in_place_if_the_user_allows_it_and_else_told(
     assert_eq!(names(&at("consumer")), ["token"]);
 }
 
-/// An attribute of a file or directory as `chattr` sets it, for as long as this lives.
+/// An attribute of a file or directory as `chattr` sets it, until this is dropped.
 struct Attribute(File, IFlags);
 
 impl Attribute {
@@ -487,7 +487,7 @@ async fn in_place_is_only_what_is_one_file_of_one_name() {
         assert_eq!(failure.code(), Some(expected), "{name}");
     }
     assert_eq!(std::fs::read(at("victim")).unwrap(), b"old");
-    // What is not there is made as any other file.
+    // A missing file is created like any other.
     write(&in_place(at("token")), "new").await.unwrap();
     assert_eq!(std::fs::read(at("token")).unwrap(), b"new");
     assert_eq!(at("token").metadata().unwrap().mode() & 0o7777, 0o400);
@@ -618,7 +618,7 @@ async fn root_gives_files_away_before_they_hold_anything() {
     assert_eq!(write(&target, "one").await.unwrap(), Written::Changed);
 }
 
-/// What an unprivileged process meets is tried in one: this test binary again, as another user.
+/// Tests of an unprivileged process run in one: this test binary again, as another user.
 const UNPRIVILEGED: &str = "EVERTOKEN_TEST_UNPRIVILEGED";
 
 #[test]
@@ -710,7 +710,7 @@ async fn unprivileged_writer() {
         .unwrap_err();
     assert_eq!(failure.code(), Some("file.permission"));
 
-    // Mode 0400 is no hindrance to its owner.
+    // Mode 0400 does not prevent its owner from writing.
     for content in ["in place", "and again"] {
         let destination = in_place(&shared.path);
         write(&destination, content).await.unwrap();
@@ -720,7 +720,7 @@ async fn unprivileged_writer() {
     }
     assert_eq!(names(&folder.join("shared")), ["token"]);
 
-    // Somebody else's, which only somebody else may replace here, or make ours.
+    // Another user's file, which only that user may replace here, or give to us.
     let roots = folder.join("sticky/token");
     if roots.exists() {
         let failure = Files::new(Arc::default())
@@ -818,7 +818,7 @@ async fn a_format_puts_nothing_where_the_configuration_has_another_use() {
         }
     }
     assert_eq!(std::fs::read(tokens.join("theirs")).unwrap(), b"theirs");
-    // The output that has the place writes there.
+    // The output with this path writes there.
     let own = files.write(&to(tokens.join("theirs")), &one("own")).await;
     assert_eq!(own, Ok(Written::Changed));
 }

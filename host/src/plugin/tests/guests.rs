@@ -1,4 +1,4 @@
-//! The guests of `tests/guests`, built once per process, and what tests of plugins share.
+//! The hostile plugins of `tests/guests`, built once per process, and fixtures for tests of plugins.
 
 use std::io::Write;
 use std::path::Path;
@@ -30,12 +30,12 @@ pub(crate) fn component(body: &str) -> Vec<u8> {
     wat::parse_str(format!("(component {body})")).unwrap()
 }
 
-/// Kept beside the guests: they change as often.
+/// In the same folder as the components, since it changes as often.
 pub(crate) fn cache() -> CacheSettings {
     built_in_process(&folder().join("compiled"))
 }
 
-/// The running program is a test and no compiler.
+/// The running program is a test and not a compiler.
 pub(crate) fn built_in_process(directory: &Path) -> CacheSettings {
     CacheSettings {
         directory: Some(directory.to_owned()),

@@ -1,4 +1,4 @@
-//! How late a task of the process runs beside each kind of hostile guest and issuer, on as few workers as a small machine has.
+//! The delay of a task of the process beside each kind of hostile plugin and issuer, with as few workers as a small machine has.
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -9,24 +9,24 @@ use crate::capability::testing::{Server, get};
 use crate::capability::{Host, Level};
 use crate::model::Source;
 
-/// A small machine's.
+/// The workers of a small machine.
 const WORKERS: u32 = 2;
 
 /// Of each kind, so that each worker has one and others wait.
 const GUESTS: usize = 3;
 
-/// Of a hundred moments, in 99 a task that is due runs within this time. A program that was built without optimisation copies and wipes
-/// bytes ten times as slowly.
+/// The bound of the delay at the 99th percentile. A program that was built without optimisation copies and wipes bytes ten times
+/// as slowly.
 const LATE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 80 } else { 10 });
 
-/// How long that is watched, moment by moment.
+/// The sampling interval.
 const MOMENT: Duration = Duration::from_millis(1);
 const MOMENTS: usize = 1000;
 
-/// Other tests of this process keep the workers from running, too: the best of some tries counts.
+/// Other tests of this process keep the workers busy, too: the best of some tries counts.
 const TRIES: usize = 3;
 
-/// Longer than what a guest computes at will, and short enough that calls end and begin meanwhile.
+/// Longer than a plugin computes without waiting for its turn, and short enough that calls end and begin meanwhile.
 const CALL: Duration = Duration::from_millis(400);
 
 fn runtime() -> Runtime {
@@ -37,9 +37,9 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// How late a task runs at the 99th of a hundred moments. A stall counts for each moment in it.
+/// The 99th percentile of a task's delay. A stall counts for each sample in it.
 struct Lateness {
-    /// By the clock on the wall, which goes on while the machine does other things.
+    /// By the wall clock, which goes on while the machine does other work.
     wall: Duration,
     /// By the processor time of this process, as if it had the workers' cores to itself.
     own: Duration,
@@ -57,7 +57,7 @@ async fn lateness() -> Lateness {
         let mut ticks = tokio::time::interval(MOMENT);
         let (mut wall, mut own) = (Vec::new(), Vec::new());
         let now = (Instant::now(), processor_time());
-        // When it ran last, and when it ran last before the stall that it may be in.
+        // The last sample, and the last one before the current stall.
         let (mut last, mut before) = (now, now);
         while wall.len() < MOMENTS {
             let due = ticks.tick().await.into_std();
@@ -67,7 +67,7 @@ async fn lateness() -> Lateness {
                 before = last;
             }
             last = now;
-            // Processor time is taken to go on evenly.
+            // Processor time is assumed to be used evenly.
             let since = now.0.duration_since(before.0).max(late);
             let share = late.as_secs_f64() / since.as_secs_f64().max(f64::MIN_POSITIVE);
             let used = now.1.saturating_sub(before.1).mul_f64(share);
@@ -87,13 +87,13 @@ async fn lateness() -> Lateness {
     }
 }
 
-/// What all threads of this process have computed.
+/// Processor time of all threads of this process.
 fn processor_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(used).unwrap()
 }
 
-/// What keeps the workers busy until it is dropped.
+/// Tasks that keep the workers busy until they are dropped.
 type Hostile = JoinSet<()>;
 
 /// Whether a task is late beside what `start` starts, each time anew.
@@ -112,7 +112,7 @@ async fn is_late_beside(name: &str, start: impl AsyncFn() -> Hostile) -> bool {
     true
 }
 
-/// Guests with this configuration, called again and again.
+/// Plugins with this configuration, called again and again.
 async fn guests(bench: &Bench, config: &Value, server: Option<&Server>) -> Hostile {
     bench.plugins.prepare("misbehaving").await.unwrap();
     let mut hostile = JoinSet::new();
@@ -141,12 +141,12 @@ async fn guests(bench: &Bench, config: &Value, server: Option<&Server>) -> Hosti
     hostile
 }
 
-/// As large as a secret may be, and such that each call takes all of it.
+/// As large as a secret may be, and large enough to fill each call.
 fn secret(config: &Value) -> String {
     let text = |bytes| "QUJD".repeat(bytes / 4 - 8);
     match config["call"].as_str() {
         Some("part") => json!({"a": {"b": text(MAX_SECRET_BYTES)}}).to_string(),
-        // Spelled, it may be six times as long, and there is text beside it.
+        // Encoded, it may be six times as long, and there is text beside it.
         Some("join") => text(MAX_SECRET_BYTES / 8),
         _ => text(MAX_SECRET_BYTES),
     }
@@ -219,7 +219,7 @@ fn no_task_is_late_beside_issuers_that_answer_with_many_tokens() {
                 late.push(config);
             }
         }
-        // As a plugin that asks once, and writes what it got into its log.
+        // Like a plugin that sends one request and logs the answer.
         let start = async || {
             let mut hostile = JoinSet::new();
             for _ in 0..GUESTS {

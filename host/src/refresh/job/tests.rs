@@ -38,7 +38,7 @@ fn token(obtained_s: u64, life_s: u64) -> JobEvent {
     })
 }
 
-/// The token that is held, with this life.
+/// The held token again, with this life.
 fn same_token(obtained_s: u64, life_s: u64) -> JobEvent {
     let JobEvent::Acquired(candidate) = token(obtained_s, life_s) else {
         unreachable!()
@@ -70,7 +70,7 @@ const fn failure(kind: FailureKind) -> JobEvent {
 
 const WRITTEN: output::OutputEvent = output::OutputEvent::Written;
 
-/// A job with one output, at second 0, that was told that nothing is in the store.
+/// A job with one output, at second 0, with nothing in the store.
 fn started() -> JobLifecycle {
     let mut job = JobLifecycle::new(policy(), VERIFY, 1, at(0));
     assert_eq!(
@@ -411,7 +411,7 @@ fn whoever_asks_makes_no_later_try_later() {
                 now = next(&job, at(now));
                 fail(&mut job, kind, None, at(now));
             }
-            // What comes by itself comes when it would have come, and so does what follows.
+            // Scheduled refreshes are made at their times, and so are those that follow.
             for _ in 0..3 {
                 let expected = next(&without, at(now));
                 assert_eq!(next(&job, at(now)), expected, "{what}");
@@ -485,16 +485,16 @@ fn neither_a_jump_nor_sleep_makes_a_job_late() {
     }
 }
 
-/// The end of a source's call: when it was asked, anything may be said of any lifetime.
+/// The end of a source's call, with arbitrary lifetimes.
 #[derive(Debug, Clone)]
 struct AnyAnswer {
     takes_ms: u64,
-    /// Of token, rotating secret and `nbf`, from when it was asked for.
+    /// Of token, rotating secret and `nbf`, relative to the request.
     ends_s: (Option<i64>, Option<i64>, Option<i64>),
     is_empty: bool,
     is_held_one: bool,
     fails: Option<(FailureKind, Option<u64>)>,
-    /// What else happens right after it.
+    /// The event right after it.
     then: u8,
     clock_set_ms: i64,
 }
@@ -581,7 +581,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         })
 }
 
-/// Lets time pass until the source is asked; says when that is.
+/// Lets time pass until the source is asked; returns that time.
 fn until_asked(job: &mut JobLifecycle, mut now: Reading, sample: f64) -> Reading {
     while !job.is_acquiring() {
         let wait = job.wakes_at(now).unwrap().saturating_sub(now.boot);
@@ -594,7 +594,7 @@ fn until_asked(job: &mut JobLifecycle, mut now: Reading, sample: f64) -> Reading
     now
 }
 
-/// What may happen next, with the seconds that pass before it.
+/// The next event, with the seconds that pass before it.
 fn any_happening() -> impl Strategy<Value = (u64, u8, u64)> {
     (0_u64..400, any::<u8>(), 0_u64..700)
 }
@@ -643,19 +643,19 @@ proptest! {
                     FailureKind::Internal => 7500,
                     FailureKind::Denied | FailureKind::InvalidConfig => 10_000,
                 };
-                // What was asked for is obeyed as far as every token bears it.
+                // `Retry-After` is respected as far as every token's life allows.
                 let asked = retry_after_s.unwrap_or_default().saturating_mul(1000).min(30_000);
                 let floor = Duration::from_millis(own.max(asked));
                 prop_assert!(waited >= floor, "{waited:?} after {kind}, asked for {retry_after_s:?}");
                 let longest = if is_local { 300 } else { 3600 };
                 prop_assert!(waited <= slept + Duration::from_secs(longest), "{waited:?} after {kind}");
             }
-            // A clock that is set changes when a token is due, and no more.
+            // Setting a clock changes when a token is due, and nothing else.
             if answer.clock_set_ms != 0 {
                 continue;
             }
-            // Of a token that lives no longer than the one before, nothing else is known that would be reason to ask sooner, unless the
-            // user wants to ask so often.
+            // For a token that lasts no longer than the one before, there is no reason to refresh sooner, unless the user
+            // configured it.
             let lives_no_longer = match (left, held) {
                 (Some(left), Some(held)) => left <= held,
                 (Some(_), None) => was_endless,

@@ -1,4 +1,4 @@
-//! Jobs come, change and go while the runner runs; what did not change goes on.
+//! Changes of jobs while the runner runs; unchanged parts go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,7 +195,7 @@ fn what_several_jobs_share_is_an_output_of_each_of_them() {
             if let Some(fails) = mends {
                 cannot(fails);
             }
-            // At least one of the tokens, which live five minutes, is replaced meanwhile.
+            // At least one of the tokens, which last five minutes, is replaced meanwhile.
             world.time.wait(250 * SECOND).await;
             for row in started.handle.status(vec![]).await.unwrap().jobs {
                 let expected = match row.id.name.as_str() {
@@ -210,7 +210,7 @@ fn what_several_jobs_share_is_an_output_of_each_of_them() {
             }
         }
         cannot(false);
-        // Another job's token that is missing is its own trouble.
+        // Another job's missing token does not count as this job's failure.
         let change = vec![shared(&["a", "away"], "other")];
         started.handle.apply(change).await.unwrap();
         world.time.wait(150 * SECOND).await;

@@ -1,5 +1,5 @@
-//! What needs a plugin that is being compiled waits for it: nothing has begun, nothing fails, nobody else is delayed, and all goes on with
-//! it at once.
+//! Work that needs a plugin that is being compiled waits for it: no call begins, nothing fails, no other work is delayed, and all
+//! continues at once afterwards.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::runner::status::{JobState, JobStatus};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A world in which this plugin takes five minutes to compile: longer than any call's time, and than any write's.
+/// A world in which this plugin takes five minutes to compile: longer than any call's or write's timeout.
 fn compiling(plugin: &str) -> World {
     let world = World::default();
     let (takes, succeeds) = (5 * MINUTE, true);
@@ -56,12 +56,12 @@ fn jobs_wait_for_their_plugin_without_an_attempt_or_a_place_and_go_on_at_once() 
     world.time.run(async {
         let jobs = (0..100).map(|n| of("large", &format!("l{n}")));
         let jobs = jobs.chain([job("other")]).collect();
-        // Two places: nobody could have one for five minutes.
+        // With two places, which would be taken for five minutes.
         let started = world.start_within(&limits(2, 2), jobs).await;
         world.time.wait(MINUTE).await;
         assert_eq!(world.written("other"), ["other.0"]);
         assert!(world.asked("other")[0] < SECOND);
-        // One that comes meanwhile waits for the same.
+        // A job that is added meanwhile waits for the same plugin.
         let late = put(vec![of("large", "late")]);
         started.handle.apply(late).await.unwrap();
         world.time.wait(MINUTE).await;
@@ -145,7 +145,7 @@ fn a_plugin_that_cannot_be_loaded_is_asked_for_again_by_each_try_and_only_then()
     world.time.run(async {
         let started = world.start(vec![of("torn", "a"), of("torn", "b")]).await;
         world.time.wait(MINUTE + SECOND).await;
-        // Both failed with what was found, or not, each by itself.
+        // Both had the result of the compilation, each by itself.
         assert_eq!(world.asked("a")[0], MINUTE);
         assert_eq!(world.asked("b")[0], MINUTE);
         assert_eq!(world.facts().loads.len(), 1);

@@ -1,4 +1,4 @@
-//! Bounds hold, and whoever hangs, floods or breaks only harms itself.
+//! Limits hold, and a job that hangs, floods or fails only harms itself.
 
 use std::sync::Arc;
 
@@ -204,7 +204,7 @@ fn one_jobs_failures_are_nobody_elses() {
         world.time.wait(3600 * SECOND).await;
         assert!(world.written("b").len() > 15);
         assert_eq!(world.written("a").len(), 0);
-        // Without a token the longest wait is 30 s, and chance leaves a quarter of it.
+        // Without a token the longest wait is 30 s, of which jitter leaves at least a quarter.
         let asked = world.asked("a").len();
         assert!(asked <= 480, "{asked} calls in an hour");
         started.stop().await;

@@ -1,4 +1,4 @@
-//! Tokens are there in time, whatever the issuer, the clocks and the outputs do.
+//! Tokens are fresh in time, whatever the issuer, the clocks and the outputs do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -315,7 +315,7 @@ fn a_clock_that_is_set_by_a_day_asks_at_most_once_for_each_of_many_jobs() {
     }
 }
 
-/// That no consumer of this output ever saw a token after its end.
+/// Asserts that no consumer of this output ever saw an expired token.
 fn assert_no_dead_token(world: &World, path: &str, what: &str) {
     let facts = world.facts();
     let history = &facts.written[path];
@@ -344,7 +344,7 @@ fn with_a_thousand_jobs_and_an_issuer_that_fails_at_random_no_consumer_sees_a_de
             let name = format!("job-{n}");
             let life = Duration::from_secs_f64(30.0 * 20.0_f64.powf(dice.f64()));
             let salt = dice.u64(..);
-            // Never more than two failures in a row: then the issuer could always have given one in time.
+            // Never more than two failures in a row, so that the issuer could always have given one in time.
             let fails = move |nth: u64| {
                 let roll = fastrand::Rng::with_seed(salt ^ nth).u8(0..10);
                 (nth % 3 != 2 && roll < 4).then(|| failure(FailureKind::Unavailable))

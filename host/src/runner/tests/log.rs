@@ -1,4 +1,4 @@
-//! What people read: one line per refresh, one per failure, and never a token.
+//! The log: one line per refresh, one per failure, and never a token.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ impl MakeWriter<'_> for Lines {
     }
 }
 
-/// What is logged at INFO and above while this goes on in the world, without what is before the message.
+/// The log lines at INFO and above during this, without the prefix of the message.
 fn told(world: &World, during: impl AsyncFnOnce()) -> Vec<String> {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
@@ -113,7 +113,7 @@ fn a_source_that_fails_is_a_line_for_each_reason_and_one_when_it_works_again() {
     let fails = move |nth: u64| {
         let reason = reasons.iter().find(|(until, ..)| nth % 41 < *until);
         reason.map(|(_, kind, code, message)| {
-            // When it was is no news.
+            // A different time in the message is no new failure.
             Failure::new(*kind, *code, format!("{message}, {nth}.5 s after"))
         })
     };

@@ -1,4 +1,4 @@
-//! The runner under virtual time against a small world of its own.
+//! The runner under virtual time with test ports.
 
 mod changes;
 mod compiling;

@@ -1,4 +1,4 @@
-//! Issuers in trouble are left alone and noticed when they are back; whoever waits for one says so, and nobody else waits.
+//! Outages: a failing issuer is not flooded and its recovery is noticed; waiting jobs report it, and other jobs are not delayed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn with_secret(name: &str) -> Job {
     job
 }
 
-/// When each of the clients was asked for in a span of time.
+/// The requests of each client in a span of time.
 fn asked_by_client(
     world: &World,
     from: Duration,
@@ -93,7 +93,7 @@ fn an_issuer_that_was_away_for_six_hours_is_left_alone_and_all_are_fresh_within_
         ),
         (code(FailureKind::Unavailable, "http.timeout"), 10 * SECOND),
         (throttled, Duration::from_millis(50)),
-        // A gateway's word for an issuer that it does not find.
+        // A gateway's answer for an issuer that it does not find.
         (
             code(FailureKind::InvalidConfig, "http.404"),
             Duration::from_millis(50),
@@ -435,7 +435,7 @@ fn whoever_asks_by_name_gets_a_try_at_an_issuer_in_trouble() {
     });
 }
 
-/// Nobody has to look after the issuer for that.
+/// No correction of the issuer is needed for that.
 #[test]
 fn a_job_at_a_wrong_address_is_no_trouble_of_the_issuers_and_keeps_no_other_waiting() {
     for (kind, wrong, refused) in [
@@ -472,7 +472,7 @@ fn a_job_at_a_wrong_address_is_no_trouble_of_the_issuers_and_keeps_no_other_wait
     }
 }
 
-/// An hour's rest is too long for a token of a minute and for who has none.
+/// A `Retry-After` of an hour is too long for a token of a minute and for a job without a token.
 #[test]
 fn an_issuer_that_asks_for_a_long_rest_is_tried_before_tokens_die_and_every_few_minutes_then() {
     let world = World::default();
@@ -616,7 +616,7 @@ fn a_single_run_does_not_wait_for_a_client_that_is_refused() {
     });
 }
 
-/// The record of a chain says more than the last failure: another job's refusal, or one before a restart.
+/// A chain's record says more than the last failure: another job's refusal, or one before a restart.
 #[test]
 fn what_the_record_of_a_chain_says_is_said_at_once_while_the_token_lives() {
     let world = World::default();

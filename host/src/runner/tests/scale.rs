@@ -1,10 +1,10 @@
-//! Ten thousand jobs, for long, in time.
+//! Ten thousand jobs under a long load.
 
 use std::time::{Duration, Instant};
 
 use super::world::{Plan, SECOND, Started, World, job, limits};
 
-/// How many refreshes there were, and how many were no later than a second.
+/// The number of refreshes, and of those no later than a second.
 async fn lateness(started: &Started) -> (f64, f64) {
     let status = started.handle.status(vec![]).await.unwrap();
     let text = started.metrics.encode(status).unwrap();
@@ -22,7 +22,7 @@ async fn lateness(started: &Started) -> (f64, f64) {
 /// takes an unoptimised program a minute of processor time.
 const MINUTES: u32 = 15;
 
-/// Says another length.
+/// Sets another length.
 const VARIABLE: &str = "EVERTOKEN_SCALE_MINUTES";
 
 fn minutes() -> u32 {
@@ -52,8 +52,8 @@ fn ten_thousand_jobs_of_five_minutes_are_late_by_less_than_a_second() {
     });
 }
 
-/// Each wave of refreshes keeps such an issuer busy from its beginning to its end, and jitter brings many jobs into the line before those
-/// whose tokens die sooner.
+/// Each wave of refreshes keeps such an issuer busy from its beginning to its end, and jitter puts many jobs into the queue
+/// before those whose tokens expire sooner.
 #[test]
 fn at_an_issuer_that_just_keeps_up_nobody_waits_for_all_who_come_later() {
     let world = World::forgetful();
@@ -128,7 +128,7 @@ fn a_start_with_a_thousand_good_and_a_thousand_overdue_tokens_asks_for_the_overd
             .all(|asked| asked.job.starts_with("overdue"))
     );
     assert_eq!(facts.most_in_flight, 16);
-    // While the store is still being read, those begin that are known already; as many as one origin may have.
+    // While the store is still being read, jobs that are known already begin, up to the limit per origin.
     let later = facts.asked.iter().skip(16);
     let ends = later.map(|asked| asked.call.previous_expires_at.unwrap());
     assert!(ends.is_sorted(), "by what consumers see end first");

@@ -1,4 +1,4 @@
-//! A stop is prompt and leaves nothing half done; a single run ends when there is nothing to wait for.
+//! A stop is prompt and leaves nothing half done; a single run ends when nothing is left to wait for.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Time that passes only when nobody has anything left to do: a runtime that, instead of going idle, moves its clocks to the
-//! next timer. An hour takes as long as what happens in it, and every run is the same.
+//! Virtual time: a runtime that, instead of going idle, advances its clocks to the next timer. An hour takes as long as the work
+//! in it, and every run is the same.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use futures_core::future::BoxFuture;
 use crate::model::time::{Clock, Reading, Timestamp};
 use crate::runner::ports::Timer;
 
-/// When virtual time begins, on the wall clock.
+/// The start of virtual time, on the wall clock.
 pub(crate) const EPOCH: Timestamp = Timestamp(1_700_000_000_000);
 
 /// A world's time. Clones are the same time.
@@ -21,9 +21,9 @@ pub(crate) struct VirtualTime(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// What timers go by.
+    /// The clock of timers.
     running: Duration,
-    /// How long the machine slept in all.
+    /// The total time that the machine slept.
     asleep: Duration,
     /// How far the wall clock was set, in milliseconds.
     set_by: i64,
@@ -68,7 +68,7 @@ impl VirtualTime {
         self.state().set_by += seconds * 1000;
     }
 
-    /// Lets the machine sleep: both clocks go on, timers stand still.
+    /// Suspends the machine: both clocks go on, timers stand still.
     pub(crate) fn suspend(&self, duration: Duration) {
         self.state().asleep += duration;
     }

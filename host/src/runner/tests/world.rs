@@ -1,4 +1,4 @@
-//! A small world for the runner: an issuer with a plan per job, outputs that remember what consumers saw, a store.
+//! Test ports for the runner: an issuer with a plan per job, outputs that record what consumers saw, a store.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,21 +30,21 @@ use crate::runner::{Handle, JobChange, Runner, source_hash};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// How the issuer treats a job.
+/// The issuer's behaviour for a job.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) origin: &'static str,
-    /// The plugin that asks it; none: one that nothing else leans on, so that its origin is all.
+    /// The plugin that requests it; none: one without a concurrency key of its own, so that only the origin counts.
     pub(crate) plugin: Option<&'static str>,
-    /// The client that the job is to its issuer; none: one of its own.
+    /// The job's client at its issuer; none: one of its own.
     pub(crate) client: Option<u8>,
     pub(crate) life: Duration,
     pub(crate) takes: Duration,
-    /// How long it takes instead, right now.
+    /// Another duration of calls, as of now.
     pub(crate) slow: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
-    /// What the rotating secret lives that comes with each token.
+    /// The life of the rotating secret that comes with each token.
     pub(crate) rotating_life: Option<Duration>,
-    /// What the nth call (from 0) fails with.
+    /// The failure of the nth call (from 0).
     pub(crate) fails: Arc<dyn Fn(u64) -> Option<Failure> + Send + Sync>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Asked {
     pub(crate) call: AcquireContext,
 }
 
-/// What an output holds, and since when.
+/// The content of an output, and since when.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Held {
     pub(crate) value: String,
@@ -82,7 +82,7 @@ pub(crate) struct Held {
 pub(crate) struct Facts {
     pub(crate) plans: HashMap<String, Plan>,
     pub(crate) asked: Vec<Asked>,
-    /// How often, by job.
+    /// The number of calls, by job.
     calls: HashMap<String, u64>,
     pub(crate) in_flight: usize,
     pub(crate) most_in_flight: usize,
@@ -91,15 +91,15 @@ pub(crate) struct Facts {
     pub(crate) write_calls: usize,
     /// How long a write to this path takes.
     pub(crate) write_takes: HashMap<String, Duration>,
-    /// What writes to this path fail with.
+    /// The failure of writes to this path.
     pub(crate) write_fails: HashMap<String, Failure>,
-    /// The secrets of all jobs; none: they cannot be read.
+    /// The digest of all jobs' secrets; none: they cannot be read.
     pub(crate) secrets: Option<[u8; 32]>,
-    /// What the records say of the chains, by job.
+    /// The stored states of chains, by job.
     pub(crate) chains: HashMap<String, ChainState>,
-    /// Plugins that are to be loaded: how long that takes, and whether it succeeds. All others are.
+    /// Plugins that must be loaded: how long that takes, and whether it succeeds. All others are loaded.
     pub(crate) to_load: HashMap<String, (Duration, bool)>,
-    /// Plugins that were loaded or could not be, in the order in which that began.
+    /// Plugins that were loaded or failed to, in the order in which that began.
     pub(crate) loads: Vec<String>,
     /// Tokens in the store.
     pub(crate) store: HashMap<JobId, KeptToken>,
@@ -108,7 +108,7 @@ pub(crate) struct Facts {
     pub(crate) ahead_ms: i64,
     /// By token value: when it really expires.
     pub(crate) deaths: HashMap<String, Duration>,
-    /// Whether of calls and outputs only the last of each is remembered, for long runs.
+    /// Whether only the last call and write of each are recorded, for long runs.
     is_forgetful: bool,
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world that remembers no history.
+    /// A world that records no history.
     pub(crate) fn forgetful() -> Self {
         let world = Self::default();
         world.facts().is_forgetful = true;

@@ -17,7 +17,7 @@ struct Served {
     _directory: tempfile::TempDir,
 }
 
-/// A real socket in front of a runner with the jobs `a` and `b`, whose time stands still.
+/// A real socket in front of a runner with the jobs `a` and `b`, with fixed time.
 async fn served() -> Served {
     let (runner, handle, _) = World::default().runner(&limits(1, 1));
     let directory = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ async fn refresh_waits_for_the_result_as_long_as_it_may_and_asks_nobody_if_a_nam
     let wait = Duration::from_millis(200);
     let refused = refresh(&served.socket, names(&["a", "nobody"]), wait).await;
     assert_eq!(refused.unwrap().unknown, ["nobody"]);
-    // Time stands still in this runner's world, so that its issuer never answers.
+    // Time is fixed in this runner's world, so its issuer never answers.
     let began = std::time::Instant::now();
     let pending = refresh(&served.socket, names(&["a"]), wait).await.unwrap();
     assert!(began.elapsed() >= wait);
@@ -168,7 +168,7 @@ async fn only_the_owner_may_connect_and_the_socket_goes_with_its_process() {
     assert!(matches!(error, ControlError::Connect { .. }), "{error}");
 }
 
-/// What our own user's clients may do, each many times more than there are places.
+/// The behaviours of our own user's clients, each with many times more connections than places.
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
     for (what, said) in [
@@ -292,7 +292,7 @@ async fn a_socket_that_cannot_be_made_is_an_error_that_names_it() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// A process of somebody else, who has made a socket in the place of ours and writes down what it hears.
+/// Another user's process, which has made a socket in place of ours and records what it receives.
 const FOREIGN_FOLDER: &str = "EVERTOKEN_TEST_FOREIGN_FOLDER";
 
 #[test]
@@ -339,7 +339,7 @@ async fn a_socket_of_somebody_else_is_told_nothing() {
     assert!(child.wait().unwrap().success());
     let heard = std::fs::read_to_string(folder.path().join("heard")).unwrap();
     assert_eq!(heard, "");
-    // Root looks after what runs as another user.
+    // Root queries a process of another user.
     let status = ControlRequest::Status { jobs: Vec::new() };
     assert!(may_hear(4711, &status));
 }

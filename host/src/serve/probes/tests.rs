@@ -3,7 +3,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::runner::tests::world::{SECOND, World, job, limits, put};
 
-/// Real sockets in front of a runner of the small world, whose time stands still.
+/// Real sockets in front of a runner with test ports and fixed time.
 struct Served {
     address: SocketAddr,
     readiness: Readiness,
@@ -148,7 +148,7 @@ async fn an_address_in_use_is_an_error_that_names_it() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// What slow clients do, each many times more than there are places.
+/// The behaviours of slow clients, each with many times more connections than places.
 #[tokio::test]
 async fn slow_clients_keep_nobody_out() {
     let long_head = [

@@ -1,4 +1,4 @@
-//! The directory store as its users see it: durable, locked, encrypted, and never at the cost of what it holds.
+//! The directory store from the view of its users: durable, locked, encrypted, and without loss.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -25,14 +25,14 @@ fn build(file: &Path) -> Result<Database, redb::Error> {
     database::build(file)
 }
 
-/// A record's value in the database of a directory that nobody has.
+/// A record's value in the database of a directory that is not open.
 fn record(directory: &Path, key: &RecordKey) -> Option<RecordBytes> {
     let database = build(&directory.join(DATABASE_FILE)).unwrap();
     let stored = database::get(&database, key).unwrap();
     stored.map(|stored| stored.value)
 }
 
-/// Somebody else writes it.
+/// Overwrites it as another program would.
 fn overwrite(directory: &Path, key: &RecordKey, value: RecordBytes) {
     let database = build(&directory.join(DATABASE_FILE)).unwrap();
     let change = RecordChange::put(key, Expected::Anything, value);
@@ -261,7 +261,7 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     ] {
         assert!(failure.message.contains(said), "{failure}");
     }
-    // Whose it is cannot be read either.
+    // The job of such a chain is unknown, too.
     let unread = store.find_chain(&job, "refresh_token", None).await;
     assert!(unread.unwrap().is_none());
     let change = ChainChange {
@@ -617,7 +617,7 @@ async fn a_full_disk_fails_the_write_and_heals_without_a_restart() {
     let job = JobId::file("job");
     store.keep_token(&job, &kept("before")).await.unwrap();
     let filler = folder.path().join("filler");
-    // Whatever is free is taken; the error is the point.
+    // All free space is taken; the write is meant to fail.
     let _ = std::fs::write(&filler, vec![0; 8 << 20]);
     let big = kept(&"x".repeat(1 << 20));
     let mut failure = None;
@@ -718,7 +718,7 @@ async fn a_users_own_link_leads_to_the_state_directory() {
     super::look(&at("link/state")).unwrap();
 }
 
-/// A record of a job as somebody without the key would write it.
+/// A record of a job as written without the key.
 fn plain_token(key: &RecordKey, value: &str) -> RecordBytes {
     let bytes = record::encode("kept token", &kept(value)).unwrap();
     Keyring::default().seal(key, &bytes).unwrap()
@@ -800,7 +800,7 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
         store.keep_token(rotated, &kept("token")).await.unwrap();
     }
     std::fs::copy(&file, &copy).unwrap();
-    // As it is, or with what is no chain newer, it is no older copy.
+    // A copy of the same state, or one with only newer records that are not chains, is not an older copy.
     {
         let store = open();
         store.keep_token(rotated, &kept("newer")).await.unwrap();
@@ -828,11 +828,11 @@ async fn no_value_of_an_older_copy_is_used_before_somebody_gives_a_new_one() {
                 assert!(failure.message.contains(said), "{failure}");
             }
         }
-        // Somebody logged in again and put the new value where the configuration has it: a new chain.
+        // A person logged in again and configured the new value: a new chain.
         let login = store.find_chain(job, "refresh_token", Some(b"a new login"));
         assert!(login.await.unwrap().is_none());
     }
-    // What lives is no worse for it.
+    // Other records are unaffected.
     assert_eq!(store.token(rotated).await.unwrap(), Some(kept("token")));
     let clock = std::sync::Arc::new(crate::model::time::SystemClock);
     let manual = crate::state::manual::Manual::new(store.clone(), None, clock);
@@ -871,7 +871,7 @@ async fn a_login_that_an_older_copy_does_not_know_is_not_sent_again() {
         forget(&store, forgotten).await;
         rotate(&store, known, "v1").await.unwrap();
     }
-    // With the next start what was forgotten is.
+    // At the next start it is deleted.
     drop(open());
     std::fs::copy(at(DATABASE_FILE), at("copy")).unwrap();
     rotate(&open(), later, "v1").await.unwrap();
@@ -929,7 +929,7 @@ async fn a_fingerprint_key_that_another_state_key_encrypted_is_not_used() {
     std::fs::remove_file(folder.path().join(DATABASE_FILE)).unwrap();
     let error = Store::open(folder.path(), vec![key(2)]).unwrap_err();
     assert!(error.to_string().contains(OWN_FILE), "{error}");
-    // A change of the key while the database is there is no change of its own.
+    // A change of the key while the database exists is not a change of records.
     let folder = tempfile::tempdir().unwrap();
     for keys in [vec![], vec![key(1)], vec![key(2), key(1)], vec![key(2)]] {
         drop(Store::open(folder.path(), keys).unwrap());
@@ -949,7 +949,7 @@ async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten()
     let mut store = Store::open(&directory, vec![key(1)]).unwrap();
     rotate(&store, &victim, "v0").await.unwrap();
     store.keep_token(&victim, &kept("before")).await.unwrap();
-    // What plugins may keep, of as many jobs as it takes; then others take the rest of the disk.
+    // Plugins' cached values of as many jobs as it takes; then other programs take the rest of the disk.
     let value = vec![b'x'; PLUGIN_VALUES_MAX_BYTES - 1];
     let mut full = None;
     for n in 0..100 {
@@ -977,7 +977,7 @@ async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten()
         forget(&store, &JobId::file(format!("flooder{n}"))).await;
     }
     std::fs::remove_file(folder.path().join("filler")).unwrap();
-    // With room again, the reserve is filled and everything is taken.
+    // With space again, the reserve is restored and everything is accepted.
     store.keep_token(&victim, &kept("after")).await.unwrap();
     assert_eq!(store.token(&victim).await.unwrap(), Some(kept("after")));
 }

@@ -69,11 +69,11 @@ fn the_expiry_is_read_in_every_spelling() {
         (r#""expiresIn":60,"expires_in":3600"#, after(3600.0)),
         (r#""expiresIn":3600,"expires_in":null"#, after(3600.0)),
         (r#""expiresAt":1700003600"#, after(3600.0)),
-        // Facebook's of old.
+        // Facebook's former one.
         (r#""expires":3600"#, after(3600.0)),
         (r#""expires":"3600""#, after(3600.0)),
         (r#""expires":60,"expires_in":3600"#, after(3600.0)),
-        // The end where the life should be.
+        // A point in time in place of the lifetime.
         (r#""expires_in":1700003600"#, after(3600.0)),
         (r#""expires_in":1700003600000"#, after(3600.0)),
         (r#""expires_in":"2023-11-14T23:13:20Z""#, after(3600.0)),
@@ -217,7 +217,8 @@ fn another_member_may_be_the_token_and_an_id_token_tells_its_lifetime_itself() {
     );
 }
 
-/// An issuer that is well and does not give what the configuration asks for is in no trouble; a page that says nothing may be.
+/// An answer with another token than the configured one is a mistake of the configuration; a page without meaning may be an
+/// outage.
 #[test]
 fn a_token_that_is_not_in_an_answer_with_another_one_is_the_configurations_mistake() {
     for (body, member, kind) in [

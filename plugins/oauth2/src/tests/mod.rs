@@ -12,7 +12,7 @@ use crate::OAuth2;
 /// When the test double's requests leave: 2023-11-14T22:13:20Z.
 const SENT_AT: Timestamp = Timestamp::from_unix_seconds(1_700_000_000);
 
-/// The configuration of a client without secret, with these keys besides.
+/// The configuration of a client without secret, with these keys added.
 fn config(grant: &str, more: Value) -> Value {
     let mut config =
         json!({"grant": grant, "token_url": "https://idp.example.org/token", "client_id": "svc"});
@@ -21,7 +21,7 @@ fn config(grant: &str, more: Value) -> Value {
     config
 }
 
-/// What comes of this answer to a client credentials request.
+/// The result of this answer to a client credentials request.
 fn answered(answer: Answer) -> Result<Token, Failure> {
     let host = Host::new();
     host.answer(answer);

@@ -1,5 +1,5 @@
-//! A token endpoint's success (RFC 6749 §5.1), read as leniently as issuers' answers need and no more: the token is taken verbatim, an expiry that
-//! cannot be read is unknown rather than guessed.
+//! A token endpoint's success (RFC 6749 §5.1), parsed as leniently as real issuers' answers require and no more: the token is
+//! taken verbatim, and an unreadable expiry is unknown rather than guessed.
 
 use std::fmt;
 
@@ -11,22 +11,22 @@ use super::members;
 use crate::http::Response;
 use crate::{Expiry, Failure, Field, Timestamp, Token, log};
 
-/// Lives beyond this are a spelling of "never", and would overflow the arithmetic of those who read them: a hundred years.
+/// Longer lives mean "never", and would overflow the arithmetic of consumers: a hundred years.
 const MAX_LIFETIME_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
 
 /// A message lists at most this many members: enough to see what kind of answer it is.
 const MAX_NAMES_SHOWN: usize = 12;
 
-/// The member that is the token, unless somebody wants another one.
+/// The default member for the token.
 const ACCESS_TOKEN: &str = "access_token";
 
-/// The token of OpenID Connect Core 1.0 §2. What an answer says of lifetimes is not about it.
+/// The token of OpenID Connect Core 1.0 §2. The answer's lifetimes do not apply to it.
 const ID_TOKEN: &str = "id_token";
 
-/// Members that a token has a place of its own for, or that must not leave the plugin.
+/// Members that a token stores elsewhere, or that must not leave the plugin.
 const NOT_FIELDS: [&str; 3] = ["refresh_token", "token_type", "expires_in"];
 
-/// Members that are no secret with any issuer.
+/// Members that are public with every issuer.
 const PUBLIC_FIELDS: [&str; 3] = ["scope", "instance_url", "issued_token_type"];
 
 /// Names for the remaining life of a refresh token, in seconds: Keycloak; Apigee, LinkedIn and GitHub; QuickBooks.
@@ -36,16 +36,17 @@ const REFRESH_LIFETIMES: [&str; 3] = [
     "x_refresh_token_expires_in",
 ];
 
-/// Names for the remaining life of the token: RFC 6749's, and Facebook's of old.
+/// Names for the remaining life of the token: RFC 6749's, and a former one of Facebook.
 const LIFETIMES: [&str; 2] = ["expires_in", "expires"];
 
-/// From here on, seconds that should be a lifetime are a time: as a lifetime it would be 31 years, as a time it lies in 2001.
+/// From here on, a supposed lifetime in seconds is a point in time: as a lifetime it would be 31 years, as a point in time it is
+/// in 2001.
 const SHORTEST_UNIX_SECONDS: f64 = 1e9;
 
 /// Names for the time of expiry itself: Square, Salesforce and others; Microsoft Entra v1.
 const EXPIRY_TIMES: [&str; 2] = ["expires_at", "expires_on"];
 
-/// An answer that issued something. Its `Debug` shows the names of its members only.
+/// An answer that issued something. Its `Debug` shows only the names of its members.
 #[derive(Clone, PartialEq)]
 pub struct Answer {
     answer: Members,
@@ -53,13 +54,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads an answer of any 2xx status, JSON or form, and of another status if it has both tokens. Where there is an access token, an `error`
-    /// beside it is none.
+    /// Reads an answer with any 2xx status, JSON or form, and with another status if it has both tokens. An `error` beside an
+    /// access token is ignored.
     ///
     /// # Errors
     ///
-    /// [`super::failure`] for other statuses and for an error inside a 2xx; `unavailable` with code "answer.unreadable" for what is no answer at all,
-    /// such as a page that says when the issuer is back.
+    /// [`super::failure`] for other statuses and for an error inside a 2xx; `unavailable` with code "answer.unreadable" for a
+    /// body that is no answer, such as a maintenance page.
     pub fn read(response: &Response) -> Result<Self, Failure> {
         let members = members(response);
         let refusal = members
@@ -84,21 +85,23 @@ impl Answer {
         }
     }
 
-    /// The token, with everything else that the answer says about it.
+    /// The token, with all other members of the answer.
     ///
     /// # Errors
     ///
-    /// `unavailable` with code "answer.no-token" when there is no `access_token`; the message names the members that there are. With code
-    /// "answer.cut" when the answer was cut off: nobody knows what else it would have said of the token. What [`Self::refresh_token`] has is good.
+    /// `unavailable` with code "answer.no-token" when there is no `access_token`; the message names the members that there are.
+    /// With code "answer.cut" when the answer was truncated, since members may be missing. [`Self::refresh_token`] is usable in
+    /// that case, too.
     pub fn token(&self) -> Result<Token, Failure> {
         self.token_in(ACCESS_TOKEN)
     }
 
-    /// The same with another member as the token, e.g. `id_token`, which tells its lifetime itself. The access token is a field then.
+    /// The same with another member as the token, e.g. `id_token`, which contains its own expiry. The access token is a field
+    /// then.
     ///
     /// # Errors
     ///
-    /// As [`Answer::token`]; but `invalid-config` where there is an access token: the issuer gives what it gives.
+    /// As [`Answer::token`]; but `invalid-config` if there is an access token: then the issuer will not add the member later.
     pub fn token_in(&self, member: &str) -> Result<Token, Failure> {
         if !self.answer.is_whole {
             let message = "the issuer's answer was cut off; another one is asked for";
@@ -142,8 +145,8 @@ impl Answer {
         })
     }
 
-    /// The new refresh token and when it dies, if the answer has one and says so. A lifetime of 0 means that it has no end (Keycloak's offline tokens,
-    /// Apigee), less than that nothing.
+    /// The new refresh token and its expiry, if the answer has one. A lifetime of 0 means that it never expires (Keycloak's
+    /// offline tokens, Apigee), a negative one counts as not stated.
     #[must_use]
     pub fn refresh_token(&self) -> Option<(&str, Option<Timestamp>)> {
         let value = self.answer.refresh_token()?;
@@ -168,7 +171,7 @@ impl Answer {
         self.answer.text(name)
     }
 
-    /// A lifetime counts from the sending and needs no agreement of clocks, so it goes before a time.
+    /// A lifetime counts from the sending and does not depend on clocks, so it takes precedence over a point in time.
     fn expiry(&self) -> Expiry {
         let [expires_in, expires] = LIFETIMES.map(|name| self.answer.member(name));
         let by_expires_in = expires_in.map(|value| self.by_lifetime(value));
@@ -191,7 +194,7 @@ impl Answer {
             .unwrap_or(Expiry::Unknown)
     }
 
-    /// What a lifetime says, or the time that some issuers put in its place; nothing if it is neither.
+    /// The expiry by a lifetime, or by the point in time that some issuers put in its place; nothing if it is neither.
     fn by_lifetime(&self, value: &Value) -> Option<Expiry> {
         match lifetime(value) {
             Some(seconds) if seconds < SHORTEST_UNIX_SECONDS => Some(self.after(seconds)),
@@ -199,7 +202,7 @@ impl Answer {
         }
     }
 
-    /// Nobody gives out a dead token: a lifetime of 0 or less is a way not to say how long it is.
+    /// No issuer returns an expired token, so a lifetime of 0 or less counts as not stated.
     fn after(&self, seconds: f64) -> Expiry {
         if seconds <= 0.0 {
             Expiry::Unknown
@@ -208,7 +211,7 @@ impl Answer {
         }
     }
 
-    /// The same for a time.
+    /// The same for a point in time.
     fn at(&self, at: Timestamp) -> Expiry {
         match at
             .as_unix_millis()
@@ -243,7 +246,7 @@ impl Answer {
     }
 }
 
-/// Also by another spelling: a refresh token must not reach a consumer because its issuer writes `refreshToken`.
+/// In any spelling: a refresh token must not reach a consumer because its issuer writes `refreshToken`.
 fn is_excluded(name: &str) -> bool {
     NOT_FIELDS.contains(&name) || is_refresh_token(name)
 }

@@ -1,4 +1,5 @@
-//! Refusals of a token endpoint: which kind of failure they are, and what of them people may see. RFC 6749 §5.2, RFC 8628 §3.5, RFC 8707 §2.
+//! Refusals of a token endpoint: their kind of failure, and the parts that may be shown. RFC 6749 §5.2, RFC 8628 §3.5, RFC 8707
+//! §2.
 
 use serde_json::{Map, Value};
 
@@ -6,13 +7,13 @@ use super::members;
 use crate::http::Response;
 use crate::{Failure, FailureKind};
 
-/// A description longer than this is cut: it is text of a stranger that ends in logs and status tables.
+/// A longer description is cut: it is untrusted text for logs and status tables.
 const MAX_DESCRIPTION_CHARS: usize = 300;
 
-/// Codes are short words; a longer one is not a code but text, and codes become labels.
+/// Codes are short; a longer one is text, and codes become labels.
 const MAX_CODE_CHARS: usize = 64;
 
-/// Vendors' own words for what passes by itself, which they send with any status (Slack: 200).
+/// Vendors' codes for errors that pass by themselves, which they send with any status (Slack: 200).
 const PASSING: [&str; 9] = [
     "ratelimited",
     "rate_limited",
@@ -25,14 +26,14 @@ const PASSING: [&str; 9] = [
     "request_timeout",
 ];
 
-/// What the issuer said went wrong.
+/// The issuer's error.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
     code: Option<String>,
     description: Option<String>,
 }
 
-/// The failure that this answer reports. Of the body it repeats no more than the error's code and its description.
+/// The failure for this answer. It repeats only the error's code and its description from the body.
 #[must_use]
 pub fn failure(response: &Response) -> Failure {
     match members(response).and_then(|found| refusal(&found.members)) {
@@ -66,7 +67,7 @@ pub(super) fn refused(response: &Response, refusal: &Refusal) -> Failure {
         .clone()
         .unwrap_or_else(|| format!("http.{}", response.status));
     let kind = match (response.status, &refusal.code) {
-        // The host keeps an answer like this to a rotating secret until it is understood. It was: nothing was issued.
+        // The host keeps such an answer to a rotating secret until it is understood. It is understood: nothing was issued.
         (200..300, None) => FailureKind::Denied,
         (status, code) => kind(status, code.as_deref()),
     };
@@ -75,7 +76,7 @@ pub(super) fn refused(response: &Response, refusal: &Refusal) -> Failure {
         .with_retry_after_ms(response.retry_after_ms())
 }
 
-/// What an answer says that has no OAuth error in it.
+/// Describes an answer without an OAuth error.
 fn without_explanation(response: &Response) -> String {
     match (response.status, response.header("location")) {
         (300..400, Some(location)) => format!(
@@ -94,7 +95,7 @@ fn without_explanation(response: &Response) -> String {
     }
 }
 
-/// Queries carry codes and states, which are nobody's business.
+/// Queries contain authorization codes and states, which must not be shown.
 fn without_query(location: &str) -> String {
     location
         .split(['?', '#'])
@@ -106,10 +107,11 @@ fn without_query(location: &str) -> String {
         .collect()
 }
 
-/// The code decides where it is a known one, for issuers send it with any status (403 and 500 for invalid_grant); a rate limit is one in any case.
+/// A known code takes precedence, because issuers send it with any status (403 and 500 for invalid_grant); a rate limit is one in
+/// any case.
 fn kind(status: u16, code: Option<&str>) -> FailureKind {
     let by_status = match status {
-        // A redirect is how issuers and gateways say that they are being repaired, too.
+        // Issuers and gateways also redirect during maintenance.
         300..400 | 408 | 425 | 429 | 500.. => FailureKind::Unavailable,
         400 | 404 | 405 | 410 | 411 | 413..=415 | 422 => FailureKind::InvalidConfig,
         401..500 => FailureKind::Denied,
@@ -145,8 +147,8 @@ fn kind(status: u16, code: Option<&str>) -> FailureKind {
     };
     match by_code {
         _ if status == 429 => FailureKind::Unavailable,
-        // The host keeps an answer below 400 to a rotating secret until it is understood, and an invalid-config would have it kept for ever. This
-        // one was understood: nothing was issued.
+        // The host keeps an answer below 400 to a rotating secret until it is understood, so an invalid-config would have it kept
+        // forever. This one is understood: nothing was issued.
         FailureKind::InvalidConfig if code.is_some() && status < 400 => FailureKind::Denied,
         kind => kind,
     }
@@ -187,7 +189,7 @@ pub(super) fn refusal(members: &Map<String, Value>) -> Option<Refusal> {
     })
 }
 
-/// RFC 6749 §5.2 allows printable ASCII but for quote and backslash; blanks do not occur in any code that is one.
+/// RFC 6749 §5.2 allows printable ASCII except quote and backslash; no real code contains blanks.
 fn is_code(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_CODE_CHARS

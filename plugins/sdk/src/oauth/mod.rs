@@ -1,4 +1,4 @@
-//! The answers of OAuth 2.0 token endpoints, as RFC 6749 has them and as issuers really send them. [`Answer`] reads one, [`failure`] judges a
+//! The answers of OAuth 2.0 token endpoints, by RFC 6749 and by real issuers. [`Answer`] parses one, [`failure`] classifies a
 //! refusal.
 
 mod answer;
@@ -11,7 +11,7 @@ use evertoken_answer::{Content, Members};
 
 use crate::http::Response;
 
-/// The members of an answer: of a JSON object, or of a form where the issuer sends that. Nothing when the body is neither.
+/// The members of an answer: of a JSON object or of a form. Nothing when the body is neither.
 fn members(response: &Response) -> Option<Members> {
     match evertoken_answer::read_wrapped(response.header("content-type"), &response.body) {
         Content::Members(members) | Content::Form(members) => Some(members),

@@ -1,4 +1,4 @@
-//! Keeps what a plugin says about itself true: its schema belongs to its types, and both texts can be read.
+//! Checks what a plugin declares: its schema must match its types, and both embedded texts must be valid.
 
 use std::fs;
 use std::path::Path;
@@ -8,12 +8,12 @@ use serde_json::Value;
 /// With this variable set, `schema.json` is written instead of compared.
 const WRITE: &str = "EVERTOKEN_WRITE_SCHEMA";
 
-/// Compares a plugin's `schema.json` with the schema of its configuration type, and reads its `ABOUT`. `folder` is the crate's
+/// Compares a plugin's `schema.json` with the schema of its configuration type, and parses its `ABOUT`. `folder` is the crate's
 /// `env!("CARGO_MANIFEST_DIR")`.
 ///
 /// # Panics
 ///
-/// When they differ, when a part of the configuration would let unknown fields pass, or when `about` is not the JSON it should be.
+/// When they differ, when a part of the configuration would accept unknown fields, or when `about` is not valid.
 #[expect(
     clippy::panic,
     clippy::expect_used,
@@ -51,7 +51,7 @@ pub fn assert_described(about: &str, schema: &impl serde::Serialize, folder: &st
     );
 }
 
-/// The first object with named properties that allows others too.
+/// The first object with named properties that accepts others too.
 fn lenient_object(schema: &Value, place: &str) -> Option<String> {
     let children: Vec<(String, &Value)> = match schema {
         Value::Object(members) => {

@@ -1,4 +1,4 @@
-//! The host's functions, played from what the test laid out on this thread.
+//! The test double of the host functions, with the test's script on this thread.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,10 +19,11 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<RefCell<Scene>>>> = const { RefCell::new(None) };
 }
 
-/// A host for the plugin calls on this thread, as long as it lives. A function that the test did not prepare fails with the code "test.unprepared".
+/// A host for the plugin calls on this thread, until it is dropped. A function that the test did not prepare fails with the code
+/// "test.unprepared".
 pub struct Host(Rc<RefCell<Scene>>);
 
-/// An answer in the waiting line.
+/// A scripted answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     status: u16,
@@ -30,7 +31,7 @@ pub struct Answer {
     body: Vec<u8>,
 }
 
-/// A request that the plugin sent, with secrets as placeholders.
+/// A request that the plugin sent, with placeholders for secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedRequest {
     /// The method.
@@ -43,18 +44,18 @@ pub struct RecordedRequest {
     pub headers: Vec<(String, String)>,
     /// The form's fields, if the body is one.
     pub form: Vec<(String, String)>,
-    /// The body, if it is no form.
+    /// The body, if it is not a form.
     pub content: Option<String>,
 }
 
-/// A call of `secrets.replace`, with the value as it is.
+/// A call of `secrets.replace`, with the value in plain text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replaced {
     /// The secret's name.
     pub name: String,
     /// The new value.
     pub value: String,
-    /// When it dies.
+    /// Its expiry.
     pub expires_at: Option<Timestamp>,
     /// How many requests had been sent before.
     pub after_requests: usize,
@@ -78,7 +79,8 @@ struct Scene {
     random: u8,
 }
 
-/// A secret of the double: its bytes, how it is shown, the names of what is in it, and whether it was opened, or taken out of what was.
+/// A secret of the double: its bytes, its placeholder, the names of its secrets, and whether it was opened, or taken from an
+/// opened one.
 #[derive(Clone)]
 pub(crate) struct Handle {
     bytes: Vec<u8>,
@@ -88,7 +90,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Only a whole secret, or one that may be read, is looked into.
+    /// Only a whole secret, or one that may be read, can be parsed.
     fn must_be_whole(&self) -> Result<(), Failure> {
         if self.whole || scene(|scene| scene.hidden(&self.names).is_none()) {
             return Ok(());
@@ -99,7 +101,7 @@ impl Handle {
         )
     }
 
-    /// What was computed over a message, with a key or without.
+    /// The result of a computation over a message, with or without a key.
     fn computed(bytes: Vec<u8>, shown: String, key: Option<&Self>, message: &Value<'_>) -> Self {
         let mut names = key.map(|key| key.names.clone()).unwrap_or_default();
         if let Value::Secret(message) = message {
@@ -128,7 +130,7 @@ impl Default for Host {
 }
 
 impl Host {
-    /// Takes the host's place on this thread until it is dropped.
+    /// Replaces the host on this thread until it is dropped.
     #[must_use]
     pub fn new() -> Self {
         let scene = Rc::new(RefCell::new(Scene::default()));
@@ -136,7 +138,7 @@ impl Host {
         Self(scene)
     }
 
-    /// Sets the clock, which stands still between calls.
+    /// Sets the clock, which is fixed between calls.
     pub fn set_now(&self, now: Timestamp) {
         self.0.borrow_mut().now = Some(now);
     }
@@ -155,7 +157,7 @@ impl Host {
         self.0.borrow_mut().rotating.push(name.to_owned());
     }
 
-    /// Lists a secret that is not at its place.
+    /// Lists a secret without a value at its place.
     pub fn missing_secret(&self, name: &str) {
         self.0.borrow_mut().missing.push(name.to_owned());
     }
@@ -165,12 +167,12 @@ impl Host {
         self.0.borrow_mut().revealed.push(name.to_owned());
     }
 
-    /// Answers the next request that has no answer yet.
+    /// Adds an answer to the queue for requests.
     pub fn answer(&self, answer: Answer) {
         self.0.borrow_mut().answers.push_back(Ok(answer));
     }
 
-    /// Lets the next request that has no answer yet fail.
+    /// Adds a failure to the queue for requests.
     pub fn no_answer(&self, failure: Failure) {
         self.0.borrow_mut().answers.push_back(Err(failure));
     }
@@ -190,7 +192,7 @@ impl Host {
         self.0.borrow_mut().public_keys.push_back(key);
     }
 
-    /// Puts something into the job's cache.
+    /// Sets a value in the job's cache.
     pub fn set_state(&self, key: &str, value: impl AsRef<[u8]>) {
         self.0
             .borrow_mut()
@@ -198,7 +200,7 @@ impl Host {
             .insert(key.to_owned(), value.as_ref().to_vec());
     }
 
-    /// What is in the job's cache.
+    /// A value in the job's cache.
     #[must_use]
     pub fn state(&self, key: &str) -> Option<Vec<u8>> {
         self.0.borrow().state.get(key).cloned()
@@ -289,7 +291,7 @@ impl RecordedRequest {
     }
 }
 
-/// Works on the current scene; without one on an empty one, so that code that asks for nothing needs no host.
+/// Works on the current script; without one on an empty one, so that code without host calls needs no host.
 fn scene<T>(work: impl FnOnce(&mut Scene) -> T) -> T {
     let current = CURRENT
         .with(|current| current.borrow().clone())
@@ -309,7 +311,7 @@ pub(crate) fn open(name: &str) -> Result<Handle, Failure> {
                 bytes: bytes.clone(),
                 shown: format!("{{{name}}}"),
                 names: vec![name.to_owned()],
-                // The plugin may have put together what rotates.
+                // A rotating secret may have been composed by the plugin.
                 whole: !scene.rotating.iter().any(|rotating| rotating == name),
             });
         }
@@ -443,7 +445,7 @@ pub(crate) fn digest(_algorithm: &str, message: &Value<'_>) -> Result<Handle, Fa
     Ok(Handle::computed(digest, shown, None, message))
 }
 
-/// Counts, so that a test can foretell them.
+/// A counter, so that a test can predict the bytes.
 pub(crate) fn random_bytes(len: u32) -> Vec<u8> {
     scene(|scene| {
         let mut next = || {

@@ -1,5 +1,6 @@
-//! Plays the host in native tests. A test gives a [`Host`] secrets, a time and answers, calls a plugin with [`acquire()`] or [`format()`], and then looks
-//! at what the plugin asked for. Secrets appear in requests as placeholders: `{client_secret}`, `form({client_secret})`.
+//! Simulates the host in native tests. A test gives a [`Host`] secrets, a time and answers, calls a plugin with [`acquire()`] or
+//! [`format()`], and then checks the plugin's requests. Secrets appear in requests as placeholders: `{client_secret}`,
+//! `form({client_secret})`.
 //!
 //! ```
 //! use evertoken_plugin::testing::{Answer, Host};

@@ -1,4 +1,4 @@
-//! The spellings of a secret ([`Encoding`]), as the host has them.
+//! The encodings of a secret ([`Encoding`]), as in the host.
 
 use data_encoding::{BASE32, BASE32_NOPAD, BASE64, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -67,7 +67,7 @@ pub(super) fn decode(value: &[u8], encoding: Encoding) -> Result<Vec<u8>, Failur
     })
 }
 
-/// How the spelling is shown in a recorded request.
+/// How the encoding is shown in a recorded request.
 pub(super) fn show(shown: &str, encoding: Encoding) -> String {
     match encoding {
         Encoding::Raw => shown.to_owned(),

@@ -1,5 +1,5 @@
-//! A plugin that tries every function, on what it opened and made, joined and nested at random, against an issuer that repeats all it
-//! gets: nothing that comes back holds a secret, its digest or its MAC.
+//! A plugin that calls every function with random compositions of its values, against an issuer that repeats all it receives:
+//! nothing that comes back may contain a secret, its digest or its MAC.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use crate::capability::{Body, Piece};
 
 const ISSUER: &str = "https://idp.test";
 
-/// A number that can be guessed, a text that every spelling changes, a key, and a value that its use replaces.
+/// A guessable number, a text that every encoding changes, a key, and a rotating value.
 const SECRETS: [(&str, &str); 4] = [
     ("pin", "4938170265"),
     ("password", "p&ss \"wörd\"/+<1>\\é"),
@@ -26,7 +26,7 @@ const SECRETS: [(&str, &str); 4] = [
     ("rt", "refresh-token-one"),
 ];
 
-/// What of them may be in nothing that the plugin sees.
+/// Parts of them that must not appear in anything that the plugin sees.
 const PARTS: [&str; 3] = [
     "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
     "c2VjcmV0LWluc2lkZQ==",
@@ -60,7 +60,7 @@ const ALGORITHMS: [&str; 7] = [
 
 const DIGESTS: [&str; 5] = ["SHA-256", "SHA-384", "SHA-512", "SHA-1", "MD5"];
 
-/// Texts that turn a secret beside them into something that a function looks into, and guesses.
+/// Texts that turn a secret beside them into something that a function parses, and guesses.
 const TEXTS: [&str; 14] = [
     "",
     "x",
@@ -86,7 +86,7 @@ const WRAPPERS: [(usize, usize); 5] = [(3, 5), (4, 5), (6, 5), (7, 8), (9, 11)];
 enum Pick {
     Made(usize),
     Text(usize),
-    /// What an answer had, with a marker in it perhaps.
+    /// A text from an answer, which may contain a marker.
     Seen(usize),
 }
 
@@ -105,7 +105,7 @@ enum Step {
     Keep(Pick),
     Log(Pick),
     Publish(Pick),
-    /// Puts a rotating secret into a text by way of its successor, and looks into that.
+    /// Puts a rotating secret into a text by way of its successor, and parses that.
     Wrap(usize, usize),
     /// Has a value repeated under a name that tokens have, and publishes that.
     Mint(Pick),
@@ -140,7 +140,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The plugin: what it holds and what it has seen.
+/// The plugin: its values and all that it has seen.
 struct Plugin {
     call: Call,
     made: Vec<SecretHandle>,
@@ -162,7 +162,7 @@ impl Plugin {
         match result {
             Ok(secret) => {
                 self.sees(format!("{secret:?}"));
-                // Spelled again and again a value grows beyond what a test has time for.
+                // Repeated encoding would make a value too long for a test.
                 if secret.expose().len() < 1000 {
                     self.made.push(secret);
                 }
@@ -266,7 +266,7 @@ impl Plugin {
                             .extend(answer.headers.into_iter().map(|(_, value)| value));
                         self.answers
                             .push(String::from_utf8_lossy(&answer.body).into_owned());
-                        // What is repeated again and again grows beyond what a test has time for.
+                        // Repeated echoing would make a text too long for a test.
                         self.answers.retain(|text| text.len() < 2000);
                     }
                     Err(failure) => self.sees(format!("{failure:?}")),
@@ -321,7 +321,7 @@ impl Plugin {
                     return;
                 };
                 self.sees(&answer.body);
-                // A value that the plugin made may end in characters that the answer itself has behind it; they are replaced with it.
+                // A value composed by the plugin may end in characters that follow it in the answer; they are replaced with it.
                 let Ok(json) = serde_json::from_slice::<serde_json::Value>(&answer.body) else {
                     return;
                 };
@@ -332,7 +332,7 @@ impl Plugin {
         }
     }
 
-    /// Not seen by this plugin, but by what reads the job's outputs.
+    /// Seen not by this plugin, but by readers of the job's outputs.
     fn publishes(&mut self, text: String) {
         let token = self.call.published(Token {
             value: text.into(),
@@ -347,7 +347,7 @@ impl Plugin {
     }
 }
 
-/// Repeats everything in every usual spelling; forms as they are, under the names that the plugin chose.
+/// Repeats everything in every usual encoding; forms unchanged, under the names that the plugin chose.
 fn repeating() -> Arc<Transported> {
     Transported::by(|outgoing| {
         if outgoing.url.path() == "/form" {
@@ -395,7 +395,7 @@ fn repeating() -> Arc<Transported> {
     })
 }
 
-/// Everything that must not be seen, in the spellings in which it could be.
+/// All forbidden values, in the encodings in which they could appear.
 fn forbidden() -> Vec<(String, Vec<u8>)> {
     let mut forbidden = Vec::new();
     let mut forbid = |what: &str, bytes: &[u8]| {
@@ -405,7 +405,7 @@ fn forbidden() -> Vec<(String, Vec<u8>)> {
             ("hex", HEXLOWER.encode(bytes).into_bytes()),
             ("HEX", HEXUPPER.encode(bytes).into_bytes()),
             ("base32", BASE32.encode(bytes).into_bytes()),
-            // Without the end, which what follows may change.
+            // Without the end, which depends on what follows.
             ("base64", base64.as_bytes()[..base64.len() - 4].to_vec()),
             ("base64url", BASE64URL_NOPAD.encode(bytes).into_bytes()),
         ] {

@@ -1,5 +1,5 @@
-//! What each function of the interface tells a plugin about a secret that it may not read; the table in wit/README.md says it in words.
-//! A script is run with several values of one secret, and what the plugin sees must be the same.
+//! What each function of the interface reveals to a plugin about a secret that it may not read; the table in wit/README.md is its
+//! specification. A script is run with several values of one secret, and the plugin must see the same each time.
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 
@@ -10,7 +10,7 @@ use crate::capability::{Body, Piece};
 
 const ISSUER: &str = "https://idp.test";
 
-/// Values of one kind: text that is no JSON, no base64, base32 or hex, and no key.
+/// Values of one kind: text that is not JSON, not base64, base32 or hex, and not a key.
 const TEXTS: [&str; 4] = [
     "x!",
     "7!3",
@@ -35,7 +35,7 @@ fn fixture(value: &str) -> Fixture {
     fixture
 }
 
-/// What a script sees with each value of secret `s`.
+/// The results of a script with each value of secret `s`.
 async fn seen(values: &[&str], script: impl AsyncFn(&Call, SecretHandle) -> String) -> Vec<String> {
     let mut seen = Vec::new();
     for value in values {
@@ -65,7 +65,7 @@ fn own(text: impl Into<String>) -> Piece {
 #[tokio::test]
 async fn open_tells_that_there_is_a_value() {
     tells_nothing(&TEXTS, async |call, _| outcome(call.open("s").await)).await;
-    // Nor whether a name is a value.
+    // Nor whether a name equals a value.
     tells_nothing(&TEXTS, async |call, _| {
         outcome(call.open("hunter22!").await)
     })
@@ -154,7 +154,7 @@ async fn join_tells_whether_a_secret_has_the_spelling_and_nothing_of_its_length(
         outcomes
     })
     .await;
-    // Nor does what a call may hold in all.
+    // Nor does the limit of what a call may hold.
     tells_nothing(&lengths, async |call, secret| {
         let joined = || call.join(&[own("p".repeat(MAX_SECRET_BYTES / 2)), raw(&secret)]);
         (0..20).map(|_| outcome(joined())).collect()
@@ -170,7 +170,7 @@ async fn join_tells_whether_a_secret_has_the_spelling_and_nothing_of_its_length(
         seen(&["\u{1}"], spelled).await,
         seen(&["x!"], spelled).await
     );
-    // Of bytes that are computed, each spelling that takes only some would tell: it takes none.
+    // An encoding that only some bytes have would reveal something about computed bytes, so none is accepted.
     tells_nothing(&TEXTS, async |call, secret| {
         let mut outcomes = String::new();
         for key in 0..50 {
@@ -203,7 +203,7 @@ async fn replace_tells_nothing_of_what_it_replaces_or_is_given() {
         outcomes
     })
     .await;
-    // A guess of the present value is as good a successor as any.
+    // A guess of the current value is accepted as a successor like any other.
     for guess in ["refresh-token", "another-token"] {
         let call = fixture("x").holding_call().await;
         let result = call.replace("rt", text(guess), None).await;
@@ -234,7 +234,7 @@ async fn sign_and_digest_tell_nothing_of_key_and_message() {
     assert_eq!(call.reveal(&mac).unwrap().len(), 32);
 }
 
-/// A rotating secret holds what a plugin put there, and is opened as if it had been listed.
+/// A rotating secret may have been composed by a plugin, and is opened as if it had been listed.
 #[tokio::test]
 async fn nothing_is_told_of_a_value_by_way_of_a_rotating_secret() {
     let modulus = BASE64URL_NOPAD.encode(&[0xc1; 256]);
@@ -261,7 +261,7 @@ async fn nothing_is_told_of_a_value_by_way_of_a_rotating_secret() {
         outcomes
     })
     .await;
-    // Its own value cannot get there by being put around itself.
+    // A secret cannot be composed with itself there.
     let fixture = fixture("x");
     let call = fixture.holding_call().await;
     let token = call.open("rt").await.unwrap();
@@ -272,7 +272,7 @@ async fn nothing_is_told_of_a_value_by_way_of_a_rotating_secret() {
     ];
     let seen = looked_into(&call, &pieces).await;
     assert!(!seen.contains("okok"), "{seen}");
-    // What is computed has no spelling that only some bytes have, whatever name it goes by.
+    // A computed value has no encoding that only some bytes have, whatever its name.
     tells_nothing(&["493817", "000000", "1", "22"], async |call, secret| {
         let mut outcomes = String::new();
         for message in ["a", "b", "c", "d"] {
@@ -359,7 +359,7 @@ async fn a_public_key_is_told_of_whole_keys_only() {
     let part = call.part(&call.open("s").await.unwrap(), "/key").unwrap();
     let decoded = call.decode(&part, Encoding::Base64).unwrap();
     assert_eq!(call.get_public_key(&decoded).unwrap(), key);
-    // What may be read may be asked about in any form.
+    // A value that may be read may be parsed in any form.
     let mut fixture = fixture(&modulus);
     fixture.job.source.reveal.insert("s".to_owned());
     let call = fixture.call();
@@ -385,7 +385,7 @@ fn carrying(secret: &SecretHandle) -> Request {
     }
 }
 
-/// An answer as a plugin sees it, without what is different in each call.
+/// An answer as a plugin sees it, without the parts that differ in each call.
 fn shown(result: Result<Response, Failure>) -> String {
     let Ok(response) = result else {
         return outcome(result);
@@ -405,7 +405,7 @@ async fn an_answer_that_repeats_a_secret_tells_neither_value_nor_length() {
         shown(call.send(carrying(&secret)).await)
     })
     .await;
-    // What was computed is looked for, too.
+    // Computed values are searched for, too.
     tells_nothing(&TEXTS, async |call, secret| {
         let digest = call.digest("SHA-256", Value::Secret(secret)).unwrap();
         let spelled = call.join(&[Piece::Secret(digest, Encoding::Hex)]).unwrap();
@@ -456,7 +456,7 @@ async fn what_send_refuses_tells_no_length_and_of_no_guess() {
         outcomes
     })
     .await;
-    // The plugin's own text comes back as it is in each refusal, whatever it was a guess of.
+    // The plugin's own text is returned unchanged in each refusal, whether it is a correct guess or not.
     tells_nothing(&["hunter22", "hunter23", "x!"], async |call, secret| {
         call.send(carrying(&secret)).await.unwrap();
         let mut outcomes = String::new();
@@ -477,7 +477,7 @@ async fn what_send_refuses_tells_no_length_and_of_no_guess() {
         outcomes
     })
     .await;
-    // Bytes of every kind are no header, whichever they are.
+    // Arbitrary bytes are not a valid header value.
     tells_nothing(&TEXTS, async |call, secret| {
         let mut outcomes = String::new();
         for key in 0..30 {
@@ -499,7 +499,7 @@ async fn what_send_refuses_tells_no_length_and_of_no_guess() {
     .await;
 }
 
-/// What a plugin makes of a secret may be refused for what the plugin put into it.
+/// A composed value may be refused because of the plugin's own part.
 #[tokio::test]
 async fn a_header_that_cannot_be_sent_tells_nothing_of_what_else_is_in_it() {
     for end in ["\n", "\u{1}", "\0 and more"] {
@@ -515,7 +515,7 @@ async fn a_header_that_cannot_be_sent_tells_nothing_of_what_else_is_in_it() {
     }
 }
 
-/// What a call may send is bounded, and the bound must not tell which of two values are one.
+/// The number of secrets in a call is limited, and the limit must not reveal which of two values are equal.
 #[tokio::test]
 async fn how_many_secrets_can_be_sent_tells_nothing_of_equality() {
     tells_nothing(&["4938", "7777"], async |call, secret| {
@@ -527,7 +527,7 @@ async fn how_many_secrets_can_be_sent_tells_nothing_of_equality() {
                 ..get(ISSUER)
             }
         };
-        // Two are the same if the guess is right.
+        // Two are equal if the guess is right.
         let guess = |guess: u32| {
             let guess = || own(guess.to_string());
             [[guess(), raw(&secret)], [raw(&secret), guess()]]
@@ -591,7 +591,7 @@ async fn a_successor_that_an_answer_repeats_is_stored_as_it_was_sent() {
         call.replace("rt", text(successor), None).await.unwrap();
         assert_eq!(opened(&fixture, "rt").await.unwrap(), expected);
     }
-    // By way of another secret's name it gets nowhere.
+    // It cannot be stored under another secret's name.
     let mut fixture = fixture("value-1");
     fixture.job.source.reveal.insert("rt".to_owned());
     let call = fixture.holding_call().await;
@@ -634,16 +634,16 @@ async fn a_token_that_an_issuer_made_is_published_also_if_a_secret_is_in_it() {
     let fields = token.fields.iter();
     let fields: Vec<_> = fields.map(|field| field.value.expose_secret()).collect();
     assert_eq!(token.value.expose_secret(), "made for value-1");
-    // What is shown has no secret in it.
+    // A public field contains no secret.
     assert_eq!(fields, ["made for value-1"]);
-    // What the issuer calls no token is none.
+    // A member that the issuer does not call a token is not one.
     let note = answer["note"].as_str().unwrap();
     let failure = call.published(token_of(note)).unwrap_err();
     assert_eq!(code(&failure), "secret.not-revealed");
     assert!(failure.message.contains("`s`"), "{failure}");
 }
 
-/// Answers as services do that repeat forms, and decode what they are given.
+/// Answers of services that repeat forms, and decode their values.
 fn repeating_forms() -> Arc<Transported> {
     Transported::by(|outgoing| {
         let sent = form_urlencoded::parse(&outgoing.body).next().unwrap().1;
@@ -677,10 +677,10 @@ async fn a_token_that_only_came_back_is_not_published_whatever_the_answer_calls_
         |_, wrapped| vec![raw(wrapped)],
         |secret, _| vec![own("base64:"), base64(secret)],
         |_, wrapped| vec![own("base64:"), base64(wrapped)],
-        // The service replaces what is no text, or changes case.
+        // The service replaces invalid text, or changes case.
         |secret, _| vec![own("\u{fffd}"), raw(secret), own("\u{fffd}")],
         |secret, _| vec![own("upper:x"), raw(secret)],
-        // It wraps what it repeats.
+        // It wraps the repeated text.
         |secret, _| vec![own("wrap:"), own("<"), raw(secret)],
         // Each text in base64 by itself, in groups of three.
         |secret, _| {
@@ -715,7 +715,7 @@ async fn a_token_that_only_came_back_is_not_published_whatever_the_answer_calls_
     }
 }
 
-/// Services that repeat header fields make one value of two fields of a name.
+/// Services that repeat header fields join two fields of one name.
 #[tokio::test]
 async fn what_is_sent_in_two_fields_is_no_token_of_the_issuers() {
     for (separator, name) in [",", ", ", "; ", " ", "&", "|"]

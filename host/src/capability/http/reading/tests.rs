@@ -1,4 +1,4 @@
-//! Every way in which an answer can arrive and be refused by somebody: what it says, and what becomes of the value that was sent.
+//! Every form of an answer and of a refusal: its interpretation, and the state of the value that was sent.
 
 use std::io::Write;
 
@@ -166,7 +166,7 @@ fn what_came_says_what_became_of_the_value() {
         (299, r#"{"access_token":"a"}"#, Taken),
         (200, r#"{"error":"invalid_grant"}"#, Dead),
         (200, "error=invalid_grant", Dead),
-        // GitHub's word for one that is wrong or too old; the plugin says so, and nothing is lost by asking again later.
+        // GitHub's code for a wrong or outdated one; the plugin reports it, and a later try does no harm.
         (200, r#"{"error":"bad_refresh_token"}"#, Unspent),
         (200, r#"{"ok":false,"error":"invalid_auth"}"#, Unspent),
         (200, "", Unspent),
@@ -297,7 +297,7 @@ fn of_an_answer_that_was_cut_anywhere_only_what_is_certain_is_used() {
     }
 }
 
-/// A field that is cut looks like one that is whole.
+/// A truncated field looks like a complete one.
 #[test]
 fn of_a_form_that_was_cut_only_the_fields_that_another_one_follows_are_used() {
     let form = "access_token=at&refresh_token=rt&expires_in=60";

