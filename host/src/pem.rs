@@ -1,5 +1,5 @@
-//! PEM texts (RFC 7468) as people put them together: each block on its own, with its place. Messages name a block and what is wrong with it,
-//! never its content, which may be a key.
+//! PEM parsing (RFC 7468) of texts with several blocks: each block by itself, with its position. Messages name a block and its
+//! fault, never its content, which may be a key.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 const BEGIN: &str = "-----BEGIN ";
 const DASHES: &str = "-----";
 
-/// Longer than any label that there is.
+/// Longer than any existing label.
 const LABEL_MAX_BYTES: usize = 64;
 
-/// What a block holds.
+/// The kind and content of a block.
 pub(crate) type PemSection = (SectionKind, Zeroizing<Vec<u8>>);
 
 /// One block of a PEM text.
@@ -21,7 +21,7 @@ pub(crate) struct Block<'p> {
     number: usize,
     line: usize,
     pub(crate) label: &'p str,
-    /// To the next one's beginning.
+    /// Up to the next block.
     pub(crate) text: &'p [u8],
 }
 
@@ -39,15 +39,15 @@ impl fmt::Display for Block<'_> {
 /// Why a block cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Damage {
-    /// Programs write keys so into variables.
+    /// Line ends escaped as `\n`, as some programs write keys into variables.
     #[error(
         r"its line ends are written as `\n`, two characters; write line ends, e.g. with `printf %b`"
     )]
     EscapedLineEnds,
-    /// All in one line.
+    /// Without line ends.
     #[error("it has no line ends; its BEGIN and END each need a line of their own")]
     NoLineEnds,
-    /// The old form of OpenSSL.
+    /// The old encrypted format of OpenSSL.
     #[error("it is encrypted; store it decrypted, e.g. with `openssl pkey`")]
     Encrypted,
     #[error("its END line is missing")]
@@ -59,7 +59,7 @@ pub(crate) enum Damage {
 }
 
 impl Block<'_> {
-    /// Kind and content; none: a kind that nothing here reads.
+    /// Its kind and content; none: a kind that is not used here.
     pub(crate) fn parse(&self) -> Result<Option<PemSection>, Damage> {
         let mut text = self.text;
         match pem::from_buf(&mut text) {
@@ -82,8 +82,8 @@ impl Block<'_> {
     }
 }
 
-/// The blocks of a PEM text. One begins at the beginning of a line, or right behind the end of another: files are joined with `cat`, and
-/// not all end in a line end.
+/// The blocks of a PEM text. A block begins at the beginning of a line, or directly after the end of another: files are joined
+/// with `cat`, and not all end in a line end.
 pub(crate) fn blocks(text: &[u8]) -> impl Iterator<Item = Block<'_>> {
     let begins: Vec<(usize, &str)> = memchr::memmem::find_iter(text, BEGIN)
         .filter_map(|at| Some((at, label_at(text, at)?)))
@@ -128,7 +128,7 @@ fn label_at(text: &[u8], at: usize) -> Option<&str> {
     label.chars().all(is_plain).then_some(label)
 }
 
-/// The certificates in a text, each with its place; at least one.
+/// The certificates in a text, each with its position; at least one.
 ///
 /// # Errors
 /// There is none, or a block cannot be read as one.
@@ -157,10 +157,10 @@ pub(crate) fn certificates(text: &[u8]) -> Result<Vec<(String, CertificateDer<'s
     Ok(found)
 }
 
-/// The same blocks, each on lines of its own, for readers that need that.
+/// The same blocks, each on lines of its own, for parsers that require that.
 pub(crate) fn separated(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let count = blocks(text).count();
-    // Room for all of it from the start: growing would leave copies behind.
+    // At its full capacity from the start: growing would leave copies behind.
     let mut separated = Zeroizing::new(Vec::with_capacity(text.len() + count));
     for block in blocks(text) {
         separated.extend_from_slice(block.text);
@@ -169,7 +169,7 @@ pub(crate) fn separated(text: &[u8]) -> Zeroizing<Vec<u8>> {
     separated
 }
 
-/// What is there instead of what was looked for, e.g. `; it holds block 1 (PUBLIC KEY, line 1)`.
+/// What the text contains instead, e.g. `; it holds block 1 (PUBLIC KEY, line 1)`.
 pub(crate) fn holds(text: &[u8]) -> String {
     let found: Vec<_> = blocks(text)
         .take(3)

@@ -56,7 +56,7 @@ impl fmt::Debug for ChainId {
     }
 }
 
-/// A process, for as long as it lives.
+/// A process, from its start to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder(pub [u8; 16]);
 

@@ -375,9 +375,10 @@ pub fn compile_plugin(input: impl Read, output: impl Write) -> Result<(), CacheE
 fn load(engine: &Engine, file: &File) -> Result<Component, BoxError> {
     // By descriptor: the file that was checked or written is the one that is loaded, whatever happens to its name.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    // SAFETY: the file was written by `Engine::precompile_component`, here or in a process of ours, and nobody else can have changed it
-    // or will: it is an unnamed file in memory that is ours alone, or it stands in a directory that only we (or root) can write and is
-    // itself ours (or root's); files there are replaced, never changed. wasmtime checks that version and settings are this engine's.
+    // SAFETY: the file was written by `Engine::precompile_component`, here or in a process of ours, and no other user can have
+    // changed it or will: it is an unnamed file in memory that is ours alone, or it is in a directory that only we (or root) can
+    // write and is itself ours (or root's); files there are replaced, never changed. wasmtime checks that version and settings
+    // are this engine's.
     let component = unsafe { Component::deserialize_file(engine, path) }?;
     Ok(component)
 }

@@ -24,44 +24,44 @@ pub struct Life {
 }
 
 impl Life {
-    /// How long it is; none: without end.
+    /// Its duration; none: it never expires.
     #[must_use]
     pub fn length(self) -> Option<Duration> {
         self.expires_at.map(|at| at.since(self.obtained_at))
     }
 }
 
-/// What happened to a job.
+/// An event of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobEvent {
     /// A time came that the job waits for, or may have come.
     Woken,
     /// The state store was asked for a token of this job's source; always the first event.
     Restored(Option<Life>),
-    /// Somebody wants a new token now, whatever the held one is.
+    /// A new token was requested on demand, whatever the held one is.
     Asked,
-    /// The source is another: what it returns from now on is wanted, what is on its way is not.
+    /// The source was replaced: its future results are used, a pending result of the former one is not.
     SourceChanged,
-    /// The value of a secret is another than at the last failure.
+    /// The value of a secret differs from that at the last failure.
     SecretsChanged,
-    /// The issuer, which was away for everybody when the source last failed, answers again.
+    /// The issuer, which was unavailable for all jobs when the source last failed, answers again.
     IssuerAnswered,
     /// The source returned a token.
     Acquired(Candidate),
     /// The source failed.
     Failed {
-        /// What kind of failure.
+        /// The kind of the failure.
         kind: FailureKind,
         /// The `Retry-After` of the other side.
         retry_after: Option<Duration>,
         /// Whether the failure was local and sent nothing to an issuer.
         is_local: bool,
     },
-    /// Something happened to the token's copy in the state store.
+    /// An event of the token's copy in the state store.
     Keep(output::OutputEvent),
-    /// Something happened to an output.
+    /// An event of an output.
     Output(usize, output::OutputEvent),
-    /// Consumers were given a part of the held token that expires at this point.
+    /// Consumers were given a part of the held token that expires at this time.
     PartDies(Timestamp),
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with the state store, each with its stable code and its mend.
+//! The errors of the state store, each with its stable code and its correction.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ fn mend_of(why: &io::Error, mend: &'static str) -> &'static str {
     }
 }
 
-/// Why the state store cannot do what it is asked for. No variant holds a value from the store.
+/// Why the state store cannot carry out an operation. No variant contains a value from the store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StateError {
     /// The directory, its lock or its file cannot be opened.
@@ -61,7 +61,7 @@ pub enum StateError {
         /// The newest schema known here.
         known: u64,
     },
-    /// The file is no store of ours, or damaged.
+    /// The file is not a state store of ours, or is damaged.
     #[error("{path} is not a usable state store: {reason}; restore it, or move it away to start with an empty one", path = path.display())]
     Damaged {
         /// The database file.

@@ -1,4 +1,4 @@
-//! Hands on a secret as it is: a service account token, or a token that something else keeps fresh, into any output.
+//! Passes on a secret unchanged: a service account token, or a token that another program keeps fresh, into any output.
 
 use evertoken_plugin::{Expiry, Failure, Job, Source, Token, jwt, secrets};
 use serde::Deserialize;

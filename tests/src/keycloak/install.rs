@@ -47,7 +47,7 @@ fn unpack(folder: &Path, scratch: &Path) -> Command {
     command
 }
 
-/// Fixes what is fixed at build time: the database lives in memory.
+/// Sets the options that are fixed at build time: the database is in memory.
 fn prepare(home: &Path) -> Command {
     let mut command = tied(java());
     command

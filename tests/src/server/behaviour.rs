@@ -110,7 +110,7 @@ impl Behaviour {
         .into()
     }
 
-    /// 200 and a body of `bytes` bytes without a declared length, as fast as it is taken.
+    /// 200 and a body of `bytes` bytes without a declared length, as fast as the client reads.
     #[must_use]
     pub fn endless(bytes: u64) -> Self {
         Action::Endless { bytes }.into()
@@ -159,7 +159,7 @@ impl Behaviour {
         Action::Reset.into()
     }
 
-    /// Reads the request and never answers while the server lives.
+    /// Reads the request and never answers while the server runs.
     #[must_use]
     pub fn hang() -> Self {
         Action::Hang.into()

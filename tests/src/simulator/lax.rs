@@ -100,7 +100,7 @@ impl Lax {
             return Ok(written);
         }
         if self.journal == Journal::Reversed {
-            // Not needed once the process is dead.
+            // Not needed once the process was killed.
             let _ = self.later.send(Late {
                 job: change.job.clone(),
                 secret: change.secret.to_owned(),

@@ -65,19 +65,19 @@ impl Life {
         lock(&self.state).aim.is_some()
     }
 
-    /// Whether it lives.
+    /// Whether it runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         lock(&self.state).is_alive
     }
 
-    /// How many steps it took.
+    /// The number of its steps.
     #[must_use]
     pub fn steps(&self) -> u64 {
         lock(&self.state).steps
     }
 
-    /// It is killed now.
+    /// Kills it.
     pub fn kill(&self) {
         lock(&self.state).is_alive = false;
         self.killed.notify_one();

@@ -27,7 +27,7 @@ pub struct Trace {
     show: Show,
     hash: u64,
     last: VecDeque<String>,
-    /// Whether `last` is to stay as it is.
+    /// Whether `last` is frozen.
     is_kept: bool,
 }
 

@@ -68,7 +68,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// A reply as it is sent.
+    /// The bytes of a reply.
     #[must_use]
     pub fn new(reply: &Reply, id: Option<Id>, oddity: Oddity) -> Self {
         let mut headers = "content-type: application/json\r\n".to_owned();

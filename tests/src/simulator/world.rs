@@ -106,7 +106,7 @@ struct Broken {
     until: Duration,
 }
 
-/// A job as it is now.
+/// The current state of a job.
 #[derive(Debug)]
 pub struct Job {
     /// The drawn plan.

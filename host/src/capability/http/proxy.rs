@@ -74,7 +74,7 @@ impl ProxyRules {
         }
     }
 
-    /// The proxy from the environment for `url`, as it is written there, with the variable's name.
+    /// The proxy from the environment for `url`, in its original form, with the variable's name.
     ///
     /// # Errors
     /// `http.proxy` for a variable without a proxy's URL, or with a proxy that is not reached by http or https.

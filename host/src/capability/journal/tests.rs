@@ -1,4 +1,5 @@
-//! The journal as its users see it: an issuer that rotates, a source that may break anywhere, a process that may end anywhere.
+//! The journal from the view of its users: an issuer that rotates, a source that may fail at any point, a process that may end at
+//! any point.
 
 mod world;
 
@@ -154,7 +155,7 @@ async fn after_a_lost_answer_one_more_request_is_sent_soon_and_further_ones_half
     assert_eq!(world.values_sent().len(), 3);
 }
 
-/// The first may still be on its way: if it came last, the issuer would take it for a replay and end the chain.
+/// The first request may still be on its way: if it arrived last, the issuer would take it for a replay and revoke the chain.
 #[tokio::test]
 async fn a_repeated_request_does_not_overtake_the_first_one() {
     let world = World::new();
@@ -204,7 +205,7 @@ async fn a_server_that_fails_leaves_doubt_and_a_limit_on_requests_leaves_none() 
     assert_eq!(world.chain().await.unanswered, 0);
 }
 
-/// Nothing was issued: as after a failure, the value is good and is sent again, and nobody has to do anything.
+/// No token was issued: as after a failure, the value is valid and is sent again, without an operator.
 #[tokio::test]
 async fn an_answer_that_issued_nothing_leaves_the_chain_as_it_was() {
     for answer in [
@@ -257,15 +258,15 @@ async fn an_answer_that_is_cut_behind_the_successor_keeps_the_chain() {
             world.acquire().await.unwrap();
             assert_eq!(world.values_sent(), ["seed", "rt-1"], "{missing}");
         } else {
-            // Doubt: what came is kept while the value is sent again.
+            // In doubt: the partial answer is kept while the value is sent again.
             let chain = world.chain().await;
             assert!(chain.unread.is_some() || chain.generation > 0, "{missing}");
         }
     }
 }
 
-/// Half an hour of tries with an answer that the plugin cannot read; then the job goes on without a person: with the refresh token that
-/// the host finds in it, or, where there is none, as if it had never come.
+/// Half an hour of tries with an answer that the plugin cannot read; then the job goes on without a person: with the refresh
+/// token that the host finds in it, or, if there is none, as if it had never come.
 #[tokio::test]
 async fn an_answer_that_no_plugin_can_read_does_not_stop_the_job_for_ever() {
     for (reply, next) in [
@@ -289,7 +290,7 @@ async fn an_answer_that_no_plugin_can_read_does_not_stop_the_job_for_ever() {
     }
 }
 
-/// A source that cannot read an answer may well say that the issuer is away.
+/// A source that cannot read an answer may report that the issuer is unavailable.
 #[tokio::test]
 async fn an_answer_in_a_coding_that_is_not_known_is_never_taken_for_nothing() {
     for answer in [
@@ -329,7 +330,7 @@ async fn the_successor_is_found_in_an_answer_that_nobody_asked_to_be_coded() {
 
 const TOKENS: &str = r#"{"access_token":"at-1","expires_in":3600,"refresh_token":"rt-1"}"#;
 
-/// An answer of which nothing more comes and whose connection stays open, and the end of the process.
+/// A process that ends while the connection of a partial answer stays open.
 async fn killed_while_waiting_after(bytes: &str) -> World {
     let mut world = World::new();
     world.secret(|secret| secret.retry_unanswered = RetryUnanswered::Never);
@@ -435,7 +436,7 @@ async fn an_answer_that_comes_at_once_takes_three_writes_and_one_that_drips_a_fe
     }
 }
 
-/// The store made the change and could not say so: the answer is written all the same.
+/// The store applied the change and reported a failure: the answer is stored all the same.
 #[tokio::test]
 async fn an_answer_is_kept_whatever_became_of_the_writes_of_its_parts() {
     let answer = format!("HTTP/1.1 200 OK\r\n\r\n{TOKENS}");
@@ -450,7 +451,7 @@ async fn an_answer_is_kept_whatever_became_of_the_writes_of_its_parts() {
     assert!(world.chain().await.has_newest(b"rt-1"));
 }
 
-/// A later version reads more: what is a fragment to this one is given to the source as soon as it is understood.
+/// A later version may read more: a fragment for this one is given to the source as soon as it can be read.
 #[tokio::test]
 async fn an_answer_that_was_not_understood_is_used_once_it_is() {
     let mut world = World::new();
@@ -485,7 +486,7 @@ async fn a_dead_chain_is_never_sent_again_until_a_new_value_is_configured() {
             (failure.kind, code(&failure)),
             (FailureKind::Denied, "chain.dead")
         );
-        // The issuer's own words outlive the process; secrets and what steers a terminal are not in them.
+        // The issuer's reason outlives the process, without secrets and control characters.
         assert!(
             failure.message.contains("(invalid_grant: Session of "),
             "{failure}"
@@ -547,8 +548,8 @@ async fn a_spent_value_from_a_backup_is_not_sent() {
     assert_eq!(world.values_sent(), ["seed", "rt-1", "rt-2"]);
 }
 
-/// A renamed job knows its chain by the configured value alone. If that comes into reach between the look for the chain and its
-/// use, it may be a value that was spent long ago.
+/// A renamed job finds its chain only by the configured value. If that becomes readable between looking up the chain and using
+/// it, it may be a value that was spent long ago.
 #[tokio::test]
 async fn a_value_that_was_out_of_reach_when_its_chain_was_looked_for_is_not_sent() {
     let world = World::new();
@@ -598,11 +599,11 @@ async fn while_an_answer_is_read_nothing_goes_where_the_present_configuration_do
     world.acquire().await.unwrap_err();
     world.reconfigure(elsewhere);
     world.lists_another_secret("other");
-    // The answer is there; what else the plugin asks for is not.
+    // The answer is stored; the plugin's further requests have none.
     world.source(Script::AsksAnotherWith("other"));
     let failure = world.acquire().await.unwrap_err();
     assert!(failure.message.contains("has it no more"), "{failure}");
-    // Where the job may send requests besides, a secret goes if its `to` says so. Every other time the present configuration counts.
+    // A secret may be sent to an origin in `allow` if its `to` names it. Otherwise the current configuration applies.
     world.allows("https://idp.test");
     world.acquire().await.unwrap_err();
     let failure = world.acquire().await.unwrap_err();

@@ -13,7 +13,7 @@ fn folder() -> &'static Path {
     evertoken_tests::guests::build().unwrap()
 }
 
-/// A guest, as a configuration names it.
+/// A hostile plugin in the form of a configuration.
 pub(crate) fn guest(name: &str) -> PluginFile {
     file(&folder().join(format!("{name}.wasm")))
 }

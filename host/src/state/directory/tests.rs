@@ -19,7 +19,7 @@ use crate::model::time::Timestamp;
 use crate::model::token::{Expiry, KeptToken, Token};
 use crate::state::{StateKey, Store};
 
-/// The database, as whoever gets at the file may open it.
+/// The database, opened as by another program.
 fn build(file: &Path) -> Result<Database, redb::Error> {
     let file = File::options().read(true).write(true).open(file)?;
     database::build(file)
