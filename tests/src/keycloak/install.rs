@@ -71,8 +71,8 @@ fn java() -> PathBuf {
     )
 }
 
-/// What `kc.sh` passes, as far as a server needs it. One compiler and one collector: a start takes half the processor time, and nobody
-/// measures Keycloak's throughput.
+/// The options of `kc.sh` that a server needs. One compiler and one collector: a start takes half the processor time, and
+/// Keycloak's throughput does not matter here.
 fn arguments(home: &Path, data: &Path) -> Vec<String> {
     let home = home.display();
     let mut arguments: Vec<String> = vec![

@@ -59,12 +59,6 @@ impl Life {
         lock(&self.state).aim = Some(aim);
     }
 
-    /// Whether a kill is still pending.
-    #[must_use]
-    pub fn is_aimed_at(&self) -> bool {
-        lock(&self.state).aim.is_some()
-    }
-
     /// Whether it runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {

@@ -37,16 +37,3 @@ pub(crate) use error::find as find_cause;
 pub(crate) use proxy::{ProxyRules, userinfo_escaped};
 pub(super) use reading::{Meaning, ReadAnswer, RequestFacts, refusal};
 pub(crate) use response::read_date;
-
-/// Log targets of the libraries that carry requests. At DEBUG and TRACE they log frames and connections, some with their content,
-/// so logging keeps them at WARN, whatever else it shows.
-pub const QUIET_TARGETS: [&str; 8] = [
-    "h2",
-    "hyper",
-    "hyper_rustls",
-    "hyper_util",
-    "reqwest",
-    "rustls",
-    "rustls_platform_verifier",
-    "tower",
-];
