@@ -13,7 +13,7 @@ pub(super) fn run() -> Exit {
         // The parent process adds the prefix.
         Err(JudgeError::Wrong { message }) => {
             say(&message);
-            Exit::Failure
+            Exit::Usage
         }
         Err(error) => {
             say(&format!("{:#}", anyhow::Error::from(error)));

@@ -3,9 +3,11 @@
 //! limits.
 
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,6 +21,13 @@ pub const JUDGE_COMMAND: &str = "judge-options";
 
 /// The exit status of a child that ran out of time.
 const TOO_SLOW: i32 = 3;
+
+/// The exit status of a child that was given no schema: the program's own for wrong input.
+const WRONG: i32 = 64;
+
+/// The signals by which others end a process: the kernel where memory is short, and people.
+const SIGKILL: i32 = Signal::KILL.as_raw();
+const SIGTERM: i32 = Signal::TERM.as_raw();
 
 /// Why a plugin's schema cannot validate configurations.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +45,19 @@ pub enum JudgeError {
         /// The limit.
         limit: Duration,
     },
-    /// It takes too much memory or stack, or the system stopped the child.
+    /// It takes too much memory or stack.
     #[error(
         "its schema takes too much memory, or refers to itself without end: the child that judged it was stopped by {status}"
     )]
     Killed {
         /// How it ended.
         status: ExitStatus,
+    },
+    /// The system stopped the child, or gave it no time to run: it is short of memory or processors. That may pass.
+    #[error("the child that judges options by its schema did not come to its end: {how}")]
+    Interrupted {
+        /// What happened to it.
+        how: String,
     },
     /// The child could not be run, or its output not read.
     #[error("cannot run a child to judge its schema")]
@@ -53,7 +68,7 @@ impl JudgeError {
     /// Whether the schema itself is the cause, so that only another plugin helps.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Child(_))
+        !matches!(self, Self::Child(_) | Self::Interrupted { .. })
     }
 }
 
@@ -95,14 +110,29 @@ pub(super) async fn judgements(
         said,
     } = tokio::time::timeout(limit * limits::JUDGE_PATIENCE, child)
         .await
-        .map_err(|_| JudgeError::TooSlow { limit })?
+        .map_err(|_| JudgeError::Interrupted {
+            how: format!(
+                "it took more than {} s for {} ms of processor time",
+                (limit * limits::JUDGE_PATIENCE).as_secs(),
+                limit.as_millis()
+            ),
+        })?
         .map_err(JudgeError::Child)?;
     match status.code() {
         Some(0) => serde_json::from_slice(&output).map_err(|error| JudgeError::Child(error.into())),
         Some(TOO_SLOW) => Err(JudgeError::TooSlow { limit }),
-        Some(_) => Err(JudgeError::Wrong {
+        Some(WRONG) => Err(JudgeError::Wrong {
             message: said.trim().to_owned(),
         }),
+        Some(_) => Err(JudgeError::Child(std::io::Error::other(
+            said.trim().to_owned(),
+        ))),
+        // What a child does to itself ends by other signals.
+        None if matches!(status.signal(), Some(SIGKILL | SIGTERM)) => {
+            Err(JudgeError::Interrupted {
+                how: status.to_string(),
+            })
+        }
         None => Err(JudgeError::Killed { status }),
     }
 }
@@ -167,4 +197,54 @@ fn end_after(time: Duration) -> Result<(), rustix::io::Errno> {
         .spawn(watch)
         .map(drop)
         .map_err(|_| rustix::io::Errno::AGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is said of a schema if its child does this.
+    async fn judged(script: &str) -> JudgeError {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("child");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let judged = judgements(&Compiler::Program(program), &json!({}), &[&json!({})]).await;
+        judged.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_plugin_is_refused_for_what_its_schema_does_and_not_for_what_the_machine_does() {
+        for (script, is_lasting, what) in [
+            ("exit 3", true, "more processor time than there is"),
+            ("echo no schema >&2; exit 64", true, "no schema"),
+            (
+                "echo no threads >&2; exit 1",
+                false,
+                "the child itself failed",
+            ),
+            ("kill -ABRT $$", true, "more memory than there is"),
+            ("kill -SEGV $$", true, "more stack than there is"),
+            ("kill -KILL $$", false, "the machine was short of memory"),
+            ("kill -TERM $$", false, "somebody ended it"),
+            (
+                "cat >/dev/null; echo garbage",
+                false,
+                "an answer that cannot be read",
+            ),
+        ] {
+            let error = judged(script).await;
+            assert_eq!(error.is_lasting(), is_lasting, "{what}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_gets_no_time_is_asked_again_later() {
+        let error = judged("exec sleep 60").await;
+        assert!(!error.is_lasting(), "{error}");
+    }
 }
