@@ -1,5 +1,7 @@
 //! Analysis of names: the known name that a mistyped one was meant for, and whether a name's value may be a secret.
 
+use crate::text::has_userinfo;
+
 /// How similar a typo must be to the known word: one edit in three letters.
 const LETTERS_PER_EDIT: usize = 3;
 
@@ -36,19 +38,26 @@ const HARMLESS: [&str; 8] = [
     "url",
 ];
 
+/// The begin of a key in PEM (RFC 7468).
+const PEM: &str = "-----BEGIN ";
+
 /// The known word that was probably meant.
 pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     if word.len() > MAX_LETTERS {
         return None;
     }
     let word = word.to_lowercase();
-    let letters = word.chars().count().max(LETTERS_PER_EDIT);
+    let letters = word.chars().count();
+    let most_edits = letters.max(LETTERS_PER_EDIT) / LETTERS_PER_EDIT;
     known
         .map(|known| {
             let edits = strsim::damerau_levenshtein(&word, &known.to_lowercase());
             (edits, known)
         })
-        .filter(|(edits, _)| edits * LETTERS_PER_EDIT <= letters)
+        // Where every letter differs, nothing was mistyped.
+        .filter(|(edits, known)| {
+            *edits <= most_edits && *edits < letters.max(known.chars().count())
+        })
         .min()
         .map(|(_, known)| known)
 }
@@ -60,6 +69,27 @@ pub(crate) fn is_telling(name: &str) -> bool {
     let is_harmless = |word: &String| HARMLESS.contains(&word.trim_end_matches('s'));
     (whole.ends_with(TELLING_END) || TELLING.iter().any(|word| whole.contains(word)))
         && !words.iter().any(is_harmless)
+}
+
+/// Whether a text tells by itself that it holds a secret: `client_secret=…`, `password: …`, a URL with a password, a private key,
+/// a JWT.
+pub(crate) fn holds_secret(text: &str) -> bool {
+    let is_telling_before = |(at, _): (usize, &str)| {
+        let (before, rest) = text.split_at(at);
+        let before = before.trim_end().trim_end_matches(['"', '\'']);
+        let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+        let name = before.rsplit(|c| !is_of_name(c)).next();
+        !rest.get(1..).unwrap_or_default().trim_start().is_empty() && name.is_some_and(is_telling)
+    };
+    has_userinfo(text)
+        || text.contains(PEM)
+        || text.split_whitespace().any(looks_like_jwt)
+        || text.match_indices(['=', ':']).any(is_telling_before)
+}
+
+/// A JSON object in base64url starts with `eyJ`, and a JWS has three parts (RFC 7515 §7.1), a JWE five.
+pub(crate) fn looks_like_jwt(text: &str) -> bool {
+    text.starts_with("eyJ") && text.split('.').count() >= 3
 }
 
 /// The words of `token_url`, `token-url`, `tokenUrl` and `TokenURL`, in lower case. Words that are not separated count as one: in
@@ -87,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_word_that_was_meant_is_a_slip_away() {
-        let known = ["jobs", "outputs", "token_url", "KTR_LOG_LEVEL"];
+        let known = ["jobs", "outputs", "token_url", "KTR_LOG_LEVEL", "a"];
         for (word, meant) in [
             ("jobs", Some("jobs")),
             ("job", Some("jobs")),
@@ -100,6 +130,7 @@ mod tests {
             ("KTR_LOGLEVEL", Some("KTR_LOG_LEVEL")),
             ("else", None),
             ("", None),
+            ("1", None),
             (&"x".repeat(101), None),
         ] {
             assert_eq!(nearest(word, known.into_iter()), meant, "{word}");
@@ -149,6 +180,37 @@ mod tests {
             "",
         ] {
             assert!(!is_telling(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_text_tells_of_a_secret_by_a_name_before_a_sign() {
+        for text in [
+            "client_secret=hunter2",
+            "a=b&client_secret=hunter2",
+            "https://idp.test/token?client_secret=hunter2",
+            "https://user:hunter2@idp.test",
+            "password: hunter2",
+            "password : hunter2",
+            "{\"password\":\"hunter2\"}",
+            "Authorization: Bearer hunter2",
+            "export CLIENT_SECRET=hunter2",
+            "-----BEGIN PRIVATE KEY----- hunter2",
+            "Bearer eyJhbGciOiJub25lIn0.e30.hunter2",
+        ] {
+            assert!(holds_secret(text), "{text}");
+        }
+        for text in [
+            "client_secret",
+            "client_secret=",
+            "a=b",
+            "https://idp.test/token?a=b",
+            "token.idp.test:8080",
+            "token_url=https://idp.test",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+            "",
+        ] {
+            assert!(!holds_secret(text), "{text}");
         }
     }
 }

@@ -1,12 +1,11 @@
-//! Finds what may be a secret in a tree by the names of keys alone, before anything is judged: a snippet must not show a secret
+//! Finds what may be a secret in a tree by the names of keys and by texts that tell of one, before anything is judged: a snippet must not show a secret
 //! because the mistake stands next to it, or because the mistake is where the secret was written. Hides too much rather than too little.
 
 use std::sync::Arc;
 
 use super::read::Diagnostics;
 use super::yaml::{Content, MapKey, Node, ScalarKind};
-use crate::names::{is_telling, nearest};
-use crate::text::has_userinfo;
+use crate::names::{holds_secret, is_telling, nearest};
 
 /// What a mapping under `secrets` or `state.key` may show: references, no values.
 const REFERENCES: [&str; 8] = [
@@ -26,12 +25,13 @@ const VALUE: &str = "value";
 /// Hides every place in the configuration file that may hold a secret.
 pub(super) fn hide_secrets(node: &Node, diagnostics: &mut Diagnostics) {
     match &node.content {
-        Content::Scalar(scalar) if has_userinfo(&scalar.text) => diagnostics.hide(node),
+        Content::Scalar(scalar) if holds_secret(&scalar.text) => diagnostics.hide(node),
         Content::Scalar(_) => {}
         Content::List(items) => items
             .iter()
             .for_each(|item| hide_secrets(item, diagnostics)),
         Content::Map(entries) => {
+            hide_telling_keys(entries, diagnostics);
             for (key, value) in entries {
                 match &*key.text {
                     VALUE => diagnostics.hide(value),
@@ -117,13 +117,14 @@ fn hide_state_key(state: &Node, diagnostics: &mut Diagnostics) {
 
 fn hide_telling(config: &Node, diagnostics: &mut Diagnostics) {
     match &config.content {
-        Content::Scalar(scalar) if has_userinfo(&scalar.text) => diagnostics.hide(config),
+        Content::Scalar(scalar) if holds_secret(&scalar.text) => diagnostics.hide(config),
         Content::Scalar(_) => {}
         Content::List(items) => items
             .iter()
             .for_each(|item| hide_telling(item, diagnostics)),
         Content::Map(entries) => {
             hide_bare_keys(entries, diagnostics);
+            hide_telling_keys(entries, diagnostics);
             for (key, value) in entries {
                 if is_telling(&key.text) {
                     diagnostics.hide(value);
@@ -131,6 +132,15 @@ fn hide_telling(config: &Node, diagnostics: &mut Diagnostics) {
                     hide_telling(value, diagnostics);
                 }
             }
+        }
+    }
+}
+
+/// `client_secret=hunter2: x`
+fn hide_telling_keys(entries: &[(MapKey, Arc<Node>)], diagnostics: &mut Diagnostics) {
+    for (key, _) in entries {
+        if holds_secret(&key.text) {
+            diagnostics.hide_key(key);
         }
     }
 }

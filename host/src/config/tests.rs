@@ -513,7 +513,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         // References.
         (
             &job_with(", secrets: {x: {job: b}}", ""),
-            vec!["3:46: there is no job `b` (did you mean `a`?)"],
+            vec!["3:46: there is no job `b` (name one of the jobs in this configuration)"],
         ),
         (
             &job_with(", secrets: {x: {job: a}}", ""),
@@ -1058,6 +1058,16 @@ fn no_mistake_shows_a_secret() {
         job_with(", proxy: \"http://u:hunter2@proxy\"", ""),
         job_with(", timout: 1, config: {url: \"http://u:hunter2@proxy\"}", ""),
         job_with(", secrets: {x: {value: 'hunter2}}", ""),
+        job_with(", config: client_secret=hunter2", ""),
+        job_with(", config: \"-----BEGIN PRIVATE KEY----- hunter2\"", ""),
+        job_with(", config: [\"password: hunter2\"]", ""),
+        job_with(", password=hunter2: x", ""),
+        job_with(", timout: 1, config: {password=hunter2: x}", ""),
+        job_with(", timeout: \"token=hunter2\"", ""),
+        job_with(", timeout: 1, plugin2: client_secret=hunter2", ""),
+        "jobs: client_secret=hunter2\n".to_owned(),
+        "jobs:\n- client_secret=hunter2\n".to_owned(),
+        "jobs:\n- name: client_secret=hunter2\n  source: {plugin: password=hunter2}\n".to_owned(),
         job_with("", "  x: [\n  secrets:\n    x:\n      value: |\n        hunter2\n        hunter2\n"),
         "jobs:\n- name: a\n  zzz: 1\n  source:\n    secrets:\n      x:\n        value: |\n          hunter2\n          hunter2\n        zzz: 2\n".to_owned(),
         "jobs: []\nstate: {dir: x, key: hunter2}\n".to_owned(),

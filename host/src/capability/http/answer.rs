@@ -4,7 +4,7 @@ use evertoken_answer::{Content, Members};
 use serde_json::Value;
 
 use super::response::Response;
-use crate::names::is_telling;
+use crate::names::{is_telling, looks_like_jwt};
 
 /// Passes the strings in an answer to `found` that are secrets by their name or their form.
 pub(in crate::capability) fn secrets_in(response: &Response, found: &mut dyn FnMut(&str)) {
@@ -63,11 +63,6 @@ fn collect(name: &str, value: &str, found: &mut dyn FnMut(&str)) {
     if is_telling(name) || looks_like_jwt(value) {
         found(value);
     }
-}
-
-/// A JSON object in base64url starts with `eyJ`, and a JWS has three parts (RFC 7515 §7.1), a JWE five.
-fn looks_like_jwt(value: &str) -> bool {
-    value.starts_with("eyJ") && value.split('.').count() >= 3
 }
 
 #[cfg(test)]
