@@ -1,14 +1,15 @@
 //! What a JSON Schema finds wrong in what somebody wrote, told for people: each mistake with its place, what is wrong, and the mend.
 //! Errors of the validator hold the whole value, secrets too: no message here shows one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::names::nearest;
+use crate::names::{holds_secret, nearest};
 use crate::text::{Alphabet, first_unseen};
 
 /// Steps of a search for known keys: a schema may refer to itself.
@@ -51,12 +52,17 @@ pub(crate) fn tell(
     let (message, help) = match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            let known = Vec::from_iter(known_keys(schema, error.schema_path().as_str()));
+            let known = Vec::from_iter(known_keys(schema, error));
             return mistakes.extend(unexpected.iter().map(|key| {
-                // `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
-                let is_bare = error.instance().get(key).is_some_and(Value::is_null);
-                let is_hidden = is_bare && nearest(key, known.iter().copied()).is_none();
-                let (message, help) = unknown_key(key, is_hidden, &known);
+                let is_hidden =
+                    is_bare(error, key) && nearest(key, known.iter().copied()).is_none();
+                let (message, help) = match known.contains(&key.as_str()) {
+                    true => (
+                        format!("the key `{key}` belongs to an alternative that does not apply"),
+                        NOT_CHOSEN.to_owned(),
+                    ),
+                    false => unknown_key(key, is_hidden, &known),
+                };
                 SchemaMistake {
                     pointer: format!("{pointer}/{}", escaped(key)),
                     message,
@@ -71,6 +77,16 @@ pub(crate) fn tell(
                     let tell_each = |error| tell(schema, error, written_value, mistakes);
                     return errors.iter().for_each(tell_each);
                 }
+                (None, None) if let Some((tag, options)) = wrong_tag(pointer, context) => {
+                    let pointer = tag.instance_path().as_str();
+                    let written = written_value(pointer, tag.instance());
+                    let (message, help) = not_known(&shown(written), options);
+                    return mistakes.push(SchemaMistake {
+                        pointer: pointer.to_owned(),
+                        message,
+                        help,
+                    });
+                }
                 (None, None) => not_expected(&allowed(context), written(), None),
             }
         }
@@ -79,8 +95,13 @@ pub(crate) fn tell(
         {
             one_of(&keys, &keys)
         }
-        ValidationErrorKind::PropertyNames { error } => {
-            words(schema, error, WrittenValue::Other(quoted(error.instance())))
+        ValidationErrorKind::PropertyNames { error: wrong } => {
+            let key = wrong.instance().as_str().unwrap_or_default();
+            let shown = match is_bare(error, key) || may_be_value(key) {
+                true => "a key (not shown)".to_owned(),
+                false => format!("`{key}`"),
+            };
+            words(schema, wrong, WrittenValue::Other(shown))
         }
         _ => words(schema, error, written()),
     };
@@ -96,19 +117,14 @@ fn words(schema: &Value, error: &ValidationError<'_>, written: WrittenValue) -> 
         let (expected, example) = expected(kind);
         return not_expected(&expected, written, example);
     }
-    let value = match written {
-        WrittenValue::Nothing => "nothing".to_owned(),
-        WrittenValue::Bare(shown) | WrittenValue::Other(shown) => shown,
-    };
+    let value = shown(written);
     match error.kind() {
         ValidationErrorKind::Required { property } => {
             missing_key(property.as_str().unwrap_or_default())
         }
         ValidationErrorKind::Enum { options } => {
             let options = options.as_array().into_iter().flatten().map(quoted);
-            let options: Vec<String> = options.collect();
-            let help = format!("write one of {}", options.join(", "));
-            (format!("{value} is not known"), help)
+            not_known(&value, options.collect())
         }
         ValidationErrorKind::Constant { expected_value } => {
             let help = format!("write {}", quoted(expected_value));
@@ -144,6 +160,44 @@ fn words(schema: &Value, error: &ValidationError<'_>, written: WrittenValue) -> 
     }
 }
 
+fn shown(written: WrittenValue) -> String {
+    match written {
+        WrittenValue::Nothing => "nothing".to_owned(),
+        WrittenValue::Bare(shown) | WrittenValue::Other(shown) => shown,
+    }
+}
+
+fn not_known(value: &str, options: Vec<String>) -> Words {
+    let help = format!("write one of {}", options.join(", "));
+    (format!("{value} is not known"), help)
+}
+
+/// `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
+fn is_bare(error: &ValidationError<'_>, key: &str) -> bool {
+    error.instance().get(key).is_some_and(Value::is_null)
+}
+
+/// Whether a key may be a value that was written in the wrong place.
+fn may_be_value(key: &str) -> bool {
+    key.chars().count() > MAX_KEY_CHARS || holds_secret(key)
+}
+
+/// Removes the mistakes that only follow from others: an alternative that has a mistake does not apply, so that all of its keys
+/// belong to none.
+pub(crate) fn remove_echoes(mistakes: &mut Vec<SchemaMistake>) {
+    let wrong: Vec<String> = mistakes
+        .iter()
+        .filter(|mistake| mistake.help != NOT_CHOSEN)
+        .map(|mistake| format!("{}/", mistake.pointer))
+        .collect();
+    mistakes.retain(|mistake| {
+        let place = format!("{}/", mistake.pointer);
+        mistake.help != NOT_CHOSEN || !wrong.iter().any(|wrong| wrong.starts_with(&place))
+    });
+}
+
+/// The mend for a key of an alternative that does not apply.
+const NOT_CHOSEN: &str = "remove it, or change the other keys so that it applies";
 /// The mend for what is empty.
 const REMOVE: &str = "write one, or remove the key";
 /// The mend where only the schema says more.
@@ -237,6 +291,34 @@ fn meant<'a, 'e>(
     }
 }
 
+/// The tag that no alternative has, and those that they have, where each has one.
+fn wrong_tag<'a, 'e>(
+    pointer: &str,
+    alternatives: &'a [Vec<ValidationError<'e>>],
+) -> Option<(&'a ValidationError<'e>, Vec<String>)> {
+    let constants = alternatives.iter().map(|errors| {
+        errors.iter().find_map(|error| match error.kind() {
+            ValidationErrorKind::Constant { expected_value } => {
+                Some((error, quoted(expected_value)))
+            }
+            _ => None,
+        })
+    });
+    let constants = constants.collect::<Option<Vec<_>>>()?;
+    let (tag, _) = constants.first()?;
+    let place = tag.instance_path().as_str();
+    let is_same = place != pointer
+        && constants
+            .iter()
+            .all(|(error, _)| error.instance_path().as_str() == place);
+    is_same.then(|| {
+        (
+            *tag,
+            constants.iter().map(|(_, option)| option.clone()).collect(),
+        )
+    })
+}
+
 /// The keys of which one is to be there, where that is all that the alternatives want.
 fn missing_keys<'a>(
     pointer: &str,
@@ -304,7 +386,7 @@ fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
 
 /// Tells of a key that is not known here; `is_hidden`: it may be a value, and is not repeated.
 pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> Words {
-    let message = match is_hidden || key.chars().count() > MAX_KEY_CHARS {
+    let message = match is_hidden || may_be_value(key) {
         true => "unknown key (not shown)".to_owned(),
         false => format!("unknown key `{key}`"),
     };
@@ -352,43 +434,150 @@ fn around<'s>(root: &'s Value, keyword_path: &str) -> Option<&'s Value> {
     root.pointer(keyword_path.rsplit_once('/')?.0)
 }
 
-/// The keys that the schema around a keyword knows.
-fn known_keys<'s>(root: &'s Value, keyword_path: &str) -> BTreeSet<&'s str> {
+/// The keys that the schema around the keyword of an error knows: in its own `properties` alone, or in all that speaks about the
+/// same place.
+fn known_keys<'s>(root: &'s Value, error: &ValidationError<'_>) -> BTreeSet<&'s str> {
+    let is_wide = matches!(
+        error.kind(),
+        ValidationErrorKind::UnevaluatedProperties { .. }
+    );
+    let subschemas = Subschemas::of(root);
     let mut keys = BTreeSet::new();
-    let mut seen: Vec<&Value> = around(root, keyword_path).into_iter().collect();
+    let mut seen: Vec<&Value> = around(root, error.schema_path().as_str())
+        .into_iter()
+        .collect();
     let mut next = 0;
     while let Some(schema) = seen.get(next).copied() {
         next += 1;
-        let properties = schema.get("properties").and_then(Value::as_object);
-        keys.extend(
-            properties
-                .into_iter()
-                .flatten()
-                .map(|(key, _)| key.as_str()),
-        );
-        for same in in_place(root, schema) {
-            if seen.len() < MAX_STEPS && !seen.iter().any(|seen| std::ptr::eq(*seen, same)) {
-                seen.push(same);
+        for (step, subschema) in subschemas.below(schema) {
+            let is_new = || !seen.iter().any(|seen| std::ptr::eq(*seen, subschema));
+            match step {
+                Step::Key(key) => {
+                    keys.insert(key);
+                }
+                Step::Stay if is_wide && seen.len() < MAX_STEPS && is_new() => seen.push(subschema),
+                _ => {}
             }
         }
     }
     keys
 }
 
-/// Subschemas that speak about the same place.
-pub(crate) fn in_place<'a>(root: &'a Value, schema: &'a Value) -> impl Iterator<Item = &'a Value> {
-    let reference = schema
-        .get("$ref")
-        .and_then(Value::as_str)
-        .and_then(|reference| root.pointer(reference.strip_prefix('#')?));
-    let alternatives = ["allOf", "anyOf", "oneOf"]
+/// The way from a value to the one that a subschema speaks about.
+pub(crate) enum Step<'s> {
+    /// The same value.
+    Stay,
+    /// The value of a key.
+    Key(&'s str),
+    /// The value of a key that the schema does not name.
+    AnyKey,
+    /// An element of a list.
+    Element,
+    /// A reference out of the schema.
+    Elsewhere,
+}
+
+/// The subschemas of a schema, also those that it refers to.
+pub(crate) struct Subschemas<'s> {
+    /// The whole schema and the parts with an `$id`: pointers begin at one of them.
+    resources: Vec<&'s Value>,
+    anchors: BTreeMap<&'s str, Vec<&'s Value>>,
+}
+
+impl<'s> Subschemas<'s> {
+    pub(crate) fn of(root: &'s Value) -> Self {
+        let mut all = Self {
+            resources: vec![root],
+            anchors: BTreeMap::new(),
+        };
+        let mut ahead = vec![root];
+        while let Some(value) = ahead.pop() {
+            for anchor in ["$anchor", "$dynamicAnchor"] {
+                if let Some(name) = value.get(anchor).and_then(Value::as_str) {
+                    all.anchors.entry(name).or_default().push(value);
+                }
+            }
+            if id_of(value).is_some() && !std::ptr::eq(value, root) {
+                all.resources.push(value);
+            }
+            match value {
+                Value::Object(members) => ahead.extend(members.values()),
+                Value::Array(elements) => ahead.extend(elements),
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// The subschemas right below a schema; rather too many than too few.
+    pub(crate) fn below(&self, schema: &'s Value) -> Vec<(Step<'s>, &'s Value)> {
+        let mut below = Vec::new();
+        for (keyword, value) in schema.as_object().into_iter().flatten() {
+            let members = || value.as_object().into_iter().flatten();
+            match keyword.as_str() {
+                "$ref" | "$dynamicRef" | "$recursiveRef" => {
+                    let reference = value.as_str().unwrap_or_default();
+                    let referred = self.referred(reference);
+                    below.extend(referred.iter().map(|&schema| (Step::Stay, schema)));
+                    if referred.is_empty() || !self.is_within(reference) {
+                        below.push((Step::Elsewhere, value));
+                    }
+                }
+                "properties" => below.extend(members().map(|(key, value)| (Step::Key(key), value))),
+                "patternProperties" => {
+                    below.extend(members().map(|(_, value)| (Step::AnyKey, value)))
+                }
+                "dependentSchemas" | "dependencies" => {
+                    below.extend(members().map(|(_, value)| (Step::Stay, value)));
+                }
+                "additionalProperties" | "unevaluatedProperties" | "propertyNames" => {
+                    below.extend(schemas(value).map(|value| (Step::AnyKey, value)));
+                }
+                "items" | "prefixItems" | "additionalItems" | "unevaluatedItems" | "contains" => {
+                    below.extend(schemas(value).map(|value| (Step::Element, value)));
+                }
+                // What only applies where it is referred to, data, and what applies where it fails.
+                "$defs" | "definitions" | "const" | "enum" | "default" | "examples" | "not" => {}
+                _ => below.extend(schemas(value).map(|value| (Step::Stay, value))),
+            }
+        }
+        below
+    }
+
+    /// What a reference may lead to: which resource it is relative to is not looked at, and an anchor may be there several times.
+    fn referred(&self, reference: &str) -> Vec<&'s Value> {
+        let (_, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        let fragment = percent_decode_str(fragment).decode_utf8_lossy();
+        if !fragment.is_empty() && !fragment.starts_with('/') {
+            return self.anchors.get(&*fragment).cloned().unwrap_or_default();
+        }
+        let resources = self.resources.iter();
+        resources
+            .filter_map(|resource| resource.pointer(&fragment))
+            .collect()
+    }
+
+    /// Whether a reference leads to a resource of this schema.
+    fn is_within(&self, reference: &str) -> bool {
+        let uri = reference.split('#').next().unwrap_or_default();
+        let mut ids = self.resources.iter().filter_map(|resource| id_of(resource));
+        uri.is_empty() || ids.any(|id| id.ends_with(uri) || uri.ends_with(id))
+    }
+}
+
+/// The identifier of a schema without its empty fragment.
+fn id_of(schema: &Value) -> Option<&str> {
+    let id = schema.get("$id")?.as_str()?;
+    Some(id.strip_suffix('#').unwrap_or(id))
+}
+
+/// The schemas that a keyword holds: one, or a list of them.
+fn schemas(value: &Value) -> impl Iterator<Item = &Value> {
+    let single = value.is_object().then_some(value);
+    let several = value.as_array().into_iter().flatten();
+    single
         .into_iter()
-        .filter_map(|keyword| schema.get(keyword)?.as_array())
-        .flatten();
-    let conditional = ["if", "then", "else"]
-        .into_iter()
-        .filter_map(|keyword| schema.get(keyword));
-    reference.into_iter().chain(alternatives).chain(conditional)
+        .chain(several.filter(|value| value.is_object()))
 }
 
 /// A value that the schema has.

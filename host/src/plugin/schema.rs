@@ -9,9 +9,9 @@ use jsonschema::{Draft, OutputUnit, PatternOptions, ReferencingError, Validation
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::form::{SchemaMistake, WrittenValue, in_place, quoted, tell};
+use crate::form::{SchemaMistake, Step, Subschemas, WrittenValue, quoted, remove_echoes, tell};
 use crate::model::Origin;
-use crate::names::is_telling;
+use crate::names::{holds_secret, is_telling};
 use crate::printable::printable;
 use crate::text::{Alphabet, first_unseen, has_userinfo, has_variable, is_bare_variable};
 
@@ -73,7 +73,7 @@ pub(super) fn judge(schema: &Value) -> Result<Judge, String> {
         .map_err(|error| fit(&wrong(&error)))?;
     Ok(Judge {
         validator,
-        has_endpoints: schema.to_string().contains(ENDPOINT),
+        has_endpoints: has_endpoints(schema),
     })
 }
 
@@ -100,6 +100,7 @@ pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Jud
     for error in judge.validator.iter_errors(config).take(MAX_MISTAKES) {
         tell(schema, &error, written_value, &mut mistakes);
     }
+    remove_echoes(&mut mistakes);
     mistakes.truncate(MAX_MISTAKES);
     let mut endpoints = BTreeSet::new();
     if judge.has_endpoints {
@@ -107,7 +108,10 @@ pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Jud
         for pointer in marked(evaluation.root()) {
             for (pointer, value) in each(config, &pointer) {
                 endpoints.extend(origin(value));
-                mistakes.extend(wrong_endpoint(pointer, value));
+                // What is wrong by the schema is no endpoint either.
+                if !mistakes.iter().any(|mistake| mistake.pointer == pointer) {
+                    mistakes.extend(wrong_endpoint(pointer, value));
+                }
             }
         }
     }
@@ -138,20 +142,27 @@ fn fit(message: &str) -> String {
 
 /// Paths of the fields that are marked as endpoints, e.g. `token_url` or `mirrors[].url`; the last is `…` if there are too many.
 pub(super) fn endpoint_fields(schema: &Value) -> Vec<String> {
+    if !has_endpoints(schema) {
+        return Vec::new();
+    }
     let mut search = EndpointSearch {
-        root: schema,
+        subschemas: Subschemas::of(schema),
         on_the_way: Vec::new(),
-        steps: HashSet::new(),
+        steps: 0,
+        seen: HashSet::new(),
         found: BTreeSet::new(),
+        all_found: true,
     };
-    let all_found = search.collect(schema, String::new()).is_ok();
+    search.collect(schema, String::new());
     let mut found: Vec<String> = search.found.iter().map(|field| fit(field)).collect();
-    found.extend((!all_found).then(|| AND_MORE.to_owned()));
+    found.extend((!search.all_found).then(|| AND_MORE.to_owned()));
     found
 }
 
-/// The search takes more than [`MAX_STEPS`].
-struct TooComplex;
+/// Whether a schema marks any endpoint.
+fn has_endpoints(schema: &Value) -> bool {
+    schema.to_string().contains(ENDPOINT)
+}
 
 fn origin(value: &Value) -> Option<Origin> {
     let url = url::Url::parse(value.as_str()?).ok()?;
@@ -269,57 +280,54 @@ fn each<'c>(config: &'c Value, pointer: &str) -> Vec<(String, &'c Value)> {
 
 /// A walk through a schema that finds its endpoints.
 struct EndpointSearch<'a> {
-    root: &'a Value,
+    subschemas: Subschemas<'a>,
     on_the_way: Vec<&'a Value>,
+    steps: usize,
     /// Visited pairs of a place in the schema and the path to it.
-    steps: HashSet<(*const Value, String)>,
+    seen: HashSet<(*const Value, String)>,
     found: BTreeSet<String>,
+    all_found: bool,
 }
 
 impl<'a> EndpointSearch<'a> {
-    fn collect(&mut self, schema: &'a Value, path: String) -> Result<(), TooComplex> {
+    fn collect(&mut self, schema: &'a Value, path: String) {
         let is_on_the_way = self
             .on_the_way
             .iter()
             .any(|seen| std::ptr::eq(*seen, schema));
         // A schema that contains itself has infinitely many fields; one round names them.
-        if self.on_the_way.len() >= MAX_DEPTH || is_on_the_way {
-            return Ok(());
+        if is_on_the_way {
+            return;
         }
-        if self.steps.len() >= MAX_STEPS {
-            return Err(TooComplex);
+        self.steps += 1;
+        if self.steps > MAX_STEPS || self.on_the_way.len() >= MAX_DEPTH {
+            self.all_found = false;
+            return;
         }
-        if !self
-            .steps
-            .insert((std::ptr::from_ref(schema), path.clone()))
-        {
-            return Ok(());
+        if !self.seen.insert((std::ptr::from_ref(schema), path.clone())) {
+            return;
         }
         self.on_the_way.push(schema);
         if is_endpoint(schema) {
             self.found.insert(path.clone());
         }
-        for same in in_place(self.root, schema) {
-            self.collect(same, path.clone())?;
-        }
-        if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-            for (key, member) in properties {
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                self.collect(member, path)?;
+        for (step, subschema) in self.subschemas.below(schema) {
+            match step {
+                Step::Stay => self.collect(subschema, path.clone()),
+                Step::Key(key) => self.collect(subschema, member(&path, key)),
+                Step::AnyKey => self.collect(subschema, member(&path, "*")),
+                Step::Element => self.collect(subschema, format!("{path}[]")),
+                Step::Elsewhere => self.all_found = false,
             }
         }
-        if let Some(member) = schema.get("additionalProperties") {
-            self.collect(member, format!("{path}.*"))?;
-        }
-        if let Some(element) = schema.get("items") {
-            self.collect(element, format!("{path}[]"))?;
-        }
         self.on_the_way.pop();
-        Ok(())
+    }
+}
+
+fn member(path: &str, key: &str) -> String {
+    match path {
+        "" => key.to_owned(),
+        _ => format!("{path}.{key}"),
     }
 }
 
@@ -337,7 +345,7 @@ fn shown(pointer: &str, value: &Value) -> String {
     let may_be_secret = pointer.split('/').any(is_telling)
         || value
             .as_str()
-            .is_some_and(|text| text.chars().count() > MAX_SHOWN_CHARS || has_userinfo(text));
+            .is_some_and(|text| text.chars().count() > MAX_SHOWN_CHARS || holds_secret(text));
     match value {
         // Its content is not the mistake.
         Value::Array(_) => "a list".to_owned(),
@@ -456,6 +464,99 @@ mod tests {
                 "token_url"
             ]
         );
+    }
+
+    #[test]
+    fn every_field_that_may_open_an_origin_is_named() {
+        let url = json!({"type": "string", "x-evertoken-endpoint": true});
+        let text = "https://a.test";
+        for (schema, config, expected) in [
+            (
+                json!({"dependentSchemas": {"with": {"properties": {"z": url}}}}),
+                json!({"with": 1, "z": text}),
+                vec!["z"],
+            ),
+            (
+                json!({"patternProperties": {"^pp": url}}),
+                json!({"ppa": text}),
+                vec!["*"],
+            ),
+            (
+                json!({"properties": {"a": {"unevaluatedProperties": url}}}),
+                json!({"a": {"b": text}}),
+                vec!["a.*"],
+            ),
+            (
+                json!({"properties": {"a": {"prefixItems": [true, url]}}}),
+                json!({"a": [1, text]}),
+                vec!["a[]"],
+            ),
+            (
+                json!({"properties": {"a": {"contains": url}}}),
+                json!({"a": [1, text]}),
+                vec!["a[]"],
+            ),
+            (
+                json!({"properties": {"a": {"prefixItems": [true], "unevaluatedItems": url}}}),
+                json!({"a": [1, text]}),
+                vec!["a[]"],
+            ),
+            (
+                json!({"properties": {"a": {"$ref": "#u"}}, "$defs": {"U": {"$anchor": "u", "x-evertoken-endpoint": true}}}),
+                json!({"a": text}),
+                vec!["a"],
+            ),
+            (
+                json!({"properties": {"a": {"$dynamicRef": "#u"}}, "$defs": {"U": {"$dynamicAnchor": "u", "x-evertoken-endpoint": true}}}),
+                json!({"a": text}),
+                vec!["a"],
+            ),
+            (
+                json!({"properties": {"a": {"$ref": "#/$defs/a%20b~1c"}}, "$defs": {"a b/c": url}}),
+                json!({"a": text}),
+                vec!["a"],
+            ),
+            (
+                json!({
+                    "$id": "https://schema.test/whole",
+                    "properties": {"a": {"$ref": "part"}, "b": {"$ref": "part#/$defs/U"}, "c": {"$ref": "part#u"}},
+                    "$defs": {"P": {
+                        "$id": "part",
+                        "properties": {"x": {"$ref": "#/$defs/U"}},
+                        "$defs": {"U": {"$anchor": "u", "x-evertoken-endpoint": true}},
+                    }},
+                }),
+                json!({"a": {"x": text}, "b": text, "c": text}),
+                vec!["a.x", "b", "c"],
+            ),
+        ] {
+            assert_eq!(endpoints(&schema, &config), [text], "{schema}");
+            assert_eq!(endpoint_fields(&schema), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn data_of_a_schema_is_no_field() {
+        let marked = json!({"a": {"x-evertoken-endpoint": true}, "x-evertoken-endpoint": true});
+        for keyword in ["const", "enum", "default", "examples", "$defs"] {
+            let schema = json!({"properties": {"a": {keyword: marked}}});
+            assert_eq!(endpoint_fields(&schema), [""; 0], "{schema}");
+        }
+    }
+
+    #[test]
+    fn fields_that_cannot_be_named_are_told_as_more() {
+        let mut deep = json!({"x-evertoken-endpoint": true});
+        for _ in 0..100 {
+            deep = json!({"properties": {"a": deep}});
+        }
+        let elsewhere = json!({
+            "properties": {"a": {"$ref": "https://json-schema.org/draft/2020-12/schema"}},
+            "$defs": {"U": {"x-evertoken-endpoint": true}},
+        });
+        for schema in [deep, elsewhere] {
+            assert_eq!(endpoint_fields(&schema), [AND_MORE], "{schema}");
+        }
     }
 
     #[test]
@@ -665,8 +766,8 @@ mod tests {
             ),
             (
                 json!({"auth": {"method": "digest"}}),
-                "/auth",
-                "expected `method: basic` or `method: none`, found a mapping; write what is expected here",
+                "/auth/method",
+                "`digest` is not known; write one of `basic`, `none`",
             ),
         ] {
             let mut config = good.clone();
@@ -685,6 +786,62 @@ mod tests {
             );
         }
         assert!(check_config(&schema(), &good).is_empty());
+    }
+
+    #[test]
+    fn a_key_of_an_alternative_that_is_not_chosen_is_told_so_and_no_mistake_is_told_twice() {
+        let url = json!({"type": "string", "x-evertoken-endpoint": true});
+        let schema = json!({
+            "type": "object",
+            "properties": {"kind": {"enum": ["a", "b"]}, "url": url},
+            "oneOf": [
+                {"properties": {"kind": {"const": "a"}, "a": {"type": "object", "required": ["u"]}}, "required": ["a"]},
+                {"properties": {"kind": {"const": "b"}, "bee": {"type": "string"}}, "required": ["bee"]},
+            ],
+            "if": {"properties": {"kind": {"const": "a"}}, "required": ["kind"]},
+            "then": {"properties": {"x": url}},
+            "else": {"properties": {"y": url}},
+            "unevaluatedProperties": false,
+        });
+        let not_chosen = |key: &str| {
+            format!(
+                "the key `{key}` belongs to an alternative that does not apply; remove it, or change the other keys so that it applies"
+            )
+        };
+        for (config, expected) in [
+            (
+                json!({"kind": "a", "a": {"u": 1}, "y": "https://y.test"}),
+                vec![("/y", not_chosen("y"))],
+            ),
+            (
+                json!({"kind": "a", "a": {"u": 1}, "bee": "x"}),
+                vec![("/bee", not_chosen("bee"))],
+            ),
+            (
+                json!({"kind": "a", "a": {"u": 1}, "quite": "x"}),
+                vec![("/quite", "unknown key `quite`; the keys here are `a`, `bee`, `kind`, `url`, `x`, `y`".to_owned())],
+            ),
+            (
+                json!({"kind": "a", "a": {"u": 1}, "1": 2}),
+                vec![("/1", "unknown key `1`; the keys here are `a`, `bee`, `kind`, `url`, `x`, `y`".to_owned())],
+            ),
+            (
+                json!({"kind": "a", "a": {}}),
+                vec![("/a", "the key `u` is missing; add `u: …`".to_owned())],
+            ),
+            (
+                json!({"kind": "b", "bee": "x", "url": 5}),
+                vec![("/url", "expected text, but YAML reads `5` as a number or truth value; quote it: `\"5\"`".to_owned())],
+            ),
+            (
+                json!({"kind": "mistyped", "url": "https://u.test"}),
+                vec![("/kind", "`mistyped` is not known; write one of `a`, `b`".to_owned())],
+            ),
+        ] {
+            let mistakes = check_config(&schema, &config);
+            let found = mistakes.iter().map(|m| (m.pointer.as_str(), told(m)));
+            assert_eq!(Vec::from_iter(found), expected, "{config}");
+        }
     }
 
     #[test]
@@ -710,6 +867,7 @@ mod tests {
                 "url": {"x-evertoken-endpoint": true},
                 "scope": {"type": "integer"},
                 "mode": {"type": "string", "maxLength": 3},
+                "names": {"propertyNames": {"maxLength": 3}},
             }
         });
         let long = format!("hunter2{}", "x".repeat(60));
@@ -727,6 +885,14 @@ mod tests {
             json!({"mode": long}),
             json!({(long.as_str()): 1}),
             json!({"hunter2": null}),
+            json!({"scope": "client_secret=hunter2"}),
+            json!({"mode": "a=b&client_secret=hunter2"}),
+            json!({"mode": "{\"password\": \"hunter2\"}"}),
+            json!({"scope": "-----BEGIN PRIVATE KEY----- hunter2"}),
+            json!({"url": "https:/host?client_secret=hunter2"}),
+            json!({"password=hunter2": "x"}),
+            json!({"names": {"password=hunter2": "x"}}),
+            json!({"names": {"hunter2": null}}),
         ] {
             let mistakes = check_config(&schema, &config);
             assert_eq!(mistakes.len(), 1, "{config}: {mistakes:?}");
