@@ -70,6 +70,7 @@ fn hide_all_secrets(secrets: &Node, diagnostics: &mut Diagnostics) {
     match &secrets.content {
         Content::Map(entries) => {
             hide_bare_keys(entries, diagnostics);
+            hide_telling_keys(entries, diagnostics);
             for (_, secret) in entries {
                 hide_secret(secret, diagnostics);
             }

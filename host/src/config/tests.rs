@@ -1062,6 +1062,7 @@ fn no_mistake_shows_a_secret() {
         job_with(", config: \"-----BEGIN PRIVATE KEY----- hunter2\"", ""),
         job_with(", config: [\"password: hunter2\"]", ""),
         job_with(", password=hunter2: x", ""),
+        job_with(", secrets: {password=hunter2: {file: x}}", ""),
         job_with(", timout: 1, config: {password=hunter2: x}", ""),
         job_with(", timeout: \"token=hunter2\"", ""),
         job_with(", timeout: 1, plugin2: client_secret=hunter2", ""),
