@@ -195,6 +195,7 @@ impl Scheduler {
             self.settle(key, Pending::Replace(job));
             return;
         }
+        self.load_plugins_of(&job);
         let key = self.next_key();
         self.keys.insert(job.id.clone(), key);
         let entry = JobEntry::new(job, self.world.now());
@@ -262,6 +263,7 @@ impl Scheduler {
             entry.told_failure = None;
             actions.extend(entry.machine.step(JobEvent::SourceChanged, now, sample));
         }
+        self.load_plugins_of(&job);
         let waits_for_another = self.change_issuer(key);
         self.carry_out(key, actions, None);
         if waits_for_another {

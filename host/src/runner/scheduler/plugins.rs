@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{EntryKey, RunPhase, Scheduler, Work};
+use crate::model::Job;
 use crate::model::time::Timestamp;
 use crate::runner::ports::ConcurrencyKey;
 use crate::runner::status::Compiling;
@@ -34,6 +35,18 @@ impl Scheduler {
         };
         let key = self.next_key();
         self.loading.insert(key, loading);
+    }
+
+    /// Loads the plugins of a job long before it is due: after a restart with an empty cache its token may expire before a compiler is done.
+    pub(super) fn load_plugins_of(&mut self, job: &Job) {
+        let formats = job
+            .outputs
+            .iter()
+            .filter_map(|output| output.format.as_ref());
+        let formats = formats.map(|format| &format.plugin);
+        for plugin in formats.chain([&job.source.plugin]) {
+            self.await_plugin(&ConcurrencyKey::Local.behind(plugin));
+        }
     }
 
     /// The next plugin to load; none while stopping. It takes no place: it sends no request, and the number of compilers is
