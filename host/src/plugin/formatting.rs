@@ -7,7 +7,8 @@ use secrecy::ExposeSecret;
 
 use super::limits;
 use crate::capability::Level;
-use crate::capability::scrub::Scrubber;
+use crate::capability::scrub::{Scrubber, WITHHELD};
+use crate::capability::spelling::MIN_SECRET_BYTES;
 use crate::model::PluginLimits;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::{Artifact, NamedToken};
@@ -97,9 +98,10 @@ pub(super) fn check_artifacts(
     plugin: &str,
     artifacts: &[Artifact],
     limits: &PluginLimits,
-    tokens: &TokenScrubber,
+    scrubber: &TokenScrubber,
+    tokens: &[NamedToken],
 ) -> Result<(), Failure> {
-    check(artifacts, limits, tokens).map_err(|mistake| {
+    check(artifacts, limits, scrubber, tokens).map_err(|mistake| {
         Failure::new(
             FailureKind::Internal,
             HostCode::PluginInvalidArtifact,
@@ -111,7 +113,8 @@ pub(super) fn check_artifacts(
 fn check(
     artifacts: &[Artifact],
     limits: &PluginLimits,
-    tokens: &TokenScrubber,
+    scrubber: &TokenScrubber,
+    tokens: &[NamedToken],
 ) -> Result<(), String> {
     if artifacts.is_empty() {
         return Err("it made no artifact".to_owned());
@@ -145,7 +148,7 @@ fn check(
                 limits::ARTIFACT_NAME_BYTES
             ));
         }
-        if tokens.scrub(name) != *name {
+        if contains_a_token(name, scrubber, tokens) {
             // Names appear in directory listings, in messages and in the log.
             return Err("it named an artifact by a token".to_owned());
         }
@@ -154,6 +157,21 @@ fn check(
         }
     }
     Ok(())
+}
+
+/// Whether a name contains a token, or a secret field of one, in plain text or encoded. Of more tokens than the scrubber searches for
+/// only the plain text is looked for.
+fn contains_a_token(name: &str, scrubber: &TokenScrubber, tokens: &[NamedToken]) -> bool {
+    let shown = scrubber.scrub(name);
+    if name.is_empty() || shown != WITHHELD {
+        return !name.is_empty() && shown != name;
+    }
+    let is_in = |secret: &str| secret.len() >= MIN_SECRET_BYTES && name.contains(secret);
+    tokens.iter().any(|NamedToken { token, .. }| {
+        let secret = token.fields.iter().filter(|field| !field.public);
+        let mut secrets = secret.map(|field| &field.value).chain([&token.value]);
+        secrets.any(|secret| is_in(secret.expose_secret()))
+    })
 }
 
 /// Whether a name is one path component that is also a Secret's key, and neither `.` nor `..`.
@@ -183,17 +201,45 @@ mod tests {
             .collect()
     }
 
+    fn token(value: &str) -> NamedToken {
+        NamedToken {
+            job: "job".to_owned(),
+            token: crate::model::token::Token {
+                value: value.into(),
+                token_type: "Bearer".to_owned(),
+                expiry: crate::model::token::Expiry::Never,
+                fields: Vec::new(),
+            },
+        }
+    }
+
+    fn check_for(
+        tokens: &[NamedToken],
+        names: &[&str],
+        limits: &PluginLimits,
+    ) -> Result<(), Failure> {
+        let scrubber = TokenScrubber::new(tokens);
+        check_artifacts("`acme`", &named(names), limits, &scrubber, tokens)
+    }
+
     /// For a format of one token, whose value is also a name.
-    fn check(plugin: &str, names: &[&str], limits: &PluginLimits) -> Result<(), Failure> {
-        let token = crate::model::token::Token {
-            value: "to.ken-3f0c".into(),
-            token_type: "Bearer".to_owned(),
-            expiry: crate::model::token::Expiry::Never,
-            fields: Vec::new(),
-        };
-        let job = "job".to_owned();
-        let tokens = TokenScrubber::new(&[NamedToken { job, token }]);
-        check_artifacts(plugin, &named(names), limits, &tokens)
+    fn check(names: &[&str], limits: &PluginLimits) -> Result<(), Failure> {
+        check_for(&[token("to.ken-3f0c")], names, limits)
+    }
+
+    #[test]
+    fn more_tokens_than_are_searched_for_forbid_no_name_but_their_own() {
+        let tokens: Vec<_> = (0..1100)
+            .map(|n| token(&format!("to.ken-{n:05}")))
+            .collect();
+        for (name, is_right) in [
+            ("", true),
+            ("tokens.json", true),
+            ("of.to.ken-00007", false),
+        ] {
+            let checked = check_for(&tokens, &[name], &plugin_limits());
+            assert_eq!(checked.is_ok(), is_right, "`{name}`: {checked:?}");
+        }
     }
 
     #[test]
@@ -217,7 +263,7 @@ mod tests {
             (&["of.to.ken-3f0c.json"], Some("by a token")),
             (&[long.as_str()], Some("253 characters")),
         ] {
-            let checked = check("`acme`", names, &plugin_limits());
+            let checked = check(names, &plugin_limits());
             match mistake {
                 None => assert_eq!(checked, Ok(()), "{names:?}"),
                 Some(mistake) => {
@@ -239,8 +285,8 @@ mod tests {
             artifact_bytes: 13,
             ..plugin_limits()
         };
-        assert!(check("`acme`", &["a"], &limits).is_ok());
-        let failure = check("`acme`", &["a", "b"], &limits).unwrap_err();
+        assert!(check(&["a"], &limits).is_ok());
+        let failure = check(&["a", "b"], &limits).unwrap_err();
         assert!(
             failure.message.contains("14 bytes and may make 13"),
             "{}",

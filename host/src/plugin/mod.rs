@@ -246,7 +246,7 @@ impl Plugins {
         let artifacts = v0_1::format(formatter, &bounds, log, tokens, config)
             .await
             .unwrap_or_else(|error| Err(error.into_failure(&full_name)))?;
-        formatting::check_artifacts(&full_name, &artifacts, limits, &said)?;
+        formatting::check_artifacts(&full_name, &artifacts, limits, &said, tokens)?;
         Ok(artifacts)
     }
 

@@ -101,12 +101,15 @@ pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Jud
         tell(schema, &error, written_value, &mut mistakes);
     }
     remove_echoes(&mut mistakes);
-    mistakes.truncate(MAX_MISTAKES);
     let mut endpoints = BTreeSet::new();
     if judge.has_endpoints {
         let evaluation = judge.validator.evaluate(config);
         for pointer in marked(evaluation.root()) {
             for (pointer, value) in each(config, &pointer) {
+                // With a mistake there are no endpoints, and more of them are not told.
+                if mistakes.len() >= MAX_MISTAKES {
+                    break;
+                }
                 endpoints.extend(origin(value));
                 // What is wrong by the schema is no endpoint either.
                 if !mistakes.iter().any(|mistake| mistake.pointer == pointer) {
@@ -121,6 +124,7 @@ pub(super) fn judge_config(schema: &Value, judge: &Judge, config: &Value) -> Jud
         mistake.help = fit(&mistake.help);
         seen.insert(mistake.clone())
     });
+    mistakes.truncate(MAX_MISTAKES);
     if !mistakes.is_empty() {
         endpoints.clear();
     }
@@ -841,6 +845,22 @@ mod tests {
             let mistakes = check_config(&schema, &config);
             let found = mistakes.iter().map(|m| (m.pointer.as_str(), told(m)));
             assert_eq!(Vec::from_iter(found), expected, "{config}");
+        }
+    }
+
+    #[test]
+    fn of_very_many_mistakes_the_first_are_told_also_at_endpoints() {
+        for key in ["fallbacks", "scope"] {
+            let many: Vec<Value> = (0..1000)
+                .map(|n| match key {
+                    "fallbacks" => json!(format!("no-url-{n}")),
+                    _ => json!(n),
+                })
+                .collect();
+            let config = json!({"grant": "refresh_token", "token_url": "https://idp.example.org/t", key: many});
+            let judgement = judged(&schema(), &config);
+            assert_eq!(judgement.mistakes.len(), MAX_MISTAKES, "{key}");
+            assert!(judgement.endpoints.is_empty(), "{key}");
         }
     }
 
