@@ -111,8 +111,8 @@ impl Live {
         }
     }
 
-    /// Judges the options of a plugin's jobs, so that their endpoints are at hand: concurrency keys are asked for without waiting. What cannot be judged
-    /// now is with its first call.
+    /// Judges the options of a plugin's jobs, so that their endpoints are at hand: concurrency keys must be had without waiting. Options that
+    /// cannot be judged now are judged with the first call.
     pub async fn judge_options(&self, plugin: &str) {
         let sources = self.jobs.iter().map(|job| &job.source);
         let configs: Vec<&serde_json::Value> = sources
@@ -125,8 +125,8 @@ impl Live {
         }
     }
 
-    /// Of the first endpoint in a job's configuration; where the plugin's schema has none, the first that the job allows beside them. None:
-    /// its plugin reaches nobody, or nobody knows yet.
+    /// The origin of the first endpoint in a job's options; where the plugin's schema has none, the first origin that the job allows. None:
+    /// the job may not reach any, or its options were not judged yet.
     fn origin(&self, job: &Job) -> Option<Arc<str>> {
         let Source {
             plugin,
@@ -419,10 +419,10 @@ impl Publisher for Live {
     }
 }
 
-/// Digest of what tells an issuer's clients from each other: where a job's secrets and client certificate come from, and the
-/// plugin's `client_id` if it has one. And the plugin itself: what it says of an issuer counts for its own jobs. Not their values: those cannot be read without waiting, and whoever schedules must not
-/// wait. Those in the configuration itself are at hand; `values` tells them apart, by a key that dies with the process. A rotating
-/// secret tells a grant, not a client.
+/// Digest of what distinguishes the clients of one issuer: where a job's secrets and client certificate come from, the `client_id` of the
+/// options if there is one, and the plugin, whose answers about an issuer count for its own jobs only. The values of secrets are not part
+/// of it, since the scheduler must not wait for them to be read; those in the configuration itself are at hand, and are hashed with a key
+/// that this process alone has. A rotating secret identifies a grant and no client.
 fn client(job: &Job, values: &RandomState) -> [u8; 32] {
     let source = &job.source;
     let secrets = source.secrets.values().filter(|secret| !secret.rotating);

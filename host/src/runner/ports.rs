@@ -60,7 +60,7 @@ impl Ports {
     }
 }
 
-/// What an action leans on. Actions with one key wait in one queue and are bounded together, so that whoever is slow only delays its own.
+/// What an action depends on. Actions with one key wait in one queue and are bounded together, so that a slow dependency delays no others.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConcurrencyKey {
     /// This machine.
@@ -77,7 +77,7 @@ pub enum ConcurrencyKey {
 }
 
 impl ConcurrencyKey {
-    /// The key of what leans on `plugin` and on `self`: those that do not need the plugin do not wait for it.
+    /// The key of what depends on `plugin` and on `self`: what does not need the plugin does not wait for it.
     #[must_use]
     pub fn behind(self, plugin: &str) -> Self {
         Self::Plugin {
@@ -160,10 +160,10 @@ pub fn by_present_clock(acquired: Acquired, began: Reading, now: Reading) -> Acq
 
 /// Asks sources for tokens.
 pub trait Acquirer: Send + Sync {
-    /// What asking this job's source leans on.
+    /// What a call of this job's source depends on.
     fn concurrency_key(&self, job: &Job) -> ConcurrencyKey;
 
-    /// The issuer that asking this job's source leans on; none: it is not known, or there is none.
+    /// The issuer that a call of this job's source depends on; none: it is not known, or there is none.
     fn issuer(&self, job: &Job) -> Option<Issuer>;
 
     /// Whether a plugin, of a source or a format, can be called without loading it first.
@@ -279,7 +279,7 @@ pub struct Part {
 
 /// Writes outputs.
 pub trait Publisher: Send + Sync {
-    /// What writing this output leans on.
+    /// What writing this output depends on.
     fn concurrency_key(&self, output: &Output) -> ConcurrencyKey;
 
     /// Formats and writes, whole or not at all.

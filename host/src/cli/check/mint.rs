@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use secrecy::ExposeSecret as _;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-use super::online::AT_ONCE;
+use super::online::at_once;
 use super::report::Report;
 use crate::cli::app::App;
 use crate::cli::status::rounded;
@@ -51,38 +49,20 @@ pub(super) async fn all(app: &App, jobs: &[Arc<Job>], report: &mut Report) -> Re
             }
             return Ok(minted);
         }
-        for (job, asked) in at_once(app, ready).await? {
-            note(&job, asked, &mut minted, report);
+        let asking = ready.iter().map(|job| {
+            let (app, job) = (app.clone(), Arc::clone(job));
+            async move {
+                match why_not(&job) {
+                    Some(why) => Asked::Not(why),
+                    None => Asked::For(ask(&app, &job).await.map(Box::new)),
+                }
+            }
+        });
+        for (job, asked) in ready.iter().zip(at_once(asking).await?) {
+            note(job, asked, &mut minted, report);
         }
         left = waiting;
     }
-}
-
-/// What came of asking for the tokens of these jobs, in their order.
-async fn at_once(app: &App, jobs: Vec<&Arc<Job>>) -> Result<Vec<(Arc<Job>, Asked)>> {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asking = JoinSet::new();
-    for (index, job) in jobs.into_iter().enumerate() {
-        let (app, job) = (app.clone(), Arc::clone(job));
-        let place = Arc::clone(&places).acquire_owned().await?;
-        asking.spawn(async move {
-            let _place = place;
-            let asked = match why_not(&job) {
-                Some(why) => Asked::Not(why),
-                None => Asked::For(ask(&app, &job).await.map(Box::new)),
-            };
-            (index, job, asked)
-        });
-    }
-    let mut asked = Vec::with_capacity(asking.len());
-    while let Some(of_job) = asking.join_next().await {
-        asked.push(of_job?);
-    }
-    asked.sort_by_key(|(index, ..)| *index);
-    Ok(asked
-        .into_iter()
-        .map(|(_, job, asked)| (job, asked))
-        .collect())
 }
 
 /// Whether a token was asked for.

@@ -149,10 +149,32 @@ fn serve(address: SocketAddr, report: &mut Report) {
 }
 
 /// Jobs checked concurrently: most wait for an issuer or the API server, and a hung one does not hold up others.
-pub(super) const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 16;
 
 /// A plugin that is not loaded by then is being compiled.
 const SOON: Duration = Duration::from_secs(2);
+
+/// Runs these tasks, at most [`AT_ONCE`] at the same time. Their results are in the order of the tasks.
+pub(super) async fn at_once<F>(tasks: impl Iterator<Item = F>) -> Result<Vec<F::Output>>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = JoinSet::new();
+    for (index, task) in tasks.enumerate() {
+        let place = Arc::clone(&places).acquire_owned().await?;
+        running.spawn(async move {
+            let _place = place;
+            (index, task.await)
+        });
+    }
+    let mut results = Vec::with_capacity(running.len());
+    while let Some(result) = running.join_next().await {
+        results.push(result?);
+    }
+    results.sort_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
+}
 
 struct Prover {
     app: App,
@@ -168,22 +190,11 @@ struct Prover {
 impl Prover {
     /// The reports of all jobs, in their order.
     async fn jobs(self: &Arc<Self>, jobs: &[Arc<Job>]) -> Result<Vec<Report>> {
-        let places = Arc::new(Semaphore::new(AT_ONCE));
-        let mut proving = JoinSet::new();
-        for (index, job) in jobs.iter().enumerate() {
+        at_once(jobs.iter().map(|job| {
             let (prover, job) = (Arc::clone(self), Arc::clone(job));
-            let place = Arc::clone(&places).acquire_owned().await?;
-            proving.spawn(async move {
-                let _place = place;
-                (index, prover.job(&job).await)
-            });
-        }
-        let mut proved = Vec::with_capacity(jobs.len());
-        while let Some(of_job) = proving.join_next().await {
-            proved.push(of_job?);
-        }
-        proved.sort_by_key(|(index, _)| *index);
-        Ok(proved.into_iter().map(|(_, report)| report).collect())
+            async move { prover.job(&job).await }
+        }))
+        .await
     }
 
     async fn job(&self, job: &Arc<Job>) -> Report {
