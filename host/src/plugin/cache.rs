@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek as _, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -62,7 +62,7 @@ impl Compiler {
 }
 
 /// The prefix of an error that is not the plugin's, from the compiling process to its parent.
-const UNKEPT: &str = "cannot keep the compiled plugin";
+const UNWRITTEN: &str = "cannot write the compiled plugin";
 
 /// The prefix of an error that is the plugin's.
 const REJECTED: &str = "it does not compile";
@@ -106,7 +106,7 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// A file operation failed.
-    #[error("{UNKEPT}")]
+    #[error("{UNWRITTEN}")]
     File(#[source] std::io::Error),
     /// The compiled plugin cannot be loaded.
     #[error("the compiled plugin does not load")]
@@ -187,34 +187,20 @@ impl Cache {
         let _turn = self.compiling.lock().await;
         let begun = Instant::now();
         tracing::info!(plugin, digest = %digest.short(), "compiling the plugin, once for this version of evertoken");
-        let (mut kept, mut file) = self.blocking(|cache| cache.new_file()).await?;
+        // In memory, so that a kill leaves no half of a file in the directory.
+        let file = new_file_in_memory()?;
         let out = file.try_clone().map_err(CacheError::File)?;
-        match self.compile(bytes.clone(), out).await {
-            Err(CacheError::File(why)) if kept.is_some() => {
-                // A full disk must not fail a job.
-                self.complain(&why.to_string());
-                (kept, file) = (None, new_file_in_memory()?);
-                let out = file.try_clone().map_err(CacheError::File)?;
-                self.compile(bytes, out).await?;
-            }
-            compiled => compiled?,
-        }
+        self.compile(bytes, out).await?;
         let took_ms = begun.elapsed().as_millis();
         tracing::info!(plugin, took_ms, "the plugin is compiled");
         self.blocking(move |cache| {
             let component = load(&cache.engine, &file).map_err(CacheError::Load)?;
-            if let Some(new) = &mut kept
-                && let Err(error) = new.keep(&file, &name)
-            {
-                cache.complain(&error.to_string());
-                kept = None;
-            }
-            let found = if kept.is_some() {
-                CacheOutcome::Compiled
-            } else {
-                CacheOutcome::CompiledUnkept
+            let Some(kept) = cache.keep(&file, &name) else {
+                return Ok((component, CacheOutcome::CompiledUnkept));
             };
-            Ok((component, found))
+            // The kernel can take back memory that is a file's.
+            let component = load(&cache.engine, &kept).map_err(CacheError::Load)?;
+            Ok((component, CacheOutcome::Compiled))
         })
         .await
     }
@@ -267,15 +253,13 @@ impl Cache {
         Ok(None)
     }
 
-    /// A file for the compiler to write: in our directory, or in memory if that is not usable.
-    fn new_file(&self) -> Result<(Option<NewFile>, File), CacheError> {
-        if let Some(path) = &self.settings.directory {
-            match Directory::create(path).and_then(Directory::new_file) {
-                Ok((new, file)) => return Ok((Some(new), file)),
-                Err(refusal) => self.complain(&refusal.to_string()),
-            }
-        }
-        Ok((None, new_file_in_memory()?))
+    /// Stores what was compiled in our directory; none: that cannot be done, which must not fail a job.
+    fn keep(&self, compiled: &File, name: &str) -> Option<File> {
+        let path = self.settings.directory.as_ref()?;
+        Directory::create(path)
+            .and_then(|directory| directory.keep(compiled, name))
+            .inspect_err(|refusal| self.complain(&refusal.to_string()))
+            .ok()
     }
 
     /// Logged once per process: the next plugin fails for the same reason.
@@ -334,7 +318,7 @@ async fn compile_in_child(program: &Path, bytes: &[u8], out: File) -> Result<(),
         return Err(CacheError::Killed { status });
     }
     let said = said.trim();
-    Err(if let Some(why) = said.strip_prefix(UNKEPT) {
+    Err(if let Some(why) = said.strip_prefix(UNWRITTEN) {
         CacheError::File(std::io::Error::other(why.trim_start_matches(": ")))
     } else if said.is_empty() {
         let message = format!("the compiler ended with {status}");
@@ -446,7 +430,18 @@ impl Directory {
         }
     }
 
-    /// A new file for the compiler, with a name that is unique among processes and calls.
+    /// Stores a file under `name`, whole or not at all: it is durable before it is visible.
+    fn keep(self, content: &File, name: &str) -> Result<File, CacheRefusal> {
+        let (mut new, mut file) = self.new_file()?;
+        // From its beginning, wherever its writer left the position that the descriptors share.
+        let mut content = content;
+        content.rewind()?;
+        std::io::copy(&mut content, &mut file)?;
+        new.keep(&file, name)?;
+        Ok(file)
+    }
+
+    /// A new file with a name that is unique among processes and calls.
     fn new_file(self) -> Result<(NewFile, File), CacheRefusal> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
@@ -694,8 +689,8 @@ mod tests {
         let Err(error) = cache.component("acme", Digest::of(&bytes), bytes).await else {
             panic!("`{script}` compiled");
         };
-        // No partial file is left.
-        assert!(compiled_files(&directory.path().join("cache")).is_empty());
+        // Nothing is left, nor would be if this process had been killed meanwhile.
+        assert!(!directory.path().join("cache").exists());
         error
     }
 
