@@ -92,7 +92,9 @@ impl Config {
     }
 
     fn mistake(&self) -> Option<String> {
-        if !self.token_url.starts_with("https://") && !self.token_url.starts_with("http://") {
+        let scheme = self.token_url.split_once("://").map(|(scheme, _)| scheme);
+        let is_one_of = |known: &str| scheme.is_some_and(|it| it.eq_ignore_ascii_case(known));
+        if !is_one_of("https") && !is_one_of("http") {
             return Some(format!(
                 "config.token_url: {:?} is no address that starts with https:// or http://",
                 self.token_url

@@ -26,6 +26,15 @@ fn form(request: &RecordedRequest) -> Vec<(&str, &str)> {
 }
 
 #[test]
+fn the_scheme_of_an_address_may_be_written_in_capitals() {
+    let mut config = config("client_credentials", json!({}));
+    for url in ["HTTPS://idp.example.org/token", "Http://127.0.0.1/token"] {
+        config["token_url"] = json!(url);
+        assert_eq!(request(&config, &["client_secret"]).url, url);
+    }
+}
+
+#[test]
 fn a_client_with_a_secret_authenticates_by_basic_with_both_parts_form_encoded() {
     let mut config = config("client_credentials", json!({}));
     config["client_id"] = json!("a b:c");
