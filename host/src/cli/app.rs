@@ -1,6 +1,6 @@
 //! Assembles the application: from a checked configuration to something that can run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
@@ -36,7 +36,8 @@ pub(super) struct App {
 }
 
 impl App {
-    /// Opens the state store and connects the components, until `stop`. Reads no secret but the store's keys.
+    /// Opens the state store and connects the components, until `stop`. Reads no secret but the store's keys. The plugins have judged the
+    /// options of the jobs before.
     ///
     /// # Errors
     /// The store cannot be opened, or one of its keys cannot be read.
@@ -58,15 +59,10 @@ impl App {
         });
         plugins.stop_with(stop.clone());
         let live = Arc::new(Live::new(
-            config.jobs.clone(),
             Arc::new(plugins.clone()),
             capabilities.clone(),
             Arc::new(Outputs::new(kubernetes, Arc::clone(&config.named))),
         ));
-        let used: BTreeSet<&String> = config.jobs.iter().map(|job| &job.source.plugin).collect();
-        for plugin in used {
-            live.judge_options(plugin).await;
-        }
         let holder = Some(capabilities.holder());
         let state = Manual::new(Arc::clone(&store), holder, Arc::new(SystemClock));
         let ports = Ports::live(Arc::clone(&live) as _, live, store);

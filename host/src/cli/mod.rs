@@ -44,7 +44,7 @@ use crate::printable::{printable, printable_json};
 /// Keeps short-lived tokens fresh where unmodified programs read them.
 ///
 /// evertoken reads refresh jobs from a YAML file. Each job obtains a token through a sandboxed plugin and writes it, whole or
-/// not at all, to files and Kubernetes Secrets, and does so again before the token dies.
+/// not at all, to files and Kubernetes Secrets, and does so again before the token expires.
 #[derive(Debug, Parser)]
 #[command(name = "evertoken", version, after_help = exit::HELP, max_term_width = 110)]
 struct Arguments {

@@ -204,6 +204,7 @@ host_codes! {
         PluginHost "host",
         PluginIdle "idle",
         PluginInvalidArtifact "invalid-artifact",
+        PluginInvalidConfig "invalid-config",
         PluginInvalidSchema "invalid-schema",
         PluginInvalidSection "invalid-section",
         PluginMissingImport "missing-import",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use wasmtime::Engine;
 
 use super::built_in::{BUILT_IN, BuiltIn};
 use super::cache::{Cache, CacheError, CacheOutcome, CacheSettings, Compiler};
-use super::endpoints::Endpoints;
+use super::endpoints::{Endpoints, WrongConfig};
 use super::engine::BoxError;
 use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, PluginWorld, inspect};
@@ -227,6 +228,8 @@ struct Registry(BTreeMap<String, RegistryEntry>);
 struct RegistryEntry {
     digest: Digest,
     place: ComponentSource,
+    /// Whether its own file was read: another name may have the same digest.
+    is_read: AtomicBool,
     failed: Mutex<Option<Failed>>,
 }
 
@@ -238,6 +241,17 @@ struct Failed {
     stamp: Option<Stamp>,
     /// When the same file is tried again; none: never.
     again_at: Option<Instant>,
+}
+
+impl Failed {
+    /// The failure of a job that needs the plugin: another attempt before the same file is tried again ends in the same one.
+    fn to_failure(&self) -> Failure {
+        let again_in = |at: Instant| at.saturating_duration_since(Instant::now());
+        Failure {
+            retry_after: self.again_at.map(again_in),
+            ..self.error.to_failure()
+        }
+    }
 }
 
 enum ComponentSource {
@@ -305,6 +319,7 @@ impl RegistryEntry {
         Self {
             digest,
             place,
+            is_read: AtomicBool::new(false),
             failed: Mutex::new(None),
         }
     }
@@ -385,6 +400,8 @@ pub(super) struct Loader {
     endpoints: Mutex<Endpoints>,
     /// Plugins whose schemas could not validate configurations.
     refused: Mutex<BTreeMap<Digest, Arc<LoadError>>>,
+    /// Why the machine could not run a validation, and when it is tried again.
+    unjudged: Mutex<BTreeMap<Digest, (Arc<LoadError>, Instant)>>,
     loaded: Mutex<BTreeMap<Digest, Arc<OnceCell<Arc<LoadedPlugin>>>>>,
 }
 
@@ -404,6 +421,7 @@ impl Loader {
             inspected: Mutex::default(),
             endpoints: Mutex::default(),
             refused: Mutex::default(),
+            unjudged: Mutex::default(),
             loaded: Mutex::default(),
         })
     }
@@ -418,7 +436,9 @@ impl Loader {
     pub(super) async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
         let entry = self.registry.entry(name)?;
         self.is_not_refused(entry)?;
-        if let Some(info) = lock(&self.inspected).get(&entry.digest) {
+        if let Some(info) = lock(&self.inspected).get(&entry.digest)
+            && entry.is_read.load(Ordering::Relaxed)
+        {
             return Ok(Arc::clone(info));
         }
         if let Some(error) = entry.failed_before() {
@@ -467,18 +487,14 @@ impl Loader {
     }
 
     /// The result of the last load; none: the plugin was never loaded, or is being loaded for the first time.
-    pub(super) fn known(&self, name: &str) -> Option<Result<Arc<LoadedPlugin>, Arc<LoadError>>> {
+    pub(super) fn known(&self, name: &str) -> Option<Result<Arc<LoadedPlugin>, Failure>> {
         let entry = self.registry.entry(name).ok()?;
         if let Err(refused) = self.is_not_refused(entry) {
-            return Some(Err(refused));
+            return Some(Err(refused.to_failure()));
         }
         let cell = lock(&self.loaded).get(&entry.digest).cloned();
         let loaded = cell.and_then(|cell| cell.get().cloned());
-        let failed = || {
-            lock(&entry.failed)
-                .as_ref()
-                .map(|failed| Arc::clone(&failed.error))
-        };
+        let failed = || lock(&entry.failed).as_ref().map(Failed::to_failure);
         loaded.map(Ok).or_else(|| failed().map(Err))
     }
 
@@ -519,12 +535,22 @@ impl Loader {
         info: &PluginInfo,
         configs: &[&Value],
     ) -> Result<Vec<Judgement>, Arc<LoadError>> {
+        if let Some((error, again_at)) = lock(&self.unjudged).get(&info.digest)
+            && Instant::now() < *again_at
+        {
+            return Err(Arc::clone(error));
+        }
         let judged = self.judged(name, info, configs).await.map_err(|error| {
-            let is_lasting = error.is_lasting();
+            let again_after = error.again_after();
             let error = Arc::new(error);
-            if is_lasting {
-                lock(&self.refused).insert(info.digest, Arc::clone(&error));
-            }
+            let kept = Arc::clone(&error);
+            match again_after {
+                None => lock(&self.refused).insert(info.digest, kept).map(drop),
+                Some(after) => {
+                    let failed = (kept, Instant::now() + after);
+                    lock(&self.unjudged).insert(info.digest, failed).map(drop)
+                }
+            };
             error
         })?;
         if info.world == PluginWorld::Source {
@@ -533,8 +559,12 @@ impl Loader {
         Ok(judged)
     }
 
-    /// The origins of the endpoints in a configuration that was validated before and is valid.
-    pub(super) fn endpoints_at_hand(&self, name: &str, config: &Value) -> Option<Arc<[Origin]>> {
+    /// The origins of the endpoints in a configuration that was validated before.
+    pub(super) fn endpoints_at_hand(
+        &self,
+        name: &str,
+        config: &Value,
+    ) -> Option<Result<Arc<[Origin]>, WrongConfig>> {
         let entry = self.registry.entry(name).ok()?;
         lock(&self.endpoints).get(entry.digest, config)
     }
@@ -566,7 +596,9 @@ impl Loader {
     async fn read(&self, name: &str) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
         let (files, owned) = (Arc::clone(&self.registry), name.to_owned());
         let work = move || {
-            let bytes = files.entry(&owned)?.read(&owned)?;
+            let entry = files.entry(&owned)?;
+            let bytes = entry.read(&owned)?;
+            entry.is_read.store(true, Ordering::Relaxed);
             let info = inspect(&bytes).map_err(|source| LoadError::Refused {
                 name: owned.clone(),
                 source,
@@ -634,6 +666,8 @@ mod tests {
             let loader = Loader::new(new_engine().unwrap(), &files, settings, time).unwrap();
             let info = Arc::new(inspect(dummy.bytes).unwrap());
             lock(&loader.inspected).insert(info.digest, info);
+            let entry = loader.registry.entry("acme").unwrap();
+            entry.is_read.store(true, Ordering::Relaxed);
             Self {
                 directory,
                 loader: Arc::new(loader),
@@ -681,7 +715,9 @@ mod tests {
             bench.let_time_pass();
             // The known result is returned meanwhile: a call does not wait for another try.
             let known = bench.loader.known("acme").unwrap();
-            assert_eq!(known.map(drop).unwrap_err().code().as_str(), code);
+            let failure = known.map(drop).unwrap_err();
+            assert_eq!(failure.code(), Some(code));
+            assert_eq!(failure.retry_after, again.then_some(Duration::ZERO));
             let expected = 1 + usize::from(again);
             assert_eq!(bench.starts_after(20).await, expected, "{script}: later");
             let path = bench.directory.path().join("acme.wasm");
@@ -694,6 +730,60 @@ mod tests {
                 "{script}: another file"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_judgement_that_the_machine_had_no_means_for_is_tried_again_a_little_later() {
+        let bench = Bench::new("kill -9 $$");
+        let starts = || std::fs::read(bench.directory.path().join("starts")).unwrap();
+        let info = bench.loader.info("acme").await.unwrap();
+        let judge = async || {
+            let config = serde_json::json!({});
+            let judged = bench.loader.judgements("acme", &info, &[&config]).await;
+            judged.unwrap_err()
+        };
+        let began = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(judge().await.to_failure().kind, FailureKind::Unavailable);
+        }
+        assert!(began.elapsed() < limits::LOAD_AGAIN_AFTER);
+        assert_eq!(starts().len(), 1);
+        // Calls that need no judgement go on meanwhile.
+        bench.loader.info("acme").await.unwrap();
+        for (_, again_at) in lock(&bench.loader.unjudged).values_mut() {
+            *again_at = Instant::now();
+        }
+        judge().await;
+        assert_eq!(starts().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_missed_even_if_another_name_has_the_same_bytes() {
+        let bench = Bench::new("exit 1");
+        let acme = bench.loader.registry.entry("acme").unwrap();
+        let ComponentSource::File(path) = &acme.place else {
+            panic!("acme is in a file");
+        };
+        let file = |path: &Path| PluginFile {
+            path: path.to_owned(),
+            sha256: acme.digest.0,
+        };
+        let files = BTreeMap::from([
+            ("acme".to_owned(), file(path)),
+            (
+                "other".to_owned(),
+                file(Path::new("/nonexistent/acme.wasm")),
+            ),
+        ]);
+        let settings = CacheSettings {
+            compiler: Compiler::InProcess,
+            ..CacheSettings::default()
+        };
+        let time = Duration::from_secs(60);
+        let loader = Loader::new(new_engine().unwrap(), &files, settings, time).unwrap();
+        loader.info("acme").await.unwrap();
+        let missed = loader.info("other").await.unwrap_err();
+        assert_eq!(missed.code().as_str(), "plugin.unreadable");
     }
 
     #[test]

@@ -42,6 +42,7 @@ use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, NamedToken, Token};
 use crate::model::{Job, PluginFile, PluginLimits};
+use endpoints::WrongConfig;
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
 use load::Loader;
@@ -155,28 +156,34 @@ impl Plugins {
         Ok(Arc::clone(&loaded.info))
     }
 
-    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets. None if the
-    /// configuration has mistakes.
+    /// The origins of the endpoints in a job's configuration: where the job may send requests, and its secrets.
     ///
     /// # Errors
-    /// As [`Plugins::check_configs`].
-    pub async fn endpoints(
-        &self,
-        name: &str,
-        config: &Value,
-    ) -> Result<Arc<[Origin]>, Arc<LoadError>> {
-        if let Some(known) = self.endpoints_at_hand(name, config) {
-            return Ok(known);
+    /// `plugin.invalid-config` if the plugin finds mistakes in it; as [`Plugins::check_configs`], as a source.
+    pub async fn endpoints(&self, name: &str, config: &Value) -> Result<Arc<[Origin]>, Failure> {
+        if let Some(known) = self.0.loader.endpoints_at_hand(name, config) {
+            return known.map_err(|wrong| wrong.to_failure(name));
         }
-        let info = self.info(name).await?;
-        let judged = self.0.loader.judgements(name, &info, &[config]).await?;
-        Ok(judged.into_iter().flat_map(|it| it.endpoints).collect())
+        let configs = [config];
+        let judged = self.check_configs(name, PluginWorld::Source, &configs);
+        let judged = judged.await.map_err(|error| error.to_failure())?;
+        let judgement = judged.into_iter().next().unwrap_or_default();
+        match WrongConfig::of(&judgement) {
+            None => Ok(judgement.endpoints.into()),
+            Some(wrong) => Err(wrong.to_failure(name)),
+        }
     }
 
-    /// The same for a configuration that was validated before and is valid.
+    /// The same for a configuration that was validated before; none: it was not, or has mistakes.
     #[must_use]
     pub fn endpoints_at_hand(&self, name: &str, config: &Value) -> Option<Arc<[Origin]>> {
-        self.0.loader.endpoints_at_hand(name, config)
+        self.0.loader.endpoints_at_hand(name, config)?.ok()
+    }
+
+    /// Whether a configuration was validated before.
+    #[must_use]
+    pub fn is_judged(&self, name: &str, config: &Value) -> bool {
+        self.0.loader.endpoints_at_hand(name, config).is_some()
     }
 
     /// Validates each of a plugin's configurations by its own schema; without a schema, every configuration is valid.
@@ -258,10 +265,12 @@ impl Plugins {
         world: PluginWorld,
     ) -> Result<Arc<load::LoadedPlugin>, Failure> {
         let loaded = match self.0.loader.known(name) {
-            Some(known) => known,
-            None => self.0.loader.load(name).await,
+            Some(known) => known?,
+            None => {
+                let loaded = self.0.loader.load(name).await;
+                loaded.map_err(|error| error.to_failure())?
+            }
         };
-        let loaded = loaded.map_err(|error| error.to_failure())?;
         load::require(name, &loaded.info, world).map_err(|error| error.to_failure())?;
         Ok(loaded)
     }
@@ -303,7 +312,7 @@ impl SourcePlugin {
     ///
     /// # Errors
     /// As there.
-    pub async fn endpoints(&self, config: &Value) -> Result<Arc<[Origin]>, Arc<LoadError>> {
+    pub async fn endpoints(&self, config: &Value) -> Result<Arc<[Origin]>, Failure> {
         self.plugins.endpoints(&self.name, config).await
     }
 

@@ -833,6 +833,25 @@ async fn the_endpoints_of_an_oauth2_job_are_its_token_url_alone() {
 }
 
 #[tokio::test]
+async fn options_that_are_wrong_are_a_failure_of_their_own_that_quotes_nothing() {
+    let plugins = Plugins::new(&BTreeMap::new(), plugin_limits(), guests::cache()).unwrap();
+    let config = json!({"grant": "hunter2", "token_url": "https://hunter2:idp", "hunter2": 1});
+    // The first time by judging, then from memory.
+    for _ in 0..2 {
+        let failure = plugins.endpoints("oauth2", &config).await.unwrap_err();
+        assert_eq!(
+            (failure.kind, failure.code()),
+            (FailureKind::InvalidConfig, Some("plugin.invalid-config"))
+        );
+        let message = &failure.message;
+        assert!(message.contains("`evertoken check`"), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+        assert_eq!(plugins.endpoints_at_hand("oauth2", &config), None);
+        assert!(plugins.is_judged("oauth2", &config));
+    }
+}
+
+#[tokio::test]
 async fn the_list_has_built_in_and_configured_plugins() {
     let bench = Bench::new();
     let list = bench.plugins.list().await;

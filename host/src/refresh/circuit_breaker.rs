@@ -87,9 +87,9 @@ fn trouble(cause: Cause, failure: &Failure) -> Sign {
 fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
     use HostCode::{
         ChainInDoubt, HostTimeout, PluginCompile, PluginCompileTimeout, PluginDigestMismatch,
-        PluginInvalidSchema, PluginInvalidSection, PluginMissingImport, PluginNotAComponent,
-        PluginNotFound, PluginRefusedImport, PluginTimeout, PluginTooLarge, PluginUnknownVersion,
-        PluginUnreadable, PluginWrongWorld,
+        PluginInvalidConfig, PluginInvalidSchema, PluginInvalidSection, PluginMissingImport,
+        PluginNotAComponent, PluginNotFound, PluginRefusedImport, PluginTimeout, PluginTooLarge,
+        PluginUnknownVersion, PluginUnreadable, PluginWrongWorld,
     };
     match (code, code.area()) {
         // Calls that ran into their timeout while they waited for an answer.
@@ -101,7 +101,7 @@ fn sign_of_host(code: HostCode, failure: &Failure) -> Sign {
             PluginCompile | PluginCompileTimeout | PluginNotFound | PluginUnreadable
             | PluginDigestMismatch | PluginWrongWorld | PluginMissingImport | PluginTooLarge
             | PluginNotAComponent | PluginUnknownVersion | PluginRefusedImport
-            | PluginInvalidSection | PluginInvalidSchema,
+            | PluginInvalidSection | PluginInvalidSchema | PluginInvalidConfig,
             _,
         ) => Sign::Unsent,
         (ChainInDoubt, _) | (_, Area::Plugin) => Sign::Unclear,
@@ -589,6 +589,7 @@ mod tests {
             (InvalidConfig, "http.origin-denied", Sign::Unsent),
             (InvalidConfig, "tls.ca-file", Sign::Unsent),
             (InvalidConfig, "plugin.unreadable", Sign::Unsent),
+            (InvalidConfig, "plugin.invalid-config", Sign::Unsent),
         ] {
             let failure = Failure::new(kind, code, "");
             assert_eq!(sign(&failure, true), expected, "{kind} {code}");

@@ -62,7 +62,7 @@ pub enum JobEvent {
     /// An event of an output.
     Output(usize, output::OutputEvent),
     /// Consumers were given a part of the held token that expires at this time.
-    PartDies(Timestamp),
+    PartExpires(Timestamp),
 }
 
 /// What to do for a job. Several may be under way at once, each at most once: asking the source, keeping, and each output.
@@ -196,7 +196,7 @@ impl JobLifecycle {
                 retry_after,
                 is_local,
             } => self.failed(kind, retry_after, is_local, now, sample),
-            JobEvent::PartDies(at) => self.part_dies(at, now, sample),
+            JobEvent::PartExpires(at) => self.part_expires(at, now, sample),
             JobEvent::Keep(event) => self.keep.step(event, now, sample),
             JobEvent::Output(index, event) => {
                 if let Some(output) = self.outputs.get_mut(index) {
@@ -365,7 +365,7 @@ impl JobLifecycle {
     }
 
     /// The held token lasts no longer than the parts of it that consumers were given.
-    fn part_dies(&mut self, at: Timestamp, now: Reading, sample: f64) {
+    fn part_expires(&mut self, at: Timestamp, now: Reading, sample: f64) {
         let Some(HeldToken { life, .. }) = self.held else {
             return;
         };

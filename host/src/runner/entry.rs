@@ -53,7 +53,7 @@ pub(super) struct JobEntry {
     /// When the token expires that every output last had; none: it never does, or there was none.
     published_expires_at: Option<Timestamp>,
     /// Whether the token's expiry has been logged.
-    is_death_told: bool,
+    is_expiry_told: bool,
 }
 
 /// A token that a source returned, with its times. `said`: its stated expiry; `held`: the job's current token.
@@ -118,7 +118,7 @@ impl JobEntry {
             keep_failure: None,
             output_failures: vec![None; outputs],
             published_expires_at: None,
-            is_death_told: false,
+            is_expiry_told: false,
         }
     }
 
@@ -235,9 +235,9 @@ impl JobEntry {
     }
 
     /// Logs once that the token expired before there was another. `held_back`: why the job waits for its issuer, if it does.
-    pub(super) fn tell_death(&mut self, now: Reading, held_back: Option<HeldBack>) {
+    pub(super) fn tell_expiry(&mut self, now: Reading, held_back: Option<HeldBack>) {
         let is_dead = self.token.is_some() && !self.machine.lives(now);
-        if is_dead && !self.is_death_told {
+        if is_dead && !self.is_expiry_told {
             let failure = held_back.map(|held_back| held_back.failure);
             let failure = failure.as_ref().or(self.last_failure.as_deref());
             let code = failure.and_then(|failure| failure.code.as_ref());
@@ -246,7 +246,7 @@ impl JobEntry {
             let expired_at = self.expires_at(now).map(tracing::field::display);
             tracing::error!(job = %self.config.id, expired_at, code, error, "the token has expired and there is no other yet");
         }
-        self.is_death_told = is_dead;
+        self.is_expiry_told = is_dead;
     }
 
     fn state(&self, now: Reading, is_held_back: bool, shared: &[OutputState]) -> JobState {

@@ -34,11 +34,9 @@ pub trait Components: fmt::Debug + Send + Sync {
     /// Whether a plugin, of a source or a format, can be called without loading it first.
     fn is_loaded(&self, plugin: &str) -> bool;
 
-    /// Loads a plugin, which may take minutes. What cannot be loaded is said by the calls that need it.
-    fn load<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
-
-    /// Judges these options by a plugin's schema, so that [`Self::endpoints`] knows them.
-    fn judge<'a>(
+    /// Loads a plugin, which may take minutes, and judges these options of jobs by its schema, so that [`Self::endpoints`] knows them. What
+    /// cannot be loaded or judged is said by the calls that need it.
+    fn load<'a>(
         &'a self,
         plugin: &'a str,
         configs: Vec<&'a serde_json::Value>,
@@ -85,7 +83,6 @@ pub trait Sinks: fmt::Debug + Send + Sync {
 /// Joins the rooms below the runner.
 #[derive(Debug)]
 pub struct Live {
-    jobs: Vec<Arc<Job>>,
     plugins: Arc<dyn Components>,
     capabilities: capability::Host,
     outputs: Arc<dyn Sinks>,
@@ -94,16 +91,14 @@ pub struct Live {
 }
 
 impl Live {
-    /// The world of these jobs, made of these rooms.
+    /// The world made of these rooms.
     #[must_use]
     pub fn new(
-        jobs: Vec<Arc<Job>>,
         plugins: Arc<dyn Components>,
         capabilities: capability::Host,
         outputs: Arc<dyn Sinks>,
     ) -> Self {
         Self {
-            jobs,
             plugins,
             capabilities,
             outputs,
@@ -111,22 +106,8 @@ impl Live {
         }
     }
 
-    /// Judges the options of a plugin's jobs, so that their endpoints are at hand: concurrency keys must be had without waiting. Options that
-    /// cannot be judged now are judged with the first call.
-    pub async fn judge_options(&self, plugin: &str) {
-        let sources = self.jobs.iter().map(|job| &job.source);
-        let configs: Vec<&serde_json::Value> = sources
-            .filter(|source| source.plugin == plugin)
-            .map(|source| &source.config)
-            .filter(|config| self.plugins.endpoints(plugin, config).is_none())
-            .collect();
-        if !configs.is_empty() {
-            self.plugins.judge(plugin, configs).await;
-        }
-    }
-
-    /// The origin of the first endpoint in a job's options; where the plugin's schema has none, the first origin that the job allows. None:
-    /// the job may not reach any, or its options were not judged yet.
+    /// The origin of the first endpoint in a job's options; where the plugin's schema has none, all origins that the job allows: nobody
+    /// knows which of them it asks. None: the job may not reach any, or its options are wrong or were not judged yet.
     fn origin(&self, job: &Job) -> Option<Arc<str>> {
         let Source {
             plugin,
@@ -135,8 +116,11 @@ impl Live {
             ..
         } = &job.source;
         let endpoints = self.plugins.endpoints(plugin, config)?;
-        let first = endpoints.iter().chain(allow).next()?;
-        Some(first.to_string().into())
+        if let Some(first) = endpoints.first() {
+            return Some(first.to_string().into());
+        }
+        let allowed: Vec<String> = allow.iter().map(Origin::to_string).collect();
+        (!allowed.is_empty()).then(|| allowed.join(" or ").into())
     }
 
     /// What an output gets, and what of it expires before its token.
@@ -155,7 +139,7 @@ impl Live {
         let artifacts = self.plugins.format(format, &tokens).await?;
         let mut parts = Vec::new();
         for (index, JobToken { job, kept }) in write.tokens.iter().enumerate() {
-            for (field, expires_at) in fields_that_die_first(kept) {
+            for (field, expires_at) in fields_that_expire_first(kept) {
                 if self
                     .is_used(format, &tokens, (index, field), &artifacts)
                     .await
@@ -193,8 +177,8 @@ impl Live {
 /// An answer has one such field or two; beyond this an issuer plays games, and what expires later than so many others is let be.
 const FIELDS_LOOKED_AT: usize = 8;
 
-/// The fields that are JWTs and die before their token, the first to die first.
-fn fields_that_die_first(kept: &KeptToken) -> Vec<(&str, Timestamp)> {
+/// The fields that are JWTs and expire before their token, the first to expire first.
+fn fields_that_expire_first(kept: &KeptToken) -> Vec<(&str, Timestamp)> {
     let fields = kept.token.fields.iter().filter_map(|field| {
         let claims = jwt::read(field.value.expose_secret())?;
         let expires_at = lifetime::part_expires_at(kept.obtained_at, &claims)?;
@@ -226,12 +210,9 @@ impl Acquirer for Live {
         self.plugins.is_loaded(plugin)
     }
 
-    fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            if self.plugins.load(plugin).await.is_ok() {
-                self.judge_options(plugin).await;
-            }
-        })
+    fn load_plugin<'a>(&'a self, plugin: &'a str, jobs: &'a [Arc<Job>]) -> BoxFuture<'a, ()> {
+        let configs = jobs.iter().map(|job| &job.source.config);
+        self.plugins.load(plugin, configs.collect())
     }
 
     fn secrets<'a>(&'a self, job: &'a Arc<Job>) -> BoxFuture<'a, Option<[u8; 32]>> {
@@ -270,21 +251,18 @@ impl Components for Plugins {
         self.is_loaded(plugin)
     }
 
-    fn load<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let loaded = self.prepare(plugin).await;
-            loaded.map(drop).map_err(|error| error.to_failure())
-        })
-    }
-
-    fn judge<'a>(
+    fn load<'a>(
         &'a self,
         plugin: &'a str,
         configs: Vec<&'a serde_json::Value>,
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let judged = self.check_configs(plugin, PluginWorld::Source, &configs);
-            judged.await.map_or_else(drop, drop);
+            let is_new = |config: &&serde_json::Value| !self.is_judged(plugin, config);
+            let configs: Vec<_> = configs.into_iter().filter(is_new).collect();
+            if self.prepare(plugin).await.is_ok() && !configs.is_empty() {
+                let judged = self.check_configs(plugin, PluginWorld::Source, &configs);
+                judged.await.map_or_else(drop, drop);
+            }
         })
     }
 
@@ -356,10 +334,7 @@ impl TokenSource for Component<'_> {
         &'a self,
         config: &'a serde_json::Value,
     ) -> BoxFuture<'a, Result<Arc<[Origin]>, Failure>> {
-        Box::pin(async {
-            let endpoints = self.plugin.endpoints(config).await;
-            endpoints.map_err(|error| error.to_failure())
-        })
+        Box::pin(self.plugin.endpoints(config))
     }
 
     fn acquire<'a>(
@@ -555,7 +530,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_asks_its_first_endpoint_or_else_the_first_origin_that_its_job_allows() {
+    async fn a_source_asks_its_first_endpoint_or_else_one_of_the_origins_that_its_job_allows() {
         let cache = tempfile::tempdir().unwrap();
         let plugins = cold(&cache);
         let live = live(plugins.clone(), Fixture::new().host());
@@ -568,7 +543,12 @@ mod tests {
         let table: [(&str, &[&str], Option<&str>, &str); 6] = [
             ("oauth2", &[], Some(idp), "an endpoint"),
             ("oauth2", &[other], Some(idp), "an endpoint goes first"),
-            ("mirror", &[other, idp], Some(other), "no endpoint"),
+            (
+                "mirror",
+                &[other, idp],
+                Some("https://other.example.org or https://idp.example.org"),
+                "no endpoint",
+            ),
             ("dummy", &[other], Some(other), "nor in another plugin"),
             ("mirror", &[], None, "nobody to ask"),
             ("unheard-of", &[other], None, "no plugin"),
@@ -599,12 +579,7 @@ mod tests {
 
     fn live(plugins: Plugins, capabilities: capability::Host) -> Live {
         let outputs = Outputs::new(Arc::new(Kubernetes::new()), Arc::default());
-        Live::new(
-            Vec::new(),
-            Arc::new(plugins),
-            capabilities,
-            Arc::new(outputs),
-        )
+        Live::new(Arc::new(plugins), capabilities, Arc::new(outputs))
     }
 
     #[tokio::test]

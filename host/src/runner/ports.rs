@@ -172,9 +172,10 @@ pub trait Acquirer: Send + Sync {
         true
     }
 
-    /// Loads a plugin, which may take minutes. What cannot be loaded is said by the calls that need it.
-    fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
-        let _ = plugin;
+    /// Loads a plugin, which may take minutes, and reads what `jobs`, those whose source it is, want of it. What cannot be loaded is said by
+    /// the calls that need it.
+    fn load_plugin<'a>(&'a self, plugin: &'a str, jobs: &'a [Arc<Job>]) -> BoxFuture<'a, ()> {
+        let _ = (plugin, jobs);
         Box::pin(async {})
     }
 

@@ -654,7 +654,7 @@ impl Scheduler {
             };
             let token = self.jobs.get(&key).and_then(|entry| entry.token.as_ref());
             if token.is_some_and(|token| token.obtained_at == part.obtained_at) {
-                self.tell(key, JobEvent::PartDies(part.expires_at));
+                self.tell(key, JobEvent::PartExpires(part.expires_at));
             }
         }
     }
@@ -724,10 +724,10 @@ impl Scheduler {
         let Some(entry) = self.jobs.get_mut(&key) else {
             return;
         };
-        entry.tell_death(now, held_back);
-        let death = entry.machine.expires_at_boot(now);
+        entry.tell_expiry(now, held_back);
+        let expires_at = entry.machine.expires_at_boot(now);
         let wakes_at = entry.machine.wakes_at(now);
-        let wakes_at = wakes_at.into_iter().chain(death).min();
+        let wakes_at = wakes_at.into_iter().chain(expires_at).min();
         self.queue.set(Wakeup::Job(key), wakes_at);
         let entry = &*entry;
         if entry.is_finished(now) || self.is_held_for_people(key) {
@@ -819,12 +819,7 @@ impl Scheduler {
             }
             Work::LoadPlugin(_) => None,
         });
-        let names: BTreeSet<String> = of_jobs.collect();
-        let mut shown: Vec<&str> = names.iter().take(NAMES).map(String::as_str).collect();
-        let more = names.len().saturating_sub(NAMES);
-        let more = (more > 0).then(|| format!("{more} more"));
-        shown.extend(more.as_deref());
-        shown.join(", ")
+        first_names(&of_jobs.collect())
     }
 
     /// Sets the metrics of queued and running work.
@@ -833,6 +828,15 @@ impl Scheduler {
         let metrics = &self.world.metrics;
         metrics.load(running, waiting, self.loading.len());
     }
+}
+
+/// As many names as a log line has room for.
+fn first_names(names: &BTreeSet<String>) -> String {
+    let mut shown: Vec<&str> = names.iter().take(NAMES).map(String::as_str).collect();
+    let more = names.len().saturating_sub(NAMES);
+    let more = (more > 0).then(|| format!("{more} more"));
+    shown.extend(more.as_deref());
+    shown.join(", ")
 }
 
 impl JobEntry {

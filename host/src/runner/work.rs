@@ -32,7 +32,7 @@ pub(super) enum Task {
     Keep(JobId, Arc<KeptToken>),
     Write(Box<Write>),
     /// Limited by the compiler's own timeout.
-    LoadPlugin(Arc<str>),
+    LoadPlugin(Arc<str>, Vec<Arc<Job>>),
 }
 
 /// How work ended.
@@ -78,8 +78,8 @@ impl Task {
                     bounded(&ports, WRITE_TIMEOUT, "writing the output", publish).await,
                 )
             }
-            Self::LoadPlugin(plugin) => {
-                ports.acquirer.load_plugin(&plugin).await;
+            Self::LoadPlugin(plugin, jobs) => {
+                ports.acquirer.load_plugin(&plugin, &jobs).await;
                 Outcome::PluginLoaded
             }
         }

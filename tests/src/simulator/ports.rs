@@ -47,11 +47,7 @@ impl Components for Models {
         true
     }
 
-    fn load<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn judge<'a>(&'a self, _: &'a str, _: Vec<&'a Json>) -> BoxFuture<'a, ()> {
+    fn load<'a>(&'a self, _: &'a str, _: Vec<&'a Json>) -> BoxFuture<'a, ()> {
         Box::pin(async {})
     }
 

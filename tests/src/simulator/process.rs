@@ -183,7 +183,6 @@ impl Machine {
             clock: Arc::clone(&self.clock),
         };
         let live = Arc::new(Live::new(
-            jobs.clone(),
             Arc::new(Models(Arc::clone(&self.world))),
             host.clone(),
             Arc::new(outputs),

@@ -172,7 +172,7 @@ fn described(kept: &KeptToken, told: Expiry) -> String {
     let life = match (life, told) {
         (None, _) => "never expires".to_owned(),
         (Some(life), Expiry::At(over)) if is_assumed => {
-            format!("says that it died at {over}, {life} is assumed")
+            format!("says that it expired at {over}, {life} is assumed")
         }
         (Some(life), _) if is_assumed => format!("says no lifetime, {life} is assumed"),
         (Some(life), _) => format!("lives {life}"),

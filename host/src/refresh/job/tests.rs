@@ -240,9 +240,9 @@ fn a_token_lives_no_longer_than_the_part_of_it_that_consumers_have() {
     job.step(JobEvent::Keep(WRITTEN), at(0), 0.0);
     job.step(JobEvent::Output(0, WRITTEN), at(0), 0.0);
     assert_eq!(job.due().wall, wall(2880));
-    job.step(JobEvent::PartDies(wall(7200)), at(1), 0.0);
+    job.step(JobEvent::PartExpires(wall(7200)), at(1), 0.0);
     assert_eq!(job.due().wall, wall(2880), "it outlives the token");
-    job.step(JobEvent::PartDies(wall(12)), at(1), 0.0);
+    job.step(JobEvent::PartExpires(wall(12)), at(1), 0.0);
     assert_eq!(job.due().wall, wall(6));
     assert_eq!(job.remaining(at(1)), Some(Duration::from_secs(11)));
     assert_eq!(job.step(JobEvent::Woken, at(6), 0.0), [Action::Acquire]);
@@ -254,7 +254,7 @@ fn a_token_lives_no_longer_than_the_part_of_it_that_consumers_have() {
         "its parts are not known yet"
     );
     let mut none = started();
-    assert_eq!(none.step(JobEvent::PartDies(wall(12)), at(0), 0.0), []);
+    assert_eq!(none.step(JobEvent::PartExpires(wall(12)), at(0), 0.0), []);
 }
 
 #[test]

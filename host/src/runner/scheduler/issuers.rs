@@ -150,7 +150,7 @@ impl Scheduler {
         let ahead_seconds = ahead_ms / 1000;
         match (was_off, clock::is_off(ahead_ms, was_off)) {
             (false, true) => {
-                warn!(%origin, ahead_seconds, "the issuer's clock and this machine's differ by more than a minute; tokens may be refused or die early");
+                warn!(%origin, ahead_seconds, "the issuer's clock and this machine's differ by more than a minute; tokens may be refused or expire early");
                 self.issuers.off.insert(origin);
             }
             (true, false) => {

@@ -56,7 +56,9 @@ impl Scheduler {
         let mut loading = self.loading.iter_mut().filter(|_| is_running);
         let (key, loading) = loading.find(|(_, it)| !it.is_begun)?;
         loading.is_begun = true;
-        let task = Task::LoadPlugin(Arc::clone(&loading.plugin));
+        let jobs = self.jobs.values().map(|entry| &entry.config);
+        let jobs = jobs.filter(|job| *job.source.plugin == *loading.plugin);
+        let task = Task::LoadPlugin(Arc::clone(&loading.plugin), jobs.cloned().collect());
         Some((Work::LoadPlugin(*key), task))
     }
 

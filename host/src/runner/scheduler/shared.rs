@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{EntryKey, Scheduler, Wakeup, Work, apart, class_of, written_event};
+use super::{EntryKey, Scheduler, Wakeup, Work, apart, class_of, first_names, written_event};
 use crate::model::failure::Failure;
 use crate::model::time::Reading;
 use crate::model::{JobId, SharedOutput};
@@ -117,13 +117,13 @@ impl Scheduler {
         if let Some(shared) = self.shared.get_mut(&key) {
             let event = written_event(result.as_ref().err());
             shared.publication.step(event, now, sample);
-            let from: Vec<_> = shared.config.from.iter().map(ToString::to_string).collect();
+            let from = shared.config.from.iter().map(ToString::to_string).collect();
             let destination = &shared.config.output.destination;
             let wall = now.wall;
             let before = shared.failure.take();
             shared.failure =
                 self.world
-                    .note_write(&from.join(","), destination, before, result, wall);
+                    .note_write(&first_names(&from), destination, before, result, wall);
         }
         let from = self
             .shared

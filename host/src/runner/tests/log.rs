@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::world::{Plan, SECOND, World, failure, job, rotating};
+use super::world::{Plan, SECOND, World, failure, job, output, rotating};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::time::Clock as _;
+use crate::model::{JobId, SharedOutput};
+use crate::runner::JobChange;
 use crate::runner::status::ChainState;
 
 #[derive(Clone, Default)]
@@ -56,6 +58,30 @@ fn told(world: &World, during: impl AsyncFnOnce()) -> Vec<String> {
 fn with<'a>(lines: &'a [String], text: &str) -> Vec<&'a str> {
     let lines = lines.iter().filter(|line| line.contains(text));
     lines.map(String::as_str).collect()
+}
+
+#[test]
+fn a_line_names_few_of_the_many_jobs_that_share_an_output() {
+    let world = World::default();
+    let lines = told(&world, async || {
+        let denied = Failure::new(FailureKind::Denied, "forbidden", "not yours");
+        world.facts().write_fails.insert("netrc".to_owned(), denied);
+        let names: Vec<String> = (10..30).map(|number| format!("job-{number}")).collect();
+        let started = world
+            .start(names.iter().map(|name| job(name)).collect())
+            .await;
+        let shared = SharedOutput {
+            from: names.iter().map(JobId::file).collect(),
+            output: output("netrc"),
+        };
+        let change = JobChange::SharedOutputs(vec![Arc::new(shared)]);
+        started.handle.apply(vec![change]).await.unwrap();
+        world.time.wait(600 * SECOND).await;
+        started.stop().await;
+    });
+    let of_shared = with(&lines, "output=\"netrc\"");
+    assert_eq!(of_shared.len(), 1, "{lines:?}");
+    assert!(of_shared[0].contains("job-19, 10 more\""), "{of_shared:?}");
 }
 
 #[test]

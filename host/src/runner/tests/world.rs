@@ -303,7 +303,7 @@ impl Acquirer for World {
         !self.facts().to_load.contains_key(plugin)
     }
 
-    fn load_plugin<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, ()> {
+    fn load_plugin<'a>(&'a self, plugin: &'a str, _: &'a [Arc<Job>]) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             self.facts().loads.push(plugin.to_owned());
             let (takes, succeeds) = self
