@@ -84,6 +84,8 @@ pub struct Acquired {
 pub struct NotAcquired {
     /// What went wrong.
     pub failure: Failure,
+    /// Whether the source asked for a request before that; none: it is not known.
+    pub asked: Option<bool>,
     /// How many milliseconds the issuer's clock is ahead of ours, less than zero if it is behind; none: it did not say.
     pub issuer_ahead_ms: Option<i64>,
 }
@@ -92,6 +94,7 @@ impl From<Failure> for NotAcquired {
     fn from(failure: Failure) -> Self {
         Self {
             failure,
+            asked: None,
             issuer_ahead_ms: None,
         }
     }
@@ -159,6 +162,7 @@ impl Host {
         let issuer_ahead_ms = call.issuer_ahead_ms().filter(|_| replayed.is_none());
         let not_acquired = |failure| NotAcquired {
             failure,
+            asked: Some(call.has_asked()),
             issuer_ahead_ms,
         };
         match result {

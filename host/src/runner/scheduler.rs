@@ -493,12 +493,12 @@ impl Scheduler {
             Ok(obtained) => {
                 let refused =
                     self.acquired(key, ports::by_present_clock(obtained, began, now), took);
-                self.call_ended(key, None, was_well);
+                self.call_ended(key, None, None, was_well);
                 if let Some(refused) = refused {
                     self.tell_failure(key, &refused);
                 }
             }
-            Err(NotAcquired { failure, .. }) => {
+            Err(NotAcquired { failure, asked, .. }) => {
                 let failure = taken(failure, was_served);
                 let event = JobEvent::Failed {
                     kind: failure.kind,
@@ -507,7 +507,7 @@ impl Scheduler {
                 };
                 self.tell(key, event);
                 self.source_failed(key, failure.clone(), took);
-                self.call_ended(key, Some(failure.clone()), was_well);
+                self.call_ended(key, Some(failure.clone()), asked, was_well);
                 self.tell_failure(key, &failure);
             }
         }

@@ -99,8 +99,14 @@ impl Scheduler {
         }
     }
 
-    /// Records how a call ended. `was_well`: the job had not failed before.
-    pub(super) fn call_ended(&mut self, key: EntryKey, failure: Option<Failure>, was_well: bool) {
+    /// Records how a call ended. `asked`: whether it asked for a request, if that is known. `was_well`: the job had not failed before.
+    pub(super) fn call_ended(
+        &mut self,
+        key: EntryKey,
+        failure: Option<Failure>,
+        asked: Option<bool>,
+        was_well: bool,
+    ) {
         let Some(call) = self.issuers.calls.remove(&key) else {
             return;
         };
@@ -108,9 +114,11 @@ impl Scheduler {
             .jobs
             .get(&key)
             .is_some_and(|entry| entry.machine.was_served());
-        let sign = failure
-            .as_ref()
-            .map_or(Sign::Answered, |failure| sign(failure, was_served));
+        let sign = match &failure {
+            None => Sign::Answered,
+            Some(_) if asked == Some(false) => Sign::Unsent,
+            Some(failure) => sign(failure, was_served),
+        };
         if sign != Sign::Unsent {
             let kind = failure.as_ref().map(|failure| failure.kind);
             self.world.metrics.issuer_asked(&call.issuer.origin, kind);

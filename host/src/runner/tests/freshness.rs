@@ -204,6 +204,43 @@ fn what_somebody_mends_on_this_side_is_noticed_within_half_a_minute_and_the_issu
 }
 
 #[test]
+fn a_source_that_fails_before_it_asks_anybody_says_nothing_of_its_issuer() {
+    for (asked, is_held_back) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let world = World::default();
+        let fails = |_| {
+            let code = "vendor.unavailable";
+            Some(Failure::new(
+                FailureKind::Unavailable,
+                code,
+                "the model fails",
+            ))
+        };
+        for name in ["a", "b"] {
+            world.plan(
+                name,
+                Plan {
+                    fails: Arc::new(fails),
+                    client: Some(1),
+                    asked,
+                    ..Plan::default()
+                },
+            );
+        }
+        world.time.run(async {
+            let started = world.start(vec![job("a"), job("b")]).await;
+            world.time.wait(60 * SECOND).await;
+            let status = started.handle.status(vec![]).await.unwrap();
+            let held_back = status.jobs.iter().any(|job| job.held_back.is_some());
+            assert_eq!(held_back, is_held_back, "{asked:?}");
+            let text = started.metrics.encode(status).unwrap();
+            let counted = text.contains("evertoken_issuer_requests_total{");
+            assert_eq!(counted, is_held_back, "{asked:?}");
+            started.stop().await;
+        });
+    }
+}
+
+#[test]
 fn a_foreign_value_in_an_output_is_put_right_at_the_next_verification() {
     let world = World::default();
     world.plan(

@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) slow: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
     /// The life of the rotating secret that comes with each token.
     pub(crate) rotating_life: Option<Duration>,
+    /// Whether a call that fails asked for a request.
+    pub(crate) asked: Option<bool>,
     /// The failure of the nth call (from 0).
     pub(crate) fails: Arc<dyn Fn(u64) -> Option<Failure> + Send + Sync>,
 }
@@ -58,6 +60,7 @@ impl Default for Plan {
             takes: Duration::from_millis(50),
             slow: Arc::new(|| None),
             rotating_life: None,
+            asked: None,
             fails: Arc::new(|_| None),
         }
     }
@@ -374,6 +377,7 @@ impl Acquirer for World {
             if let Some(failure) = (plan.fails)(nth) {
                 return Err(NotAcquired {
                     failure,
+                    asked: plan.asked,
                     issuer_ahead_ms: Some(self.facts().ahead_ms),
                 });
             }
