@@ -16,7 +16,6 @@ const COMMANDS: usize = 64;
 pub enum JobChange {
     /// Adds the job, or replaces the one with its id. Unchanged parts go on: another source is asked at once, another policy only
     /// changes the time of the next refresh, other outputs get the held token.
-    /// policy only re-times, other outputs get the held token.
     Put(Arc<Job>),
     /// Stops the job. Its outputs stay; work under way ends first.
     Remove(JobId),
