@@ -1,5 +1,5 @@
-//! What a JSON Schema finds wrong in what somebody wrote, told for people: each mistake with its place, what is wrong, and the mend.
-//! Errors of the validator hold the whole value, secrets too: no message here shows one.
+//! Errors of JSON Schema validation as messages for people: each mistake with its place, what is wrong, and the correction. Errors of the
+//! validator contain the whole value, including secrets; the messages here do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,16 +12,16 @@ use serde_json::Value;
 use crate::names::{holds_secret, nearest};
 use crate::text::{Alphabet, first_unseen};
 
-/// Steps of a search for known keys: a schema may refer to itself.
+/// The most steps of a search for known keys, since a schema may refer to itself.
 const MAX_STEPS: usize = 1000;
 
-/// A longer key is not repeated: it may be a value that was pasted into the wrong place.
+/// A longer key is not shown: it may be a value that was pasted into the wrong place.
 const MAX_KEY_CHARS: usize = 60;
 
-/// A mistake in what somebody wrote.
+/// A mistake that a schema found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SchemaMistake {
-    /// Where: a JSON pointer (RFC 6901); empty for the whole.
+    /// Its place, a JSON pointer (RFC 6901); empty for the whole document.
     pub pointer: String,
     /// What is wrong.
     pub message: String,
@@ -29,18 +29,19 @@ pub struct SchemaMistake {
     pub help: String,
 }
 
-/// What is wrong, and the mend.
+/// What is wrong, and the correction.
 type Words = (String, String);
 
-/// What was written, by how it looks and as a message may show it.
+/// The written value, as messages show it.
 pub(crate) enum WrittenValue {
     Nothing,
-    /// A number or a truth value: it may be text that has to be quoted.
+    /// A number or a truth value, which may be text without the quotes that it needs.
     Bare(String),
     Other(String),
 }
 
-/// Tells of an error that a schema found: a failed choice by the alternative that was meant, unknown keys each.
+/// Converts an error of the validator into mistakes: one for each unknown key; for `anyOf` and `oneOf`, those of the alternative that
+/// was probably meant.
 pub(crate) fn tell(
     schema: &Value,
     error: &ValidationError<'_>,
@@ -143,7 +144,7 @@ fn words(schema: &Value, error: &ValidationError<'_>, written: WrittenValue) -> 
             let text = error.instance().as_str().unwrap_or_default();
             let odd = Alphabet::OneLine.odd(text.as_bytes());
             match (kind, odd.or_else(|| first_unseen(text))) {
-                // It is hard to see in a value, and what comes behind it may be anything.
+                // The character is hard to see, so the value and the pattern would not explain the mistake.
                 (ValidationErrorKind::Pattern { .. }, Some(odd)) => {
                     (format!("the value has {odd}"), odd.mend().to_owned())
                 }
@@ -172,7 +173,7 @@ fn not_known(value: &str, options: Vec<String>) -> Words {
     (format!("{value} is not known"), help)
 }
 
-/// `{client_secret, hunter2}`: a comma for a colon makes a key of a value.
+/// Whether a key has no value, as in `{client_secret, hunter2}`: with a comma instead of a colon, the value is read as a key.
 fn is_bare(error: &ValidationError<'_>, key: &str) -> bool {
     error.instance().get(key).is_some_and(Value::is_null)
 }
@@ -182,8 +183,7 @@ fn may_be_value(key: &str) -> bool {
     key.chars().count() > MAX_KEY_CHARS || holds_secret(key)
 }
 
-/// Removes the mistakes that only follow from others: an alternative that has a mistake does not apply, so that all of its keys
-/// belong to none.
+/// Removes mistakes that only follow from others: an alternative with a mistake does not apply, so that its keys count as unknown.
 pub(crate) fn remove_echoes(mistakes: &mut Vec<SchemaMistake>) {
     let wrong: Vec<String> = mistakes
         .iter()
@@ -196,14 +196,14 @@ pub(crate) fn remove_echoes(mistakes: &mut Vec<SchemaMistake>) {
     });
 }
 
-/// The mend for a key of an alternative that does not apply.
+/// The correction for a key of an alternative that does not apply.
 const NOT_CHOSEN: &str = "remove it, or change the other keys so that it applies";
-/// The mend for what is empty.
+/// The correction for an empty value.
 const REMOVE: &str = "write one, or remove the key";
-/// The mend where only the schema says more.
+/// The correction where only the schema says more.
 const INSPECT: &str = "`evertoken plugin inspect` shows the schema";
 
-/// Tells of a value where another kind is expected.
+/// The message for a value of the wrong type.
 pub(crate) fn not_expected(expected: &str, written: WrittenValue, example: Option<&str>) -> Words {
     let like = match example {
         Some(example) => format!("write it like `{example}`"),
@@ -229,10 +229,10 @@ pub(crate) fn not_expected(expected: &str, written: WrittenValue, example: Optio
     }
 }
 
-/// What a schema calls a string.
+/// The word for a string.
 const TEXT: &str = "text";
 
-/// The types that are expected, and an example if it is one. What may be absent allows null; nobody writes that on purpose.
+/// The types that are expected, and an example if there is only one. Null is left out: schemas allow it for optional values.
 fn expected(kind: &TypeKind) -> (String, Option<&'static str>) {
     let types = match kind {
         TypeKind::Single(single) => vec![*single],
@@ -260,7 +260,7 @@ fn expected(kind: &TypeKind) -> (String, Option<&'static str>) {
     (names.join(" or "), example)
 }
 
-/// The bounds in the schema around the one that a number is beyond.
+/// The correction for a number that is out of bounds.
 fn bounds(schema: &Value, error: &ValidationError<'_>) -> String {
     let around = around(schema, error.schema_path().as_str());
     let bound = |keyword| around.and_then(|schema| schema.get(keyword));
@@ -271,7 +271,7 @@ fn bounds(schema: &Value, error: &ValidationError<'_>) -> String {
     }
 }
 
-/// The one alternative whose shape fits, if there is just one: no wrong type at the place of the choice, and no wrong tag in it.
+/// The alternative whose shape fits, if there is exactly one: the type of the value is right, and so is the tag, if it has one.
 fn meant<'a, 'e>(
     pointer: &str,
     alternatives: &'a [Vec<ValidationError<'e>>],
@@ -291,7 +291,7 @@ fn meant<'a, 'e>(
     }
 }
 
-/// The tag that no alternative has, and those that they have, where each has one.
+/// The error of an unknown tag, and the known tags, where all alternatives have a tag.
 fn wrong_tag<'a, 'e>(
     pointer: &str,
     alternatives: &'a [Vec<ValidationError<'e>>],
@@ -319,7 +319,7 @@ fn wrong_tag<'a, 'e>(
     })
 }
 
-/// The keys of which one is to be there, where that is all that the alternatives want.
+/// The keys of which one is required, where the alternatives require nothing else.
 fn missing_keys<'a>(
     pointer: &str,
     alternatives: &'a [Vec<ValidationError<'_>>],
@@ -337,7 +337,7 @@ fn missing_keys<'a>(
         .collect()
 }
 
-/// The keys that exclude each other and are there, where that is all that the alternatives want.
+/// The present keys that exclude each other, where the alternatives require nothing else.
 fn excluding_keys<'s>(schema: &'s Value, error: &ValidationError<'_>) -> Option<Vec<&'s str>> {
     let alternatives = schema.pointer(error.schema_path().as_str())?.as_array()?;
     let wanted = alternatives.iter().map(|alternative| {
@@ -352,7 +352,7 @@ fn excluding_keys<'s>(schema: &'s Value, error: &ValidationError<'_>) -> Option<
     Some(keys)
 }
 
-/// What the alternatives allow.
+/// The values that the alternatives allow, for messages.
 fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
     let mut allowed = BTreeSet::new();
     for error in alternatives.iter().flatten() {
@@ -384,7 +384,7 @@ fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
     }
 }
 
-/// Tells of a key that is not known here; `is_hidden`: it may be a value, and is not repeated.
+/// The message for an unknown key; `is_hidden`: it may be a value, and is not shown.
 pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> Words {
     let message = match is_hidden || may_be_value(key) {
         true => "unknown key (not shown)".to_owned(),
@@ -401,7 +401,7 @@ pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> Words {
     (message, help)
 }
 
-/// Tells of a key that is missing.
+/// The message for a missing key.
 pub(crate) fn missing_key(key: &str) -> Words {
     (
         format!("the key `{key}` is missing"),
@@ -409,7 +409,7 @@ pub(crate) fn missing_key(key: &str) -> Words {
     )
 }
 
-/// Tells of keys of which one is to be there, by those that are.
+/// The message for keys of which exactly one is required; `given` are those that are present.
 pub(crate) fn one_of(keys: &[&str], given: &[&str]) -> Words {
     match given {
         [] => (
@@ -429,13 +429,13 @@ pub(crate) fn list<'k>(words: impl Iterator<Item = &'k str>) -> String {
     quoted.join(", ")
 }
 
-/// The schema that a keyword stands in.
+/// The schema that contains a keyword.
 fn around<'s>(root: &'s Value, keyword_path: &str) -> Option<&'s Value> {
     root.pointer(keyword_path.rsplit_once('/')?.0)
 }
 
-/// The keys that the schema around the keyword of an error knows: in its own `properties` alone, or in all that speaks about the
-/// same place.
+/// The keys that are known where an error is: those in the `properties` of the schema with the failed keyword; for
+/// `unevaluatedProperties`, also those of its subschemas for the same value.
 fn known_keys<'s>(root: &'s Value, error: &ValidationError<'_>) -> BTreeSet<&'s str> {
     let is_wide = matches!(
         error.kind(),
@@ -463,7 +463,7 @@ fn known_keys<'s>(root: &'s Value, error: &ValidationError<'_>) -> BTreeSet<&'s 
     keys
 }
 
-/// The way from a value to the one that a subschema speaks about.
+/// The step from a value to the one that a subschema applies to.
 pub(crate) enum Step<'s> {
     /// The same value.
     Stay,
@@ -473,13 +473,13 @@ pub(crate) enum Step<'s> {
     AnyKey,
     /// An element of a list.
     Element,
-    /// A reference out of the schema.
+    /// A reference to another schema.
     Elsewhere,
 }
 
-/// The subschemas of a schema, also those that it refers to.
+/// Finds the subschemas of schemas, including those that they refer to.
 pub(crate) struct Subschemas<'s> {
-    /// The whole schema and the parts with an `$id`: pointers begin at one of them.
+    /// The whole schema and the parts with an `$id`, which JSON pointers are relative to.
     resources: Vec<&'s Value>,
     anchors: BTreeMap<&'s str, Vec<&'s Value>>,
 }
@@ -509,7 +509,7 @@ impl<'s> Subschemas<'s> {
         all
     }
 
-    /// The subschemas right below a schema; rather too many than too few.
+    /// The direct subschemas of a schema; where in doubt, too many.
     pub(crate) fn below(&self, schema: &'s Value) -> Vec<(Step<'s>, &'s Value)> {
         let mut below = Vec::new();
         for (keyword, value) in schema.as_object().into_iter().flatten() {
@@ -536,7 +536,7 @@ impl<'s> Subschemas<'s> {
                 "items" | "prefixItems" | "additionalItems" | "unevaluatedItems" | "contains" => {
                     below.extend(schemas(value).map(|value| (Step::Element, value)));
                 }
-                // What only applies where it is referred to, data, and what applies where it fails.
+                // Schemas that only apply where they are referred to, data, and schemas that must not match.
                 "$defs" | "definitions" | "const" | "enum" | "default" | "examples" | "not" => {}
                 _ => below.extend(schemas(value).map(|value| (Step::Stay, value))),
             }
@@ -544,7 +544,7 @@ impl<'s> Subschemas<'s> {
         below
     }
 
-    /// What a reference may lead to: which resource it is relative to is not looked at, and an anchor may be there several times.
+    /// The schemas that a reference may refer to: of all resources, since its base is not determined, and of all equal anchors.
     fn referred(&self, reference: &str) -> Vec<&'s Value> {
         let (_, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let fragment = percent_decode_str(fragment).decode_utf8_lossy();
@@ -557,7 +557,7 @@ impl<'s> Subschemas<'s> {
             .collect()
     }
 
-    /// Whether a reference leads to a resource of this schema.
+    /// Whether a reference refers to a resource of this schema.
     fn is_within(&self, reference: &str) -> bool {
         let uri = reference.split('#').next().unwrap_or_default();
         let mut ids = self.resources.iter().filter_map(|resource| id_of(resource));
@@ -571,7 +571,7 @@ fn id_of(schema: &Value) -> Option<&str> {
     Some(id.strip_suffix('#').unwrap_or(id))
 }
 
-/// The schemas that a keyword holds: one, or a list of them.
+/// The schemas of a keyword: one, or a list of them.
 fn schemas(value: &Value) -> impl Iterator<Item = &Value> {
     let single = value.is_object().then_some(value);
     let several = value.as_array().into_iter().flatten();
@@ -580,7 +580,7 @@ fn schemas(value: &Value) -> impl Iterator<Item = &Value> {
         .chain(several.filter(|value| value.is_object()))
 }
 
-/// A value that the schema has.
+/// A value of the schema, quoted.
 pub(crate) fn quoted(value: &Value) -> String {
     format!("`{}`", plain(value))
 }

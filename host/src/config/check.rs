@@ -1,5 +1,5 @@
-//! What the keys mean together: references that exist, names that are given once, keys that need each other. Takes the specs as
-//! they were read and makes the model of them, collecting every mistake on the way; the model is good only if there was none.
+//! Rules between keys: referenced names exist, names are unique, keys that need each other are both present. Converts the parsed specs
+//! into the model and collects all mistakes; the model may only be used if there is none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,26 +29,26 @@ use crate::model::{
 use crate::names::nearest;
 use crate::text;
 
-/// Times that say how often something is done: below this the loop would do nothing else.
+/// The least interval and timeout: with shorter ones, the process would do nothing else.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 
-/// Linux takes 107 bytes (unix(7)), and while the socket is made it has a name that may be somewhat longer.
+/// The longest path of a socket. Linux's limit is 107 bytes (unix(7)); a socket is created under a name that may be somewhat longer.
 const MAX_SOCKET_PATH: usize = 100;
 
-/// Everything that was read, of all files.
+/// The specs of all files.
 pub(super) struct Document {
     pub(super) file: FileSpec,
     pub(super) jobs: Vec<JobSpec>,
     pub(super) outputs: Vec<SharedOutputSpec>,
-    /// Every job's name, also of jobs that have mistakes.
+    /// The names of all jobs, including jobs with mistakes.
     pub(super) job_names: HashSet<String>,
-    /// Each file's directory.
+    /// The directory of each file, by [`Span::source`].
     pub(super) directories: Vec<PathBuf>,
-    /// The files themselves.
+    /// The paths of the files.
     pub(super) files: Vec<PathBuf>,
 }
 
-/// Judges the whole and makes the model.
+/// Checks the specs and converts them into the model.
 pub(super) fn check(document: &Document, diagnostics: &mut Diagnostics) -> Config {
     let mut checker = Checker {
         document,
@@ -64,13 +64,13 @@ pub(super) fn check(document: &Document, diagnostics: &mut Diagnostics) -> Confi
 struct Checker<'d> {
     document: &'d Document,
     diagnostics: &'d mut Diagnostics,
-    /// Where each file is written.
+    /// The files that outputs write, with the place of each.
     files: HashMap<PathBuf, Span>,
-    /// Where each key of a Secret (namespace, name, key) is written.
+    /// The keys of Secrets (namespace, name, key) that outputs write, with the place of each.
     keys: HashMap<(String, String, String), Span>,
-    /// Where each file that is read is named.
+    /// The files that are read, with the place of each.
     read: HashMap<PathBuf, Span>,
-    /// Jobs whose token somebody uses.
+    /// The jobs whose tokens another job or a shared output uses.
     used: HashSet<&'d str>,
 }
 
@@ -156,7 +156,7 @@ impl<'d> Checker<'d> {
                 ),
                 keys,
             },
-            // The reader has said that one of them is missing.
+            // The parser has noted that one of them is missing.
             (None, None) => StateLocation::Memory,
         }
     }
@@ -233,7 +233,7 @@ impl<'d> Checker<'d> {
         plugins
     }
 
-    /// A file that is read. A relative path counts from the directory of the file that it stands in.
+    /// The path of a file that is read. A relative path counts from the directory of the configuration file that contains it.
     fn path(&mut self, path: &At<AnyPath>) -> PathBuf {
         let whole = match self.document.directories.get(path.span.source as usize) {
             Some(directory) => directory.join(&path.0),
@@ -261,8 +261,8 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// The issuer replaces a rotating secret at its use: a new value that is only in memory is lost with the process, and the spent one
-    /// that is left gets nobody a token.
+    /// The issuer replaces a rotating secret at its use. Without a store, the new value would be lost with the process, and the spent one
+    /// gets no more tokens.
     fn rotating_secrets_need_state(&mut self) {
         if self.document.file.state.is_some() {
             return;
@@ -284,7 +284,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// A job that uses another's token must not wait for itself.
+    /// Jobs that use each other's tokens must not form a cycle.
     fn acyclic(&mut self) {
         let document = self.document;
         let mut needs: HashMap<&str, Vec<&At<JobName>>> = HashMap::new();
@@ -296,7 +296,7 @@ impl<'d> Checker<'d> {
         let mut done: HashSet<&str> = HashSet::new();
         for job in &document.jobs {
             let start = job.name.0.as_str();
-            // Depth first with an own stack: a chain of ten thousand jobs is no reason to overflow ours.
+            // A depth-first search without recursion, since a chain of ten thousand jobs would overflow the stack.
             let mut way: Vec<(&str, usize)> = vec![(start, 0)];
             let mut on_the_way: HashSet<&str> = HashSet::from([start]);
             while let Some((at, next)) = way.pop() {
@@ -321,7 +321,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// A token written over what it is obtained with would be the last.
+    /// An output must not overwrite a file or a secret that jobs read.
     fn no_output_is_a_source(&mut self) {
         for (path, read) in &self.read {
             if let Some(written) = self.files.get(path) {
@@ -347,7 +347,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// The configuration, the control socket and the state directory are no place for a token either.
+    /// An output must not overwrite the configuration, the control socket or a file in the state directory.
     fn no_output_is_our_own(&mut self) {
         let file = &self.document.file;
         let state = file.state.as_ref();
@@ -375,7 +375,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// Where no format puts what it named itself.
+    /// The places that artifacts named by formats must not overwrite.
     fn named_places(&self, state: &StateLocation, control: Option<&Path>) -> NamedPlaces {
         let configuration = self.document.files.iter();
         let configuration = configuration.filter_map(|file| std::path::absolute(file).ok());
@@ -410,7 +410,8 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// Only asked where nothing else is wrong: a reference with a mistake is not seen here.
+    /// Every job needs an output or a user. Only checked where there are no other mistakes, since a reference that has one does not
+    /// count here.
     fn every_job_is_used(&mut self) {
         if !self.diagnostics.notes.is_empty() {
             return;
@@ -430,7 +431,7 @@ impl<'d> Checker<'d> {
 
     fn job(&mut self, raw: &'d JobSpec) -> Job {
         let outputs = raw.outputs.as_ref().map_or(&[][..], Vec::as_slice);
-        // With room for one where there is one: jobs are many.
+        // With no spare capacity, since there are many jobs.
         let mut checked = Vec::with_capacity(outputs.len());
         checked.extend(outputs.iter().filter_map(|output| {
             self.output(
@@ -489,7 +490,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// The plugin exists and is of the kind that is needed here.
+    /// The plugin must exist and be of the kind that is needed here.
     fn plugin(&mut self, name: &At<JobName>, wanted: PluginUse) {
         let (built_in, other, kind, place): (&[&str], &[&str], _, _) = match wanted {
             PluginUse::Source => (&SOURCE_PLUGINS, &FORMATTER_PLUGINS, "formatter", "format"),
@@ -543,7 +544,7 @@ impl<'d> Checker<'d> {
         secrets
     }
 
-    /// A value in the configuration itself is as it will be sent.
+    /// A value that is written in the configuration must be one that can be sent.
     fn written_value(&mut self, name: &str, secret: &SecretSpec) {
         let Some(value) = &secret.value else {
             return;
@@ -673,7 +674,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// Notes a reference to a job that is not there; otherwise the job's token is used.
+    /// Counts the job as used, and notes it if it does not exist.
     fn job_exists(&mut self, job: &'d At<JobName>) {
         let name = job.0.as_str();
         self.used.insert(name);
@@ -681,7 +682,7 @@ impl<'d> Checker<'d> {
             return;
         }
         let meant = match self.diagnostics.notes.is_full() {
-            // Thousands of names to compare with thousands of names, for a message that nobody sees.
+            // Comparing thousands of names with thousands of names, for a message that is not shown.
             true => None,
             false => nearest(name, self.document.job_names.iter().map(String::as_str)),
         };
@@ -759,12 +760,12 @@ impl<'d> Checker<'d> {
         }
     }
 
-    /// A time that must not be next to nothing.
+    /// A time that must be at least a second.
     fn period(&mut self, time: Option<&At<Time>>, default: Duration) -> Duration {
         let Some(time) = time else {
             return default;
         };
-        // A default is looked at once for each job and said once.
+        // A default is checked once for each job and noted once.
         if time.0 < MIN_PERIOD && !self.diagnostics.notes.has(time.span) {
             self.diagnostics
                 .note(time.span, "shorter than a second", "write `1s` or more");
@@ -825,7 +826,7 @@ impl<'d> Checker<'d> {
         let destination = match (file, secret) {
             (Some(file), _) => Destination::File(self.file_destination(file)),
             (None, Some(secret)) => Destination::Secret(self.secret_destination(secret)),
-            // Said when it was read.
+            // The parser has noted it.
             (None, None) => return None,
         };
         let format = format.map(|format| Format {
@@ -898,7 +899,7 @@ impl<'d> Checker<'d> {
     }
 }
 
-/// Every secret of every job, with its name.
+/// All secrets of all jobs, with their names.
 fn secrets(jobs: &[JobSpec]) -> impl Iterator<Item = (&JobSpec, &At<SecretName>, &SecretSpec)> {
     jobs.iter().flat_map(|job| {
         let named = job.source.secrets.as_ref();
@@ -909,7 +910,7 @@ fn secrets(jobs: &[JobSpec]) -> impl Iterator<Item = (&JobSpec, &At<SecretName>,
     })
 }
 
-/// Which key of which Secret it is.
+/// The key of a Secret: namespace, name, key.
 fn place(reference: &SecretReferenceSpec) -> (String, String, String) {
     (
         reference.namespace.0.clone(),
@@ -973,7 +974,7 @@ fn empty_object() -> serde_json::Value {
     serde_json::Value::Object(serde_json::Map::new())
 }
 
-/// The place of a switch that is on.
+/// The switch, if it is on.
 fn on(switch: &Option<At<bool>>) -> Option<&At<bool>> {
     switch.as_ref().filter(|switch| ***switch)
 }

@@ -1,4 +1,4 @@
-//! Reads the configuration's files, the first and those it includes, into specs; keeps their trees for [`Places`].
+//! Reads the configuration's files, the first and those that it includes, into specs, and keeps their trees for [`Places`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read as _;
@@ -22,15 +22,15 @@ use crate::file::{self, Unreadable};
 use crate::model::PluginFile;
 use crate::names::nearest;
 
-/// What stands for standard input where a file is named.
+/// The file name that means standard input.
 const STANDARD_INPUT: &str = "-";
 
-/// A configuration's first file, with what decides about it beside its text.
+/// The first file of a configuration.
 pub(super) struct FirstFile {
     pub(super) text: Zeroizing<String>,
-    /// For mistakes.
+    /// Its name in mistakes.
     pub(super) name: String,
-    /// Where relative paths count from.
+    /// The directory that relative paths count from.
     pub(super) directory: PathBuf,
     /// None for standard input.
     pub(super) file: Option<PathBuf>,
@@ -63,7 +63,7 @@ fn absolute(directory: &Path) -> PathBuf {
     std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())
 }
 
-/// Reads a file that holds a configuration; `left` are the bytes that it may have.
+/// Reads a file of a configuration; `left` is the most bytes that it may have.
 pub(super) fn read_text(path: &Path, left: usize) -> Result<Zeroizing<String>, Mistakes> {
     let name = path.display().to_string();
     match file::read(path, left) {
@@ -127,27 +127,27 @@ pub(super) fn text_of(bytes: &[u8], name: &str) -> Result<Zeroizing<String>, Mis
         })
 }
 
-/// A longer text that is no YAML is not shown at all: looking at each of its words takes too long.
+/// A longer text that is not valid YAML is not shown at all, since comparing each of its words would take too long.
 const MAX_SHOWN_BYTES: usize = 1 << 20;
 
-/// What one file gave.
+/// One file after parsing.
 struct ParsedFile {
     name: String,
     text: Zeroizing<String>,
-    /// None when the text is no YAML: nothing is known of it, so nothing of it is shown but known words.
+    /// None when the text is not valid YAML: any word may be a secret then, so that only known keys are shown.
     tree: Option<Arc<Node>>,
 }
 
-/// All files while they are read.
+/// Reads all files of a configuration.
 pub(super) struct ConfigReader {
     parsed: Vec<ParsedFile>,
     directories: Vec<PathBuf>,
     files: Vec<PathBuf>,
     diagnostics: Diagnostics,
     budget: Budget,
-    /// Bytes that further files may have.
+    /// The most bytes that further files may have.
     bytes_left: usize,
-    /// Mistakes that have no place in a text.
+    /// Mistakes without a place in a text.
     bare: Vec<Mistake>,
 }
 
@@ -164,7 +164,7 @@ impl ConfigReader {
         }
     }
 
-    /// Reads the configuration whose first file this is.
+    /// Reads the configuration with this first file.
     pub(super) fn read(mut self, first: FirstFile) -> Result<Loaded, Box<Refused>> {
         self.files.extend(first.file);
         let Some(mut file) = self.spec::<FileSpec>(first.text, &first.name, &first.directory)
@@ -220,14 +220,14 @@ impl ConfigReader {
         if is_configuration(&tree) {
             hide_secrets(&tree, &mut self.diagnostics);
         } else {
-            // It may be a file with a secret in it.
+            // It may be another file, with a secret in it.
             self.diagnostics.hide(&tree);
         }
         note_unmeant(&tree, &mut self.diagnostics);
         R::read(&tree, &mut self.diagnostics)
     }
 
-    /// The tree of a text; mistakes of form are collected.
+    /// The tree of a text; syntax errors are collected.
     fn tree(&mut self, text: Zeroizing<String>, name: &str, directory: &Path) -> Option<Arc<Node>> {
         let source = u32::try_from(self.parsed.len()).unwrap_or(u32::MAX);
         let start = Span {
@@ -302,7 +302,7 @@ impl ConfigReader {
         }
     }
 
-    /// Every name that a job has, also where the job has mistakes.
+    /// The names of all jobs, including jobs with mistakes.
     fn job_names(&self) -> HashSet<String> {
         let mut names = HashSet::new();
         for tree in self.parsed.iter().filter_map(|parsed| parsed.tree.as_ref()) {
@@ -317,7 +317,7 @@ impl ConfigReader {
         names
     }
 
-    /// The sources with everything hidden painted over, and the trees.
+    /// The sources with hidden parts masked, and the trees.
     fn into_sources(self) -> ((SourceFiles, Vec<PathBuf>), Vec<Arc<Node>>) {
         let mut sources = SourceFiles::default();
         let mut trees = Vec::new();
@@ -342,7 +342,7 @@ impl ConfigReader {
         let bare = std::mem::take(&mut self.bare);
         let ((sources, _), trees) = self.into_sources();
         let mistakes = Mistakes::of_notes(bare, notes, &sources).unwrap_or_else(|| {
-            // Unreachable by construction: whoever gives up has noted why.
+            // Unreachable: every failure notes a mistake.
             Mistakes::one(Mistake::without_text(
                 "configuration",
                 "cannot be read",
@@ -357,7 +357,7 @@ impl ConfigReader {
     }
 }
 
-/// All keys of the file format: what may be shown of a text that is no YAML.
+/// All keys of the file format, which may be shown of a text that is not valid YAML.
 static KNOWN_WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
     fn collect(schema: &Value, words: &mut Vec<String>) {
         match schema {
@@ -376,7 +376,7 @@ static KNOWN_WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
     words
 });
 
-/// The keys that a file may begin with.
+/// The top-level keys of a file.
 static FIRST_KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let schema = super::schema();
     let keys = schema
@@ -386,7 +386,7 @@ static FIRST_KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
         .unwrap_or_default()
 });
 
-/// Whether a tree is meant as a configuration: one of its keys is known, or looks like one that is.
+/// Whether a tree is meant as a configuration: one of its keys is a top-level key, or similar to one.
 fn is_configuration(tree: &Node) -> bool {
     let Content::Map(entries) = &tree.content else {
         return false;

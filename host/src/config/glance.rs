@@ -1,12 +1,12 @@
-//! What commands that talk to a running process need of its configuration, whatever mistakes the rest of the file has meanwhile: only the
-//! block of one top-level key is read.
+//! The paths in a configuration that commands need to find the running process. They must work while the file has mistakes
+//! elsewhere, so that only the block of one top-level key is parsed.
 
 use std::path::{Path, PathBuf};
 
 use super::document::{self, get};
 use super::yaml::{self, Budget, Content};
 
-/// Two places in a configuration, as far as they can be read.
+/// Two paths of a configuration; none where they are missing or unreadable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Glance {
     /// `control.socket`.
@@ -15,7 +15,7 @@ pub struct Glance {
     pub state_dir: Option<PathBuf>,
 }
 
-/// Looks into a configuration file; one that cannot be read says nothing.
+/// Reads these paths of a configuration file; none if it cannot be read.
 #[must_use]
 pub fn glance(path: &Path) -> Glance {
     let text = document::read_text(path, yaml::MAX_BYTES);
@@ -31,7 +31,7 @@ fn of_text(text: &str) -> Glance {
 
 fn path_in(text: &str, block: &str, key: &str) -> Option<PathBuf> {
     let text = text.trim_start_matches('\u{feff}');
-    // A file in JSON, or in YAML's form of it, has no lines to go by.
+    // JSON and YAML's flow style need not have a line per key.
     let is_flow = text.trim_start().starts_with('{');
     let block_text = if is_flow {
         text
@@ -47,7 +47,7 @@ fn path_in(text: &str, block: &str, key: &str) -> Option<PathBuf> {
     .filter(|path| path.is_absolute())
 }
 
-/// From the line of a top-level key to the next one's.
+/// The lines of a top-level key, up to the next one.
 fn lines_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let is_key = |line: &str| {
         let rest = ["\"", "'", ""].into_iter().find_map(|quote| {

@@ -1,5 +1,5 @@
-//! Finds what may be a secret in a tree by the names of keys and by texts that tell of one, before anything is judged: a snippet must not show a secret
-//! because the mistake stands next to it, or because the mistake is where the secret was written. Hides too much rather than too little.
+//! Finds possible secrets in a tree by the names of keys and by the form of values, before anything is validated: the snippet of a
+//! mistake must not show a secret beside it, nor one in a wrong place. Hides too much rather than too little.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::read::Diagnostics;
 use super::yaml::{Content, MapKey, Node, ScalarKind};
 use crate::names::{holds_secret, is_telling, nearest};
 
-/// What a mapping under `secrets` or `state.key` may show: references, no values.
+/// Keys under `secrets` and `state.key` whose values are shown: they are references and options, not secrets.
 const REFERENCES: [&str; 8] = [
     "file",
     "env",
@@ -18,10 +18,11 @@ const REFERENCES: [&str; 8] = [
     "write_back",
     "to",
 ];
-/// The same, where the reference is a mapping of its own.
+/// The same, for references that are mappings.
 const REFERENCE_MAPPINGS: [&str; 2] = ["secret", "service_account"];
-/// The key that holds a secret.
+/// The key of a secret that is written in the file.
 const VALUE: &str = "value";
+
 /// Hides every place in the configuration file that may hold a secret.
 pub(super) fn hide_secrets(node: &Node, diagnostics: &mut Diagnostics) {
     match &node.content {
@@ -45,7 +46,7 @@ pub(super) fn hide_secrets(node: &Node, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Hides everything in a text of which nothing is known: all words that are not among `known`.
+/// The words of a text that are not among `known`, for a text that is not valid YAML.
 pub(super) fn unknown_words(text: &str, known: &[String]) -> Vec<std::ops::Range<usize>> {
     let is_word = |c: char| !c.is_whitespace() && !"{}[],:\"'-#|>&*".contains(c);
     let mut hidden = Vec::new();
@@ -137,7 +138,7 @@ fn hide_telling(config: &Node, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// `client_secret=hunter2: x`
+/// Hides keys like `client_secret=hunter2: x`.
 fn hide_telling_keys(entries: &[(MapKey, Arc<Node>)], diagnostics: &mut Diagnostics) {
     for (key, _) in entries {
         if holds_secret(&key.text) {
@@ -146,7 +147,7 @@ fn hide_telling_keys(entries: &[(MapKey, Arc<Node>)], diagnostics: &mut Diagnost
     }
 }
 
-/// `{client_secret, hunter2}`: a comma for a colon makes keys of values.
+/// Hides keys without a value, as in `{client_secret, hunter2}`: with a comma instead of a colon, the value is read as a key.
 fn hide_bare_keys(entries: &[(MapKey, Arc<Node>)], diagnostics: &mut Diagnostics) {
     for (key, value) in entries {
         if matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null) {

@@ -1,4 +1,4 @@
-//! The files that `include` names. Patterns are matched by a walk of our own, because what they look at has to be bounded: `/**/**`
+//! The files that `include` names. Directories are walked by code of our own, since the number of entries needs a limit: `/**/**`
 //! would walk every disk of the machine.
 
 use std::collections::HashSet;
@@ -7,28 +7,28 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::Pattern;
 
-/// Files that patterns may name in all; more is a pattern that caught a foreign directory.
+/// The most files of all patterns together; a pattern that matches more names the wrong directory.
 const MAX_FILES: usize = 10_000;
-/// Entries of directories that all patterns together may look at: some tenths of a second on a local disk.
+/// The most directory entries that are read for all patterns together: some tenths of a second on a local disk.
 const MAX_ENTRIES: usize = 50_000;
-/// Directories below each other that `**` stands for.
+/// The most nested directories that `**` matches.
 const MAX_DEPTH: usize = 16;
 /// Any number of directories.
 const ANY_DEPTH: &str = "**";
 
-/// Why a pattern names nothing.
+/// Why a pattern is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum IncludeError {
-    /// It is none; what is wrong with it.
+    /// It is not a valid pattern, with the reason.
     Malformed(&'static str),
-    /// It catches too many files.
+    /// It matches too many files.
     TooManyFiles,
-    /// It makes us look at too many entries of directories.
+    /// Too many directory entries would be read.
     TooWide,
 }
 
 impl IncludeError {
-    /// The message and the mend.
+    /// The message and the correction.
     pub(super) fn words(&self, path: &Path) -> (String, &'static str) {
         let shown = path.display();
         match self {
@@ -48,13 +48,13 @@ impl IncludeError {
     }
 }
 
-/// Files found so far.
+/// A search for files.
 pub(super) struct Search<'d> {
     directory: &'d Path,
-    /// Each once, in the order of the patterns and then of their names.
+    /// The files, each once, in the order of the patterns and then of their names.
     pub(super) found: Vec<PathBuf>,
     known: HashSet<PathBuf>,
-    /// How many more entries of directories may be looked at.
+    /// The number of directory entries that may still be read.
     entries_left: usize,
     files_max: usize,
 }
@@ -81,7 +81,7 @@ impl<'d> Search<'d> {
         }
     }
 
-    /// Adds the files of one path or pattern. A path without a pattern is added as it is: whether it is there is seen when it is read.
+    /// Adds the files of one path or pattern. A path that is no pattern is added unchecked; reading it fails if it is missing.
     pub(super) fn add(&mut self, pattern: &Path) -> Result<(), IncludeError> {
         let steps = steps(pattern)?;
         if steps.iter().all(|step| matches!(step, Step::Named(_))) {
@@ -128,7 +128,7 @@ impl<'d> Search<'d> {
         }
     }
 
-    /// The entries by name; none where there is no directory, or none that we may read.
+    /// The entries, sorted by name; empty where there is no readable directory.
     fn entries(&mut self, directory: &Path) -> Result<Vec<DirectoryEntry>, IncludeError> {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -138,7 +138,7 @@ impl<'d> Search<'d> {
                 .ok_or(IncludeError::TooWide)?;
             entries.push(DirectoryEntry {
                 name: entry.file_name().into(),
-                // A link is none: it may lead back up.
+                // A symbolic link does not count: it may lead back up.
                 is_directory: entry.file_type().is_ok_and(|kind| kind.is_dir()),
             });
         }
@@ -167,13 +167,13 @@ fn steps(pattern: &Path) -> Result<Vec<Step>, IncludeError> {
     let mut steps: Vec<Step> = Vec::new();
     for part in pattern.components() {
         match (step(part)?, steps.last_mut()) {
-            // Twice any number is any number.
+            // `**/**` is the same as `**`.
             (Step::AnyDepth, Some(Step::AnyDepth)) => {}
             (Step::Named(name), Some(Step::Named(before))) => before.push(name),
             (step, _) => steps.push(step),
         }
     }
-    // `jobs/**` is what is in `jobs` at any depth.
+    // `jobs/**` means all files below `jobs`.
     if matches!(steps.last(), Some(Step::AnyDepth)) {
         steps.push(Step::Matching(Pattern::new("*").map_err(malformed)?));
     }
@@ -275,7 +275,7 @@ mod tests {
             ("*", 19, 20, Err(IncludeError::TooManyFiles)),
             ("*", 20, 19, Err(IncludeError::TooWide)),
             ("none*", 20, 19, Err(IncludeError::TooWide)),
-            // Once for the names, once for the directories in it.
+            // The entries are read twice: for the names, and for directories.
             ("**/none*", 20, 40, Ok(())),
             ("**/none*", 20, 39, Err(IncludeError::TooWide)),
         ] {

@@ -1,6 +1,6 @@
-//! The front end of kube-token-refresher ("KTR"): its YAML keys, its `KTR_*` variables and its flags, where a flag goes before a
-//! variable, a variable before the file, the file before the default. What worked there works here. What KTR let pass although it
-//! could not work (a mistyped flag, an interval of zero, no client) is a mistake with its mend; what it silently ignored is a warning.
+//! The settings of kube-token-refresher ("KTR"): flags, `KTR_*` variables and YAML keys, in this order of precedence. Settings that work
+//! with KTR work here. Settings that KTR accepts although they cannot work (a mistyped flag, an interval of zero, no client) are
+//! mistakes; settings that it silently ignores are warnings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,15 +26,15 @@ use crate::model::{
 use crate::names::nearest;
 use crate::text::has_userinfo;
 
-/// How KTR's variables start.
+/// The prefix of KTR's variables.
 pub const VARIABLE_PREFIX: &str = "KTR_";
 /// The label by which KTR marks the Secrets that it writes.
 pub const MANAGED_LABEL: &str = "ktr.appuio.ch/managed";
-/// KTR's interval where none is given, in seconds.
+/// KTR's default interval, in seconds.
 const DEFAULT_INTERVAL_SECONDS: i64 = 500;
-/// Ten years, as everywhere in the configuration.
+/// Ten years, the limit of all times in the configuration.
 const MAX_INTERVAL_SECONDS: i64 = 10 * 365 * 24 * 3600;
-/// The job's name: KTR has but one.
+/// The name of the one job.
 const JOB_NAME: &str = "ktr";
 /// The secret's name, as the oauth2 plugin asks for it.
 const CLIENT_SECRET: &str = "client_secret";
@@ -84,7 +84,7 @@ impl Setting {
         Self::DummyProvider,
     ];
 
-    /// As in the file, with dots for levels; also the flag.
+    /// The key in the file, with dots between levels; also the name of the flag.
     const fn name(self) -> &'static str {
         match self {
             Self::SecretName => "secret.name",
@@ -109,12 +109,12 @@ impl Setting {
     }
 
     fn of_flag(name: &str) -> Option<Self> {
-        // KTR has no flag for it.
+        // KTR has no flag for the dummy provider.
         Self::named(name).filter(|key| *key != Self::DummyProvider)
     }
 }
 
-/// The least severe line that is logged. KTR knew the levels of logrus; ours have no `fatal` and no `panic`.
+/// The log level. KTR has the levels of logrus; ours have no `fatal` and no `panic`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KtrLogLevel {
     /// Also `fatal` and `panic`.
@@ -123,13 +123,13 @@ pub enum KtrLogLevel {
     Warn,
     /// The default.
     Info,
-    /// For finding faults.
+    /// For debugging.
     Debug,
     /// Everything.
     Trace,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KtrLogFormat {
     /// For people.
@@ -138,7 +138,7 @@ pub enum KtrLogFormat {
     Json,
 }
 
-/// Where the token comes from.
+/// The source of the token.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum TokenProvider {
@@ -148,14 +148,14 @@ pub enum TokenProvider {
         token_url: url::Url,
         /// The client's identifier.
         client_id: String,
-        /// Its secret: the variable itself when it came from there, so that a value is copied only when it must.
+        /// The client's secret; where a variable has it, only the variable's name, so that no copy is made.
         client_secret: SecretOrigin,
     },
     /// Counts: `token 1`, `token 2`, …
     Dummy,
 }
 
-/// What kube-token-refresher would do.
+/// The settings, valid.
 #[derive(Debug, Clone)]
 pub struct KtrSettings {
     /// The Secret's namespace.
@@ -164,15 +164,15 @@ pub struct KtrSettings {
     pub name: String,
     /// The key in it.
     pub key: String,
-    /// A new token after this time at the latest.
+    /// The longest time between two tokens.
     pub interval: Duration,
-    /// Where the token comes from.
+    /// The source of the token.
     pub provider: TokenProvider,
-    /// The least severe line that is logged.
+    /// The log level.
     pub log_level: KtrLogLevel,
-    /// How log lines look.
+    /// The format of log lines.
     pub log_format: KtrLogFormat,
-    /// What KTR would have ignored silently, for the log. No secret in it.
+    /// Settings that KTR would silently ignore, for the log. Contains no secret.
     pub warnings: Vec<String>,
 }
 
@@ -204,7 +204,7 @@ pub fn settings(
     reader.settings()
 }
 
-/// Where a setting was given.
+/// The place of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GivenBy {
     File(Span),
@@ -212,7 +212,7 @@ enum GivenBy {
     Flag,
 }
 
-/// A setting as it was given.
+/// The value of a setting.
 struct GivenValue {
     text: Zeroizing<String>,
     from: GivenBy,
@@ -234,7 +234,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// The flags as pflag takes them: `--name value`, `--name=value`, `-f value`, `-fvalue`, up to `--`.
+    /// The flags by pflag's rules: `--name value`, `--name=value`, `-f value`, `-fvalue`, up to `--`.
     fn flags(&mut self, arguments: &[String]) -> Flags {
         let mut flags = Flags::default();
         let mut arguments = arguments.iter();
@@ -243,7 +243,7 @@ impl Reader {
                 break;
             }
             let Some((name, value)) = split_flag(argument) else {
-                // It may be the value of a flag that was mistyped, so it is not shown.
+                // It is not shown: it may be the value of a mistyped flag, and so a secret.
                 self.bare(
                     "command line",
                     "an argument that is no flag",
@@ -254,7 +254,7 @@ impl Reader {
             let key = Setting::of_flag(name);
             if key.is_none() && !matches!(name, "config" | "f") {
                 self.unknown_flag(name);
-                // Most likely its value.
+                // The next argument is probably its value.
                 if value.is_none()
                     && arguments
                         .as_slice()
@@ -303,7 +303,7 @@ impl Reader {
     }
 
     fn variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
-        // In the order of their names, so that warnings do not change from start to start.
+        // Sorted by name, so that warnings have the same order at each start.
         let variables: BTreeMap<_, _> = variables.into_iter().collect();
         for (name, value) in variables {
             if !name.starts_with(VARIABLE_PREFIX) {
@@ -350,7 +350,7 @@ impl Reader {
             .orphans
             .iter()
             .for_each(|orphan| diagnostics.hide(orphan));
-        // A text that is no YAML is not shown at all: the client's secret stands somewhere in it.
+        // A text that is not valid YAML is not shown at all: the client's secret may be anywhere in it.
         let everything = 0..text.len();
         let hidden = match &parsed.tree {
             None => vec![everything],
@@ -366,7 +366,7 @@ impl Reader {
         }
     }
 
-    /// The keys below `prefix` (`secret.`). KTR's decoder did not care for their case.
+    /// Reads the keys below `prefix` (`secret.`). As with KTR, case does not matter.
     fn section(&mut self, node: &Node, prefix: &str) {
         let entries = match &node.content {
             Content::Map(entries) => entries,
@@ -399,7 +399,7 @@ impl Reader {
         let (file, line, column) = self.sources.place(span);
         let is_bare =
             matches!(&value.content, Content::Scalar(scalar) if scalar.kind() == ScalarKind::Null);
-        // `{clientsecret, hunter2}`: a comma for a colon makes keys of values.
+        // `{clientsecret, hunter2}`: with a comma instead of a colon, the value is read as a key.
         let what = match is_bare {
             true => "an unknown key without a value is ignored".to_owned(),
             false => format!("the unknown key `{name}` is ignored"),
@@ -412,7 +412,7 @@ impl Reader {
             .push(format!("{file}:{line}:{column}: {what}{hint}"));
     }
 
-    /// A value as KTR's weak typing took it: numbers and truth values are text where text is expected.
+    /// Takes a value by KTR's weak typing: numbers and truth values are text where text is expected.
     fn file_value(&mut self, key: Setting, value: &Node) {
         let Content::Scalar(scalar) = &value.content else {
             return self.note(
@@ -448,7 +448,7 @@ impl Reader {
             .push(Mistake::without_text(name, message, Some(help.to_owned())));
     }
 
-    /// A mistake where the setting was given, or at its name if it was not.
+    /// Notes a mistake at the setting's place; at its variable if it is missing.
     fn wrong(&mut self, key: Setting, complaint: &Complaint) {
         match self.given.get(&key).map(|given| given.from) {
             Some(GivenBy::File(span)) => self.note(span, &complaint.message, &complaint.help),
@@ -461,7 +461,7 @@ impl Reader {
         }
     }
 
-    /// The text of a setting that is given and not empty.
+    /// The value of a setting; none if it is missing or empty.
     fn text(&self, key: Setting) -> Option<&str> {
         self.given
             .get(&key)
@@ -521,7 +521,7 @@ impl Reader {
 
     fn into_mistakes(self) -> Mistakes {
         Mistakes::of_notes(self.bare, self.notes, &self.sources).unwrap_or_else(|| {
-            // Unreachable by construction: a setting is only absent with a mistake.
+            // Unreachable: where a setting is missing, a mistake was noted.
             Mistakes::one(Mistake::without_text("settings", "incomplete", None))
         })
     }
@@ -646,7 +646,7 @@ impl Reader {
     }
 }
 
-/// A flag's name and the value that stands with it.
+/// A flag's name, and the value in the same argument.
 fn split_flag(argument: &str) -> Option<(&str, Option<&str>)> {
     if let Some(long) = argument.strip_prefix("--") {
         return Some(match long.split_once('=') {
@@ -658,7 +658,7 @@ fn split_flag(argument: &str) -> Option<(&str, Option<&str>)> {
     match short.strip_prefix('f') {
         Some("") => Some(("f", None)),
         Some(value) => Some(("f", Some(value.strip_prefix('=').unwrap_or(value)))),
-        // What follows the first letter may be a value, and that a secret.
+        // The text after the first letter is not kept: it may be a value, and so a secret.
         None => short
             .char_indices()
             .nth(1)
@@ -675,7 +675,7 @@ fn flag(name: &str) -> String {
     }
 }
 
-/// Kubernetes sets such variables for a Service that is called `ktr`.
+/// Whether Kubernetes sets such a variable for a Service with the name `ktr`.
 fn is_service_link(name: &str) -> bool {
     name.starts_with("KTR_SERVICE_") || name.starts_with("KTR_PORT")
 }
@@ -693,8 +693,8 @@ fn unknown_variable(name: &str) -> String {
     }
 }
 
-/// A whole number as Go reads one: decimal, or `0x`, `0o`, `0b`, or octal after a bare `0`; also a float without a fraction,
-/// which weak typing took.
+/// A whole number by Go's rules: decimal, or with `0x`, `0o`, `0b`, or octal after a `0`; also a float whose fraction is zero, which
+/// KTR's weak typing accepts.
 fn whole_seconds(text: &str) -> Option<i64> {
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => (-1, digits),
@@ -736,7 +736,7 @@ fn hide(node: &Node, prefix: &str, diagnostics: &mut Diagnostics) {
 }
 
 impl KtrSettings {
-    /// The same as one job. It is refreshed after the interval at the latest, and earlier where the token would not live that long.
+    /// The configuration with one job. Its token is refreshed after the interval at the latest, and earlier if it expires before.
     #[must_use]
     pub fn into_config(self) -> Config {
         let job = Job {
@@ -750,7 +750,8 @@ impl KtrSettings {
             source: self.source(),
             refresh: Policy {
                 every: self.interval,
-                // Where the issuer says nothing, the interval is all that is known: long enough a life that it alone decides.
+                // If the issuer states no lifetime, only the interval counts: the assumed lifetime is so long that it has no
+                // effect.
                 default_lifetime: self.interval.saturating_mul(2),
                 ..defaults::policy()
             },

@@ -1,5 +1,5 @@
-//! Mistakes in what a user wrote: the place, what is wrong, and the mend. They are collected, never thrown one by one, and shown
-//! either as one line each or drawn into the source text. The source text that is kept here has every secret painted over.
+//! Mistakes in a configuration: the place, what is wrong, and the correction. All of them are collected, and shown as one line each or
+//! drawn into the source text, which is kept here with all secrets masked.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
 
-/// The most mistakes that are shown: who has more sees the same ones again and again.
+/// The most mistakes that are shown; more would mostly repeat the same ones.
 const MAX_SHOWN: usize = 100;
 
-/// The most mistakes that are kept: each is shown with its place, and finding that in a long line takes time.
+/// The most mistakes that are kept: computing the place of each takes time where lines are long.
 const MAX_KEPT: usize = 200;
 
-/// The most bytes of a message or mend: they repeat what was written, and that may be a megabyte.
+/// The most bytes of a message or correction, which may quote a value of any length.
 const MAX_WORDS: usize = 500;
 
-/// The longest line that is drawn, in bytes: the whole line is drawn for each mistake, and a file may be one line.
+/// The longest line that is drawn, in bytes: the whole line is drawn for each mistake, and a file may consist of one line.
 const MAX_DRAWN_LINE: usize = 1000;
 
 /// A range of bytes in one of the files that were read.
@@ -36,17 +36,17 @@ pub(super) struct SourceFile {
     line_starts: Vec<usize>,
 }
 
-/// The files that were read, in order; a [`Span`] points into one of them.
+/// The files that were read, in order; [`Span::source`] is an index into them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SourceFiles(Vec<SourceFile>);
 
 impl SourceFiles {
-    /// The number that the next file's spans carry.
+    /// The [`Span::source`] of the next file.
     pub(super) fn next_id(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 
-    /// Keeps a file's text with the given ranges painted over.
+    /// Adds a file's text with these ranges masked.
     pub(super) fn add(&mut self, name: &str, text: &str, hidden: &[Range<usize>]) {
         let line_starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
@@ -90,7 +90,7 @@ impl SourceFiles {
         short.then_some(source)
     }
 
-    /// The part of a span that lies on its first line: a whole block would bury the message.
+    /// The part of a span on its first line: with a whole block, the message would be hard to find.
     fn first_line(&self, span: Span) -> Range<usize> {
         let (start, end) = (span.start as usize, span.end as usize);
         let shown = self
@@ -102,7 +102,7 @@ impl SourceFiles {
     }
 }
 
-/// Replaces what is hidden, keeping every other byte, line and column where it was.
+/// Masks the hidden ranges; every other byte, line and column keeps its position.
 fn paint_over(text: &str, hidden: &[Range<usize>]) -> String {
     let mut painted = String::with_capacity(text.len());
     let mut ranges: Vec<_> = hidden.to_vec();
@@ -116,7 +116,7 @@ fn paint_over(text: &str, hidden: &[Range<usize>]) -> String {
         painted.push(match character {
             '\n' | '\r' => character,
             _ if !covered => character,
-            // A stand-in of the same length in UTF-8, so that later spans stay true.
+            // A character of the same length in UTF-8, so that later spans stay valid.
             _ => match character.len_utf8() {
                 1 => '*',
                 2 => '·',
@@ -128,17 +128,17 @@ fn paint_over(text: &str, hidden: &[Range<usize>]) -> String {
     painted
 }
 
-/// A mistake while others are looked for.
+/// A mistake while others are searched.
 #[derive(Debug, Clone)]
 pub(super) struct Note {
     pub(super) span: Span,
     pub(super) message: String,
     pub(super) help: Option<String>,
-    /// The other place of a clash.
+    /// The other place, where two contradict each other.
     pub(super) other: Option<Span>,
 }
 
-/// Mistakes while they are collected: the first ones, and how many there are.
+/// Mistakes while they are collected: the first ones, and the number of the others.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     kept: Vec<Note>,
@@ -146,7 +146,7 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// Whether further ones are only counted.
+    /// Whether further mistakes are only counted.
     pub(super) fn is_full(&self) -> bool {
         self.kept.len() >= MAX_KEPT
     }
@@ -170,7 +170,7 @@ impl Notes {
         others.kept.into_iter().for_each(|note| self.push(note));
     }
 
-    /// Whether something is noted about this place.
+    /// Whether there is a mistake at this place.
     pub(super) fn has(&self, span: Span) -> bool {
         self.kept.iter().any(|note| note.span == span)
     }
@@ -183,7 +183,7 @@ fn shorten(text: &mut String) {
     }
 }
 
-/// One mistake, with its place and its mend. Holds no secret.
+/// One mistake, with its place and its correction. Contains no secret.
 #[derive(Debug, Clone)]
 pub struct Mistake {
     /// The file's name; for settings without a file, the variable or flag.
@@ -196,7 +196,7 @@ pub struct Mistake {
     pub message: String,
     /// What to write instead.
     pub help: Option<String>,
-    /// For the order; none comes first.
+    /// For sorting; none comes first.
     span: Option<Span>,
     source: Option<NamedSource<Arc<str>>>,
     labels: Vec<LabeledSpan>,
@@ -277,7 +277,7 @@ impl fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// A mistake as miette shows it: the place is drawn, so the heading is the bare message.
+/// A mistake as miette draws it: the drawing shows the place, so the heading is the message alone.
 #[derive(Debug)]
 struct Drawn<'a>(&'a Mistake);
 
@@ -312,15 +312,15 @@ impl miette::Diagnostic for Drawn<'_> {
 #[derive(Debug, Clone)]
 pub struct Mistakes {
     kept: Vec<Mistake>,
-    /// How many more there are.
+    /// The number of mistakes that were only counted.
     more: usize,
 }
 
 impl Mistakes {
-    /// Who has found so many need not look for more.
+    /// After so many, searching for more is of no use.
     pub const ENOUGH: usize = MAX_KEPT;
 
-    /// None if there are none.
+    /// None if the list is empty.
     #[must_use]
     pub fn of(mistakes: Vec<Mistake>) -> Option<Self> {
         (!mistakes.is_empty()).then_some(Self {
@@ -329,7 +329,7 @@ impl Mistakes {
         })
     }
 
-    /// These and others of the same files, in the order of their places; one is told of each place.
+    /// These and others of the same files, in the order of their places. Others at a place that has a mistake already are left out.
     #[must_use]
     pub fn and(mut self, others: Vec<Mistake>) -> Self {
         let known: HashSet<_> = self
@@ -350,7 +350,7 @@ impl Mistakes {
         }
     }
 
-    /// These, which have no place in a text, and then the noted ones; none if there are none.
+    /// First the mistakes without a place in a text, then the noted ones; none if there are neither.
     pub(super) fn of_notes(
         bare: Vec<Mistake>,
         notes: Notes,
@@ -363,19 +363,19 @@ impl Mistakes {
         (!kept.is_empty()).then_some(Self { kept, more })
     }
 
-    /// Every mistake that is told.
+    /// All mistakes that are kept.
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.kept.iter()
     }
 
-    /// How many there are.
+    /// The number of all mistakes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "never empty by construction")]
     pub fn len(&self) -> usize {
         self.kept.len() + self.more
     }
 
-    /// Every mistake drawn into its source text, for a terminal with colours; `unicode`: which has line-drawing characters.
+    /// The mistakes drawn into their source texts, for a terminal with colours; `unicode`: whether it has line-drawing characters.
     #[must_use]
     pub fn drawn(&self, unicode: bool) -> String {
         let theme = if unicode {
@@ -386,7 +386,7 @@ impl Mistakes {
         let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(1);
         let mut text = String::new();
         for mistake in self.kept.iter().take(MAX_SHOWN) {
-            // Writing into a string does not fail; a mistake that cannot be drawn is still said.
+            // Writing into a string does not fail; a mistake that cannot be drawn is shown as a line.
             if handler.render_report(&mut text, &Drawn(mistake)).is_err() {
                 text.push_str(&mistake.to_string());
             }

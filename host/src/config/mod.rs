@@ -1,5 +1,5 @@
-//! What the user wants, typed and checked. Front ends (the YAML file, kube-token-refresher's settings) turn text into a
-//! [`Config`] or into a list of mistakes, each with its place; the rest of the program only sees the model.
+//! The configuration: parsing and validation. The YAML file is turned into a [`Config`] or into a list of mistakes, each with its
+//! place; kube-token-refresher's settings likewise, by [`ktr`]. The rest of the program only sees the model.
 
 mod check;
 mod document;
@@ -38,38 +38,39 @@ pub const SOURCE_PLUGINS: [&str; 3] = ["dummy", "mirror", "oauth2"];
 /// Formatter plugins that are built in.
 pub const FORMATTER_PLUGINS: [&str; 1] = ["template"];
 
-/// A configuration and where everything stands in its files.
+/// A valid configuration, and the places of its values in the files.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What is wanted.
+    /// The configuration.
     pub config: Config,
-    /// Finds places for mistakes that are found later.
+    /// The places of values, for mistakes that are found later.
     pub places: Places,
-    /// The files that were read, the first included unless it is standard input: what a reload has to watch.
+    /// The files that were read, the first included unless it is standard input.
     pub files: Vec<PathBuf>,
 }
 
 impl Loaded {
-    /// What is wanted, without the files' texts and the places in them, which are larger than the jobs.
+    /// The configuration without the files' texts and the places in them, which take more memory than the jobs.
     #[must_use]
     pub fn into_config(self) -> Config {
         self.config
     }
 }
 
-/// A configuration with mistakes, and what plugins need to tell theirs with the others: who has them to mend wants to see all.
+/// A configuration with mistakes, and what is needed to validate the plugins' own options all the same, so that all mistakes are
+/// reported at once.
 #[derive(Debug)]
 pub struct Refused {
-    /// What is wrong, as far as no plugin is asked.
+    /// The mistakes, without those in the plugins' own options.
     pub mistakes: Mistakes,
-    /// The plugins that are not built in, as far as they are described without a mistake.
+    /// The plugins that are not built in and have no mistake in their entry.
     pub plugins: BTreeMap<String, PluginFile>,
-    /// Finds what is said to plugins, and places for their mistakes.
+    /// The plugins' own options, and the places of their values.
     pub places: Places,
 }
 
 impl From<Mistakes> for Refused {
-    /// Nothing is known of the files but that they have these mistakes.
+    /// Mistakes in files that could not be parsed: there are no plugins and no places.
     fn from(mistakes: Mistakes) -> Self {
         Self {
             mistakes,
@@ -88,7 +89,7 @@ pub fn load(path: &Path) -> Result<Loaded, Box<Refused>> {
     document::ConfigReader::new().read(first)
 }
 
-/// Reads a configuration from a text; `name` stands for the file in mistakes, relative paths count from `directory`. Only files in
+/// Reads a configuration from a text; mistakes name the file `name`, relative paths count from `directory`. Only files in
 /// `include` are read.
 ///
 /// # Errors
@@ -102,10 +103,10 @@ pub fn parse(text: &str, name: &str, directory: &Path) -> Result<Loaded, Box<Ref
     })
 }
 
-/// A span of time as it is written in the file: `90s`, `1h30m`, `500ms`. For command-line options, so that both read alike.
+/// Parses a duration as in the configuration file (`90s`, `1h30m`, `500ms`), for command-line options with the same syntax.
 ///
 /// # Errors
-/// What is wrong with it and how to write it.
+/// What is wrong, and how to write it.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     match unit::Time::parse(text) {
         Ok(time) => Ok(time.0),

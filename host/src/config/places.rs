@@ -1,5 +1,5 @@
-//! Finds the place of a value after reading, so that what only others can judge (a plugin's configuration against the plugin's own
-//! schema) is reported in the same look as every other mistake.
+//! The places of values in the files, for mistakes that are found after parsing (a plugin's options against the plugin's schema), so
+//! that these are reported like all others.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::mistake::{Mistake, Note, SourceFiles, Span};
 use super::read::{Diagnostics, json_of};
 use super::yaml::{Content, Node, ScalarKind};
 
-/// The files' texts, secrets painted over, and where everything stands in them.
+/// The files' texts with secrets masked, and the places of values in them.
 #[derive(Default)]
 pub struct Places {
     sources: SourceFiles,
@@ -23,7 +23,7 @@ impl std::fmt::Debug for Places {
     }
 }
 
-/// What a plugin is there for.
+/// The use of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PluginUse {
     /// It is a job's source.
@@ -32,21 +32,21 @@ pub enum PluginUse {
     Formatter,
 }
 
-/// What is said to a plugin, and where.
+/// The options of a plugin, and their places.
 pub struct PluginOptions<'p> {
-    /// As what it is used.
+    /// Its use.
     pub wanted: PluginUse,
     /// Its name.
     pub plugin: &'p str,
-    /// Its own options.
+    /// Its options, a JSON object.
     pub config: Arc<Value>,
-    /// The jobs whose tokens it obtains or formats, as far as they have names.
+    /// The names of the jobs whose tokens it obtains or formats.
     pub jobs: Vec<String>,
-    /// The options' place; where there are none, that of the mapping that names the plugin.
+    /// The place of the options; where there are none, of the mapping that names the plugin.
     pub place: Place<'p>,
-    /// The names of the secrets that it is given.
+    /// The names of the secrets that the job lists.
     pub secrets: Vec<&'p str>,
-    /// The secrets' place; where there are none, that of the mapping that names the plugin.
+    /// The place of the secrets; where there are none, of the mapping that names the plugin.
     pub secrets_place: Place<'p>,
 }
 
@@ -55,7 +55,7 @@ impl Places {
         Self { sources, trees }
     }
 
-    /// What is said to plugins, in the order of the files. Options that could not be read have been told of and are not among them.
+    /// The options of all plugins, in the order of the files, without those that could not be read, which are reported already.
     pub fn plugin_options(&self) -> impl Iterator<Item = PluginOptions<'_>> {
         let all = |key: &'static str| self.trees.iter().flat_map(move |tree| items(tree, key));
         let of_jobs = all("jobs").flat_map(|job| {
@@ -79,7 +79,7 @@ impl Places {
             .filter_map(|(wanted, node, jobs)| options(wanted, node, jobs))
     }
 
-    /// A mistake at a place. The message must hold no secret.
+    /// A mistake at a place. The message must not contain a secret.
     #[must_use]
     pub fn mistake(
         &self,
@@ -107,7 +107,7 @@ impl Places {
     }
 }
 
-/// A value's place. Going to what is not there stays where it is: a missing key is shown at its mapping.
+/// The place of a value. The place of a missing key is that of its mapping.
 #[derive(Clone, Copy)]
 pub struct Place<'p>(Option<&'p Arc<Node>>);
 
@@ -125,7 +125,7 @@ impl Place<'_> {
         }
     }
 
-    /// Where a JSON pointer (RFC 6901) leads.
+    /// The value that a JSON pointer (RFC 6901) refers to.
     #[must_use]
     pub fn pointer(self, pointer: &str) -> Self {
         pointer.split('/').skip(1).fold(self, |place, step| {

@@ -1,6 +1,6 @@
-//! The strict way from the tree to types: a spec says its keys once, and from that one place come the reader, which collects
-//! every mistake of form instead of stopping at the first, and the JSON Schema. Specs are declared with [`spec!`], words
-//! (scalars with a grammar of their own) by implementing [`Word`].
+//! Parsing of trees into specs, which are structs. [`spec!`] declares the keys of a spec once and generates from it the parser, which
+//! collects all mistakes instead of stopping at the first, and the JSON Schema. Scalars with a syntax of their own implement
+//! [`Word`].
 
 use std::collections::HashSet;
 use std::ops::{Deref, Range};
@@ -14,7 +14,7 @@ use super::yaml::{Content, MapKey, Node, ScalarKind};
 use crate::form::{self, WrittenValue};
 use crate::text::Alphabet;
 
-/// The mistakes that reading finds, and what is to be kept out of messages about them.
+/// The mistakes found so far, and the values that messages must not show.
 #[derive(Default)]
 pub(super) struct Diagnostics {
     pub(super) notes: Notes,
@@ -31,7 +31,7 @@ impl Diagnostics {
         });
     }
 
-    /// A clash of two places.
+    /// Notes that two places contradict each other.
     pub(super) fn clash(
         &mut self,
         span: Span,
@@ -47,7 +47,7 @@ impl Diagnostics {
         });
     }
 
-    /// Keeps everything under a node out of messages and snippets.
+    /// Hides everything below a node from messages and snippets.
     pub(super) fn hide(&mut self, node: &Node) {
         match &node.content {
             Content::Scalar(_) => {
@@ -55,7 +55,7 @@ impl Diagnostics {
             }
             Content::List(items) => items.iter().for_each(|item| self.hide(item)),
             Content::Map(entries) => {
-                // A secret where a mapping belongs may be read as a key: `{hunter2}`.
+                // A secret in the wrong place may be read as a key: `{hunter2}`.
                 for (key, value) in entries {
                     self.hidden.insert(key.span);
                     self.hide(value);
@@ -64,7 +64,7 @@ impl Diagnostics {
         }
     }
 
-    /// Keeps a key out of messages and snippets.
+    /// Hides a key from messages and snippets.
     pub(super) fn hide_key(&mut self, key: &MapKey) {
         self.hidden.insert(key.span);
     }
@@ -82,7 +82,7 @@ impl Diagnostics {
             .collect()
     }
 
-    /// The value as a message may show it.
+    /// The value as messages show it.
     fn shown(&self, node: &Node) -> String {
         match &node.content {
             Content::List(_) => "a list".to_owned(),
@@ -105,16 +105,16 @@ impl Diagnostics {
 /// The named schemas of specs, for `$defs`.
 pub(super) type Definitions = Map<String, Value>;
 
-/// What can be read from a node.
+/// A value that is parsed from a node.
 pub(super) trait Read: Sized {
-    /// The value; none if a mistake was noted.
+    /// Parses the value; none if a mistake was noted.
     fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
 
-    /// The JSON Schema of the same.
+    /// Its JSON Schema.
     fn schema(definitions: &mut Definitions) -> Value;
 }
 
-/// A value with its place, for who has something to say about it later.
+/// A value with its place, for mistakes that are found later.
 #[derive(Debug, Clone)]
 pub(super) struct At<T> {
     value: T,
@@ -142,14 +142,14 @@ impl<T: Read> Read for At<T> {
     }
 }
 
-/// A spec's keys while they are read.
+/// The keys of a mapping that is parsed as a spec.
 pub(super) struct SpecFields<'n> {
     span: Span,
     entries: Vec<(&'n str, &'n Arc<Node>)>,
 }
 
 impl<'n> SpecFields<'n> {
-    /// Takes the mapping apart and notes the keys that the spec does not have.
+    /// The keys of the mapping; unknown ones are noted.
     pub(super) fn of(
         node: &'n Node,
         known: &[&str],
@@ -182,7 +182,7 @@ impl<'n> SpecFields<'n> {
         Some(node)
     }
 
-    /// Of keys that exclude each other, one is there. Judged on what is written, so that a key with a mistake of its own counts.
+    /// Checks that exactly one of these keys is present, whether or not its value is valid.
     pub(super) fn exactly_one(&self, keys: &[&str], diagnostics: &mut Diagnostics) {
         let given: Vec<&str> = keys
             .iter()
@@ -200,7 +200,7 @@ impl<'n> SpecFields<'n> {
 pub(super) trait SpecField: Sized {
     const REQUIRED: bool;
 
-    /// None if a mistake was noted that leaves the spec without this key.
+    /// Parses the key's value; none if a mistake was noted and the spec needs the key.
     fn take(fields: &SpecFields<'_>, key: &str, diagnostics: &mut Diagnostics) -> Option<Self>;
 
     fn field_schema(definitions: &mut Definitions) -> Value;
@@ -237,7 +237,7 @@ impl<T: Read> SpecField for Option<T> {
     }
 }
 
-/// A key's schema with the words of its doc comment.
+/// A key's schema, with its doc comment as the description.
 pub(super) fn described(mut schema: Value, doc: &str) -> Value {
     if let Some(object) = schema.as_object_mut() {
         object.insert("description".to_owned(), Value::from(doc.trim()));
@@ -245,7 +245,7 @@ pub(super) fn described(mut schema: Value, doc: &str) -> Value {
     schema
 }
 
-/// Declares a spec: a struct named `…Spec`, its reader and its schema. Of the keys in `one_of`, exactly one has to be there.
+/// Declares a spec: a struct named `…Spec`, its parser and its schema. Exactly one of the keys in `one_of` must be present.
 macro_rules! spec {
     (
         $(#[doc = $doc:literal])+
@@ -322,12 +322,12 @@ pub(super) fn published_name(name: &'static str) -> &'static str {
     name.strip_suffix("Spec").unwrap_or(name)
 }
 
-/// A field's key: Rust's reserved words are written with `r#`.
+/// A field's key: the field's name without the `r#` of Rust's reserved words.
 pub(super) fn key(field: &'static str) -> &'static str {
     field.strip_prefix("r#").unwrap_or(field)
 }
 
-/// Why a word is not what it should be.
+/// Why a word is invalid.
 pub(super) struct Complaint {
     pub(super) message: String,
     pub(super) help: String,
@@ -342,25 +342,25 @@ impl Complaint {
     }
 }
 
-/// A scalar with a grammar of its own. The text is quoted in complaints, so a secret is never one.
+/// A scalar with a syntax of its own. Complaints quote the text, so that secrets must not be words.
 pub(super) trait Word: Sized {
-    /// What it is, with its article.
+    /// Its description, with its article.
     const EXPECTED: &'static str;
-    /// How one looks.
+    /// An example.
     const EXAMPLE: &'static str;
 
-    /// Whether it may have line ends and other control characters.
+    /// Whether it may contain line ends and other control characters.
     const LINES: bool = false;
 
-    /// Whether it is one also where YAML reads a number or a truth value.
+    /// Whether it may be unquoted where YAML reads a number or a truth value.
     const BARE: bool = false;
 
-    /// Reads the text.
+    /// Parses the text.
     fn parse(text: &str) -> Result<Self, Complaint>;
 
-    /// Reads what YAML takes for a number, a truth value or another thing that is not text.
+    /// Parses an unquoted text that YAML reads as a number or a truth value.
     fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        // Quotes do not help where the text is wrong, too.
+        // Where the text is invalid too, quotes would not help.
         Self::parse(text)?;
         Err(Complaint::new(
             format!(
@@ -431,7 +431,7 @@ impl Read for bool {
     }
 }
 
-/// A whole number within bounds, both included.
+/// A whole number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Count<const MIN: u32, const MAX: u32>(pub(super) u32);
 
@@ -462,7 +462,7 @@ impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
     }
 }
 
-/// A secret written in the file. Never shown.
+/// A secret that is written in the file. Never shown.
 #[derive(Debug, Clone)]
 pub(super) struct SecretText(pub(super) SecretString);
 
@@ -489,7 +489,7 @@ impl Read for SecretText {
     }
 }
 
-/// A list; items with mistakes are noted and left out.
+/// A list without the items that have mistakes, which are noted.
 impl<T: Read> Read for Vec<T> {
     fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         let Content::List(items) = &node.content else {
@@ -509,7 +509,7 @@ impl<T: Read> Read for Vec<T> {
     }
 }
 
-/// One, or a list of them.
+/// One value, or a list of values.
 #[derive(Debug, Clone)]
 pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 
@@ -527,7 +527,7 @@ impl<T: Read> Read for OneOrMany<T> {
     }
 }
 
-/// A mapping from names to values. A name whose value has a mistake is still known.
+/// A mapping from names to values; the value is none if it has a mistake.
 #[derive(Debug, Clone)]
 pub(super) struct Named<K, T>(pub(super) Vec<(At<K>, Option<T>)>);
 
@@ -576,7 +576,7 @@ impl<K: Word, T: Read> Read for Named<K, T> {
     }
 }
 
-/// A plugin's own configuration: any mapping that JSON can carry.
+/// A plugin's own configuration: any mapping that can be converted to JSON.
 #[derive(Debug, Clone)]
 pub(super) struct PluginConfig(pub(super) Value);
 
@@ -594,11 +594,11 @@ impl Read for PluginConfig {
     }
 }
 
-/// The node as JSON, by the core schema. What JSON cannot carry unchanged is a mistake, not an approximation.
+/// The node as JSON, by YAML's core schema. A number that JSON cannot represent as it is written is a mistake.
 pub(super) fn json_of(node: &Node, diagnostics: &mut Diagnostics) -> Option<Value> {
     match &node.content {
         Content::List(items) => {
-            // Not short-circuiting: every item's mistakes are wanted.
+            // All items are converted, so that the mistakes of all are noted.
             let items: Vec<_> = items.iter().map(|item| json_of(item, diagnostics)).collect();
             items.into_iter().collect::<Option<Vec<_>>>().map(Value::from)
         }

@@ -1,5 +1,5 @@
-//! Words with a grammar of their own: times with their unit, sizes, percentages, file modes, names as Kubernetes wants them.
-//! Each says what it expects, reads its text, and has the JSON Schema for it.
+//! Scalars with a syntax of their own: times and sizes with their units, percentages, file modes, paths, URLs, names by Kubernetes'
+//! rules. Each has its parser, its error messages, and its JSON Schema.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
@@ -12,14 +12,14 @@ use super::read::{Complaint, Word};
 use crate::model::Replace;
 use crate::model::origin::{Origin, OriginError};
 
-/// Ten years: longer is a slip of the unit, and sums of times must not overflow.
+/// Ten years: a longer time is a wrong unit, and sums of times must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// What one plugin call, answer or artifact could sensibly need; a 32-bit memory ends there as well.
+/// The most that one plugin call, answer or artifact may need, which is also the size of a 32-bit memory.
 const MAX_BYTES: u64 = 4 << 30;
-/// Permission bits that let others than the owner write, which would let them replace the token.
+/// Permission bits that let users other than the owner write, and so replace the token.
 const FOREIGN_WRITE: u32 = 0o022;
 
-/// A span of time: `90s`, `1h30m`, `500ms`. Largest unit first.
+/// A duration: `90s`, `1h30m`, `500ms`. Largest unit first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
 
@@ -92,7 +92,7 @@ impl Word for Repetition {
     }
 }
 
-/// The units in falling order, each at most once, at least one.
+/// Parses numbers with units: at least one, each unit at most once, the largest first.
 fn milliseconds(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total = 0_u64;
@@ -182,7 +182,7 @@ impl Word for Percent {
             Complaint::new(format!("`{text}` is not a percentage"), meant)
         })?;
         match number.parse::<u8>() {
-            // As written in the schema: Rust alone would take `+8%` and `08%` as well.
+            // As in the schema: Rust's parser accepts `+8%` and `08%` as well.
             Ok(percent @ 1..=99) if number == percent.to_string() => {
                 Ok(Self(f64::from(percent) / 100.0))
             }
@@ -198,7 +198,7 @@ impl Word for Percent {
     }
 }
 
-/// How a file gets its new content.
+/// How a file's content is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Replacement(pub(super) Replace);
 
@@ -251,7 +251,7 @@ impl Word for Mode {
     }
 
     fn parse_bare(text: &str) -> Result<Self, Complaint> {
-        // What YAML takes for a number would be another mode: 0400 is four hundred.
+        // YAML's number would be another mode: 0400 is the decimal four hundred.
         let quoted = text.strip_prefix("0o").unwrap_or(text);
         let quoted = if Self::parse(quoted).is_ok() {
             quoted
@@ -269,7 +269,7 @@ impl Word for Mode {
     }
 }
 
-/// An absolute path without `..`, with doubled slashes and `.` taken out, so that one place has one spelling.
+/// An absolute path without `..`, with doubled slashes and `.` removed, so that equal paths are written alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct AbsolutePath(pub(super) PathBuf);
 
@@ -300,7 +300,7 @@ impl Word for AbsolutePath {
     }
 }
 
-/// An absolute path, and whether its spelling says that it is a directory's.
+/// An absolute path, and whether its spelling says that it is a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OutputPath {
     pub(super) path: PathBuf,
@@ -323,7 +323,7 @@ impl Word for OutputPath {
     }
 }
 
-/// Bytes of a file's name that every file system takes at most (`NAME_MAX`).
+/// The longest file name, in bytes, on Linux's file systems (`NAME_MAX`).
 const NAME_MAX_BYTES: usize = 255;
 
 fn refuse_long_names(path: &Path) -> Result<(), Complaint> {
@@ -337,12 +337,12 @@ fn refuse_long_names(path: &Path) -> Result<(), Complaint> {
     Ok(())
 }
 
-/// The system opens nothing but a directory by such a path (POSIX.1-2017 §4.13).
+/// Whether a path can only name a directory (POSIX.1-2017 §4.13).
 fn names_directory(path: &str) -> bool {
     path.ends_with('/') || path.ends_with("/.")
 }
 
-/// A path of a file; a relative one counts from the configuration file's directory.
+/// A file's path; a relative one counts from the configuration file's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AnyPath(pub(super) PathBuf);
 
@@ -377,7 +377,7 @@ impl Word for AnyPath {
     }
 }
 
-/// Any text that is not empty.
+/// A text that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Text(pub(super) String);
 
@@ -400,7 +400,7 @@ impl Word for Text {
     }
 }
 
-/// Any text, also an empty one.
+/// Any text, including an empty one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FreeText(pub(super) String);
 
@@ -448,8 +448,8 @@ macro_rules! name {
 }
 
 name!(
-    /// A job's or plugin's name. It becomes part of a field manager and of an annotation key in Kubernetes, so it is what their
-    /// names may be.
+    /// A job's or plugin's name. It becomes part of a field manager and of an annotation key in Kubernetes, whose rules therefore
+    /// apply.
     JobName, "a name", "warehouse", 63, "^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$", is_qualified_part,
     "use at most 63 letters, digits, `-`, `_` and `.`, a letter or digit first and last"
 );
@@ -464,7 +464,7 @@ name!(
     "use at most 63 small letters, digits and `-`, a letter or digit first and last"
 );
 name!(
-    /// What the names of the state store's Secrets begin with, also the value of a label: a DNS label (RFC 1123).
+    /// The prefix of the names of the state store's Secrets, also the value of a label: a DNS label (RFC 1123).
     StatePrefix, "a prefix for names of Secrets", "evertoken-state", 63, "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", is_dns_label,
     "use at most 63 small letters, digits and `-`, a letter or digit first and last"
 );
@@ -518,7 +518,7 @@ fn is_qualified_part(text: &str) -> bool {
     text.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && text.bytes().all(is_name_byte)
 }
 
-/// Without its length: Kubernetes bounds only the whole name.
+/// Whether these are the characters of a DNS label. Its length is not checked: Kubernetes only limits the whole name.
 fn is_dns_label(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.bytes().next().is_some_and(letter)
@@ -561,7 +561,7 @@ fn is_host(text: &str) -> bool {
         && host.to_lowercase().split('.').all(is_dns_label)
 }
 
-/// A proxy's URL. A password in it would be shown in status and logs of many tools, so it has none.
+/// A proxy's URL. Credentials are refused, because many tools show the URL in their status and logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProxyUrl(pub(super) url::Url);
 
@@ -614,13 +614,13 @@ impl Word for SocketAddr {
     }
 }
 
-/// The port of what is no IP address and port: `8080`, `:8080`, `localhost:8080`.
+/// The port of a text that is not an IP address and port: `8080`, `:8080`, `localhost:8080`.
 fn port_of(text: &str) -> Option<u16> {
     let port = text.strip_prefix("localhost").unwrap_or(text);
     port.strip_prefix(':').unwrap_or(port).parse().ok()
 }
 
-/// An IP address, or all those with one prefix.
+/// An IP address, or a network (CIDR).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IpNetwork(pub(super) IpNet);
 
@@ -660,7 +660,7 @@ pub(super) struct Sha256(pub(super) [u8; 32]);
 impl Word for Sha256 {
     const EXPECTED: &'static str = "a SHA-256 in hexadecimal";
     const EXAMPLE: &'static str = "9f2c…, 64 digits";
-    // Its digits may all be decimal.
+    // All of its digits may be decimal, which YAML reads as a number.
     const BARE: bool = true;
 
     fn parse(text: &str) -> Result<Self, Complaint> {
@@ -722,11 +722,11 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// Compiled schemas: compiling one takes longer than using it a thousand times.
+        /// Compiled schemas: compiling one takes longer than a thousand validations.
         static SCHEMAS: RefCell<HashMap<String, jsonschema::Validator>> = RefCell::default();
     }
 
-    /// Whether schema and reader agree that the text is one of these words, or is none.
+    /// Whether the text is valid; none: schema and parser disagree.
     fn agreed<W: Word>(text: &str) -> Option<bool> {
         let schema = W::word_schema();
         let valid = SCHEMAS.with_borrow_mut(|schemas| {

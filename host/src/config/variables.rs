@@ -1,5 +1,5 @@
-//! What a user does not mean as it stands: variables that are expected to be put in, `${NAME}` (evertoken puts none in), and characters that
-//! nobody sees. Taken literally, both would only fail at the issuer.
+//! Values that are hardly meant literally: variables like `${NAME}`, which evertoken does not expand, and invisible characters.
+//! Taken literally, both would only fail at the issuer.
 
 use super::SOURCE_PLUGINS;
 use super::document::get;
@@ -8,7 +8,7 @@ use super::read::Diagnostics;
 use super::yaml::{Content, Node};
 use crate::text::{self, has_variable};
 
-/// Notes every place that is hardly meant as it stands.
+/// Notes every value that is hardly meant literally.
 pub(super) fn note_unmeant(node: &Node, diagnostics: &mut Diagnostics) {
     match &node.content {
         Content::Scalar(scalar) => {
@@ -29,9 +29,9 @@ pub(super) fn note_unmeant(node: &Node, diagnostics: &mut Diagnostics) {
         Content::Map(entries) => {
             for (key, value) in entries {
                 let others = match &*key.text {
-                    // What other programs read.
+                    // Annotations are read by other programs.
                     "annotations" => true,
-                    // Templates, and what plugins that are not ours may mean by it.
+                    // In templates and in options of plugins that are not built in, it may have a meaning.
                     "config" => !is_of_built_in_source(node),
                     _ => false,
                 };
@@ -44,7 +44,7 @@ pub(super) fn note_unmeant(node: &Node, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// What may be a secret is judged with it.
+/// Notes an invisible character, but not in possible secrets, which have a check of their own.
 fn note_unseen(span: Span, text: &str, diagnostics: &mut Diagnostics) {
     if let Some(odd) = text::first_unseen(text)
         && !diagnostics.is_hidden(span)
@@ -55,7 +55,8 @@ fn note_unseen(span: Span, text: &str, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// In a secret these characters may stand by chance, so there nothing else may stand beside them.
+/// Whether a text refers to a variable. A secret may contain these characters by chance, so that in a secret the reference must be
+/// the whole text.
 fn is_variable(text: &str, is_secret: bool) -> bool {
     let alone = text.starts_with('$') && text.ends_with(['}', ')']);
     has_variable(text) && (alone || !is_secret)

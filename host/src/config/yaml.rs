@@ -1,6 +1,6 @@
-//! YAML text to a tree in which every node knows its place. Built on the parser's events and not on serde, because serde stops at
-//! the first mistake and loses quotes: `0400` and `"0400"` must be told apart, and all mistakes are shown at once.
-//! What has no use in a configuration and can only do harm (tags, several documents, keys that are no text) is a mistake here.
+//! Parsing of YAML into a tree whose nodes have their places. It uses the parser's events and not serde, because serde stops at the
+//! first mistake and loses quotes: `0400` and `"0400"` are different values. Parts of YAML that a configuration does not need and that
+//! are easily misunderstood (tags, several documents, keys that are not text) are mistakes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,15 +10,16 @@ use zeroize::Zeroizing;
 
 use super::mistake::{Note, Notes, Span};
 
-/// Ten thousand generously written jobs are below 10 MiB; more than this is not a configuration.
+/// The most bytes of all files of a configuration; ten thousand long jobs have less than 10 MiB.
 pub(crate) const MAX_BYTES: usize = 32 << 20;
-/// Values with aliases expanded. Ten thousand jobs have some 300,000; a YAML bomb has billions. Each takes some hundred bytes.
+/// The most values, with aliases expanded. Ten thousand jobs have some 300,000; a YAML bomb has billions. Each takes some hundred
+/// bytes of memory.
 const MAX_NODES: usize = 1_000_000;
-/// Levels of nesting. The configuration itself needs eight; the rest is for a plugin's own.
+/// The most levels of nesting. The configuration itself needs eight; the rest is for plugins' options.
 const MAX_DEPTH: usize = 64;
 
-/// What is left of what all files of a configuration may take together, aliases expanded: they share memory here, but not in what is
-/// made of them.
+/// What is left of the limits on all files of a configuration together. Aliases count as expanded: they share memory in the tree, but
+/// not in the values that are made of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
     nodes: usize,
@@ -57,32 +58,32 @@ struct TreeSize {
     bytes: usize,
 }
 
-/// A value with its place.
+/// A value with its place in the file.
 pub(super) struct Node {
     pub(super) span: Span,
     pub(super) content: Content,
 }
 
-/// What a node is.
+/// The kind of a node, with its content.
 pub(super) enum Content {
     Scalar(Scalar),
     List(Vec<Arc<Node>>),
     Map(Vec<(MapKey, Arc<Node>)>),
 }
 
-/// A mapping's key with its place. Jobs have the same keys again and again: each text is kept once.
+/// A mapping's key with its place. Equal keys share one text, since all jobs have the same keys.
 pub(super) struct MapKey {
     pub(super) text: Arc<str>,
     pub(super) span: Span,
 }
 
-/// A scalar as written. It may be a secret: the text is wiped, and nothing here prints it.
+/// A scalar as written. It may be a secret: the text is wiped on drop and has no Debug.
 pub(super) struct Scalar {
     pub(super) text: Zeroizing<String>,
     plain: bool,
 }
 
-/// What a scalar is by the core schema of YAML 1.2 (§10.3.2).
+/// The type of a scalar by the core schema of YAML 1.2 (§10.3.2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum ScalarKind {
     Null,
@@ -125,7 +126,7 @@ fn is_float(text: &str) -> bool {
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return true;
     }
-    // Rust's grammar has words as well (`inf`, `nan`); YAML's has only digits.
+    // Rust's parser also accepts words (`inf`, `nan`).
     unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && unsigned
             .bytes()
@@ -137,16 +138,16 @@ fn unsigned(text: &str) -> &str {
     text.strip_prefix(['-', '+']).unwrap_or(text)
 }
 
-/// What a text holds.
+/// The result of parsing a text.
 pub(super) struct ParsedYaml {
-    /// None when the text is no YAML at all, or empty.
+    /// None if the text is empty or not valid YAML.
     pub(super) tree: Option<Arc<Node>>,
-    /// What is written but has no place in the tree, because its key is none or stands there twice. May be a secret.
+    /// Values that are not in the tree, because their key is not text or is given twice. They may be secrets.
     pub(super) orphans: Vec<Arc<Node>>,
     pub(super) notes: Notes,
 }
 
-/// Reads one document. Mistakes that leave a tree standing are collected.
+/// Parses one document. Mistakes after which parsing can go on are collected.
 pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> ParsedYaml {
     let mut builder = Builder {
         events: Parser::new_from_str(text),
@@ -175,9 +176,9 @@ struct Builder<'t, 'b> {
     length: usize,
     notes: Notes,
     orphans: Vec<Arc<Node>>,
-    /// Finished nodes that have an anchor, with their size when expanded.
+    /// Complete nodes that have an anchor, with their size when expanded.
     anchors: HashMap<usize, (Arc<Node>, TreeSize)>,
-    /// All texts of keys.
+    /// The texts of all keys.
     keys: HashSet<Arc<str>>,
     budget: &'b mut Budget,
 }
@@ -217,7 +218,7 @@ impl<'t> Builder<'t, '_> {
                         at.byte_range().unwrap_or_default().start,
                         at.byte_range().unwrap_or_default().end,
                     );
-                    // With another crate's features on, the parser reports comments as well.
+                    // The parser reports comments if another crate enables that feature.
                     if event.is_node() || !is_presentation(&event) {
                         return Ok((event, span));
                     }
@@ -426,7 +427,7 @@ fn note(span: Span, message: &str, help: &str) -> Note {
     }
 }
 
-/// The mend for the slips that happen most.
+/// The correction for the most frequent syntax errors.
 fn syntax_help(kind: &ErrorKind) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::TabInIndentation
@@ -459,7 +460,7 @@ fn syntax_help(kind: &ErrorKind) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// What is left of a budget of a hundred values and a thousand bytes after this text; none: it was not enough.
+    /// What this text leaves of a budget of a hundred values and a thousand bytes; none: the budget was exceeded.
     fn left(text: &str) -> Option<(usize, usize)> {
         let mut budget = Budget {
             nodes: 100,
