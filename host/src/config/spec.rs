@@ -1,6 +1,5 @@
-//! The configuration file's keys, as a user writes them. This is the one place that says which keys there are: readers and the
-//! JSON Schema come from these specs, and their comments are the schema's descriptions. What they mean together is judged in
-//! [`super::check`].
+//! The keys of the configuration file, all of them: the parser and the JSON Schema are generated from these specs, and their comments
+//! are the schema's descriptions. Rules between keys are in [`super::check`].
 
 use std::net::SocketAddr;
 
@@ -99,7 +98,7 @@ spec! {
 }
 
 spec! {
-    /// Over which the program's own commands talk to the process.
+    /// The socket over which the program's own commands talk to the process.
     #[example("{socket: /run/evertoken/warehouse.sock}")]
     struct ControlSpec {
         /// The socket's path. Its directory is made with mode 0700 if only that is missing; group and others may not write to it. Default:
@@ -232,7 +231,7 @@ spec! {
     #[one_of(file, env, value, secret, service_account, job)]
     #[example("{file: /run/secrets/name}")]
     struct SecretSpec {
-        /// A file whose content is the value. Of no value a byte order mark at its start and one line end at its end are part.
+        /// A file whose content is the value. A byte order mark at the start and one line end at the end are not part of any value.
         file: Option<At<AnyPath>>,
         /// With `file`: a JSON pointer (RFC 6901) into its content, to the string that is the value.
         pointer: Option<At<Pointer>>,
