@@ -15,21 +15,21 @@ use crate::config::Mistakes;
 
 pub(super) use online::{IssuerProof, Wanted, prove};
 
-/// Validates a configuration: its form, its references, every plugin's own options against the plugin's schema, and every template. Needs
+/// Validates a configuration: its syntax, its references, the options of all plugins against the plugins' schemas, and all templates. Needs
 /// no network and starts nothing.
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// Also prove what can be proved without spending anything, a line for each proof: every plugin loads, every secret can be read, every
-    /// file can be made beside its place and renamed, every Secret passes a server-side dry run, the state can be written, and every issuer
-    /// answers a request without credentials as a token endpoint does, by a clock like ours. Nothing of it stays.
+    /// Also check the real systems, as far as that uses up nothing, with a line for each check: every plugin loads, every secret can be
+    /// read, every file can be created beside its place and renamed, every Secret passes a server-side dry run, the state can be written,
+    /// and every issuer answers a request without credentials as a token endpoint does and has the same time. Leaves nothing behind.
     #[arg(long)]
     pub(super) online: bool,
 
-    /// Also ask for a token where that spends nothing, i.e. where no rotating secret is used, and show how long it lives, never what it
-    /// is. Implies --online.
+    /// Also request a token for each job without a rotating secret, whose value would be spent, and show the token's lifetime, never the
+    /// token. Implies --online.
     #[arg(long)]
     pub(super) mint: bool,
 }

@@ -11,7 +11,7 @@ use super::{Exit, app, configuration, log, print, run, runtime, say, signals};
 use crate::config::ktr::{self, KtrLogFormat, KtrLogLevel};
 use crate::{config, file};
 
-/// kube-token-refresher's own flags; they are not ours to parse.
+/// kube-token-refresher's own flags, which are parsed in [`crate::config::ktr`].
 #[derive(Debug, Args)]
 pub(super) struct KtrArguments {
     #[arg(

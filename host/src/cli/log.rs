@@ -15,12 +15,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::stderr;
 use super::terminal::TextStyle;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line, for log collectors.
+    /// One JSON object per line, for log collectors.
     Json,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct LogArguments {
     )]
     pub(super) quiet: bool,
 
-    /// How log lines look. They go to standard error.
+    /// The format of log lines, which go to standard error.
     #[arg(
         long,
         value_enum,

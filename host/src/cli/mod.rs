@@ -59,7 +59,7 @@ struct Arguments {
 enum Command {
     /// Keep the tokens of all jobs fresh until stopped (SIGTERM, SIGINT)
     Run(run::RunArguments),
-    /// Write every job's token, or the named ones', once, then end: for init containers and cron
+    /// Write the tokens of all jobs, or of the named ones, once, then end: for init containers and cron
     Once(once::OnceArguments),
     /// Validate a configuration, plugin options included, without network and without starting anything
     Check(check::CheckArguments),
@@ -67,7 +67,7 @@ enum Command {
     Status(status::StatusArguments),
     /// Ask the running process to refresh jobs now
     Refresh(refresh::RefreshArguments),
-    /// Show what is kept of jobs, give a rotating secret another value, or forget a job
+    /// Show the stored state of jobs, give a rotating secret another value, or delete a job's state
     #[command(subcommand)]
     State(state::StateCommand),
     /// Print the JSON Schema of the configuration file, for editors

@@ -26,20 +26,20 @@ const NAMES: usize = 20;
 /// To the line's start, and nothing after it (ECMA-48, EL).
 const LINE_START: &str = "\r\x1b[K";
 
-/// Writes every job's token once, or the named jobs', and ends: for init containers and cron.
+/// Writes the tokens of all jobs, or of the named ones, once, and ends: for init containers and cron.
 ///
-/// A token in the state store that still lives is written without asking its issuer. What fails for a passing reason is tried again until the
-/// timeout. Exit code 0 means that all are written.
+/// A token in the state store that has not expired is written without a request to its issuer. Failures that may pass by themselves are
+/// tried again until the timeout. Exit code 0 means that all tokens are written.
 #[derive(Debug, Args)]
 pub(super) struct OnceArguments {
-    /// The jobs to write; none: all.
+    /// The jobs to write. Default: all.
     #[arg(value_name = "JOB")]
     pub(super) jobs: Vec<String>,
 
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// How long to try, the opening of the state store included, with its unit: 30s, 5m.
+    /// The time limit for everything, including the opening of the state store, with its unit: 30s, 5m.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
     pub(super) timeout: Duration,
 }

@@ -19,7 +19,7 @@ use crate::printable::printable_json;
 /// Lists and inspects plugins.
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
-    /// List the built-in plugins, and with --config those of a configuration
+    /// List the built-in plugins and, with --config, those of a configuration
     List(ListArguments),
     /// Show a component: world, interface version, imports, exports, digest, size, and its options' schema
     Inspect(InspectArguments),
@@ -43,7 +43,7 @@ pub(super) struct InspectArguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PrecompileArguments {
-    /// The folder; it is made if it is missing.
+    /// The folder. It is created if it is missing.
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
 }

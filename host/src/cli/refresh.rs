@@ -15,7 +15,7 @@ use crate::serve::control::{self, RefreshResult, RefreshedJob};
 
 /// Asks the running process to refresh jobs now, whatever their tokens' age, and waits until the new tokens are in all outputs.
 ///
-/// A try that fails changes nothing about when the process itself tries next, but that it may be sooner.
+/// A failed attempt does not delay the next attempt that the process makes by itself.
 #[derive(Debug, Args)]
 pub(super) struct RefreshArguments {
     /// The jobs to refresh.
@@ -25,7 +25,7 @@ pub(super) struct RefreshArguments {
     #[command(flatten)]
     target: TargetArguments,
 
-    /// How long to wait for the result, with its unit: 30s, 5m. What is not done then goes on without anybody who waits.
+    /// How long to wait for the result, with its unit: 30s, 5m. Unfinished refreshes go on after that.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = crate::config::parse_duration)]
     timeout: Duration,
 }

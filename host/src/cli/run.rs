@@ -20,15 +20,15 @@ use crate::serve::probes::{ProbeState, Probes, ProcessPhase, Readiness};
 
 /// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
 ///
-/// A mistake in the configuration ends it at once, with exit code 64 and nothing started. A secret, CA file or plugin that is missing is
-/// that job's state: it is shown by `evertoken status` and tried again.
+/// If the configuration has a mistake, it ends at once with exit code 64, and nothing is started. A missing secret, CA file or plugin is a
+/// failure of its job only: `evertoken status` shows it, and it is tried again.
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
 
-    /// End with an error if a secret, CA file or plugin is missing at start or a file could not be written: what `evertoken check --online`
-    /// tries, but an issuer may be away.
+    /// End with an error if a check of `evertoken check --online` fails at the start, e.g. because a secret, CA file or plugin is missing or a
+    /// file cannot be written. Issuers may be unavailable.
     #[arg(long)]
     pub(super) strict: bool,
 }

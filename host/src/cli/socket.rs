@@ -26,13 +26,13 @@ const SYSTEM_DIRECTORY: &str = "/run/evertoken";
 /// Pod's volume.
 const NAME_IN_STATE: &str = "control/evertoken.sock";
 
-/// Which running process is meant.
+/// The options that name the running process.
 #[derive(Debug, Args)]
 pub(super) struct TargetArguments {
     #[command(flatten)]
     config: ConfigArguments,
 
-    /// The control socket of the process; none: the one that the configuration names, or the process's own choice for this configuration.
+    /// The control socket of the process. Default: the one in the configuration, or the process's default for this configuration.
     #[arg(long, value_name = "PATH", env = "EVERTOKEN_SOCKET", value_parser = path_or(""))]
     socket: Option<PathBuf>,
 }

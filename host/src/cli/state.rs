@@ -25,51 +25,52 @@ use crate::text::{self, STORE_WITHOUT, oddity, secret_suspicion};
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
 const VALUE_MAX_BYTES: usize = 64 * 1024;
 
-/// Shows and changes what is kept of jobs. No command shows a secret.
+/// Shows and changes the stored state of jobs. No command shows a secret.
 ///
-/// A rotating secret (`rotating: true`) is replaced by the issuer at each use; its newest value is in the state store, and perhaps nowhere
-/// else. The store finds a chain by any value it ever had, so the seed in the configuration stays as it is.
+/// The issuer replaces a rotating secret (`rotating: true`) at each use; these values are a chain. Its newest value is in the state store, and
+/// perhaps nowhere else. The store finds a chain by any value it ever had, so the first value can stay in the configuration.
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
-    /// Show the chains of jobs: generation, expiry, whether an answer is missing or waits
+    /// Show the chains of jobs: generation, expiry, unanswered requests, unread answers
     Show(ShowArguments),
     /// Give a job's rotating secret its next value, read from a file or from standard input
     Set(SetArguments),
-    /// Forget all that is kept of a job: its token, its chains, what its plugin cached
+    /// Delete the stored state of a job: its token, its chains, its plugin's cached values
     Forget(ForgetArguments),
 }
 
-/// Shows what is kept of jobs.
+/// Shows the stored state of jobs.
 ///
-/// A chain is `ok`; `under way`: a request with its newest value may still be answered; `in doubt`: such requests went unanswered, and
-/// whether the value is spent is not known; `answer waiting`: the answer is kept, and the source could not read it yet; `dead`: the
-/// issuer takes no value of it, and somebody must log in again; `restored copy`: it is of an older copy of the
-/// state store, so its value may be spent and is not sent; `unreadable`: its record cannot be decrypted.
+/// The states of a chain: `ok`: its newest value can be sent; `under way`: a request with its newest value may still be answered; `in
+/// doubt`: such requests went unanswered, and it is unknown whether the value is spent; `answer waiting`: the answer is stored, and the
+/// source could not read it yet; `dead`: the issuer rejects all of its values, and a new login is needed; `restored copy`: it comes from an
+/// older copy of the state store, so its value may be spent and is not sent; `unreadable`: its record cannot be decrypted.
 #[derive(Debug, Args)]
 pub(super) struct ShowArguments {
-    /// The jobs to show; none: all that something is kept of.
+    /// The jobs to show. Default: all with stored state.
     #[arg(value_name = "JOB")]
     jobs: Vec<String>,
 
     #[command(flatten)]
     target: TargetArguments,
 
-    /// How it is shown.
+    /// The format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
 }
 
-/// Gives a job's rotating secret its next value, and closes what is open: an unanswered request, an answer that waits, a death.
+/// Gives a job's rotating secret its next value, whatever the state of its chain: an unanswered request, an unread answer or a rejection by
+/// the issuer does not count any more.
 ///
 /// The value comes from a file or from standard input, never from the command line, where other users could read it:
 ///
 ///   evertoken state set warehouse refresh_token < new-token
 ///
-/// A new value is taken at once; an answer to a request with an earlier one that comes later counts for nothing. The value that the chain
-/// has may be tried again once no request with it is under way. Refused is what is known to be spent.
+/// A new value is used at once; a later answer to a request with an earlier value is ignored. The chain's current value may be given again
+/// when no request with it is under way. A value that is known to be spent is refused.
 ///
-/// With `--kept` it is the value that the store has. That is for a store that was moved, or put back from a copy, while no process could
-/// have used it since: only you can know that. A value that was used is refused by the issuer, and many revoke all of its chain then.
+/// With `--kept`, it is the value in the store. This is for a store that was moved or restored from a copy, if no process has used the value
+/// since then, which only you can know. The issuer refuses a used value, and many issuers then revoke the whole chain.
 #[derive(Debug, Args)]
 pub(super) struct SetArguments {
     /// The job.
@@ -78,11 +79,11 @@ pub(super) struct SetArguments {
     /// The secret's name in the job's `source.secrets`.
     secret: String,
 
-    /// The file that the value is in; none: standard input. A byte order mark before it and one line end behind it are left out.
+    /// The file with the value. Default: standard input. A byte order mark at the start and one line end at the end are removed.
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 
-    /// Send the value that the store has: nobody has used it since the store was copied.
+    /// Use the value in the store, which nobody has used since the store was copied.
     #[arg(long, conflicts_with = "file")]
     kept: bool,
 
@@ -90,17 +91,17 @@ pub(super) struct SetArguments {
     target: TargetArguments,
 }
 
-/// Forgets all that is kept of a job: its token, the chains that no other job uses, what its plugin cached.
+/// Deletes the stored state of a job: its token, the chains that no other job uses, its plugin's cached values.
 ///
-/// What was written to outputs stays. The job begins anew with the configured secrets, at once: if the configured value of a rotating secret
-/// is spent, which is told before, somebody must log in again. A new login needs no forgetting: it is taken from where the configuration reads
-/// it, or from `evertoken state set`. While a request with one of the chains is under way, nothing is forgotten.
+/// Outputs stay as they are. A running job starts again at once with the configured secrets. If the configured value of a rotating secret is
+/// spent, which is shown before, a new login is needed. After a new login, `forget` is not necessary: the new value is read from where the
+/// configuration names it, or given by `evertoken state set`. While a request with one of the chains is under way, nothing is deleted.
 #[derive(Debug, Args)]
 pub(super) struct ForgetArguments {
-    /// The job; or a chain that cannot be read, by its id.
+    /// The job, or the id of a chain that cannot be read.
     job: String,
 
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
 

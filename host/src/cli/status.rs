@@ -16,14 +16,14 @@ use crate::serve::control;
 /// Shows the jobs of the running process: state, expiry, next refresh, last error.
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
-    /// The jobs to show; none: all.
+    /// The jobs to show. Default: all.
     #[arg(value_name = "JOB")]
     jobs: Vec<String>,
 
     #[command(flatten)]
     target: TargetArguments,
 
-    /// How it is shown.
+    /// The format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
 }
