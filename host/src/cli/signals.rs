@@ -1,4 +1,5 @@
-//! Signal handling: two signals stop the process gracefully, the others that would end it by default are ignored.
+//! Signal handling: SIGTERM and SIGINT stop the process gracefully. Signals that ask other programs to reload or to print something, or
+//! come from a timer, would end the process by default; they are logged and ignored.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
