@@ -1,3 +1,5 @@
+//! The lifecycle of a job: the actions that follow each event, and rules that hold for all sequences of events.
+
 use proptest::prelude::*;
 
 use super::*;

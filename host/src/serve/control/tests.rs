@@ -1,3 +1,5 @@
+//! The control socket: what its commands return, who may connect, and where the socket may be.
+
 use std::sync::Arc;
 
 use super::refresh::RefreshedJob;

@@ -1,3 +1,5 @@
+//! Probes and metrics over real connections, with a busy or stuck process and with slow clients.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
