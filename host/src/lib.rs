@@ -1,9 +1,9 @@
 //! evertoken keeps short-lived tokens fresh in the places where unmodified programs read them.
 //!
 //! Dependencies between the modules only go in this direction:
-//! [`cli`] → [`config`], [`runner`], [`serve`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] → [`model`].
-//! [`refresh`] only depends on [`model`]: it decides, without clock or I/O. The small modules beside these are shared by several
-//! and depend on none.
+//! [`cli`] → [`config`], [`serve`] → [`runner`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] →
+//! [`refresh`] → [`model`]. [`refresh`] decides, without clock or I/O. The small modules beside these are shared by several and only
+//! depend on each other.
 
 pub mod capability;
 pub mod cli;

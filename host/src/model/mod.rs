@@ -1,4 +1,4 @@
-//! The domain types that all modules share, without dependencies on other modules.
+//! The domain types that all modules share. Of the other modules, they only use `serde_secret`.
 
 pub mod config;
 pub mod defaults;

@@ -1,5 +1,5 @@
-//! What the runner's ports are in a process: plugins with what they may ask for, formats, and where outputs are written. Plugins and outputs
-//! are behind traits of their own, so that the simulator runs all of this on models of them.
+//! The runner's ports in a real process: sources and formats by plugins, outputs by sinks. Plugins and sinks are behind traits of their own,
+//! so that the simulator runs this module on models of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -80,7 +80,7 @@ pub trait Sinks: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Written, Failure>>;
 }
 
-/// Joins the rooms below the runner.
+/// Implements the runner's ports by plugins, capabilities and sinks.
 #[derive(Debug)]
 pub struct Live {
     plugins: Arc<dyn Components>,
@@ -91,7 +91,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// The world made of these rooms.
+    /// The ports made of these.
     #[must_use]
     pub fn new(
         plugins: Arc<dyn Components>,

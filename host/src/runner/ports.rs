@@ -42,7 +42,7 @@ impl fmt::Debug for Ports {
 }
 
 impl Ports {
-    /// These rooms, with the machine's clocks and random numbers.
+    /// These ports, with the machine's clocks and random numbers.
     #[must_use]
     pub fn live(
         acquirer: Arc<dyn Acquirer>,
