@@ -12,8 +12,7 @@ use super::schema::Judgement;
 use crate::model::Origin;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
-/// Validated configurations in the cache: twice those of the largest supported configuration, so that those of before a
-/// reload are included.
+/// Validated configurations in the cache: twice those of ten thousand jobs.
 const MAX_KEPT: usize = 20_000;
 
 /// Hash of a plugin and a configuration for it: there are many, and each may be long.

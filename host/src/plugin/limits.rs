@@ -1,5 +1,5 @@
-//! Limits of a plugin call that users cannot change (for the others see [`defaults`](crate::model::defaults)). They only protect
-//! the host from hostile plugins; no honest one comes near them.
+//! Limits on plugins (calls, loading, compilation, schemas) that users cannot change; for the others see
+//! [`defaults`](crate::model::defaults). They only protect the host from hostile plugins; no honest one comes near them.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(super) const RANDOM_BYTES: u64 = 64 << 10;
 /// Artifacts of one format call. No consumer reads more files or keys than a directory of certificates has.
 pub(super) const ARTIFACTS: usize = 256;
 
-/// The longest artifact name: the limit of file systems and of Secret keys.
+/// The longest artifact name: the limit of Secret keys; file systems allow two bytes more.
 pub(super) const ARTIFACT_NAME_BYTES: usize = 253;
 
 /// The largest component. Interpreters take some 20 MiB.

@@ -1,4 +1,5 @@
-//! Checks the secrets that a job lists against those that its plugin declares: a name that the plugin never opens is a mistake.
+//! Checks the secrets that a job lists against those that its plugin declares: a name that the plugin never opens is a mistake, and
+//! so is a missing secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 

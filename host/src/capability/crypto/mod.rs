@@ -1,4 +1,5 @@
-//! Cryptographic operations for plugins: the key is a handle, its bytes never leave the host. Algorithms have their JOSE names.
+//! Cryptographic operations for plugins: the key is a handle, its bytes never leave the host. Algorithms have their
+//! JOSE names, where they have one.
 
 mod jwk;
 mod key;

@@ -1,4 +1,4 @@
-//! Warnings about valid options of built-in sources that are rarely intended.
+//! Warnings about valid options and jobs of built-in sources that are rarely intended.
 
 use std::sync::Arc;
 

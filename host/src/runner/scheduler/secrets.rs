@@ -1,5 +1,6 @@
-//! Detection of changed secrets: a job that waits for a correction is tried again as soon as one of its secrets changes, so that
-//! a corrected client secret need not wait for the next step of the backoff schedule, which may be an hour away.
+//! Detection of changed secrets: a job that waits for a correction is tried again within half a minute after one of its secrets in a
+//! file or in the cluster changes, so that a corrected client secret need not wait for the next step of the backoff schedule, which
+//! may be an hour away.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Reserved disk space for writes that must not fail on a full disk: intents, answers, successors and `forget`. It is a file of
-//! its own, deleted when a write needs the space and created again when there is space; until then, writes of what can be
-//! obtained again (tokens, plugins' cached values) are refused.
+//! its own, emptied when a write needs the space and filled again when there is space; until then, writes of what can be obtained
+//! again (tokens, plugins' cached values) are refused.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
