@@ -1,5 +1,5 @@
 //! One piece of work, independent of its scheduling: its inputs are collected when it begins, its end is an outcome. All but the
-//! loading of plugins, which the compiler limits, has a time limit here, whatever the called component does.
+//! loading of plugins, which has limits of its own, has a time limit here, whatever the called component does.
 
 use std::sync::Arc;
 use std::time::Duration;
