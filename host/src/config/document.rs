@@ -196,7 +196,7 @@ impl ConfigReader {
             outputs,
             job_names: self.job_names(),
             directories: self.directories.clone(),
-            files: self.files.clone(),
+            files: std::mem::take(&mut self.files),
         };
         let config = check::check(&document, &mut self.diagnostics);
         if !self.diagnostics.notes.is_empty() || !self.bare.is_empty() {
@@ -205,8 +205,7 @@ impl ConfigReader {
         let (sources, trees) = self.into_sources();
         Ok(Loaded {
             config,
-            places: Places::new(sources.0, trees),
-            files: sources.1,
+            places: Places::new(sources, trees),
         })
     }
 
@@ -318,7 +317,7 @@ impl ConfigReader {
     }
 
     /// The sources with hidden parts masked, and the trees.
-    fn into_sources(self) -> ((SourceFiles, Vec<PathBuf>), Vec<Arc<Node>>) {
+    fn into_sources(self) -> (SourceFiles, Vec<Arc<Node>>) {
         let mut sources = SourceFiles::default();
         let mut trees = Vec::new();
         for parsed in self.parsed {
@@ -334,13 +333,13 @@ impl ConfigReader {
             };
             sources.add(&parsed.name, &parsed.text, &hidden);
         }
-        ((sources, self.files), trees)
+        (sources, trees)
     }
 
     fn refused(mut self, plugins: BTreeMap<String, PluginFile>) -> Box<Refused> {
         let notes = std::mem::take(&mut self.diagnostics.notes);
         let bare = std::mem::take(&mut self.bare);
-        let ((sources, _), trees) = self.into_sources();
+        let (sources, trees) = self.into_sources();
         let mistakes = Mistakes::of_notes(bare, notes, &sources).unwrap_or_else(|| {
             // Unreachable: every failure notes a mistake.
             Mistakes::one(Mistake::without_text(

@@ -19,7 +19,7 @@ mod yaml;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -45,8 +45,6 @@ pub struct Loaded {
     pub config: Config,
     /// The places of values, for mistakes that are found later.
     pub places: Places,
-    /// The files that were read, the first included unless it is standard input.
-    pub files: Vec<PathBuf>,
 }
 
 impl Loaded {
