@@ -16,7 +16,7 @@ use evertoken::model::Policy;
 use evertoken::model::defaults::plugin_limits;
 use evertoken::model::time::SystemClock;
 use evertoken::model::token::{Expiry, NamedToken, Token};
-use evertoken::model::{Job, JobId, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls};
+use evertoken::model::{Job, JobId, RetryUnanswered, Secret, SecretOrigin, Source, Tls};
 use evertoken::plugin::{CacheSettings, Compiler, Plugins};
 use evertoken::state::Store;
 use secrecy::SecretString;
@@ -39,7 +39,6 @@ fn secret() -> Secret {
 fn job(plugin: &str, config: Value) -> Arc<Job> {
     Arc::new(Job {
         id: JobId::file("warehouse"),
-        scope: Scope::Administrator,
         source: Source {
             plugin: plugin.to_owned(),
             config,

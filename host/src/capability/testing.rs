@@ -25,9 +25,7 @@ use super::{Body, Call, Request, Response, Value};
 use crate::model::Origin;
 use crate::model::Policy;
 use crate::model::time::{Clock, Reading, Timestamp};
-use crate::model::{
-    Job, JobId, PluginLimits, RetryUnanswered, Scope, Secret, SecretOrigin, Source, Tls,
-};
+use crate::model::{Job, JobId, PluginLimits, RetryUnanswered, Secret, SecretOrigin, Source, Tls};
 use crate::state::Store;
 
 /// The time of the fixed clock.
@@ -159,7 +157,6 @@ impl Fixture {
 fn job() -> Job {
     Job {
         id: JobId::file("warehouse"),
-        scope: Scope::Administrator,
         source: Source {
             plugin: "oauth2".to_owned(),
             config: serde_json::json!({}),

@@ -23,7 +23,7 @@ use crate::model::Policy;
 use crate::model::defaults;
 use crate::model::{
     Config, Destination, FileDestination, Format, Job, JobId, Limits, NamedPlaces, Output,
-    PluginFile, PluginLimits, RetryUnanswered, Scope, Secret, SecretDestination, SecretOrigin,
+    PluginFile, PluginLimits, RetryUnanswered, Secret, SecretDestination, SecretOrigin,
     SecretWrite, SharedOutput, Source, StateLocation, Tls,
 };
 use crate::names::nearest;
@@ -442,7 +442,6 @@ impl<'d> Checker<'d> {
         }));
         Job {
             id: JobId::file(raw.name.0.clone()),
-            scope: Scope::Administrator,
             source: self.source(&raw.source),
             refresh: self.policy(raw.refresh.as_ref()),
             verify: self.period(raw.verify.as_ref(), defaults::VERIFY),

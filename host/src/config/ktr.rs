@@ -20,7 +20,7 @@ use super::yaml::{self, Budget, Content, Node, ScalarKind};
 use crate::model::Policy;
 use crate::model::defaults;
 use crate::model::{
-    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Scope, Secret,
+    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Secret,
     SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
 };
 use crate::names::nearest;
@@ -746,7 +746,6 @@ impl KtrSettings {
                 name: JOB_NAME.to_owned(),
                 uid: None,
             },
-            scope: Scope::Administrator,
             source: self.source(),
             refresh: Policy {
                 every: self.interval,

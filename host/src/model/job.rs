@@ -71,25 +71,11 @@ impl fmt::Display for JobId {
     }
 }
 
-/// The scope of a job's references.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Files, environment, any namespace.
-    Administrator,
-    /// Only an administrator's profile and values of the tenant's own Secret.
-    Tenant {
-        /// The tenant's namespace.
-        namespace: String,
-    },
-}
-
 /// One token kept fresh.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// Its identity.
     pub id: JobId,
-    /// The scope of its references.
-    pub scope: Scope,
     /// How the token is obtained.
     pub source: Source,
     /// When it is refreshed.

@@ -13,7 +13,7 @@ pub mod time;
 pub mod token;
 
 pub use self::config::{Config, NamedPlaces, PluginFile, StateLocation};
-pub use self::job::{Job, JobId, Provider, Scope, Source, Tls};
+pub use self::job::{Job, JobId, Provider, Source, Tls};
 pub use self::limits::{Limits, PluginLimits};
 pub use self::origin::Origin;
 pub use self::output::{

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evertoken::model::Policy;
 use evertoken::model::{
-    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered, Scope,
+    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered,
     Secret, SecretOrigin, Source, Tls,
 };
 use serde_json::{Value as Json, json};
@@ -57,7 +57,6 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
     };
     Some(Job {
         id: id(index, job.renamed),
-        scope: Scope::Administrator,
         source: Source {
             plugin: "oauth2".to_owned(),
             config: json!({

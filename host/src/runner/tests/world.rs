@@ -18,7 +18,7 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::time::{Clock, Timestamp};
 use crate::model::token::{Expiry, KeptToken, Token};
 use crate::model::{
-    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered, Scope,
+    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered,
     Secret, SecretOrigin, Source, Tls,
 };
 use crate::runner::metrics::Metrics;
@@ -230,7 +230,6 @@ pub(crate) const fn limits(concurrency: usize, in_flight_per_origin: usize) -> L
 pub(crate) fn job(name: &str) -> Job {
     Job {
         id: JobId::file(name),
-        scope: Scope::Administrator,
         source: Source {
             plugin: "model".to_owned(),
             config: serde_json::Value::Null,
