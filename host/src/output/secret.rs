@@ -1,6 +1,6 @@
 //! The Secret sink: one PATCH per publication. Each output is a field manager of its own, so that keys of several jobs and of
-//! other writers can share one Secret, and a key that an output no longer writes is removed. Where RBAC grants no `patch`, GET
-//! and PUT are used.
+//! other writers can share one Secret; with server-side apply, a key that an output no longer writes is removed. The job of
+//! kube-token-refresher, whose Role grants no `patch`, uses GET and PUT.
 
 mod names;
 mod object;
