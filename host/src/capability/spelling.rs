@@ -52,17 +52,6 @@ struct Begun {
 }
 
 impl Spellings {
-    /// Searches for these secrets: plain, base64 (also inside a longer text), base64url, hex, form- and percent-encoded, JSON-
-    /// and XML-escaped.
-    #[must_use]
-    pub fn of<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut spellings = Vec::new();
-        for secret in secrets {
-            spell(secret, &mut |spelling| spellings.push(spelling));
-        }
-        Self::exactly(spellings)
-    }
-
     /// Searches for exactly these bytes.
     pub(super) fn exactly(mut spellings: Vec<Zeroizing<Vec<u8>>>) -> Self {
         spellings.retain(|spelling| spelling.len() >= MIN_SECRET_BYTES);
@@ -286,8 +275,17 @@ mod tests {
 
     use super::*;
 
+    fn spellings_of(secrets: &[&[u8]]) -> Spellings {
+        let mut spellings = Vec::new();
+        for secret in secrets {
+            spell(secret, &mut |spelling| spellings.push(spelling));
+        }
+        Spellings::exactly(spellings)
+    }
+
     fn replaced(secrets: &[&str], text: &str) -> String {
-        let spellings = Spellings::of(secrets.iter().map(|secret| secret.as_bytes()));
+        let secrets: Vec<&[u8]> = secrets.iter().map(|secret| secret.as_bytes()).collect();
+        let spellings = spellings_of(&secrets);
         String::from_utf8(spellings.replace(text.as_bytes(), "#").into_owned()).unwrap()
     }
 
@@ -322,7 +320,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_found_too() {
         let secret = b"\xff\x00\xfe binary secret";
-        let spellings = Spellings::of([&secret[..]]);
+        let spellings = spellings_of(&[&secret[..]]);
         let text = [b"<", &secret[..], b">\xff"].concat();
         assert_eq!(*spellings.replace(&text, "#"), *b"<#>\xff");
         let hex = data_encoding::HEXLOWER.encode(secret);

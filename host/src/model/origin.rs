@@ -84,12 +84,6 @@ impl Origin {
             Err(_) => host == "localhost" || host.ends_with(".localhost"),
         }
     }
-
-    /// The port, also where the URL leaves it to the scheme.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
 }
 
 fn without_root(host: &str) -> &str {

@@ -12,7 +12,7 @@ use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// The kind of an address, as far as the egress rules depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressKind {
+pub(in crate::capability) enum AddressKind {
     /// Public or private: an issuer may be there.
     Plain,
     /// This machine (127.0.0.0/8, ::1).
@@ -64,8 +64,7 @@ const METADATA_V6: [Ipv6Addr; 5] = [
 ];
 
 /// The kind of `address`, whatever its form.
-#[must_use]
-pub fn kind_of(address: IpAddr) -> AddressKind {
+fn kind_of(address: IpAddr) -> AddressKind {
     match canonical(address) {
         IpAddr::V4(v4) => kind_of_v4(v4),
         IpAddr::V6(v6) => kind_of_v6(v6),

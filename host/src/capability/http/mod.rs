@@ -24,10 +24,8 @@ pub(super) mod transport;
 mod tests;
 
 pub use super::arrived::Arrived;
-pub use egress::{AddressKind, kind_of};
 pub use network::Network;
-pub use recipe::CONNECT_TIMEOUT;
-pub use request::{Body, MAX_HEADERS, MAX_REQUEST_BYTES, Request};
+pub use request::{Body, MAX_REQUEST_BYTES, Request};
 pub use response::Response;
 pub use transport::{Arriving, NoAnswer, Outgoing, Transport};
 

@@ -12,7 +12,7 @@ use super::proxy::Proxy;
 pub(super) const USER_AGENT: &str = concat!("evertoken/", env!("CARGO_PKG_VERSION"));
 
 /// The longest that resolving, connecting and the TLS handshake may take together. Three SYNs fit: 1 s + 2 s + 4 s.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The certificate authorities that a client trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

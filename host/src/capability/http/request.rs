@@ -20,7 +20,7 @@ pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 const MAX_URL_BYTES: usize = 65_000;
 
 /// Header fields of one request; servers commonly accept a hundred.
-pub const MAX_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// Characters of a plugin's header name that a message repeats.
 const NAME_MAX_CHARS: usize = 60;
