@@ -15,8 +15,9 @@ use crate::config::Mistakes;
 
 pub(super) use online::{IssuerProof, Wanted, prove};
 
-/// Validates a configuration: its syntax, its references, the options of all plugins against the plugins' schemas, and all templates. Needs
-/// no network and starts nothing.
+/// Validate a configuration, plugin options included, without network and without starting anything.
+///
+/// Checked are its syntax, its references, the options of all plugins against the plugins' schemas, and the templates of built-in formats.
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
     #[command(flatten)]

@@ -23,7 +23,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Shown below every `--help`.
+/// Shown at the end of `evertoken --help`.
 pub(super) const HELP: &str = "Exit codes:
   0   all that was asked for is done
   1   something could not be done: a job was not written, a process not reached

@@ -55,19 +55,14 @@ struct Arguments {
     command: Command,
 }
 
+// The help of a command is the description of its arguments: a description here would hide it.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep the tokens of all jobs fresh until stopped (SIGTERM, SIGINT)
     Run(run::RunArguments),
-    /// Write the tokens of all jobs, or of the named ones, once, then end: for init containers and cron
     Once(once::OnceArguments),
-    /// Validate a configuration, plugin options included, without network and without starting anything
     Check(check::CheckArguments),
-    /// Show the jobs of the running process: state, expiry, next refresh, last error
     Status(status::StatusArguments),
-    /// Ask the running process to refresh jobs now
     Refresh(refresh::RefreshArguments),
-    /// Show the stored state of jobs, give a rotating secret another value, or delete a job's state
     #[command(subcommand)]
     State(state::StateCommand),
     /// Print the JSON Schema of the configuration file, for editors
@@ -233,6 +228,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_a_command_is_the_whole_description_of_its_arguments() {
+        let command = Arguments::command();
+        for path in [
+            &["run"][..],
+            &["once"],
+            &["check"],
+            &["refresh"],
+            &["state"],
+            &["state", "show"],
+            &["state", "set"],
+            &["state", "forget"],
+        ] {
+            let found = path
+                .iter()
+                .try_fold(&command, |at, name| at.find_subcommand(name));
+            assert!(found.unwrap().get_long_about().is_some(), "{path:?}");
+        }
     }
 
     #[test]

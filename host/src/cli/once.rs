@@ -26,7 +26,7 @@ const NAMES: usize = 20;
 /// To the line's start, and nothing after it (ECMA-48, EL).
 const LINE_START: &str = "\r\x1b[K";
 
-/// Writes the tokens of all jobs, or of the named ones, once, and ends: for init containers and cron.
+/// Write the tokens of all jobs, or of the named ones, once, then end: for init containers and cron.
 ///
 /// A token in the state store that has not expired is written without a request to its issuer. Failures that may pass by themselves are
 /// tried again until the timeout. Exit code 0 means that all tokens are written.

@@ -13,9 +13,9 @@ use crate::model::time::Timestamp;
 use crate::runner::status::{JobStatus, OutputState, OutputStatus};
 use crate::serve::control::{self, RefreshResult, RefreshedJob};
 
-/// Asks the running process to refresh jobs now, whatever their tokens' age, and waits until the new tokens are in all outputs.
+/// Ask the running process to refresh jobs now.
 ///
-/// A failed attempt does not delay the next attempt that the process makes by itself.
+/// The age of their tokens does not matter, and the command waits until the new tokens are in all outputs. A failed attempt does not delay the next attempt that the process makes by itself.
 #[derive(Debug, Args)]
 pub(super) struct RefreshArguments {
     /// The jobs to refresh.

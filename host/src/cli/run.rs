@@ -18,7 +18,7 @@ use crate::runner::metrics::Metrics;
 use crate::runner::{JobChange, Runner};
 use crate::serve::probes::{ProbeState, Probes, ProcessPhase, Readiness};
 
-/// Keeps the tokens of all jobs fresh until SIGTERM or SIGINT.
+/// Keep the tokens of all jobs fresh until stopped (SIGTERM, SIGINT).
 ///
 /// If the configuration has a mistake, it ends at once with exit code 64, and nothing is started. A missing secret, CA file or plugin is a
 /// failure of its job only: `evertoken status` shows it, and it is tried again.

@@ -25,21 +25,18 @@ use crate::text::{self, STORE_WITHOUT, oddity, secret_suspicion};
 /// Bytes of a value that is set by hand. A token must fit into a request's header or form; 64 KiB is more than any server takes.
 const VALUE_MAX_BYTES: usize = 64 * 1024;
 
-/// Shows and changes the stored state of jobs. No command shows a secret.
+/// Show the stored state of jobs, give a rotating secret another value, or delete a job's state.
 ///
-/// The issuer replaces a rotating secret (`rotating: true`) at each use; these values are a chain. Its newest value is in the state store, and
+/// No command shows a secret. The issuer replaces a rotating secret (`rotating: true`) at each use; these values are a chain. Its newest value is in the state store, and
 /// perhaps nowhere else. The store finds a chain by any value it ever had, so the first value can stay in the configuration.
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
-    /// Show the chains of jobs: generation, expiry, unanswered requests, unread answers
     Show(ShowArguments),
-    /// Give a job's rotating secret its next value, read from a file or from standard input
     Set(SetArguments),
-    /// Delete the stored state of a job: its token, its chains, its plugin's cached values
     Forget(ForgetArguments),
 }
 
-/// Shows the stored state of jobs.
+/// Show the stored state of jobs: generation and expiry of their chains, unanswered requests, unread answers.
 ///
 /// The states of a chain: `ok`: its newest value can be sent; `under way`: a request with its newest value may still be answered; `in
 /// doubt`: such requests went unanswered, and it is unknown whether the value is spent; `answer waiting`: the answer is stored, and the
@@ -59,8 +56,9 @@ pub(super) struct ShowArguments {
     output: OutputFormat,
 }
 
-/// Gives a job's rotating secret its next value, whatever the state of its chain: an unanswered request, an unread answer or a rejection by
-/// the issuer does not count any more.
+/// Give a job's rotating secret its next value, read from a file or from standard input.
+///
+/// The state of its chain does not matter: an unanswered request, an unread answer or a rejection by the issuer does not count any more.
 ///
 /// The value comes from a file or from standard input, never from the command line, where other users could read it:
 ///
@@ -91,7 +89,7 @@ pub(super) struct SetArguments {
     target: TargetArguments,
 }
 
-/// Deletes the stored state of a job: its token, the chains that no other job uses, its plugin's cached values.
+/// Delete the stored state of a job: its token, the chains that no other job uses, its plugin's cached values.
 ///
 /// Outputs stay as they are. A running job starts again at once with the configured secrets. If the configured value of a rotating secret is
 /// spent, which is shown before, a new login is needed. After a new login, `forget` is not necessary: the new value is read from where the

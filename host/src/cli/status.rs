@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 use crate::runner::status::{ChainState, FailureStatus, JobState, JobStatus, Snapshot};
 use crate::serve::control;
 
-/// Shows the jobs of the running process: state, expiry, next refresh, last error.
+/// Show the jobs of the running process: state, expiry, next refresh, last error.
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
     /// The jobs to show. Default: all.
