@@ -1,6 +1,17 @@
-//! Analysis of names: the known name that a mistyped one was meant for, and whether a name's value may be a secret.
+//! Names in messages: the known name that a mistyped one was meant for, whether a name's value may be a secret, and the first of many.
+
+use std::collections::BTreeSet;
 
 use crate::text::has_userinfo;
+
+/// The first names of a set in order, at most so many, and the number of the others.
+pub(crate) fn first(names: &BTreeSet<String>, most: usize) -> String {
+    let more = names.len().saturating_sub(most);
+    let more = (more > 0).then(|| format!("{more} more"));
+    let shown = names.iter().take(most).map(String::as_str);
+    let shown: Vec<&str> = shown.chain(more.as_deref()).collect();
+    shown.join(", ")
+}
 
 /// How similar a typo must be to the known word: one edit in three letters.
 const LETTERS_PER_EDIT: usize = 3;
@@ -114,6 +125,18 @@ fn words(name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_names_the_first_are_shown() {
+        for (names, expected) in [
+            (&["a"][..], "a"),
+            (&["b", "a"], "a, b"),
+            (&["c", "b", "a", "d"], "a, b, 2 more"),
+        ] {
+            let names = names.iter().map(ToString::to_string).collect();
+            assert_eq!(first(&names, 2), expected);
+        }
+    }
 
     #[test]
     fn the_word_that_was_meant_is_a_slip_away() {

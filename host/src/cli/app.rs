@@ -170,7 +170,7 @@ pub(super) async fn prove_store(location: &StateLocation) -> Result<String, Vec<
                 Ok(_) => Ok(format!("in {shown} can be opened and written")),
                 Err(error) => match error.downcast_ref() {
                     Some(StateError::Locked { holder, .. }) => Ok(format!(
-                        "in {shown} can be written, and {holder} has it open"
+                        "in {shown} can be written, and {holder} has it open; whether its records can be read with the configured key is not tried meanwhile"
                     )),
                     _ => Err(vec![format!("{error:#}")]),
                 },

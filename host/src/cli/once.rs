@@ -13,6 +13,7 @@ use super::status::of_chain;
 use super::terminal::TextStyle;
 use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::model::Config;
+use crate::names;
 use crate::runner::metrics::Metrics;
 use crate::runner::status::{JobStatus, Snapshot};
 use crate::runner::{Handle, JobChange, Runner};
@@ -132,13 +133,10 @@ fn selected(config: &Config, names: &[String]) -> Result<Vec<JobChange>, Exit> {
         .map(String::as_str)
         .collect();
     if !unknown.is_empty() {
-        let more = known.len().saturating_sub(NAMES);
-        let more = (more > 0).then(|| format!("{more} more"));
-        let known = known.into_iter().take(NAMES).chain(more);
         say(&format!(
             "error: no such job: {}; the configuration has: {}",
             unknown.join(", "),
-            Vec::from_iter(known).join(", ")
+            names::first(&known, NAMES)
         ));
         return Err(Exit::Usage);
     }
@@ -168,10 +166,7 @@ fn report(snapshot: &Snapshot, end: RunEnd) -> Exit {
     let mut exit = Exit::Success;
     for job in &snapshot.jobs {
         match why_not(job, snapshot, end) {
-            None => match of_chain(job) {
-                None => say(&format!("{}: written", job.id)),
-                Some(but) => say(&format!("{}: written, but {but}", job.id)),
-            },
+            None => say(&format!("{}: {}", job.id, written(job))),
             Some(why) => {
                 exit = Exit::Failure;
                 say(&format!("{}: not written: {why}", job.id));
@@ -179,6 +174,23 @@ fn report(snapshot: &Snapshot, end: RunEnd) -> Exit {
         }
     }
     exit
+}
+
+/// What the outputs of a job have, and what is wrong nevertheless.
+fn written(job: &JobStatus) -> String {
+    let of_source = job.last_failure.as_ref().map(|failure| {
+        let expires_at = job
+            .expires_at
+            .map_or_else(String::new, |at| format!(", which expires {at}"));
+        format!(
+            "it is the token of an earlier run{expires_at}; it was not refreshed: {}",
+            failure.message
+        )
+    });
+    match of_source.or_else(|| of_chain(job)) {
+        None => "written".to_owned(),
+        Some(but) => format!("written, but {but}"),
+    }
 }
 
 /// Why a job's outputs, own and shared, do not all have its token; none: they do.
@@ -215,4 +227,44 @@ fn why_not(job: &JobStatus, snapshot: &Snapshot, end: RunEnd) -> Option<String> 
     } else {
         reasons.join("; ")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::status::tests::job;
+    use crate::model::failure::{Failure, FailureKind};
+    use crate::model::time::Timestamp;
+    use crate::runner::status::{FailureStatus, JobState};
+
+    #[test]
+    fn a_token_that_was_kept_and_not_refreshed_is_not_called_written_alone() {
+        let refused = Failure::new(
+            FailureKind::Denied,
+            "invalid_client",
+            "the client is unknown",
+        );
+        let refused = FailureStatus::new(refused, Timestamp(1000));
+        let until = Some(Timestamp(61_000));
+        for (failure, expires_at, expected) in [
+            (None, until, "written"),
+            (
+                Some(refused.clone()),
+                until,
+                "written, but it is the token of an earlier run, which expires 1970-01-01T00:01:01Z; it was not refreshed: the client is unknown",
+            ),
+            (
+                Some(refused),
+                None,
+                "written, but it is the token of an earlier run; it was not refreshed: the client is unknown",
+            ),
+        ] {
+            let job = JobStatus {
+                last_failure: failure,
+                expires_at,
+                ..job("a", JobState::Retrying)
+            };
+            assert_eq!(written(&job), expected);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::model::Job;
 use crate::model::Origin;
+use crate::names;
 use crate::plugin::Plugins;
 
 /// The most names in one warning.
@@ -43,13 +44,9 @@ fn sent_readably<'j>(
 }
 
 fn warning(origin: &Origin, secrets: &BTreeSet<String>) -> String {
-    let mut shown: Vec<&str> = secrets.iter().take(NAMES).map(String::as_str).collect();
-    let more = secrets.len().saturating_sub(NAMES);
-    let more = (more > 0).then(|| format!("{more} more"));
-    shown.extend(more.as_deref());
     format!(
         "{origin} is asked without TLS, so anybody on the way can read what is sent: {}; write https://, or, where the network itself is trusted, say so with `to: [\"{origin}\"]` in the secret",
-        shown.join(", ")
+        names::first(secrets, NAMES)
     )
 }
 

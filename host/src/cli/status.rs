@@ -1,6 +1,6 @@
 //! `evertoken status`: the status of the running process's jobs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::IsTerminal as _;
 
 use clap::{Args, ValueEnum};
@@ -8,10 +8,17 @@ use clap::{Args, ValueEnum};
 use super::socket::TargetArguments;
 use super::stderr::say;
 use super::{Exit, print, print_json, runtime};
+use crate::model::JobId;
 use crate::model::failure::Code;
 use crate::model::time::Timestamp;
-use crate::runner::status::{ChainState, FailureStatus, JobState, JobStatus, Snapshot};
+use crate::names;
+use crate::runner::status::{
+    ChainState, FailureStatus, JobState, JobStatus, OutputState, SharedStatus, Snapshot,
+};
 use crate::serve::control;
+
+/// The most names in one line.
+const NAMES: usize = 10;
 
 /// Show the jobs of the running process: state, expiry, next refresh, last error.
 #[derive(Debug, Args)]
@@ -47,7 +54,12 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
             OutputFormat::Json => print_json(&snapshot)?,
             // If all names are unknown, there is nothing to print.
             OutputFormat::Table if snapshot.jobs.is_empty() && !arguments.jobs.is_empty() => {}
-            OutputFormat::Table => print(&table(&snapshot, std::io::stdout().is_terminal()))?,
+            OutputFormat::Table => {
+                print(&table(&snapshot, std::io::stdout().is_terminal()))?;
+                for line in waiting(&snapshot) {
+                    print(&line)?;
+                }
+            }
         }
         let unknown = unknown(&arguments.jobs, &snapshot);
         for name in &unknown {
@@ -93,6 +105,33 @@ fn table(snapshot: &Snapshot, for_people: bool) -> String {
         cells.join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A line for each shared output that was never written, because not all of its jobs have a token: a job's row does not show that.
+fn waiting(snapshot: &Snapshot) -> Vec<String> {
+    let has_none = |job: &&JobStatus| matches!(job.state, JobState::Pending | JobState::Failing);
+    let without: HashSet<&JobId> = snapshot
+        .jobs
+        .iter()
+        .filter(has_none)
+        .map(|job| &job.id)
+        .collect();
+    let line = |shared: &SharedStatus| {
+        let missing = shared.from.iter().filter(|id| without.contains(id));
+        let missing: BTreeSet<String> = missing.map(JobId::to_string).collect();
+        let of = match missing.is_empty() {
+            // The status of some jobs alone was asked for.
+            true => "all of its jobs".to_owned(),
+            false => names::first(&missing, NAMES),
+        };
+        format!(
+            "{} is not written: it waits for a token of {of}",
+            shared.output.destination
+        )
+    };
+    let shared = snapshot.shared_outputs.iter();
+    let waiting = shared.filter(|shared| shared.output.state == OutputState::Waiting);
+    waiting.map(line).collect()
 }
 
 fn row(job: &JobStatus, snapshot: &Snapshot, for_people: bool) -> [String; 5] {
@@ -214,11 +253,29 @@ pub(super) fn rounded(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::model::JobId;
     use crate::model::failure::{Failure, FailureKind};
-    use crate::runner::status::{OutputState, OutputStatus};
+    use crate::runner::status::OutputStatus;
+
+    pub(crate) fn job(name: &str, state: JobState) -> JobStatus {
+        JobStatus {
+            id: JobId::file(name),
+            state,
+            expires_at: None,
+            published_expires_at: None,
+            next_refresh: None,
+            last_success: None,
+            attempt: 0,
+            last_failure: None,
+            held_back: None,
+            compiling: None,
+            chain: None,
+            keep_failure: None,
+            next_keep: None,
+            outputs: Vec::new(),
+        }
+    }
 
     #[test]
     fn the_newest_failure_is_told_and_of_an_unwritten_job_its_outputs() {
@@ -232,25 +289,15 @@ mod tests {
             (JobState::Retrying, 9000, "output"),
         ] {
             let job = JobStatus {
-                id: JobId::file("a"),
-                state,
-                expires_at: None,
-                published_expires_at: None,
-                next_refresh: None,
-                last_success: None,
-                attempt: 0,
                 last_failure: Some(failed("source", 1500)),
-                held_back: None,
-                compiling: None,
-                chain: None,
                 keep_failure: Some(failed("store", 2000)),
-                next_keep: None,
                 outputs: vec![OutputStatus {
                     destination: "/t".to_owned(),
                     state: OutputState::Failing,
                     failure: Some(failed("output", output_at)),
                     next_try: None,
                 }],
+                ..job("a", state)
             };
             let snapshot = Snapshot {
                 at: Timestamp(10_000),
@@ -259,6 +306,40 @@ mod tests {
             };
             let told = last_error(&job, &snapshot, |_| String::new()).unwrap();
             assert!(told.contains(expected), "{state}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_shared_output_that_waits_for_a_token_is_told() {
+        let shared = |state| SharedStatus {
+            from: vec![JobId::file("a"), JobId::file("b")],
+            output: OutputStatus {
+                destination: "/netrc".to_owned(),
+                state,
+                failure: None,
+                next_try: None,
+            },
+        };
+        let (a, b) = (|| job("a", JobState::Ready), || job("b", JobState::Failing));
+        for (jobs, state, expected) in [
+            (
+                vec![a(), b()],
+                OutputState::Waiting,
+                Some("/netrc is not written: it waits for a token of b"),
+            ),
+            (
+                vec![a()],
+                OutputState::Waiting,
+                Some("/netrc is not written: it waits for a token of all of its jobs"),
+            ),
+            (vec![a(), b()], OutputState::Written, None),
+        ] {
+            let snapshot = Snapshot {
+                at: Timestamp(10_000),
+                jobs,
+                shared_outputs: vec![shared(state)],
+            };
+            assert_eq!(waiting(&snapshot), Vec::from_iter(expected), "{state:?}");
         }
     }
 

@@ -42,6 +42,9 @@ pub trait Components: fmt::Debug + Send + Sync {
         configs: Vec<&'a serde_json::Value>,
     ) -> BoxFuture<'a, ()>;
 
+    /// Whether these options were judged.
+    fn is_judged(&self, plugin: &str, config: &serde_json::Value) -> bool;
+
     /// The origins of the endpoints in these options; none: they were not judged so far, or are wrong.
     fn endpoints(&self, plugin: &str, config: &serde_json::Value) -> Option<Arc<[Origin]>>;
 
@@ -210,6 +213,11 @@ impl Acquirer for Live {
         self.plugins.is_loaded(plugin)
     }
 
+    fn is_judged(&self, job: &Job) -> bool {
+        self.plugins
+            .is_judged(&job.source.plugin, &job.source.config)
+    }
+
     fn load_plugin<'a>(&'a self, plugin: &'a str, jobs: &'a [Arc<Job>]) -> BoxFuture<'a, ()> {
         let configs = jobs.iter().map(|job| &job.source.config);
         self.plugins.load(plugin, configs.collect())
@@ -249,6 +257,10 @@ impl Acquirer for Live {
 impl Components for Plugins {
     fn is_loaded(&self, plugin: &str) -> bool {
         self.is_loaded(plugin)
+    }
+
+    fn is_judged(&self, plugin: &str, config: &serde_json::Value) -> bool {
+        self.is_judged(plugin, config)
     }
 
     fn load<'a>(

@@ -26,6 +26,7 @@ use crate::model::failure::Failure;
 use crate::model::time::{Reading, Timestamp};
 use crate::model::token::KeptToken;
 use crate::model::{Destination, Job, JobId, Limits, SharedOutput};
+use crate::names;
 use crate::refresh::circuit_breaker::{is_local, taken};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, JobEvent};
@@ -819,7 +820,7 @@ impl Scheduler {
             }
             Work::LoadPlugin(_) => None,
         });
-        first_names(&of_jobs.collect())
+        names::first(&of_jobs.collect(), NAMES)
     }
 
     /// Sets the metrics of queued and running work.
@@ -828,15 +829,6 @@ impl Scheduler {
         let metrics = &self.world.metrics;
         metrics.load(running, waiting, self.loading.len());
     }
-}
-
-/// As many names as a log line has room for.
-fn first_names(names: &BTreeSet<String>) -> String {
-    let mut shown: Vec<&str> = names.iter().take(NAMES).map(String::as_str).collect();
-    let more = names.len().saturating_sub(NAMES);
-    let more = (more > 0).then(|| format!("{more} more"));
-    shown.extend(more.as_deref());
-    shown.join(", ")
 }
 
 impl JobEntry {

@@ -21,10 +21,15 @@ pub(super) struct Loading {
 impl Scheduler {
     /// Closes this queue until the plugin that it needs is loaded.
     pub(super) fn await_plugin(&mut self, concurrency_key: &ConcurrencyKey) {
-        let Some(plugin) = concurrency_key.plugin() else {
-            return;
-        };
-        if self.compiling(plugin).is_some() || self.world.ports.acquirer.is_loaded(plugin) {
+        if let Some(plugin) = concurrency_key.plugin()
+            && !self.world.ports.acquirer.is_loaded(plugin)
+        {
+            self.load_plugin(plugin);
+        }
+    }
+
+    fn load_plugin(&mut self, plugin: &Arc<str>) {
+        if self.compiling(plugin).is_some() {
             return;
         }
         self.admission.close(plugin, true);
@@ -44,8 +49,12 @@ impl Scheduler {
             .iter()
             .filter_map(|output| output.format.as_ref());
         let formats = formats.map(|format| &format.plugin);
-        for plugin in formats.chain([&job.source.plugin]) {
+        let source = &job.source.plugin;
+        for plugin in formats.chain([source]) {
             self.await_plugin(&ConcurrencyKey::Local.behind(plugin));
+        }
+        if !self.world.ports.acquirer.is_judged(job) {
+            self.load_plugin(&source.as_str().into());
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{EntryKey, Scheduler, Wakeup, Work, apart, class_of, first_names, written_event};
+use super::{EntryKey, NAMES, Scheduler, Wakeup, Work, apart, class_of, written_event};
 use crate::model::failure::Failure;
 use crate::model::time::Reading;
 use crate::model::{JobId, SharedOutput};
+use crate::names;
 use crate::refresh::output;
 use crate::runner::entry::SharedEntry;
 use crate::runner::ports;
@@ -121,9 +122,13 @@ impl Scheduler {
             let destination = &shared.config.output.destination;
             let wall = now.wall;
             let before = shared.failure.take();
-            shared.failure =
-                self.world
-                    .note_write(&first_names(&from), destination, before, result, wall);
+            shared.failure = self.world.note_write(
+                &names::first(&from, NAMES),
+                destination,
+                before,
+                result,
+                wall,
+            );
         }
         let from = self
             .shared

@@ -95,6 +95,25 @@ fn jobs_wait_for_their_plugin_without_an_attempt_or_a_place_and_go_on_at_once() 
 }
 
 #[test]
+fn options_of_a_job_that_comes_later_are_judged_before_its_first_call() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a")]).await;
+        world.time.wait(SECOND).await;
+        assert!(world.facts().loads.is_empty());
+        world.facts().unjudged.insert("late".to_owned());
+        let late = job("late");
+        let plugin = late.source.plugin.clone();
+        started.handle.apply(put(vec![late])).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.facts().loads, [plugin]);
+        assert!(world.facts().unjudged.is_empty());
+        assert_eq!(world.written("late"), ["late.0"]);
+        started.stop().await;
+    });
+}
+
+#[test]
 fn a_token_waits_for_its_format_and_is_kept_meanwhile() {
     let world = compiling("large");
     world.time.run(async {

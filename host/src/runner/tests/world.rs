@@ -1,6 +1,6 @@
 //! Test ports for the runner: an issuer with a plan per job, outputs that record what consumers saw, a store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -102,6 +102,8 @@ pub(crate) struct Facts {
     pub(crate) chains: HashMap<String, ChainState>,
     /// Plugins that must be loaded: how long that takes, and whether it succeeds. All others are loaded.
     pub(crate) to_load: HashMap<String, (Duration, bool)>,
+    /// Jobs whose plugin did not read yet what they want of it.
+    pub(crate) unjudged: HashSet<String>,
     /// Plugins that were loaded or failed to, in the order in which that began.
     pub(crate) loads: Vec<String>,
     /// Tokens in the store.
@@ -305,7 +307,11 @@ impl Acquirer for World {
         !self.facts().to_load.contains_key(plugin)
     }
 
-    fn load_plugin<'a>(&'a self, plugin: &'a str, _: &'a [Arc<Job>]) -> BoxFuture<'a, ()> {
+    fn is_judged(&self, job: &Job) -> bool {
+        !self.facts().unjudged.contains(&job.id.name)
+    }
+
+    fn load_plugin<'a>(&'a self, plugin: &'a str, jobs: &'a [Arc<Job>]) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             self.facts().loads.push(plugin.to_owned());
             let (takes, succeeds) = self
@@ -317,6 +323,10 @@ impl Acquirer for World {
             self.time.wait(takes).await;
             if succeeds {
                 self.facts().to_load.remove(plugin);
+            }
+            for job in jobs {
+                assert_eq!(job.source.plugin, plugin);
+                self.facts().unjudged.remove(&job.id.name);
             }
         })
     }
