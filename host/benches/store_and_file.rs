@@ -106,7 +106,7 @@ fn atomic_file_write(c: &mut Criterion) {
                 artifacts: &artifacts,
                 expires_at: None,
             };
-            let written = outputs.publish(&destination, &publication).await;
+            let written = outputs.write(&destination, &publication, false).await;
             black_box(written).expect("a write");
         }
     };

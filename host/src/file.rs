@@ -29,6 +29,34 @@ pub(crate) const THREADS_MAX: usize = PER_DIRECTORY * LINES;
 
 static WAITING: [Semaphore; LINES] = [const { Semaphore::const_new(PER_DIRECTORY) }; LINES];
 
+/// Metadata of a file that differs once it was written or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Stamp {
+    /// The stamp of the file at a path; none: it cannot be looked at.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self::from(&metadata))
+    }
+}
+
 /// Why a file is not read. The message follows the file's name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {

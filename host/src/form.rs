@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json_member::escaped;
 use crate::names::{holds_secret, nearest};
 use crate::text::{Alphabet, first_unseen};
 
@@ -590,9 +591,4 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         value => value.to_string(),
     }
-}
-
-/// A key as a reference token of RFC 6901.
-pub(crate) fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }

@@ -10,6 +10,16 @@ use zeroize::Zeroizing;
 /// Steps of a pointer; deeper nesting is not expected, and each step searches the rest of the text.
 const STEPS_MAX: usize = 128;
 
+/// A key as a reference token of a JSON pointer (RFC 6901 §3).
+pub(crate) fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// The key that a reference token stands for.
+pub(crate) fn unescaped(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
 /// Why there is no text at a pointer. Reveals nothing of the content but the position where it stops being JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoText {
@@ -46,7 +56,7 @@ fn place_of(document: &[u8], pointer: &str) -> Option<Range<usize>> {
     }
     let (_, mut place) = value::<IgnoredAny>(document, 0)?;
     for (passed, step) in pointer.split('/').skip(1).enumerate() {
-        let step = step.replace("~1", "/").replace("~0", "~");
+        let step = unescaped(step);
         place = match document.get(place.start)? {
             _ if passed >= STEPS_MAX => return None,
             b'{' => in_object(document, place.start + 1, &step)?,

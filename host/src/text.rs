@@ -4,6 +4,15 @@
 
 use std::fmt;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+/// All bytes but the unreserved characters of RFC 3986 §2.3.
+pub(crate) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// The UTF-8 byte order mark, which Windows editors write.
 pub(crate) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The byte order marks of UTF-16, little endian and big endian.

@@ -109,11 +109,8 @@ impl Scene {
             expires_at: Some(Timestamp(1_900_000_000_000)),
         };
         let destination = Destination::Secret(destination.clone());
-        if verify {
-            self.outputs.verify(&destination, &publication).await
-        } else {
-            self.outputs.publish(&destination, &publication).await
-        }
+        let written = self.outputs.write(&destination, &publication, verify);
+        written.await
     }
 
     fn secret(&self, name: &str) -> Value {
@@ -615,7 +612,7 @@ async fn a_namespace_that_does_not_exist_is_named() {
             expires_at: None,
         };
         refused(
-            outputs.publish(&destination, &publication).await,
+            outputs.write(&destination, &publication, false).await,
             FailureKind::InvalidConfig,
             "kubernetes.namespace-not-found",
             &["namespace nowhere does not exist"],

@@ -4,9 +4,11 @@ use data_encoding::{
     BASE32, BASE32_NOPAD, BASE64, BASE64_MIME_PERMISSIVE, BASE64URL_NOPAD, HEXLOWER,
     HEXLOWER_PERMISSIVE,
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::percent_encode;
 use secrecy::SecretSlice;
 use zeroize::Zeroizing;
+
+use crate::text::RESERVED;
 
 /// An encoding of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,13 +54,6 @@ pub enum EncodingError {
     #[error("only base64, base64url, base32 and hex can be decoded")]
     NotDecodable,
 }
-
-/// All bytes but the unreserved characters of RFC 3986 §2.3.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 impl Encoding {
     /// Whether it changes every character.

@@ -9,6 +9,7 @@ use super::document::{get, items};
 use super::mistake::{Mistake, Note, SourceFiles, Span};
 use super::read::{Diagnostics, json_of};
 use super::yaml::{Content, Node, ScalarKind};
+use crate::json_member::unescaped;
 
 /// The files' texts with secrets masked, and the places of values in them.
 #[derive(Default)]
@@ -129,7 +130,7 @@ impl Place<'_> {
     #[must_use]
     pub fn pointer(self, pointer: &str) -> Self {
         pointer.split('/').skip(1).fold(self, |place, step| {
-            let step = step.replace("~1", "/").replace("~0", "~");
+            let step = unescaped(step);
             match (place.0.map(|node| &node.content), step.parse()) {
                 (Some(Content::List(_)), Ok(index)) => place.item(index),
                 _ => place.key(&step),

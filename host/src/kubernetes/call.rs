@@ -6,7 +6,7 @@ use std::fmt;
 use data_encoding::BASE64;
 use http::{Request, header};
 use kube::client::Body;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,13 +14,7 @@ use zeroize::Zeroizing;
 
 use super::access::REVIEWS;
 use crate::model::failure::{Failure, FailureKind, HostCode};
-
-/// The characters to escape in a path segment or query value (RFC 3986 §2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::text::RESERVED;
 
 /// Asks for a Secret without its data where only the success of a write matters: other keys need not be read.
 const METADATA_ONLY: &str =
@@ -108,7 +102,7 @@ impl<'a> ApiCall<'a> {
             // Not namespaced, and in a group of its own.
             return format!("/apis/authorization.k8s.io/v1/{REVIEWS}");
         }
-        let escape = |text| utf8_percent_encode(text, ESCAPED).to_string();
+        let escape = |text| utf8_percent_encode(text, RESERVED).to_string();
         let (collection, subresource) = match self.resource.split_once('/') {
             Some((collection, subresource)) => (collection, Some(subresource)),
             None => (self.resource, None),

@@ -1,8 +1,6 @@
 //! Set-up of the client: the cluster's address, our identity, and messages for when these are not found or the server is
 //! unreachable.
 
-use std::fmt::Write as _;
-
 use http::Uri;
 use http::header::{HeaderValue, USER_AGENT};
 use kube::client::AuthError;
@@ -17,7 +15,7 @@ use super::kubeconfig::{self, NamedContext};
 use super::pod::{self, HOST_VARIABLE};
 use super::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, proxy};
 use crate::capability::http::find_cause;
-use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode, with_causes};
 
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -213,18 +211,4 @@ const fn refused_certificate(why: &CertificateError) -> Option<&'static str> {
         }
         _ => return None,
     })
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        // Many errors of the network stack repeat their cause's message in their own.
-        if !text.contains(&message) {
-            let _ = write!(text, ": {message}");
-        }
-        cause = error.source();
-    }
-    text
 }

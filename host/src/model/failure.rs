@@ -398,6 +398,20 @@ impl Failure {
     }
 }
 
+/// The message of an error with those of its causes, which many errors repeat in their own.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let message = cause.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+    }
+    text
+}
+
 /// Printable ASCII without blanks, as the interface says.
 fn is_code(text: &str) -> bool {
     (1..=MAX_CODE_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())

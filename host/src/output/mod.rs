@@ -65,37 +65,21 @@ impl Outputs {
         }
     }
 
-    /// Writes a publication, unless this process knows that it is in place. A file is checked; a Secret costs one request, or
-    /// none if this process wrote the same before.
+    /// Writes a publication, unless it is in place. A file is looked at each time. A Secret costs one request, or none if this process
+    /// wrote the same before; with `verify` always one, which changes nothing if nothing is wrong.
     ///
     /// # Errors
     /// The destination's refusal; its old content is in place then. With several artifacts, files already replaced stay so.
-    pub async fn publish(
+    pub async fn write(
         &self,
         destination: &Destination,
         publication: &Publication<'_>,
+        verify: bool,
     ) -> Result<Written, Failure> {
         check(publication.artifacts)?;
         match destination {
             Destination::File(file) => self.files.write(file, publication.artifacts).await,
-            Destination::Secret(secret) => self.secrets.write(secret, publication, false).await,
-        }
-    }
-
-    /// Ensures that the destination has the content, whatever happened to it since it was written. A Secret costs one request,
-    /// which leaves its resourceVersion unchanged if nothing is wrong.
-    ///
-    /// # Errors
-    /// As [`Outputs::publish`].
-    pub async fn verify(
-        &self,
-        destination: &Destination,
-        publication: &Publication<'_>,
-    ) -> Result<Written, Failure> {
-        check(publication.artifacts)?;
-        match destination {
-            Destination::File(file) => self.files.write(file, publication.artifacts).await,
-            Destination::Secret(secret) => self.secrets.write(secret, publication, true).await,
+            Destination::Secret(secret) => self.secrets.write(secret, publication, verify).await,
         }
     }
 
@@ -103,7 +87,7 @@ impl Outputs {
     /// target, a dry run on the API server. The artifacts are placeholders; none: the format's artifacts are unknown.
     ///
     /// # Errors
-    /// As [`Outputs::publish`].
+    /// As [`Outputs::write`].
     pub async fn prove(
         &self,
         destination: &Destination,

@@ -22,6 +22,7 @@ use super::engine::{self, BoxError};
 use super::inspect::Digest;
 use super::limits;
 use crate::file::walk::{self, WalkError};
+use crate::model::failure::with_causes;
 
 /// The hidden subcommand that compiles: a component on standard input, machine code on standard output.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
@@ -299,7 +300,7 @@ fn precompile(bytes: &[u8], mut out: impl Write) -> Result<(), CacheError> {
         .map_err(CacheError::Load)?
         .precompile_component(bytes)
         .map_err(|error| CacheError::Rejected {
-            message: super::error::with_sources(&*BoxError::from(error)),
+            message: with_causes(&*BoxError::from(error)),
         })?;
     out.write_all(&compiled).map_err(CacheError::File)
 }

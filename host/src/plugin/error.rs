@@ -11,7 +11,7 @@ use super::engine::BoxError;
 use super::limits;
 use super::store::{Guest, StopReason};
 use crate::model::PluginLimits;
-use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode, with_causes};
 
 /// Why a call ended without a result of the plugin's.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ impl CallError {
         Failure::new(
             kind,
             code,
-            format!("plugin {plugin} failed: {}", with_sources(&self)),
+            format!("plugin {plugin} failed: {}", with_causes(&self)),
         )
     }
 }
@@ -162,22 +162,6 @@ pub(super) fn classify<H>(
         };
     }
     CallError::Host(error.into())
-}
-
-/// An error and its sources on one line.
-pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // wasmtime and the standard library sometimes repeat a source in its parent's text.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = error.source();
-    }
-    text
 }
 
 fn said(last_words: &str) -> String {

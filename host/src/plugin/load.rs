@@ -5,8 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,15 +20,14 @@ use super::built_in::{BUILT_IN, BuiltIn};
 use super::cache::{Cache, CacheError, CacheOutcome, CacheSettings, Compiler};
 use super::endpoints::{Endpoints, WrongConfig};
 use super::engine::BoxError;
-use super::error::with_sources;
 use super::inspect::{Digest, InspectError, PluginInfo, PluginWorld, inspect};
 use super::judge::{self, JudgeError};
 use super::limits;
 use super::schema::Judgement;
 use super::v0_1::{Linkers, Prepared};
-use crate::file;
+use crate::file::{self, Stamp};
 use crate::form::list;
-use crate::model::failure::{Failure, FailureKind, HostCode};
+use crate::model::failure::{Failure, FailureKind, HostCode, with_causes};
 use crate::model::{Origin, PluginFile};
 use crate::names::nearest;
 
@@ -164,7 +162,7 @@ impl LoadError {
             }
             _ => FailureKind::InvalidConfig,
         };
-        Failure::new(kind, self.code(), with_sources(self))
+        Failure::new(kind, self.code(), with_causes(self))
     }
 
     /// Whether the same file would fail again.
@@ -257,27 +255,6 @@ impl Failed {
 enum ComponentSource {
     Binary(&'static [u8]),
     File(PathBuf),
-}
-
-/// File metadata that distinguishes a changed file from an unchanged one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
 }
 
 impl Registry {
@@ -630,6 +607,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
     use crate::plugin::engine::new_engine;

@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
@@ -19,6 +17,7 @@ use super::ports::{
 use super::source_hash::place;
 use crate::capability::chain::{ChainState, PluginId};
 use crate::capability::{self, Acquired, NotAcquired, TokenSource, Unsuccessful};
+use crate::file::Stamp;
 use crate::model::Origin;
 use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
@@ -228,7 +227,9 @@ impl Acquirer for Live {
             let mut hash = Sha256::new_with_prefix(self.capabilities.given_secrets(job).await?);
             let certificate = [&job.source.tls.cert_file, &job.source.tls.key_file];
             for path in certificate.into_iter().flatten() {
-                hash.update(stamp(path).await.as_bytes());
+                let metadata = tokio::fs::metadata(path).await;
+                let stamp = metadata.map(|file| Stamp::from(&file));
+                hash.update(format!("{:?}", stamp.map_err(|why| why.kind())));
             }
             Some(hash.finalize().into())
         })
@@ -315,13 +316,7 @@ impl Sinks for Outputs {
         publication: Publication<'a>,
         verify: bool,
     ) -> BoxFuture<'a, Result<Written, Failure>> {
-        Box::pin(async move {
-            if verify {
-                self.verify(destination, &publication).await
-            } else {
-                self.publish(destination, &publication).await
-            }
-        })
+        Box::pin(async move { self.write(destination, &publication, verify).await })
     }
 }
 
@@ -431,15 +426,6 @@ fn client(job: &Job, values: &RandomState) -> [u8; 32] {
             .chain([format!("{client_id:?}"), source.plugin.clone()])
             .chain(places),
     )
-}
-
-/// What differs once a file was written or replaced.
-async fn stamp(path: &Path) -> String {
-    let metadata = tokio::fs::metadata(path)
-        .await
-        .map_err(|error| error.kind());
-    let stamp = metadata.map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec()));
-    format!("{stamp:?}")
 }
 
 /// Digest of a list of texts; no two lists run together.

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::connections::{ConnectionPermit, Connections, affordable};
-use crate::model::failure::{Code, Failure};
+use crate::model::failure::{Code, Failure, with_causes};
 use crate::runner::status::Snapshot;
 use crate::runner::{Handle, RunnerStopped};
 use crate::state::manual::{KeptJob, Manual, ReplacedChain};
@@ -355,7 +355,7 @@ impl ControlSocket {
             }
             Err(error) => {
                 if was_there {
-                    let error = error_chain(&error);
+                    let error = with_causes(&error);
                     warn!(
                         error,
                         "the control socket has gone; `evertoken status` does not find this process"
@@ -365,12 +365,6 @@ impl ControlSocket {
             }
         }
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.join(": ")
 }
 
 impl Drop for ControlSocket {

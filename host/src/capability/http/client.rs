@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +14,7 @@ use super::proxy::Proxy;
 use super::recipe::{CONNECT_TIMEOUT, Recipe, Trust, USER_AGENT};
 use super::resolve::{Guarded, Lookup, system_lookup};
 use super::tls::{self, TlsFile};
-use crate::file;
+use crate::file::{self, Stamp};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 
 /// Clients kept. Each holds its own trusted certificates, up to a megabyte; most processes need one or two.
@@ -24,12 +23,9 @@ const MAX_CLIENTS: usize = 64;
 /// The certificate directory of most systems.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs";
 
-/// File metadata that changes when the file is replaced or rewritten.
-type FileStamp = (u64, u64, i64, i64, u64);
-
 /// One client and the metadata of its files when it was built.
 struct Kept {
-    stamps: Vec<Option<FileStamp>>,
+    stamps: Vec<Option<Stamp>>,
     client: Arc<OnceCell<Client>>,
     last_used: u64,
 }
@@ -72,7 +68,12 @@ impl Clients {
         let first = files.first().cloned();
         let stamps = match &first {
             None => Vec::new(),
-            Some(first) => aside(first, move || files.iter().map(|f| stamp(f)).collect()).await?,
+            Some(first) => {
+                aside(first, move || {
+                    files.iter().map(|file| Stamp::of(file)).collect()
+                })
+                .await?
+            }
         };
         let cell = self.cell(recipe, stamps);
         let client = cell
@@ -85,7 +86,7 @@ impl Clients {
         Ok(client.clone())
     }
 
-    fn cell(&self, recipe: &Recipe, stamps: Vec<Option<FileStamp>>) -> Arc<OnceCell<Client>> {
+    fn cell(&self, recipe: &Recipe, stamps: Vec<Option<Stamp>>) -> Arc<OnceCell<Client>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = kept.values().map(|kept| kept.last_used).max().unwrap_or(0) + 1;
         if let Some(known) = kept.get_mut(recipe)
@@ -125,17 +126,6 @@ async fn aside<T: Send + 'static>(
         let message = format!("cannot read {}: {why}", first.display());
         Failure::new(FailureKind::Unavailable, HostCode::HttpClient, message)
     })
-}
-
-fn stamp(file: &Path) -> Option<FileStamp> {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some((
-        metadata.dev(),
-        metadata.ino(),
-        metadata.ctime(),
-        metadata.ctime_nsec(),
-        metadata.len(),
-    ))
 }
 
 fn build(recipe: &Recipe, lookup: Lookup) -> Result<Client, Failure> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::config::{Mistake, Mistakes, Places, PluginUse, SOURCE_PLUGINS};
+use crate::json_member::escaped;
 use crate::model::Job;
 use crate::text;
 
@@ -85,7 +86,7 @@ fn gather(value: &Value, pointer: String, found: &mut Vec<(String, &'static str)
         }
         Value::Object(members) => {
             for (name, member) in members {
-                let name = name.replace('~', "~0").replace('/', "~1");
+                let name = escaped(name);
                 gather(member, format!("{pointer}/{name}"), found);
             }
         }
