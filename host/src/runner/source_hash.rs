@@ -21,15 +21,28 @@ pub(crate) fn source_hash(job: &Job) -> [u8; 32] {
     hash.chain_update(written.to_string()).finalize().into()
 }
 
-/// The keys of a source as in the configuration, without those that have their default.
+/// The keys of a source as in the configuration, without those that have their default. Named each, so that a new one cannot be
+/// forgotten: it belongs to the identity of the token if another value of it means another token.
 fn as_written(source: &Source) -> Value {
-    let secrets = source.secrets.iter();
+    let Source {
+        plugin,
+        config,
+        secrets,
+        // How the token is obtained, not which.
+        allow: _,
+        allow_addresses: _,
+        reveal: _,
+        tls: _,
+        proxy: _,
+        timeout: _,
+    } = source;
     let secrets: Map<_, _> = secrets
+        .iter()
         .map(|(name, secret)| (name.clone(), place(&secret.origin)))
         .collect();
     without_absent(json!({
-        "plugin": source.plugin,
-        "config": Some(&source.config).filter(|config| **config != json!({})),
+        "plugin": plugin,
+        "config": Some(config).filter(|config| **config != json!({})),
         "secrets": Some(secrets).filter(|secrets| !secrets.is_empty()),
     }))
 }
