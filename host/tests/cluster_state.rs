@@ -158,6 +158,7 @@ async fn swap(
     let change = ChainChange {
         job,
         secret: SECRET,
+        binds: true,
         seed: seed.map(str::as_bytes),
         next,
         expected,

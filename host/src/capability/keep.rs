@@ -55,10 +55,13 @@ pub struct FoundChain {
 /// A change of a chain, stored atomically.
 #[derive(Debug)]
 pub struct ChainChange<'a> {
-    /// The job that uses it: its secret of the name below stands for this chain from now on.
+    /// The job that uses it.
     pub job: &'a JobId,
     /// The secret's name.
     pub secret: &'a str,
+    /// Whether the secret stands for this chain from now on. The later writes of a call do not move it back: its value may have been
+    /// replaced by a new login meanwhile.
+    pub binds: bool,
     /// The configured value, where it could be read: from now on the store finds the chain by it.
     pub seed: Option<&'a [u8]>,
     /// The new chain; from now on the store finds it by its newest value.

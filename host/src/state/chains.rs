@@ -219,7 +219,7 @@ impl Store {
             let fingerprint = |value: &[u8]| self.fingerprints.of(value);
             self.known().after(
                 id,
-                (change.job, change.secret),
+                (change.job, change.secret, change.binds),
                 change.seed.and_then(fingerprint),
                 fingerprint(change.next.value.expose_secret()),
             )

@@ -252,19 +252,19 @@ impl KnownRecords {
             })
     }
 
-    /// A chain after a change of the binding of the job's secret. Its record is not written yet.
+    /// A chain after a change by the job's secret, which stands for it from now on if the change `binds`. Its record is not written yet.
     pub(super) fn after(
         &self,
         id: ChainId,
-        (job, secret): (&JobId, &str),
+        (job, secret, binds): (&JobId, &str, bool),
         seed: Option<Fingerprint>,
         newest: Option<Fingerprint>,
     ) -> KnownChain {
-        let current = self.binding(job, secret);
-        let last_seed = current.and_then(|(_, binding)| binding.seed);
-        let serial = match current {
-            Some((chain, binding)) if chain == id => binding.serial,
-            Some((_, binding)) => binding.serial + 1,
+        let own = self.get(id).and_then(|known| known.binding(job, secret));
+        let last_seed = own.and_then(|binding| binding.seed);
+        let serial = match self.binding(job, secret) {
+            Some((chain, binding)) if chain != id && binds => binding.serial + 1,
+            Some(_) => own.map_or(0, |binding| binding.serial),
             None => 1,
         };
         let mut next = self.get(id).cloned().unwrap_or_else(|| KnownChain {
@@ -421,7 +421,7 @@ mod tests {
     fn change(known: &mut KnownRecords, id: ChainId, job: &str, seed: u64, newest: u64) {
         let next = known.after(
             id,
-            (&JobId::file(job), "rt"),
+            (&JobId::file(job), "rt", true),
             Some(fingerprint(seed)),
             Some(fingerprint(newest)),
         );
@@ -529,6 +529,31 @@ mod tests {
         assert_eq!(found(&known, "b", 2), None);
         assert_eq!(known.jobs().collect::<Vec<_>>(), [&a]);
         assert_eq!(known.chains_of(&b).count(), 0);
+    }
+
+    #[test]
+    fn a_late_write_of_an_earlier_logins_chain_does_not_take_the_secret_back() {
+        for late_seed in [Some(fingerprint(1)), None] {
+            let mut known = KnownRecords::default();
+            change(&mut known, X, "a", 1, 1);
+            // Somebody logged in while a request with the old value was under way. The chain found first must not be the old one.
+            change(&mut known, Y, "a", 5, 5);
+            let late = (&JobId::file("a"), "rt", false);
+            let next = known.after(X, late, late_seed, Some(fingerprint(2)));
+            known.learn(X, next);
+            let stands_for = known.find(&JobId::file("a"), "rt", None);
+            assert_eq!(stands_for, Some((Y, Seed::Unread)));
+            assert_eq!(found(&known, "a", 5), Some((Y, Seed::Newest)));
+            change(&mut known, Y, "a", 5, 6);
+            for (value, expected) in [
+                (5, Some((Y, Seed::Unchanged))),
+                (6, Some((Y, Seed::Newest))),
+                (2, Some((X, Seed::Newest))),
+                (1, Some((X, Seed::Restored))),
+            ] {
+                assert_eq!(found(&known, "a", value), expected, "{late_seed:?} {value}");
+            }
+        }
     }
 
     #[test]

@@ -298,6 +298,7 @@ impl Manual {
         let change = ChainChange {
             job,
             secret,
+            binds: true,
             seed: None,
             next: &next,
             expected: Some(&stored.revision),

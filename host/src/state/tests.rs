@@ -56,6 +56,7 @@ async fn change(
     let change = ChainChange {
         job,
         secret: SECRET,
+        binds: true,
         seed: seed.map(str::as_bytes),
         next,
         expected,
@@ -339,6 +340,7 @@ async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
         let change = ChainChange {
             job: &a,
             secret: SECRET,
+            binds: true,
             seed: None,
             next: &first,
             expected: None,

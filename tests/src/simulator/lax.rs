@@ -148,6 +148,7 @@ async fn write_late(inner: Arc<dyn Keeper>, mut queue: mpsc::UnboundedReceiver<L
         let change = ChainChange {
             job: &late.job,
             secret: &late.secret,
+            binds: true,
             seed: late.seed.as_deref(),
             next: &late.next,
             expected: expected.as_ref(),

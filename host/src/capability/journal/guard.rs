@@ -38,6 +38,8 @@ struct GuardedRecord {
     chain: Chain,
     /// None: the chain is not stored yet.
     revision: Option<Revision>,
+    /// Whether the secret was made to stand for the chain when this call first wrote it.
+    is_bound: bool,
 }
 
 impl ChainGuard {
@@ -56,6 +58,7 @@ impl ChainGuard {
             state: Mutex::new(GuardedRecord {
                 chain: found.chain,
                 revision: found.stored,
+                is_bound: false,
             }),
             keeps_answer: AtomicBool::new(false),
             is_handed_out: AtomicBool::new(false),
@@ -275,6 +278,7 @@ impl ChainGuard {
             *state = GuardedRecord {
                 chain: next.clone(),
                 revision: Some(stored.revision),
+                is_bound: true,
             };
             return Ok(());
         }
@@ -340,6 +344,7 @@ impl ChainGuard {
         let change = ChainChange {
             job: &self.job.id,
             secret: &self.secret,
+            binds: !state.is_bound,
             seed: self.configured.as_ref().map(ExposeSecret::expose_secret),
             next: &next,
             expected: state.revision.as_ref(),
@@ -357,6 +362,7 @@ impl ChainGuard {
         *state = GuardedRecord {
             chain: next,
             revision: Some(revision),
+            is_bound: true,
         };
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use secrecy::ExposeSecret as _;
 
 use self::world::{Reply, Script, World, code};
 use crate::capability::acquire::Unsuccessful;
@@ -535,6 +536,25 @@ async fn a_login_that_came_while_the_old_one_was_refused_is_used_at_once() {
     world.issuer(Reply::refuses_and_a_person_logs_in("another login"));
     world.acquire().await.unwrap();
     assert_eq!(world.values_sent(), ["seed", "another login"]);
+}
+
+#[tokio::test]
+async fn a_late_answer_to_an_earlier_login_does_not_take_the_secret_back() {
+    let mut world = World::new();
+    world.issuer(Reply::after(Duration::from_millis(300)));
+    let acquire = tokio::time::timeout(Duration::from_millis(100), world.acquire());
+    acquire.await.unwrap_err();
+    world.configure("another login");
+    world.issuer(Reply::rotates());
+    world.acquire().await.unwrap();
+    let successor = world.chain().await.value;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    // The configured value cannot be read: the secret stands for the chain that it used last.
+    world.loses_login();
+    world.acquire().await.unwrap();
+    let sent = world.values_sent();
+    assert_eq!(sent[..2], ["seed", "another login"]);
+    assert_eq!(sent[2].as_bytes(), successor.expose_secret());
 }
 
 #[tokio::test]

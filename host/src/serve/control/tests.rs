@@ -83,6 +83,7 @@ async fn a_chain_is_shown_given_another_value_and_forgotten() {
     let change = ChainChange {
         job: &a,
         secret: "rt",
+        binds: true,
         seed: Some(b"seed"),
         next: &first,
         expected: None,

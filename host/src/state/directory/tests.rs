@@ -73,6 +73,7 @@ async fn rotate(store: &Store, job: &JobId, value: &str) -> Result<(), Failure> 
     let change = ChainChange {
         job,
         secret: "refresh_token",
+        binds: true,
         seed: Some(&seed),
         next: &next,
         expected: expected.as_ref(),
@@ -267,6 +268,7 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     let change = ChainChange {
         job: &job,
         secret: "refresh_token",
+        binds: true,
         seed: None,
         next: &Chain::new(store.chain_id(b"seed of job"), b"new".to_vec().into()),
         expected: None,

@@ -58,6 +58,7 @@ async fn with(
     let change = ChainChange {
         job: &JobId::file("a"),
         secret: "rt",
+        binds: true,
         seed: Some(b"seed"),
         next: &chain(first(&store)),
         expected: None,
@@ -254,6 +255,7 @@ async fn a_value_that_is_known_to_be_spent_is_not_taken() {
     let change = ChainChange {
         job: &JobId::file("b"),
         secret: "rt",
+        binds: true,
         seed: None,
         next: &other,
         expected: None,
@@ -292,6 +294,7 @@ async fn whoever_sets_or_forgets_waits_for_a_request_under_way() {
             let change = ChainChange {
                 job: &JobId::file("a"),
                 secret: "rt",
+                binds: true,
                 seed: None,
                 next: &stored.chain.unspent(),
                 expected: Some(&stored.revision),

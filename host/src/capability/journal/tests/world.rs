@@ -176,9 +176,9 @@ impl Inner {
     }
 
     async fn kept(&self) -> Option<Chain> {
-        let seed = std::fs::read(&self.login).unwrap();
+        let seed = std::fs::read(&self.login).ok();
         let (job, store) = (JobId::file("warehouse"), &self.keeper.inner);
-        let found = store.find_chain(&job, "rt", Some(&seed)).await.unwrap();
+        let found = store.find_chain(&job, "rt", seed.as_deref()).await.unwrap();
         found.map(|found| found.stored.chain)
     }
 }
@@ -368,6 +368,7 @@ impl World {
         let change = ChainChange {
             job: &self.job.id,
             secret: "rt",
+            binds: true,
             seed: None,
             next: &chain,
             expected: Some(&revision),
