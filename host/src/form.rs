@@ -117,7 +117,18 @@ pub(crate) fn tell(
 fn words(schema: &Value, error: &ValidationError<'_>, written: WrittenValue) -> Words {
     if let ValidationErrorKind::Type { kind } = error.kind() {
         let (expected, example) = expected(kind);
-        return not_expected(&expected, written, example);
+        let is_bare = matches!(written, WrittenValue::Bare(_));
+        let (message, help) = not_expected(&expected, written, example);
+        let pattern = around(schema, error.schema_path().as_str());
+        let pattern = pattern.and_then(|schema| schema.get("pattern")?.as_str());
+        return match pattern.filter(|_| is_bare && expected == TEXT) {
+            // In quotes alone it may be wrong all the same.
+            Some(pattern) => (
+                message,
+                format!("write text in quotes that matches the pattern `{pattern}`"),
+            ),
+            None => (message, help),
+        };
     }
     let value = shown(written);
     match error.kind() {
@@ -385,6 +396,9 @@ fn allowed(alternatives: &[Vec<ValidationError<'_>>]) -> String {
     }
 }
 
+/// Keys of an output's file, which are easily written beside `file`.
+const FILE_KEYS: [&str; 2] = ["path", "mode"];
+
 /// The message for an unknown key; `is_hidden`: it may be a value, and is not shown.
 pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> Words {
     let message = match is_hidden || may_be_value(key) {
@@ -397,6 +411,14 @@ pub(crate) fn unknown_key(key: &str, is_hidden: bool, known: &[&str]) -> Words {
             "merge keys are not part of YAML 1.2; write the keys out, or use `defaults`".to_owned()
         }
         None if known.is_empty() => "no key is known here".to_owned(),
+        None if ["plugin", "config"].iter().all(|key| known.contains(key)) => format!(
+            "the plugin's own options go under `config`; the keys here are {}",
+            list(known.iter().copied())
+        ),
+        None if FILE_KEYS.contains(&key) && known.contains(&"file") => format!(
+            "a file's keys go under `file`: `file: {{path: …}}`; the keys here are {}",
+            list(known.iter().copied())
+        ),
         None => format!("the keys here are {}", list(known.iter().copied())),
     };
     (message, help)

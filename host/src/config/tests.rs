@@ -179,7 +179,7 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             &job_with(", zzz: 1", ""),
             vec![
-                "3:27: unknown key `zzz` (the keys here are `plugin`, `config`, `secrets`, `allow`, `allow_addresses`, `reveal`, `tls`, `proxy`, `timeout`)",
+                "3:27: unknown key `zzz` (the plugin's own options go under `config`; the keys here are `plugin`, `config`, `secrets`, `allow`, `allow_addresses`, `reveal`, `tls`, `proxy`, `timeout`)",
             ],
         ),
         (
@@ -624,6 +624,20 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
         (
             "jobs: [\n",
             vec!["1:7: not valid YAML: unclosed bracket '[' (close the bracket)"],
+        ),
+        (
+            "jobs:\n- {name: a, source: {plugin: oauth2, config: {client_id: ${CLIENT}}}}\n",
+            vec![
+                "2:59: not valid YAML: while parsing a flow mapping, did not find expected ',' or '}' (put `${NAME}` in quotes where it stands between braces: `\"${NAME}\"`)",
+            ],
+        ),
+        (
+            "jobs:\n- {name: a, source: {plugin: dummy}, outputs: [{path: /x, mode: '0400'}]}\n",
+            vec![
+                "2:48: one of `file`, `secret` is missing (give exactly one of them)",
+                "2:49: unknown key `path` (a file's keys go under `file`: `file: {path: …}`; the keys here are `file`, `secret`, `format`)",
+                "2:59: unknown key `mode` (a file's keys go under `file`: `file: {path: …}`; the keys here are `file`, `secret`, `format`)",
+            ],
         ),
     ] {
         let found = mistakes(text);

@@ -138,6 +138,18 @@ fn unsigned(text: &str) -> &str {
     text.strip_prefix(['-', '+']).unwrap_or(text)
 }
 
+/// The beginning of the message about a text that cannot be parsed.
+const INVALID: &str = "not valid YAML";
+
+/// Whether the line of this position, or the one before it, has a variable: its braces are YAML's in a flow mapping.
+fn has_variable(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or(text);
+    let lines = before.rsplit('\n').take(2).map(str::len).sum::<usize>() + 1;
+    let start = before.len().saturating_sub(lines);
+    let rest = text.get(start..).unwrap_or_default();
+    rest.lines().take(3).any(|line| line.contains("${"))
+}
+
 /// The result of parsing a text.
 pub(super) struct ParsedYaml {
     /// None if the text is empty or not valid YAML.
@@ -159,7 +171,12 @@ pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> ParsedYaml 
         keys: HashSet::new(),
         budget,
     };
-    let tree = builder.document().unwrap_or_else(|fatal| {
+    let tree = builder.document().unwrap_or_else(|mut fatal| {
+        if fatal.message.starts_with(INVALID) && has_variable(text, fatal.span.start as usize) {
+            fatal.help = Some(
+                "put `${NAME}` in quotes where it stands between braces: `\"${NAME}\"`".to_owned(),
+            );
+        }
         builder.notes.push(fatal);
         None
     });
@@ -227,7 +244,7 @@ impl<'t> Builder<'t, '_> {
                     let at = error.marker().byte_offset().unwrap_or(0);
                     return Err(Note {
                         span: self.span(at, at + 1),
-                        message: format!("not valid YAML: {}", error.info()),
+                        message: format!("{INVALID}: {}", error.info()),
                         help: syntax_help(error.kind()).map(str::to_owned),
                         other: None,
                     });

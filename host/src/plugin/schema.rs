@@ -375,6 +375,7 @@ mod tests {
                 "grant": {"type": "string", "enum": ["client_credentials", "refresh_token"]},
                 "token_url": {"type": "string", "x-evertoken-endpoint": true},
                 "audience": {"type": ["string", "null"]},
+                "lifetime": {"type": ["string", "null"], "pattern": "^[0-9]+s$"},
                 "scope": {"type": "array", "items": {"type": "string"}},
                 "fallbacks": {"type": "array", "items": {"type": "string"}, "x-evertoken-endpoint": true},
                 "discovery": {"anyOf": [{"$ref": "#/$defs/Discovery"}, {"type": "null"}]},
@@ -742,6 +743,11 @@ mod tests {
                 json!({"audience": 7}),
                 "/audience",
                 "expected text, but YAML reads `7` as a number or truth value; quote it: `\"7\"`",
+            ),
+            (
+                json!({"lifetime": 10}),
+                "/lifetime",
+                "expected text, but YAML reads `10` as a number or truth value; write text in quotes that matches the pattern `^[0-9]+s$`",
             ),
             (
                 json!({"token_ulr": "x"}),

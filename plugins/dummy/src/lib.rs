@@ -16,7 +16,10 @@ pub struct Config {
     pub prefix: String,
     /// How long each token lives, e.g. 30s, 5m, 1h30m. Without it the expiry is unknown, and the job's default_lifetime applies.
     #[serde(default)]
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    #[cfg_attr(
+        test,
+        schemars(with = "Option<String>", extend("pattern" = "^( *[0-9]+ *[A-Za-zµ]+)+ *$"))
+    )]
     pub lifetime: Option<Lifetime>,
     /// What the token looks like.
     #[serde(default)]
