@@ -174,6 +174,8 @@ pub(crate) fn first_unseen(text: &str) -> Option<Odd> {
     })
 }
 
+const ASSIGNMENT: &str = "it looks like a line `NAME=value`; write the value alone";
+
 /// A part that a text may contain and that is rarely intended, with its correction.
 pub(crate) fn suspicion(text: &str) -> Option<&'static str> {
     let quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
@@ -202,7 +204,7 @@ pub(crate) fn suspicion(text: &str) -> Option<&'static str> {
             "it begins or ends with a blank, which is sent with it; leave it out if it is not meant",
         )
     } else if is_assignment {
-        Some("it looks like a line `NAME=value`; write the value alone")
+        Some(ASSIGNMENT)
     } else if text.starts_with("{\"") && text.ends_with('}') {
         Some("it looks like a JSON object; `pointer` takes one member out of it")
     } else if first_unseen(text).is_some() {
@@ -225,7 +227,15 @@ pub(crate) fn is_bare_variable(text: &str) -> bool {
 /// The same for a secret, if its name is one that an issuer knows: others may hold anything.
 pub(crate) fn secret_suspicion(name: &str, value: &[u8]) -> Option<&'static str> {
     alphabet_of(name)?;
-    suspicion(std::str::from_utf8(value).ok()?)
+    let text = std::str::from_utf8(value).ok()?;
+    let is_own_name = |left: &str| left.trim().eq_ignore_ascii_case(name);
+    if text
+        .split_once('=')
+        .is_some_and(|(left, _)| is_own_name(left))
+    {
+        return Some(ASSIGNMENT);
+    }
+    suspicion(text)
 }
 
 /// E.g. `a line end (U+000A) at byte 7 of 7`.
@@ -447,6 +457,11 @@ mod tests {
             }
         }
         assert!(secret_suspicion("client_secret", b"'abc'").is_some());
+        assert_eq!(
+            secret_suspicion("client_secret", b"client_secret=\"abc\""),
+            Some(ASSIGNMENT)
+        );
+        assert_eq!(secret_suspicion("client_secret", b"ab=\"c"), None);
         assert_eq!(secret_suspicion("private_key", b"'abc'"), None);
         assert_eq!(secret_suspicion("client_secret", b"'\xff'"), None);
     }

@@ -12,7 +12,8 @@ use super::{Exit, app, print, runtime};
 use crate::file;
 use crate::plugin::limits::COMPONENT_BYTES;
 use crate::plugin::{
-    BUILT_IN, CacheSettings, Compiler, Listed, PluginInfo, Plugins, check_schema, inspect,
+    BUILT_IN, CacheSettings, Compiler, Listed, PluginInfo, PluginWorld, Plugins, check_schema,
+    inspect,
 };
 use crate::printable::printable_json;
 
@@ -170,6 +171,11 @@ fn describe(info: &PluginInfo) -> String {
     if let Some(schema) = &info.schema {
         let shown = serde_json::to_string_pretty(schema).unwrap_or_default();
         let _ = writeln!(text, "options\n{}", printable_json(&shown));
+    } else if info.world == PluginWorld::Source {
+        let _ = writeln!(
+            text,
+            "options\n  none are described: its jobs say by `allow: [ORIGIN]` whom they may ask, and its secrets by `to: [ORIGIN]` who may get them"
+        );
     }
     text
 }

@@ -30,7 +30,7 @@ pub(super) enum ConnectError {
     InCluster(String),
     /// No cluster is configured anywhere.
     #[error(
-        "no Kubernetes API server is configured: KUBECONFIG is not set, this is not a Pod, and in ~/.kube/config {0}"
+        "no Kubernetes API server is configured: KUBECONFIG is not set, this is not a Pod, and ~/.kube/config names none: {0}"
     )]
     Home(String),
     /// The configuration was read, but the client rejects it.
