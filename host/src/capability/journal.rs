@@ -376,10 +376,14 @@ fn in_use(guard: &ChainGuard, left: Duration) -> Failure {
 fn dead(guard: &ChainGuard, chain: &Chain) -> Failure {
     let said = chain.dead_reason.as_ref();
     let said = said.map_or_else(String::new, |reason| format!(" ({reason})"));
+    let place = guard.origin().map(|origin| format!(": {origin}"));
     guard.failure(
         FailureKind::Denied,
         HostCode::ChainDead,
-        &format!("the issuer no longer takes it{said}; log in again and configure the new value"),
+        &format!(
+            "the issuer no longer takes it{said}; log in again and configure the new value{}",
+            place.unwrap_or_default()
+        ),
     )
 }
 

@@ -224,10 +224,10 @@ async fn read_keys(
         let content = read_key(key, kubernetes)
             .await
             .context("cannot read a key of `state.key`")?;
-        parsed
-            .push(StateKey::parse(content.expose_secret()).with_context(|| {
-                format!("cannot use {} as a key of `state.key`", describe(key))
-            })?);
+        parsed.push(
+            StateKey::parse(content.expose_secret())
+                .with_context(|| format!("cannot use {key} as a key of `state.key`"))?,
+        );
     }
     Ok(parsed)
 }
@@ -254,28 +254,7 @@ async fn read_key(key: &SecretOrigin, kubernetes: &Kubernetes) -> anyhow::Result
             pointer: None,
         } => Ok(kubernetes.secret_key(namespace, name, key).await?),
         other => Err(anyhow!(
-            "{} cannot hold a key of the state store; use file, env or secret",
-            describe(other)
+            "{other} cannot hold a key of the state store; use file, env or secret"
         )),
-    }
-}
-
-fn describe(origin: &SecretOrigin) -> String {
-    match origin {
-        SecretOrigin::File(path) | SecretOrigin::FileMember { path, .. } => {
-            path.display().to_string()
-        }
-        SecretOrigin::Env(name) => format!("environment variable {name}"),
-        SecretOrigin::Value(_) => "a value in the configuration".to_owned(),
-        SecretOrigin::KubernetesSecret {
-            namespace,
-            name,
-            key,
-            ..
-        } => format!("secret {namespace}/{name}/{key}"),
-        SecretOrigin::ServiceAccount {
-            namespace, name, ..
-        } => format!("service account {namespace}/{name}"),
-        SecretOrigin::Job(name) => format!("job {name}"),
     }
 }

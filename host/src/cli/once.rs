@@ -15,7 +15,7 @@ use super::{Exit, plugin_options, runtime, say, signals, stderr};
 use crate::model::Config;
 use crate::names;
 use crate::runner::metrics::Metrics;
-use crate::runner::status::{JobStatus, Snapshot};
+use crate::runner::status::{JobStatus, OutputState, Snapshot};
 use crate::runner::{Handle, JobChange, Runner};
 
 /// Often enough to show progress, seldom enough to cost nothing.
@@ -166,7 +166,7 @@ fn report(snapshot: &Snapshot, end: RunEnd) -> Exit {
     let mut exit = Exit::Success;
     for job in &snapshot.jobs {
         match why_not(job, snapshot, end) {
-            None => say(&format!("{}: {}", job.id, written(job))),
+            None => say(&format!("{}: {}", job.id, written(job, snapshot))),
             Some(why) => {
                 exit = Exit::Failure;
                 say(&format!("{}: not written: {why}", job.id));
@@ -177,7 +177,7 @@ fn report(snapshot: &Snapshot, end: RunEnd) -> Exit {
 }
 
 /// What the outputs of a job have, and what is wrong nevertheless.
-fn written(job: &JobStatus) -> String {
+fn written(job: &JobStatus, snapshot: &Snapshot) -> String {
     let of_source = job.last_failure.as_ref().map(|failure| {
         let expires_at = job
             .expires_at
@@ -187,7 +187,15 @@ fn written(job: &JobStatus) -> String {
             failure.message
         )
     });
-    match of_source.or_else(|| of_chain(job)) {
+    let mut outputs = snapshot.outputs_of(job);
+    let waiting = outputs.find(|output| output.state == OutputState::Waiting);
+    let waiting = waiting.map(|output| {
+        format!(
+            "{} is not: it waits for another job's token",
+            output.destination
+        )
+    });
+    match of_source.or_else(|| of_chain(job)).or(waiting) {
         None => "written".to_owned(),
         Some(but) => format!("written, but {but}"),
     }
@@ -233,9 +241,41 @@ fn why_not(job: &JobStatus, snapshot: &Snapshot, end: RunEnd) -> Option<String> 
 mod tests {
     use super::*;
     use crate::cli::status::tests::job;
+    use crate::model::JobId;
     use crate::model::failure::{Failure, FailureKind};
     use crate::model::time::Timestamp;
-    use crate::runner::status::{FailureStatus, JobState};
+    use crate::runner::status::{FailureStatus, JobState, OutputStatus, SharedStatus};
+
+    fn snapshot(shared_outputs: Vec<SharedStatus>) -> Snapshot {
+        Snapshot {
+            at: Timestamp(0),
+            jobs: Vec::new(),
+            shared_outputs,
+        }
+    }
+
+    #[test]
+    fn a_shared_output_that_waits_is_told_of_each_of_its_jobs() {
+        let shared = |state| SharedStatus {
+            from: vec![JobId::file("a"), JobId::file("b")],
+            output: OutputStatus {
+                destination: "/netrc".to_owned(),
+                state,
+                failure: None,
+                next_try: None,
+            },
+        };
+        for (state, expected) in [
+            (OutputState::Written, "written"),
+            (
+                OutputState::Waiting,
+                "written, but /netrc is not: it waits for another job's token",
+            ),
+        ] {
+            let job = job("a", JobState::Ready);
+            assert_eq!(written(&job, &snapshot(vec![shared(state)])), expected);
+        }
+    }
 
     #[test]
     fn a_token_that_was_kept_and_not_refreshed_is_not_called_written_alone() {
@@ -264,7 +304,7 @@ mod tests {
                 expires_at,
                 ..job("a", JobState::Retrying)
             };
-            assert_eq!(written(&job), expected);
+            assert_eq!(written(&job, &snapshot(Vec::new())), expected);
         }
     }
 }

@@ -462,6 +462,32 @@ impl<const MIN: u32, const MAX: u32> Read for Count<MIN, MAX> {
     }
 }
 
+/// A user's or group's number. The largest one stands for none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NumericId(pub(super) u32);
+
+/// All numbers that it may be.
+type AnyId = Count<0, { u32::MAX - 1 }>;
+
+impl Read for NumericId {
+    fn read(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.content {
+            Content::Scalar(scalar) if scalar.kind() == ScalarKind::Integer => {
+                AnyId::read(node, diagnostics).map(|Count(id)| Self(id))
+            }
+            // A name means another user in a container than outside of it.
+            _ => {
+                diagnostics.wrong_type(node, "a number as `id` prints it", "1000");
+                None
+            }
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Value {
+        AnyId::schema(definitions)
+    }
+}
+
 /// A secret that is written in the file. Never shown.
 #[derive(Debug, Clone)]
 pub(super) struct SecretText(pub(super) SecretString);

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::read::{At, Count, Named, OneOrMany, PluginConfig, SecretText, spec};
+use super::read::{At, Count, Named, NumericId, OneOrMany, PluginConfig, SecretText, spec};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, IpNetwork, JobName, LabelKey, LabelValue, Mode, Namespace,
     ObjectName, OutputPath, Percent, Pointer, ProxyUrl, Repetition, Replacement, SecretKey,
@@ -357,9 +357,9 @@ spec! {
         /// Permission bits in octal, quoted. Default "0600".
         mode: Option<Mode>,
         /// The owner's uid. Default: the process's own.
-        owner: Option<Count<0, { u32::MAX - 1 }>>,
+        owner: Option<NumericId>,
         /// The group's gid. Default: the process's own.
-        group: Option<Count<0, { u32::MAX - 1 }>>,
+        group: Option<NumericId>,
         /// How it gets its new content. Default `rename`: another file takes its place, and readers see the old content or the new.
         /// `in_place` writes over the file that is there, for a single file that is bind-mounted; a reader may see a mixture.
         replace: Option<Replacement>,

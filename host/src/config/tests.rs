@@ -632,6 +632,13 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            "jobs:\n- {name: a, source: {plugin: dummy}, outputs: [{file: {path: /t/x, owner: root, group: -1}}]}\n",
+            vec![
+                "2:75: expected a number as `id` prints it, found `root` (write it like `1000`)",
+                "2:88: `-1` is out of bounds (write a whole number from 0 to 4294967294)",
+            ],
+        ),
+        (
             "jobs:\n- {name: a, source: {plugin: dummy}, outputs: [{path: /x, mode: '0400'}]}\n",
             vec![
                 "2:48: one of `file`, `secret` is missing (give exactly one of them)",

@@ -1,5 +1,6 @@
 //! A named value for a job's source, and its origin.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,4 +75,34 @@ pub enum SecretOrigin {
     },
     /// The token of another job.
     Job(String),
+}
+
+/// The place of the value, for people: `file /etc/rt at /token`.
+impl fmt::Display for SecretOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::FileMember { path, pointer } => {
+                write!(f, "file {} at {pointer}", path.display())
+            }
+            Self::Env(variable) => write!(f, "environment variable {variable}"),
+            Self::Value(_) => f.write_str("the configuration itself"),
+            Self::KubernetesSecret {
+                namespace,
+                name,
+                key,
+                pointer,
+            } => {
+                write!(f, "key `{key}` of Secret {namespace}/{name}")?;
+                match pointer {
+                    Some(pointer) => write!(f, " at {pointer}"),
+                    None => Ok(()),
+                }
+            }
+            Self::ServiceAccount {
+                namespace, name, ..
+            } => write!(f, "the token of ServiceAccount {namespace}/{name}"),
+            Self::Job(job) => write!(f, "the token of job `{job}`"),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::capability::http::{Arrived, Meaning, ReadAnswer, Response};
 use crate::capability::keep::{ChainChange, Revision};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
-use crate::model::{Job, JobId};
+use crate::model::{Job, JobId, SecretOrigin};
 
 /// The code of a change that was not stored because another process had changed the chain.
 const CHANGED: HostCode = HostCode::ChainChanged;
@@ -83,6 +83,12 @@ impl ChainGuard {
     /// The configured value as it was when the call began.
     pub(in crate::capability) fn configured(&self) -> Option<&SecretSlice<u8>> {
         self.configured.as_ref()
+    }
+
+    /// Where the configured value is; none: the job has no such secret any more.
+    pub(super) fn origin(&self) -> Option<&SecretOrigin> {
+        let secret = self.job.source.secrets.get(&self.secret)?;
+        Some(&secret.origin)
     }
 
     /// Whether the last request got no answer.

@@ -1,7 +1,6 @@
 //! The sources of secrets' values: file, environment, configuration, Kubernetes, another job. Read anew for every call, so that a
 //! changed value is used at the next refresh.
 
-use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
@@ -153,38 +152,6 @@ struct SecretRef<'a> {
     origin: &'a SecretOrigin,
 }
 
-/// The place of the value, for people: `file /etc/rt at /token`.
-struct DisplayOrigin<'a>(&'a SecretOrigin);
-
-impl fmt::Display for DisplayOrigin<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            SecretOrigin::File(path) => write!(f, "file {}", path.display()),
-            SecretOrigin::FileMember { path, pointer } => {
-                write!(f, "file {} at {pointer}", path.display())
-            }
-            SecretOrigin::Env(variable) => write!(f, "environment variable {variable}"),
-            SecretOrigin::Value(_) => f.write_str("the configuration itself"),
-            SecretOrigin::KubernetesSecret {
-                namespace,
-                name,
-                key,
-                pointer,
-            } => {
-                write!(f, "key `{key}` of Secret {namespace}/{name}")?;
-                match pointer {
-                    Some(pointer) => write!(f, " at {pointer}"),
-                    None => Ok(()),
-                }
-            }
-            SecretOrigin::ServiceAccount {
-                namespace, name, ..
-            } => write!(f, "the token of ServiceAccount {namespace}/{name}"),
-            SecretOrigin::Job(job) => write!(f, "the token of job `{job}`"),
-        }
-    }
-}
-
 impl SecretRef<'_> {
     fn invalid(&self, code: HostCode, what: &str) -> Failure {
         self.failure(FailureKind::InvalidConfig, code, what)
@@ -212,7 +179,7 @@ impl SecretRef<'_> {
 
     /// A failure about the content of its place.
     fn unusable(&self, code: HostCode, what: &str) -> Failure {
-        self.invalid(code, &format!("{}: {what}", DisplayOrigin(self.origin)))
+        self.invalid(code, &format!("{}: {what}", self.origin))
     }
 
     fn check(&self, value: SecretSlice<u8>) -> Result<SecretSlice<u8>, Failure> {
