@@ -425,10 +425,11 @@ async fn what_came_of_an_answer_and_does_not_tell_leaves_doubt_and_is_kept() {
 #[tokio::test]
 async fn an_answer_that_comes_at_once_takes_three_writes_and_one_that_drips_a_few_more() {
     let answer = format!("HTTP/1.1 200 OK\r\n\r\n{TOKENS}");
-    for (wait_ms, at_most) in [(0, 3), (1, 3), (30, 7)] {
+    let some = answer.len() / 4;
+    for (wait_ms, size, at_most) in [(0, 2, 3), (1, some, 3), (30, 2, 7)] {
         let world = World::new();
         world.issuer(Reply::pieces(
-            answer.as_bytes().chunks(2),
+            answer.as_bytes().chunks(size),
             Duration::from_millis(wait_ms),
         ));
         world.acquire().await.unwrap();
