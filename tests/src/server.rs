@@ -6,7 +6,7 @@ mod behaviour;
 mod request;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -142,12 +142,26 @@ impl Server {
         if accepting.is_some() {
             return Ok(());
         }
-        let listener = TcpListener::bind(self.address)
-            .with_context(|| format!("cannot listen on {}", self.address))?;
+        let listener =
+            listen(self.address).with_context(|| format!("cannot listen on {}", self.address))?;
         self.shared.stopped.store(false, Ordering::SeqCst);
         let shared = Arc::clone(&self.shared);
         *accepting = Some(std::thread::spawn(move || accept(&listener, &shared)));
         Ok(())
+    }
+}
+
+/// A child that another test is starting has our closed sockets, too, until it becomes another program: a port that was just given
+/// back is taken for a moment.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound,
+        }
     }
 }
 

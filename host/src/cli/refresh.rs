@@ -10,7 +10,7 @@ use super::status::described;
 use super::stderr::say;
 use super::{Exit, print, runtime};
 use crate::model::time::Timestamp;
-use crate::runner::status::{JobStatus, OutputState, OutputStatus};
+use crate::runner::status::{ChainState, JobStatus, OutputState, OutputStatus};
 use crate::serve::control::{self, RefreshResult, RefreshedJob};
 
 /// Ask the running process to refresh jobs now.
@@ -107,6 +107,10 @@ fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
     let again = |what: &str, at: Option<Timestamp>| {
         at.map_or_else(String::new, |at| format!(" ({what} again at {at})"))
     };
+    // The issuer is not asked with a value that it no longer takes.
+    let asked_at = job
+        .next_refresh
+        .filter(|_| job.chain != Some(ChainState::Dead));
     let of_source = job.last_failure.iter().map(described);
     let of_issuer = job.held_back.iter().map(|held_back| {
         let why = described(&held_back.failure);
@@ -114,7 +118,7 @@ fn failed(job: &JobStatus, outputs: &[&OutputStatus]) -> String {
     });
     let of_source = of_source
         .chain(of_issuer)
-        .map(|why| why + &again("asked", job.next_refresh));
+        .map(|why| why + &again("asked", asked_at));
     let of_outputs = outputs.iter().filter_map(|output| {
         let why = described(output.failure.as_ref()?);
         let again = again("tried", output.next_try);

@@ -632,6 +632,10 @@ fn every_mistake_has_its_place_its_value_and_its_mend() {
             ],
         ),
         (
+            "jobs:\n- {name: a, source: {plugin: oauth2, config: {client_id: \"${CLIENT}\"}}\n",
+            vec!["2:3: not valid YAML: unclosed bracket '{' (close the bracket)"],
+        ),
+        (
             "jobs:\n- {name: a, source: {plugin: dummy}, outputs: [{file: {path: /t/x, owner: root, group: -1}}]}\n",
             vec![
                 "2:75: expected a number as `id` prints it, found `root` (write it like `1000`)",

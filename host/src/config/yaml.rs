@@ -147,7 +147,7 @@ fn has_variable(text: &str, at: usize) -> bool {
     let lines = before.rsplit('\n').take(2).map(str::len).sum::<usize>() + 1;
     let start = before.len().saturating_sub(lines);
     let rest = text.get(start..).unwrap_or_default();
-    rest.lines().take(3).any(|line| line.contains("${"))
+    rest.lines().take(2).any(|line| line.contains("${"))
 }
 
 /// The result of parsing a text.
@@ -172,7 +172,8 @@ pub(super) fn parse(text: &str, source: u32, budget: &mut Budget) -> ParsedYaml 
         budget,
     };
     let tree = builder.document().unwrap_or_else(|mut fatal| {
-        if fatal.message.starts_with(INVALID) && has_variable(text, fatal.span.start as usize) {
+        let is_unexplained = fatal.message.starts_with(INVALID) && fatal.help.is_none();
+        if is_unexplained && has_variable(text, fatal.span.start as usize) {
             fatal.help = Some(
                 "put `${NAME}` in quotes where it stands between braces: `\"${NAME}\"`".to_owned(),
             );

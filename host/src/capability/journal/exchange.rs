@@ -259,7 +259,7 @@ impl ExchangeTask {
             ),
             Ok(false) => {
                 tracing::error!(
-                    job = %guard.job(), secret = guard.secret(),
+                    job = %guard.job(), secret = guard.secret(), place = guard.origin().map(tracing::field::display),
                     "the issuer takes this rotating secret no more; it is not sent again: log in again and configure the new value"
                 );
                 let reason = refusal(response).map(|reason| (self.asked.scrub)(&reason));
