@@ -16,7 +16,7 @@ use evertoken::model::Policy;
 use evertoken::model::defaults::plugin_limits;
 use evertoken::model::time::SystemClock;
 use evertoken::model::token::{Expiry, NamedToken, Token};
-use evertoken::model::{Job, JobId, RetryUnanswered, Secret, SecretOrigin, Source, Tls};
+use evertoken::model::{Job, JobId, OnRemove, RetryUnanswered, Secret, SecretOrigin, Source, Tls};
 use evertoken::plugin::{CacheSettings, Compiler, Plugins};
 use evertoken::state::Store;
 use secrecy::SecretString;
@@ -28,7 +28,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn secret() -> Secret {
     Secret {
-        origin: SecretOrigin::Value(SecretString::from("a-client-secret")),
+        origin: SecretOrigin::Value(SecretString::from("a-client-secret").into()),
         rotating: false,
         retry_unanswered: RetryUnanswered::default(),
         write_back: false,
@@ -61,6 +61,7 @@ fn job(plugin: &str, config: Value) -> Arc<Job> {
         },
         verify: Duration::from_secs(600),
         outputs: Vec::new(),
+        on_remove: OnRemove::Keep,
     })
 }
 

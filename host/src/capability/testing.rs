@@ -25,7 +25,9 @@ use super::{Body, Call, Request, Response, Value};
 use crate::model::Origin;
 use crate::model::Policy;
 use crate::model::time::{Clock, Reading, Timestamp};
-use crate::model::{Job, JobId, PluginLimits, RetryUnanswered, Secret, SecretOrigin, Source, Tls};
+use crate::model::{
+    Job, JobId, OnRemove, PluginLimits, RetryUnanswered, Secret, SecretOrigin, Source, Tls,
+};
 use crate::state::Store;
 
 /// The time of the fixed clock.
@@ -90,7 +92,7 @@ impl Fixture {
 
     pub(crate) fn secret(&mut self, name: &str, value: &str) -> &mut Secret {
         let secret = Secret {
-            origin: SecretOrigin::Value(SecretString::from(value)),
+            origin: SecretOrigin::Value(SecretString::from(value).into()),
             rotating: false,
             retry_unanswered: RetryUnanswered::default(),
             write_back: false,
@@ -177,6 +179,7 @@ fn job() -> Job {
         },
         verify: Duration::from_secs(600),
         outputs: Vec::new(),
+        on_remove: OnRemove::Keep,
     }
 }
 

@@ -251,6 +251,7 @@ mod tests {
             at: Timestamp(0),
             jobs: Vec::new(),
             shared_outputs,
+            withdrawals: Vec::new(),
         }
     }
 

@@ -303,6 +303,7 @@ pub(super) mod tests {
                 at: Timestamp(10_000),
                 jobs: Vec::new(),
                 shared_outputs: Vec::new(),
+                withdrawals: Vec::new(),
             };
             let told = last_error(&job, &snapshot, |_| String::new()).unwrap();
             assert!(told.contains(expected), "{state}: {told}");
@@ -338,6 +339,7 @@ pub(super) mod tests {
                 at: Timestamp(10_000),
                 jobs,
                 shared_outputs: vec![shared(state)],
+                withdrawals: Vec::new(),
             };
             assert_eq!(waiting(&snapshot), Vec::from_iter(expected), "{state:?}");
         }

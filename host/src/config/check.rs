@@ -446,6 +446,7 @@ impl<'d> Checker<'d> {
             refresh: self.policy(raw.refresh.as_ref()),
             verify: self.period(raw.verify.as_ref(), defaults::VERIFY),
             outputs: checked,
+            on_remove: raw.on_remove.map(|removal| removal.0).unwrap_or_default(),
         }
     }
 
@@ -634,7 +635,7 @@ impl<'d> Checker<'d> {
         } else if let Some(variable) = &secret.env {
             Some(SecretOrigin::Env(variable.0.clone()))
         } else if let Some(value) = &secret.value {
-            Some(SecretOrigin::Value(value.0.clone()))
+            Some(SecretOrigin::Value(value.0.clone().into()))
         } else if let Some(reference) = &secret.secret {
             Some(secret_reference(reference))
         } else if let Some(account) = &secret.service_account {
@@ -797,6 +798,7 @@ impl<'d> Checker<'d> {
                 .map(|job| JobId::file(job.0.clone()))
                 .collect(),
             output,
+            on_remove: raw.on_remove.map(|removal| removal.0).unwrap_or_default(),
         }))
     }
 

@@ -20,7 +20,7 @@ use super::yaml::{self, Budget, Content, Node, ScalarKind};
 use crate::model::Policy;
 use crate::model::defaults;
 use crate::model::{
-    Config, Destination, Job, JobId, Limits, Output, Provider, RetryUnanswered, Secret,
+    Config, Destination, Job, JobId, Limits, OnRemove, Output, Provider, RetryUnanswered, Secret,
     SecretDestination, SecretOrigin, SecretWrite, Source, StateLocation, Tls,
 };
 use crate::names::nearest;
@@ -590,7 +590,7 @@ impl Reader {
         let text = SecretString::from(self.required(Setting::ClientSecret)?);
         Some(match self.given.get(&Setting::ClientSecret)?.from {
             GivenBy::Variable => SecretOrigin::Env(Setting::ClientSecret.variable()),
-            GivenBy::File(_) | GivenBy::Flag => SecretOrigin::Value(text),
+            GivenBy::File(_) | GivenBy::Flag => SecretOrigin::Value(text.into()),
         })
     }
 
@@ -756,6 +756,7 @@ impl KtrSettings {
             },
             verify: defaults::VERIFY,
             outputs: vec![self.output()],
+            on_remove: OnRemove::Keep,
         };
         Config {
             state: StateLocation::Memory,

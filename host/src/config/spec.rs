@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::read::{At, Count, Named, NumericId, OneOrMany, PluginConfig, SecretText, spec};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, IpNetwork, JobName, LabelKey, LabelValue, Mode, Namespace,
-    ObjectName, OutputPath, Percent, Pointer, ProxyUrl, Repetition, Replacement, SecretKey,
-    SecretName, Sha256, Size, StatePrefix, Text, Time, VariableName,
+    ObjectName, OutputPath, Percent, Pointer, ProxyUrl, Removal, Repetition, Replacement,
+    SecretKey, SecretName, Sha256, Size, StatePrefix, Text, Time, VariableName,
 };
 use crate::model::Origin;
 
@@ -198,6 +198,9 @@ spec! {
         verify: Option<At<Time>>,
         /// Where it goes.
         outputs: Option<Vec<OutputSpec>>,
+        /// What becomes of an output that is taken out of the configuration, alone or with its job, while the process runs: `keep` or
+        /// `delete`. Default keep.
+        on_remove: Option<Removal>,
     }
 }
 
@@ -345,6 +348,8 @@ spec! {
         secret: Option<At<SecretOutputSpec>>,
         /// How the tokens are spelled.
         format: FormatSpec,
+        /// What becomes of it when it is taken out of the configuration while the process runs: `keep` or `delete`. Default keep.
+        on_remove: Option<Removal>,
     }
 }
 

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::read::{Complaint, Word};
-use crate::model::Replace;
 use crate::model::origin::{Origin, OriginError};
+use crate::model::{OnRemove, Replace};
 
 /// Ten years: a longer time is a wrong unit, and sums of times must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -219,6 +219,30 @@ impl Word for Replacement {
 
     fn word_schema() -> Value {
         json!({"enum": ["rename", "in_place"]})
+    }
+}
+
+/// What becomes of an output that the configuration has no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Removal(pub(super) OnRemove);
+
+impl Word for Removal {
+    const EXPECTED: &'static str = "`keep` or `delete`";
+    const EXAMPLE: &'static str = "delete";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        match text {
+            "keep" => Ok(Self(OnRemove::Keep)),
+            "delete" => Ok(Self(OnRemove::Delete)),
+            _ => Err(Complaint::new(
+                format!("`{text}` is nothing that becomes of an output"),
+                "write `keep`, or `delete` to have it deleted",
+            )),
+        }
+    }
+
+    fn word_schema() -> Value {
+        json!({"enum": ["keep", "delete"]})
     }
 }
 

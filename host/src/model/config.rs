@@ -39,7 +39,7 @@ pub struct NamedPlaces {
 }
 
 /// The place of the state store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateLocation {
     /// In memory: it ends with the process.
     Memory,

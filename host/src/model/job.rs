@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Output, Policy, Secret};
+use super::{OnRemove, Origin, Output, Policy, Secret, SecretOrigin};
 
 /// The origin of a job. A job's identity never depends on another provider's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ impl fmt::Display for JobId {
 }
 
 /// One token kept fresh.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     /// Its identity.
     pub id: JobId,
@@ -84,10 +84,12 @@ pub struct Job {
     pub verify: Duration,
     /// The destinations of the token.
     pub outputs: Vec<Output>,
+    /// What becomes of an output that is taken out of the configuration, or whose job is, while the process runs.
+    pub on_remove: OnRemove,
 }
 
 /// How a token is obtained.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// A built-in plugin's name, or a key of [`Config::plugins`](super::Config::plugins).
     pub plugin: String,
@@ -108,6 +110,23 @@ pub struct Source {
     pub proxy: Option<Box<url::Url>>,
     /// The timeout of one call of the plugin.
     pub timeout: Duration,
+}
+
+impl Source {
+    /// The values that are written in the configuration itself, by the names of their secrets.
+    fn literal_values(&self) -> impl Iterator<Item = (&String, &SecretOrigin)> {
+        let origins = self
+            .secrets
+            .iter()
+            .map(|(name, secret)| (name, &secret.origin));
+        origins.filter(|(_, origin)| matches!(origin, SecretOrigin::Value(_)))
+    }
+
+    /// Whether both have the same values in the configuration itself.
+    #[must_use]
+    pub fn has_same_literal_values(&self, other: &Self) -> bool {
+        self.literal_values().eq(other.literal_values())
+    }
 }
 
 /// TLS material of a job, as PEM files that are read anew when they change.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Limits on concurrent work.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Attempts in flight in the whole process.
     pub concurrency: usize,

@@ -17,8 +17,8 @@ pub use self::job::{Job, JobId, Provider, Source, Tls};
 pub use self::limits::{Limits, PluginLimits};
 pub use self::origin::Origin;
 pub use self::output::{
-    Destination, FileDestination, Format, Output, Replace, SecretDestination, SecretWrite,
-    SharedOutput,
+    Destination, FileDestination, Format, OnRemove, Output, Replace, SecretDestination,
+    SecretWrite, SharedOutput,
 };
 pub use self::policy::Policy;
-pub use self::secret::{RetryUnanswered, Secret, SecretOrigin};
+pub use self::secret::{LiteralValue, RetryUnanswered, Secret, SecretOrigin};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::JobId;
 
 /// A destination and the format of the token there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// The destination.
     pub destination: Destination,
@@ -16,12 +16,24 @@ pub struct Output {
 }
 
 /// An output that several jobs' tokens share.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedOutput {
     /// The jobs, in the order in which the formatter gets their tokens. Written once all have one.
     pub from: Vec<JobId>,
     /// Destination and format.
     pub output: Output,
+    /// What becomes of it when it is taken out of the configuration while the process runs.
+    pub on_remove: OnRemove,
+}
+
+/// What becomes of an output that the configuration has no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRemove {
+    /// It stays as it is: consumers read the last token until it expires.
+    #[default]
+    Keep,
+    /// It is deleted.
+    Delete,
 }
 
 /// A formatter plugin and its configuration.

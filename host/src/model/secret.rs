@@ -4,12 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Origin;
 
 /// A named value that a job may use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secret {
     /// The place of the value.
     pub origin: SecretOrigin,
@@ -35,8 +35,34 @@ pub enum RetryUnanswered {
     Never,
 }
 
-/// The place of a secret's value.
+/// A value that is written in the configuration itself. It can be compared with another one, to notice a change.
 #[derive(Debug, Clone)]
+pub struct LiteralValue(SecretString);
+
+impl LiteralValue {
+    /// The value.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl From<SecretString> for LiteralValue {
+    fn from(value: SecretString) -> Self {
+        Self(value)
+    }
+}
+
+impl PartialEq for LiteralValue {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for LiteralValue {}
+
+/// The place of a secret's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretOrigin {
     /// A file's content.
     File(PathBuf),
@@ -50,7 +76,7 @@ pub enum SecretOrigin {
     /// An environment variable.
     Env(String),
     /// A literal value in the configuration.
-    Value(SecretString),
+    Value(LiteralValue),
     /// A key of a Kubernetes Secret.
     KubernetesSecret {
         /// Its namespace.

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use self::failure::Problem;
 use self::temporary::Temporary;
-use super::{Written, taken};
+use super::{Withdrawn, Written, taken};
 use crate::file::{self, walk};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
@@ -122,6 +122,20 @@ impl Files {
         .await
     }
 
+    /// Deletes the artifacts that are in place.
+    pub(super) async fn withdraw(
+        &self,
+        destination: &FileDestination,
+        artifacts: &[Artifact],
+    ) -> Result<Withdrawn, Failure> {
+        let (of_task, artifacts) = (destination.clone(), artifacts.to_vec());
+        let named = Arc::clone(&self.named);
+        self.at_the_disk(destination, move || {
+            withdraw_all(&of_task, &artifacts, &named)
+        })
+        .await
+    }
+
     /// Runs blocking work on a thread of its own, once one is free for its directory.
     async fn at_the_disk<T: Send + 'static>(
         &self,
@@ -171,6 +185,26 @@ fn write_all(
         }
     }
     Ok(written)
+}
+
+/// Artifacts whose content is not known were not written by this process.
+fn withdraw_all(
+    destination: &FileDestination,
+    artifacts: &[Artifact],
+    named: &NamedPlaces,
+) -> Result<Withdrawn, Failure> {
+    let names = artifacts.iter().map(|artifact| artifact.name.as_str());
+    keeps_off(destination, names, named)?;
+    let mut withdrawn = Withdrawn::Foreign;
+    for artifact in artifacts {
+        let target = FileTarget::find(path_of(destination, &artifact.name), destination)?;
+        match target.remove(artifact.content.expose_secret())? {
+            Withdrawn::Deleted => withdrawn = Withdrawn::Deleted,
+            Withdrawn::Gone if withdrawn == Withdrawn::Foreign => withdrawn = Withdrawn::Gone,
+            Withdrawn::Gone | Withdrawn::Foreign => {}
+        }
+    }
+    Ok(withdrawn)
 }
 
 /// Whether no artifact that a format named would overwrite a file that has another use, by whichever path its directory is
@@ -255,6 +289,32 @@ impl<'a> FileTarget<'a> {
         }
         self.put(content).map_err(|p| p.at(&self.path))?;
         Ok(Written::Changed)
+    }
+
+    /// Deletes the file if it has this `content`. One that is written over in place cannot be deleted where it is mounted, and is
+    /// emptied.
+    fn remove(&self, content: &[u8]) -> Result<Withdrawn, Failure> {
+        let there = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        if matches!(there, Err(Errno::NOENT)) {
+            return Ok(Withdrawn::Gone);
+        }
+        if !self.holds(content) {
+            return Ok(Withdrawn::Foreign);
+        }
+        self.remove_now().map_err(|p| p.at(&self.path))?;
+        Ok(Withdrawn::Deleted)
+    }
+
+    fn remove_now(&self) -> Result<(), Problem> {
+        self.check_attributes()?;
+        if self.wanted.replace == Replace::InPlace && in_place::write(self, &[])? {
+            return Ok(());
+        }
+        self.check_replaceable()?;
+        match rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => sync_directory(&self.directory),
+            Err(errno) => Err(Problem::os("delete the file", errno)),
+        }
     }
 
     /// Writes `content` in the configured way.

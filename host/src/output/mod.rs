@@ -47,6 +47,17 @@ pub enum Written {
     Unchanged,
 }
 
+/// What became of an output that was to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// It is deleted.
+    Deleted,
+    /// It was gone already.
+    Gone,
+    /// It stays: this process did not write what is there.
+    Foreign,
+}
+
 /// All sinks of a process.
 #[derive(Debug)]
 pub struct Outputs {
@@ -80,6 +91,22 @@ impl Outputs {
         match destination {
             Destination::File(file) => self.files.write(file, publication.artifacts).await,
             Destination::Secret(secret) => self.secrets.write(secret, publication, verify).await,
+        }
+    }
+
+    /// Deletes a publication: a file if it still has this content, and the keys of a Secret. A Secret that evertoken created and that has
+    /// no key left is deleted, if the process may do that.
+    ///
+    /// # Errors
+    /// The destination's refusal.
+    pub async fn withdraw(
+        &self,
+        destination: &Destination,
+        publication: &Publication<'_>,
+    ) -> Result<Withdrawn, Failure> {
+        match destination {
+            Destination::File(file) => self.files.withdraw(file, publication.artifacts).await,
+            Destination::Secret(secret) => self.secrets.withdraw(secret, publication).await,
         }
     }
 

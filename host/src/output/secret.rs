@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Publication, Written, taken};
+use super::{Publication, Withdrawn, Written, taken};
 use crate::kubernetes::{ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::Failure;
 use crate::model::{NamedPlaces, SecretDestination, SecretWrite};
@@ -116,6 +116,40 @@ impl SecretOutputs {
                 Err(error.into())
             }
         }
+    }
+
+    /// Takes a publication's keys away, and deletes a Secret of our own that is empty then. A Secret that this process may not delete
+    /// stays, empty.
+    pub(super) async fn withdraw(
+        &self,
+        destination: &SecretDestination,
+        publication: &Publication<'_>,
+    ) -> Result<Withdrawn, Failure> {
+        if publication.artifacts.is_empty() {
+            return Ok(Withdrawn::Foreign);
+        }
+        self.keeps_to_its_keys(destination, publication)?;
+        let place = SecretShare::of(destination, publication);
+        self.forget(&place);
+        let (namespace, name) = (&place.namespace, &place.name);
+        let mut call = ApiCall::secret(Verb::Patch, namespace, name);
+        call.query = place.query(Effect::Lasting);
+        call.content_type = "application/merge-patch+json";
+        call.body = object::without(destination, publication);
+        let left: object::Remainder = match self.kubernetes.send(&call).await {
+            Ok(answer) => answer.parse(&call)?,
+            Err(ApiError::NotFound(_)) => return Ok(Withdrawn::Gone),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        if let Some(deletion) = left.deletion().filter(|_| destination.create) {
+            let mut call = ApiCall::secret(Verb::Delete, namespace, name);
+            call.body = deletion;
+            if let Err(refusal) = self.kubernetes.send(&call).await {
+                let error = Failure::from(refusal);
+                tracing::info!(namespace, name, %error, "the Secret has no key left and stays");
+            }
+        }
+        Ok(Withdrawn::Deleted)
     }
 
     /// Checks that a publication could be written, by the same request as a dry run. Where an admission webhook does not support

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ports::ConcurrencyKey;
+use crate::model::Limits;
 
 /// A queue with several running pieces of work has at most this many times the free places, whatever its own limit, so that hung
 /// work leaves places to the rest.
@@ -30,6 +31,15 @@ pub(super) struct AdmissionBounds {
     pub(super) all: usize,
     /// In one queue of work that uses more than this machine, at least 1.
     pub(super) per_key: usize,
+}
+
+impl From<&Limits> for AdmissionBounds {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            all: limits.concurrency,
+            per_key: limits.in_flight_per_origin,
+        }
+    }
 }
 
 impl AdmissionBounds {
@@ -108,6 +118,17 @@ impl<U: Copy + Ord, W> Admission<U, W> {
             slow_until: BTreeSet::new(),
             running_others: 0,
             closed: BTreeSet::new(),
+        }
+    }
+
+    /// Changes the bounds. What is running already goes on.
+    pub(super) fn set_bounds(&mut self, bounds: AdmissionBounds) {
+        let keys: Vec<ConcurrencyKey> = self.queues.keys().cloned().collect();
+        // Their heads are added or removed.
+        let taken: Vec<_> = keys.iter().map(|key| self.take_out(key)).collect();
+        self.bounds = bounds;
+        for (key, queue) in keys.iter().zip(taken) {
+            self.put_in(key, queue);
         }
     }
 

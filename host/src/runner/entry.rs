@@ -394,7 +394,7 @@ const fn is_for_good(failure: &FailureStatus) -> bool {
     )
 }
 
-fn output_status(
+pub(super) fn output_status(
     output: &Output,
     state: OutputState,
     failure: Option<&FailureStatus>,

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::status::Snapshot;
 use crate::model::time::Timestamp;
-use crate::model::{Job, JobId, SharedOutput};
+use crate::model::{Job, JobId, Limits, SharedOutput};
 
 /// Commands that wait while the runner is busy; further senders wait.
 const COMMANDS: usize = 64;
@@ -17,10 +17,12 @@ pub enum JobChange {
     /// Adds the job, or replaces the one with its id. Unchanged parts go on: another source is asked at once, another policy only
     /// changes the time of the next refresh, other outputs get the held token.
     Put(Arc<Job>),
-    /// Stops the job. Its outputs stay; work under way ends first.
+    /// Stops the job. Work under way ends first; then its outputs stay or go, as [`Job::on_remove`] says.
     Remove(JobId),
-    /// Replaces all outputs that jobs share.
+    /// Replaces all outputs that jobs share. Unchanged ones go on.
     SharedOutputs(Vec<Arc<SharedOutput>>),
+    /// Changes how much may be done at once.
+    Limits(Limits),
 }
 
 /// The result of a request for new tokens.

@@ -22,8 +22,8 @@ use crate::model::Origin;
 use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, KeptToken, NamedToken, Token, jwt};
-use crate::model::{Destination, Format, Job, Output, SecretOrigin, Source};
-use crate::output::{Outputs, Publication, Written, shared_owner};
+use crate::model::{Destination, Format, Job, JobId, Output, SecretOrigin, Source};
+use crate::output::{Outputs, Publication, Withdrawn, Written, shared_owner};
 use crate::plugin::{PluginWorld, Plugins, SourcePlugin};
 use crate::refresh::lifetime;
 use crate::refresh::output::Purpose;
@@ -80,6 +80,16 @@ pub trait Sinks: fmt::Debug + Send + Sync {
         publication: Publication<'a>,
         verify: bool,
     ) -> BoxFuture<'a, Result<Written, Failure>>;
+
+    /// Deletes a publication if it is still there.
+    ///
+    /// # Errors
+    /// What the destination refuses.
+    fn withdraw<'a>(
+        &'a self,
+        destination: &'a Destination,
+        publication: Publication<'a>,
+    ) -> BoxFuture<'a, Result<Withdrawn, Failure>>;
 }
 
 /// Implements the runner's ports by plugins, capabilities and sinks.
@@ -125,21 +135,27 @@ impl Live {
         (!allowed.is_empty()).then(|| allowed.join(" or ").into())
     }
 
+    /// What an output gets.
+    async fn artifacts(&self, write: &Write) -> Result<Vec<Artifact>, Failure> {
+        match &write.output.format {
+            Some(format) => self.plugins.format(format, &named(&write.tokens)).await,
+            // Without a format an output has one job: configuration sees to it.
+            None => {
+                let token = write.tokens.first();
+                let artifact = token.map(|token| Artifact::bare(&token.kept.token));
+                Ok(artifact.into_iter().collect())
+            }
+        }
+    }
+
     /// What an output gets, and what of it expires before its token.
     async fn content(&self, write: &Write) -> Result<(Vec<Artifact>, Vec<Part>), Failure> {
-        let Some(format) = &write.output.format else {
-            // Without a format an output has one job: configuration sees to it.
-            let token = write.tokens.first();
-            let artifact = token.map(|token| Artifact::bare(&token.kept.token));
-            return Ok((artifact.into_iter().collect(), Vec::new()));
-        };
-        let tokens = write.tokens.iter().map(|token| NamedToken {
-            job: token.job.name.clone(),
-            token: token.kept.for_consumers(),
-        });
-        let tokens: Vec<NamedToken> = tokens.collect();
-        let artifacts = self.plugins.format(format, &tokens).await?;
+        let artifacts = self.artifacts(write).await?;
         let mut parts = Vec::new();
+        let Some(format) = &write.output.format else {
+            return Ok((artifacts, parts));
+        };
+        let tokens = named(&write.tokens);
         for (index, JobToken { job, kept }) in write.tokens.iter().enumerate() {
             for (field, expires_at) in fields_that_expire_first(kept) {
                 if self
@@ -318,6 +334,14 @@ impl Sinks for Outputs {
     ) -> BoxFuture<'a, Result<Written, Failure>> {
         Box::pin(async move { self.write(destination, &publication, verify).await })
     }
+
+    fn withdraw<'a>(
+        &'a self,
+        destination: &'a Destination,
+        publication: Publication<'a>,
+    ) -> BoxFuture<'a, Result<Withdrawn, Failure>> {
+        Box::pin(async move { self.withdraw(destination, &publication).await })
+    }
 }
 
 /// A source plugin in one call.
@@ -374,20 +398,7 @@ impl Publisher for Live {
         Box::pin(async move {
             let (artifacts, parts) = self.content(write).await?;
             let shared = shared_owner();
-            let publication = Publication {
-                job: match &write.owner {
-                    OutputOwner::Job(job) => job,
-                    OutputOwner::Shared => &shared,
-                },
-                output_index: write.index,
-                artifacts: &artifacts,
-                expires_at: write
-                    .tokens
-                    .iter()
-                    .filter_map(|token| token.kept.expires_at)
-                    .chain(parts.iter().map(|part| part.expires_at))
-                    .min(),
-            };
+            let publication = publication(write, &shared, &artifacts, &parts);
             let verify = write.purpose == Purpose::Verify;
             let destination = &write.output.destination;
             let written = self.outputs.write(destination, publication, verify);
@@ -399,6 +410,48 @@ impl Publisher for Live {
             Ok(Published { change, parts })
         })
     }
+
+    fn withdraw<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Withdrawn, Failure>> {
+        Box::pin(async move {
+            let artifacts = self.artifacts(write).await?;
+            let shared = shared_owner();
+            let publication = publication(write, &shared, &artifacts, &[]);
+            self.outputs
+                .withdraw(&write.output.destination, publication)
+                .await
+        })
+    }
+}
+
+/// `shared`: the owner of shared outputs.
+fn publication<'a>(
+    write: &'a Write,
+    shared: &'a JobId,
+    artifacts: &'a [Artifact],
+    parts: &[Part],
+) -> Publication<'a> {
+    let of_tokens = write.tokens.iter();
+    let of_tokens = of_tokens.filter_map(|token| token.kept.expires_at);
+    Publication {
+        job: match &write.owner {
+            OutputOwner::Job(job) => job,
+            OutputOwner::Shared => shared,
+        },
+        output_index: write.index,
+        artifacts,
+        expires_at: of_tokens
+            .chain(parts.iter().map(|part| part.expires_at))
+            .min(),
+    }
+}
+
+/// These tokens as formatters get them.
+fn named(tokens: &[JobToken]) -> Vec<NamedToken> {
+    let named = tokens.iter().map(|token| NamedToken {
+        job: token.job.name.clone(),
+        token: token.kept.for_consumers(),
+    });
+    named.collect()
 }
 
 /// Digest of what distinguishes the clients of one issuer: where a job's secrets and client certificate come from, the `client_id` of the
@@ -411,7 +464,7 @@ fn client(job: &Job, values: &RandomState) -> [u8; 32] {
     let places: BTreeSet<String> = secrets
         .map(|secret| match &secret.origin {
             SecretOrigin::Value(value) => {
-                format!("value {:x}", values.hash_one(value.expose_secret()))
+                format!("value {:x}", values.hash_one(value.expose()))
             }
             origin => place(origin).to_string(),
         })
@@ -442,6 +495,8 @@ fn digest(parts: impl IntoIterator<Item = String>) -> [u8; 32] {
 mod tests {
     use std::collections::BTreeMap;
     use std::time::Instant;
+
+    use secrecy::SecretString;
 
     use super::*;
     use crate::capability::testing::{Fixture, Server};
@@ -476,7 +531,7 @@ mod tests {
         let file = |path: &str| SecretOrigin::File(path.into());
         let of_file = |path| with(Some("svc"), &[("client_secret", file(path), false)]);
         let rotating = |path| with(Some("svc"), &[("refresh_token", file(path), true)]);
-        let value = |value: &str| SecretOrigin::Value(value.into());
+        let value = |value: &str| SecretOrigin::Value(SecretString::from(value).into());
         let of_value = |text| with(Some("svc"), &[("client_secret", value(text), false)]);
         let mut scoped = of_file("/a");
         scoped.source.config["scope"] = serde_json::json!(["other"]);

@@ -517,6 +517,7 @@ mod tests {
             at: Timestamp(1_700_000_000_000),
             jobs,
             shared_outputs: Vec::new(),
+            withdrawals: Vec::new(),
         }
     }
 

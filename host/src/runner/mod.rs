@@ -236,6 +236,7 @@ fn failed(work: Work) -> Outcome {
         Work::Look(_) => Outcome::Looked(None),
         Work::Keep(_) => Outcome::Kept(Err(panicked())),
         Work::Write(..) | Work::WriteShared(..) => Outcome::Written(Err(panicked())),
+        Work::Withdraw(_) => Outcome::Withdrawn(Err(panicked())),
         Work::LoadPlugin(_) => Outcome::PluginLoaded,
     }
 }

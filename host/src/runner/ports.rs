@@ -14,6 +14,7 @@ use crate::model::failure::Failure;
 use crate::model::time::{Clock, Reading, SystemClock, Timestamp};
 use crate::model::token::{Expiry, KeptToken};
 use crate::model::{Job, JobId, Output};
+use crate::output::Withdrawn;
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::due;
 use crate::refresh::output::Purpose;
@@ -295,6 +296,13 @@ pub trait Publisher: Send + Sync {
     ///
     /// What the formatter or the destination says. The output then holds what it held before.
     fn publish<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Published, Failure>>;
+
+    /// Deletes what was published with these tokens, unless somebody else has replaced it since.
+    ///
+    /// # Errors
+    ///
+    /// What the formatter or the destination says.
+    fn withdraw<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Withdrawn, Failure>>;
 }
 
 /// Lets time pass.

@@ -5,6 +5,7 @@ mod issuers;
 mod plugins;
 mod secrets;
 mod shared;
+mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::refresh::job::{Action, JobEvent};
 use crate::refresh::output::{self, Purpose};
 use issuers::Issuers;
 use plugins::Loading;
+use withdrawals::Withdrawal;
 
 /// The longest sleep: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -40,7 +42,7 @@ pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// The most names in one log line.
 const NAMES: usize = 10;
 
-/// The key of a job, shared output, open circuit breaker or loading plugin in the runner. Never reused, so that work that ends
+/// The key of a job, shared output, output to be deleted, open circuit breaker or loading plugin in the runner. Never reused, so that work that ends
 /// late matches no newer entry.
 pub(super) type EntryKey = u64;
 
@@ -50,6 +52,7 @@ enum Wakeup {
     Job(EntryKey),
     Secrets(EntryKey),
     Shared(EntryKey),
+    Withdrawal(EntryKey),
     Issuer(EntryKey),
 }
 
@@ -62,6 +65,7 @@ pub(super) enum Work {
     Keep(EntryKey),
     Write(EntryKey, usize, Purpose),
     WriteShared(EntryKey, Purpose),
+    Withdraw(EntryKey),
     LoadPlugin(EntryKey),
 }
 
@@ -104,6 +108,10 @@ pub(super) struct Scheduler {
     shared_of: HashMap<JobId, Vec<EntryKey>>,
     /// Applied once no shared output is being written.
     pending_shared: Option<Vec<Arc<SharedOutput>>>,
+    /// Shared outputs to delete then: each with its position and tokens.
+    gone_shared: Vec<(Arc<SharedOutput>, usize, Vec<ports::JobToken>)>,
+    /// Outputs that are to be deleted.
+    withdrawals: BTreeMap<EntryKey, Withdrawal>,
     /// Jobs that a run of `once` still waits for.
     unfinished: BTreeSet<EntryKey>,
     last_key: EntryKey,
@@ -143,15 +151,14 @@ impl Scheduler {
             shared: BTreeMap::new(),
             shared_of: HashMap::new(),
             pending_shared: None,
+            gone_shared: Vec::new(),
+            withdrawals: BTreeMap::new(),
             unfinished: BTreeSet::new(),
             last_key: 0,
             queue: WakeupQueue::new(),
             issuers: Issuers::default(),
             loading: BTreeMap::new(),
-            admission: Admission::new(AdmissionBounds {
-                all: limits.concurrency,
-                per_key: limits.in_flight_per_origin,
-            }),
+            admission: Admission::new(AdmissionBounds::from(limits)),
             judged,
             phase: RunPhase::Running,
         }
@@ -178,17 +185,27 @@ impl Scheduler {
     /// Jobs before shared outputs, which refer to their jobs.
     pub(super) fn apply(&mut self, changes: Vec<JobChange>) {
         let mut shared = None;
+        for change in &changes {
+            if let JobChange::SharedOutputs(outputs) = change {
+                // Before their jobs go, and with them their tokens.
+                self.note_gone_shared(outputs);
+            }
+        }
         for change in changes {
             match change {
                 JobChange::Put(job) => self.put(job),
                 JobChange::Remove(id) => self.remove(&id),
                 JobChange::SharedOutputs(outputs) => shared = Some(outputs),
+                JobChange::Limits(limits) => {
+                    self.admission.set_bounds(AdmissionBounds::from(&limits));
+                }
             }
         }
         if let Some(outputs) = shared {
             self.pending_shared = Some(outputs);
             self.settle_shared();
         }
+        self.spare_places_in_use();
     }
 
     fn put(&mut self, job: Arc<Job>) {
@@ -232,9 +249,11 @@ impl Scheduler {
         match pending {
             Pending::Replace(job) => self.replace(key, job),
             Pending::Remove => {
-                self.keys.remove(&entry.config.id);
+                let (job, token) = (Arc::clone(&entry.config), entry.job_token());
+                self.keys.remove(&job.id);
                 self.leave_issuer(key);
                 self.jobs.remove(&key);
+                self.withdraw_outputs(&job, token.as_ref(), None);
                 self.unfinished.remove(&key);
                 self.queue.set(Wakeup::Job(key), None);
                 self.queue.set(Wakeup::Secrets(key), None);
@@ -248,6 +267,7 @@ impl Scheduler {
             return;
         };
         let source_hash = source_hash(&job);
+        let token = entry.job_token();
         let old = std::mem::replace(&mut entry.config, Arc::clone(&job));
         let old_hash = std::mem::replace(&mut entry.source_hash, source_hash);
         let mut actions = Vec::new();
@@ -259,18 +279,27 @@ impl Scheduler {
             let outputs = job.outputs.len();
             actions.extend(entry.machine.set_outputs(job.verify, outputs, now, sample));
         }
-        if old_hash != source_hash {
+        let is_another_source =
+            old_hash != source_hash || !old.source.has_same_literal_values(&job.source);
+        if old.source != job.source {
             entry.secrets = None;
             entry.told_failure = None;
-            actions.extend(entry.machine.step(JobEvent::SourceChanged, now, sample));
+            let event = if is_another_source {
+                JobEvent::SourceChanged
+            } else {
+                // The token is the same, and the way to it another: what failed may succeed now.
+                JobEvent::SecretsChanged
+            };
+            actions.extend(entry.machine.step(event, now, sample));
         }
+        self.withdraw_outputs(&old, token.as_ref(), Some(&job));
         self.load_plugins_of(&job);
         let waits_for_another = self.change_issuer(key);
         self.carry_out(key, actions, None);
         if waits_for_another {
             self.enqueue_acquire(key);
         }
-        if old_hash != source_hash {
+        if old.source != job.source {
             self.client_changed(key);
         }
     }
@@ -331,6 +360,7 @@ impl Scheduler {
                 .filter(asked_for)
                 .map(|shared| shared.status(now))
                 .collect(),
+            withdrawals: self.withdrawals_of(names),
         }
     }
 
@@ -347,6 +377,7 @@ impl Scheduler {
                 Wakeup::Job(key) => self.tell(key, JobEvent::Woken),
                 Wakeup::Secrets(key) => self.look(key),
                 Wakeup::Shared(key) => self.write_shared_if_due(key),
+                Wakeup::Withdrawal(key) => self.withdraw_if_due(key),
                 Wakeup::Issuer(id) => self.probe(id),
             }
         }
@@ -420,6 +451,7 @@ impl Scheduler {
                 let shared = self.shared.get(&key)?;
                 Some(shared.write(self.tokens(&shared.config)?, purpose))
             }
+            Work::Withdraw(key) => Some(self.withdrawals.get(&key)?.task()),
             // It needs no place in a queue.
             Work::LoadPlugin(_) => None,
         }
@@ -445,6 +477,7 @@ impl Scheduler {
             (Work::WriteShared(key, _), Outcome::Written(result)) => {
                 self.shared_written(key, result);
             }
+            (Work::Withdraw(key), Outcome::Withdrawn(result)) => self.withdrawn(key, result),
             (Work::LoadPlugin(key), Outcome::PluginLoaded) => self.plugin_loaded(key),
             (work, outcome) => debug_assert!(false, "{work:?} ended as {outcome:?}"),
         }
@@ -644,7 +677,14 @@ impl Scheduler {
             .and_then(|entry| entry.pending.take());
         if let Some(pending) = pending {
             self.settle(key, pending);
+            self.spare_places_in_use();
         }
+    }
+
+    /// An output does not hold what it should.
+    fn output_changed(&mut self, key: EntryKey, index: usize) {
+        self.tell(key, JobEvent::Output(index, output::OutputEvent::Changed));
+        self.tell(key, JobEvent::Woken);
     }
 
     /// The earliest expiry of the parts that consumers were given decides how long a token lasts, if it is still the job's.
@@ -768,7 +808,7 @@ impl Scheduler {
                 let from = shared.into_iter().flat_map(|shared| &shared.config.from);
                 from.filter_map(|job| self.keys.get(job).copied()).collect()
             }
-            Work::LoadPlugin(_) => Vec::new(),
+            Work::Withdraw(_) | Work::LoadPlugin(_) => Vec::new(),
         }
     }
 
@@ -802,7 +842,7 @@ impl Scheduler {
         match work {
             Work::Load(_) | Work::Look(_) | Work::LoadPlugin(_) => true,
             Work::Acquire(key) => self.jobs.get(&key).is_none_or(|entry| !entry.rotates()),
-            Work::Keep(_) | Work::Write(..) | Work::WriteShared(..) => false,
+            Work::Keep(_) | Work::Write(..) | Work::WriteShared(..) | Work::Withdraw(_) => false,
         }
     }
 
@@ -818,7 +858,7 @@ impl Scheduler {
                 let shared = &self.shared.get(&key)?.config;
                 Some(shared.output.destination.to_string())
             }
-            Work::LoadPlugin(_) => None,
+            Work::Withdraw(_) | Work::LoadPlugin(_) => None,
         });
         names::first(&of_jobs.collect(), NAMES)
     }
@@ -932,7 +972,7 @@ const fn class_of(purpose: Purpose) -> Class {
 /// Whether it completes what was begun before: a token already obtained goes to the store and to its outputs.
 const fn ends_something(work: &Work) -> bool {
     match work {
-        Work::Keep(_) => true,
+        Work::Keep(_) | Work::Withdraw(_) => true,
         Work::Write(_, _, purpose) | Work::WriteShared(_, purpose) => {
             matches!(purpose, Purpose::Publish)
         }

@@ -22,6 +22,9 @@ pub struct Snapshot {
     /// Outputs that several jobs share.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_outputs: Vec<SharedStatus>,
+    /// Outputs that the configuration has no more and that are being deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withdrawals: Vec<OutputStatus>,
 }
 
 impl Snapshot {
@@ -291,6 +294,7 @@ mod tests {
             at: Timestamp(1_700_000_000_000),
             jobs: vec![job_status()],
             shared_outputs: Vec::new(),
+            withdrawals: Vec::new(),
         };
         let json = serde_json::to_value(&snapshot).unwrap();
         assert_eq!(

@@ -9,6 +9,7 @@ use crate::capability::{Acquired, NotAcquired};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::KeptToken;
 use crate::model::{Job, JobId};
+use crate::output::Withdrawn;
 
 /// A call of a source is limited by the job's `timeout` where it is made; this much later it is abandoned here, in case that
 /// limit failed.
@@ -31,6 +32,7 @@ pub(super) enum Task {
     Look(Arc<Job>),
     Keep(JobId, Arc<KeptToken>),
     Write(Box<Write>),
+    Withdraw(Box<Write>),
     /// Limited by the compiler's own timeout.
     LoadPlugin(Arc<str>, Vec<Arc<Job>>),
 }
@@ -43,6 +45,7 @@ pub(super) enum Outcome {
     Looked(Option<[u8; 32]>),
     Kept(Result<(), Failure>),
     Written(Result<Published, Failure>),
+    Withdrawn(Result<Withdrawn, Failure>),
     PluginLoaded,
 }
 
@@ -76,6 +79,12 @@ impl Task {
                 let publish = ports.publisher.publish(&write);
                 Outcome::Written(
                     bounded(&ports, WRITE_TIMEOUT, "writing the output", publish).await,
+                )
+            }
+            Self::Withdraw(write) => {
+                let withdraw = ports.publisher.withdraw(&write);
+                Outcome::Withdrawn(
+                    bounded(&ports, WRITE_TIMEOUT, "deleting the output", withdraw).await,
                 )
             }
             Self::LoadPlugin(plugin, jobs) => {

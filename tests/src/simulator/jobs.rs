@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use evertoken::model::Policy;
 use evertoken::model::{
-    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered,
-    Secret, SecretOrigin, Source, Tls,
+    Destination, FileDestination, Job, JobId, Limits, OnRemove, Output, PluginLimits,
+    RetryUnanswered, Secret, SecretOrigin, Source, Tls,
 };
 use serde_json::{Value as Json, json};
 
@@ -85,6 +85,7 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
         outputs: (0..job.plan.outputs)
             .map(|output| self::output(&path(index, output)))
             .collect(),
+        on_remove: OnRemove::Keep,
     })
 }
 

@@ -149,7 +149,11 @@ async fn one_rule_holds_for_what_stands_around_a_secret() {
         let value = SecretString::from(content);
         [
             (from_file(path), content.to_owned(), expected),
-            (SecretOrigin::Value(value), content.to_owned(), expected),
+            (
+                SecretOrigin::Value(value.into()),
+                content.to_owned(),
+                expected,
+            ),
             (
                 SecretOrigin::Env("S".to_owned()),
                 content.to_owned(),

@@ -98,7 +98,7 @@ pub(in crate::capability) async fn fetch(
             of.member(&content, pointer)
         }
         SecretOrigin::Env(variable) => environment(&of, variable, providers.environment),
-        SecretOrigin::Value(value) => of.meant(value.expose_secret().as_bytes()),
+        SecretOrigin::Value(value) => of.meant(value.expose().as_bytes()),
         SecretOrigin::KubernetesSecret {
             namespace,
             name,

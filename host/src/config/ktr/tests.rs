@@ -1,7 +1,6 @@
 //! Every setting of kube-token-refresher by every way it can be given, and what becomes of mistakes.
 
 use proptest::prelude::*;
-use secrecy::ExposeSecret;
 
 use super::*;
 
@@ -65,7 +64,7 @@ fn shown(settings: &KtrSettings, key: Setting) -> String {
         Setting::TokenUrl => oidc(|url, _, _| url.to_string()),
         Setting::ClientId => oidc(|_, id, _| id.to_owned()),
         Setting::ClientSecret => oidc(|_, _, secret| match secret {
-            SecretOrigin::Value(value) => value.expose_secret().to_owned(),
+            SecretOrigin::Value(value) => value.expose().to_owned(),
             SecretOrigin::Env(name) => format!("${name}"),
             other => format!("{other:?}"),
         }),

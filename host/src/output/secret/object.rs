@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use data_encoding::BASE64;
 use secrecy::ExposeSecret;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::names;
@@ -115,6 +116,55 @@ fn data(
         .collect()
 }
 
+/// A merge patch that takes the output's keys away, and the expiry of its token.
+pub(super) fn without(
+    destination: &SecretDestination,
+    publication: &Publication<'_>,
+) -> Zeroizing<Vec<u8>> {
+    let keys = data(destination, publication).into_keys();
+    let keys: BTreeMap<String, Value> = keys.map(|key| (key, Value::Null)).collect();
+    let expiry = names::expiry_annotation(publication.job);
+    to_bytes(&json!({"data": keys, "metadata": {"annotations": {expiry: null}}}))
+}
+
+/// What is left of a Secret after its output's keys were taken away.
+#[derive(Deserialize)]
+pub(super) struct Remainder {
+    metadata: RemainderMetadata,
+    #[serde(default)]
+    data: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RemainderMetadata {
+    uid: String,
+    resource_version: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+impl Remainder {
+    /// The body of the request that deletes the Secret, if evertoken made it and it is empty: only as it is now.
+    pub(super) fn deletion(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let (label, value) = MANAGED_BY;
+        let is_ours = self
+            .metadata
+            .labels
+            .get(label)
+            .is_some_and(|by| by == value);
+        let is_empty = self.data.as_ref().is_none_or(BTreeMap::is_empty);
+        let RemainderMetadata {
+            uid,
+            resource_version,
+            ..
+        } = &self.metadata;
+        (is_ours && is_empty).then(|| {
+            to_bytes(&json!({"preconditions": {"uid": uid, "resourceVersion": resource_version}}))
+        })
+    }
+}
+
 /// The desired object with a type, for a POST.
 pub(super) fn to_create(desired: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut object: DesiredSecret = serde_json::from_slice(desired).ok()?;
@@ -207,8 +257,6 @@ fn to_bytes(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::model::JobId;
     use crate::model::time::Timestamp;

@@ -1,15 +1,16 @@
 //! Outputs that several jobs share: written once all of their jobs have a token, and whenever one of them gets another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EntryKey, NAMES, Scheduler, Wakeup, Work, apart, class_of, written_event};
 use crate::model::failure::Failure;
 use crate::model::time::Reading;
-use crate::model::{JobId, SharedOutput};
+use crate::model::{JobId, OnRemove, SharedOutput};
 use crate::names;
 use crate::refresh::output;
 use crate::runner::entry::SharedEntry;
-use crate::runner::ports;
+use crate::runner::ports::{self, OutputOwner};
 
 /// How often a shared output is verified when none of its jobs says so.
 const SHARED_VERIFY: Duration = Duration::from_secs(600);
@@ -22,19 +23,49 @@ impl Scheduler {
         let Some(outputs) = self.pending_shared.take() else {
             return;
         };
-        for key in std::mem::take(&mut self.shared).into_keys() {
-            self.queue.set(Wakeup::Shared(key), None);
-        }
+        let mut former = std::mem::take(&mut self.shared);
         self.shared_of.clear();
         for (index, config) in outputs.into_iter().enumerate() {
-            let key = self.next_key();
+            // Its position is part of what makes a key of a Secret its own.
+            let is_same = |entry: &SharedEntry| entry.index == index && entry.config == config;
+            let same = former.extract_if(.., |_, entry| is_same(entry)).next();
+            let (key, is_new) = match &same {
+                Some((key, _)) => (*key, false),
+                None => (self.next_key(), true),
+            };
             for id in &config.from {
                 self.shared_of.entry(id.clone()).or_default().push(key);
             }
             let verify = self.shared_verify(&config);
-            let entry = SharedEntry::new(config, index, verify);
+            let entry = same.map(|(_, entry)| entry);
+            let entry = entry.unwrap_or_else(|| SharedEntry::new(config, index, verify));
             self.shared.insert(key, entry);
-            self.shared_changed(key);
+            if is_new {
+                self.shared_changed(key);
+            }
+        }
+        for key in former.into_keys() {
+            self.queue.set(Wakeup::Shared(key), None);
+        }
+        for (config, index, tokens) in std::mem::take(&mut self.gone_shared) {
+            self.withdraw(OutputOwner::Shared, index, &config.output, tokens);
+        }
+        self.spare_places_in_use();
+    }
+
+    /// Notes those shared outputs that are to be deleted because they are not among `next`, with the tokens of their jobs.
+    pub(super) fn note_gone_shared(&mut self, next: &[Arc<SharedOutput>]) {
+        let is_gone = |shared: &&SharedEntry| {
+            let place = shared.config.output.destination.to_string();
+            let mut kept = next.iter();
+            shared.config.on_remove == OnRemove::Delete
+                && !kept.any(|next| next.output.destination.to_string() == place)
+        };
+        let gone = self.shared.values().filter(is_gone);
+        let gone = gone.map(|shared| (Arc::clone(&shared.config), shared.index));
+        for (config, index) in gone.collect::<Vec<_>>() {
+            let tokens = self.tokens(&config).unwrap_or_default();
+            self.gone_shared.push((config, index, tokens));
         }
     }
 
@@ -56,7 +87,7 @@ impl Scheduler {
         }
     }
 
-    fn shared_changed(&mut self, key: EntryKey) {
+    pub(super) fn shared_changed(&mut self, key: EntryKey) {
         let (now, sample) = (self.world.now(), self.world.sample());
         let Some(shared) = self.shared.get(&key) else {
             return;

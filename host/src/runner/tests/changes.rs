@@ -3,18 +3,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::world::{Plan, SECOND, World, failure, job, output, put};
+use super::world::{DELETED, Plan, SECOND, World, failure, job, limits, output, put};
 use crate::model::failure::FailureKind;
 use crate::model::time::Clock as _;
-use crate::model::{JobId, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
+use crate::model::{Job, JobId, OnRemove, RetryUnanswered, Secret, SecretOrigin, SharedOutput};
 use crate::runner::status::JobState;
 use crate::runner::{JobChange, RefreshAsked};
 
-fn shared(from: &[&str], path: &str) -> JobChange {
-    JobChange::SharedOutputs(vec![Arc::new(SharedOutput {
+fn shared_output(from: &[&str], path: &str, on_remove: OnRemove) -> Arc<SharedOutput> {
+    Arc::new(SharedOutput {
         from: from.iter().map(|name| JobId::file(*name)).collect(),
         output: output(path),
-    })])
+        on_remove,
+    })
+}
+
+fn shared(from: &[&str], path: &str) -> JobChange {
+    JobChange::SharedOutputs(vec![shared_output(from, path, OnRemove::Keep)])
+}
+
+/// A job whose outputs, at these paths, are deleted when the configuration has them no more.
+fn tidy(name: &str, paths: &[&str]) -> Job {
+    Job {
+        outputs: paths.iter().map(|path| output(path)).collect(),
+        on_remove: OnRemove::Delete,
+        ..job(name)
+    }
+}
+
+fn remove(name: &str) -> JobChange {
+    JobChange::Remove(JobId::file(name))
 }
 
 #[test]
@@ -333,6 +351,210 @@ fn a_job_that_waits_for_somebody_is_tried_again_once_its_secret_is_another() {
         world.facts().secrets = Some([2; 32]);
         world.time.wait(31 * SECOND).await;
         assert_eq!(world.written("a").len(), 1, "{:?}", world.asked("a"));
+        started.stop().await;
+    });
+}
+
+#[test]
+fn outputs_stay_or_go_as_their_job_says_when_the_configuration_has_them_no_more() {
+    let taken_out = |paths: &[&str]| put(vec![tidy("a", paths)]);
+    for (on_remove, changes, expected, what) in [
+        (OnRemove::Keep, vec![remove("a")], ["a.0", "a.0"], "the job"),
+        (
+            OnRemove::Delete,
+            vec![remove("a")],
+            [DELETED, DELETED],
+            "the job",
+        ),
+        (OnRemove::Delete, taken_out(&["x"]), ["a.0", DELETED], "one"),
+        (
+            OnRemove::Delete,
+            taken_out(&["y", "x"]),
+            ["a.0", "a.0"],
+            "none",
+        ),
+        (OnRemove::Delete, taken_out(&["z"]), [DELETED; 2], "both"),
+    ] {
+        let world = World::default();
+        world.time.run(async {
+            let job = Job {
+                on_remove,
+                ..tidy("a", &["x", "y"])
+            };
+            let started = world.start(vec![job]).await;
+            world.time.wait(SECOND).await;
+            started.handle.apply(changes).await.unwrap();
+            world.time.wait(SECOND).await;
+            for (path, expected) in ["x", "y"].into_iter().zip(expected) {
+                let written = world.written(path);
+                assert_eq!(
+                    written.last().map(String::as_str),
+                    Some(expected),
+                    "{what}: {path}"
+                );
+            }
+            let status = started.handle.status(vec![]).await.unwrap();
+            assert_eq!(status.withdrawals, []);
+            started.stop().await;
+        });
+    }
+}
+
+#[test]
+fn an_output_that_another_job_writes_from_now_on_is_not_deleted() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![tidy("a", &["x"])]).await;
+        world.time.wait(SECOND).await;
+        let mut changes = vec![remove("a")];
+        changes.extend(put(vec![tidy("b", &["x"])]));
+        started.handle.apply(changes).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.written("x"), ["a.0", "b.0"]);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn what_is_written_to_a_place_while_it_is_being_deleted_is_written_again() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![tidy("a", &["x"])]).await;
+        world.time.wait(SECOND).await;
+        world.facts().write_takes.insert("x".to_owned(), 5 * SECOND);
+        started.handle.apply(vec![remove("a")]).await.unwrap();
+        world.time.wait(SECOND).await;
+        let put = put(vec![tidy("b", &["x"])]);
+        started.handle.apply(put).await.unwrap();
+        world.time.wait(30 * SECOND).await;
+        assert_eq!(world.written("x").last().unwrap(), "b.0");
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_deletion_that_fails_is_tried_again_and_shown_meanwhile() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![tidy("a", &["x"])]).await;
+        world.time.wait(SECOND).await;
+        let fails = failure(FailureKind::Unavailable);
+        world.facts().write_fails.insert("x".to_owned(), fails);
+        started.handle.apply(vec![remove("a")]).await.unwrap();
+        world.time.wait(SECOND).await;
+        let status = started.handle.status(vec![]).await.unwrap();
+        let shown: Vec<_> = status
+            .withdrawals
+            .iter()
+            .map(|it| &it.destination)
+            .collect();
+        assert_eq!(shown, ["x"]);
+        assert!(status.withdrawals.iter().all(|it| it.failure.is_some()));
+        world.facts().write_fails.clear();
+        world.time.wait(600 * SECOND).await;
+        assert_eq!(world.written("x"), ["a.0", DELETED]);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn a_shared_output_that_stays_is_not_touched_and_one_that_goes_is_deleted_with_its_jobs() {
+    let world = World::default();
+    world.time.run(async {
+        let started = world.start(vec![job("a"), job("b")]).await;
+        let kept = || shared_output(&["a"], "kept", OnRemove::Delete);
+        let gone = shared_output(&["a", "b"], "gone", OnRemove::Delete);
+        let both = JobChange::SharedOutputs(vec![kept(), gone]);
+        started.handle.apply(vec![both]).await.unwrap();
+        world.time.wait(SECOND).await;
+        let before = world.facts().write_calls;
+        let one = JobChange::SharedOutputs(vec![kept()]);
+        started.handle.apply(vec![remove("b"), one]).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.facts().write_calls, before);
+        assert_eq!(world.written("kept"), ["a.0"]);
+        assert_eq!(world.written("gone"), ["a.0,b.0", DELETED]);
+        started.stop().await;
+    });
+}
+
+#[test]
+fn another_way_to_the_same_token_is_taken_at_once_only_if_the_last_one_failed() {
+    for (fails, asked) in [(false, 1), (true, 2)] {
+        let world = World::default();
+        world.plan(
+            "a",
+            Plan {
+                fails: std::sync::Arc::new(move |nth| {
+                    (fails && nth == 0).then(|| failure(FailureKind::Denied))
+                }),
+                ..Plan::default()
+            },
+        );
+        world.time.run(async {
+            let started = world.start(vec![job("a")]).await;
+            world.time.wait(SECOND).await;
+            let mut changed = job("a");
+            changed.source.tls.ca_file = Some("/etc/ca.pem".into());
+            started.handle.apply(put(vec![changed])).await.unwrap();
+            world.time.wait(SECOND).await;
+            assert_eq!(world.asked("a").len(), asked, "{fails}");
+            started.stop().await;
+        });
+    }
+}
+
+#[test]
+fn another_value_in_the_configuration_itself_is_another_source() {
+    let world = World::default();
+    let with = |value: &str| {
+        let mut job = job("a");
+        let secret = Secret {
+            origin: SecretOrigin::Value(secrecy::SecretString::from(value).into()),
+            rotating: false,
+            retry_unanswered: RetryUnanswered::default(),
+            write_back: false,
+            to: None,
+        };
+        job.source
+            .secrets
+            .insert("client_secret".to_owned(), secret);
+        job
+    };
+    world.time.run(async {
+        let started = world.start(vec![with("old")]).await;
+        world.time.wait(SECOND).await;
+        for (value, asked) in [("old", 1), ("new", 2)] {
+            started.handle.apply(put(vec![with(value)])).await.unwrap();
+            world.time.wait(SECOND).await;
+            assert_eq!(world.asked("a").len(), asked, "{value}");
+        }
+        started.stop().await;
+    });
+}
+
+#[test]
+fn changed_limits_count_for_what_begins_from_then_on() {
+    let world = World::default();
+    for name in ["a", "b", "c", "d"] {
+        let takes = 10 * SECOND;
+        world.plan(
+            name,
+            Plan {
+                takes,
+                ..Plan::default()
+            },
+        );
+    }
+    world.time.run(async {
+        let jobs = ["a", "b", "c", "d"].map(job).to_vec();
+        let started = world.start_within(&limits(64, 1), jobs).await;
+        world.time.wait(SECOND).await;
+        assert_eq!(world.facts().in_flight, 1);
+        let wider = JobChange::Limits(limits(64, 3));
+        started.handle.apply(vec![wider]).await.unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.facts().in_flight, 3);
         started.stop().await;
     });
 }

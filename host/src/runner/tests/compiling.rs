@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
 use crate::model::failure::FailureKind;
-use crate::model::{Format, Job, JobId, SharedOutput};
+use crate::model::{Format, Job, JobId, OnRemove, SharedOutput};
 use crate::runner::JobChange;
 use crate::runner::status::{JobState, JobStatus};
 
@@ -120,6 +120,7 @@ fn a_token_waits_for_its_format_and_is_kept_meanwhile() {
         let shared = SharedOutput {
             from: vec![JobId::file("b")],
             output: formatted_output("shared"),
+            on_remove: OnRemove::Keep,
         };
         let (runner, handle, _) = world.runner(&limits(64, 16));
         let stop = CancellationToken::new();

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use super::virtual_time::EPOCH;
 use super::world::{Plan, SECOND, World, failure, job, kept, limits};
 use crate::model::failure::{Code, Failure, FailureKind};
-use crate::model::{JobId, SharedOutput};
+use crate::model::{JobId, OnRemove, SharedOutput};
 use crate::runner::JobChange;
 use crate::runner::status::{JobState, OutputState};
 
@@ -38,6 +38,7 @@ fn the_newest_token_is_everywhere_also_if_it_dies_before_the_one_it_replaces() {
     let shared = SharedOutput {
         from: vec![JobId::file("a")],
         output: super::world::output("shared"),
+        on_remove: OnRemove::Keep,
     };
     world.time.run(async {
         let started = world.start(vec![job("a")]).await;

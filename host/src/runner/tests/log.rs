@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::world::{Plan, SECOND, World, failure, job, output, rotating};
 use crate::model::failure::{Failure, FailureKind};
 use crate::model::time::Clock as _;
-use crate::model::{JobId, SharedOutput};
+use crate::model::{JobId, OnRemove, SharedOutput};
 use crate::runner::JobChange;
 use crate::runner::status::ChainState;
 
@@ -73,6 +73,7 @@ fn a_line_names_few_of_the_many_jobs_that_share_an_output() {
         let shared = SharedOutput {
             from: names.iter().map(JobId::file).collect(),
             output: output("netrc"),
+            on_remove: OnRemove::Keep,
         };
         let change = JobChange::SharedOutputs(vec![Arc::new(shared)]);
         started.handle.apply(vec![change]).await.unwrap();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::world::{Plan, SECOND, World, failure, job, limits, output, put, rotating};
 use crate::model::failure::FailureKind;
-use crate::model::{Job, JobId, SharedOutput};
+use crate::model::{Job, JobId, OnRemove, SharedOutput};
 use crate::runner::JobChange;
 use crate::runner::status::JobState;
 use crate::stop;
@@ -153,6 +153,7 @@ fn a_single_run_ends_when_all_is_written_and_kept() {
     let shared = SharedOutput {
         from: vec![JobId::file("a"), JobId::file("b")],
         output: output("both"),
+        on_remove: OnRemove::Keep,
     };
     world.facts().write_takes.insert("both".to_owned(), SECOND);
     let mut changes = put(vec![job("a"), job("b")]);

@@ -18,15 +18,19 @@ use crate::model::failure::{Failure, FailureKind};
 use crate::model::time::{Clock, Timestamp};
 use crate::model::token::{Expiry, KeptToken, Token};
 use crate::model::{
-    Destination, FileDestination, Job, JobId, Limits, Output, PluginLimits, RetryUnanswered,
-    Secret, SecretOrigin, Source, Tls,
+    Destination, FileDestination, Job, JobId, Limits, OnRemove, Output, PluginLimits,
+    RetryUnanswered, Secret, SecretOrigin, Source, Tls,
 };
+use crate::output::Withdrawn;
 use crate::runner::metrics::Metrics;
 use crate::runner::ports::{
     AcquireContext, Acquirer, ConcurrencyKey, Issuer, Ports, Published, Publisher, RandomSource,
     Write, WriteOutcome as Wrote,
 };
 use crate::runner::{Handle, JobChange, Runner, source_hash};
+
+/// What a path holds after its output was deleted.
+pub(crate) const DELETED: &str = "(deleted)";
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -252,6 +256,7 @@ pub(crate) fn job(name: &str) -> Job {
         },
         verify: Duration::from_secs(600),
         outputs: vec![output(name)],
+        on_remove: OnRemove::Keep,
     }
 }
 
@@ -467,6 +472,25 @@ impl Publisher for World {
             }
             history.push(held);
             Ok(Wrote::Written.into())
+        })
+    }
+
+    fn withdraw<'a>(&'a self, write: &'a Write) -> BoxFuture<'a, Result<Withdrawn, Failure>> {
+        let path = path(&write.output);
+        Box::pin(async move {
+            let takes = self.facts().write_takes.get(&path).copied();
+            self.time.wait(takes.unwrap_or_default()).await;
+            let since = self.time.passed();
+            let mut facts = self.facts();
+            if let Some(failure) = facts.write_fails.get(&path) {
+                return Err(failure.clone());
+            }
+            let Some(history) = facts.written.get_mut(&path) else {
+                return Ok(Withdrawn::Gone);
+            };
+            let value = DELETED.to_owned();
+            history.push(Held { value, since });
+            Ok(Withdrawn::Deleted)
         })
     }
 }

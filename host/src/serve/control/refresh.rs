@@ -191,6 +191,7 @@ mod tests {
                 at: Timestamp(after),
                 jobs: Vec::new(),
                 shared_outputs: Vec::new(),
+                withdrawals: Vec::new(),
             };
             assert_eq!(result(&job, &now, ASKED_AT), expected, "{what}");
             if expected != Done {
