@@ -67,7 +67,7 @@ fn job(plugin: &str, config: Value) -> Arc<Job> {
 
 fn call(job: &Arc<Job>) -> Call {
     let host = Host::new(Settings {
-        limits: plugin_limits(),
+        limits: plugin_limits().current(),
         keeper: Arc::new(Store::memory().unwrap()),
         kubernetes: None,
         write_back: None,

@@ -1,7 +1,7 @@
 //! evertoken keeps short-lived tokens fresh in the places where unmodified programs read them.
 //!
 //! Dependencies between the modules only go in this direction:
-//! [`cli`] → [`config`], [`serve`] → [`runner`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] →
+//! [`cli`] → [`config`], [`serve`] → [`reload`] → [`runner`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] →
 //! [`refresh`] → [`model`]. [`refresh`] decides, without clock or I/O. The small modules beside these are shared by several and only
 //! depend on each other.
 
@@ -19,6 +19,7 @@ mod pem;
 pub mod plugin;
 pub mod printable;
 pub mod refresh;
+pub mod reload;
 pub mod runner;
 mod serde_secret;
 pub mod serve;

@@ -6,13 +6,13 @@ use super::environment::Environment;
 use super::http::Transport;
 use super::keep::Keeper;
 use super::secrets::{ClusterSecrets, WriteBack};
-use crate::model::PluginLimits;
+use crate::model::CurrentLimits;
 use crate::model::time::Clock;
 
 /// The dependencies of a [`Host`](super::Host), shared by all its calls.
 pub struct Settings {
     /// The limits of one call.
-    pub limits: PluginLimits,
+    pub limits: CurrentLimits,
     /// The storage of plugins' cached values and rotating secrets.
     pub keeper: Arc<dyn Keeper>,
     /// The cluster that secrets may come from; none: such secrets fail with `secret.no-cluster`.

@@ -125,7 +125,7 @@ impl Fixture {
             )
         };
         Host::new(Settings {
-            limits: self.limits.clone(),
+            limits: self.limits.clone().current(),
             keeper: self.keeper.clone(),
             kubernetes: self.kubernetes.clone(),
             write_back: None,

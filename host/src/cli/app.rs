@@ -33,6 +33,12 @@ pub(super) struct App {
     pub(super) ports: Ports,
     /// Operations on the state store for people.
     pub(super) state: Manual,
+    /// The state store.
+    pub(super) store: Arc<Store>,
+    /// The places of tokens.
+    pub(super) outputs: Arc<Outputs>,
+    /// The cluster.
+    pub(super) kubernetes: Arc<Kubernetes>,
 }
 
 impl App {
@@ -49,7 +55,7 @@ impl App {
         let kubernetes = Arc::new(Kubernetes::new());
         let store = Arc::new(open_store(&config.state, &kubernetes).await?);
         let capabilities = capability::Host::new(capability::Settings {
-            limits: config.limits.plugin.clone(),
+            limits: plugins.limits(),
             keeper: Arc::clone(&store) as _,
             kubernetes: Some(Arc::clone(&kubernetes) as _),
             write_back: Some(Arc::new(WriteBackTargets::new(Arc::clone(&kubernetes)))),
@@ -58,19 +64,24 @@ impl App {
             environment: process_environment(),
         });
         plugins.stop_with(stop.clone());
+        let named = Arc::clone(&config.named);
+        let outputs = Arc::new(Outputs::new(Arc::clone(&kubernetes), named));
         let live = Arc::new(Live::new(
             Arc::new(plugins.clone()),
             capabilities.clone(),
-            Arc::new(Outputs::new(kubernetes, Arc::clone(&config.named))),
+            Arc::clone(&outputs) as _,
         ));
         let holder = Some(capabilities.holder());
         let state = Manual::new(Arc::clone(&store), holder, Arc::new(SystemClock));
-        let ports = Ports::live(Arc::clone(&live) as _, live, store);
+        let ports = Ports::live(Arc::clone(&live) as _, live, Arc::clone(&store) as _);
         Ok(Self {
             plugins,
             capabilities,
             ports,
             state,
+            store,
+            outputs,
+            kubernetes,
         })
     }
 }
@@ -215,7 +226,11 @@ async fn with_keys(missing: String, keys: &[SecretOrigin], kubernetes: &Kubernet
 /// Bytes of a state key's file: 32 in hex, with room for white space around.
 const STATE_KEY_MAX_BYTES: usize = 4096;
 
-async fn read_keys(
+/// Reads the keys of a state store.
+///
+/// # Errors
+/// One cannot be read, or is no key.
+pub(super) async fn read_keys(
     keys: &[SecretOrigin],
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<Vec<StateKey>> {

@@ -55,8 +55,9 @@ pub(super) fn run(arguments: &[OsString]) -> Exit {
     let config = settings.into_config();
     runtime::block_on(async {
         let stop = signals::stop_on_signal()?;
+        signals::ignore_hangups("ignored: kube-token-refresher's settings are read at the start")?;
         let plugins = app::plugins(&config.plugins, &config.limits.plugin)?;
-        run::keep_fresh(&config, None, plugins, stop).await
+        run::keep_fresh(config, None, plugins, stop).await
     })
 }
 

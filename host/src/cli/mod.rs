@@ -14,6 +14,8 @@ mod plain_text;
 mod plugin;
 mod plugin_options;
 mod refresh;
+mod reload;
+mod reloader;
 mod run;
 mod runtime;
 mod schema;
@@ -63,6 +65,8 @@ enum Command {
     Check(check::CheckArguments),
     Status(status::StatusArguments),
     Refresh(refresh::RefreshArguments),
+    Reload(reload::ReloadArguments),
+    Diff(reload::DiffArguments),
     #[command(subcommand)]
     State(state::StateCommand),
     /// Print the JSON Schema of the configuration file, for editors
@@ -148,6 +152,8 @@ fn dispatch(arguments: Arguments) -> Exit {
         }
         Command::Status(arguments) => status::run(&arguments),
         Command::Refresh(arguments) => refresh::run(&arguments),
+        Command::Reload(arguments) => reload::reload(&arguments),
+        Command::Diff(arguments) => reload::diff(&arguments),
         Command::State(command) => {
             log::start(log.level(LevelFilter::WARN), log.log_format);
             state::run(&command)
@@ -238,6 +244,8 @@ mod tests {
             &["once"],
             &["check"],
             &["refresh"],
+            &["reload"],
+            &["diff"],
             &["state"],
             &["state", "show"],
             &["state", "set"],

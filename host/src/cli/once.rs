@@ -49,6 +49,7 @@ pub(super) fn run(arguments: &OnceArguments) -> Exit {
     let deadline = Instant::now() + arguments.timeout;
     runtime::block_on(async {
         let stop = signals::stop_on_signal()?;
+        signals::ignore_hangups("ignored: this command reads its configuration at the start")?;
         let loaded = match arguments.config.load().await {
             Ok(loaded) => loaded,
             Err(exit) => return Ok(exit),
@@ -252,6 +253,7 @@ mod tests {
             jobs: Vec::new(),
             shared_outputs,
             withdrawals: Vec::new(),
+            configuration: None,
         }
     }
 

@@ -1,6 +1,5 @@
 //! `evertoken run`: keeps the tokens of all jobs fresh until stopped.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,17 +9,22 @@ use tokio_util::sync::CancellationToken;
 use super::app::{self, App};
 use super::check::{self, IssuerProof, Wanted};
 use super::configuration::ConfigArguments;
+use super::reloader::{ConfigOrigin, Reloader};
 use super::{Exit, plain_text, plugin_options, runtime, signals, socket, stderr};
 use crate::config::Loaded;
 use crate::model::Config;
+use crate::model::time::{Clock as _, SystemClock};
 use crate::plugin::Plugins;
+use crate::reload::ReloadHandle;
 use crate::runner::metrics::Metrics;
 use crate::runner::{JobChange, Runner};
+use crate::serve::control::Rooms;
 use crate::serve::probes::{ProbeState, Probes, ProcessPhase, Readiness};
 
 /// Keep the tokens of all jobs fresh until stopped (SIGTERM, SIGINT).
 ///
-/// If the configuration has a mistake, it ends at once with exit code 64, and nothing is started. A missing secret, CA file or plugin is a
+/// If the configuration has a mistake, it ends at once with exit code 64, and nothing is started. When the configuration's files change, it
+/// takes them into use, all or, if there is a mistake, nothing. A missing secret, CA file or plugin is a
 /// failure of its job only: `evertoken status` shows it, and it is tried again.
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
@@ -31,12 +35,17 @@ pub(super) struct RunArguments {
     /// file cannot be written. Issuers may be unavailable.
     #[arg(long)]
     pub(super) strict: bool,
+
+    /// Take a changed configuration into use only when asked: by `evertoken reload` or SIGHUP, not when its files change.
+    #[arg(long)]
+    pub(super) no_watch: bool,
 }
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
     runtime::block_on(async {
         // Before anything that takes time: without a handler, signals do not end the first process of a container.
         let stop = signals::stop_on_signal()?;
+        let hangups = signals::hangups()?;
         let loaded = match arguments.config.load().await {
             Ok(loaded) => loaded,
             Err(exit) => return Ok(exit),
@@ -50,8 +59,14 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
             // Stopped before anything was started.
             None => return Ok(Exit::Success),
         }
-        let config = loaded.into_config();
-        keep_fresh(&config, Some(&arguments.config.config), plugins, stop).await
+        let (config, watched) = loaded.into_parts();
+        let origin = ConfigOrigin {
+            path: arguments.config.config.clone(),
+            watched,
+            is_watched: !arguments.no_watch,
+            hangups,
+        };
+        keep_fresh(config, Some(origin), plugins, stop).await
     })
 }
 
@@ -78,10 +93,11 @@ async fn prepared(
     Ok(None)
 }
 
-/// Runs the jobs of a configuration until `stop`. With the path that it was read from, the process has a control socket.
+/// Runs the jobs of a configuration until `stop`. If it is known where that was read from, the process has a control socket, and
+/// takes changes of it into use.
 pub(super) async fn keep_fresh(
-    config: &Config,
-    path: Option<&Path>,
+    config: Config,
+    origin: Option<ConfigOrigin>,
     plugins: Plugins,
     stop: CancellationToken,
 ) -> anyhow::Result<Exit> {
@@ -103,9 +119,9 @@ pub(super) async fn keep_fresh(
         tokio::spawn(readiness.clone().beat());
     }
     let opening = async {
-        let app = App::open(config, plugins, &stop).await?;
-        let control = match path {
-            Some(path) => socket::bind(config, path).await?,
+        let app = App::open(&config, plugins, &stop).await?;
+        let control = match &origin {
+            Some(origin) => socket::bind(&config, &origin.path).await?,
             None => None,
         };
         for warning in plain_text::warnings(&config.jobs, &app.plugins).await {
@@ -117,19 +133,25 @@ pub(super) async fn keep_fresh(
         return Ok(Exit::Success);
     };
     let (app, control) = opened?;
-    let (runner, handle) = Runner::new(app.ports.clone(), &config.limits, metrics);
+    let (runner, handle) = Runner::new(app.ports.clone(), &config.limits, Arc::clone(&metrics));
     let _ = shown_runner.set(handle.clone());
-    let talking = control.map(|control| {
-        tokio::spawn(control.serve(handle.clone(), app.state.clone(), served.clone()))
-    });
+    let (reload, requests) = ReloadHandle::new(SystemClock.now().wall);
+    metrics.configured(&reload.status());
+    let rooms = Rooms {
+        runner: handle.clone(),
+        state: app.state.clone(),
+        reload: reload.clone(),
+    };
+    let talking = control.map(|control| tokio::spawn(control.serve(rooms, served.clone())));
     let told = signals::moment_of(stop.clone());
     let running = tokio::spawn(runner.run(stop.clone()));
-    match handle.apply(changes(config)).await {
+    match handle.apply(changes(&config)).await {
         // Stopped before it applied them.
         Err(_) if stop.is_cancelled() => {}
         applied => applied?,
     }
     readiness.set(ProcessPhase::Ready);
+    let ending = stop.clone();
     tokio::spawn(async move {
         stop.cancelled().await;
         readiness.set(ProcessPhase::Stopping);
@@ -139,8 +161,19 @@ pub(super) async fn keep_fresh(
         version = env!("CARGO_PKG_VERSION"),
         "started"
     );
+    let capabilities = app.capabilities.clone();
+    if let Some(origin) = origin {
+        let reloader = Reloader {
+            config,
+            app,
+            runner: handle,
+            metrics,
+            handle: reload,
+        };
+        tokio::spawn(reloader.run(origin, requests, ending));
+    }
     running.await.context("the runner failed")?;
-    app.capabilities.drain(told.passed()).await;
+    capabilities.drain(told.passed()).await;
     served.cancel();
     if let Some(talking) = talking {
         // It removes its socket.

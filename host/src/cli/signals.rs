@@ -1,4 +1,4 @@
-//! Signal handling: SIGTERM and SIGINT stop the process gracefully. Signals that ask other programs to reload or to print something, or
+//! Signal handling: SIGTERM and SIGINT stop the process gracefully. Signals that ask other programs to reopen a log or to print something, or
 //! come from a timer, would end the process by default; they are logged and ignored.
 
 use std::sync::{Arc, OnceLock};
@@ -13,14 +13,9 @@ use super::stderr;
 /// The log text for an ignored signal.
 const IGNORED: &str = "ignored";
 
-/// Signals that would end the process by default and are only logged. They ask other programs to reload, to reopen a log or to
+/// Signals that would end the process by default and are only logged. They ask other programs to reopen a log or to
 /// print something, or come from a timer: none is meant to stop the refreshing of tokens.
-const HARMLESS: [(Number, &str, &str); 8] = [
-    (
-        Number::HUP,
-        "SIGHUP",
-        "ignored: the configuration is not reloaded; a restart takes a changed one into use",
-    ),
+const HARMLESS: [(Number, &str, &str); 7] = [
     (Number::USR1, "SIGUSR1", IGNORED),
     (Number::USR2, "SIGUSR2", IGNORED),
     (Number::ALARM, "SIGALRM", IGNORED),
@@ -33,6 +28,23 @@ const HARMLESS: [(Number, &str, &str); 8] = [
 /// One request to stop may arrive as several signals: `timeout` and some inits signal a process and its group, a terminal and a
 /// script each forward an interrupt.
 const ONE_WISH: Duration = Duration::from_secs(1);
+
+/// SIGHUP, which asks a process to read its configuration anew.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(super) fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// Logs each SIGHUP, and `why` it is ignored.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(super) fn ignore_hangups(why: &'static str) -> std::io::Result<()> {
+    tokio::spawn(ignore(hangups()?, "SIGHUP", why));
+    Ok(())
+}
 
 /// Returns a token that is cancelled at the first SIGTERM or SIGINT; a further one after a second or more ends the process at
 /// once. Ignored signals are logged.

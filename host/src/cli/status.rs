@@ -13,7 +13,8 @@ use crate::model::failure::Code;
 use crate::model::time::Timestamp;
 use crate::names;
 use crate::runner::status::{
-    ChainState, FailureStatus, JobState, JobStatus, OutputState, SharedStatus, Snapshot,
+    ChainState, FailureStatus, JobState, JobStatus, OutputState, OutputStatus, SharedStatus,
+    Snapshot,
 };
 use crate::serve::control;
 
@@ -56,7 +57,11 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
             OutputFormat::Table if snapshot.jobs.is_empty() && !arguments.jobs.is_empty() => {}
             OutputFormat::Table => {
                 print(&table(&snapshot, std::io::stdout().is_terminal()))?;
-                for line in waiting(&snapshot) {
+                let lines = waiting(&snapshot).into_iter();
+                let lines = lines
+                    .chain(withdrawn(&snapshot))
+                    .chain(configuration(&snapshot));
+                for line in lines {
                     print(&line)?;
                 }
             }
@@ -132,6 +137,39 @@ fn waiting(snapshot: &Snapshot) -> Vec<String> {
     let shared = snapshot.shared_outputs.iter();
     let waiting = shared.filter(|shared| shared.output.state == OutputState::Waiting);
     waiting.map(line).collect()
+}
+
+/// A line for each output that the configuration has no more and that could not be deleted so far.
+fn withdrawn(snapshot: &Snapshot) -> Vec<String> {
+    let line = |output: &OutputStatus| {
+        let place = &output.destination;
+        match &output.failure {
+            Some(failure) => format!("{place} cannot be deleted: {}", described(failure)),
+            None => format!("{place} is being deleted"),
+        }
+    };
+    snapshot.withdrawals.iter().map(line).collect()
+}
+
+/// Lines about a configuration that is not in use, or not all of it.
+fn configuration(snapshot: &Snapshot) -> Vec<String> {
+    let Some(status) = &snapshot.configuration else {
+        return Vec::new();
+    };
+    let refused = status.refused.iter().map(|refused| {
+        format!(
+            "the configuration of {} is in use, and what was read at {} is refused:\n{}",
+            status.loaded_at, refused.at, refused.message
+        )
+    });
+    let needs_restart = match status.needs_restart.as_slice() {
+        [] => None,
+        keys => Some(format!(
+            "changed in the configuration, and in use after a restart: {}",
+            keys.join(", ")
+        )),
+    };
+    refused.chain(needs_restart).collect()
 }
 
 fn row(job: &JobStatus, snapshot: &Snapshot, for_people: bool) -> [String; 5] {
@@ -304,6 +342,7 @@ pub(super) mod tests {
                 jobs: Vec::new(),
                 shared_outputs: Vec::new(),
                 withdrawals: Vec::new(),
+                configuration: None,
             };
             let told = last_error(&job, &snapshot, |_| String::new()).unwrap();
             assert!(told.contains(expected), "{state}: {told}");
@@ -340,6 +379,7 @@ pub(super) mod tests {
                 jobs,
                 shared_outputs: vec![shared(state)],
                 withdrawals: Vec::new(),
+                configuration: None,
             };
             assert_eq!(waiting(&snapshot), Vec::from_iter(expected), "{state:?}");
         }

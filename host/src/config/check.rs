@@ -380,11 +380,7 @@ impl<'d> Checker<'d> {
         let configuration = self.document.files.iter();
         let configuration = configuration.filter_map(|file| std::path::absolute(file).ok());
         let named = self.files.keys().chain(self.read.keys()).cloned();
-        let of_state = match state {
-            StateLocation::Memory => &[][..],
-            StateLocation::Directory { keys, .. } | StateLocation::Secrets { keys, .. } => keys,
-        };
-        let of_state = of_state.iter().filter_map(|key| match key {
+        let of_state = state.keys().iter().filter_map(|key| match key {
             SecretOrigin::KubernetesSecret {
                 namespace,
                 name,

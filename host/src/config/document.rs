@@ -17,13 +17,13 @@ use super::spec::{FileSpec, IncludedSpec};
 use super::unit::AnyPath;
 use super::variables::note_unmeant;
 use super::yaml::{self, Budget, Content, Node};
-use super::{Loaded, Refused, check, include};
-use crate::file::{self, Unreadable};
+use super::{Loaded, Refused, Watched, check, include};
+use crate::file::{self, Stamp, Unreadable};
 use crate::model::PluginFile;
 use crate::names::nearest;
 
 /// The file name that means standard input.
-const STANDARD_INPUT: &str = "-";
+pub(super) const STANDARD_INPUT: &str = "-";
 
 /// The first file of a configuration.
 pub(super) struct FirstFile {
@@ -34,6 +34,8 @@ pub(super) struct FirstFile {
     pub(super) directory: PathBuf,
     /// None for standard input.
     pub(super) file: Option<PathBuf>,
+    /// The file as it was before it was read.
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// Reads the first file, or standard input for `-`.
@@ -45,14 +47,17 @@ pub(super) fn read_first(path: &Path) -> Result<FirstFile, Mistakes> {
             name,
             directory: absolute(Path::new(".")),
             file: None,
+            stamp: None,
         });
     }
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
+    let stamp = Stamp::of(path);
     Ok(FirstFile {
         text: read_text(path, yaml::MAX_BYTES)?,
+        stamp,
         name: path.display().to_string(),
         directory: absolute(directory),
         file: Some(path.to_owned()),
@@ -143,6 +148,7 @@ pub(super) struct ConfigReader {
     parsed: Vec<ParsedFile>,
     directories: Vec<PathBuf>,
     files: Vec<PathBuf>,
+    watched: Watched,
     diagnostics: Diagnostics,
     budget: Budget,
     /// The most bytes that further files may have.
@@ -157,6 +163,7 @@ impl ConfigReader {
             parsed: Vec::new(),
             directories: Vec::new(),
             files: Vec::new(),
+            watched: Watched::default(),
             diagnostics: Diagnostics::default(),
             budget: Budget::default(),
             bytes_left: yaml::MAX_BYTES,
@@ -166,7 +173,10 @@ impl ConfigReader {
 
     /// Reads the configuration with this first file.
     pub(super) fn read(mut self, first: FirstFile) -> Result<Loaded, Box<Refused>> {
-        self.files.extend(first.file);
+        if let Some(file) = first.file {
+            self.watched.insert(file.clone(), first.stamp);
+            self.files.push(file);
+        }
         let Some(mut file) = self.spec::<FileSpec>(first.text, &first.name, &first.directory)
         else {
             return Err(self.refused(BTreeMap::new()));
@@ -174,6 +184,7 @@ impl ConfigReader {
         let mut jobs = file.jobs.take().unwrap_or_default();
         let mut outputs = file.outputs.take().unwrap_or_default();
         for path in self.included(&file) {
+            self.watched.insert(path.clone(), Stamp::of(&path));
             let text = match read_text(&path, self.bytes_left) {
                 Ok(text) => text,
                 Err(mistakes) => {
@@ -202,10 +213,12 @@ impl ConfigReader {
         if !self.diagnostics.notes.is_empty() || !self.bare.is_empty() {
             return Err(self.refused(config.plugins));
         }
+        let watched = std::mem::take(&mut self.watched);
         let (sources, trees) = self.into_sources();
         Ok(Loaded {
             config,
             places: Places::new(sources, trees),
+            watched,
         })
     }
 
@@ -284,6 +297,7 @@ impl ConfigReader {
                 return Vec::new();
             }
         }
+        self.watched.append(&mut search.searched);
         search.found
     }
 
@@ -339,6 +353,7 @@ impl ConfigReader {
     fn refused(mut self, plugins: BTreeMap<String, PluginFile>) -> Box<Refused> {
         let notes = std::mem::take(&mut self.diagnostics.notes);
         let bare = std::mem::take(&mut self.bare);
+        let watched = std::mem::take(&mut self.watched);
         let (sources, trees) = self.into_sources();
         let mistakes = Mistakes::of_notes(bare, notes, &sources).unwrap_or_else(|| {
             // Unreachable: every failure notes a mistake.
@@ -352,6 +367,7 @@ impl ConfigReader {
             mistakes,
             plugins,
             places: Places::new(sources, trees),
+            watched,
         })
     }
 }

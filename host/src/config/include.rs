@@ -1,11 +1,13 @@
 //! The files that `include` names. Directories are walked by code of our own, since the number of entries needs a limit: `/**/**`
 //! would walk every disk of the machine.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use glob::Pattern;
+
+use crate::file::Stamp;
 
 /// The most files of all patterns together; a pattern that matches more names the wrong directory.
 const MAX_FILES: usize = 10_000;
@@ -53,6 +55,8 @@ pub(super) struct Search<'d> {
     directory: &'d Path,
     /// The files, each once, in the order of the patterns and then of their names.
     pub(super) found: Vec<PathBuf>,
+    /// The directories that were searched, as they were before.
+    pub(super) searched: BTreeMap<PathBuf, Option<Stamp>>,
     known: HashSet<PathBuf>,
     /// The number of directory entries that may still be read.
     entries_left: usize,
@@ -75,6 +79,7 @@ impl<'d> Search<'d> {
         Self {
             directory,
             found: Vec::new(),
+            searched: BTreeMap::new(),
             known: HashSet::new(),
             entries_left: MAX_ENTRIES,
             files_max: MAX_FILES,
@@ -131,6 +136,9 @@ impl<'d> Search<'d> {
     /// The entries, sorted by name; empty where there is no readable directory.
     fn entries(&mut self, directory: &Path) -> Result<Vec<DirectoryEntry>, IncludeError> {
         let mut entries = Vec::new();
+        self.searched
+            .entry(directory.to_owned())
+            .or_insert_with(|| Stamp::of(directory));
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             self.entries_left = self
                 .entries_left

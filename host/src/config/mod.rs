@@ -19,11 +19,12 @@ mod yaml;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::file::Stamp;
 use crate::model::{Config, PluginFile};
 
 pub use mistake::{Mistake, Mistakes};
@@ -45,13 +46,24 @@ pub struct Loaded {
     pub config: Config,
     /// The places of values, for mistakes that are found later.
     pub places: Places,
+    /// What it was read from.
+    pub(crate) watched: Watched,
 }
+
+/// The files of a configuration, and the directories that its patterns searched: what they were before they were read, so that a later
+/// change is noticed; none: it was missing.
+pub(crate) type Watched = BTreeMap<PathBuf, Option<Stamp>>;
 
 impl Loaded {
     /// The configuration without the files' texts and the places in them, which take more memory than the jobs.
     #[must_use]
     pub fn into_config(self) -> Config {
         self.config
+    }
+
+    /// The same, with what it was read from.
+    pub(crate) fn into_parts(self) -> (Config, Watched) {
+        (self.config, self.watched)
     }
 }
 
@@ -65,6 +77,8 @@ pub struct Refused {
     pub plugins: BTreeMap<String, PluginFile>,
     /// The plugins' own options, and the places of their values.
     pub places: Places,
+    /// What it was read from.
+    pub(crate) watched: Watched,
 }
 
 impl From<Mistakes> for Refused {
@@ -74,6 +88,7 @@ impl From<Mistakes> for Refused {
             mistakes,
             plugins: BTreeMap::new(),
             places: Places::default(),
+            watched: Watched::new(),
         }
     }
 }
@@ -83,8 +98,18 @@ impl From<Mistakes> for Refused {
 /// # Errors
 /// Every mistake in all of these files.
 pub fn load(path: &Path) -> Result<Loaded, Box<Refused>> {
-    let first = document::read_first(path).map_err(Refused::from)?;
+    let stamp = Stamp::of(path);
+    let first = document::read_first(path).map_err(|mistakes| Refused {
+        watched: Watched::from([(path.to_owned(), stamp)]),
+        ..Refused::from(mistakes)
+    })?;
     document::ConfigReader::new().read(first)
+}
+
+/// Whether this path means standard input.
+#[must_use]
+pub fn is_standard_input(path: &Path) -> bool {
+    path == Path::new(document::STANDARD_INPUT)
 }
 
 /// Reads a configuration from a text; mistakes name the file `name`, relative paths count from `directory`. Only files in
@@ -98,6 +123,7 @@ pub fn parse(text: &str, name: &str, directory: &Path) -> Result<Loaded, Box<Ref
         name: name.to_owned(),
         directory: directory.to_owned(),
         file: None,
+        stamp: None,
     })
 }
 

@@ -61,6 +61,17 @@ pub enum StateLocation {
     },
 }
 
+impl StateLocation {
+    /// The keys that encrypt what is stored; empty: it is not encrypted.
+    #[must_use]
+    pub fn keys(&self) -> &[SecretOrigin] {
+        match self {
+            Self::Memory => &[],
+            Self::Directory { keys, .. } | Self::Secrets { keys, .. } => keys,
+        }
+    }
+}
+
 /// A plugin that is not built in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginFile {

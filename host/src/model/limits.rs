@@ -1,6 +1,9 @@
 //! Limits on concurrent work, and on one call of a plugin.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 /// Limits on concurrent work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +15,9 @@ pub struct Limits {
     /// The limits of a plugin call.
     pub plugin: PluginLimits,
 }
+
+/// The limits of plugin calls as of now; a reload changes them for all who hold this.
+pub type CurrentLimits = Arc<ArcSwap<PluginLimits>>;
 
 /// The limits of one plugin call. Defaults and their reasons are constants in [`defaults`](super::defaults).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,4 +34,12 @@ pub struct PluginLimits {
     pub log_lines: u32,
     /// The timeout of compiling a plugin, outside of any call.
     pub compile_time: Duration,
+}
+
+impl PluginLimits {
+    /// These limits, until they are changed.
+    #[must_use]
+    pub fn current(self) -> CurrentLimits {
+        Arc::new(ArcSwap::from_pointee(self))
+    }
 }

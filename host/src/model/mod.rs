@@ -14,7 +14,7 @@ pub mod token;
 
 pub use self::config::{Config, NamedPlaces, PluginFile, StateLocation};
 pub use self::job::{Job, JobId, Provider, Source, Tls};
-pub use self::limits::{Limits, PluginLimits};
+pub use self::limits::{CurrentLimits, Limits, PluginLimits};
 pub use self::origin::Origin;
 pub use self::output::{
     Destination, FileDestination, Format, OnRemove, Output, Replace, SecretDestination,

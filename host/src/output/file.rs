@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use self::failure::Problem;
 use self::temporary::Temporary;
-use super::{Withdrawn, Written, taken};
+use super::{CurrentPlaces, Withdrawn, Written, taken};
 use crate::file::{self, walk};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::token::Artifact;
@@ -41,7 +41,7 @@ const MAX_NAMES: usize = 1024;
 /// The file sink.
 #[derive(Debug)]
 pub(super) struct Files {
-    named: Arc<NamedPlaces>,
+    named: CurrentPlaces,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -75,7 +75,7 @@ impl Seen {
 }
 
 impl Files {
-    pub(super) fn new(named: Arc<NamedPlaces>) -> Self {
+    pub(super) fn new(named: CurrentPlaces) -> Self {
         Self {
             named,
             seen: Arc::default(),
@@ -89,7 +89,7 @@ impl Files {
         artifacts: &[Artifact],
     ) -> Result<Written, Failure> {
         let (of_task, artifacts) = (destination.clone(), artifacts.to_vec());
-        let (named, seen) = (Arc::clone(&self.named), Arc::clone(&self.seen));
+        let (named, seen) = (self.named.load_full(), Arc::clone(&self.seen));
         self.at_the_disk(destination, move || {
             write_all(&of_task, &artifacts, &named, &seen)
         })
@@ -110,7 +110,7 @@ impl Files {
             };
             artifacts.iter().map(size).collect::<Vec<_>>()
         });
-        let named = Arc::clone(&self.named);
+        let named = self.named.load_full();
         self.at_the_disk(destination, move || match sizes {
             Some(sizes) => {
                 let names = sizes.iter().map(|(name, _)| name.as_str());
@@ -129,7 +129,7 @@ impl Files {
         artifacts: &[Artifact],
     ) -> Result<Withdrawn, Failure> {
         let (of_task, artifacts) = (destination.clone(), artifacts.to_vec());
-        let named = Arc::clone(&self.named);
+        let named = self.named.load_full();
         self.at_the_disk(destination, move || {
             withdraw_all(&of_task, &artifacts, &named)
         })

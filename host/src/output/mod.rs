@@ -8,6 +8,8 @@ mod write_back;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::kubernetes::Kubernetes;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::time::Timestamp;
@@ -63,17 +65,28 @@ pub enum Withdrawn {
 pub struct Outputs {
     files: file::Files,
     secrets: secret::SecretOutputs,
+    named: CurrentPlaces,
 }
+
+/// The places that the configuration names, as of now.
+type CurrentPlaces = Arc<ArcSwap<NamedPlaces>>;
 
 impl Outputs {
     /// Sinks that reach Secrets through `kubernetes`. `named`: the places with another use in the configuration, which formats
     /// must not overwrite.
     #[must_use]
     pub fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
+        let named = Arc::new(ArcSwap::new(named));
         Self {
             files: file::Files::new(Arc::clone(&named)),
-            secrets: secret::SecretOutputs::new(kubernetes, named),
+            secrets: secret::SecretOutputs::new(kubernetes, Arc::clone(&named)),
+            named,
         }
+    }
+
+    /// Changes the places with another use, for writes that begin from now on.
+    pub fn set_named(&self, named: Arc<NamedPlaces>) {
+        self.named.store(named);
     }
 
     /// Writes a publication, unless it is in place. A file is looked at each time. A Secret costs one request, or none if this process

@@ -12,10 +12,10 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Publication, Withdrawn, Written, taken};
+use super::{CurrentPlaces, Publication, Withdrawn, Written, taken};
 use crate::kubernetes::{ApiCall, ApiError, Kubernetes, Verb};
 use crate::model::failure::Failure;
-use crate::model::{NamedPlaces, SecretDestination, SecretWrite};
+use crate::model::{SecretDestination, SecretWrite};
 
 /// Rounds of GET and PUT while others write the same Secret; each round succeeds for one writer, and the scheduler tries again
 /// later anyway.
@@ -25,7 +25,7 @@ const CONFLICTS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct SecretOutputs {
     kubernetes: Arc<Kubernetes>,
-    named: Arc<NamedPlaces>,
+    named: CurrentPlaces,
     written: Mutex<HashMap<SecretShare, LastWrite>>,
 }
 
@@ -74,7 +74,7 @@ struct LastWrite {
 }
 
 impl SecretOutputs {
-    pub(super) fn new(kubernetes: Arc<Kubernetes>, named: Arc<NamedPlaces>) -> Self {
+    pub(super) fn new(kubernetes: Arc<Kubernetes>, named: CurrentPlaces) -> Self {
         Self {
             kubernetes,
             named,
@@ -196,9 +196,10 @@ impl SecretOutputs {
             .iter()
             .map(|artifact| &artifact.name)
             .filter(|artifact| !artifact.is_empty() && *artifact != key);
+        let named = self.named.load();
         let is_named = |artifact: &&String| {
             let place = (namespace.clone(), name.clone(), (*artifact).clone());
-            self.named.keys.contains(&place)
+            named.keys.contains(&place)
         };
         match others.find(is_named) {
             Some(artifact) => {
@@ -349,9 +350,11 @@ impl SecretOutputs {
 mod tests {
     use std::collections::BTreeMap;
 
+    use arc_swap::ArcSwap;
+
     use super::*;
-    use crate::model::JobId;
     use crate::model::token::Artifact;
+    use crate::model::{JobId, NamedPlaces};
 
     #[test]
     fn a_format_takes_no_key_of_a_secret_that_has_another_use() {
@@ -360,7 +363,10 @@ mod tests {
             keys: [place("s", "own"), place("s", "theirs"), place("t", "free")].into(),
             ..NamedPlaces::default()
         };
-        let secrets = SecretOutputs::new(Arc::new(Kubernetes::new()), Arc::new(named));
+        let secrets = SecretOutputs::new(
+            Arc::new(Kubernetes::new()),
+            Arc::new(ArcSwap::from_pointee(named)),
+        );
         let destination = SecretDestination {
             namespace: "ns".to_owned(),
             name: "s".to_owned(),

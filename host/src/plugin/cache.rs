@@ -149,17 +149,14 @@ pub(super) struct Cache {
     engine: Engine,
     settings: CacheSettings,
     compatibility: u64,
-    /// How long one compilation may take.
-    compile_time: Duration,
     /// One compilation at a time: each may take hundreds of megabytes.
     compiling: tokio::sync::Mutex<()>,
     complained: AtomicBool,
 }
 
 impl Cache {
-    pub(super) fn new(engine: Engine, settings: CacheSettings, compile_time: Duration) -> Self {
+    pub(super) fn new(engine: Engine, settings: CacheSettings) -> Self {
         Self {
-            compile_time,
             compatibility: engine::compatibility(&engine),
             engine,
             settings,
@@ -168,12 +165,13 @@ impl Cache {
         }
     }
 
-    /// The compiled component with these bytes, compiled now if it is not in the cache. `plugin`: its name.
+    /// The compiled component with these bytes, compiled now within `limit` if it is not in the cache. `plugin`: its name.
     pub(super) async fn component(
         self: &Arc<Self>,
         plugin: &str,
         digest: Digest,
         bytes: Cow<'static, [u8]>,
+        limit: Duration,
     ) -> Result<(Component, CacheOutcome), CacheError> {
         let name = format!("{digest}-{:016x}.cwasm", self.compatibility);
         if let Some(found) = self
@@ -191,7 +189,7 @@ impl Cache {
         // In memory, so that a kill leaves no half of a file in the directory.
         let file = new_file_in_memory()?;
         let out = file.try_clone().map_err(CacheError::File)?;
-        self.compile(bytes, out).await?;
+        self.compile(bytes, out, limit).await?;
         let took_ms = begun.elapsed().as_millis();
         tracing::info!(plugin, took_ms, "the plugin is compiled");
         self.blocking(move |cache| {
@@ -276,13 +274,17 @@ impl Cache {
         }
     }
 
-    async fn compile(&self, bytes: Cow<'static, [u8]>, out: File) -> Result<(), CacheError> {
+    async fn compile(
+        &self,
+        bytes: Cow<'static, [u8]>,
+        out: File,
+        limit: Duration,
+    ) -> Result<(), CacheError> {
         let Some(program) = self.settings.compiler.program() else {
             return tokio::task::spawn_blocking(move || precompile(&bytes, out))
                 .await
                 .map_err(|panic| CacheError::File(std::io::Error::other(panic)))?;
         };
-        let limit = self.compile_time;
         tokio::time::timeout(limit, compile_in_child(&program, &bytes, out))
             .await
             .unwrap_or(Err(CacheError::TooSlow { limit }))
@@ -525,14 +527,10 @@ mod tests {
 
     /// The origin of a plugin in a process that starts now.
     async fn found(settings: CacheSettings) -> CacheOutcome {
-        let cache = Arc::new(Cache::new(
-            engine::new_engine().unwrap(),
-            settings,
-            A_MINUTE,
-        ));
+        let cache = Arc::new(Cache::new(engine::new_engine().unwrap(), settings));
         let bytes = bytes();
         cache
-            .component("acme", Digest::of(&bytes), bytes)
+            .component("acme", Digest::of(&bytes), bytes, A_MINUTE)
             .await
             .unwrap()
             .1
@@ -684,10 +682,12 @@ mod tests {
                 compiler: Compiler::Program(program),
                 ..settings(&directory.path().join("cache"))
             },
-            limit,
         ));
         let bytes = bytes();
-        let Err(error) = cache.component("acme", Digest::of(&bytes), bytes).await else {
+        let Err(error) = cache
+            .component("acme", Digest::of(&bytes), bytes, limit)
+            .await
+        else {
             panic!("`{script}` compiled");
         };
         // Nothing is left, nor would be if this process had been killed meanwhile.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinError;
@@ -28,7 +29,7 @@ use super::v0_1::{Linkers, Prepared};
 use crate::file::{self, Stamp};
 use crate::form::list;
 use crate::model::failure::{Failure, FailureKind, HostCode, with_causes};
-use crate::model::{Origin, PluginFile};
+use crate::model::{CurrentLimits, Origin, PluginFile};
 use crate::names::nearest;
 
 /// Why a plugin cannot be used.
@@ -221,9 +222,9 @@ pub(super) fn wrong_world(name: &str, info: &PluginInfo, wanted: PluginWorld) ->
 }
 
 /// Plugins by name, as the configuration has them.
-struct Registry(BTreeMap<String, RegistryEntry>);
+pub(super) struct Registry(BTreeMap<String, Arc<RegistryEntry>>);
 
-struct RegistryEntry {
+pub(super) struct RegistryEntry {
     digest: Digest,
     place: ComponentSource,
     /// Whether its own file was read: another name may have the same digest.
@@ -252,6 +253,7 @@ impl Failed {
     }
 }
 
+#[derive(PartialEq, Eq)]
 enum ComponentSource {
     Binary(&'static [u8]),
     File(PathBuf),
@@ -259,7 +261,7 @@ enum ComponentSource {
 
 impl Registry {
     /// A configured plugin hides a built-in one of the same name.
-    fn new(files: &BTreeMap<String, PluginFile>) -> Self {
+    pub(super) fn new(files: &BTreeMap<String, PluginFile>) -> Self {
         let built_in = BUILT_IN.iter().map(
             |BuiltIn {
                  name,
@@ -279,15 +281,30 @@ impl Registry {
             );
             (name.clone(), entry)
         });
-        Self(built_in.chain(configured).collect())
+        let all = built_in.chain(configured);
+        Self(all.map(|(name, entry)| (name, Arc::new(entry))).collect())
     }
 
-    fn entry(&self, name: &str) -> Result<&RegistryEntry, LoadError> {
-        self.0.get(name).ok_or_else(|| LoadError::NotFound {
-            name: name.to_owned(),
-            nearest: nearest(name, self.0.keys().map(String::as_str)).map(str::to_owned),
-            known_names: self.0.keys().cloned().collect(),
-        })
+    /// The same with what `former` knows of those that are in both.
+    pub(super) fn knowing(mut self, former: &Self) -> Self {
+        for (name, entry) in &mut self.0 {
+            let known = former.0.get(name);
+            if let Some(known) = known.filter(|known| known.is_same(entry)) {
+                *entry = Arc::clone(known);
+            }
+        }
+        self
+    }
+
+    fn entry(&self, name: &str) -> Result<Arc<RegistryEntry>, LoadError> {
+        self.0
+            .get(name)
+            .cloned()
+            .ok_or_else(|| LoadError::NotFound {
+                name: name.to_owned(),
+                nearest: nearest(name, self.0.keys().map(String::as_str)).map(str::to_owned),
+                known_names: self.0.keys().cloned().collect(),
+            })
     }
 }
 
@@ -317,6 +334,10 @@ impl RegistryEntry {
             again_at,
         });
         error
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.place == other.place
     }
 
     const fn is_built_in(&self) -> bool {
@@ -367,7 +388,14 @@ pub(super) struct LoadedPlugin {
 
 /// Loads plugins, each digest once.
 pub(super) struct Loader {
-    registry: Arc<Registry>,
+    /// The plugins by name; a reload replaces it.
+    registry: ArcSwap<Registry>,
+    limits: CurrentLimits,
+    by_digest: Arc<ByDigest>,
+}
+
+/// What is known of components whatever their names, so that several lists of names share it.
+struct ByDigest {
     linkers: Linkers,
     cache: Arc<Cache>,
     compiler: Compiler,
@@ -387,33 +415,59 @@ impl Loader {
         engine: Engine,
         files: &BTreeMap<String, PluginFile>,
         settings: CacheSettings,
-        compile_time: Duration,
+        limits: CurrentLimits,
     ) -> Result<Self, BoxError> {
-        Ok(Self {
-            registry: Arc::new(Registry::new(files)),
+        let by_digest = ByDigest {
             linkers: Linkers::new(&engine)?,
             compiler: settings.compiler.clone(),
             judging: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
-            cache: Arc::new(Cache::new(engine, settings, compile_time)),
+            cache: Arc::new(Cache::new(engine, settings)),
             inspected: Mutex::default(),
             endpoints: Mutex::default(),
             refused: Mutex::default(),
             unjudged: Mutex::default(),
             loaded: Mutex::default(),
+        };
+        Ok(Self {
+            registry: ArcSwap::from_pointee(Registry::new(files)),
+            limits,
+            by_digest: Arc::new(by_digest),
         })
     }
 
+    /// A loader of other plugins, with all that this one knows of those that are in both.
+    pub(super) fn with(&self, files: &BTreeMap<String, PluginFile>, limits: CurrentLimits) -> Self {
+        let registry = Registry::new(files).knowing(&self.registry.load());
+        Self {
+            registry: ArcSwap::from_pointee(registry),
+            limits,
+            by_digest: Arc::clone(&self.by_digest),
+        }
+    }
+
+    /// Takes over the plugins of another loader.
+    pub(super) fn adopt(&self, other: &Self) {
+        self.registry.store(other.registry.load_full());
+    }
+
     /// All names, and whether each is part of the binary.
-    pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
-        let entries = self.registry.0.iter();
-        entries.map(|(name, entry)| (name.as_str(), entry.is_built_in()))
+    pub(super) fn names(&self) -> Vec<(String, bool)> {
+        let registry = self.registry.load();
+        let entries = registry.0.iter();
+        entries
+            .map(|(name, entry)| (name.clone(), entry.is_built_in()))
+            .collect()
+    }
+
+    fn entry(&self, name: &str) -> Result<Arc<RegistryEntry>, LoadError> {
+        self.registry.load().entry(name)
     }
 
     /// What the plugin declares.
     pub(super) async fn info(&self, name: &str) -> Result<Arc<PluginInfo>, Arc<LoadError>> {
-        let entry = self.registry.entry(name)?;
-        self.is_not_refused(entry)?;
-        if let Some(info) = lock(&self.inspected).get(&entry.digest)
+        let entry = self.entry(name)?;
+        self.is_not_refused(&entry)?;
+        if let Some(info) = lock(&self.by_digest.inspected).get(&entry.digest)
             && entry.is_read.load(Ordering::Relaxed)
         {
             return Ok(Arc::clone(info));
@@ -422,7 +476,7 @@ impl Loader {
             return Err(error);
         }
         let stamp = entry.stamp();
-        let read = self.read(name).await;
+        let read = self.read(name, &entry).await;
         read.map(|(info, _)| info)
             .map_err(|error| entry.remember_failure(stamp, error))
     }
@@ -446,16 +500,20 @@ impl Loader {
     }
 
     async fn load_once(&self, name: &str) -> Result<Arc<LoadedPlugin>, Arc<LoadError>> {
-        let entry = self.registry.entry(name)?;
-        self.is_not_refused(entry)?;
-        let cell = Arc::clone(lock(&self.loaded).entry(entry.digest).or_default());
+        let entry = self.entry(name)?;
+        self.is_not_refused(&entry)?;
+        let cell = Arc::clone(
+            lock(&self.by_digest.loaded)
+                .entry(entry.digest)
+                .or_default(),
+        );
         let loading = cell.get_or_try_init(async || {
             // Callers that waited for the load that failed get its failure.
             if let Some(error) = entry.failed_before() {
                 return Err(error);
             }
             let stamp = entry.stamp();
-            self.load_now(name, entry.digest)
+            self.load_now(name, &entry)
                 .await
                 .map(Arc::new)
                 .map_err(|error| entry.remember_failure(stamp, error))
@@ -465,35 +523,42 @@ impl Loader {
 
     /// The result of the last load; none: the plugin was never loaded, or is being loaded for the first time.
     pub(super) fn known(&self, name: &str) -> Option<Result<Arc<LoadedPlugin>, Failure>> {
-        let entry = self.registry.entry(name).ok()?;
-        if let Err(refused) = self.is_not_refused(entry) {
+        let entry = self.entry(name).ok()?;
+        if let Err(refused) = self.is_not_refused(&entry) {
             return Some(Err(refused.to_failure()));
         }
-        let cell = lock(&self.loaded).get(&entry.digest).cloned();
+        let cell = lock(&self.by_digest.loaded).get(&entry.digest).cloned();
         let loaded = cell.and_then(|cell| cell.get().cloned());
         let failed = || lock(&entry.failed).as_ref().map(Failed::to_failure);
         loaded.map(Ok).or_else(|| failed().map(Err))
     }
 
     fn is_not_refused(&self, entry: &RegistryEntry) -> Result<(), Arc<LoadError>> {
-        match lock(&self.refused).get(&entry.digest) {
+        match lock(&self.by_digest.refused).get(&entry.digest) {
             Some(error) => Err(Arc::clone(error)),
             None => Ok(()),
         }
     }
 
-    async fn load_now(&self, name: &str, digest: Digest) -> Result<LoadedPlugin, LoadError> {
-        let (info, bytes) = self.read(name).await?;
-        let (component, found) =
-            self.cache
-                .component(name, digest, bytes)
-                .await
-                .map_err(|source| LoadError::Compile {
-                    name: name.to_owned(),
-                    source,
-                })?;
+    async fn load_now(
+        &self,
+        name: &str,
+        entry: &Arc<RegistryEntry>,
+    ) -> Result<LoadedPlugin, LoadError> {
+        let digest = entry.digest;
+        let (info, bytes) = self.read(name, entry).await?;
+        let time = self.limits.load().compile_time;
+        let (component, found) = self
+            .by_digest
+            .cache
+            .component(name, digest, bytes, time)
+            .await
+            .map_err(|source| LoadError::Compile {
+                name: name.to_owned(),
+                source,
+            })?;
         tracing::debug!(plugin = name, digest = %digest.short(), ?found, "plugin loaded");
-        let prepared = self.linkers.prepare(&component, info.world);
+        let prepared = self.by_digest.linkers.prepare(&component, info.world);
         Ok(LoadedPlugin {
             info,
             prepared: prepared.map_err(|source| LoadError::Link {
@@ -512,7 +577,7 @@ impl Loader {
         info: &PluginInfo,
         configs: &[&Value],
     ) -> Result<Vec<Judgement>, Arc<LoadError>> {
-        if let Some((error, again_at)) = lock(&self.unjudged).get(&info.digest)
+        if let Some((error, again_at)) = lock(&self.by_digest.unjudged).get(&info.digest)
             && Instant::now() < *again_at
         {
             return Err(Arc::clone(error));
@@ -522,16 +587,20 @@ impl Loader {
             let error = Arc::new(error);
             let kept = Arc::clone(&error);
             match again_after {
-                None => lock(&self.refused).insert(info.digest, kept).map(drop),
+                None => lock(&self.by_digest.refused)
+                    .insert(info.digest, kept)
+                    .map(drop),
                 Some(after) => {
                     let failed = (kept, Instant::now() + after);
-                    lock(&self.unjudged).insert(info.digest, failed).map(drop)
+                    lock(&self.by_digest.unjudged)
+                        .insert(info.digest, failed)
+                        .map(drop)
                 }
             };
             error
         })?;
         if info.world == PluginWorld::Source {
-            lock(&self.endpoints).keep(info.digest, configs, &judged);
+            lock(&self.by_digest.endpoints).keep(info.digest, configs, &judged);
         }
         Ok(judged)
     }
@@ -542,8 +611,8 @@ impl Loader {
         name: &str,
         config: &Value,
     ) -> Option<Result<Arc<[Origin]>, WrongConfig>> {
-        let entry = self.registry.entry(name).ok()?;
-        lock(&self.endpoints).get(entry.digest, config)
+        let entry = self.entry(name).ok()?;
+        lock(&self.by_digest.endpoints).get(entry.digest, config)
     }
 
     async fn judged(
@@ -555,13 +624,13 @@ impl Loader {
         let Some(schema) = &info.schema else {
             return Ok(vec![Judgement::default(); configs.len()]);
         };
-        let judged = if self.registry.entry(name)?.is_built_in() {
+        let judged = if self.entry(name)?.is_built_in() {
             let each = configs.iter().map(|config| info.judge_config(config));
             each.collect::<Result<_, _>>()
                 .map_err(|message| JudgeError::Wrong { message })
         } else {
-            let _turn = self.judging.acquire().await;
-            judge::judgements(&self.compiler, schema, configs).await
+            let _turn = self.by_digest.judging.acquire().await;
+            judge::judgements(&self.by_digest.compiler, schema, configs).await
         };
         judged.map_err(|source| LoadError::Schema {
             name: name.to_owned(),
@@ -570,10 +639,13 @@ impl Loader {
     }
 
     /// Reads, compares and inspects without blocking other tasks of the process, and has a schema validated that is new.
-    async fn read(&self, name: &str) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
-        let (files, owned) = (Arc::clone(&self.registry), name.to_owned());
+    async fn read(
+        &self,
+        name: &str,
+        entry: &Arc<RegistryEntry>,
+    ) -> Result<(Arc<PluginInfo>, Cow<'static, [u8]>), LoadError> {
+        let (entry, owned) = (Arc::clone(entry), name.to_owned());
         let work = move || {
-            let entry = files.entry(&owned)?;
             let bytes = entry.read(&owned)?;
             entry.is_read.store(true, Ordering::Relaxed);
             let info = inspect(&bytes).map_err(|source| LoadError::Refused {
@@ -591,10 +663,10 @@ impl Loader {
                 });
             }
         };
-        let was_seen = lock(&self.inspected).contains_key(&info.digest);
+        let was_seen = lock(&self.by_digest.inspected).contains_key(&info.digest);
         if !was_seen {
             self.judged(name, &info, &[]).await?;
-            lock(&self.inspected).insert(info.digest, Arc::clone(&info));
+            lock(&self.by_digest.inspected).insert(info.digest, Arc::clone(&info));
         }
         Ok((info, bytes))
     }
@@ -610,7 +682,17 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::model::PluginLimits;
+    use crate::model::defaults::plugin_limits;
     use crate::plugin::engine::new_engine;
+
+    fn limits(compile_time: Duration) -> CurrentLimits {
+        let limits = PluginLimits {
+            compile_time,
+            ..plugin_limits()
+        };
+        limits.current()
+    }
 
     /// A plugin in a file, and a compiler that records each of its starts and then does as `script` says.
     struct Bench {
@@ -641,10 +723,11 @@ mod tests {
             };
             let time = Duration::from_secs(60);
             // Marked as validated: validation takes the real program.
-            let loader = Loader::new(new_engine().unwrap(), &files, settings, time).unwrap();
+            let loader =
+                Loader::new(new_engine().unwrap(), &files, settings, limits(time)).unwrap();
             let info = Arc::new(inspect(dummy.bytes).unwrap());
-            lock(&loader.inspected).insert(info.digest, info);
-            let entry = loader.registry.entry("acme").unwrap();
+            lock(&loader.by_digest.inspected).insert(info.digest, info);
+            let entry = loader.entry("acme").unwrap();
             entry.is_read.store(true, Ordering::Relaxed);
             Self {
                 directory,
@@ -669,7 +752,7 @@ mod tests {
 
         /// Lets the longest wait before another try pass.
         fn let_time_pass(&self) {
-            let entry = self.loader.registry.entry("acme").unwrap();
+            let entry = self.loader.entry("acme").unwrap();
             let mut failed = lock(&entry.failed);
             let again_at = &mut failed.as_mut().unwrap().again_at;
             *again_at = again_at.map(|_| Instant::now());
@@ -728,7 +811,7 @@ mod tests {
         assert_eq!(starts().len(), 1);
         // Calls that need no judgement go on meanwhile.
         bench.loader.info("acme").await.unwrap();
-        for (_, again_at) in lock(&bench.loader.unjudged).values_mut() {
+        for (_, again_at) in lock(&bench.loader.by_digest.unjudged).values_mut() {
             *again_at = Instant::now();
         }
         judge().await;
@@ -738,7 +821,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_missed_even_if_another_name_has_the_same_bytes() {
         let bench = Bench::new("exit 1");
-        let acme = bench.loader.registry.entry("acme").unwrap();
+        let acme = bench.loader.entry("acme").unwrap();
         let ComponentSource::File(path) = &acme.place else {
             panic!("acme is in a file");
         };
@@ -758,7 +841,7 @@ mod tests {
             ..CacheSettings::default()
         };
         let time = Duration::from_secs(60);
-        let loader = Loader::new(new_engine().unwrap(), &files, settings, time).unwrap();
+        let loader = Loader::new(new_engine().unwrap(), &files, settings, limits(time)).unwrap();
         loader.info("acme").await.unwrap();
         let missed = loader.info("other").await.unwrap_err();
         assert_eq!(missed.code().as_str(), "plugin.unreadable");

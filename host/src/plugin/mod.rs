@@ -41,7 +41,7 @@ use crate::model::Origin;
 use crate::model::failure::Failure;
 use crate::model::time::Timestamp;
 use crate::model::token::{Artifact, NamedToken, Token};
-use crate::model::{Job, PluginFile, PluginLimits};
+use crate::model::{CurrentLimits, Job, PluginFile, PluginLimits};
 use endpoints::WrongConfig;
 use engine::{BoxError, Ticker};
 use formatting::FormatLog;
@@ -59,8 +59,8 @@ pub struct Plugins(Arc<PluginRuntime>);
 
 struct PluginRuntime {
     loader: Arc<Loader>,
-    ticker: Ticker,
-    limits: PluginLimits,
+    ticker: Arc<Ticker>,
+    limits: CurrentLimits,
     stop: OnceLock<CancellationToken>,
 }
 
@@ -95,13 +95,39 @@ impl Plugins {
         let ticking = engine.clone();
         let ticker = Ticker::start(move || ticking.increment_epoch())
             .map_err(|error| EngineError(error.into()))?;
-        let loader = Loader::new(engine, files, cache, limits.compile_time);
+        let limits = limits.current();
+        let loader = Loader::new(engine, files, cache, Arc::clone(&limits));
         Ok(Self(Arc::new(PluginRuntime {
             loader: Arc::new(loader.map_err(EngineError)?),
-            ticker,
+            ticker: Arc::new(ticker),
             limits,
             stop: OnceLock::new(),
         })))
+    }
+
+    /// Other plugins and limits on the same engine, with all that is known of those that are in both. These here do not change.
+    #[must_use]
+    pub fn with(&self, files: &BTreeMap<String, PluginFile>, limits: PluginLimits) -> Self {
+        let limits = limits.current();
+        let loader = self.0.loader.with(files, Arc::clone(&limits));
+        Self(Arc::new(PluginRuntime {
+            loader: Arc::new(loader),
+            ticker: Arc::clone(&self.0.ticker),
+            limits,
+            stop: self.0.stop.clone(),
+        }))
+    }
+
+    /// Takes over the plugins and limits of another one, for all who hold this. A call under way ends as it began.
+    pub fn adopt(&self, other: &Self) {
+        self.0.loader.adopt(&other.0.loader);
+        self.0.limits.store(other.0.limits.load_full());
+    }
+
+    /// The limits of calls, for others who keep to them.
+    #[must_use]
+    pub fn limits(&self) -> CurrentLimits {
+        Arc::clone(&self.0.limits)
     }
 
     /// Sets the token that stops calls: from then on a call may still read an answer that it waits for, but run no longer than
@@ -123,9 +149,9 @@ impl Plugins {
         let mut all = Vec::new();
         for (name, built_in) in self.0.loader.names() {
             all.push(Listed {
-                name: name.to_owned(),
+                info: self.0.loader.info(&name).await,
+                name,
                 built_in,
-                info: self.0.loader.info(name).await,
             });
         }
         all
@@ -240,20 +266,20 @@ impl Plugins {
         config: &Value,
     ) -> Result<Vec<Artifact>, Failure> {
         let loaded = self.loaded(plugin, PluginWorld::Formatter).await?;
-        let limits = &self.0.limits;
+        let limits = self.0.limits.load_full();
         let Prepared::Formatter(formatter) = &loaded.prepared else {
             return Err(
                 load::wrong_world(plugin, &loaded.info, PluginWorld::Formatter).to_failure(),
             );
         };
-        let bounds = self.bounds(limits::FORMAT_TIME);
-        let log = FormatLog::new(plugin, tokens, limits);
+        let bounds = self.bounds(&limits, limits::FORMAT_TIME);
+        let log = FormatLog::new(plugin, tokens, &limits);
         let full_name = full_name(plugin, &loaded.info);
         let said = log.scrubber();
         let artifacts = v0_1::format(formatter, &bounds, log, tokens, config)
             .await
             .unwrap_or_else(|error| Err(error.into_failure(&full_name)))?;
-        formatting::check_artifacts(&full_name, &artifacts, limits, &said, tokens)?;
+        formatting::check_artifacts(&full_name, &artifacts, &limits, &said, tokens)?;
         Ok(artifacts)
     }
 
@@ -275,10 +301,10 @@ impl Plugins {
         Ok(loaded)
     }
 
-    fn bounds(&self, timeout: Duration) -> CallBounds<'_> {
+    fn bounds<'a>(&'a self, limits: &'a PluginLimits, timeout: Duration) -> CallBounds<'a> {
         CallBounds {
             ticker: &self.0.ticker,
-            limits: &self.0.limits,
+            limits,
             timeout,
             stop: self.0.stop.get(),
         }
@@ -332,7 +358,8 @@ impl SourcePlugin {
                 load::wrong_world(&self.name, self.info(), PluginWorld::Source).to_failure();
             return Err(Unsuccessful::Broke(failure));
         };
-        let bounds = self.plugins.bounds(job.source.timeout);
+        let limits = self.plugins.0.limits.load_full();
+        let bounds = self.plugins.bounds(&limits, job.source.timeout);
         let request = Acquire {
             job: &job.id.name,
             config: &job.source.config,

@@ -23,6 +23,19 @@ pub enum JobChange {
     SharedOutputs(Vec<Arc<SharedOutput>>),
     /// Changes how much may be done at once.
     Limits(Limits),
+    /// Other plugins are behind these names: they are loaded, what failed is tried again, and outputs are formatted anew.
+    Plugins(Vec<String>),
+}
+
+impl JobChange {
+    /// The job that it puts.
+    #[must_use]
+    pub const fn put(&self) -> Option<&Arc<Job>> {
+        match self {
+            Self::Put(job) => Some(job),
+            _ => None,
+        }
+    }
 }
 
 /// The result of a request for new tokens.

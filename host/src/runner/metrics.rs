@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::status::{ChainState, JobState, JobStatus, Snapshot};
+use super::status::{ChainState, ConfigurationStatus, JobState, JobStatus, Snapshot};
 use crate::model::Destination;
 use crate::model::failure::{Code, Failure, FailureKind};
 use crate::model::time::Timestamp;
@@ -112,6 +112,9 @@ pub struct Metrics {
     waiting: Gauge,
     compiling: Gauge,
     log_lines_lost: Counter,
+    reload_successful: Gauge,
+    reload_success_at: Gauge,
+    needs_restart: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -150,6 +153,9 @@ impl Metrics {
             waiting: Gauge::default(),
             compiling: Gauge::default(),
             log_lines_lost: Counter::default(),
+            reload_successful: Gauge::default(),
+            reload_success_at: Gauge::default(),
+            needs_restart: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -234,7 +240,32 @@ impl Metrics {
             "Log lines that were dropped because nobody read standard error",
             self.log_lines_lost.clone(),
         );
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration in use is the newest: 0, while a later one is refused",
+            self.reload_successful.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was read",
+            self.reload_success_at.clone(),
+        );
+        registry.register(
+            "config_keys_need_restart",
+            "Keys of the configuration whose change takes effect when the process is started again",
+            self.needs_restart.clone(),
+        );
         registry.register_collector(Box::new(self.per_job.clone()));
+    }
+
+    /// Sets what became of the last reading of the configuration.
+    pub fn configured(&self, status: &ConfigurationStatus) {
+        let seconds = i64::try_from(status.loaded_at.0 / 1000).unwrap_or(i64::MAX);
+        self.reload_successful
+            .set(i64::from(status.refused.is_none()));
+        self.reload_success_at.set(seconds);
+        let keys = i64::try_from(status.needs_restart.len()).unwrap_or(i64::MAX);
+        self.needs_restart.set(keys);
     }
 
     /// Counts a successful call of a source.
@@ -518,6 +549,7 @@ mod tests {
             jobs,
             shared_outputs: Vec::new(),
             withdrawals: Vec::new(),
+            configuration: None,
         }
     }
 

@@ -184,7 +184,7 @@ impl Scheduler {
 
     /// Jobs before shared outputs, which refer to their jobs.
     pub(super) fn apply(&mut self, changes: Vec<JobChange>) {
-        let mut shared = None;
+        let (mut shared, mut plugins) = (None, Vec::new());
         for change in &changes {
             if let JobChange::SharedOutputs(outputs) = change {
                 // Before their jobs go, and with them their tokens.
@@ -199,12 +199,14 @@ impl Scheduler {
                 JobChange::Limits(limits) => {
                     self.admission.set_bounds(AdmissionBounds::from(&limits));
                 }
+                JobChange::Plugins(names) => plugins = names,
             }
         }
         if let Some(outputs) = shared {
             self.pending_shared = Some(outputs);
             self.settle_shared();
         }
+        self.plugins_changed(&plugins);
         self.spare_places_in_use();
     }
 
@@ -361,6 +363,7 @@ impl Scheduler {
                 .map(|shared| shared.status(now))
                 .collect(),
             withdrawals: self.withdrawals_of(names),
+            configuration: None,
         }
     }
 

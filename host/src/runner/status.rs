@@ -25,6 +25,33 @@ pub struct Snapshot {
     /// Outputs that the configuration has no more and that are being deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub withdrawals: Vec<OutputStatus>,
+    /// The configuration; none: it cannot change while the process runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationStatus>,
+}
+
+/// The configuration in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// When it was read.
+    #[serde(with = "rfc3339")]
+    pub loaded_at: Timestamp,
+    /// Why a later one was not taken into use; none: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedConfiguration>,
+    /// The keys of the file that take effect when the process is started again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
+}
+
+/// A configuration that was not taken into use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedConfiguration {
+    /// When it was read.
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    /// One line for each reason.
+    pub message: String,
 }
 
 impl Snapshot {
@@ -295,6 +322,7 @@ mod tests {
             jobs: vec![job_status()],
             shared_outputs: Vec::new(),
             withdrawals: Vec::new(),
+            configuration: None,
         };
         let json = serde_json::to_value(&snapshot).unwrap();
         assert_eq!(

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::connections::{ConnectionPermit, Connections, affordable};
 use crate::model::failure::{Code, Failure, with_causes};
+use crate::reload::{ReloadAnswer, ReloadHandle};
 use crate::runner::status::Snapshot;
 use crate::runner::{Handle, RunnerStopped};
 use crate::state::manual::{KeptJob, Manual, ReplacedChain};
@@ -33,6 +34,9 @@ const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The time for a request to arrive, for its answer to be made unless the request says how long, and for the answer to be sent.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a reload may take. It waits for plugins to be read, and for the API server if that has keys of the state store.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Concurrent connections.
 const CONNECTIONS: usize = 64;
@@ -74,6 +78,14 @@ pub enum ControlRequest {
         #[serde(default)]
         wait_ms: u64,
     },
+    /// Reads the configuration anew and takes it into use; answered by [`ReloadAnswer`].
+    Reload,
+    /// Compares the configuration in use with a file; answered by [`ReloadAnswer`].
+    Diff {
+        /// The file, an absolute path; none: the one that the process was started with.
+        #[serde(default)]
+        file: Option<PathBuf>,
+    },
     /// The stored state of jobs; answered by [`KeptJob`]s.
     StateShow {
         /// By name or `namespace/name`; none: all.
@@ -104,6 +116,7 @@ impl ControlRequest {
             Self::Refresh { wait_ms, .. } => {
                 TIMEOUT.saturating_add(Duration::from_millis(*wait_ms))
             }
+            Self::Reload | Self::Diff { .. } => RELOAD_TIMEOUT,
             _ => TIMEOUT,
         }
     }
@@ -319,8 +332,7 @@ impl ControlSocket {
     }
 
     /// Answers requests until `stop`.
-    pub async fn serve(mut self, runner: Handle, state: Manual, stop: CancellationToken) {
-        let rooms = Rooms { runner, state };
+    pub async fn serve(mut self, rooms: Rooms, stop: CancellationToken) {
         let connections = Connections::new(affordable(CONNECTIONS));
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut is_there = true;
@@ -440,9 +452,13 @@ async fn check_place(path: &Path) -> Result<(), ControlError> {
 
 /// The components that answer requests.
 #[derive(Debug, Clone)]
-struct Rooms {
-    runner: Handle,
-    state: Manual,
+pub struct Rooms {
+    /// The jobs.
+    pub runner: Handle,
+    /// The state store.
+    pub state: Manual,
+    /// The configuration.
+    pub reload: ReloadHandle,
 }
 
 async fn connection(stream: UnixStream, rooms: Rooms, place: ConnectionPermit) {
@@ -502,9 +518,23 @@ async fn answer(line: &[u8], rooms: &Rooms) -> io::Result<Vec<u8>> {
     })
 }
 
-async fn grant(request: ControlRequest, Rooms { runner, state }: &Rooms) -> Vec<u8> {
+async fn grant(request: ControlRequest, rooms: &Rooms) -> Vec<u8> {
+    let Rooms {
+        runner,
+        state,
+        reload,
+    } = rooms;
     match request {
-        ControlRequest::Status { jobs } => answered(runner.status(jobs).await),
+        ControlRequest::Status { jobs } => {
+            let configuration = Some(reload.status());
+            let status = runner.status(jobs).await;
+            answered(status.map(|snapshot| Snapshot {
+                configuration,
+                ..snapshot
+            }))
+        }
+        ControlRequest::Reload => answered(reload.reload().await),
+        ControlRequest::Diff { file } => answered(reload.compare(file).await),
         ControlRequest::Refresh { jobs, wait_ms } => {
             answered(refresh::refresh(runner, jobs, Duration::from_millis(wait_ms)).await)
         }
@@ -596,6 +626,24 @@ pub async fn refresh(
 ) -> Result<RefreshResult, ControlError> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     ask(socket, &ControlRequest::Refresh { jobs, wait_ms }).await
+}
+
+/// Asks the process that listens on `socket` to take its configuration into use as it is now.
+///
+/// # Errors
+///
+/// No process listens, or its answer is invalid.
+pub async fn reload(socket: &Path) -> Result<ReloadAnswer, ControlError> {
+    ask(socket, &ControlRequest::Reload).await
+}
+
+/// Asks the process that listens on `socket` what a reload would change, with this file or its own.
+///
+/// # Errors
+///
+/// No process listens, or its answer is invalid.
+pub async fn diff(socket: &Path, file: Option<PathBuf>) -> Result<ReloadAnswer, ControlError> {
+    ask(socket, &ControlRequest::Diff { file }).await
 }
 
 /// Whether a process listens on `socket`.

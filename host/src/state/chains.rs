@@ -149,7 +149,7 @@ impl Store {
         let Some(stored) = self.records.get(&key).await.map_err(Unread::Failed)? else {
             return Ok(None);
         };
-        let read = || opening::read_chain(&self.keys, &key, &stored.value);
+        let read = || opening::read_chain(&self.keys.load(), &key, &stored.value);
         let record = worker::in_turn_if_large(stored.value.len(), read).await;
         Ok(Some(StoredChain {
             chain: record.map_err(Unread::Refused)?.chain,
@@ -165,7 +165,7 @@ impl Store {
         let stored = self.records.get(&key).await?;
         let record = match &stored {
             Some(stored) => {
-                let read = || opening::read_chain(&self.keys, &key, &stored.value);
+                let read = || opening::read_chain(&self.keys.load(), &key, &stored.value);
                 Some(worker::in_turn_if_large(stored.value.len(), read).await)
             }
             None => None,
@@ -248,7 +248,7 @@ impl Store {
     async fn sealed(&self, known: &KnownChain, chain: &Chain) -> Result<RecordBytes, Failure> {
         let seal = || {
             let bytes = record::encode("chain", &known.record(chain.clone()))?;
-            self.keys.seal(&RecordKey::Chain(chain.id), &bytes)
+            self.keys.load().seal(&RecordKey::Chain(chain.id), &bytes)
         };
         Ok(worker::in_turn_if_large(chain.size(), seal).await?)
     }
@@ -443,7 +443,13 @@ impl Store {
 
     /// Adds a listed record to the memory.
     pub(super) fn learn(&self, known: &mut KnownRecords, key: RecordKey, stored: StoredRecord) {
-        opening::learn(known, &self.keys, key, stored, !self.records.is_exclusive());
+        opening::learn(
+            known,
+            &self.keys.load(),
+            key,
+            stored,
+            !self.records.is_exclusive(),
+        );
     }
 }
 

@@ -77,7 +77,7 @@ impl Store {
         let Some((revision, sealed)) = stored else {
             return Ok(None);
         };
-        let opened = self.keys.open(key, &sealed);
+        let opened = self.keys.load().open(key, &sealed);
         let bytes = opened.map_err(|error| error.of_record(self.name_of(key)))?;
         Ok(Some((revision, bytes)))
     }
@@ -91,7 +91,7 @@ impl Store {
     ) -> Result<bool, Failure> {
         // An unreadable record is not overwritten.
         self.admit(key)?;
-        let sealed = self.keys.seal(key, bytes)?;
+        let sealed = self.keys.load().seal(key, bytes)?;
         let holds = !self.records.is_exclusive();
         let held = holds.then(|| sealed.clone());
         let Some(written) = self.records.put_if(key, expected, sealed).await? else {

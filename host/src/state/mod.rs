@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use futures_core::future::BoxFuture;
 use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
@@ -36,6 +37,7 @@ pub use self::secrets::ClusterPlace;
 
 use self::fingerprint::{Fingerprints, KEY_LEN};
 use self::known::KnownRecords;
+use self::opening::Examination;
 use self::records::Records;
 use self::seal::Keyring;
 use crate::capability::chain::ChainId;
@@ -55,7 +57,7 @@ fn random<const N: usize>() -> Result<[u8; N], StateError> {
 /// The state store of one process.
 pub struct Store {
     records: Box<dyn Records>,
-    keys: Keyring,
+    keys: ArcSwap<Keyring>,
     fingerprints: Fingerprints,
     /// The key of the fingerprints.
     fingerprint_key: Zeroizing<[u8; KEY_LEN]>,
@@ -93,7 +95,7 @@ pub struct HeldChain {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
-            .field("keys", &self.keys)
+            .field("keys", &*self.keys.load())
             .finish_non_exhaustive()
     }
 }
@@ -103,7 +105,7 @@ impl Store {
         let mut known = opened.known;
         let store = Self {
             records: Box::new(records),
-            keys,
+            keys: ArcSwap::from_pointee(keys),
             fingerprints: Fingerprints::new(&opened.fingerprint_key),
             fingerprint_key: opened.fingerprint_key,
             known: Mutex::default(),
@@ -170,6 +172,32 @@ impl Store {
             );
         }
         Ok(Self::new(records, keys, opened))
+    }
+
+    /// Takes other keys into use, which must open every record: the first encrypts what is written from now on. What is there is
+    /// encrypted anew at the next start. False: only that can begin or end the encryption of the store, and nothing has changed.
+    ///
+    /// # Errors
+    /// Records need a key that is not in `keys`, or the store cannot be read. Then the former keys stay in use.
+    pub async fn set_keys(&self, keys: Vec<StateKey>) -> Result<bool, Failure> {
+        let keys = Keyring::new(keys);
+        let former = self.keys.load_full();
+        if keys.is_same(&former) {
+            return Ok(true);
+        }
+        if keys.is_empty() != former.is_empty() {
+            return Ok(false);
+        }
+        let all = self.records.list().await?;
+        let own = all.iter().find(|(key, _)| *key == RecordKey::Own);
+        let own = own.map(|(_, own)| own.value.as_slice());
+        let mut examination = Examination::new(&keys, own, true);
+        for (key, stored) in &all {
+            examination.see(key, &stored.value);
+        }
+        examination.end("the state store", |reason| self.records.damaged(reason))?;
+        self.keys.store(Arc::new(keys));
+        Ok(true)
     }
 
     /// Checks that a process could write in a directory, or create it, without opening the store, which another process may have

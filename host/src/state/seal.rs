@@ -142,6 +142,12 @@ impl Keyring {
         Self { keys }
     }
 
+    /// Whether both have the same keys in the same order.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let ids = |ring: &Self| ring.keys.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        ids(self) == ids(other)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

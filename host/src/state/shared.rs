@@ -42,7 +42,7 @@ impl Store {
         for (key, stored) in all {
             match key {
                 RecordKey::Own => {
-                    let own = read_own(&self.keys, &stored.value)?;
+                    let own = read_own(&self.keys.load(), &stored.value)?;
                     known.forgotten = own.forgotten.into_iter().collect();
                 }
                 key => self.learn(&mut known, key, stored),
@@ -68,7 +68,7 @@ impl Store {
     /// Reads which chains were deleted.
     pub(super) async fn learn_what_was_forgotten(&self) -> Result<(), Failure> {
         if let Some(stored) = self.records.get(&RecordKey::Own).await? {
-            let own = read_own(&self.keys, &stored.value)?;
+            let own = read_own(&self.keys.load(), &stored.value)?;
             self.known().forgotten = own.forgotten.into_iter().collect();
         }
         Ok(())
@@ -85,12 +85,12 @@ impl Store {
         else {
             return Err(changed());
         };
-        let mut own = read_own(&self.keys, &value)?;
+        let mut own = read_own(&self.keys.load(), &value)?;
         own.forgotten
             .extend(uids.iter().map(|uid| (*uid).to_owned()));
         let surplus = own.forgotten.len().saturating_sub(FORGOTTEN_MAX);
         own.forgotten.drain(..surplus);
-        let sealed = seal_own(&self.keys, &own)?;
+        let sealed = seal_own(&self.keys.load(), &own)?;
         let written = self
             .records
             .put_if(&RecordKey::Own, Expected::At(revision), sealed)
@@ -105,7 +105,7 @@ impl Store {
             Some(stored) => Some(stored),
             None => {
                 let own = Own::new(self.fingerprint_key.clone());
-                let sealed = seal_own(&self.keys, &own)?;
+                let sealed = seal_own(&self.keys.load(), &own)?;
                 let written = self
                     .records
                     .put_if(&RecordKey::Own, Expected::Nothing, sealed);
@@ -115,7 +115,7 @@ impl Store {
                 }
             }
         };
-        let own = there.map(|stored| read_own(&self.keys, &stored.value));
+        let own = there.map(|stored| read_own(&self.keys.load(), &stored.value));
         let is_ours = own
             .transpose()?
             .is_some_and(|own| own.fingerprint_key == self.fingerprint_key);

@@ -219,7 +219,7 @@ impl Machine {
             life: Arc::clone(life),
         });
         Settings {
-            limits: jobs::LIMITS.plugin,
+            limits: jobs::LIMITS.plugin.current(),
             keeper: self.keeper(life),
             kubernetes: Some(Arc::clone(&secrets) as _),
             write_back: Some(secrets),

@@ -370,7 +370,7 @@ impl Call {
 
     /// `log.log`: one event at target `evertoken::plugin`, scrubbed; nothing more once the call's lines are used up.
     pub fn log(&self, level: Level, message: &str) {
-        let limit = self.0.host.ports.limits.log_lines;
+        let limit = self.0.host.ports.limits.load().log_lines;
         let lines = {
             let mut used = self.used();
             used.log_lines = used.log_lines.saturating_add(1);
@@ -573,7 +573,7 @@ impl Call {
     }
 
     fn count_request(&self) -> Result<(), Failure> {
-        let limit = self.0.host.ports.limits.requests;
+        let limit = self.0.host.ports.limits.load().requests;
         let mut used = self.used();
         used.requests = used.requests.saturating_add(1);
         if used.requests <= limit {

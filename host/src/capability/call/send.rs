@@ -83,7 +83,7 @@ async fn answered(
             target: target.clone(),
             through,
             recipe,
-            limit: host.ports.limits.response_bytes,
+            limit: host.ports.limits.load().response_bytes,
             is_rotating: !prepared.rotating.is_empty(),
         },
     };

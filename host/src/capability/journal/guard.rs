@@ -139,7 +139,7 @@ impl ChainGuard {
             return Err(self.spent());
         }
         let answer = as_old_as_it_may_be(answer.clone(), self.journal.ports.clock.now().wall);
-        let limit = self.journal.ports.limits.response_bytes;
+        let limit = self.journal.ports.limits.load().response_bytes;
         match ReadAnswer::of(&answer, method, true, limit).await {
             Some(reading) => Ok(Some(reading.response)),
             None => Err(needs_attention("is not understood by this version")),
@@ -152,7 +152,7 @@ impl ChainGuard {
         let Some((exchange, answer)) = chain.exchange.as_ref().zip(chain.answer()) else {
             return true;
         };
-        let limit = self.journal.ports.limits.response_bytes;
+        let limit = self.journal.ports.limits.load().response_bytes;
         let reading = ReadAnswer::of(answer, &exchange.intent.method, true, limit).await;
         reading.is_some_and(|reading| reading.is_legible)
     }
@@ -173,7 +173,7 @@ impl ChainGuard {
         else {
             return Ok(());
         };
-        let limit = self.journal.ports.limits.response_bytes;
+        let limit = self.journal.ports.limits.load().response_bytes;
         let reading = ReadAnswer::of_what_came(came, &intent.method, limit).await;
         let meaning = reading.map_or(Meaning::Unknown, |reading| reading.meaning);
         self.change(|chain| match meaning {
@@ -197,7 +197,7 @@ impl ChainGuard {
         else {
             return;
         };
-        let limit = self.journal.ports.limits.response_bytes;
+        let limit = self.journal.ports.limits.load().response_bytes;
         let reading = ReadAnswer::of(answer, &intent.method, false, limit).await;
         if chain.answer().is_none()
             && reading.is_some_and(|reading| reading.meaning == Meaning::Taken)
@@ -219,7 +219,7 @@ impl ChainGuard {
         else {
             return Ok(());
         };
-        let limit = self.journal.ports.limits.response_bytes;
+        let limit = self.journal.ports.limits.load().response_bytes;
         let reading = ReadAnswer::of(answer, &exchange.intent.method, true, limit).await;
         let Some(successor) = reading.and_then(|reading| reading.successor) else {
             return Ok(());

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::IFlags;
 
+use arc_swap::ArcSwap;
+
 use super::*;
 use crate::test_support::{BindMount, SmallDisk, is_root};
 
@@ -784,7 +786,7 @@ async fn a_format_puts_nothing_where_the_configuration_has_another_use() {
     std::fs::create_dir(&other).unwrap();
     symlink(&tokens, folder.path().join("link")).unwrap();
     std::fs::write(tokens.join("theirs"), "theirs").unwrap();
-    let files = Files::new(Arc::new(NamedPlaces {
+    let files = Files::new(Arc::new(ArcSwap::from_pointee(NamedPlaces {
         files: [
             tokens.join("theirs"),
             tokens.join("not-there-yet"),
@@ -793,7 +795,7 @@ async fn a_format_puts_nothing_where_the_configuration_has_another_use() {
         ]
         .into(),
         ..NamedPlaces::default()
-    }));
+    })));
     for (directory, name, is_taken) in [
         (&tokens, "theirs", true),
         (&tokens, "not-there-yet", true),

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::{EntryKey, RunPhase, Scheduler, Work};
-use crate::model::Job;
 use crate::model::time::Timestamp;
+use crate::model::{Job, Output};
+use crate::refresh::job::JobEvent;
 use crate::runner::ports::ConcurrencyKey;
 use crate::runner::status::Compiling;
 use crate::runner::work::Task;
@@ -55,6 +56,47 @@ impl Scheduler {
         }
         if !self.world.ports.acquirer.is_judged(job) {
             self.load_plugin(&source.as_str().into());
+        }
+    }
+
+    /// Other plugins are behind these names.
+    pub(super) fn plugins_changed(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        let is_changed = |output: &Output| {
+            let format = output.format.as_ref();
+            format.is_some_and(|format| names.contains(&format.plugin))
+        };
+        let jobs: Vec<_> = self
+            .jobs
+            .iter()
+            .map(|(key, entry)| (*key, Arc::clone(&entry.config)))
+            .collect();
+        for (key, job) in jobs {
+            let outputs = job.outputs.iter().enumerate();
+            let outputs: Vec<usize> = outputs
+                .filter(|(_, output)| is_changed(output))
+                .map(|(index, _)| index)
+                .collect();
+            let is_source = names.contains(&job.source.plugin);
+            if is_source || !outputs.is_empty() {
+                self.load_plugins_of(&job);
+            }
+            for index in outputs {
+                self.output_changed(key, index);
+            }
+            if is_source {
+                self.tell(key, JobEvent::SecretsChanged);
+                self.client_changed(key);
+            }
+        }
+        let shared = self
+            .shared
+            .iter()
+            .filter(|(_, shared)| is_changed(&shared.config.output));
+        for key in shared.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.shared_changed(key);
         }
     }
 

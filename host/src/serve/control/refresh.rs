@@ -192,6 +192,7 @@ mod tests {
                 jobs: Vec::new(),
                 shared_outputs: Vec::new(),
                 withdrawals: Vec::new(),
+                configuration: None,
             };
             assert_eq!(result(&job, &now, ASKED_AT), expected, "{what}");
             if expected != Done {

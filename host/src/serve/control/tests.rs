@@ -8,6 +8,7 @@ use crate::capability::chain::Chain;
 use crate::capability::keep::{ChainChange, Keeper};
 use crate::model::JobId;
 use crate::model::time::SystemClock;
+use crate::model::time::Timestamp;
 use crate::runner::tests::world::{World, job, limits, put};
 use crate::state::Store;
 
@@ -30,7 +31,13 @@ async fn served() -> Served {
     let control = ControlSocket::bind(&socket).await.unwrap();
     let store = Arc::new(Store::memory().unwrap());
     let state = Manual::new(Arc::clone(&store), None, Arc::new(SystemClock));
-    let server = tokio::spawn(control.serve(handle, state, stop.clone()));
+    let (reload, _) = ReloadHandle::new(Timestamp(0));
+    let rooms = Rooms {
+        runner: handle,
+        state,
+        reload,
+    };
+    let server = tokio::spawn(control.serve(rooms, stop.clone()));
     Served {
         store,
         socket,

@@ -983,3 +983,42 @@ async fn on_a_full_disk_chains_still_change_and_what_fills_it_can_be_forgotten()
     store.keep_token(&victim, &kept("after")).await.unwrap();
     assert_eq!(store.token(&victim).await.unwrap(), Some(kept("after")));
 }
+
+#[tokio::test]
+async fn other_keys_are_taken_into_use_while_it_is_open_if_they_open_every_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("state");
+    let keys = |bytes: &[u8]| -> Vec<StateKey> {
+        let all = bytes.iter();
+        all.map(|byte| StateKey::parse(&[*byte; 32]).unwrap())
+            .collect()
+    };
+    let job = JobId::file("job");
+    let store = Store::open(&directory, keys(&[1])).unwrap();
+    store.keep_token(&job, &kept("one")).await.unwrap();
+    for (new, expected, what) in [
+        (&[2][..], Err("state.key-missing"), "the old one is missing"),
+        (&[], Ok(false), "the end of encryption"),
+        (&[1], Ok(true), "the same"),
+        (&[2, 1], Ok(true), "another one in front"),
+        (&[2], Err("state.key-missing"), "the start encrypts anew"),
+    ] {
+        let set = store.set_keys(keys(new)).await;
+        let set = set.map_err(|failure| failure.code().map(str::to_owned));
+        assert_eq!(
+            set,
+            expected.map_err(|code| Some(code.to_owned())),
+            "{what}"
+        );
+        assert_eq!(
+            store.token(&job).await.unwrap(),
+            Some(kept("one")),
+            "{what}"
+        );
+    }
+    store.keep_token(&job, &kept("two")).await.unwrap();
+    drop(store);
+    let restarted = Store::open(&directory, keys(&[2, 1])).unwrap();
+    assert_eq!(restarted.token(&job).await.unwrap(), Some(kept("two")));
+    assert_eq!(restarted.set_keys(keys(&[2])).await, Ok(true));
+}

@@ -396,7 +396,7 @@ impl World {
 
 fn host(inner: &Arc<Inner>) -> Host {
     Host::new(Settings {
-        limits: Fixture::new().limits,
+        limits: Fixture::new().limits.current(),
         keeper: Arc::clone(&inner.keeper) as _,
         kubernetes: None,
         write_back: None,
