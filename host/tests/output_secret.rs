@@ -16,7 +16,7 @@ use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::model::time::Timestamp;
 use evertoken::model::token::Artifact;
 use evertoken::model::{Destination, JobId, SecretDestination, SecretOrigin, SecretWrite};
-use evertoken::output::{Outputs, Publication, WriteBackTargets, Written};
+use evertoken::output::{Outputs, Publication, Withdrawn, WriteBackTargets, Written};
 use evertoken_tests::kubernetes::{ApiServer, ServiceAccount};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use secrecy::ExposeSecret;
@@ -152,6 +152,22 @@ async fn connect(account: &ServiceAccount) -> Kubernetes {
         .await
         .unwrap();
     Kubernetes::with_config(config)
+}
+
+/// Has an output of the job `job` deleted that holds "x".
+async fn withdraw(scene: &Scene, target: &SecretDestination) -> Result<Withdrawn, Failure> {
+    let artifact = Artifact {
+        name: String::new(),
+        content: b"x".to_vec().into(),
+    };
+    let publication = Publication {
+        job: &JobId::file("job"),
+        output_index: 0,
+        artifacts: &[artifact],
+        expires_at: None,
+    };
+    let destination = Destination::Secret(target.clone());
+    scene.outputs.withdraw(&destination, &publication).await
 }
 
 fn refused(result: Result<Written, Failure>, kind: FailureKind, code: &str, words: &[&str]) {
@@ -429,6 +445,66 @@ async fn jobs_outputs_and_people_share_a_secret_without_touching_each_other() {
         scene.secret("s")["data"],
         json!({"theirs": "eA==", "a": "Mg==", "b1": "eA==", "b2": "eQ==", "c": "Mg=="})
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_output_leaves_what_is_not_its_own_and_no_empty_secret_of_ours() {
+    let verbs = ["create", "patch", "delete"];
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]);
+    let Some(scene) = Scene::new("withdraw", rules).await else {
+        return;
+    };
+    let admin = scene.server.admin();
+    let exists = |name: &str| admin.secret(&scene.namespace, name).unwrap().is_some();
+
+    let own = scene.destination("own", "token");
+    scene.publish("job", &own, "x").await.unwrap();
+    assert_eq!(withdraw(&scene, &own).await.unwrap(), Withdrawn::Deleted);
+    assert!(!exists("own"), "nothing is left in it");
+    assert_eq!(withdraw(&scene, &own).await.unwrap(), Withdrawn::Gone);
+
+    let mine = scene.destination("both", "mine");
+    let theirs = scene.destination("both", "theirs");
+    scene.publish("job", &mine, "x").await.unwrap();
+    scene.publish("other", &theirs, "y").await.unwrap();
+    assert_eq!(withdraw(&scene, &mine).await.unwrap(), Withdrawn::Deleted);
+    assert_eq!(scene.value("both", "mine"), None);
+    assert_eq!(scene.value("both", "theirs").as_deref(), Some("y"));
+    let annotations = &scene.secret("both")["metadata"]["annotations"];
+    assert_eq!(annotations["expires-at.evertoken.dev/job"], Value::Null);
+    assert_ne!(annotations["expires-at.evertoken.dev/other"], Value::Null);
+
+    admin
+        .create_secret(&scene.namespace, "people", json!({}))
+        .unwrap();
+    let of_people = SecretDestination {
+        create: false,
+        ..scene.destination("people", "token")
+    };
+    scene.publish("job", &of_people, "x").await.unwrap();
+    assert_eq!(
+        withdraw(&scene, &of_people).await.unwrap(),
+        Withdrawn::Deleted
+    );
+    assert_eq!(scene.value("people", "token"), None);
+    assert!(exists("people"), "it is not ours to delete");
+
+    // What is written again afterwards is there.
+    scene.publish("job", &own, "x").await.unwrap();
+    assert_eq!(scene.value("own", "token").as_deref(), Some("x"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_may_not_be_deleted_stays_without_its_keys() {
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "patch"]}]);
+    let Some(scene) = Scene::new("withdraw-denied", rules).await else {
+        return;
+    };
+    let own = scene.destination("own", "token");
+    scene.publish("job", &own, "x").await.unwrap();
+    assert_eq!(withdraw(&scene, &own).await.unwrap(), Withdrawn::Deleted);
+    assert_eq!(scene.value("own", "token"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,11 @@ pub fn all(facts: &Facts) -> Vec<Arc<Job>> {
         .collect()
 }
 
+/// How often the outputs of a job are verified.
+pub fn verify(job: &super::world::Job) -> Duration {
+    (job.life / 2).max(VERIFY_LEAST)
+}
+
 /// A job with its current configuration.
 #[must_use]
 pub fn one(facts: &Facts, index: usize) -> Option<Job> {
@@ -55,6 +60,11 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
             secret(format!("client-{index}"), false, false),
         ),
     };
+    let outputs = (0..job.plan.outputs).map(|output| self::output(&path(index, output)));
+    let mut outputs: Vec<Output> = outputs.collect();
+    if job.is_reordered {
+        outputs.reverse();
+    }
     Some(Job {
         id: id(index, job.renamed),
         source: Source {
@@ -75,17 +85,15 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
             timeout: Duration::from_secs(30),
         },
         refresh: Policy {
-            at: 0.8,
+            at: if job.is_retimed { 0.75 } else { 0.8 },
             before_expiry: Duration::from_secs(90),
             every: Duration::from_secs(86_400),
             jitter: Duration::from_secs(10),
             default_lifetime: Duration::from_secs(3600),
         },
-        verify: (job.life / 2).max(VERIFY_LEAST),
-        outputs: (0..job.plan.outputs)
-            .map(|output| self::output(&path(index, output)))
-            .collect(),
-        on_remove: OnRemove::Keep,
+        verify: verify(job),
+        outputs,
+        on_remove: OnRemove::Delete,
     })
 }
 

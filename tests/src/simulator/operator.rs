@@ -47,12 +47,15 @@ pub async fn act(world: &World, hand: Hand, running: &[Handle]) {
         let mut facts = world.facts();
         changes(world, &mut facts, hand)
     };
-    if changes.is_empty() {
-        return;
-    }
-    for handle in running {
-        // A process that has just ended reads the new configuration at its start.
-        let _ = handle.apply(changes.clone()).await;
+    let reloads = match hand {
+        Hand::TakeOut(_) => changes.into_iter().map(|change| vec![change]).collect(),
+        _ => vec![changes],
+    };
+    for reload in reloads.into_iter().filter(|reload| !reload.is_empty()) {
+        for handle in running {
+            // A process that has just ended reads the new configuration at its start.
+            let _ = handle.apply(reload.clone()).await;
+        }
     }
 }
 
@@ -81,6 +84,30 @@ fn changes(world: &World, facts: &mut Facts, hand: Hand) -> Vec<JobChange> {
             };
             job.reconfigured += 1;
             put(facts, index).into_iter().collect()
+        }
+        Hand::Retime(index) => {
+            if let Some(job) = facts.jobs.get_mut(index) {
+                job.is_retimed = !job.is_retimed;
+            }
+            put(facts, index).into_iter().collect()
+        }
+        Hand::Reorder(index) => {
+            if let Some(job) = facts.jobs.get_mut(index) {
+                job.is_reordered = !job.is_reordered;
+            }
+            put(facts, index).into_iter().collect()
+        }
+        Hand::TakeOut(index) => {
+            let Some(job) = facts.jobs.get_mut(index) else {
+                return Vec::new();
+            };
+            job.had_one = false;
+            let remove = JobChange::Remove(jobs::id(index, job.renamed));
+            // Another process may verify later what this one deleted.
+            let end = now + jobs::verify(job);
+            facts.hinder(index, now, end, "a job that was taken out for a moment");
+            facts.pace.started(now);
+            [remove].into_iter().chain(put(facts, index)).collect()
         }
         Hand::Upgrade => {
             facts.plugin_version += 1;

@@ -10,7 +10,7 @@ use evertoken::capability::{Acquired, ClusterSecrets, NotAcquired, TokenSource};
 use evertoken::model::failure::{Failure, FailureKind};
 use evertoken::model::token::{Artifact, NamedToken};
 use evertoken::model::{Destination, Format, Job, Origin, SecretOrigin};
-use evertoken::output::{Publication, Written};
+use evertoken::output::{Publication, Withdrawn, Written};
 use evertoken::runner::live::{Components, Live, Sinks};
 use evertoken::runner::ports::{
     AcquireContext, Acquirer, ConcurrencyKey, Issuer, RandomSource, Timer,
@@ -228,9 +228,40 @@ impl Sinks for Outputs {
             self.put(destination, &publication)
         }))
     }
+
+    fn withdraw<'a>(
+        &'a self,
+        destination: &'a Destination,
+        publication: Publication<'a>,
+    ) -> BoxFuture<'a, Result<Withdrawn, Failure>> {
+        Box::pin(self.life.step(Step::Publish, async move {
+            let milliseconds = self.world.facts().rng.u64(1..WRITE_MS);
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            Ok(self.delete(destination, &publication))
+        }))
+    }
 }
 
 impl Outputs {
+    fn delete(&self, destination: &Destination, publication: &Publication<'_>) -> Withdrawn {
+        let now = self.world.time.now();
+        let mut facts = self.world.facts();
+        let path = destination.to_string();
+        let is_ours = |held: &String| {
+            let mut artifacts = publication.artifacts.iter();
+            artifacts.any(|artifact| artifact.content.expose_secret() == held.as_bytes())
+        };
+        match facts.outputs.get(&path).map(is_ours) {
+            None => return Withdrawn::Gone,
+            Some(false) => return Withdrawn::Foreign,
+            Some(true) => {}
+        }
+        facts.count("outputs deleted");
+        facts.note(now, format_args!("start {} deletes {path}", self.life.id));
+        facts.outputs.remove(&path);
+        Withdrawn::Deleted
+    }
+
     fn put(
         &self,
         destination: &Destination,

@@ -116,6 +116,12 @@ pub enum Hand {
     Rename(usize),
     /// Changes a job's configuration without changing its requests.
     Reconfigure(usize),
+    /// Changes when a job's token is refreshed.
+    Retime(usize),
+    /// Writes a job's outputs in another order.
+    Reorder(usize),
+    /// Takes a job out of the configuration, and puts it back at once.
+    TakeOut(usize),
     /// Installs another version of the plugin.
     Upgrade,
     /// Logs in again and configures the new refresh token.
@@ -503,7 +509,10 @@ impl<'a> Weather<'a> {
 
     fn hand(&mut self) -> Hand {
         let job = self.rng.usize(0..self.scenario.jobs.len());
-        match self.rng.u32(0..6) {
+        match self.rng.u32(0..9) {
+            6 => Hand::Retime(job),
+            7 => Hand::Reorder(job),
+            8 => Hand::TakeOut(job),
             0 => Hand::Rename(job),
             1 => Hand::Reconfigure(job),
             2 => Hand::Upgrade,

@@ -119,6 +119,10 @@ pub struct Job {
     pub had_one: bool,
     /// Times that its source was configured anew.
     pub reconfigured: u32,
+    /// Whether its tokens are refreshed somewhat earlier.
+    pub is_retimed: bool,
+    /// Whether its outputs are in the other order.
+    pub is_reordered: bool,
     /// Consecutive failures that need a correction.
     pub denials: u32,
     /// The longest life of its tokens.
@@ -172,6 +176,8 @@ impl World {
             renamed: 0,
             had_one: false,
             reconfigured: 0,
+            is_retimed: false,
+            is_reordered: false,
             denials: 0,
             life: scenario.life(index),
             clock_off_by: 0,

@@ -22,7 +22,7 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(40);
 /// What one call may send unless the configuration says otherwise.
 const REQUESTS: u64 = 16;
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
 

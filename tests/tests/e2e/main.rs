@@ -21,6 +21,7 @@ mod odd_answers;
 mod one_mint;
 mod paths;
 mod proxies;
+mod reload;
 mod rotating;
 mod scene;
 mod serve;
