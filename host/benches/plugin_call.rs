@@ -62,6 +62,7 @@ fn job(plugin: &str, config: Value) -> Arc<Job> {
         verify: Duration::from_secs(600),
         outputs: Vec::new(),
         on_remove: OnRemove::Keep,
+        profile: None,
     })
 }
 

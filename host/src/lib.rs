@@ -25,6 +25,7 @@ mod serde_secret;
 pub mod serve;
 pub mod state;
 pub mod stop;
+pub mod tenants;
 #[cfg(test)]
 mod test_support;
 mod text;

@@ -180,6 +180,7 @@ fn job() -> Job {
         verify: Duration::from_secs(600),
         outputs: Vec::new(),
         on_remove: OnRemove::Keep,
+        profile: None,
     }
 }
 

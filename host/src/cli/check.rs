@@ -10,7 +10,7 @@ mod suspicious;
 use clap::Args;
 
 use super::configuration::{self, ConfigArguments};
-use super::{Exit, app, plain_text, plugin_options, runtime, say};
+use super::{Exit, app, plain_text, plugin_options, profiles, runtime, say};
 use crate::config::Mistakes;
 
 pub(super) use online::{IssuerProof, Wanted, prove};
@@ -55,7 +55,10 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         let mut suspicious = suspicious::warnings(&loaded.places);
         suspicious.append(&mut formats.warnings);
         let mut doubts = suspicious.len();
-        if loaded.config.jobs.is_empty() {
+        for profile in loaded.config.profiles.values() {
+            say(&profiles::summary(profile));
+        }
+        if loaded.config.jobs.is_empty() && loaded.config.profiles.is_empty() {
             say(
                 "warning: there are no jobs, neither under `jobs` nor in a file that `include` names",
             );

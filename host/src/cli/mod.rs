@@ -13,6 +13,7 @@ mod once;
 mod plain_text;
 mod plugin;
 mod plugin_options;
+mod profiles;
 mod refresh;
 mod reload;
 mod reloader;
@@ -71,6 +72,7 @@ enum Command {
     State(state::StateCommand),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
+    Profiles(profiles::ProfilesArguments),
     /// List and inspect plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -159,6 +161,7 @@ fn dispatch(arguments: Arguments) -> Exit {
             state::run(&command)
         }
         Command::Schema => schema::run(),
+        Command::Profiles(arguments) => profiles::run(&arguments),
         Command::Plugin(command) => {
             log::start(log.level(LevelFilter::WARN), log.log_format);
             plugin::run(&command)

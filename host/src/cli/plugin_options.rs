@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::task::JoinSet;
+use url::Url;
 
 use crate::config::{Loaded, Mistake, Mistakes, Places, PluginOptions, PluginUse};
+use crate::model::Origin;
 use crate::plugin::{Judgement, LoadError, PluginInfo, PluginWorld, Plugins};
 
 use super::{Exit, configuration, say};
@@ -50,6 +52,16 @@ pub(super) async fn mistakes(places: &Places, plugins: &Plugins) -> Vec<Mistake>
             places.mistake(place, format!("plugin `{plugin}`: {message}"), help)
         };
         for (said, judgement) in all_said.iter().zip(judgements) {
+            let mut steered = said.steered.iter().filter_map(|text| Url::parse(text).ok());
+            if steered
+                .any(|url| Origin::of(&url).is_some_and(|it| judgement.endpoints.contains(&it)))
+            {
+                found.push(tell(
+                    said.place,
+                    "an endpoint begins with a parameter, so tenants would say where their secrets go".to_owned(),
+                    Some("write scheme and host yourself: `https://idp.example.org/{tenant}/token`".to_owned()),
+                ));
+            }
             found.extend(judgement.mistakes.into_iter().map(|mistake| {
                 let place = said.place.pointer(&mistake.pointer);
                 tell(place, mistake.message, Some(mistake.help))

@@ -14,9 +14,9 @@ use super::read::{At, Diagnostics, Named};
 use super::spec::{
     FileOutputSpec, FileSpec, FormatSpec, JobSpec, LimitsSpec, PluginLimitsSpec, RefreshSpec,
     SecretOutputSpec, SecretReferenceSpec, SecretSpec, ServiceAccountSpec, SharedOutputSpec,
-    SourceSpec, StateKeySpec, TlsSpec,
+    SourceDefaultsSpec, SourceSpec, StateKeySpec, TlsSpec,
 };
-use super::unit::{AnyPath, JobName, SecretName, Size, Time};
+use super::unit::{AnyPath, JobName, Repetition, SecretName, Size, Time};
 use super::{FORMATTER_PLUGINS, PluginUse, SOURCE_PLUGINS};
 use crate::form::list;
 use crate::model::Policy;
@@ -61,9 +61,9 @@ pub(super) fn check(document: &Document, diagnostics: &mut Diagnostics) -> Confi
     checker.config()
 }
 
-struct Checker<'d> {
-    document: &'d Document,
-    diagnostics: &'d mut Diagnostics,
+pub(super) struct Checker<'d> {
+    pub(super) document: &'d Document,
+    pub(super) diagnostics: &'d mut Diagnostics,
     /// The files that outputs write, with the place of each.
     files: HashMap<PathBuf, Span>,
     /// The keys of Secrets (namespace, name, key) that outputs write, with the place of each.
@@ -91,6 +91,7 @@ impl<'d> Checker<'d> {
         for job in &document.jobs {
             jobs.push(Arc::new(self.job(job)));
         }
+        let profiles = self.profiles();
         let state = self.state();
         let control = self.control();
         self.no_output_is_a_source();
@@ -104,6 +105,7 @@ impl<'d> Checker<'d> {
             serve: raw.serve.as_ref().map(|serve| serve.address),
             limits: self.limits(),
             plugins,
+            profiles,
             jobs,
             shared_outputs,
         }
@@ -443,12 +445,12 @@ impl<'d> Checker<'d> {
             verify: self.period(raw.verify.as_ref(), defaults::VERIFY),
             outputs: checked,
             on_remove: raw.on_remove.map(|removal| removal.0).unwrap_or_default(),
+            profile: None,
         }
     }
 
     fn source(&mut self, raw: &'d SourceSpec) -> Source {
-        let defaults = self.document.file.defaults.as_ref();
-        let defaults = defaults.and_then(|defaults| defaults.source.as_ref());
+        let defaults = self.source_defaults();
         self.plugin(&raw.plugin, PluginUse::Source);
         let secrets = raw.secrets.as_ref();
         let tls = raw
@@ -486,8 +488,13 @@ impl<'d> Checker<'d> {
         }
     }
 
+    pub(super) fn source_defaults(&self) -> Option<&'d SourceDefaultsSpec> {
+        let defaults = self.document.file.defaults.as_ref();
+        defaults.and_then(|defaults| defaults.source.as_ref())
+    }
+
     /// The plugin must exist and be of the kind that is needed here.
-    fn plugin(&mut self, name: &At<JobName>, wanted: PluginUse) {
+    pub(super) fn plugin(&mut self, name: &At<JobName>, wanted: PluginUse) {
         let (built_in, other, kind, place): (&[&str], &[&str], _, _) = match wanted {
             PluginUse::Source => (&SOURCE_PLUGINS, &FORMATTER_PLUGINS, "formatter", "format"),
             PluginUse::Formatter => (&FORMATTER_PLUGINS, &SOURCE_PLUGINS, "source", "source"),
@@ -520,7 +527,10 @@ impl<'d> Checker<'d> {
             .note(name.span, format!("there is no plugin `{text}`"), help);
     }
 
-    fn secrets(&mut self, named: &'d Named<SecretName, SecretSpec>) -> LiteMap<String, Secret> {
+    pub(super) fn secrets(
+        &mut self,
+        named: &'d Named<SecretName, SecretSpec>,
+    ) -> LiteMap<String, Secret> {
         let mut secrets = LiteMap::with_capacity(named.0.len());
         for (name, secret) in &named.0 {
             if let Some(secret) = secret
@@ -584,11 +594,7 @@ impl<'d> Checker<'d> {
                 "remove it, or add `rotating: true`",
             );
         }
-        match retry.0 {
-            None => RetryUnanswered::Never,
-            Some(Duration::ZERO) => RetryUnanswered::AtOnce,
-            Some(after) => RetryUnanswered::After(after),
-        }
+        retry_of(Some(retry))
     }
 
     fn write_back(&mut self, secret: &SecretSpec) -> bool {
@@ -698,6 +704,15 @@ impl<'d> Checker<'d> {
         let known: Vec<&str> = secrets
             .map(|Named(secrets)| secrets.iter().map(|(name, _)| name.0.as_str()).collect())
             .unwrap_or_default();
+        self.revealed(reveal, &known)
+    }
+
+    /// The names of revealed secrets, which must be among these.
+    pub(super) fn revealed(
+        &mut self,
+        reveal: Option<&Vec<At<SecretName>>>,
+        known: &[&str],
+    ) -> BTreeSet<String> {
         let names = reveal.map_or(&[][..], Vec::as_slice);
         for name in names
             .iter()
@@ -716,7 +731,7 @@ impl<'d> Checker<'d> {
         names.iter().map(|name| name.0.clone()).collect()
     }
 
-    fn tls(&mut self, tls: &At<TlsSpec>) -> Tls {
+    pub(super) fn tls(&mut self, tls: &At<TlsSpec>) -> Tls {
         let missing = match (&tls.cert_file, &tls.key_file) {
             (Some(_), None) => Some(("cert_file", "key_file")),
             (None, Some(_)) => Some(("key_file", "cert_file")),
@@ -736,7 +751,7 @@ impl<'d> Checker<'d> {
         }
     }
 
-    fn policy(&mut self, own: Option<&RefreshSpec>) -> Policy {
+    pub(super) fn policy(&mut self, own: Option<&RefreshSpec>) -> Policy {
         let shared = self.document.file.defaults.as_ref();
         let shared = shared.and_then(|shared| shared.refresh.as_ref());
         let given = || own.into_iter().chain(shared);
@@ -757,7 +772,7 @@ impl<'d> Checker<'d> {
     }
 
     /// A time that must be at least a second.
-    fn period(&mut self, time: Option<&At<Time>>, default: Duration) -> Duration {
+    pub(super) fn period(&mut self, time: Option<&At<Time>>, default: Duration) -> Duration {
         let Some(time) = time else {
             return default;
         };
@@ -826,13 +841,7 @@ impl<'d> Checker<'d> {
             // The parser has noted it.
             (None, None) => return None,
         };
-        let format = format.map(|format| Format {
-            plugin: format.plugin.0.clone(),
-            config: format
-                .config
-                .as_ref()
-                .map_or_else(empty_object, |config| config.0.clone()),
-        });
+        let format = format.map(format_of);
         Some(Output {
             destination,
             format,
@@ -967,12 +976,30 @@ fn pairs<K, V>(
         .collect()
 }
 
-fn empty_object() -> serde_json::Value {
+pub(super) fn format_of(format: &FormatSpec) -> Format {
+    let config = format.config.as_ref();
+    Format {
+        plugin: format.plugin.0.clone(),
+        config: config.map_or_else(empty_object, |config| config.0.clone()),
+    }
+}
+
+/// When an unanswered request is repeated.
+pub(super) fn retry_of(retry: Option<&At<Repetition>>) -> RetryUnanswered {
+    match retry.map(|retry| retry.0) {
+        None => RetryUnanswered::default(),
+        Some(None) => RetryUnanswered::Never,
+        Some(Some(Duration::ZERO)) => RetryUnanswered::AtOnce,
+        Some(Some(after)) => RetryUnanswered::After(after),
+    }
+}
+
+pub(super) fn empty_object() -> serde_json::Value {
     serde_json::Value::Object(serde_json::Map::new())
 }
 
 /// The switch, if it is on.
-fn on(switch: &Option<At<bool>>) -> Option<&At<bool>> {
+pub(super) fn on(switch: &Option<At<bool>>) -> Option<&At<bool>> {
     switch.as_ref().filter(|switch| ***switch)
 }
 

@@ -305,7 +305,12 @@ impl ConfigReader {
         let Some(root) = self.parsed.first().and_then(|parsed| parsed.tree.as_ref()) else {
             return;
         };
-        if file.include.is_none() && !has_key(root, "jobs") && !has_key(root, "include") {
+        let is_of_tenants = has_key(root, "profiles");
+        if !is_of_tenants
+            && file.include.is_none()
+            && !has_key(root, "jobs")
+            && !has_key(root, "include")
+        {
             let span = root.span;
             self.diagnostics.note(
                 span,

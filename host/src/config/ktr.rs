@@ -757,6 +757,7 @@ impl KtrSettings {
             verify: defaults::VERIFY,
             outputs: vec![self.output()],
             on_remove: OnRemove::Keep,
+            profile: None,
         };
         Config {
             state: StateLocation::Memory,
@@ -768,6 +769,7 @@ impl KtrSettings {
                 plugin: defaults::plugin_limits(),
             },
             plugins: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             jobs: vec![Arc::new(job)],
             shared_outputs: Vec::new(),
             named: Arc::default(),

@@ -9,6 +9,7 @@ mod include;
 pub mod ktr;
 mod mistake;
 mod places;
+mod profiles;
 mod read;
 mod spec;
 mod unit;

@@ -1,6 +1,7 @@
 //! The places of values in the files, for mistakes that are found after parsing (a plugin's options against the plugin's schema), so
 //! that these are reported like all others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -10,6 +11,8 @@ use super::mistake::{Mistake, Note, SourceFiles, Span};
 use super::read::{Diagnostics, json_of};
 use super::yaml::{Content, Node, ScalarKind};
 use crate::json_member::unescaped;
+use crate::tenants::request::fill;
+use crate::tenants::template::Template;
 
 /// The files' texts with secrets masked, and the places of values in them.
 #[derive(Default)]
@@ -47,6 +50,8 @@ pub struct PluginOptions<'p> {
     pub place: Place<'p>,
     /// The names of the secrets that the job lists.
     pub secrets: Vec<&'p str>,
+    /// Texts of a profile that begin with a tenant's value: none may be an endpoint.
+    pub steered: Vec<String>,
     /// The place of the secrets; where there are none, of the mapping that names the plugin.
     pub secrets_place: Place<'p>,
 }
@@ -75,9 +80,25 @@ impl Places {
                 items(output, "from").filter_map(text).collect(),
             ))
         });
+        let trees = self.trees.iter();
+        let of_profiles = trees.flat_map(|tree| members(tree, "profiles"));
+        let of_profiles = of_profiles.flat_map(|(name, profile)| {
+            let formats = members(profile, "formats").map(|(_, node)| (PluginUse::Formatter, node));
+            std::iter::once((PluginUse::Source, profile))
+                .chain(formats)
+                .map(move |(wanted, node)| (wanted, node, vec![name.to_owned()]))
+        });
+        let of_profiles = of_profiles.filter_map(|(wanted, node, names)| {
+            let options = options(wanted, node, names)?;
+            match wanted {
+                PluginUse::Source => as_a_tenant_would(options, node),
+                PluginUse::Formatter => Some(options),
+            }
+        });
         of_jobs
             .chain(shared)
             .filter_map(|(wanted, node, jobs)| options(wanted, node, jobs))
+            .chain(of_profiles)
     }
 
     /// A mistake at a place. The message must not contain a secret.
@@ -173,6 +194,60 @@ fn options(wanted: PluginUse, node: &Arc<Node>, jobs: Vec<String>) -> Option<Plu
             Some(Content::Map(entries)) => entries.iter().map(|(name, _)| &*name.text).collect(),
             _ => Vec::new(),
         },
+        steered: Vec::new(),
         secrets_place: Place(Some(node)).key("secrets"),
     })
+}
+
+/// A profile's options with examples of what tenants fill in, and with the tenants' secrets. None: a text is no template, which is
+/// reported elsewhere.
+fn as_a_tenant_would<'p>(
+    mut options: PluginOptions<'p>,
+    profile: &'p Arc<Node>,
+) -> Option<PluginOptions<'p>> {
+    let example = |parameter: &Arc<Node>| {
+        let given = get(parameter, "default").or_else(|| get(parameter, "example"));
+        given.and_then(text).unwrap_or_else(|| EXAMPLE.to_owned())
+    };
+    let parameters = members(profile, "parameters");
+    let values = parameters.map(|(name, parameter)| (name.to_owned(), example(parameter)));
+    let values: BTreeMap<String, String> = values.collect();
+    options.steered = steered(&options.config, &values);
+    options.config = Arc::new(fill(&options.config, &values).ok()?);
+    let given = members(profile, "tenant_secrets").map(|(name, _)| name);
+    options.secrets.extend(given);
+    Some(options)
+}
+
+/// What stands for a parameter without default and example.
+const EXAMPLE: &str = "example";
+
+/// The texts that begin with a parameter, with these values.
+fn steered(config: &Value, values: &BTreeMap<String, String>) -> Vec<String> {
+    match config {
+        Value::String(text) => {
+            let template = Template::parse(text).ok();
+            let steered = template.filter(Template::begins_with_parameter);
+            let filled = steered.and_then(|template| template.fill(values).ok());
+            filled.into_iter().collect()
+        }
+        Value::Array(items) => items
+            .iter()
+            .flat_map(|item| steered(item, values))
+            .collect(),
+        Value::Object(members) => members
+            .values()
+            .flat_map(|member| steered(member, values))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The members of the mapping under a key.
+fn members<'n>(node: &'n Node, key: &str) -> impl Iterator<Item = (&'n str, &'n Arc<Node>)> {
+    let entries = match get(node, key).map(|node| &node.content) {
+        Some(Content::Map(entries)) => entries.as_slice(),
+        _ => &[],
+    };
+    entries.iter().map(|(name, value)| (&*name.text, value))
 }

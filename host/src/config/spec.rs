@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use super::read::{At, Count, Named, NumericId, OneOrMany, PluginConfig, SecretText, spec};
 use super::unit::{
     AbsolutePath, AnyPath, FreeText, IpNetwork, JobName, LabelKey, LabelValue, Mode, Namespace,
-    ObjectName, OutputPath, Percent, Pointer, ProxyUrl, Removal, Repetition, Replacement,
-    SecretKey, SecretName, Sha256, Size, StatePrefix, Text, Time, VariableName,
+    NamespacePattern, ObjectName, OutputPath, ParameterName, Pattern, Percent, Pointer, ProxyUrl,
+    Removal, Repetition, Replacement, SecretKey, SecretName, Sha256, Size, StatePrefix, Text, Time,
+    VariableName,
 };
 use crate::model::Origin;
 
@@ -26,6 +27,8 @@ spec! {
         limits: Option<LimitsSpec>,
         /// Plugins that are not built in, by the name that jobs use.
         plugins: Option<Named<JobName, PluginSpec>>,
+        /// What tenants may use, by the name that annotated Secrets and `Token` resources give.
+        profiles: Option<Named<JobName, ProfileSpec>>,
         /// What jobs use unless they say otherwise.
         defaults: Option<DefaultsSpec>,
         /// Further files with `jobs` and `outputs`: paths or patterns such as `jobs.d/*.yaml`, from this file's directory.
@@ -157,6 +160,93 @@ spec! {
         path: At<AnyPath>,
         /// SHA-256 of its bytes, in hexadecimal.
         sha256: Sha256,
+    }
+}
+
+spec! {
+    /// A source that tenants may use: they fill in parameters and give secrets of their own namespace, and decide nothing else.
+    #[example("{plugin: oauth2, config: {client_id: '{client_id}', …}, parameters: {client_id: {}}}")]
+    struct ProfileSpec {
+        /// The plugin: `oauth2`, `mirror`, `dummy`, or a name from `plugins`.
+        plugin: At<JobName>,
+        /// The plugin's own configuration. In its texts `{NAME}` stands for a parameter, and `{{` and `}}` for braces.
+        config: Option<At<PluginConfig>>,
+        /// What tenants fill in.
+        parameters: Option<Named<ParameterName, ParameterSpec>>,
+        /// The administrator's secrets, which every job of this profile uses.
+        secrets: Option<Named<SecretName, SecretSpec>>,
+        /// The secrets that tenants give, each a key of a Secret of their own namespace.
+        tenant_secrets: Option<Named<SecretName, TenantSecretSpec>>,
+        /// Origins that the plugin may reach beyond the endpoints in its configuration.
+        allow: Option<Vec<Origin>>,
+        /// Addresses, or networks like `10.0.0.0/8`, that may be reached although they are loopback, link-local or otherwise refused.
+        allow_addresses: Option<Vec<IpNetwork>>,
+        /// Names of secrets whose value the plugin may read; all others it can only have sent.
+        reveal: Option<Vec<At<SecretName>>>,
+        /// TLS material.
+        tls: Option<At<TlsSpec>>,
+        /// The proxy for all requests. Default: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+        proxy: Option<ProxyUrl>,
+        /// How long one call of the plugin may take, everything included. Default 30s.
+        timeout: Option<At<Time>>,
+        /// When tokens are obtained anew unless a tenant says otherwise.
+        refresh: Option<RefreshSpec>,
+        /// How often outputs are compared with the kept token and put right. Default 10m.
+        verify: Option<At<Time>>,
+        /// Formats that tenants may use, by name.
+        formats: Option<Named<JobName, FormatSpec>>,
+        /// How much tenants may use it.
+        limits: Option<ProfileLimitsSpec>,
+        /// The namespaces whose tenants may use it, e.g. `[shop, team-*]`. Default: all.
+        namespaces: Option<Vec<NamespacePattern>>,
+    }
+}
+
+spec! {
+    /// What a tenant fills in.
+    #[example("{pattern: '[a-z]+'}")]
+    struct ParameterSpec {
+        /// What its value must be, as a whole: a regular expression. Default: at most 128 letters, digits and `-_.~`, a letter or digit first
+        /// and last. A value is printable ASCII, whatever this says; within a URL it is one label of the host or a part of one segment.
+        pattern: Option<At<Pattern>>,
+        /// The value if a tenant gives none. Without it a tenant must give one.
+        default: Option<At<Text>>,
+        /// A value to check the configuration with.
+        example: Option<At<Text>>,
+        /// For people.
+        description: Option<FreeText>,
+    }
+}
+
+spec! {
+    /// A secret that a tenant gives.
+    #[example("{rotating: true, write_back: true}")]
+    struct TenantSecretSpec {
+        /// Whether a tenant may leave it out. Default false.
+        optional: Option<At<bool>>,
+        /// Whether its use may replace it, as with refresh tokens. Default false.
+        rotating: Option<At<bool>>,
+        /// Whether a request that carried a rotating secret and was not answered is sent again: after this time, or `never`. Default 0s.
+        retry_unanswered: Option<At<Repetition>>,
+        /// Whether each new value of a rotating secret is also put into the tenant's Secret. Default false: it is kept in `state`.
+        write_back: Option<At<bool>>,
+        /// Origins that it may be sent to, instead of the endpoints in the plugin's configuration.
+        to: Option<Vec<Origin>>,
+    }
+}
+
+spec! {
+    /// How much tenants may use a profile.
+    #[example("{jobs: 1000}")]
+    struct ProfileLimitsSpec {
+        /// Jobs of all namespaces. Default 10000.
+        jobs: Option<Count<0, 1_000_000>>,
+        /// Jobs of one namespace. Default 100.
+        jobs_per_namespace: Option<Count<0, 1_000_000>>,
+        /// Calls of the source within a minute, for all namespaces. Default 6000.
+        calls_per_minute: Option<Count<1, 1_000_000>>,
+        /// Calls of the source within a minute, for one namespace. Default 600.
+        calls_per_minute_per_namespace: Option<Count<1, 1_000_000>>,
     }
 }
 

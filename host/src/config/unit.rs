@@ -442,6 +442,44 @@ impl Word for FreeText {
     }
 }
 
+/// Bytes of a compiled pattern: a few hundred characters with repetitions fit.
+const PATTERN_BYTES: usize = 1 << 20;
+
+/// A regular expression that a whole text must match.
+pub(super) fn whole(text: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(&format!("^(?:{text})$"))
+        .size_limit(PATTERN_BYTES)
+        .build()
+}
+
+/// What a parameter's value must be, as a whole.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern(pub(super) regex::Regex);
+
+impl Word for Pattern {
+    const EXPECTED: &'static str = "a regular expression";
+    const EXAMPLE: &'static str = "[a-z]+";
+
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        whole(text).map(Self).map_err(|error| {
+            let error = error.to_string();
+            let reason = error
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ");
+            Complaint::new(
+                format!("`{text}` is no regular expression: {reason}"),
+                "write it like `[a-z0-9-]+`; look-around and back references are not known",
+            )
+        })
+    }
+
+    fn word_schema() -> Value {
+        json!({"type": "string", "format": "regex"})
+    }
+}
+
 /// Declares a name: a text of certain characters and length.
 macro_rules! name {
     ($(#[doc = $doc:literal])+ $name:ident, $expected:literal, $example:literal, $max:literal, $pattern:literal, $is:expr, $rule:literal) => {
@@ -486,6 +524,19 @@ name!(
     /// A Kubernetes namespace: a DNS label (RFC 1123).
     Namespace, "a Kubernetes namespace", "default", 63, "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", is_dns_label,
     "use at most 63 small letters, digits and `-`, a letter or digit first and last"
+);
+name!(
+    /// A namespace, or several: `*` stands for any characters.
+    NamespacePattern, "a Kubernetes namespace, or a pattern of some", "team-*", 63, "^[-a-z0-9*]+$",
+    |text| !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte)),
+    "use at most 63 small letters, digits, `-` and `*`, which stands for any characters"
+);
+name!(
+    /// The name of a parameter.
+    ParameterName, "a parameter's name", "client_id", 63, "^[A-Za-z0-9_]+$",
+    |text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'),
+    "use at most 63 letters, digits and `_`"
 );
 name!(
     /// The prefix of the names of the state store's Secrets, also the value of a label: a DNS label (RFC 1123).

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::profile::Profile;
 use super::{Job, Limits, SecretOrigin, SharedOutput};
 
 /// The configuration of one process.
@@ -21,6 +22,8 @@ pub struct Config {
     pub limits: Limits,
     /// Plugins that are not built in, by the name that jobs use.
     pub plugins: BTreeMap<String, PluginFile>,
+    /// What tenants may use, by name.
+    pub profiles: BTreeMap<String, Arc<Profile>>,
     /// The jobs, in the order of the file.
     pub jobs: Vec<Arc<Job>>,
     /// Outputs that several jobs' tokens share.

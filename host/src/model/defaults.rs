@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::profile::ProfileLimits;
 use super::{PluginLimits, Policy};
 
 /// The kubelet's own rule for projected tokens: a fifth of the life is left for retries.
@@ -34,6 +35,15 @@ pub const PLUGIN_RESPONSE_BYTES_IN_SECRETS: usize = 512 << 10;
 pub const SERVICE_ACCOUNT_LIFETIME: Duration = Duration::from_secs(3600);
 /// The API server refuses to issue tokens with a shorter lifetime (TokenRequest, `expirationSeconds`).
 pub const SERVICE_ACCOUNT_LIFETIME_MIN: Duration = Duration::from_secs(600);
+
+/// A team's own tokens, and ten thousand jobs in one process. A thousand tokens of a minute and a restart with all of them fit into the
+/// calls of a minute, and a tenant that has its tokens refreshed without need takes a tenth.
+pub const PROFILE_LIMITS: ProfileLimits = ProfileLimits {
+    jobs: 10_000,
+    jobs_per_namespace: 100,
+    calls_per_minute: 6000,
+    calls_per_minute_per_namespace: 600,
+};
 
 /// A plugin that parses an answer of the largest size several times over fits.
 pub const PLUGIN_MEMORY_BYTES: usize = 64 << 20;

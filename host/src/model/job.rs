@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
+use super::profile::ProfileLimits;
 use super::{OnRemove, Origin, Output, Policy, Secret, SecretOrigin};
 
 /// The origin of a job. A job's identity never depends on another provider's names.
@@ -86,6 +88,17 @@ pub struct Job {
     pub outputs: Vec<Output>,
     /// What becomes of an output that is taken out of the configuration, or whose job is, while the process runs.
     pub on_remove: OnRemove,
+    /// The profile that it is made of; none: it is the administrator's own.
+    pub profile: Option<Arc<ProfileUse>>,
+}
+
+/// The use of a profile by a tenant's job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileUse {
+    /// The profile's name.
+    pub profile: String,
+    /// How much tenants may use it.
+    pub limits: ProfileLimits,
 }
 
 /// How a token is obtained.

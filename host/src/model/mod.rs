@@ -8,12 +8,13 @@ pub mod limits;
 pub mod origin;
 pub mod output;
 pub mod policy;
+pub mod profile;
 pub mod secret;
 pub mod time;
 pub mod token;
 
 pub use self::config::{Config, NamedPlaces, PluginFile, StateLocation};
-pub use self::job::{Job, JobId, Provider, Source, Tls};
+pub use self::job::{Job, JobId, ProfileUse, Provider, Source, Tls};
 pub use self::limits::{CurrentLimits, Limits, PluginLimits};
 pub use self::origin::Origin;
 pub use self::output::{

@@ -430,6 +430,12 @@ fn settings(present: &Config, next: &mut Config, plan: &mut Plan) {
             plan.settings.push(format!("{PLUGINS}{name}"));
         }
     }
+    let names = present.profiles.keys().chain(next.profiles.keys());
+    for name in names.collect::<BTreeSet<_>>() {
+        if present.profiles.get(name) != next.profiles.get(name) {
+            plan.settings.push(format!("profiles.{name}"));
+        }
+    }
     if present.serve != next.serve {
         plan.needs_restart.push("serve.address".to_owned());
         next.serve = present.serve;

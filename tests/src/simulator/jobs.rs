@@ -94,6 +94,7 @@ pub fn one(facts: &Facts, index: usize) -> Option<Job> {
         verify: verify(job),
         outputs,
         on_remove: OnRemove::Delete,
+        profile: None,
     })
 }
 

@@ -257,6 +257,7 @@ pub(crate) fn job(name: &str) -> Job {
         verify: Duration::from_secs(600),
         outputs: vec![output(name)],
         on_remove: OnRemove::Keep,
+        profile: None,
     }
 }
 
