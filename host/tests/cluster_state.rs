@@ -95,7 +95,7 @@ impl Scene {
 
     /// The Secret of the chain that begins with this value.
     fn secret_of(&self, store: &Store, first_value: &[u8]) -> Value {
-        let id = store.chain_id(first_value).to_string();
+        let id = store.chain_id(&JobId::file("job"), first_value).to_string();
         let ends = |secret: &Value| secret["metadata"]["name"].as_str().unwrap().ends_with(&id);
         self.secrets().into_iter().find(ends).unwrap()
     }
@@ -168,7 +168,10 @@ async fn swap(
 
 fn first(store: &Store, value: &str) -> Chain {
     let value = value.as_bytes();
-    Chain::new(store.chain_id(value), value.to_vec().into())
+    Chain::new(
+        store.chain_id(&JobId::file("job"), value),
+        value.to_vec().into(),
+    )
 }
 
 async fn find(store: &Store, job: &JobId, seed: Option<&str>) -> Option<FoundChain> {
@@ -255,7 +258,10 @@ async fn of_two_processes_that_use_a_chain_in_one_state_one_does() {
     };
     let a = job("a");
     let stores = [scene.store().await, scene.store().await];
-    assert_eq!(stores[0].chain_id(b"v0"), stores[1].chain_id(b"v0"));
+    assert_eq!(
+        stores[0].chain_id(&JobId::file("job"), b"v0"),
+        stores[1].chain_id(&JobId::file("job"), b"v0")
+    );
     let chain = first(&stores[0], "v0");
     let (left, right) = tokio::join!(
         swap(&stores[0], &a, Some("v0"), &chain, None),
@@ -295,9 +301,12 @@ async fn processes_that_start_together_share_one_store() {
         return;
     };
     let stores = tokio::join!(scene.store(), scene.store(), scene.store());
-    let id = stores.0.chain_id(b"value");
+    let id = stores.0.chain_id(&JobId::file("job"), b"value");
     assert_eq!(
-        (stores.1.chain_id(b"value"), stores.2.chain_id(b"value")),
+        (
+            stores.1.chain_id(&JobId::file("job"), b"value"),
+            stores.2.chain_id(b"value")
+        ),
         (id, id)
     );
 }
@@ -355,7 +364,10 @@ async fn a_rotation_writes_as_much_as_the_one_a_hundred_before() {
         sent_at: Timestamp(1),
         bytes: vec![b'x'; 600],
     };
-    let mut chain = Chain::new(store.chain_id(&value(0)), value(0).into());
+    let mut chain = Chain::new(
+        store.chain_id(&JobId::file("job"), &value(0)),
+        value(0).into(),
+    );
     let mut revision = None;
     let mut written = Vec::new();
     for n in 1..=420 {
@@ -457,7 +469,7 @@ async fn with_a_key_nothing_is_readable_and_a_new_first_key_takes_over() {
         let store = scene.open(&[]).await.unwrap();
         assert!(rotate(&store, &a, "plain-v0", "plain-v1").await);
         store.keep_token(&a, &kept("plain-token")).await.unwrap();
-        store.chain_id(b"plain-v0")
+        store.chain_id(&JobId::file("job"), b"plain-v0")
     };
     let texts = || {
         let values = scene.secrets().into_iter().flat_map(|secret| {
@@ -477,7 +489,11 @@ async fn with_a_key_nothing_is_readable_and_a_new_first_key_takes_over() {
     );
     for keys in [&[1][..], &[2, 1], &[2]] {
         let store = scene.open(keys).await.unwrap();
-        assert_eq!(store.chain_id(b"plain-v0"), id, "{keys:?}");
+        assert_eq!(
+            store.chain_id(&JobId::file("job"), b"plain-v0"),
+            id,
+            "{keys:?}"
+        );
         assert_eq!(
             found(&store, &a, Some("plain-v0")).await,
             some("plain-v1", Seed::Unchanged)
@@ -506,7 +522,10 @@ async fn what_cannot_be_decrypted_is_said_and_never_overwritten() {
     let a = job("a");
     let store = scene.store().await;
     assert!(rotate(&store, &a, "v0", "v1").await);
-    let name = format!("{PREFIX}-chain-{}", store.chain_id(b"v0"));
+    let name = format!(
+        "{PREFIX}-chain-{}",
+        store.chain_id(&JobId::file("job"), b"v0")
+    );
     let admin = scene.server.admin();
     let mut value = admin
         .secret_value(&scene.namespace, &name, "chain")
@@ -519,7 +538,10 @@ async fn what_cannot_be_decrypted_is_said_and_never_overwritten() {
 
     let store = scene.store().await;
     let found = store.find_chain(&a, SECRET, Some(b"v0")).await.unwrap_err();
-    let read = store.chain(store.chain_id(b"v0")).await.unwrap_err();
+    let read = store
+        .chain(store.chain_id(&JobId::file("job"), b"v0"))
+        .await
+        .unwrap_err();
     let begun = swap(&store, &a, Some("v0"), &first(&store, "v0"), None)
         .await
         .unwrap_err();
@@ -730,7 +752,7 @@ async fn a_chain_that_somebody_deleted_is_written_anew_by_who_knows_it() {
         );
     }
     // One who never knew it begins anew.
-    let id = store.chain_id(b"v0");
+    let id = store.chain_id(&JobId::file("job"), b"v0");
     let name = format!("{PREFIX}-chain-{id}");
     admin.delete_secret(&scene.namespace, &name).unwrap();
     assert_eq!(found(&scene.store().await, &a, Some("v0")).await, None);
@@ -821,7 +843,11 @@ async fn an_older_copy_of_a_chain_that_is_put_back_is_noticed_and_its_value_is_n
     }
     let ids: Vec<String> = {
         let store = scene.store().await;
-        let id = |job: &JobId| store.chain_id(format!("{job} 0").as_bytes()).to_string();
+        let id = |job: &JobId| {
+            store
+                .chain_id(&JobId::file("job"), format!("{job} 0").as_bytes())
+                .to_string()
+        };
         jobs.iter().map(id).collect()
     };
     let copy = |nth: usize| {

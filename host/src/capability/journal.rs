@@ -458,8 +458,8 @@ fn first_id(
         None | Some([]) => journal
             .ports
             .keeper
-            .chain_id(format!("{}\n{name}", job.id).as_bytes()),
-        Some(value) => journal.ports.keeper.chain_id(value),
+            .chain_id(&job.id, format!("{}\n{name}", job.id).as_bytes()),
+        Some(value) => journal.ports.keeper.chain_id(&job.id, value),
     }
 }
 

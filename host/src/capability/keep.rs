@@ -94,7 +94,7 @@ pub trait Keeper: Send + Sync {
     fn outlives_process(&self) -> bool;
 
     /// The id of a chain that begins with this value: a keyed fingerprint, the same for all processes on one store.
-    fn chain_id(&self, first_value: &[u8]) -> ChainId;
+    fn chain_id(&self, job: &JobId, first_value: &[u8]) -> ChainId;
 
     /// The chain that `seed` is a value of, whichever job it came from; without a seed, the chain of the job's secret when it was
     /// last used. None: the seed is the first value of a chain that is not stored yet.

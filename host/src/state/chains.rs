@@ -84,7 +84,7 @@ impl Store {
         value: Option<&[u8]>,
     ) -> Result<Option<(ChainId, Seed)>, Failure> {
         let seed = value.map(|value| {
-            let first = self.fingerprints.chain_id(value);
+            let first = self.fingerprints.chain_id(job, value);
             (first, Fingerprint::of_first(first))
         });
         let find = || self.known().find(job, secret, seed);
@@ -119,7 +119,7 @@ impl Store {
             (Some(found), _) if self.is_restored(found.stored.chain.id) => {
                 Err(StateError::restored(job, secret).into())
             }
-            (None, Some(seed)) if self.records.has_lost(self.fingerprints.chain_id(seed)) => {
+            (None, Some(seed)) if self.records.has_lost(self.fingerprints.chain_id(job, seed)) => {
                 Err(StateError::lost(job, secret).into())
             }
             _ => Ok(found),
@@ -216,7 +216,7 @@ impl Store {
             }
         }
         let next = {
-            let fingerprint = |value: &[u8]| self.fingerprints.of(value);
+            let fingerprint = |value: &[u8]| self.fingerprints.of(change.job, value);
             self.known().after(
                 id,
                 (change.job, change.secret, change.binds),

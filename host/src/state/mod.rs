@@ -289,8 +289,8 @@ impl Keeper for Store {
         self.records.outlives_process()
     }
 
-    fn chain_id(&self, first_value: &[u8]) -> ChainId {
-        self.fingerprints.chain_id(first_value)
+    fn chain_id(&self, job: &JobId, first_value: &[u8]) -> ChainId {
+        self.fingerprints.chain_id(job, first_value)
     }
 
     fn find_chain<'a>(

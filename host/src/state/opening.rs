@@ -177,6 +177,10 @@ pub(super) fn learn(
 /// Whether a chain was written with another fingerprint key than this: then that key may have been put there to have the store
 /// accept other chains.
 fn is_of_other_key(record: &ChainRecord, fingerprints: &Fingerprints) -> bool {
-    let newest = fingerprints.of(record.chain.value.expose_secret());
+    // All of its jobs are the administrator's, or of one namespace.
+    let Some(binding) = record.bindings.first() else {
+        return false;
+    };
+    let newest = fingerprints.of(&binding.job, record.chain.value.expose_secret());
     newest.is_some_and(|newest| !record.fingerprints.contains(&newest))
 }

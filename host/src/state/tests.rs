@@ -72,7 +72,7 @@ async fn rotate(store: &Store, job: &JobId, seed: Option<&str>, value: &str) -> 
         Some(found) => (found.stored.chain, Some(found.stored.revision)),
         None => {
             let first = bytes.unwrap_or(value.as_bytes()).to_vec();
-            let id = store.chain_id(&first);
+            let id = store.chain_id(&JobId::file("job"), &first);
             match store.chain(id).await.unwrap() {
                 Some(stored) => (stored.chain, Some(stored.revision)),
                 None => (Chain::new(id, first.into()), None),
@@ -178,7 +178,10 @@ async fn of_two_who_change_a_chain_in_one_state_one_succeeds() {
     let (directory, _folder) = directory();
     for store in [&directory, &memory()] {
         let a = job("a");
-        let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
+        let first = Chain::new(
+            store.chain_id(&JobId::file("job"), b"v0"),
+            b"v0".to_vec().into(),
+        );
         let created = change(store, &a, Some("v0"), &first, None).await.unwrap();
         assert_eq!(change(store, &a, Some("v0"), &first, None).await, None);
         let next = |value: &str| first.succeeded_by(value.as_bytes().to_vec().into(), None);
@@ -205,7 +208,10 @@ async fn of_two_who_change_a_chain_in_one_state_one_succeeds() {
 #[tokio::test]
 async fn the_same_chain_written_twice_is_two_states() {
     let store = memory();
-    let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
+    let first = Chain::new(
+        store.chain_id(&JobId::file("job"), b"v0"),
+        b"v0".to_vec().into(),
+    );
     let one = change(&store, &job("a"), None, &first, None).await.unwrap();
     let two = change(&store, &job("a"), None, &first, Some(&one))
         .await
@@ -258,12 +264,12 @@ async fn what_may_not_go_stays_whole() {
 async fn chains_are_found_after_a_restart_and_under_another_state_key() {
     let (store, folder) = directory();
     assert!(rotate(&store, &job("a"), Some("v0"), "v1").await);
-    let id = store.chain_id(b"v0");
+    let id = store.chain_id(&JobId::file("job"), b"v0");
     drop(store);
     let key = |byte| StateKey::parse(&[byte; 32]).unwrap();
     for keys in [vec![key(1)], vec![key(2), key(1)], vec![key(2)]] {
         let store = Store::open(folder.path(), keys).unwrap();
-        assert_eq!(store.chain_id(b"v0"), id);
+        assert_eq!(store.chain_id(&JobId::file("job"), b"v0"), id);
         assert_eq!(
             found(&store, &job("b"), Some("v0")).await,
             some("v1", Seed::Unchanged)
@@ -271,7 +277,7 @@ async fn chains_are_found_after_a_restart_and_under_another_state_key() {
     }
     let (elsewhere, _folder) = directory();
     assert_ne!(
-        elsewhere.chain_id(b"v0"),
+        elsewhere.chain_id(&JobId::file("job"), b"v0"),
         id,
         "each store has a key of its own"
     );
@@ -289,7 +295,7 @@ async fn the_chains_of_a_job_are_listed_under_their_secrets() {
     let stored = chains[0].chain.as_ref().unwrap().as_ref().unwrap();
     assert_eq!(
         (stored.chain.id, stored.chain.generation),
-        (store.chain_id(b"v0"), 1)
+        (store.chain_id(&JobId::file("job"), b"v0"), 1)
     );
 }
 
@@ -335,7 +341,10 @@ async fn a_simulated_memory_outlives_its_store_and_fails_where_it_is_told_to() {
     let state = MemoryState::new([1; 32]);
     let store = Store::in_memory(state.clone().with_faults(faults.clone()), Vec::new()).unwrap();
     let a = job("a");
-    let first = Chain::new(store.chain_id(b"v0"), b"v0".to_vec().into());
+    let first = Chain::new(
+        store.chain_id(&JobId::file("job"), b"v0"),
+        b"v0".to_vec().into(),
+    );
     for (place, is_written) in [("before", false), ("after", true)] {
         let change = ChainChange {
             job: &a,

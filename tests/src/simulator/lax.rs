@@ -128,7 +128,7 @@ impl Lax {
         let found = self.inner.find_chain(job, secret, seed).await?;
         let id = match (&found, seed) {
             (Some(found), _) => found.stored.chain.id,
-            (None, Some(seed)) => self.inner.chain_id(seed),
+            (None, Some(seed)) => self.inner.chain_id(job, seed),
             (None, None) => return Ok(None),
         };
         let Some(stored) = self.held(id) else {
@@ -185,8 +185,8 @@ impl Keeper for Lax {
         self.inner.outlives_process()
     }
 
-    fn chain_id(&self, first_value: &[u8]) -> ChainId {
-        self.inner.chain_id(first_value)
+    fn chain_id(&self, job: &JobId, first_value: &[u8]) -> ChainId {
+        self.inner.chain_id(job, first_value)
     }
 
     fn find_chain<'a>(

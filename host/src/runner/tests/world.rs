@@ -522,7 +522,7 @@ impl Keeper for World {
         true
     }
 
-    fn chain_id(&self, _: &[u8]) -> ChainId {
+    fn chain_id(&self, _: &JobId, _: &[u8]) -> ChainId {
         unreachable!("the runner knows no rotating secrets")
     }
 

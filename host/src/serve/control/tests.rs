@@ -86,7 +86,10 @@ async fn refresh_waits_for_the_result_as_long_as_it_may_and_asks_nobody_if_a_nam
 async fn a_chain_is_shown_given_another_value_and_forgotten() {
     let served = served().await;
     let a = JobId::file("a");
-    let first = Chain::new(served.store.chain_id(b"seed"), b"seed".to_vec().into());
+    let first = Chain::new(
+        served.store.chain_id(&JobId::file("job"), b"seed"),
+        b"seed".to_vec().into(),
+    );
     let change = ChainChange {
         job: &a,
         secret: "rt",

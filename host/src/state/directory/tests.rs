@@ -68,7 +68,10 @@ async fn rotate(store: &Store, job: &JobId, value: &str) -> Result<(), Failure> 
             let next = found.stored.chain.succeeded_by(value, None);
             (next, Some(found.stored.revision))
         }
-        None => (Chain::new(store.chain_id(&seed), value), None),
+        None => (
+            Chain::new(store.chain_id(&JobId::file("job"), &seed), value),
+            None,
+        ),
     };
     let change = ChainChange {
         job,
@@ -243,7 +246,7 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
     }
     let id = {
         let store = Store::open(folder.path(), vec![key(1)]).unwrap();
-        store.chain_id(b"seed of job")
+        store.chain_id(&JobId::file("job"), b"seed of job")
     };
     let chain = RecordKey::Chain(id);
     let mut damaged = record(folder.path(), &chain).unwrap();
@@ -270,7 +273,10 @@ async fn a_damaged_record_is_never_overwritten_only_forgotten() {
         secret: "refresh_token",
         binds: true,
         seed: None,
-        next: &Chain::new(store.chain_id(b"seed of job"), b"new".to_vec().into()),
+        next: &Chain::new(
+            store.chain_id(&JobId::file("job"), b"seed of job"),
+            b"new".to_vec().into(),
+        ),
         expected: None,
     };
     let written = store.swap_chain(change).await.unwrap_err();

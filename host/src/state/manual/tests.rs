@@ -24,7 +24,10 @@ impl Clock for Standing {
 }
 
 fn first(store: &Store) -> Chain {
-    Chain::new(store.chain_id(b"seed"), b"seed".to_vec().into())
+    Chain::new(
+        store.chain_id(&JobId::file("job"), b"seed"),
+        b"seed".to_vec().into(),
+    )
 }
 
 fn intent(holder: Holder) -> Intent {
@@ -191,7 +194,7 @@ async fn what_is_open_decides_what_is_shown_and_whether_it_may_be_changed() {
         let (store, manual) = with(memory(), chain, us, seconds).await;
         let new = generation(manual.set("a", "rt", b"next").await);
         assert_eq!(new, Ok(1), "{what}: a new value");
-        let id = store.chain_id(b"seed");
+        let id = store.chain_id(&JobId::file("job"), b"seed");
         let kept = store.chain(id).await.unwrap().unwrap().chain;
         assert!(
             kept.has_newest(b"next") && kept.exchange.is_none() && kept.dead_since.is_none(),
@@ -238,7 +241,11 @@ async fn somebody_may_say_that_the_kept_value_is_good() {
     let (store, manual) = with(MemoryState::new([7; 32]), died, Some(US), 0).await;
     let set = manual.set_kept("a", "rt").await.unwrap();
     assert_eq!(set.generation, 1);
-    let kept = store.chain(store.chain_id(b"seed")).await.unwrap().unwrap();
+    let kept = store
+        .chain(store.chain_id(&JobId::file("job"), b"seed"))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(kept.chain.has_newest(b"seed") && kept.chain.dead_since.is_none());
     // Not while it may be on its way.
     let open = |chain: Chain| chain.intending(intent(US));
@@ -251,7 +258,10 @@ async fn somebody_may_say_that_the_kept_value_is_good() {
 async fn a_value_that_is_known_to_be_spent_is_not_taken() {
     let (store, manual) = with(MemoryState::new([7; 32]), |chain| chain, Some(US), 0).await;
     manual.set("a", "rt", b"next").await.unwrap();
-    let other = Chain::new(store.chain_id(b"other"), b"other".to_vec().into());
+    let other = Chain::new(
+        store.chain_id(&JobId::file("job"), b"other"),
+        b"other".to_vec().into(),
+    );
     let change = ChainChange {
         job: &JobId::file("b"),
         secret: "rt",
@@ -289,7 +299,7 @@ async fn whoever_sets_or_forgets_waits_for_a_request_under_way() {
         };
         let answers = async {
             sleep(Duration::from_millis(300)).await;
-            let id = store.chain_id(b"seed");
+            let id = store.chain_id(&JobId::file("job"), b"seed");
             let stored = store.chain(id).await.unwrap().unwrap();
             let change = ChainChange {
                 job: &JobId::file("a"),
@@ -310,7 +320,10 @@ async fn whoever_sets_or_forgets_waits_for_a_request_under_way() {
         };
         let (changed, ()) = tokio::join!(changes, answers);
         changed.unwrap();
-        let kept = store.chain(store.chain_id(b"seed")).await.unwrap();
+        let kept = store
+            .chain(store.chain_id(&JobId::file("job"), b"seed"))
+            .await
+            .unwrap();
         assert_eq!(kept.is_none(), forgets);
     }
 }

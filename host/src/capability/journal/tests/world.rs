@@ -714,8 +714,8 @@ impl Keeper for Shaky {
         true
     }
 
-    fn chain_id(&self, first_value: &[u8]) -> ChainId {
-        self.inner.chain_id(first_value)
+    fn chain_id(&self, job: &JobId, first_value: &[u8]) -> ChainId {
+        self.inner.chain_id(job, first_value)
     }
 
     fn find_chain<'a>(
