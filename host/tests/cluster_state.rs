@@ -305,7 +305,7 @@ async fn processes_that_start_together_share_one_store() {
     assert_eq!(
         (
             stores.1.chain_id(&JobId::file("job"), b"value"),
-            stores.2.chain_id(b"value")
+            stores.2.chain_id(&JobId::file("job"), b"value")
         ),
         (id, id)
     );
