@@ -105,6 +105,7 @@ fn atomic_file_write(c: &mut Criterion) {
                 output_index: 0,
                 artifacts: &artifacts,
                 expires_at: None,
+                next_refresh: None,
             };
             let written = outputs.write(&destination, &publication, false).await;
             black_box(written).expect("a write");

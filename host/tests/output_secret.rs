@@ -64,6 +64,7 @@ impl Scene {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             write: SecretWrite::Patch,
+            member: None,
         }
     }
 
@@ -107,6 +108,7 @@ impl Scene {
             output_index,
             artifacts: &artifacts,
             expires_at: Some(Timestamp(1_900_000_000_000)),
+            next_refresh: None,
         };
         let destination = Destination::Secret(destination.clone());
         let written = self.outputs.write(&destination, &publication, verify);
@@ -165,6 +167,7 @@ async fn withdraw(scene: &Scene, target: &SecretDestination) -> Result<Withdrawn
         output_index: 0,
         artifacts: &[artifact],
         expires_at: None,
+        next_refresh: None,
     };
     let destination = Destination::Secret(target.clone());
     scene.outputs.withdraw(&destination, &publication).await
@@ -269,6 +272,7 @@ async fn a_proof_finds_what_a_write_would_meet_and_leaves_nothing_behind() {
             output_index: 0,
             artifacts: &[artifact],
             expires_at: None,
+            next_refresh: None,
         };
         let destination = Destination::Secret(destination.clone());
         let proved = scene.outputs.prove(&destination, &publication).await;
@@ -680,12 +684,14 @@ async fn a_namespace_that_does_not_exist_is_named() {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             write,
+            member: None,
         });
         let publication = Publication {
             job: &JobId::file("job"),
             output_index: 0,
             artifacts: &artifacts,
             expires_at: None,
+            next_refresh: None,
         };
         refused(
             outputs.write(&destination, &publication, false).await,
@@ -711,6 +717,7 @@ async fn get_and_put_do_with_the_documented_role_what_kube_token_refresher_did()
     };
     let target = SecretDestination {
         write: SecretWrite::GetAndPut,
+        member: None,
         labels: [("ktr.appuio.ch/managed".to_owned(), "true".to_owned())].into(),
         ..scene.destination("s", "token")
     };
@@ -781,6 +788,7 @@ async fn put_loses_no_write_of_anybody_in_a_conflict() {
         tasks.spawn(async move {
             let target = SecretDestination {
                 write: SecretWrite::GetAndPut,
+                member: None,
                 ..scene.destination("s", &format!("key-{n}"))
             };
             scene.publish(&format!("job-{n}"), &target, "x").await

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::app::{self, App};
-use super::{plain_text, plugin_options};
+use super::{plain_text, plugin_options, run};
 use crate::config::{self, Loaded, Mistakes, Refused, Watched};
 use crate::model::time::Timestamp;
 use crate::model::{Config, Job};
@@ -26,6 +26,7 @@ use crate::reload::{Plan, Refusal, Reload, ReloadAnswer, ReloadHandle, compare};
 use crate::runner::metrics::Metrics;
 use crate::runner::status::RefusedConfiguration;
 use crate::runner::{Handle, JobChange};
+use crate::tenants::annotated::controller::Served;
 use crate::worker;
 
 /// The most names of jobs in one log line.
@@ -54,6 +55,8 @@ pub(super) struct Reloader {
     pub(super) runner: Handle,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: ReloadHandle,
+    /// Tells the controller of annotated Secrets.
+    pub(super) serve: watch::Sender<Option<Served>>,
 }
 
 /// A configuration that can be taken into use.
@@ -203,6 +206,12 @@ impl Reloader {
         for warning in plain_text::warnings(&jobs, &self.app.plugins).await {
             warn!("{warning}");
         }
+        let served = run::served_secrets(&config);
+        self.serve.send_if_modified(|present| {
+            let is_another = *present != served;
+            *present = served;
+            is_another
+        });
         self.config = config;
         // The runner has ended if the process stops.
         let _ = self.runner.apply(changes).await;

@@ -20,6 +20,7 @@ use crate::runner::metrics::Metrics;
 use crate::runner::{JobChange, Runner};
 use crate::serve::control::Rooms;
 use crate::serve::probes::{ProbeState, Probes, ProcessPhase, Readiness};
+use crate::tenants::annotated::controller::{Controller, Served};
 
 /// Keep the tokens of all jobs fresh until stopped (SIGTERM, SIGINT).
 ///
@@ -162,6 +163,14 @@ pub(super) async fn keep_fresh(
         "started"
     );
     let capabilities = app.capabilities.clone();
+    let (serve, to_serve) = tokio::sync::watch::channel(served_secrets(&config));
+    let controller = Controller::new(
+        Arc::clone(&app.kubernetes),
+        handle.clone(),
+        Arc::clone(&app.store) as _,
+        to_serve,
+    );
+    tokio::spawn(controller.run(ending.clone()));
     if let Some(origin) = origin {
         let reloader = Reloader {
             config,
@@ -169,6 +178,7 @@ pub(super) async fn keep_fresh(
             runner: handle,
             metrics,
             handle: reload,
+            serve,
         };
         tokio::spawn(reloader.run(origin, requests, ending));
     }
@@ -181,6 +191,14 @@ pub(super) async fn keep_fresh(
     }
     tracing::info!("stopped");
     Ok(Exit::Success)
+}
+
+/// What the controller of annotated Secrets serves.
+pub(super) fn served_secrets(config: &Config) -> Option<Served> {
+    Some(Served {
+        secrets: config.annotated_secrets.clone()?,
+        profiles: config.profiles.clone(),
+    })
 }
 
 /// The runner's changes for a configuration.

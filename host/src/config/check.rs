@@ -105,6 +105,7 @@ impl<'d> Checker<'d> {
             serve: raw.serve.as_ref().map(|serve| serve.address),
             limits: self.limits(),
             plugins,
+            annotated_secrets: self.annotated_secrets(),
             profiles,
             jobs,
             shared_outputs,
@@ -901,6 +902,7 @@ impl<'d> Checker<'d> {
             labels: pairs(raw.labels.as_ref(), |key| &key.0, |value| &value.0),
             annotations: pairs(raw.annotations.as_ref(), |key| &key.0, |value| &value.0),
             write: SecretWrite::Patch,
+            member: None,
         }
     }
 }

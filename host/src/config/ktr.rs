@@ -770,6 +770,7 @@ impl KtrSettings {
             },
             plugins: BTreeMap::new(),
             profiles: BTreeMap::new(),
+            annotated_secrets: None,
             jobs: vec![Arc::new(job)],
             shared_outputs: Vec::new(),
             named: Arc::default(),
@@ -828,6 +829,7 @@ impl KtrSettings {
                 labels: BTreeMap::from([(MANAGED_LABEL.to_owned(), "true".to_owned())]),
                 annotations: BTreeMap::new(),
                 write: SecretWrite::GetAndPut,
+                member: None,
             }),
             format: None,
         }

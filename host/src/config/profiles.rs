@@ -11,8 +11,10 @@ use super::read::{At, Named};
 use super::spec::{ParameterSpec, ProfileLimitsSpec, ProfileSpec, TenantSecretSpec};
 use super::unit::ParameterName;
 use super::{PluginUse, unit};
+use crate::model::AnnotatedSecrets;
 use crate::model::defaults;
 use crate::model::profile::{Parameter, Profile, ProfileLimits, TenantSecret};
+use crate::names::nearest;
 use crate::tenants::request::refusal;
 use crate::tenants::template::Template;
 
@@ -31,6 +33,37 @@ impl<'d> Checker<'d> {
             }
         }
         profiles
+    }
+
+    pub(super) fn annotated_secrets(&mut self) -> Option<AnnotatedSecrets> {
+        let spec = self.document.file.annotated_secrets.as_ref()?;
+        let profiles = self
+            .document
+            .file
+            .profiles
+            .iter()
+            .flat_map(|named| &named.0);
+        let known: Vec<&str> = profiles.map(|(name, _)| name.0.as_str()).collect();
+        if let Some(name) = &spec.default_profile
+            && !known.contains(&name.0.as_str())
+        {
+            let help = match nearest(&name.0, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("describe it: `profiles: {{{}: {{plugin: …}}}}`", name.0),
+            };
+            let message = format!("there is no profile `{}`", name.0);
+            self.diagnostics.note(name.span, message, help);
+        }
+        Some(AnnotatedSecrets {
+            default_profile: spec.default_profile.as_ref().map(|name| name.0.clone()),
+            namespaces: spec
+                .namespaces
+                .iter()
+                .flatten()
+                .map(|name| name.0.clone())
+                .collect(),
+            selector: spec.selector.as_ref().map(|text| text.0.clone()),
+        })
     }
 
     fn profile(&mut self, name: &str, spec: &'d ProfileSpec, span: Span) -> Profile {

@@ -29,6 +29,8 @@ spec! {
         plugins: Option<Named<JobName, PluginSpec>>,
         /// What tenants may use, by the name that annotated Secrets and `Token` resources give.
         profiles: Option<Named<JobName, ProfileSpec>>,
+        /// Annotated Secrets whose token is kept fresh. Without it none are.
+        annotated_secrets: Option<AnnotatedSecretsSpec>,
         /// What jobs use unless they say otherwise.
         defaults: Option<DefaultsSpec>,
         /// Further files with `jobs` and `outputs`: paths or patterns such as `jobs.d/*.yaml`, from this file's directory.
@@ -199,6 +201,19 @@ spec! {
         limits: Option<ProfileLimitsSpec>,
         /// The namespaces whose tenants may use it, e.g. `[shop, team-*]`. Default: all.
         namespaces: Option<Vec<NamespacePattern>>,
+    }
+}
+
+spec! {
+    /// Annotated Secrets whose token is kept fresh.
+    #[example("{default_profile: idp}")]
+    struct AnnotatedSecretsSpec {
+        /// The profile of Secrets with `oauth2-refresh-controller.cern.ch/is-token: "true"` that name none.
+        default_profile: Option<At<JobName>>,
+        /// The namespaces to watch. Default: all.
+        namespaces: Option<Vec<Namespace>>,
+        /// A label selector, e.g. `team=shop`, for clusters with many Secrets. Default: all Secrets are watched.
+        selector: Option<Text>,
     }
 }
 

@@ -16,6 +16,9 @@ use super::access::REVIEWS;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::text::RESERVED;
 
+/// The resource of Events.
+const EVENTS: &str = "events";
+
 /// The resource of Leases.
 const LEASES: &str = "leases";
 
@@ -74,6 +77,14 @@ impl<'a> ApiCall<'a> {
             content_type: "application/json",
             metadata_only: false,
             body: Zeroizing::new(Vec::new()),
+        }
+    }
+
+    /// A request that creates an Event, without a body so far.
+    pub(crate) fn event(namespace: &'a str) -> Self {
+        Self {
+            resource: EVENTS,
+            ..Self::secret(Verb::Create, namespace, "")
         }
     }
 
@@ -145,6 +156,21 @@ impl<'a> ApiCall<'a> {
         path
     }
 
+    /// The resourceVersion of the object in a metadata-only answer.
+    pub(crate) fn resource_version(&self, answer: ApiAnswer) -> Result<String, Failure> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            resource_version: String,
+        }
+        let object: Object = answer.parse(self)?;
+        Ok(object.metadata.resource_version)
+    }
+
     /// A failure for an answer that does not follow the API's documentation.
     pub(crate) fn malformed(&self, what: &str) -> Failure {
         Failure::new(
@@ -167,6 +193,7 @@ impl fmt::Display for ApiCall<'_> {
         match self.resource {
             "secrets" if *verb == Verb::List => write!(f, "list secrets in {namespace}"),
             "secrets" => write!(f, "{verb} secret {namespace}/{name}"),
+            EVENTS => write!(f, "create an event in {namespace}"),
             LEASES if *verb == Verb::List => write!(f, "list leases in {namespace}"),
             LEASES => write!(f, "{verb} lease {namespace}/{name}"),
             REVIEWS => write!(f, "ask what is allowed on secret {namespace}/{name}"),

@@ -1,5 +1,5 @@
-//! A small Kubernetes client: single requests for Secrets, Leases, TokenRequests and access reviews, no discovery, no watches, no caches. It
-//! connects on first need, so that a process that needs nothing of a cluster never looks for one, and again after a failure. Bodies
+//! A small Kubernetes client: single requests for Secrets, Leases, TokenRequests and access reviews, no discovery, no caches; and a watch of
+//! Secrets' metadata ([`watch`]). It connects on first need, so that a process that needs nothing of a cluster never looks for one, and again after a failure. Bodies
 //! contain secrets, so requests are sent raw: the library's typed calls log answers that they cannot parse.
 
 mod access;
@@ -12,6 +12,7 @@ mod provider;
 mod proxy;
 mod refusal;
 mod token;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{OnceLock, PoisonError};
@@ -79,6 +80,7 @@ pub struct Kubernetes {
     client: Mutex<Option<Connected>>,
     /// How far the API server's clock is ahead of ours, by its last answer.
     ahead_ms: std::sync::Mutex<Option<i64>>,
+    own_writes: std::sync::Mutex<watch::OwnWrites>,
     in_flight: Semaphore,
     request_timeout: Duration,
     look_again: Duration,
@@ -116,6 +118,7 @@ impl Kubernetes {
             context: OnceLock::new(),
             client: Mutex::new(None),
             ahead_ms: std::sync::Mutex::default(),
+            own_writes: std::sync::Mutex::default(),
             in_flight: Semaphore::new(REQUESTS_IN_FLIGHT),
             request_timeout: REQUEST_TIMEOUT,
             look_again: LOOK_AGAIN,

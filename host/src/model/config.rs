@@ -24,12 +24,25 @@ pub struct Config {
     pub plugins: BTreeMap<String, PluginFile>,
     /// What tenants may use, by name.
     pub profiles: BTreeMap<String, Arc<Profile>>,
+    /// The annotated Secrets that are served; none: none are.
+    pub annotated_secrets: Option<AnnotatedSecrets>,
     /// The jobs, in the order of the file.
     pub jobs: Vec<Arc<Job>>,
     /// Outputs that several jobs' tokens share.
     pub shared_outputs: Vec<Arc<SharedOutput>>,
     /// The places that the configuration names.
     pub named: Arc<NamedPlaces>,
+}
+
+/// Which annotated Secrets are served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AnnotatedSecrets {
+    /// The profile of Secrets that name none; none: those are not served.
+    pub default_profile: Option<String>,
+    /// The namespaces to watch; empty: all.
+    pub namespaces: Vec<String>,
+    /// A label selector; none: all Secrets are watched.
+    pub selector: Option<String>,
 }
 
 /// The places that the configuration names, each for one use: a format that names its artifacts must not write to them.

@@ -21,11 +21,13 @@ pub enum Provider {
     File,
     /// kube-token-refresher's settings.
     Ktr,
+    /// An annotated Secret.
+    AnnotatedSecret,
 }
 
 impl Provider {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::File, Self::Ktr];
+    pub const ALL: [Self; 3] = [Self::File, Self::Ktr, Self::AnnotatedSecret];
 
     /// Its number in the keys of stored records, which must never change nor be reused.
     #[must_use]
@@ -33,6 +35,7 @@ impl Provider {
         match self {
             Self::File => 1,
             Self::Ktr => 2,
+            Self::AnnotatedSecret => 3,
         }
     }
 }

@@ -13,13 +13,13 @@ pub mod secret;
 pub mod time;
 pub mod token;
 
-pub use self::config::{Config, NamedPlaces, PluginFile, StateLocation};
+pub use self::config::{AnnotatedSecrets, Config, NamedPlaces, PluginFile, StateLocation};
 pub use self::job::{Job, JobId, ProfileUse, Provider, Source, Tls};
 pub use self::limits::{CurrentLimits, Limits, PluginLimits};
 pub use self::origin::Origin;
 pub use self::output::{
     Destination, FileDestination, Format, OnRemove, Output, Replace, SecretDestination,
-    SecretWrite, SharedOutput,
+    SecretWrite, SharedOutput, TokenMember,
 };
 pub use self::policy::Policy;
 pub use self::secret::{LiteralValue, RetryUnanswered, Secret, SecretOrigin};

@@ -133,6 +133,19 @@ pub struct SecretDestination {
     pub annotations: BTreeMap<String, String>,
     /// How it is written.
     pub write: SecretWrite,
+    /// The token is a member of JSON in the key; none: it is the key's value.
+    pub member: Option<Box<TokenMember>>,
+}
+
+/// A token in an annotated Secret: a member of the JSON in a key, and a plain key beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMember {
+    /// The uid of the Secret: another one of the same name gets nothing.
+    pub uid: String,
+    /// The JSON pointer (RFC 6901) to the member.
+    pub pointer: String,
+    /// The key that gets the token alone.
+    pub plain_key: String,
 }
 
 /// How a Secret is written.

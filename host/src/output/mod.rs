@@ -32,6 +32,8 @@ pub struct Publication<'a> {
     pub artifacts: &'a [Artifact],
     /// When the first of its tokens expires; none: never.
     pub expires_at: Option<Timestamp>,
+    /// When the first of its jobs' sources is asked next; none: it is not known.
+    pub next_refresh: Option<Timestamp>,
 }
 
 /// The owner of outputs that several jobs share. No job can have this name: job names consist of letters, digits and `.-_`.

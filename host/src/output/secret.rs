@@ -2,6 +2,7 @@
 //! other writers can share one Secret; with server-side apply, a key that an output no longer writes is removed. The job of
 //! kube-token-refresher, whose Role grants no `patch`, uses GET and PUT.
 
+mod member;
 mod names;
 mod object;
 
@@ -89,6 +90,10 @@ impl SecretOutputs {
         publication: &Publication<'_>,
         verify: bool,
     ) -> Result<Written, Failure> {
+        if let Some(member) = &destination.member {
+            let written = member::write(&self.kubernetes, destination, member, publication);
+            return Ok(written.await?);
+        }
         self.keeps_to_its_keys(destination, publication)?;
         let place = SecretShare::of(destination, publication);
         let body = object::desired(destination, publication);
@@ -376,6 +381,7 @@ mod tests {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             write: SecretWrite::Patch,
+            member: None,
         };
         for (key, is_taken) in [
             ("", false),
@@ -392,6 +398,7 @@ mod tests {
                 output_index: 0,
                 artifacts: &[artifact],
                 expires_at: None,
+                next_refresh: None,
             };
             let kept = secrets.keeps_to_its_keys(&destination, &publication);
             assert_eq!(kept.is_err(), is_taken, "{key}: {kept:?}");

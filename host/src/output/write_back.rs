@@ -164,7 +164,9 @@ impl WriteBackTargets {
             "data": {place.key: BASE64.encode(&content)},
         });
         let patch = patch(place.namespace, place.name, body);
-        self.kubernetes.send(&patch).await?;
+        let answer = self.kubernetes.send(&patch).await?;
+        self.kubernetes
+            .note_own_write(&patch.resource_version(answer)?);
         Ok(true)
     }
 }

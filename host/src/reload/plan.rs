@@ -436,6 +436,9 @@ fn settings(present: &Config, next: &mut Config, plan: &mut Plan) {
             plan.settings.push(format!("profiles.{name}"));
         }
     }
+    if present.annotated_secrets != next.annotated_secrets {
+        plan.settings.push("annotated_secrets".to_owned());
+    }
     if present.serve != next.serve {
         plan.needs_restart.push("serve.address".to_owned());
         next.serve = present.serve;

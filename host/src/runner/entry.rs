@@ -174,12 +174,13 @@ impl JobEntry {
         Some(Task::Keep(self.config.id.clone(), token))
     }
 
-    pub(super) fn write(&self, index: usize, purpose: Purpose) -> Option<Task> {
+    pub(super) fn write(&self, index: usize, purpose: Purpose, now: Reading) -> Option<Task> {
         let write = Write {
             owner: OutputOwner::Job(self.config.id.clone()),
             index,
             purpose,
             output: self.config.outputs.get(index)?.clone(),
+            next_refresh: self.machine.next_refresh(now),
             tokens: vec![self.job_token()?],
         };
         Some(Task::Write(Box::new(write)))
@@ -360,6 +361,7 @@ impl SharedEntry {
             index: self.index,
             purpose,
             output: self.config.output.clone(),
+            next_refresh: None,
             tokens,
         }))
     }

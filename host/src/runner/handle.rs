@@ -21,6 +21,8 @@ pub enum JobChange {
     Remove(JobId),
     /// Replaces all outputs that jobs share. Unchanged ones go on.
     SharedOutputs(Vec<Arc<SharedOutput>>),
+    /// Somebody put another login where the job reads its own: what comes of the one before is dropped, and the source is asked at once.
+    NewLogin(JobId),
     /// Changes how much may be done at once.
     Limits(Limits),
     /// Other plugins are behind these names: they are loaded, what failed is tried again, and outputs are formatted anew.

@@ -439,6 +439,7 @@ fn publication<'a>(
         },
         output_index: write.index,
         artifacts,
+        next_refresh: write.next_refresh,
         expires_at: of_tokens
             .chain(parts.iter().map(|part| part.expires_at))
             .min(),

@@ -243,6 +243,8 @@ pub struct Write {
     pub purpose: Purpose,
     /// Where and how.
     pub output: Output,
+    /// When the job's source is asked next; none: it is not known.
+    pub next_refresh: Option<Timestamp>,
     /// What: one token, or those of all jobs that share the output, in its order.
     pub tokens: Vec<JobToken>,
 }

@@ -196,6 +196,12 @@ impl Scheduler {
                 JobChange::Put(job) => self.put(job),
                 JobChange::Remove(id) => self.remove(&id),
                 JobChange::SharedOutputs(outputs) => shared = Some(outputs),
+                JobChange::NewLogin(id) => {
+                    if let Some(&key) = self.keys.get(&id) {
+                        self.tell(key, JobEvent::SourceChanged);
+                        self.client_changed(key);
+                    }
+                }
                 JobChange::Limits(limits) => {
                     self.admission.set_bounds(AdmissionBounds::from(&limits));
                 }
@@ -449,7 +455,10 @@ impl Scheduler {
                 Some(Task::Look(job))
             }
             Work::Keep(key) => self.jobs.get(&key)?.keep(),
-            Work::Write(key, index, purpose) => self.jobs.get(&key)?.write(index, purpose),
+            Work::Write(key, index, purpose) => {
+                let now = self.world.now();
+                self.jobs.get(&key)?.write(index, purpose, now)
+            }
             Work::WriteShared(key, purpose) => {
                 let shared = self.shared.get(&key)?;
                 Some(shared.write(self.tokens(&shared.config)?, purpose))

@@ -1,6 +1,7 @@
 //! What a user does, from outside: the built binary, a configuration file, real issuers, a real API server.
 #![cfg(test)]
 
+mod annotated;
 mod attended;
 mod bad_config;
 mod check;

@@ -348,6 +348,7 @@ impl Prover {
             output_index: index,
             artifacts: made.as_deref().unwrap_or_default(),
             expires_at: None,
+            next_refresh: None,
         };
         let proved = self.outputs.prove(&output.destination, &publication).await;
         report.tried(who, proved_by(&output.destination), proved);

@@ -272,6 +272,7 @@ mod tests {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             write: SecretWrite::Patch,
+            member: None,
         }
     }
 
@@ -292,6 +293,7 @@ mod tests {
             output_index: 0,
             artifacts,
             expires_at: expires.map(Timestamp),
+            next_refresh: None,
         };
         serde_json::from_slice(&desired(destination, &publication)).unwrap()
     }
@@ -358,6 +360,7 @@ mod tests {
     fn a_put_keeps_everything_foreign_and_is_not_sent_for_nothing() {
         let destination = SecretDestination {
             write: SecretWrite::GetAndPut,
+            member: None,
             labels: [("ktr.appuio.ch/managed".to_owned(), "true".to_owned())].into(),
             ..destination()
         };

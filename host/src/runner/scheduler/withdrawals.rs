@@ -75,6 +75,7 @@ impl Scheduler {
             index,
             purpose: Purpose::Publish,
             output: output.clone(),
+            next_refresh: None,
             tokens,
         };
         let withdrawal = Withdrawal {
