@@ -24,6 +24,7 @@ pub mod due;
 pub mod job;
 pub mod lifetime;
 pub mod output;
+pub mod rate;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 
 mod issuers;
 mod plugins;
+mod rates;
 mod secrets;
 mod shared;
 mod withdrawals;
@@ -32,8 +33,10 @@ use crate::refresh::circuit_breaker::{is_local, taken};
 use crate::refresh::clock::{self, Jump};
 use crate::refresh::job::{Action, JobEvent};
 use crate::refresh::output::{self, Purpose};
+use crate::refresh::rate::Rates;
 use issuers::Issuers;
 use plugins::Loading;
+use rates::RateKey;
 use withdrawals::Withdrawal;
 
 /// The longest sleep: a timer stands still while the machine sleeps, and the wall clock may be set meanwhile.
@@ -54,6 +57,7 @@ enum Wakeup {
     Shared(EntryKey),
     Withdrawal(EntryKey),
     Issuer(EntryKey),
+    Rate(EntryKey),
 }
 
 /// Work that is queued or running.
@@ -117,6 +121,9 @@ pub(super) struct Scheduler {
     last_key: EntryKey,
     queue: WakeupQueue<Wakeup>,
     issuers: Issuers,
+    rates: Rates<RateKey>,
+    /// When it may be logged again that a job waits for its rate, on the boot clock.
+    told_rate: Option<Duration>,
     loading: BTreeMap<EntryKey, Loading>,
     admission: Admission<Urgency, Work>,
     /// Both clocks when all entries were last evaluated.
@@ -157,6 +164,8 @@ impl Scheduler {
             last_key: 0,
             queue: WakeupQueue::new(),
             issuers: Issuers::default(),
+            rates: Rates::default(),
+            told_rate: None,
             loading: BTreeMap::new(),
             admission: Admission::new(AdmissionBounds::from(limits)),
             judged,
@@ -265,6 +274,7 @@ impl Scheduler {
                 self.unfinished.remove(&key);
                 self.queue.set(Wakeup::Job(key), None);
                 self.queue.set(Wakeup::Secrets(key), None);
+                self.queue.set(Wakeup::Rate(key), None);
             }
         }
     }
@@ -388,6 +398,7 @@ impl Scheduler {
                 Wakeup::Shared(key) => self.write_shared_if_due(key),
                 Wakeup::Withdrawal(key) => self.withdraw_if_due(key),
                 Wakeup::Issuer(id) => self.probe(id),
+                Wakeup::Rate(key) => self.enqueue_acquire(key),
             }
         }
     }
@@ -424,7 +435,7 @@ impl Scheduler {
             let now = self.world.now().boot;
             let (concurrency_key, work) = self.admission.next(now)?;
             if let Work::Acquire(key) = work
-                && self.holds_back(key)
+                && (self.holds_back(key) || self.is_over_rate(key))
             {
                 self.admission.hand_back(&concurrency_key);
                 continue;

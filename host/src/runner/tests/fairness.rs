@@ -210,3 +210,49 @@ fn one_jobs_failures_are_nobody_elses() {
         started.stop().await;
     });
 }
+
+/// A job of a tenant.
+fn of_tenant(
+    namespace: &str,
+    name: &str,
+    calls_per_minute_per_namespace: u32,
+) -> crate::model::Job {
+    let mut job = job(name);
+    job.id.namespace = Some(namespace.to_owned());
+    job.profile = Some(Arc::new(crate::model::ProfileUse {
+        profile: "idp".to_owned(),
+        limits: crate::model::profile::ProfileLimits {
+            calls_per_minute_per_namespace,
+            ..crate::model::defaults::PROFILE_LIMITS
+        },
+    }));
+    job
+}
+
+#[test]
+fn a_tenant_that_asks_without_end_waits_and_delays_no_other() {
+    let world = World::default();
+    world.time.run(async {
+        let jobs = vec![of_tenant("loud", "a", 6), of_tenant("calm", "b", 6)];
+        let started = world.start(jobs).await;
+        world.time.wait(SECOND).await;
+        for _ in 0..30 {
+            let asked = vec!["loud/a".to_owned()];
+            started.handle.refresh(asked).await.unwrap();
+            world.time.wait(SECOND).await;
+        }
+        // A minute's worth at once, and then one each ten seconds.
+        let calls = world.asked("a").len();
+        assert!((6..=10).contains(&calls), "{calls}");
+        started
+            .handle
+            .refresh(vec!["calm/b".to_owned()])
+            .await
+            .unwrap();
+        world.time.wait(SECOND).await;
+        assert_eq!(world.asked("b").len(), 2);
+        world.time.wait(60 * SECOND).await;
+        assert!(world.asked("a").len() > calls - 1, "what waits is not lost");
+        started.stop().await;
+    });
+}
