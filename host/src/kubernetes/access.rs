@@ -55,6 +55,7 @@ fn body(request: &ApiCall<'_>) -> serde_json::Value {
         "spec": {"resourceAttributes": {
             "namespace": request.namespace,
             "verb": request.verb.to_string(),
+            "group": request.group(),
             "resource": resource,
             "subresource": subresource,
             "name": name,
@@ -70,15 +71,36 @@ mod tests {
     fn a_review_asks_what_the_authorizer_would_be_asked() {
         let mut token = ApiCall::secret(Verb::Create, "ns", "builder");
         token.resource = "serviceaccounts/token";
-        for (request, resource, subresource, name) in [
-            (ApiCall::secret(Verb::Patch, "ns", "s"), "secrets", "", "s"),
-            (ApiCall::secret(Verb::Create, "ns", "s"), "secrets", "", ""),
-            (ApiCall::secret(Verb::List, "ns", "s"), "secrets", "", ""),
-            (token, "serviceaccounts", "token", "builder"),
+        let lease = ApiCall::lease(Verb::Update, "ns", "l");
+        for (request, group, resource, subresource, name) in [
+            (
+                ApiCall::secret(Verb::Patch, "ns", "s"),
+                "",
+                "secrets",
+                "",
+                "s",
+            ),
+            (
+                ApiCall::secret(Verb::Create, "ns", "s"),
+                "",
+                "secrets",
+                "",
+                "",
+            ),
+            (
+                ApiCall::secret(Verb::List, "ns", "s"),
+                "",
+                "secrets",
+                "",
+                "",
+            ),
+            (token, "", "serviceaccounts", "token", "builder"),
+            (lease, "coordination.k8s.io", "leases", "", "l"),
         ] {
             let attributes = body(&request)["spec"]["resourceAttributes"].clone();
             assert_eq!(attributes["verb"], request.verb.to_string());
             assert_eq!(attributes["namespace"], "ns");
+            assert_eq!(attributes["group"], group);
             assert_eq!(attributes["resource"], resource);
             assert_eq!(attributes["subresource"], subresource);
             assert_eq!(attributes["name"], name);

@@ -16,6 +16,9 @@ use super::access::REVIEWS;
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::text::RESERVED;
 
+/// The resource of Leases.
+const LEASES: &str = "leases";
+
 /// Asks for a Secret without its data where only the success of a write matters: other keys need not be read.
 const METADATA_ONLY: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
@@ -44,7 +47,7 @@ impl fmt::Display for Verb {
     }
 }
 
-/// A request on one object of the core group.
+/// A request on one object of the core group, or on a Lease.
 pub(crate) struct ApiCall<'a> {
     pub(crate) verb: Verb,
     /// Its name in RBAC rules, e.g. `secrets` or `serviceaccounts/token`.
@@ -71,6 +74,22 @@ impl<'a> ApiCall<'a> {
             content_type: "application/json",
             metadata_only: false,
             body: Zeroizing::new(Vec::new()),
+        }
+    }
+
+    /// A request on a Lease, without a body so far.
+    pub(crate) fn lease(verb: Verb, namespace: &'a str, name: &'a str) -> Self {
+        Self {
+            resource: LEASES,
+            ..Self::secret(verb, namespace, name)
+        }
+    }
+
+    /// The API group of the resource, as in RBAC rules; empty for the core group.
+    pub(super) fn group(&self) -> &'static str {
+        match self.resource {
+            LEASES => "coordination.k8s.io",
+            _ => "",
         }
     }
 
@@ -107,7 +126,11 @@ impl<'a> ApiCall<'a> {
             Some((collection, subresource)) => (collection, Some(subresource)),
             None => (self.resource, None),
         };
-        let mut path = format!("/api/v1/namespaces/{}/{collection}", escape(self.namespace));
+        let api = match self.group() {
+            "" => "/api/v1".to_owned(),
+            group => format!("/apis/{group}/v1"),
+        };
+        let mut path = format!("{api}/namespaces/{}/{collection}", escape(self.namespace));
         // An object is created and listed in its collection, a subresource under its object.
         if !matches!(self.verb, Verb::Create | Verb::List) || subresource.is_some() {
             path = format!("{path}/{}", escape(self.name));
@@ -144,6 +167,8 @@ impl fmt::Display for ApiCall<'_> {
         match self.resource {
             "secrets" if *verb == Verb::List => write!(f, "list secrets in {namespace}"),
             "secrets" => write!(f, "{verb} secret {namespace}/{name}"),
+            LEASES if *verb == Verb::List => write!(f, "list leases in {namespace}"),
+            LEASES => write!(f, "{verb} lease {namespace}/{name}"),
             REVIEWS => write!(f, "ask what is allowed on secret {namespace}/{name}"),
             "serviceaccounts/token" => {
                 write!(f, "{verb} a token of service account {namespace}/{name}")
@@ -240,6 +265,21 @@ mod tests {
                 ApiCall::secret(Verb::Get, "ns", "../../nodes"),
                 "/api/v1/namespaces/ns/secrets/..%2F..%2Fnodes",
                 "get secret ns/../../nodes",
+            ),
+            (
+                ApiCall::lease(Verb::Update, "ns", "ever-shard-0"),
+                "/apis/coordination.k8s.io/v1/namespaces/ns/leases/ever-shard-0",
+                "update lease ns/ever-shard-0",
+            ),
+            (
+                ApiCall::lease(Verb::Create, "ns", "ever-shard-0"),
+                "/apis/coordination.k8s.io/v1/namespaces/ns/leases",
+                "create lease ns/ever-shard-0",
+            ),
+            (
+                ApiCall::lease(Verb::List, "ns", ""),
+                "/apis/coordination.k8s.io/v1/namespaces/ns/leases",
+                "list leases in ns",
             ),
         ] {
             assert_eq!(call.request().unwrap().uri().to_string(), path);

@@ -1,4 +1,4 @@
-//! A small Kubernetes client: single requests for Secrets, TokenRequests and access reviews, no discovery, no watches, no caches. It
+//! A small Kubernetes client: single requests for Secrets, Leases, TokenRequests and access reviews, no discovery, no watches, no caches. It
 //! connects on first need, so that a process that needs nothing of a cluster never looks for one, and again after a failure. Bodies
 //! contain secrets, so requests are sent raw: the library's typed calls log answers that they cannot parse.
 
