@@ -2,7 +2,7 @@
 //!
 //! Dependencies between the modules only go in this direction:
 //! [`cli`] → [`config`], [`serve`] → [`runner`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] →
-//! [`refresh`] → [`model`]. [`refresh`] decides, without clock or I/O. The small modules beside these are shared by several and only
+//! [`refresh`] → [`model`]. [`replicas`] is over [`kubernetes`]. [`refresh`] decides, without clock or I/O. The small modules beside these are shared by several and only
 //! depend on each other.
 
 pub mod capability;
@@ -19,6 +19,7 @@ mod pem;
 pub mod plugin;
 pub mod printable;
 pub mod refresh;
+pub mod replicas;
 pub mod runner;
 mod serde_secret;
 pub mod serve;
