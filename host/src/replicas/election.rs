@@ -51,6 +51,12 @@ impl Record {
         self.revision.is_none()
     }
 
+    /// Without a holder, though nobody gave it up: new, or by a hand. The last holder may not know yet, so nobody else may have it sooner
+    /// than a Lease that is held.
+    pub(super) const fn is_orphan(&self) -> bool {
+        self.holder.is_none() && !self.is_given_up()
+    }
+
     /// Given up in order by its last holder, which then had already stopped.
     pub(super) const fn is_given_up(&self) -> bool {
         self.revision.is_some() && self.holder.is_none() && self.duration.is_none()
@@ -81,8 +87,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// When it is over if it does not change, for somebody who has seen all changes since `sight`. That there is no Lease is no
-    /// reason to begin sooner: somebody may have deleted it under its holder.
+    /// When it is over if it does not change, for somebody who has seen all changes since `sight`.
     pub(super) fn over_at(&self, sight: Duration) -> Duration {
         // Nobody is more hurried than we are: a hand may have written 0.
         let duration = self.record.duration.unwrap_or_default().max(DURATION);
@@ -90,9 +95,10 @@ impl Seen {
     }
 
     /// Whether it is over: a request that was sent after that time found it unchanged. The passing of time alone proves nothing: we may
-    /// have been suspended, or cut off.
+    /// have been suspended, or cut off. Nor does a Lease that is not there: between two readings it may have been made, held and
+    /// deleted, and no revision would tell.
     pub(super) fn is_over(&self, sight: Duration) -> bool {
-        self.confirmed_at >= self.over_at(sight)
+        !self.record.is_absent() && self.confirmed_at >= self.over_at(sight)
     }
 }
 
@@ -130,18 +136,22 @@ pub(super) enum Jobs {
 pub(super) enum Place {
     /// We are the right replica for it.
     Ours,
-    /// Another one is, or we are about to end.
+    /// Another one is.
     Others,
     /// We cannot tell who lives.
     Unknown,
+    /// We are about to end, and should have none.
+    Leaving,
 }
 
 /// What to do about a shard's Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
+    /// There is none: make one that is nobody's, to be taken as if it was somebody's.
+    Make,
     /// Write ourselves in.
     Take,
-    /// Write it again, also after it was deleted under us.
+    /// Write it again, also after a hand deleted or cleared it under us.
     Renew,
     /// It is ours: let the jobs run.
     Run,
@@ -180,7 +190,7 @@ impl Situation<'_> {
 
     fn running(&self, now: Duration) -> Decision {
         let kept = self.kept(now);
-        if kept != Decision::Lost && self.place == Place::Others {
+        if kept != Decision::Lost && self.is_to_go() {
             return Decision::Stop;
         }
         kept
@@ -191,7 +201,7 @@ impl Situation<'_> {
         let Some(own) = self.valid(now) else {
             return Decision::Lost;
         };
-        if self.seen.record.is_absent() {
+        if self.seen.record.is_orphan() {
             // Nobody else can have had it: they wait for its duration, and it was ours a moment ago.
             return Decision::Renew;
         }
@@ -207,9 +217,10 @@ impl Situation<'_> {
     }
 
     fn cut(&self) -> Decision {
-        match self.place {
-            Place::Others if self.is_ours() => Decision::Release,
-            _ => Decision::Wait(NEVER),
+        if self.is_to_go() && self.is_ours() {
+            Decision::Release
+        } else {
+            Decision::Wait(NEVER)
         }
     }
 
@@ -217,11 +228,17 @@ impl Situation<'_> {
         match self.place {
             Place::Ours if self.is_ours() && self.valid(now).is_some() => Decision::Run,
             Place::Ours if self.is_ours() => Decision::Renew,
-            Place::Others if self.is_ours() => Decision::Release,
+            Place::Others | Place::Leaving if self.is_ours() => Decision::Release,
             Place::Ours if self.is_free() => Decision::Take,
+            // Whoever sees it first, so that its time begins.
+            Place::Ours | Place::Others if self.seen.record.is_absent() => Decision::Make,
             Place::Ours => Decision::Wait(self.seen.over_at(self.sight)),
-            Place::Others | Place::Unknown => Decision::Wait(NEVER),
+            Place::Others | Place::Unknown | Place::Leaving => Decision::Wait(NEVER),
         }
+    }
+
+    fn is_to_go(&self) -> bool {
+        matches!(self.place, Place::Others | Place::Leaving)
     }
 
     fn valid(&self, now: Duration) -> Option<Own> {

@@ -392,7 +392,7 @@ impl Member {
 
     fn place(&self, index: u32, jobs: Jobs, others: &Others) -> Place {
         if self.ending != Ending::No {
-            return Place::Others;
+            return Place::Leaving;
         }
         match others {
             // Those who divide the jobs otherwise may run the same ones. Who runs some already goes on, as the others see; nobody begins.
@@ -498,6 +498,11 @@ impl Member {
             return Some(Request::Adopt { lease });
         }
         let record = match decision {
+            Decision::Make => Record {
+                duration: Some(DURATION),
+                shards: Some(self.count.get()),
+                ..Record::ABSENT
+            },
             Decision::Take => {
                 let term = found.next_term();
                 shard.own = Some(Own {
@@ -596,7 +601,7 @@ impl Member {
     /// A shard that is given up, or another's, is not ours any more.
     fn forget_take(&mut self, index: u32, record: &Record) {
         let us = self.us.as_str();
-        let is_ours = record.is_absent() || record.holder.as_deref() == Some(us);
+        let is_ours = record.is_orphan() || record.holder.as_deref() == Some(us);
         let position = usize::try_from(index).ok();
         if let Some(shard) = position.and_then(|index| self.shards.get_mut(index))
             && !is_ours

@@ -118,8 +118,8 @@ enum Command {
     Release,
 }
 
-/// What the jobs' owner has of [`Replicas`].
-#[derive(Debug)]
+/// What the jobs' owner has of [`Replicas`]. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     orders: watch::Receiver<Orders>,
@@ -153,11 +153,12 @@ impl Handle {
 
     /// All jobs have stopped: closes all fences, and gives all shards up, so that others can take them. Returns when this is done, or
     /// after 2 s.
-    pub async fn released(mut self) {
+    pub async fn released(&self) {
         self.fence.close();
         self.send(Command::Release);
+        let mut orders = self.orders.clone();
         // Until the task has ended.
-        while self.orders.changed().await.is_ok() {}
+        while orders.changed().await.is_ok() {}
     }
 
     fn send(&self, command: Command) {
@@ -226,7 +227,7 @@ impl Replicas {
         (replicas, handle)
     }
 
-    /// Shares the jobs until [`Handle::released`], or until the handle is dropped, which gives nothing up.
+    /// Shares the jobs until [`Handle::released`], or until all handles are dropped, which gives nothing up.
     pub async fn run(mut self) {
         let mut ends_at = None;
         loop {

@@ -73,8 +73,8 @@ fn decide(
 #[test]
 fn a_lease_that_we_do_not_hold_is_taken_when_it_is_given_up_or_over_and_only_by_the_right_replica()
 {
-    use Decision::{Take, Wait};
-    use Place::{Others, Ours, Unknown};
+    use Decision::{Make, Take, Wait};
+    use Place::{Leaving, Others, Ours, Unknown};
     let hurried = Record {
         duration: Some(s(1)),
         ..held(OTHER, 4)
@@ -130,11 +130,21 @@ fn a_lease_that_we_do_not_hold_is_taken_when_it_is_given_up_or_over_and_only_by_
         (
             Record::ABSENT,
             Ours,
-            just,
-            Wait(s(115)),
-            "the holder may not know",
+            s(100),
+            Make,
+            "there may have been one",
         ),
-        (Record::ABSENT, Ours, s(115), Take, "now it does"),
+        (Record::ABSENT, Ours, s(200), Make, "also after long"),
+        (
+            Record::ABSENT,
+            Others,
+            s(200),
+            Make,
+            "its time should begin",
+        ),
+        (Record::ABSENT, Leaving, s(200), Wait(NEVER), "for nobody"),
+        (given_up(), Leaving, s(200), Wait(NEVER), "for another"),
+        (Record::ABSENT, Unknown, s(200), Wait(NEVER), "for whom?"),
     ] {
         let now = s(1000);
         let found = decide(&record, None, Jobs::Stopped, place, confirmed_at, now);
@@ -177,7 +187,7 @@ fn nobodys_lease_is_over_before_we_have_seen_all_its_changes_for_its_duration() 
 #[test]
 fn what_we_hold_is_renewed_in_time_and_lost_the_moment_it_is_not_certain() {
     use Decision::{Lost, Renew, Stop, Wait};
-    use Place::{Others, Ours, Unknown};
+    use Place::{Leaving, Others, Ours, Unknown};
     let ours = held(US, 4);
     let renewed = own(4, Some(200));
     let last = s(210) - ms(1);
@@ -190,9 +200,10 @@ fn what_we_hold_is_renewed_in_time_and_lost_the_moment_it_is_not_certain() {
         (&ours, renewed, Others, s(204), Stop, Wait(s(205))),
         (&ours, renewed, Others, s(206), Stop, Renew),
         (&ours, renewed, Others, s(210), Lost, Lost),
+        (&ours, renewed, Leaving, s(204), Stop, Wait(s(205))),
         (&ours, renewed, Unknown, s(204), Wait(s(205)), Wait(s(205))),
         (&ours, renewed, Unknown, s(205), Renew, Renew),
-        // Deleted under us: nobody else can have had it.
+        // Deleted or cleared under us: nobody else can have had it.
         (&Record::ABSENT, renewed, Ours, s(201), Renew, Renew),
         (&Record::ABSENT, renewed, Ours, s(210), Lost, Lost),
         // Overwritten by hand, taken by another.
@@ -200,7 +211,8 @@ fn what_we_hold_is_renewed_in_time_and_lost_the_moment_it_is_not_certain() {
         (&held(OTHER, 4), renewed, Ours, s(201), Lost, Lost),
         (&held(US, 5), renewed, Ours, s(201), Lost, Lost),
         (&given_up(), renewed, Ours, s(201), Lost, Lost),
-        (&cleared(), renewed, Ours, s(201), Lost, Lost),
+        (&cleared(), renewed, Ours, s(201), Renew, Renew),
+        (&cleared(), renewed, Ours, s(210), Lost, Lost),
     ] {
         for (jobs, expected) in [(Jobs::Running, running), (Jobs::Stopping, stopping)] {
             let found = decide(record, own, jobs, place, s(200), now);
@@ -212,7 +224,7 @@ fn what_we_hold_is_renewed_in_time_and_lost_the_moment_it_is_not_certain() {
 #[test]
 fn what_was_ours_is_taken_up_again_or_given_up_once_the_jobs_have_stopped() {
     use Decision::{Release, Renew, Run, Wait};
-    use Place::{Others, Ours, Unknown};
+    use Place::{Leaving, Others, Ours, Unknown};
     for (jobs, place, renewed, expected) in [
         (Jobs::Stopped, Ours, Some(299), Run),
         (Jobs::Stopped, Ours, Some(290), Renew),
@@ -221,6 +233,9 @@ fn what_was_ours_is_taken_up_again_or_given_up_once_the_jobs_have_stopped() {
         (Jobs::Stopped, Others, Some(299), Release),
         (Jobs::Stopped, Others, Some(10), Release),
         (Jobs::Stopped, Others, None, Release),
+        (Jobs::Stopped, Leaving, Some(299), Release),
+        (Jobs::Stopped, Leaving, None, Release),
+        (Jobs::Cut, Leaving, Some(10), Release),
         (Jobs::Stopped, Unknown, Some(299), Wait(NEVER)),
         // The fence is closed for good: giving up may come before they know, taking up not.
         (Jobs::Cut, Ours, Some(299), Wait(NEVER)),

@@ -518,10 +518,11 @@ impl World {
         let Some(found) = self.server.leases.get(&lease).cloned() else {
             return;
         };
-        match self.rng.u8(..6) {
+        match self.rng.u8(..7) {
             0 => {
                 self.server.leases.remove(&lease);
             }
+            6 => self.server.leases.clear(),
             1 => {
                 self.server.leases.remove(&LeaseId::Replica(name));
             }
