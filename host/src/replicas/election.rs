@@ -28,7 +28,7 @@ pub(super) struct Record {
     pub(super) holder: Option<String>,
     /// The `leaseDurationSeconds`. None: its holder gave it up; one that only lost its holder by hand still has it.
     pub(super) duration: Option<Duration>,
-    /// The `leaseTransitions`. Each take counts one further, so holder and term together name one take.
+    /// The `leaseTransitions`, for people: each take counts one further.
     pub(super) term: i32,
     /// The `acquireTime`, which renewals keep.
     pub(super) acquired: Option<String>,
@@ -62,9 +62,10 @@ impl Record {
         self.revision.is_some() && self.holder.is_none() && self.duration.is_none()
     }
 
-    /// Whether it is still this take of ours that it shows. Our name alone does not do: a hand can write it.
+    /// Whether it is still this take of ours that it shows.
     pub(super) fn is_take(&self, us: &str, own: Option<Own>) -> bool {
-        self.holder.as_deref() == Some(us) && own.is_some_and(|own| own.term == self.term)
+        let holder = own.map(|own| own.holder(us));
+        holder.is_some() && self.holder == holder
     }
 
     /// The number of the next take.
@@ -105,12 +106,19 @@ impl Seen {
 /// Our last take of a Lease, from when it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Own {
+    /// No other take of this process has this number, of whatever Lease. Our name alone does not make a Lease ours: a hand can write it.
+    pub(super) take: u64,
     pub(super) term: i32,
     /// When the last renewal that succeeded was sent, or the take; none: the take's answer is not known.
     pub(super) renewed: Option<Duration>,
 }
 
 impl Own {
+    /// The `holderIdentity` of this take.
+    pub(super) fn holder(&self, us: &str) -> String {
+        format!("{us}/{}", self.take)
+    }
+
     /// Until when it is certainly ours.
     pub(super) fn valid_until(&self) -> Duration {
         self.renewed

@@ -131,6 +131,8 @@ pub(super) struct Member {
     count: NonZeroU32,
     seen: BTreeMap<LeaseId, Seen>,
     shards: Vec<Shard>,
+    /// How many takes there were.
+    takes: u64,
     /// Our own Lease: when it was last renewed.
     renewed: Option<Duration>,
     pen: Pen,
@@ -164,6 +166,7 @@ impl Member {
             count,
             seen: BTreeMap::new(),
             shards: (0..count.get()).map(|_| shard).collect(),
+            takes: 0,
             renewed: None,
             pen: Pen::default(),
             undertaker: BTreeMap::new(),
@@ -332,7 +335,7 @@ impl Member {
             return self.write_own(now, Request::Adopt { lease });
         }
         let found = found.unwrap_or(Record::ABSENT);
-        let record = self.record(found.term, found.acquired);
+        let record = self.record(self.us.clone(), found.term, found.acquired);
         let over = found.revision;
         let request = Request::Write {
             lease,
@@ -504,12 +507,13 @@ impl Member {
                 ..Record::ABSENT
             },
             Decision::Take => {
-                let term = found.next_term();
-                shard.own = Some(Own {
-                    term,
+                let own = Own {
+                    take: self.take(shard),
+                    term: found.next_term(),
                     renewed: None,
-                });
-                self.record(term, None)
+                };
+                shard.own = Some(own);
+                self.record(own.holder(&self.us), own.term, None)
             }
             Decision::Release => Record {
                 revision: None,
@@ -517,7 +521,10 @@ impl Member {
                 shards: Some(self.count.get()),
                 ..Record::ABSENT
             },
-            _ => self.record(shard.own?.term, found.acquired),
+            _ => {
+                let own = shard.own?;
+                self.record(own.holder(&self.us), own.term, found.acquired)
+            }
         };
         Some(Request::Write {
             lease,
@@ -526,10 +533,24 @@ impl Member {
         })
     }
 
-    fn record(&self, term: i32, acquired: Option<String>) -> Record {
+    /// The number of a take. One whose answer is not known may still arrive, and is tried again under its number.
+    fn take(&mut self, shard: &Shard) -> u64 {
+        if let Some(Own {
+            take,
+            renewed: None,
+            ..
+        }) = shard.own
+        {
+            return take;
+        }
+        self.takes = self.takes.saturating_add(1);
+        self.takes
+    }
+
+    fn record(&self, holder: String, term: i32, acquired: Option<String>) -> Record {
         Record {
             revision: None,
-            holder: Some(self.us.clone()),
+            holder: Some(holder),
             duration: Some(DURATION),
             term,
             acquired,
@@ -554,8 +575,10 @@ impl Member {
             self.sight = Some(now);
         }
         self.listed = Some(sent_at);
-        let shards = (0..self.count.get()).map(LeaseId::Shard);
-        let known: BTreeSet<LeaseId> = self.seen.keys().cloned().chain(shards).collect();
+        // What is not there is told by its absence.
+        let ours = (0..self.count.get()).map(LeaseId::Shard);
+        let ours = ours.chain([self.own_lease()]);
+        let known: Vec<LeaseId> = self.seen.keys().cloned().chain(ours).collect();
         for lease in known {
             found.entry(lease).or_insert(Record::ABSENT);
         }
@@ -578,9 +601,7 @@ impl Member {
 
     /// Remembers what a Lease is, and since when.
     fn note(&mut self, lease: LeaseId, record: Record, sent_at: Duration, now: Duration) {
-        if let LeaseId::Shard(index) = lease {
-            self.forget_take(index, &record);
-        } else if record.is_absent() {
+        if record.is_absent() && matches!(lease, LeaseId::Replica(_)) {
             self.seen.remove(&lease);
             self.undertaker.remove(&lease);
             return;
@@ -595,19 +616,6 @@ impl Member {
                 };
                 self.seen.insert(lease, seen);
             }
-        }
-    }
-
-    /// A shard that is given up, or another's, is not ours any more.
-    fn forget_take(&mut self, index: u32, record: &Record) {
-        let us = self.us.as_str();
-        let is_ours = record.is_orphan() || record.holder.as_deref() == Some(us);
-        let position = usize::try_from(index).ok();
-        if let Some(shard) = position.and_then(|index| self.shards.get_mut(index))
-            && !is_ours
-            && shard.own.is_some_and(|own| own.term <= record.term)
-        {
-            shard.own = None;
         }
     }
 

@@ -11,12 +11,12 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-fn held(by: &str, term: i32) -> Record {
+fn held(by: &str, take: u64) -> Record {
     Record {
         revision: Some("1".to_owned()),
-        holder: Some(by.to_owned()),
+        holder: Some(format!("{by}/{take}")),
         duration: Some(DURATION),
-        term,
+        term: 4,
         acquired: None,
         shards: None,
     }
@@ -38,9 +38,10 @@ fn cleared() -> Record {
     }
 }
 
-fn own(term: i32, renewed: Option<u64>) -> Option<Own> {
+fn own(take: u64, renewed: Option<u64>) -> Option<Own> {
     Some(Own {
-        term,
+        take,
+        term: 1,
         renewed: renewed.map(s),
     })
 }
@@ -250,15 +251,20 @@ fn what_was_ours_is_taken_up_again_or_given_up_once_the_jobs_have_stopped() {
 #[test]
 fn our_name_in_a_lease_that_we_did_not_take_is_anybodys() {
     let ours = held(US, 4);
-    for (own, why) in [
-        (None, "we never took it"),
-        (own(3, Some(299)), "our take was another"),
+    let by_name = Record {
+        holder: Some(US.to_owned()),
+        ..ours.clone()
+    };
+    for (ours, own, why) in [
+        (&ours, None, "we never took it"),
+        (&ours, own(3, Some(299)), "our take was another"),
+        (&by_name, own(3, Some(299)), "nobody takes without a number"),
     ] {
-        let found = decide(&ours, own, Jobs::Stopped, Place::Ours, s(101), s(300));
+        let found = decide(ours, own, Jobs::Stopped, Place::Ours, s(101), s(300));
         assert_eq!(found, Decision::Wait(s(115)), "{why}");
-        let found = decide(&ours, own, Jobs::Stopped, Place::Ours, s(115), s(300));
+        let found = decide(ours, own, Jobs::Stopped, Place::Ours, s(115), s(300));
         assert_eq!(found, Decision::Take, "{why}");
-        let found = decide(&ours, own, Jobs::Stopped, Place::Others, s(101), s(300));
+        let found = decide(ours, own, Jobs::Stopped, Place::Others, s(101), s(300));
         assert_eq!(found, Decision::Wait(NEVER), "{why}");
     }
 }
@@ -266,7 +272,11 @@ fn our_name_in_a_lease_that_we_did_not_take_is_anybodys() {
 #[test]
 fn terms_count_on_and_stay_positive() {
     for (term, expected) in [(0, 1), (1, 2), (i32::MAX, 1), (-7, 1)] {
-        assert_eq!(held(OTHER, term).next_term(), expected);
+        let record = Record {
+            term,
+            ..held(OTHER, 1)
+        };
+        assert_eq!(record.next_term(), expected);
     }
 }
 

@@ -531,7 +531,12 @@ impl World {
                 self.server.put(&lease, Record { holder, ..found });
             }
             3 => {
-                let holder = Some(name);
+                let other = LeaseId::Shard(self.rng.u32(..count));
+                let other = self.server.leases.get(&other);
+                let holder = match other.and_then(|other| other.holder.clone()) {
+                    Some(holder) if self.rng.bool() => Some(holder),
+                    _ => Some(name),
+                };
                 self.server.put(&lease, Record { holder, ..found });
             }
             4 => {
