@@ -92,7 +92,7 @@ async fn own_jobs(handle: Handle) {
 type Fences = Arc<Mutex<Vec<(String, Fence, Arc<Leaping>)>>>;
 
 struct Scene {
-    server: Arc<ServerRef>,
+    server: &'static ApiServer,
     namespace: String,
     account: ServiceAccount,
     fences: Fences,
@@ -100,40 +100,24 @@ struct Scene {
     guard: Option<std::thread::JoinHandle<()>>,
 }
 
-enum ServerRef {
-    Shared(&'static ApiServer),
-    Own(ApiServer),
-}
-
-impl ServerRef {
-    fn get(&self) -> &ApiServer {
-        match self {
-            Self::Shared(server) => server,
-            Self::Own(server) => server,
-        }
-    }
-}
-
 impl Scene {
     /// None where Kubernetes is switched off by name.
     fn new(name: &str) -> Option<Self> {
         let server = ApiServer::shared().unwrap()?;
-        Some(Self::over(ServerRef::Shared(server), name))
+        Some(Self::over(server, name))
     }
 
     /// With a server that may be stopped.
     fn alone(name: &str) -> Option<Self> {
         ApiServer::shared().unwrap()?;
-        Some(Self::over(
-            ServerRef::Own(ApiServer::start().unwrap()),
-            name,
-        ))
+        // It ends with this process.
+        let server = Box::leak(Box::new(ApiServer::start().unwrap()));
+        Some(Self::over(server, name))
     }
 
-    fn over(server: ServerRef, name: &str) -> Self {
-        let api = server.get();
-        let namespace = api.namespace(name).unwrap();
-        let account = api
+    fn over(server: &'static ApiServer, name: &str) -> Self {
+        let namespace = server.namespace(name).unwrap();
+        let account = server
             .service_account(&namespace, "evertoken", &rules(&ALL))
             .unwrap();
         let (fences, is_over) = (Fences::default(), Arc::new(AtomicBool::new(false)));
@@ -142,7 +126,7 @@ impl Scene {
             move || watch(&fences, &is_over)
         });
         Self {
-            server: Arc::new(server),
+            server,
             namespace,
             account,
             fences,
@@ -184,7 +168,7 @@ impl Scene {
 
     fn lease(&self, name: &str) -> Option<Value> {
         let path = format!("{}/{PREFIX}-{name}", self.collection());
-        self.server.get().admin().get(&path).unwrap()
+        self.server.admin().get(&path).unwrap()
     }
 
     /// With the administrator's hand.
@@ -194,7 +178,7 @@ impl Scene {
             "PATCH" => "application/merge-patch+json",
             _ => "application/json",
         };
-        let admin = self.server.get().admin();
+        let admin = self.server.admin();
         let answer = admin.request(method, &path, kind, body).unwrap();
         answer.success().unwrap();
     }
@@ -206,7 +190,7 @@ impl Scene {
             self.namespace
         );
         let role = json!({"apiVersion": version, "kind": "Role", "metadata": {"name": "evertoken"}, "rules": rules(verbs)});
-        let admin = self.server.get().admin();
+        let admin = self.server.admin();
         let answer = admin.request("PUT", &path, "application/json", Some(&role));
         answer.unwrap().success().unwrap();
     }
@@ -275,8 +259,11 @@ async fn two_replicas_settle_and_a_third_takes_its_share_with_the_requests_that_
     settle(&[&a, &b, &c], DEATH, "a third joins").await;
     let count = || {
         let mut counts = BTreeMap::new();
-        let api = scene.server.get();
-        for event in api.audit_events_of_user(&scene.account.username).unwrap() {
+        for event in scene
+            .server
+            .audit_events_of_user(&scene.account.username)
+            .unwrap()
+        {
             *counts.entry(event.verb).or_insert(0_i32) += 1;
         }
         counts
@@ -419,19 +406,16 @@ async fn after_30_s_without_an_api_server_every_shard_goes_on_where_it_was() {
     };
     let (a, b) = (scene.start("pod-a").await, scene.start("pod-b").await);
     settle(&[&a, &b], DEATH, "two settle").await;
-    let down = Arc::clone(&scene.server);
-    tokio::task::spawn_blocking(move || down.get().down())
-        .await
-        .unwrap();
+    let server = scene.server;
+    let down = tokio::task::spawn_blocking(|| server.down());
+    down.await.unwrap();
     let none = || placement(&[&a, &b]).values().all(Vec::is_empty);
     let stopped = until(Duration::from_secs(11), "all have stopped", none).await;
     assert!(stopped > Duration::from_secs(4));
     tokio::time::sleep(Duration::from_secs(30).saturating_sub(stopped)).await;
     assert!(none());
-    let up = Arc::clone(&scene.server);
-    tokio::task::spawn_blocking(move || up.get().up().unwrap())
-        .await
-        .unwrap();
+    let up = tokio::task::spawn_blocking(|| server.up());
+    up.await.unwrap().unwrap();
     let (expected, replicas) = (right(&[&a, &b]), [&a, &b]);
     let began = Instant::now();
     while placement(&replicas) != expected {

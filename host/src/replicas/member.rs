@@ -32,7 +32,7 @@ pub(super) const WIND_DOWN: Duration = Duration::from_secs(30);
 /// itself a new one, so this need not be long; it lets people see for a while who was there.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Which Lease. Their order is that of their names' parts.
+/// Which Lease.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LeaseId {
     /// Who holds it runs the jobs of this shard.
@@ -376,8 +376,8 @@ impl Member {
             if seen.record.is_absent() || seen.is_over(sight) {
                 continue;
             }
-            let is_otherwise = |shards: u32| shards != self.count.get();
-            let is_foreign = seen.record.shards.is_some_and(is_otherwise);
+            // Also where it does not say.
+            let is_foreign = seen.record.shards != Some(self.count.get());
             match lease {
                 LeaseId::Replica(identity) if !is_foreign => {
                     living.insert(identity.clone());

@@ -654,6 +654,28 @@ fn a_lease_without_our_label_is_found_and_its_shard_runs_again() {
     world.require_right(4, "not found");
 }
 
+#[test]
+fn the_lease_of_a_replica_that_is_gone_is_deleted_after_some_minutes_and_one_that_was_frozen_makes_another()
+ {
+    let mut world = World::new(1);
+    let processes = [0; 3].map(|_| world.start(4));
+    world.run_until(40 * SECOND);
+    let lives = |world: &World, index: usize| {
+        let lease = LeaseId::Replica(world.processes[index].name.clone());
+        world.server.leases.contains_key(&lease)
+    };
+    let [stays, dies, freezes] = processes;
+    world.processes[dies].is_alive = false;
+    world.processes[freezes].frozen_until = 700 * SECOND;
+    world.run_until(600 * SECOND);
+    assert!(lives(&world, dies) && lives(&world, freezes));
+    world.run_until(690 * SECOND);
+    assert!(!lives(&world, dies) && !lives(&world, freezes));
+    world.run_until(750 * SECOND);
+    assert!(lives(&world, stays) && lives(&world, freezes));
+    world.require_right(4, "not settled");
+}
+
 /// The longest times in worlds where nothing else is wrong.
 #[test]
 fn what_is_given_up_is_taken_within_2_s_and_what_a_dead_replica_held_within_20_s() {
