@@ -49,7 +49,7 @@ fn taken_after(delay: Duration) -> (Duration, Duration) {
 fn a_fence_is_open_for_a_time_that_counts_from_before_the_request_was_sent() {
     for (delay, expected) in [
         (Duration::from_millis(1), DEADLINE),
-        (Duration::from_secs(9), DEADLINE),
+        (REQUEST_TIMEOUT, DEADLINE),
         (DEADLINE, Duration::ZERO),
         (Duration::from_secs(40), Duration::ZERO),
     ] {
