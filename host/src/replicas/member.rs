@@ -303,7 +303,7 @@ impl Member {
         };
         self.end_write(lease, now, now);
         self.note(lease.clone(), record, sent_at, now);
-        if matches!(request, Request::Write { .. }) {
+        if matches!(request, Request::Write { record, .. } if record.holder.is_some()) {
             self.renewed(lease, sent_at, now);
         }
     }

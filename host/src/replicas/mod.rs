@@ -1,15 +1,16 @@
 //! Several replicas of one evertoken share its jobs. Every job belongs to a shard, every shard has a Lease, and who holds that runs
 //! the shard's jobs. Every replica has a Lease of its own besides, by which the others see that it lives; from who lives, all compute
 //! alike which replica should have which shard. A holder that is not the right one stops the shard's jobs and gives it up; the right
-//! one takes what is given up within 2 s, and what a dead replica held within 20 s.
+//! one takes what is given up within 2 s, and what a dead replica held within 20 s. A Lease that is new is as one of the dead: the very
+//! first replicas begin after 17 s.
 //!
 //! | file | decides |
 //! | --- | --- |
 //! | [`shards`] | which shard a job belongs to, and which replica should have a shard |
-//! | [`election`] | what to do about one Lease |
-//! | [`member`] | which requests a replica makes, and what it makes of the answers |
-//! | [`leases`] | nothing: it makes the requests |
-//! | [`fence`] | whether a job may do something now |
+//! | `election` | what to do about one Lease |
+//! | `member` | which requests a replica makes, and what it makes of the answers |
+//! | `leases` | nothing: it makes the requests |
+//! | `fence` | whether a job may do something now |
 //!
 //! It takes, per replica, a list of all Leases each 1.5 s, and each 5 s a write for the replica and for each shard that it holds: with
 //! 8 shards and 3 replicas 2 lists and 2.2 writes a second in all, of some 1 kB a Lease.
@@ -46,7 +47,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How long giving up all Leases may take at the end of the process. Those that are not given up by then end by themselves.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The longest sleep: the time until something is due is of another clock than the runtime's, which stops while the machine sleeps.
+/// The longest sleep: what is due is due by a clock that goes on while the machine sleeps, and the runtime's stops.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// The longest part of a host's name in an identity, that of a DNS label.

@@ -83,6 +83,8 @@ struct Server {
     down_until: Millis,
     /// Readings are answered, writes are not.
     read_only_until: Millis,
+    /// Writes are answered, readings are not.
+    write_only_until: Millis,
 }
 
 impl Server {
@@ -98,7 +100,11 @@ impl Server {
     }
 
     fn handle(&mut self, request: &Request, now: Millis) -> Option<Answer> {
-        if now < self.down_until || (now < self.read_only_until && *request != Request::List) {
+        let refuses_until = match request {
+            Request::List => self.write_only_until,
+            _ => self.read_only_until,
+        };
+        if now < self.down_until.max(refuses_until) {
             return None;
         }
         let revision = |lease| {
@@ -293,6 +299,7 @@ impl World {
                     return;
                 }
                 let process = &mut self.processes[index];
+                process.running.clear();
                 process.stopping.clear();
                 process.member.release();
                 self.poll(index);
@@ -308,6 +315,12 @@ impl World {
             return;
         }
         let process = &mut self.processes[index];
+        let is_told = |shard| process.orders.contains_key(shard);
+        assert!(
+            process.running.iter().all(is_told),
+            "seed {}: jobs run without an order",
+            self.seed
+        );
         let mut stop = Vec::new();
         for (shard, order) in process.orders.clone() {
             if order == Order::Run {
@@ -560,6 +573,7 @@ impl World {
         self.is_rough = false;
         self.server.down_until = 0;
         self.server.read_only_until = 0;
+        self.server.write_only_until = 0;
         self.server.hidden.clear();
         for process in &mut self.processes {
             process.frozen_until = process.frozen_until.min(self.now);
@@ -754,10 +768,10 @@ fn after_an_outage_every_shard_goes_on_where_it_was() {
         world.run_until(40 * SECOND);
         let before = world.placement(4);
         let end = world.now + world.rng.u64(0..60 * SECOND);
-        if seed % 2 == 0 {
-            world.server.down_until = end;
-        } else {
-            world.server.read_only_until = end;
+        match seed % 3 {
+            0 => world.server.down_until = end,
+            1 => world.server.read_only_until = end,
+            _ => world.server.write_only_until = end,
         }
         world.run_until(end);
         for _ in 0..1500 {
