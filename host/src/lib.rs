@@ -1,8 +1,9 @@
 //! evertoken keeps short-lived tokens fresh in the places where unmodified programs read them.
 //!
 //! Dependencies between the modules only go in this direction:
-//! [`cli`] → [`config`], [`serve`] → [`reload`] → [`runner`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] → [`capability`] →
-//! [`refresh`] → [`model`]. [`refresh`] decides, without clock or I/O. The small modules beside these are shared by several and only
+//! [`cli`] → [`config`], [`serve`], [`tenants`] → [`reload`] → [`runner`] → [`plugin`], [`state`], [`output`] → [`kubernetes`] →
+//! [`capability`] → [`refresh`] → [`model`]. [`replicas`] is over [`kubernetes`]; of [`tenants`], what is pure is under [`config`] and
+//! [`output`]. [`refresh`] decides, without clock or I/O. The small modules beside these are shared by several and only
 //! depend on each other.
 
 pub mod capability;
@@ -20,6 +21,7 @@ pub mod plugin;
 pub mod printable;
 pub mod refresh;
 pub mod reload;
+pub mod replicas;
 pub mod runner;
 mod serde_secret;
 pub mod serve;
