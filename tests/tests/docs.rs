@@ -13,9 +13,10 @@ use serde_json::Value;
 const NOT_OURS: [&str; 2] = ["target", ".git"];
 
 /// A section of config/README.md and the records of the schema that its table is about.
-const SECTIONS: [(&str, &[&str]); 4] = [
+const SECTIONS: [(&str, &[&str]); 5] = [
     ("## Keys", &["File"]),
     ("### A job", &["Job"]),
+    ("### Profiles", &["Profile"]),
     ("### A secret", &["Secret"]),
     ("### An output", &["Output", "SharedOutput"]),
 ];

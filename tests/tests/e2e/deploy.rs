@@ -34,7 +34,7 @@ type Right = (
 );
 
 /// What the README's table says of each file, for the names in the manifests. No name: of any object.
-const RIGHTS: [(&str, Right); 9] = [
+const RIGHTS: [(&str, Right); 14] = [
     (
         "rbac-write-named.yaml",
         ("patch", "secrets", "", "shop", "warehouse-token"),
@@ -67,6 +67,26 @@ const RIGHTS: [(&str, Right); 9] = [
     (
         "optional/rbac-state.yaml",
         ("delete", "secrets", "", "evertoken-state", ""),
+    ),
+    (
+        "optional/rbac-annotated-secrets.yaml",
+        ("get", "secrets", "", "team", ""),
+    ),
+    (
+        "optional/rbac-annotated-secrets.yaml",
+        ("list", "secrets", "", "team", ""),
+    ),
+    (
+        "optional/rbac-annotated-secrets.yaml",
+        ("watch", "secrets", "", "team", ""),
+    ),
+    (
+        "optional/rbac-annotated-secrets.yaml",
+        ("patch", "secrets", "", "team", ""),
+    ),
+    (
+        "optional/rbac-annotated-secrets.yaml",
+        ("create", "events", "", "team", ""),
     ),
 ];
 
