@@ -174,7 +174,7 @@ impl Cluster {
             scene: Scene::new(name).unwrap(),
             _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        for namespace in ["evertoken", "evertoken-state", "shop"] {
+        for namespace in ["evertoken", "evertoken-state", "shop", "team"] {
             cluster.clear(namespace);
         }
         // The one whose tokens the README's files are about; it is its owner's.
@@ -506,7 +506,7 @@ fn each_rbac_file_alone_grants_what_the_readme_says_and_nothing_else() {
             .collect();
         assert!(!expected.is_empty(), "{file}");
         assert_eq!(may, expected, "{file}");
-        for namespace in ["evertoken", "evertoken-state", "shop"] {
+        for namespace in ["evertoken", "evertoken-state", "shop", "team"] {
             cluster.clear(namespace);
         }
     }
@@ -539,9 +539,10 @@ fn every_right() -> Vec<Right> {
         ("serviceaccounts", "token", "warehouse"),
         ("serviceaccounts", "token", "another"),
         ("configmaps", "", "evertoken"),
+        ("events", "", ""),
     ];
     let mut rights = Vec::new();
-    for namespace in ["evertoken", "evertoken-state", "shop"] {
+    for namespace in ["evertoken", "evertoken-state", "shop", "team"] {
         for (resource, subresource, name) in objects {
             for verb in verbs {
                 rights.push((verb, resource, subresource, namespace, name));
