@@ -536,3 +536,74 @@ fn a_secret_is_mended_refreshed_suspended_logged_in_anew_and_deleted_while_it_is
         token().ends_with("-of-third")
     });
 }
+
+/// `EVERTOKEN_SECRETS=1000` tells what a thousand cost.
+#[test]
+fn many_secrets_cost_one_list_and_one_watch_and_two_writes_for_each_rotation() {
+    let (issuer, count) = rotating_issuer();
+    let url = format!("{}/main/token", issuer.origin());
+    let Some(stage) = Stage::new("annotated-many", &url, "") else {
+        return;
+    };
+    let many = number("EVERTOKEN_SECRETS", 15) as usize;
+    let text = std::fs::read_to_string(&stage.config).unwrap();
+    let wide = format!(
+        "jobs_per_namespace: {many}, calls_per_minute_per_namespace: 100000, calls_per_minute: 100000"
+    );
+    std::fs::write(&stage.config, text.replace("jobs_per_namespace: 20", &wide)).unwrap();
+    for nth in 0..many {
+        stage.create(
+            &format!("s{nth}"),
+            good(&format!("login-{nth}")),
+            json!({IS_TOKEN: "true"}),
+        );
+    }
+    // Others concern nobody.
+    for nth in 0..5 {
+        stage.create(&format!("other-{nth}"), json!({"x": "y"}), json!({}));
+    }
+    let began = std::time::Instant::now();
+    let process = stage.start();
+    let ready = || {
+        let rows = stage.scene.status(&stage.config).unwrap_or_default();
+        rows.iter().filter(|row| row["state"] == "ready").count()
+    };
+    wait_until("all tokens", 10 * PATIENCE, || {
+        (ready() == many).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", process.stderr()));
+    println!(
+        "{many} Secrets ready after {:?}, {} MiB",
+        began.elapsed(),
+        process.rss_bytes().unwrap() >> 20
+    );
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(count.load(Ordering::Relaxed), many, "one request each");
+    let events = stage
+        .cluster
+        .audit_events_of_user(&stage.account.username)
+        .unwrap();
+    let asked = |verb: &str, resource: &str| {
+        let of_it = events
+            .iter()
+            .filter(|event| event.verb == verb && event.resource == resource);
+        of_it.count()
+    };
+    for verb in ["list", "watch", "get", "patch"] {
+        println!("{verb}: {}", asked(verb, "secrets"));
+    }
+    assert_eq!(
+        (asked("list", "secrets"), asked("watch", "secrets")),
+        (1, 1)
+    );
+    assert!(
+        asked("patch", "secrets") <= 2 * many,
+        "{}",
+        asked("patch", "secrets")
+    );
+    assert_eq!(
+        asked("create", "events"),
+        many,
+        "one Event for each that became ready"
+    );
+}
