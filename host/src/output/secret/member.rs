@@ -14,14 +14,11 @@ use crate::kubernetes::{ApiCall, ApiError, Kubernetes, Verb, WipedText};
 use crate::model::failure::{Failure, FailureKind, HostCode};
 use crate::model::{SecretDestination, TokenMember};
 use crate::output::{Publication, Written};
-use crate::tenants::annotated::secret::{EXPIRES_AT, NEXT_REFRESH, REASON};
+use crate::tenants::annotated::secret::{EXPIRES_AT, NEXT_REFRESH, READY, REASON};
 use crate::text;
 
 /// Rounds of GET and PATCH when others change the Secret at the same moment.
 const CONFLICTS_MAX: usize = 4;
-
-/// The reason of a token that is kept fresh.
-const READY: &str = "Ready";
 
 /// The Secret as it was read.
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::secret::{Problem, REASON};
+use super::secret::{Problem, READY, REASON};
 use crate::kubernetes::watch::ObjectMetadata;
 use crate::kubernetes::{ApiCall, Kubernetes, Verb};
 use crate::model::failure::Failure;
@@ -43,7 +43,10 @@ impl Report {
         with_event: bool,
     ) -> Result<(), Failure> {
         let (namespace, name) = &metadata.key;
-        if metadata.annotations.get(REASON).map(String::as_str) != Some(self.reason) {
+        // With the token comes its reason.
+        let is_written = self.reason == READY
+            || metadata.annotations.get(REASON).map(String::as_str) == Some(self.reason);
+        if !is_written {
             let mut patch = ApiCall::secret(Verb::Patch, namespace, name);
             patch.content_type = "application/merge-patch+json";
             patch.metadata_only = true;
@@ -118,7 +121,7 @@ pub(super) fn of_status(job: &JobStatus) -> Option<Report> {
         ),
         (Some(ChainState::NeedsAttention), _) => ("NeedsAttention", of_source, true),
         (_, JobState::Ready | JobState::Retrying) => {
-            ("Ready", "the token is kept fresh".to_owned(), false)
+            (READY, "the token is kept fresh".to_owned(), false)
         }
         (_, JobState::Pending | JobState::Publishing) => return None,
         (_, JobState::Failing) => ("RefreshFailed", of_source, true),

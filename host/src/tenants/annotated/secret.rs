@@ -32,6 +32,9 @@ pub const NEXT_REFRESH: &str = "evertoken.dev/next-refresh";
 /// Written by us: why the token is or is not kept fresh.
 pub const REASON: &str = "evertoken.dev/reason";
 
+/// The reason of a token that is kept fresh; written with the token.
+pub const READY: &str = "Ready";
+
 /// The keys with the JSON, either of them.
 const JSON_KEYS: [&str; 2] = ["oauth2", "oauth"];
 pub(super) const CLIENT_ID_KEY: &str = "clientID";
