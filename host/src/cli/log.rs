@@ -102,7 +102,7 @@ fn start_with(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
         .with_default(level.min(LevelFilter::WARN))
         .with_target("evertoken", level)
         // The library repeats as an error what the job's own line reports with its name and the correction.
-        .with_target("kube_client::client::builder", LevelFilter::OFF);
+        .with_target("kube_client", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry();
     // A second call (tests start several commands in one process) keeps the first subscriber.

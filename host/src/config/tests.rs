@@ -1446,3 +1446,94 @@ proptest! {
         }
     }
 }
+
+/// A profile with one part of it written by the test.
+fn profile_with(parts: &str) -> String {
+    format!("profiles:\n  p: {{plugin: dummy{parts}}}\n")
+}
+
+#[test]
+fn every_mistake_of_a_profile_has_its_place_its_value_and_its_mend() {
+    for (parts, expected) in [
+        ("", &[][..]),
+        (", config: {a: \"{x}\"}, parameters: {x: {}}", &[]),
+        (
+            ", config: {a: \"{x}\"}",
+            &[
+                "2:30: `config.a` has a parameter `x` that is not declared (declare it: `parameters: {x: {}}`)",
+            ],
+        ),
+        (
+            ", parameters: {x: {}}",
+            &[
+                "2:35: no text in `config` has the parameter `x` (write `{x}` where its value belongs, or remove it)",
+            ],
+        ),
+        (
+            ", config: {a: [\"{\"]}",
+            &[
+                "2:30: `config.a[0]`: a single `{`; write `{NAME}` for a parameter and `{{` for the brace itself (see Profiles in config/README.md)",
+            ],
+        ),
+        (
+            ", config: {a: \"{x}://b\"}, parameters: {x: {}}",
+            &[
+                "2:30: `config.a`: the parameter `x` stands before `://`; only the administrator says what the scheme is (see Profiles in config/README.md)",
+                "2:59: no text in `config` has the parameter `x` (write `{x}` where its value belongs, or remove it)",
+            ],
+        ),
+        (
+            ", config: {a: \"{x}\"}, parameters: {x: {pattern: \"[a\"}}",
+            &[
+                "2:68: `[a` is no regular expression: unclosed character class (write it like `[a-z0-9-]+`; look-around and back references are not known)",
+            ],
+        ),
+        (
+            ", config: {a: \"{x}\"}, parameters: {x: {pattern: \"[a-z]+\", default: A1}}",
+            &[
+                "2:87: no value of the parameter `x`: it must match `^(?:[a-z]+)$` (write one that a tenant may give, or change `pattern`)",
+            ],
+        ),
+        (
+            ", secrets: {s: {env: S}}, tenant_secrets: {s: {}}",
+            &[
+                "2:63: the secret `s` is both the administrator's and the tenant's (the other: 2:32) (name it once)",
+            ],
+        ),
+        (
+            ", tenant_secrets: {s: {rotating: true}}",
+            &[
+                "2:53: the rotating secret `s` would be lost with this process, because there is no `state` (add `state`, or `write_back: true` to have each new value put back into the tenant's Secret)",
+            ],
+        ),
+        (
+            ", tenant_secrets: {s: {write_back: true}}",
+            &[
+                "2:55: `write_back` is about rotating secrets, and this one is none (remove it, or add `rotating: true`)",
+            ],
+        ),
+        (
+            ", namespaces: [Team]",
+            &[
+                "2:35: `Team` is not a Kubernetes namespace, or a pattern of some (use at most 63 small letters, digits, `-` and `*`, which stands for any characters)",
+            ],
+        ),
+        (
+            ", outputs: []",
+            &[
+                "2:23: unknown key `outputs` (remove it; the keys here are `plugin`, `config`, `parameters`, `secrets`, `tenant_secrets`, `allow`, `allow_addresses`, `reveal`, `tls`, `proxy`, `timeout`, `refresh`, `verify`, `formats`, `limits`, `namespaces`)",
+            ],
+        ),
+    ] {
+        assert_eq!(mistakes(&profile_with(parts)), expected, "{parts}");
+    }
+    let served = |name: &str| {
+        format!(
+            "{}annotated_secrets: {{default_profile: {name}}}\n",
+            profile_with("")
+        )
+    };
+    assert_eq!(mistakes(&served("p")), Vec::<String>::new());
+    let unknown = ["3:38: there is no profile `idp` (describe it: `profiles: {idp: {plugin: …}}`)"];
+    assert_eq!(mistakes(&served("idp")), unknown);
+}

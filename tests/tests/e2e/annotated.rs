@@ -45,6 +45,10 @@ impl Stage {
             println!("skipped: needs Kubernetes");
             return None;
         };
+        Some(Self::of(cluster, name, token_url, parameters))
+    }
+
+    fn of(cluster: &'static ApiServer, name: &str, token_url: &str, parameters: &str) -> Self {
         let namespace = cluster.namespace(name).unwrap();
         let account = cluster
             .service_account(&namespace, "evertoken", &rules())
@@ -67,13 +71,13 @@ profiles:
 "#
             ))
             .unwrap();
-        Some(Self {
+        Self {
             scene,
             cluster,
             namespace,
             account,
             config,
-        })
+        }
     }
 
     fn start(&self) -> Evertoken {
@@ -606,4 +610,77 @@ fn many_secrets_cost_one_list_and_one_watch_and_two_writes_for_each_rotation() {
         many,
         "one Event for each that became ready"
     );
+}
+
+#[test]
+fn a_changed_profile_an_api_server_that_goes_and_rights_that_are_taken_stop_no_service_for_good() {
+    let (issuer, _) = rotating_issuer();
+    let url = format!("{}/main/token", issuer.origin());
+    let Some(_) = ApiServer::shared().unwrap() else {
+        return;
+    };
+    // Of its own, since it is stopped.
+    let cluster: &'static ApiServer = Box::leak(Box::new(ApiServer::start().unwrap()));
+    let stage = Stage::of(cluster, "annotated-trouble", &url, "");
+    stage.create("early", good("early"), json!({IS_TOKEN: "true"}));
+    let process = stage.start();
+    stage.reason_is(&process, "early", "Ready");
+
+    cluster.down();
+    std::thread::sleep(Duration::from_secs(5));
+    cluster.up().unwrap();
+    stage.create("late", good("late"), json!({IS_TOKEN: "true"}));
+    stage.reason_is(&process, "late", "Ready");
+
+    let role = format!(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles/evertoken",
+        stage.namespace
+    );
+    let taken = cluster.admin().get(&role).unwrap().unwrap();
+    let put = |rules: Value| {
+        let mut role_object = cluster.admin().get(&role).unwrap().unwrap();
+        role_object["rules"] = rules;
+        let answer = cluster
+            .admin()
+            .request("PUT", &role, "application/json", Some(&role_object));
+        assert_eq!(answer.unwrap().status, 200);
+    };
+    put(json!([]));
+    stage.create("without", good("without"), json!({IS_TOKEN: "true"}));
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(stage.value("without", "access_token"), None);
+    put(taken["rules"].clone());
+    // What could not be read is read again after half a minute.
+    stage.reason_is(&process, "without", "Ready");
+
+    let text = std::fs::read_to_string(&stage.config).unwrap();
+    std::fs::write(
+        &stage.config,
+        text.replace("jobs_per_namespace: 20", "jobs_per_namespace: 3"),
+    )
+    .unwrap();
+    stage.wait_for(&process, "the reload", || {
+        process
+            .stderr()
+            .contains("the changed configuration is in use")
+    });
+    stage.create("too-many", good("too-many"), json!({IS_TOKEN: "true"}));
+    stage.reason_is(&process, "too-many", "TooManyJobs");
+    stage
+        .cluster
+        .admin()
+        .delete_secret(&stage.namespace, "early")
+        .unwrap();
+    stage.reason_is(&process, "too-many", "Ready");
+
+    let text = std::fs::read_to_string(&stage.config).unwrap();
+    std::fs::write(
+        &stage.config,
+        text.replace("  idp:", "  other:")
+            .replace("default_profile: idp, ", ""),
+    )
+    .unwrap();
+    stage.reason_is(&process, "late", "NoProfile");
+    stage.annotate("late", "evertoken.dev/profile", "other");
+    stage.reason_is(&process, "late", "Ready");
 }

@@ -153,6 +153,8 @@ impl Controller {
             watches.spawn(async move { kubernetes.watch_secrets(watched, sender).await });
         }
         let mut served = served.clone();
+        // What they ask for may mean something else now.
+        self.waiting.extend(self.entries.keys().cloned());
         let mut tell = tokio::time::interval(TELL_EVERY);
         loop {
             self.read_waiting();
