@@ -1521,7 +1521,7 @@ fn every_mistake_of_a_profile_has_its_place_its_value_and_its_mend() {
         (
             ", outputs: []",
             &[
-                "2:23: unknown key `outputs` (remove it; the keys here are `plugin`, `config`, `parameters`, `secrets`, `tenant_secrets`, `allow`, `allow_addresses`, `reveal`, `tls`, `proxy`, `timeout`, `refresh`, `verify`, `formats`, `limits`, `namespaces`)",
+                "2:22: unknown key `outputs` (the plugin's own options go under `config`; the keys here are `plugin`, `config`, `parameters`, `secrets`, `tenant_secrets`, `allow`, `allow_addresses`, `reveal`, `tls`, `proxy`, `timeout`, `refresh`, `verify`, `formats`, `limits`, `namespaces`)",
             ],
         ),
     ] {
