@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -32,8 +32,11 @@ const EVENTS: usize = 256;
 /// Secrets that are read at once: the API server serves others, too.
 const READS: usize = 16;
 
+/// Secrets that are told of at once.
+const TELLS: usize = 16;
+
 /// How often states are compared with what was told of them.
-const TELL_EVERY: Duration = Duration::from_secs(2);
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// When a Secret is read again that could not be read, and what could not be told is told again.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -68,6 +71,8 @@ pub struct Controller {
     waiting: BTreeSet<ObjectKey>,
     reading: JoinSet<(ObjectKey, Result<Option<AnnotatedSecret>, Failure>)>,
     being_read: BTreeSet<ObjectKey>,
+    to_tell: Vec<(ObjectKey, Report)>,
+    telling: JoinSet<(ObjectMetadata, Result<&'static str, Failure>)>,
 }
 
 /// An annotated Secret.
@@ -83,6 +88,7 @@ struct Entry {
     again_at: Option<Instant>,
     /// The reason that was told last.
     told: Option<String>,
+    is_being_told: bool,
     /// When the next Event may be sent.
     event_at: Instant,
     /// When something is told again that could not be.
@@ -119,6 +125,8 @@ impl Controller {
             waiting: BTreeSet::new(),
             reading: JoinSet::new(),
             being_read: BTreeSet::new(),
+            to_tell: Vec::new(),
+            telling: JoinSet::new(),
         }
     }
 
@@ -158,6 +166,7 @@ impl Controller {
         let mut tell = tokio::time::interval(TELL_EVERY);
         loop {
             self.read_waiting();
+            self.tell();
             tokio::select! {
                 Some(event) = events.recv() => match event {
                     WatchEvent::Changed(metadata) => self.changed(metadata).await,
@@ -170,6 +179,7 @@ impl Controller {
                         }
                     }
                 },
+                Some(told) = self.telling.join_next() => self.told(told),
                 Some(read) = self.reading.join_next() => self.read(read, &served).await,
                 changed = self.served.changed() => {
                     if changed.is_err() {
@@ -188,8 +198,8 @@ impl Controller {
                 },
                 _ = tell.tick() => {
                     self.wake();
-                    self.tell().await;
-                }
+                    self.compare().await;
+                },
             }
         }
     }
@@ -225,6 +235,7 @@ impl Controller {
                 login: None,
                 again_at: None,
                 told,
+                is_being_told: false,
                 event_at: Instant::now(),
                 tell_at: Instant::now(),
             };
@@ -268,7 +279,7 @@ impl Controller {
 
     async fn read(
         &mut self,
-        read: Result<(ObjectKey, Result<Option<AnnotatedSecret>, Failure>), tokio::task::JoinError>,
+        read: Result<(ObjectKey, Result<Option<AnnotatedSecret>, Failure>), JoinError>,
         served: &Served,
     ) {
         let (key, found) = match read {
@@ -433,8 +444,11 @@ impl Controller {
         self.remove(&all).await;
     }
 
-    /// Tells of each Secret whose state is another one than was told.
-    async fn tell(&mut self) {
+    /// Finds the Secrets whose state is another one than was told.
+    async fn compare(&mut self) {
+        if self.entries.is_empty() {
+            return;
+        }
         let Ok(snapshot) = self.runner.status(Vec::new()).await else {
             return;
         };
@@ -445,28 +459,57 @@ impl Controller {
             .filter_map(|job| Some((&job.id, of_status(job)?)))
             .collect();
         let now = Instant::now();
-        for entry in self.entries.values_mut() {
+        let entries = self.entries.iter();
+        let idle = entries.filter(|(_, entry)| !entry.is_being_told && now >= entry.tell_at);
+        let news = idle.filter_map(|(key, entry)| {
             let report = match &entry.problem {
-                Some(problem) => Some(Report::of(problem)),
-                None => states.get(&entry.id()).cloned(),
+                Some(problem) => Report::of(problem),
+                None => states.get(&entry.id())?.clone(),
             };
-            let news = report.filter(|report| entry.told.as_deref() != Some(report.reason));
-            let Some(report) = news.filter(|_| now >= entry.tell_at) else {
+            (entry.told.as_deref() != Some(report.reason)).then(|| (key.clone(), report))
+        });
+        self.to_tell = news.collect();
+    }
+
+    /// Begins to tell of as many as may be told of at once.
+    fn tell(&mut self) {
+        while self.telling.len() < TELLS {
+            let Some((key, report)) = self.to_tell.pop() else {
+                return;
+            };
+            let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
-            match report
-                .send(&self.kubernetes, &entry.metadata, now >= entry.event_at)
-                .await
-            {
-                Ok(()) => {
-                    entry.told = Some(report.reason.to_owned());
-                    entry.event_at = now + EVENT_EVERY;
-                    entry.tell_at = now;
-                }
-                Err(failure) => {
-                    debug!(error = %failure, "the state of an annotated Secret cannot be told");
-                    entry.tell_at = now + AGAIN_AFTER;
-                }
+            entry.is_being_told = true;
+            let (kubernetes, metadata) = (Arc::clone(&self.kubernetes), entry.metadata.clone());
+            let with_event = Instant::now() >= entry.event_at;
+            self.telling.spawn(async move {
+                let sent = report.send(&kubernetes, &metadata, with_event).await;
+                (metadata, sent.map(|()| report.reason))
+            });
+        }
+    }
+
+    /// Notes that somebody was told, or could not be.
+    fn told(&mut self, told: Result<(ObjectMetadata, Result<&'static str, Failure>), JoinError>) {
+        let (metadata, sent) = match told {
+            Ok(told) => told,
+            Err(error) => return warn!(%error, "telling of a Secret was cut off"),
+        };
+        let entry = self.entries.get_mut(&metadata.key);
+        let Some(entry) = entry.filter(|entry| entry.metadata.uid == metadata.uid) else {
+            return;
+        };
+        entry.is_being_told = false;
+        let now = Instant::now();
+        match sent {
+            Ok(reason) => {
+                entry.told = Some(reason.to_owned());
+                entry.event_at = now + EVENT_EVERY;
+            }
+            Err(failure) => {
+                debug!(error = %failure, "the state of an annotated Secret cannot be told");
+                entry.tell_at = now + AGAIN_AFTER;
             }
         }
     }

@@ -125,9 +125,6 @@ pub enum Problem {
     /// A bound of the profile.
     #[error("{0}")]
     TooMany(String),
-    /// The same refresh token is used by another Secret.
-    #[error("the namespace is being deleted")]
-    Terminating,
 }
 
 impl Problem {
@@ -145,7 +142,6 @@ impl Problem {
             }
             Self::AccessTokenKey => "InvalidAnnotation",
             Self::TooMany(_) => "TooManyJobs",
-            Self::Terminating => "Terminating",
         }
     }
 }
