@@ -684,3 +684,93 @@ fn a_changed_profile_an_api_server_that_goes_and_rights_that_are_taken_stop_no_s
     stage.annotate("late", "evertoken.dev/profile", "other");
     stage.reason_is(&process, "late", "Ready");
 }
+
+/// `EVERTOKEN_SECRETS=1000` makes as many as one tenant may make and delete within a minute.
+#[test]
+fn secrets_that_come_and_go_and_one_that_is_edited_without_end_delay_no_other() {
+    let (issuer, count) = rotating_issuer();
+    let url = format!("{}/main/token", issuer.origin());
+    let Some(stage) = Stage::new("annotated-churn", &url, "") else {
+        return;
+    };
+    let process = stage.start();
+    let many = number("EVERTOKEN_SECRETS", 100);
+    stage.create("edited", good("edited"), json!({IS_TOKEN: "true"}));
+    let stop = Arc::new(AtomicBool::new(false));
+    let editor = std::thread::spawn({
+        let (stop, namespace, cluster) =
+            (Arc::clone(&stop), stage.namespace.clone(), stage.cluster);
+        move || {
+            for nth in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return nth;
+                }
+                let patch = json!({"metadata": {"annotations": {"evertoken.dev/access-token-key": format!("key-{}", nth % 2)}}});
+                cluster
+                    .admin()
+                    .patch_secret(&namespace, "edited", &patch)
+                    .unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            0
+        }
+    });
+    for nth in 0..many {
+        let name = format!("churn-{nth}");
+        stage.create(
+            &name,
+            good(&format!("churn-{nth}")),
+            json!({IS_TOKEN: "true"}),
+        );
+        if nth % 2 == 0 {
+            stage
+                .cluster
+                .admin()
+                .delete_secret(&stage.namespace, &name)
+                .unwrap();
+        }
+        if nth == many / 2 {
+            let began = std::time::Instant::now();
+            stage.create("well", good("well"), json!({IS_TOKEN: "true"}));
+            stage.wait_for(&process, "the one in between", || {
+                stage.value("well", "access_token").is_some()
+            });
+            println!(
+                "the one in between had its token after {:?}",
+                began.elapsed()
+            );
+        }
+        if nth % 2 == 1 {
+            stage
+                .cluster
+                .admin()
+                .delete_secret(&stage.namespace, &name)
+                .unwrap();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let edits = editor.join().unwrap();
+    stage.wait_for(&process, "the jobs of what is there alone", || {
+        let rows = stage.scene.status(&stage.config).unwrap_or_default();
+        let names: Vec<&str> = rows
+            .iter()
+            .filter_map(|row| row["id"]["name"].as_str())
+            .collect();
+        names == ["edited", "well"]
+    });
+    let asked_for_edited = issuer
+        .requests()
+        .into_iter()
+        .filter(|request| request.field("refresh_token").as_deref() == Some("edited"));
+    assert_eq!(asked_for_edited.count(), 1, "{edits} edits of no login");
+    println!(
+        "{many} came and went, {} requests",
+        count.load(Ordering::Relaxed)
+    );
+    let last = stage
+        .annotation("edited", "evertoken.dev/access-token-key")
+        .unwrap();
+    stage.wait_for(&process, "the token in the key of the last edit", || {
+        stage.value("edited", &last).is_some()
+    });
+}
