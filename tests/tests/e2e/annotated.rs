@@ -581,12 +581,22 @@ fn many_secrets_cost_one_list_and_one_watch_and_two_writes_for_each_rotation() {
         began.elapsed(),
         process.rss_bytes().unwrap() >> 20
     );
-    std::thread::sleep(Duration::from_secs(5));
+    let audited = || {
+        stage
+            .cluster
+            .audit_events_of_user(&stage.account.username)
+            .unwrap()
+    };
+    stage.wait_for(&process, "one Event for each that became ready", || {
+        let events = audited();
+        let told = events
+            .iter()
+            .filter(|event| event.verb == "create" && event.resource == "events");
+        told.count() == many
+    });
+    std::thread::sleep(Duration::from_secs(3));
     assert_eq!(count.load(Ordering::Relaxed), many, "one request each");
-    let events = stage
-        .cluster
-        .audit_events_of_user(&stage.account.username)
-        .unwrap();
+    let events = audited();
     let asked = |verb: &str, resource: &str| {
         let of_it = events
             .iter()
