@@ -97,6 +97,10 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             _ => format!("all right, but for the {doubts} warnings above"),
         };
         let (jobs, shared) = (counted(jobs, "job"), counted(shared, "shared output"));
+        let shared = match loaded.config.profiles.len() {
+            0 => shared,
+            profiles => format!("{shared}, {}", counted(profiles, "profile")),
+        };
         say(&format!(
             "{}: {jobs}, {shared}: {verdict}",
             arguments.config.config.display()

@@ -79,7 +79,7 @@ fn shown(profile: &Profile) -> String {
     let _ = writeln!(text, "  plugin      {}", profile.plugin);
     let _ = writeln!(text, "  namespaces  {}", namespaces(profile));
     for (name, parameter) in &profile.parameters {
-        let _ = write!(text, "  parameter   {name}: {}", parameter.pattern.as_str());
+        let _ = write!(text, "  parameter   {name}: {}", parameter.pattern_text());
         let _ = match &parameter.default {
             Some(default) => write!(text, ", default `{default}`"),
             None => write!(text, ", required"),
@@ -119,7 +119,7 @@ fn shown(profile: &Profile) -> String {
 fn described(profile: &Profile) -> Value {
     let parameters = profile.parameters.iter().map(|(name, parameter)| {
         let parameter = json!({
-            "pattern": parameter.pattern.as_str(),
+            "pattern": parameter.pattern_text(),
             "default": parameter.default,
             "description": parameter.description,
         });

@@ -60,6 +60,18 @@ pub struct Parameter {
     pub description: Option<String>,
 }
 
+impl Parameter {
+    /// The pattern as it was written: that it is about the whole value goes without saying.
+    #[must_use]
+    pub fn pattern_text(&self) -> &str {
+        let pattern = self.pattern.as_str();
+        let inside = pattern
+            .strip_prefix("^(?:")
+            .and_then(|rest| rest.strip_suffix(")$"));
+        inside.unwrap_or(pattern)
+    }
+}
+
 impl PartialEq for Parameter {
     fn eq(&self, other: &Self) -> bool {
         let Self {

@@ -213,7 +213,7 @@ pub fn refusal(parameter: &Parameter, value: &str) -> Option<String> {
         return Some("it has other characters than printable ASCII".to_owned());
     }
     if !parameter.pattern.is_match(value) {
-        let pattern = parameter.pattern.as_str();
+        let pattern = parameter.pattern_text();
         return Some(format!("it must match `{pattern}`"));
     }
     None
@@ -433,9 +433,7 @@ profiles:
             (
                 vec![("client_id", "x"), ("realm", "Hunter2")],
                 vec!["refresh_token"],
-                vec![
-                    "the value of the parameter `realm` is not allowed: it must match `^(?:[a-z]+)$`",
-                ],
+                vec!["the value of the parameter `realm` is not allowed: it must match `[a-z]+`"],
             ),
             (
                 vec![("client_id", &long)],
