@@ -46,15 +46,13 @@ pub(crate) enum WatchEvent {
     Changed(ObjectMetadata),
     /// An object is gone.
     Deleted(ObjectKey),
-    /// These are all objects of the watch with this number.
-    Listed(usize, BTreeSet<ObjectKey>),
+    /// These are all objects of this namespace, or of all.
+    Listed(Option<String>, BTreeSet<ObjectKey>),
 }
 
 /// What is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watched {
-    /// The number of the watch.
-    pub(crate) number: usize,
     /// The namespace; none: all.
     pub(crate) namespace: Option<String>,
     /// A label selector; none: all.
@@ -170,7 +168,7 @@ impl Kubernetes {
                 Event::InitDone => {
                     was_listed = true;
                     debug!(secrets = listed.len(), "the Secrets are listed");
-                    WatchEvent::Listed(watched.number, std::mem::take(&mut listed))
+                    WatchEvent::Listed(watched.namespace.clone(), std::mem::take(&mut listed))
                 }
                 Event::Apply(object) => match metadata(object, watched.prefixes) {
                     Some(metadata) => WatchEvent::Changed(metadata),

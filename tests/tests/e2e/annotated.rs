@@ -693,6 +693,20 @@ fn a_changed_profile_an_api_server_that_goes_and_rights_that_are_taken_stop_no_s
     stage.reason_is(&process, "late", "NoProfile");
     stage.annotate("late", "evertoken.dev/profile", "other");
     stage.reason_is(&process, "late", "Ready");
+
+    let text = std::fs::read_to_string(&stage.config).unwrap();
+    let elsewhere = text.replace(
+        &format!("namespaces: [{}]", stage.namespace),
+        "namespaces: [elsewhere]",
+    );
+    assert_ne!(elsewhere, text);
+    std::fs::write(&stage.config, elsewhere).unwrap();
+    stage.wait_for(&process, "the end of all jobs here", || {
+        stage
+            .scene
+            .status(&stage.config)
+            .is_ok_and(|rows| rows.is_empty())
+    });
 }
 
 /// `EVERTOKEN_SECRETS=1000` makes as many as one tenant may make and delete within a minute.

@@ -136,7 +136,7 @@ impl Controller {
             loop {
                 let served = self.served.borrow_and_update().clone();
                 let Some(served) = served else {
-                    self.remove_all().await;
+                    self.remove_but(|_| false).await;
                     if self.served.changed().await.is_err() {
                         return;
                     }
@@ -155,12 +155,16 @@ impl Controller {
         let (sender, mut events) = mpsc::channel(EVENTS);
         let mut watches = JoinSet::new();
         let watched = watched(&served.secrets);
-        let mut listed: BTreeMap<usize, BTreeSet<ObjectKey>> = BTreeMap::new();
         for watched in watched.clone() {
             let (kubernetes, sender) = (Arc::clone(&self.kubernetes), sender.clone());
             watches.spawn(async move { kubernetes.watch_secrets(watched, sender).await });
         }
         let mut served = served.clone();
+        self.remove_but(|(of, _)| {
+            let mut namespaces = watched.iter().map(|watched| &watched.namespace);
+            namespaces.any(|namespace| namespace.as_ref().is_none_or(|it| it == of))
+        })
+        .await;
         // What they ask for may mean something else now.
         self.waiting.extend(self.entries.keys().cloned());
         let mut tell = tokio::time::interval(TELL_EVERY);
@@ -171,12 +175,12 @@ impl Controller {
                 Some(event) = events.recv() => match event {
                     WatchEvent::Changed(metadata) => self.changed(metadata).await,
                     WatchEvent::Deleted(key) => self.remove(&[key]).await,
-                    WatchEvent::Listed(number, keys) => {
-                        listed.insert(number, keys);
-                        if listed.len() == watched.len() {
-                            self.remove_unlisted(&listed).await;
-                            listed.clear();
-                        }
+                    WatchEvent::Listed(namespace, keys) => {
+                        self.remove_but(|key| {
+                            let is_of_it = namespace.as_ref().is_none_or(|it| *it == key.0);
+                            !is_of_it || keys.contains(key)
+                        })
+                        .await;
                     }
                 },
                 Some(told) = self.telling.join_next() => self.told(told),
@@ -433,15 +437,11 @@ impl Controller {
         }
     }
 
-    async fn remove_unlisted(&mut self, listed: &BTreeMap<usize, BTreeSet<ObjectKey>>) {
-        let is_gone = |key: &&ObjectKey| !listed.values().any(|keys| keys.contains(*key));
-        let gone: Vec<ObjectKey> = self.entries.keys().filter(is_gone).cloned().collect();
+    /// Removes all but those that stay.
+    async fn remove_but(&mut self, stays: impl Fn(&ObjectKey) -> bool) {
+        let gone = self.entries.keys().filter(|key| !stays(key));
+        let gone: Vec<ObjectKey> = gone.cloned().collect();
         self.remove(&gone).await;
-    }
-
-    async fn remove_all(&mut self) {
-        let all: Vec<ObjectKey> = self.entries.keys().cloned().collect();
-        self.remove(&all).await;
     }
 
     /// Finds the Secrets whose state is another one than was told.
@@ -521,10 +521,9 @@ fn watched(secrets: &AnnotatedSecrets) -> Vec<Watched> {
         [] => vec![None],
         namespaces => namespaces.iter().cloned().map(Some).collect(),
     };
-    let watches = namespaces.into_iter().enumerate();
+    let watches = namespaces.into_iter();
     watches
-        .map(|(number, namespace)| Watched {
-            number,
+        .map(|namespace| Watched {
             namespace,
             selector: secrets.selector.clone(),
             prefixes: PREFIXES,
