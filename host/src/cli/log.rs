@@ -101,8 +101,9 @@ fn start_with(level: LevelFilter, format: LogFormat, writer: BoxMakeWriter) {
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("evertoken", level)
-        // The library repeats as an error what the job's own line reports with its name and the correction.
-        .with_target("kube_client", LevelFilter::OFF);
+        // The library repeats as an error what our own lines report with names and the correction.
+        .with_target("kube_client", LevelFilter::OFF)
+        .with_target("kube_runtime", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry();
     // A second call (tests start several commands in one process) keeps the first subscriber.
