@@ -1,5 +1,5 @@
 //! A small Kubernetes client: single requests for Secrets, Leases, Events, TokenRequests and access reviews, no discovery, no caches; and a
-//! watch of Secrets' metadata ([`watch`]). It connects on first need, so that a process that needs nothing of a cluster never looks for
+//! watch of Secrets' metadata (`watch`). It connects on first need, so that a process that needs nothing of a cluster never looks for
 //! one, and again after a failure. Bodies contain secrets, so requests are sent raw: the library's typed calls log answers that they
 //! cannot parse.
 

@@ -1,4 +1,4 @@
-//! Another configuration while the process runs: what it changes ([`plan`]), when its files have changed ([`watch`]), and how the other
+//! Another configuration while the process runs: what it changes ([`plan`]), when its files have changed (`watch`), and how the other
 //! tasks of the process ask for it ([`handle`]).
 
 pub mod handle;

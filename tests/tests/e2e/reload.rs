@@ -389,3 +389,83 @@ fn of_ten_thousand_jobs_one_changes_and_no_other_is_touched() {
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
 }
+
+#[test]
+fn keys_of_the_state_limits_and_shared_outputs_change_while_it_runs() {
+    let (scene, issuer) = (Scene::new("reload-rest").unwrap(), issuer());
+    for name in ["old", "new", "other"] {
+        let bytes: Vec<u8> = name
+            .bytes()
+            .cycle()
+            .take(32)
+            .map(|byte| byte ^ 0x80)
+            .collect();
+        scene
+            .write(name, &data_encoding::BASE64.encode(&bytes))
+            .unwrap();
+    }
+    let write = |keys: &str, top: &str, shared: &str| {
+        let keys: Vec<String> = keys
+            .split(' ')
+            .map(|name| format!("{{file: \"{{here}}/{name}\"}}"))
+            .collect();
+        let jobs: String = ["a", "b"]
+            .map(|name| job(&issuer, name, "", &outputs(&[name])))
+            .concat();
+        let text = format!(
+            "state: {{dir: \"{{here}}/state\", key: [{}]}}\n{top}\njobs:\n{jobs}outputs:\n{shared}",
+            keys.join(", ")
+        );
+        scene.config(&text).unwrap()
+    };
+    let shared = |path: &str, template: &str| {
+        format!(
+            "- {{from: [a, b], file: {{path: \"{{out}}/{path}\"}}, format: {{plugin: template, config: {{template: \"{template}\"}}}}, on_remove: delete}}\n"
+        )
+    };
+    let both = shared("both", "{{ tokens.a.value }} {{ tokens.b.value }}");
+    let config = write("old", "", &both);
+    let process = run(&scene, &config, &["--no-watch"]);
+    wait_for(&process, "the shared output", || {
+        held(&scene, "both").as_deref() == Some("a-0 b-0")
+    });
+
+    write(
+        "new old",
+        "limits: {concurrency: 3}",
+        &shared("swapped", "{{ tokens.b.value }} {{ tokens.a.value }}"),
+    );
+    let said = reload(&scene, &config);
+    for line in [
+        "~ state.key",
+        "~ limits.concurrency",
+        "deletes it",
+        "+ shared output",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    wait_for(&process, "another shared output instead", || {
+        held(&scene, "swapped").as_deref() == Some("b-0 a-0") && held(&scene, "both").is_none()
+    });
+    // A list that lacks a key which records need changes nothing, neither there nor elsewhere.
+    write("other", "limits: {concurrency: 4}", &both);
+    let refused = scene.command(&["reload"], &config).unwrap();
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("are encrypted with key"),
+        "{}",
+        refused.stderr
+    );
+    std::fs::remove_file(scene.path("new")).unwrap();
+    write("new old", "limits: {concurrency: 4}", &both);
+    let refused = scene.command(&["reload"], &config).unwrap();
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    assert_eq!(held(&scene, "swapped").as_deref(), Some("b-0 a-0"));
+    assert_eq!(
+        (
+            issuer.requests_to("/a").len(),
+            issuer.requests_to("/b").len()
+        ),
+        (1, 1)
+    );
+}
