@@ -35,6 +35,9 @@ const NAMES: usize = 10;
 /// The most reasons in the log why a configuration is refused; `evertoken reload` shows all.
 const REASONS: usize = 20;
 
+/// Why the configuration is read anew if nobody asked for it.
+const FILES_CHANGED: &str = "its files have changed";
+
 /// Where a configuration was read from.
 #[derive(Debug)]
 pub(super) struct ConfigOrigin {
@@ -101,7 +104,7 @@ impl Reloader {
                         }
                     },
                     Some(()) = hangups.recv() => (None, "SIGHUP"),
-                    () = changed => (None, "its files have changed"),
+                    () = changed => (None, FILES_CHANGED),
                 };
                 let (answer, read) = self.reload(&path, why).await;
                 if let Some(watch) = &mut watch {
@@ -226,7 +229,11 @@ impl Reloader {
         });
         self.metrics.configured(&self.handle.status());
         if plan.is_empty() {
-            debug!(why, "the configuration was read anew, and says the same");
+            // Whoever asked looks for an answer.
+            match why {
+                FILES_CHANGED => debug!(why, "the configuration was read anew, and says the same"),
+                _ => info!(why, "the configuration was read anew, and says the same"),
+            }
             return;
         }
         let named = |wanted: fn(&Change) -> bool| {
